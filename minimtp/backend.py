@@ -1,0 +1,92 @@
+"""Arrays on the CPU (NumPy) or on the GPU (CuPy): the only file that imports either.
+
+The device follows the data. A function that receives an array asks `array_module` which library the array belongs to and
+computes there; nothing is switched globally, so both devices live in one process and tests can compare them. A device is
+*chosen* in one place only, `choose_device`, where parameters and batches are created, and the choice carries its reason.
+
+Threads have one owner. BLAS workers that spin beside Python threads cost more than they give, so BLAS gets one thread
+(set here, before NumPy is loaded, unless the environment already says otherwise) and parallelism comes from shards of the
+batch, one Python thread each: products, ufuncs and compiled kernels all release the interpreter's lock.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+from minimtp.errors import UserError
+
+BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
+if not NUMPY_WAS_LOADED_BEFORE:
+    for variable in BLAS_THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+
+import numpy  # noqa: E402  (the thread variables have to be in place first)
+
+__all__ = ["Device", "array_module", "available_cores", "choose_device", "numpy", "to_device", "to_numpy"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where new arrays are created: its name, its array library, and why it was chosen."""
+
+    name: str  # "cpu" or "cuda"
+    xp: ModuleType
+    reason: str
+
+
+def array_module(*arrays: object) -> ModuleType:
+    """The library, `numpy` or `cupy`, that the arrays belong to (CuPy if any of them lives on the GPU)."""
+    cupy = sys.modules.get("cupy")  # an array of CuPy's exists only if CuPy was imported
+    if cupy is not None and any(isinstance(array, cupy.ndarray) for array in arrays):
+        return cupy
+    return numpy
+
+
+def choose_device(requested: str = "auto") -> Device:
+    """Pick the device that `auto`, `cpu` or `cuda` asks for.
+
+    A GPU counts as usable when an array can be allocated and computed with on it, not when `import cupy` succeeds.
+
+    Raises UserError for an unknown name, and for `cuda` without a usable GPU (saying why it is unusable).
+    """
+    if requested not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {requested!r}: use auto, cpu or cuda")
+    if requested == "cpu":
+        return Device("cpu", numpy, "asked for")
+    cupy, obstacle = _usable_cupy()
+    if cupy is not None:
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        return Device("cuda", cupy, f"usable GPU found: {properties['name'].decode()}")
+    if requested == "cuda":
+        raise UserError(f"--device cuda is not possible here ({obstacle}); use --device cpu")
+    return Device("cpu", numpy, f"no usable GPU ({obstacle})")
+
+
+def _usable_cupy() -> tuple[ModuleType | None, str]:
+    try:
+        import cupy
+    except ImportError:
+        return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
+    try:
+        if int(cupy.arange(3).sum()) != 3:
+            return None, "the GPU adds 0 + 1 + 2 wrongly"
+    except Exception as error:  # CuPy raises its own, undocumented families here: driver, runtime, compiler
+        return None, f"CuPy cannot compute on it: {str(error).splitlines()[0]}"
+    return cupy, ""
+
+
+def to_numpy(array: object) -> numpy.ndarray:
+    """The array in host memory; a NumPy array is returned as it is."""
+    return array.get() if array_module(array) is not numpy else numpy.asarray(array)
+
+
+def to_device(array: object, device: Device) -> object:
+    """The array on `device`; nothing is copied when it is already there."""
+    return to_numpy(array) if device.name == "cpu" else device.xp.asarray(array)
+
+
+def available_cores() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
