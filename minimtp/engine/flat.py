@@ -1,0 +1,57 @@
+"""All parameters in one array.
+
+An optimizer step, a gradient norm, a sum over shards are then one pass over one array each, instead of one small pass per
+parameter. The parameters of the model become views, so nothing else notices.
+"""
+
+from minimtp.backend import array_module
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Array
+
+
+class FlatParameters:
+    """Moves the parameters of `model` into one array.
+
+    data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0 elsewhere (vectors).
+    places: dotted name -> (slice into the arrays, shape).
+
+    Raises ValueError when the parameters differ in dtype or device.
+    """
+
+    def __init__(self, model: Module) -> None:
+        named = list(model.named_parameters())
+        if len({(array_module(p.data), p.dtype) for _, p in named}) != 1:
+            raise ValueError("the parameters must be on one device and of one dtype")
+        xp, dtype = array_module(named[0][1].data), named[0][1].dtype
+        self.places: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        start = 0
+        for name, parameter in named:
+            self.places[name] = slice(start, start + parameter.data.size), parameter.shape
+            start += parameter.data.size
+        self.data = xp.empty(start, dtype)
+        self.decay_mask = xp.zeros(start, dtype)
+        for name, parameter in named:
+            place, shape = self.places[name]
+            self.data[place] = parameter.data.ravel()
+            self.decay_mask[place] = float(len(shape) >= 2)
+            parameter.data = self.data[place].reshape(shape)
+        self.gradients = self.new_gradients(model)
+
+    def new_gradients(self, model: Module) -> Array:
+        """A zeroed (P,) array that from now on holds the gradients of `model`, this model or a replica of it."""
+        gradients = array_module(self.data).zeros_like(self.data)
+        for name, parameter in model.named_parameters():
+            place, shape = self.places[name]
+            parameter.grad = gradients[place].reshape(shape)
+        return gradients
+
+    def by_name(self, array: Array) -> dict[str, Array]:
+        """Views of a (P,) array, one per parameter, in the parameters' shapes."""
+        return {name: array[place].reshape(shape) for name, (place, shape) in self.places.items()}
+
+
+def parameter_count(model: Module) -> int:
+    """Numbers that training can change; a shared one counts once."""
+    return sum(parameter.data.size for parameter in model.parameters())
+
+

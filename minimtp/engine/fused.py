@@ -1,0 +1,151 @@
+"""The operations a language model spends its time in, each one step of the graph instead of ten.
+
+They call `minimtp.kernels`, which computes the same thing in plain arrays or in compiled loops. What each one saves for its
+backward pass is chosen for memory: inputs and small statistics rather than intermediate results.
+"""
+
+from minimtp import kernels
+from minimtp.backend import array_module
+from minimtp.engine.tensor import Array, Op
+
+
+class LinearProduct(Op):
+    """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows."""
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        self.x, self.weight = x, weight
+        return x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (M, N)
+        dx = rows.dot(self.weight).reshape(self.x.shape)  # (..., K)
+        return dx, rows.T.dot(self.x.reshape(-1, self.x.shape[-1]))  # (N, K)
+
+
+class EmbeddingLookup(Op):
+    """weight[tokens]: tokens (B, T) integers, weight (V, D) -> (B, T, D). A token's row receives all its gradients."""
+
+    def __init__(self, tokens: Array) -> None:
+        self.tokens = tokens
+
+    def forward(self, weight: Array) -> Array:
+        self.weight = weight
+        return weight[self.tokens]
+
+    def backward(self, gradient: Array) -> Array:
+        result = array_module(gradient).zeros_like(self.weight)
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (B*T, D)
+        kernels.for_array(rows).embedding_backward(rows, self.tokens.reshape(-1), result)
+        return result
+
+
+class RMSNormalize(Op):
+    """y = weight * x / sqrt(mean(x²) + epsilon) along the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        self.shape, self.weight = x.shape, weight
+        self.x = x.reshape(-1, x.shape[-1])  # (M, D)
+        y, self.inverse_rms = kernels.for_array(x).rms_norm(self.x, weight, self.epsilon)
+        return y.reshape(x.shape)
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        rows = gradient.reshape(self.x.shape)
+        dx, dweight = kernels.for_array(rows).rms_norm_backward(rows, self.x, self.weight, self.inverse_rms)
+        return dx.reshape(self.shape), dweight
+
+
+class SwiGLU(Op):
+    """silu(gate) * up for gate_up (..., 2F) holding gate, then up -> (..., F) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def forward(self, gate_up: Array) -> Array:
+        self.gate_up = gate_up.reshape(-1, gate_up.shape[-1])  # (M, 2F)
+        y = kernels.for_array(gate_up).swiglu(self.gate_up)
+        return y.reshape(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+
+    def backward(self, gradient: Array) -> Array:
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (M, F)
+        result = kernels.for_array(rows).swiglu_backward(rows, self.gate_up)
+        return result.reshape(*gradient.shape[:-1], -1)
+
+
+class CausalAttention(Op):
+    """Rotary grouped-query attention over a whole sequence, from the fused projection to the joined heads.
+
+    qkv (B, T, (H + 2G) C) holds H query heads, G key heads and G value heads of C channels; query head h reads key and
+    value head h // (H/G). With R the rotation by position (Su et al. 2021, arXiv 2104.09864), on adjacent pairs,
+
+        q' = R q,  k' = R k,  P = softmax(q' k'ᵀ / sqrt(C)) over the past and itself,  output = P v     (B, T, H C)
+
+    Backward, with g the output's gradient:  dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C),
+    dq' = dS k',  dk' = dSᵀ q',  and R is undone by the opposite rotation. The H/G query heads of a group are stacked as
+    rows of one product, which also sums their gradients of k and v.
+    """
+
+    def __init__(self, heads: int, key_value_heads: int, cosine: Array, sine: Array) -> None:
+        self.heads, self.groups = heads, key_value_heads
+        self.cosine, self.sine = cosine, sine  # (T, C/2)
+
+    def forward(self, qkv: Array) -> Array:
+        batch, length, width = qkv.shape
+        channels = width // (self.heads + 2 * self.groups)
+        self.sizes = batch, length, channels
+        self.scale = channels**-0.5
+        kernel = kernels.for_array(qkv)
+        joined = qkv.reshape(batch, length, -1, channels)  # (B, T, H+2G, C)
+        rotated = kernel.rotate(joined[:, :, : self.heads + self.groups], self.cosine, self.sine)  # (B, T, H+G, C)
+        self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G*T, C)
+        self.key = self._by_group(rotated[:, :, self.heads :])  # (B*G, T, C)
+        self.value = self._by_group(joined[:, :, self.heads + self.groups :])  # (B*G, T, C)
+        scores = self.query @ self.key.swapaxes(1, 2)  # (B*G, H/G*T, T)
+        shape = scores.shape
+        self.probabilities = kernel.causal_softmax(scores.reshape(-1, length, length), self.scale).reshape(shape)
+        return self._by_position(self.probabilities @ self.value).reshape(batch, length, -1)  # (B, T, H*C)
+
+    def backward(self, gradient: Array) -> Array:
+        batch, length, channels = self.sizes
+        xp, kernel = array_module(gradient), kernels.for_array(gradient)
+        context = self._by_group(gradient.reshape(batch, length, self.heads, channels))  # (B*G, H/G*T, C)
+        probabilities = self.probabilities
+        dvalue = probabilities.swapaxes(1, 2) @ context  # (B*G, T, C)
+        dprobabilities = context @ self.value.swapaxes(1, 2)  # (B*G, H/G*T, T)
+        dscores = kernel.causal_softmax_backward(
+            dprobabilities.reshape(-1, length, length), probabilities.reshape(-1, length, length), self.scale
+        ).reshape(probabilities.shape)
+        dquery = dscores @ self.key  # (B*G, H/G*T, C)
+        dkey = dscores.swapaxes(1, 2) @ self.query  # (B*G, T, C)
+        drotated = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
+        unrotated = kernel.rotate(drotated, self.cosine, -self.sine)
+        result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)
+        return result.reshape(batch, length, -1)
+
+    def _by_group(self, x: Array) -> Array:
+        """(B, T, heads, C) -> (B*G, heads/G*T, C), contiguous."""
+        batch, length, channels = self.sizes
+        return array_module(x).ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(batch * self.groups, -1, channels)
+
+    def _by_position(self, x: Array) -> Array:
+        """(B*G, heads/G*T, C) -> (B, T, heads, C), the inverse of `_by_group`."""
+        batch, length, channels = self.sizes
+        return x.reshape(batch, -1, length, channels).transpose(0, 2, 1, 3)
+
+
+class CrossEntropy(Op):
+    """Nats that each target costs: logits (N, V), targets (N,) integers -> (N,); a target of -1 is ignored (0 nats).
+
+    The gradient is softmax(logits) - onehot(target), times the row's incoming gradient; no softmax is stored.
+    """
+
+    def __init__(self, targets: Array) -> None:
+        self.targets = targets
+
+    def forward(self, logits: Array) -> Array:
+        self.logits = logits
+        losses, self.log_sum_exp = kernels.for_array(logits).cross_entropy(logits, self.targets)
+        return losses
+
+    def backward(self, gradient: Array) -> Array:
+        kernel = kernels.for_array(self.logits)
+        return kernel.cross_entropy_backward(self.logits, self.targets, self.log_sum_exp, gradient)

@@ -1,0 +1,57 @@
+"""Is the backward pass the derivative of the forward pass? Central differences in float64 say so.
+
+For a function f and random weights w, L(x) = sum(w * f(x)) is one number, and for a step h
+
+    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / (2 h),    wrong by O(h²) and by rounding of O(1e-16 / h): h = 1e-5 balances them.
+"""
+
+from collections.abc import Callable, Sequence
+
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Array, Tensor
+
+
+def check_gradients(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Array],
+    *,
+    seed: int = 0,
+    step: float = 1e-5,
+    tolerance: float = 1e-6,
+    most_elements: int = 64,
+    name: str = "function",
+) -> None:
+    """Compare the gradients of `function(*tensors)` with central differences, for every input.
+
+    inputs: float64 arrays. Of a large input, `most_elements` random elements are checked. The tolerance is relative to
+    the larger of 1 and the gradient's size.
+
+    Raises AssertionError naming the function, the input, the index, the expected and the received value.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = [Tensor(np.array(array, dtype=np.float64), requires_grad=True) for array in inputs]
+    output = function(*tensors)
+    weights = rng.standard_normal(output.shape)
+    output.backward(weights)
+    for position, tensor in enumerate(tensors):
+        gradient = np.zeros(tensor.shape) if tensor.grad is None else tensor.grad
+        elements = rng.permutation(tensor.data.size)[:most_elements]
+        for index in (tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements):
+            expected = _central_difference(function, tensors, weights, tensor.data, index, step)
+            received = float(gradient[index])
+            if not abs(received - expected) <= tolerance * max(1.0, abs(expected)):
+                raise AssertionError(
+                    f"{name}: gradient of input {position} at {index}: expected {expected:.9g}, got {received:.9g}"
+                )
+
+
+def _central_difference(
+    function: Callable[..., Tensor], tensors: list[Tensor], weights: Array, data: Array, index: tuple[int, ...], step: float
+) -> float:
+    original = data[index]
+    values = []
+    for shifted in (original + step, original - step):
+        data[index] = shifted
+        values.append(float((weights * function(*(Tensor(t.data.copy()) for t in tensors)).data).sum()))
+    data[index] = original
+    return (values[0] - values[1]) / (2 * step)

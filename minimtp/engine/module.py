@@ -1,0 +1,89 @@
+"""Models as trees of modules, found by walking their attributes. Swap a module, do not add a flag."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from minimtp.engine.tensor import Parameter
+
+
+class Module:
+    """Something with parameters. Attributes that are Parameters, Modules or lists of Modules are part of the tree."""
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(name, module) of the modules directly below; a list's members are named `list.0`, `list.1`, ..."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list):
+                for position, member in enumerate(value):
+                    if isinstance(member, Module):
+                        yield f"{name}.{position}", member
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """(dotted name, module) of this module (named `prefix`) and all below, parents first."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter) of every parameter in the tree; one that is shared is named where it is met first."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for _, parameter in self.named_parameters()]
+
+
+def replace_modules(root: Module, visit: Callable[[str, Module], Module | None]) -> Module:
+    """Put another module wherever `visit(dotted name, module)` returns one; returns the root, itself perhaps replaced.
+
+    The replacement is not walked again. A module that stands in two places is visited once and replaced in both.
+    """
+    decided: dict[int, tuple[Module, Module]] = {}  # the original is kept so that its id stays taken
+
+    def walk(name: str, module: Module) -> Module:
+        if id(module) in decided:
+            return decided[id(module)][1]
+        replacement = visit(name, module)
+        decided[id(module)] = (module, module if replacement is None else replacement)
+        if replacement is not None:
+            return replacement
+        for attribute, value in list(vars(module).items()):
+            path = f"{name}.{attribute}" if name else attribute
+            if isinstance(value, Module):
+                setattr(module, attribute, walk(path, value))
+            elif isinstance(value, list):
+                value[:] = [
+                    walk(f"{path}.{position}", member) if isinstance(member, Module) else member
+                    for position, member in enumerate(value)
+                ]
+        return module
+
+    return walk("", root)
+
+
+def replicate(module: Module) -> Module:
+    """A second tree over the same parameter arrays, with gradients of its own. What is shared inside stays shared."""
+    copies: dict[int, Any] = {}
+
+    def copy(value: Any) -> Any:
+        if id(value) in copies:
+            return copies[id(value)]
+        if isinstance(value, Parameter):
+            result: Any = Parameter(value.data)
+        elif isinstance(value, Module):
+            result = object.__new__(type(value))
+            copies[id(value)] = result
+            vars(result).update({name: copy(member) for name, member in vars(value).items()})
+        elif isinstance(value, list):
+            result = [copy(member) for member in value]
+        else:
+            return value
+        copies[id(value)] = result
+        return result
+
+    return copy(module)

@@ -1,0 +1,52 @@
+"""AdamW on flat parameters: Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+    m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g²
+    x = x - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - rate decay x
+
+The gradient is first scaled down to a global norm of at most `clip`.
+"""
+
+from minimtp import kernels
+from minimtp.backend import array_module
+from minimtp.engine.flat import FlatParameters
+from minimtp.engine.tensor import Array
+
+
+class AdamW:
+    """state: two moments per parameter and the number of steps taken."""
+
+    def __init__(
+        self, flat: FlatParameters, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.1
+    ) -> None:
+        xp = array_module(flat.data)
+        self.flat = flat
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.first = xp.zeros_like(flat.data)
+        self.second = xp.zeros_like(flat.data)
+        self.steps = 0
+
+    def step(self, learning_rate: float, clip: float | None = None) -> float:
+        """Update the parameters from `flat.gradients` and return the gradient's norm before clipping."""
+        gradients = self.flat.gradients
+        norm = float(gradients.dot(gradients)) ** 0.5
+        scale = clip / norm if clip is not None and norm > clip else 1.0
+        self.steps += 1
+        kernels.for_array(self.flat.data).adamw(
+            self.flat.data, gradients, self.first, self.second, self.flat.decay_mask, learning_rate,
+            self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
+        )  # fmt: skip
+        return norm
+
+    def state(self) -> dict[str, Array]:
+        """`first.NAME` and `second.NAME` for every parameter: views, to be copied or saved at once."""
+        first, second = self.flat.by_name(self.first), self.flat.by_name(self.second)
+        return {f"first.{name}": array for name, array in first.items()} | {
+            f"second.{name}": array for name, array in second.items()
+        }
+
+    def load_state(self, state: dict[str, Array], steps: int) -> None:
+        """Take over the moments that `state` has; parameters it does not know (new heads) keep theirs at zero."""
+        for name, view in self.state().items():
+            if name in state:
+                view[...] = array_module(view).asarray(state[name])
+        self.steps = steps

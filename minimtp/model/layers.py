@@ -1,0 +1,48 @@
+"""The building blocks: a projection, a token table, a normalization."""
+
+from minimtp.backend import numpy as np
+from minimtp.engine.fused import EmbeddingLookup, LinearProduct, RMSNormalize
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Array, Parameter, Tensor
+
+
+class Linear(Module):
+    """y = x Wᵀ: (..., inputs) -> (..., outputs), without bias. A row of `weight` belongs to one output.
+
+    The weights start normally distributed with standard deviation gain / sqrt(inputs), which keeps the scale of the signal.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, gain: float = 1.0) -> None:
+        self.weight = Parameter(_normal(rng, (outputs, inputs), gain * inputs**-0.5))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return LinearProduct().apply(x, self.weight)
+
+
+class Embedding(Module):
+    """tokens (B, T) -> their rows of `weight` (vocabulary, width): (B, T, width)."""
+
+    def __init__(self, vocabulary: int, width: int, rng: np.random.Generator, deviation: float = 0.02) -> None:
+        self.weight = Parameter(_normal(rng, (vocabulary, width), deviation))
+
+    def __call__(self, tokens: Array) -> Tensor:
+        return EmbeddingLookup(tokens).apply(self.weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The table used the other way round, as a tied output: (..., width) -> (..., vocabulary)."""
+        return LinearProduct().apply(hidden, self.weight)
+
+
+class RMSNorm(Module):
+    """Each row divided by its root mean square, times a learned `weight` (width,)."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        self.weight = Parameter(np.ones(width, np.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return RMSNormalize(self.epsilon).apply(x, self.weight)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+    return (rng.standard_normal(shape) * deviation).astype(np.float32)

@@ -1,0 +1,27 @@
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864): channel pair i of position t is turned by the angle t / base^(2i/C).
+
+A query and a key turned this way have a product that depends on their distance only. Pairs are adjacent channels (2i, 2i+1),
+as in GGUF's llama files; Hugging Face files pair i with i + C/2, which is a permutation of the projection's rows.
+"""
+
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Array
+
+
+class Rotary:
+    """Tables of cosines and sines, grown when a longer sequence comes."""
+
+    def __init__(self, channels: int, base: float) -> None:
+        self.frequencies = base ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)  # (C/2,) radians a position
+        self._tables: dict[tuple, tuple[Array, Array]] = {}
+
+    def tables(self, length: int, like: Array) -> tuple[Array, Array]:
+        """cosine and sine (length, C/2) for positions 0, 1, ..., on the device and in the dtype of `like`."""
+        xp = array_module(like)
+        key = (xp, like.dtype)
+        if key not in self._tables or self._tables[key][0].shape[0] < length:
+            angles = np.arange(length)[:, None] * self.frequencies  # (length, C/2), float64: exact enough to share
+            self._tables[key] = xp.asarray(np.cos(angles), like.dtype), xp.asarray(np.sin(angles), like.dtype)
+        cosine, sine = self._tables[key]
+        return cosine[:length], sine[:length]
