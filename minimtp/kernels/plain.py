@@ -1,0 +1,289 @@
+"""The computations that decide the speed, in plain array code: the version to read, and the meaning of the fast ones.
+
+Every function here has a twin with the same name and signature in `cpu.py` (Numba); the tests hold the two equal. These
+run on NumPy and on CuPy arrays (the device follows the data), in float32 for work and in float64 for proofs: the result
+has the input's dtype. Shapes use N rows, D model width, F feed-forward width, V vocabulary, K inputs of a product,
+T tokens, H query heads, G key/value heads, C channels of a head, M matrices, P parameters.
+
+Quantized values come in groups of 32 along a row, each group with one scale. Weights take ggml's Q4_0 and Q8_0, whose
+arithmetic is in `blocks.py`. Activations take the rounding that a running product can afford, on the fly:
+
+    code = round half to even(x * (127 / max|x|)),  scale = max|x| / 127
+
+Both are float32 arithmetic even for a float64 input: rounded in any other precision, the numbers trained with would not
+be the numbers exported. A group of activations below 4e-37, whose 127 / max|x| overflows, becomes zeros.
+"""
+
+from dataclasses import dataclass
+
+from minimtp.backend import array_module
+from minimtp.kernels import blocks as ggml
+
+GROUP = ggml.GROUP_SIZE  # values that share a scale
+LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
+
+# ------------------------------------------------------------------------------------------------------- normalization
+
+
+def rms_norm(x, weight, eps):
+    """y = x / sqrt(mean(x^2) + eps) * weight, each row (Zhang & Sennrich 2019).
+
+    x (N, D), weight (D,) -> y (N, D), inverse_rms (N,), which the backward needs.
+    """
+    xp = array_module(x)
+    inverse_rms = 1 / xp.sqrt(xp.mean(x * x, axis=-1) + x.dtype.type(eps))  # (N,)
+    return x * inverse_rms[:, None] * weight, inverse_rms
+
+
+def rms_norm_backward(grad, x, weight, inverse_rms):
+    """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,)."""
+    normalized = x * inverse_rms[:, None]  # (N, D)
+    scaled = grad * weight
+    along = (scaled * normalized).mean(axis=-1)[:, None]  # the share of the gradient that only rescales the row
+    return (scaled - normalized * along) * inverse_rms[:, None], (grad * normalized).sum(axis=0)
+
+
+# -------------------------------------------------------------------------------------------------------- feed-forward
+
+
+def _sigmoid(x):
+    """1 / (1 + exp(-x)) without overflow: the exponential is only taken of negative numbers."""
+    xp = array_module(x)
+    decay = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, x.dtype.type(1), decay) / (1 + decay)
+
+
+def swiglu(gate_up):
+    """silu(gate) * up with silu(g) = g * sigmoid(g) (Shazeer 2020); gate_up (N, 2F) holds gate, then up -> (N, F)."""
+    width = gate_up.shape[1] // 2
+    gate, up = gate_up[:, :width], gate_up[:, width:]
+    return gate * _sigmoid(gate) * up
+
+
+def swiglu_backward(grad, gate_up):
+    """Gradient of `swiglu`: grad (N, F) -> (N, 2F), recomputing the sigmoid rather than storing it."""
+    xp = array_module(grad)
+    width = gate_up.shape[1] // 2
+    gate, up = gate_up[:, :width], gate_up[:, width:]
+    sigmoid = _sigmoid(gate)
+    silu = gate * sigmoid
+    result = xp.empty_like(gate_up)
+    result[:, :width] = grad * up * (sigmoid + silu * (1 - sigmoid))
+    result[:, width:] = grad * silu
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+def rotate(x, cos, sin):
+    """Rotary positions (Su et al. 2021) on adjacent pairs: (a, b) -> (a cos - b sin, a sin + b cos).
+
+    x (B, T, H, C), cos and sin (T, C/2) -> new array (B, T, H, C). The inverse is `rotate(x, cos, -sin)`, and so is the
+    backward: a rotation's transpose is its inverse.
+    """
+    xp = array_module(x)
+    cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, C/2)
+    even, odd = x[..., 0::2], x[..., 1::2]  # (B, T, H, C/2)
+    result = xp.empty_like(x)
+    result[..., 0::2] = even * cos - odd * sin
+    result[..., 1::2] = even * sin + odd * cos
+    return result
+
+
+def causal_softmax(scores, scale):
+    """softmax(scores * scale) of each row over the columns up to its own index, zero to the right of it.
+
+    scores (M, T, T) -> probabilities (M, T, T). Works IN PLACE: the result is `scores`, overwritten.
+    """
+    xp = array_module(scores)
+    length = scores.shape[-1]
+    future = xp.triu(xp.ones((length, length), dtype=bool), 1)
+    scores *= scores.dtype.type(scale)
+    xp.copyto(scores, scores.dtype.type(-xp.inf), where=future)
+    scores -= scores.max(axis=-1, keepdims=True)
+    xp.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def causal_softmax_backward(grad, probabilities, scale):
+    """Gradient of `causal_softmax` for the scores: grad (M, T, T) -> (M, T, T). Works IN PLACE: overwrites `grad`."""
+    grad -= (grad * probabilities).sum(axis=-1, keepdims=True)
+    grad *= probabilities
+    grad *= grad.dtype.type(scale)
+    return grad
+
+
+def cached_attention(q, keys, values, start, scale):
+    """Attention of new tokens over a cache: row t attends to the cache's rows 0..start+t.
+
+    q (T, H, C), keys and values (S, G, C) with S >= start + T -> (T, H, C). H / G neighbouring query heads share one of
+    the G: query head h uses head h // (H // G) (grouped-query attention, Ainslie et al. 2023).
+    """
+    xp = array_module(q)
+    rows, heads, channels = q.shape
+    groups = keys.shape[1]
+    length = start + rows
+    queries = q.reshape(rows, groups, heads // groups, channels).transpose(1, 2, 0, 3)  # (G, H/G, T, C)
+    keys = keys[:length].transpose(1, 2, 0)[:, None]  # (G, 1, C, S)
+    values = values[:length].transpose(1, 0, 2)[:, None]  # (G, 1, S, C)
+    scores = xp.matmul(queries, keys) * q.dtype.type(scale)  # (G, H/G, T, S)
+    future = xp.arange(length)[None, :] > start + xp.arange(rows)[:, None]  # (T, S)
+    xp.copyto(scores, q.dtype.type(-xp.inf), where=future)
+    scores -= scores.max(axis=-1, keepdims=True)
+    xp.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return xp.ascontiguousarray(xp.matmul(scores, values).transpose(2, 0, 1, 3)).reshape(rows, heads, channels)
+
+
+# ----------------------------------------------------------------------------------------------------- loss, embedding
+
+
+def cross_entropy(logits, targets):
+    """Negative log-likelihood of each row's target in nats; a target of -1 is ignored and costs 0.
+
+    logits (N, V), targets (N,) int64 -> losses (N,), log_sum_exp (N,), which the backward needs.
+    """
+    xp = array_module(logits)
+    largest = logits.max(axis=-1)
+    log_sum_exp = largest + xp.log(xp.exp(logits - largest[:, None]).sum(axis=-1))
+    chosen = logits[xp.arange(len(targets)), xp.maximum(targets, 0)]
+    return xp.where(targets >= 0, log_sum_exp - chosen, logits.dtype.type(0)), log_sum_exp
+
+
+def cross_entropy_backward(logits, targets, log_sum_exp, grad):
+    """Gradient of `cross_entropy`: grad (N,) of the losses -> (N, V), (softmax - one-hot) * grad, 0 where ignored."""
+    xp = array_module(logits)
+    grad = xp.where(targets >= 0, grad, grad.dtype.type(0))
+    result = xp.exp(logits - log_sum_exp[:, None])
+    result *= grad[:, None]
+    result[xp.arange(len(targets)), xp.maximum(targets, 0)] -= grad
+    return result
+
+
+def embedding_backward(grad, tokens, out):
+    """Adds each row of grad (N, D) into the row of out (V, D) that its token (N,) names. Tokens may repeat."""
+    array_module(grad).add.at(out, tokens, grad)
+
+
+# ----------------------------------------------------------------------------------------------------------- optimizer
+
+
+def adamw(
+    parameters,
+    gradients,
+    first,
+    second,
+    decay_mask,
+    learning_rate,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    step,
+    gradient_scale,
+):
+    """One step of Adam (Kingma & Ba 2015) with decoupled decay (Loshchilov & Hutter 2019), in place on flat (P,).
+
+    `first` and `second` are the running moments, corrected here for their start at zero; `step` counts from 1;
+    `gradient_scale` multiplies the gradient (clipping); `decay_mask`, a scalar or (P,), says how much of the decay each
+    parameter gets. The gradients are left as they are.
+    """
+    xp = array_module(parameters)
+    real = parameters.dtype.type
+    gradient = gradients * real(gradient_scale)
+    first += real(1 - beta1) * (gradient - first)
+    second += real(1 - beta2) * (gradient * gradient - second)
+    update = xp.sqrt(second * real(1 / (1 - beta2**step)))
+    update += real(eps)
+    xp.divide(first * real(1 / (1 - beta1**step)), update, out=update)
+    update += parameters * (decay_mask * real(weight_decay))
+    update *= real(learning_rate)
+    parameters -= update
+
+
+# -------------------------------------------------------------------------------------------------------- quantization
+
+
+def fake_quantize_q4_0(w):
+    """The values that ggml's Q4_0 stores for w (N, K) -> (N, K) in w's dtype. ValueError unless 32 divides K."""
+    _require_whole_groups(w)
+    return ggml.decode(*ggml.encode_q4_0(w)).astype(w.dtype, copy=False)
+
+
+def fake_quantize_q8_0(w):
+    """The values that ggml's Q8_0 stores for w (N, K) -> (N, K) in w's dtype. ValueError unless 32 divides K."""
+    _require_whole_groups(w)
+    return ggml.decode(*ggml.encode_q8_0(w)).astype(w.dtype, copy=False)
+
+
+def quantize_activations(x):
+    """x (N, K) -> codes int8 (N, K) in -127..127, scales float32 (N, K/32). ValueError unless 32 divides K."""
+    _require_whole_groups(x)
+    xp = array_module(x)
+    groups = x.astype(xp.float32, copy=False).reshape(len(x), -1, GROUP)
+    largest = xp.abs(groups).max(axis=-1, keepdims=True)  # (N, K/32, 1)
+    usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
+    inverse = xp.where(usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0))
+    codes = xp.rint(groups * inverse).astype(xp.int8)
+    return codes.reshape(x.shape), (largest / xp.float32(127))[..., 0]
+
+
+def fake_quantize_activations(x):
+    """The values that a quantized product sees of x (N, K): codes * scales of `quantize_activations`, in x's dtype."""
+    return ggml.decode(*quantize_activations(x)).astype(x.dtype, copy=False)
+
+
+def _require_whole_groups(x):
+    if x.shape[-1] % GROUP:
+        raise ValueError(f"rows of {x.shape[-1]} values do not divide into groups of {GROUP}")
+
+
+# ------------------------------------------------------------------------------------------------------------ products
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A weight matrix ready for `linear`. Here quantized weights are decoded once and kept as floats."""
+
+    weight: object  # (N, K)
+    quantized: bool  # whether `linear` quantizes the activations first
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+
+def prepare_f32(weight):
+    """A float matrix (N, K) made ready for `linear`."""
+    return Prepared(weight, quantized=False)
+
+
+def prepare_q4_0(blocks):
+    """Q4_0 blocks, uint8 (N, K/32 * 18), made ready for `linear`."""
+    return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), quantized=True)
+
+
+def prepare_q8_0(blocks):
+    """Q8_0 blocks, uint8 (N, K/32 * 34), made ready for `linear`."""
+    return Prepared(ggml.decode(*ggml.unpack_q8_0(blocks)), quantized=True)
+
+
+def linear(x, prepared, out=None):
+    """y = x @ W.T for x (T, K) and a prepared W (N, K) -> (T, N), into `out` if given.
+
+    With quantized weights the activations are quantized first. Each row's result may depend on how many rows there are,
+    because BLAS chooses its order of addition by the shape; the compiled twin promises that it does not.
+    """
+    if prepared.quantized:
+        x = fake_quantize_activations(x)
+    return array_module(x).matmul(x, prepared.weight.T, out=out)
