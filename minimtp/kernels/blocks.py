@@ -32,12 +32,18 @@ LARGEST_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a fini
 def encode_q4_0(x):
     """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -8..7 and scales float32 (N, K/32), each exactly a float16."""
     xp = array_module(x)
-    groups = _groups_float32(x)  # (N, K/32, 32)
-    first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
-    step = xp.take_along_axis(groups, first_extreme, axis=-1) / xp.float32(-8)  # (N, K/32, 1)
-    levels = xp.trunc(groups * _reciprocal(step) + xp.float32(8.5))
+    levels, step = levels_q4_0(x)
     codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8) - xp.int8(8)
     return codes.reshape(x.shape), _as_stored(step)
+
+
+def levels_q4_0(x):
+    """Q4_0's codes + 8 before clipping, float32 (N, K/32, 32) in 0..16, and the float32 steps d (N, K/32, 1) behind them."""
+    xp = array_module(x)
+    groups = _groups_float32(x)  # (N, K/32, 32)
+    first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
+    step = xp.take_along_axis(groups, first_extreme, axis=-1) / xp.float32(-8)
+    return xp.trunc(groups * _reciprocal(step) + xp.float32(8.5)), step
 
 
 def encode_q8_0(x):

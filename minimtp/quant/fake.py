@@ -1,0 +1,64 @@
+"""Rounding that training can go through: forward rounds, backward passes the gradient straight through.
+
+A rounded weight is a staircase in the weight: its derivative is 0 almost everywhere, and training would stop. The
+straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) computes the loss with the rounded weights and, going back,
+treats rounding as the identity: the gradient that arrives at the rounded weight is added to the full-precision one. Small
+steps then accumulate there until the rounded value moves to its next level.
+
+What should happen to a weight that the grid had to clip? Each answer is a mask, stated by name and applied explicitly:
+
+    pass         the gradient passes everywhere: the surrogate is w
+    round-clip   it stops where the rounded value had to be clipped: the surrogate is clip(w, smallest - 1/2, largest + 1/2)
+    clip-round   it stops outside the outermost levels themselves: the surrogate is clip(w, smallest, largest)     (in steps)
+
+Bounds are inclusive: a weight that sits exactly on its outermost level, as the extreme of every group does, passes its
+gradient in all three. Implementations that leave this to the derivative of a clamp depend on what that does at a tie, and
+have lost the gradient of all extreme weights at once. The scale is recomputed from the weights at each step and treated as
+a constant in the backward pass.
+
+`Op.straight_through` says that these backwards are not the derivatives of their forwards; tests compare them with the
+surrogates instead.
+"""
+
+from minimtp import kernels
+from minimtp.engine.tensor import Array, Op
+from minimtp.quant.grids import MASKS, Grid
+
+
+class FakeQuantize(Op):
+    """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
+
+    grid: the grid; mask: the straight-through mask; name: what an error calls the weights.
+    Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
+    """
+
+    straight_through = True
+
+    def __init__(self, grid: Grid, mask: str = "round-clip", name: str = "the weights") -> None:
+        if mask not in MASKS:
+            raise ValueError(f"unknown straight-through mask {mask!r}: use {', '.join(MASKS)}")
+        self.grid, self.mask, self.name = grid, mask, name
+
+    def forward(self, weight: Array) -> Array:
+        self.weight = weight  # the mask is computed again in the backward: no memory is spent on it
+        return self.grid.fake_quantize(weight, self.name)
+
+    def backward(self, gradient: Array) -> Array:
+        inside = self.grid.straight_through_mask(self.weight, self.mask)
+        return gradient if inside is None else gradient * inside
+
+
+class FakeQuantizeActivations(Op):
+    """x (..., K) -> what a quantized product sees of it: int8 codes times one scale per 32 neighbours, (..., K).
+
+    The gradient passes everywhere: the largest magnitude of a group sets its scale, so nothing is clipped.
+    """
+
+    straight_through = True
+
+    def forward(self, x: Array) -> Array:
+        rows = x.reshape(-1, x.shape[-1])  # (M, K)
+        return kernels.for_array(rows).fake_quantize_activations(rows).reshape(x.shape)
+
+    def backward(self, gradient: Array) -> Array:
+        return gradient
