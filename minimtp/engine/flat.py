@@ -10,7 +10,7 @@ from minimtp.engine.tensor import Array
 
 
 class FlatParameters:
-    """Moves the parameters of `model` into one array.
+    """Moves the trainable parameters of `model` into one array; frozen ones stay where they are.
 
     data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0 elsewhere (vectors).
     places: dotted name -> (slice into the arrays, shape).
@@ -19,7 +19,7 @@ class FlatParameters:
     """
 
     def __init__(self, model: Module) -> None:
-        named = list(model.named_parameters())
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if len({(array_module(p.data), p.dtype) for _, p in named}) != 1:
             raise ValueError("the parameters must be on one device and of one dtype")
         xp, dtype = array_module(named[0][1].data), named[0][1].dtype
@@ -41,8 +41,9 @@ class FlatParameters:
         """A zeroed (P,) array that from now on holds the gradients of `model`, this model or a replica of it."""
         gradients = array_module(self.data).zeros_like(self.data)
         for name, parameter in model.named_parameters():
-            place, shape = self.places[name]
-            parameter.grad = gradients[place].reshape(shape)
+            if parameter.requires_grad:
+                place, shape = self.places[name]
+                parameter.grad = gradients[place].reshape(shape)
         return gradients
 
     def by_name(self, array: Array) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from minimtp.engine.tensor import Parameter
+from minimtp.engine.tensor import Array, Parameter
 
 
 class Module:
@@ -36,6 +36,18 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
+
+
+def map_parameters(module: Module, function: Callable[[Array], Array]) -> None:
+    """Put function(array) in the place of every parameter's array: another dtype, another device."""
+    for parameter in module.parameters():
+        parameter.data = function(parameter.data)
+
+
+def freeze(module: Module) -> None:
+    """Training leaves these parameters alone from now on."""
+    for parameter in module.parameters():
+        parameter.requires_grad = False
 
 
 def replace_modules(root: Module, visit: Callable[[str, Module], Module | None]) -> Module:
@@ -75,6 +87,7 @@ def replicate(module: Module) -> Module:
             return copies[id(value)]
         if isinstance(value, Parameter):
             result: Any = Parameter(value.data)
+            result.requires_grad = value.requires_grad
         elif isinstance(value, Module):
             result = object.__new__(type(value))
             copies[id(value)] = result

@@ -19,7 +19,7 @@ Choices:
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -78,34 +78,11 @@ class Tensor:
 
         Raises ValueError for a missing or misshapen gradient, RuntimeError when the graph was walked before.
         """
-        xp = array_module(self.data)
         if gradient is None:
             if self.data.size != 1:
                 raise ValueError(f"backward() of a tensor of shape {self.shape} needs the gradient to start from")
-            gradient = xp.ones_like(self.data)
-        if gradient.shape != self.shape:
-            raise ValueError(f"gradient has shape {gradient.shape}, the tensor {self.shape}")
-        pending = {id(self): gradient}
-        order = _topological_order(self)
-        while order:
-            tensor = order.pop()  # nothing but its uses keeps a tensor alive, and those are done
-            gradient = pending.pop(id(tensor), None)
-            if gradient is None:  # every operation that used it had no gradient for it
-                continue
-            operation = tensor.operation
-            if operation is None:
-                _accumulate_in_leaf(tensor, gradient)
-                continue
-            gradients = operation.backward(gradient)
-            if not isinstance(gradients, tuple):
-                gradients = (gradients,)
-            for source, part in zip(operation.inputs, gradients, strict=True):
-                if part is None or not source.requires_grad:
-                    continue
-                part = _undo_broadcasting(part, source.shape)
-                # Never in place: an operation may hand the same array to several inputs.
-                pending[id(source)] = pending[id(source)] + part if id(source) in pending else part
-            operation.release()
+            gradient = array_module(self.data).ones_like(self.data)
+        backpropagate([self], [gradient])
 
     # Operators. The operations live in ops.py, which imports this file; hence the imports inside.
 
@@ -222,16 +199,50 @@ class Op:
         self.__dict__.clear()
 
 
+def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None:
+    """Add the gradients of sum_r <results[r], gradients[r]> to the `.grad` of every leaf, in one walk.
+
+    A result may itself be an intermediate step of another one.
+
+    Raises ValueError for a misshapen gradient, RuntimeError when part of the graph was walked before.
+    """
+    pending: dict[int, Array] = {}
+    for result, gradient in zip(results, gradients, strict=True):
+        if gradient.shape != result.shape:
+            raise ValueError(f"gradient has shape {gradient.shape}, the tensor {result.shape}")
+        pending[id(result)] = pending[id(result)] + gradient if id(result) in pending else gradient
+    order = _topological_order(results)
+    while order:
+        tensor = order.pop()  # nothing but its uses keeps a tensor alive, and those are done
+        gradient = pending.pop(id(tensor), None)
+        if gradient is None:  # every operation that used it had no gradient for it
+            continue
+        operation = tensor.operation
+        if operation is None:
+            _accumulate_in_leaf(tensor, gradient)
+            continue
+        parts = operation.backward(gradient)
+        if not isinstance(parts, tuple):
+            parts = (parts,)
+        for source, part in zip(operation.inputs, parts, strict=True):
+            if part is None or not source.requires_grad:
+                continue
+            part = _undo_broadcasting(part, source.shape)
+            # Never in place: an operation may hand the same array to several inputs.
+            pending[id(source)] = pending[id(source)] + part if id(source) in pending else part
+        operation.release()
+
+
 def _constant(value: Any, like: Tensor) -> Tensor:
     """A number or an array beside a tensor takes the tensor's device and dtype."""
     return Tensor(array_module(like.data).asarray(value, dtype=like.dtype))
 
 
-def _topological_order(result: Tensor) -> list[Tensor]:
+def _topological_order(results: Sequence[Tensor]) -> list[Tensor]:
     """Every tensor that needs a gradient, each after the tensors it was made from."""
     order: list[Tensor] = []
     seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(result, False)]
+    stack = [(result, False) for result in results]
     while stack:
         tensor, inputs_are_done = stack.pop()
         if inputs_are_done:
@@ -242,7 +253,7 @@ def _topological_order(result: Tensor) -> list[Tensor]:
         seen.add(id(tensor))
         stack.append((tensor, True))
         if tensor.operation is not None:
-            if "inputs" not in tensor.operation.__dict__:
+            if "inputs" not in vars(tensor.operation):
                 raise RuntimeError("backward() was already called through this part of the graph; compute it again")
             stack.extend((source, False) for source in tensor.operation.inputs)
     return order

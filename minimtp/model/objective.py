@@ -1,0 +1,89 @@
+"""The loss of multi-token prediction, and its gradient with one head's logits in memory at a time.
+
+    L = L_0 + sum_{k=1..K} w_k L_k,       L_k = mean over rows of -log p_k(token i+1+k)
+
+The logits of one head are (B, T, V), usually the largest array of the whole step; K+1 of them at once would cost more than
+the trunk. So each head's loss is differentiated down to its state as soon as it is known, and its logits are let go; the
+states' gradients then go through the heads and the trunk in one walk (Gloeckle et al. 2024, section 2, has this order for
+independent heads, which here too are finished one by one).
+"""
+
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.engine.fused import CrossEntropy
+from minimtp.engine.tensor import Array, Tensor, backpropagate, no_grad
+from minimtp.model.heads import MultiTokenModel
+from minimtp.model.transformer import Transformer
+
+Model = Transformer | MultiTokenModel
+
+
+def accumulate_gradients(model: Model, tokens: Array, head_weights: Array, scale: float = 1.0) -> np.ndarray:
+    """Add scale * dL/dθ to the parameters' `.grad` and return the losses.
+
+    tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
+    head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
+    Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed).
+    """
+    inputs, length = tokens[:, : tokens.shape[1] - 1 - model.depth], tokens.shape[1] - 1 - model.depth
+    losses = np.full(1 + model.depth, np.nan)
+    trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
+    hidden = model.hidden(inputs)
+    leaf = Tensor(hidden.data, requires_grad=True)
+    active = int(np.flatnonzero(np.asarray(head_weights))[-1]) + 1 if np.any(np.asarray(head_weights)) else 0
+    losses[0], gradient = _loss_at(model, hidden.data, _targets(tokens, 0, length), scale if trunk_learns else 0.0)
+    leaf.grad = gradient
+    states, gradients = [], []
+    if active:
+        for k, state in enumerate(model.heads.states(leaf, tokens[:, :-1], model.trunk), start=1):
+            weight = float(head_weights[k - 1])
+            losses[k], gradient = _loss_at(model, state.data, _targets(tokens, k, length), scale * weight)
+            if model.heads.independent:
+                state.backward(gradient)
+            else:
+                states.append(state)
+                gradients.append(gradient)
+            if k == active:
+                break
+        backpropagate(states, gradients)
+    if trunk_learns:
+        hidden.backward(leaf.grad)
+    return losses
+
+
+def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
+    """What each target costs, without gradients.
+
+    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and whether the most probable token was right (bool, same
+    shape); index k of the last axis is about token i+1+k, with the tokens in between given.
+    """
+    length = tokens.shape[1] - 1 - model.depth
+    nats, correct = [], []
+    with no_grad():
+        hidden = model.hidden(tokens[:, :length])
+        states = model.heads.states(hidden, tokens[:, :-1], model.trunk) if model.depth else ()
+        for k, state in enumerate((hidden, *states)):
+            targets = _targets(tokens, k, length)
+            logits = model.logits(state).data.reshape(targets.size, -1)
+            nats.append(CrossEntropy(targets).forward(logits).reshape(-1, length))
+            correct.append((logits.argmax(axis=1) == targets).reshape(-1, length))
+    xp = array_module(tokens)
+    return xp.stack(nats, axis=-1), xp.stack(correct, axis=-1)
+
+
+def _targets(tokens: Array, k: int, length: int) -> Array:
+    """(B*T,) tokens that head k is to predict."""
+    return tokens[:, 1 + k : 1 + k + length].reshape(-1)
+
+
+def _loss_at(model: Model, state: Array, targets: Array, weight: float) -> tuple[float, Array]:
+    """Mean nats of the output at `state` (B, T, D), and weight times the gradient at the state; the output learns too."""
+    leaf = Tensor(state, requires_grad=True)
+    logits = model.logits(leaf)
+    rows = logits.reshape(targets.size, -1)  # (B*T, V)
+    losses = CrossEntropy(targets).apply(rows)
+    loss = float(losses.data.mean())
+    if weight == 0.0:
+        return loss, array_module(state).zeros_like(state)
+    losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
+    return loss, leaf.grad

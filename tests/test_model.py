@@ -1,0 +1,203 @@
+"""The trunk and the heads: what they may see, what they equal, and how their losses are differentiated."""
+
+import importlib.util
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import FlatParameters
+from minimtp.engine.module import freeze, map_parameters
+from minimtp.engine.optim import AdamW
+from minimtp.engine.tensor import Tensor, no_grad
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.objective import accumulate_gradients, evaluate_losses
+from minimtp.model.rotary import Rotary
+from minimtp.model.transformer import Shape, Transformer
+
+SHAPE = Shape(vocabulary_size=11, context=16, layers=2, width=16, attention_heads=4, key_value_heads=2, feed_forward=24)
+KINDS = ["none", *HEADS]
+
+
+def build(kind="none", depth=3, tied=True, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = SHAPE if tied else Shape(**{**vars(SHAPE), "tied_embeddings": False})
+    trunk = Transformer(shape, rng)
+    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](depth, shape, rng))
+    map_parameters(model, lambda array: array.astype(dtype))
+    return model
+
+
+def tokens(batch, length, seed=1):
+    return np.random.default_rng(seed).integers(0, SHAPE.vocabulary_size, (batch, length))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_changing_a_token_changes_no_earlier_logit_and_some_later_one(tied):
+    model, text = build(tied=tied), tokens(1, 10)
+    changed = text.copy()
+    changed[0, 6] = (changed[0, 6] + 1) % SHAPE.vocabulary_size
+    a, b = (model.logits(model.hidden(t)).data for t in (text, changed))
+    assert np.array_equal(a[0, :6], b[0, :6])
+    assert not np.allclose(a[0, 6:], b[0, 6:])
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_head_k_sees_nothing_later_than_the_k_th_next_token(kind):
+    model, text, depth, changed_at = build(kind), tokens(1, 12), 3, 7
+    changed = text.copy()
+    changed[0, changed_at] = (changed[0, changed_at] + 1) % SHAPE.vocabulary_size
+    length = 12 - depth
+    all_states = [
+        [s.data for s in model.heads.states(model.hidden(t[:, :length]), t, model.trunk)] for t in (text, changed)
+    ]
+    for k, (a, b) in enumerate(zip(*all_states, strict=True), start=1):
+        last_unaware = changed_at - (0 if kind == "parallel" else k) - 1  # row i reads tokens up to i, or up to i + k
+        assert np.array_equal(a[0, : last_unaware + 1], b[0, : last_unaware + 1])
+        assert not np.allclose(a[0, last_unaware + 1 :], b[0, last_unaware + 1 :])
+
+
+def test_attention_depends_on_distance_and_not_on_position():
+    rotary = Rotary(8, 10000.0)
+    cosine, sine = rotary.tables(12, np.zeros(1))
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 8))
+
+    def turn(x, position):
+        pairs = x.reshape(-1, 2)
+        c, s = cosine[position], sine[position]
+        return np.stack([pairs[:, 0] * c - pairs[:, 1] * s, pairs[:, 0] * s + pairs[:, 1] * c], axis=1).ravel()
+
+    assert turn(q, 3) @ turn(k, 1) == pytest.approx(turn(q, 11) @ turn(k, 9), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_model_with_heads_predicts_the_next_token_exactly_as_its_trunk_does(kind):
+    model, text = build(kind), tokens(2, 9)
+    assert np.array_equal(model.logits(model.hidden(text)).data, model.trunk.logits(model.trunk.hidden(text)).data)
+    plain = build("none")
+    assert all(np.array_equal(a.data, b.data) for a, b in zip(model.trunk.parameters(), plain.parameters(), strict=True))
+
+
+def total_loss(model, text, weights):
+    nats, _ = evaluate_losses(model, text)
+    means = nats.mean(axis=(0, 1))
+    return means[0] + means[1:] @ weights
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, tied):
+    model = build(kind, tied=tied)
+    text, weights = tokens(2, 9), np.array([0.5, 0.0, 0.2])[: model.depth]
+    flat = FlatParameters(model)
+    losses = accumulate_gradients(model, text, weights, scale=1.0)
+    assert losses[0] + losses[1:] @ weights == pytest.approx(total_loss(model, text, weights), abs=1e-12)
+    rng, step = np.random.default_rng(5), 1e-5
+    for _ in range(4):
+        direction = rng.standard_normal(flat.data.shape)
+        direction /= np.linalg.norm(direction)
+        values = []
+        for sign in (1, -1):
+            flat.data += sign * step * direction
+            values.append(total_loss(model, text, weights))
+            flat.data -= sign * step * direction
+        assert flat.gradients @ direction == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_of_weight_zero_leave_the_gradient_of_the_trunk_alone(kind):
+    text = tokens(2, 9)
+    plain, model = build("none"), build(kind)
+    accumulate_gradients(plain, text[:, :6], np.zeros(0))
+    losses = accumulate_gradients(model, text, np.zeros(3))
+    for a, b in zip(model.trunk.parameters(), plain.parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad)
+    assert np.isnan(losses[1:]).all()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_on_a_frozen_trunk_learn_and_leave_the_trunk_bit_for_bit_alone(kind):
+    model = build(kind, dtype=np.float32)
+    freeze(model.trunk)
+    before = [parameter.data.copy() for parameter in model.trunk.parameters()]
+    optimizer = AdamW(flat := FlatParameters(model))
+    text, first = tokens(4, 12), None
+    for _ in range(20):
+        flat.gradients[...] = 0
+        losses = accumulate_gradients(model, text, np.ones(3))
+        first = losses if first is None else first
+        optimizer.step(1e-2)
+    assert losses[0] == first[0]
+    assert (losses[1:] < first[1:]).all()
+    assert all(np.array_equal(a, b.data) for a, b in zip(before, model.trunk.parameters(), strict=True))
+
+
+def test_a_small_model_learns_a_text_by_heart():
+    model = build("token_conditioned", dtype=np.float32)
+    optimizer = AdamW(flat := FlatParameters(model), weight_decay=0.0)
+    text = tokens(2, 14)
+    for _ in range(150):
+        flat.gradients[...] = 0
+        losses = accumulate_gradients(model, text, np.full(3, 0.3))
+        optimizer.step(5e-3, clip=1.0)
+    assert losses.max() < 0.1
+
+
+def as_torch(torch, array):
+    return torch.tensor(array, requires_grad=True)
+
+
+def torch_transformer(torch, model, text):
+    """The same function of the same weights, written with PyTorch's own operations."""
+    weights = {name: as_torch(torch, parameter.data) for name, parameter in model.named_parameters()}
+    functional, shape = torch.nn.functional, model.shape
+    batch, length = text.shape
+    heads, groups, channels = shape.attention_heads, shape.key_value_heads, shape.channels
+    position = torch.arange(length)[:, None] * torch.tensor(model.blocks[0].attention.rotary.frequencies)
+    turn = torch.polar(torch.ones_like(position), position)  # (T, C/2)
+
+    def rotate(x):  # (B, T, H, C)
+        pairs = torch.view_as_complex(x.double().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * turn[None, :, None]).flatten(-2).to(x.dtype)
+
+    def norm(x, name):
+        return functional.rms_norm(x, (shape.width,), weights[f"{name}.weight"], shape.norm_epsilon)
+
+    x = weights["embedding.weight"][torch.tensor(text)]
+    for i in range(shape.layers):
+        name = f"blocks.{i}"
+        qkv = norm(x, f"{name}.attention_norm") @ weights[f"{name}.attention.qkv.weight"].T
+        qkv = qkv.reshape(batch, length, -1, channels)
+        q, k, v = rotate(qkv[:, :, :heads]), rotate(qkv[:, :, heads : heads + groups]), qkv[:, :, heads + groups :]
+        k, v = (t.repeat_interleave(heads // groups, dim=2) for t in (k, v))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, -1)
+        x = x + attended @ weights[f"{name}.attention.output.weight"].T
+        gate, up = (norm(x, f"{name}.feed_forward_norm") @ weights[f"{name}.feed_forward.gate_up.weight"].T).chunk(2, -1)
+        x = x + (functional.silu(gate) * up) @ weights[f"{name}.feed_forward.down.weight"].T
+    return norm(x, "final_norm") @ weights["embedding.weight"].T, weights
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed: no second opinion")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_losses_and_gradients_equal_pytorchs_on_the_same_weights(dtype, tolerance):
+    import torch
+
+    model, text = build(dtype=np.dtype(dtype)), tokens(3, 13)
+    losses = accumulate_gradients(model, text, np.zeros(0))
+    logits, weights = torch_transformer(torch, model, text[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(text[:, 1:].ravel()))
+    loss.backward()
+    assert losses[0] == pytest.approx(loss.item(), rel=tolerance)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.grad, weights[name].grad.numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_evaluation_records_nothing_and_counts_right_answers():
+    model, text = build("token_conditioned"), tokens(2, 9)
+    nats, correct = evaluate_losses(model, text)
+    assert nats.shape == correct.shape == (2, 5, 4)
+    with no_grad():
+        logits = model.logits(model.hidden(text[:, :5])).data
+    assert np.array_equal(correct[..., 0], logits.argmax(-1) == text[:, 1:6])
+    assert all(isinstance(p, Tensor) and p.grad is None for p in model.parameters())
