@@ -1,0 +1,183 @@
+"""Checkpoints: one safetensors file that a crash cannot damage.
+
+A run folder holds
+
+    checkpoint.safetensors    parameters (`model.NAME`), optimizer moments (`optimizer.first.NAME`,
+                              `optimizer.second.NAME`) and, as JSON in the file's header, all that is needed to go on:
+                              recipe, step, tokenizer, corpus, ...
+    recipe.json               the same settings for people; never read back
+    log.jsonl                 one line per logged step
+
+**Atomic.** The new file is written beside the old one, flushed to the disk, and renamed over it; then the folder is
+flushed. Whatever happens in between (a kill, a full disk, a power cut), the name `checkpoint.safetensors` always
+means one whole checkpoint, the previous one or the new one. Everything in one file is what makes one rename enough.
+
+**Checked.** A truncated file fails safetensors' own size check; a damaged one fails the CRC-32 over all arrays that
+stands in the header. Tensors must match the model that the recipe builds, name by name and shape by shape.
+
+Every way in which a folder cannot be read or written is a UserError of one sentence.
+"""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import minimtp
+from minimtp.backend import numpy as np
+from minimtp.backend import to_numpy
+from minimtp.errors import UserError
+from minimtp.training.recipe import Recipe
+
+FORMAT_VERSION = 1
+FILE_NAME = "checkpoint.safetensors"
+PARTIAL_NAME = "checkpoint.safetensors.partial"
+RECIPE_NAME = "recipe.json"
+LOG_NAME = "log.jsonl"
+HEADER_KEY = "minimtp"
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Checkpoint:
+    """What one file holds. `state` carries JSON values that only the training loop knows (seconds, threads, ...)."""
+
+    recipe: Recipe
+    parameters: Arrays
+    optimizer: Arrays = field(default_factory=dict)
+    step: int = 0  # optimizer steps taken
+    tokens: int = 0  # tokens seen
+    corpus: dict[str, object] = field(default_factory=dict)  # name, sources, fingerprint
+    tokenizer: dict[str, object] = field(default_factory=lambda: {"kind": "bytes"})
+    packed: dict[str, str] = field(default_factory=dict)  # module name -> grid, for modules whose weights are stored as blocks
+    state: dict[str, object] = field(default_factory=dict)
+    version: str = minimtp.__version__
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether the run folder holds a checkpoint (it may still turn out to be damaged)."""
+    return Path(folder, FILE_NAME).is_file()
+
+
+def write(folder: str | Path, checkpoint: Checkpoint) -> None:
+    """Write the folder's checkpoint, replacing the previous one only when the new one is safely on the disk.
+
+    Raises UserError when the folder or the file cannot be written; the previous checkpoint is then untouched.
+    """
+    folder = make_folder(folder)
+    arrays = {f"model.{name}": array for name, array in checkpoint.parameters.items()}
+    arrays |= {f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()}
+    arrays = {name: np.ascontiguousarray(to_numpy(array)) for name, array in arrays.items()}
+    header = {
+        "format_version": FORMAT_VERSION, "minimtp_version": checkpoint.version, "recipe": checkpoint.recipe.to_dict(),
+        "step": checkpoint.step, "tokens": checkpoint.tokens, "corpus": checkpoint.corpus,
+        "tokenizer": checkpoint.tokenizer, "packed": checkpoint.packed, "state": checkpoint.state,
+        "crc32": _checksum(arrays),
+    }  # fmt: skip
+    partial = folder / PARTIAL_NAME
+    try:
+        save_file(arrays, partial, metadata={HEADER_KEY: json.dumps(header)})
+        _put_in_place(partial, folder / FILE_NAME)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"the checkpoint cannot be written to {folder} ({_cause(error)}); make room or choose another folder"
+            + (", the previous checkpoint is intact" if exists(folder) else "")
+        ) from None
+    readable = {key: value for key, value in header.items() if key not in ("crc32", "tokenizer")}
+    write_text(folder / RECIPE_NAME, json.dumps(readable, indent=2) + "\n")
+
+
+def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
+    """The folder's checkpoint; without the moments if `optimizer` is False.
+
+    Raises UserError when the folder or its checkpoint is missing, truncated, damaged, foreign or of another format.
+    """
+    folder = Path(folder)
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}: give the folder that minimtp train --out wrote")
+    if not path.is_file():
+        raise UserError(f"{folder} holds no checkpoint: give a run folder in which training has saved one")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = _header(path, file.metadata())
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({_cause(error)}): delete it, or give another run folder") from None
+    if _checksum(arrays) != header["crc32"]:
+        raise UserError(f"{path} is damaged (its checksum does not fit): delete it, or give another run folder")
+    return Checkpoint(
+        recipe=Recipe.from_dict(header["recipe"]), parameters=_below("model.", arrays),
+        optimizer=_below("optimizer.", arrays) if optimizer else {}, step=header["step"], tokens=header["tokens"],
+        corpus=header["corpus"], tokenizer=header["tokenizer"], packed=header["packed"], state=header["state"],
+        version=header["minimtp_version"],
+    )  # fmt: skip
+
+
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made if need be. Raises UserError when it cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made ({_cause(error)}): choose another --out") from None
+    return Path(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small text file atomically. Raises UserError when it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _put_in_place(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({_cause(error)}): make room or choose another folder") from None
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    if os.name == "posix":  # elsewhere folders cannot be opened, and renames are durable without it
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _header(path: Path, metadata: dict[str, str] | None) -> dict:
+    """The JSON that `write` put into the file. Raises UserError when the file is not ours or of another format."""
+    try:
+        header = json.loads((metadata or {})[HEADER_KEY])
+        version = header["format_version"]
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path} is a safetensors file, but not a checkpoint of minimtp: give a run folder") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {version} (minimtp {header.get('minimtp_version')}) and this is minimtp "
+            f"{minimtp.__version__}, which reads format {FORMAT_VERSION}: use that version"
+        )
+    return header
+
+
+def _checksum(arrays: Arrays) -> int:
+    checksum = 0
+    for name in sorted(arrays):
+        checksum = zlib.crc32(name.encode(), checksum)
+        checksum = zlib.crc32(memoryview(arrays[name].reshape(-1)).cast("B") if arrays[name].size else b"", checksum)
+    return checksum
+
+
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _cause(error: Exception) -> str:
+    """The reason in a few words: the system's own where there is one."""
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -1,0 +1,224 @@
+"""A recipe: everything about a training run that changes what the trained model is.
+
+One frozen dataclass holds the settings. It checks itself when it is made, so a recipe that exists is a recipe that can
+be run: every number lies in its range and no two settings contradict each other. Its fields carry their own help text;
+the command line's options are made from them, and the same dictionary that `to_dict` gives is printed before a run and
+stored in the checkpoint. A misspelt key is an error that names the closest key, never a setting that is silently
+ignored.
+
+What is *not* here does not change the meaning of the result: where the text lies, where the run is written, the
+device, the kernels, the number of threads. Those are arguments beside the recipe.
+
+One default depends on another setting: `draft_depth` is 7 with prediction heads and 0 without.
+
+Units: lengths and budgets count tokens (bytes, with the built-in tokenizer); shares are fractions of the run's steps.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from minimtp.errors import UserError
+
+GROUPS = {
+    "model": "the transformer",
+    "heads": "multi-token prediction heads",
+    "quantize": "quantization-aware training",
+    "training": "budget, optimizer and schedule",
+}
+
+
+class Range(NamedTuple):
+    """The numbers from low to high; low itself only if it is not `open`."""
+
+    low: float
+    high: float
+    open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        return (value > self.low if self.open else value >= self.low) and value <= self.high  # false for nan
+
+    def __str__(self) -> str:
+        return f"{'more than' if self.open else 'at least'} {_short(self.low)} and at most {_short(self.high)}"
+
+
+SHARE = Range(0.0, 1.0)
+GRIDS = ("q4_0", "q8_0")
+
+
+def _setting(group: str, default: object, text: str, allowed: Range | tuple[str, ...] | None = None) -> object:
+    """A dataclass field that knows its group, its help text and what is allowed: a range, words, or (None) any bool."""
+    return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training run; see each field's help. Raises UserError for values that cannot be run."""
+
+    # fmt: off
+    vocabulary_size: int = _setting("model", 257, "different tokens: 256 bytes and an end of document", Range(2, 2**24))
+    context: int = _setting("model", 256, "tokens the model sees at once, in training and in decoding", Range(2, 2**20))
+    layers: int = _setting("model", 4, "transformer blocks", Range(1, 1024))
+    width: int = _setting("model", 128, "numbers that represent one token between the blocks", Range(2, 2**16))
+    attention_heads: int = _setting("model", 4, "query heads; they share the width equally", Range(1, 1024))
+    key_value_heads: int = _setting("model", 4, "key/value heads; each serves as many query heads", Range(1, 1024))
+    feed_forward: int = _setting("model", 352, "inner width of the SwiGLU feed-forward", Range(1, 2**18))
+    tied_embeddings: bool = _setting("model", True, "use the embedding matrix as the output matrix too")
+    rope_base: float = _setting("model", 1e4, "base of the rotary position frequencies", Range(1.0, 1e9, open=True))
+    norm_epsilon: float = _setting("model", 1e-5, "added to the mean square in RMSNorm", Range(0.0, 0.1, open=True))
+
+    heads: str = _setting("heads", "none", "kind of prediction heads", ("none", "parallel", "sequential", "token_conditioned"))
+    draft_depth: int | None = _setting("heads", None, "tokens predicted after the next; 7 with heads, 0 without", Range(0, 64))
+    head_loss: float = _setting("heads", 0.3, "weight of all head losses together, at the start", Range(0.0, 100.0))
+    head_loss_end: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
+    head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
+    curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
+    freeze_trunk: bool = _setting("heads", False, "train the heads only")
+
+    quantization: str = _setting("quantize", "none", "qat: train through the rounding of the deployed model", ("none", "qat"))
+    weight_grid: str = _setting("quantize", "q4_0", "grid of the trunk's matrices", GRIDS)
+    embedding_grid: str = _setting("quantize", "q8_0", "grid of embedding and output", GRIDS)
+    head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices", GRIDS)
+    activations: str = _setting("quantize", "int8", "rounding of what the products multiply the weights with", ("int8", "none"))
+    quantize_from: float = _setting("quantize", 0.0, "share of the steps before rounding begins", SHARE)
+    distill_weight: float = _setting("quantize", 0.0, "share of the loss that follows the --teacher's probabilities", SHARE)
+
+    tokens: int = _setting("training", 2_000_000, "tokens to train on", Range(1, 10**15))
+    batch: int = _setting("training", 8, "sequences per step", Range(1, 2**20))
+    learning_rate: float = _setting("training", 4e-3, "highest learning rate", Range(0.0, 10.0, open=True))
+    warmup: float = _setting("training", 0.02, "share of the steps that raise the rate from zero", SHARE)
+    decay: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
+    final_rate: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
+    weight_decay: float = _setting("training", 0.1, "decoupled weight decay of the matrices", Range(0.0, 10.0))
+    beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", Range(0.0, 0.9999999))
+    beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", Range(0.0, 0.9999999))
+    clip: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
+    seed: int = _setting("training", 0, "seed of the first weights and of the order of the batches", Range(0, 2**63 - 1))
+    checkpoint_every: int = _setting("training", 1000, "steps between checkpoints (0: only at the end)", Range(0, 10**12))
+    evaluate_bytes: int = _setting("training", 131_072, "held-out tokens that an evaluation reads (0: none)", Range(0, 10**12))
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        if self.draft_depth is None:
+            object.__setattr__(self, "draft_depth", 0 if self.heads == "none" else 7)
+        for setting in dataclasses.fields(self):
+            object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))
+        self._check_the_model()
+        self._check_the_rest()
+
+    def _check_the_model(self) -> None:
+        channels = self.width // self.attention_heads
+        if self.width % self.attention_heads:
+            raise UserError(f"width {self.width} cannot be shared by {self.attention_heads} attention heads: choose a multiple")
+        if self.attention_heads % self.key_value_heads:
+            raise UserError(
+                f"{self.attention_heads} attention heads cannot share {self.key_value_heads} key/value heads equally: "
+                "choose a divisor"
+            )
+        if channels % 2:
+            raise UserError(
+                f"each attention head gets {channels} numbers, but rotary positions turn pairs: choose an even width per head"
+            )
+        for name in ("width", "feed_forward"):
+            if self.quantization == "qat" and getattr(self, name) % 32:
+                raise UserError(f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple of 32")
+
+    def _check_the_rest(self) -> None:
+        if self.heads == "none" and self.draft_depth > 0:
+            raise UserError(f"draft_depth {self.draft_depth} needs prediction heads: choose heads, or leave draft_depth out")
+        if self.heads != "none" and self.draft_depth == 0:
+            raise UserError(f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none")
+        if self.heads == "none" and self.curriculum != "none":
+            raise UserError(f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none")
+        if self.heads == "none" and self.freeze_trunk:
+            raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
+        if self.quantization == "qat" and self.quantize_from == 1.0:
+            raise UserError("quantize_from 1 never begins to quantize: choose a smaller share, or quantization none")
+        if self.warmup + self.decay > 1.0:
+            raise UserError(
+                f"warmup {self.warmup:g} and decay {self.decay:g} are shares of the same steps: together they must not exceed 1"
+            )
+        if self.steps < 1:
+            raise UserError(
+                f"tokens {self.tokens} do not fill one step of {self.batch} x {self.context}: raise tokens, "
+                "or lower batch or context"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.tokens // (self.batch * self.context)
+
+    @property
+    def first_quantized_step(self) -> int | None:
+        """The first step (counted from 0) whose products see rounded weights; None without quantization."""
+        return None if self.quantization == "none" else math.ceil(self.quantize_from * self.steps)
+
+    def trunk_parameters(self) -> int:
+        """Trained numbers in the transformer, without prediction heads."""
+        channels = self.width // self.attention_heads
+        attention = self.width * channels * (2 * self.attention_heads + 2 * self.key_value_heads)
+        block = attention + 3 * self.width * self.feed_forward + 2 * self.width
+        tables = self.vocabulary_size * self.width * (1 if self.tied_embeddings else 2)
+        return self.layers * block + tables + self.width
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values by field name, in the fields' order; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "Recipe":
+        """The recipe with these settings; what is left out keeps its default. Raises UserError for unknown keys."""
+        for key in values:
+            check_known("recipe key", str(key), SETTINGS)
+        return cls(**values)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Names of the settings in which the two recipes differ."""
+        return [name for name in SETTINGS if getattr(self, name) != getattr(other, name)]
+
+    def describe(self) -> str:
+        """The resolved settings for people, one line a group."""
+        lines = []
+        for group in GROUPS:
+            names = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == group]
+            lines.append(f"  {group:<9} " + "  ".join(f"{name} {_short(getattr(self, name))}" for name in names))
+        return "\n".join(lines)
+
+
+SETTINGS: dict[str, dataclasses.Field] = {setting.name: setting for setting in dataclasses.fields(Recipe)}
+
+
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise a UserError that suggests the closest spelling when `name` is not among the `known` ones."""
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise UserError(f"unknown {kind} {name!r}: {hint}")
+
+
+def kind_of(setting: dataclasses.Field) -> type:
+    """int, float, bool or str: what a setting's value is."""
+    return int if setting.name == "draft_depth" else setting.type
+
+
+def _checked(setting: dataclasses.Field, value: object) -> object:
+    """The value in its field's own type and among those allowed. Raises a UserError that says what is allowed."""
+    kind, allowed, name = kind_of(setting), setting.metadata["allowed"], setting.name
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+        raise UserError(f"{name} must be {expected}, not {value!r}")
+    if allowed is not None and value not in allowed:
+        choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
+        raise UserError(f"{name} must be {choice}, not {_short(value)}")
+    return value
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
