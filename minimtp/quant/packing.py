@@ -41,12 +41,18 @@ def unpack(grid: Grid, packed: Array) -> tuple[Array, Array]:
 
     Raises UserError when the rows are not whole blocks of bytes: the array is something else, or was cut off.
     """
+    matrix_shape(grid, packed)
+    return _UNPACK[grid.name](packed)
+
+
+def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
+    """(N, K) of the matrix that the blocks hold; raises what `unpack` raises."""
     if packed.ndim != 2 or packed.dtype != array_module(packed).uint8 or packed.shape[1] % BLOCK_BYTES[grid.name]:
         raise UserError(
             f"an array of shape {packed.shape} and type {packed.dtype} does not hold {grid.name} blocks: "
             f"rows must be multiples of {BLOCK_BYTES[grid.name]} bytes"
         )
-    return _UNPACK[grid.name](packed)
+    return packed.shape[0], packed.shape[1] // BLOCK_BYTES[grid.name] * grid.group_size
 
 
 def quantize(grid: Grid, x: Array, name: str = "the array") -> Array:

@@ -1,0 +1,101 @@
+"""Packed modules: what is deployed. They hold blocks of bytes instead of float matrices, and no gradient passes them.
+
+A `PackedLinear` multiplies by exactly the numbers that its fake-quantized predecessor multiplied by, and sees its inputs
+rounded in exactly the same way; with the plain kernels its outputs are equal bit for bit. How the bytes are laid out for
+speed is the kernels' affair: `prepare(kernel)` gives the object that `kernel.linear` takes.
+
+What a model costs is counted here too, everything included: blocks with their scales, full-precision norms, and float
+matrices where there are any; a matrix that is used twice counts once.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from minimtp import kernels
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Array, Tensor
+from minimtp.quant import packing
+from minimtp.quant.grids import Grid
+
+ACTIVATIONS = ("int8", "none")
+
+
+class PackedMatrix(Module):
+    """An (N, K) matrix as blocks.
+
+    grid: the grid; packed: uint8 (N, K/32 * block bytes); activations: "int8" or "none", what a product sees of its inputs.
+    Raises UserError when `packed` does not hold whole blocks.
+    """
+
+    def __init__(self, grid: Grid, packed: Array, activations: str = "int8") -> None:
+        self.grid, self.packed, self.activations = grid, packed, activations
+        self.shape = packing.matrix_shape(grid, packed)
+        self._prepared: tuple[ModuleType, Any] | None = None
+
+    def prepare(self, kernel: ModuleType) -> Any:
+        """The matrix laid out for `kernel.linear`, made new at each call; decoding keeps it instead of this module."""
+        if self.activations == "none":
+            return kernel.prepare_f32(self.dequantize())
+        return getattr(kernel, f"prepare_{self.grid.name}")(self.packed)
+
+    def dequantize(self) -> Array:
+        """The matrix as float32 (N, K)."""
+        return packing.dequantize(self.grid, self.packed)
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is "none"."""
+        rows = x.data.reshape(-1, x.shape[-1])  # (M, K)
+        kernel = kernels.for_array(rows)
+        if self._prepared is None or self._prepared[0] is not kernel:
+            self._prepared = kernel, self.prepare(kernel)
+        return Tensor(kernel.linear(rows, self._prepared[1]).reshape(*x.shape[:-1], self.shape[0]))
+
+
+class PackedLinear(PackedMatrix):
+    """y = x Wᵀ: (..., K) -> (..., N)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.product(x)
+
+
+class PackedEmbedding(PackedMatrix):
+    """A token table: tokens (B, T) -> their rows (B, T, K) in `dtype`. Only the rows that are looked up are decoded."""
+
+    def __init__(self, grid: Grid, packed: Array, activations: str = "int8", dtype: Any = "float32") -> None:
+        super().__init__(grid, packed, activations)
+        self.dtype = dtype
+
+    def __call__(self, tokens: Array) -> Tensor:
+        rows = packing.dequantize(self.grid, self.packed[tokens.reshape(-1)])  # (B*T, K)
+        return Tensor(rows.astype(self.dtype, copy=False).reshape(*tokens.shape, -1))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The table as a tied output: (..., K) -> (..., N)."""
+        return self.product(hidden)
+
+
+def stored_arrays(model: Module) -> dict[str, Array]:
+    """Everything that a file of this model has to hold, by dotted name.
+
+    Parameters under their own names, blocks as `MODULE.packed`; what is shared is listed once, where it is met first.
+    `minimtp.quant.qat.restore` puts them back.
+    """
+    arrays = {name: parameter.data for name, parameter in model.named_parameters()}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PackedMatrix) and id(module.packed) not in seen:
+            seen.add(id(module.packed))
+            arrays[f"{name}.packed" if name else "packed"] = module.packed
+    return arrays
+
+
+def weight_bytes(model: Module) -> int:
+    """Bytes of all weights as they are held: 4 for a float32 number, 18 or 34 for a block of 32."""
+    return sum(array.nbytes for array in stored_arrays(model).values())
+
+
+def bits_per_weight(model: Module) -> float:
+    """`weight_bytes` in bits, over the number of weights; 32 for a float32 model."""
+    packed = {id(m.packed): m.shape[0] * m.shape[1] for _, m in model.named_modules() if isinstance(m, PackedMatrix)}
+    weights = sum(parameter.data.size for parameter in model.parameters()) + sum(packed.values())
+    return 8 * weight_bytes(model) / weights

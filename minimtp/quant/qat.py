@@ -1,0 +1,201 @@
+"""Quantization-aware training: swap a model's matrices for ones that are rounded on every use, train, then pack them.
+
+    prepare(model, spec)     Linear, Embedding  ->  FakeQuantizedLinear, FakeQuantizedEmbedding     (still float, still trains)
+    convert(model)           those              ->  PackedLinear, PackedEmbedding                   (bytes, for decoding)
+
+A prepared module keeps the master weights, the same Parameter objects as before: the optimizer, flat arrays, gradients and
+checkpoints notice nothing, and updates much smaller than a quantization step are not lost. Its forward pass rounds them to
+the grid (`fake.py`) and rounds the activations as the integer kernels will. It always does, in evaluation too: a loss
+measured without the rounding is another model's loss.
+
+Which grid a matrix gets (`QuantizationSpec`): the trunk's products `weights`, everything under the prediction heads `heads`,
+the token table and the output `embedding`, which is finer by default: both touch the tokens directly and tolerate 4 bits
+badly, and llama.cpp keeps them at Q8_0 for such models. A tied table is one matrix with one grid, rounded once, seen by the
+lookup and by the output alike. Norm weights stay full precision. Nothing is skipped silently: a matrix whose rows are not
+whole groups is an error that names it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from minimtp.backend import array_module
+from minimtp.engine.fused import EmbeddingLookup, LinearProduct
+from minimtp.engine.module import Module, replace_modules, replicate
+from minimtp.engine.tensor import Array, Parameter, Tensor
+from minimtp.errors import UserError
+from minimtp.model.heads import Heads
+from minimtp.model.layers import Embedding, Linear
+from minimtp.model.transformer import Transformer
+from minimtp.quant import packing
+from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations
+from minimtp.quant.grids import MASKS, Grid, grid_named
+from minimtp.quant.packed import ACTIVATIONS, PackedEmbedding, PackedLinear, PackedMatrix
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """What is rounded to what. Raises UserError for names that do not exist.
+
+    weights, embedding, heads: names of grids, for the trunk's matrices, for token table and output, for prediction heads.
+    activations: "int8" (rounded per group of 32 before each product) or "none".
+    straight_through: the mask of the weights' gradients, see `minimtp.quant.fake`.
+    """
+
+    weights: str = "q4_0"
+    embedding: str = "q8_0"
+    heads: str = "q4_0"
+    activations: str = "int8"
+    straight_through: str = "round-clip"
+
+    def __post_init__(self) -> None:
+        for name in (self.weights, self.embedding, self.heads):
+            grid_named(name)
+        if self.activations not in ACTIVATIONS:
+            raise UserError(f"unknown activation rounding {self.activations!r}: use {' or '.join(ACTIVATIONS)}")
+        if self.straight_through not in MASKS:
+            raise UserError(f"unknown straight-through mask {self.straight_through!r}: use {', '.join(MASKS)}")
+
+
+class FakeQuantizedMatrix(Module):
+    """Master weights (N, K) that every use sees rounded. `name` is what errors call the module."""
+
+    def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str) -> None:
+        self.weight, self.grid, self.spec, self.name = weight, grid, spec, name
+
+    def rounded(self) -> Tensor:
+        """The weights on their grid (N, K), connected to the master weights straight through."""
+        return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight").apply(self.weight)
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (..., K) -> x Wᵀ (..., N), both rounded."""
+        if self.spec.activations == "int8":
+            x = FakeQuantizeActivations().apply(x)
+        return LinearProduct().apply(x, self.rounded())
+
+
+class FakeQuantizedLinear(FakeQuantizedMatrix):
+    """A `Linear` in training for its packed form."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.product(x)
+
+
+class FakeQuantizedEmbedding(FakeQuantizedMatrix):
+    """An `Embedding` in training for its packed form; the lookup and the tied output see the same rounded table."""
+
+    def __call__(self, tokens: Array) -> Tensor:
+        return EmbeddingLookup(tokens).apply(self.rounded())
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.product(hidden)
+
+
+def prepare(model: Module, spec: QuantizationSpec) -> Module:
+    """Swap every `Linear` and `Embedding` of the model, in place, for a fake-quantized one with the same Parameter.
+
+    Returns the model. Works before and after the parameters were moved into flat arrays.
+
+    Raises UserError, before anything is swapped, when a matrix does not fit its grid; ValueError for a model that is
+    prepared or packed already.
+    """
+    if any(isinstance(module, FakeQuantizedMatrix | PackedMatrix) for _, module in model.named_modules()):
+        raise ValueError("the model is already quantized; prepare takes a full-precision one")
+    grids = _grids(model, spec)
+
+    def swap(name: str, module: Module) -> Module | None:
+        if id(module) not in grids:
+            return None
+        kind = FakeQuantizedEmbedding if isinstance(module, Embedding) else FakeQuantizedLinear
+        return kind(module.weight, grids[id(module)], spec, name)
+
+    return replace_modules(model, swap)
+
+
+def convert(model: Module) -> Module:
+    """A new model with the prepared model's matrices packed; the prepared one is left as it is and can train on.
+
+    Raises ValueError if nothing in the model is prepared, UserError for weights that are not finite.
+    """
+    if not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
+        raise ValueError("nothing to convert: prepare the model first")
+    blocks: dict[int, Array] = {}  # by parameter: a matrix that two modules share is packed once
+
+    def swap(name: str, module: Module) -> Module | None:
+        if not isinstance(module, FakeQuantizedMatrix):
+            return None
+        key = id(module.weight)
+        if key not in blocks:
+            blocks[key] = packing.quantize(module.grid, module.weight.data, f"{module.name}.weight")
+        return _packed(module, module.grid, blocks[key], module.spec, module.weight.dtype)
+
+    return replace_modules(_copy(model), swap)
+
+
+def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> Module:
+    """A packed model from a full-precision one of the same shape (its weights do not matter) and `stored_arrays`.
+
+    model: freshly built; it is changed in place and returned.
+    Raises UserError when an array is missing, left over, or has another shape than the model and the spec ask for.
+    """
+    grids = _grids(model, spec)
+    left = dict(arrays)
+    taken: dict[int, Array] = {}  # by parameter, like the blocks in `convert`
+
+    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        array = left.pop(name, None)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise UserError(f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file is another model's")
+        return array
+
+    def swap(name: str, module: Module) -> Module | None:
+        if id(module) not in grids:
+            return None
+        grid, (rows, columns) = grids[id(module)], module.weight.shape
+        if id(module.weight) not in taken:
+            shape = rows, columns // grid.group_size * packing.BLOCK_BYTES[grid.name]
+            taken[id(module.weight)] = take(f"{name}.packed" if name else "packed", shape, "uint8")
+        return _packed(module, grid, taken[id(module.weight)], spec, module.weight.dtype)
+
+    model = replace_modules(model, swap)
+    for name, parameter in model.named_parameters():
+        parameter.data = take(name, parameter.shape, parameter.dtype)
+    if left:
+        raise UserError(f"the file holds {', '.join(sorted(left))}, which this model does not have: it is another model's")
+    return model
+
+
+def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
+    """The grid of every Linear and Embedding, by the module's id. Raises UserError for the first that does not fit."""
+    modules = list(model.named_modules())
+    tables = {id(m.weight) for _, m in modules if isinstance(m, Embedding)}
+    tables |= {id(m.output.weight) for _, m in modules if isinstance(m, Transformer) and m.output is not None}
+    under_heads = {id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()}
+    grids: dict[int, Grid] = {}
+    for name, module in modules:
+        if not isinstance(module, Linear | Embedding):
+            continue
+        choice = spec.embedding if id(module.weight) in tables else spec.heads if id(module) in under_heads else spec.weights
+        grid = grids[id(module)] = grid_named(choice)
+        if module.weight.shape[1] % grid.group_size:
+            raise UserError(
+                f"{name} has rows of {module.weight.shape[1]} weights, and {choice} rounds groups of {grid.group_size}: "
+                f"make width and feed_forward multiples of {grid.group_size}, or train without quantization"
+            )
+    return grids
+
+
+def _packed(module: Module, grid: Grid, blocks: Array, spec: QuantizationSpec, dtype: Any) -> PackedMatrix:
+    if isinstance(module, Embedding | FakeQuantizedEmbedding):
+        return PackedEmbedding(grid, blocks, spec.activations, dtype)
+    return PackedLinear(grid, blocks, spec.activations)
+
+
+def _copy(model: Module) -> Module:
+    """A second tree. Matrices are shared until they are packed; the other parameters, few and small, are copied."""
+    copy = replicate(model)
+    masters = {id(module.weight) for _, module in copy.named_modules() if isinstance(module, FakeQuantizedMatrix)}
+    for parameter in copy.parameters():
+        if id(parameter) not in masters:
+            parameter.data = array_module(parameter.data).array(parameter.data)
+    return copy
