@@ -1,0 +1,131 @@
+"""The trunk as decoding needs it: raw arrays, a cache, and a few tokens at a time.
+
+Training sees whole sequences and records a graph. Decoding sees the one to sixteen tokens that are new, and every call
+costs more than its arithmetic. So the same function is written here once more without tensors, over `minimtp.kernels`: the
+weights are laid out once for the kernels' products (float, or blocks of 4 or 8 bits), and one `forward` is some ten calls a
+layer. Tests hold it equal to the training model.
+
+Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a row's bits do not depend on how many rows
+there are, so verification and plain decoding agree exactly.
+"""
+
+from typing import Any, NamedTuple
+
+from minimtp import kernels
+from minimtp.backend import array_module
+from minimtp.decode.cache import KeyValueCache
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Array
+from minimtp.model.transformer import Block, Shape, Transformer
+from minimtp.quant import packing
+from minimtp.quant.packed import PackedEmbedding, PackedMatrix
+
+
+class Step(NamedTuple):
+    """What one pass says about each of its T tokens."""
+
+    logits: Array  # (T, V): of the token after each
+    hidden: Array  # (T, D): the trunk's state after its final norm, for the drafters
+
+
+def prepare_product(module: Module) -> Any:
+    """The matrix of a Linear, an Embedding or a packed module, laid out for the kernels' `linear`.
+
+    Raises TypeError for a fake-quantized module: convert the model first.
+    """
+    if isinstance(module, PackedMatrix):
+        return module.prepare(kernels.for_array(module.packed))
+    weight = getattr(module, "weight", None)
+    if weight is None or hasattr(module, "grid"):
+        raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
+    return kernels.for_array(weight.data).prepare_f32(weight.data)
+
+
+class TokenTable:
+    """Token embeddings for lookup: the float matrix, or 8-bit codes and scales of which only the rows asked for are decoded."""
+
+    def __init__(self, module: Module) -> None:
+        self.codes = self.scales = self.weight = None
+        if isinstance(module, PackedEmbedding):
+            self.codes, scales = packing.unpack(module.grid, module.packed)  # (V, D) int8, (V, D/32)
+            self.scales = scales.astype(module.dtype)[:, :, None]
+        else:
+            self.weight = module.weight.data
+
+    def rows(self, tokens: Array) -> Array:
+        """(T,) integers -> (T, D), a new array."""
+        if self.weight is not None:
+            return self.weight[tokens]
+        scales = self.scales[tokens]  # (T, D/32, 1)
+        return (self.codes[tokens].reshape(*scales.shape[:2], -1) * scales).reshape(tokens.shape[0], -1)
+
+
+class BlockWeights:
+    """One block's weights, laid out for the kernels."""
+
+    def __init__(self, block: Block) -> None:
+        self.attention_norm = block.attention_norm.weight.data
+        self.qkv = prepare_product(block.attention.qkv)
+        self.attention_output = prepare_product(block.attention.output)
+        self.feed_forward_norm = block.feed_forward_norm.weight.data
+        self.gate_up = prepare_product(block.feed_forward.gate_up)
+        self.down = prepare_product(block.feed_forward.down)
+
+    def forward(self, x: Array, shape: Shape, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> Array:
+        """x (T, D) -> (T, D), its keys and values written behind the cache's rows; x is changed in place."""
+        kernel = kernels.for_array(x)
+        rows, heads, groups = x.shape[0], shape.attention_heads, shape.key_value_heads
+        normed, _ = kernel.rms_norm(x, self.attention_norm, shape.norm_epsilon)
+        joined = kernel.linear(normed, self.qkv).reshape(1, rows, heads + 2 * groups, shape.channels)
+        rotated = kernel.rotate(joined[:, :, : heads + groups], cosine, sine)[0]  # (T, H+G, C)
+        keys, values = cache.write(layer, rotated[:, heads:], joined[0, :, heads + groups :])
+        attended = kernel.cached_attention(rotated[:, :heads], keys, values, cache.length, shape.channels**-0.5)
+        x += kernel.linear(attended.reshape(rows, -1), self.attention_output)
+        normed, _ = kernel.rms_norm(x, self.feed_forward_norm, shape.norm_epsilon)
+        x += kernel.linear(kernel.swiglu(kernel.linear(normed, self.gate_up)), self.down)
+        return x
+
+
+class Runtime:
+    """A trunk ready to decode: the `Target` of `decode/generate.py`.
+
+    trunk: a Transformer in full precision or converted to packed modules.
+    context_length: how many positions the cache has room for; by default what the model was trained with.
+    """
+
+    def __init__(self, trunk: Transformer, context_length: int | None = None) -> None:
+        self.shape = shape = trunk.shape
+        self.vocabulary_size = shape.vocabulary_size
+        self.context_length = context_length or shape.context
+        self.table = TokenTable(trunk.embedding)
+        self.blocks = [BlockWeights(block) for block in trunk.blocks]
+        self.final_norm = trunk.final_norm.weight.data
+        self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output)
+        self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
+        self.cache = KeyValueCache(
+            shape.layers, self.context_length, shape.key_value_heads, shape.channels,
+            self.final_norm.dtype, array_module(self.final_norm),
+        )  # fmt: skip
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache."""
+        return self.cache.length
+
+    def forward(self, tokens: Array) -> Step:
+        """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit the context."""
+        start, rows = self.cache.length, tokens.shape[0]
+        cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
+        x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
+        for layer, block in enumerate(self.blocks):
+            x = block.forward(x, self.shape, self.cache, layer, cosine, sine)
+        self.cache.extend(rows)
+        kernel = kernels.for_array(x)
+        hidden, _ = kernel.rms_norm(x, self.final_norm, self.shape.norm_epsilon)
+        return Step(kernel.linear(hidden, self.output), hidden)
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions at and beyond `length`."""
+        self.cache.truncate(length)
+
+
