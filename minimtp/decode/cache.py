@@ -1,0 +1,85 @@
+"""The key/value cache: what attention has already computed for the tokens that are committed.
+
+A token's keys and values depend only on it and on the tokens before it, so decoding computes them once and keeps them.
+The memory is allocated once, for the whole context: appending writes into it, reading hands out views, and forgetting
+is setting a length. That makes rolling back a rejected draft free:
+
+    invariant: m committed tokens  <=>  m - 1 rows, the rows of tokens 0 .. m-2
+
+The last committed token is *pending*: it was chosen, but has not been fed to the model. A verification step feeds it
+and K drafts, which appends K + 1 rows; when a of the drafts are accepted, a + 1 tokens are newly committed, so a + 1 of
+the new rows stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row ever has
+to be rotated again.
+
+Layout: one (context, heads, channels) block a layer, rows of one position contiguous, which is what both the append and
+the kernel's walk over positions want.
+"""
+
+from types import ModuleType
+
+from minimtp.backend import numpy
+
+
+class KeyValueCache:
+    """Keys and values of `layers` attention layers for up to `context` positions.
+
+    keys, values: (layers, context, heads, channels) arrays of `dtype`; rows at and beyond `length` are meaningless.
+    `heads` counts key/value heads (fewer than query heads under grouped-query attention).
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        context: int,
+        heads: int,
+        channels: int,
+        dtype: object = "float32",
+        xp: ModuleType = numpy,
+    ) -> None:
+        shape = (layers, context, heads, channels)
+        # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
+        self.keys = xp.zeros(shape, dtype)  # (layers, S, G, C)
+        self.values = xp.zeros(shape, dtype)  # (layers, S, G, C)
+        self.context = context
+        self.length = 0
+        # Slicing costs as much as a small kernel, so each layer's view is made once.
+        self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cache occupies, used or not."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def layer(self, layer: int) -> tuple[object, object]:
+        """Views of the whole of one layer's keys and values, (S, G, C) each; rows up to `length` are committed."""
+        return self._layers[layer]
+
+    def write(self, layer: int, keys: object, values: object) -> tuple[object, object]:
+        """Store (T, G, C) keys and values behind the committed rows and return the layer's whole views.
+
+        Does not move `length`: every layer of one forward pass writes at the same place, then `extend(T)` counts the
+        rows.
+        Raises ValueError where the rows do not fit.
+        """
+        start, stop = self.length, self.length + keys.shape[0]
+        if stop > self.context:
+            raise ValueError(f"{stop} positions do not fit a cache of {self.context}")
+        all_keys, all_values = views = self._layers[layer]
+        all_keys[start:stop] = keys
+        all_values[start:stop] = values
+        return views
+
+    def extend(self, rows: int) -> None:
+        """Count `rows` rows, written to every layer, as part of the cache."""
+        if not 0 <= rows <= self.context - self.length:
+            raise ValueError(f"{rows} more rows do not fit: {self.length} of {self.context} are in use")
+        self.length += rows
+
+    def truncate(self, length: int) -> None:
+        """Forget the rows at and beyond `length`. Raises ValueError where there are fewer than that."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate {self.length} rows to {length}")
+        self.length = length

@@ -1,0 +1,288 @@
+"""The decoding loop: one for plain and for speculative decoding, since plain decoding is drafting nothing.
+
+A round, for m committed tokens of which the last is pending (chosen, not yet fed):
+
+    draft     d_1 .. d_K from the drafter
+    verify    one pass of the target over [pending, d_1 .. d_K] gives K + 1 rows of logits; the rule accepts the first a
+              drafts and draws the token that follows them: a + 1 tokens are committed at once
+    truncate  the target's cache to its committed rows: m - 1 for the new m, always
+    commit    the committed rows, with the tokens that follow them, go to the drafter
+
+The prompt is the first round: many pending tokens, no draft. K is clipped so that a round can neither pass `max_new`
+nor feed a position the model does not have; K = 0 runs the same lines.
+
+A text ends with a reason: "stop" (a stop token was emitted; it is the last token), "length" (`max_new` tokens were
+emitted) or "context" (the model has no position left to feed the last token to), in this order of precedence. A stop
+token inside a draft ends the text exactly there: nothing is drafted behind it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters import Drafter
+from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.verify import Rule, make_rule
+from minimtp.errors import UserError
+
+
+class Step(Protocol):
+    """What one pass of a target returns: logits (T, V), and hidden (T, D) or None."""
+
+    logits: object
+    hidden: object
+
+
+class Target(Protocol):
+    """The model whose text is wanted. Arrays it is given are reused by the caller: it must not keep them."""
+
+    vocabulary_size: int
+    context_length: int
+    length: int  # rows in its cache
+
+    def forward(self, tokens: np.ndarray) -> Step:
+        """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache."""
+
+    def truncate(self, length: int) -> None:
+        """Forget the rows at and beyond `length`."""
+
+
+class Round(NamedTuple):
+    """What one pass of the target brought."""
+
+    position: int  # of the first token emitted
+    drafts: list[int]  # what was proposed for that position and the following ones
+    accepted: int  # how many of the drafts stand
+    tokens: list[int]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
+
+
+@dataclass
+class Statistics:
+    """Counts and seconds of one generation. The prompt's own pass is no step, though it emits the first token."""
+
+    prompt_tokens: int = 0
+    emitted: int = 0
+    steps: int = 0  # passes of the target after the prompt's
+    seconds_prompt: float = 0.0
+    seconds_draft: float = 0.0  # in the drafter, its bookkeeping included
+    seconds_verify: float = 0.0  # in the target and the rule
+    drafts_of_length: list[int] = field(default_factory=list)  # steps that drafted exactly i tokens
+    drafts_accepted: list[int] = field(default_factory=list)  # steps that accepted exactly i tokens
+
+    @property
+    def drafted(self) -> list[int]:
+        """By depth: how often a first, second, ... token was drafted."""
+        return _at_least(self.drafts_of_length)
+
+    @property
+    def accepted(self) -> list[int]:
+        """By depth: how often the first, second, ... drafted token was accepted."""
+        return _at_least(self.drafts_accepted)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens emitted by a verification step, 1 for plain decoding; 1 as well where there was no step."""
+        return (self.emitted - 1) / self.steps if self.steps else 1.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed after the prompt, the reader's own time excluded; 0 where there was no step."""
+        seconds = self.seconds_draft + self.seconds_verify
+        return (self.emitted - 1) / seconds if self.steps and seconds > 0 else 0.0
+
+
+def _at_least(exactly: Sequence[int]) -> list[int]:
+    return [sum(exactly[depth:]) for depth in range(1, len(exactly))]
+
+
+class Generation:
+    """A text being written: iterate over it for its tokens, or over `rounds()` to see how they came about.
+
+    The two draw from the same text; work happens when a token is asked for. `reason` is None until the text has ended,
+    then "stop", "length" or "context". `tokens` are all the committed ones, the prompt's included.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        prompt: np.ndarray,
+        rule: Rule,
+        max_new: int,
+        draft_depth: int,
+        stop_tokens: frozenset[int],
+    ) -> None:
+        self.reason: str | None = None
+        self.tokens: list[int] = prompt.tolist()
+        self.statistics = Statistics(
+            prompt_tokens=len(prompt),
+            drafts_of_length=[0] * (draft_depth + 1),
+            drafts_accepted=[0] * (draft_depth + 1),
+        )
+        self._rounds = self._run(target, drafter, prompt, rule, max_new, draft_depth, stop_tokens)
+        self._stream = (token for round_ in self._rounds for token in round_.tokens)
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        return next(self._stream)
+
+    def rounds(self) -> Iterator[Round]:
+        """The rounds that are still to come."""
+        return self._rounds
+
+    def _run(
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        prompt: np.ndarray,
+        rule: Rule,
+        max_new: int,
+        draft_depth: int,
+        stop_tokens: frozenset[int],
+    ) -> Iterator[Round]:
+        statistics, context = self.statistics, target.context_length
+        committed, emitted, fresh = len(prompt), 0, len(prompt)
+        # feed holds the `fresh` tokens the target has not seen, then the drafts, then room for the token that follows:
+        # so what is fed, and what follows each row, are both views of it.
+        feed = np.empty(fresh + draft_depth + 1, np.int64)
+        feed[:fresh] = prompt
+        drafts: list[int] = []
+        laws: np.ndarray | None = None
+        target.truncate(0)
+        if drafter is not None:
+            drafter.reset(int(prompt[0]))
+        drafting = 0.0
+        while True:
+            started = perf_counter()
+            step = target.forward(feed[: fresh + len(drafts)])
+            accepted, token = rule.verify(step.logits[fresh - 1 :], drafts, laws)
+            tokens = drafts[:accepted]
+            if not (tokens and tokens[-1] in stop_tokens):  # only the last draft can be one, see _draft
+                feed[fresh + accepted] = token
+                tokens.append(token)
+            rows = fresh + len(tokens) - 1
+            position = committed
+            committed += len(tokens)
+            emitted += len(tokens)
+            target.truncate(committed - 1)
+            verified = perf_counter()
+            if drafter is not None:
+                drafter.commit(None if step.hidden is None else step.hidden[:rows], feed[1 : rows + 1])
+
+            self.tokens += tokens
+            statistics.emitted = emitted
+            if position == statistics.prompt_tokens:
+                statistics.seconds_prompt = perf_counter() - started
+            else:
+                statistics.steps += 1
+                statistics.drafts_of_length[len(drafts)] += 1
+                statistics.drafts_accepted[accepted] += 1
+                statistics.seconds_verify += verified - started
+                statistics.seconds_draft += drafting + perf_counter() - verified
+            if tokens[-1] in stop_tokens:
+                self.reason = "stop"
+            elif emitted >= max_new:
+                self.reason = "length"
+            elif committed > context:
+                self.reason = "context"
+            yield Round(position, drafts, accepted, tokens)
+            if self.reason is not None:
+                return
+
+            started = perf_counter()
+            feed[0] = tokens[-1]
+            fresh = 1
+            depth = min(draft_depth, max_new - emitted - 1, context - committed)
+            drafts, laws = [], None
+            if depth > 0:
+                drafts, laws = self._draft(drafter, depth, rule, target.vocabulary_size, stop_tokens)
+            feed[1 : 1 + len(drafts)] = drafts
+            drafting = perf_counter() - started
+
+    @staticmethod
+    def _draft(
+        drafter: Drafter, depth: int, rule: Rule, vocabulary_size: int, stop_tokens: frozenset[int]
+    ) -> tuple[list[int], np.ndarray | None]:
+        """At most `depth` drafts, none behind a stop token, and their laws. Raises ValueError for a faulty drafter."""
+        proposed, laws = drafter.draft(depth, rule)
+        drafts = proposed.tolist() if hasattr(proposed, "tolist") else list(proposed)
+        if not drafts:
+            return [], None
+        if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= vocabulary_size:
+            faulty = type(drafter).__name__
+            raise ValueError(f"asked for {depth} drafts below {vocabulary_size}, {faulty} gave {drafts}")
+        if stop_tokens:
+            for index, draft in enumerate(drafts):
+                if draft in stop_tokens:
+                    del drafts[index + 1 :]
+                    break
+        return drafts, laws
+
+
+def generate(
+    target: Target,
+    drafter: Drafter | None,
+    prompt: Iterable[int],
+    *,
+    max_new: int,
+    law: Law = GREEDY,
+    seed: int = 0,
+    draft_depth: int | None = None,
+    stop_tokens: Iterable[int] = (),
+    rule: str = "token",
+) -> Generation:
+    """Continue `prompt` by at most `max_new` tokens, as `target` alone would, with `drafter` for speed.
+
+    prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round, None for as many as the drafter
+    can, 0 for plain decoding. rule: how sampled drafts are verified, a name of `verify.RULES`. stop_tokens end the text
+    and are its last token. The target's cache is cleared first.
+
+    Raises UserError for a prompt, an option or a combination that cannot be used.
+    """
+    prompt = _checked_prompt(prompt, target)
+    if not (_is_whole(max_new) and max_new >= 1):
+        raise UserError(f"the number of new tokens must be a whole number of at least 1, not {max_new!r}")
+    if not (_is_whole(seed) and 0 <= seed < 2**64):
+        raise UserError(f"a seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
+    most = 0 if drafter is None else drafter.max_depth
+    if draft_depth is None:
+        draft_depth = most
+    if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
+        has = "there is no drafter" if drafter is None else f"this drafter drafts at most {most} tokens"
+        raise UserError(f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}")
+    return Generation(
+        target,
+        drafter if draft_depth else None,
+        prompt,
+        make_rule(rule, law, seed, target.vocabulary_size, len(prompt)),
+        max_new,
+        draft_depth,
+        frozenset(stop_tokens),
+    )
+
+
+def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
+    tokens = np.asarray(prompt if isinstance(prompt, np.ndarray) else list(prompt))
+    if tokens.size == 0:
+        raise UserError("the prompt is empty: give at least one token to continue")
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise UserError("a prompt must be a sequence of token ids; encode text first")
+    if len(tokens) > target.context_length:
+        raise UserError(
+            f"the prompt has {len(tokens)} tokens and the model's context is {target.context_length}: shorten it"
+        )
+    outside = tokens[(tokens < 0) | (tokens >= target.vocabulary_size)]
+    if outside.size:
+        raise UserError(
+            f"the prompt contains token {outside[0]}, the model knows 0 to {target.vocabulary_size - 1}: "
+            "encode the prompt with the model's own tokenizer"
+        )
+    return tokens.astype(np.int64)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,0 +1,173 @@
+"""The law a token is drawn from: temperature, top-k, top-p, and the randomness that does the drawing.
+
+A model's logits z become the *final law* p in three steps, in this order, each ending in something that sums to one:
+
+    1. temperature    p proportional to exp(z / T);   T = 0 is the limit: all the mass on the largest logit
+    2. top-k          keep the k likeliest tokens, renormalise
+    3. top-p          keep the likeliest tokens until their mass reaches p (Holtzman et al. 2019, 1904.09751),
+                      renormalise
+
+Everything that verifies drafts works with this final law. Verifying against the untruncated one is a real bug, and a
+large one (total variation 0.3 in our tests), so nothing else in this package turns logits into probabilities.
+
+Choices: a tie always falls to the lowest token id, in the argmax and at the edges of top-k and top-p, so that the law
+is a function of the logits alone. T = 0 never divides: it is an argmax. Laws are float64, whatever the logits are:
+exactness is proved at 1e-12, and V numbers a token are cheap.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+@dataclass(frozen=True)
+class Law:
+    """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
+
+    temperature: at least 0. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 = all.
+    Raises UserError for a setting out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
+            raise UserError(f"temperature must be a number of at least 0 (0 is greedy), not {self.temperature!r}")
+        if not (isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0):
+            raise UserError(f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise UserError(f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}")
+
+    @property
+    def greedy(self) -> bool:
+        """True where all the mass is on one token whatever the logits are, so that nothing random is needed."""
+        return self.temperature == 0 or self.top_k == 1
+
+    def scores(self, logits: object) -> object:
+        """(R, V) logits -> (R, V) float64 logarithms of the final law up to a constant a row; -inf = cannot be drawn.
+
+        Raises UserError where a row has no finite maximum: then the model is broken, and any token would be a wrong
+        one.
+        """
+        xp = array_module(logits)
+        logits = logits.astype(xp.float64)
+        best = logits.max(axis=-1, keepdims=True)
+        if not math.isfinite(float(best.sum())):
+            raise UserError(NOT_FINITE)
+        if self.greedy:
+            scores = xp.full(logits.shape, -xp.inf)
+            scores[xp.arange(logits.shape[0]), logits.argmax(axis=-1)] = 0.0  # argmax: the first of equals
+            return scores
+        with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, which is its limit
+            scores = (logits - best) / self.temperature
+        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
+            scores[~self._kept(scores)] = -xp.inf
+        return scores
+
+    def probabilities(self, logits: object) -> object:
+        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one. Raises as `scores`."""
+        return _softmax(self.scores(logits))
+
+    def _kept(self, scores: object) -> object:
+        """(R, V) bool: which tokens survive top-k and then top-p."""
+        xp = array_module(scores)
+        order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: of equals the lowest id comes first
+        survives = xp.ones(scores.shape, bool)  # by rank
+        if 0 < self.top_k < scores.shape[-1]:
+            survives[:, self.top_k :] = False
+        if self.top_p < 1:
+            ranked = _softmax(xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf))
+            mass_before = xp.cumsum(ranked, axis=-1) - ranked
+            survives &= mass_before < self.top_p  # the token that reaches top_p is kept: its predecessors did not
+            survives[:, 0] = True
+        rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
+        return xp.take_along_axis(survives, rank, axis=-1)
+
+
+GREEDY = Law(temperature=0.0)
+NOT_FINITE = "the model's output is not a number: its training diverged or its file is damaged, use another checkpoint"
+
+
+def _softmax(scores: object) -> object:
+    xp = array_module(scores)
+    weights = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
+
+
+class Dice(Protocol):
+    """All the randomness of sampling and verification: two questions.
+
+    The verification rules ask nothing else, which is what lets a test answer the questions in every possible way and
+    add up the exact probability of each outcome.
+    """
+
+    def happens(self, probability: float) -> bool:
+        """True with this probability (1 or more: always)."""
+
+    def choose(self, law: object) -> int:
+        """A token of the (V,) float64 law."""
+
+
+class SeededDice:
+    """`Dice` rolled by a seeded generator: the same seed gives the same answers to the same questions."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed).random
+
+    def happens(self, probability: float) -> bool:
+        return self._random() < probability
+
+    def choose(self, law: np.ndarray) -> int:
+        """Inversion: the first token at which the cumulative law passes a uniform number. Never one without mass."""
+        cumulative = law.cumsum()
+        total = cumulative[-1]
+        point = self._random() * total
+        if point >= total:  # the product may round up to the total; the last token with mass is meant
+            return int(cumulative.searchsorted(total, side="left"))
+        return int(cumulative.searchsorted(point, side="right"))
+
+
+class Noise:
+    """Gumbel noise G for every (seed, position, token), whoever asks first: argmax(log p + G) is a draw from p.
+
+    Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of a position is
+    computed from its number, not from what was drawn before it. So a token depends on the seed, its position and its
+    law only.
+    """
+
+    BLOCK = 64  # positions made at once: setting a generator up costs as much as a thousand draws
+
+    def __init__(self, seed: int, vocabulary_size: int) -> None:
+        self._seed = seed
+        self._shape = (self.BLOCK, vocabulary_size)
+        self._blocks: dict[int, np.ndarray] = {}
+
+    def rows(self, position: int, count: int) -> np.ndarray:
+        """(count, V) float64 noise of the positions from `position` on."""
+        block, offset = divmod(position, self.BLOCK)
+        rows = self._block(block)[offset : offset + count]
+        while len(rows) < count:
+            block += 1
+            rows = np.concatenate([rows, self._block(block)[: count - len(rows)]])
+        return rows
+
+    def _block(self, block: int) -> np.ndarray:
+        if block not in self._blocks:
+            if len(self._blocks) > 2:
+                self._blocks.clear()
+            generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, block, 0, 0]))
+            exponential = generator.standard_exponential(self._shape, method="inv")
+            np.maximum(exponential, np.finfo(np.float64).tiny, out=exponential)  # -log(0) would meet a -inf score
+            self._blocks[block] = -np.log(exponential)
+        return self._blocks[block]

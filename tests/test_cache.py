@@ -1,0 +1,63 @@
+"""The key/value cache against a list of rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.decode.cache import KeyValueCache
+
+LAYERS, CONTEXT, HEADS, CHANNELS = 2, 12, 2, 4
+
+
+def append(cache, rows):
+    """Append (T, layers, heads, channels) rows, values being the negated keys."""
+    for layer in range(LAYERS):
+        cache.write(layer, rows[:, layer], -rows[:, layer])
+    cache.extend(len(rows))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32))
+def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(steps, seed):
+    random, cache, expected = np.random.default_rng(seed), KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS), []
+    for is_append, count in steps:
+        if is_append and len(expected) + count <= CONTEXT:
+            rows = random.standard_normal((count, LAYERS, HEADS, CHANNELS)).astype(np.float32)
+            append(cache, rows)
+            expected += list(rows)
+        elif count <= len(expected):
+            cache.truncate(count)
+            del expected[count:]
+        assert len(cache) == cache.length == len(expected)
+        for layer in range(LAYERS):
+            keys, values = cache.layer(layer)
+            wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, CHANNELS)
+            np.testing.assert_array_equal(keys[: cache.length], wanted)
+            np.testing.assert_array_equal(values[: cache.length], -wanted)
+
+
+def test_writing_and_truncating_allocate_nothing():
+    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+    keys, values = cache.layer(1)
+    append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
+    cache.truncate(2)
+    assert np.shares_memory(cache.layer(1)[0], cache.keys) and cache.layer(1)[0] is keys and cache.layer(1)[1] is values
+    assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * CHANNELS * 4
+
+
+@pytest.mark.parametrize("rows", [CONTEXT + 1, CONTEXT + 7])
+def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(rows):
+    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+    with pytest.raises(ValueError, match=f"{rows} positions do not fit a cache of {CONTEXT}"):
+        append(cache, np.ones((rows, LAYERS, HEADS, CHANNELS), np.float32))
+    assert cache.length == 0 and not cache.keys.any()
+    with pytest.raises(ValueError, match="more rows do not fit"):
+        cache.extend(rows)
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(length):
+    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+    append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
+    with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
+        cache.truncate(length)

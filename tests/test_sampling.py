@@ -1,0 +1,161 @@
+"""Laws against their definitions, and the randomness that draws from them."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from minimtp.decode.sampling import GREEDY, Law, Noise, SeededDice
+from minimtp.errors import UserError
+
+# Quarters, so that ties are common and exact.
+LOGITS = arrays.arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(1, 7)), elements=st.integers(-12, 12)).map(
+    lambda array: array / 4
+)
+LAWS = st.builds(
+    Law,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 1.7]),
+    top_k=st.integers(0, 8),
+    top_p=st.sampled_from([1.0, 0.95, 0.6, 0.1]),
+)
+
+
+def law_by_definition(logits, law):
+    """One row, a token at a time, straight from the docstring of sampling.py."""
+    ranked = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    if law.temperature == 0:
+        return [float(token == ranked[0]) for token in range(len(logits))]
+    if law.top_k:
+        ranked = ranked[: law.top_k]
+    weight = {token: math.exp((logits[token] - logits[ranked[0]]) / law.temperature) for token in ranked}
+    total, mass, kept = sum(weight.values()), 0.0, []
+    for token in ranked:
+        if mass < law.top_p * (1 - 1e-14):  # a sum of floats may fall short of the top_p it equals
+            kept.append(token)
+        mass += weight[token] / total
+    total = sum(weight[token] for token in kept)
+    return [weight[token] / total if token in kept else 0.0 for token in range(len(logits))]
+
+
+@given(LOGITS, LAWS)
+def test_a_law_is_temperature_then_top_k_then_top_p_with_ties_to_the_lowest_id(logits, law):
+    expected = np.array([law_by_definition(row, law) for row in logits])
+    np.testing.assert_allclose(law.probabilities(logits), expected, atol=1e-14)
+
+
+@given(LOGITS, LAWS)
+def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(logits, law):
+    logits = logits.astype(np.float32)
+    before = logits.copy()
+    probabilities = law.probabilities(logits)
+    assert probabilities.dtype == np.float64 and probabilities.shape == logits.shape
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1.0, atol=1e-14)
+    np.testing.assert_array_equal(logits, before)
+
+
+@given(LOGITS, LAWS)
+def test_the_rows_of_a_law_do_not_depend_on_one_another(logits, law):
+    alone = np.concatenate([law.probabilities(row[None]) for row in logits])
+    np.testing.assert_array_equal(law.probabilities(logits), alone)
+
+
+def test_top_k_comes_before_top_p_and_is_renormalised_in_between():
+    logits = np.log([[0.4, 0.3, 0.2, 0.1]])
+    # Of the two that top-k keeps, 0.4 / 0.7 = 0.57 is not yet 0.6. Without renormalising, or with top-p first, three survive.
+    np.testing.assert_allclose(Law(top_k=2, top_p=0.6).probabilities(logits), [[4 / 7, 3 / 7, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(Law(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-3])
+def test_a_small_temperature_approaches_greedy_without_overflow(temperature):
+    logits = np.array([[1.0, 3.0, -2.0], [0.0, -1.0, -500.0]])
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_array_equal(
+            Law(temperature=temperature).probabilities(logits), GREEDY.probabilities(logits)
+        )
+
+
+def test_a_masked_logit_is_never_drawn_and_huge_logits_do_not_overflow():
+    probabilities = Law().probabilities(np.array([[-np.inf, 1e30, 1e30], [0.0, -np.inf, -1e30]], np.float32))
+    np.testing.assert_array_equal(probabilities, [[0, 0.5, 0.5], [1, 0, 0]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("law", [GREEDY, Law(), Law(top_k=2)])
+def test_logits_that_are_no_numbers_are_refused(law, bad):
+    with pytest.raises(UserError, match="not a number"):
+        law.probabilities(np.array([[0.0, 1.0], [bad, 0.0]]))
+
+
+def test_a_row_without_any_possible_token_is_refused():
+    with pytest.raises(UserError, match="not a number"):
+        Law().probabilities(np.full((1, 3), -np.inf))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be"),
+        ({"temperature": math.nan}, "temperature must be"),
+        ({"temperature": math.inf}, "temperature must be"),
+        ({"temperature": "hot"}, "temperature must be"),
+        ({"temperature": True}, "temperature must be"),
+        ({"top_k": -1}, "top-k must be"),
+        ({"top_k": 2.0}, "top-k must be"),
+        ({"top_p": 0}, "top-p must be"),
+        ({"top_p": 1.01}, "top-p must be"),
+        ({"top_p": math.nan}, "top-p must be"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_sentence_to_the_user(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Law(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def within_chance(counts, law):
+    """Chi-square below its mean plus five standard deviations, for counts drawn from the law."""
+    expected = counts.sum() * law
+    return (((counts - expected) ** 2 / expected).sum() - (len(law) - 1)) / math.sqrt(2 * (len(law) - 1)) < 5
+
+
+def test_dice_choose_tokens_with_the_laws_frequencies_and_never_one_without_mass():
+    dice, law = SeededDice(1), np.array([0.0, 0.1, 0.0, 0.6, 0.3, 0.0])
+    counts = np.bincount([dice.choose(law) for _ in range(20_000)], minlength=6)
+    assert not counts[law == 0].any() and within_chance(counts[law > 0], law[law > 0])
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("scale", [1.0, 1 + 2**-52, 0.1, 3.0])
+def test_dice_stay_inside_the_law_at_the_ends_of_the_unit_interval(uniform, scale):
+    dice = SeededDice(0)
+    dice._random = lambda: uniform
+    law = scale * np.array([0.0, 0.25, 0.75, 0.0])
+    assert dice.choose(law) in (1, 2)
+
+
+def test_noise_draws_from_the_law_and_independently_at_neighbouring_positions():
+    noise, law = Noise(seed=3, vocabulary_size=3), np.array([0.5, 0.2, 0.3])
+    tokens = (np.log(law) + noise.rows(0, 40_000)).argmax(axis=-1)
+    assert within_chance(np.bincount(tokens), law)
+    pairs = np.bincount(3 * tokens[:-1:2] + tokens[1::2], minlength=9)
+    assert within_chance(pairs, np.outer(law, law).ravel())
+
+
+@given(st.integers(0, 2**64 - 1), st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5))
+def test_the_noise_of_a_position_does_not_depend_on_what_was_asked_before(seed, questions):
+    noise = Noise(seed, 3)
+    answers = [noise.rows(position, count) for position, count in questions]
+    for (position, count), answer in zip(questions, answers, strict=True):
+        assert answer.shape == (count, 3)
+        fresh = [Noise(seed, 3).rows(position + offset, 1) for offset in (0, count - 1)]
+        np.testing.assert_array_equal(answer[[0, -1]], np.concatenate(fresh))
+
+
+def test_noise_differs_between_seeds_and_between_positions():
+    first, second = Noise(1, 4).rows(0, 200), Noise(2, 4).rows(0, 200)
+    assert not np.isclose(first, second).any()
+    assert len(np.unique(first)) == first.size
