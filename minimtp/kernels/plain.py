@@ -208,19 +208,19 @@ def adamw(
 
 def fake_quantize_q4_0(w):
     """The values that ggml's Q4_0 stores for w (N, K) -> (N, K) in w's dtype. ValueError unless 32 divides K."""
-    _require_whole_groups(w)
+    require_whole_groups(w)
     return ggml.decode(*ggml.encode_q4_0(w)).astype(w.dtype, copy=False)
 
 
 def fake_quantize_q8_0(w):
     """The values that ggml's Q8_0 stores for w (N, K) -> (N, K) in w's dtype. ValueError unless 32 divides K."""
-    _require_whole_groups(w)
+    require_whole_groups(w)
     return ggml.decode(*ggml.encode_q8_0(w)).astype(w.dtype, copy=False)
 
 
 def quantize_activations(x):
     """x (N, K) -> codes int8 (N, K) in -127..127, scales float32 (N, K/32). ValueError unless 32 divides K."""
-    _require_whole_groups(x)
+    require_whole_groups(x)
     xp = array_module(x)
     groups = x.astype(xp.float32, copy=False).reshape(len(x), -1, GROUP)
     largest = xp.abs(groups).max(axis=-1, keepdims=True)  # (N, K/32, 1)
@@ -235,7 +235,7 @@ def fake_quantize_activations(x):
     return ggml.decode(*quantize_activations(x)).astype(x.dtype, copy=False)
 
 
-def _require_whole_groups(x):
+def require_whole_groups(x):
     if x.shape[-1] % GROUP:
         raise ValueError(f"rows of {x.shape[-1]} values do not divide into groups of {GROUP}")
 
