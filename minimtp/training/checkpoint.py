@@ -31,7 +31,10 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.errors import UserError
+from minimtp.quant.qat import QuantizationSpec, prepare, restore
+from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
 from minimtp.training.recipe import Recipe
+from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
 
 FORMAT_VERSION = 1
 FILE_NAME = "checkpoint.safetensors"
@@ -39,8 +42,6 @@ PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 LOG_NAME = "log.jsonl"
 HEADER_KEY = "minimtp"
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Checkpoint:
     tokens: int = 0  # tokens seen
     corpus: dict[str, object] = field(default_factory=dict)  # name, sources, fingerprint
     tokenizer: dict[str, object] = field(default_factory=lambda: {"kind": "bytes"})
-    packed: dict[str, str] = field(default_factory=dict)  # module name -> grid, for modules whose weights are stored as blocks
+    packed: dict[str, str] | None = None  # how the weights were rounded, if they are stored as blocks
     state: dict[str, object] = field(default_factory=dict)
     version: str = minimtp.__version__
 
@@ -62,6 +63,11 @@ class Checkpoint:
 def exists(folder: str | Path) -> bool:
     """Whether the run folder holds a checkpoint (it may still turn out to be damaged)."""
     return Path(folder, FILE_NAME).is_file()
+
+
+def started(folder: str | Path) -> bool:
+    """Whether training has begun there: there is a checkpoint to go on from, or at least a log."""
+    return exists(folder) or Path(folder, LOG_NAME).is_file()
 
 
 def write(folder: str | Path, checkpoint: Checkpoint) -> None:
@@ -118,6 +124,51 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         corpus=header["corpus"], tokenizer=header["tokenizer"], packed=header["packed"], state=header["state"],
         version=header["minimtp_version"],
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with what is needed to use it.
+
+    model: in training form: full precision, fake-quantized if quantization had begun, or packed (`minimtp quantize`).
+    corpus: name, sources and fingerprint of the text it was trained on.
+    """
+
+    folder: Path
+    model: Model
+    recipe: Recipe
+    tokenizer: Tokenizer
+    step: int
+    tokens: int
+    corpus: dict[str, object]
+    packed: QuantizationSpec | None
+    fake_quantized: bool
+    state: dict[str, object]
+
+
+def load(folder: str | Path) -> LoadedRun:
+    """The model of a run folder, on the CPU. Raises UserError for whatever is wrong with the folder (see `read`)."""
+    checkpoint = read(folder, optimizer=False)
+    recipe, path = checkpoint.recipe, Path(folder, FILE_NAME)
+    model = build_model(recipe, np.random.default_rng(recipe.seed))
+    spec, fake_quantized = None, False
+    if checkpoint.packed is not None:
+        spec = QuantizationSpec(**checkpoint.packed)
+        model = restore(model, spec, checkpoint.parameters)
+    else:
+        fill(model, checkpoint.parameters, path)
+        if fake_quantized := quantization_began(checkpoint):
+            model = prepare(model, quantization_spec(recipe))
+    return LoadedRun(
+        Path(folder), model, recipe, tokenizer_from_dict(checkpoint.tokenizer), checkpoint.step, checkpoint.tokens,
+        checkpoint.corpus, spec, fake_quantized, checkpoint.state,
+    )  # fmt: skip
+
+
+def quantization_began(checkpoint: Checkpoint) -> bool:
+    """Whether the last step that was taken saw rounded weights."""
+    first = checkpoint.recipe.first_quantized_step
+    return first is not None and checkpoint.step > first
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -30,12 +30,16 @@ from minimtp.training.tokenizer import ByteTokenizer, Tokenizer
 class Corpus:
     """Training and validation tokens of some texts.
 
-    Attributes: name, fingerprint (hex sha256), split ("by file" | "by position"), tokenizer, train and validation ((N,)
-    unsigned integer arrays), train_bytes and validation_bytes (of text), files (how many).
+    Attributes: name, sources (what `open_corpus` finds the same texts by), fingerprint (hex sha256), split ("by file" |
+    "by position"), tokenizer, train and validation ((N,) unsigned integer arrays), train_bytes and validation_bytes (of
+    text), files (how many).
     """
 
-    def __init__(self, name: str, documents: texts.Texts, tokenizer: Tokenizer | None = None):
+    def __init__(
+        self, name: str, documents: texts.Texts, tokenizer: Tokenizer | None = None, sources: Sequence[str] = ()
+    ) -> None:
         self.name = name
+        self.sources = list(sources)
         self.tokenizer = tokenizer or ByteTokenizer()
         self.files = len(documents)
         self.fingerprint = fingerprint(documents)
@@ -49,6 +53,10 @@ class Corpus:
             f"{self.name}: {self.files} file{'s' * (self.files != 1)}, {self.train_bytes:,} bytes to train on, "
             f"{self.validation_bytes:,} held out {self.split}, fingerprint {self.fingerprint[:16]}"
         )
+
+    def to_dict(self) -> dict[str, object]:
+        """What a checkpoint says about the text it was trained on."""
+        return {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
 
     def require(self, batch: int, context: int, depth: int) -> None:
         """Raise UserError unless the text fills one batch, and its held-out part one window."""
@@ -92,11 +100,13 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
     """
     sources = list(sources) or ["stdlib"]
     if len(sources) == 1 and sources[0] in texts.NAMED_SOURCES:
-        return Corpus(str(sources[0]), texts.NAMED_SOURCES[sources[0]](), tokenizer)
+        name = str(sources[0])
+        return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name])
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
         raise UserError(f"{named[0]} is a corpus of its own: give it alone, or ./{named[0]} for a file of that name")
-    return Corpus(" + ".join(str(source) for source in sources), texts.files_and_folders(sources), tokenizer)
+    absolute = [str(Path(source).resolve()) for source in sources]
+    return Corpus(" + ".join(map(str, sources)), texts.files_and_folders(sources), tokenizer, absolute)
 
 
 def fingerprint(documents: texts.Texts) -> str:

@@ -1,0 +1,78 @@
+"""From a recipe to a model, and from stored arrays to a model's parameters."""
+
+from minimtp.backend import numpy as np
+from minimtp.engine.module import Module
+from minimtp.errors import UserError
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.transformer import Shape, Transformer
+from minimtp.quant.qat import QuantizationSpec
+from minimtp.training.recipe import SETTINGS, Recipe
+
+Model = Transformer | MultiTokenModel
+Arrays = dict[str, np.ndarray]
+
+MODEL_SETTINGS = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"]
+
+
+def build_model(recipe: Recipe, rng: np.random.Generator) -> Model:
+    """The recipe's model with its first weights, in float32 on the CPU, not yet rounded.
+
+    The trunk is drawn before the heads: with one seed it is the same trunk whatever heads there are.
+    """
+    shape = Shape(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
+    trunk = Transformer(shape, rng)
+    return trunk if recipe.heads == "none" else MultiTokenModel(trunk, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
+
+
+def quantization_spec(recipe: Recipe) -> QuantizationSpec:
+    """How the recipe rounds, whether or not it does."""
+    return QuantizationSpec(recipe.weight_grid, recipe.embedding_grid, recipe.head_grid, recipe.activations)
+
+
+def fill(model: Module, arrays: Arrays, source: object) -> None:
+    """Give every parameter its array. Raises UserError unless names and shapes are exactly the model's."""
+    parameters = dict(model.named_parameters())
+    missing, unexpected = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
+    if missing:
+        raise UserError(f"{source} lacks {_some(missing)}: it is incomplete, use another run folder")
+    if unexpected:
+        raise UserError(f"{source} has {_some(unexpected)}, which this model does not: use another run folder")
+    for name, parameter in parameters.items():
+        if arrays[name].shape != parameter.shape:
+            raise UserError(
+                f"{source} has {name} of shape {arrays[name].shape} and the model needs {parameter.shape}: "
+                "use another run folder"
+            )
+        parameter.data[...] = arrays[name]
+
+
+def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
+    """The stored arrays that a model of the `target` recipe can take over, under the names they have there.
+
+    The trunk always; the heads when both have heads of the same kind (those of a further depth start fresh).
+    Raises UserError when the trunks differ.
+    """
+    different = [name for name in source.differences(target) if name in MODEL_SETTINGS and name != "context"]
+    if different:
+        name = different[0]
+        raise UserError(
+            f"the run to start from has {name} {getattr(source, name)}, and {name} {getattr(target, name)} was asked for: "
+            "leave the model's settings out to take them over"
+        )
+    prefix = "" if target.heads == "none" else "trunk."
+    taken = {}
+    for name, array in arrays.items():
+        if not name.startswith("heads."):
+            taken[prefix + name.removeprefix("trunk.")] = array
+        elif source.heads == target.heads and _head_number(name) < target.draft_depth:
+            taken[name] = array
+    return taken
+
+
+def _head_number(name: str) -> int:
+    """The position of the head that a parameter like heads.steps.3.norm.weight belongs to."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
