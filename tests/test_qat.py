@@ -1,0 +1,345 @@
+"""Prepare, train, convert, store: one set of numbers all the way."""
+
+from dataclasses import replace
+
+import pytest
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import FlatParameters
+from minimtp.engine.module import map_parameters, replicate
+from minimtp.engine.optim import AdamW
+from minimtp.engine.tensor import no_grad
+from minimtp.errors import UserError
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.layers import Embedding, Linear
+from minimtp.model.objective import accumulate_gradients, evaluate_losses
+from minimtp.model.transformer import Shape, Transformer
+from minimtp.quant import packing
+from minimtp.quant.grids import GRIDS, Q4_0, Q8_0
+from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
+from minimtp.quant.ptq import round_to_nearest
+from minimtp.quant.qat import FakeQuantizedMatrix, QuantizationSpec, convert, prepare, restore
+
+SHAPE = Shape(vocabulary_size=11, context=16, layers=2, width=32, attention_heads=4, key_value_heads=2, feed_forward=64)
+SPEC = QuantizationSpec()
+KINDS = ["none", *HEADS]
+DEPTH = 2
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+tied_or_not = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+
+
+@pytest.fixture
+def plain():
+    kernels.use("plain")
+    yield
+    kernels.use("auto")
+
+
+def build(kind="none", tied=True, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = replace(SHAPE, tied_embeddings=tied)
+    trunk = Transformer(shape, rng)
+    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:  # not all ones, so that a norm that gets lost is noticed
+            parameter.data = rng.uniform(0.5, 1.5, parameter.shape)
+    map_parameters(model, lambda array: array.astype(dtype))
+    return model
+
+
+def text(model, length=9, seed=1):
+    return np.random.default_rng(seed).integers(0, SHAPE.vocabulary_size, (2, length + 1 + model.depth))
+
+
+def outputs(model, tokens):
+    """All that the model says: the trunk's hidden states, and the nats of the next token and of each head's."""
+    with no_grad():
+        hidden = model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data
+    return hidden, evaluate_losses(model, tokens)[0]
+
+
+def same_bits(a, b):
+    return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
+
+
+def grid_by_name(name):
+    """Where the default spec puts which grid, written down independently of the code; None: full precision."""
+    if "norm" in name:
+        return None
+    return Q8_0 if "embedding" in name or name.removeprefix("trunk.") == "output.weight" else Q4_0
+
+
+def with_rounded_parameters(model):
+    """The same architecture, full precision, each weight replaced by its rounded value, once."""
+    twin = replicate(model)
+    for name, parameter in twin.named_parameters():
+        grid = grid_by_name(name)
+        parameter.data = parameter.data.copy() if grid is None else grid.fake_quantize(parameter.data)
+    return twin
+
+
+# -------------------------------------------------------------------------------------------------------- one set of numbers
+
+
+@each_kind
+@tied_or_not
+@pytest.mark.parametrize("activations", ["int8", "none"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(plain, kind, tied, activations, dtype):
+    model = prepare(build(kind, tied, dtype), QuantizationSpec(activations=activations))
+    tokens = text(model)
+    assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
+
+
+@each_kind
+@tied_or_not
+def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_both_sides(plain, kind, tied):
+    """So the prepared model is the full-precision architecture with rounded parameters."""
+    model = build(kind, tied)
+    twin = with_rounded_parameters(model)
+    prepare(model, QuantizationSpec(activations="none"))
+    tokens = text(model)
+    assert same_bits(outputs(model, tokens), outputs(twin, tokens))
+
+
+@each_kind
+def test_every_product_sees_rounded_activations(plain, kind):
+    model = build(kind)
+    tokens = text(model)
+    prepared = prepare(replicate(model), SPEC)
+    seen = []
+    original = kernels.plain.fake_quantize_activations
+    kernels.plain.fake_quantize_activations = lambda x: seen.append(x.shape) or original(x)
+    try:
+        evaluate_losses(prepared, tokens)
+    finally:
+        kernels.plain.fake_quantize_activations = original
+    products_of_a_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 2}[kind]
+    assert len(seen) == 4 * SHAPE.layers + 1 + model.depth * (products_of_a_head + 1)  # and one output for each
+
+
+@each_kind
+@tied_or_not
+def test_straight_through_gradients_are_those_of_the_rounded_model(plain, kind, tied):
+    """With the mask `pass` the master weights receive exactly what the rounded weights would."""
+    model = build(kind, tied)
+    twin = with_rounded_parameters(model)
+    prepare(model, QuantizationSpec(activations="none", straight_through="pass"))
+    tokens, weights = text(model), np.full(model.depth, 0.3)
+    losses = [accumulate_gradients(m, tokens, weights) for m in (model, twin)]
+    assert losses[0].tobytes() == losses[1].tobytes()
+    for (name, parameter), (_, expected) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        assert np.array_equal(parameter.grad, expected.grad) and parameter.grad.any(), name
+
+
+def test_the_mask_of_the_spec_stops_gradients_of_clipped_weights(plain):
+    def gradient(mask):
+        model = prepare(build(), QuantizationSpec(straight_through=mask))
+        accumulate_gradients(model, text(model), np.empty(0))
+        return model.blocks[0].feed_forward.gate_up.weight
+
+    passed, stopped = gradient("pass"), gradient("round-clip")
+    inside = Q4_0.straight_through_mask(passed.data, "round-clip")
+    assert not inside.all() and np.array_equal(stopped.grad, passed.grad * inside)
+
+
+def test_compiled_kernels_agree_with_the_fake_quantized_model_up_to_the_order_of_additions():
+    model = prepare(build("sequential"), SPEC)
+    tokens = text(model)
+    for packed, faked in zip(outputs(convert(model), tokens), outputs(model, tokens), strict=True):
+        assert np.allclose(packed, faked, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- preparing
+
+
+@each_kind
+@tied_or_not
+def test_preparing_keeps_every_parameter_and_its_name(kind, tied):
+    model = build(kind, tied)
+    before = dict(model.named_parameters())
+    assert prepare(model, SPEC) is model
+    after = dict(model.named_parameters())
+    assert list(before) == list(after) and all(before[name] is after[name] for name in before)
+    assert not any(isinstance(module, Linear | Embedding) for _, module in model.named_modules())
+
+
+@each_kind
+@tied_or_not
+def test_trunk_heads_and_tables_get_the_grids_of_the_spec(kind, tied):
+    model = prepare(build(kind, tied), QuantizationSpec(weights="q8_0", embedding="q4_0", heads="q4_0"))
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantizedMatrix):
+            in_trunk_block = name.removeprefix("trunk.").startswith("blocks.")
+            assert module.grid is (Q8_0 if in_trunk_block else Q4_0), name
+            assert dict(model.named_parameters())[f"{module.name}.weight"] is module.weight
+    model = prepare(build(kind, tied), SPEC)
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantizedMatrix):
+            assert module.grid is grid_by_name(f"{name}.weight"), name
+
+
+@pytest.mark.parametrize("flat_first", [True, False])
+def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain, flat_first):
+    model = build("token_conditioned")
+    if flat_first:
+        flat = FlatParameters(model)
+        prepare(model, SPEC)
+    else:
+        prepare(model, SPEC)
+        flat = FlatParameters(model)
+    tokens, weights, optimizer = text(model), np.full(DEPTH, 0.3), AdamW(flat)
+    losses = []
+    for _ in range(12):
+        flat.gradients[...] = 0
+        losses.append(accumulate_gradients(model, tokens, weights)[0])
+        optimizer.step(1e-2)
+    assert losses[-1] < 0.5 * losses[0]
+    reference = prepare(build("token_conditioned"), SPEC)
+    for (_, parameter), (_, moved) in zip(reference.named_parameters(), model.named_parameters(), strict=True):
+        parameter.data = moved.data.copy()
+    assert same_bits(outputs(model, tokens), outputs(reference, tokens))
+
+
+def test_a_replica_of_a_prepared_model_rounds_the_shared_weights(plain):
+    model = prepare(build(), SPEC)
+    replica = replicate(model)
+    model.embedding.weight.data[...] *= 3
+    assert same_bits(outputs(model, text(model)), outputs(replica, text(model)))
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "name"), [("feed_forward", 40, "blocks.0.feed_forward.down"), ("width", 48, "embedding")]
+)
+def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module_and_nothing_is_swapped(size, value, name):
+    model = Transformer(replace(SHAPE, **{size: value}), np.random.default_rng(0))
+    with pytest.raises(UserError, match=f"^{name} has rows of {value} weights.* multiples of 32"):
+        prepare(model, SPEC)
+    assert isinstance(model.embedding, Embedding) and isinstance(model.blocks[0].attention.qkv, Linear)
+
+
+def test_weights_that_are_not_finite_are_an_error_that_names_them():
+    model = prepare(build("sequential"), SPEC)
+    model.heads.steps[1].join.weight.data[3, 4] = np.inf
+    for use in (convert, lambda m: outputs(m, text(m))):
+        with pytest.raises(UserError, match=r"heads\.steps\.1\.join\.weight holds values that are not finite"):
+            use(model)
+
+
+def test_preparing_or_converting_at_the_wrong_time_is_an_error():
+    model = build()
+    with pytest.raises(ValueError, match="prepare the model first"):
+        convert(model)
+    prepare(model, SPEC)
+    for quantized in (model, convert(model)):
+        with pytest.raises(ValueError, match="already quantized"):
+            prepare(quantized, SPEC)
+
+
+@pytest.mark.parametrize("field", ["weights", "embedding", "heads", "activations", "straight_through"])
+def test_a_spec_that_names_something_unknown_is_an_error_that_lists_what_is_known(field):
+    with pytest.raises(UserError, match="unknown .* 'int3': use"):
+        QuantizationSpec(**{field: "int3"})
+
+
+# --------------------------------------------------------------------------------------------------------------- converting
+
+
+def test_a_converted_model_does_not_change_when_training_goes_on(plain):
+    model = prepare(build("sequential"), SPEC)
+    packed = convert(model)
+    tokens = text(model)
+    before = outputs(packed, tokens)
+    for parameter in model.parameters():
+        parameter.data *= 2
+    assert same_bits(outputs(packed, tokens), before)
+    assert not same_bits(outputs(model, tokens), before)
+
+
+@each_kind
+@tied_or_not
+def test_rounding_only_gives_what_preparing_and_converting_gives_and_leaves_the_model_alone(plain, kind, tied):
+    model, tokens = build(kind, tied), text(build(kind, tied))
+    before = outputs(model, tokens)
+    rounded = round_to_nearest(model, SPEC)
+    assert same_bits(outputs(model, tokens), before)
+    assert same_bits(outputs(rounded, tokens), outputs(prepare(model, SPEC), tokens))
+
+
+def test_a_packed_table_decodes_the_rows_that_are_looked_up():
+    model = build()
+    packed = round_to_nearest(model, SPEC).embedding
+    assert isinstance(packed, PackedEmbedding)
+    tokens = np.array([[3, 3, 10], [0, 5, 1]])
+    assert np.array_equal(packed(tokens).data, Q8_0.fake_quantize(model.embedding.weight.data)[tokens])
+
+
+def test_a_tied_table_or_shared_head_is_packed_once():
+    model = round_to_nearest(build("token_conditioned"), SPEC)
+    assert model.heads.steps[0] is model.heads.steps[1]
+    matrices = [module for _, module in model.named_modules() if isinstance(module, PackedMatrix)]
+    names = [name for name in stored_arrays(model) if name.endswith(".packed")]
+    assert len(names) == len({id(m) for m in matrices}) == 4 * 2 + 2 + 1
+
+
+def test_two_modules_over_one_parameter_are_packed_into_one_array_with_one_grid(plain):
+    model = build(tied=False)
+    model.output.weight = model.embedding.weight
+    packed = convert(prepare(model, QuantizationSpec(weights="q8_0", embedding="q4_0")))
+    assert packed.output.packed is packed.embedding.packed and packed.output.grid is Q4_0
+    assert same_bits(outputs(packed, text(model)), outputs(model, text(model)))
+
+
+# ------------------------------------------------------------------------------------------------------------------ storing
+
+
+@each_kind
+@tied_or_not
+def test_a_packed_model_is_rebuilt_from_its_arrays(plain, kind, tied):
+    packed = round_to_nearest(build(kind, tied), SPEC)
+    arrays = {name: array.copy() for name, array in stored_arrays(packed).items()}
+    rebuilt = restore(build(kind, tied, seed=7), SPEC, arrays)
+    assert same_bits(outputs(rebuilt, text(packed)), outputs(packed, text(packed)))
+    assert stored_arrays(rebuilt).keys() == arrays.keys()
+
+
+def test_stored_blocks_decode_to_the_weights_that_training_saw():
+    model = prepare(build("parallel"), SPEC)
+    arrays = stored_arrays(convert(model))
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantizedMatrix):
+            assert packing.dequantize(module.grid, arrays[f"{name}.packed"]).tobytes() == module.rounded().data.tobytes()
+
+
+def test_arrays_of_another_model_are_refused():
+    arrays = stored_arrays(round_to_nearest(build(), SPEC))
+    missing = {name: array for name, array in arrays.items() if name != "final_norm.weight"}
+    other_grid = {**arrays, "embedding.packed": arrays["embedding.packed"][:, :18]}
+    left_over = {**arrays, "output.packed": arrays["embedding.packed"]}
+    for wrong, complaint in (
+        (missing, "final_norm.weight is missing"),
+        (other_grid, r"embedding.packed is uint8 of shape \(11, 18\)"),
+        (left_over, "the file holds output.packed"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            restore(build(), SPEC, wrong)
+
+
+def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
+    width, inner, vocabulary = SHAPE.width, SHAPE.feed_forward, SHAPE.vocabulary_size
+    body = 2 * (width * 2 * width + width * width + 3 * width * inner)  # qkv is twice as wide: 4 + 2 + 2 heads of 8
+    norms = 5 * width
+    model = build(tied=True)
+    assert weight_bytes(model) == 4 * (body + norms + vocabulary * width) and bits_per_weight(model) == 32
+    packed = round_to_nearest(model, SPEC)
+    expected = body * 18 // 32 + vocabulary * width * 34 // 32 + 4 * norms
+    assert weight_bytes(packed) == expected
+    assert bits_per_weight(packed) == 8 * expected / (body + norms + vocabulary * width)
+    untied = round_to_nearest(build(tied=False), SPEC)
+    assert weight_bytes(untied) == expected + vocabulary * width * 34 // 32
+
+
+def test_every_grid_has_a_block_size_that_is_its_bits_per_weight():
+    assert {name: packing.BLOCK_BYTES[name] * 8 / 32 for name in GRIDS} == {n: g.bits_per_weight for n, g in GRIDS.items()}
