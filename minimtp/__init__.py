@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "load": "minimtp.training.checkpoint",
-    "generate": "minimtp.decode.run",
+    "generate": "minimtp.decode.deploy",
     "train": "minimtp.training.loop",
     "evaluate": "minimtp.training.evaluate",
     "quantize": "minimtp.training.quantize",

@@ -1,0 +1,276 @@
+"""The main job: train the configurations, decode with them, and put them side by side.
+
+    standard            a plain transformer
+    mtp                 the same with prediction heads that draft
+    mtp_qat_int4        the same, trained through int4 rounding in its last part, then packed
+    mtp_int4_rounded    the second one rounded after training, for contrast
+
+**Equal training.** One stem is trained at the held learning rate; from its checkpoint each configuration runs the decay
+phase, on the same batches, with the same number of tokens in all. That halves the time, and leaves the heads and the
+rounding as the only differences. Rounding that begins with the decay is also what costs least (Apple's study of when to
+start, arXiv 2509.22935).
+
+**Equal decoding.** Standard is decoded plainly by the same runtime and kernels as the rest; see decode/measure.py for how
+the turns are taken. The draft depth of each configuration is chosen on training text, the figures are from held-out text.
+
+Everything that is finished stays: after an interruption the same command goes on where it was.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+import minimtp
+from minimtp import kernels
+from minimtp.backend import choose_device
+from minimtp.backend import numpy as np
+from minimtp.claims import judge, table
+from minimtp.decode.deploy import deploy
+from minimtp.decode.measure import Agreement, Contestant, Speed, best_depth, check_greedy_texts, peak_memory, race
+from minimtp.decode.sampling import GREEDY, Law
+from minimtp.errors import UserError
+from minimtp.pictures import draw_comparison
+from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.training import checkpoint
+from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training.corpus import Corpus, open_corpus
+from minimtp.training.evaluate import Evaluation, evaluate
+from minimtp.training.interrupt import Interrupted
+from minimtp.training.loop import train
+from minimtp.training.presets import preset
+from minimtp.training.quantize import quantize
+from minimtp.training.recipe import Recipe
+
+TITLES = {
+    "standard": "standard",
+    "mtp": "MTP",
+    "mtp_qat_int4": "MTP + QAT int4",
+    "mtp_int4_rounded": "MTP, int4 by rounding",
+}
+TEMPERATURES = {"": GREEDY, "_t1": Law(1.0)}  # by the suffix of the figures' names
+FILE_NAME = "compare.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How much is measured: prompts of `prompt` tokens, continued by at most `max_new`, `repeats` times each."""
+
+    prompts: int = 24
+    prompt: int = 32
+    max_new: int = 96
+    repeats: int = 3
+    depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)
+
+
+MEASUREMENTS = {
+    "tiny": Measurement(prompts=2, prompt=8, max_new=16, repeats=1, depths=(2, 7)),
+    "quick": Measurement(),
+    "laptop": Measurement(prompt=64, max_new=192),
+    "gpu": Measurement(prompt=128, max_new=512),
+}
+
+
+def recipes(standard: Recipe) -> dict[str, Recipe]:
+    """The recipes of the three trained configurations; `standard` is the preset."""
+    mtp = replace(standard, heads="token_conditioned", draft_depth=7)
+    return {"standard": standard, "mtp": mtp, "mtp_qat_int4": replace(mtp, quantization="qat")}
+
+
+def run(
+    preset_name: str = "quick",
+    out: str | Path | None = None,
+    *,
+    corpus: Sequence[str | Path] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> dict[str, object]:
+    """Do all of it in the folder `out` and return what `compare.json` holds.
+
+    Raises UserError for what cannot be used or written, Interrupted when the user stops it, and RuntimeError when a
+    configuration's greedy text differs from its own plain decoding.
+    """
+    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset_name}"))
+    recipe = preset(preset_name, seed=seed)
+    text = open_corpus(corpus)
+    finished = _finished(out, recipe, text)
+    if finished:
+        _announce(finished, out, report)
+        return finished
+    started = time.perf_counter()
+    report(f"corpus    {text.describe()}")
+    try:
+        runs = _trained(recipes(recipe), text, out, device, threads)
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
+    evaluations = {name: evaluate(loaded, text, threads=threads) for name, loaded in runs.items()}
+    figures = _decoded(runs, text, MEASUREMENTS[preset_name])
+    configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
+    claims = judge({c["name"]: c for c in configurations})
+    chosen = choose_device(device)
+    result = {
+        "configurations": configurations,
+        "claims": [claim.to_dict() for claim in claims],
+        "device": {"name": chosen.name, "reason": chosen.reason, "kernels": kernels.describe(), "threads": threads},
+        "corpus": text.to_dict(),
+        "recipe": recipe.to_dict(),
+        "preset": preset_name,
+        "minimtp_version": minimtp.__version__,
+        "seconds": time.perf_counter() - started,
+    }
+    checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
+    draw_comparison(result, out)
+    _announce(result, out, report)
+    return result
+
+
+def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, threads: int | None) -> dict[str, LoadedRun]:
+    """Train or go on training what is not finished, and load the four configurations as they are deployed."""
+
+    def go_on(recipe: Recipe, folder: str, **options: object) -> None:
+        train(recipe, text, out / folder, resume=checkpoint.started(out / folder), device=device, threads=threads, **options)
+
+    standard = wanted["standard"]
+    stem_steps = standard.steps - math.ceil(standard.decay * standard.steps)
+    folders = {"standard": "standard", "mtp": "mtp", "mtp_qat_int4": "mtp_qat"}
+    branches = {name: dict(start_from=out / "stem", continue_schedule=True) for name in wanted} if stem_steps else {}
+    if stem_steps:
+        go_on(standard, "stem", stop_at_step=stem_steps)
+    for name, recipe in wanted.items():
+        go_on(recipe, folders[name], **branches.get(name, {}))
+    for name, source in (("mtp_qat_int4", "mtp_qat"), ("mtp_int4_rounded", "mtp")):
+        if not checkpoint.exists(out / name):
+            quantize(out / source, out / name)
+    return {name: load(out / name) for name in TITLES}
+
+
+def _decoded(runs: dict[str, LoadedRun], text: Corpus, sizes: Measurement) -> dict[str, dict[str, object]]:
+    """Everything measured by decoding, by configuration and column."""
+    contestants = {name: _contestant(name, loaded) for name, loaded in runs.items()}
+    plain = {
+        name: Contestant(f"{name}, plainly", contestants[name].target)
+        for name in ("mtp", "mtp_qat_int4")
+    }
+    held_out, familiar = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, 4)
+    figures: dict[str, dict[str, object]] = {name: {} for name in runs}
+    turns = len(TEMPERATURES) * sizes.repeats * sizes.prompts * (len(contestants) + len(plain))
+    with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
+        for suffix, law in TEMPERATURES.items():
+            for contestant in contestants.values():
+                if contestant.drafter:
+                    contestant.draft_depth = best_depth(contestant, sizes.depths, familiar, sizes.max_new, law)
+            racing = [*contestants.values(), *plain.values()]
+            speeds = race(racing, held_out, max_new=sizes.max_new, law=law, repeats=sizes.repeats, progress=bar.update)
+            for name, contestant in contestants.items():
+                baseline = speeds[plain[name].name] if name in plain else None
+                figures[name] |= _speed_columns(suffix, contestant, speeds[name], speeds["standard"], baseline)
+            if law is GREEDY:
+                for name, contestant in contestants.items():
+                    figures[name]["greedy_texts"] = vars(_checked(contestant, held_out, speeds[name]))
+    for name, loaded in runs.items():
+        figures[name]["peak_memory_bytes"] = peak_memory(
+            lambda folder=loaded.folder, name=name: _contestant(name, load(folder)), held_out[0], sizes.max_new
+        )
+    return figures
+
+
+def _contestant(name: str, loaded: LoadedRun) -> Contestant:
+    target, drafter = deploy(loaded.model)
+    return Contestant(name, target, drafter, drafter.max_depth if drafter else 0)
+
+
+def _prompts(tokens: np.ndarray, sizes: Measurement, count: int) -> list[np.ndarray]:
+    """`count` prompts spread evenly over the text. Raises UserError where it is too short for them."""
+    if len(tokens) < count * sizes.prompt:
+        raise UserError(f"{count} prompts of {sizes.prompt} tokens need a longer text than {len(tokens)} tokens: give more")
+    starts = np.linspace(0, len(tokens) - sizes.prompt, count).astype(int)
+    return [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]
+
+
+def _checked(contestant: Contestant, prompts: list[np.ndarray], speed: Speed) -> Agreement:
+    """Raises RuntimeError, with every difference, unless the greedy texts are what plain decoding gives."""
+    agreement = check_greedy_texts(contestant, prompts, speed.texts)
+    if agreement.wrong:
+        raise RuntimeError("speculative text differs from plain text, which is a defect of minimtp:\n" + "\n".join(agreement.wrong))
+    return agreement
+
+
+def _speed_columns(
+    suffix: str, contestant: Contestant, speed: Speed, standard: Speed, plain: Speed | None
+) -> dict[str, object]:
+    columns = {
+        "tokens_per_second": speed.tokens_per_second,
+        "tokens_per_second_slowest": speed.slowest,
+        "tokens_per_second_fastest": speed.fastest,
+        "tokens_per_step": speed.tokens_per_step,
+        "speedup": speed.speedup_over(standard),
+        "draft_depth": contestant.draft_depth,
+        "acceptance": speed.acceptance,
+    }
+    if plain:
+        columns["tokens_per_second_without_drafts"] = plain.tokens_per_second
+    return {f"{name}{suffix}": value for name, value in columns.items()}
+
+
+def _configuration(
+    name: str, runs: dict[str, LoadedRun], evaluations: dict[str, Evaluation], figures: dict[str, dict[str, object]]
+) -> dict[str, object]:
+    evaluation, model = evaluations[name], runs[name].model
+    return {
+        "name": name,
+        "title": TITLES[name],
+        "folder": str(runs[name].folder),
+        "bits_per_byte": evaluation.bits_per_byte,
+        "top1": evaluation.accuracy[0],
+        "accuracy": evaluation.accuracy,
+        "quality_percent": 100.0 * evaluations["standard"].bits_per_byte / evaluation.bits_per_byte,
+        "weight_bytes": weight_bytes(model),
+        "bits_per_weight": bits_per_weight(model),
+    } | figures[name]
+
+
+def _finished(out: Path, recipe: Recipe, text: Corpus) -> dict[str, object] | None:
+    """What compare.json holds, if it is about this recipe and this text. Raises UserError if it is about others."""
+    path = out / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        same = result["recipe"] == recipe.to_dict() and result["corpus"]["fingerprint"] == text.fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: delete it to measure again") from None
+    if not same:
+        raise UserError(f"{out} holds another comparison, of another recipe or text: choose another --out")
+    return result
+
+
+def _announce(result: dict[str, object], out: Path, report: Callable[[str], None]) -> None:
+    claims = judge({c["name"]: c for c in result["configurations"]})
+    report("")
+    report(table(result["configurations"]))
+    report("")
+    report("\n".join(claim.describe() for claim in claims))
+    for c in result["configurations"]:
+        counted = c["greedy_texts"]
+        parted = f", {counted['ties']} parted at a tie of the two best logits" if counted["ties"] else ""
+        report(f"{counted['equal']:>3} of {counted['texts']} greedy texts of {c['title']} equal its plain decoding{parted}")
+    report("")
+    report(f"quality is standard's bits per byte in % of the configuration's; device {result['device']['name']}, "
+           f"kernels {result['device']['kernels'][0]}; {result['seconds']:.0f} s")  # fmt: skip
+    report(f"saved {out / FILE_NAME}; delete it to measure again. Try: minimtp generate {out / 'mtp_qat_int4'} --prompt 'def ' --show")
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: an acceptance that was never tried becomes null."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(member) for key, member in value.items()}
+    return [_without_nan(member) for member in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,195 @@
+"""How fast several decoders are, measured so that the comparison can be trusted.
+
+A shared machine drifts: one contestant measured in a quiet minute and the next in a busy one say nothing about each other.
+So the contestants take turns, prompt by prompt, in one process; each turn is one text; a figure is the median over the
+repeats of the whole set of prompts, given with its range, and a speed-up is the median of ratios of turns that lay side by
+side. The prompt's own pass is not counted: it is the same for all.
+
+Every contestant's greedy text is compared with the text of its own plain decoding, token by token. With compiled kernels they
+must be equal. BLAS rounds a product of one row differently from a product of eight, so on the plain kernels a text may
+part from the plain one where the two best logits are closer than rounding can tell; such a place is counted, anything else
+is an error.
+"""
+
+import math
+import statistics
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from minimtp.backend import numpy as np
+from minimtp.backend import to_numpy
+from minimtp.decode.drafters import Drafter
+from minimtp.decode.generate import Target, generate
+from minimtp.decode.sampling import Law
+
+TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred products
+
+
+@dataclass
+class Contestant:
+    """A decoder: a target, and how it drafts."""
+
+    name: str
+    target: Target
+    drafter: Drafter | None = None
+    draft_depth: int = 0
+
+
+@dataclass
+class Speed:
+    """What was measured of one contestant."""
+
+    tokens_per_second: float  # median over the repeats
+    slowest: float
+    fastest: float
+    tokens_per_step: float
+    acceptance: list[float]  # by depth: accepted / drafted
+    turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
+    texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
+
+    def speedup_over(self, other: "Speed") -> float:
+        """Median over prompts and repeats of the ratio of two turns side by side."""
+        ratios = [a / b for mine, theirs in zip(self.turns, other.turns, strict=True) for a, b in zip(mine, theirs, strict=True)]
+        return statistics.median(ratios)
+
+
+def race(
+    contestants: Sequence[Contestant],
+    prompts: Sequence[np.ndarray],
+    *,
+    max_new: int,
+    law: Law,
+    repeats: int = 3,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda turns: None,
+) -> dict[str, Speed]:
+    """Let the contestants continue the same prompts in turn, and measure them.
+
+    Texts are continued to `max_new` tokens or the context's end; no stop tokens. A first round over one prompt warms up
+    and is not counted. `progress` is called with the number of turns done since the last call.
+    """
+    for contestant in contestants:
+        _turn(contestant, prompts[0], max_new, law, seed)
+    turns: dict[str, list[list[float]]] = {c.name: [] for c in contestants}
+    texts: dict[str, list[list[int]]] = {c.name: [] for c in contestants}
+    counts = {c.name: _Counts() for c in contestants}
+    seconds = {c.name: [] for c in contestants}
+    for repeat in range(repeats):
+        for c in contestants:
+            turns[c.name].append([])
+            seconds[c.name].append([0, 0.0])
+        for index, prompt in enumerate(prompts):
+            for c in contestants:
+                text, emitted, elapsed, counted = _turn(c, prompt, max_new, law, seed + index)
+                turns[c.name][repeat].append(emitted / elapsed)
+                seconds[c.name][repeat][0] += emitted
+                seconds[c.name][repeat][1] += elapsed
+                if repeat == 0:
+                    texts[c.name].append(text)
+                    counts[c.name].add(counted)
+                progress(1)
+    results = {}
+    for c in contestants:
+        rates = [tokens / elapsed for tokens, elapsed in seconds[c.name]]
+        results[c.name] = Speed(
+            statistics.median(rates), min(rates), max(rates), counts[c.name].tokens_per_step(),
+            counts[c.name].acceptance(), turns[c.name], texts[c.name],
+        )  # fmt: skip
+    return results
+
+
+def best_depth(contestant: Contestant, depths: Sequence[int], prompts: Sequence[np.ndarray], max_new: int, law: Law) -> int:
+    """The draft depth among `depths` with which the contestant is fastest on these prompts."""
+    variants = [Contestant(str(depth), contestant.target, contestant.drafter, depth) for depth in depths]
+    speeds = race(variants, prompts, max_new=max_new, law=law, repeats=2)
+    return int(max(speeds, key=lambda name: speeds[name].tokens_per_second))
+
+
+@dataclass
+class Agreement:
+    """Greedy texts against the target's own plain decoding."""
+
+    texts: int = 0
+    equal: int = 0
+    ties: int = 0  # parted where the two best logits are equal up to rounding
+    wrong: list[str] = field(default_factory=list)  # one sentence a text that parted anywhere else
+
+
+def check_greedy_texts(contestant: Contestant, prompts: Sequence[np.ndarray], texts: Sequence[Sequence[int]]) -> Agreement:
+    """Decode each prompt plainly with the contestant's own target and compare with `texts`."""
+    agreement = Agreement()
+    target = contestant.target
+    for prompt, text in zip(prompts, texts, strict=True):
+        agreement.texts += 1
+        plain = generate(target, None, prompt, max_new=len(text) - len(prompt))
+        for _ in plain:
+            pass
+        if plain.tokens == list(text):
+            agreement.equal += 1
+            continue
+        place = next(i for i, (a, b) in enumerate(zip(plain.tokens, text, strict=False)) if a != b)
+        target.truncate(0)
+        logits = np.sort(to_numpy(target.forward(np.asarray(text[:place])).logits[-1]))
+        margin = float(logits[-1] - logits[-2]) / max(1.0, float(np.abs(logits).max()))
+        if margin <= TIE:
+            agreement.ties += 1
+        else:
+            agreement.wrong.append(
+                f"{contestant.name}: token {place} of a text is {text[place]}, plain decoding gives {plain.tokens[place]} "
+                f"and the two best logits differ by {margin:.2g} of the largest"
+            )
+    return agreement
+
+
+def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: int) -> int:
+    """Bytes of arrays alive at the worst moment while the decoder is built and one text decoded, beyond those before.
+
+    Host memory as Python's allocators count it, NumPy's arrays included; the source model stays outside if it was loaded
+    before the call.
+    """
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        contestant = build()
+        tracemalloc.reset_peak()
+        _turn(contestant, prompt, max_new, Law(), 0)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@dataclass
+class _Counts:
+    emitted: int = 0
+    steps: int = 0
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+
+    def add(self, counted: object) -> None:
+        self.emitted += counted.emitted - 1  # the first token comes from the prompt's pass
+        self.steps += counted.steps
+        for total, new in ((self.drafted, counted.drafted), (self.accepted, counted.accepted)):
+            total.extend([0] * (len(new) - len(total)))
+            for depth, count in enumerate(new):
+                total[depth] += count
+
+    def tokens_per_step(self) -> float:
+        return self.emitted / self.steps if self.steps else math.nan
+
+    def acceptance(self) -> list[float]:
+        return [a / d if d else math.nan for a, d in zip(self.accepted, self.drafted, strict=True)]
+
+
+def _turn(contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, seed: int) -> tuple:
+    """One text: its tokens, how many came after the first, the seconds they took, the statistics."""
+    generation = generate(
+        contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth
+    )
+    next(generation)
+    started = perf_counter()
+    for _ in generation:
+        pass
+    elapsed = perf_counter() - started
+    return generation.tokens, generation.statistics.emitted - 1, elapsed, generation.statistics
