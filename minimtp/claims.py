@@ -42,7 +42,7 @@ def judge(measured: Measured) -> list[Claim]:
     claims.append(_at_least("MTP has equal quality (99 % or more)", mtp["quality_percent"], 99.0, 100.0, "%"))
     claims.append(_at_least("MTP + QAT int4 keeps 96-99 % of the quality", qat["quality_percent"], 96.0, 99.0, "%"))
     ratio = half_precision_bytes / qat["weight_bytes"]
-    claims.append(_at_least("MTP + QAT int4 weighs a third to a quarter of 16-bit weights, heads included", ratio, 3.0, 4.0, "x"))
+    claims.append(_at_least("MTP + QAT int4 weighs a third to a quarter of 16-bit weights (heads included)", ratio, 3, 4, "x"))
     lost, kept = 100.0 - rounded["quality_percent"], 100.0 - qat["quality_percent"]
     claims.append(_within("int4 by rounding only loses 5-15 % of the quality", lost, 5.0, 15.0, "%"))
     remark = f" (training through the rounding loses {kept:.2f} %)"
@@ -86,8 +86,8 @@ def table(configurations: list[dict[str, object]], markdown: bool = False) -> st
     if markdown:
         lines = [headings, ["---", *["---:"] * len(COLUMNS)], *rows]
         return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-    widths = [max(len(str(line[i])) for line in (headings, *rows)) for i in range(len(headings))]
+    widths = [max(len(line[i]) for line in (headings, *rows)) for i in range(len(headings))]
     return "\n".join(
-        "  ".join(str(cell).ljust(width) if i == 0 else str(cell).rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
         for line in (headings, *rows)
     )

@@ -198,7 +198,7 @@ def _checked(contestant: Contestant, prompts: list[np.ndarray], speed: Speed) ->
     """Raises RuntimeError, with every difference, unless the greedy texts are what plain decoding gives."""
     agreement = check_greedy_texts(contestant, prompts, speed.texts)
     if agreement.wrong:
-        raise RuntimeError("speculative text differs from plain text, which is a defect of minimtp:\n" + "\n".join(agreement.wrong))
+        raise RuntimeError("\n".join(["a drafted text differs from the plain one, a defect of minimtp:", *agreement.wrong]))
     return agreement
 
 
@@ -264,7 +264,8 @@ def _announce(result: dict[str, object], out: Path, report: Callable[[str], None
     report("")
     report(f"quality is standard's bits per byte in % of the configuration's; device {result['device']['name']}, "
            f"kernels {result['device']['kernels'][0]}; {result['seconds']:.0f} s")  # fmt: skip
-    report(f"saved {out / FILE_NAME}; delete it to measure again. Try: minimtp generate {out / 'mtp_qat_int4'} --prompt 'def ' --show")
+    report(f"saved {out / FILE_NAME}; delete it to measure again")
+    report(f"see it draft: minimtp generate {out / 'mtp_qat_int4'} --prompt 'def ' --show")
 
 
 def _without_nan(value: object) -> object:

@@ -48,6 +48,13 @@ def generate(
         raise UserError(f"unknown draft {draft!r}: use heads or none")
     runtime, drafter = deploy(run.model)
     return generate_tokens(
-        runtime, drafter if draft == "heads" else None, run.tokenizer.encode(prompt), max_new=max_new,
-        law=Law(temperature, top_k, top_p), seed=seed, draft_depth=draft_depth, stop_tokens=[run.tokenizer.end_token], rule=rule,
-    )  # fmt: skip
+        runtime,
+        drafter if draft == "heads" else None,
+        run.tokenizer.encode(prompt),
+        max_new=max_new,
+        law=Law(temperature, top_k, top_p),
+        seed=seed,
+        draft_depth=draft_depth,
+        stop_tokens=[run.tokenizer.end_token],
+        rule=rule,
+    )

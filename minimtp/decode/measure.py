@@ -11,6 +11,7 @@ part from the plain one where the two best logits are closer than rounding can t
 is an error.
 """
 
+import itertools
 import math
 import statistics
 import tracemalloc
@@ -51,8 +52,8 @@ class Speed:
 
     def speedup_over(self, other: "Speed") -> float:
         """Median over prompts and repeats of the ratio of two turns side by side."""
-        ratios = [a / b for mine, theirs in zip(self.turns, other.turns, strict=True) for a, b in zip(mine, theirs, strict=True)]
-        return statistics.median(ratios)
+        mine, others = (itertools.chain.from_iterable(turns) for turns in (self.turns, other.turns))
+        return statistics.median(a / b for a, b in zip(mine, others, strict=True))
 
 
 def race(

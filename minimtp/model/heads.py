@@ -59,7 +59,7 @@ class TokenConditionedHead(Module):
         self.state_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.token_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.up = Linear(2 * shape.width, shape.width, rng)
-        self.down = Linear(shape.width, shape.width, rng)
+        self.down = Linear(shape.width, shape.width, rng, start_at_zero=True)
 
     def __call__(self, state: Tensor, token: Tensor) -> Tensor:
         joined = concatenate(self.state_norm(state), self.token_norm(token))  # (B, T, 2D)

@@ -9,21 +9,25 @@ from minimtp.engine.tensor import Array, Parameter, Tensor
 class Linear(Module):
     """y = x Wᵀ: (..., inputs) -> (..., outputs), without bias. A row of `weight` belongs to one output.
 
-    The weights start normally distributed with standard deviation gain / sqrt(inputs), which keeps the scale of the signal.
+    The weights start normally distributed with standard deviation 1 / sqrt(inputs), which keeps the scale of the signal, or
+    at zero: a product whose result is added to its input then starts as if it were not there, and is trained in.
     """
 
-    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, gain: float = 1.0) -> None:
-        self.weight = Parameter(_normal(rng, (outputs, inputs), gain * inputs**-0.5))
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, start_at_zero: bool = False) -> None:
+        self.weight = Parameter(_normal(rng, (outputs, inputs), 0.0 if start_at_zero else inputs**-0.5))
 
     def __call__(self, x: Tensor) -> Tensor:
         return LinearProduct().apply(x, self.weight)
 
 
 class Embedding(Module):
-    """tokens (B, T) -> their rows of `weight` (vocabulary, width): (B, T, width)."""
+    """tokens (B, T) -> their rows of `weight` (vocabulary, width): (B, T, width).
 
-    def __init__(self, vocabulary: int, width: int, rng: np.random.Generator, deviation: float = 0.02) -> None:
-        self.weight = Parameter(_normal(rng, (vocabulary, width), deviation))
+    The table starts with standard deviation 0.1: as a tied output it then gives logits of about 0.1 sqrt(width).
+    """
+
+    def __init__(self, vocabulary: int, width: int, rng: np.random.Generator) -> None:
+        self.weight = Parameter(_normal(rng, (vocabulary, width), 0.1))
 
     def __call__(self, tokens: Array) -> Tensor:
         return EmbeddingLookup(tokens).apply(self.weight)

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 import minimtp
+from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
+from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
 from minimtp.quant.qat import QuantizationSpec, prepare, restore
 from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
@@ -42,6 +42,7 @@ PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 LOG_NAME = "log.jsonl"
 HEADER_KEY = "minimtp"
+DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int8": "I8", "uint8": "U8"}
 
 
 @dataclass
@@ -87,9 +88,9 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     }  # fmt: skip
     partial = folder / PARTIAL_NAME
     try:
-        save_file(arrays, partial, metadata={HEADER_KEY: json.dumps(header)})
+        write_safetensors(partial, arrays, {HEADER_KEY: json.dumps(header)})
         _put_in_place(partial, folder / FILE_NAME)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"the checkpoint cannot be written to {folder} ({_cause(error)}); make room or choose another folder"
@@ -146,8 +147,12 @@ class LoadedRun:
     state: dict[str, object]
 
 
-def load(folder: str | Path) -> LoadedRun:
-    """The model of a run folder, on the CPU. Raises UserError for whatever is wrong with the folder (see `read`)."""
+def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
+    """The model of a run folder, on the device "cpu", "cuda" or "auto" (packed models stay on the CPU).
+
+    Raises UserError for whatever is wrong with the folder (see `read`), and for a device that cannot be used.
+    """
+    chosen = choose_device(device)
     checkpoint = read(folder, optimizer=False)
     recipe, path = checkpoint.recipe, Path(folder, FILE_NAME)
     model = build_model(recipe, np.random.default_rng(recipe.seed))
@@ -157,6 +162,7 @@ def load(folder: str | Path) -> LoadedRun:
         model = restore(model, spec, checkpoint.parameters)
     else:
         fill(model, checkpoint.parameters, path)
+        map_parameters(model, lambda array: to_device(array, chosen))
         if fake_quantized := quantization_began(checkpoint):
             model = prepare(model, quantization_spec(recipe))
     return LoadedRun(
@@ -178,6 +184,29 @@ def make_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made ({_cause(error)}): choose another --out") from None
     return Path(folder)
+
+
+def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Write a safetensors file: the header's length (8 bytes), the header (JSON), then the arrays' bytes in its order.
+
+    The library's own writer goes through a temporary file with a random name, which a kill would leave behind, and which
+    only its owner may read; written array by array there is one known name, and no second copy of the model in memory.
+    """
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # wide types first: all stay aligned
+    header: dict[str, object] = {"__metadata__": metadata}
+    start = 0
+    for name in names:
+        end = start + arrays[name].nbytes
+        header[name] = {
+            "dtype": DTYPE_NAMES[arrays[name].dtype.name], "shape": list(arrays[name].shape), "data_offsets": [start, end]
+        }  # fmt: skip
+        start = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name in names:
+            file.write(_bytes(arrays[name]))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -221,8 +250,13 @@ def _checksum(arrays: Arrays) -> int:
     checksum = 0
     for name in sorted(arrays):
         checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(memoryview(arrays[name].reshape(-1)).cast("B") if arrays[name].size else b"", checksum)
+        checksum = zlib.crc32(_bytes(arrays[name]), checksum)
     return checksum
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return memoryview(array.reshape(-1).view(np.uint8))
 
 
 def _below(prefix: str, arrays: Arrays) -> Arrays:
