@@ -12,8 +12,8 @@ A run folder holds
 flushed. Whatever happens in between (a kill, a full disk, a power cut), the name `checkpoint.safetensors` always
 means one whole checkpoint, the previous one or the new one. Everything in one file is what makes one rename enough.
 
-**Checked.** A truncated file fails safetensors' own size check; a damaged one fails the CRC-32 over all arrays that
-stands in the header. Tensors must match the model that the recipe builds, name by name and shape by shape.
+**Checked.** A truncated file fails safetensors' own size check; a damaged one fails the CRC-32 over header and
+arrays. Tensors must match the model that the recipe builds, name by name and shape by shape.
 
 Every way in which a folder cannot be read or written is a UserError of one sentence.
 """
@@ -84,11 +84,11 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION, "minimtp_version": checkpoint.version, "recipe": checkpoint.recipe.to_dict(),
         "step": checkpoint.step, "tokens": checkpoint.tokens, "corpus": checkpoint.corpus,
         "tokenizer": checkpoint.tokenizer, "packed": checkpoint.packed, "state": checkpoint.state,
-        "crc32": _checksum(arrays),
     }  # fmt: skip
     partial = folder / PARTIAL_NAME
     try:
-        write_safetensors(partial, arrays, {HEADER_KEY: json.dumps(header)})
+        encoded = json.dumps(header)
+        write_safetensors(partial, arrays, {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))})
         _put_in_place(partial, folder / FILE_NAME)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
             f"the checkpoint cannot be written to {folder} ({_cause(error)}); make room or choose another folder"
             + (", the previous checkpoint is intact" if exists(folder) else "")
         ) from None
-    readable = {key: value for key, value in header.items() if key not in ("crc32", "tokenizer")}
+    readable = {key: value for key, value in header.items() if key != "tokenizer"}
     write_text(folder / RECIPE_NAME, json.dumps(readable, indent=2) + "\n")
 
 
@@ -113,11 +113,12 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         raise UserError(f"{folder} holds no checkpoint: give a run folder in which training has saved one")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = _header(path, file.metadata())
+            metadata = file.metadata() or {}
+            header = _header(path, metadata)
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({_cause(error)}): delete it, or give another run folder") from None
-    if _checksum(arrays) != header["crc32"]:
+    if str(_checksum(metadata[HEADER_KEY], arrays)) != metadata.get("crc32"):
         raise UserError(f"{path} is damaged (its checksum does not fit): delete it, or give another run folder")
     return Checkpoint(
         recipe=Recipe.from_dict(header["recipe"]), parameters=_below("model.", arrays),
@@ -231,10 +232,10 @@ def _put_in_place(partial: Path, path: Path) -> None:
             os.close(descriptor)
 
 
-def _header(path: Path, metadata: dict[str, str] | None) -> dict:
+def _header(path: Path, metadata: dict[str, str]) -> dict:
     """The JSON that `write` put into the file. Raises UserError when the file is not ours or of another format."""
     try:
-        header = json.loads((metadata or {})[HEADER_KEY])
+        header = json.loads(metadata[HEADER_KEY])
         version = header["format_version"]
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path} is a safetensors file, but not a checkpoint of minimtp: give a run folder") from None
@@ -246,8 +247,8 @@ def _header(path: Path, metadata: dict[str, str] | None) -> dict:
     return header
 
 
-def _checksum(arrays: Arrays) -> int:
-    checksum = 0
+def _checksum(header: str, arrays: Arrays) -> int:
+    checksum = zlib.crc32(header.encode())
     for name in sorted(arrays):
         checksum = zlib.crc32(name.encode(), checksum)
         checksum = zlib.crc32(_bytes(arrays[name]), checksum)

@@ -1,0 +1,7 @@
+"""python -m minimtp"""
+
+import sys
+
+from minimtp.cli import main
+
+sys.exit(main())

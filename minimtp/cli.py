@@ -1,0 +1,351 @@
+"""The command line: minimtp train | generate | evaluate | quantize | compare | doctor.
+
+Each command is a thin function: it turns options into arguments, calls the library, and prints. What the library does not
+accept arrives here as a UserError and becomes one line on standard error and exit code 2; Ctrl-C is exit code 130.
+
+Results go to standard output, everything about the work (settings, choices, progress) to standard error.
+
+The options of `train` are made from the fields of the recipe. Nothing heavy is imported before a command runs, so that `-h`
+answers at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from minimtp import __version__
+from minimtp.errors import UserError
+from minimtp.training.presets import PRESETS
+from minimtp.training.recipe import GROUPS, SETTINGS, Recipe, check_known, kind_of
+
+DESCRIPTION = "Multi-token prediction, quantization-aware training and exact speculative decoding, from scratch."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a model may write what the terminal cannot show
+    parser = make_parser()
+    try:
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return 0
+        return options.command(options)
+    except UserError as error:
+        print(f"minimtp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(f"\nminimtp: {stopped or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from minimtp.training.loop import train as run_training
+    from minimtp.training.tokenizer import open_tokenizer
+
+    _use_kernels(options)
+    out = options.out or _default_out(options)
+    result = run_training(
+        _recipe(options), options.corpus, out, resume=options.resume, start_from=options.start_from,
+        continue_schedule=options.continue_schedule, stop_at_step=options.stop_at_step, teacher=options.teacher,
+        device=options.device, threads=options.threads, tokenizer=open_tokenizer(options.tokenizer),
+    )  # fmt: skip
+    if result.evaluation:
+        print(result.evaluation.describe())
+    if not result.finished:
+        print(f"saved at step {result.step}; go on with: minimtp train --out {out} --resume")
+    print(f'try: minimtp generate {out} --prompt "import "')
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    import minimtp
+
+    _use_kernels(options)
+    run = minimtp.load(options.run)
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    generation = minimtp.generate(
+        run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
+        seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
+    )  # fmt: skip
+    if options.show:
+        from minimtp.decode.show import show
+
+        show(generation, run.tokenizer)
+    else:
+        print(prompt, end="", flush=True)
+        for text in stream(generation, run.tokenizer):
+            print(text, end="", flush=True)
+    statistics = generation.statistics
+    ending = {
+        "stop": "the text ended", "length": "--max-new reached", "context": f"the context of {run.recipe.context} is full"
+    }  # fmt: skip
+    print(
+        f"\n{statistics.emitted} tokens, {statistics.tokens_per_second:,.0f} tokens/s, "
+        f"{statistics.tokens_per_step:.2f} tokens/step; {ending[generation.reason]}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def stream(tokens: Iterable[int], tokenizer: object) -> Iterator[str]:
+    """Text as soon as it is whole: the tokens of a character that is not finished are kept back."""
+    pending = []
+    for token in tokens:
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        if not text.endswith("\ufffd") or len(pending) >= 8:  # no character is that long: it is no character
+            yield text
+            pending = []
+    yield tokenizer.decode(pending)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    import minimtp
+
+    _use_kernels(options)
+    run = minimtp.load(options.run, device=options.device)
+    result = minimtp.evaluate(run, options.corpus or None, tokens=options.tokens, threads=options.threads)
+    print(json.dumps(result.to_dict()) if options.json else result.describe())
+    return 0
+
+
+def quantize(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.quant.packed import bits_per_weight, weight_bytes
+
+    run = minimtp.load(options.run)
+    packed = minimtp.quantize(run, options.out, bits=options.bits)
+    print(
+        f"{options.out}: {weight_bytes(packed.model):,} bytes of weights, {bits_per_weight(packed.model):.2f} bits each "
+        f"(before: {weight_bytes(run.model):,}, {bits_per_weight(run.model):.2f})"
+    )
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from minimtp import compare as comparison
+
+    _use_kernels(options)
+    return comparison.run(
+        preset=options.preset, out=options.out, corpus=options.corpus, device=options.device, threads=options.threads,
+        seed=options.seed,
+    )  # fmt: skip
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from minimtp.doctor import describe
+
+    _use_kernels(options)
+    for topic, finding in describe():
+        print(f"{topic:<10} {finding}")
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one sentence, and the closest spelling for an unknown option or command."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        options, unknown = self.parse_known_args(arguments)
+        for name in unknown:
+            if name.startswith("-"):
+                check_known("option", name.partition("=")[0], options.known_options if options.command else ["--help"])
+            raise UserError(f"unexpected argument {name!r}: see minimtp -h")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            check_known(action.option_strings[0] if action.option_strings else "command", str(value), action.choices)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}: see {self.prog} -h")
+
+
+def make_parser() -> Parser:
+    """All commands and options."""
+    parser = Parser(prog="minimtp", description=DESCRIPTION, epilog="example: minimtp compare")
+    parser.set_defaults(command=None)
+    parser.add_argument("--version", action="version", version=f"minimtp {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    def command(function: object, usage: str, summary: str, example: str) -> Parser:
+        name, epilog = function.__name__, f"example:\n  {example}"
+        new = commands.add_parser(name, usage=f"minimtp {name} {usage}", help=summary, description=summary, epilog=epilog)
+        new.set_defaults(command=function)
+        return new
+
+    new = command(train, "[options]", "train a model", "minimtp train --preset quick --heads token_conditioned --out runs/mine")
+    new.add_argument("--preset", choices=PRESETS, help="start from these settings; options below change single ones")
+    new.add_argument("--recipe", metavar="FILE", help="start from the settings in a JSON file, such as a run's recipe.json")
+    _add_corpus(new)
+    new.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json of the tokenizers library (default: bytes)")
+    new.add_argument("--out", metavar="DIR", help="the run folder to write (default: runs/PRESET)")
+    new.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    new.add_argument("--from", dest="start_from", metavar="RUN", help="start from the weights and settings of another run")
+    new.add_argument("--continue-schedule", action="store_true", help="with --from: also from its step and its optimizer")
+    new.add_argument("--stop-at-step", type=_whole, metavar="N", help="save and stop there, as if interrupted")
+    new.add_argument("--teacher", metavar="RUN", help="the run whose probabilities --distill-weight follows")
+    _add_machine(new)
+    for group, title in GROUPS.items():
+        section = new.add_argument_group(f"recipe: {title}")
+        for setting in SETTINGS.values():
+            if setting.metadata["group"] == group:
+                _add_setting(section, setting)
+
+    new = command(
+        generate, "RUN [options]", "continue a text", 'minimtp generate runs/mine --prompt "import " --temperature 0.7 --show'
+    )
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--prompt", default="import ", help='the text to continue, - for standard input (default: "import ")')
+    new.add_argument("--max-new", type=_whole, default=256, metavar="N", help="tokens to write at most (default: 256)")
+    new.add_argument("--temperature", type=_number, default=0.0, metavar="T", help="0: always the likeliest (default: 0)")
+    new.add_argument("--top-k", type=_whole, default=0, metavar="K", help="choose among the K likeliest (default: 0, all)")
+    new.add_argument("--top-p", type=_number, default=1.0, metavar="P", help="choose among the likeliest that make up P")
+    new.add_argument("--seed", type=_whole, default=0, metavar="N", help="same seed, same text (default: 0)")
+    new.add_argument("--draft", choices=("heads", "none"), default="heads", help="draft with the heads (default), or not")
+    new.add_argument("--draft-depth", type=_whole, metavar="N", help="tokens to draft at once (default: as many as there are)")
+    new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
+    _add_kernels(new)
+
+    new = command(
+        evaluate, "RUN [options]", "measure a model on held-out text", "minimtp evaluate runs/mine --corpus notes.txt"
+    )
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    _add_corpus(new)
+    new.add_argument("--tokens", type=_whole, metavar="N", help="how many to predict at most (default: the recipe's)")
+    new.add_argument("--json", action="store_true", help="print JSON")
+    _add_machine(new)
+
+    new = command(
+        quantize,
+        "RUN --out DIR [options]",
+        "round a model's weights",
+        "minimtp quantize runs/mine --bits 4 --out runs/mine-int4",
+    )
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--bits", type=_whole, metavar="4|8", help="default: 4, or what the run was trained for")
+    new.add_argument("--out", required=True, metavar="DIR", help="the run folder to write")
+
+    new = command(compare, "[options]", "train, decode and compare the three configurations", "minimtp compare --preset quick")
+    new.add_argument("--preset", choices=PRESETS, default="quick", help="default: quick")
+    new.add_argument("--out", metavar="DIR", default=None, help="where to write (default: runs/compare-PRESET)")
+    new.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    _add_corpus(new)
+    _add_machine(new)
+
+    new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
+    _add_kernels(new)
+    for new in commands.choices.values():
+        new.set_defaults(known_options=list(new._option_string_actions))
+    return parser
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", nargs="+", default=[], metavar="PATH",
+                        help="text files and folders, or stdlib (the default), shakespeare, bible")  # fmt: skip
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--threads", type=_whole, metavar="N", help="default: one for each core")
+    _add_kernels(parser)
+
+
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kernels", choices=("auto", "plain"), help="plain: array code even where compiled code exists")
+
+
+def _add_setting(section: object, setting: object) -> None:
+    """One option for one field of the recipe; it appears among the parsed options only if it was given."""
+    kind, allowed, text = kind_of(setting), setting.metadata["allowed"], setting.metadata["help"]
+    name, destination = "--" + setting.name.replace("_", "-"), f"recipe.{setting.name}"
+    if setting.default is not None:
+        text += f" (default: {'yes' if setting.default is True else 'no' if setting.default is False else setting.default})"
+    if kind is bool:
+        section.add_argument(
+            name, dest=destination, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )
+    else:
+        metavar = "|".join(allowed) if kind is str else "N" if kind is int else "X"
+        convert = {int: _whole, float: _number, str: str}[kind]
+        section.add_argument(name, dest=destination, type=convert, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe | None:
+    """The recipe that the options describe: a preset, a file or another run's, changed by single options.
+
+    None where nothing was said about it and a run is resumed, which has its own.
+    """
+    given = {name.removeprefix("recipe."): value for name, value in vars(options).items() if name.startswith("recipe.")}
+    if options.resume and not (given or options.preset or options.recipe or options.start_from):
+        return None
+    if options.preset and options.recipe:
+        raise UserError("--preset and --recipe both say where to start: give one of them")
+    base = dict(PRESETS[options.preset]) if options.preset else _recipe_file(options.recipe) if options.recipe else {}
+    if options.start_from:
+        from minimtp.training.build import MODEL_SETTINGS
+        from minimtp.training.checkpoint import read
+
+        source = read(options.start_from, optimizer=False).recipe.to_dict()
+        base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source
+    if "heads" in given and "draft_depth" not in given and (given["heads"] == "none" or not base.get("draft_depth")):
+        base.pop("draft_depth", None)  # it belonged to other heads
+    return Recipe.from_dict(base | given)
+
+
+def _recipe_file(path: str) -> dict[str, object]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the recipe {path} cannot be read ({error})") from None
+    values = values.get("recipe", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise UserError(f"the recipe {path} is not a JSON object of settings")
+    return values
+
+
+def _default_out(options: argparse.Namespace) -> str:
+    if options.start_from:
+        return f"{Path(options.start_from)}-next"
+    return f"runs/{options.preset or 'run'}"
+
+
+def _use_kernels(options: argparse.Namespace) -> None:
+    if options.kernels:
+        from minimtp import kernels
+
+        kernels.use(options.kernels)
+
+
+def _whole(text: str) -> int:
+    """12, 1_000, 1e6 or 500k as an int."""
+    scaled = {"k": 10**3, "M": 10**6, "G": 10**9}
+    factor = scaled.get(text[-1:], 1)
+    number = text[:-1] if factor > 1 else text
+    try:
+        value = int(number) * factor
+    except ValueError:
+        value = _number(number) * factor
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if value in (float("inf"), -float("inf")) or value != value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
