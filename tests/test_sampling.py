@@ -69,6 +69,12 @@ def test_top_k_comes_before_top_p_and_is_renormalised_in_between():
     np.testing.assert_allclose(Law(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15)
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
+def test_top_p_keeps_no_token_beyond_the_one_that_reaches_it(top_p, kept):
+    probabilities = Law(top_p=top_p).probabilities(np.zeros((1, 4)))
+    np.testing.assert_array_equal(probabilities, [[1 / kept] * kept + [0] * (4 - kept)])
+
+
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-3])
 def test_a_small_temperature_approaches_greedy_without_overflow(temperature):
     logits = np.array([[1.0, 3.0, -2.0], [0.0, -1.0, -500.0]])
@@ -153,6 +159,15 @@ def test_the_noise_of_a_position_does_not_depend_on_what_was_asked_before(seed, 
         assert answer.shape == (count, 3)
         fresh = [Noise(seed, 3).rows(position + offset, 1) for offset in (0, count - 1)]
         np.testing.assert_array_equal(answer[[0, -1]], np.concatenate(fresh))
+
+
+def test_noise_stays_finite_where_the_generator_gives_an_exact_zero(monkeypatch):
+    class Zeros:
+        def standard_exponential(self, shape, method):
+            return np.zeros(shape)
+
+    monkeypatch.setattr(np.random, "Generator", lambda bits: Zeros())
+    assert np.isfinite(Noise(0, 3).rows(0, 2)).all()
 
 
 def test_noise_differs_between_seeds_and_between_positions():

@@ -1,0 +1,271 @@
+"""Drafting with a model's own prediction heads (minimtp/model/heads.py), on raw arrays.
+
+For m committed tokens t_0 .. t_{m-1} the trunk has fed rows 0 .. m-2, and t_{m-1} is pending. Head k at row i predicts
+token i+1+k, so at the last row, i = m-2, heads 1, 2, ... predict exactly the tokens that a draft wants:
+
+    d_k = token drawn from output(s_k[m-2])
+
+What a head needs for that differs by kind:
+
+    token-conditioned   s_k = s_{k-1} + MLP([norm(s_{k-1}); norm(e(t))]),  t = t_{m-1}, d_1, d_2, ...
+                        only the last hidden state; the part of the MLP's input product that depends on the token alone
+                        is a table lookup, so a drafted token costs two small products and the output
+    parallel            s_k = Block_k(h), which attends to all rows: one cache a head, filled with committed rows only
+    sequential          s_k[i] = Block_k([s_{k-1}[i]; e(t_{i+k})]): module k at row i reads k tokens ahead, so with m
+                        tokens only its rows 0 .. m-1-k are known; the k-1 rows up to m-2 read drafted tokens and are
+                        provisional
+
+Provisional rows are run with the drafts, used, and dropped from the cache at once. The next call runs them again with
+what was really committed, from the true states: keeping what the drafts made of them costs acceptance (vLLM #14649,
+#33561). One batched pass a module does both, the true rows that are missing and the provisional ones.
+"""
+
+from typing import Any
+
+from minimtp import kernels
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.drafters import Drafter
+from minimtp.decode.runtime import BlockWeights, Runtime, prepare_product
+from minimtp.decode.verify import Rule
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Array
+from minimtp.model.heads import (
+    Heads,
+    ParallelHead,
+    ParallelHeads,
+    SequentialHead,
+    SequentialHeads,
+    TokenConditionedHead,
+    TokenConditionedHeads,
+)
+from minimtp.quant.packed import PackedMatrix
+
+TABLE_BYTES = 8 << 20  # of precomputed token parts a head may keep; beyond it they are computed when needed
+
+
+def head_drafter(heads: Heads, runtime: Runtime) -> Drafter:
+    """The drafter for these heads on this trunk; both in full precision or converted to packed modules.
+
+    Raises TypeError for a kind of heads that no drafter exists for, or that has to be converted first.
+    """
+    for kind, drafter in DRAFTERS.items():
+        if isinstance(heads, kind):
+            return drafter(heads, runtime)
+    raise TypeError(f"no drafter for {type(heads).__name__}")
+
+
+def _gather(tokens: list[Array], laws: list[np.ndarray | None]) -> tuple[Array, np.ndarray | None]:
+    """Draws made one at a time, as one array of tokens and one of laws."""
+    return array_module(tokens[0]).concatenate(tokens), None if laws[0] is None else np.concatenate(laws)
+
+
+class TokenConditionedStep:
+    """One token-conditioned head: (1, D) state and a token -> the next state."""
+
+    def __init__(self, head: TokenConditionedHead, runtime: Runtime) -> None:
+        self._kernel = kernels.for_array(runtime.final_norm)
+        self._table, self._epsilon = runtime.table, runtime.shape.norm_epsilon
+        self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
+        self._from_state, self._from_token = _column_halves(head.up, runtime.shape.width)
+        self._down = prepare_product(head.down)
+        # silu(x) is swiglu's gate with ones beside it; the gate's half is filled anew for each token.
+        width = self._from_state.rows
+        self._gate_and_ones = array_module(runtime.final_norm).ones((1, 2 * width), runtime.final_norm.dtype)
+        self._gate = self._gate_and_ones[:, :width]
+        self._token_parts = None
+        if runtime.vocabulary_size * width * runtime.final_norm.itemsize <= TABLE_BYTES:
+            every_token = array_module(runtime.final_norm).arange(runtime.vocabulary_size)
+            self._token_parts = self._token_part(every_token)  # (V, width)
+
+    def _token_part(self, tokens: Array) -> Array:
+        """(R,) tokens -> (R, width): their share of the first product, which no state enters."""
+        if self._token_parts is not None:
+            return self._token_parts[tokens]
+        normed, _ = self._kernel.rms_norm(self._table.rows(tokens), self._token_norm, self._epsilon)
+        return self._kernel.linear(normed, self._from_token)
+
+    def __call__(self, state: Array, token: Array) -> Array:
+        """state (1, D), token (1,) -> (1, D), a new array."""
+        kernel = self._kernel
+        normed, _ = kernel.rms_norm(state, self._state_norm, self._epsilon)
+        self._gate[...] = kernel.linear(normed, self._from_state)
+        self._gate += self._token_part(token)
+        return kernel.linear(kernel.swiglu(self._gate_and_ones), self._down) + state
+
+
+def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
+    """A product's weights split after `columns` inputs, each half laid out for the kernels' `linear`."""
+    if isinstance(module, PackedMatrix):
+        xp = array_module(module.packed)
+        cut = module.packed.shape[1] * columns // module.shape[1]  # whole blocks: the width is a multiple of a group
+        halves = (module.packed[:, :cut], module.packed[:, cut:])
+        parts = [PackedMatrix(module.grid, xp.ascontiguousarray(half), module.activations) for half in halves]
+        return prepare_product(parts[0]), prepare_product(parts[1])
+    if hasattr(module, "grid"):
+        raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
+    weight = module.weight.data
+    xp, kernel = array_module(weight), kernels.for_array(weight)
+    halves = (weight[:, :columns], weight[:, columns:])
+    return tuple(kernel.prepare_f32(xp.ascontiguousarray(half)) for half in halves)
+
+
+class TokenConditionedDrafter:
+    """Drafts with token-conditioned heads: a recurrence that starts at the last committed hidden state."""
+
+    def __init__(self, heads: TokenConditionedHeads, runtime: Runtime) -> None:
+        self.max_depth = heads.depth
+        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
+        self._output = runtime.output
+        made = {id(head): head for head in heads.steps}  # one head may serve several depths
+        made = {key: TokenConditionedStep(head, runtime) for key, head in made.items()}
+        self._steps = [made[id(head)] for head in heads.steps]
+        self._hidden: Array | None = None  # (1, D)
+        self._pending: Array | None = None  # (1,)
+
+    def reset(self, first_token: int) -> None:
+        self._hidden = self._pending = None
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        self._hidden = hidden[-1:].copy()
+        self._pending = self._xp.asarray(tokens[-1:]).copy()
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        state, token, tokens, laws = self._hidden, self._pending, [], []
+        for index in range(depth):
+            state = self._steps[index](state, token)
+            token, law = rule.draw(self._kernel.linear(state, self._output), index)
+            token = self._xp.asarray(token)  # stays on the device when it was drawn there
+            tokens.append(token)
+            laws.append(law)
+        return _gather(tokens, laws)
+
+
+class BlockHead:
+    """A head with a transformer block: its weights, its cache, and the states of its rows."""
+
+    def __init__(self, head: ParallelHead | SequentialHead, runtime: Runtime) -> None:
+        self._runtime, self._shape = runtime, runtime.shape
+        self._kernel = kernels.for_array(runtime.final_norm)
+        self._block, self._norm = BlockWeights(head.block), head.norm.weight.data
+        xp, dtype = array_module(runtime.final_norm), runtime.final_norm.dtype
+        self.cache = KeyValueCache(
+            1, runtime.context_length, self._shape.key_value_heads, self._shape.channels, dtype, xp
+        )
+        self.states = xp.empty((runtime.context_length, self._shape.width), dtype)
+
+    def extend(self, x: Array) -> None:
+        """Run (R, D) inputs of the block, the rows behind the cached ones, and keep their states; x is overwritten."""
+        start, stop = self.cache.length, self.cache.length + len(x)
+        cosine, sine = self._runtime.cosine[start:stop], self._runtime.sine[start:stop]
+        x = self._block.forward(x, self._shape, self.cache, 0, cosine, sine)
+        self.cache.extend(len(x))
+        self.states[start:stop], _ = self._kernel.rms_norm(x, self._norm, self._shape.norm_epsilon)
+
+
+class SequentialStep(BlockHead):
+    """A sequential module: joins the state before it and a token, then runs its block."""
+
+    def __init__(self, head: SequentialHead, runtime: Runtime) -> None:
+        super().__init__(head, runtime)
+        self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
+        self._join = prepare_product(head.join)
+
+    def extend_from(self, states: Array, tokens: Array) -> None:
+        """states (R, D) of the module before, tokens (R,) that this one reads beside them."""
+        kernel, epsilon = self._kernel, self._shape.norm_epsilon
+        if not len(tokens):
+            return
+        state, _ = kernel.rms_norm(states, self._state_norm, epsilon)
+        token, _ = kernel.rms_norm(self._runtime.table.rows(tokens), self._token_norm, epsilon)
+        self.extend(kernel.linear(array_module(state).concatenate([state, token], axis=1), self._join))
+
+
+class BlockHeadDrafter:
+    """What parallel and sequential heads share: the committed text, its hidden states, and one block a head.
+
+    Committed rows are only stored; the heads run when a draft is asked for, over all that they have not seen. A long
+    stretch (the prompt) is run at once instead, so that its cost is not counted as drafting.
+    """
+
+    step: type[BlockHead] = BlockHead
+
+    def __init__(self, heads: ParallelHeads | SequentialHeads, runtime: Runtime) -> None:
+        self.max_depth = heads.depth
+        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
+        self._output = runtime.output
+        context, width, dtype = runtime.context_length, runtime.shape.width, runtime.final_norm.dtype
+        self._heads = [self.step(head, runtime) for head in heads.steps]
+        self._hidden = self._xp.empty((context, width), dtype)
+        self._tokens = self._xp.zeros(context + self.max_depth + 1, np.int64)
+        self._rows = 0  # committed rows; with the pending token there is one token more
+
+    def reset(self, first_token: int) -> None:
+        self._rows = 0
+        self._tokens[0] = first_token
+        for head in self._heads:
+            head.cache.truncate(0)
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        start, self._rows = self._rows, self._rows + len(tokens)
+        self._hidden[start : self._rows] = hidden
+        self._tokens[start + 1 : self._rows + 1] = self._xp.asarray(tokens)
+        if len(tokens) > self.max_depth + 1:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Run every head over the committed rows it has not seen."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its heads catch up")
+
+
+class ParallelDrafter(BlockHeadDrafter):
+    """Drafts with parallel heads: all at once, none knowing what the others say."""
+
+    def _catch_up(self) -> None:
+        for head in self._heads:
+            if head.cache.length < self._rows:
+                head.extend(self._hidden[head.cache.length : self._rows].copy())
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        self._catch_up()
+        last = self._rows - 1
+        states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
+        return rule.draw(self._kernel.linear(states, self._output), 0)
+
+
+class SequentialDrafter(BlockHeadDrafter):
+    """Drafts with sequential modules: each reads the draft before it, provisional rows included."""
+
+    step = SequentialStep
+
+    def _run(self, index: int, stop: int) -> SequentialStep:
+        """Module k = index + 1 up to row `stop`, from the states of the one before it (the trunk's for the first)."""
+        module = self._heads[index]
+        rows = slice(module.cache.length, max(stop, module.cache.length))
+        states = self._heads[index - 1].states if index else self._hidden
+        module.extend_from(states[rows], self._tokens[rows.start + index + 1 : rows.stop + index + 1])
+        return module
+
+    def _catch_up(self) -> None:
+        for index in range(self.max_depth):
+            self._run(index, self._rows - index)
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        rows, tokens, laws = self._rows, [], []
+        for index in range(depth):
+            module = self._run(index, rows)
+            token, law = rule.draw(self._kernel.linear(module.states[rows - 1 : rows], self._output), index)
+            self._tokens[rows + index + 1] = self._xp.asarray(token)[0]
+            tokens.append(token)
+            laws.append(law)
+            # Rows from here on read tokens that are only drafted.
+            module.cache.truncate(max(rows - index, 0))
+        return _gather(tokens, laws)
+
+
+DRAFTERS: dict[type[Heads], Any] = {
+    TokenConditionedHeads: TokenConditionedDrafter,
+    ParallelHeads: ParallelDrafter,
+    SequentialHeads: SequentialDrafter,
+}

@@ -1,0 +1,188 @@
+"""Drafting heads on raw arrays against the heads as they were trained, through any course of acceptance and rejection."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters import FunctionDrafter
+from minimtp.decode.generate import generate
+from minimtp.decode.head_drafters import head_drafter
+from minimtp.decode.runtime import Runtime
+from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.verify import RULES, Greedy, make_rule
+from minimtp.engine.module import map_parameters
+from minimtp.engine.tensor import no_grad
+from minimtp.model.heads import HEADS, Heads, MultiTokenModel
+from minimtp.model.transformer import Shape, Transformer
+from minimtp.quant.ptq import round_to_nearest
+from minimtp.quant.qat import QuantizationSpec, prepare
+
+SHAPE = Shape(vocabulary_size=40, context=24, layers=1, width=32, attention_heads=2, key_value_heads=1, feed_forward=64)
+DEPTH = 4
+KINDS = list(HEADS)
+
+
+def model_with(kind, dtype=np.float64, seed=0):
+    """A trunk with heads, random but for norms that are not all ones, so that a forgotten norm shows."""
+    rng = np.random.default_rng(seed)
+    model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
+
+    def prepared(array):
+        return (array * rng.uniform(0.5, 1.5, array.shape) if array.ndim == 1 else 2 * array).astype(dtype)
+
+    map_parameters(model, prepared)
+    return model
+
+
+def trained_draft(model, tokens, depth):
+    """Greedy drafts after the committed `tokens`, by the training code, and the logits they were chosen from."""
+    rows = len(tokens) - 1
+    tokens = [*tokens, *[0] * depth]
+    drafts, logits = [], []
+    with no_grad():
+        hidden = model.hidden(np.array([tokens[:rows]]))
+        for k in range(depth):  # with every draft the heads behind it know one token more
+            states = model.heads.states(hidden, np.array([tokens[: rows + depth]]), model.trunk)
+            state = next(itertools.islice(states, k, None))
+            logits.append(model.logits(state).data[0, -1])
+            drafts.append(int(logits[-1].argmax()))
+            tokens[rows + 1 + k] = drafts[-1]
+    return drafts, np.array(logits)
+
+
+class Recording(Greedy):
+    """Greedy drafting that keeps the logits it saw."""
+
+    def draw(self, logits, index):
+        self.seen = logits if index == 0 else np.concatenate([self.seen, logits])
+        return super().draw(logits, index)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(
+    text=st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=3, max_size=SHAPE.context),
+    pieces=st.lists(st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8),
+)
+def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafted_before(kind, text, pieces):
+    model = model_with(kind)
+    hidden = model.hidden(np.array([text])).data[0]
+    drafter, committed = head_drafter(model.heads, Runtime(model.trunk)), 0
+    drafter.reset(text[0])
+    for rows, depth in pieces:
+        rows = min(rows, len(text) - 1 - committed)
+        if rows == 0:
+            break
+        # A buffer that is reused, as the decoding loop does it.
+        following = np.array(text[committed + 1 : committed + 1 + rows])
+        drafter.commit(hidden[committed : committed + rows], following)
+        following[:] = 0
+        committed += rows
+        depth = min(depth, SHAPE.context - committed - 1)
+        if depth > 0:
+            rule = Recording()
+            drafts, laws = drafter.draft(depth, rule)
+            expected, logits = trained_draft(model, text[: committed + 1], depth)
+            assert laws is None and drafts.tolist() == expected
+            np.testing.assert_allclose(rule.seen[:depth], logits, rtol=0, atol=1e-10 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("context", [6, SHAPE.context])
+@pytest.mark.parametrize("max_new", [1, 2, 40])
+def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_used_again(kind, context, max_new):
+    model = model_with(kind)
+    runtime = Runtime(model.trunk, context)
+    drafter = head_drafter(model.heads, runtime)
+    for prompt in ([3], [1, 2, 3, 4, 5, 6]):
+        plain = list(generate(runtime, None, prompt, max_new=max_new))
+        fresh = list(generate(runtime, head_drafter(model.heads, runtime), prompt, max_new=max_new).rounds())
+        run = generate(runtime, drafter, prompt, max_new=max_new)
+        assert list(run.rounds()) == fresh and run.tokens == prompt + plain
+        assert runtime.length == len(run.tokens) - 1
+        assert len(plain) == min(max_new, context + 1 - len(prompt))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", RULES)
+def test_sampled_drafts_come_with_the_laws_that_the_rule_asks_for(kind, rule):
+    model = model_with(kind)
+    drafter = head_drafter(model.heads, Runtime(model.trunk))
+    drafter.reset(1)
+    drafter.commit(model.hidden(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
+    drafts, laws = drafter.draft(3, make_rule(rule, Law(top_k=5), 0, SHAPE.vocabulary_size, 4))
+    assert drafts.shape == (3,)
+    if rule == "shared-noise":
+        assert laws is None
+    else:
+        assert laws.shape == (3, SHAPE.vocabulary_size) and ((laws > 0).sum(axis=1) == 5).all()
+        np.testing.assert_allclose(laws.sum(axis=1), 1.0, atol=1e-12)
+        assert (laws[np.arange(3), drafts] > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
+    model = model_with(kind)
+    runtime = Runtime(model.trunk)
+    for seed in range(5):
+        options = {"max_new": 20, "law": Law(0.8), "seed": seed, "rule": "shared-noise"}
+        plain = list(generate(runtime, None, [1, 2], **options))
+        assert list(generate(runtime, head_drafter(model.heads, runtime), [1, 2], **options)) == plain
+
+
+@pytest.mark.parametrize("kind", ["parallel", "token_conditioned"])
+def test_heads_that_know_the_future_are_always_accepted(kind):
+    """A model that repeats one token: whatever state the heads see, they draft what the trunk will say."""
+    model = model_with(kind)
+    for parameter in model.parameters():
+        parameter.data[...] = np.abs(parameter.data) if parameter.data.ndim == 1 else 0.0
+    model.trunk.embedding.weight.data[:, 0] = 1.0
+    model.trunk.embedding.weight.data[7, 0] = 2.0
+    runtime = Runtime(model.trunk)
+    run = generate(runtime, head_drafter(model.heads, runtime), [1, 2], max_new=21)
+    assert list(run) == [7] * 21
+    assert run.statistics.accepted == run.statistics.drafted and run.statistics.tokens_per_step == DEPTH + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
+    model = model_with(kind, np.float32)
+    packed = round_to_nearest(model, QuantizationSpec())
+    faked = prepare(model, QuantizationSpec())
+    text = np.random.default_rng(1).integers(0, SHAPE.vocabulary_size, 9)
+    runtime = Runtime(packed.trunk)
+    drafter = head_drafter(packed.heads, runtime)
+    drafter.reset(int(text[0]))
+    drafter.commit(runtime.forward(text[:-1]).hidden, text[1:])
+    rule = Recording()
+    drafts, _ = drafter.draft(1, rule)
+    expected, logits = trained_draft(faked, text.tolist(), 1)
+    np.testing.assert_allclose(rule.seen[:1], logits, rtol=0, atol=2e-3 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_in_training_for_4_bits_have_to_be_converted_first(kind):
+    model = model_with(kind, np.float32)
+    runtime = Runtime(model.trunk)
+    prepare(model, QuantizationSpec())
+    with pytest.raises(TypeError, match="convert the model first"):
+        head_drafter(model.heads, runtime)
+
+
+def test_unknown_heads_have_no_drafter():
+    with pytest.raises(TypeError, match="no drafter for Heads"):
+        head_drafter(Heads(), Runtime(model_with("parallel").trunk))
+
+
+def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one():
+    seen = []
+    drafter = FunctionDrafter(lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2)
+    runtime = Runtime(model_with("parallel").trunk)
+    for prompt in ([5, 6, 7], [8]):
+        run = generate(runtime, drafter, prompt, max_new=6, law=GREEDY)
+        seen.clear()
+        states = [list(run.tokens) for _ in run.rounds()]
+        assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
