@@ -39,3 +39,37 @@ def codes_and_scales(draw, smallest, largest):
     codes = draw(arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(smallest, largest)))
     scales = draw(arrays.arrays(np.float16, (rows, groups), elements=st.floats(-65504, 65504, width=16)))
     return codes, scales.astype(np.float32)
+
+
+@st.composite
+def recipes(draw, **fixed):
+    """Valid recipes with small models (at most 2 layers, width 96) and short runs; `fixed` settings are as given."""
+    from minimtp.training.recipe import Recipe
+
+    heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
+    key_value_heads, channels = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
+    attention_heads = key_value_heads * draw(st.sampled_from([1, 2]))
+    batch, context = draw(st.integers(1, 4)), draw(st.integers(2, 24))
+    warmup = draw(st.floats(0, 1))
+    settings_ = {
+        "context": context, "layers": draw(st.integers(1, 2)), "width": attention_heads * channels,
+        "attention_heads": attention_heads, "key_value_heads": key_value_heads, "feed_forward": draw(st.sampled_from([32, 64])),
+        "tied_embeddings": draw(st.booleans()), "heads": heads, "draft_depth": 0 if heads == "none" else draw(st.integers(1, 4)),
+        "head_loss": draw(st.floats(0, 1)), "head_loss_end": draw(st.floats(0, 1)),
+        "head_loss_decay": draw(st.floats(0.1, 1)),
+        "curriculum": "none" if heads == "none" else draw(st.sampled_from(["none", "forward", "reverse"])),
+        "batch": batch, "tokens": batch * context * draw(st.integers(1, 60)) + draw(st.integers(0, batch * context - 1)),
+        "warmup": warmup, "decay": draw(st.floats(0, 1 - warmup)), "final_rate": draw(st.floats(0, 1)),
+        "learning_rate": draw(st.floats(1e-5, 1)), "seed": draw(st.integers(0, 2**63 - 1)),
+    }  # fmt: skip
+    if settings_["width"] % 32 == 0:
+        settings_["quantization"] = draw(st.sampled_from(["none", "qat"]))
+        settings_["quantize_from"] = draw(st.floats(0, 0.99))
+    return Recipe(**settings_ | fixed)
+
+
+@st.composite
+def documents(draw, largest=200):
+    """Texts as (name, content), sorted, of different names; anything at all may stand in them."""
+    names = draw(st.sets(st.text("abcdefgh/", min_size=1, max_size=8), min_size=1, max_size=30))
+    return [(name, draw(st.binary(min_size=1, max_size=largest))) for name in sorted(names)]
