@@ -49,6 +49,7 @@ SAMPLES = {
     "RMSNormalize": (lambda: fused.RMSNormalize(1e-5), [normal(2, 3, 8), normal(8)]),
     "SwiGLU": (fused.SwiGLU, [normal(2, 3, 8)]),
     "CausalAttention": (lambda: fused.CausalAttention(4, 2, *ANGLES), [normal(2, 5, 8 * 4)]),
+    "SoftCrossEntropy": (lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])), [3 * normal(2, 3)]),
     "CrossEntropy": (lambda: fused.CrossEntropy(np.array([0, 3, -1, 2])), [3 * normal(4, 5)]),
 }
 ANGLES = angles(5, 4)

@@ -106,6 +106,26 @@ def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, t
         assert flat.gradients @ direction == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6, abs=1e-8)
 
 
+def test_a_student_that_equals_its_teacher_gets_no_gradient_from_it_and_another_one_does():
+    student, teacher, other, text = build(), build(), build(seed=9), tokens(2, 9)
+    accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=1.0)
+    assert max(np.abs(p.grad).max() for p in student.parameters()) < 1e-15
+    losses = accumulate_gradients(student, text, np.zeros(0), teacher=other, distill_weight=1.0)
+    assert max(np.abs(p.grad).max() for p in student.parameters()) > 1e-3
+    assert losses[0] == pytest.approx(total_loss(student, text, np.zeros(0)))
+
+
+def test_distillation_mixes_the_gradients_of_text_and_teacher():
+    teacher, text = build(seed=9), tokens(2, 9)
+    gradients = []
+    for share in (0.0, 1.0, 0.25):
+        model = build()
+        flat = FlatParameters(model)
+        accumulate_gradients(model, text, np.zeros(0), teacher=teacher, distill_weight=share)
+        gradients.append(flat.gradients)
+    np.testing.assert_allclose(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[1], atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_heads_of_weight_zero_leave_the_gradient_of_the_trunk_alone(kind):
     text = tokens(2, 9)

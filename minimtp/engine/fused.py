@@ -149,3 +149,23 @@ class CrossEntropy(Op):
     def backward(self, gradient: Array) -> Array:
         kernel = kernels.for_array(self.logits)
         return kernel.cross_entropy_backward(self.logits, self.targets, self.log_sum_exp, gradient)
+
+
+class SoftCrossEntropy(Op):
+    """Nats that a law costs: logits (N, V) against `law` (N, V), rows summing to 1 -> (N,), -sum_v law_v log softmax_v.
+
+    Up to the law's own entropy, a constant, this is the divergence KL(law || softmax(logits)), and so is its gradient,
+    softmax(logits) - law: what distillation follows (Hinton et al. 2015, arXiv 1503.02531, at temperature 1).
+    """
+
+    def __init__(self, law: Array) -> None:
+        self.law = law
+
+    def forward(self, logits: Array) -> Array:
+        xp = array_module(logits)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        self.log_probabilities = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+        return -(self.law * self.log_probabilities).sum(axis=1)
+
+    def backward(self, gradient: Array) -> Array:
+        return gradient[:, None] * (array_module(gradient).exp(self.log_probabilities) - self.law)

@@ -6,11 +6,14 @@ The logits of one head are (B, T, V), usually the largest array of the whole ste
 the trunk. So each head's loss is differentiated down to its state as soon as it is known, and its logits are let go; the
 states' gradients then go through the heads and the trunk in one walk (Gloeckle et al. 2024, section 2, has this order for
 independent heads, which here too are finished one by one).
+
+With a teacher, the trunk's own loss is a mixture: a share follows the teacher's probabilities instead of the text's next token,
+which tells the student about all tokens at every position (distillation).
 """
 
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
-from minimtp.engine.fused import CrossEntropy
+from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
 from minimtp.engine.tensor import Array, Tensor, backpropagate, no_grad
 from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
@@ -18,12 +21,20 @@ from minimtp.model.transformer import Transformer
 Model = Transformer | MultiTokenModel
 
 
-def accumulate_gradients(model: Model, tokens: Array, head_weights: Array, scale: float = 1.0) -> np.ndarray:
+def accumulate_gradients(
+    model: Model,
+    tokens: Array,
+    head_weights: Array,
+    scale: float = 1.0,
+    teacher: Model | None = None,
+    distill_weight: float = 0.0,
+) -> np.ndarray:
     """Add scale * dL/dθ to the parameters' `.grad` and return the losses.
 
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
     head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
-    Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed).
+    teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
+    Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
     inputs, length = tokens[:, : tokens.shape[1] - 1 - model.depth], tokens.shape[1] - 1 - model.depth
     losses = np.full(1 + model.depth, np.nan)
@@ -31,8 +42,11 @@ def accumulate_gradients(model: Model, tokens: Array, head_weights: Array, scale
     hidden = model.hidden(inputs)
     leaf = Tensor(hidden.data, requires_grad=True)
     active = int(np.flatnonzero(np.asarray(head_weights))[-1]) + 1 if np.any(np.asarray(head_weights)) else 0
-    losses[0], gradient = _loss_at(model, hidden.data, _targets(tokens, 0, length), scale if trunk_learns else 0.0)
-    leaf.grad = gradient
+    weight = scale if trunk_learns else 0.0
+    own = weight * (1.0 - distill_weight)
+    losses[0], leaf.grad = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
+    if teacher is not None and weight * distill_weight:
+        leaf.grad += _distillation_gradient(model, teacher, inputs, hidden.data, weight * distill_weight)
     states, gradients = [], []
     if active:
         for k, state in enumerate(model.heads.states(leaf, tokens[:, :-1], model.trunk), start=1):
@@ -87,3 +101,17 @@ def _loss_at(model: Model, state: Array, targets: Array, weight: float) -> tuple
         return loss, array_module(state).zeros_like(state)
     losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
     return loss, leaf.grad
+
+
+def _distillation_gradient(model: Model, teacher: Model, inputs: Array, state: Array, weight: float) -> Array:
+    """weight times the gradient, at `state` (B, T, D), of the mean divergence from the teacher; the output learns too."""
+    xp = array_module(state)
+    with no_grad():
+        logits = teacher.logits(teacher.hidden(inputs)).data
+    logits = logits.reshape(-1, logits.shape[-1])  # (B*T, V)
+    law = xp.exp(logits - logits.max(axis=1, keepdims=True))
+    law /= law.sum(axis=1, keepdims=True)
+    leaf = Tensor(state, requires_grad=True)
+    losses = SoftCrossEntropy(law).apply(model.logits(leaf).reshape(*logits.shape))
+    losses.backward(xp.full_like(losses.data, weight / logits.shape[0]))
+    return leaf.grad
