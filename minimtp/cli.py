@@ -134,10 +134,10 @@ def compare(options: argparse.Namespace) -> int:
     from minimtp import compare as comparison
 
     _use_kernels(options)
-    return comparison.run(
-        preset=options.preset, out=options.out, corpus=options.corpus, device=options.device, threads=options.threads,
-        seed=options.seed,
-    )  # fmt: skip
+    comparison.run(
+        options.preset, options.out, corpus=options.corpus, device=options.device, threads=options.threads, seed=options.seed
+    )
+    return 0
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -164,8 +164,11 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            check_known(action.option_strings[0] if action.option_strings else "command", str(value), action.choices)
+        if action.choices is None or value in action.choices:
+            return
+        if not action.option_strings:
+            check_known("command", str(value), action.choices)
+        raise UserError(f"{action.option_strings[0]} must be one of {', '.join(action.choices)}, not {value!r}")
 
     def error(self, message: str) -> None:
         raise UserError(f"{message}: see {self.prog} -h")

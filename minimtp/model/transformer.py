@@ -6,8 +6,10 @@
 
 RMSNorm before each part, rotary positions on adjacent pairs, grouped-query attention, SwiGLU, no biases, and an output
 that is the token table itself when tied. Both parts of a block end in a product that starts at zero, so a new block is the
-identity; against starting points of N(0, 0.02) this is worth 0.44 bits per byte after 0.6 M bytes (4 x 128). The shape is kept so plain that the weights fit other programs' files without a
-special case. q, k, v are one fused product, and so are gate and up: their rows are concatenated, and can be split again.
+identity; against starting points of N(0, 0.02) this is worth 0.44 bits per byte after 0.6 M bytes (4 blocks, width 128).
+
+The shape is kept so plain that the weights fit other programs' files without a special case. q, k, v are one fused product,
+and so are gate and up: their rows are concatenated, and can be split again.
 
 This file knows nothing of prediction heads and nothing of quantization: those wrap it and replace its modules.
 """
