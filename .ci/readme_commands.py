@@ -1,0 +1,35 @@
+"""Print the commands of a Markdown file's `sh` blocks, to be run by CI.
+
+With --small, training and comparing take the preset `tiny`, which runs the same code in seconds; installing is left out
+(CI has just done it, from this checkout) and so is pytest (CI runs it in an environment of its own).
+"""
+
+import re
+import sys
+from pathlib import Path
+
+
+def commands(text: str) -> list[str]:
+    """The command lines of all ```sh blocks, comments stripped, continued lines joined, `a && b` taken apart."""
+    lines = []
+    for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\s+#.*$", "", line).strip()
+            lines += [part.strip() for part in line.split("&&") if part.strip()]
+    return lines
+
+
+def small(command: str) -> str | None:
+    """The command as CI runs it, None to leave it out."""
+    if command.startswith(("pip install", "pytest", "git clone", "cd ")):
+        return None
+    if re.match(r"minimtp (compare|train)\b", command) and "--from" not in command and "--resume" not in command:
+        command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
+    return command
+
+
+if __name__ == "__main__":
+    for command in commands(Path(sys.argv[-1]).read_text(encoding="utf-8")):
+        command = small(command) if "--small" in sys.argv else command
+        if command:
+            print(command)
