@@ -42,9 +42,9 @@ def build(kind="none", tied=True, dtype=np.float32, seed=0):
     shape = replace(SHAPE, tied_embeddings=tied)
     trunk = Transformer(shape, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
-    for name, parameter in model.named_parameters():
-        if "norm" in name:  # not all ones, so that a norm that gets lost is noticed
-            parameter.data = rng.uniform(0.5, 1.5, parameter.shape)
+    for name, parameter in model.named_parameters():  # no zeros and no ones, so that whatever gets lost is noticed
+        norm = "norm" in name
+        parameter.data = rng.uniform(0.5, 1.5, parameter.shape) if norm else 0.2 * rng.standard_normal(parameter.shape)
     map_parameters(model, lambda array: array.astype(dtype))
     return model
 

@@ -45,7 +45,7 @@ class QuantizationSpec:
     embedding: str = "q8_0"
     heads: str = "q4_0"
     activations: str = "int8"
-    straight_through: str = "round-clip"
+    straight_through: str = "pass"
 
     def __post_init__(self) -> None:
         for name in (self.weights, self.embedding, self.heads):
