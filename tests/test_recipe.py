@@ -1,0 +1,166 @@
+"""Recipes check themselves; schedules are pure functions of the step."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import parameter_count
+from minimtp.errors import UserError
+from minimtp.training import schedule
+from minimtp.training.build import build_model
+from minimtp.training.presets import PRESETS, preset
+from minimtp.training.recipe import GROUPS, SETTINGS, Range, Recipe, kind_of
+from tests.strategies import recipes
+
+RANGES = {name: s.metadata["allowed"] for name, s in SETTINGS.items() if isinstance(s.metadata["allowed"], Range)}
+
+
+@given(recipes())
+def test_a_recipe_survives_being_written_as_json(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_a_misspelt_key_is_an_error_that_names_the_closest_one():
+    with pytest.raises(UserError, match="unknown recipe key 'learning_rat': did you mean learning_rate"):
+        Recipe.from_dict({"learning_rat": 0.1})
+
+
+def test_a_key_like_no_other_is_an_error_that_lists_them():
+    with pytest.raises(UserError, match="known are vocabulary_size, context"):
+        Recipe.from_dict({"zzzzzz": 1})
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_number_outside_its_range_is_refused_by_name(name):
+    allowed, kind = RANGES[name], kind_of(SETTINGS[name])
+    outside = [allowed.low - 1, allowed.high * 2 + 1] + ([allowed.low] if allowed.open else [])
+    for value in [kind(value) for value in outside] + ([math.nan, math.inf] if kind is float else []):
+        with pytest.raises(UserError, match=f"^{name} must be "):
+            Recipe(**{name: value})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
+    wrong = {int: 1.5, float: "fast", bool: 1, str: 3}[kind_of(SETTINGS[name])]
+    with pytest.raises(UserError, match=f"^{name} must be "):
+        Recipe(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ({"width": 130}, "cannot be shared by 4 attention heads"),
+        ({"key_value_heads": 3}, "cannot share 3 key/value heads"),
+        ({"width": 12}, "gets 3 numbers"),
+        ({"draft_depth": 3}, "needs prediction heads"),
+        ({"heads": "parallel", "draft_depth": 0}, "predict nothing"),
+        ({"curriculum": "forward"}, "needs prediction heads"),
+        ({"freeze_trunk": True}, "nothing to train"),
+        ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
+        ({"quantization": "qat", "width": 48, "attention_heads": 4}, "groups of 32"),
+        ({"quantization": "qat", "feed_forward": 100}, "groups of 32"),
+        ({"warmup": 0.7, "decay": 0.4}, "must not exceed 1"),
+        ({"tokens": 100}, "do not fill one step"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings_, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(**settings_)
+
+
+def test_heads_bring_their_default_depth_and_no_heads_bring_none():
+    assert Recipe(heads="parallel").draft_depth == 7
+    assert Recipe().draft_depth == 0
+
+
+def test_a_whole_number_is_accepted_where_any_number_is():
+    assert Recipe(clip=2) == Recipe(clip=2.0)
+
+
+def test_every_setting_has_a_group_and_help_and_stands_in_the_description():
+    described = Recipe().describe()
+    for name, setting in SETTINGS.items():
+        assert setting.metadata["group"] in GROUPS
+        assert setting.metadata["help"]
+        assert f" {name} " in described
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().width = 64
+
+
+@settings(max_examples=20)
+@given(recipes(heads="none", draft_depth=0, curriculum="none"))
+def test_the_parameters_a_recipe_counts_are_those_its_model_has(recipe):
+    assert parameter_count(build_model(recipe, np.random.default_rng(0))) == recipe.trunk_parameters()
+
+
+def test_the_same_seed_gives_the_same_trunk_whatever_heads_stand_on_it():
+    plain = build_model(preset("tiny"), np.random.default_rng(3))
+    with_heads = build_model(preset("tiny", heads="sequential"), np.random.default_rng(3))
+    for one, other in zip(plain.parameters(), with_heads.trunk.parameters(), strict=True):
+        assert np.array_equal(one.data, other.data)
+
+
+def test_presets_are_valid_and_of_the_size_they_promise():
+    sizes = {name: preset(name).trunk_parameters() for name in PRESETS}
+    assert sizes["tiny"] < 1e5 < sizes["quick"] < 2e6
+    assert 5e6 <= sizes["laptop"] <= 30e6
+    assert sizes["gpu"] >= 100e6
+
+
+def test_an_unknown_preset_is_an_error_that_names_the_closest():
+    with pytest.raises(UserError, match="did you mean laptop"):
+        preset("labtop")
+
+
+@given(recipes())
+def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(recipe):
+    rates = [schedule.learning_rate(recipe, step) for step in range(recipe.steps)]
+    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
+    warm = round(recipe.warmup * recipe.steps)
+    assert all(0 < rate <= peak for rate in rates)
+    assert rates[:warm] == sorted(rates[:warm])
+    assert all(rate == peak for rate in rates[warm : start + 1])
+    assert rates[start:] == sorted(rates[start:], reverse=True)
+    assert all(rate >= peak * recipe.final_rate * (1 - 1e-12) for rate in rates[start:])
+
+
+def test_the_learning_rate_of_a_small_run_is_this():
+    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_rate=0.2)
+    rates = [round(schedule.learning_rate(recipe, step), 12) for step in range(10)]
+    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
+
+
+@given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
+def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(recipe):
+    ends = {recipe.steps - 1: recipe.head_loss_end} | {0: recipe.head_loss}  # a run of one step is at its start
+    for step, together in ends.items():
+        weights = schedule.head_weights(recipe, step)
+        assert sum(weights) == pytest.approx(together, abs=1e-12)
+        assert weights[1] == pytest.approx(weights[0] * recipe.head_loss_decay)
+        assert weights[2] == pytest.approx(weights[1] * recipe.head_loss_decay)
+
+
+@given(recipes(heads="parallel", draft_depth=3), st.data())
+def test_a_curriculum_adds_or_removes_heads_one_at_a_time_from_the_nearest_on(recipe, data):
+    kind = data.draw(st.sampled_from(["forward", "reverse"]))
+    recipe = dataclasses.replace(recipe, curriculum=kind, head_loss=0.5, head_loss_end=0.5)
+    counts = [schedule.active_heads(recipe, step) for step in range(recipe.steps)]
+    assert counts == sorted(counts, reverse=kind == "reverse")
+    assert counts[0] == (0 if kind == "forward" else 3)
+    if recipe.steps >= 4:
+        assert set(counts) == {0, 1, 2, 3}
+        assert max(counts.count(n) for n in range(4)) - min(counts.count(n) for n in range(4)) <= 1
+    for step, count in enumerate(counts):
+        weights = schedule.head_weights(recipe, step)
+        assert all(weight > 0 for weight in weights[:count])
+        assert weights[count:] == [0.0] * (3 - count)
+    everyone = schedule.head_weights(dataclasses.replace(recipe, curriculum="none"), 0)
+    assert schedule.head_weights(recipe, 0) == everyone[: counts[0]] + [0.0] * (3 - counts[0])
