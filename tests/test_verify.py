@@ -240,11 +240,13 @@ def test_greedy_takes_the_lowest_of_equal_logits():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_greedy_refuses_logits_that_are_no_numbers(bad):
+@pytest.mark.parametrize("name", verify.RULES)
+@pytest.mark.parametrize("law", [Law(), Law(0)], ids=["sampled", "greedy"])
+def test_every_rule_refuses_logits_that_are_no_numbers(law, name, bad):
     logits = np.zeros((1, 4), np.float32)
     logits[0, 2] = bad
     with pytest.raises(UserError, match="not a number"):
-        Greedy().verify(logits, [], None)
+        make_rule(name, law, 0, 4, 0).verify(logits, [], None)
 
 
 def test_shared_noise_emits_the_same_tokens_whatever_was_drafted():

@@ -32,7 +32,8 @@ def _is_number(value: object) -> bool:
 class Law:
     """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
 
-    temperature: at least 0. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 = all.
+    temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =
+    all.
     Raises UserError for a setting out of range.
     """
 
@@ -41,8 +42,8 @@ class Law:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise UserError(f"temperature must be a number of at least 0 (0 is greedy), not {self.temperature!r}")
+        if not (_is_number(self.temperature) and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)):
+            raise UserError(f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}")
         if not (isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0):
             raise UserError(f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}")
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
@@ -54,28 +55,27 @@ class Law:
         return self.temperature == 0 or self.top_k == 1
 
     def scores(self, logits: object) -> object:
-        """(R, V) logits -> (R, V) float64 logarithms of the final law up to a constant a row; -inf = cannot be drawn.
+        """(R, V) logits -> (R, V) logarithms of the final law up to a constant a row; -inf = cannot be drawn."""
+        xp = array_module(logits)
+        if self.greedy:
+            scores = xp.full_like(logits, -xp.inf)
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: the first of equals
+            return scores
+        scores = logits if self.temperature == 1 else logits / self.temperature
+        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
+            scores = xp.where(self._kept(scores), scores, -xp.inf)
+        return scores
+
+    def probabilities(self, logits: object) -> object:
+        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one.
 
         Raises UserError where a row has no finite maximum: then the model is broken, and any token would be a wrong
         one.
         """
         xp = array_module(logits)
-        logits = logits.astype(xp.float64)
-        best = logits.max(axis=-1, keepdims=True)
-        if not math.isfinite(float(best.sum())):
-            raise UserError(NOT_FINITE)
         if self.greedy:
-            scores = xp.full(logits.shape, -xp.inf)
-            scores[xp.arange(logits.shape[0]), logits.argmax(axis=-1)] = 0.0  # argmax: the first of equals
-            return scores
-        with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, which is its limit
-            scores = (logits - best) / self.temperature
-        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
-            scores[~self._kept(scores)] = -xp.inf
-        return scores
-
-    def probabilities(self, logits: object) -> object:
-        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one. Raises as `scores`."""
+            _maxima(logits)
+            return xp.exp(self.scores(logits), dtype=xp.float64)
         return _softmax(self.scores(logits))
 
     def _kept(self, scores: object) -> object:
@@ -99,10 +99,19 @@ NOT_FINITE = "the model's output is not a number: its training diverged or its f
 
 
 def _softmax(scores: object) -> object:
+    """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
     xp = array_module(scores)
-    weights = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = xp.exp(scores - _maxima(scores)).astype(xp.float64)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
+
+
+def _maxima(rows: object) -> object:
+    """(R, V) -> (R, 1). Raises UserError for a maximum that is infinite or no number."""
+    largest = rows.max(axis=-1, keepdims=True)
+    if not math.isfinite(float(largest.sum())):
+        raise UserError(NOT_FINITE)
+    return largest
 
 
 class Dice(Protocol):
@@ -167,7 +176,7 @@ class Noise:
             if len(self._blocks) > 2:
                 self._blocks.clear()
             generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, block, 0, 0]))
-            exponential = generator.standard_exponential(self._shape, method="inv")
+            exponential = generator.standard_exponential(self._shape)
             np.maximum(exponential, np.finfo(np.float64).tiny, out=exponential)  # -log(0) would meet a -inf score
             self._blocks[block] = -np.log(exponential)
         return self._blocks[block]

@@ -75,6 +75,12 @@ def matching_rule(choices: Sequence[int], drafts: Sequence[int]) -> tuple[int, i
     return len(drafts), choices[len(drafts)]
 
 
+def _require_finite(logit: object) -> None:
+    """Raises UserError for the logit of a chosen token that is no number: an argmax names a token even among NaNs."""
+    if not isfinite(float(logit)):
+        raise UserError(NOT_FINITE)
+
+
 class Greedy:
     """Temperature 0: argmax against argmax, without a softmax anywhere.
 
@@ -88,8 +94,7 @@ class Greedy:
 
     def verify(self, logits: object, drafts: Sequence[int], laws: np.ndarray | None) -> tuple[int, int]:
         accepted, token = matching_rule(logits.argmax(axis=-1).tolist(), drafts)
-        if not isfinite(float(logits[accepted, token])):  # an argmax names a token even among NaNs
-            raise UserError(NOT_FINITE)
+        _require_finite(logits[accepted, token])
         return accepted, token
 
 
@@ -132,6 +137,7 @@ class SharedNoise:
 
     def verify(self, logits: object, drafts: Sequence[int], laws: np.ndarray | None) -> tuple[int, int]:
         accepted, token = matching_rule(self._choose(logits, self.position).tolist(), drafts)
+        _require_finite(logits[accepted, token])
         self.position += accepted + 1
         return accepted, token
 
