@@ -83,22 +83,3 @@ def _fake_quantize_activations(x, y):
         scale = magnitude / LARGEST_CODE
         for j in range(y.shape[1]):
             y[i, j] = np.rint(x[i, j] * inverse) * scale
-
-
-def quantize_activations(x):
-    require_whole_groups(x)
-    x = np.ascontiguousarray(x)
-    codes = np.empty(x.shape, np.int8)
-    scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
-    _quantize_activations(x.reshape(-1, GROUP), codes.reshape(-1, GROUP), scales.reshape(-1))
-    return codes, scales
-
-
-@compiled
-def _quantize_activations(x, codes, scales):
-    for i in range(codes.shape[0]):
-        magnitude = largest_magnitude(x[i])
-        inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
-        scales[i] = magnitude / LARGEST_CODE
-        for j in range(codes.shape[1]):
-            codes[i, j] = np.int8(np.int32(np.rint(x[i, j] * inverse)))

@@ -1,0 +1,119 @@
+"""Vector instructions, emitted by hand where a loop of Numba's would not become the right ones.
+
+A Numba *intrinsic* is a function whose body is a list of LLVM instructions, written by Python code when the caller is
+compiled. LLVM has vectors of any length as values (`<8 x float>`) and translates them for the processor at hand, in
+several instructions where its registers are shorter: what is written with them runs on x86 and on ARM alike. Where x86
+has one instruction for several of ours, and LLVM does not see it, the emitter asks for it by name if the processor has
+it, and spells it out otherwise. Both give the same bits: these are all integer instructions.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+LANES = 8  # 32-bit lanes of a vector
+
+INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
+FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.HalfType(), LANES)
+SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
+
+FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
+SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
+BYTE_MATRIX = types.Array(types.uint8, 2, "C")
+
+
+class Emitter:
+    """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on 64-bit integers."""
+
+    def __init__(self, context, builder, kinds, arguments):
+        self.context, self.builder = context, builder
+        self.arrays = [
+            context.make_array(kind)(context, builder, argument) if isinstance(kind, types.Array) else argument
+            for kind, argument in zip(kinds, arguments, strict=True)
+        ]
+        self.has_avx2 = "+avx2" in context.codegen().magic_tuple()[2]  # (triple, processor, its features)
+
+    def width(self, array):
+        return self.builder.extract_value(array.shape, 1)
+
+    def row(self, array, index, item_bytes, column=0):
+        """Address of array[index, column]."""
+        item = self.plus(self.times(index, self.width(array)), column)
+        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes))
+
+    def advance(self, address, offset):
+        return self.builder.gep(address, [self.number(offset)])
+
+    def plus(self, a, b):
+        return self.builder.add(self.number(a), self.number(b))
+
+    def times(self, a, b):
+        return self.builder.mul(self.number(a), self.number(b))
+
+    def number(self, value):
+        return ir.Constant(INT64, value) if isinstance(value, int) else value
+
+    def load(self, kind, address, offset=0):
+        address = self.builder.bitcast(self.advance(address, offset), kind.as_pointer())
+        return self.builder.load(address, align=1)
+
+    def store(self, value, address, offset=0):
+        address = self.builder.bitcast(self.advance(address, offset), value.type.as_pointer())
+        self.builder.store(value, address, align=1)
+
+    def load_everywhere(self, scalar_kind, address, offset=0):
+        """A vector, each lane of which is the scalar at the address."""
+        return self.everywhere(self.load(scalar_kind, address, offset))
+
+    def everywhere(self, scalar):
+        undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+        return self.lanes(self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES)
+
+    def lanes(self, x, order):
+        """The lanes of x that `order` names."""
+        return self.builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(INT32, len(order)), order))
+
+    def constant(self, kind, value):
+        return ir.Constant(kind, [value] * kind.count)
+
+    def variable(self, value):
+        """A place for a value that changes in a loop; LLVM keeps it in a register."""
+        place = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, place)
+        return place
+
+    def call(self, name, result, *arguments):
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def multiply_add(self, a, b, total):
+        return self.call(f"llvm.fmuladd.v{LANES}f32", FLOATS, a, b, total)
+
+    def larger(self, a, b):
+        return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
+
+    def sign_extended_low_half(self, x, bits):
+        shift = self.constant(x.type, bits)
+        return self.builder.ashr(self.builder.shl(x, shift), shift)
+
+    def add_products_of_bytes(self, total, codes, x):
+        """total (16 shorts) + the sums of neighbouring products of codes (32 bytes 0..15) and x (32 signed bytes)."""
+        b = self.builder
+        if self.has_avx2:
+            return b.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES)))
+        codes, x = b.bitcast(codes, SHORTS), b.bitcast(x, SHORTS)
+        eight = self.constant(SHORTS, 8)
+        total = b.add(total, b.mul(b.and_(codes, self.constant(SHORTS, 255)), self.sign_extended_low_half(x, 8)))
+        return b.add(total, b.mul(b.lshr(codes, eight), b.ashr(x, eight)))
+
+    def products_of_shorts(self, a, c):
+        """The sums of neighbouring products of two vectors of 16 shorts: 8 ints."""
+        b = self.builder
+        if self.has_avx2:
+            return self.call("llvm.x86.avx2.pmadd.wd", INTS, a, c)
+        a, c = b.bitcast(a, INTS), b.bitcast(c, INTS)
+        sixteen = self.constant(INTS, 16)
+        low = b.mul(self.sign_extended_low_half(a, 16), self.sign_extended_low_half(c, 16))
+        return b.add(low, b.mul(b.ashr(a, sixteen), b.ashr(c, sixteen)))
+
+
