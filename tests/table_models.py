@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minimtp.decode.sampling import softmax
+
 
 class TableTarget:
     """Logits that depend on the whole prefix, and a cache that is the list of tokens fed: what a model is to the decoder."""
@@ -70,6 +72,9 @@ class ScriptedDice:
 
     def choose(self, law):
         return self._answer(law)
+
+    def draw(self, scores):
+        return np.array([self._answer(row) for row in softmax(scores)])
 
 
 def every_outcome(run):

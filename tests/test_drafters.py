@@ -84,9 +84,9 @@ def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafte
         depth = min(depth, SHAPE.context - committed - 1)
         if depth > 0:
             rule = Recording()
-            drafts, laws = drafter.draft(depth, rule)
+            drafts, scores = drafter.draft(depth, rule)
             expected, logits = trained_draft(model, text[: committed + 1], depth)
-            assert laws is None and drafts.tolist() == expected
+            assert scores is None and drafts.tolist() == expected
             np.testing.assert_allclose(rule.seen[:depth], logits, rtol=0, atol=1e-10 * np.abs(logits).max())
 
 
@@ -108,19 +108,18 @@ def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_us
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
-def test_sampled_drafts_come_with_the_laws_that_the_rule_asks_for(kind, rule):
+def test_sampled_drafts_come_with_the_scores_that_the_rule_asks_for(kind, rule):
     model = model_with(kind)
     drafter = head_drafter(model.heads, Runtime(model.trunk))
     drafter.reset(1)
     drafter.commit(model.hidden(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
-    drafts, laws = drafter.draft(3, make_rule(rule, Law(top_k=5), 0, SHAPE.vocabulary_size, 4))
+    drafts, scores = drafter.draft(3, make_rule(rule, Law(top_k=5), 0, SHAPE.vocabulary_size, 4))
     assert drafts.shape == (3,)
     if rule == "shared-noise":
-        assert laws is None
+        assert scores is None
     else:
-        assert laws.shape == (3, SHAPE.vocabulary_size) and ((laws > 0).sum(axis=1) == 5).all()
-        np.testing.assert_allclose(laws.sum(axis=1), 1.0, atol=1e-12)
-        assert (laws[np.arange(3), drafts] > 0).all()
+        assert scores.shape == (3, SHAPE.vocabulary_size) and ((scores > -np.inf).sum(axis=1) == 5).all()
+        assert (scores[np.arange(3), drafts] > -np.inf).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,12 +42,12 @@ def sampling(target, other, depth=3):
     """A drafter that draws from the logits of another table, as a small model would."""
 
     def function(tokens, wanted, rule):
-        tokens, laws = list(tokens), []
+        tokens, scores = list(tokens), []
         for index in range(wanted):
-            drawn, law = rule.draw(other.logits(tokens)[None], index)
+            drawn, score = rule.draw(other.logits(tokens)[None], index)
             tokens.append(int(drawn[0]))
-            laws.append(law)
-        return tokens[-wanted:], None if laws[0] is None else np.concatenate(laws)
+            scores.append(score)
+        return tokens[-wanted:], None if scores[0] is None else np.concatenate(scores)
 
     return Watching(function, depth)
 

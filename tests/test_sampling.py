@@ -142,6 +142,19 @@ def test_dice_choose_tokens_with_the_laws_frequencies_and_never_one_without_mass
     assert not counts[law == 0].any() and within_chance(counts[law > 0], law[law > 0])
 
 
+def test_dice_draw_tokens_from_scores_with_the_laws_frequencies():
+    dice, law = SeededDice(1), np.array([0.1, 0.0, 0.6, 0.3])
+    with np.errstate(divide="ignore"):
+        scores = np.log(np.array([law, law[::-1]])) + 3  # up to a constant
+    tokens = np.concatenate([dice.draw(scores) for _ in range(10_000)]).reshape(-1, 2)
+    for column, expected in ((tokens[:, 0], law), (tokens[:, 1], law[::-1])):
+        counts = np.bincount(column, minlength=4)
+        assert not counts[expected == 0].any() and within_chance(counts[expected > 0], expected[expected > 0])
+    pairs = np.bincount(4 * tokens[:, 0] + tokens[:, 1], minlength=16)
+    expected = np.outer(law, law[::-1]).ravel()
+    assert within_chance(pairs[expected > 0], expected[expected > 0])
+
+
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
 @pytest.mark.parametrize("scale", [1.0, 1 + 2**-52, 0.1, 3.0])
 def test_dice_stay_inside_the_law_at_the_ends_of_the_unit_interval(uniform, scale):

@@ -202,15 +202,15 @@ def test_the_token_rule_object_verifies_against_the_final_law(law):
 
     def one_round(dice, truncated=True):
         rule = TokenRule(law, dice)
-        drafts, laws = [], []
+        drafts, scores = [], []
         for index in range(DEPTH):
-            token, q = rule.draw(draft_logits[tuple(drafts)], index)
+            token, score = rule.draw(draft_logits[tuple(drafts)], index)
             drafts.append(int(token[0]))
-            laws.append(q)
+            scores.append(score)
         prefixes = [tuple(drafts[:index]) for index in range(DEPTH + 1)]
         if not truncated:
             rule = TokenRule(Law(law.temperature), dice)
-        accepted, token = rule.verify(np.concatenate([logits[x] for x in prefixes]), drafts, np.concatenate(laws))
+        accepted, token = rule.verify(np.concatenate([logits[x] for x in prefixes]), drafts, np.concatenate(scores))
         text = [*drafts[:accepted], token]
         while len(text) < DEPTH + 1:
             text.append(dice.choose(law.probabilities(logits[tuple(text)])[0]))
@@ -235,8 +235,8 @@ def test_greedy_accepts_up_to_the_first_difference_and_corrects_it(drafts, expec
 
 def test_greedy_takes_the_lowest_of_equal_logits():
     assert Greedy().verify(np.zeros((2, 5), np.float32), [0], None) == (1, 0)
-    tokens, laws = Greedy().draw(np.zeros((2, 5), np.float32), 0)
-    assert tokens.tolist() == [0, 0] and laws is None
+    tokens, scores = Greedy().draw(np.zeros((2, 5), np.float32), 0)
+    assert tokens.tolist() == [0, 0] and scores is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -7,7 +7,8 @@ One interface for all of them. The loop in generate.py tells a drafter what was 
                                consecutive positions, and the R tokens that follow them; the last of these is the
                                pending token
     draft(depth, rule)         drafts for the `depth` positions after the pending token, fewer if the drafter has no
-                               idea, and the laws they were drawn from, or None: then each counts as certain
+                               idea, and the scores (depth, V) of the laws they were drawn from (verify.py), or
+                               None: then each counts as certain
 
 A drafter sees committed rows only, never rejected ones, so nothing it keeps has to be rolled back. It draws its tokens
 with `rule.draw`, which knows temperature and randomness (verify.py). Any drafter is *safe*: verification makes the text
@@ -34,7 +35,7 @@ class Drafter(Protocol):
 
 
 class FunctionDrafter:
-    """Any function of the text so far: function(tokens, depth, rule) -> (drafts, laws or None)."""
+    """Any function of the text so far: function(tokens, depth, rule) -> (drafts, scores or None)."""
 
     def __init__(self, function: Callable[[list[int], int, Rule], tuple], max_depth: int) -> None:
         self.function = function

@@ -151,7 +151,7 @@ class Generation:
         feed = np.empty(fresh + draft_depth + 1, np.int64)
         feed[:fresh] = prompt
         drafts: list[int] = []
-        laws: np.ndarray | None = None
+        scores: np.ndarray | None = None
         target.truncate(0)
         if drafter is not None:
             drafter.reset(int(prompt[0]))
@@ -159,7 +159,7 @@ class Generation:
         while True:
             started = perf_counter()
             step = target.forward(feed[: fresh + len(drafts)])
-            accepted, token = rule.verify(step.logits[fresh - 1 :], drafts, laws)
+            accepted, token = rule.verify(step.logits[fresh - 1 :], drafts, scores)
             tokens = drafts[:accepted]
             if not (tokens and tokens[-1] in stop_tokens):  # only the last draft can be one, see _draft
                 feed[fresh + accepted] = token
@@ -197,9 +197,9 @@ class Generation:
             feed[0] = tokens[-1]
             fresh = 1
             depth = min(draft_depth, max_new - emitted - 1, context - committed)
-            drafts, laws = [], None
+            drafts, scores = [], None
             if depth > 0:
-                drafts, laws = self._draft(drafter, depth, rule, target.vocabulary_size, stop_tokens)
+                drafts, scores = self._draft(drafter, depth, rule, target.vocabulary_size, stop_tokens)
             feed[1 : 1 + len(drafts)] = drafts
             drafting = perf_counter() - started
 
@@ -207,8 +207,8 @@ class Generation:
     def _draft(
         drafter: Drafter, depth: int, rule: Rule, vocabulary_size: int, stop_tokens: frozenset[int]
     ) -> tuple[list[int], np.ndarray | None]:
-        """At most `depth` drafts, none behind a stop token, and their laws. Raises ValueError for a faulty drafter."""
-        proposed, laws = drafter.draft(depth, rule)
+        """At most `depth` drafts, none behind a stop token, and their scores. Raises ValueError for a faulty drafter."""
+        proposed, scores = drafter.draft(depth, rule)
         drafts = proposed.tolist() if hasattr(proposed, "tolist") else list(proposed)
         if not drafts:
             return [], None
@@ -220,7 +220,7 @@ class Generation:
                 if draft in stop_tokens:
                     del drafts[index + 1 :]
                     break
-        return drafts, laws
+        return drafts, scores
 
 
 def generate(

@@ -56,9 +56,9 @@ def head_drafter(heads: Heads, runtime: Runtime) -> Drafter:
     raise TypeError(f"no drafter for {type(heads).__name__}")
 
 
-def _gather(tokens: list[Array], laws: list[np.ndarray | None]) -> tuple[Array, np.ndarray | None]:
-    """Draws made one at a time, as one array of tokens and one of laws."""
-    return array_module(tokens[0]).concatenate(tokens), None if laws[0] is None else np.concatenate(laws)
+def _gather(tokens: list[Array], scores: list[np.ndarray | None]) -> tuple[Array, np.ndarray | None]:
+    """Draws made one at a time, as one array of tokens and one of scores."""
+    return array_module(tokens[0]).concatenate(tokens), None if scores[0] is None else np.concatenate(scores)
 
 
 class TokenConditionedStep:
@@ -132,14 +132,14 @@ class TokenConditionedDrafter:
         self._pending = self._xp.asarray(tokens[-1:]).copy()
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        state, token, tokens, laws = self._hidden, self._pending, [], []
+        state, token, tokens, scores = self._hidden, self._pending, [], []
         for index in range(depth):
             state = self._steps[index](state, token)
-            token, law = rule.draw(self._kernel.linear(state, self._output), index)
+            token, score = rule.draw(self._kernel.linear(state, self._output), index)
             token = self._xp.asarray(token)  # stays on the device when it was drawn there
             tokens.append(token)
-            laws.append(law)
-        return _gather(tokens, laws)
+            scores.append(score)
+        return _gather(tokens, scores)
 
 
 class BlockHead:
@@ -252,16 +252,16 @@ class SequentialDrafter(BlockHeadDrafter):
             self._run(index, self._rows - index)
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        rows, tokens, laws = self._rows, [], []
+        rows, tokens, scores = self._rows, [], []
         for index in range(depth):
             module = self._run(index, rows)
-            token, law = rule.draw(self._kernel.linear(module.states[rows - 1 : rows], self._output), index)
+            token, score = rule.draw(self._kernel.linear(module.states[rows - 1 : rows], self._output), index)
             self._tokens[rows + index + 1] = self._xp.asarray(token)[0]
             tokens.append(token)
-            laws.append(law)
+            scores.append(score)
             # Rows from here on read tokens that are only drafted.
             module.cache.truncate(max(rows - index, 0))
-        return _gather(tokens, laws)
+        return _gather(tokens, scores)
 
 
 DRAFTERS: dict[type[Heads], Any] = {

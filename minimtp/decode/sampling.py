@@ -76,7 +76,7 @@ class Law:
         if self.greedy:
             _maxima(logits)
             return xp.exp(self.scores(logits), dtype=xp.float64)
-        return _softmax(self.scores(logits))
+        return softmax(self.scores(logits))
 
     def _kept(self, scores: object) -> object:
         """(R, V) bool: which tokens survive top-k and then top-p."""
@@ -86,7 +86,7 @@ class Law:
         if 0 < self.top_k < scores.shape[-1]:
             survives[:, self.top_k :] = False
         if self.top_p < 1:
-            ranked = _softmax(xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf))
+            ranked = softmax(xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf))
             mass_before = xp.cumsum(ranked, axis=-1) - ranked
             survives &= mass_before < self.top_p  # the token that reaches top_p is kept: its predecessors did not
             survives[:, 0] = True
@@ -98,7 +98,7 @@ GREEDY = Law(temperature=0.0)
 NOT_FINITE = "the model's output is not a number: its training diverged or its file is damaged, use another checkpoint"
 
 
-def _softmax(scores: object) -> object:
+def softmax(scores: object) -> object:
     """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
     xp = array_module(scores)
     weights = xp.exp(scores - _maxima(scores)).astype(xp.float64)
@@ -115,7 +115,7 @@ def _maxima(rows: object) -> object:
 
 
 class Dice(Protocol):
-    """All the randomness of sampling and verification: two questions.
+    """All the randomness of sampling and verification: three questions.
 
     The verification rules ask nothing else, which is what lets a test answer the questions in every possible way and
     add up the exact probability of each outcome.
@@ -124,15 +124,22 @@ class Dice(Protocol):
     def happens(self, probability: float) -> bool:
         """True with this probability (1 or more: always)."""
 
-    def choose(self, law: object) -> int:
+    def choose(self, law: np.ndarray) -> int:
         """A token of the (V,) float64 law."""
+
+    def draw(self, scores: np.ndarray) -> np.ndarray:
+        """(R, V) scores, logarithms of laws up to a constant a row -> (R,) tokens of those laws."""
 
 
 class SeededDice:
     """`Dice` rolled by a seeded generator: the same seed gives the same answers to the same questions."""
 
+    ROWS = 32  # of noise, made at once
+
     def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng(seed).random
+        self._generator = np.random.default_rng(seed)
+        self._random = self._generator.random
+        self._noise = np.empty((0, 0))
 
     def happens(self, probability: float) -> bool:
         return self._random() < probability
@@ -145,6 +152,22 @@ class SeededDice:
         if point >= total:  # the product may round up to the total; the last token with mass is meant
             return int(cumulative.searchsorted(total, side="left"))
         return int(cumulative.searchsorted(point, side="right"))
+
+    def draw(self, scores: np.ndarray) -> np.ndarray:
+        """The largest of score + Gumbel noise: no exponentials, no normalisation, two passes over a row."""
+        rows = len(scores)
+        if len(self._noise) < rows:
+            self._noise = gumbel_noise(self._generator, (max(rows, self.ROWS), scores.shape[1]))
+        noise, self._noise = self._noise[:rows], self._noise[rows:]
+        return (scores + noise).argmax(axis=-1)
+
+
+def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Standard Gumbel noise G, finite: argmax(log p + G) over the tokens is a draw from p (Gumbel 1954)."""
+    exponential = generator.standard_exponential(shape)
+    np.maximum(exponential, np.finfo(np.float64).tiny, out=exponential)  # -log(0) would meet a score of -inf
+    np.log(exponential, out=exponential)
+    return np.negative(exponential, out=exponential)
 
 
 class Noise:
@@ -176,7 +199,5 @@ class Noise:
             if len(self._blocks) > 2:
                 self._blocks.clear()
             generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, block, 0, 0]))
-            exponential = generator.standard_exponential(self._shape)
-            np.maximum(exponential, np.finfo(np.float64).tiny, out=exponential)  # -log(0) would meet a -inf score
-            self._blocks[block] = -np.log(exponential)
+            self._blocks[block] = gumbel_noise(generator, self._shape)
         return self._blocks[block]

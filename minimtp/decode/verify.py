@@ -8,11 +8,11 @@ whatever was drafted.
 A rule is a coupling of two laws: it says how the drafter draws as well as how the target judges. So both sides are
 methods of one object:
 
-    draw(logits (R, V), index)              the drafter's tokens for drafts index .. index + R - 1, and the laws q they
-                                            came from
-    verify(logits (K+1, V), drafts, laws)   -> (accepted, token)
+    draw(logits (R, V), index)                the drafter's tokens for drafts index .. index + R - 1, and their scores
+    verify(logits (K+1, V), drafts, scores)   -> (accepted, token)
 
-A drafter may ignore `draw` and propose anything (n-gram lookup, a function): with laws = None a draft counts as
+Scores are logarithms of the laws q that drafts were drawn from, up to a constant a row (a model's logits over the
+temperature). A drafter may ignore `draw` and propose anything, such as n-grams: drafts whose scores are None are
 one-hot.
 """
 
@@ -21,7 +21,7 @@ from math import isfinite
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
-from minimtp.decode.sampling import NOT_FINITE, Dice, Law, Noise, SeededDice
+from minimtp.decode.sampling import NOT_FINITE, Dice, Law, Noise, SeededDice, softmax
 from minimtp.errors import UserError
 
 
@@ -92,7 +92,7 @@ class Greedy:
     def draw(self, logits: object, index: int) -> tuple[object, None]:
         return logits.argmax(axis=-1), None
 
-    def verify(self, logits: object, drafts: Sequence[int], laws: np.ndarray | None) -> tuple[int, int]:
+    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
         accepted, token = matching_rule(logits.argmax(axis=-1).tolist(), drafts)
         _require_finite(logits[accepted, token])
         return accepted, token
@@ -110,11 +110,14 @@ class TokenRule:
         self.dice = dice
 
     def draw(self, logits: object, index: int) -> tuple[np.ndarray, np.ndarray]:
-        q = to_numpy(self.law.probabilities(logits))
-        return np.array([self.dice.choose(row) for row in q]), q
+        scores = to_numpy(self.law.scores(logits))
+        return self.dice.draw(scores), scores
 
-    def verify(self, logits: object, drafts: Sequence[int], laws: np.ndarray | None) -> tuple[int, int]:
-        return token_rule(to_numpy(self.law.probabilities(logits)), laws, drafts, self.dice)
+    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+        # All drafts' laws at once, in float64: the draws were made from these scores, so q must be their softmax, not a
+        # float32 neighbour of it.
+        q = None if scores is None else softmax(np.asarray(scores, np.float64))
+        return token_rule(to_numpy(self.law.probabilities(logits)), q, drafts, self.dice)
 
 
 class SharedNoise:
@@ -135,7 +138,7 @@ class SharedNoise:
     def draw(self, logits: object, index: int) -> tuple[np.ndarray, None]:
         return self._choose(logits, self.position + index), None
 
-    def verify(self, logits: object, drafts: Sequence[int], laws: np.ndarray | None) -> tuple[int, int]:
+    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
         accepted, token = matching_rule(self._choose(logits, self.position).tolist(), drafts)
         _require_finite(logits[accepted, token])
         self.position += accepted + 1
