@@ -67,6 +67,7 @@ def train(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     import minimtp
+    from minimtp.decode.show import show, visible
 
     _use_kernels(options)
     run = minimtp.load(options.run)
@@ -76,13 +77,12 @@ def generate(options: argparse.Namespace) -> int:
         seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
     )  # fmt: skip
     if options.show:
-        from minimtp.decode.show import show
-
         show(generation, run.tokenizer)
     else:
+        safe = visible if sys.stdout.isatty() else str  # a terminal obeys control characters, a file keeps them
         print(prompt, end="", flush=True)
         for text in stream(generation, run.tokenizer):
-            print(text, end="", flush=True)
+            print(safe(text), end="", flush=True)
     statistics = generation.statistics
     ending = {
         "stop": "the text ended", "length": "--max-new reached", "context": f"the context of {run.recipe.context} is full"

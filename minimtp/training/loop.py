@@ -1,16 +1,9 @@
-"""The training loop.
+"""A training run: a run folder that is started, resumed, branched or interrupted, and never written over.
 
-One step, for batch s of the run:
-
-    tokens (B, T + 1 + K)  ->  shards of rows, one a thread  ->  gradients summed in the shards' order  ->  AdamW
-
-Everything a step depends on is either in the checkpoint (parameters, moments, step) or a pure function of the step (batch,
-learning rate, head weights, whether weights are rounded yet). So a resumed run goes on exactly as it would have, bit for bit
-on the CPU, and a run can branch: `start_from` takes over another run's weights, and with `continue_schedule` also its
-moments and its place in the text and the schedule, while modules it did not have start fresh.
-
-The sum over shards is exact arithmetic in no order, so bits depend on how many shards there are: the number is kept in the
-checkpoint and a resumed run uses it again.
+A step depends on nothing but what its checkpoint holds (see trainer.py), so a resumed run goes on exactly as it would have,
+bit for bit on the CPU, as long as the number of shards is the same: it is stored, and used again. A run can also start from
+another one's weights (`start_from`), and with `continue_schedule` from its moments and its place in the text and the
+schedule; modules that the other run did not have start fresh.
 """
 
 import sys
@@ -23,19 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, choose_device, to_device
-from minimtp.backend import numpy as np
-from minimtp.engine.flat import FlatParameters, parameter_count
-from minimtp.engine.module import freeze, map_parameters
-from minimtp.engine.optim import AdamW
-from minimtp.engine.replicas import Replicas
-from minimtp.engine.tensor import Array
+from minimtp.backend import Device, available_cores, choose_device
+from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
-from minimtp.model.objective import accumulate_gradients
-from minimtp.quant.qat import prepare
-from minimtp.training import checkpoint, schedule
-from minimtp.training.build import Model, build_model, fill, quantization_spec, transplant
-from minimtp.training.checkpoint import Checkpoint
+from minimtp.training import checkpoint
+from minimtp.training.build import Model, transplant
+from minimtp.training.checkpoint import Checkpoint, load
 from minimtp.training.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import Evaluation, evaluate_model
 from minimtp.training.interrupt import Interrupted, StopRequest
@@ -43,6 +29,7 @@ from minimtp.training.log import RunLog
 from minimtp.training.picture import draw_losses
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
+from minimtp.training.trainer import Trainer
 
 LOGGED_STEPS = 1000  # a long run logs about so many steps, a short one every step
 
@@ -55,72 +42,6 @@ class TrainingResult:
     step: int
     finished: bool
     evaluation: Evaluation | None
-
-
-class Trainer:
-    """A model in training: parameters, optimizer and shards, and the step they have reached.
-
-    at: where to go on from, or None for fresh weights. What it lacks is an error, or fresh too if it is `partial`.
-    """
-
-    def __init__(self, recipe: Recipe, at: Checkpoint | None, device: Device, shards: int, partial: bool = False) -> None:
-        self.recipe, self.device = recipe, device
-        self.step = at.step if at else 0
-        self.shards = min(shards, recipe.batch)
-        self.quantized = False
-        self.model = build_model(recipe, np.random.default_rng(recipe.seed))
-        fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
-        if at:
-            fill(self.model, fresh | at.parameters, "the checkpoint")
-        map_parameters(self.model, lambda array: to_device(array, device))
-        if recipe.freeze_trunk:
-            freeze(self.model.trunk)
-        self.flat = FlatParameters(self.model)
-        self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
-        moments = at.optimizer if at else {}
-        for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad:  # without decay and moments a gradient of zero moves nothing
-                self.flat.decay_mask[self.flat.places[name][0]] = 0
-                moments = {key: array for key, array in moments.items() if key.partition(".")[2] != name}
-        self.optimizer.load_state(moments, self.step)
-        self.replicas = Replicas(self.model, self.flat, self.shards)
-
-    def advance(self, tokens: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """One step on a batch (B, T + 1 + K): mean losses (1 + K,) in nats, the learning rate, the gradient's norm."""
-        self._quantize_when_due()
-        weights = np.array(schedule.head_weights(self.recipe, self.step))
-        shards = [to_device(shard, self.device) for shard in np.array_split(tokens, self.shards)]
-
-        def losses_of(model: Model, shard: Array) -> np.ndarray:
-            share = len(shard) / len(tokens)
-            return accumulate_gradients(model, shard, weights, share) * share
-
-        losses = sum(self.replicas.run(losses_of, shards))
-        rate = schedule.learning_rate(self.recipe, self.step)
-        norm = self.optimizer.step(rate, self.recipe.clip or None)
-        self.step += 1
-        return losses, rate, norm
-
-    def close(self) -> None:
-        """End the threads."""
-        self.replicas.close()
-
-    def at_this_step(self, corpus: Corpus, state: dict[str, object]) -> Checkpoint:
-        """A checkpoint of now; its arrays are views, to be written before the next step."""
-        return Checkpoint(
-            recipe=self.recipe, parameters=self.flat.by_name(self.flat.data), optimizer=self.optimizer.state(),
-            step=self.step, tokens=self.step * self.recipe.batch * self.recipe.context, corpus=corpus.to_dict(),
-            tokenizer=corpus.tokenizer.to_dict(), state=state,
-        )  # fmt: skip
-
-    def _quantize_when_due(self) -> None:
-        first = self.recipe.first_quantized_step
-        if first is None or self.step < first or self.quantized:
-            return
-        self.quantized = True
-        self.model = prepare(self.model, quantization_spec(self.recipe))
-        self.replicas.close()
-        self.replicas = Replicas(self.model, self.flat, self.shards)
 
 
 def train(
@@ -155,23 +76,28 @@ def train(
         sources = corpus or (before.corpus["sources"] if before else ())
         corpus = open_corpus(sources, tokenizer_from_dict(before.tokenizer) if before else tokenizer)
     _check_corpus(corpus, recipe, before)
-    last_step = min(recipe.steps, recipe.steps if stop_at_step is None else stop_at_step)
+    if stop_at_step is not None and stop_at_step < 1:
+        raise UserError(f"stop_at_step must be at least 1, not {stop_at_step}")
+    last_step = min(recipe.steps, stop_at_step or recipe.steps)
     if before and before.step >= last_step:
         report(f"{out} is finished: step {before.step} of {recipe.steps}")
         return TrainingResult(out, before.step, before.step >= recipe.steps, _evaluation(before.state))
     at = before if before or start_from is None else _branch(start_from, recipe, continue_schedule)
     if at and at.step >= last_step:
         raise UserError(f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens")
+    state = dict(before.state) if before else {}
+    state["teacher"] = str(Path(teacher).resolve()) if teacher else state.get("teacher")
     chosen = choose_device(device)
     shards = _shards(chosen, threads, before)
+    guide = _teacher(state["teacher"], recipe, chosen)
     checkpoint.make_folder(out)
-    trainer = Trainer(recipe, at, chosen, shards, partial=at is not before)
+    trainer = Trainer(recipe, at, chosen, shards, partial=at is not before, teacher=guide)
     report(f"recipe\n{recipe.describe()}")
     report(f"corpus    {corpus.describe()}")
     report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
     report(f"device    {chosen.name} ({chosen.reason}); kernels {' ('.join(kernels.describe())}); {trainer.shards} threads")
     try:
-        return _run(trainer, corpus, out, last_step, dict(before.state) if before else {}, report)
+        return _run(trainer, corpus, out, last_step, state, report)
     finally:
         trainer.close()
 
@@ -277,6 +203,22 @@ def _branch(folder: str | Path, recipe: Recipe, continue_schedule: bool) -> Chec
         moments |= {f"{kind}.{name}": array for name, array in transplant(arrays, source.recipe, recipe).items()}
     parameters = transplant(source.parameters, source.recipe, recipe)
     return Checkpoint(recipe, parameters, moments, source.step if continue_schedule else 0)
+
+
+def _teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None:
+    """The model whose probabilities the run follows, if the recipe says so. Raises UserError when it cannot be followed."""
+    if (folder is None) != (recipe.distill_weight == 0.0):
+        needed = "distill_weight needs a teacher" if folder is None else "a teacher needs a distill_weight above 0"
+        raise UserError(f"{needed}: give both or neither")
+    if folder is None:
+        return None
+    run = load(folder, device.name)
+    if run.recipe.vocabulary_size != recipe.vocabulary_size:
+        raise UserError(
+            f"the teacher {folder} knows {run.recipe.vocabulary_size} tokens and this model {recipe.vocabulary_size}: "
+            "take a teacher with the same tokenizer"
+        )
+    return run.model
 
 
 def _shards(device: Device, threads: int | None, before: Checkpoint | None) -> int:

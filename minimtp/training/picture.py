@@ -27,7 +27,8 @@ def draw_losses(folder: str | Path) -> Path | None:
                   "k.", label="next token, held out")  # fmt: skip
     axes.set(xlabel="tokens seen", ylabel="loss, nats per token", title=Path(folder).name)
     axes.grid(alpha=0.3)
-    axes.legend(ncols=2, fontsize="small")
+    if steps or evaluations:
+        axes.legend(ncols=2, fontsize="small")
     path = Path(folder, PICTURE_NAME)
     figure.savefig(path, dpi=120)
     return path

@@ -135,6 +135,8 @@ class Recipe:
             raise UserError(f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none")
         if self.heads == "none" and self.freeze_trunk:
             raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
+        if self.distill_weight > 0 and self.freeze_trunk:
+            raise UserError("distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them")
         if self.quantization == "qat" and self.quantize_from == 1.0:
             raise UserError("quantize_from 1 never begins to quantize: choose a smaller share, or quantization none")
         if self.warmup + self.decay > 1.0:

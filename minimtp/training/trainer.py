@@ -1,0 +1,98 @@
+"""One training step, on all cores.
+
+    tokens (B, T + 1 + K)  ->  shards of rows, one a thread  ->  gradients summed in the shards' order  ->  AdamW
+
+Everything a step depends on is either carried from step to step (parameters, moments, the step itself) or a pure function
+of the step (batch, learning rate, head weights, whether weights are rounded yet). What is carried is what a checkpoint holds,
+so a run can stop and go on, or branch, between any two steps.
+
+A floating-point sum depends on its order, so bits depend on how many shards there are. The number is kept with the run.
+"""
+
+from minimtp.backend import Device, to_device
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import FlatParameters
+from minimtp.engine.module import freeze, map_parameters
+from minimtp.engine.optim import AdamW
+from minimtp.engine.replicas import Replicas
+from minimtp.engine.tensor import Array
+from minimtp.model.objective import accumulate_gradients
+from minimtp.quant.qat import prepare
+from minimtp.training import schedule
+from minimtp.training.build import Model, build_model, fill, quantization_spec
+from minimtp.training.checkpoint import Checkpoint
+from minimtp.training.corpus import Corpus
+from minimtp.training.recipe import Recipe
+
+
+class Trainer:
+    """A model in training: parameters, optimizer and shards, and the step they have reached.
+
+    at: where to go on from, or None for fresh weights. What it lacks is an error, or fresh too if it is `partial`.
+    teacher: a model on the device, for recipes with a distill_weight.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        at: Checkpoint | None,
+        device: Device,
+        shards: int,
+        partial: bool = False,
+        teacher: Model | None = None,
+    ) -> None:
+        self.recipe, self.device, self.teacher = recipe, device, teacher
+        self.step = at.step if at else 0
+        self.shards = min(shards, recipe.batch)
+        self.quantized = False
+        self.model = build_model(recipe, np.random.default_rng(recipe.seed))
+        fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
+        if at:
+            fill(self.model, fresh | at.parameters, "the checkpoint")
+        map_parameters(self.model, lambda array: to_device(array, device))
+        if recipe.freeze_trunk:
+            freeze(self.model.trunk)
+        self.flat = FlatParameters(self.model)
+        self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
+        self.optimizer.load_state(at.optimizer if at else {}, self.step)
+        self.replicas = Replicas(self.model, self.flat, self.shards)
+
+    def advance(self, tokens: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """One step on a batch (B, T + 1 + K): mean losses (1 + K,) in nats, the learning rate, the gradient's norm."""
+        self._quantize_when_due()
+        weights = np.array(schedule.head_weights(self.recipe, self.step))
+        shards = [to_device(shard, self.device) for shard in np.array_split(tokens, self.shards)]
+
+        def losses_of(model: Model, shard: Array) -> np.ndarray:
+            share = len(shard) / len(tokens)
+            losses = accumulate_gradients(model, shard, weights, share, self.teacher, self.recipe.distill_weight)
+            return losses * share
+
+        losses = sum(self.replicas.run(losses_of, shards))
+        rate = schedule.learning_rate(self.recipe, self.step)
+        norm = self.optimizer.step(rate, self.recipe.clip or None)
+        self.step += 1
+        return losses, rate, norm
+
+    def close(self) -> None:
+        """End the threads."""
+        self.replicas.close()
+
+    def at_this_step(self, corpus: Corpus, state: dict[str, object]) -> Checkpoint:
+        """A checkpoint of now; its arrays are views, to be written before the next step."""
+        return Checkpoint(
+            recipe=self.recipe,
+            parameters={name: parameter.data for name, parameter in self.model.named_parameters()},
+            optimizer=self.optimizer.state(),
+            step=self.step, tokens=self.step * self.recipe.batch * self.recipe.context, corpus=corpus.to_dict(),
+            tokenizer=corpus.tokenizer.to_dict(), state=state,
+        )  # fmt: skip
+
+    def _quantize_when_due(self) -> None:
+        first = self.recipe.first_quantized_step
+        if first is None or self.step < first or self.quantized:
+            return
+        self.quantized = True
+        self.model = prepare(self.model, quantization_spec(self.recipe))
+        self.replicas.close()
+        self.replicas = Replicas(self.model, self.flat, self.shards)
