@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
+from minimtp.decode import head_drafters
 from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import generate
 from minimtp.decode.head_drafters import head_drafter
@@ -26,14 +27,16 @@ KINDS = list(HEADS)
 
 
 def model_with(kind, dtype=np.float64, seed=0):
-    """A trunk with heads, random but for norms that are not all ones, so that a forgotten norm shows."""
+    """A trunk with heads; no parameter is left as it starts, where zeros and ones would hide a mistake."""
     rng = np.random.default_rng(seed)
     model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
 
-    def prepared(array):
-        return (array * rng.uniform(0.5, 1.5, array.shape) if array.ndim == 1 else 2 * array).astype(dtype)
+    def random(array):
+        if array.ndim == 1:
+            return rng.uniform(0.5, 1.5, array.shape).astype(dtype)
+        return (2 * array.shape[1] ** -0.5 * rng.standard_normal(array.shape)).astype(dtype)
 
-    map_parameters(model, prepared)
+    map_parameters(model, random)
     return model
 
 
@@ -160,6 +163,22 @@ def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
     drafts, _ = drafter.draft(1, rule)
     expected, logits = trained_draft(faked, text.tolist(), 1)
     np.testing.assert_allclose(rule.seen[:1], logits, rtol=0, atol=2e-3 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("table_bytes", [0, 1 << 20])
+def test_token_conditioned_heads_may_differ_by_depth_and_need_no_table_of_token_parts(monkeypatch, table_bytes):
+    monkeypatch.setattr(head_drafters, "TABLE_BYTES", table_bytes)
+    model = model_with("token_conditioned")
+    model.heads.steps = [model_with("token_conditioned", seed=seed).heads.steps[0] for seed in range(DEPTH)]
+    text = [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, Runtime(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    rule = Recording()
+    drafts, _ = drafter.draft(DEPTH, rule)
+    expected, logits = trained_draft(model, text, DEPTH)
+    assert drafts.tolist() == expected
+    np.testing.assert_allclose(rule.seen, logits, rtol=0, atol=1e-10 * np.abs(logits).max())
 
 
 @pytest.mark.parametrize("kind", KINDS)
