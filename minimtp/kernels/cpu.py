@@ -1,15 +1,16 @@
 """The compiled twins of `plain.py`: the same names and signatures, for float32 NumPy arrays, with Numba.
 
-    cpu_training.py      the loops of a training step         cpu_math.py       exp, maximum, float16 for them
+    cpu_training.py      the loops of a training step         cpu_math.py       exp, maximum, float16
     cpu_rounding.py      weights to the grids
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
-    cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions for both
-    compiling.py         how all of it is compiled
+    cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions
+    cpu_attention.py     a few rows over the cache            compiling.py      how all of it is compiled
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu_activations import quantize_activations
+from minimtp.kernels.cpu_attention import cached_attention
 from minimtp.kernels.cpu_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
     fake_quantize_activations,
@@ -29,7 +30,6 @@ from minimtp.kernels.cpu_training import (
     swiglu,
     swiglu_backward,
 )
-from minimtp.kernels.plain import cached_attention
 
 __all__ = [
     "adamw",

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.compiling import compiled
+from minimtp.kernels.compiling import compiled, reassociate
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
@@ -59,6 +59,17 @@ def exponential(x):
     polynomial = ((((P0 * r + P1) * r + P2) * r + P3) * r + P4) * r + P5
     power = float_of(np.int32((bits_of(shifted) << EXPONENT_SHIFT) + EXPONENT_OF_ONE))
     return ZERO if x < SMALLEST else (polynomial * (r * r) + r + ONE) * power
+
+
+@compiled(fastmath=reassociate)
+def exponentiate(row, shift):
+    """row = exp(row - shift); returns the sum. One array on purpose: two could overlap, which stops vectorization."""
+    total = ZERO
+    for j in range(row.shape[0]):
+        value = exponential(row[j] - shift)
+        row[j] = value
+        total += value
+    return total
 
 
 @compiled

@@ -11,7 +11,7 @@ literal makes everything beside it float64.
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled, reassociate
-from minimtp.kernels.cpu_math import exponential, largest
+from minimtp.kernels.cpu_math import exponential, exponentiate, largest
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -145,22 +145,11 @@ def _causal_softmax(scores, scale):
             past, future = scores[m, i, : i + 1], scores[m, i, i + 1 :]
             for j in range(past.shape[0]):
                 past[j] *= np.float32(scale)
-            inverse = ONE / _exponentiate(past, largest(past))
+            inverse = ONE / exponentiate(past, largest(past))
             for j in range(past.shape[0]):
                 past[j] *= inverse
             for j in range(future.shape[0]):
                 future[j] = ZERO
-
-
-@compiled(fastmath=reassociate)
-def _exponentiate(row, shift):
-    """row = exp(row - shift); returns the sum. One array on purpose: two could overlap, which stops vectorization."""
-    total = ZERO
-    for j in range(row.shape[0]):
-        value = exponential(row[j] - shift)
-        row[j] = value
-        total += value
-    return total
 
 
 def causal_softmax_backward(grad, probabilities, scale):

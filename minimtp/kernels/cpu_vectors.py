@@ -69,9 +69,10 @@ class Emitter:
         undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
         return self.lanes(self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES)
 
-    def lanes(self, x, order):
-        """The lanes of x that `order` names."""
-        return self.builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(INT32, len(order)), order))
+    def lanes(self, x, order, y=None):
+        """The lanes that `order` names: of x, and counting on, of y."""
+        mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
+        return self.builder.shuffle_vector(x, x if y is None else y, mask)
 
     def constant(self, kind, value):
         return ir.Constant(kind, [value] * kind.count)
