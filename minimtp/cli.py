@@ -159,7 +159,7 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(arguments)
         for name in unknown:
             if name.startswith("-"):
-                check_known("option", name.partition("=")[0], options.known_options if options.command else ["--help"])
+                check_known("option", name.partition("=")[0], options.known_options)
             raise UserError(f"unexpected argument {name!r}: see minimtp -h")
         return options
 
@@ -177,7 +177,7 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     """All commands and options."""
     parser = Parser(prog="minimtp", description=DESCRIPTION, epilog="example: minimtp compare")
-    parser.set_defaults(command=None)
+    parser.set_defaults(command=None, known_options=["--help", "--version"])
     parser.add_argument("--version", action="version", version=f"minimtp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="")
 

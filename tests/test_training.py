@@ -231,6 +231,8 @@ def test_a_run_without_a_checkpoint_is_started_over_by_resume_only(tmp_path, cor
     RunLog(tmp_path, 0).__exit__()
     with pytest.raises(UserError, match="holds a run without a checkpoint: add --resume"):
         train(recipe_of(), corpus, tmp_path, report=quiet)
+    with pytest.raises(UserError, match="repeat its whole command with --resume"):
+        train(None, corpus, tmp_path, resume=True, report=quiet)
     assert train(recipe_of(), corpus, tmp_path, resume=True, report=quiet).finished
 
 
@@ -286,7 +288,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_che
         return (losses_ * math.nan if trainer.step == 7 else losses_), rate, norm
 
     monkeypatch.setattr(Trainer, "advance", diverge)
-    with pytest.raises(UserError, match="the loss is nan at step 7: lower the learning_rate"):
+    with pytest.raises(UserError, match="the loss is nan and .* at step 7: lower the learning_rate"):
         train(recipe, corpus, tmp_path, report=quiet)
     assert checkpoint.read(tmp_path).step == 4
 

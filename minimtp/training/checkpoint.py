@@ -217,6 +217,7 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         _put_in_place(partial, path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({_cause(error)}): make room or choose another folder") from None
 
 

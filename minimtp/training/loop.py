@@ -92,18 +92,27 @@ def train(
     guide = _teacher(state["teacher"], recipe, chosen)
     checkpoint.make_folder(out)
     trainer = Trainer(recipe, at, chosen, shards, partial=at is not before, teacher=guide)
-    report(f"recipe\n{recipe.describe()}")
-    report(f"corpus    {corpus.describe()}")
-    report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
-    report(f"device    {chosen.name} ({chosen.reason}); kernels {' ('.join(kernels.describe())}); {trainer.shards} threads")
     try:
-        return _run(trainer, corpus, out, last_step, state, report)
+        with RunLog(out, trainer.step) as log:
+            report(f"recipe\n{recipe.describe()}")
+            report(f"corpus    {corpus.describe()}")
+            report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
+            report(f"device    {chosen.name}: {chosen.reason}")
+            report(f"kernels   {': '.join(kernels.describe())}")
+            report(f"threads   {trainer.shards}, each with its share of the batch")
+            return _run(trainer, corpus, out, log, last_step, state, report)
     finally:
         trainer.close()
 
 
 def _run(
-    trainer: Trainer, corpus: Corpus, out: Path, last_step: int, state: dict, report: Callable[[str], None]
+    trainer: Trainer,
+    corpus: Corpus,
+    out: Path,
+    log: RunLog,
+    last_step: int,
+    state: dict,
+    report: Callable[[str], None],
 ) -> TrainingResult:
     """Steps, log lines and checkpoints up to `last_step`."""
     recipe, began = trainer.recipe, time.perf_counter() - state.get("seconds", 0.0)
@@ -122,13 +131,14 @@ def _run(
             state["evaluation"] = evaluation.to_dict()
             log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
 
-    with RunLog(out, trainer.step) as log, StopRequest() as stop, bar:
+    with StopRequest() as stop, bar:
         while trainer.step < last_step and not stop.asked:
             tokens = corpus.batch(trainer.step, seed=recipe.seed, batch=recipe.batch, context=recipe.context,
                                   depth=recipe.draft_depth)  # fmt: skip
             losses, rate, norm = trainer.advance(tokens)
-            if not isfinite(losses[0]):
-                raise UserError(f"the loss is {losses[0]} at step {trainer.step}: lower the learning_rate or raise the warmup")
+            if not (isfinite(losses[0]) and isfinite(norm)):
+                what = f"loss is {losses[0]} and the gradient's norm {norm}"
+                raise UserError(f"the {what} at step {trainer.step}: lower the learning_rate or raise the warmup")
             bar.set_postfix_str(f"loss {losses[0]:.3f}", refresh=False)
             bar.update(per_step)
             if trainer.step % log_every == 0 or trainer.step == last_step:
@@ -157,6 +167,8 @@ def _previous(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | No
             raise UserError(f"there is no run to resume in {out}: leave --resume out to start one")
         return None
     if not checkpoint.exists(out):
+        if resume and recipe is None:
+            raise UserError(f"{out} holds a run without a checkpoint: repeat its whole command with --resume to start it over")
         if resume:
             return None  # stopped before its first checkpoint: the beginning is where to go on from
         raise UserError(f"{out} holds a run without a checkpoint: add --resume to start it over, or choose another --out")

