@@ -37,13 +37,12 @@ from minimtp.decode.sampling import GREEDY, Law
 from minimtp.errors import UserError
 from minimtp.pictures import draw_comparison
 from minimtp.quant.packed import bits_per_weight, weight_bytes
-from minimtp.training import checkpoint
+from minimtp.training import checkpoint, presets
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import Evaluation, evaluate
 from minimtp.training.interrupt import Interrupted
 from minimtp.training.loop import train
-from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
 from minimtp.training.recipe import Recipe
 
@@ -83,7 +82,7 @@ def recipes(standard: Recipe) -> dict[str, Recipe]:
 
 
 def run(
-    preset_name: str = "quick",
+    preset: str = "quick",
     out: str | Path | None = None,
     *,
     corpus: Sequence[str | Path] = (),
@@ -97,8 +96,8 @@ def run(
     Raises UserError for what cannot be used or written, Interrupted when the user stops it, and RuntimeError when a
     configuration's greedy text differs from its own plain decoding.
     """
-    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset_name}"))
-    recipe = preset(preset_name, seed=seed)
+    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset}"))
+    recipe = presets.preset(preset, seed=seed)
     text = open_corpus(corpus)
     finished = _finished(out, recipe, text)
     if finished:
@@ -111,7 +110,7 @@ def run(
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
     evaluations = {name: evaluate(loaded, text, threads=threads) for name, loaded in runs.items()}
-    figures = _decoded(runs, text, MEASUREMENTS[preset_name])
+    figures = _decoded(runs, text, MEASUREMENTS[preset])
     configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
     claims = judge({c["name"]: c for c in configurations})
     chosen = choose_device(device)
@@ -121,7 +120,7 @@ def run(
         "device": {"name": chosen.name, "reason": chosen.reason, "kernels": kernels.describe(), "threads": threads},
         "corpus": text.to_dict(),
         "recipe": recipe.to_dict(),
-        "preset": preset_name,
+        "preset": preset,
         "minimtp_version": minimtp.__version__,
         "seconds": time.perf_counter() - started,
     }
