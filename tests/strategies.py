@@ -1,14 +1,9 @@
 """What the properties are tried on: every hypothesis strategy of the tests, in one place."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from minimtp.backend import numpy as np
-
-# An example that takes long is no failure: the first one may compile a kernel, and machines are shared.
-settings.register_profile("without deadlines", deadline=None)
-settings.load_profile("without deadlines")
 
 
 @st.composite

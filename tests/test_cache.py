@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.cache import KeyValueCache
@@ -17,7 +17,6 @@ def append(cache, rows):
     cache.extend(len(rows))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32))
 def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(steps, seed):
     random, cache, expected = np.random.default_rng(seed), KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS), []

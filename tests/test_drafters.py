@@ -65,7 +65,7 @@ class Recording(Greedy):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     text=st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=3, max_size=SHAPE.context),
     pieces=st.lists(st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8),

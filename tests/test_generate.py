@@ -57,7 +57,7 @@ def drafting(*drafts, depth=None):
     return Watching(lambda tokens, wanted, rule: (list(drafts[:wanted]), None), depth or len(drafts))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     context=st.integers(3, 30),

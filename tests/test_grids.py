@@ -191,6 +191,14 @@ def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_gr
         assert (np.abs(np.take_along_axis(Q8_0.encode(groups)[0], extreme, axis=-1)) == 127).all()
 
 
+def test_halves_are_rounded_away_from_zero_in_q8_0_and_upwards_in_q4_0():
+    q8_0 = row(127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0)))  # the step is 1
+    assert Q8_0.encode(q8_0)[0][0, :8].tolist() == [127, 1, 2, 3, -1, -2, -3, 0]
+    q4_0 = row(-8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5)  # the step is 1; where it is negative, upwards means downwards
+    assert Q4_0.encode(q4_0)[0][0, :7].tolist() == [-8, 1, 2, 3, 0, -1, -2]
+    assert Q4_0.fake_quantize(-q4_0)[0, :7].tolist() == [8, -1, -2, -3, 0, 1, 2]
+
+
 # ------------------------------------------------------------------------------------------------------------ odd groups
 
 
@@ -221,6 +229,7 @@ def test_a_group_too_small_for_a_float16_scale_becomes_zeros(grid, kernel, size)
         codes, scales = grid.encode(x)
         assert codes.min() >= grid.smallest_code and codes.max() <= grid.largest_code
         assert not scales.any() and not grid.fake_quantize(x).any()
+        assert size > 2.0**-128 or not codes.any()  # where even 1 / d is infinite
     finally:
         kernels.use("auto")
 

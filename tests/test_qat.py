@@ -9,7 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.optim import AdamW
-from minimtp.engine.tensor import no_grad
+from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.errors import UserError
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.layers import Embedding, Linear
@@ -145,11 +145,25 @@ def test_the_mask_of_the_spec_stops_gradients_of_clipped_weights(plain):
     assert not inside.all() and np.array_equal(stopped.grad, passed.grad * inside)
 
 
-def test_compiled_kernels_agree_with_the_fake_quantized_model_up_to_the_order_of_additions():
+def test_switching_the_kernels_switches_those_of_a_packed_model():
+    model = prepare(build(), SPEC)
+    tokens, packed = text(model), convert(model)
+    outputs(packed, tokens)  # with compiled kernels, where there are any
+    kernels.use("plain")
+    try:
+        assert same_bits(outputs(packed, tokens), outputs(model, tokens))
+    finally:
+        kernels.use("auto")
+
+
+def test_compiled_products_agree_with_the_fake_quantized_ones_up_to_the_order_of_additions():
+    """Product by product: through a whole model, a last bit can tip an activation over to its next code."""
     model = prepare(build("sequential"), SPEC)
-    tokens = text(model)
-    for packed, faked in zip(outputs(convert(model), tokens), outputs(model, tokens), strict=True):
-        assert np.allclose(packed, faked, rtol=1e-4, atol=1e-4)
+    packed_modules = dict(convert(model).named_modules())
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantizedMatrix):
+            x = Tensor(np.random.default_rng(0).standard_normal((2, 5, module.weight.shape[1])).astype(np.float32))
+            assert np.allclose(packed_modules[name].product(x).data, module.product(x).data, rtol=1e-5, atol=1e-5), name
 
 
 # ---------------------------------------------------------------------------------------------------------------- preparing

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -40,14 +40,12 @@ def law_by_definition(logits, law):
     return [weight[token] / total if token in kept else 0.0 for token in range(len(logits))]
 
 
-@settings(deadline=None)
 @given(LOGITS, LAWS)
 def test_a_law_is_temperature_then_top_k_then_top_p_with_ties_to_the_lowest_id(logits, law):
     expected = np.array([law_by_definition(row, law) for row in logits])
     np.testing.assert_allclose(law.probabilities(logits), expected, atol=1e-14)
 
 
-@settings(deadline=None)
 @given(LOGITS, LAWS)
 def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(logits, law):
     logits = logits.astype(np.float32)
@@ -58,7 +56,6 @@ def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(logits, law):
     np.testing.assert_array_equal(logits, before)
 
 
-@settings(deadline=None)
 @given(LOGITS, LAWS)
 def test_the_rows_of_a_law_do_not_depend_on_one_another(logits, law):
     alone = np.concatenate([law.probabilities(row[None]) for row in logits])
@@ -87,7 +84,6 @@ def test_a_small_temperature_approaches_greedy_without_overflow(temperature):
         )
 
 
-@settings(deadline=None)
 @given(LOGITS, LAWS)
 def test_the_law_of_float32_logits_is_that_of_float64_up_to_their_precision(logits, law):
     np.testing.assert_allclose(
@@ -176,7 +172,6 @@ def test_noise_draws_from_the_law_and_independently_at_neighbouring_positions():
     assert within_chance(pairs, np.outer(law, law).ravel())
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5))
 def test_the_noise_of_a_position_does_not_depend_on_what_was_asked_before(seed, questions):
     noise = Noise(seed, 3)

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
@@ -59,7 +59,6 @@ def test_a_token_without_bytes_such_as_the_end_of_a_document_shows_nothing():
     assert shown([Round(0, [65, 256], 2, [65, 256])]) == [("accepted", "A")]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(st.integers(0, 256), max_size=5), st.integers(0, 5), st.integers(0, 256)), max_size=6))
 def test_the_pieces_of_the_text_are_the_text_and_hold_no_control_characters(rounds):
     rounds = [Round(0, drafts, min(a, len(drafts)), [*drafts[:a], token]) for drafts, a, token in rounds]

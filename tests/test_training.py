@@ -345,7 +345,7 @@ def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(corr
         reached = accepted = 0
         for window in range(windows):
             for t in range(context - k):
-                own = all(correct[window, t + later, 0] for later in range(k + 1))
+                own = all(correct[window, t + later, 0] for later in range(1, k + 1))
                 before = all(correct[window, t, j] for j in range(1, k))
                 reached += own and before
                 accepted += bool(own and before and correct[window, t, k])
