@@ -70,3 +70,10 @@ def documents(draw, largest=200):
     """Texts as (name, content), sorted, of different names; anything at all may stand in them."""
     names = draw(st.sets(st.text("abcdefgh/", min_size=1, max_size=8), min_size=1, max_size=30))
     return [(name, draw(st.binary(min_size=1, max_size=largest))) for name in sorted(names)]
+
+
+@st.composite
+def product_sizes(draw):
+    """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of columns."""
+    sizes = draw(st.integers(1, 20)), draw(st.integers(1, 100)), 32 * draw(st.integers(1, 5))
+    return *sizes, draw(st.integers(0, 2**32))

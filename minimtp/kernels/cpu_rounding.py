@@ -82,4 +82,4 @@ def _fake_quantize_activations(x, y):
         inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
         scale = magnitude / LARGEST_CODE
         for j in range(y.shape[1]):
-            y[i, j] = np.rint(x[i, j] * inverse) * scale
+            y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale  # by way of an integer: no -0.0

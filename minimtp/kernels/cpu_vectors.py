@@ -22,6 +22,11 @@ SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.
 BYTE_MATRIX = types.Array(types.uint8, 2, "C")
 
 
+def has_avx2(context):
+    _triple, _processor, features = context.codegen().magic_tuple()
+    return "+avx2" in features.split(",")
+
+
 class Emitter:
     """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on 64-bit integers."""
 
@@ -31,7 +36,7 @@ class Emitter:
             context.make_array(kind)(context, builder, argument) if isinstance(kind, types.Array) else argument
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
-        self.has_avx2 = "+avx2" in context.codegen().magic_tuple()[2]  # (triple, processor, its features)
+        self.with_avx2 = has_avx2(context)
 
     def width(self, array):
         return self.builder.extract_value(array.shape, 1)
@@ -100,7 +105,7 @@ class Emitter:
     def add_products_of_bytes(self, total, codes, x):
         """total (16 shorts) + the sums of neighbouring products of codes (32 bytes 0..15) and x (32 signed bytes)."""
         b = self.builder
-        if self.has_avx2:
+        if self.with_avx2:
             return b.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES)))
         codes, x = b.bitcast(codes, SHORTS), b.bitcast(x, SHORTS)
         eight = self.constant(SHORTS, 8)
@@ -110,7 +115,7 @@ class Emitter:
     def products_of_shorts(self, a, c):
         """The sums of neighbouring products of two vectors of 16 shorts: 8 ints."""
         b = self.builder
-        if self.has_avx2:
+        if self.with_avx2:
             return self.call("llvm.x86.avx2.pmadd.wd", INTS, a, c)
         a, c = b.bitcast(a, INTS), b.bitcast(c, INTS)
         sixteen = self.constant(INTS, 16)

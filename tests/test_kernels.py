@@ -1,0 +1,565 @@
+"""The twins agree, a row's bits do not depend on its neighbours, and the derivatives are derivatives."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.kernels import blocks, plain
+from tests.strategies import product_sizes, weight_matrices
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test")
+if HAS_NUMBA:
+    from minimtp.kernels import cpu
+else:
+    cpu = None
+each_twin = pytest.mark.parametrize(
+    "kernel", [pytest.param(plain, id="plain"), pytest.param(cpu, id="cpu", marks=needs_numba)]
+)
+
+ROUNDING = 2.0**-24  # of a float32, relative
+# How far float32 may be from float64, as a multiple of the largest magnitude in the result or, for a backward, in the terms
+# whose difference it is.
+TOLERANCES = {
+    "rms_norm": 8 * ROUNDING,  # a sum of squares, a root, two products
+    "rms_norm_backward": 32 * ROUNDING,  # sums over rows and columns
+    "swiglu": 8 * ROUNDING,  # an exponential (2 roundings), a quotient, two products
+    "swiglu_backward": 16 * ROUNDING,
+    "rotate": 4 * ROUNDING,
+    "causal_softmax": 32 * ROUNDING,  # the exponent's absolute rounding (scores up to 16) is the result's relative error
+    "causal_softmax_backward": 16 * ROUNDING,
+    "cross_entropy": 8 * ROUNDING,
+    "cross_entropy_backward": 64 * ROUNDING,  # exp(logit - log_sum_exp): as in the softmax
+    "embedding_backward": 8 * ROUNDING,  # several gradients added into one row
+    "adamw": 8 * ROUNDING,
+    "cached_attention": 64 * ROUNDING,
+}
+
+
+def normal(rng, *shape, spread=1.0):
+    return (spread * rng.standard_normal(shape)).astype(np.float32)
+
+
+def samples(rng):
+    """Arguments for every training kernel: ragged sizes that no vector register divides, a row of one, ignored targets."""
+    rows, width = int(rng.integers(1, 9)), 2 * int(rng.integers(1, 40))
+    x, weight, grad = normal(rng, rows, width), normal(rng, width), normal(rng, rows, width)
+    gate_up = normal(rng, rows, 2 * width, spread=8)
+    scores = normal(rng, 3, rows, rows, spread=4)
+    targets = rng.integers(-1, width, rows)
+    log_sum_exp = plain.cross_entropy(4 * x, targets)[1]
+    angles = normal(rng, rows, width // 2)
+    moments = normal(rng, width, spread=0.1), normal(rng, width) ** 2
+    mask = (rng.random(width) < 0.5).astype(np.float32)
+    cache = rows + int(rng.integers(0, 20))
+    return {
+        "rms_norm": (x, weight, 1e-5),
+        "rms_norm_backward": (grad, x, weight, plain.rms_norm(x, weight, 1e-5)[1]),
+        "swiglu": (gate_up,),
+        "swiglu_backward": (grad, gate_up),
+        "rotate": (normal(rng, 2, rows, 3, width), np.cos(angles), np.sin(angles)),
+        "causal_softmax": (scores, 0.5),
+        "causal_softmax_backward": (normal(rng, 3, rows, rows), plain.causal_softmax(scores.copy(), 0.5), 0.5),
+        "cross_entropy": (4 * x, targets),
+        "cross_entropy_backward": (4 * x, targets, log_sum_exp, grad[:, 0].copy()),
+        "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),
+        "adamw": (*normal(rng, 2, width), *moments, mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7),
+        "cached_attention": (
+            normal(rng, rows, 4, width), normal(rng, cache, 2, width), normal(rng, cache, 2, width),
+            int(rng.integers(0, cache - rows + 1)), 0.5,
+        ),
+    }  # fmt: skip
+
+
+def terms(name, arguments):
+    """The largest magnitude of the terms that a backward subtracts from one another; 0 for a forward."""
+    if name == "rms_norm_backward":
+        grad, _, weight, inverse_rms = (np.abs(a).max() for a in arguments)
+        return grad * weight * inverse_rms
+    grad = {"causal_softmax_backward": 0, "cross_entropy_backward": 3}.get(name)
+    return 0 if grad is None else np.abs(arguments[grad]).max()
+
+
+def results(function, arguments, kind):
+    """What the function returns or, where it returns nothing, its array arguments afterwards; arguments are copied."""
+    arguments = [
+        a.astype(kind if a.dtype == np.float32 else a.dtype, copy=True) if isinstance(a, np.ndarray) else a
+        for a in arguments
+    ]
+    result = function(*arguments)
+    if result is None:
+        result = tuple(a for a in arguments if isinstance(a, np.ndarray))
+    return result if isinstance(result, tuple) else (result,)
+
+
+# -------------------------------------------------------------------------------------------------- the twins' results
+
+
+@each_twin
+@pytest.mark.parametrize("name", TOLERANCES)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32))
+def test_float32_results_are_those_of_float64_up_to_rounding(kernel, name, seed):
+    arguments = samples(np.random.default_rng(seed))[name]
+    exact = results(getattr(plain, name), arguments, np.float64)
+    found = results(getattr(kernel, name), arguments, np.float32)
+    for true, result in zip(exact, found, strict=True):
+        assert result.shape == true.shape
+        if result.dtype.kind == "f":
+            assert result.dtype == np.float32
+            scale = max(np.abs(true).max(initial=1e-30), terms(name, arguments))
+            assert np.abs(result - true).max(initial=0) <= TOLERANCES[name] * scale
+
+
+def test_every_function_has_a_twin_with_the_same_parameters():
+    import inspect
+
+    public = {name for name, f in vars(plain).items() if inspect.isfunction(f) and f.__module__ == plain.__name__}
+    public -= {name for name in public if name.startswith(("_", "require"))}
+    assert TOLERANCES.keys() < public
+    if cpu is not None:
+        assert public == {name for name in cpu.__all__}
+        for name in public:
+            theirs, ours = inspect.signature(getattr(cpu, name)), inspect.signature(getattr(plain, name))
+            assert [*theirs.parameters] == [*ours.parameters] or name.startswith("prepare"), name
+
+
+@needs_numba
+@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@given(x=weight_matrices())
+def test_rounding_to_a_grid_is_the_same_bit_for_bit_in_both_twins(name, x):
+    assert getattr(cpu, name)(x).tobytes() == getattr(plain, name)(x).tobytes()
+
+
+@needs_numba
+@given(x=weight_matrices(largest=3e38))
+def test_rounded_activations_are_the_same_bit_for_bit_in_both_twins(x):
+    for ours, theirs in zip(cpu.quantize_activations(x), plain.quantize_activations(x), strict=True):
+        assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
+
+
+@each_twin
+def test_activations_too_small_for_a_reciprocal_become_zeros(kernel):
+    codes, scales = kernel.quantize_activations(np.full((1, 32), 3e-37, np.float32))
+    assert not codes.any() and np.isfinite(scales).all()
+
+
+@each_twin
+@given(x=weight_matrices())
+def test_a_rounded_activation_is_within_half_a_step(kernel, x):
+    codes, scales = kernel.quantize_activations(x)
+    steps = np.repeat(scales, 32, axis=1).astype(np.float64)
+    assert np.abs(codes).max() <= 127
+    assert (np.abs(codes * steps - x) <= steps * (0.5 + 128 * ROUNDING)).all()
+    assert np.array_equal(kernel.fake_quantize_activations(x), codes * np.repeat(scales, 32, axis=1))
+
+
+@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+def test_float64_values_are_rounded_by_float32_arithmetic(name):
+    x = np.random.default_rng(0).standard_normal((4, 64))
+    result = getattr(plain, name)(x)
+    assert result.dtype == np.float64
+    assert np.array_equal(result, getattr(plain, name)(x.astype(np.float32)))
+
+
+# ------------------------------------------------------------------------------------- meanings, in a few lines each
+
+
+@each_twin
+def test_softmax_is_zero_above_the_diagonal_and_sums_to_one_below(kernel):
+    scores = normal(np.random.default_rng(1), 5, 37, 37, spread=100)
+    scores[0, 3, 5:] = np.nan  # the future must not be looked at
+    p = kernel.causal_softmax(scores, 3.0)
+    assert not np.triu(p, 1).any() and (p >= 0).all()
+    assert np.allclose(p.sum(axis=-1), 1, atol=40 * ROUNDING)
+
+
+@each_twin
+def test_an_ignored_target_costs_nothing_and_has_no_gradient(kernel):
+    logits, targets = normal(np.random.default_rng(2), 4, 9), np.array([-1, 3, -1, 8])
+    losses, log_sum_exp = kernel.cross_entropy(logits, targets)
+    gradient = kernel.cross_entropy_backward(logits, targets, log_sum_exp, np.ones(4, np.float32))
+    assert losses[[0, 2]].tolist() == [0, 0] and (losses[[1, 3]] > 0).all()
+    assert not gradient[[0, 2]].any() and gradient[[1, 3]].all()
+
+
+@each_twin
+def test_huge_logits_give_finite_losses(kernel):
+    logits = np.array([[1e30, -1e30, 0], [-300, -300, -300], [300, -300, 299]], np.float32)
+    losses, _ = kernel.cross_entropy(logits, np.array([0, 1, 2]))
+    assert np.allclose(losses, [0, np.log(3), np.log1p(np.exp(1.0))], atol=1e-4)
+
+
+@each_twin
+def test_a_target_or_token_that_does_not_exist_is_an_error(kernel):
+    with pytest.raises(IndexError):
+        kernel.cross_entropy(np.zeros((1, 3), np.float32), np.array([3]))
+    with pytest.raises(IndexError):
+        kernel.embedding_backward(np.zeros((1, 3), np.float32), np.array([5]), np.zeros((5, 3), np.float32))
+
+
+@each_twin
+def test_swiglu_of_large_gates_is_the_gate_or_nothing(kernel):
+    result = kernel.swiglu(np.array([[1e4, -1e4, 200, -200, 0, 1, 2, 3, 4, 5]], np.float32))
+    assert np.allclose(result, [[1e4, 0, 600, 0, 0]], atol=1e-30)
+
+
+@each_twin
+def test_rotating_back_undoes_a_rotation(kernel):
+    rng = np.random.default_rng(3)
+    x, angles = normal(rng, 2, 5, 3, 14), rng.uniform(-9, 9, (5, 7))
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    rotated = kernel.rotate(x, cos, sin)
+    pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
+    assert np.allclose(rotated[..., 0::2] + 1j * rotated[..., 1::2], pairs, atol=1e-5)
+    assert np.allclose(kernel.rotate(rotated, cos, -sin), x, atol=1e-5)
+
+
+@each_twin
+def test_attention_over_the_cache_is_a_loop_over_rows_and_heads(kernel):
+    rng = np.random.default_rng(4)
+    rows, heads, groups, channels, start = 5, 6, 2, 12, 9
+    q, keys, values = (normal(rng, *s, channels) for s in ((rows, heads), (20, groups), (20, groups)))
+    keys[start + rows :] = values[start + rows :] = np.nan  # what the cache has not been given yet
+    found = kernel.cached_attention(q, keys, values, start, 0.3)
+    for t in range(rows):
+        for head in range(heads):
+            group, past = head // (heads // groups), start + t + 1
+            weights = np.exp(0.3 * keys[:past, group].astype(np.float64) @ q[t, head])
+            expected = weights @ values[:past, group] / weights.sum()
+            assert np.allclose(found[t, head], expected, atol=1e-5)
+
+
+@each_twin
+@pytest.mark.parametrize("decay_mask", [1.0, "per parameter"])
+def test_adamw_is_the_published_update(kernel, decay_mask):
+    rng = np.random.default_rng(5)
+    p, m, v = rng.standard_normal(5000), np.zeros(5000), np.zeros(5000)
+    mask = 1.0 if decay_mask == 1.0 else (rng.random(5000) < 0.5).astype(np.float32)
+    kept = [p.astype(np.float32), np.zeros(5000, np.float32), np.zeros(5000, np.float32)]
+    for step in range(1, 6):
+        gradient = normal(rng, 5000)
+        kernel.adamw(kept[0], gradient, kept[1], kept[2], mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, step, 0.5)
+        g = 0.5 * gradient.astype(np.float64)
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        p = p - 1e-2 * (m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8) + 0.1 * mask * p)
+    assert np.allclose(kept[0], p, atol=2e-6)
+
+
+# --------------------------------------------------------------------------------------------------------- derivatives
+
+
+def slope(function, x, direction, step=1e-6):
+    """The derivative of a scalar function at x along a direction, by a central difference in float64."""
+    return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
+
+
+DERIVATIVES = {
+    # name: (function of x and the other arguments, gradient for x given the result's)
+    "rms_norm for x": (
+        lambda x, c: plain.rms_norm(x, c[0], 1e-3)[0],
+        lambda g, x, c: plain.rms_norm_backward(g, x, c[0], plain.rms_norm(x, c[0], 1e-3)[1])[0],
+    ),
+    "rms_norm for the weight": (
+        lambda w, c: plain.rms_norm(c, w[0], 1e-3)[0],
+        lambda g, w, c: plain.rms_norm_backward(g, c, w[0], plain.rms_norm(c, w[0], 1e-3)[1])[1],
+    ),
+    "swiglu": (lambda x, c: plain.swiglu(x), lambda g, x, c: plain.swiglu_backward(g, x)),
+    "rotate": (
+        lambda x, c: plain.rotate(x.reshape(1, 6, 1, 8), np.cos(c[:, :4]), np.sin(c[:, :4])),
+        lambda g, x, c: plain.rotate(g, np.cos(c[:, :4]), -np.sin(c[:, :4])).reshape(6, 8),
+    ),
+    "causal_softmax": (
+        lambda x, c: plain.causal_softmax(x[None, :, :6].copy(), 0.7),
+        lambda g, x, c: np.pad(
+            plain.causal_softmax_backward(g.copy(), plain.causal_softmax(x[None, :, :6].copy(), 0.7), 0.7)[0],
+            ((0, 0), (0, 2)),
+        ),
+    ),
+    "cross_entropy": (
+        lambda x, c: plain.cross_entropy(x, np.array([0, 7, -1, 3, 3, 2]))[0],
+        lambda g, x, c: plain.cross_entropy_backward(
+            x, np.array([0, 7, -1, 3, 3, 2]), plain.cross_entropy(x, np.array([0, 7, -1, 3, 3, 2]))[1], g
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_each_backward_is_the_derivative_of_its_forward(name, seed):
+    forward, backward = DERIVATIVES[name]
+    rng = np.random.default_rng(seed)
+    x, other, direction = rng.standard_normal((3, 6, 8))
+    g = rng.standard_normal(forward(x, other).shape)
+    expected = slope(lambda x: float((g * forward(x, other)).sum()), x, direction)
+    gradient = backward(g, x, other)
+    found = float((gradient * direction).sum()) if gradient.shape == x.shape else float(gradient @ direction[0])
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ products
+
+
+FORMATS = ["f32", "q4_0", "q8_0"]
+each_format = pytest.mark.parametrize("format_", FORMATS)
+
+
+def prepared(kernel, format_, weight):
+    if format_ == "f32":
+        return kernel.prepare_f32(weight)
+    encode, pack = getattr(blocks, f"encode_{format_}"), getattr(blocks, f"pack_{format_}")
+    return getattr(kernel, f"prepare_{format_}")(pack(*encode(weight)))
+
+
+@each_twin
+@each_format
+@given(sizes=product_sizes())
+def test_a_product_is_the_matrix_product_of_what_was_rounded(kernel, format_, sizes):
+    rows, outputs, columns, seed = sizes
+    rng = np.random.default_rng(seed)
+    x, weight = normal(rng, rows, columns), normal(rng, outputs, columns)
+    rounded_x, rounded_weight = x, weight
+    if format_ != "f32":
+        rounded_x, rounded_weight = plain.fake_quantize_activations(x), getattr(plain, f"fake_quantize_{format_}")(weight)
+    matrix = prepared(kernel, format_, weight)
+    assert (matrix.rows, matrix.columns) == weight.shape
+    expected = rounded_x.astype(np.float64) @ rounded_weight.astype(np.float64).T
+    magnitude = np.abs(rounded_x).astype(np.float64) @ np.abs(rounded_weight).astype(np.float64).T
+    assert (np.abs(kernel.linear(x, matrix) - expected) <= (columns + 4) * ROUNDING * magnitude).all()
+
+
+@needs_numba
+@each_format
+@given(sizes=product_sizes(), first=st.integers(0, 19), last=st.integers(1, 20))
+def test_a_row_of_a_product_has_the_same_bits_alone_and_in_company(format_, sizes, first, last):
+    rows, outputs, columns, seed = sizes
+    rng = np.random.default_rng(seed)
+    x, matrix = normal(rng, rows, columns), prepared(cpu, format_, normal(rng, outputs, columns))
+    together = cpu.linear(x, matrix)
+    for part in (slice(first, last), slice(first, first + 1)):
+        assert cpu.linear(x[part], matrix).tobytes() == together[part].tobytes()
+
+
+@needs_numba
+@given(seed=st.integers(0, 2**32), columns=st.integers(1, 80), rows=st.integers(1, 9))
+def test_a_float_product_takes_any_number_of_columns(seed, columns, rows):
+    rng = np.random.default_rng(seed)
+    x, weight = normal(rng, rows, columns), normal(rng, 45, columns)
+    assert np.allclose(cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, atol=1e-4)
+
+
+@each_twin
+@pytest.mark.parametrize("format_", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_integer_sums_are_exact(kernel, format_, extreme):
+    """Integers up to 127 and scales of 1 leave nothing to round, so any wrong or saturated product shows."""
+    rng = np.random.default_rng(6)
+    low, high = (-8, 7) if format_ == "q4_0" else (-127, 127)
+    x, codes = rng.integers(-127, 128, (7, 64)), rng.integers(low, high + 1, (75, 64))
+    if extreme:
+        x, codes = np.sign(x - 0.5) * 127, rng.choice([low, high], (75, 64))
+    x[:, ::32] = 127  # the largest of each group: the activations' scale is 1, too
+    packed = getattr(blocks, f"pack_{format_}")(codes.astype(np.int8), np.ones((75, 2), np.float32))
+    found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(packed))
+    assert np.array_equal(found, x.astype(np.int64) @ codes.astype(np.int64).T)
+
+
+@each_twin
+@each_format
+def test_a_product_can_be_written_into_a_given_array(kernel, format_):
+    rng = np.random.default_rng(7)
+    x, matrix = normal(rng, 3, 64), prepared(kernel, format_, normal(rng, 33, 64))
+    out = np.empty((3, 33), np.float32)
+    assert kernel.linear(x, matrix, out) is out
+    assert np.array_equal(out, kernel.linear(x, matrix))
+
+
+@each_twin
+@each_format
+def test_a_product_of_arrays_that_do_not_fit_is_an_error(kernel, format_):
+    matrix = prepared(kernel, format_, np.ones((33, 64), np.float32))
+    with pytest.raises(ValueError):
+        kernel.linear(np.ones((2, 96), np.float32), matrix)
+    with pytest.raises(ValueError):
+        kernel.linear(np.ones((2, 64), np.float32), matrix, np.empty((3, 33), np.float32))
+
+
+@each_twin
+def test_rows_that_do_not_divide_into_groups_are_an_error(kernel):
+    for function in (kernel.quantize_activations, kernel.fake_quantize_q4_0, kernel.fake_quantize_q8_0):
+        with pytest.raises(ValueError, match="groups of 32"):
+            function(np.ones((2, 33), np.float32))
+
+
+@needs_numba
+def test_packed_weights_take_their_formats_bytes_up_to_whole_panels():
+    weight = np.ones((64, 128), np.float32)
+    sizes = {format_: prepared(cpu, format_, weight).nbytes for format_ in FORMATS}
+    assert sizes == {"f32": 64 * 128 * 4, "q4_0": 64 * 4 * 18, "q8_0": 64 * 4 * 34}
+
+
+@needs_numba
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 12), start=st.integers(0, 30), row=st.integers(0, 11))
+@settings(max_examples=40)
+def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_company(seed, rows, start, row):
+    rng, row = np.random.default_rng(seed), row % rows
+    heads, groups, channels = [(4, 2, 8), (2, 2, 12), (3, 1, 32)][seed % 3]
+    x, weight = normal(rng, rows, 50), normal(rng, 50)
+    one = slice(row, row + 1)
+    assert cpu.rms_norm(x[one], weight, 1e-5)[0].tobytes() == cpu.rms_norm(x, weight, 1e-5)[0][one].tobytes()
+    assert cpu.swiglu(8 * x[one]).tobytes() == cpu.swiglu(8 * x)[one].tobytes()
+    q, angles = normal(rng, rows, heads, channels), normal(rng, 2, rows, channels // 2)
+    alone = cpu.rotate(q[None, one], angles[0, one], angles[1, one])
+    assert alone.tobytes() == cpu.rotate(q[None], *angles)[:, one].tobytes()
+    keys, values = normal(rng, 2, start + rows + int(rng.integers(0, 9)), groups, channels)
+    alone = cpu.cached_attention(q[one], keys, values, start + row, 0.4)
+    assert alone.tobytes() == cpu.cached_attention(q, keys, values, start, 0.4)[one].tobytes()
+
+
+@needs_numba
+def test_the_portable_instructions_give_the_bits_of_the_special_ones(monkeypatch):
+    from minimtp.kernels import cpu_tiles, cpu_vectors
+    from minimtp.kernels.cpu_activations import round_to_bytes, round_to_shorts
+
+    rng = np.random.default_rng(8)
+    x, weight = normal(rng, 2, 96), normal(rng, 32, 96)
+    monkeypatch.setattr(cpu_vectors, "has_avx2", lambda context: False)
+    for format_, tile, rounding, kind in (
+        ("q4_0", cpu_tiles.q4_0_tile(2, 4), round_to_bytes, np.int8),
+        ("q8_0", cpu_tiles.q8_0_tile(2, 4), round_to_shorts, np.int16),
+    ):
+        matrix = prepared(cpu, format_, weight)
+
+        @cpu.numba.njit
+        def multiply(x, panels, codes, scales, starts, y, tile=tile, rounding=rounding):
+            rounding(x, codes, scales, starts)
+            tile(codes, scales, starts, 0, panels, 0, 0, y, 0, 0)
+
+        y = np.empty((2, 32), np.float32)
+        multiply(x, matrix.panels, np.empty((2, 96), kind), np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y)
+        assert y.tobytes() == cpu.linear(x, matrix).tobytes()
+
+
+# ----------------------------------------------------------------------------------------- functions of single floats
+
+
+@needs_numba
+def test_the_exponential_is_accurate_to_two_roundings_and_never_negative():
+    from minimtp.kernels import cpu_math
+
+    @cpu.numba.njit
+    def each(x, y):
+        for i in range(y.shape[0]):
+            y[i] = cpu_math.exponential(x[i])
+
+    x = np.concatenate([np.linspace(-87.3, 88.3, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]).astype(np.float32)
+    y = np.empty_like(x)
+    each(x, y)
+    assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 2 * ROUNDING
+    special, y = np.array([0, -87.4, -200, -1e30, -np.inf, 1e30, np.nan], np.float32), np.empty(7, np.float32)
+    each(special, y)
+    assert y[:5].tolist() == [1, 0, 0, 0, 0] and 2e38 < y[5] < np.inf and np.isnan(y[6])
+
+
+@needs_numba
+def test_rounding_to_float16_is_numpys():
+    from minimtp.kernels import cpu_math
+
+    @cpu.numba.njit
+    def each(x, y):
+        for i in range(y.shape[0]):
+            y[i] = cpu_math.as_float16(x[i])
+
+    anything = np.random.default_rng(9).integers(0, 2**32, 300_000, np.uint32).view(np.float32)
+    halves = np.arange(31 << 10, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are finite, from 0 up
+    ties = 0.5 * (halves[1:] + halves[:-1])
+    edges = np.array([65519.996, 65520, -65520, np.inf], np.float32)  # where float16 ends
+    x = [anything[np.isfinite(anything)], halves, ties, np.nextafter(ties, np.float32(0)), -ties, edges]
+    x = np.concatenate(x).astype(np.float32)
+    y = np.empty_like(x)
+    each(x, y)
+    with np.errstate(over="ignore"):
+        assert y.tobytes() == x.astype(np.float16).astype(np.float32).tobytes()
+
+
+@needs_numba
+@given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
+def test_the_largest_of_a_row_is_found_among_any_floats(values):
+    from minimtp.kernels import cpu_math
+
+    row = np.array(values, np.float32)
+    assert cpu_math.largest(row) == row.max()
+
+
+# --------------------------------------------------------------------------------------------------- choosing the twin
+
+
+def run_python(code, **environment):
+    """stdout and stderr of a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout, done.stderr
+
+
+def test_the_array_decides_which_twin_fits():
+    assert kernels.for_array(np.zeros(1)) is plain  # float64 is for proofs
+    assert kernels.for_array(np.zeros(1, np.float32)) is (plain if cpu is None else cpu)
+    assert kernels.for_array(np.zeros(1, np.uint8)) is (plain if cpu is None else cpu)
+    kernels.use("plain")
+    try:
+        assert kernels.for_array(np.zeros(1, np.float32)) is plain
+        assert kernels.describe()[0] == "plain"
+    finally:
+        kernels.use("auto")
+    assert kernels.describe()[0] == ("plain" if cpu is None else "cpu")
+
+
+def test_unknown_kernels_are_refused_by_name():
+    with pytest.raises(UserError, match="auto or plain"):
+        kernels.use("fastest")
+
+
+def test_the_environment_can_ask_for_plain_kernels_and_numba_is_then_never_imported():
+    code = (
+        "import sys, minimtp.kernels as k; from minimtp.backend import numpy as np\n"
+        "print(k.for_array(np.zeros(1, np.float32)).__name__, 'numba' in sys.modules)"
+    )
+    assert run_python(code, MINIMTP_KERNELS="plain") == ("minimtp.kernels.plain False\n", "")
+
+
+def test_without_numba_everything_works_and_says_once_how_to_be_faster():
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import minimtp.kernels as k; from minimtp.backend import numpy as np\n"
+        "for _ in range(3): print(k.for_array(np.zeros(1, np.float32)).__name__)\n"
+        "print(k.describe())"
+    )
+    out, errors = run_python(code, MINIMTP_KERNELS="auto")
+    assert out.splitlines()[:3] == ["minimtp.kernels.plain"] * 3
+    assert errors.count("\n") == 1 and 'pip install "minimtp[fast]"' in errors
+    assert 'pip install "minimtp[fast]"' in out.splitlines()[3]
+
+
+@needs_numba
+def test_compiling_is_announced_once_and_happens_once(tmp_path):
+    code = (
+        "import minimtp.kernels as k; from minimtp.backend import numpy as np\n"
+        "x = np.ones((2, 4), np.float32); f = k.for_array(x)\n"
+        "print(f.quantize_activations(np.ones((1, 32), np.float32))[0][0, 0])\n"
+        "f.embedding_backward(x, np.array([0, 1]), x.copy())"
+    )
+    first = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), MINIMTP_KERNELS="auto")
+    again = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), MINIMTP_KERNELS="auto")
+    assert first[0] == again[0] == "127\n"
+    assert first[1].count("compiling kernels") == 1 and again[1] == ""
