@@ -70,6 +70,16 @@ def test_the_file_is_one_that_the_safetensors_library_reads(tmp_path, parameters
     assert same(load_file(tmp_path / FILE_NAME), {f"model.{name}": array for name, array in parameters.items()})
 
 
+def test_every_array_lies_in_the_file_at_a_multiple_of_its_own_size(tmp_path):
+    parameters = {"a": np.ones(3, np.uint8), "b": np.ones(3, np.float64), "c": np.ones(3, np.float32)}
+    checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
+    content = (tmp_path / FILE_NAME).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, array in parameters.items():
+        assert (8 + length + header[f"model.{name}"]["data_offsets"][0]) % array.itemsize == 0
+
+
 def test_an_array_that_is_a_view_is_stored_as_what_it_shows(tmp_path):
     whole = np.arange(24, dtype=np.float32).reshape(4, 6)
     views = {"transposed": whole.T, "strided": whole[::2, 1::2]}

@@ -38,6 +38,13 @@ def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(batch, co
         assert len(np.unique(epoch)) == windows * context
 
 
+def test_each_epoch_has_an_order_and_an_offset_of_its_own():
+    corpus = counting_corpus(1000)
+    first, second = (corpus.batch(step, seed=0, batch=100, context=10)[:, 0] for step in (0, 1))
+    assert not np.array_equal(first, second)
+    assert len({*(first % 10)}) == 1 and first[0] % 10 != second[0] % 10
+
+
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(0, 4), windows=st.integers(5, 40))
 def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(batch, context, seed, step, depth, windows):
     length = windows * context
@@ -93,6 +100,11 @@ def test_a_file_keeps_its_side_when_other_files_come(before, more):
     how_later, _, held_out_later = split(both)
     assume(how == how_later == "by file")
     assert set(held_out) == set(held_out_later) & {content for _, content in before}
+
+
+def test_who_is_held_out_is_fixed_for_ever():
+    """Another rule would make every published figure incomparable."""
+    assert [name for name in map(str, range(50)) if is_held_out(name)] == ["18"]
 
 
 def test_a_single_file_keeps_its_last_tenth_for_validation():

@@ -156,6 +156,23 @@ def test_a_batch_on_two_threads_gives_the_losses_and_gradients_of_one(corpus):
     assert results[2] == pytest.approx(results[0], rel=1e-5)
 
 
+def test_rounding_begins_at_its_step_and_not_before(tmp_path, corpus):
+    train(recipe_of(), corpus, tmp_path / "plain", threads=1, report=quiet)
+    train(recipe_of(quantization="qat", quantize_from=0.5), corpus, tmp_path / "qat", threads=1, report=quiet)
+    plain, rounded = losses(tmp_path / "plain"), losses(tmp_path / "qat")
+    assert plain[:6] == rounded[:6]
+    assert plain[6] != rounded[6]
+
+
+def test_the_gradient_is_clipped_to_the_recipes_norm_unless_that_is_zero(corpus):
+    for clip in (0.01, 0.0):
+        trainer = Trainer(recipe_of(clip=clip), None, CPU, 1)
+        _, _, norm = trainer.advance(corpus.batch(0, seed=0, batch=4, context=16))
+        assert norm > 0.01
+        seen = float(np.linalg.norm(trainer.optimizer.first)) / (1 - 0.9)
+        assert seen == pytest.approx(clip or norm, rel=1e-4)
+
+
 def test_what_can_be_learned_is_learned(tmp_path):
     corpus = Corpus("alphabet", [("alphabet", b"abcdefghijklmnopqrstuvwxyz" * 400)])
     recipe = recipe_of(steps=120, heads="token_conditioned", draft_depth=2, quantization="qat", quantize_from=0.5)
@@ -246,6 +263,15 @@ def test_a_resumed_run_insists_on_its_recipe_and_its_text(tmp_path, corpus):
     assert digest(tmp_path) == before
 
 
+def test_a_run_is_not_resumed_from_a_checkpoint_that_lacks_a_part(tmp_path, corpus):
+    train(recipe_of(), corpus, tmp_path, stop_at_step=3, report=quiet)
+    incomplete = checkpoint.read(tmp_path)
+    del incomplete.parameters["final_norm.weight"]
+    checkpoint.write(tmp_path, incomplete)
+    with pytest.raises(UserError, match="lacks final_norm.weight"):
+        train(recipe_of(), corpus, tmp_path, resume=True, report=quiet)
+
+
 def test_a_run_finds_its_text_again_by_itself(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
     train(recipe_of(), [tmp_path / "poem.txt"], tmp_path / "run", stop_at_step=3, report=quiet)
@@ -330,6 +356,13 @@ def test_bits_per_byte_are_per_byte_of_text_and_not_per_token():
     result = evaluate_model(model, documents, 10, 100)  # every tenth token ends a document and stands for no byte
     assert result.bytes == result.tokens * 9 // 10
     assert result.bits_per_byte == pytest.approx(math.log2(257) / 0.9, rel=1e-6)
+
+
+def test_the_bytes_that_count_are_those_of_the_predicted_tokens():
+    poem = Corpus("poem", [("poem", b"x" * 100)])  # ten bytes are held out, then the text ends
+    model = build_model(recipe_of(), np.random.default_rng(0))
+    result = evaluate_model(model, poem, 10, 10)
+    assert (result.tokens, result.bytes) == (10, 9)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -79,7 +79,7 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     folder = make_folder(folder)
     arrays = {f"model.{name}": array for name, array in checkpoint.parameters.items()}
     arrays |= {f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()}
-    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
+    arrays = {name: to_numpy(array) for name, array in arrays.items()}
     header = {
         "format_version": FORMAT_VERSION, "minimtp_version": checkpoint.version, "recipe": checkpoint.recipe.to_dict(),
         "step": checkpoint.step, "tokens": checkpoint.tokens, "corpus": checkpoint.corpus,
@@ -257,7 +257,7 @@ def _checksum(header: str, arrays: Arrays) -> int:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array, without a copy."""
+    """The array's bytes in C order, without a copy where they lie so already."""
     return memoryview(array.reshape(-1).view(np.uint8))
 
 

@@ -4,13 +4,13 @@
   for. It does not depend on the tokenizer, so models can be compared across vocabularies.
 * **Accuracy at +k**: how often the most probable token is the right one, for the next token (+1) and for the heads' (+2, ...),
   each head reading the true tokens in between.
-* **Acceptance at depth k**, teacher-forced: what speculative decoding at temperature 0 accepts of the k-th draft, given that
-  the drafts before it were accepted. A draft is accepted when it is the model's own choice, and the text shows that choice
-  wherever the model is right. So, over the positions at which the model chooses the true token k + 1 times in a row,
+* **Acceptance at depth k**, teacher-forced: what greedy speculative decoding accepts of the k-th draft, given that it accepted
+  the drafts before it. A draft stands when it is the model's own choice, and where the model is right that choice is the
+  text. So, over the positions t where the model is right about the k tokens after the next one,
 
-      acceptance(k) = (heads 1..k all right) / (heads 1..k-1 all right)
+      acceptance(k) = (heads 1..k all right at t) / (heads 1..k-1 all right at t)
 
-  Those are the easier positions; decoding measures the rest.
+  These are the easier positions: decoding itself (`generate --show`, `compare`) accepts less.
 
 The text is cut into windows of the model's context, spread evenly over the held-out part. The first tokens of a window are
 predicted from little context, as everywhere a window is used; no token counts twice.
@@ -54,6 +54,7 @@ class Evaluation:
         if self.acceptance:
             shares = ("?" if share is None else f"{share:.1%}" for share in self.acceptance)
             lines.append("acceptance " + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1)))
+            lines.append("           (by depth of the draft, where the model itself is right)")
         return "\n".join(lines)
 
 
@@ -83,7 +84,7 @@ def evaluate_model(model: Model, corpus: Corpus, context: int, tokens: int, thre
     xp = array_module(model.parameters()[0].data)
     rows = max(1, TOKENS_AT_ONCE // context)
     shards = [xp.asarray(windows[start : start + rows]) for start in range(0, len(windows), rows)]
-    with ThreadPoolExecutor(threads or available_cores()) as pool:
+    with ThreadPoolExecutor(threads or (available_cores() if xp is np else 1)) as pool:
         results = list(pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards))
     nats = np.concatenate([nats for nats, _ in results]).astype(np.float64)  # (W, T, 1 + K)
     correct = np.concatenate([correct for _, correct in results])  # (W, T, 1 + K)
@@ -106,8 +107,8 @@ def teacher_forced_acceptance(correct: np.ndarray) -> list[float | None]:
         if k >= context:
             shares.append(None)
             continue
-        own = np.ones_like(correct[:, k:, 0])  # (W, T - k): the model is right at t, t+1, ..., t+k
-        for later in range(k + 1):
+        own = np.ones_like(correct[:, k:, 0])  # (W, T - k): the model is right at t+1, ..., t+k
+        for later in range(1, k + 1):
             own &= correct[:, later : context - k + later, 0]
         reached = own & correct[:, : context - k, 1:k].all(axis=-1)  # the drafts before the k-th were accepted
         accepted = reached & correct[:, : context - k, k]
