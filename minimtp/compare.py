@@ -45,6 +45,7 @@ from minimtp.training.interrupt import Interrupted
 from minimtp.training.loop import train
 from minimtp.training.quantize import quantize
 from minimtp.training.recipe import Recipe
+from minimtp.training.schedule import decay_start
 
 TITLES = {
     "standard": "standard",
@@ -137,7 +138,7 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
         train(recipe, text, out / folder, resume=checkpoint.started(out / folder), device=device, threads=threads, **options)
 
     standard = wanted["standard"]
-    stem_steps = standard.steps - math.ceil(standard.decay * standard.steps)
+    stem_steps = decay_start(standard)
     folders = {"standard": "standard", "mtp": "mtp", "mtp_qat_int4": "mtp_qat"}
     branches = {name: dict(start_from=out / "stem", continue_schedule=True) for name in wanted} if stem_steps else {}
     if stem_steps:

@@ -48,7 +48,8 @@ def trained_draft(model, tokens, depth):
     with no_grad():
         hidden = model.hidden(np.array([tokens[:rows]]))
         for k in range(depth):  # with every draft the heads behind it know one token more
-            states = model.heads.states(hidden, np.array([tokens[: rows + depth]]), model.trunk)
+            following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
+            states = model.heads.states(hidden, following, model.trunk)
             state = next(itertools.islice(states, k, None))
             logits.append(model.logits(state).data[0, -1])
             drafts.append(int(logits[-1].argmax()))

@@ -42,6 +42,7 @@ SAMPLES = {
     "Reshape": (lambda: ops.Reshape((4, 3)), [normal(2, 6)]),
     "Transpose": (lambda: ops.Transpose((2, 0, 1)), [normal(2, 3, 4)]),
     "Index": (lambda: ops.Index(np.array([0, 2, 0])), [normal(3, 4)]),
+    "IndexOfASlice": (lambda: ops.Index((slice(None), slice(1, None, 2))), [normal(3, 4)]),
     "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1), normal(2, 2)]),
     "MatMul": (ops.MatMul, [normal(5, 2, 3), normal(3, 4)]),
     "LinearProduct": (fused.LinearProduct, [normal(2, 3, 4), normal(5, 4)]),
@@ -57,9 +58,12 @@ OURS = {name: op for name, op in Op.registry.items() if op.__module__.startswith
 DERIVATIVES = sorted(name for name, op in OURS.items() if not op.straight_through)
 
 
-@pytest.mark.parametrize("name", DERIVATIVES)
+def test_every_registered_operation_has_a_sample():
+    assert set(DERIVATIVES) <= set(SAMPLES), "an operation has no sample for the gradient check: add one to SAMPLES"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
 def test_the_backward_of_every_registered_operation_is_the_derivative_of_its_forward(name):
-    assert name in SAMPLES, f"operation {name} has no sample for the gradient check: add one to SAMPLES"
     make, inputs = SAMPLES[name]
     check_gradients(lambda *tensors: make().apply(*tensors), inputs, name=name)
 

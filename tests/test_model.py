@@ -48,9 +48,12 @@ def test_head_k_sees_nothing_later_than_the_k_th_next_token(kind):
     changed = text.copy()
     changed[0, changed_at] = (changed[0, changed_at] + 1) % SHAPE.vocabulary_size
     length = 12 - depth
-    all_states = [
-        [s.data for s in model.heads.states(model.hidden(t[:, :length]), t, model.trunk)] for t in (text, changed)
-    ]
+
+    def states(t):
+        following = np.stack([t[:, k : length + k] for k in range(1, depth + 1)], axis=-1)
+        return [state.data for state in model.heads.states(model.hidden(t[:, :length]), following, model.trunk)]
+
+    all_states = states(text), states(changed)
     for k, (a, b) in enumerate(zip(*all_states, strict=True), start=1):
         last_unaware = changed_at - (0 if kind == "parallel" else k) - 1  # row i reads tokens up to i, or up to i + k
         assert np.array_equal(a[0, : last_unaware + 1], b[0, : last_unaware + 1])
@@ -124,6 +127,24 @@ def test_distillation_mixes_the_gradients_of_text_and_teacher():
         accumulate_gradients(model, text, np.zeros(0), teacher=teacher, distill_weight=share)
         gradients.append(flat.gradients)
     np.testing.assert_allclose(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[1], atol=1e-14)
+
+
+def test_heads_trained_at_every_third_position_get_the_gradient_of_those_positions_losses():
+    model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
+    flat = FlatParameters(model)
+    losses = accumulate_gradients(model, text, weights, head_positions=slice(1, None, 3))
+    assert model.heads.positionwise
+
+    def loss():
+        nats, _ = evaluate_losses(model, text)
+        return nats[..., 0].mean() + nats[:, 1::3, 1:].mean(axis=(0, 1)) @ weights
+
+    assert losses[0] + losses[1:] @ weights == pytest.approx(loss(), abs=1e-12)
+    direction = np.random.default_rng(5).standard_normal(flat.data.shape)
+    flat.data += 1e-6 * direction
+    above = loss()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - loss()) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -138,7 +138,11 @@ class Index(Op):
     def backward(self, gradient: Array) -> Array:
         xp = array_module(gradient)
         result = xp.zeros_like(self.a)
-        xp.add.at(result, self.index, gradient)
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        if all(isinstance(part, int | slice) for part in parts):  # then nothing was read twice
+            result[self.index] = gradient
+        else:
+            xp.add.at(result, self.index, gradient)
         return result
 
 

@@ -11,7 +11,7 @@ logits = trunk's output(norm(state)). The embedding and the output are the trunk
 over all positions (it has attention, and needs a cache when decoding); a token-conditioned head is a small perceptron whose
 only memory is the state, which makes it the cheapest drafter; parallel heads do not see the tokens in between at all.
 
-One interface: `states(hidden, tokens, trunk)` yields s_1, ..., s_K, ready for the output. Four conventions of the
+One interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the output. Four conventions of the
 sequential modules, used alike in training and decoding: the state comes first in the concatenation; it is the trunk's state
 *after* the final norm; rotary positions are those of i; no row is zeroed.
 """
@@ -67,9 +67,14 @@ class TokenConditionedHead(Module):
 
 
 class Heads(Module):
-    """K extra heads of one kind. `independent` says that head k does not need the states of the heads before it."""
+    """K extra heads of one kind.
+
+    independent: head k does not need the states of the heads before it.
+    positionwise: a position's states need no other position, so the heads can be trained at some positions only.
+    """
 
     independent = False
+    positionwise = False
     steps: list
 
     @property
@@ -77,11 +82,11 @@ class Heads(Module):
         """Extra tokens predicted."""
         return len(self.steps)
 
-    def states(self, hidden: Tensor, tokens: Array, trunk: Transformer) -> Iterator[Tensor]:
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         """Yield the state of head k = 1..K at every position.
 
-        hidden: (B, T, D), the trunk's. tokens: (B, T + K) integers, the inputs and the K tokens after them; head k reads
-        the embeddings of tokens[:, k : T + k].
+        hidden: (B, T, D), the trunk's. following: (B, T, K) integers, the K tokens after each position; head k may read
+        those up to the k-th, following[:, :, k - 1].
         """
         raise NotImplementedError(f"{type(self).__name__} defines no states")
 
@@ -93,7 +98,7 @@ class ParallelHeads(Heads):
         rotary = Rotary(shape.channels, shape.rope_base)
         self.steps = [ParallelHead(shape, rotary, rng) for _ in range(depth)]
 
-    def states(self, hidden: Tensor, tokens: Array, trunk: Transformer) -> Iterator[Tensor]:
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         for head in self.steps:
             yield head(hidden)
 
@@ -101,10 +106,10 @@ class ParallelHeads(Heads):
 class ConditionedHeads(Heads):
     """Heads that read the token before the one they predict; each hands its state to the next."""
 
-    def states(self, hidden: Tensor, tokens: Array, trunk: Transformer) -> Iterator[Tensor]:
-        length, state = hidden.shape[1], hidden
-        for k, head in enumerate(self.steps, start=1):
-            state = head(state, trunk.embedding(tokens[:, k : length + k]))
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
+        state = hidden
+        for k, head in enumerate(self.steps):
+            state = head(state, trunk.embedding(following[:, :, k]))
             yield state
 
 
@@ -115,6 +120,10 @@ class SequentialHeads(ConditionedHeads):
 
 
 class TokenConditionedHeads(ConditionedHeads):
+    """One head serves every depth: applied again and again, it is a small recurrent network."""
+
+    positionwise = True
+
     def __init__(self, depth: int, shape: Shape, rng: np.random.Generator) -> None:
         self.steps = [TokenConditionedHead(shape, rng)] * depth
 

@@ -7,6 +7,9 @@ the trunk. So each head's loss is differentiated down to its state as soon as it
 states' gradients then go through the heads and the trunk in one walk (Gloeckle et al. 2024, section 2, has this order for
 independent heads, which here too are finished one by one).
 
+Neighbouring positions teach a head nearly the same thing. A head that needs no other position can therefore be trained at every
+n-th one, at an n-th of the cost.
+
 With a teacher, the trunk's own loss is a mixture: a share follows the teacher's probabilities instead of the text's next token,
 which tells the student about all tokens at every position (distillation).
 """
@@ -26,6 +29,8 @@ def accumulate_gradients(
     tokens: Array,
     head_weights: Array,
     scale: float = 1.0,
+    *,
+    head_positions: slice = slice(None),
     teacher: Model | None = None,
     distill_weight: float = 0.0,
 ) -> np.ndarray:
@@ -33,6 +38,7 @@ def accumulate_gradients(
 
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
     head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
+    head_positions: of the T, those at which the heads are trained; some only if the heads are `positionwise`.
     teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
@@ -49,9 +55,13 @@ def accumulate_gradients(
         leaf.grad += _distillation_gradient(model, teacher, inputs, hidden.data, weight * distill_weight)
     states, gradients = [], []
     if active:
-        for k, state in enumerate(model.heads.states(leaf, tokens[:, :-1], model.trunk), start=1):
+        everywhere = head_positions.indices(length) == (0, length, 1)
+        sampled = leaf if everywhere else leaf[:, head_positions]  # (B, n, D)
+        following = _following(tokens, model.depth)[:, head_positions]  # (B, n, K)
+        for k, state in enumerate(model.heads.states(sampled, following, model.trunk), start=1):
             weight = float(head_weights[k - 1])
-            losses[k], gradient = _loss_at(model, state.data, _targets(tokens, k, length), scale * weight)
+            targets = _targets(tokens, k, length, head_positions)
+            losses[k], gradient = _loss_at(model, state.data, targets, scale * weight)
             if model.heads.independent:
                 state.backward(gradient)
             else:
@@ -75,7 +85,7 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
     nats, correct = [], []
     with no_grad():
         hidden = model.hidden(tokens[:, :length])
-        states = model.heads.states(hidden, tokens[:, :-1], model.trunk) if model.depth else ()
+        states = model.heads.states(hidden, _following(tokens, model.depth), model.trunk) if model.depth else ()
         for k, state in enumerate((hidden, *states)):
             targets = _targets(tokens, k, length)
             logits = model.logits(state).data.reshape(targets.size, -1)
@@ -85,9 +95,15 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
     return xp.stack(nats, axis=-1), xp.stack(correct, axis=-1)
 
 
-def _targets(tokens: Array, k: int, length: int) -> Array:
-    """(B*T,) tokens that head k is to predict."""
-    return tokens[:, 1 + k : 1 + k + length].reshape(-1)
+def _following(tokens: Array, depth: int) -> Array:
+    """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
+    length = tokens.shape[1] - 1 - depth
+    return array_module(tokens).stack([tokens[:, k : length + k] for k in range(1, depth + 1)], axis=-1)
+
+
+def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None)) -> Array:
+    """(B*n,) tokens that head k is to predict at the n positions."""
+    return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
 def _loss_at(model: Model, state: Array, targets: Array, weight: float) -> tuple[float, Array]:

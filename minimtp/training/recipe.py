@@ -76,6 +76,7 @@ class Recipe:
     head_loss_end: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
     head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
     curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
+    head_stride: int = _setting("heads", 1, "train the heads at every n-th position, at an n-th of the cost", Range(1, 64))
     freeze_trunk: bool = _setting("heads", False, "train the heads only")
 
     quantization: str = _setting("quantize", "none", "qat: train through the rounding of the deployed model", ("none", "qat"))
@@ -133,6 +134,10 @@ class Recipe:
             raise UserError(f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none")
         if self.heads == "none" and self.curriculum != "none":
             raise UserError(f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none")
+        if self.head_stride > 1 and self.heads != "token_conditioned":
+            raise UserError(f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back")
+        if self.head_stride > self.context:
+            raise UserError(f"head_stride {self.head_stride} leaves out whole windows of {self.context}: choose a smaller one")
         if self.heads == "none" and self.freeze_trunk:
             raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
         if self.distill_weight > 0 and self.freeze_trunk:

@@ -61,11 +61,15 @@ class Trainer:
         """One step on a batch (B, T + 1 + K): mean losses (1 + K,) in nats, the learning rate, the gradient's norm."""
         self._quantize_when_due()
         weights = np.array(schedule.head_weights(self.recipe, self.step))
+        positions = slice(self.step % self.recipe.head_stride, None, self.recipe.head_stride)
         shards = [to_device(shard, self.device) for shard in np.array_split(tokens, self.shards)]
 
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
-            losses = accumulate_gradients(model, shard, weights, share, self.teacher, self.recipe.distill_weight)
+            losses = accumulate_gradients(
+                model, shard, weights, share, head_positions=positions, teacher=self.teacher,
+                distill_weight=self.recipe.distill_weight,
+            )  # fmt: skip
             return losses * share
 
         losses = sum(self.replicas.run(losses_of, shards))
