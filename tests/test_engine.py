@@ -240,6 +240,20 @@ def test_a_replica_shares_parameters_but_not_gradients():
     assert pair.first.weight.grad is None
 
 
+def test_groups_lie_together_cover_everything_and_are_clipped_by_their_own_norm():
+    pair = Pair()
+    flat = FlatParameters(pair, apart=("first",))
+    assert [name for name in flat.places] == ["bias", "others.0.weight", "first.weight"]
+    assert flat.groups == [slice(0, 10), slice(10, 22)]
+    optimizer = AdamW(flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0)  # so large an eps makes Adam linear
+    before = flat.data.copy()
+    flat.gradients[:10] = 0.01
+    flat.gradients[10:] = 100.0
+    assert optimizer.step(1.0, clip=0.5) == pytest.approx((10 * 1e-4 + 12 * 1e4) ** 0.5)
+    np.testing.assert_allclose((before - flat.data)[:10] * 1e3, 0.01, rtol=2e-2)
+    np.testing.assert_allclose((before - flat.data)[10:] * 1e3, 0.5 / 12**0.5, rtol=2e-2)
+
+
 def test_adamw_finds_the_minimum_and_resumes_with_the_same_numbers():
     def train(steps, state=None):
         pair = Pair()

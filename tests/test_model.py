@@ -129,6 +129,19 @@ def test_distillation_mixes_the_gradients_of_text_and_teacher():
     np.testing.assert_allclose(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[1], atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_detached_heads_learn_as_they_would_and_leave_the_trunks_gradient_alone(kind):
+    plain, attached, detached, text = build("none"), build(kind), build(kind), tokens(2, 9)
+    accumulate_gradients(plain, text[:, :6], np.zeros(0))
+    expected = accumulate_gradients(attached, text, np.ones(3))
+    assert np.array_equal(accumulate_gradients(detached, text, np.ones(3), detached=True), expected)
+    for a, b in zip(detached.trunk.parameters(), plain.parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad)
+        assert a.requires_grad
+    for a, b in zip(detached.heads.parameters(), attached.heads.parameters(), strict=True):
+        np.testing.assert_allclose(a.grad, b.grad, atol=1e-13)
+
+
 def test_heads_trained_at_every_third_position_get_the_gradient_of_those_positions_losses():
     model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)

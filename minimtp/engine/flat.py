@@ -14,20 +14,27 @@ class FlatParameters:
 
     data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0 elsewhere (vectors).
     places: dotted name -> (slice into the arrays, shape).
+    groups: slices that cover the arrays; a group's gradient is clipped by its own norm. `apart` names the modules that are
+    groups of their own; the rest is one.
 
     Raises ValueError when the parameters differ in dtype or device.
     """
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, apart: tuple[str, ...] = ()) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if len({(array_module(p.data), p.dtype) for _, p in named}) != 1:
             raise ValueError("the parameters must be on one device and of one dtype")
+        named.sort(key=lambda item: _group(item[0], apart))  # stable: groups become contiguous
         xp, dtype = array_module(named[0][1].data), named[0][1].dtype
         self.places: dict[str, tuple[slice, tuple[int, ...]]] = {}
         start = 0
         for name, parameter in named:
             self.places[name] = slice(start, start + parameter.data.size), parameter.shape
             start += parameter.data.size
+        ends = [place.stop for place, _ in self.places.values()]
+        kinds = [_group(name, apart) for name in self.places]
+        last = [end for end, kind, after in zip(ends, kinds, [*kinds[1:], None], strict=True) if kind != after]
+        self.groups = [slice(a, b) for a, b in zip([0, *last], last, strict=False)]
         self.data = xp.empty(start, dtype)
         self.decay_mask = xp.zeros(start, dtype)
         for name, parameter in named:
@@ -49,6 +56,11 @@ class FlatParameters:
     def by_name(self, array: Array) -> dict[str, Array]:
         """Views of a (P,) array, one per parameter, in the parameters' shapes."""
         return {name: array[place].reshape(shape) for name, (place, shape) in self.places.items()}
+
+
+def _group(name: str, apart: tuple[str, ...]) -> int:
+    """0 for the rest, 1 for what is below the first module of `apart`, and so on."""
+    return next((i for i, module in enumerate(apart, start=1) if name.startswith(f"{module}.")), 0)
 
 
 def parameter_count(model: Module) -> int:

@@ -1,6 +1,7 @@
 """Models as trees of modules, found by walking their attributes. Swap a module, do not add a flag."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minimtp.engine.tensor import Array, Parameter
@@ -48,6 +49,18 @@ def freeze(module: Module) -> None:
     """Training leaves these parameters alone from now on."""
     for parameter in module.parameters():
         parameter.requires_grad = False
+
+
+@contextmanager
+def frozen(module: Module) -> Iterator[None]:
+    """Within the block, gradients treat these parameters as constants."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    freeze(module)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad = True
 
 
 def replace_modules(root: Module, visit: Callable[[str, Module], Module | None]) -> Module:

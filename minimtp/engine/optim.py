@@ -3,7 +3,7 @@
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g²
     x = x - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - rate decay x
 
-The gradient is first scaled down to a global norm of at most `clip`.
+The gradient of each of the parameters' groups is first scaled down to a norm of at most `clip`.
 """
 
 from minimtp import kernels
@@ -27,15 +27,21 @@ class AdamW:
 
     def step(self, learning_rate: float, clip: float | None = None) -> float:
         """Update the parameters from `flat.gradients` and return the gradient's norm before clipping."""
-        gradients = self.flat.gradients
-        norm = float(gradients.dot(gradients)) ** 0.5
-        scale = clip / norm if clip is not None and norm > clip else 1.0
+        flat = self.flat
+        kernel = kernels.for_array(flat.data)
         self.steps += 1
-        kernels.for_array(self.flat.data).adamw(
-            self.flat.data, gradients, self.first, self.second, self.flat.decay_mask, learning_rate,
-            self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
-        )  # fmt: skip
-        return norm
+        squares = 0.0
+        for group in flat.groups:
+            gradients = flat.gradients[group]
+            square = float(gradients.dot(gradients))
+            squares += square
+            norm = square**0.5
+            scale = clip / norm if clip is not None and norm > clip else 1.0
+            kernel.adamw(
+                flat.data[group], gradients, self.first[group], self.second[group], flat.decay_mask[group], learning_rate,
+                self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
+            )  # fmt: skip
+        return squares**0.5
 
     def state(self) -> dict[str, Array]:
         """`first.NAME` and `second.NAME` for every parameter: views, to be copied or saved at once."""

@@ -14,9 +14,12 @@ With a teacher, the trunk's own loss is a mixture: a share follows the teacher's
 which tells the student about all tokens at every position (distillation).
 """
 
+from contextlib import nullcontext
+
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
+from minimtp.engine.module import frozen
 from minimtp.engine.tensor import Array, Tensor, backpropagate, no_grad
 from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
@@ -31,6 +34,7 @@ def accumulate_gradients(
     scale: float = 1.0,
     *,
     head_positions: slice = slice(None),
+    detached: bool = False,
     teacher: Model | None = None,
     distill_weight: float = 0.0,
 ) -> np.ndarray:
@@ -39,39 +43,47 @@ def accumulate_gradients(
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
     head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
     head_positions: of the T, those at which the heads are trained; some only if the heads are `positionwise`.
+    detached: the heads learn, and the trunk, embedding and output included, gets the gradient of L_0 alone.
     teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
-    inputs, length = tokens[:, : tokens.shape[1] - 1 - model.depth], tokens.shape[1] - 1 - model.depth
-    losses = np.full(1 + model.depth, np.nan)
+    length = tokens.shape[1] - 1 - model.depth
+    inputs, losses = tokens[:, :length], np.full(1 + model.depth, np.nan)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
+    weight = scale if trunk_learns else 0.0
     hidden = model.hidden(inputs)
     leaf = Tensor(hidden.data, requires_grad=True)
-    active = int(np.flatnonzero(np.asarray(head_weights))[-1]) + 1 if np.any(np.asarray(head_weights)) else 0
-    weight = scale if trunk_learns else 0.0
     own = weight * (1.0 - distill_weight)
     losses[0], leaf.grad = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
     if teacher is not None and weight * distill_weight:
         leaf.grad += _distillation_gradient(model, teacher, inputs, hidden.data, weight * distill_weight)
-    states, gradients = [], []
-    if active:
-        everywhere = head_positions.indices(length) == (0, length, 1)
-        sampled = leaf if everywhere else leaf[:, head_positions]  # (B, n, D)
-        following = _following(tokens, model.depth)[:, head_positions]  # (B, n, K)
-        for k, state in enumerate(model.heads.states(sampled, following, model.trunk), start=1):
-            weight = float(head_weights[k - 1])
-            targets = _targets(tokens, k, length, head_positions)
-            losses[k], gradient = _loss_at(model, state.data, targets, scale * weight)
-            if model.heads.independent:
-                state.backward(gradient)
-            else:
-                states.append(state)
-                gradients.append(gradient)
-            if k == active:
-                break
-        backpropagate(states, gradients)
+    if np.any(np.asarray(head_weights)):
+        with frozen(model.trunk) if detached else nullcontext():
+            start = hidden.detach() if detached else leaf
+            losses[1:] = _accumulate_in_heads(model, start, tokens, np.asarray(head_weights) * scale, head_positions)
     if trunk_learns:
         hidden.backward(leaf.grad)
+    return losses
+
+
+def _accumulate_in_heads(model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice) -> np.ndarray:
+    """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K."""
+    length, losses = hidden.shape[1], np.full(model.depth, np.nan)
+    if positions.indices(length) != (0, length, 1):
+        hidden = hidden[:, positions]  # (B, n, D)
+    following = _following(tokens, model.depth)[:, positions]  # (B, n, K)
+    states, gradients = [], []
+    for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
+        targets = _targets(tokens, k, length, positions)
+        losses[k - 1], gradient = _loss_at(model, state.data, targets, float(weights[k - 1]))
+        if model.heads.independent:
+            state.backward(gradient)
+        else:
+            states.append(state)
+            gradients.append(gradient)
+        if not weights[k:].any():
+            break
+    backpropagate(states, gradients)
     return losses
 
 

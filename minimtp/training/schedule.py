@@ -22,8 +22,11 @@ that looks k tokens further. All heads together weigh lambda, which goes linearl
 A fixed lambda over many depths hurts small models, so heads can also join one after another (`forward`: the next
 token alone first, one more depth in each equal share of the steps; Aynetdinov & Akbik, arXiv 2505.22757) or leave one
 after another (`reverse`: better text from the trunk, poorer drafts). The denominator counts every head, active or
-not: when one joins, the others keep their weight.
+not: when one joins, the others keep their weight. For the share `detach_until` of the steps the heads learn from the
+trunk without the trunk noticing: it is trained, bit for bit, as it would be alone.
 """
+
+import math
 
 from minimtp.training.recipe import Recipe
 
@@ -61,3 +64,8 @@ def active_heads(recipe: Recipe, step: int) -> int:
     depth = recipe.draft_depth
     stage = min(depth, step * (depth + 1) // recipe.steps)  # 0..depth, equal shares of the steps
     return {"none": depth, "forward": stage, "reverse": depth - stage}[recipe.curriculum]
+
+
+def heads_are_detached(recipe: Recipe, step: int) -> bool:
+    """Whether step `step` trains the trunk as if there were no heads."""
+    return step < math.ceil(recipe.detach_until * recipe.steps)

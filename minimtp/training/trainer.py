@@ -52,7 +52,7 @@ class Trainer:
         map_parameters(self.model, lambda array: to_device(array, device))
         if recipe.freeze_trunk:
             freeze(self.model.trunk)
-        self.flat = FlatParameters(self.model)
+        self.flat = FlatParameters(self.model, apart=("heads",))  # their gradient never scales down the trunk's
         self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
         self.optimizer.load_state(at.optimizer if at else {}, self.step)
         self.replicas = Replicas(self.model, self.flat, self.shards)
@@ -61,13 +61,14 @@ class Trainer:
         """One step on a batch (B, T + 1 + K): mean losses (1 + K,) in nats, the learning rate, the gradient's norm."""
         self._quantize_when_due()
         weights = np.array(schedule.head_weights(self.recipe, self.step))
+        detached = schedule.heads_are_detached(self.recipe, self.step)
         positions = slice(self.step % self.recipe.head_stride, None, self.recipe.head_stride)
         shards = [to_device(shard, self.device) for shard in np.array_split(tokens, self.shards)]
 
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
             losses = accumulate_gradients(
-                model, shard, weights, share, head_positions=positions, teacher=self.teacher,
+                model, shard, weights, share, head_positions=positions, detached=detached, teacher=self.teacher,
                 distill_weight=self.recipe.distill_weight,
             )  # fmt: skip
             return losses * share
