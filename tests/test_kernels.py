@@ -426,6 +426,71 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_com
     assert alone.tobytes() == cpu.cached_attention(q, keys, values, start, 0.4)[one].tobytes()
 
 
+# ---------------------------------------------------------------------------------------------------- a block in one call
+
+WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
+
+
+def random_block(kernel, format_, matrices=None):
+    """A block for `kernel`; its matrices prepared by the kernel `matrices`, if that is another one."""
+    rng = np.random.default_rng(10)
+    joined = (HEADS + 2 * GROUPS) * CHANNELS
+    shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
+    qkv, output, gate_up, down = (prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes)
+    return kernel.prepare_block(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5)
+
+
+def run_block(kernel, block, x, start):
+    """x after the block and the cache's keys and values, which begin as random numbers."""
+    rng = np.random.default_rng(11)
+    x, (keys, values) = x.copy(), normal(rng, 2, ROOM, GROUPS, CHANNELS)
+    angles = rng.uniform(-9, 9, (ROOM, CHANNELS // 2))[start : start + len(x)]
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    kernel.transformer_block(x, block, keys, values, start, cosine, sine)
+    return x, keys, values
+
+
+@needs_numba
+@each_format
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, rows, monkeypatch):
+    x = normal(np.random.default_rng(rows), rows, WIDTH)
+    in_one_call = run_block(cpu, random_block(cpu, format_), x, start=7)
+    block = random_block(plain, format_, matrices=cpu)
+    for name in ("rms_norm", "linear", "rotate", "cached_attention", "swiglu"):
+        monkeypatch.setattr(plain, name, getattr(cpu, name))  # now plain.transformer_block calls the compiled ones
+    for found, expected in zip(in_one_call, run_block(plain, block, x, start=7), strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+
+@needs_numba
+@each_format
+def test_rows_through_a_block_together_have_the_bits_of_one_after_the_other(format_):
+    x, block = normal(np.random.default_rng(12), 9, WIDTH), random_block(cpu, format_)
+    together, keys, values = run_block(cpu, block, x, start=5)
+    angles = np.random.default_rng(11)
+    cache = normal(angles, 2, ROOM, GROUPS, CHANNELS)
+    angles = angles.uniform(-9, 9, (ROOM, CHANNELS // 2))
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    for t in range(9):
+        row, at = x[t : t + 1].copy(), slice(5 + t, 6 + t)
+        cpu.transformer_block(row, block, *cache, 5 + t, cosine[at], sine[at])
+        assert row.tobytes() == together[t].tobytes()
+    assert (keys.tobytes(), values.tobytes()) == (cache[0].tobytes(), cache[1].tobytes())
+
+
+@each_twin
+def test_a_block_writes_its_own_rows_of_the_cache_only_and_refuses_rows_without_room(kernel):
+    x, block = normal(np.random.default_rng(13), 3, WIDTH), random_block(kernel, "f32")
+    before = normal(np.random.default_rng(11), 2, ROOM, GROUPS, CHANNELS)
+    _, *after = run_block(kernel, block, x, start=ROOM - 3)
+    for old, new in zip(before, after, strict=True):
+        assert np.array_equal(old[:-3], new[:-3]) and (old[-3:] != new[-3:]).all()
+    with pytest.raises(ValueError, match="fit"):
+        angles = np.ones((3, CHANNELS // 2), np.float32)
+        kernel.transformer_block(x, block, *before, ROOM - 2, angles, angles)
+
+
 @needs_numba
 def test_the_portable_instructions_give_the_bits_of_the_special_ones(monkeypatch):
     from minimtp.kernels import cpu_tiles, cpu_vectors

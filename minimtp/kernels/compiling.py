@@ -18,6 +18,7 @@ from numba.core import event
 
 __all__ = ["compiled", "reassociate"]
 
+SECONDS = 20  # what all of them take on a slow core
 reassociate = {"reassoc"}
 _newest_source = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
 
@@ -26,8 +27,13 @@ def compiled(function=None, **options):
     """`numba.njit` with this package's options."""
     if function is None:
         return lambda function: compiled(function, **options)
-    dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-    _renew_when_any_kernel_changes(dispatcher)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no folder to write to, neither here nor in the user's home
+        _Announcement.keeps = "for this run only: no folder is writable, NUMBA_CACHE_DIR names one"
+    else:
+        _renew_when_any_kernel_changes(dispatcher)
     return dispatcher
 
 
@@ -38,17 +44,18 @@ def _renew_when_any_kernel_changes(dispatcher) -> None:
         dispatcher._cache._cache_file._source_stamp = (*stamp, _newest_source)
 
 
-class _SayOnceThatItCompiles(event.Listener):
+class _Announcement(event.Listener):
     said = False
+    keeps = "once, later runs find them on disk"
 
     def on_start(self, event) -> None:
         module = event.data["dispatcher"].py_func.__module__
         if module.startswith("minimtp.kernels") and not self.said:
             self.said = True
-            print("minimtp: compiling kernels (once; later runs find them on disk), a few seconds", file=sys.stderr)
+            print(f"minimtp: compiling kernels, up to {SECONDS} s ({self.keeps})", file=sys.stderr)
 
     def on_end(self, event) -> None:
         pass
 
 
-event.register("numba:compile", _SayOnceThatItCompiles())
+event.register("numba:compile", _Announcement())

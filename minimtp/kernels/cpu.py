@@ -4,13 +4,15 @@
     cpu_rounding.py      weights to the grids
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
     cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions
-    cpu_attention.py     a few rows over the cache            compiling.py      how all of it is compiled
+    cpu_attention.py     a few rows over the cache
+    cpu_block.py         a whole block in one call            compiling.py      how all of it is compiled
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu_activations import quantize_activations
 from minimtp.kernels.cpu_attention import cached_attention
+from minimtp.kernels.cpu_block import prepare_block, transformer_block
 from minimtp.kernels.cpu_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
     fake_quantize_activations,
@@ -43,6 +45,7 @@ __all__ = [
     "fake_quantize_q4_0",
     "fake_quantize_q8_0",
     "linear",
+    "prepare_block",
     "prepare_f32",
     "prepare_q4_0",
     "prepare_q8_0",
@@ -52,4 +55,5 @@ __all__ = [
     "rotate",
     "swiglu",
     "swiglu_backward",
+    "transformer_block",
 ]

@@ -16,6 +16,7 @@ from minimtp.kernels.cpu_math import exponentiate, largest
 from minimtp.kernels.cpu_vectors import FLOAT, FLOAT_MATRIX, FLOATS, LANES, Emitter
 
 ONE = np.float32(1)
+UNIT = 2 * LANES  # rows of scores are filled up to whole steps of the vectorized loops, whose remainders are slow
 FLOAT_CUBE = types.Array(types.float32, 3, "C")
 
 
@@ -26,7 +27,7 @@ def cached_attention(q, keys, values, start, scale):
         filler = ((0, 0), (0, 0), (0, -channels % LANES))
         q, keys, values = np.pad(q, filler), np.pad(keys, filler), np.pad(values, filler)
     out = np.empty_like(q)
-    _cached_attention(q, keys, values, start, scale, out)
+    attend(q, keys, values, start, scale, out)
     return out if channels == out.shape[2] else np.ascontiguousarray(out[:, :, :channels])
 
 
@@ -42,12 +43,13 @@ def _zero_padded(keys, first):
 
 
 @compiled
-def _cached_attention(q, keys, values, start, scale, out):
+def attend(q, keys, values, start, scale, out):
     groups, shared = keys.shape[1], q.shape[1] // keys.shape[1]
     if start < 0 or start + q.shape[0] > min(keys.shape[0], values.shape[0]) or groups * shared != q.shape[1]:
         raise ValueError("cached_attention: the cache does not fit the queries")
     blocks = (start + q.shape[0] + LANES - 1) // LANES
-    scores = np.empty((q.shape[0] * shared, blocks * LANES), np.float32)
+    width = (blocks * LANES + UNIT - 1) // UNIT * UNIT
+    scores = np.empty((q.shape[0] * shared, width), np.float32)
     inside = min(blocks, keys.shape[0] // LANES)
     edge = _zero_padded(keys, inside * LANES) if inside < blocks else keys
     for group in range(groups):
@@ -63,11 +65,13 @@ def _cached_attention(q, keys, values, start, scale, out):
         for t in range(q.shape[0]):
             for head in range(group * shared, (group + 1) * shared):
                 row = t * shared + head - group * shared
-                past = scores[row, : start + t + 1]
-                for s in range(past.shape[0]):
-                    past[s] *= np.float32(scale)
-                inverse = ONE / exponentiate(past, largest(past))
-                _weighted_sum(scores, row, past.shape[0], values, group, out, t, head)
+                length = start + t + 1
+                padded = (length + UNIT - 1) // UNIT * UNIT
+                for s in range(length, padded):
+                    scores[row, s] = -np.inf  # a share of zero
+                past = scores[row, :padded]
+                inverse = ONE / exponentiate(past, largest(past), np.float32(scale))
+                _weighted_sum(scores, row, length, values, group, out, t, head)
                 for c in range(out.shape[2]):
                     out[t, head, c] *= inverse
 
@@ -136,16 +140,26 @@ def _weighted_sum(typing_context, weights, row, length, values, group, out, t, h
 
         def sum_channels(first, count):
             """The sum for `count` vectors of channels that begin at vector `first`."""
-            totals = [emit.variable(emit.constant(FLOATS, 0.0)) for _ in range(count)]
+            totals = [[emit.variable(emit.constant(FLOATS, 0.0)) for _ in range(count)] for parity in range(2)]
             offset = emit.times(first, 4 * LANES)
-            with cgutils.for_range(builder, length) as along_cache:
-                share = emit.load_everywhere(FLOAT, weight, emit.times(along_cache.index, 4))
-                line = emit.advance(value, emit.plus(emit.times(along_cache.index, stride), offset))
+
+            def add_position(s, totals):
+                share = emit.load_everywhere(FLOAT, weight, emit.times(s, 4))
+                line = emit.advance(value, emit.plus(emit.times(s, stride), offset))
                 for c, total in enumerate(totals):
                     part = emit.load(FLOATS, line, 4 * LANES * c)
                     builder.store(emit.multiply_add(share, part, builder.load(total)), total)
-            for c, total in enumerate(totals):
-                emit.store(builder.load(total), result, emit.plus(offset, 4 * LANES * c))
+
+            pairs = builder.sdiv(length, emit.number(2))
+            with cgutils.for_range(builder, pairs) as along_pairs:
+                even = emit.times(along_pairs.index, 2)
+                add_position(even, totals[0])
+                add_position(emit.plus(even, 1), totals[1])
+            with cgutils.for_range(builder, builder.sub(length, emit.times(pairs, 2))):
+                add_position(emit.plus(length, -1), totals[0])
+            for c, (even, odd) in enumerate(zip(*totals, strict=True)):
+                total = builder.fadd(builder.load(even), builder.load(odd))
+                emit.store(total, result, emit.plus(offset, 4 * LANES * c))
 
         fours = builder.sdiv(vectors, emit.number(4))
         with cgutils.for_range(builder, fours) as along_fours:

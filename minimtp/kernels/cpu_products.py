@@ -10,7 +10,6 @@ very function that training can fake), and the 32 products of a group are summed
 same whatever other rows are in the call, so verified drafts equal plain decoding with no tolerance.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
@@ -20,6 +19,7 @@ from minimtp.kernels.cpu_activations import round_to_bytes, round_to_shorts
 from minimtp.kernels.cpu_tiles import GROUP, PANEL, SCALE_BYTES, float_tile, q4_0_tile, q8_0_tile
 from minimtp.kernels.cpu_vectors import LANES
 
+F32, Q4_0, Q8_0 = 0, 1, 2
 CACHE_LINE = 64
 VECTORS = PANEL // LANES
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + 16 * PANEL, SCALE_BYTES + 32 * PANEL
@@ -39,7 +39,7 @@ class Prepared:
     rows: int
     columns: int
     panels: object  # uint8 (ceil(rows / 32), bytes of a panel)
-    multiply: Callable  # multiply(x, panels, y)
+    kind: int  # F32, Q4_0 or Q8_0
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +49,7 @@ class Prepared:
 def linear(x, prepared, out=None):
     if out is None:
         out = np.empty((len(x), prepared.rows), np.float32)
-    prepared.multiply(np.ascontiguousarray(x), prepared.panels, out)
+    MULTIPLY[prepared.kind](np.ascontiguousarray(x), prepared.panels, out)
     return out
 
 
@@ -61,7 +61,7 @@ def prepare_f32(weight):
     panels = _empty_panels(rows, columns * F32_BYTES)
     by_column = panels.view(np.float32).reshape(-1, columns, PANEL)
     by_column[:] = _by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
-    return Prepared(rows, columns, panels, _multiply_f32)
+    return Prepared(rows, columns, panels, F32)
 
 
 def prepare_q4_0(blocks):
@@ -69,14 +69,14 @@ def prepare_q4_0(blocks):
     rows, columns = codes.shape
     steps = _by_panel(codes + np.int8(8)).view(np.uint8).reshape(-1, PANEL, columns // GROUP, 4, 2, 4)
     packed = steps[..., 0, :] | steps[..., 1, :] << np.uint8(4)  # (panels, 32, K/32, 4, 4)
-    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), _multiply_q4_0)
+    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), Q4_0)
 
 
 def prepare_q8_0(blocks):
     codes, scales = ggml.unpack_q8_0(blocks)
     rows, columns = codes.shape
     packed = _by_panel(codes).view(np.uint8).reshape(-1, PANEL, columns // GROUP, 8, 4)
-    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), _multiply_q8_0)
+    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), Q8_0)
 
 
 def _quantized_panels(rows, scales, packed):
@@ -201,3 +201,17 @@ def _multiply_q8_0(x, panels, y):
             if not whole:
                 _copy_edge(edge, y, row, rows, column)
             row += rows
+
+
+@compiled
+def multiply(kind, x, panels, y):
+    """y = x @ W.T for panels of any format."""
+    if kind == F32:
+        _multiply_f32(x, panels, y)
+    elif kind == Q4_0:
+        _multiply_q4_0(x, panels, y)
+    else:
+        _multiply_q8_0(x, panels, y)
+
+
+MULTIPLY = (_multiply_f32, _multiply_q4_0, _multiply_q8_0)

@@ -21,12 +21,12 @@ ZERO, ONE = np.float32(0), np.float32(1)
 def rms_norm(x, weight, eps):
     x = np.ascontiguousarray(x)
     y, inverse_rms = np.empty_like(x), np.empty(x.shape[0], np.float32)
-    _rms_norm(x, weight, eps, y, inverse_rms)
+    normalize(x, weight, eps, y, inverse_rms)
     return y, inverse_rms
 
 
 @compiled
-def _rms_norm(x, weight, eps, y, inverse_rms):
+def normalize(x, weight, eps, y, inverse_rms):
     width = np.float32(x.shape[1])
     for i in range(x.shape[0]):
         inverse = ONE / np.sqrt(_dot(x[i], x[i]) / width + np.float32(eps))
@@ -76,12 +76,12 @@ def _dot_of_three(a, b, c):
 def swiglu(gate_up):
     gate_up = np.ascontiguousarray(gate_up)
     y = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
-    _swiglu(gate_up, y)
+    swiglu_rows(gate_up, y)
     return y
 
 
 @compiled
-def _swiglu(gate_up, y):
+def swiglu_rows(gate_up, y):
     width = y.shape[1]
     for i in range(y.shape[0]):
         gate, up = gate_up[i, :width], gate_up[i, width:]
@@ -143,9 +143,7 @@ def _causal_softmax(scores, scale):
     for m in range(scores.shape[0]):
         for i in range(scores.shape[1]):
             past, future = scores[m, i, : i + 1], scores[m, i, i + 1 :]
-            for j in range(past.shape[0]):
-                past[j] *= np.float32(scale)
-            inverse = ONE / exponentiate(past, largest(past))
+            inverse = ONE / exponentiate(past, largest(past), np.float32(scale))
             for j in range(past.shape[0]):
                 past[j] *= inverse
             for j in range(future.shape[0]):

@@ -287,3 +287,46 @@ def linear(x, prepared, out=None):
     if prepared.quantized:
         x = fake_quantize_activations(x)
     return array_module(x).matmul(x, prepared.weight.T, out=out)
+
+
+# --------------------------------------------------------------------------------------------------------- whole block
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """One transformer block's weights: two norms (D,), four matrices made ready by `prepare_*`, and two settings."""
+
+    attention_norm: object
+    qkv: object
+    attention_output: object
+    feed_forward_norm: object
+    gate_up: object
+    down: object
+    heads: int  # query heads
+    epsilon: float
+
+
+def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon):
+    """One transformer block made ready for `transformer_block`; the matrices have been through `prepare_*`."""
+    return PreparedBlock(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon)
+
+
+def transformer_block(x, block, keys, values, start, cosine, sine):
+    """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN PLACE; returns None.
+
+    x (T, D) is overwritten. The tokens' keys and values are written to rows start..start+T-1 of the cache, keys and
+    values (S, G, C), whose rows before `start` are the past. cosine, sine (T, C/2) rotate to the positions from
+    `start`. All arrays are contiguous. Raises ValueError where the rows do not fit the cache.
+    """
+    (rows, _), (room, groups, channels) = x.shape, keys.shape
+    if not 0 <= start <= room - rows:
+        raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
+    normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
+    joined = linear(normed, block.qkv).reshape(1, rows, -1, channels)  # queries, keys, values: (1, T, H+2G, C)
+    rotated = rotate(joined[:, :, : block.heads + groups], cosine, sine)[0]  # (T, H+G, C)
+    keys[start : start + rows] = rotated[:, block.heads :]
+    values[start : start + rows] = joined[0, :, block.heads + groups :]
+    attended = cached_attention(rotated[:, : block.heads], keys, values, start, channels**-0.5)  # (T, H, C)
+    x += linear(attended.reshape(rows, -1), block.attention_output)
+    normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
+    x += linear(swiglu(linear(normed, block.gate_up)), block.down)
