@@ -184,7 +184,7 @@ def _quantized_tile(kind, rows, vectors):
                                 builder.store(total, sums[r][c])
                 scales_block = emit.advance(block, emit.times(first, 2))
                 weight_scales = [
-                    builder.fpext(emit.load(HALFS, scales_block, 2 * LANES * c), FLOATS) for c in range(vectors)
+                    emit.float16_to_float32(emit.load(HALFS, scales_block, 2 * LANES * c)) for c in range(vectors)
                 ]
                 for r in range(rows):
                     x_scale = emit.load_everywhere(FLOAT, scale_rows[r], emit.times(group, 4))

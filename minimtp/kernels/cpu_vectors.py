@@ -14,7 +14,7 @@ from numba.core import cgutils
 LANES = 8  # 32-bit lanes of a vector
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
-FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.HalfType(), LANES)
+FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
 
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
@@ -22,9 +22,11 @@ SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.
 BYTE_MATRIX = types.Array(types.uint8, 2, "C")
 
 
-def has_avx2(context):
-    _triple, _processor, features = context.codegen().magic_tuple()
-    return "+avx2" in features.split(",")
+def special_instructions(context):
+    """Which of the instructions that the emitter would ask for by name the processor has."""
+    triple, _processor, features = context.codegen().magic_tuple()
+    found = {name for name in ("avx2", "f16c") if f"+{name}" in features.split(",")}
+    return found | {"f16c"} if triple.startswith("aarch64") else found  # its own conversion of float16 is always there
 
 
 class Emitter:
@@ -36,7 +38,8 @@ class Emitter:
             context.make_array(kind)(context, builder, argument) if isinstance(kind, types.Array) else argument
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
-        self.with_avx2 = has_avx2(context)
+        special = special_instructions(context)
+        self.with_avx2, self.with_float16 = "avx2" in special, "f16c" in special
 
     def width(self, array):
         return self.builder.extract_value(array.shape, 1)
@@ -81,6 +84,21 @@ class Emitter:
 
     def constant(self, kind, value):
         return ir.Constant(kind, [value] * kind.count)
+
+    def float16_to_float32(self, x):
+        """8 float16, given as HALFS (shorts), as FLOATS."""
+        b = self.builder
+        if self.with_float16:
+            return b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
+        bits = b.zext(x, INTS)
+        magnitude = b.and_(bits, self.constant(INTS, 0x7FFF))
+        sign = b.shl(b.xor(bits, magnitude), self.constant(INTS, 16))
+        # The same fraction, 13 bits further left, under an exponent that is too small by 112; subnormals come right, too.
+        aligned = b.bitcast(b.shl(magnitude, self.constant(INTS, 13)), FLOATS)
+        finite = b.bitcast(b.fmul(aligned, self.constant(FLOATS, 2.0**112)), INTS)
+        is_finite = b.icmp_unsigned("<", magnitude, self.constant(INTS, 0x7C00))
+        value = b.select(is_finite, finite, b.or_(finite, self.constant(INTS, 0x7F800000)))
+        return b.bitcast(b.or_(value, sign), FLOATS)
 
     def variable(self, value):
         """A place for a value that changes in a loop; LLVM keeps it in a register."""
