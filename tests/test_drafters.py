@@ -167,10 +167,9 @@ def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
 
 
 @pytest.mark.parametrize("table_bytes", [0, 1 << 20])
-def test_token_conditioned_heads_may_differ_by_depth_and_need_no_table_of_token_parts(monkeypatch, table_bytes):
+def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(monkeypatch, table_bytes):
     monkeypatch.setattr(head_drafters, "TABLE_BYTES", table_bytes)
     model = model_with("token_conditioned")
-    model.heads.steps = [model_with("token_conditioned", seed=seed).heads.steps[0] for seed in range(DEPTH)]
     text = [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, Runtime(model.trunk))
     drafter.reset(text[0])

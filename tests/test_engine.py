@@ -48,6 +48,7 @@ SAMPLES = {
     "LinearProduct": (fused.LinearProduct, [normal(2, 3, 4), normal(5, 4)]),
     "EmbeddingLookup": (lambda: fused.EmbeddingLookup(np.array([[0, 2, 2], [1, 0, 2]])), [normal(4, 3)]),
     "RMSNormalize": (lambda: fused.RMSNormalize(1e-5), [normal(2, 3, 8), normal(8)]),
+    "GatedUpdate": (fused.GatedUpdate, [normal(2, 3, 4), normal(2, 3, 8)]),
     "SwiGLU": (fused.SwiGLU, [normal(2, 3, 8)]),
     "CausalAttention": (lambda: fused.CausalAttention(4, 2, *ANGLES), [normal(2, 5, 8 * 4)]),
     "SoftCrossEntropy": (lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])), [3 * normal(2, 3)]),

@@ -7,9 +7,9 @@ token i+1+k, so at the last row, i = m-2, heads 1, 2, ... predict exactly the to
 
 What a head needs for that differs by kind:
 
-    token-conditioned   s_k = s_{k-1} + MLP([norm(s_{k-1}); norm(e(t))]),  t = t_{m-1}, d_1, d_2, ...
-                        only the last hidden state; the part of the MLP's input product that depends on the token alone
-                        is a table lookup, so a drafted token costs two small products and the output
+    token-conditioned   [g; c] = W [norm(s_{k-1}); norm(e(t))],  t = t_{m-1}, d_1, d_2, ...
+                        only the last hidden state; the part of the product that depends on the token alone is a table
+                        lookup, so a drafted token costs one small product and the output
     parallel            s_k = Block_k(h), which attends to all rows: one cache a head, filled with committed rows only
     sequential          s_k[i] = Block_k([s_{k-1}[i]; e(t_{i+k})]): module k at row i reads k tokens ahead, so with m
                         tokens only its rows 0 .. m-1-k are known; the k-1 rows up to m-2 read drafted tokens and are
@@ -62,37 +62,32 @@ def _gather(tokens: list[Array], scores: list[np.ndarray | None]) -> tuple[Array
 
 
 class TokenConditionedStep:
-    """One token-conditioned head: (1, D) state and a token -> the next state."""
+    """The token-conditioned head: (1, D) state and a token -> the next state, and what the output reads of it."""
 
     def __init__(self, head: TokenConditionedHead, runtime: Runtime) -> None:
         self._kernel = kernels.for_array(runtime.final_norm)
         self._table, self._epsilon = runtime.table, runtime.shape.norm_epsilon
         self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
-        self._from_state, self._from_token = _column_halves(head.up, runtime.shape.width)
-        self._down = prepare_product(head.down)
-        # silu(x) is swiglu's gate with ones beside it; the gate's half is filled anew for each token.
-        width = self._from_state.rows
-        self._gate_and_ones = array_module(runtime.final_norm).ones((1, 2 * width), runtime.final_norm.dtype)
-        self._gate = self._gate_and_ones[:, :width]
+        self._norm = head.norm.weight.data
+        self._from_state, self._from_token = _column_halves(head.gate_candidate, runtime.shape.width)
         self._token_parts = None
-        if runtime.vocabulary_size * width * runtime.final_norm.itemsize <= TABLE_BYTES:
+        if runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize <= TABLE_BYTES:
             every_token = array_module(runtime.final_norm).arange(runtime.vocabulary_size)
-            self._token_parts = self._token_part(every_token)  # (V, width)
+            self._token_parts = self._token_part(every_token)  # (V, 2D)
 
     def _token_part(self, tokens: Array) -> Array:
-        """(R,) tokens -> (R, width): their share of the first product, which no state enters."""
+        """(R,) tokens -> (R, 2D): their share of the product, which no state enters."""
         if self._token_parts is not None:
             return self._token_parts[tokens]
         normed, _ = self._kernel.rms_norm(self._table.rows(tokens), self._token_norm, self._epsilon)
         return self._kernel.linear(normed, self._from_token)
 
-    def __call__(self, state: Array, token: Array) -> Array:
-        """state (1, D), token (1,) -> (1, D), a new array."""
+    def __call__(self, state: Array, token: Array) -> tuple[Array, Array]:
+        """state (1, D), token (1,) -> the next state and its normalized form, (1, D) each, new arrays."""
         kernel = self._kernel
         normed, _ = kernel.rms_norm(state, self._state_norm, self._epsilon)
-        self._gate[...] = kernel.linear(normed, self._from_state)
-        self._gate += self._token_part(token)
-        return kernel.linear(kernel.swiglu(self._gate_and_ones), self._down) + state
+        state = kernel.gated_update(state, kernel.linear(normed, self._from_state) + self._token_part(token))
+        return state, kernel.rms_norm(state, self._norm, self._epsilon)[0]
 
 
 def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
@@ -118,9 +113,7 @@ class TokenConditionedDrafter:
         self.max_depth = heads.depth
         self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
         self._output = runtime.output
-        made = {id(head): head for head in heads.steps}  # one head may serve several depths
-        made = {key: TokenConditionedStep(head, runtime) for key, head in made.items()}
-        self._steps = [made[id(head)] for head in heads.steps]
+        self._step = TokenConditionedStep(heads.head, runtime)
         self._hidden: Array | None = None  # (1, D)
         self._pending: Array | None = None  # (1,)
 
@@ -134,8 +127,8 @@ class TokenConditionedDrafter:
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
         state, token, tokens, scores = self._hidden, self._pending, [], []
         for index in range(depth):
-            state = self._steps[index](state, token)
-            token, score = rule.draw(self._kernel.linear(state, self._output), index)
+            state, normed = self._step(state, token)
+            token, score = rule.draw(self._kernel.linear(normed, self._output), index)
             token = self._xp.asarray(token)  # stays on the device when it was drawn there
             tokens.append(token)
             scores.append(score)

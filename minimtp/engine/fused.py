@@ -71,6 +71,25 @@ class SwiGLU(Op):
         return result.reshape(*gradient.shape[:-1], -1)
 
 
+class GatedUpdate(Op):
+    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D) holding gate, then candidate.
+
+    The smallest of gated recurrent steps: the gate says, channel by channel, how much of the state is replaced.
+    """
+
+    def forward(self, state: Array, gate_candidate: Array) -> Array:
+        self.shape = state.shape
+        self.state = state.reshape(-1, state.shape[-1])  # (M, D)
+        self.gate_candidate = gate_candidate.reshape(-1, gate_candidate.shape[-1])  # (M, 2D)
+        return kernels.for_array(state).gated_update(self.state, self.gate_candidate).reshape(self.shape)
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        rows = gradient.reshape(self.state.shape)
+        kernel = kernels.for_array(rows)
+        dstate, dgate_candidate = kernel.gated_update_backward(rows, self.state, self.gate_candidate)
+        return dstate.reshape(self.shape), dgate_candidate.reshape(*self.shape[:-1], -1)
+
+
 class CausalAttention(Op):
     """Rotary grouped-query attention over a whole sequence, from the fused projection to the joined heads.
 
