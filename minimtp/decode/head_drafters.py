@@ -141,7 +141,7 @@ class BlockHead:
     def __init__(self, head: ParallelHead | SequentialHead, runtime: Runtime) -> None:
         self._runtime, self._shape = runtime, runtime.shape
         self._kernel = kernels.for_array(runtime.final_norm)
-        self._block, self._norm = BlockWeights(head.block), head.norm.weight.data
+        self._block, self._norm = BlockWeights(head.block, runtime.shape), head.norm.weight.data
         xp, dtype = array_module(runtime.final_norm), runtime.final_norm.dtype
         self.cache = KeyValueCache(
             1, runtime.context_length, self._shape.key_value_heads, self._shape.channels, dtype, xp
@@ -152,7 +152,7 @@ class BlockHead:
         """Run (R, D) inputs of the block, the rows behind the cached ones, and keep their states; x is overwritten."""
         start, stop = self.cache.length, self.cache.length + len(x)
         cosine, sine = self._runtime.cosine[start:stop], self._runtime.sine[start:stop]
-        x = self._block.forward(x, self._shape, self.cache, 0, cosine, sine)
+        self._block.forward(x, self.cache, 0, cosine, sine)
         self.cache.extend(len(x))
         self.states[start:stop], _ = self._kernel.rms_norm(x, self._norm, self._shape.norm_epsilon)
 

@@ -2,8 +2,8 @@
 
 Training sees whole sequences and records a graph. Decoding sees the one to sixteen tokens that are new, and every call
 costs more than its arithmetic. So the same function is written here once more without tensors, over `minimtp.kernels`: the
-weights are laid out once for the kernels' products (float, or blocks of 4 or 8 bits), and one `forward` is some ten calls a
-layer. Tests hold it equal to the training model.
+weights are laid out once for the kernels' products (float, or blocks of 4 or 8 bits), and a layer is one call. Tests hold it
+equal to the training model.
 
 Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a row's bits do not depend on how many rows
 there are, so verification and plain decoding agree exactly.
@@ -61,29 +61,22 @@ class TokenTable:
 
 
 class BlockWeights:
-    """One block's weights, laid out for the kernels."""
+    """One block, laid out for the kernels, which compute all of it in one call."""
 
-    def __init__(self, block: Block) -> None:
-        self.attention_norm = block.attention_norm.weight.data
-        self.qkv = prepare_product(block.attention.qkv)
-        self.attention_output = prepare_product(block.attention.output)
-        self.feed_forward_norm = block.feed_forward_norm.weight.data
-        self.gate_up = prepare_product(block.feed_forward.gate_up)
-        self.down = prepare_product(block.feed_forward.down)
+    def __init__(self, block: Block, shape: Shape) -> None:
+        norms = block.attention_norm.weight.data, block.feed_forward_norm.weight.data
+        attention, feed_forward = block.attention, block.feed_forward
+        self._kernel = kernels.for_array(norms[0])
+        self._prepared = self._kernel.prepare_block(
+            norms[0], prepare_product(attention.qkv), prepare_product(attention.output),
+            norms[1], prepare_product(feed_forward.gate_up), prepare_product(feed_forward.down),
+            shape.attention_heads, shape.norm_epsilon,
+        )  # fmt: skip
 
-    def forward(self, x: Array, shape: Shape, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> Array:
-        """x (T, D) -> (T, D), its keys and values written behind the cache's rows; x is changed in place."""
-        kernel = kernels.for_array(x)
-        rows, heads, groups = x.shape[0], shape.attention_heads, shape.key_value_heads
-        normed, _ = kernel.rms_norm(x, self.attention_norm, shape.norm_epsilon)
-        joined = kernel.linear(normed, self.qkv).reshape(1, rows, heads + 2 * groups, shape.channels)
-        rotated = kernel.rotate(joined[:, :, : heads + groups], cosine, sine)[0]  # (T, H+G, C)
-        keys, values = cache.write(layer, rotated[:, heads:], joined[0, :, heads + groups :])
-        attended = kernel.cached_attention(rotated[:, :heads], keys, values, cache.length, shape.channels**-0.5)
-        x += kernel.linear(attended.reshape(rows, -1), self.attention_output)
-        normed, _ = kernel.rms_norm(x, self.feed_forward_norm, shape.norm_epsilon)
-        x += kernel.linear(kernel.swiglu(kernel.linear(normed, self.gate_up)), self.down)
-        return x
+    def forward(self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> None:
+        """Put x (T, D) through the block, in place; its keys and values are written behind the cache's rows."""
+        keys, values = cache.layer(layer)
+        self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
 
 
 class Runtime:
@@ -98,7 +91,7 @@ class Runtime:
         self.vocabulary_size = shape.vocabulary_size
         self.context_length = context_length or shape.context
         self.table = TokenTable(trunk.embedding)
-        self.blocks = [BlockWeights(block) for block in trunk.blocks]
+        self.blocks = [BlockWeights(block, shape) for block in trunk.blocks]
         self.final_norm = trunk.final_norm.weight.data
         self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output)
         self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
@@ -118,7 +111,7 @@ class Runtime:
         cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
         x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
         for layer, block in enumerate(self.blocks):
-            x = block.forward(x, self.shape, self.cache, layer, cosine, sine)
+            block.forward(x, self.cache, layer, cosine, sine)
         self.cache.extend(rows)
         kernel = kernels.for_array(x)
         hidden, _ = kernel.rms_norm(x, self.final_norm, self.shape.norm_epsilon)
