@@ -33,6 +33,8 @@ TOLERANCES = {
     "rms_norm_backward": 32 * ROUNDING,  # sums over rows and columns
     "swiglu": 8 * ROUNDING,  # an exponential (2 roundings), a quotient, two products
     "swiglu_backward": 16 * ROUNDING,
+    "gated_update": 8 * ROUNDING,
+    "gated_update_backward": 16 * ROUNDING,
     "rotate": 4 * ROUNDING,
     "causal_softmax": 32 * ROUNDING,  # the exponent's absolute rounding (scores up to 16) is the result's relative error
     "causal_softmax_backward": 16 * ROUNDING,
@@ -65,6 +67,8 @@ def samples(rng):
         "rms_norm_backward": (grad, x, weight, plain.rms_norm(x, weight, 1e-5)[1]),
         "swiglu": (gate_up,),
         "swiglu_backward": (grad, gate_up),
+        "gated_update": (x, gate_up),
+        "gated_update_backward": (grad, x, gate_up),
         "rotate": (normal(rng, 2, rows, 3, width), np.cos(angles), np.sin(angles)),
         "causal_softmax": (scores, 0.5),
         "causal_softmax_backward": (normal(rng, 3, rows, rows), plain.causal_softmax(scores.copy(), 0.5), 0.5),
@@ -273,6 +277,14 @@ DERIVATIVES = {
         lambda g, w, c: plain.rms_norm_backward(g, c, w[0], plain.rms_norm(c, w[0], 1e-3)[1])[1],
     ),
     "swiglu": (lambda x, c: plain.swiglu(x), lambda g, x, c: plain.swiglu_backward(g, x)),
+    "gated_update for the state": (
+        lambda x, c: plain.gated_update(x, np.hstack([c, 2 * c])),
+        lambda g, x, c: plain.gated_update_backward(g, x, np.hstack([c, 2 * c]))[0],
+    ),
+    "gated_update for gate and candidate": (
+        lambda x, c: plain.gated_update(c[:, :4], x),
+        lambda g, x, c: plain.gated_update_backward(g, c[:, :4], x)[1],
+    ),
     "rotate": (
         lambda x, c: plain.rotate(x.reshape(1, 6, 1, 8), np.cos(c[:, :4]), np.sin(c[:, :4])),
         lambda g, x, c: plain.rotate(g, np.cos(c[:, :4]), -np.sin(c[:, :4])).reshape(6, 8),
@@ -417,6 +429,8 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_com
     x, weight = normal(rng, rows, 50), normal(rng, 50)
     one = slice(row, row + 1)
     assert cpu.rms_norm(x[one], weight, 1e-5)[0].tobytes() == cpu.rms_norm(x, weight, 1e-5)[0][one].tobytes()
+    gates = np.hstack([x, x])
+    assert cpu.gated_update(x[one], gates[one]).tobytes() == cpu.gated_update(x, gates)[one].tobytes()
     assert cpu.swiglu(8 * x[one]).tobytes() == cpu.swiglu(8 * x)[one].tobytes()
     q, angles = normal(rng, rows, heads, channels), normal(rng, 2, rows, channels // 2)
     alone = cpu.rotate(q[None, one], angles[0, one], angles[1, one])

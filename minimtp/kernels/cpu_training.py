@@ -109,6 +109,41 @@ def _swiglu_backward(grad, gate_up, result):
             dup[j] = grad[i, j] * silu
 
 
+def gated_update(state, gate_candidate):
+    y = np.empty_like(state)
+    _gated_update(state, gate_candidate, y)
+    return y
+
+
+@compiled
+def _gated_update(state, gate_candidate, y):
+    width = y.shape[1]
+    for i in range(y.shape[0]):
+        gate, candidate = gate_candidate[i, :width], gate_candidate[i, width:]
+        for j in range(y.shape[1]):
+            y[i, j] = state[i, j] + (candidate[j] - state[i, j]) / (ONE + exponential(-gate[j]))
+
+
+def gated_update_backward(grad, state, gate_candidate):
+    dstate, result = np.empty_like(state), np.empty_like(gate_candidate)
+    _gated_update_backward(np.ascontiguousarray(grad), state, gate_candidate, dstate, result)
+    return dstate, result
+
+
+@compiled
+def _gated_update_backward(grad, state, gate_candidate, dstate, result):
+    width = grad.shape[1]
+    for i in range(grad.shape[0]):
+        gate, candidate = gate_candidate[i, :width], gate_candidate[i, width:]
+        dgate, dcandidate = result[i, :width], result[i, width:]
+        for j in range(grad.shape[1]):
+            sigmoid = ONE / (ONE + exponential(-gate[j]))
+            passed = grad[i, j] * sigmoid
+            dcandidate[j] = passed
+            dstate[i, j] = grad[i, j] - passed
+            dgate[j] = passed * (ONE - sigmoid) * (candidate[j] - state[i, j])
+
+
 # ----------------------------------------------------------------------------------------------------------- attention
 
 

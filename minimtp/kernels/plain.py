@@ -76,6 +76,22 @@ def swiglu_backward(grad, gate_up):
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
+def gated_update(state, gate_candidate):
+    """state + sigmoid(gate) * (candidate - state): (N, D) and (N, 2D), gate first -> (N, D)."""
+    width = state.shape[1]
+    return state + _sigmoid(gate_candidate[:, :width]) * (gate_candidate[:, width:] - state)
+
+
+def gated_update_backward(grad, state, gate_candidate):
+    """The derivative of `gated_update`: grad (N, D) -> dstate (N, D), dgate_candidate (N, 2D)."""
+    xp, width = array_module(grad), state.shape[1]
+    gate = _sigmoid(gate_candidate[:, :width])
+    dcandidate = grad * gate
+    dgate = dcandidate * (1 - gate) * (gate_candidate[:, width:] - state)
+    return grad - dcandidate, xp.concatenate([dgate, dcandidate], axis=1)
+
+
+
 def rotate(x, cos, sin):
     """Rotary positions (Su et al. 2021) on adjacent pairs: (a, b) -> (a cos - b sin, a sin + b cos).
 
