@@ -145,7 +145,7 @@ def test_heads_that_know_the_future_are_always_accepted(kind):
     model.trunk.embedding.weight.data[:, 0] = 1.0
     model.trunk.embedding.weight.data[7, 0] = 2.0
     runtime = Runtime(model.trunk)
-    run = generate(runtime, head_drafter(model.heads, runtime), [1, 2], max_new=21)
+    run = generate(runtime, head_drafter(model.heads, runtime), [1, 2], max_new=21, draft_depth=DEPTH)
     assert list(run) == [7] * 21
     assert run.statistics.accepted == run.statistics.drafted and run.statistics.tokens_per_step == DEPTH + 1
 
@@ -179,6 +179,21 @@ def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_par
     expected, logits = trained_draft(model, text, DEPTH)
     assert drafts.tolist() == expected
     np.testing.assert_allclose(rule.seen, logits, rtol=0, atol=1e-10 * np.abs(logits).max())
+
+
+@given(least=st.floats(0.05, 1.0), seed=st.integers(0, 20))
+def test_a_draft_goes_on_as_long_as_the_product_of_its_largest_probabilities_allows(least, seed):
+    model = model_with("token_conditioned", seed=seed)
+    text = [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, Runtime(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    everything, logits = trained_draft(model, text, DEPTH)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    belief = np.cumprod(1 / exponentials.sum(axis=1))
+    drafter.least_confidence = least
+    drafts, _ = drafter.draft(DEPTH, Recording())
+    assert list(drafts) == everything[: int((belief >= least).sum())]
 
 
 @pytest.mark.parametrize("kind", KINDS)

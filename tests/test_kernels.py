@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minimtp import kernels
@@ -137,6 +137,14 @@ def test_every_function_has_a_twin_with_the_same_parameters():
 
 
 @needs_numba
+@each_twin
+def test_activations_whose_reciprocal_overflows_become_zero_which_is_more_than_half_a_step_away(kernel):
+    x = np.full((1, 32), 7.4e-42, np.float32)
+    codes, scales = kernel.quantize_activations(x)
+    assert not codes.any()
+    assert x[0, 0] > scales[0, 0] / 2
+
+
 @pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
 @given(x=weight_matrices())
 def test_rounding_to_a_grid_is_the_same_bit_for_bit_in_both_twins(name, x):
@@ -159,6 +167,8 @@ def test_activations_too_small_for_a_reciprocal_become_zeros(kernel):
 @each_twin
 @given(x=weight_matrices())
 def test_a_rounded_activation_is_within_half_a_step(kernel, x):
+    largest = np.abs(x).reshape(len(x), -1, 32).max(axis=2)
+    assume(not ((0 < largest) & (largest < 1e-36)).any())
     codes, scales = kernel.quantize_activations(x)
     steps = np.repeat(scales, 32, axis=1).astype(np.float64)
     assert np.abs(codes).max() <= 127
@@ -491,6 +501,35 @@ def test_rows_through_a_block_together_have_the_bits_of_one_after_the_other(form
         cpu.transformer_block(row, block, *cache, 5 + t, cosine[at], sine[at])
         assert row.tobytes() == together[t].tobytes()
     assert (keys.tobytes(), values.tobytes()) == (cache[0].tobytes(), cache[1].tobytes())
+
+
+def run_gated_step(kernel, format_, matrices=None):
+    rng = np.random.default_rng(17)
+    norms, part = normal(rng, 2, WIDTH), normal(rng, 1, 2 * WIDTH)
+    weights = [prepared(matrices or kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    state = normal(rng, 1, WIDTH)
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    logits, largest = kernel.gated_step(state, part, step)
+    return state, logits, largest
+
+
+@needs_numba
+@each_format
+def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, monkeypatch):
+    state, logits, largest = run_gated_step(cpu, format_)
+    for name in ("rms_norm", "linear", "gated_update"):
+        monkeypatch.setattr(plain, name, getattr(cpu, name))  # now plain.gated_step calls the compiled ones
+    expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
+    assert state.tobytes() == expected_state.tobytes()
+    assert logits.tobytes() == expected_logits.tobytes()
+    assert largest == pytest.approx(expected_largest, rel=64 * ROUNDING)
+
+
+@each_twin
+def test_the_largest_probability_of_a_drafted_token_is_that_of_its_logits(kernel):
+    _, logits, largest = run_gated_step(kernel, "f32")
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    assert largest == pytest.approx(1 / exponentials.sum(), rel=1e-5)
 
 
 @each_twin

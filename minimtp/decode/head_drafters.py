@@ -37,7 +37,6 @@ from minimtp.model.heads import (
     ParallelHeads,
     SequentialHead,
     SequentialHeads,
-    TokenConditionedHead,
     TokenConditionedHeads,
 )
 from minimtp.quant.packed import PackedMatrix
@@ -61,33 +60,58 @@ def _gather(tokens: list[Array], scores: list[np.ndarray | None]) -> tuple[Array
     return array_module(tokens[0]).concatenate(tokens), None if scores[0] is None else np.concatenate(scores)
 
 
-class TokenConditionedStep:
-    """The token-conditioned head: (1, D) state and a token -> the next state, and what the output reads of it."""
+class TokenConditionedDrafter:
+    """Drafts with the token-conditioned head: a recurrence that starts at the last committed hidden state.
 
-    def __init__(self, head: TokenConditionedHead, runtime: Runtime) -> None:
-        self._kernel = kernels.for_array(runtime.final_norm)
-        self._table, self._epsilon = runtime.table, runtime.shape.norm_epsilon
-        self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
-        self._norm = head.norm.weight.data
-        self._from_state, self._from_token = _column_halves(head.gate_candidate, runtime.shape.width)
-        self._token_parts = None
+    The one head serves every depth, so it may draft further than it was trained to, up to `max_depth`. It stops where it no
+    longer believes in its draft: when the product of its largest probabilities falls below `least_confidence`. That is
+    decided before the token is drawn, from what was drawn before it, so it does not touch the law of the text.
+    """
+
+    max_depth = 15  # with the pending token, the 16 rows that the kernels verify best
+
+    def __init__(self, heads: TokenConditionedHeads, runtime: Runtime, least_confidence: float = 0.0) -> None:
+        head, shape = heads.head, runtime.shape
+        self.least_confidence = least_confidence
+        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
+        from_state, self._from_token = _column_halves(head.gate_candidate, shape.width)
+        self._token_norm, self._table, self._epsilon = head.token_norm.weight.data, runtime.table, shape.norm_epsilon
+        self._step = self._kernel.prepare_gated_step(
+            head.state_norm.weight.data, from_state, head.norm.weight.data, runtime.output, shape.norm_epsilon
+        )
+        self._token_parts: Array | None = None
         if runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize <= TABLE_BYTES:
-            every_token = array_module(runtime.final_norm).arange(runtime.vocabulary_size)
-            self._token_parts = self._token_part(every_token)  # (V, 2D)
+            self._token_parts = self._token_part(self._xp.arange(runtime.vocabulary_size))  # (V, 2D)
+        self._hidden: Array | None = None  # (1, D)
+        self._pending: Array | None = None  # (1,)
+
+    def reset(self, first_token: int) -> None:
+        self._hidden = self._pending = None
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        self._hidden = hidden[-1:].copy()
+        self._pending = self._xp.asarray(tokens[-1:]).copy()
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        state, token, tokens, scores, confidence = self._hidden.copy(), self._pending, [], [], 1.0
+        for index in range(depth):
+            logits, largest_probability = self._kernel.gated_step(state, self._token_part(token), self._step)
+            if self.least_confidence:
+                confidence *= float(largest_probability)
+                if confidence < self.least_confidence:
+                    break
+            token, score = rule.draw(logits, index)
+            token = self._xp.asarray(token)  # stays on the device when it was drawn there
+            tokens.append(token)
+            scores.append(score)
+        return _gather(tokens, scores) if tokens else ([], None)
 
     def _token_part(self, tokens: Array) -> Array:
-        """(R,) tokens -> (R, 2D): their share of the product, which no state enters."""
+        """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""
         if self._token_parts is not None:
             return self._token_parts[tokens]
         normed, _ = self._kernel.rms_norm(self._table.rows(tokens), self._token_norm, self._epsilon)
         return self._kernel.linear(normed, self._from_token)
-
-    def __call__(self, state: Array, token: Array) -> tuple[Array, Array]:
-        """state (1, D), token (1,) -> the next state and its normalized form, (1, D) each, new arrays."""
-        kernel = self._kernel
-        normed, _ = kernel.rms_norm(state, self._state_norm, self._epsilon)
-        state = kernel.gated_update(state, kernel.linear(normed, self._from_state) + self._token_part(token))
-        return state, kernel.rms_norm(state, self._norm, self._epsilon)[0]
 
 
 def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
@@ -104,35 +128,6 @@ def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
     xp, kernel = array_module(weight), kernels.for_array(weight)
     halves = (weight[:, :columns], weight[:, columns:])
     return tuple(kernel.prepare_f32(xp.ascontiguousarray(half)) for half in halves)
-
-
-class TokenConditionedDrafter:
-    """Drafts with token-conditioned heads: a recurrence that starts at the last committed hidden state."""
-
-    def __init__(self, heads: TokenConditionedHeads, runtime: Runtime) -> None:
-        self.max_depth = heads.depth
-        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
-        self._output = runtime.output
-        self._step = TokenConditionedStep(heads.head, runtime)
-        self._hidden: Array | None = None  # (1, D)
-        self._pending: Array | None = None  # (1,)
-
-    def reset(self, first_token: int) -> None:
-        self._hidden = self._pending = None
-
-    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
-        self._hidden = hidden[-1:].copy()
-        self._pending = self._xp.asarray(tokens[-1:]).copy()
-
-    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        state, token, tokens, scores = self._hidden, self._pending, [], []
-        for index in range(depth):
-            state, normed = self._step(state, token)
-            token, score = rule.draw(self._kernel.linear(normed, self._output), index)
-            token = self._xp.asarray(token)  # stays on the device when it was drawn there
-            tokens.append(token)
-            scores.append(score)
-        return _gather(tokens, scores)
 
 
 class BlockHead:

@@ -111,12 +111,12 @@ def _swiglu_backward(grad, gate_up, result):
 
 def gated_update(state, gate_candidate):
     y = np.empty_like(state)
-    _gated_update(state, gate_candidate, y)
+    gated_update_rows(state, gate_candidate, y)
     return y
 
 
 @compiled
-def _gated_update(state, gate_candidate, y):
+def gated_update_rows(state, gate_candidate, y):
     width = y.shape[1]
     for i in range(y.shape[0]):
         gate, candidate = gate_candidate[i, :width], gate_candidate[i, width:]

@@ -346,3 +346,31 @@ def transformer_block(x, block, keys, values, start, cosine, sine):
     x += linear(attended.reshape(rows, -1), block.attention_output)
     normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
     x += linear(swiglu(linear(normed, block.gate_up)), block.down)
+
+
+@dataclass(frozen=True)
+class PreparedGatedStep:
+    """A gated head and the output: two norms (D,), two matrices made ready by `prepare_*`."""
+
+    state_norm: object
+    from_state: object  # (2D, D): gate, then candidate
+    norm: object
+    output: object  # (V, D)
+    epsilon: float
+
+
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
+    """A gated head made ready for `gated_step`; the matrices have been through `prepare_*`."""
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon)
+
+
+def gated_step(state, token_part, step):
+    """One drafted token: state (1, D), CHANGED IN PLACE, and the token's share of gate and candidate (1, 2D)
+    -> logits (1, V) of the token after it, and the probability of the most probable one.
+    """
+    normed, _ = rms_norm(state, step.state_norm, step.epsilon)
+    state[...] = gated_update(state, linear(normed, step.from_state) + token_part)
+    normed, _ = rms_norm(state, step.norm, step.epsilon)
+    logits = linear(normed, step.output)
+    xp = array_module(logits)
+    return logits, 1 / xp.exp(logits - logits.max()).sum()
