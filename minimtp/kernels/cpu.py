@@ -5,7 +5,8 @@
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
     cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions
     cpu_attention.py     a few rows over the cache
-    cpu_block.py         a whole block in one call            compiling.py      how all of it is compiled
+    cpu_block.py         a whole block in one call
+    cpu_gated_step.py    a drafted token in one call          compiling.py      how all of it is compiled
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)

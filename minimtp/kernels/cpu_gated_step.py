@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled
-from minimtp.kernels.cpu_math import exponential
+from minimtp.kernels.cpu_math import largest, sum_of_exponentials
 from minimtp.kernels.cpu_products import multiply
 from minimtp.kernels.cpu_training import gated_update_rows, normalize
+
+ONE = np.float32(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,4 @@ def _gated_step(state, token_part, state_norm, from_state, norm, output, kinds, 
     gated_update_rows(state, gate_candidate, state)
     normalize(state, norm, epsilon, normed, inverse_rms)
     multiply(kinds[1], normed, output, logits)
-    return _largest_probability(logits)
-
-
-@compiled
-def _largest_probability(logits):
-    largest = logits[0, 0]
-    for v in range(logits.shape[1]):
-        largest = max(largest, logits[0, v])
-    total = np.float32(0)
-    for v in range(logits.shape[1]):
-        total += exponential(logits[0, v] - largest)
-    return np.float32(1) / total
+    return ONE / sum_of_exponentials(logits[0], largest(logits[0]))

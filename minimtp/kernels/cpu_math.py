@@ -85,6 +85,15 @@ def exponentiate(row, shift, scale):
     return total
 
 
+@compiled(fastmath=reassociate)
+def sum_of_exponentials(row, shift):
+    """sum of exp(row - shift)."""
+    total = ZERO
+    for j in range(row.shape[0]):
+        total += exponential(row[j] - shift)
+    return total
+
+
 @compiled
 def largest(row):
     """The largest element of a row; a NaN without a sign counts as larger than infinity."""

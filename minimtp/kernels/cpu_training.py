@@ -11,7 +11,7 @@ literal makes everything beside it float64.
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled, reassociate
-from minimtp.kernels.cpu_math import exponential, exponentiate, largest
+from minimtp.kernels.cpu_math import exponential, exponentiate, largest, sum_of_exponentials
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -217,19 +217,11 @@ def cross_entropy(logits, targets):
 def _cross_entropy(logits, targets, losses, log_sum_exp):
     for i in range(logits.shape[0]):
         shift = largest(logits[i])
-        log_sum_exp[i] = shift + np.log(_sum_of_exponentials(logits[i], shift))
+        log_sum_exp[i] = shift + np.log(sum_of_exponentials(logits[i], shift))
         target = targets[i]
         if target >= logits.shape[1]:
             raise IndexError("a target is not below the number of logits")
         losses[i] = log_sum_exp[i] - logits[i, target] if target >= 0 else ZERO
-
-
-@compiled(fastmath=reassociate)
-def _sum_of_exponentials(row, shift):
-    total = ZERO
-    for j in range(row.shape[0]):
-        total += exponential(row[j] - shift)
-    return total
 
 
 def cross_entropy_backward(logits, targets, log_sum_exp, grad):

@@ -73,9 +73,6 @@ def swiglu_backward(grad, gate_up):
     return result
 
 
-# ----------------------------------------------------------------------------------------------------------- attention
-
-
 def gated_update(state, gate_candidate):
     """state + sigmoid(gate) * (candidate - state): (N, D) and (N, 2D), gate first -> (N, D)."""
     width = state.shape[1]
@@ -90,6 +87,8 @@ def gated_update_backward(grad, state, gate_candidate):
     dgate = dcandidate * (1 - gate) * (gate_candidate[:, width:] - state)
     return grad - dcandidate, xp.concatenate([dgate, dcandidate], axis=1)
 
+
+# ----------------------------------------------------------------------------------------------------------- attention
 
 
 def rotate(x, cos, sin):
@@ -305,7 +304,7 @@ def linear(x, prepared, out=None):
     return array_module(x).matmul(x, prepared.weight.T, out=out)
 
 
-# --------------------------------------------------------------------------------------------------------- whole block
+# -------------------------------------------------------------------------------------------- several kernels in one call
 
 
 @dataclass(frozen=True)
