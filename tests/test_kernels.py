@@ -410,8 +410,9 @@ def test_a_product_can_be_written_into_a_given_array(kernel, format_):
 @each_format
 def test_a_product_of_arrays_that_do_not_fit_is_an_error(kernel, format_):
     matrix = prepared(kernel, format_, np.ones((33, 64), np.float32))
-    with pytest.raises(ValueError):
-        kernel.linear(np.ones((2, 96), np.float32), matrix)
+    for columns in (96, 65):
+        with pytest.raises(ValueError):
+            kernel.linear(np.ones((2, columns), np.float32), matrix)
     with pytest.raises(ValueError):
         kernel.linear(np.ones((2, 64), np.float32), matrix, np.empty((3, 33), np.float32))
 
@@ -455,20 +456,20 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_com
 WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
 
 
-def random_block(kernel, format_, matrices=None):
+def random_block(kernel, format_, matrices=None, channels=CHANNELS):
     """A block for `kernel`; its matrices prepared by the kernel `matrices`, if that is another one."""
     rng = np.random.default_rng(10)
-    joined = (HEADS + 2 * GROUPS) * CHANNELS
-    shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
+    joined = (HEADS + 2 * GROUPS) * channels
+    shapes = (joined, WIDTH), (WIDTH, HEADS * channels), (2 * INNER, WIDTH), (WIDTH, INNER)
     qkv, output, gate_up, down = (prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes)
     return kernel.prepare_block(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5)
 
 
-def run_block(kernel, block, x, start):
+def run_block(kernel, block, x, start, channels=CHANNELS):
     """x after the block and the cache's keys and values, which begin as random numbers."""
     rng = np.random.default_rng(11)
-    x, (keys, values) = x.copy(), normal(rng, 2, ROOM, GROUPS, CHANNELS)
-    angles = rng.uniform(-9, 9, (ROOM, CHANNELS // 2))[start : start + len(x)]
+    x, (keys, values) = x.copy(), normal(rng, 2, ROOM, GROUPS, channels)
+    angles = rng.uniform(-9, 9, (ROOM, channels // 2))[start : start + len(x)]
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     kernel.transformer_block(x, block, keys, values, start, cosine, sine)
     return x, keys, values
@@ -476,14 +477,14 @@ def run_block(kernel, block, x, start):
 
 @needs_numba
 @each_format
-@pytest.mark.parametrize("rows", [1, 3, 8])
-def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, rows, monkeypatch):
+@pytest.mark.parametrize("rows, channels", [(1, 16), (3, 16), (8, 16), (3, 24), (5, 40)])
+def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, rows, channels, monkeypatch):
     x = normal(np.random.default_rng(rows), rows, WIDTH)
-    in_one_call = run_block(cpu, random_block(cpu, format_), x, start=7)
-    block = random_block(plain, format_, matrices=cpu)
+    in_one_call = run_block(cpu, random_block(cpu, format_, channels=channels), x, 7, channels)
+    block = random_block(plain, format_, cpu, channels)
     for name in ("rms_norm", "linear", "rotate", "cached_attention", "swiglu"):
         monkeypatch.setattr(plain, name, getattr(cpu, name))  # now plain.transformer_block calls the compiled ones
-    for found, expected in zip(in_one_call, run_block(plain, block, x, start=7), strict=True):
+    for found, expected in zip(in_one_call, run_block(plain, block, x, 7, channels), strict=True):
         assert found.tobytes() == expected.tobytes()
 
 
@@ -530,6 +531,24 @@ def test_the_largest_probability_of_a_drafted_token_is_that_of_its_logits(kernel
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     assert largest == pytest.approx(1 / exponentials.sum(), rel=1e-5)
+
+
+@each_twin
+@pytest.mark.parametrize("channels", [4, 12, 16])
+def test_a_block_of_any_width_of_heads_is_that_of_float64(kernel, channels):
+    x = normal(np.random.default_rng(16), 5, WIDTH)
+    exact = random_block(plain, "f32", channels=channels)
+    expected, _, _ = run_block(plain, exact, x.astype(np.float64), 7, channels)
+    found, _, _ = run_block(kernel, random_block(kernel, "f32", channels=channels), x, 7, channels)
+    assert np.allclose(found, expected, atol=1e-3)
+
+
+@needs_numba
+def test_activations_that_cannot_be_written_to_are_read_all_the_same():
+    x, weight = normal(np.random.default_rng(18), 2, 64), normal(np.random.default_rng(19), 33, 64)
+    expected = cpu.linear(x, prepared(cpu, "q4_0", weight))
+    x.flags.writeable = False
+    assert np.array_equal(cpu.linear(x, prepared(cpu, "q4_0", weight)), expected)
 
 
 @each_twin

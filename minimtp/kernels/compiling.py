@@ -6,8 +6,8 @@ disk beside this file or, where that is not writable, in the user's cache direct
 vectorized. Floating-point operations keep their order unless a function asks for `reassociate`: it may then add up in
 several lanes, in an order that depends on the length of a row, never on the number of rows. No function allows the
 compiler to fuse a product and an addition where it likes, because it may like it in one copy of a loop and not in the
-other: a row's bits must not depend on its neighbours. Parallelism belongs to Python threads (`backend.py`): functions
-release the lock, none starts threads.
+other: a row's bits must not depend on its neighbours. Where fusing pays, it is written down (`multiply_add`).
+Parallelism belongs to Python threads (`backend.py`): functions release the lock, none starts threads.
 """
 
 import sys

@@ -26,6 +26,7 @@ from minimtp.kernels.cpu_vectors import (
     LANES,
     SHORT_MATRIX,
     Emitter,
+    fit,
 )
 from minimtp.kernels.plain import GROUP, LARGEST_WITHOUT_INVERSE, require_whole_groups
 
@@ -48,8 +49,7 @@ def _rounding(code_matrix, store_codes):
 
     @intrinsic
     def round_rows(typing_context, x, codes, scales, starts):
-        kinds = (FLOAT_MATRIX, code_matrix, FLOAT_MATRIX, INT_MATRIX)
-        if (x, codes, scales, starts) != kinds:
+        if not fit((x, codes, scales, starts), (FLOAT_MATRIX, code_matrix, FLOAT_MATRIX, INT_MATRIX)):
             return None
 
         def generate(context, builder, signature, arguments):
@@ -69,7 +69,7 @@ def _rounding(code_matrix, store_codes):
                 store_codes(emit, integers, codes, starts, group)
             return context.get_dummy_value()
 
-        return types.void(*kinds), generate
+        return types.void(x, codes, scales, starts), generate
 
     return round_rows
 

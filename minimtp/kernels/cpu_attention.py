@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled
 from minimtp.kernels.cpu_math import exponentiate, largest
-from minimtp.kernels.cpu_vectors import FLOAT, FLOAT_MATRIX, FLOATS, LANES, Emitter
+from minimtp.kernels.cpu_vectors import FLOAT, FLOAT_MATRIX, FLOATS, LANES, Emitter, fit
 
 ONE = np.float32(1)
 UNIT = 2 * LANES  # rows of scores are filled up to whole steps of the vectorized loops, whose remainders are slow
@@ -22,28 +22,40 @@ FLOAT_CUBE = types.Array(types.float32, 3, "C")
 
 def cached_attention(q, keys, values, start, scale):
     q, keys, values = np.ascontiguousarray(q), np.ascontiguousarray(keys), np.ascontiguousarray(values)
-    channels = q.shape[2]
-    if channels % LANES:  # rare: vectors of channels are filled up with zeros
-        filler = ((0, 0), (0, 0), (0, -channels % LANES))
-        q, keys, values = np.pad(q, filler), np.pad(keys, filler), np.pad(values, filler)
     out = np.empty_like(q)
     attend(q, keys, values, start, scale, out)
-    return out if channels == out.shape[2] else np.ascontiguousarray(out[:, :, :channels])
-
-
-@compiled
-def _zero_padded(keys, first):
-    """The block that begins at row `first`, where it sticks out of the cache."""
-    block = np.zeros((LANES, keys.shape[1], keys.shape[2]), np.float32)
-    for s in range(keys.shape[0] - first):
-        for g in range(keys.shape[1]):
-            for c in range(keys.shape[2]):
-                block[s, g, c] = keys[first + s, g, c]
-    return block
+    return out
 
 
 @compiled
 def attend(q, keys, values, start, scale, out):
+    """`cached_attention` into `out`."""
+    if q.shape[2] % LANES == 0:
+        _attend(q, keys, values, start, scale, out)
+    else:  # rare: the vectors of channels are filled up with zeros
+        width, length = (q.shape[2] + LANES - 1) // LANES * LANES, start + q.shape[0]
+        padded = np.empty((q.shape[0], q.shape[1], width), np.float32)
+        keys, values = _zero_padded(keys, 0, length, width), _zero_padded(values, 0, length, width)
+        _attend(_zero_padded(q, 0, q.shape[0], width), keys, values, start, scale, padded)
+        for t in range(out.shape[0]):
+            for h in range(out.shape[1]):
+                for c in range(out.shape[2]):
+                    out[t, h, c] = padded[t, h, c]
+
+
+@compiled
+def _zero_padded(x, first, rows, channels):
+    """x[first : first + rows] with zeros where that, or `channels`, goes beyond x."""
+    result = np.zeros((rows, x.shape[1], channels), np.float32)
+    for s in range(min(rows, x.shape[0] - first)):
+        for g in range(x.shape[1]):
+            for c in range(x.shape[2]):
+                result[s, g, c] = x[first + s, g, c]
+    return result
+
+
+@compiled
+def _attend(q, keys, values, start, scale, out):
     groups, shared = keys.shape[1], q.shape[1] // keys.shape[1]
     if start < 0 or start + q.shape[0] > min(keys.shape[0], values.shape[0]) or groups * shared != q.shape[1]:
         raise ValueError("cached_attention: the cache does not fit the queries")
@@ -51,7 +63,7 @@ def attend(q, keys, values, start, scale, out):
     width = (blocks * LANES + UNIT - 1) // UNIT * UNIT
     scores = np.empty((q.shape[0] * shared, width), np.float32)
     inside = min(blocks, keys.shape[0] // LANES)
-    edge = _zero_padded(keys, inside * LANES) if inside < blocks else keys
+    edge = _zero_padded(keys, inside * LANES, LANES, keys.shape[2]) if inside < blocks else keys
     for group in range(groups):
         for block in range(blocks):
             first = block * LANES
@@ -88,7 +100,7 @@ def _address(emit, cube, i, j):
 def _eight_scores(typing_context, q, t, head, keys, first, group, scores, row, column):
     """scores[row, column + i] = q[t, head] . keys[first + i, group] for i in 0..7."""
     integer = types.intp
-    if (q, keys, scores) != (FLOAT_CUBE, FLOAT_CUBE, FLOAT_MATRIX):
+    if not fit((q, keys, scores), (FLOAT_CUBE, FLOAT_CUBE, FLOAT_MATRIX)):
         return None
 
     def generate(context, builder, signature, arguments):
@@ -127,7 +139,7 @@ def _sums_of_lanes(emit, vectors):
 def _weighted_sum(typing_context, weights, row, length, values, group, out, t, head):
     """out[t, head] = sum over s < length of weights[row, s] * values[s, group]."""
     integer = types.intp
-    if (weights, values, out) != (FLOAT_MATRIX, FLOAT_CUBE, FLOAT_CUBE):
+    if not fit((weights, values, out), (FLOAT_MATRIX, FLOAT_CUBE, FLOAT_CUBE)):
         return None
 
     def generate(context, builder, signature, arguments):

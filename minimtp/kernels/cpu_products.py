@@ -108,8 +108,9 @@ def _empty_panels(rows, panel_bytes):
 
 
 @compiled
-def _require_fitting(x, panels, panel_bytes, y):
-    if panels.shape[1] != panel_bytes:
+def _require_fitting(x, panels, unit, unit_bytes, y):
+    """A panel has `unit_bytes` for every `unit` columns."""
+    if x.shape[1] % unit != 0 or panels.shape[1] != x.shape[1] // unit * unit_bytes:
         raise ValueError("linear: the activations are not as wide as the weights")
     if y.shape[0] != x.shape[0] or (y.shape[1] + PANEL - 1) // PANEL != panels.shape[0]:
         raise ValueError("linear: `out` must be (rows of activations, rows of weights)")
@@ -124,7 +125,7 @@ def _copy_edge(edge, y, row, rows, column):
 
 @compiled
 def _multiply_f32(x, panels, y):
-    _require_fitting(x, panels, x.shape[1] * F32_BYTES, y)
+    _require_fitting(x, panels, 1, F32_BYTES, y)
     edge = np.empty((4, PANEL), np.float32)  # what sticks out of a panel that y cuts off is computed here
     for panel in range(panels.shape[0]):
         column, row = panel * PANEL, 0
@@ -149,7 +150,7 @@ def _multiply_f32(x, panels, y):
 
 @compiled
 def _multiply_q4_0(x, panels, y):
-    _require_fitting(x, panels, x.shape[1] // GROUP * Q4_0_BYTES, y)
+    _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
     codes, scales = np.empty(x.shape, np.int8), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     round_to_bytes(x, codes, scales, starts)
@@ -177,7 +178,7 @@ def _multiply_q4_0(x, panels, y):
 
 @compiled
 def _multiply_q8_0(x, panels, y):
-    _require_fitting(x, panels, x.shape[1] // GROUP * Q8_0_BYTES, y)
+    _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
     codes, scales = np.empty(x.shape, np.int16), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     round_to_shorts(x, codes, scales, starts)

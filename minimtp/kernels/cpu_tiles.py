@@ -45,6 +45,7 @@ from minimtp.kernels.cpu_vectors import (
     SHORT_MATRIX,
     SHORTS,
     Emitter,
+    fit,
 )
 
 PANEL = 32  # output columns of a panel
@@ -61,9 +62,10 @@ def float_tile(rows, vectors):
 
     @intrinsic
     def tile(typing_context, x, row, panels, panel, first, out, out_row, out_column):
-        kinds = (FLOAT_MATRIX, types.intp, BYTE_MATRIX, types.intp, types.intp, FLOAT_MATRIX, types.intp, types.intp)
-        if (x, panels, out) != (FLOAT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX):
+        if not fit((x, panels, out), (FLOAT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)):
             return None
+        integer = types.intp
+        kinds = (x, integer, panels, integer, integer, out, integer, integer)
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
@@ -147,11 +149,11 @@ def _quantized_tile(kind, rows, vectors):
 
     @intrinsic
     def tile(typing_context, x, scales, starts, row, panels, panel, first, out, out_row, out_column):
-        arrays = (kind.x_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
-        if (x, scales, starts, panels, out) != arrays:
+        expected = (kind.x_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
+        if not fit((x, scales, starts, panels, out), expected):
             return None
         integer = types.intp
-        kinds = (*arrays[:3], integer, BYTE_MATRIX, integer, integer, FLOAT_MATRIX, integer, integer)
+        kinds = (x, scales, starts, integer, panels, integer, integer, out, integer, integer)
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)

@@ -22,6 +22,14 @@ SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.
 BYTE_MATRIX = types.Array(types.uint8, 2, "C")
 
 
+def fit(given, expected):
+    """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files) are, too."""
+    return all(
+        isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (kind.dtype, kind.ndim, kind.layout)
+        for array, kind in zip(given, expected, strict=True)
+    )
+
+
 def special_instructions(context):
     """Which of the instructions that the emitter would ask for by name the processor has."""
     triple, _processor, features = context.codegen().magic_tuple()

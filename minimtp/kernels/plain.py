@@ -109,7 +109,7 @@ def rotate(x, cos, sin):
 def causal_softmax(scores, scale):
     """softmax(scores * scale) of each row over the columns up to its own index, zero to the right of it.
 
-    scores (M, T, T) -> probabilities (M, T, T). Works IN PLACE: the result is `scores`, overwritten.
+    scores (M, T, T), scale > 0 -> probabilities (M, T, T). Works IN PLACE: the result is `scores`, overwritten.
     """
     xp = array_module(scores)
     length = scores.shape[-1]
@@ -133,7 +133,7 @@ def causal_softmax_backward(grad, probabilities, scale):
 def cached_attention(q, keys, values, start, scale):
     """Attention of new tokens over a cache: row t attends to the cache's rows 0..start+t.
 
-    q (T, H, C), keys and values (S, G, C) with S >= start + T -> (T, H, C). H / G neighbouring query heads share one of
+    q (T, H, C), keys and values (S, G, C), S >= start + T, scale > 0 -> (T, H, C). H / G neighbouring query heads share one of
     the G: query head h uses head h // (H // G) (grouped-query attention, Ainslie et al. 2023).
     """
     xp = array_module(q)
