@@ -75,6 +75,7 @@ def generate(options: argparse.Namespace) -> int:
     generation = minimtp.generate(
         run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
+        draft_confidence=options.draft_confidence,
     )  # fmt: skip
     if options.show:
         show(generation, run.tokenizer)
@@ -216,7 +217,9 @@ def make_parser() -> Parser:
     new.add_argument("--top-p", type=_number, default=1.0, metavar="P", help="choose among the likeliest that make up P")
     new.add_argument("--seed", type=_whole, default=0, metavar="N", help="same seed, same text (default: 0)")
     new.add_argument("--draft", choices=("heads", "none"), default="heads", help="draft with the heads (default), or not")
-    new.add_argument("--draft-depth", type=_whole, metavar="N", help="tokens to draft at once (default: as many as there are)")
+    new.add_argument("--draft-depth", type=_whole, metavar="N", help="tokens to draft at once, at most (default: all it can)")
+    new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
+                     help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
     new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
     _add_kernels(new)
 

@@ -7,8 +7,9 @@
 
 **Equal training.** One stem is trained at the held learning rate; from its checkpoint each configuration runs the decay
 phase, on the same batches, with the same number of tokens in all. That halves the time, and leaves the heads and the
-rounding as the only differences. Rounding that begins with the decay is also what costs least (Apple's study of when to
-start, arXiv 2509.22935).
+rounding as the only differences. In the stem the heads learn detached: its trunk is, bit for bit, the one that training
+without heads would give, so `standard` is what `minimtp train` makes of the preset. In the decay the trunk feels the heads,
+and, in the third configuration, the rounding: starting with the decay is what costs least (arXiv 2509.22935).
 
 **Equal decoding.** Standard is decoded plainly by the same runtime and kernels as the rest; see decode/measure.py for how
 the turns are taken. The draft depth of each configuration is chosen on training text, the figures are from held-out text.
@@ -32,7 +33,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
-from minimtp.decode.measure import Agreement, Contestant, Speed, best_depth, check_greedy_texts, peak_memory, race
+from minimtp.decode.measure import Agreement, Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.errors import UserError
 from minimtp.pictures import draw_comparison
@@ -59,26 +60,34 @@ FILE_NAME = "compare.json"
 
 @dataclass(frozen=True)
 class Measurement:
-    """How much is measured: prompts of `prompt` tokens, continued by at most `max_new`, `repeats` times each."""
+    """How much is measured: prompts of `prompt` tokens, continued by at most `max_new`, `repeats` times each.
 
-    prompts: int = 24
-    prompt: int = 32
-    max_new: int = 96
+    depths, confidences: the ways of drafting that are tried on `trials` prompts of training text.
+    """
+
+    prompts: int = 40
+    prompt: int = 64
+    max_new: int = 160
     repeats: int = 3
-    depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)
+    trials: int = 6
+    depths: tuple[int, ...] = (4, 7, 15)
+    confidences: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
 
 
 MEASUREMENTS = {
-    "tiny": Measurement(prompts=2, prompt=8, max_new=16, repeats=1, depths=(2, 7)),
+    "tiny": Measurement(prompts=2, prompt=8, max_new=16, repeats=1, trials=1, depths=(7,), confidences=(0.0, 0.3)),
     "quick": Measurement(),
-    "laptop": Measurement(prompt=64, max_new=192),
+    "laptop": Measurement(),
     "gpu": Measurement(prompt=128, max_new=512),
 }
 
 
 def recipes(standard: Recipe) -> dict[str, Recipe]:
     """The recipes of the three trained configurations; `standard` is the preset."""
-    mtp = replace(standard, heads="token_conditioned", draft_depth=7)
+    mtp = replace(
+        standard, heads="token_conditioned", draft_depth=7, head_loss=1.5, head_loss_end=0.3, head_stride=4,
+        detach_until=1.0 - standard.decay,
+    )  # fmt: skip
     return {"standard": standard, "mtp": mtp, "mtp_qat_int4": replace(mtp, quantization="qat")}
 
 
@@ -142,7 +151,7 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
     folders = {"standard": "standard", "mtp": "mtp", "mtp_qat_int4": "mtp_qat"}
     branches = {name: dict(start_from=out / "stem", continue_schedule=True) for name in wanted} if stem_steps else {}
     if stem_steps:
-        go_on(standard, "stem", stop_at_step=stem_steps)
+        go_on(wanted["mtp"], "stem", stop_at_step=stem_steps)
     for name, recipe in wanted.items():
         go_on(recipe, folders[name], **branches.get(name, {}))
     for name, source in (("mtp_qat_int4", "mtp_qat"), ("mtp_int4_rounded", "mtp")):
@@ -154,18 +163,15 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
 def _decoded(runs: dict[str, LoadedRun], text: Corpus, sizes: Measurement) -> dict[str, dict[str, object]]:
     """Everything measured by decoding, by configuration and column."""
     contestants = {name: _contestant(name, loaded) for name, loaded in runs.items()}
-    plain = {
-        name: Contestant(f"{name}, plainly", contestants[name].target)
-        for name in ("mtp", "mtp_qat_int4")
-    }
-    held_out, familiar = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, 4)
+    plain = {name: Contestant(f"{name}, plainly", contestants[name].target) for name in ("mtp", "mtp_qat_int4")}
+    held_out, familiar = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
     figures: dict[str, dict[str, object]] = {name: {} for name in runs}
     turns = len(TEMPERATURES) * sizes.repeats * sizes.prompts * (len(contestants) + len(plain))
     with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
         for suffix, law in TEMPERATURES.items():
             for contestant in contestants.values():
                 if contestant.drafter:
-                    contestant.draft_depth = best_depth(contestant, sizes.depths, familiar, sizes.max_new, law)
+                    tune(contestant, sizes.depths, sizes.confidences, familiar, sizes.max_new, law)
             racing = [*contestants.values(), *plain.values()]
             speeds = race(racing, held_out, max_new=sizes.max_new, law=law, repeats=sizes.repeats, progress=bar.update)
             for name, contestant in contestants.items():
@@ -212,6 +218,7 @@ def _speed_columns(
         "tokens_per_step": speed.tokens_per_step,
         "speedup": speed.speedup_over(standard),
         "draft_depth": contestant.draft_depth,
+        "least_confidence": contestant.least_confidence,
         "acceptance": speed.acceptance,
     }
     if plain:

@@ -35,18 +35,25 @@ def generate(
     seed: int = 0,
     draft: str = "heads",
     draft_depth: int | None = None,
+    draft_confidence: float = 0.2,
     rule: str = "token",
 ) -> Generation:
     """Continue `prompt` with the model of a loaded run: an iterator of tokens, which `run.tokenizer.decode` turns into text.
 
     run: what `minimtp.load` returns. draft: "heads" drafts with the run's prediction heads if it has any, "none" decodes
-    plainly; the law of the text is the same. The text ends at the tokenizer's end token.
+    plainly; the law of the text is the same. draft_depth: at most so many tokens a draft (None: as many as the heads can);
+    draft_confidence: token-conditioned heads stop drafting where they give the whole draft less than this probability.
+    The text ends at the tokenizer's end token.
 
     Raises UserError for options or a prompt that cannot be used.
     """
     if draft not in DRAFTS:
         raise UserError(f"unknown draft {draft!r}: use heads or none")
+    if not 0.0 <= draft_confidence <= 1.0:
+        raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
     runtime, drafter = deploy(run.model)
+    if drafter:
+        drafter.least_confidence = draft_confidence
     return generate_tokens(
         runtime,
         drafter if draft == "heads" else None,

@@ -10,6 +10,9 @@ One interface for all of them. The loop in generate.py tells a drafter what was 
                                idea, and the scores (depth, V) of the laws they were drawn from (verify.py), or
                                None: then each counts as certain
 
+A drafter that knows how sure it is may stop early, by its attribute `least_confidence` (0: never); it decides before it draws
+a token, from the tokens before it, so that the text keeps its law.
+
 A drafter sees committed rows only, never rejected ones, so nothing it keeps has to be rolled back. It draws its tokens
 with `rule.draw`, which knows temperature and randomness (verify.py). Any drafter is *safe*: verification makes the text
 the target's own whatever was drafted.
@@ -26,6 +29,7 @@ class Drafter(Protocol):
     """See the module's docstring. Arrays given to `commit` are reused by the caller: copy what is kept."""
 
     max_depth: int
+    least_confidence: float
 
     def reset(self, first_token: int) -> None: ...
 

@@ -178,6 +178,7 @@ class BlockHeadDrafter:
     """
 
     step: type[BlockHead] = BlockHead
+    least_confidence = 0.0  # these heads always draft as far as they are asked to
 
     def __init__(self, heads: ParallelHeads | SequentialHeads, runtime: Runtime) -> None:
         self.max_depth = heads.depth

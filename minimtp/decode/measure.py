@@ -16,7 +16,7 @@ import math
 import statistics
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from minimtp.backend import numpy as np
@@ -30,12 +30,13 @@ TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings o
 
 @dataclass
 class Contestant:
-    """A decoder: a target, and how it drafts."""
+    """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`."""
 
     name: str
     target: Target
     drafter: Drafter | None = None
     draft_depth: int = 0
+    least_confidence: float = 0.0
 
 
 @dataclass
@@ -101,11 +102,20 @@ def race(
     return results
 
 
-def best_depth(contestant: Contestant, depths: Sequence[int], prompts: Sequence[np.ndarray], max_new: int, law: Law) -> int:
-    """The draft depth among `depths` with which the contestant is fastest on these prompts."""
-    variants = [Contestant(str(depth), contestant.target, contestant.drafter, depth) for depth in depths]
+def tune(
+    contestant: Contestant,
+    depths: Sequence[int],
+    confidences: Sequence[float],
+    prompts: Sequence[np.ndarray],
+    max_new: int,
+    law: Law,
+) -> None:
+    """Give the contestant the draft depth and the least confidence with which it is fastest on these prompts."""
+    settings = list(itertools.product(depths, confidences))
+    variants = [replace(contestant, name=str(i), draft_depth=d, least_confidence=c) for i, (d, c) in enumerate(settings)]
     speeds = race(variants, prompts, max_new=max_new, law=law, repeats=2)
-    return int(max(speeds, key=lambda name: speeds[name].tokens_per_second))
+    fastest = max(speeds, key=lambda name: speeds[name].tokens_per_second)
+    contestant.draft_depth, contestant.least_confidence = settings[int(fastest)]
 
 
 @dataclass
@@ -185,6 +195,8 @@ class _Counts:
 
 def _turn(contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, seed: int) -> tuple:
     """One text: its tokens, how many came after the first, the seconds they took, the statistics."""
+    if contestant.drafter:
+        contestant.drafter.least_confidence = contestant.least_confidence
     generation = generate(
         contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth
     )
