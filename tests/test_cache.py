@@ -61,3 +61,9 @@ def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(length):
     append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
     with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
         cache.truncate(length)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_cache_begins_at_a_cache_line(dtype):
+    caches = [KeyValueCache(2, 5, 1, 6, dtype) for _ in range(4)]
+    assert not any(array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values))

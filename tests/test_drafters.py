@@ -192,8 +192,9 @@ def test_a_draft_goes_on_as_long_as_the_product_of_its_largest_probabilities_all
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     belief = np.cumprod(1 / exponentials.sum(axis=1))
     drafter.least_confidence = least
-    drafts, _ = drafter.draft(DEPTH, Recording())
-    assert list(drafts) == everything[: int((belief >= least).sum())]
+    for rule in (Recording(), Greedy()):  # token by token, and in one call
+        drafts, _ = drafter.draft(DEPTH, rule)
+        assert list(drafts) == everything[: int((belief >= least).sum())]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -527,6 +527,27 @@ def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_o
 
 
 @each_twin
+@each_format
+@given(least=st.sampled_from([0.0, 1e-4, 1e-2, 0.2]), token=st.integers(0, 49))
+@settings(max_examples=12)
+def test_a_greedy_draft_is_its_drafted_tokens_one_by_one(kernel, format_, least, token):
+    rng = np.random.default_rng(17)
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    drafts = kernel.gated_greedy_draft(state.copy(), token, parts, 6, least, step)
+    confidence, expected = 1.0, []
+    for _ in range(6):
+        logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
+        confidence *= largest
+        if confidence < least:
+            break
+        token = int(logits.argmax())
+        expected.append(token)
+    assert drafts.tolist() == expected
+
+
+@each_twin
 def test_the_largest_probability_of_a_drafted_token_is_that_of_its_logits(kernel):
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())

@@ -28,7 +28,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.runtime import BlockWeights, Runtime, prepare_product
-from minimtp.decode.verify import Rule
+from minimtp.decode.verify import Greedy, Rule
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
 from minimtp.model.heads import (
@@ -93,6 +93,11 @@ class TokenConditionedDrafter:
         self._pending = self._xp.asarray(tokens[-1:]).copy()
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        if type(rule) is Greedy and self._token_parts is not None:
+            pending = int(self._pending[0])
+            return self._kernel.gated_greedy_draft(
+                self._hidden.copy(), pending, self._token_parts, depth, self.least_confidence, self._step
+            ), None
         state, token, tokens, scores, confidence = self._hidden.copy(), self._pending, [], [], 1.0
         for index in range(depth):
             logits, largest_probability = self._kernel.gated_step(state, self._token_part(token), self._step)
@@ -109,6 +114,8 @@ class TokenConditionedDrafter:
     def _token_part(self, tokens: Array) -> Array:
         """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""
         if self._token_parts is not None:
+            if tokens.shape[0] == 1 and self._xp is np:  # a view costs a tenth of a lookup
+                return self._token_parts[int(tokens[0]) : int(tokens[0]) + 1]
             return self._token_parts[tokens]
         normed, _ = self._kernel.rms_norm(self._table.rows(tokens), self._token_norm, self._epsilon)
         return self._kernel.linear(normed, self._from_token)

@@ -41,16 +41,21 @@ def prepare_product(module: Module) -> Any:
     return kernels.for_array(weight.data).prepare_f32(weight.data)
 
 
+TABLE_BYTES = 1 << 20  # of token embeddings that may be kept decoded: lookups are then one indexing
+
+
 class TokenTable:
-    """Token embeddings for lookup: the float matrix, or 8-bit codes and scales of which only the rows asked for are decoded."""
+    """Token embeddings for lookup: floats, or, for a large packed table, codes and scales decoded row by row when asked for."""
 
     def __init__(self, module: Module) -> None:
-        self.codes = self.scales = self.weight = None
-        if isinstance(module, PackedEmbedding):
+        self.weight = self.codes = self.scales = None
+        if not isinstance(module, PackedEmbedding):
+            self.weight = module.weight.data
+        elif 4 * module.shape[0] * module.shape[1] <= TABLE_BYTES:
+            self.weight = module.dequantize().astype(module.dtype, copy=False)
+        else:
             self.codes, scales = packing.unpack(module.grid, module.packed)  # (V, D) int8, (V, D/32)
             self.scales = scales.astype(module.dtype)[:, :, None]
-        else:
-            self.weight = module.weight.data
 
     def rows(self, tokens: Array) -> Array:
         """(T,) integers -> (T, D), a new array."""

@@ -1,4 +1,4 @@
-"""One drafted token of a gated head in one compiled call; `plain.gated_step` says what is computed."""
+"""Drafting with a gated head: one token, or a whole greedy draft, in one compiled call; see `plain.gated_step`."""
 
 from dataclasses import dataclass
 
@@ -42,3 +42,26 @@ def _gated_step(state, token_part, state_norm, from_state, norm, output, kinds, 
     normalize(state, norm, epsilon, normed, inverse_rms)
     multiply(kinds[1], normed, output, logits)
     return ONE / sum_of_exponentials(logits[0], largest(logits[0]))
+
+
+def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
+    drafts = np.empty(depth, np.int64)
+    settings = (token, depth, np.float32(least_confidence))
+    count = _greedy_draft(state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, drafts)
+    return drafts[:count]
+
+
+@compiled
+def _greedy_draft(
+    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, drafts
+):
+    token, depth, least_confidence = settings
+    logits, confidence = np.empty((1, vocabulary), np.float32), ONE
+    for index in range(depth):
+        part = token_parts[token : token + 1]
+        confidence *= _gated_step(state, part, state_norm, from_state, norm, output, kinds, epsilon, logits)
+        if confidence < least_confidence:
+            return index
+        token = logits[0].argmax()
+        drafts[index] = token
+    return depth

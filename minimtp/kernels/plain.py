@@ -373,3 +373,20 @@ def gated_step(state, token_part, step):
     logits = linear(normed, step.output)
     xp = array_module(logits)
     return logits, 1 / xp.exp(logits - logits.max()).sum()
+
+
+def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
+    """Up to `depth` drafted tokens (k,) int64, each the most probable one after the tokens before it.
+
+    state (1, D), CHANGED IN PLACE; token: the one before the draft; token_parts (V, 2D): every token's share of gate and
+    candidate. Stops where the product of the largest probabilities falls below `least_confidence`.
+    """
+    xp, drafts, confidence = array_module(state), [], 1.0
+    for _ in range(depth):
+        logits, largest_probability = gated_step(state, token_parts[token : token + 1], step)
+        confidence *= float(largest_probability)
+        if confidence < least_confidence:
+            break
+        token = int(logits.argmax())
+        drafts.append(token)
+    return xp.asarray(drafts, dtype="int64")
