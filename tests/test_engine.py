@@ -69,6 +69,15 @@ def test_the_backward_of_every_registered_operation_is_the_derivative_of_its_for
     check_gradients(lambda *tensors: make().apply(*tensors), inputs, name=name)
 
 
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
+    make, inputs = SAMPLES["CausalAttention"]
+    whole = make().forward(*inputs)
+    monkeypatch.setattr(fused, "QUERIES", queries)
+    np.testing.assert_allclose(make().forward(*inputs), whole, rtol=0, atol=1e-14)
+    check_gradients(lambda *tensors: make().apply(*tensors), inputs, name="attention in blocks")
+
+
 def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_received():
     class WrongSquare(Op):
         def forward(self, a):

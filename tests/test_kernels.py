@@ -55,7 +55,8 @@ def samples(rng):
     rows, width = int(rng.integers(1, 9)), 2 * int(rng.integers(1, 40))
     x, weight, grad = normal(rng, rows, width), normal(rng, width), normal(rng, rows, width)
     gate_up = normal(rng, rows, 2 * width, spread=8)
-    scores = normal(rng, 3, rows, rows, spread=4)
+    before = int(rng.integers(0, 5))
+    scores = normal(rng, 3, rows, before + rows, spread=4)
     targets = rng.integers(-1, width, rows)
     log_sum_exp = plain.cross_entropy(4 * x, targets)[1]
     angles = normal(rng, rows, width // 2)
@@ -71,7 +72,7 @@ def samples(rng):
         "gated_update_backward": (grad, x, gate_up),
         "rotate": (normal(rng, 2, rows, 3, width), np.cos(angles), np.sin(angles)),
         "causal_softmax": (scores, 0.5),
-        "causal_softmax_backward": (normal(rng, 3, rows, rows), plain.causal_softmax(scores.copy(), 0.5), 0.5),
+        "causal_softmax_backward": (normal(rng, *scores.shape), plain.causal_softmax(scores.copy(), 0.5), 0.5),
         "cross_entropy": (4 * x, targets),
         "cross_entropy_backward": (4 * x, targets, log_sum_exp, grad[:, 0].copy()),
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),

@@ -8,6 +8,8 @@ from minimtp import kernels
 from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Op
 
+QUERIES = 64  # of attention at a time
+
 
 class LinearProduct(Op):
     """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows."""
@@ -101,6 +103,8 @@ class CausalAttention(Op):
     Backward, with g the output's gradient:  dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C),
     dq' = dS k',  dk' = dSᵀ q',  and R is undone by the opposite rotation. The H/G query heads of a group are stacked as
     rows of one product, which also sums their gradients of k and v.
+
+    Queries are taken `QUERIES` at a time, with the keys up to the last of them: most of what the mask hides is never computed.
     """
 
     def __init__(self, heads: int, key_value_heads: int, cosine: Array, sine: Array) -> None:
@@ -112,43 +116,63 @@ class CausalAttention(Op):
         channels = width // (self.heads + 2 * self.groups)
         self.sizes = batch, length, channels
         self.scale = channels**-0.5
-        kernel = kernels.for_array(qkv)
+        xp, kernel = array_module(qkv), kernels.for_array(qkv)
         joined = qkv.reshape(batch, length, -1, channels)  # (B, T, H+2G, C)
         rotated = kernel.rotate(joined[:, :, : self.heads + self.groups], self.cosine, self.sine)  # (B, T, H+G, C)
-        self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G*T, C)
-        self.key = self._by_group(rotated[:, :, self.heads :])  # (B*G, T, C)
-        self.value = self._by_group(joined[:, :, self.heads + self.groups :])  # (B*G, T, C)
-        scores = self.query @ self.key.swapaxes(1, 2)  # (B*G, H/G*T, T)
-        shape = scores.shape
-        self.probabilities = kernel.causal_softmax(scores.reshape(-1, length, length), self.scale).reshape(shape)
-        return self._by_position(self.probabilities @ self.value).reshape(batch, length, -1)  # (B, T, H*C)
+        self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
+        self.key = self._by_group(rotated[:, :, self.heads :])[:, 0]  # (B*G, T, C)
+        self.value = self._by_group(joined[:, :, self.heads + self.groups :])[:, 0]  # (B*G, T, C)
+        context = xp.empty_like(self.query)  # (B*G, H/G, T, C)
+        self.probabilities = []
+        for now in self._query_blocks():  # L queries, S keys
+            scores = self._rows(self.query, now) @ self.key[:, : now.stop].swapaxes(1, 2)  # (B*G, H/G*L, S)
+            by_head = scores.reshape(-1, now.stop - now.start, now.stop)
+            probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
+            self._set_rows(context, now, probabilities @ self.value[:, : now.stop])
+            self.probabilities.append(probabilities)
+        return self._by_position(context).reshape(batch, length, -1)  # (B, T, H*C)
 
     def backward(self, gradient: Array) -> Array:
         batch, length, channels = self.sizes
         xp, kernel = array_module(gradient), kernels.for_array(gradient)
-        context = self._by_group(gradient.reshape(batch, length, self.heads, channels))  # (B*G, H/G*T, C)
-        probabilities = self.probabilities
-        dvalue = probabilities.swapaxes(1, 2) @ context  # (B*G, T, C)
-        dprobabilities = context @ self.value.swapaxes(1, 2)  # (B*G, H/G*T, T)
-        dscores = kernel.causal_softmax_backward(
-            dprobabilities.reshape(-1, length, length), probabilities.reshape(-1, length, length), self.scale
-        ).reshape(probabilities.shape)
-        dquery = dscores @ self.key  # (B*G, H/G*T, C)
-        dkey = dscores.swapaxes(1, 2) @ self.query  # (B*G, T, C)
-        drotated = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
-        unrotated = kernel.rotate(drotated, self.cosine, -self.sine)
+        context = self._by_group(gradient.reshape(batch, length, self.heads, channels))  # (B*G, H/G, T, C)
+        dquery, dkey, dvalue = xp.empty_like(self.query), xp.zeros_like(self.key), xp.zeros_like(self.value)
+        for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
+            rows = self._rows(context, now)  # (B*G, H/G*L, C)
+            dvalue[:, : now.stop] += probabilities.swapaxes(1, 2) @ rows
+            dscores = rows @ self.value[:, : now.stop].swapaxes(1, 2)  # (B*G, H/G*L, S), so far the probabilities' gradient
+            by_head = (-1, now.stop - now.start, now.stop)
+            kernel.causal_softmax_backward(dscores.reshape(by_head), probabilities.reshape(by_head), self.scale)
+            self._set_rows(dquery, now, dscores @ self.key[:, : now.stop])
+            dkey[:, : now.stop] += dscores.swapaxes(1, 2) @ self._rows(self.query, now)
+        turned = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
+        unrotated = kernel.rotate(turned, self.cosine, -self.sine)
         result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)
         return result.reshape(batch, length, -1)
 
+    def _query_blocks(self) -> list[slice]:
+        length = self.sizes[1]
+        return [slice(start, min(start + QUERIES, length)) for start in range(0, length, QUERIES)]
+
     def _by_group(self, x: Array) -> Array:
-        """(B, T, heads, C) -> (B*G, heads/G*T, C), contiguous."""
+        """(B, T, heads, C) -> (B*G, heads/G, T, C), contiguous."""
         batch, length, channels = self.sizes
-        return array_module(x).ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(batch * self.groups, -1, channels)
+        by_head = array_module(x).ascontiguousarray(x.transpose(0, 2, 1, 3))
+        return by_head.reshape(batch * self.groups, -1, length, channels)
 
     def _by_position(self, x: Array) -> Array:
-        """(B*G, heads/G*T, C) -> (B, T, heads, C), the inverse of `_by_group`."""
+        """(B*G, heads/G, T, C) or (B*G, T, C) -> (B, T, heads, C), the inverse of `_by_group`."""
         batch, length, channels = self.sizes
         return x.reshape(batch, -1, length, channels).transpose(0, 2, 1, 3)
+
+    @staticmethod
+    def _rows(x: Array, now: slice) -> Array:
+        """(B*G, H/G, T, C) -> the rows of the queries `now`, (B*G, H/G*L, C)."""
+        return x[:, :, now].reshape(x.shape[0], -1, x.shape[3])
+
+    @staticmethod
+    def _set_rows(x: Array, now: slice, rows: Array) -> None:
+        x[:, :, now] = rows.reshape(x.shape[0], x.shape[1], -1, x.shape[3])
 
 
 class CrossEntropy(Op):

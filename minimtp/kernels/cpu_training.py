@@ -175,9 +175,10 @@ def causal_softmax(scores, scale):
 
 @compiled
 def _causal_softmax(scores, scale):
+    before = scores.shape[2] - scores.shape[1]
     for m in range(scores.shape[0]):
         for i in range(scores.shape[1]):
-            past, future = scores[m, i, : i + 1], scores[m, i, i + 1 :]
+            past, future = scores[m, i, : before + i + 1], scores[m, i, before + i + 1 :]
             inverse = ONE / exponentiate(past, largest(past), np.float32(scale))
             for j in range(past.shape[0]):
                 past[j] *= inverse
@@ -193,9 +194,11 @@ def causal_softmax_backward(grad, probabilities, scale):
 
 @compiled
 def _causal_softmax_backward(grad, probabilities, scale):
+    before = grad.shape[2] - grad.shape[1]
     for m in range(grad.shape[0]):
         for i in range(grad.shape[1]):
-            past, p, future = grad[m, i, : i + 1], probabilities[m, i, : i + 1], grad[m, i, i + 1 :]
+            end = before + i + 1
+            past, p, future = grad[m, i, :end], probabilities[m, i, :end], grad[m, i, end:]
             along = _dot(past, p)
             for j in range(past.shape[0]):
                 past[j] = (past[j] - along) * p[j] * np.float32(scale)

@@ -107,13 +107,14 @@ def rotate(x, cos, sin):
 
 
 def causal_softmax(scores, scale):
-    """softmax(scores * scale) of each row over the columns up to its own index, zero to the right of it.
+    """softmax(scores * scale) of each row over its own position's column and those before it, zero to the right.
 
-    scores (M, T, T), scale > 0 -> probabilities (M, T, T). Works IN PLACE: the result is `scores`, overwritten.
+    scores (M, L, S), the last L of S positions, scale > 0 -> probabilities (M, L, S): row i sees columns 0..S-L+i. Works IN
+    PLACE: the result is `scores`, overwritten.
     """
     xp = array_module(scores)
-    length = scores.shape[-1]
-    future = xp.triu(xp.ones((length, length), dtype=bool), 1)
+    rows, columns = scores.shape[1:]
+    future = xp.triu(xp.ones((rows, columns), dtype=bool), 1 + columns - rows)
     scores *= scores.dtype.type(scale)
     xp.copyto(scores, scores.dtype.type(-xp.inf), where=future)
     scores -= scores.max(axis=-1, keepdims=True)
@@ -123,7 +124,7 @@ def causal_softmax(scores, scale):
 
 
 def causal_softmax_backward(grad, probabilities, scale):
-    """Gradient of `causal_softmax` for the scores: grad (M, T, T) -> (M, T, T). Works IN PLACE: overwrites `grad`."""
+    """Gradient of `causal_softmax` for the scores: grad (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad`."""
     grad -= (grad * probabilities).sum(axis=-1, keepdims=True)
     grad *= probabilities
     grad *= grad.dtype.type(scale)
