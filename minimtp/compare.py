@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import choose_device
+from minimtp.backend import available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
@@ -69,9 +69,9 @@ class Measurement:
     prompt: int = 64
     max_new: int = 160
     repeats: int = 3
-    trials: int = 6
-    depths: tuple[int, ...] = (4, 7, 15)
-    confidences: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
+    trials: int = 12
+    depths: tuple[int, ...] = (3, 7, 15)
+    confidences: tuple[float, ...] = (0.0, 0.1, 0.3)
 
 
 MEASUREMENTS = {
@@ -115,6 +115,9 @@ def run(
         return finished
     started = time.perf_counter()
     report(f"corpus    {text.describe()}")
+    report(f"recipe    of the standard configuration\n{recipe.describe()}")
+    chosen, (kernel, why) = choose_device(device), kernels.describe()
+    report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
     try:
         runs = _trained(recipes(recipe), text, out, device, threads)
     except Interrupted as stop:
@@ -123,11 +126,10 @@ def run(
     figures = _decoded(runs, text, MEASUREMENTS[preset])
     configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
     claims = judge({c["name"]: c for c in configurations})
-    chosen = choose_device(device)
     result = {
         "configurations": configurations,
         "claims": [claim.to_dict() for claim in claims],
-        "device": {"name": chosen.name, "reason": chosen.reason, "kernels": kernels.describe(), "threads": threads},
+        "device": {"name": chosen.name, "reason": chosen.reason, "kernels": kernel, "threads": threads or available_cores()},
         "corpus": text.to_dict(),
         "recipe": recipe.to_dict(),
         "preset": preset,
@@ -144,7 +146,10 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
     """Train or go on training what is not finished, and load the four configurations as they are deployed."""
 
     def go_on(recipe: Recipe, folder: str, **options: object) -> None:
-        train(recipe, text, out / folder, resume=checkpoint.started(out / folder), device=device, threads=threads, **options)
+        train(
+            recipe, text, out / folder, resume=checkpoint.started(out / folder), device=device, threads=threads,
+            report=lambda line: None, **options,
+        )  # fmt: skip
 
     standard = wanted["standard"]
     stem_steps = decay_start(standard)
@@ -270,7 +275,7 @@ def _announce(result: dict[str, object], out: Path, report: Callable[[str], None
         report(f"{counted['equal']:>3} of {counted['texts']} greedy texts of {c['title']} equal its plain decoding{parted}")
     report("")
     report(f"quality is standard's bits per byte in % of the configuration's; device {result['device']['name']}, "
-           f"kernels {result['device']['kernels'][0]}; {result['seconds']:.0f} s")  # fmt: skip
+           f"kernels {result['device']['kernels']}; {result['seconds']:.0f} s")  # fmt: skip
     report(f"saved {out / FILE_NAME}; delete it to measure again")
     report(f"see it draft: minimtp generate {out / 'mtp_qat_int4'} --prompt 'def ' --show")
 

@@ -62,7 +62,7 @@ def test_parts_that_are_finished_are_not_trained_again_after_an_interruption(fin
         steps.append(out.name)
         if out.name == "mtp_qat" and steps.count("mtp_qat") == 1:
             raise Interrupted(out, 3, recipe.steps)
-        return original(recipe, text, out, report=lambda line: None, **options)
+        return original(recipe, text, out, **options)
 
     monkeypatch.setattr(compare, "train", interrupted)
     with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):

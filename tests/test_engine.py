@@ -202,6 +202,19 @@ def test_replacing_a_module_replaces_it_wherever_it_stands():
     assert pair.others[1] is new
 
 
+def test_a_replaced_module_is_freed_without_the_garbage_collector():
+    gc.disable()
+    try:
+        pair = replicate(Pair())
+        watch = weakref.ref(pair.first.weight.data)
+        watch_module = weakref.ref(pair.others[0])
+        replace_modules(pair, lambda name, module: Linear(1, 1, rng) if isinstance(module, Linear) else None)
+        assert watch_module() is None
+        assert watch() is None
+    finally:
+        gc.enable()
+
+
 def test_flat_parameters_are_the_same_numbers_and_the_model_reads_and_writes_them():
     pair = Pair()
     x = Tensor(normal(5, 3).astype(np.float32))

@@ -11,6 +11,7 @@ part from the plain one where the two best logits are closer than rounding can t
 is an error.
 """
 
+import gc
 import itertools
 import math
 import statistics
@@ -23,7 +24,7 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.generate import Target, generate
-from minimtp.decode.sampling import Law
+from minimtp.decode.sampling import GREEDY, Law
 
 TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred products
 
@@ -113,7 +114,7 @@ def tune(
     """Give the contestant the draft depth and the least confidence with which it is fastest on these prompts."""
     settings = list(itertools.product(depths, confidences))
     variants = [replace(contestant, name=str(i), draft_depth=d, least_confidence=c) for i, (d, c) in enumerate(settings)]
-    speeds = race(variants, prompts, max_new=max_new, law=law, repeats=2)
+    speeds = race(variants, prompts, max_new=max_new, law=law, repeats=1)
     fastest = max(speeds, key=lambda name: speeds[name].tokens_per_second)
     contestant.draft_depth, contestant.least_confidence = settings[int(fastest)]
 
@@ -155,17 +156,17 @@ def check_greedy_texts(contestant: Contestant, prompts: Sequence[np.ndarray], te
 
 
 def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: int) -> int:
-    """Bytes of arrays alive at the worst moment while the decoder is built and one text decoded, beyond those before.
+    """Bytes alive at the worst moment of decoding one text greedily: weights, cache, tables, buffers.
 
-    Host memory as Python's allocators count it, NumPy's arrays included; the source model stays outside if it was loaded
-    before the call.
+    Host memory as Python's allocators count it, NumPy's arrays included, beyond what was there before the decoder was built.
     """
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         contestant = build()
+        gc.collect()
         tracemalloc.reset_peak()
-        _turn(contestant, prompt, max_new, Law(), 0)
+        _turn(contestant, prompt, max_new, GREEDY, 0)
         return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

@@ -63,53 +63,59 @@ def frozen(module: Module) -> Iterator[None]:
             parameter.requires_grad = True
 
 
-def replace_modules(root: Module, visit: Callable[[str, Module], Module | None]) -> Module:
+Visit = Callable[[str, Module], Module | None]
+
+
+def replace_modules(root: Module, visit: Visit) -> Module:
     """Put another module wherever `visit(dotted name, module)` returns one; returns the root, itself perhaps replaced.
 
     The replacement is not walked again. A module that stands in two places is visited once and replaced in both.
     """
-    decided: dict[int, tuple[Module, Module]] = {}  # the original is kept so that its id stays taken
-
-    def walk(name: str, module: Module) -> Module:
-        if id(module) in decided:
-            return decided[id(module)][1]
-        replacement = visit(name, module)
-        decided[id(module)] = (module, module if replacement is None else replacement)
-        if replacement is not None:
-            return replacement
-        for attribute, value in list(vars(module).items()):
-            path = f"{name}.{attribute}" if name else attribute
-            if isinstance(value, Module):
-                setattr(module, attribute, walk(path, value))
-            elif isinstance(value, list):
-                value[:] = [
-                    walk(f"{path}.{position}", member) if isinstance(member, Module) else member
-                    for position, member in enumerate(value)
-                ]
-        return module
-
-    return walk("", root)
+    return _replaced("", root, visit, {})
 
 
 def replicate(module: Module) -> Module:
     """A second tree over the same parameter arrays, with gradients of its own. What is shared inside stays shared."""
-    copies: dict[int, Any] = {}
+    return _replica(module, {})
 
-    def copy(value: Any) -> Any:
-        if id(value) in copies:
-            return copies[id(value)]
-        if isinstance(value, Parameter):
-            result: Any = Parameter(value.data)
-            result.requires_grad = value.requires_grad
-        elif isinstance(value, Module):
-            result = object.__new__(type(value))
-            copies[id(value)] = result
-            vars(result).update({name: copy(member) for name, member in vars(value).items()})
+
+# Functions rather than closures: a closure that calls itself is a reference cycle, and would keep the replaced modules, the
+# whole full-precision model, in memory until the garbage collector happens to run.
+
+
+def _replaced(name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]) -> Module:
+    """decided: what stands for each module by its id, beside the original, which is kept so that its id stays taken."""
+    if id(module) in decided:
+        return decided[id(module)][1]
+    replacement = visit(name, module)
+    decided[id(module)] = (module, module if replacement is None else replacement)
+    if replacement is not None:
+        return replacement
+    for attribute, value in list(vars(module).items()):
+        path = f"{name}.{attribute}" if name else attribute
+        if isinstance(value, Module):
+            setattr(module, attribute, _replaced(path, value, visit, decided))
         elif isinstance(value, list):
-            result = [copy(member) for member in value]
-        else:
-            return value
-        copies[id(value)] = result
-        return result
+            for position, member in enumerate(value):
+                if isinstance(member, Module):
+                    value[position] = _replaced(f"{path}.{position}", member, visit, decided)
+    return module
 
-    return copy(module)
+
+def _replica(value: Any, copies: dict[int, Any]) -> Any:
+    """copies: by the id of the original."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, Parameter):
+        result: Any = Parameter(value.data)
+        result.requires_grad = value.requires_grad
+    elif isinstance(value, Module):
+        result = object.__new__(type(value))
+        copies[id(value)] = result
+        vars(result).update({name: _replica(member, copies) for name, member in vars(value).items()})
+    elif isinstance(value, list):
+        result = [_replica(member, copies) for member in value]
+    else:
+        return value
+    copies[id(value)] = result
+    return result
