@@ -65,9 +65,9 @@ class Measurement:
     depths, confidences: the ways of drafting that are tried on `trials` prompts of training text.
     """
 
-    prompts: int = 40
-    prompt: int = 64
-    max_new: int = 160
+    prompts: int = 60
+    prompt: int = 32
+    max_new: int = 96
     repeats: int = 3
     trials: int = 12
     depths: tuple[int, ...] = (3, 7, 15)
@@ -77,7 +77,7 @@ class Measurement:
 MEASUREMENTS = {
     "tiny": Measurement(prompts=2, prompt=8, max_new=16, repeats=1, trials=1, depths=(7,), confidences=(0.0, 0.3)),
     "quick": Measurement(),
-    "laptop": Measurement(),
+    "laptop": Measurement(prompt=64, max_new=192),
     "gpu": Measurement(prompt=128, max_new=512),
 }
 
