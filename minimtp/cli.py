@@ -1,4 +1,4 @@
-"""The command line: minimtp train | generate | evaluate | quantize | compare | doctor.
+"""The command line: minimtp train | generate | evaluate | quantize | compare | bench | doctor.
 
 Each command is a thin function: it turns options into arguments, calls the library, and prints. What the library does not
 accept arrives here as a UserError and becomes one line on standard error and exit code 2; Ctrl-C is exit code 130.
@@ -141,6 +141,16 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench(options: argparse.Namespace) -> int:
+    from minimtp import bench as measurements
+
+    measurements.train(
+        options.preset, steps=options.steps, rounds=options.rounds, threads=options.threads, kernel_choice=options.kernels,
+        out=options.out,
+    )  # fmt: skip
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     from minimtp.doctor import describe
 
@@ -248,6 +258,17 @@ def make_parser() -> Parser:
     new.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of everything random (default: 0)")
     _add_corpus(new)
     _add_machine(new)
+
+    new = command(
+        bench, "train [options]", "measure speed, beside PyTorch if it is installed", "minimtp bench train --threads 1"
+    )
+    new.add_argument("what", choices=("train",), metavar="train", help="train: tokens/s of training on the CPU, in turn")
+    new.add_argument("--preset", choices=PRESETS, default="quick", help="whose standard model to train (default: quick)")
+    new.add_argument("--steps", type=_whole, default=20, metavar="N", help="training steps a round (default: 20)")
+    new.add_argument("--rounds", type=_whole, default=5, metavar="N", help="rounds of each side (default: 5)")
+    new.add_argument("--threads", type=_whole, metavar="N", help="for each side (default: one for each core)")
+    new.add_argument("--out", metavar="FILE", help="also write what was found as JSON")
+    _add_kernels(new)
 
     new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
     _add_kernels(new)

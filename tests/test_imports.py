@@ -18,7 +18,7 @@ LAYERS = [  # each may import from itself and from those above it in this list
     {"model"},
     {"quant"},
     {"decode", "training", "formats"},
-    {"claims", "pictures", "compare", "doctor", "cli", "__main__"},
+    {"claims", "pictures", "compare", "torch_peer", "bench", "doctor", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -58,6 +58,8 @@ def test_only_the_backend_imports_an_array_library(path):
         return
     compiled = part_of(path) == "kernels" and (path.stem.startswith("cpu") or path.stem == "compiling")
     allowed = {"numpy", "numba", "llvmlite"} if compiled else set()  # Numba has to see NumPy itself
+    if part_of(path) == "torch_peer":
+        allowed = {"torch"} - {name.split(".")[0] for name in imported(path, at_module_level=True)}  # when it is needed only
     libraries = {name.split(".")[0] for name in imported(path)} & {"numpy", "cupy", "numba", "llvmlite", "torch"}
     assert libraries <= allowed
 
