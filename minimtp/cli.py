@@ -135,9 +135,14 @@ def compare(options: argparse.Namespace) -> int:
     from minimtp import compare as comparison
 
     _use_kernels(options)
-    comparison.run(
-        options.preset, options.out, corpus=options.corpus, device=options.device, threads=options.threads, seed=options.seed
-    )
+    try:
+        comparison.run(
+            options.preset, options.out, corpus=options.corpus, device=options.device, threads=options.threads,
+            seed=options.seed,
+        )  # fmt: skip
+    except comparison.Disagreement as error:
+        print(f"minimtp: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

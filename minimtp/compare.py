@@ -6,8 +6,8 @@
     mtp_int4_rounded    the second one rounded after training, for contrast
 
 **Equal training.** One stem is trained at the held learning rate; from its checkpoint each configuration runs the decay
-phase, on the same batches, with the same number of tokens in all. That halves the time, and leaves the heads and the
-rounding as the only differences. In the stem the heads learn detached: its trunk is, bit for bit, the one that training
+phase, on the same batches, with the same number of tokens in all. That saves two stems, and leaves the heads and the rounding
+as the only differences. In the stem the heads learn detached: its trunk is, bit for bit, the one that training
 without heads would give, so `standard` is what `minimtp train` makes of the preset. In the decay the trunk feels the heads,
 and, in the third configuration, the rounding: starting with the decay is what costs least (arXiv 2509.22935).
 
@@ -22,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,7 +33,7 @@ from minimtp.backend import available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
-from minimtp.decode.measure import Agreement, Contestant, Speed, check_greedy_texts, peak_memory, race, tune
+from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.errors import UserError
 from minimtp.pictures import draw_comparison
@@ -56,6 +56,7 @@ TITLES = {
 }
 TEMPERATURES = {"": GREEDY, "_t1": Law(1.0)}  # by the suffix of the figures' names
 FILE_NAME = "compare.json"
+MOST_DEPTH = 64  # tokens of room behind an evaluated window
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,19 @@ MEASUREMENTS = {
 }
 
 
+class Disagreement(Exception):
+    """Speculative decoding did not give the text of plain decoding. The message lists every place."""
+
+
 def recipes(standard: Recipe) -> dict[str, Recipe]:
     """The recipes of the three trained configurations; `standard` is the preset."""
     mtp = replace(
-        standard, heads="token_conditioned", draft_depth=7, head_loss=1.5, head_loss_end=0.3, head_stride=4,
+        standard, heads="token_conditioned", draft_depth=7, head_targets="trunk", head_stride=4,
+        head_loss=1.5, head_loss_end=0.3,  # so large costs the trunk nothing measurable, and drafts are better for it
         detach_until=1.0 - standard.decay,
     )  # fmt: skip
-    return {"standard": standard, "mtp": mtp, "mtp_qat_int4": replace(mtp, quantization="qat")}
+    qat = replace(mtp, quantization="qat", quantize_from=1.0 - standard.decay)
+    return {"standard": standard, "mtp": mtp, "mtp_qat_int4": qat}
 
 
 def run(
@@ -103,42 +110,51 @@ def run(
 ) -> dict[str, object]:
     """Do all of it in the folder `out` and return what `compare.json` holds.
 
-    Raises UserError for what cannot be used or written, Interrupted when the user stops it, and RuntimeError when a
-    configuration's greedy text differs from its own plain decoding.
+    Raises UserError for what cannot be used or written, KeyboardInterrupt when the user stops it, and, with all figures
+    written, Disagreement when a configuration's greedy text differs from its own plain decoding.
     """
-    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset}"))
-    recipe = presets.preset(preset, seed=seed)
+    recipe, sizes = presets.preset(preset, seed=seed), MEASUREMENTS[preset]
     text = open_corpus(corpus)
-    finished = _finished(out, recipe, text)
+    text.require(recipe.batch, recipe.context, MOST_DEPTH)
+    prompts = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
+    chosen, (kernel, why) = choose_device(device), kernels.describe()
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, not {threads}")
+    setting = {
+        "preset": preset, "recipes": {name: r.to_dict() for name, r in recipes(recipe).items()}, "sizes": asdict(sizes),
+        "corpus": text.to_dict(), "device": {"name": chosen.name, "kernels": kernel, "threads": threads or available_cores()},
+        "minimtp_version": minimtp.__version__,
+    }  # fmt: skip
+    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset}"))
+    finished = _finished(out, setting)
     if finished:
         _announce(finished, out, report)
         return finished
     started = time.perf_counter()
     report(f"corpus    {text.describe()}")
     report(f"recipe    of the standard configuration\n{recipe.describe()}")
-    chosen, (kernel, why) = choose_device(device), kernels.describe()
     report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
     try:
         runs = _trained(recipes(recipe), text, out, device, threads)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
     evaluations = {name: evaluate(loaded, text, threads=threads) for name, loaded in runs.items()}
-    figures = _decoded(runs, text, MEASUREMENTS[preset])
+    figures = _decoded(runs, *prompts, sizes)
     configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
     claims = judge({c["name"]: c for c in configurations})
     result = {
         "configurations": configurations,
         "claims": [claim.to_dict() for claim in claims],
-        "device": {"name": chosen.name, "reason": chosen.reason, "kernels": kernel, "threads": threads or available_cores()},
-        "corpus": text.to_dict(),
+        **json.loads(json.dumps(setting)),
         "recipe": recipe.to_dict(),
-        "preset": preset,
-        "minimtp_version": minimtp.__version__,
         "seconds": time.perf_counter() - started,
     }
     checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
     draw_comparison(result, out)
     _announce(result, out, report)
+    wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
+    if wrong:
+        raise Disagreement("\n".join(["drafted texts differ from plain ones, which is a defect of minimtp:", *wrong]))
     return result
 
 
@@ -165,12 +181,14 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
     return {name: load(out / name) for name in TITLES}
 
 
-def _decoded(runs: dict[str, LoadedRun], text: Corpus, sizes: Measurement) -> dict[str, dict[str, object]]:
-    """Everything measured by decoding, by configuration and column."""
+def _decoded(
+    runs: dict[str, LoadedRun], held_out: list[np.ndarray], familiar: list[np.ndarray], sizes: Measurement
+) -> dict[str, dict[str, object]]:
+    """Everything measured by decoding, by configuration and column; drafting is tuned on the familiar prompts."""
     contestants = {name: _contestant(name, loaded) for name, loaded in runs.items()}
     plain = {name: Contestant(f"{name}, plainly", contestants[name].target) for name in ("mtp", "mtp_qat_int4")}
-    held_out, familiar = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
     figures: dict[str, dict[str, object]] = {name: {} for name in runs}
+    exact = kernels.describe()[0] == "cpu"  # compiled products give a row the same bits in any company
     turns = len(TEMPERATURES) * sizes.repeats * sizes.prompts * (len(contestants) + len(plain))
     with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
         for suffix, law in TEMPERATURES.items():
@@ -184,7 +202,8 @@ def _decoded(runs: dict[str, LoadedRun], text: Corpus, sizes: Measurement) -> di
                 figures[name] |= _speed_columns(suffix, contestant, speeds[name], speeds["standard"], baseline)
             if law is GREEDY:
                 for name, contestant in contestants.items():
-                    figures[name]["greedy_texts"] = vars(_checked(contestant, held_out, speeds[name]))
+                    agreement = check_greedy_texts(contestant, held_out, speeds[name].texts, allow_ties=not exact)
+                    figures[name]["greedy_texts"] = asdict(agreement)
     for name, loaded in runs.items():
         figures[name]["peak_memory_bytes"] = peak_memory(
             lambda folder=loaded.folder, name=name: _contestant(name, load(folder)), held_out[0], sizes.max_new
@@ -203,14 +222,6 @@ def _prompts(tokens: np.ndarray, sizes: Measurement, count: int) -> list[np.ndar
         raise UserError(f"{count} prompts of {sizes.prompt} tokens need a longer text than {len(tokens)} tokens: give more")
     starts = np.linspace(0, len(tokens) - sizes.prompt, count).astype(int)
     return [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]
-
-
-def _checked(contestant: Contestant, prompts: list[np.ndarray], speed: Speed) -> Agreement:
-    """Raises RuntimeError, with every difference, unless the greedy texts are what plain decoding gives."""
-    agreement = check_greedy_texts(contestant, prompts, speed.texts)
-    if agreement.wrong:
-        raise RuntimeError("\n".join(["a drafted text differs from the plain one, a defect of minimtp:", *agreement.wrong]))
-    return agreement
 
 
 def _speed_columns(
@@ -248,18 +259,18 @@ def _configuration(
     } | figures[name]
 
 
-def _finished(out: Path, recipe: Recipe, text: Corpus) -> dict[str, object] | None:
-    """What compare.json holds, if it is about this recipe and this text. Raises UserError if it is about others."""
+def _finished(out: Path, setting: dict[str, object]) -> dict[str, object] | None:
+    """What compare.json holds, if it was measured in this setting. Raises UserError if it was measured in another."""
     path = out / FILE_NAME
     if not path.is_file():
         return None
     try:
         result = json.loads(path.read_text())
-        same = result["recipe"] == recipe.to_dict() and result["corpus"]["fingerprint"] == text.fingerprint
+        different = [name for name, value in json.loads(json.dumps(setting)).items() if result[name] != value]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: delete it to measure again") from None
-    if not same:
-        raise UserError(f"{out} holds another comparison, of another recipe or text: choose another --out")
+    if different:
+        raise UserError(f"{out} holds a comparison with other {' and '.join(different)}: choose another --out, or delete it")
     return result
 
 

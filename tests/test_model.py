@@ -142,6 +142,36 @@ def test_detached_heads_learn_as_they_would_and_leave_the_trunks_gradient_alone(
         np.testing.assert_allclose(a.grad, b.grad, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_that_follow_the_trunk_get_the_gradient_of_their_divergence_from_it(kind):
+    model, text, weights = build(kind), tokens(2, 10), np.array([0.5, 0.3, 0.2])
+    flat = FlatParameters(model, apart=("heads",))
+    heads = flat.groups[1]
+    losses = accumulate_gradients(model, text, weights, detached=True, from_trunk=True)
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))  # what is reported is about the text
+
+    def divergence():
+        with no_grad():
+            hidden = model.hidden(text[:, :6])
+            following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
+            states = [state.data for state in model.heads.states(hidden, following, model.trunk)]
+            law = np.exp(model.logits(hidden).data)
+        law = np.concatenate([law / law.sum(-1, keepdims=True), np.eye(11)[text[:, 7:]]], axis=1)
+        total = 0.0
+        for k, (state, weight) in enumerate(zip(states, weights, strict=True), start=1):
+            logits = model.logits(Tensor(state)).data
+            log_law = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            total -= weight * (law[:, k : 6 + k] * log_law).sum(-1).mean()
+        return total
+
+    direction = np.zeros(flat.data.shape)
+    direction[heads] = np.random.default_rng(5).standard_normal(flat.data[heads].shape)
+    flat.data += 1e-6 * direction
+    above = divergence()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
 def test_heads_trained_at_every_third_position_get_the_gradient_of_those_positions_losses():
     model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)

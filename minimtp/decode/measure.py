@@ -129,8 +129,13 @@ class Agreement:
     wrong: list[str] = field(default_factory=list)  # one sentence a text that parted anywhere else
 
 
-def check_greedy_texts(contestant: Contestant, prompts: Sequence[np.ndarray], texts: Sequence[Sequence[int]]) -> Agreement:
-    """Decode each prompt plainly with the contestant's own target and compare with `texts`."""
+def check_greedy_texts(
+    contestant: Contestant, prompts: Sequence[np.ndarray], texts: Sequence[Sequence[int]], allow_ties: bool
+) -> Agreement:
+    """Decode each prompt plainly with the contestant's own target and compare with `texts`.
+
+    allow_ties: count a text that parts at a tie of the two best logits as such; otherwise it is wrong like any other.
+    """
     agreement = Agreement()
     target = contestant.target
     for prompt, text in zip(prompts, texts, strict=True):
@@ -145,7 +150,7 @@ def check_greedy_texts(contestant: Contestant, prompts: Sequence[np.ndarray], te
         target.truncate(0)
         logits = np.sort(to_numpy(target.forward(np.asarray(text[:place])).logits[-1]))
         margin = float(logits[-1] - logits[-2]) / max(1.0, float(np.abs(logits).max()))
-        if margin <= TIE:
+        if allow_ties and margin <= TIE:
             agreement.ties += 1
         else:
             agreement.wrong.append(

@@ -7,8 +7,12 @@ the trunk. So each head's loss is differentiated down to its state as soon as it
 states' gradients then go through the heads and the trunk in one walk (Gloeckle et al. 2024, section 2, has this order for
 independent heads, which here too are finished one by one).
 
-Neighbouring positions teach a head nearly the same thing. A head that needs no other position can therefore be trained at every
-n-th one, at an n-th of the cost.
+Neighbouring positions teach a head nearly the same thing. A head that needs no other position can therefore be trained at
+every n-th one, at an n-th of the cost.
+
+A head drafts well when it says what the trunk will say, which is not always what the text says. With `from_trunk` it learns
+from the trunk's own probabilities at the position it looks ahead to (as in Hydra++, arXiv 2402.05109): they are known from the
+same forward pass, and tell more than one token does. Beyond the window's end the text itself is the target.
 
 With a teacher, the trunk's own loss is a mixture: a share follows the teacher's probabilities instead of the text's next token,
 which tells the student about all tokens at every position (distillation).
@@ -35,6 +39,7 @@ def accumulate_gradients(
     *,
     head_positions: slice = slice(None),
     detached: bool = False,
+    from_trunk: bool = False,
     teacher: Model | None = None,
     distill_weight: float = 0.0,
 ) -> np.ndarray:
@@ -44,6 +49,7 @@ def accumulate_gradients(
     head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
     head_positions: of the T, those at which the heads are trained; some only if the heads are `positionwise`.
     detached: the heads learn, and the trunk, embedding and output included, gets the gradient of L_0 alone.
+    from_trunk: the heads learn the trunk's probabilities instead of the text.
     teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
@@ -60,13 +66,17 @@ def accumulate_gradients(
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             start = hidden.detach() if detached else leaf
-            losses[1:] = _accumulate_in_heads(model, start, tokens, np.asarray(head_weights) * scale, head_positions)
+            laws = _trunk_laws(model, hidden.data, tokens) if from_trunk else None  # (B, T + K, V)
+            weights = np.asarray(head_weights) * scale
+            losses[1:] = _accumulate_in_heads(model, start, tokens, weights, head_positions, laws)
     if trunk_learns:
         hidden.backward(leaf.grad)
     return losses
 
 
-def _accumulate_in_heads(model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice) -> np.ndarray:
+def _accumulate_in_heads(
+    model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice, laws: Array | None
+) -> np.ndarray:
     """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K."""
     length, losses = hidden.shape[1], np.full(model.depth, np.nan)
     if positions.indices(length) != (0, length, 1):
@@ -75,7 +85,8 @@ def _accumulate_in_heads(model: Model, hidden: Tensor, tokens: Array, weights: n
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)
-        losses[k - 1], gradient = _loss_at(model, state.data, targets, float(weights[k - 1]))
+        law = None if laws is None else laws[:, k : length + k][:, positions].reshape(targets.size, -1)
+        losses[k - 1], gradient = _loss_at(model, state.data, targets, float(weights[k - 1]), law)
         if model.heads.independent:
             state.backward(gradient)
         else:
@@ -118,17 +129,41 @@ def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None))
     return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
-def _loss_at(model: Model, state: Array, targets: Array, weight: float) -> tuple[float, Array]:
-    """Mean nats of the output at `state` (B, T, D), and weight times the gradient at the state; the output learns too."""
+def _loss_at(
+    model: Model, state: Array, targets: Array, weight: float, law: Array | None = None
+) -> tuple[float, Array]:
+    """Mean nats of the targets at `state` (B, T, D), and weight times the gradient at the state; the output learns too.
+
+    law: (B*T, V), what the gradient follows instead of the targets.
+    """
     leaf = Tensor(state, requires_grad=True)
     logits = model.logits(leaf)
     rows = logits.reshape(targets.size, -1)  # (B*T, V)
-    losses = CrossEntropy(targets).apply(rows)
-    loss = float(losses.data.mean())
+    losses = (CrossEntropy(targets) if law is None else SoftCrossEntropy(law)).apply(rows)
+    nats = losses.data if law is None else CrossEntropy(targets).forward(rows.data)
+    loss = float(nats.mean())
     if weight == 0.0:
         return loss, array_module(state).zeros_like(state)
     losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
     return loss, leaf.grad
+
+
+def _trunk_laws(model: Model, hidden: Array, tokens: Array) -> Array:
+    """(B, T + K, V): what follows each position, by the trunk's probabilities at the T it has seen, then by the text."""
+    xp, length = array_module(hidden), hidden.shape[1]
+    with no_grad():
+        laws = _softmax(model.logits(Tensor(hidden)).data)  # (B, T, V)
+    text = xp.eye(laws.shape[-1], dtype=laws.dtype)[tokens[:, length + 1 :]]  # (B, K, V)
+    return xp.concatenate([laws, text], axis=1)
+
+
+def _softmax(logits: Array) -> Array:
+    """(..., V) -> (..., V); overwrites its argument."""
+    xp = array_module(logits)
+    logits -= logits.max(axis=-1, keepdims=True)
+    xp.exp(logits, out=logits)
+    logits /= logits.sum(axis=-1, keepdims=True)
+    return logits
 
 
 def _distillation_gradient(model: Model, teacher: Model, inputs: Array, state: Array, weight: float) -> Array:
@@ -137,8 +172,7 @@ def _distillation_gradient(model: Model, teacher: Model, inputs: Array, state: A
     with no_grad():
         logits = teacher.logits(teacher.hidden(inputs)).data
     logits = logits.reshape(-1, logits.shape[-1])  # (B*T, V)
-    law = xp.exp(logits - logits.max(axis=1, keepdims=True))
-    law /= law.sum(axis=1, keepdims=True)
+    law = _softmax(logits)
     leaf = Tensor(state, requires_grad=True)
     losses = SoftCrossEntropy(law).apply(model.logits(leaf).reshape(*logits.shape))
     losses.backward(xp.full_like(losses.data, weight / logits.shape[0]))

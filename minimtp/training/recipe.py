@@ -76,6 +76,7 @@ class Recipe:
     head_loss_end: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
     head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
     curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
+    head_targets: str = _setting("heads", "text", "what heads learn: the text, or the trunk's law", ("text", "trunk"))
     detach_until: float = _setting("heads", 0.0, "share of the steps before the trunk feels the heads' losses", SHARE)
     head_stride: int = _setting("heads", 1, "train the heads at every n-th position, at an n-th of the cost", Range(1, 64))
     freeze_trunk: bool = _setting("heads", False, "train the heads only")

@@ -68,7 +68,8 @@ class Trainer:
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
             losses = accumulate_gradients(
-                model, shard, weights, share, head_positions=positions, detached=detached, teacher=self.teacher,
+                model, shard, weights, share, head_positions=positions, detached=detached,
+                from_trunk=self.recipe.head_targets == "trunk", teacher=self.teacher,
                 distill_weight=self.recipe.distill_weight,
             )  # fmt: skip
             return losses * share
