@@ -46,7 +46,7 @@ def recipes(draw, **fixed):
     key_value_heads, channels = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
     attention_heads = key_value_heads * draw(st.sampled_from([1, 2]))
     batch, context = draw(st.integers(1, 4)), draw(st.integers(2, 24))
-    warmup = draw(st.floats(0, 1))
+    steps, warmup = draw(st.integers(1, 60)), draw(st.floats(0, 1))
     settings_ = {
         "context": context, "layers": draw(st.integers(1, 2)), "width": attention_heads * channels,
         "attention_heads": attention_heads, "key_value_heads": key_value_heads, "feed_forward": draw(st.sampled_from([32, 64])),
@@ -55,13 +55,13 @@ def recipes(draw, **fixed):
         "head_loss": draw(st.floats(0, 1)), "head_loss_end": draw(st.floats(0, 1)),
         "head_loss_decay": draw(st.floats(0.1, 1)),
         "curriculum": "none" if heads == "none" else draw(st.sampled_from(["none", "forward", "reverse"])),
-        "batch": batch, "tokens": batch * context * draw(st.integers(1, 60)) + draw(st.integers(0, batch * context - 1)),
+        "batch": batch, "tokens": batch * context * steps + draw(st.integers(0, batch * context - 1)),
         "warmup": warmup, "decay": draw(st.floats(0, 1 - warmup)), "final_rate": draw(st.floats(0, 1)),
         "learning_rate": draw(st.floats(1e-5, 1)), "seed": draw(st.integers(0, 2**63 - 1)),
     }  # fmt: skip
     if settings_["width"] % 32 == 0:
         settings_["quantization"] = draw(st.sampled_from(["none", "qat"]))
-        settings_["quantize_from"] = draw(st.floats(0, 0.99))
+        settings_["quantize_from"] = draw(st.integers(0, steps - 1)) / steps
     return Recipe(**settings_ | fixed)
 
 

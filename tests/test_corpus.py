@@ -77,12 +77,22 @@ def test_validation_windows_never_overlap_and_lie_inside_the_text(length, tokens
     assert len(np.unique(inputs)) == inputs.size
     assert windows.max() < length
     assert inputs.size <= max(tokens, context)
-    assert inputs.size > min(tokens, length - 1 - depth) - context  # as many as there is room for
+    beyond = min(64, length - context - 1)  # kept for the targets of the deepest heads
+    assert inputs.size > min(tokens, length - 1 - beyond) - context  # as many as there is room for
 
 
 def test_few_validation_windows_are_spread_over_the_whole_text():
     starts = counting_corpus(1001).validation_windows(40, context=10)[:, 0]
-    assert starts.tolist() == [0, 250, 500, 750]
+    assert starts.tolist() == [0, 234, 468, 702]
+
+
+@given(length=st.integers(20, 300), tokens=st.integers(1, 400), context=st.integers(1, 12), depth=st.integers(0, 7))
+def test_validation_windows_show_the_same_text_whatever_the_depth(length, tokens, context, depth):
+    corpus = counting_corpus(length)
+    shallow = corpus.validation_windows(tokens, context=context, depth=0)
+    deep = corpus.validation_windows(tokens, context=context, depth=depth)
+    assert deep.shape[1] == context + 1 + depth
+    assert np.array_equal(deep[:, : context + 1], shallow)
 
 
 @given(documents())

@@ -74,6 +74,16 @@ def test_attention_depends_on_distance_and_not_on_position():
     assert turn(q, 3) @ turn(k, 1) == pytest.approx(turn(q, 11) @ turn(k, 9), abs=1e-12)
 
 
+def test_rotary_tables_are_long_enough_even_if_another_thread_stores_shorter_ones_meanwhile():
+    class Contested(dict):
+        def __setitem__(self, key, tables):
+            super().__setitem__(key, tuple(table[:1] for table in tables))
+
+    rotary = Rotary(8, 10000.0)
+    rotary._tables = Contested()
+    assert [table.shape for table in rotary.tables(12, np.zeros(1))] == [(12, 4), (12, 4)]
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_model_with_heads_predicts_the_next_token_exactly_as_its_trunk_does(kind):
     model, text = build(kind), tokens(2, 9)

@@ -62,6 +62,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
         ({"curriculum": "forward"}, "needs prediction heads"),
         ({"freeze_trunk": True}, "nothing to train"),
         ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
+        ({"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256}, "never begins to quantize within 10 steps"),
         ({"quantization": "qat", "width": 48, "attention_heads": 4}, "groups of 32"),
         ({"quantization": "qat", "feed_forward": 100}, "groups of 32"),
         ({"warmup": 0.7, "decay": 0.4}, "must not exceed 1"),
@@ -136,6 +137,19 @@ def test_the_learning_rate_of_a_small_run_is_this():
     recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_rate=0.2)
     rates = [round(schedule.learning_rate(recipe, step), 12) for step in range(10)]
     assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
+
+
+@given(st.integers(1, 10**6), st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100))
+def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
+    share = 1.0 - decay
+    recipe = Recipe(tokens=steps * 8 * 256, decay=decay, warmup=0.0, detach_until=share)
+    start = schedule.decay_start(recipe)
+    assert 0 <= start <= steps and abs(start - share * steps) <= 0.5 + 1e-6
+    assert recipe.step_at(0.0) == 0 and recipe.step_at(1.0) == steps
+    assert not schedule.heads_are_detached(recipe, start)
+    assert start == 0 or schedule.heads_are_detached(recipe, start - 1)
+    if start < steps:
+        assert dataclasses.replace(recipe, quantization="qat", quantize_from=share).first_quantized_step == start
 
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="none"))

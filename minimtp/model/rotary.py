@@ -10,7 +10,7 @@ from minimtp.engine.tensor import Array
 
 
 class Rotary:
-    """Tables of cosines and sines, grown when a longer sequence comes."""
+    """Tables of cosines and sines, grown when a longer sequence comes; threads may share them."""
 
     def __init__(self, channels: int, base: float) -> None:
         self.frequencies = base ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)  # (C/2,) radians a position
@@ -20,8 +20,9 @@ class Rotary:
         """cosine and sine (length, C/2) for positions 0, 1, ..., on the device and in the dtype of `like`."""
         xp = array_module(like)
         key = (xp, like.dtype)
-        if key not in self._tables or self._tables[key][0].shape[0] < length:
+        tables = self._tables.get(key)
+        if tables is None or tables[0].shape[0] < length:
             angles = np.arange(length)[:, None] * self.frequencies  # (length, C/2), float64: exact enough to share
-            self._tables[key] = xp.asarray(np.cos(angles), like.dtype), xp.asarray(np.sin(angles), like.dtype)
-        cosine, sine = self._tables[key]
+            tables = self._tables[key] = xp.asarray(np.cos(angles), like.dtype), xp.asarray(np.sin(angles), like.dtype)
+        cosine, sine = tables  # not looked up again: another thread may have stored shorter ones
         return cosine[:length], sine[:length]

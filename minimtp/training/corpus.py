@@ -24,7 +24,10 @@ from pathlib import Path
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training import texts
+from minimtp.training.recipe import SETTINGS
 from minimtp.training.tokenizer import ByteTokenizer, Tokenizer
+
+DEEPEST = SETTINGS["draft_depth"].metadata["allowed"].high  # tokens after the next that any model predicts
 
 
 class Corpus:
@@ -84,8 +87,12 @@ class Corpus:
         return self.train.take(positions, mode="wrap").astype(np.int64)
 
     def validation_windows(self, tokens: int, *, context: int, depth: int = 0) -> np.ndarray:
-        """At most `tokens` held-out tokens as non-overlapping windows spread evenly: (W, context + 1 + depth) int64."""
-        room = len(self.validation) - 1 - depth
+        """At most `tokens` held-out tokens as non-overlapping windows spread evenly: (W, context + 1 + depth) int64.
+
+        The windows begin at the same places for every depth: models with and without heads are measured on the same text.
+        """
+        targets = max(depth, min(DEEPEST, len(self.validation) - context - 1))
+        room = len(self.validation) - 1 - targets
         count = max(1, min(tokens, room) // context)
         slot = room / count  # every window lies in a slot of its own
         starts = np.array([int(slot * i) for i in range(count)])

@@ -16,7 +16,6 @@ Units: lengths and budgets count tokens (bytes, with the built-in tokenizer); sh
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -144,8 +143,6 @@ class Recipe:
             raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
         if self.distill_weight > 0 and self.freeze_trunk:
             raise UserError("distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them")
-        if self.quantization == "qat" and self.quantize_from == 1.0:
-            raise UserError("quantize_from 1 never begins to quantize: choose a smaller share, or quantization none")
         if self.warmup + self.decay > 1.0:
             raise UserError(
                 f"warmup {self.warmup:g} and decay {self.decay:g} are shares of the same steps: together they must not exceed 1"
@@ -154,6 +151,11 @@ class Recipe:
             raise UserError(
                 f"tokens {self.tokens} do not fill one step of {self.batch} x {self.context}: raise tokens, "
                 "or lower batch or context"
+            )
+        if self.first_quantized_step == self.steps:
+            raise UserError(
+                f"quantize_from {self.quantize_from:g} never begins to quantize within {self.steps} steps: choose a smaller "
+                "share, or quantization none"
             )
 
     @property
@@ -164,7 +166,15 @@ class Recipe:
     @property
     def first_quantized_step(self) -> int | None:
         """The first step (counted from 0) whose products see rounded weights; None without quantization."""
-        return None if self.quantization == "none" else math.ceil(self.quantize_from * self.steps)
+        return None if self.quantization == "none" else self.step_at(self.quantize_from)
+
+    def step_at(self, share: float) -> int:
+        """The step (counted from 0) that begins when the share of all steps is done.
+
+        The one place where shares become steps. What remains is rounded, so that the shares 1 - decay and decay meet in
+        one step: that in which the decay, the rounding or the attached heads begin.
+        """
+        return self.steps - round((1.0 - share) * self.steps)
 
     def trunk_parameters(self) -> int:
         """Trained numbers in the transformer, without prediction heads."""

@@ -26,8 +26,6 @@ not: when one joins, the others keep their weight. For the share `detach_until` 
 trunk without the trunk noticing: it is trained, bit for bit, as it would be alone.
 """
 
-import math
-
 from minimtp.training.recipe import Recipe
 
 
@@ -44,7 +42,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def decay_start(recipe: Recipe) -> int:
     """S - D, the step at which the decay begins: where a stem ends and its branches start."""
-    return recipe.steps - round(recipe.decay * recipe.steps)
+    return recipe.step_at(1.0 - recipe.decay)
 
 
 def head_weights(recipe: Recipe, step: int) -> list[float]:
@@ -68,4 +66,4 @@ def active_heads(recipe: Recipe, step: int) -> int:
 
 def heads_are_detached(recipe: Recipe, step: int) -> bool:
     """Whether step `step` trains the trunk as if there were no heads."""
-    return step < math.ceil(recipe.detach_until * recipe.steps)
+    return step < recipe.step_at(recipe.detach_until)
