@@ -24,7 +24,9 @@ if not NUMPY_WAS_LOADED_BEFORE:
 
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
-__all__ = ["Device", "array_module", "available_cores", "choose_device", "numpy", "to_device", "to_numpy"]
+__all__ = [
+    "Device", "array_module", "available_cores", "blas_threads_warning", "choose_device", "numpy", "to_device", "to_numpy"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,38 @@ def choose_device(requested: str = "auto") -> Device:
 
 
 def _usable_cupy() -> tuple[ModuleType | None, str]:
+    """CuPy if sums (its compiler) and products (the library cuBLAS) come out right, else None and the obstacle."""
     try:
         import cupy
-    except ImportError:
-        return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
+    except Exception as error:  # an installed CuPy fails with more than ImportError: a driver, a version of NumPy
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
+        return None, f"CuPy is installed and does not load: {_first_cause(error)}"
     try:
         if int(cupy.arange(3).sum()) != 3:
             return None, "the GPU adds 0 + 1 + 2 wrongly"
+        ones = cupy.ones((4, 4), "float32")
+        if float((ones @ ones).sum()) != 64.0:
+            return None, "the GPU multiplies matrices of ones wrongly"
     except Exception as error:  # CuPy raises its own, undocumented families here: driver, runtime, compiler
-        return None, f"CuPy cannot compute on it: {str(error).splitlines()[0]}"
+        return None, f"CuPy cannot compute on it: {_first_cause(error)}"
     return cupy, ""
+
+
+def _first_cause(error: BaseException) -> str:
+    """The error that the others were raised from, in one line: CuPy wraps a missing library in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line.strip("=- ")), type(error).__name__)
+
+
+def blas_threads_warning() -> str:
+    """What to add where threads are reported: nothing, unless NumPy was loaded first, with BLAS free to use its own."""
+    settings = [os.environ[variable] for variable in BLAS_THREAD_VARIABLES if variable in os.environ]
+    if not NUMPY_WAS_LOADED_BEFORE or (settings and all(setting == "1" for setting in settings)):
+        return ""
+    return "; BLAS may use its own as well, which is slower: import minimtp before numpy, or set OMP_NUM_THREADS=1"
 
 
 def to_numpy(array: object) -> numpy.ndarray:
