@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a missing right: where nobody closer to it knew better
+        what, why = error.filename or "the system", error.strerror or error
+        print(f"minimtp: {what}: {why}; make room, or give another path", file=sys.stderr)
+        return 2
 
 
 def train(options: argparse.Namespace) -> int:
@@ -52,10 +56,12 @@ def train(options: argparse.Namespace) -> int:
 
     _use_kernels(options)
     out = options.out or _default_out(options)
+    _refuse_what_would_be_ignored(options, out)
+    tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
     result = run_training(
         _recipe(options), options.corpus, out, resume=options.resume, start_from=options.start_from,
         continue_schedule=options.continue_schedule, stop_at_step=options.stop_at_step, teacher=options.teacher,
-        device=options.device, threads=options.threads, tokenizer=open_tokenizer(options.tokenizer),
+        device=options.device, threads=options.threads, tokenizer=tokenizer,
     )  # fmt: skip
     if result.evaluation:
         print(result.evaluation.describe())
@@ -71,7 +77,7 @@ def generate(options: argparse.Namespace) -> int:
 
     _use_kernels(options)
     run = minimtp.load(options.run)
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = sys.stdin.buffer.read() if options.prompt == "-" else options.prompt
     generation = minimtp.generate(
         run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
@@ -81,7 +87,7 @@ def generate(options: argparse.Namespace) -> int:
         show(generation, run.tokenizer)
     else:
         safe = visible if sys.stdout.isatty() else str  # a terminal obeys control characters, a file keeps them
-        print(prompt, end="", flush=True)
+        print(prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt, end="", flush=True)
         for text in stream(generation, run.tokenizer):
             print(safe(text), end="", flush=True)
     statistics = generation.statistics
@@ -207,7 +213,7 @@ def make_parser() -> Parser:
     new.add_argument("--preset", choices=PRESETS, help="start from these settings; options below change single ones")
     new.add_argument("--recipe", metavar="FILE", help="start from the settings in a JSON file, such as a run's recipe.json")
     _add_corpus(new)
-    new.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json of the tokenizers library (default: bytes)")
+    new.add_argument("--tokenizer", metavar="FILE", help="a file of the tokenizers library (default: --from's, else bytes)")
     new.add_argument("--out", metavar="DIR", help="the run folder to write (default: runs/PRESET)")
     new.add_argument("--resume", action="store_true", help="go on with the run in --out")
     new.add_argument("--from", dest="start_from", metavar="RUN", help="start from the weights and settings of another run")
@@ -333,6 +339,18 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
     if "heads" in given and "draft_depth" not in given and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
     return Recipe.from_dict(base | given)
+
+
+def _refuse_what_would_be_ignored(options: argparse.Namespace, out: str) -> None:
+    """Raise UserError for options of `train` that say how a run begins when there is none to begin."""
+    from minimtp.training import checkpoint
+
+    if options.continue_schedule and not options.start_from:
+        raise UserError("--continue-schedule goes on from another run's step: give that run with --from")
+    if options.resume and checkpoint.exists(out):
+        for name, value in (("--from", options.start_from), ("--tokenizer", options.tokenizer)):
+            if value:
+                raise UserError(f"{out} holds a run that has begun: leave {name} out to resume it, or choose another --out")
 
 
 def _recipe_file(path: str) -> dict[str, object]:

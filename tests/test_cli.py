@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import hashlib
+import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -116,6 +118,8 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
         (["--freeze-trunk"], "nothing to train"),
         (["--distill-weight", "0.5"], "distill_weight needs a teacher"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--threads", "-1"], "threads must be at least 1, not -1"),
+        (["--continue-schedule"], "give that run with --from"),
         (["--kernels", "fast"], "--kernels must be one of auto, plain, not 'fast'"),
         (["--device", "gpu"], "--device must be one of auto, cpu, cuda, not 'gpu'"),
         (["--preset", "quik"], "--preset must be one of tiny, quick, laptop, gpu, not 'quik'"),
@@ -168,6 +172,50 @@ def test_a_full_disk_is_refused_and_leaves_the_previous_run_as_it_was(capsys, ru
     assert checkpoint.read(run).step == 10
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows names these failures otherwise")
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("train --preset tiny --out new --corpus", "{}"), ("train --preset tiny --corpus poem.txt --out", "{}/run"),
+        ("train --corpus poem.txt --out new --from", "{}/run"), ("train --resume --out", "{}/run"),
+        ("train --preset tiny --out new --tokenizer", "{}/tokenizer.json"), ("train --out new --recipe", "{}/recipe.json"),
+        ("generate", "{}/run"), ("evaluate", "{}/run"), ("evaluate run --corpus", "{}/text"), ("quantize --out new", "{}/run"),
+        ("quantize run --out", "{}/run"),
+    ],
+)  # fmt: skip
+def test_a_path_without_permission_or_too_long_is_refused(capsys, run, monkeypatch, command, path):
+    stat, open_ = os.stat, io.open
+
+    def locked(function):
+        def attempt(file, *arguments, **options):
+            if "locked" in str(file):
+                raise PermissionError(13, "Permission denied", str(file))
+            return function(file, *arguments, **options)
+
+        return attempt
+
+    assert "File name too long" in refused(capsys, *command.split(), path.format("x" * 300))
+    monkeypatch.setattr("os.stat", locked(stat))
+    monkeypatch.setattr("io.open", locked(open_))
+    assert "Permission denied" in refused(capsys, *command.split(), path.format("locked"))
+
+
+def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(capsys, run, monkeypatch):
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device", "loss.png")
+
+    monkeypatch.setattr("minimtp.training.loop.draw_losses", full)
+    assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "new"]) == 2
+    assert capsys.readouterr().err.endswith("\nminimtp: loss.png: No space left on device; make room, or give another path\n")
+    assert checkpoint.read("new").step == 10
+
+
+def test_options_that_say_how_a_run_begins_are_refused_when_it_has_begun(capsys, run):
+    for option, value in (("--from", "run"), ("--tokenizer", "tokenizer.json")):
+        sentence = refused(capsys, "train", "--out", "run", "--resume", option, value)
+        assert f"run holds a run that has begun: leave {option} out to resume it" in sentence
+
+
 def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
     options = ["--corpus", "poem.txt", "--heads", "token_conditioned", "--draft-depth", "3", "--out", "run"]
     assert "run already holds a finished run" in refused(capsys, "train", *SMALL, *options)
@@ -202,6 +250,9 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "arguments are required: --out" in refused(capsys, "quantize", "run")
     assert "arguments are required: RUN" in refused(capsys, "evaluate")
     assert "missing.txt" in refused(capsys, "evaluate", "run", "--corpus", "missing.txt")
+    assert "threads must be at least 1, not -1" in refused(capsys, "evaluate", "run", "--threads", "-1")
+    for tokens in ("0", "-5"):
+        assert f"tokens must be at least 1, not {tokens}" in refused(capsys, "evaluate", "run", "--tokens", tokens)
     assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
@@ -234,13 +285,14 @@ def test_the_same_works_from_python(run):
 
 
 def test_show_and_json_and_standard_input(capsys, run, monkeypatch):
-    assert main(["generate", "run", "--prompt", "roses ", "--max-new", "5", "--show"]) == 0
+    assert main(["generate", "run", "--prompt", "roses ", "--max-new", "5", "--show", "--draft-confidence", "0"]) == 0
     assert "tokens a step" in capsys.readouterr().out
     assert main(["evaluate", "run", "--tokens", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 64
-    monkeypatch.setattr("sys.stdin", argparse.Namespace(read=lambda: "sugar "))
-    assert main(["generate", "run", "--prompt", "-", "--max-new", "2"]) == 0
-    assert capsys.readouterr().out.startswith("sugar ")
+    for given_, shown in ((b"sugar ", "sugar "), (b"caf\xe9 ", "caf\ufffd ")):
+        monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(given_)))
+        assert main(["generate", "run", "--prompt", "-", "--max-new", "2"]) == 0
+        assert capsys.readouterr().out.startswith(shown)
 
 
 def test_fine_tuning_takes_over_the_other_runs_settings(capsys, run):
@@ -254,6 +306,11 @@ def test_fine_tuning_takes_over_the_other_runs_settings(capsys, run):
     assert checkpoint.read("c").recipe == dataclasses.replace(stored, heads="none", draft_depth=0, tokens=128)
     assert main(["train", "--recipe", "a/recipe.json", "--corpus", "poem.txt", "--out", "d"]) == 0
     assert checkpoint.read("d").recipe == checkpoint.read("a").recipe
+
+
+def test_fine_tuning_without_a_corpus_reads_the_other_runs_text(run):
+    assert main(["train", "--from", "run", "--tokens", "128", "--out", "tuned"]) == 0
+    assert checkpoint.read("tuned").corpus == checkpoint.read("run").corpus
 
 
 def test_the_resolved_settings_and_each_choice_with_its_reason_are_printed(capsys):
@@ -278,6 +335,20 @@ def test_ctrl_c_exits_130_after_saving_and_says_how_to_go_on(capsys, monkeypatch
         assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
     assert "stopped at step 5 of 10, saved in out; go on with: minimtp train --out out --resume" in capsys.readouterr().err
     assert main(["train", "--out", "out", "--resume"]) == 0
+    assert checkpoint.read("out").step == 10
+
+
+def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished(capsys, monkeypatch):
+    advance = Trainer.advance
+
+    def advance_and_be_interrupted(trainer, tokens):
+        if trainer.step == 9:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer, tokens)
+
+    monkeypatch.setattr(Trainer, "advance", advance_and_be_interrupted)
+    assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
+    assert "stopped after the last step, 10 of 10: the run is finished and saved in out" in capsys.readouterr().err
     assert checkpoint.read("out").step == 10
 
 

@@ -173,6 +173,19 @@ def test_a_folder_leaves_out_hidden_binary_and_empty_files(tmp_path):
     assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt", "1.txt", "below/more.txt"]
 
 
+def test_links_that_lead_nowhere_are_left_out_of_a_folder_and_refused_by_name(tmp_path):
+    folder = write_files(tmp_path / "texts", 1)
+    try:
+        (folder / "loop").symlink_to(folder / "loop")
+        (folder / "gone").symlink_to(tmp_path / "missing")
+    except OSError:
+        pytest.skip("this user may not make links here")
+    assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt"]
+    for name in ("loop", "gone"):
+        with pytest.raises(UserError, match="there is no file or folder"):
+            open_corpus([folder / name])
+
+
 def test_two_files_of_one_name_are_both_kept(tmp_path):
     for folder in ("a", "b"):
         write_files(tmp_path / folder, 1)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from minimtp import backend
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
@@ -31,6 +32,7 @@ from minimtp.training.loop import train
 from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
 from minimtp.training.recipe import Recipe
+from minimtp.training.tokenizer import ByteTokenizer
 from minimtp.training.trainer import Trainer
 
 CPU = choose_device("cpu")
@@ -201,6 +203,25 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, corpus
     assert stored(tmp_path / "run") == stored(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("moment", ["last step of the stage", "last step of the run", "final evaluation"])
+def test_a_signal_at_the_very_end_still_stops_what_would_come_next(tmp_path, corpus, monkeypatch, moment):
+    def interrupted(function, at):
+        def call(*arguments):
+            if at is None or arguments[0].step == at:
+                signal.raise_signal(signal.SIGINT)
+            return function(*arguments)
+
+        return call
+
+    at = {"last step of the stage": 6, "last step of the run": 11}.get(moment)
+    place = "minimtp.training.loop.evaluate_model" if at is None else "minimtp.training.loop.Trainer.advance"
+    monkeypatch.setattr(place, interrupted(evaluate_model if at is None else Trainer.advance, at))
+    with pytest.raises(Interrupted, match="stopped at step 7 of 12" if at == 6 else "the run is finished and saved"):
+        train(recipe_of(), corpus, tmp_path, stop_at_step=7 if at == 6 else None, threads=1, report=quiet)
+    assert checkpoint.read(tmp_path).step == (7 if at == 6 else 12)
+    assert train(None, corpus, tmp_path, resume=True, report=quiet).evaluation
+
+
 def test_a_second_signal_stops_at_once():
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
@@ -276,6 +297,45 @@ def test_a_run_finds_its_text_again_by_itself(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
     train(recipe_of(), [tmp_path / "poem.txt"], tmp_path / "run", stop_at_step=3, report=quiet)
     assert train(None, (), tmp_path / "run", resume=True, report=quiet).finished
+
+
+def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no_other(tmp_path, monkeypatch):
+    class Backwards(ByteTokenizer):
+        def to_dict(self):
+            return {"kind": "backwards"}
+
+    def from_dict(stored):
+        return Backwards() if stored["kind"] == "backwards" else ByteTokenizer()
+
+    monkeypatch.setattr("minimtp.training.loop.tokenizer_from_dict", from_dict)
+    (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
+    (tmp_path / "other.txt").write_bytes(b"sugar is sweet and so are you, " * 100)
+    source = tmp_path / "source"
+    train(recipe_of(2), [tmp_path / "poem.txt"], source, tokenizer=Backwards(), report=quiet)
+    train(recipe_of(2), (), tmp_path / "same", start_from=source, report=quiet)
+    train(recipe_of(2), [tmp_path / "other.txt"], tmp_path / "new", start_from=source, report=quiet)
+    began, same, new = (checkpoint.read(tmp_path / name) for name in ("source", "same", "new"))
+    assert same.corpus == began.corpus and new.corpus["sources"] == [str((tmp_path / "other.txt").resolve())]
+    assert same.tokenizer == new.tokenizer == {"kind": "backwards"}
+    with pytest.raises(UserError, match="belong to another tokenizer: leave --tokenizer out"):
+        train(recipe_of(2), (), tmp_path / "no", start_from=source, tokenizer=ByteTokenizer(), report=quiet)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("loaded_before", "settings", "words"),
+    [(True, {}, "BLAS may use its own as well"), (True, {"OMP_NUM_THREADS": "1"}, ""), (False, {}, "")],
+)
+def test_the_line_about_threads_says_when_blas_may_use_its_own(tmp_path, corpus, monkeypatch, loaded_before, settings, words):
+    for variable in backend.BLAS_THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(backend, "NUMPY_WAS_LOADED_BEFORE", loaded_before)
+    said = []
+    train(recipe_of(1), corpus, tmp_path, threads=1, report=said.append)
+    line = next(line for line in said if line.startswith("threads"))
+    assert words in line if words else line.endswith("share of the batch")
 
 
 def test_a_log_line_is_written_for_every_step_once_even_after_a_crash(tmp_path, corpus):

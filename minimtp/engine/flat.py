@@ -64,7 +64,7 @@ def _group(name: str, apart: tuple[str, ...]) -> int:
 
 
 def parameter_count(model: Module) -> int:
-    """Numbers that training can change; a shared one counts once."""
+    """Numbers in the model's parameters, frozen ones too; a shared one counts once."""
     return sum(parameter.data.size for parameter in model.parameters())
 
 

@@ -5,7 +5,7 @@ A run folder holds
     checkpoint.safetensors    parameters (`model.NAME`), optimizer moments (`optimizer.first.NAME`,
                               `optimizer.second.NAME`) and, as JSON in the file's header, all that is needed to go on:
                               recipe, step, tokenizer, corpus, ...
-    recipe.json               the same settings for people; never read back
+    recipe.json               the same settings for people; resuming does not read it, `train --recipe` does
     log.jsonl                 one line per logged step
 
 **Atomic.** The new file is written beside the old one, flushed to the disk, and renamed over it; then the folder is
@@ -18,6 +18,7 @@ arrays. Tensors must match the model that the recipe builds, name by name and sh
 Every way in which a folder cannot be read or written is a UserError of one sentence.
 """
 
+import contextlib
 import json
 import os
 import zlib
@@ -33,6 +34,7 @@ from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
 from minimtp.quant.qat import QuantizationSpec, prepare, restore
 from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
+from minimtp.training.paths import kind_at
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
 
@@ -63,12 +65,12 @@ class Checkpoint:
 
 def exists(folder: str | Path) -> bool:
     """Whether the run folder holds a checkpoint (it may still turn out to be damaged)."""
-    return Path(folder, FILE_NAME).is_file()
+    return kind_at(Path(folder, FILE_NAME)) == "file"
 
 
 def started(folder: str | Path) -> bool:
     """Whether training has begun there: there is a checkpoint to go on from, or at least a log."""
-    return exists(folder) or Path(folder, LOG_NAME).is_file()
+    return exists(folder) or kind_at(Path(folder, LOG_NAME)) == "file"
 
 
 def write(folder: str | Path, checkpoint: Checkpoint) -> None:
@@ -91,7 +93,7 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
         write_safetensors(partial, arrays, {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))})
         _put_in_place(partial, folder / FILE_NAME)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise UserError(
             f"the checkpoint cannot be written to {folder} ({_cause(error)}); make room or choose another folder"
             + (", the previous checkpoint is intact" if exists(folder) else "")
@@ -107,9 +109,9 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
     """
     folder = Path(folder)
     path = folder / FILE_NAME
-    if not folder.is_dir():
+    if kind_at(folder) != "folder":
         raise UserError(f"there is no run folder {folder}: give the folder that minimtp train --out wrote")
-    if not path.is_file():
+    if kind_at(path) != "file":
         raise UserError(f"{folder} holds no checkpoint: give a run folder in which training has saved one")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -217,8 +219,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         _put_in_place(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise UserError(f"{path} cannot be written ({_cause(error)}): make room or choose another folder") from None
+
+
+def _discard(partial: Path) -> None:
+    with contextlib.suppress(OSError):  # it may never have been there, or be out of reach
+        partial.unlink()
 
 
 def _put_in_place(partial: Path, path: Path) -> None:

@@ -112,8 +112,9 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
         raise UserError(f"{named[0]} is a corpus of its own: give it alone, or ./{named[0]} for a file of that name")
+    documents = texts.files_and_folders(sources)
     absolute = [str(Path(source).resolve()) for source in sources]
-    return Corpus(" + ".join(map(str, sources)), texts.files_and_folders(sources), tokenizer, absolute)
+    return Corpus(" + ".join(map(str, sources)), documents, tokenizer, absolute)
 
 
 def fingerprint(documents: texts.Texts) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from minimtp.backend import array_module, available_cores, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.errors import UserError
 from minimtp.model.objective import evaluate_losses
 from minimtp.training.build import Model
 from minimtp.training.checkpoint import LoadedRun, load
@@ -68,8 +69,11 @@ def evaluate(
     """Evaluate a trained run, or the run in a folder, on the held-out part of a corpus.
 
     corpus: a Corpus, or what `open_corpus` takes; None for the one the run was trained on. tokens: how many to predict, at
-    most (None: the recipe's evaluate_bytes). Raises UserError for a run or corpus that cannot be used.
+    most (None: the recipe's evaluate_bytes). Raises UserError for a run, corpus or number that cannot be used.
     """
+    for name, number in (("tokens", tokens), ("threads", threads)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be at least 1, not {number}")
     if not isinstance(run, LoadedRun):
         run = load(run)
     if not isinstance(corpus, Corpus):

@@ -9,13 +9,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after its checkpoint was written; the message says how to go on."""
+    """Training was stopped by a signal, after its checkpoint was written; the message says how to go on.
+
+    A run that was finished by then is stopped too: what was to come after it does not begin.
+    """
 
     def __init__(self, folder: Path, step: int, steps: int) -> None:
         self.folder, self.step = folder, step
-        super().__init__(
-            f"stopped at step {step} of {steps}, saved in {folder}; go on with: minimtp train --out {folder} --resume"
-        )
+        if step < steps:
+            how = f"stopped at step {step} of {steps}, saved in {folder}; go on with: minimtp train --out {folder} --resume"
+        else:
+            how = f"stopped after the last step, {step} of {steps}: the run is finished and saved in {folder}"
+        super().__init__(how)
 
 
 class StopRequest:

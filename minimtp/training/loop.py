@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, choose_device
+from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
 from minimtp.training import checkpoint
@@ -62,9 +62,9 @@ def train(
     """Train a model and write it to the run folder `out`; the command `minimtp train`.
 
     recipe: may be left out with `resume` (the stored one is used). corpus: a Corpus, or what `open_corpus` takes; left out
-    with `resume` it is the one the run began with. start_from: a run folder whose weights are taken over;
-    continue_schedule: also its moments and its step. stop_at_step: save and return there, as if interrupted. report:
-    receives lines for people (None: standard error).
+    with `resume` or `start_from` it is the one that run was trained on, and so is the tokenizer. start_from: a run folder
+    whose weights are taken over; continue_schedule: also its moments and its step. stop_at_step: save and return there, as
+    if interrupted. report: receives lines for people (None: standard error).
 
     Raises UserError for whatever cannot be used, and Interrupted, after saving, when the user stops the run.
     """
@@ -72,17 +72,19 @@ def train(
     out = Path(out)
     before = _previous(out, recipe, resume)
     recipe = recipe or (before.recipe if before else Recipe())
+    source = None if before or start_from is None else checkpoint.read(start_from, optimizer=continue_schedule)
     if not isinstance(corpus, Corpus):
-        sources = corpus or (before.corpus["sources"] if before else ())
-        corpus = open_corpus(sources, tokenizer_from_dict(before.tokenizer) if before else tokenizer)
+        corpus = _open_corpus(corpus, tokenizer, before or source)
     _check_corpus(corpus, recipe, before)
+    if source and source.tokenizer != corpus.tokenizer.to_dict():
+        raise UserError(f"the weights of {start_from} belong to another tokenizer: leave --tokenizer out to take over its own")
     if stop_at_step is not None and stop_at_step < 1:
         raise UserError(f"stop_at_step must be at least 1, not {stop_at_step}")
     last_step = min(recipe.steps, stop_at_step or recipe.steps)
     if before and before.step >= last_step:
         report(f"{out} is finished: step {before.step} of {recipe.steps}")
         return TrainingResult(out, before.step, before.step >= recipe.steps, _evaluation(before.state))
-    at = before if before or start_from is None else _branch(start_from, recipe, continue_schedule)
+    at = _branch(start_from, source, recipe, continue_schedule) if source else before
     if at and at.step >= last_step:
         raise UserError(f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens")
     state = dict(before.state) if before else {}
@@ -99,7 +101,7 @@ def train(
             report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
             report(f"device    {chosen.name}: {chosen.reason}")
             report(f"kernels   {': '.join(kernels.describe())}")
-            report(f"threads   {trainer.shards}, each with its share of the batch")
+            report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
             return _run(trainer, corpus, out, log, last_step, state, report)
     finally:
         trainer.close()
@@ -153,10 +155,11 @@ def _run(
         if trainer.step == recipe.steps:
             evaluate()
         save()
-    if stop.asked and trainer.step < last_step:
+    if trainer.step == recipe.steps or not stop.asked:
+        picture = draw_losses(out)
+        report(f"saved     {out}" + (f", loss curve {picture}" if picture else ""))
+    if stop.asked:  # even in the last step, of the run or of this stage: what comes after it must not begin
         raise Interrupted(out, trainer.step, recipe.steps)
-    picture = draw_losses(out)
-    report(f"saved     {out}" + (f", loss curve {picture}" if picture else ""))
     return TrainingResult(out, trainer.step, trainer.step == recipe.steps, _evaluation(state))
 
 
@@ -190,6 +193,14 @@ def _previous(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | No
     return before
 
 
+def _open_corpus(sources: Sequence[str | Path], tokenizer: Tokenizer | None, origin: Checkpoint | None) -> Corpus:
+    """The corpus that was asked for; what was left open, text or tokenizer, is as in the run that the weights come from."""
+    if origin:
+        sources = sources or origin.corpus.get("sources", ())
+        tokenizer = tokenizer or tokenizer_from_dict(origin.tokenizer)
+    return open_corpus(sources, tokenizer)
+
+
 def _check_corpus(corpus: Corpus, recipe: Recipe, before: Checkpoint | None) -> None:
     if recipe.vocabulary_size != corpus.tokenizer.vocabulary_size:
         raise UserError(
@@ -204,9 +215,8 @@ def _check_corpus(corpus: Corpus, recipe: Recipe, before: Checkpoint | None) -> 
         )
 
 
-def _branch(folder: str | Path, recipe: Recipe, continue_schedule: bool) -> Checkpoint:
-    """What a run of `recipe` takes over from the run in `folder`."""
-    source = checkpoint.read(folder, optimizer=continue_schedule)
+def _branch(folder: str | Path, source: Checkpoint, recipe: Recipe, continue_schedule: bool) -> Checkpoint:
+    """What a run of `recipe` takes over from `source`, the run in `folder`."""
     if source.packed is not None:
         raise UserError(f"{folder} holds a quantized model, which cannot be trained: start from the run it was made from")
     moments = {}

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minimtp.errors import UserError
+from minimtp.training.paths import kind_at
 
 Texts = list[tuple[str, bytes]]
 
@@ -78,15 +79,16 @@ def files_and_folders(paths: Sequence[str | Path]) -> Texts:
     texts: dict[str, bytes] = {}
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        kind = kind_at(path)
+        if kind == "folder":
             prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
             found = {prefix + name: _read(file) for name, file in _files_below(path, skip=lambda part: part.startswith("."))}
             found = {name: content for name, content in found.items() if content and not is_binary(content)}
             if not found:
                 raise UserError(f"the folder {given} holds no text files: give a folder or file of text")
-        elif path.exists() and not path.is_file():
+        elif kind == "other":
             raise UserError(f"{given} is neither a file nor a folder: give a text file")
-        elif path.exists():
+        elif kind == "file":
             content = _read(path)
             if is_binary(content):
                 raise UserError(f"{given} is not text (it has bytes that no text file has): give a text file")
@@ -130,7 +132,7 @@ def _files_below(folder: Path, skip=lambda part: False) -> list[tuple[str, Path]
         folders[:] = [name for name in folders if not skip(name)]
         for name in names:
             path = Path(parent, name)
-            if not skip(name) and path.is_file():
+            if not skip(name) and kind_at(path) == "file":
                 found.append((path.relative_to(folder).as_posix(), path))
     return sorted(found)
 
