@@ -25,7 +25,8 @@ if not NUMPY_WAS_LOADED_BEFORE:
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
-    "Device", "array_module", "available_cores", "blas_threads_warning", "choose_device", "numpy", "to_device", "to_numpy"
+    "Device", "array_module", "available_cores", "blas_threads_warning", "choose_device", "empty_gpu_pool", "gpu_pool_bytes",
+    "numpy", "to_device", "to_numpy",
 ]  # fmt: skip
 
 
@@ -109,6 +110,19 @@ def to_numpy(array: object) -> numpy.ndarray:
 def to_device(array: object, device: Device) -> object:
     """The array on `device`; nothing is copied when it is already there."""
     return to_numpy(array) if device.name == "cpu" else device.xp.asarray(array)
+
+
+def gpu_pool_bytes() -> int:
+    """GPU memory that CuPy's pool holds, in use or kept for reuse; 0 where CuPy was never loaded."""
+    cupy = sys.modules.get("cupy")
+    return cupy.get_default_memory_pool().total_bytes() if cupy is not None else 0
+
+
+def empty_gpu_pool() -> None:
+    """Give the GPU memory back that the pool only keeps for reuse."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 def available_cores() -> int:

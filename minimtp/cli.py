@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"minimtp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"\nminimtp: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"\nminimtp: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
@@ -76,7 +76,7 @@ def generate(options: argparse.Namespace) -> int:
     from minimtp.decode.show import show, visible
 
     _use_kernels(options)
-    run = minimtp.load(options.run)
+    run = minimtp.load(options.run, device=options.device)
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else options.prompt
     generation = minimtp.generate(
         run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
@@ -242,6 +242,7 @@ def make_parser() -> Parser:
     new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
                      help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
     new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
+    _add_device(new)
     _add_kernels(new)
 
     new = command(
@@ -293,8 +294,12 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
                         help="text files and folders, or stdlib (the default), shakespeare, bible")  # fmt: skip
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    _add_device(parser)
     parser.add_argument("--threads", type=_whole, metavar="N", help="default: one for each core")
     _add_kernels(parser)
 

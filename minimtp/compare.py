@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import available_cores, choose_device
+from minimtp.backend import Device, available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
@@ -68,13 +68,13 @@ class Measurement:
     depths, confidences: the ways of drafting that are tried on `trials` prompts of training text.
     """
 
-    prompts: int = 60
+    prompts: int = 48
     prompt: int = 32
     max_new: int = 96
     repeats: int = 3
-    trials: int = 12
-    depths: tuple[int, ...] = (3, 7, 15)
-    confidences: tuple[float, ...] = (0.0, 0.1, 0.3)
+    trials: int = 16
+    depths: tuple[int, ...] = (4, 7, 15)
+    confidences: tuple[float, ...] = (0.0, 0.1, 0.2)
 
 
 MEASUREMENTS = {
@@ -119,7 +119,8 @@ def run(
     text = open_corpus(corpus)
     text.require(recipe.batch, recipe.context, MOST_DEPTH)
     prompts = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
-    chosen, (kernel, why) = choose_device(device), kernels.describe()
+    chosen = choose_device(device)
+    kernel, why = kernels.describe(chosen.name)
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
     setting = {
@@ -141,7 +142,7 @@ def run(
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
     evaluations = {name: evaluate(loaded, text, threads=threads) for name, loaded in runs.items()}
-    figures = _decoded(runs, *prompts, sizes)
+    figures = _decoded(runs, *prompts, sizes, chosen)
     configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
     claims = judge({c["name"]: c for c in configurations})
     result = {
@@ -183,17 +184,17 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
     for name, source in (("mtp_qat_int4", "mtp_qat"), ("mtp_int4_rounded", "mtp")):
         if not checkpoint.exists(out / name):
             quantize(out / source, out / name)
-    return {name: load(out / name) for name in TITLES}
+    return {name: load(out / name, device) for name in TITLES}
 
 
 def _decoded(
-    runs: dict[str, LoadedRun], held_out: list[np.ndarray], familiar: list[np.ndarray], sizes: Measurement
+    runs: dict[str, LoadedRun], held_out: list[np.ndarray], familiar: list[np.ndarray], sizes: Measurement, device: Device
 ) -> dict[str, dict[str, object]]:
     """Everything measured by decoding, by configuration and column; drafting is tuned on the familiar prompts."""
     contestants = {name: _contestant(name, loaded) for name, loaded in runs.items()}
     plain = {name: Contestant(f"{name}, plainly", contestants[name].target) for name in ("mtp", "mtp_qat_int4")}
     figures: dict[str, dict[str, object]] = {name: {} for name in runs}
-    exact = kernels.describe()[0] == "cpu"  # compiled products give a row the same bits in any company
+    exact = kernels.describe(device.name)[0] == "cpu"  # compiled products give a row the same bits in any company
     turns = len(TEMPERATURES) * sizes.repeats * sizes.prompts * (len(contestants) + len(plain))
     with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
         for suffix, law in TEMPERATURES.items():
@@ -211,7 +212,7 @@ def _decoded(
                     figures[name]["greedy_texts"] = asdict(agreement)
     for name, loaded in runs.items():
         figures[name]["peak_memory_bytes"] = peak_memory(
-            lambda folder=loaded.folder, name=name: _contestant(name, load(folder)), held_out[0], sizes.max_new
+            lambda folder=loaded.folder, name=name: _contestant(name, load(folder, device.name)), held_out[0], sizes.max_new
         )
     return figures
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from minimtp.backend import empty_gpu_pool, gpu_pool_bytes, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.generate import Target, generate
 from minimtp.decode.sampling import GREEDY, Law
@@ -163,8 +163,11 @@ def check_greedy_texts(
 def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: int) -> int:
     """Bytes alive at the worst moment of decoding one text greedily: weights, cache, tables, buffers.
 
-    Host memory as Python's allocators count it, NumPy's arrays included, beyond what was there before the decoder was built.
+    Host memory as Python's allocators count it, NumPy's arrays included (what compiled kernels use as scratch is not), beyond
+    what was there before the decoder was built; on a GPU also by how much the memory pool had to grow.
     """
+    empty_gpu_pool()
+    pool_before = gpu_pool_bytes()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -172,7 +175,7 @@ def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: in
         gc.collect()
         tracemalloc.reset_peak()
         _turn(contestant, prompt, max_new, GREEDY, 0)
-        return tracemalloc.get_traced_memory()[1] - before
+        return tracemalloc.get_traced_memory()[1] - before + gpu_pool_bytes() - pool_before
     finally:
         tracemalloc.stop()
 

@@ -43,8 +43,10 @@ def use(choice: str) -> None:
     _choice = choice
 
 
-def describe() -> tuple[str, str]:
-    """What runs on float32 NumPy arrays, "cpu" or "plain", and why. May import Numba."""
+def describe(device: str = "cpu") -> tuple[str, str]:
+    """What runs on float32 arrays of the device, "cpu" or "plain", and why. May import Numba."""
+    if device != "cpu":
+        return "plain", "array code is all there is for a GPU"
     compiled = _load_compiled(announce=False)
     if compiled is not None:
         return "cpu", f"compiled for this processor by Numba {compiled.numba.__version__}"

@@ -60,13 +60,13 @@ def accumulate_gradients(
     hidden = model.hidden(inputs)
     leaf = Tensor(hidden.data, requires_grad=True)
     own = weight * (1.0 - distill_weight)
-    losses[0], leaf.grad = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
+    losses[0], leaf.grad, logits = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
     if teacher is not None and weight * distill_weight:
         leaf.grad += _distillation_gradient(model, teacher, inputs, hidden.data, weight * distill_weight)
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             start = hidden.detach() if detached else leaf
-            laws = _trunk_laws(model, hidden.data, tokens) if from_trunk else None  # (B, T + K, V)
+            laws = _trunk_laws(logits.reshape(*inputs.shape, -1), tokens) if from_trunk else None  # (B, T + K, V)
             weights = np.asarray(head_weights) * scale
             losses[1:] = _accumulate_in_heads(model, start, tokens, weights, head_positions, laws)
     if trunk_learns:
@@ -86,7 +86,7 @@ def _accumulate_in_heads(
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)
         law = None if laws is None else laws[:, k : length + k][:, positions].reshape(targets.size, -1)
-        losses[k - 1], gradient = _loss_at(model, state.data, targets, float(weights[k - 1]), law)
+        losses[k - 1], gradient, _ = _loss_at(model, state.data, targets, float(weights[k - 1]), law)
         if model.heads.independent:
             state.backward(gradient)
         else:
@@ -131,10 +131,10 @@ def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None))
 
 def _loss_at(
     model: Model, state: Array, targets: Array, weight: float, law: Array | None = None
-) -> tuple[float, Array]:
-    """Mean nats of the targets at `state` (B, T, D), and weight times the gradient at the state; the output learns too.
+) -> tuple[float, Array, Array]:
+    """Mean nats of the targets at `state` (B, T, D), weight times the gradient at the state, and the logits (B*T, V).
 
-    law: (B*T, V), what the gradient follows instead of the targets.
+    The output learns too. law: (B*T, V), what the gradient follows instead of the targets.
     """
     leaf = Tensor(state, requires_grad=True)
     logits = model.logits(leaf)
@@ -143,16 +143,18 @@ def _loss_at(
     nats = losses.data if law is None else CrossEntropy(targets).forward(rows.data)
     loss = float(nats.mean())
     if weight == 0.0:
-        return loss, array_module(state).zeros_like(state)
+        return loss, array_module(state).zeros_like(state), rows.data
     losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
-    return loss, leaf.grad
+    return loss, leaf.grad, rows.data
 
 
-def _trunk_laws(model: Model, hidden: Array, tokens: Array) -> Array:
-    """(B, T + K, V): what follows each position, by the trunk's probabilities at the T it has seen, then by the text."""
-    xp, length = array_module(hidden), hidden.shape[1]
-    with no_grad():
-        laws = _softmax(model.logits(Tensor(hidden)).data)  # (B, T, V)
+def _trunk_laws(logits: Array, tokens: Array) -> Array:
+    """(B, T + K, V): what follows each position, by the trunk's (B, T, V) where it has seen it, beyond that by the text.
+
+    Overwrites the logits.
+    """
+    xp, length = array_module(logits), logits.shape[1]
+    laws = _softmax(logits)
     text = xp.eye(laws.shape[-1], dtype=laws.dtype)[tokens[:, length + 1 :]]  # (B, K, V)
     return xp.concatenate([laws, text], axis=1)
 

@@ -151,7 +151,7 @@ class LoadedRun:
 
 
 def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
-    """The model of a run folder, on the device "cpu", "cuda" or "auto" (packed models stay on the CPU).
+    """The model of a run folder, on the device "cpu", "cuda" or "auto".
 
     Raises UserError for whatever is wrong with the folder (see `read`), and for a device that cannot be used.
     """
@@ -162,7 +162,7 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
     spec, fake_quantized = None, False
     if checkpoint.packed is not None:
         spec = QuantizationSpec(**checkpoint.packed)
-        model = restore(model, spec, checkpoint.parameters)
+        model = restore(model, spec, {name: to_device(array, chosen) for name, array in checkpoint.parameters.items()})
     else:
         fill(model, checkpoint.parameters, path)
         map_parameters(model, lambda array: to_device(array, chosen))

@@ -100,7 +100,7 @@ def train(
             report(f"corpus    {corpus.describe()}")
             report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
             report(f"device    {chosen.name}: {chosen.reason}")
-            report(f"kernels   {': '.join(kernels.describe())}")
+            report(f"kernels   {': '.join(kernels.describe(chosen.name))}")
             report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
             return _run(trainer, corpus, out, log, last_step, state, report)
     finally:
