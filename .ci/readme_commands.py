@@ -1,4 +1,4 @@
-"""Print the commands of a Markdown file's `sh` blocks, to be run by CI.
+"""Print the commands of a Markdown file's `sh` blocks, then its `python` blocks as commands, to be run by CI.
 
 With --small, training and comparing take the preset `tiny`, which runs the same code in seconds; installing is left out
 (CI has just done it, from this checkout) and so is pytest (CI runs it in an environment of its own).
@@ -19,6 +19,11 @@ def commands(text: str) -> list[str]:
     return lines
 
 
+def programs(text: str) -> list[str]:
+    """The ```python blocks, each as a command that runs it."""
+    return [f"python - <<'END'\n{block}END" for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
 def small(command: str) -> str | None:
     """The command as CI runs it, None to leave it out."""
     if command.startswith(("pip install", "pytest", "git clone", "cd ")):
@@ -29,7 +34,9 @@ def small(command: str) -> str | None:
 
 
 if __name__ == "__main__":
-    for command in commands(Path(sys.argv[-1]).read_text(encoding="utf-8")):
+    markdown = Path(sys.argv[-1]).read_text(encoding="utf-8")
+    for command in commands(markdown):
         command = small(command) if "--small" in sys.argv else command
         if command:
             print(command)
+    print("\n".join(programs(markdown)))
