@@ -54,12 +54,15 @@ def generate(
     runtime, drafter = deploy(run.model)
     if drafter:
         drafter.least_confidence = draft_confidence
+    drafter, law = drafter if draft == "heads" else None, Law(temperature, top_k, top_p)
+    for _ in generate_tokens(runtime, drafter, [run.tokenizer.end_token], max_new=3, law=law, rule=rule):
+        pass  # kernels are compiled or loaded now, so that the text's own seconds are those of decoding
     return generate_tokens(
         runtime,
-        drafter if draft == "heads" else None,
+        drafter,
         run.tokenizer.encode(prompt),
         max_new=max_new,
-        law=Law(temperature, top_k, top_p),
+        law=law,
         seed=seed,
         draft_depth=draft_depth,
         stop_tokens=[run.tokenizer.end_token],
