@@ -126,7 +126,8 @@ class SharedNoise:
     Rule: with Gumbel noise G fixed for every position, the target's token is argmax(log p + G) (a draw from p), the
     draft is argmax(log q + G); accept while they are equal, emit the target's choice where they differ.
     Source: Daliri et al. 2024 (2408.07978), "Coupling without communication"; Gumbel-max as in Maddison et al. 2014.
-    Guarantee: token for token what plain decoding gives for this seed, with any drafter and any draft length. Similar
+    Guarantee: token for token what plain decoding gives for this seed, with any drafter and any draft length, where a
+    row's logits do not depend on how many rows are computed (compiled kernels; float64 up to its rounding). Similar
     laws have similar maxima: acceptance is at least (1 - TV) / (1 + TV), a little less than the token rule's 1 - TV.
     """
 

@@ -10,8 +10,9 @@ measured without the rounding is another model's loss.
 
 Which grid a matrix gets (`QuantizationSpec`): the trunk's products `weights`, everything under the prediction heads `heads`,
 the token table and the output `embedding`, which is finer by default: both touch the tokens directly and tolerate 4 bits
-badly, and llama.cpp keeps them at Q8_0 for such models. A tied table is one matrix with one grid, rounded once, seen by the
-lookup and by the output alike. Norm weights stay full precision. Nothing is skipped silently: a matrix whose rows are not
+badly, and llama.cpp keeps them at Q8_0 for such models. A tied table is one matrix with one grid; every use
+rounds it to the same numbers, the lookup and the output alike.
+Norm weights stay full precision. Nothing is skipped silently: a matrix whose rows are not
 whole groups is an error that names it.
 """
 
