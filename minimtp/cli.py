@@ -153,9 +153,13 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    from minimtp import bench as measurements
+    raise UserError("say what to measure: see minimtp bench -h")
 
-    measurements.train(
+
+def bench_train(options: argparse.Namespace) -> int:
+    from minimtp.bench import train as measurement
+
+    measurement.train(
         options.preset, steps=options.steps, rounds=options.rounds, threads=options.threads, kernel_choice=options.kernels,
         out=options.out,
     )  # fmt: skip
@@ -204,8 +208,11 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="")
 
     def command(function: object, usage: str, summary: str, example: str) -> Parser:
-        name, epilog = function.__name__, f"example:\n  {example}"
-        new = commands.add_parser(name, usage=f"minimtp {name} {usage}", help=summary, description=summary, epilog=epilog)
+        *above, name = words = function.__name__.split("_")
+        usage, epilog = f"minimtp {' '.join(words)} {usage}", f"example:\n  {example}"
+        new = (measurements if above else commands).add_parser(
+            name, usage=usage, help=summary, description=summary, epilog=epilog
+        )
         new.set_defaults(command=function)
         return new
 
@@ -271,10 +278,13 @@ def make_parser() -> Parser:
     _add_corpus(new)
     _add_machine(new)
 
+    new = command(bench, "WHAT [options]", "measure speed, beside others where they are installed", "minimtp bench train")
+    measurements = new.add_subparsers(title="what", metavar="")
+
     new = command(
-        bench, "train [options]", "measure speed, beside PyTorch if it is installed", "minimtp bench train --threads 1"
-    )
-    new.add_argument("what", choices=("train",), metavar="train", help="train: tokens/s of training on the CPU, in turn")
+        bench_train, "[options]", "training on the CPU, in turn with PyTorch where it is installed",
+        "minimtp bench train --threads 1",
+    )  # fmt: skip
     new.add_argument("--preset", choices=PRESETS, default="quick", help="whose standard model to train (default: quick)")
     new.add_argument("--steps", type=_whole, default=20, metavar="N", help="training steps a round (default: 20)")
     new.add_argument("--rounds", type=_whole, default=5, metavar="N", help="rounds of each side (default: 5)")
@@ -284,7 +294,7 @@ def make_parser() -> Parser:
 
     new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
     _add_kernels(new)
-    for new in commands.choices.values():
+    for new in (*commands.choices.values(), *measurements.choices.values()):
         new.set_defaults(known_options=list(new._option_string_actions))
     return parser
 

@@ -20,8 +20,6 @@ two products of which the mask leaves one half. Nothing is counted twice for bei
 """
 
 import json
-import os
-import platform
 import signal
 import statistics
 import sys
@@ -39,7 +37,7 @@ import minimtp
 from minimtp import kernels
 from minimtp.backend import available_cores, choose_device
 from minimtp.backend import numpy as np
-from minimtp.doctor import processor
+from minimtp.bench import machine
 from minimtp.errors import UserError
 from minimtp.torch_peer import TorchPeer
 from minimtp.training import checkpoint, presets
@@ -49,7 +47,6 @@ from minimtp.training.trainer import Trainer
 
 CHECKED_STEPS = 20
 TOLERANCE = 1e-4  # nats
-BUSY = 0.5  # processes that were running on average in the last minute
 
 
 class Minimtp:
@@ -99,7 +96,7 @@ def train(
     recipe = presets.preset(preset)
     per_step, needed = recipe.batch * recipe.context, CHECKED_STEPS + rounds * steps
     recipe = replace(recipe, tokens=max(recipe.tokens, needed * per_step))  # the schedule does not end before we do
-    load = _load()
+    load = machine.load()
     text = open_corpus()
     text.require(recipe.batch, recipe.context, 0)
     if out is not None:
@@ -115,8 +112,7 @@ def train(
             f"{preset}: {recipe.trunk_parameters():,} parameters, {recipe.batch} x {recipe.context} tokens a step, "
             f"{rounds} rounds of {steps} steps a side, in turn, {threads} thread{'s' * (threads > 1)}"
         )
-        if load is not None and load > BUSY:
-            report(f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet")
+        machine.warn_if_busy(load, report)
         losses, difference, seconds = _take_turns(workers, batches, steps, rounds)
         abouts = {name: worker.about for name, worker in workers.items()}
 
@@ -124,17 +120,14 @@ def train(
     per_token = operations_per_token(recipe)
     sides = {name: about | _spread(rates[name], per_token) for name, about in abouts.items()}
     ratios = [a / b for a, b in zip(rates["minimtp"], rates.get("torch", ()), strict=False)]
-    versions = {"python": platform.python_version(), "minimtp": minimtp.__version__}
     result = {
         "measurement": "train", "preset": preset, "recipe": recipe.to_dict(), "parameters": recipe.trunk_parameters(),
         "tokens_per_step": per_step, "steps": steps, "rounds": rounds, "threads": threads,
         "operations_per_token": per_token, "sides": sides, "missing": missing,
         "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)} if ratios else None,
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCE, "largest_difference": difference, **losses},
-        "machine": {
-            "processor": processor(), "cores": available_cores(), "system": platform.platform(), "load_before": load,
-        },
-        "versions": versions | {k: v for about in abouts.values() for k, v in about["versions"].items()},
+        "machine": machine.describe(load),
+        "versions": machine.versions() | {k: v for about in abouts.values() for k, v in about["versions"].items()},
         "corpus": text.to_dict(),
     }  # fmt: skip
     report(table(result))
@@ -284,7 +277,3 @@ def _spread(rates: list[float], operations: int) -> dict[str, object]:
         "gflops": median * operations / 1e9, "tokens_per_second_by_round": rates,
     }  # fmt: skip
 
-
-def _load() -> float | None:
-    """Processes running on average in the last minute, None where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from minimtp import bench
 from minimtp.backend import numpy as np
+from minimtp.bench import machine
+from minimtp.bench import train as bench
 from minimtp.cli import main
 from minimtp.engine.flat import parameter_count
 from minimtp.torch_peer import TorchPeer
@@ -69,7 +70,7 @@ def test_operations_are_six_for_each_weight_of_a_product_and_the_visible_half_of
 
 @pytest.mark.parametrize(("load", "warned"), [(1.5, True), (0.1, False), (None, False)])
 def test_a_busy_machine_is_told_of(load, warned, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "_load", lambda: load)
+    monkeypatch.setattr(machine, "load", lambda: load)
     monkeypatch.setattr(bench, "Worker", IdleWorker)
     assert main(QUICK) == 0
     assert ("busy" in capsys.readouterr().out) == warned

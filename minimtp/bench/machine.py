@@ -1,0 +1,35 @@
+"""What the figures of a measurement depend on: the machine, how busy it was, and the versions of what ran."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+import minimtp
+from minimtp.backend import available_cores
+from minimtp.backend import numpy as np
+from minimtp.doctor import processor
+
+BUSY = 0.5  # processes that were running on average in the last minute
+
+
+def describe(load: float | None) -> dict[str, object]:
+    """The machine, with the `load` that was found before the measurement."""
+    return {"processor": processor(), "cores": available_cores(), "system": platform.platform(), "load_before": load}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of minimtp and of the array libraries that are in use."""
+    found = {"python": platform.python_version(), "minimtp": minimtp.__version__, "numpy": np.__version__}
+    return found | ({"numba": sys.modules["numba"].__version__} if "numba" in sys.modules else {})
+
+
+def load() -> float | None:
+    """Processes running on average in the last minute, None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
+    """Say that the figures are worth nothing where other work was running."""
+    if load is not None and load > BUSY:
+        report(f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet")
