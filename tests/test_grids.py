@@ -116,6 +116,18 @@ def test_the_noise_on_bell_shaped_weights_is_neither_more_nor_less_than_known(gr
     assert 10 * np.log10(np.square(x, dtype=np.float64).mean() / noise) == pytest.approx(decibels, abs=0.2)
 
 
+@each_grid
+@given(x=weight_matrices(), factor=st.floats(0.3, 1.3))
+def test_with_given_scales_no_level_is_nearer_than_the_chosen_one(grid, x, factor):
+    scales = (grid.encode(x)[1] * np.float32(factor)).astype(np.float16).astype(np.float32)
+    codes = grid.nearest(x, scales)
+    assert codes.dtype == np.int8 and grid.smallest_code <= codes.min() and codes.max() <= grid.largest_code
+    error = np.abs(grid.decode(codes, scales) - x.astype(np.float64))
+    for other in range(grid.smallest_code, grid.largest_code + 1):
+        rival = np.abs(grid.decode(np.full_like(codes, other), scales) - x.astype(np.float64))
+        assert (error <= rival + 1e-6 * np.abs(x)).all()  # a tie in exact arithmetic is none in float32
+
+
 # -------------------------------------------------------------------------------------------------------------- symmetries
 
 

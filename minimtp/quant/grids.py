@@ -59,6 +59,17 @@ class Grid(ABC):
         """codes int8 (N, K), scales float32 (N, K/32) -> float32 (N, K)."""
         return blocks.decode(codes, scales)
 
+    def nearest(self, x: Array, scales: Array) -> Array:
+        """The codes int8 (N, K) of the levels nearest to x (N, K) when the stored scales (N, K/32) are given.
+
+        `encode` chooses scales and codes together. Methods that fix a group's scales and go on moving its weights (GPTQ), or
+        that try other scales, need the second half alone. Values are not checked.
+        """
+        xp = array_module(x)
+        steps = xp.repeat(scales, self.group_size, axis=-1)  # (N, K)
+        levels = xp.where(steps == 0, xp.float32(0), x / xp.where(steps == 0, xp.float32(1), steps))
+        return xp.clip(xp.rint(levels), self.smallest_code, self.largest_code).astype(xp.int8)
+
     def fake_quantize(self, x: Array, name: str = "the array") -> Array:
         """decode(*encode(x)) in the dtype of x, by the quickest kernel there is; raises what `encode` raises."""
         self.check_columns(x.shape, name)
