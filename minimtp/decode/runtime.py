@@ -17,8 +17,6 @@ from minimtp.decode.cache import KeyValueCache
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
 from minimtp.model.transformer import Block, Shape, Transformer
-from minimtp.quant import packing
-from minimtp.quant.packed import PackedEmbedding, PackedMatrix
 
 
 class Step(NamedTuple):
@@ -33,7 +31,7 @@ def prepare_product(module: Module) -> Any:
 
     Raises TypeError for a fake-quantized module: convert the model first.
     """
-    if isinstance(module, PackedMatrix):
+    if hasattr(module, "packed"):
         return module.prepare(kernels.for_array(module.packed))
     weight = getattr(module, "weight", None)
     if weight is None or hasattr(module, "grid"):
@@ -49,12 +47,12 @@ class TokenTable:
 
     def __init__(self, module: Module) -> None:
         self.weight = self.codes = self.scales = None
-        if not isinstance(module, PackedEmbedding):
+        if not hasattr(module, "packed"):
             self.weight = module.weight.data
         elif 4 * module.shape[0] * module.shape[1] <= TABLE_BYTES:
             self.weight = module.dequantize().astype(module.dtype, copy=False)
         else:
-            self.codes, scales = packing.unpack(module.grid, module.packed)  # (V, D) int8, (V, D/32)
+            self.codes, scales = module.unpack()  # (V, D) int8, (V, D/32)
             self.scales = scales.astype(module.dtype)[:, :, None]
 
     def rows(self, tokens: Array) -> Array:

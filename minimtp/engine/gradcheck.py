@@ -20,11 +20,11 @@ def check_gradients(
     tolerance: float = 1e-6,
     most_elements: int = 64,
     name: str = "function",
-) -> None:
+) -> float:
     """Compare the gradients of `function(*tensors)` with central differences, for every input.
 
-    inputs: float64 arrays. Of a large input, `most_elements` random elements are checked. The tolerance is relative to
-    the larger of 1 and the gradient's size.
+    inputs: float64 arrays. Of a large input, `most_elements` random elements are checked. An error is relative to the larger
+    of 1 and the gradient's size. Returns the largest one found.
 
     Raises AssertionError naming the function, the input, the index, the expected and the received value.
     """
@@ -33,16 +33,20 @@ def check_gradients(
     output = function(*tensors)
     weights = rng.standard_normal(output.shape)
     output.backward(weights)
+    largest = 0.0
     for position, tensor in enumerate(tensors):
         gradient = np.zeros(tensor.shape) if tensor.grad is None else tensor.grad
         elements = rng.permutation(tensor.data.size)[:most_elements]
         for index in (tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements):
             expected = _central_difference(function, tensors, weights, tensor.data, index, step)
             received = float(gradient[index])
-            if not abs(received - expected) <= tolerance * max(1.0, abs(expected)):
+            error = abs(received - expected) / max(1.0, abs(expected))
+            if not error <= tolerance:
                 raise AssertionError(
                     f"{name}: gradient of input {position} at {index}: expected {expected:.9g}, got {received:.9g}"
                 )
+            largest = max(largest, error)
+    return largest
 
 
 def _central_difference(

@@ -25,10 +25,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
 from minimtp.engine.module import frozen
 from minimtp.engine.tensor import Array, Tensor, backpropagate, no_grad
-from minimtp.model.heads import MultiTokenModel
-from minimtp.model.transformer import Transformer
-
-Model = Transformer | MultiTokenModel
+from minimtp.model.transformer import LanguageModel as Model
 
 
 def accumulate_gradients(

@@ -15,11 +15,12 @@ This file knows nothing of prediction heads and nothing of quantization: those w
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Array, Parameter, Tensor
 from minimtp.model.layers import Embedding, Linear, RMSNorm
 from minimtp.model.rotary import Rotary
 
@@ -114,3 +115,17 @@ class Transformer(Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> logits (..., V)."""
         return self.embedding.logits(hidden) if self.output is None else self.output(hidden)
+
+
+class LanguageModel(Protocol):
+    """What is trained: a Transformer, or whatever wraps one and predicts `depth` tokens more (heads.py)."""
+
+    trunk: Transformer
+    shape: Shape
+    depth: int
+
+    def hidden(self, tokens: Array) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def parameters(self) -> list[Parameter]: ...

@@ -38,6 +38,10 @@ class PackedMatrix(Module):
             return kernel.prepare_f32(self.dequantize())
         return getattr(kernel, f"prepare_{self.grid.name}")(self.packed)
 
+    def unpack(self) -> tuple[Array, Array]:
+        """Codes int8 (N, K) and scales float32 (N, K/32)."""
+        return packing.unpack(self.grid, self.packed)
+
     def dequantize(self) -> Array:
         """The matrix as float32 (N, K)."""
         return packing.dequantize(self.grid, self.packed)

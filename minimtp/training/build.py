@@ -1,14 +1,20 @@
-"""From a recipe to a model, and from stored arrays to a model's parameters."""
+"""From a recipe to a model, and from stored arrays to a model's parameters.
+
+Heads and rounding are loaded by the recipes that have them.
+"""
+
+from typing import TYPE_CHECKING
 
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.transformer import LanguageModel as Model
 from minimtp.model.transformer import Shape, Transformer
-from minimtp.quant.qat import QuantizationSpec
 from minimtp.training.recipe import SETTINGS, Recipe
 
-Model = Transformer | MultiTokenModel
+if TYPE_CHECKING:
+    from minimtp.quant.qat import QuantizationSpec
+
 Arrays = dict[str, np.ndarray]
 
 MODEL_SETTINGS = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"]
@@ -21,11 +27,17 @@ def build_model(recipe: Recipe, rng: np.random.Generator) -> Model:
     """
     shape = Shape(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
     trunk = Transformer(shape, rng)
-    return trunk if recipe.heads == "none" else MultiTokenModel(trunk, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
+    if recipe.heads == "none":
+        return trunk
+    from minimtp.model.heads import HEADS, MultiTokenModel
+
+    return MultiTokenModel(trunk, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
 
 
-def quantization_spec(recipe: Recipe) -> QuantizationSpec:
+def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
     """How the recipe rounds, whether or not it does."""
+    from minimtp.quant.qat import QuantizationSpec
+
     return QuantizationSpec(recipe.weight_grid, recipe.embedding_grid, recipe.head_grid, recipe.activations)
 
 

@@ -24,6 +24,7 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
@@ -32,11 +33,13 @@ from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
-from minimtp.quant.qat import QuantizationSpec, prepare, restore
 from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
 from minimtp.training.paths import kind_at
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
+
+if TYPE_CHECKING:
+    from minimtp.quant.qat import QuantizationSpec
 
 FORMAT_VERSION = 1
 FILE_NAME = "checkpoint.safetensors"
@@ -145,7 +148,7 @@ class LoadedRun:
     step: int
     tokens: int
     corpus: dict[str, object]
-    packed: QuantizationSpec | None
+    packed: "QuantizationSpec | None"
     fake_quantized: bool
     state: dict[str, object]
 
@@ -161,12 +164,16 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
     model = build_model(recipe, np.random.default_rng(recipe.seed))
     spec, fake_quantized = None, False
     if checkpoint.packed is not None:
+        from minimtp.quant.qat import QuantizationSpec, restore
+
         spec = QuantizationSpec(**checkpoint.packed)
         model = restore(model, spec, {name: to_device(array, chosen) for name, array in checkpoint.parameters.items()})
     else:
         fill(model, checkpoint.parameters, path)
         map_parameters(model, lambda array: to_device(array, chosen))
         if fake_quantized := quantization_began(checkpoint):
+            from minimtp.quant.qat import prepare
+
             model = prepare(model, quantization_spec(recipe))
     return LoadedRun(
         Path(folder), model, recipe, tokenizer_from_dict(checkpoint.tokenizer), checkpoint.step, checkpoint.tokens,

@@ -17,7 +17,6 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import Array
 from minimtp.model.objective import accumulate_gradients
-from minimtp.quant.qat import prepare
 from minimtp.training import schedule
 from minimtp.training.build import Model, build_model, fill, quantization_spec
 from minimtp.training.checkpoint import Checkpoint
@@ -98,6 +97,8 @@ class Trainer:
         first = self.recipe.first_quantized_step
         if first is None or self.step < first or self.quantized:
             return
+        from minimtp.quant.qat import prepare
+
         self.quantized = True
         self.model = prepare(self.model, quantization_spec(self.recipe))
         self.replicas.close()
