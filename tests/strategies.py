@@ -29,6 +29,26 @@ def weight_matrices(draw, largest=1e4):
 
 
 @st.composite
+def ragged_matrices(draw, largest=1e4):
+    """float32 (1..3 rows, 1..70 columns) of the same kinds of numbers as `weight_matrices`."""
+    return draw(weight_matrices(largest))[:, : draw(st.integers(1, 70))]
+
+
+@st.composite
+def uniform_grids(draw, **fixed):
+    """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed` settings are as given."""
+    from minimtp.quant.grids import UniformGrid
+    from minimtp.quant.grids_uniform import POLICIES, SCALE_TYPES
+
+    settings_ = {
+        "bits": draw(st.integers(2, 8)), "policy": draw(st.sampled_from(POLICIES)),
+        "granularity": draw(st.one_of(st.sampled_from(["tensor", "channel"]), st.integers(1, 40))),
+        "scale_type": draw(st.sampled_from(SCALE_TYPES)),
+    }  # fmt: skip
+    return UniformGrid(**settings_ | fixed)
+
+
+@st.composite
 def codes_and_scales(draw, smallest, largest):
     """Any codes int8 (N, K) from `smallest` to `largest`, and any finite float16 scales as float32 (N, K/32)."""
     rows, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
