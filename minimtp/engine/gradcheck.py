@@ -7,6 +7,7 @@ For a function f and random weights w, L(x) = sum(w * f(x)) is one number, and f
 
 from collections.abc import Callable, Sequence
 
+from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array, Tensor
 
@@ -23,19 +24,19 @@ def check_gradients(
 ) -> float:
     """Compare the gradients of `function(*tensors)` with central differences, for every input.
 
-    inputs: float64 arrays. Of a large input, `most_elements` random elements are checked. An error is relative to the larger
-    of 1 and the gradient's size. Returns the largest one found.
+    inputs: float64 arrays, all on one device. Of a large input, `most_elements` random elements are checked. An error is
+    relative to the larger of 1 and the gradient's size. Returns the largest one found.
 
     Raises AssertionError naming the function, the input, the index, the expected and the received value.
     """
-    rng = np.random.default_rng(seed)
-    tensors = [Tensor(np.array(array, dtype=np.float64), requires_grad=True) for array in inputs]
+    rng, xp = np.random.default_rng(seed), array_module(*inputs)
+    tensors = [Tensor(xp.array(array, dtype=np.float64), requires_grad=True) for array in inputs]
     output = function(*tensors)
-    weights = rng.standard_normal(output.shape)
+    weights = xp.asarray(rng.standard_normal(output.shape))
     output.backward(weights)
     largest = 0.0
     for position, tensor in enumerate(tensors):
-        gradient = np.zeros(tensor.shape) if tensor.grad is None else tensor.grad
+        gradient = xp.zeros(tensor.shape) if tensor.grad is None else tensor.grad
         elements = rng.permutation(tensor.data.size)[:most_elements]
         for index in (tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements):
             expected = _central_difference(function, tensors, weights, tensor.data, index, step)
@@ -52,7 +53,7 @@ def check_gradients(
 def _central_difference(
     function: Callable[..., Tensor], tensors: list[Tensor], weights: Array, data: Array, index: tuple[int, ...], step: float
 ) -> float:
-    original = data[index]
+    original = float(data[index])
     values = []
     for shifted in (original + step, original - step):
         data[index] = shifted

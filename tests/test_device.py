@@ -1,0 +1,206 @@
+"""Everything runs on arrays of a device other than the host, with the same results.
+
+The device is the strict stand-in for CuPy (`strict_cupy.py`), so that these are tests on any machine, and the GPU itself
+with `pytest -m gpu`. The tolerances are in one table, each with its reason.
+"""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.backend import to_device, to_numpy
+from minimtp.decode.deploy import deploy
+from minimtp.decode.generate import generate
+from minimtp.decode.sampling import Law
+from minimtp.engine.gradcheck import check_gradients
+from minimtp.engine.module import map_parameters, replicate
+from minimtp.engine.tensor import Op
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.transformer import Shape, Transformer
+from minimtp.quant import packing
+from minimtp.quant.grids import GRIDS, MASKS
+from minimtp.quant.ptq import round_to_nearest
+from minimtp.quant.qat import QuantizationSpec, convert, prepare
+from minimtp.training import presets
+from minimtp.training.corpus import Corpus
+from minimtp.training.evaluate import evaluate_model
+from minimtp.training.trainer import Trainer
+from tests import strict_cupy
+from tests.test_engine import SAMPLES
+
+TOLERANCES = {
+    # largest difference, as a multiple of the largest magnitude
+    "operation": 1e-12,  # float64, sums of at most a few dozen terms in another order
+    "loss": 2e-5,  # float32 through a few layers, another order of addition in every product; steps add up
+    "logits": 5e-4,  # float32: as for a loss, for the worst of many numbers
+}
+SHAPE = Shape(vocabulary_size=61, context=48, layers=2, width=64, attention_heads=4, key_value_heads=2, feed_forward=64)
+
+
+def on(device, value):
+    """The value with its arrays, also those kept by an operation, moved to the device."""
+    if isinstance(value, np.ndarray):
+        return device.xp.asarray(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(on(device, member) for member in value)
+    if isinstance(value, Op):
+        vars(value).update({name: on(device, member) for name, member in vars(value).items()})
+    return value
+
+
+def assert_close(found, expected, kind):
+    scale = np.abs(expected).max(initial=1e-30)
+    assert np.abs(to_numpy(found) - expected).max(initial=0) <= TOLERANCES[kind] * max(scale, 1.0)
+
+
+def moved(model, device):
+    """The same model on the device."""
+    copy = replicate(model)
+    map_parameters(copy, lambda array: to_device(array, device))
+    return copy
+
+
+def model_with(kind, seed=3):
+    """A model whose every weight matters: blocks that start at zero are moved away from it."""
+    rng = np.random.default_rng(seed)
+    trunk = Transformer(SHAPE, rng)
+    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](4, SHAPE, rng))
+    map_parameters(model, lambda array: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32))
+    return model
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_operation_gives_the_hosts_result_and_gradients(device, name):
+    make, inputs = SAMPLES[name]
+    host, ours = make(), on(device, make())
+    expected, found = host.forward(*inputs), ours.forward(*on(device, inputs))
+    assert_close(found, expected, "operation")
+    gradient = np.random.default_rng(5).standard_normal(expected.shape)
+    parts = [op.backward(g) for op, g in ((host, gradient), (ours, on(device, gradient)))]
+    parts = [part if isinstance(part, tuple) else (part,) for part in parts]
+    for theirs, mine in zip(*parts, strict=True):
+        assert_close(mine, theirs, "operation")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_gradients_are_checked_on_the_device_as_well(device, name):
+    make, inputs = SAMPLES[name]
+    check_gradients(lambda *tensors: on(device, make()).apply(*tensors), on(device, inputs), name=name, most_elements=8)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_grids_round_pack_and_mask_to_the_same_bits(device, grid, mask):
+    weights = np.random.default_rng(1).standard_normal((6, 96)).astype(np.float32)
+    there = on(device, weights)
+    assert to_numpy(grid.fake_quantize(there)).tobytes() == grid.fake_quantize(weights).tobytes()
+    assert to_numpy(packing.quantize(grid, there)).tobytes() == packing.quantize(grid, weights).tobytes()
+    packed = packing.quantize(grid, weights)
+    assert to_numpy(packing.dequantize(grid, on(device, packed))).tobytes() == packing.dequantize(grid, packed).tobytes()
+    inside, ours = grid.straight_through_mask(weights, mask), grid.straight_through_mask(there, mask)
+    assert (inside is None) == (ours is None)
+    assert inside is None or np.array_equal(inside, to_numpy(ours))
+
+
+TRAINING = {
+    "standard": {},
+    "frozen trunk": {"heads": "token_conditioned", "draft_depth": 2, "freeze_trunk": True},
+    "parallel, reversed": {"heads": "parallel", "draft_depth": 2, "curriculum": "reverse"},
+    "sequential, forward": {"heads": "sequential", "draft_depth": 2, "curriculum": "forward", "detach_until": 0.5},
+    "heads from the trunk": {"heads": "token_conditioned", "draft_depth": 3, "head_targets": "trunk", "head_stride": 2},
+    "distilled": {"distill_weight": 0.5},
+    "rounded from the middle": {"heads": "token_conditioned", "draft_depth": 2, "quantization": "qat", "quantize_from": 0.5},
+    "untied, 8 bits": {"tied_embeddings": False, "quantization": "qat", "weight_grid": "q8_0", "quantize_from": 0.0},
+}
+
+
+def text():
+    rng = np.random.default_rng(0)
+    return Corpus("noise", [(str(i), bytes(rng.integers(97, 105, 3000, dtype=np.uint8))) for i in range(12)])
+
+
+@pytest.mark.parametrize("feature", TRAINING)
+def test_training_takes_the_hosts_steps(device, feature):
+    from minimtp.backend import choose_device
+
+    recipe = presets.preset("tiny", tokens=6 * 4 * 32, **TRAINING[feature])
+    corpus, losses, evaluations = text(), [], []
+    for chosen in (choose_device("cpu"), device):
+        teacher = moved(Trainer(recipe, None, choose_device("cpu"), 1).model, chosen) if recipe.distill_weight else None
+        trainer = Trainer(recipe, None, chosen, 1, teacher=teacher)
+        batches = [
+            corpus.batch(i, seed=0, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth) for i in range(6)
+        ]
+        losses.append([trainer.advance(batch)[0] for batch in batches])
+        evaluations.append(evaluate_model(trainer.model, corpus, recipe.context, 512, 1))
+        trainer.close()
+    assert np.array_equal(np.isnan(losses[0]), np.isnan(losses[1]))
+    assert_close(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), "loss")
+    assert evaluations[1].bits_per_byte == pytest.approx(evaluations[0].bits_per_byte, rel=1e-3)
+
+
+FORMS = ["float32", "int4", "trained int4"]
+
+
+def in_form(model, form):
+    if form == "int4":
+        return round_to_nearest(model, QuantizationSpec())
+    return convert(prepare(model, QuantizationSpec())) if form == "trained int4" else model
+
+
+def parted_at_a_tie(target, found, expected):
+    """Whether the texts are equal, or part where the two best logits are equal up to rounding."""
+    if found == expected:
+        return True
+    place = next(i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
+    target.truncate(0)
+    logits = np.sort(to_numpy(target.forward(np.asarray(expected[:place])).logits[-1]))
+    return logits[-1] - logits[-2] <= TOLERANCES["logits"] * max(1.0, np.abs(logits).max())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["none", *HEADS])
+def test_decoding_reads_as_on_the_host(device, kind, form):
+    model = model_with(kind)
+    host, host_drafter = deploy(in_form(replicate(model), form))
+    target, drafter = deploy(in_form(moved(model, device), form))
+    for seed, (law, rule) in enumerate([(Law(0.0), "token"), (Law(0.9, 20, 0.95), "shared-noise"), (Law(0.8), "token")]):
+        runs = [
+            generate(t, d, [3, 1, 4, 1, 5], max_new=24, law=law, rule=rule, seed=seed)
+            for t, d in ((host, host_drafter), (target, drafter))
+        ]
+        for run in runs:
+            list(run)
+        assert len(runs[1].tokens) == len(runs[0].tokens)
+        if law.greedy:
+            assert parted_at_a_tie(host, runs[1].tokens, runs[0].tokens)
+        elif rule == "shared-noise":  # only a tie within 1e-6 of a random score could part them
+            assert runs[1].tokens == runs[0].tokens
+
+
+def test_the_stand_in_refuses_what_a_gpu_refuses():
+    array, host = strict_cupy.ones(3), np.ones(3)
+    for attempt in (
+        lambda: np.asarray(array), lambda: np.exp(array), lambda: array + host, lambda: host * array, lambda: array[[0, 1]],
+        lambda: array.__setitem__(0, host), lambda: strict_cupy.concatenate([array, host]), lambda: array[array.argmax() :],
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            attempt()
+    assert type(array.sum()) is type(array[0]) is strict_cupy.ndarray
+    assert isinstance(np.float32(2) * array, strict_cupy.ndarray)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed: nothing to compare the names with")
+def test_every_function_of_the_stand_in_exists_in_cupy():
+    functions = {name for name, value in vars(strict_cupy).items() if callable(value) and not name.startswith("_")}
+    functions -= {"Refused", "CaptureError", "SimpleNamespace"}
+    methods = {name for name in vars(strict_cupy.ndarray) if not name.startswith("_")}
+    code = (
+        f"import cupy; print([n for n in {functions} if not hasattr(cupy, n)],"
+        f" [n for n in {methods} if not hasattr(cupy.ndarray, n)])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["[]", "[]"]
