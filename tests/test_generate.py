@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import Generation, generate
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.stopping import Stop
 from minimtp.decode.verify import TokenRule
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, greedy_text, total_variation
@@ -218,7 +219,7 @@ def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(
 
     def text(dice):
         drafter = sampling(target, other) if depth else None
-        run = Generation(target, drafter, np.array(PROMPT), TokenRule(law, dice), 4, depth, frozenset(stop))
+        run = Generation(target, drafter, np.array(PROMPT), TokenRule(law, dice), 4, depth, Stop(stop))
         return tuple(run)
 
     assert total_variation(every_outcome(text), exact_law(target, law, 4, stop)) <= 1e-12

@@ -2,7 +2,7 @@
 
 A round, for m committed tokens of which the last is pending (chosen, not yet fed):
 
-    draft     d_1 .. d_K from the drafter
+    draft     d_1 .. d_K from the drafter; how many are asked for, `lengths` decides anew every round (adaptive.py)
     verify    one pass of the target over [pending, d_1 .. d_K] gives K + 1 rows of logits; the rule accepts the first a
               drafts and draws the token that follows them: a + 1 tokens are committed at once
     truncate  the target's cache to its committed rows: m - 1 for the new m, always
@@ -11,19 +11,21 @@ A round, for m committed tokens of which the last is pending (chosen, not yet fe
 The prompt is the first round: many pending tokens, no draft. K is clipped so that a round can neither pass `max_new`
 nor feed a position the model does not have; K = 0 runs the same lines.
 
-A text ends with a reason: "stop" (a stop token was emitted; it is the last token), "length" (`max_new` tokens were
-emitted) or "context" (the model has no position left to feed the last token to), in this order of precedence. A stop
-token inside a draft ends the text exactly there: nothing is drafted behind it.
+A text ends with a reason: "stop" (a stop token, or the one that completes a stop string, was emitted; it is the last token),
+"length" (`max_new` tokens were emitted) or "context" (the model has no position left to feed the last token to), in this
+order of precedence. A stop inside a draft ends the text exactly there: nothing is drafted behind it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters import Drafter
+from minimtp.decode.processors import Processed, Processor
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.stopping import Stop
 from minimtp.decode.verify import Rule, make_rule
 from minimtp.errors import UserError
 
@@ -47,6 +49,16 @@ class Target(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forget the rows at and beyond `length`."""
+
+
+class Lengths(Protocol):
+    """Who decides how many tokens a round drafts (adaptive.py). Without one it is always as many as possible."""
+
+    def choose(self, most: int, length: int) -> int:
+        """How many tokens to ask the drafter for, 0 to `most`, with `length` rows in the target's cache."""
+
+    def observe(self, asked: int, drafted: int, accepted: int, seconds_draft: float, seconds_verify: float) -> None:
+        """What became of the last choice."""
 
 
 class Round(NamedTuple):
@@ -112,7 +124,8 @@ class Generation:
         rule: Rule,
         max_new: int,
         draft_depth: int,
-        stop_tokens: frozenset[int],
+        stop: Stop,
+        lengths: Lengths | None = None,
     ) -> None:
         self.reason: str | None = None
         self.tokens: list[int] = prompt.tolist()
@@ -121,7 +134,7 @@ class Generation:
             drafts_of_length=[0] * (draft_depth + 1),
             drafts_accepted=[0] * (draft_depth + 1),
         )
-        self._rounds = self._run(target, drafter, prompt, rule, max_new, draft_depth, stop_tokens)
+        self._rounds = self._run(target, drafter, prompt, rule, max_new, draft_depth, stop, lengths)
         self._stream = (token for round_ in self._rounds for token in round_.tokens)
 
     def __iter__(self) -> Iterator[int]:
@@ -142,50 +155,54 @@ class Generation:
         rule: Rule,
         max_new: int,
         draft_depth: int,
-        stop_tokens: frozenset[int],
+        stop: Stop,
+        lengths: Lengths | None,
     ) -> Iterator[Round]:
-        statistics, context = self.statistics, target.context_length
-        committed, emitted, fresh = len(prompt), 0, len(prompt)
-        # feed holds the `fresh` tokens the target has not seen, then the drafts, then room for the token that follows:
-        # so what is fed, and what follows each row, are both views of it.
-        feed = np.empty(fresh + draft_depth + 1, np.int64)
-        feed[:fresh] = prompt
+        statistics = self.statistics
+        context, longest = target.context_length, _longest(prompt, max_new, target)
+        # The committed tokens, then the drafts: what is fed, and what follows each row, are both views of it.
+        text = np.empty(longest, np.int64)
+        text[: len(prompt)] = prompt
+        fed, committed = 0, len(prompt)
         drafts: list[int] = []
         scores: np.ndarray | None = None
+        asked, ends_with_draft, drafting = 0, False, 0.0
         target.truncate(0)
         if drafter is not None:
             drafter.reset(int(prompt[0]))
-        drafting = 0.0
         while True:
             started = perf_counter()
-            step = target.forward(feed[: fresh + len(drafts)])
-            accepted, token = rule.verify(step.logits[fresh - 1 :], drafts, scores)
+            step = target.forward(text[fed : committed + len(drafts)])
+            accepted, token = rule.verify(step.logits[committed - fed - 1 :], drafts, scores)
             tokens = drafts[:accepted]
-            if not (tokens and tokens[-1] in stop_tokens):  # only the last draft can be one, see _draft
-                feed[fresh + accepted] = token
+            if not (ends_with_draft and accepted == len(drafts)):
+                text[committed + accepted] = token
                 tokens.append(token)
-            rows = fresh + len(tokens) - 1
             position = committed
             committed += len(tokens)
-            emitted += len(tokens)
             target.truncate(committed - 1)
             verified = perf_counter()
             if drafter is not None:
-                drafter.commit(None if step.hidden is None else step.hidden[:rows], feed[1 : rows + 1])
+                hidden = None if step.hidden is None else step.hidden[: committed - 1 - fed]
+                drafter.commit(hidden, text[fed + 1 : committed])
+            fed = committed - 1
 
             self.tokens += tokens
-            statistics.emitted = emitted
-            if position == statistics.prompt_tokens:
+            statistics.emitted += len(tokens)
+            if position == len(prompt):
                 statistics.seconds_prompt = perf_counter() - started
             else:
+                drafting += perf_counter() - verified
                 statistics.steps += 1
                 statistics.drafts_of_length[len(drafts)] += 1
                 statistics.drafts_accepted[accepted] += 1
                 statistics.seconds_verify += verified - started
-                statistics.seconds_draft += drafting + perf_counter() - verified
-            if tokens[-1] in stop_tokens:
+                statistics.seconds_draft += drafting
+                if lengths is not None:
+                    lengths.observe(asked, len(drafts), accepted, drafting, verified - started)
+            if stop.extend(tokens):
                 self.reason = "stop"
-            elif emitted >= max_new:
+            elif statistics.emitted >= max_new:
                 self.reason = "length"
             elif committed > context:
                 self.reason = "context"
@@ -193,21 +210,23 @@ class Generation:
             if self.reason is not None:
                 return
 
+            most = min(draft_depth, longest - committed - 1)
+            asked = most if lengths is None else lengths.choose(most, committed - 1)
             started = perf_counter()
-            feed[0] = tokens[-1]
-            fresh = 1
-            depth = min(draft_depth, max_new - emitted - 1, context - committed)
-            drafts, scores = [], None
-            if depth > 0:
-                drafts, scores = self._draft(drafter, depth, rule, target.vocabulary_size, stop_tokens)
-            feed[1 : 1 + len(drafts)] = drafts
+            drafts, scores, ends_with_draft = [], None, False
+            if asked > 0:
+                drafts, scores = self._draft(drafter, asked, rule, target.vocabulary_size)
+                kept = stop.find(drafts)
+                if kept is not None:
+                    drafts, scores, ends_with_draft = drafts[:kept], None if scores is None else scores[:kept], True
+                text[committed : committed + len(drafts)] = drafts
             drafting = perf_counter() - started
 
     @staticmethod
     def _draft(
-        drafter: Drafter, depth: int, rule: Rule, vocabulary_size: int, stop_tokens: frozenset[int]
+        drafter: Drafter, depth: int, rule: Rule, vocabulary_size: int
     ) -> tuple[list[int], np.ndarray | None]:
-        """At most `depth` drafts, none behind a stop token, and their scores. Raises ValueError for a faulty drafter."""
+        """At most `depth` drafts and their scores. Raises ValueError for a faulty drafter."""
         proposed, scores = drafter.draft(depth, rule)
         drafts = proposed.tolist() if hasattr(proposed, "tolist") else list(proposed)
         if not drafts:
@@ -215,11 +234,6 @@ class Generation:
         if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= vocabulary_size:
             faulty = type(drafter).__name__
             raise ValueError(f"asked for {depth} drafts below {vocabulary_size}, {faulty} gave {drafts}")
-        if stop_tokens:
-            for index, draft in enumerate(drafts):
-                if draft in stop_tokens:
-                    del drafts[index + 1 :]
-                    break
         return drafts, scores
 
 
@@ -232,14 +246,19 @@ def generate(
     law: Law = GREEDY,
     seed: int = 0,
     draft_depth: int | None = None,
+    lengths: Lengths | None = None,
     stop_tokens: Iterable[int] = (),
+    stop_strings: Iterable[str | bytes] = (),
+    decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
+    processors: Sequence[Processor] = (),
     rule: str = "token",
 ) -> Generation:
     """Continue `prompt` by at most `max_new` tokens, as `target` alone would, with `drafter` for speed.
 
-    prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round, None for as many as the drafter
-    can, 0 for plain decoding. rule: how sampled drafts are verified, a name of `verify.RULES`. stop_tokens end the text
-    and are its last token. The target's cache is cleared first.
+    prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round at most, None for as many as the
+    drafter can, 0 for plain decoding; lengths: who chooses among those (None: always that many). rule: how sampled drafts are
+    verified, a name of `verify.RULES`. stop_tokens and stop_strings end the text (stopping.py; strings need decode_bytes).
+    processors: change the logits by what was said before (processors.py). The target's cache is cleared first.
 
     Raises UserError for a prompt, an option or a combination that cannot be used.
     """
@@ -254,15 +273,18 @@ def generate(
     if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
         has = "there is no drafter" if drafter is None else f"this drafter drafts at most {most} tokens"
         raise UserError(f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}")
+    chosen = make_rule(rule, law, seed, target.vocabulary_size, len(prompt))
+    if processors:
+        chosen = Processed(chosen, processors, prompt, _longest(prompt, max_new, target))
     return Generation(
-        target,
-        drafter if draft_depth else None,
-        prompt,
-        make_rule(rule, law, seed, target.vocabulary_size, len(prompt)),
-        max_new,
-        draft_depth,
-        frozenset(stop_tokens),
-    )
+        target, drafter if draft_depth else None, prompt, chosen, max_new, draft_depth,
+        Stop(stop_tokens, stop_strings, decode_bytes), lengths,
+    )  # fmt: skip
+
+
+def _longest(prompt: np.ndarray, max_new: int, target: Target) -> int:
+    """Tokens that the text can have at the end: the last one needs no position, since it is not fed."""
+    return min(len(prompt) + max_new, target.context_length + 1)
 
 
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:

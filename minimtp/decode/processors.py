@@ -1,0 +1,86 @@
+"""Laws that depend on the text so far, such as a penalty on what was said before.
+
+A processor changes the logits before they become a law:
+
+    processor(logits (R, V), text (N,)) -> (R, V)        row j is about the token that follows text[: N - R + 1 + j]
+
+so R rows are about the last R - 1 tokens of the text and the one behind it. That is what verification needs: row j of a round
+is conditioned on the drafts d_1 .. d_j, and a processor that does not see them gives another law than plain decoding does.
+A row must depend on its own logits and its own part of the text only.
+
+`Processed` puts processors around any verification rule. The rule then sees processed logits on both sides, when it draws
+drafts and when it judges them, and what is proved of it holds for the processed law: the drafts are drawn from exactly the
+scores that verification is told. Where a drafter asks for several drafts at once, none knows the others; so its rows see the
+committed text alone, which costs acceptance and nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from minimtp.backend import array_module, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.decode.verify import Rule
+from minimtp.engine.tensor import Array
+from minimtp.errors import UserError
+
+Processor = Callable[[Array, np.ndarray], Array]
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Makes every token of the text so far, prompt included, less likely: logits z > 0 become z / penalty, others z * penalty.
+
+    Source: Keskar et al. 2019 (CTRL, 1909.05858), section 4.1, with the sign handled so that a penalty above 1 always lowers
+    (a quotient alone would raise negative logits). 1 changes nothing; below 1 repetition is encouraged.
+    Raises UserError for a penalty that is not a number above 0.
+    """
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.penalty, int | float) and 0 < self.penalty < float("inf")):
+            raise UserError(f"a repetition penalty is a number above 0 (1 changes nothing), not {self.penalty!r}")
+
+    def __call__(self, logits: Array, text: np.ndarray) -> Array:
+        xp, rows = array_module(logits), len(logits)
+        known = len(text) - rows + 1  # tokens that the first row has seen
+        said = np.zeros(logits.shape, bool)
+        said[:, text[:known]] = True
+        for row in range(1, rows):
+            said[row:, text[known + row - 1]] = True
+        return xp.where(xp.asarray(said), xp.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
+
+
+class Processed:
+    """A rule of verify.py whose laws are processed; it follows the text, from the prompt on, by what it verifies.
+
+    prompt: (P,) integers. longest: of the whole text, prompt and drafts included.
+    """
+
+    def __init__(self, rule: Rule, processors: Sequence[Processor], prompt: np.ndarray, longest: int) -> None:
+        self.rule = rule
+        self.processors = list(processors)
+        self._text = np.zeros(longest, np.int64)
+        self._text[: len(prompt)] = prompt
+        self._committed = len(prompt)
+
+    def draw(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]:
+        known = self._committed + index
+        rows = [self._process(logits[row : row + 1], self._text[:known]) for row in range(len(logits))]
+        tokens, scores = self.rule.draw(array_module(logits).concatenate(rows), index)
+        self._text[known : known + len(rows)] = to_numpy(tokens)
+        return tokens, scores
+
+    def verify(self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+        start = self._committed
+        self._text[start : start + len(drafts)] = drafts
+        logits = self._process(logits, self._text[: start + len(drafts)])
+        accepted, token = self.rule.verify(logits, drafts, scores)
+        self._committed = start + accepted + 1
+        self._text[start + accepted] = token
+        return accepted, token
+
+    def _process(self, logits: Array, text: np.ndarray) -> Array:
+        for processor in self.processors:
+            logits = processor(logits, text)
+        return logits
