@@ -1,7 +1,8 @@
 """Print the commands of a Markdown file's `sh` blocks, then its `python` blocks as commands, to be run by CI.
 
-With --small, training and comparing take the preset `tiny`, which runs the same code in seconds; installing is left out
-(CI has just done it, from this checkout) and so is pytest (CI runs it in an environment of its own).
+With --small, training, comparing and the lessons take the preset `tiny`, which runs the same code in seconds; installing is
+left out (CI has just done it, from this checkout), and so are pytest (CI runs it in an environment of its own) and the commands
+for a GPU.
 """
 
 import re
@@ -26,9 +27,10 @@ def programs(text: str) -> list[str]:
 
 def small(command: str) -> str | None:
     """The command as CI runs it, None to leave it out."""
-    if command.startswith(("pip install", "pytest", "git clone", "cd ")):
+    if command.startswith(("pip install", "pytest", "git clone", "cd ")) or "--device cuda" in command:
         return None
-    if re.match(r"minimtp (compare|train)\b", command) and "--from" not in command and "--resume" not in command:
+    learns = re.match(r"(minimtp (compare|train)|python -m lessons\.\w+)\b", command)
+    if learns and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     return command
 

@@ -1,15 +1,23 @@
-"""What all tests share."""
+"""What all tests share, and `--mine`, which checks a reader's own answers to the lessons' exercises.
 
+A test that takes the fixture `own` asks it for the library's function or class that it is about. Normally it gets that; under
+`pytest --mine` it gets the one of the same name from a lesson's exercise.py. So the library's tests are the exercises' tests.
+"""
+
+import ast
+import importlib
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # Examples have no time limit: the first one may compile kernels, and machines are shared. Their sequence is fixed, so that a
-# failure seen once is seen again.
+# failure seen once is seen again. `own` gives the same thing to every example of a test.
 settings.register_profile(
-    "minimtp", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+    "minimtp", deadline=None, derandomize=True, max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 settings.load_profile("minimtp")
 
 
@@ -24,3 +32,36 @@ def device(request, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy)
     return Device("cuda", strict_cupy, "the strict stand-in")
+
+
+EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--mine", action="store_true", help="check your own lessons/*/exercise.py instead of the library")
+
+
+def pytest_configure(config):
+    if config.getoption("--mine"):
+        config.option.tbstyle = "short"  # the message is what the reader needs
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--mine"):
+        mine = [item for item in items if "own" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+        items[:] = mine
+
+
+@pytest.fixture
+def own(request):
+    """own(ops.Divide) is ops.Divide, or under --mine the reader's Divide."""
+    return readers_version if request.config.getoption("--mine") else lambda thing: thing
+
+
+def readers_version(thing):
+    for path in EXERCISES:
+        names = {getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body}
+        if thing.__name__ in names:
+            return getattr(importlib.import_module(f"lessons.{path.parent.name}.exercise"), thing.__name__)
+    raise LookupError(f"{thing.__name__} is no lesson's exercise: take the fixture `own` out of this test")

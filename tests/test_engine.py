@@ -4,9 +4,13 @@ import gc
 import weakref
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from minimtp.backend import numpy as np
 from minimtp.engine import fused, ops
+from minimtp.engine import tensor as tensor_module
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import Module, freeze, replace_modules, replicate
@@ -89,6 +93,36 @@ def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_re
 
     with pytest.raises(AssertionError, match=r"wrong square: gradient of input 0 at \(\d,\): expected .*, got"):
         check_gradients(lambda a: WrongSquare().apply(a), [normal(4)], name="wrong square")
+
+
+def test_division_divides_and_obeys_the_quotient_rule(own):
+    make, inputs = SAMPLES["Divide"]
+    np.testing.assert_allclose(own(ops.Divide)().forward(*inputs), inputs[0] / inputs[1], rtol=1e-15)
+    check_gradients(lambda a, b: own(ops.Divide)().apply(a, b), inputs, name="Divide")
+    check_gradients(lambda a, b: own(ops.Divide)().apply(a, b), [normal(2), normal(2) - 4.0], name="Divide by negatives")
+
+
+def test_silu_is_x_times_its_sigmoid_and_obeys_the_product_rule(own):
+    x = np.linspace(-6.0, 6.0, 13)
+    np.testing.assert_allclose(own(ops.SiLU)().forward(x), x / (1.0 + np.exp(-x)), rtol=0, atol=2e-15)  # a few roundings of 6
+    check_gradients(lambda a: own(ops.SiLU)().apply(a), [x], name="SiLU")
+
+
+def test_silu_does_not_overflow_far_from_zero(own):
+    with np.errstate(over="raise", invalid="raise"):
+        np.testing.assert_allclose(own(ops.SiLU)().forward(np.array([-1000.0, 0.0, 1000.0])), [0.0, 0.0, 1000.0], atol=1e-300)
+
+
+@given(arrays.broadcastable_shapes((2, 3, 4), min_dims=0, max_side=4), st.integers(0, 2**32))
+def test_undoing_a_broadcast_gives_every_input_the_gradients_of_all_its_copies(own, shape, seed):
+    # The definition of a backward: for a change d of the input, <gradient, broadcast(d)> = <backward(gradient), d>.
+    random = np.random.default_rng(seed)
+    change = random.standard_normal(shape)
+    gradient = random.standard_normal(np.broadcast_shapes(shape, (2, 3, 4)))
+    result = own(tensor_module._undo_broadcasting)(gradient, shape)
+    assert result.shape == shape, f"an input of shape {shape} needs a gradient of that shape, got {result.shape}"
+    expected = float((gradient * change).sum())
+    assert float((result * change).sum()) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_operators_agree_with_their_operations_on_gradients():

@@ -1,0 +1,1 @@
+"""Ten lessons on one package: see README.md."""
