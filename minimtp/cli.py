@@ -129,7 +129,7 @@ def quantize(options: argparse.Namespace) -> int:
     from minimtp.quant.packed import bits_per_weight, weight_bytes
 
     run = minimtp.load(options.run)
-    packed = minimtp.quantize(run, options.out, bits=options.bits)
+    packed = minimtp.quantize(run, options.out, options.grid, method=options.method, calibration=options.calibration)
     print(
         f"{options.out}: {weight_bytes(packed.model):,} bytes of weights, {bits_per_weight(packed.model):.2f} bits each "
         f"(before: {weight_bytes(run.model):,}, {bits_per_weight(run.model):.2f})"
@@ -265,10 +265,14 @@ def make_parser() -> Parser:
         quantize,
         "RUN --out DIR [options]",
         "round a model's weights",
-        "minimtp quantize runs/mine --bits 4 --out runs/mine-int4",
+        "minimtp quantize runs/mine --method gptq --out runs/mine-int4",
     )
     new.add_argument("run", metavar="RUN", help="a run folder")
-    new.add_argument("--bits", type=_whole, metavar="4|8", help="default: 4, or what the run was trained for")
+    new.add_argument("--grid", metavar="NAME", help="grid of the matrices (default: q4_0, or what the run was trained for)")
+    new.add_argument("--method", metavar="NAME",
+                     help="rtn (the default), hqq, importance, awq or gptq, unless trained through rounding")  # fmt: skip
+    new.add_argument("--calibration", nargs="+", default=[], metavar="PATH",
+                     help="text for importance, awq and gptq (default: what the run was trained on)")  # fmt: skip
     new.add_argument("--out", required=True, metavar="DIR", help="the run folder to write")
 
     new = command(compare, "[options]", "train, decode and compare the three configurations", "minimtp compare --preset quick")

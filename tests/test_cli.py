@@ -36,6 +36,7 @@ def quick_and_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("minimtp.training.loop.draw_losses", lambda folder: None)
     monkeypatch.chdir(tmp_path)
     Path("poem.txt").write_bytes(TEXT)
+    Path("short.txt").write_bytes(b"short")
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,12 @@ def test_a_generation_that_is_not_possible_is_refused(capsys, run, options, word
 
 
 def test_other_commands_refuse_what_they_cannot_do(capsys, run):
-    assert "bits must be 4 or 8, not 3" in refused(capsys, "quantize", "run", "--bits", "3", "--out", "new")
+    assert "unknown grid 'int3'" in refused(capsys, "quantize", "run", "--grid", "int3", "--out", "new")
+    assert "unknown method 'gpqt'" in refused(capsys, "quantize", "run", "--method", "gpqt", "--out", "new")
+    assert "does not look at any text" in refused(capsys, "quantize", "run", "--calibration", "poem.txt", "--out", "new")
+    assert "too short to calibrate with" in refused(
+        capsys, "quantize", "run", "--method", "gptq", "--calibration", "short.txt", "--out", "new"
+    )
     assert "already holds a checkpoint" in refused(capsys, "quantize", "run", "--out", "run")
     assert "arguments are required: --out" in refused(capsys, "quantize", "run")
     assert "arguments are required: RUN" in refused(capsys, "evaluate")
@@ -260,7 +266,7 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
 def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":
-            assert main(["quantize", "run", "--bits", "4", "--out", "int4"]) == 0
+            assert main(["quantize", "run", "--out", "int4"]) == 0
             assert "bits each (before: " in capsys.readouterr().out
         assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
         assert words in capsys.readouterr().out
@@ -279,7 +285,7 @@ def test_the_same_works_from_python(run):
     tokens = list(minimtp.generate(loaded, "roses ", max_new=5))
     assert len(tokens) == 5
     assert minimtp.evaluate(loaded, ["poem.txt"]) == minimtp.evaluate("run")
-    assert minimtp.quantize("run", "int8", bits=8).packed.weights == "q8_0"
+    assert minimtp.quantize("run", "int8", "q8_0").packed.weights == "q8_0"
     recipe = preset("tiny", context=16, tokens=640)
     assert minimtp.train(recipe, ["poem.txt"], "python", report=lambda line: None).finished
 

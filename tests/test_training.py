@@ -457,15 +457,13 @@ def test_rounding_a_finished_model_writes_a_smaller_run_that_evaluates_nearly_th
     train(recipe_of(heads="parallel", draft_depth=2), corpus, tmp_path / "run", report=quiet)
     exact = evaluate(tmp_path / "run", corpus)
     for bits, most in ((4, 8.5), (8, 10)):
-        packed = quantize(tmp_path / "run", tmp_path / f"int{bits}", bits=bits)
+        packed = quantize(tmp_path / "run", tmp_path / f"int{bits}", f"q{bits}_0")
         assert bits < bits_per_weight(packed.model) < most
         assert evaluate(tmp_path / f"int{bits}", corpus).bits_per_byte == pytest.approx(exact.bits_per_byte, rel=0.02)
     with pytest.raises(UserError, match="already holds a checkpoint"):
         quantize(tmp_path / "run", tmp_path / "int4")
     with pytest.raises(UserError, match="is quantized already"):
         quantize(tmp_path / "int4", tmp_path / "twice")
-    with pytest.raises(UserError, match="bits must be 4 or 8, not 3"):
-        quantize(tmp_path / "run", tmp_path / "int3", bits=3)
     with pytest.raises(UserError, match="cannot be trained"):
         train(recipe_of(), corpus, tmp_path / "more", start_from=tmp_path / "int4", report=quiet)
     with pytest.raises(UserError, match="cannot be trained"):
@@ -474,8 +472,8 @@ def test_rounding_a_finished_model_writes_a_smaller_run_that_evaluates_nearly_th
 
 def test_a_run_trained_through_rounding_is_packed_on_its_own_grids(tmp_path, corpus):
     result = train(recipe_of(quantization="qat", weight_grid="q8_0"), corpus, tmp_path / "run", report=quiet)
-    with pytest.raises(UserError, match="was trained for q8_0 weights: leave --bits out"):
-        quantize(tmp_path / "run", tmp_path / "int4", bits=4)
+    with pytest.raises(UserError, match="was trained for q8_0 weights: leave --grid out"):
+        quantize(tmp_path / "run", tmp_path / "int4", "q4_0")
     assert quantize(tmp_path / "run", tmp_path / "packed").packed.weights == "q8_0"
     packed = evaluate(tmp_path / "packed", corpus)
     assert packed.bits_per_byte == pytest.approx(result.evaluation.bits_per_byte, rel=1e-5)

@@ -21,8 +21,8 @@ Choices:
 * H is damped by a hundredth of its mean diagonal. An input that never fired gets a diagonal of 1 and is rounded by itself; the
   reference sets its weights to zero, which no text outside the calibration forgives.
 * All of it in float64: the matrices of this project are small.
-* `largest_first` takes the columns in the order of falling H_jj, so that errors are made late where they are cheap. Groups stay
-  those of the format; their scales then have to be chosen beforehand, from the weights as they were.
+* `largest_first` takes the columns in the order of falling H_jj, so that errors are made where many columns are left to make up
+  for them. Groups stay those of the format; their scales then have to be chosen beforehand, from the weights as they were.
 """
 
 from minimtp.backend import array_module
@@ -42,16 +42,20 @@ def gptq(
     second_moment: Array,
     name: str = "the array",
     *,
-    groups_at_once: int = GROUPS_AT_ONCE,
+    beforehand: tuple[Array, Scales] | None = None,
     largest_first: bool = False,
+    groups_at_once: int = GROUPS_AT_ONCE,
 ) -> tuple[Array, Scales]:
     """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales as `grid.encode` gives them.
+
+    beforehand: codes and scales of the weight as it is, whose scales are kept; with `largest_first` the grid's own by default.
 
     Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
     """
     xp = array_module(weight)
-    chosen, scales = grid.encode(weight, name)
-    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen` are the grid's own codes of `start`
+    keep_scales = largest_first or beforehand is not None
+    chosen, scales = beforehand or grid.encode(weight, name)
+    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen` are the codes of `start`
     columns = weight.shape[1]
     size = grid.group_size or columns
     order = xp.arange(columns)
@@ -65,12 +69,12 @@ def gptq(
         errors = xp.zeros((weight.shape[0], last - first))
         for j in range(first, last):
             column = int(order[j])
-            if not largest_first and j % size == 0:
+            if not keep_scales and j % size == 0:
                 group = slice(j, min(j + size, columns))
                 start[:, group] = now[:, group]
                 chosen[:, group], new = grid.encode(now[:, group], name)
                 put_group(scales, j // size, new)
-            nearest = grid.nearest_codes(now[:, j : j + 1], scales, column)[:, 0]
+            nearest = grid.nearest(now[:, j : j + 1], scales, column)[:, 0]
             codes[:, column] = xp.where(now[:, j] == start[:, column], chosen[:, column], nearest)
             level = grid.decode(codes[:, column : column + 1], scales, column)[:, 0]
             errors[:, j - first] = (now[:, j] - level) / factor[j, j]

@@ -37,7 +37,7 @@ def search_scales(
         if factor * largest > grid.largest_magnitude:
             continue
         tried = grid.encode(weight * weight.dtype.type(factor), name)[1]
-        rounded = grid.nearest_codes(weight, tried)
+        rounded = grid.nearest(weight, tried)
         error = group_errors(grid, weight, rounded, tried, weights)
         better = error < best
         codes = xp.where(per_weight(grid, better, weight.shape[1]), rounded, codes)

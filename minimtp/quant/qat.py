@@ -30,6 +30,7 @@ from minimtp.model.transformer import Transformer
 from minimtp.quant import packing
 from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations
 from minimtp.quant.grids import MASKS, Grid, grid_named
+from minimtp.quant.grids_base import Scales
 from minimtp.quant.packed import ACTIVATIONS, PackedEmbedding, PackedLinear, PackedMatrix
 
 
@@ -67,11 +68,17 @@ class FakeQuantizedMatrix(Module):
         """The weights on their grid (N, K), connected to the master weights straight through."""
         return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight").apply(self.weight)
 
+    def encode(self) -> tuple[Array, Scales]:
+        """The codes and scales that `rounded` stands for: what a file stores."""
+        return self.grid.encode(self.weight.data, f"{self.name}.weight")
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the product sees of x (..., K)."""
+        return FakeQuantizeActivations().apply(x) if self.spec.activations == "int8" else x
+
     def product(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), both rounded."""
-        if self.spec.activations == "int8":
-            x = FakeQuantizeActivations().apply(x)
-        return LinearProduct().apply(x, self.rounded())
+        return LinearProduct().apply(self.inputs(x), self.rounded())
 
 
 class FakeQuantizedLinear(FakeQuantizedMatrix):
@@ -91,10 +98,10 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
         return self.product(hidden)
 
 
-def prepare(model: Module, spec: QuantizationSpec) -> Module:
+def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear) -> Module:
     """Swap every `Linear` and `Embedding` of the model, in place, for a fake-quantized one with the same Parameter.
 
-    Returns the model. Works before and after the parameters were moved into flat arrays.
+    linear: what a Linear becomes. Returns the model. Works before and after the parameters were moved into flat arrays.
 
     Raises UserError, before anything is swapped, when a matrix does not fit its grid; ValueError for a model that is
     prepared or packed already.
@@ -106,7 +113,7 @@ def prepare(model: Module, spec: QuantizationSpec) -> Module:
     def swap(name: str, module: Module) -> Module | None:
         if id(module) not in grids:
             return None
-        kind = FakeQuantizedEmbedding if isinstance(module, Embedding) else FakeQuantizedLinear
+        kind = FakeQuantizedEmbedding if isinstance(module, Embedding) else linear
         return kind(module.weight, grids[id(module)], spec, name)
 
     return replace_modules(model, swap)
@@ -126,7 +133,7 @@ def convert(model: Module) -> Module:
             return None
         key = id(module.weight)
         if key not in blocks:
-            blocks[key] = packing.quantize(module.grid, module.weight.data, f"{module.name}.weight")
+            blocks[key] = packing.pack(module.grid, *module.encode())
         return _packed(module, module.grid, blocks[key], module.spec, module.weight.dtype)
 
     return replace_modules(_copy(model), swap)
