@@ -32,7 +32,7 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
         for layer in range(LAYERS):
             keys, values = cache.layer(layer)
             wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, CHANNELS)
-            np.testing.assert_array_equal(keys[: cache.length], wanted)
+            np.testing.assert_array_equal(keys[:, :, : cache.length].transpose(2, 0, 1), wanted)
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
 

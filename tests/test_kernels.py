@@ -78,7 +78,7 @@ def samples(rng):
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),
         "adamw": (*normal(rng, 2, width), *moments, mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7),
         "cached_attention": (
-            normal(rng, rows, 4, width), normal(rng, cache, 2, width), normal(rng, cache, 2, width),
+            normal(rng, rows, 4, width), normal(rng, 2, width, cache), normal(rng, cache, 2, width),
             int(rng.integers(0, cache - rows + 1)), 0.5,
         ),
     }  # fmt: skip
@@ -242,13 +242,13 @@ def test_rotating_back_undoes_a_rotation(kernel):
 def test_attention_over_the_cache_is_a_loop_over_rows_and_heads(kernel):
     rng = np.random.default_rng(4)
     rows, heads, groups, channels, start = 5, 6, 2, 12, 9
-    q, keys, values = (normal(rng, *s, channels) for s in ((rows, heads), (20, groups), (20, groups)))
-    keys[start + rows :] = values[start + rows :] = np.nan  # what the cache has not been given yet
+    q, keys, values = normal(rng, rows, heads, channels), normal(rng, groups, channels, 20), normal(rng, 20, groups, channels)
+    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # what the cache has not been given yet
     found = kernel.cached_attention(q, keys, values, start, 0.3)
     for t in range(rows):
         for head in range(heads):
             group, past = head // (heads // groups), start + t + 1
-            weights = np.exp(0.3 * keys[:past, group].astype(np.float64) @ q[t, head])
+            weights = np.exp(0.3 * q[t, head].astype(np.float64) @ keys[group, :, :past])
             expected = weights @ values[:past, group] / weights.sum()
             assert np.allclose(found[t, head], expected, atol=1e-5)
 
@@ -447,7 +447,8 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_com
     q, angles = normal(rng, rows, heads, channels), normal(rng, 2, rows, channels // 2)
     alone = cpu.rotate(q[None, one], angles[0, one], angles[1, one])
     assert alone.tobytes() == cpu.rotate(q[None], *angles)[:, one].tobytes()
-    keys, values = normal(rng, 2, start + rows + int(rng.integers(0, 9)), groups, channels)
+    room = start + rows + int(rng.integers(0, 40))
+    keys, values = normal(rng, groups, channels, room), normal(rng, room, groups, channels)
     alone = cpu.cached_attention(q[one], keys, values, start + row, 0.4)
     assert alone.tobytes() == cpu.cached_attention(q, keys, values, start, 0.4)[one].tobytes()
 
@@ -466,10 +467,14 @@ def random_block(kernel, format_, matrices=None, channels=CHANNELS):
     return kernel.prepare_block(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5)
 
 
+def random_cache(rng, channels=CHANNELS):
+    return normal(rng, GROUPS, channels, ROOM), normal(rng, ROOM, GROUPS, channels)
+
+
 def run_block(kernel, block, x, start, channels=CHANNELS):
     """x after the block and the cache's keys and values, which begin as random numbers."""
     rng = np.random.default_rng(11)
-    x, (keys, values) = x.copy(), normal(rng, 2, ROOM, GROUPS, channels)
+    x, (keys, values) = x.copy(), random_cache(rng, channels)
     angles = rng.uniform(-9, 9, (ROOM, channels // 2))[start : start + len(x)]
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     kernel.transformer_block(x, block, keys, values, start, cosine, sine)
@@ -495,7 +500,7 @@ def test_rows_through_a_block_together_have_the_bits_of_one_after_the_other(form
     x, block = normal(np.random.default_rng(12), 9, WIDTH), random_block(cpu, format_)
     together, keys, values = run_block(cpu, block, x, start=5)
     angles = np.random.default_rng(11)
-    cache = normal(angles, 2, ROOM, GROUPS, CHANNELS)
+    cache = random_cache(angles)
     angles = angles.uniform(-9, 9, (ROOM, CHANNELS // 2))
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     for t in range(9):
@@ -576,9 +581,10 @@ def test_activations_that_cannot_be_written_to_are_read_all_the_same():
 @each_twin
 def test_a_block_writes_its_own_rows_of_the_cache_only_and_refuses_rows_without_room(kernel):
     x, block = normal(np.random.default_rng(13), 3, WIDTH), random_block(kernel, "f32")
-    before = normal(np.random.default_rng(11), 2, ROOM, GROUPS, CHANNELS)
+    before = random_cache(np.random.default_rng(11))
     _, *after = run_block(kernel, block, x, start=ROOM - 3)
     for old, new in zip(before, after, strict=True):
+        old, new = (array if array.shape[0] == ROOM else array.transpose(2, 0, 1) for array in (old, new))
         assert np.array_equal(old[:-3], new[:-3]) and (old[-3:] != new[-3:]).all()
     with pytest.raises(ValueError, match="fit"):
         angles = np.ones((3, CHANNELS // 2), np.float32)
@@ -586,28 +592,31 @@ def test_a_block_writes_its_own_rows_of_the_cache_only_and_refuses_rows_without_
 
 
 @needs_numba
-def test_the_portable_instructions_give_the_bits_of_the_special_ones(monkeypatch):
-    from minimtp.kernels import cpu_tiles, cpu_vectors
-    from minimtp.kernels.cpu_activations import round_to_bytes, round_to_shorts
+@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("name", ["Q4Shorts", "Q4Dots", "Q8Shorts", "Q8Dots"])
+def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeypatch):
+    from minimtp.kernels import cpu_products, cpu_tiles, cpu_vectors
 
+    kind, format_ = getattr(cpu_tiles, name), f"{name[:2].lower()}_0"
     rng = np.random.default_rng(8)
     x, weight = normal(rng, 2, 96), normal(rng, 32, 96)
     weight[:, :32] *= 1e-5  # scales that are subnormal float16
-    monkeypatch.setattr(cpu_vectors, "special_instructions", lambda context: set())
-    for format_, tile, rounding, kind in (
-        ("q4_0", cpu_tiles.q4_0_tile(2, 4), round_to_bytes, np.int8),
-        ("q8_0", cpu_tiles.q8_0_tile(2, 4), round_to_shorts, np.int16),
-    ):
-        matrix = prepared(cpu, format_, weight)
+    expected = cpu.linear(x, prepared(cpu, format_, weight))
+    if portable:
+        monkeypatch.setattr(cpu_vectors, "special_instructions", lambda context: set())
+    monkeypatch.setattr(cpu_products, "Q8", kind)  # how the codes of q8_0 are stored depends on how they are multiplied
+    panels = prepared(cpu, format_, weight).panels
+    rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 2)
 
-        @cpu.numba.njit
-        def multiply(x, panels, codes, scales, starts, y, tile=tile, rounding=rounding):
-            rounding(x, codes, scales, starts)
-            tile(codes, scales, starts, 0, panels, 0, 0, y, 0, 0)
+    @cpu.numba.njit
+    def multiply(x, panels, codes, scales, starts, y):
+        rounding(x, codes, scales, starts)
+        tile(codes, scales, starts, 0, panels, 0, y, 0, 0)
 
-        y = np.empty((2, 32), np.float32)
-        multiply(x, matrix.panels, np.empty((2, 96), kind), np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y)
-        assert y.tobytes() == cpu.linear(x, matrix).tobytes()
+    codes = np.empty((2, 96), np.int8 if kind.code_size == 1 else np.int16)
+    y = np.empty((2, 32), np.float32)
+    multiply(x, panels, codes, np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y)
+    assert y.tobytes() == expected.tobytes()
 
 
 # ----------------------------------------------------------------------------------------- functions of single floats

@@ -11,8 +11,9 @@ and K drafts, which appends K + 1 rows; when a of the drafts are accepted, a + 1
 the new rows stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row ever has
 to be rotated again.
 
-Layout: one (context, heads, channels) block a layer, rows of one position contiguous, which is what both the append and
-the kernel's walk over positions want.
+Layout: for each layer keys (heads, channels, context) and values (context, heads, channels). A query's product with the keys
+is a row for each position, the sum of the values a row for each channel: what ends up side by side in a result lies side by
+side in the cache, so that both are products as fast as those with weights.
 """
 
 import math
@@ -26,7 +27,8 @@ CACHE_LINE = 64  # bytes
 class KeyValueCache:
     """Keys and values of `layers` attention layers for up to `context` positions.
 
-    keys, values: (layers, context, heads, channels) arrays of `dtype`; rows at and beyond `length` are meaningless.
+    keys: (layers, heads, channels, context), values: (layers, context, heads, channels), arrays of `dtype`; positions at and
+    beyond `length` are meaningless.
     `heads` counts key/value heads (fewer than query heads under grouped-query attention).
     """
 
@@ -39,10 +41,9 @@ class KeyValueCache:
         dtype: object = "float32",
         xp: ModuleType = numpy,
     ) -> None:
-        shape = (layers, context, heads, channels)
         # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
-        self.keys = _aligned_zeros(shape, dtype, xp)  # (layers, S, G, C)
-        self.values = _aligned_zeros(shape, dtype, xp)  # (layers, S, G, C)
+        self.keys = _aligned_zeros((layers, heads, channels, context), dtype, xp)
+        self.values = _aligned_zeros((layers, context, heads, channels), dtype, xp)
         self.context = context
         self.length = 0
         # Slicing costs as much as a small kernel, so each layer's view is made once.
@@ -57,7 +58,7 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[object, object]:
-        """Views of the whole of one layer's keys and values, (S, G, C) each; rows up to `length` are committed."""
+        """Views of the whole of one layer's keys (G, C, S) and values (S, G, C); positions up to `length` are committed."""
         return self._layers[layer]
 
     def write(self, layer: int, keys: object, values: object) -> tuple[object, object]:
@@ -71,7 +72,7 @@ class KeyValueCache:
         if stop > self.context:
             raise ValueError(f"{stop} positions do not fit a cache of {self.context}")
         all_keys, all_values = views = self._layers[layer]
-        all_keys[start:stop] = keys
+        all_keys[:, :, start:stop] = keys.transpose(1, 2, 0)
         all_values[start:stop] = values
         return views
 

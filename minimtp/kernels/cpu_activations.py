@@ -80,8 +80,7 @@ def _largest_magnitude(emit, values):
     for value in values:
         bits = builder.and_(builder.bitcast(value, INTS), emit.constant(INTS, 0x7FFFFFFF))
         largest = bits if largest is None else emit.larger(largest, bits)
-    for half in (LANES // 2, LANES // 4, LANES // 8):  # fold the vector until each lane has the largest of all
-        largest = emit.larger(largest, emit.lanes(largest, [lane ^ half for lane in range(LANES)]))
+    largest = emit.folded(emit.larger, largest)
     return builder.bitcast(builder.extract_element(largest, ir.Constant(INT32, 0)), FLOAT)
 
 
@@ -90,17 +89,23 @@ def _rounded(emit, x):
     return emit.builder.sub(emit.builder.bitcast(pushed, INTS), emit.constant(INTS, ROUNDER_BITS))
 
 
-def _store_bytes(emit, integers, codes, starts, group):
-    """Codes in order; `starts` get what a total of `add_products_of_bytes` begins with: -8 times the sums of the codes
-    that it meets in the lower and in the upper short of its dwords.
-    """
-    builder = emit.builder
+def _store_codes(emit, integers, codes, group):
+    """Codes as bytes, in order; returns their sums over the vectors of a group."""
     place = emit.advance(codes, emit.times(group, GROUP))
     total = emit.constant(INTS, 0)
     for v, vector in enumerate(integers):
-        emit.store(builder.trunc(vector, ir.VectorType(ir.IntType(8), LANES)), place, LANES * v)
-        total = builder.add(total, vector)
-    total = builder.add(total, emit.lanes(total, [lane ^ 4 for lane in range(LANES)]))  # of each fourth code
+        emit.store(emit.builder.trunc(vector, ir.VectorType(ir.IntType(8), LANES)), place, LANES * v)
+        total = emit.builder.add(total, vector)
+    return total
+
+
+def _store_for_shorts(emit, integers, codes, starts, group):
+    """Codes as bytes; `starts` get what a total of `add_products_of_bytes` begins with: -8 times the sums of the codes
+    that it meets in the lower and in the upper short of its dwords.
+    """
+    builder = emit.builder
+    total = _store_codes(emit, integers, codes, group)
+    total = emit.folded(builder.add, total, 4)  # the sums of each fourth code
     total = builder.add(total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)]))  # first + second, third + fourth
     total = builder.mul(total, emit.constant(INTS, -8))
     low, high = (builder.extract_element(total, ir.Constant(INT32, lane)) for lane in (0, 2))
@@ -108,15 +113,24 @@ def _store_bytes(emit, integers, codes, starts, group):
     emit.store(builder.or_(low, high), starts, emit.times(group, 4))
 
 
+def _store_for_dots(emit, integers, codes, starts, group):
+    """Codes as bytes; `starts` get minus their sum."""
+    total = emit.folded(emit.builder.add, _store_codes(emit, integers, codes, group))
+    total = emit.builder.extract_element(emit.builder.neg(total), ir.Constant(INT32, 0))
+    emit.store(total, starts, emit.times(group, 4))
+
+
 def _store_shorts(emit, integers, codes, starts, group):
     """Codes as shorts: of each four the first and third, then the second and fourth. Totals begin at zero."""
     place = emit.advance(codes, emit.times(group, 2 * GROUP))
+    order = [four + k for four in range(0, LANES, 4) for k in (0, 2, 1, 3)]
     for v, vector in enumerate(integers):
-        ordered = emit.lanes(vector, [0, 2, 1, 3, 4, 6, 5, 7])
-        emit.store(emit.builder.trunc(ordered, ir.VectorType(ir.IntType(16), LANES)), place, 2 * LANES * v)
+        short = emit.builder.trunc(emit.lanes(vector, order), ir.VectorType(ir.IntType(16), LANES))
+        emit.store(short, place, 2 * LANES * v)
 
 
-round_to_bytes, round_to_shorts = _rounding(CODE_MATRIX, _store_bytes), _rounding(SHORT_MATRIX, _store_shorts)
+round_to_bytes, round_for_dots = _rounding(CODE_MATRIX, _store_for_shorts), _rounding(CODE_MATRIX, _store_for_dots)
+round_to_shorts = _rounding(SHORT_MATRIX, _store_shorts)
 
 
 @compiled

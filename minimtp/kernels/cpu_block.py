@@ -55,8 +55,8 @@ def _transformer_block(
 ):
     rows = x.shape[0]
     heads, joined_width, inner_width = sizes
-    groups, channels = keys.shape[1], keys.shape[2]
-    if start < 0 or start + rows > keys.shape[0] or keys.shape != values.shape:
+    groups, channels, room = keys.shape
+    if start < 0 or start + rows > room or values.shape != (room, groups, channels):
         raise ValueError("transformer_block: the rows do not fit the cache")
     angles = (rows, channels // 2)
     if joined_width != (heads + 2 * groups) * channels or cosine.shape != angles or sine.shape != angles:
@@ -65,7 +65,8 @@ def _transformer_block(
     normalize(x, attention_norm, epsilon, normed, inverse_rms)
     joined = np.empty((rows, joined_width), np.float32)
     multiply(kinds[0], normed, qkv, joined)
-    q, attended = np.empty((rows, heads, channels), np.float32), np.empty((rows, heads, channels), np.float32)
+    q = np.empty((groups, rows * (heads // groups), channels), np.float32)
+    attended = np.empty((rows, heads, channels), np.float32)
     _rotate_and_store(joined.reshape(rows, heads + 2 * groups, channels), cosine, sine, q, keys, values, start)
     attend(q, keys, values, start, channels**-0.5, attended)
     multiply(kinds[1], attended.reshape(rows, heads * channels), attention_output, normed)
@@ -87,20 +88,22 @@ def _add(x, y):
 
 @compiled
 def _rotate_and_store(joined, cosine, sine, q, keys, values, start):
-    """Rotated queries to q, rotated keys and unrotated values to the cache's rows from `start`."""
-    heads, groups = q.shape[1], keys.shape[1]
-    for t in range(joined.shape[0]):
-        for h in range(heads):
-            _rotate_row(joined[t, h], cosine[t], sine[t], q[t, h])
+    """Rotated queries to q (G, T * H/G, C), rotated keys and unrotated values to the cache's positions from `start`."""
+    (rows, _, channels), groups = joined.shape, q.shape[0]
+    shared, halves = q.shape[1] // rows, channels // 2
+    for t in range(rows):
         for g in range(groups):
-            _rotate_row(joined[t, heads + g], cosine[t], sine[t], keys[start + t, g])
-            for c in range(joined.shape[2]):
-                values[start + t, g, c] = joined[t, heads + groups + g, c]
-
-
-@compiled
-def _rotate_row(x, cosine, sine, y):
-    for j in range(cosine.shape[0]):
-        even, odd = x[2 * j], x[2 * j + 1]
-        y[2 * j] = even * cosine[j] - odd * sine[j]
-        y[2 * j + 1] = even * sine[j] + odd * cosine[j]
+            for h in range(shared):
+                head, row = g * shared + h, t * shared + h
+                for j in range(halves):
+                    even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
+                    q[g, row, 2 * j] = even * cosine[t, j] - odd * sine[t, j]
+                    q[g, row, 2 * j + 1] = even * sine[t, j] + odd * cosine[t, j]
+            head = groups * shared + g
+            for j in range(halves):
+                even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
+                keys[g, 2 * j, start + t] = even * cosine[t, j] - odd * sine[t, j]
+                keys[g, 2 * j + 1, start + t] = even * sine[t, j] + odd * cosine[t, j]
+            head += groups
+            for c in range(channels):
+                values[start + t, g, c] = joined[t, head, c]

@@ -16,6 +16,7 @@ from minimtp.kernels.compiling import compiled, reassociate
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
+SMALLEST_KEY = np.int32(-(2**31))
 
 
 @intrinsic
@@ -97,14 +98,14 @@ def sum_of_exponentials(row, shift):
 @compiled
 def largest(row):
     """The largest element of a row; a NaN without a sign counts as larger than infinity."""
-    key = np.int32(-(2**31))
+    key = SMALLEST_KEY
     for j in range(row.shape[0]):
-        key = max(key, _in_order(bits_of(row[j])))
-    return float_of(_in_order(key))
+        key = max(key, in_order(bits_of(row[j])))
+    return float_of(in_order(key))
 
 
 @compiled
-def _in_order(bits):
+def in_order(bits):
     """Swaps a float's bits with an integer of the same order: negative floats count backwards, integers do not."""
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & WITHOUT_SIGN))
 

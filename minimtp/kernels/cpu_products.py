@@ -3,7 +3,7 @@
 A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The weights are what costs,
 so each is read once for all rows; BLAS has a fast path for one row and one for many, and is slow between. Weights are
 laid out once, by `prepare_*`, in panels of 32 outputs (`cpu_tiles.py` says how and why), and a panel stays in the cache
-while the rows pass over it, four at a time.
+while the rows pass over it, four or eight at a time.
 
 Quantized products work on integers: the activations are rounded to int8 per group of 32 (`quantize_activations`, the
 very function that training can fake), and the 32 products of a group are summed exactly. A row's result is bitwise the
@@ -15,21 +15,17 @@ from dataclasses import dataclass
 from minimtp.backend import numpy as np
 from minimtp.kernels import blocks as ggml
 from minimtp.kernels.compiling import compiled
-from minimtp.kernels.cpu_activations import round_to_bytes, round_to_shorts
-from minimtp.kernels.cpu_tiles import GROUP, PANEL, SCALE_BYTES, float_tile, q4_0_tile, q8_0_tile
-from minimtp.kernels.cpu_vectors import LANES
+from minimtp.kernels.cpu_tiles import GROUP, MOST_ROWS, PANEL, Q4, Q8, SCALE_BYTES, float_tile, quantized_tile
 
 F32, Q4_0, Q8_0 = 0, 1, 2
 CACHE_LINE = 64
-VECTORS = PANEL // LANES
-F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + 16 * PANEL, SCALE_BYTES + 32 * PANEL
+F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
-# Tiles of 1, 2 and 4 rows. Four rows take half a panel at a time: 4 x 2 totals, and what they are computed from, fill
-# the 16 vector registers of x86.
-_f32_1, _f32_2, _f32_4 = float_tile(1, VECTORS), float_tile(2, VECTORS), float_tile(4, VECTORS // 2)
-_q4_0_1, _q4_0_2, _q4_0_4 = q4_0_tile(1, VECTORS), q4_0_tile(2, VECTORS), q4_0_tile(4, VECTORS // 2)
-_q8_0_1, _q8_0_2, _q8_0_4 = q8_0_tile(1, VECTORS), q8_0_tile(2, VECTORS), q8_0_tile(4, VECTORS // 2)
-HALF_PANEL = PANEL // 2
+_f32_1, _f32_2, _f32_4, _f32_8 = (float_tile(rows) for rows in (1, 2, 4, 8))
+_q4_0_1, _q4_0_2, _q4_0_4, _q4_0_8 = (quantized_tile(Q4, rows) for rows in (1, 2, 4, 8))
+_q8_0_1, _q8_0_2, _q8_0_4, _q8_0_8 = (quantized_tile(Q8, rows) for rows in (1, 2, 4, 8))
+_round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
+Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ def prepare_q4_0(blocks):
 def prepare_q8_0(blocks):
     codes, scales = ggml.unpack_q8_0(blocks)
     rows, columns = codes.shape
-    packed = _by_panel(codes).view(np.uint8).reshape(-1, PANEL, columns // GROUP, 8, 4)
+    packed = (_by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(-1, PANEL, columns // GROUP, 8, 4)
     return Prepared(rows, columns, _quantized_panels(rows, scales, packed), Q8_0)
 
 
@@ -117,35 +113,45 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 
 @compiled
-def _copy_edge(edge, y, row, rows, column):
-    for r in range(rows):
-        for j in range(y.shape[1] - column):
-            y[row + r, column + j] = edge[r, j]
+def multiply_floats(x, w, start, stride, depth, y, column):
+    """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
+    row = 0
+    while row < x.shape[0]:
+        left = x.shape[0] - row
+        if left >= 8 and MOST_ROWS >= 8:
+            rows = 8
+            _f32_8(x, row, w, start, stride, depth, y, row, column)
+        elif left >= 4:
+            rows = 4
+            _f32_4(x, row, w, start, stride, depth, y, row, column)
+        elif left >= 2:
+            rows = 2
+            _f32_2(x, row, w, start, stride, depth, y, row, column)
+        else:
+            rows = 1
+            _f32_1(x, row, w, start, stride, depth, y, row, column)
+        row += rows
 
 
 @compiled
 def _multiply_f32(x, panels, y):
     _require_fitting(x, panels, 1, F32_BYTES, y)
-    edge = np.empty((4, PANEL), np.float32)  # what sticks out of a panel that y cuts off is computed here
+    weights = panels.reshape(-1).view(np.float32)
     for panel in range(panels.shape[0]):
-        column, row = panel * PANEL, 0
-        whole = column + PANEL <= y.shape[1]
-        while row < x.shape[0]:
-            left = x.shape[0] - row
-            out, at, first = (y, row, column) if whole else (edge, 0, 0)
-            if left >= 4:
-                rows = 4
-                _f32_4(x, row, panels, panel, 0, out, at, first)
-                _f32_4(x, row, panels, panel, HALF_PANEL, out, at, first + HALF_PANEL)
-            elif left >= 2:
-                rows = 2
-                _f32_2(x, row, panels, panel, 0, out, at, first)
-            else:
-                rows = 1
-                _f32_1(x, row, panels, panel, 0, out, at, first)
-            if not whole:
-                _copy_edge(edge, y, row, rows, column)
-            row += rows
+        column, start = panel * PANEL, panel * x.shape[1] * PANEL
+        if column + PANEL <= y.shape[1]:
+            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column)
+        else:  # what sticks out of a panel that y cuts off is computed elsewhere
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _copy_edge(edge, y, column):
+    for r in range(y.shape[0]):
+        for j in range(y.shape[1] - column):
+            y[r, column + j] = edge[r, j]
 
 
 @compiled
@@ -153,55 +159,71 @@ def _multiply_q4_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
     codes, scales = np.empty(x.shape, np.int8), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
-    round_to_bytes(x, codes, scales, starts)
-    edge = np.empty((4, PANEL), np.float32)
+    _round_for_q4_0(x, codes, scales, starts)
     for panel in range(panels.shape[0]):
-        column, row = panel * PANEL, 0
-        whole = column + PANEL <= y.shape[1]
-        while row < x.shape[0]:
-            left = x.shape[0] - row
-            out, at, first = (y, row, column) if whole else (edge, 0, 0)
-            if left >= 4:
-                rows = 4
-                _q4_0_4(codes, scales, starts, row, panels, panel, 0, out, at, first)
-                _q4_0_4(codes, scales, starts, row, panels, panel, HALF_PANEL, out, at, first + HALF_PANEL)
-            elif left >= 2:
-                rows = 2
-                _q4_0_2(codes, scales, starts, row, panels, panel, 0, out, at, first)
-            else:
-                rows = 1
-                _q4_0_1(codes, scales, starts, row, panels, panel, 0, out, at, first)
-            if not whole:
-                _copy_edge(edge, y, row, rows, column)
-            row += rows
+        column = panel * PANEL
+        if column + PANEL <= y.shape[1]:
+            _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column)
+        else:
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            _multiply_q4_0_panel(codes, scales, starts, panels, panel, edge, 0)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
+    row = 0
+    while row < y.shape[0]:
+        left = y.shape[0] - row
+        if left >= 8 and MOST_ROWS >= 8:
+            rows = 8
+            _q4_0_8(codes, scales, starts, row, panels, panel, y, row, column)
+        elif left >= 4:
+            rows = 4
+            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column)
+        elif left >= 2:
+            rows = 2
+            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column)
+        else:
+            rows = 1
+            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column)
+        row += rows
 
 
 @compiled
 def _multiply_q8_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
-    codes, scales = np.empty(x.shape, np.int16), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
+    codes, scales = np.empty(x.shape, Q8_0_CODE), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
-    round_to_shorts(x, codes, scales, starts)
-    edge = np.empty((4, PANEL), np.float32)
+    _round_for_q8_0(x, codes, scales, starts)
     for panel in range(panels.shape[0]):
-        column, row = panel * PANEL, 0
-        whole = column + PANEL <= y.shape[1]
-        while row < x.shape[0]:
-            left = x.shape[0] - row
-            out, at, first = (y, row, column) if whole else (edge, 0, 0)
-            if left >= 4:
-                rows = 4
-                _q8_0_4(codes, scales, starts, row, panels, panel, 0, out, at, first)
-                _q8_0_4(codes, scales, starts, row, panels, panel, HALF_PANEL, out, at, first + HALF_PANEL)
-            elif left >= 2:
-                rows = 2
-                _q8_0_2(codes, scales, starts, row, panels, panel, 0, out, at, first)
-            else:
-                rows = 1
-                _q8_0_1(codes, scales, starts, row, panels, panel, 0, out, at, first)
-            if not whole:
-                _copy_edge(edge, y, row, rows, column)
-            row += rows
+        column = panel * PANEL
+        if column + PANEL <= y.shape[1]:
+            _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column)
+        else:
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            _multiply_q8_0_panel(codes, scales, starts, panels, panel, edge, 0)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
+    row = 0
+    while row < y.shape[0]:
+        left = y.shape[0] - row
+        if left >= 8 and MOST_ROWS >= 8:
+            rows = 8
+            _q8_0_8(codes, scales, starts, row, panels, panel, y, row, column)
+        elif left >= 4:
+            rows = 4
+            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column)
+        elif left >= 2:
+            rows = 2
+            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column)
+        else:
+            rows = 1
+            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column)
+        row += rows
 
 
 @compiled

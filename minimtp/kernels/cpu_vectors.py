@@ -10,8 +10,17 @@ it, and spells it out otherwise. Both give the same bits: these are all integer 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 
-LANES = 8  # 32-bit lanes of a vector
+
+def processor_features(context):
+    """Names of the instruction sets of the processor that functions are compiled for."""
+    return {feature[1:] for feature in context.codegen().magic_tuple()[2].split(",") if feature.startswith("+")}
+
+
+# AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
+DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
+LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
@@ -19,7 +28,7 @@ SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 
 
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
 SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
-BYTE_MATRIX = types.Array(types.uint8, 2, "C")
+BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 1, "C")
 
 
 def fit(given, expected):
@@ -32,8 +41,12 @@ def fit(given, expected):
 
 def special_instructions(context):
     """Which of the instructions that the emitter would ask for by name the processor has."""
-    triple, _processor, features = context.codegen().magic_tuple()
-    found = {name for name in ("avx2", "f16c") if f"+{name}" in features.split(",")}
+    features, triple = processor_features(context), context.codegen().magic_tuple()[0]
+    found = features & {"f16c"}
+    if DOTS:
+        found |= {"dots"}
+    elif "avx2" in features:
+        found |= {"avx2"}
     return found | {"f16c"} if triple.startswith("aarch64") else found  # its own conversion of float16 is always there
 
 
@@ -47,7 +60,7 @@ class Emitter:
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
         special = special_instructions(context)
-        self.with_avx2, self.with_float16 = "avx2" in special, "f16c" in special
+        self.with_avx2, self.with_dots, self.with_float16 = ("avx2" in special, "dots" in special, "f16c" in special)
 
     def width(self, array):
         return self.builder.extract_value(array.shape, 1)
@@ -56,6 +69,10 @@ class Emitter:
         """Address of array[index, column]."""
         item = self.plus(self.times(index, self.width(array)), column)
         return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes))
+
+    def item(self, array, index, item_bytes):
+        """Address of array[index], for an array of one dimension."""
+        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(index, item_bytes))
 
     def advance(self, address, offset):
         return self.builder.gep(address, [self.number(offset)])
@@ -85,6 +102,14 @@ class Emitter:
         undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
         return self.lanes(self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES)
 
+    def folded(self, operation, x, smallest_distance=1):
+        """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2, LANES/4, ...)."""
+        distance = LANES // 2
+        while distance >= smallest_distance:
+            x = operation(x, self.lanes(x, [lane ^ distance for lane in range(LANES)]))
+            distance //= 2
+        return x
+
     def lanes(self, x, order, y=None):
         """The lanes that `order` names: of x, and counting on, of y."""
         mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
@@ -94,7 +119,7 @@ class Emitter:
         return ir.Constant(kind, [value] * kind.count)
 
     def float16_to_float32(self, x):
-        """8 float16, given as HALFS (shorts), as FLOATS."""
+        """float16 numbers, given as HALFS (shorts), as FLOATS."""
         b = self.builder
         if self.with_float16:
             return b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
@@ -128,8 +153,20 @@ class Emitter:
         shift = self.constant(x.type, bits)
         return self.builder.ashr(self.builder.shl(x, shift), shift)
 
+    def add_dots_of_bytes(self, total, codes, x):
+        """total (INTS) + in each lane the sum of four products of codes (unsigned bytes) and x (signed bytes)."""
+        b = self.builder
+        codes = b.bitcast(codes, INTS)
+        if self.with_dots:
+            return self.call(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", INTS, total, codes, x)
+        for place in range(0, 32, 8):
+            code = b.and_(b.lshr(codes, self.constant(INTS, place)), self.constant(INTS, 255))
+            value = b.ashr(b.shl(x, self.constant(INTS, 24 - place)), self.constant(INTS, 24))
+            total = b.add(total, b.mul(code, value))
+        return total
+
     def add_products_of_bytes(self, total, codes, x):
-        """total (16 shorts) + the sums of neighbouring products of codes (32 bytes 0..15) and x (32 signed bytes)."""
+        """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x (signed bytes)."""
         b = self.builder
         if self.with_avx2:
             return b.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES)))
@@ -139,7 +176,7 @@ class Emitter:
         return b.add(total, b.mul(b.lshr(codes, eight), b.ashr(x, eight)))
 
     def products_of_shorts(self, a, c):
-        """The sums of neighbouring products of two vectors of 16 shorts: 8 ints."""
+        """The sums of two neighbouring products of shorts (SHORTS), as INTS."""
         b = self.builder
         if self.with_avx2:
             return self.call("llvm.x86.avx2.pmadd.wd", INTS, a, c)
@@ -147,5 +184,3 @@ class Emitter:
         sixteen = self.constant(INTS, 16)
         low = b.mul(self.sign_extended_low_half(a, 16), self.sign_extended_low_half(c, 16))
         return b.add(low, b.mul(b.ashr(a, sixteen), b.ashr(c, sixteen)))
-
-

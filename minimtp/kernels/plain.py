@@ -134,15 +134,15 @@ def causal_softmax_backward(grad, probabilities, scale):
 def cached_attention(q, keys, values, start, scale):
     """Attention of new tokens over a cache: row t attends to the cache's rows 0..start+t.
 
-    q (T, H, C), keys and values (S, G, C), S >= start + T, scale > 0 -> (T, H, C). H / G neighbouring query heads share one of
-    the G: query head h uses head h // (H // G) (grouped-query attention, Ainslie et al. 2023).
+    q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C). H / G neighbouring query heads share
+    one of the G: query head h uses head h // (H // G) (grouped-query attention, Ainslie et al. 2023).
     """
     xp = array_module(q)
     rows, heads, channels = q.shape
-    groups = keys.shape[1]
+    groups = keys.shape[0]
     length = start + rows
     queries = q.reshape(rows, groups, heads // groups, channels).transpose(1, 2, 0, 3)  # (G, H/G, T, C)
-    keys = keys[:length].transpose(1, 2, 0)[:, None]  # (G, 1, C, S)
+    keys = keys[:, None, :, :length]  # (G, 1, C, S)
     values = values[:length].transpose(1, 0, 2)[:, None]  # (G, 1, S, C)
     scores = xp.matmul(queries, keys) * q.dtype.type(scale)  # (G, H/G, T, S)
     future = xp.arange(length)[None, :] > start + xp.arange(rows)[:, None]  # (T, S)
@@ -330,17 +330,17 @@ def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate
 def transformer_block(x, block, keys, values, start, cosine, sine):
     """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN PLACE; returns None.
 
-    x (T, D) is overwritten. The tokens' keys and values are written to rows start..start+T-1 of the cache, keys and
-    values (S, G, C), whose rows before `start` are the past. cosine, sine (T, C/2) rotate to the positions from
+    x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1 of the cache, keys
+    (G, C, S) and values (S, G, C), whose positions before `start` are the past. cosine, sine (T, C/2) rotate to the positions from
     `start`. All arrays are contiguous. Raises ValueError where the rows do not fit the cache.
     """
-    (rows, _), (room, groups, channels) = x.shape, keys.shape
+    (rows, _), (groups, channels, room) = x.shape, keys.shape
     if not 0 <= start <= room - rows:
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
     joined = linear(normed, block.qkv).reshape(1, rows, -1, channels)  # queries, keys, values: (1, T, H+2G, C)
     rotated = rotate(joined[:, :, : block.heads + groups], cosine, sine)[0]  # (T, H+G, C)
-    keys[start : start + rows] = rotated[:, block.heads :]
+    keys[:, :, start : start + rows] = rotated[:, block.heads :].transpose(1, 2, 0)
     values[start : start + rows] = joined[0, :, block.heads + groups :]
     attended = cached_attention(rotated[:, : block.heads], keys, values, start, channels**-0.5)  # (T, H, C)
     x += linear(attended.reshape(rows, -1), block.attention_output)
