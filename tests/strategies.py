@@ -97,3 +97,12 @@ def product_sizes(draw):
     """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of columns."""
     sizes = draw(st.integers(1, 20)), draw(st.integers(1, 100)), 32 * draw(st.integers(1, 5))
     return *sizes, draw(st.integers(0, 2**32))
+
+
+@st.composite
+def tree_forms(draw, largest=7):
+    """Depths of a tree in depth-first order: the root, then up to `largest` rows."""
+    form = [0]
+    for _ in range(draw(st.integers(0, largest))):
+        form.append(draw(st.integers(1, form[-1] + 1)))
+    return form

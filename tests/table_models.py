@@ -76,6 +76,13 @@ class ScriptedDice:
     def draw(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])
 
+    def draw_distinct(self, scores, count):
+        tokens, law = [], softmax(scores[None])[0]
+        while len(tokens) < count and law.any():
+            tokens.append(self._answer(law / law.sum()))
+            law[tokens[-1]] = 0.0
+        return tokens
+
 
 def every_outcome(run):
     """{result: probability} of run(dice), by answering its questions in every way that has a probability."""

@@ -155,6 +155,17 @@ def test_dice_draw_tokens_from_scores_with_the_laws_frequencies():
     assert within_chance(pairs[expected > 0], expected[expected > 0])
 
 
+def test_dice_draw_distinct_tokens_one_after_another_from_what_is_left_of_the_law():
+    dice, law = SeededDice(1), np.array([0.1, 0.0, 0.6, 0.3])
+    with np.errstate(divide="ignore"):
+        scores = np.log(law) + 3
+    pairs = np.array([dice.draw_distinct(scores, 2) for _ in range(10_000)])
+    counts = np.bincount(4 * pairs[:, 0] + pairs[:, 1], minlength=16).reshape(4, 4)
+    expected = np.array([[0 if i == j else law[i] * law[j] / (1 - law[i]) for j in range(4)] for i in range(4)])
+    assert not counts[expected == 0].any() and within_chance(counts[expected > 0], expected[expected > 0])
+    assert {tuple(sorted(dice.draw_distinct(scores, 4))) for _ in range(20)} == {(0, 2, 3)}
+
+
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
 @pytest.mark.parametrize("scale", [1.0, 1 + 2**-52, 0.1, 3.0])
 def test_dice_stay_inside_the_law_at_the_ends_of_the_unit_interval(uniform, scale):

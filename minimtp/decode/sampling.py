@@ -115,7 +115,7 @@ def _maxima(rows: object) -> object:
 
 
 class Dice(Protocol):
-    """All the randomness of sampling and verification: three questions.
+    """All the randomness of sampling and verification: four questions.
 
     The verification rules ask nothing else, which is what lets a test answer the questions in every possible way and
     add up the exact probability of each outcome.
@@ -129,6 +129,9 @@ class Dice(Protocol):
 
     def draw(self, scores: np.ndarray) -> np.ndarray:
         """(R, V) scores, logarithms of laws up to a constant a row -> (R,) tokens of those laws."""
+
+    def draw_distinct(self, scores: np.ndarray, count: int) -> list[int]:
+        """At most `count` draws without replacement from the law of (V,) scores, in order; fewer where it has fewer tokens."""
 
 
 class SeededDice:
@@ -160,6 +163,12 @@ class SeededDice:
             self._noise = gumbel_noise(self._generator, (max(rows, self.ROWS), scores.shape[1]))
         noise, self._noise = self._noise[:rows], self._noise[rows:]
         return (scores + noise).argmax(axis=-1)
+
+    def draw_distinct(self, scores: np.ndarray, count: int) -> list[int]:
+        """The `count` largest of score + Gumbel noise (Kool et al. 2019, 1903.06059), the largest first."""
+        perturbed = scores + gumbel_noise(self._generator, (1, len(scores)))[0]
+        tokens = np.argsort(-perturbed)[:count]
+        return tokens[perturbed[tokens] > -np.inf].tolist()
 
 
 def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

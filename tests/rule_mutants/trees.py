@@ -1,0 +1,89 @@
+"""Wrong rules for trees; see chains.py. Most are tried on a tree of two children, the first of which has two of its own."""
+
+import numpy as np
+
+from minimtp.decode.chains import residual
+from minimtp.decode.trees import Tree, recursive_rejection, traversal
+from tests.rule_laws import most_probable, one_draft, tree_round
+from tests.rule_mutants import with_names
+
+FORM = [0, 1, 2, 2, 1]
+
+
+def draws_without_replacement_are_judged_as_draws_with_it(p, q):
+    """q is not renormalised after a rejection."""
+    return tree_round(with_names(recursive_rejection, without=lambda q, token: q), p, q, FORM)
+
+
+def draws_without_replacement_are_judged_as_draws_with_it_from_the_leaves_up(p, q):
+    return tree_round(with_names(traversal, without=lambda q, token: q), p, q, FORM)
+
+
+def draws_with_replacement_are_judged_as_draws_without_it(p, q):
+    def rule(p, q, tree, dice):
+        distinct = all(len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children)
+        return recursive_rejection(p, q, Tree(tree.tokens, tree.depths), dice) if distinct else ([], dice.choose(p[0]))
+
+    return tree_round(rule, p, q, FORM, one_draft, replacement=True)
+
+
+def the_most_probable_children_are_said_to_be_drawn(p, q):
+    """Top-k children verified with the soft law they came from."""
+    return tree_round(recursive_rejection, p, q, FORM, most_probable)
+
+
+def the_second_child_is_judged_by_the_first_childs_target(p, q):
+    """p is not replaced by its residual after a rejection."""
+    return tree_round(with_names(recursive_rejection, residual=lambda p, q: p), p, q, FORM)
+
+
+def the_weight_of_a_row_survives_the_rejection_of_its_children(p, q):
+    return tree_round(with_names(traversal, block_chance=lambda p, q, weight: weight), p, q, FORM)
+
+
+def the_residual_of_a_row_has_no_weight(p, q):
+    return tree_round(with_names(traversal, residual=lambda p, q, weight: residual(p, q)), p, q, FORM)
+
+
+def the_laws_of_the_rows_are_in_breadth_first_order(p, q):
+    """The target's rows were computed in another order than the tree's."""
+
+    def rule(p, q, tree, dice):
+        order = np.argsort(tree.depths, kind="stable")
+        return recursive_rejection(p[order], q, tree, dice)
+
+    return tree_round(rule, p, q, FORM)
+
+
+def a_drawn_child_that_looks_unlikely_is_left_out(p, q):
+    """The tree is cut to its best tokens after they were drawn."""
+
+    def rule(p, q, tree, dice):
+        kept = {0}
+        for row in range(1, len(tree.tokens)):
+            if tree.parents[row] in kept and q[tree.parents[row], tree.tokens[row]] >= 0.3:
+                kept.add(row)
+        rows = sorted(kept)
+        cut = Tree([tree.tokens[row] for row in rows], [tree.depths[row] for row in rows])
+        path, token = recursive_rejection(p[rows], q[rows], cut, dice)
+        return [rows[row] for row in path], token
+
+    return tree_round(rule, p, q, FORM)
+
+
+def of_two_paths_that_stand_the_longer_is_taken(p, q):
+    """Every root-to-leaf path is verified as a chain of its own, and the best result is kept."""
+
+    def rule(p, q, tree, dice):
+        results = []
+        for leaf in [row for row, rows in enumerate(tree.children) if not rows]:
+            path = []
+            while leaf > 0:
+                path.insert(0, leaf)
+                leaf = tree.parents[leaf]
+            chain = Tree([0, *(tree.tokens[row] for row in path)], list(range(len(path) + 1)))
+            rows, token = recursive_rejection(p[[0, *path]], q[[0, *path]], chain, dice)
+            results.append(([path[row - 1] for row in rows], token))
+        return max(results, key=lambda result: len(result[0]))
+
+    return tree_round(rule, p, q, [0, 1, 2, 1], one_draft, replacement=True)
