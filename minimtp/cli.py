@@ -81,7 +81,7 @@ def generate(options: argparse.Namespace) -> int:
     generation = minimtp.generate(
         run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
-        draft_confidence=options.draft_confidence,
+        draft_confidence=options.draft_confidence, rule=options.rule,
     )  # fmt: skip
     if options.show:
         show(generation, run.tokenizer)
@@ -248,6 +248,9 @@ def make_parser() -> Parser:
     new.add_argument("--draft-depth", type=_whole, metavar="N", help="tokens to draft at once, at most (default: all it can)")
     new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
                      help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
+    new.add_argument("--rule", default="shared-noise", metavar="NAME",
+                     help="how sampled drafts are verified: shared-noise (default; same seed, same text, whatever is drafted), "
+                     "token, block (both: the same law, more drafts accepted) or match")  # fmt: skip
     new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
     _add_device(new)
     _add_kernels(new)

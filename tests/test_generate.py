@@ -11,7 +11,7 @@ from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import Generation, generate
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.decode.stopping import Stop
-from minimtp.decode.verify import TokenRule
+from minimtp.decode.verify import RULES, BlockRule, Match, TokenRule
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, greedy_text, total_variation
 
@@ -214,15 +214,31 @@ def exact_law(target, law, max_new, stop):
 
 @pytest.mark.parametrize("law", [Law(), Law(0.6, top_k=2), Law(1.3, top_p=0.8)], ids=["plain", "top-k", "top-p"])
 @pytest.mark.parametrize(("depth", "stop"), [(0, ()), (1, ()), (2, (0,)), (3, ())], ids=str)
-def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(law, depth, stop):
+@pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
+def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(kind, law, depth, stop):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
 
     def text(dice):
         drafter = sampling(target, other) if depth else None
-        run = Generation(target, drafter, np.array(PROMPT), TokenRule(law, dice), 4, depth, Stop(stop))
+        run = Generation(target, drafter, np.array(PROMPT), kind(law, dice), 4, depth, Stop(stop))
         return tuple(run)
 
     assert total_variation(every_outcome(text), exact_law(target, law, 4, stop)) <= 1e-12
+
+
+def test_sampling_is_by_shared_noise_where_nothing_else_is_said():
+    target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
+    options = {"max_new": 20, "law": Law(), "seed": 3}
+    texts = [tuple(generate(target, None, PROMPT, **options, rule=rule)) for rule in ("shared-noise", "token")]
+    assert tuple(generate(target, sampling(target, other), PROMPT, **options)) == texts[0] != texts[1]
+
+
+def test_sample_and_match_gives_the_same_text_with_any_drafter_that_draws_nothing():
+    for seed in range(25):
+        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
+        drafters = [None, guessing(target, seed), sampling(target, other), sampling(target, target), drafting(0, 1, 2)]
+        options = {"max_new": 20, "law": Law(0.8), "seed": seed, "rule": "match"}
+        assert len({tuple(generate(target, drafter, PROMPT, **options)) for drafter in drafters}) == 1
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.3])
@@ -245,7 +261,7 @@ def test_with_shared_noise_a_drafter_that_knows_the_target_is_always_right():
     assert run.statistics.tokens_per_step == 4.0
 
 
-@pytest.mark.parametrize("rule", ["token", "shared-noise"])
+@pytest.mark.parametrize("rule", RULES)
 def test_the_seed_decides_the_text(rule):
     target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
 
@@ -256,7 +272,7 @@ def test_the_seed_decides_the_text(rule):
     assert len({text(seed) for seed in range(5)}) == 5
 
 
-@pytest.mark.parametrize("rule", ["token", "shared-noise"])
+@pytest.mark.parametrize("rule", RULES)
 def test_sampled_text_keeps_the_cache_invariant_and_its_length(rule):
     for seed, (context, max_new) in enumerate(itertools.product([3, 4, 7, 30], [1, 2, 5, 12])):
         target, other = TableTarget(context_length=context, seed=seed), TableTarget(seed=seed + 9)

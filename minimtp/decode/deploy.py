@@ -36,13 +36,15 @@ def generate(
     draft: str = "heads",
     draft_depth: int | None = None,
     draft_confidence: float = 0.2,
-    rule: str = "token",
+    rule: str = "shared-noise",
 ) -> Generation:
     """Continue `prompt` with the model of a loaded run: an iterator of tokens, which `run.tokenizer.decode` turns into text.
 
     run: what `minimtp.load` returns. draft: "heads" drafts with the run's prediction heads if it has any, "none" decodes
     plainly; the law of the text is the same. draft_depth: at most so many tokens a draft (None: as many as the heads can);
     draft_confidence: token-conditioned heads stop drafting where they give the whole draft less than this probability.
+    rule: how sampled drafts are verified (verify.py): "shared-noise", where the same seed gives the same text with any drafts
+    or none, "token", "block" or "match".
     The text ends at the tokenizer's end token.
 
     Raises UserError for options or a prompt that cannot be used.

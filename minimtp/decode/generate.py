@@ -251,14 +251,15 @@ def generate(
     stop_strings: Iterable[str | bytes] = (),
     decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
     processors: Sequence[Processor] = (),
-    rule: str = "token",
+    rule: str = "shared-noise",
 ) -> Generation:
     """Continue `prompt` by at most `max_new` tokens, as `target` alone would, with `drafter` for speed.
 
     prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round at most, None for as many as the
     drafter can, 0 for plain decoding; lengths: who chooses among those (None: always that many). rule: how sampled drafts are
-    verified, a name of `verify.RULES`. stop_tokens and stop_strings end the text (stopping.py; strings need decode_bytes).
-    processors: change the logits by what was said before (processors.py). The target's cache is cleared first.
+    verified, a name of `verify.RULES`; by default one where the seed alone decides the text. stop_tokens and stop_strings end
+    the text (stopping.py; strings need decode_bytes). processors: change the logits by what was said before (processors.py).
+    The target's cache is cleared first.
 
     Raises UserError for a prompt, an option or a combination that cannot be used.
     """
