@@ -121,24 +121,6 @@ def test_an_unknown_preset_is_an_error_that_names_the_closest():
         preset("labtop")
 
 
-@given(recipes())
-def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(recipe):
-    rates = [schedule.learning_rate(recipe, step) for step in range(recipe.steps)]
-    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
-    warm = round(recipe.warmup * recipe.steps)
-    assert all(0 < rate <= peak for rate in rates)
-    assert rates[:warm] == sorted(rates[:warm])
-    assert all(rate == peak for rate in rates[warm : start + 1])
-    assert rates[start:] == sorted(rates[start:], reverse=True)
-    assert all(rate >= peak * recipe.final_rate * (1 - 1e-12) for rate in rates[start:])
-
-
-def test_the_learning_rate_of_a_small_run_is_this():
-    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_rate=0.2)
-    rates = [round(schedule.learning_rate(recipe, step), 12) for step in range(10)]
-    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
-
-
 @given(st.integers(1, 10**6), st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100))
 def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
     share = 1.0 - decay
