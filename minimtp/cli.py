@@ -74,15 +74,18 @@ def train(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.decode.show import show, visible
+    from minimtp.decode.trace import Trace, require_place
 
     _use_kernels(options)
+    if options.trace:
+        require_place(options.trace)
     run = minimtp.load(options.run, device=options.device)
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else options.prompt
-    generation = minimtp.generate(
-        run, prompt, max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-        seed=options.seed, draft=options.draft, draft_depth=options.draft_depth,
-        draft_confidence=options.draft_confidence, rule=options.rule,
-    )  # fmt: skip
+    settings = dict(max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
+                    seed=options.seed, draft_confidence=options.draft_confidence, rule=options.rule)  # fmt: skip
+    generation = minimtp.generate(run, prompt, draft=options.draft, draft_depth=options.draft_depth, **settings)
+    if options.trace:
+        generation = Trace(generation)
     if options.show:
         show(generation, run.tokenizer)
     else:
@@ -99,7 +102,30 @@ def generate(options: argparse.Namespace) -> int:
         f"{statistics.tokens_per_step:.2f} tokens/step; {ending[generation.reason]}",
         file=sys.stderr,
     )
+    if options.trace:
+        _write_trace(options, run, generation, prompt, settings)
     return 0
+
+
+def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt: str | bytes, settings: dict) -> None:
+    """The page of a text that has just been written, and, to compare, the speed of writing it plainly."""
+    import minimtp
+    from minimtp import kernels
+    from minimtp.backend import choose_device
+    from minimtp.decode.trace import describe, page
+    from minimtp.training.checkpoint import write_text
+
+    kernel, _ = kernels.describe(choose_device(options.device).name)
+    described = describe(run, drafter=options.draft, draft_depth=options.draft_depth, kernels=kernel, **settings)
+    plain = trace.statistics.tokens_per_second
+    if options.draft != "none":
+        generation = minimtp.generate(run, prompt, draft="none", **settings)
+        for _ in generation:
+            pass
+        plain = generation.statistics.tokens_per_second
+    html = page(trace, run.tokenizer.decode_bytes, title=str(options.run), settings=described, plain_tokens_per_second=plain)
+    write_text(Path(options.trace), html)
+    print(f"saved {options.trace}: open it in a browser; space plays it, the arrow keys step", file=sys.stderr)
 
 
 def stream(tokens: Iterable[int], tokenizer: object) -> Iterator[str]:
@@ -252,6 +278,7 @@ def make_parser() -> Parser:
                      help="how sampled drafts are verified: shared-noise (default; same seed, same text, whatever is drafted), "
                      "token, block (both: the same law, more drafts accepted) or match")  # fmt: skip
     new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
+    new.add_argument("--trace", metavar="FILE", help="write a page for a browser, in which the text grows round by round")
     _add_device(new)
     _add_kernels(new)
 
