@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from hypothesis import assume, given, settings
@@ -508,6 +509,51 @@ def test_rows_through_a_block_together_have_the_bits_of_one_after_the_other(form
         cpu.transformer_block(row, block, *cache, 5 + t, cosine[at], sine[at])
         assert row.tobytes() == together[t].tobytes()
     assert (keys.tobytes(), values.tobytes()) == (cache[0].tobytes(), cache[1].tobytes())
+
+
+def random_trunk(kernel, formats, matrices=None):
+    """Arguments of `prepare_trunk`: one block for each format, all different, and the output."""
+    rng = np.random.default_rng(23)
+    joined = (HEADS + 2 * GROUPS) * CHANNELS
+    shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
+
+    def make(format_):
+        qkv, output, gate_up, down = (prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes)
+        return normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down
+
+    blocks = [partial(lambda made: made, make(format_)) for format_ in formats]
+    return blocks, normal(rng, WIDTH), prepared(matrices or kernel, "q8_0", normal(rng, 70, WIDTH)), HEADS, 1e-5
+
+
+def trunk_step_input(rows):
+    rng = np.random.default_rng(29)
+    caches = [random_cache(rng) for _ in range(3)]
+    angles = rng.uniform(-9, 9, (rows, CHANNELS // 2))
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return normal(rng, rows, WIDTH), *(np.stack(part) for part in zip(*caches, strict=True)), 7, cosine, sine
+
+
+@needs_numba
+@each_format
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_trunk_in_one_call_has_the_bits_of_its_blocks_norm_and_output_one_by_one(format_, rows, monkeypatch):
+    found, expected = trunk_step_input(rows), trunk_step_input(rows)
+    arguments = random_trunk(cpu, [format_] * 3)
+    logits, hidden = cpu.trunk_step(found[0], cpu.prepare_trunk(*arguments), *found[1:])
+    for name in ("prepare_block", "transformer_block", "rms_norm", "linear"):
+        monkeypatch.setattr(plain, name, getattr(cpu, name))
+    wanted = plain.trunk_step(expected[0], plain.prepare_trunk(*arguments), *expected[1:])
+    for a, b in zip((logits, hidden, *found[:3]), (*wanted, *expected[:3]), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@needs_numba
+def test_a_compiled_trunk_refuses_blocks_of_different_formats_and_a_wrong_number_of_caches():
+    with pytest.raises(ValueError, match="same sizes and formats"):
+        cpu.prepare_trunk(*random_trunk(cpu, ["q4_0", "q8_0"]))
+    trunk, given = cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 2)), trunk_step_input(1)
+    with pytest.raises(ValueError, match="one for each block"):
+        cpu.trunk_step(given[0], trunk, *given[1:])
 
 
 def run_gated_step(kernel, format_, matrices=None):

@@ -2,13 +2,14 @@
 
 Training sees whole sequences and records a graph. Decoding sees the one to sixteen tokens that are new, and every call
 costs more than its arithmetic. So the same function is written here once more without tensors, over `minimtp.kernels`: the
-weights are laid out once for the kernels' products (float, or blocks of 4 or 8 bits), and a layer is one call. Tests hold it
+weights are laid out once for the kernels' products (float, or blocks of 4 or 8 bits), and a step is one call. Tests hold it
 equal to the training model.
 
 Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a row's bits do not depend on how many rows
 there are, so verification and plain decoding agree exactly.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from minimtp import kernels
@@ -63,18 +64,22 @@ class TokenTable:
         return (self.codes[tokens].reshape(*scales.shape[:2], -1) * scales).reshape(tokens.shape[0], -1)
 
 
+def _block_weights(block: Block) -> tuple:
+    """What the kernels' `prepare_block` wants to know of a block, its matrices laid out."""
+    attention, feed_forward = block.attention, block.feed_forward
+    return (
+        block.attention_norm.weight.data, prepare_product(attention.qkv), prepare_product(attention.output),
+        block.feed_forward_norm.weight.data, prepare_product(feed_forward.gate_up), prepare_product(feed_forward.down),
+    )  # fmt: skip
+
+
 class BlockWeights:
     """One block, laid out for the kernels, which compute all of it in one call."""
 
     def __init__(self, block: Block, shape: Shape) -> None:
-        norms = block.attention_norm.weight.data, block.feed_forward_norm.weight.data
-        attention, feed_forward = block.attention, block.feed_forward
-        self._kernel = kernels.for_array(norms[0])
-        self._prepared = self._kernel.prepare_block(
-            norms[0], prepare_product(attention.qkv), prepare_product(attention.output),
-            norms[1], prepare_product(feed_forward.gate_up), prepare_product(feed_forward.down),
-            shape.attention_heads, shape.norm_epsilon,
-        )  # fmt: skip
+        self._kernel = kernels.for_array(block.attention_norm.weight.data)
+        weights = _block_weights(block)
+        self._prepared = self._kernel.prepare_block(*weights, shape.attention_heads, shape.norm_epsilon)
 
     def forward(self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> None:
         """Put x (T, D) through the block, in place; its keys and values are written behind the cache's rows."""
@@ -94,9 +99,13 @@ class Runtime:
         self.vocabulary_size = shape.vocabulary_size
         self.context_length = context_length or shape.context
         self.table = TokenTable(trunk.embedding)
-        self.blocks = [BlockWeights(block, shape) for block in trunk.blocks]
         self.final_norm = trunk.final_norm.weight.data
         self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output)
+        self._kernel = kernels.for_array(self.final_norm)
+        blocks = [partial(_block_weights, block) for block in trunk.blocks]
+        self._trunk = self._kernel.prepare_trunk(
+            blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon
+        )
         self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
         self.cache = KeyValueCache(
             shape.layers, self.context_length, shape.key_value_heads, shape.channels,
@@ -113,12 +122,10 @@ class Runtime:
         start, rows = self.cache.length, tokens.shape[0]
         cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
         x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
-        for layer, block in enumerate(self.blocks):
-            block.forward(x, self.cache, layer, cosine, sine)
-        self.cache.extend(rows)
-        kernel = kernels.for_array(x)
-        hidden, _ = kernel.rms_norm(x, self.final_norm, self.shape.norm_epsilon)
-        return Step(kernel.linear(hidden, self.output), hidden)
+        cache = self.cache
+        logits, hidden = self._kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
+        cache.extend(rows)
+        return Step(logits, hidden)
 
     def truncate(self, length: int) -> None:
         """Forget the positions at and beyond `length`."""

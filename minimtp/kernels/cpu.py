@@ -5,7 +5,7 @@
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
     cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions
     cpu_attention.py     a few rows over the cache
-    cpu_block.py         a whole block in one call
+    cpu_block.py         a block, or all of them, in one call
     cpu_gated_step.py    a drafted token in one call          compiling.py      how all of it is compiled
 """
 
@@ -13,7 +13,7 @@ import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu_activations import quantize_activations
 from minimtp.kernels.cpu_attention import cached_attention
-from minimtp.kernels.cpu_block import prepare_block, transformer_block
+from minimtp.kernels.cpu_block import prepare_block, prepare_trunk, transformer_block, trunk_step
 from minimtp.kernels.cpu_gated_step import gated_greedy_draft, gated_step, prepare_gated_step
 from minimtp.kernels.cpu_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
@@ -58,6 +58,7 @@ __all__ = [
     "prepare_gated_step",
     "prepare_q4_0",
     "prepare_q8_0",
+    "prepare_trunk",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",
@@ -65,4 +66,5 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "transformer_block",
+    "trunk_step",
 ]

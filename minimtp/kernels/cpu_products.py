@@ -10,6 +10,7 @@ very function that training can fake), and the 32 products of a group are summed
 same whatever other rows are in the call, so verified drafts equal plain decoding with no tolerance.
 """
 
+import math
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
@@ -54,7 +55,7 @@ def linear(x, prepared, out=None):
 
 def prepare_f32(weight):
     rows, columns = weight.shape
-    panels = _empty_panels(rows, columns * F32_BYTES)
+    panels = aligned_empty((-(-rows // PANEL), columns * F32_BYTES))
     by_column = panels.view(np.float32).reshape(-1, columns, PANEL)
     by_column[:] = _by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
     return Prepared(rows, columns, panels, F32)
@@ -78,7 +79,7 @@ def prepare_q8_0(blocks):
 def _quantized_panels(rows, scales, packed):
     """packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group bytes): a group's scales, then its steps."""
     count, _, groups, steps, _ = packed.shape
-    panels = _empty_panels(rows, groups * (SCALE_BYTES + steps * 4 * PANEL))
+    panels = aligned_empty((-(-rows // PANEL), groups * (SCALE_BYTES + steps * 4 * PANEL)))
     by_group = panels.reshape(count, groups, -1)
     by_group[:, :, :SCALE_BYTES].view(np.float16)[:] = _by_panel(scales).swapaxes(1, 2)
     by_group[:, :, SCALE_BYTES:] = packed.transpose(0, 2, 3, 1, 4).reshape(count, groups, -1)
@@ -92,12 +93,12 @@ def _by_panel(matrix):
     return np.concatenate([matrix, zeros]).reshape(-1, PANEL, columns)
 
 
-def _empty_panels(rows, panel_bytes):
-    """uint8 (ceil(rows / 32), panel_bytes) that begins at a cache line, so that no vector crosses one."""
-    count = -(-rows // PANEL)
-    memory = np.empty(count * panel_bytes + CACHE_LINE, np.uint8)
+def aligned_empty(shape):
+    """uint8 array that begins at a cache line, so that no vector of its panels crosses one."""
+    size = math.prod(shape)
+    memory = np.empty(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + count * panel_bytes].reshape(count, panel_bytes)
+    return memory[start : start + size].reshape(shape)
 
 
 # ------------------------------------------------------------------------------------------------------------ products

@@ -331,8 +331,8 @@ def transformer_block(x, block, keys, values, start, cosine, sine):
     """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN PLACE; returns None.
 
     x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1 of the cache, keys
-    (G, C, S) and values (S, G, C), whose positions before `start` are the past. cosine, sine (T, C/2) rotate to the positions from
-    `start`. All arrays are contiguous. Raises ValueError where the rows do not fit the cache.
+    (G, C, S) and values (S, G, C), whose positions before `start` are the past. cosine, sine (T, C/2) rotate to the
+    positions from `start`. All arrays are contiguous. Raises ValueError where the rows do not fit the cache.
     """
     (rows, _), (groups, channels, room) = x.shape, keys.shape
     if not 0 <= start <= room - rows:
@@ -346,6 +346,38 @@ def transformer_block(x, block, keys, values, start, cosine, sine):
     x += linear(attended.reshape(rows, -1), block.attention_output)
     normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
     x += linear(swiglu(linear(normed, block.gate_up)), block.down)
+
+
+@dataclass(frozen=True)
+class PreparedTrunk:
+    """All blocks, the final norm (D,), and the output, a matrix made ready by `prepare_*`."""
+
+    blocks: tuple
+    final_norm: object
+    output: object
+    epsilon: float
+
+
+def prepare_trunk(blocks, final_norm, output, heads, epsilon):
+    """A trunk made ready for `trunk_step`.
+
+    blocks: for each block a function that returns the first six arguments of `prepare_block`, called one after the other, so
+    that no two copies of all the weights need be alive at once. The blocks must have the same sizes and formats.
+    """
+    prepared = tuple(prepare_block(*make(), heads, epsilon) for make in blocks)
+    return PreparedTrunk(prepared, final_norm, output, epsilon)
+
+
+def trunk_step(x, trunk, keys, values, start, cosine, sine):
+    """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T, D).
+
+    x (T, D) is overwritten; keys (L, G, C, S) and values (L, S, G, C) are the caches of the L blocks; the rest as in
+    `transformer_block`.
+    """
+    for block, block_keys, block_values in zip(trunk.blocks, keys, values, strict=True):
+        transformer_block(x, block, block_keys, block_values, start, cosine, sine)
+    hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
+    return linear(hidden, trunk.output), hidden
 
 
 @dataclass(frozen=True)
