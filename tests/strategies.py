@@ -38,12 +38,12 @@ def ragged_matrices(draw, largest=1e4):
 def uniform_grids(draw, **fixed):
     """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed` settings are as given."""
     from minimtp.quant.grids import UniformGrid
-    from minimtp.quant.grids_uniform import POLICIES, SCALE_TYPES
+    from minimtp.quant.grids_uniform import POLICIES
 
     settings_ = {
         "bits": draw(st.integers(2, 8)), "policy": draw(st.sampled_from(POLICIES)),
         "granularity": draw(st.one_of(st.sampled_from(["tensor", "channel"]), st.integers(1, 40))),
-        "scale_type": draw(st.sampled_from(SCALE_TYPES)),
+        "scale_type": draw(st.sampled_from(["float16", "float32"])),
     }  # fmt: skip
     return UniformGrid(**settings_ | fixed)
 

@@ -272,5 +272,5 @@ def test_rows_that_are_not_whole_groups_are_refused_by_name(grid, shape):
 
 
 def test_an_unknown_grid_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown grid 'q4_3': use q4_0, q8_0 or"):
+    with pytest.raises(UserError, match="unknown grid 'q4_3': use q4_0, q4_1, q8_0, q4_k, q6_k, or"):
         grid_named("q4_3")

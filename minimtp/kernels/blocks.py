@@ -1,12 +1,15 @@
-"""The arithmetic of ggml's block formats Q4_0 and Q8_0 in plain arrays: the one place where it is written down.
+"""The arithmetic of ggml's block formats Q4_0, Q4_1 and Q8_0 in plain arrays: the one place where it is written down.
 
 A row of K weights is cut into groups of 32. A group is stored as one 16-bit float, the scale (the step between two levels),
-and 32 small integers, the codes; a weight is read back as code * scale. Training rounds with these functions
-(`kernels.plain.fake_quantize_*`), conversion, packing and export store what they return (`minimtp.quant`), and the compiled
-twins in `kernels/cpu.py` are held bit-equal to them. So the numbers that training saw are the numbers in the file.
+and 32 small integers, the codes; a weight is read back as code * scale, in Q4_1 plus a second 16-bit float. Training rounds
+with these functions (`kernels.plain.fake_quantize_*`), conversion, packing and export store what they return
+(`minimtp.quant`), and the compiled twins in `kernels/cpu.py` are held bit-equal to them. So the numbers that training saw are
+the numbers in the file.
 
     Q4_0   extreme = the first element of largest magnitude, with its sign      d = extreme / -8      codes -8..7
            code = min(15, trunc(x * (1/d) + 8.5)) - 8
+    Q4_1   d = (max - min) / 15, m = min                                         codes 0..15, value code * d + m
+           code = min(15, trunc((x - min) * (1/d) + 0.5))
     Q8_0   d = max|x| / 127                                                      codes -127..127
            code = x * (1/d) rounded, halves away from zero
 
@@ -15,16 +18,21 @@ read back with d rounded to float16. Dividing by d, or choosing codes with the r
 scale spends the one code that has no mirror image, -8, on the largest weight; the price is that a weight close to the
 negative of the extreme is clipped from +8 to +7, so that its error can reach a whole step instead of half a one.
 
-Source: `quantize_row_q4_0_ref` and `quantize_row_q8_0_ref` of ggml (built without contraction of a*b+c); the tests compare
-with the `gguf` package byte for byte. One difference: where 1/d would overflow float32 (|d| <= 2**-128) ggml casts NaN to an
+With `importance`, one number per column (the mean square of the inputs it meets), ggml searches the scales of Q4_0 and Q4_1
+that lose least (`scale_search.py`); there the codes are chosen with the very scale that is searched.
+
+Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c); the tests compare with the
+`gguf` package byte for byte. One difference: where 1/d would overflow float32 (|d| <= 2**-128) ggml casts NaN to an
 integer, which is undefined; here the codes are then 0. The scale is 0 as a float16 there, so the values agree.
 Values are not checked here: `minimtp.quant.grids` refuses what is not finite before it stores anything.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import array_module, numpy
+from minimtp.kernels.scale_search import in_order, search_affine, search_signed
 
 GROUP_SIZE = 32
 Q4_0_BLOCK_BYTES = 18  # float16 scale, then 16 bytes of two codes each
+Q4_1_BLOCK_BYTES = 20  # float16 scale, float16 minimum, then 16 bytes of two codes each
 Q8_0_BLOCK_BYTES = 34  # float16 scale, then 32 bytes
 LARGEST_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a finite float32
 
@@ -44,6 +52,32 @@ def levels_q4_0(x):
     first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
     step = xp.take_along_axis(groups, first_extreme, axis=-1) / xp.float32(-8)
     return xp.trunc(groups * _reciprocal(step) + xp.float32(8.5)), step
+
+
+def encode_q4_0_by_importance(x, importance):
+    """`encode_q4_0` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
+    with numpy.errstate(all="ignore"):  # groups of zeros divide by zero, and are put right by the search
+        codes, scale = search_signed(*_weighed_groups(x, importance), 8)
+    return codes.T.astype("int8").reshape(x.shape), _as_stored(scale.reshape(x.shape[0], -1, 1))
+
+
+def encode_q4_1(x):
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in 0..15, scales and minima float32 (N, K/32), each a float16."""
+    xp = array_module(x)
+    groups = _groups_float32(x)  # (N, K/32, 32)
+    minimum = groups.min(axis=-1, keepdims=True)
+    step = (groups.max(axis=-1, keepdims=True) - minimum) / xp.float32(15)
+    levels = xp.trunc((groups - minimum) * _reciprocal(step) + xp.float32(0.5))
+    codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8)
+    return codes.reshape(x.shape), _as_stored(step), _as_stored(minimum)
+
+
+def encode_q4_1_by_importance(x, importance):
+    """`encode_q4_1` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
+    with numpy.errstate(all="ignore"):
+        codes, scale, depth = search_affine(*_weighed_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True)
+    shape = x.shape[0], -1, 1
+    return codes.T.astype("int8").reshape(x.shape), _as_stored(scale.reshape(shape)), _as_stored(-depth.reshape(shape))
 
 
 def encode_q8_0(x):
@@ -68,6 +102,12 @@ def decode(codes, scales):
     return (groups * scales[..., None]).reshape(rows, columns)
 
 
+def decode_q4_1(codes, scales, minima):
+    """codes int8 (N, K), scales and minima float32 (N, K/32) -> code * scale + minimum, float32 (N, K)."""
+    xp = array_module(codes)
+    return decode(codes, scales) + xp.repeat(minima, GROUP_SIZE, axis=1)
+
+
 def pack_q4_0(codes, scales):
     """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 18).
 
@@ -75,20 +115,27 @@ def pack_q4_0(codes, scales):
     high four bits.
     """
     xp = array_module(codes)
-    rows, columns = codes.shape
-    unsigned = (codes + xp.int8(8)).astype(xp.uint8).reshape(rows, columns // GROUP_SIZE, 2, GROUP_SIZE // 2)
-    nibbles = unsigned[:, :, 0] | (unsigned[:, :, 1] << xp.uint8(4))  # (N, K/32, 16)
-    return xp.concatenate([_scale_bytes(scales), nibbles], axis=-1).reshape(rows, -1)
+    return xp.concatenate([bytes_of_float16(scales), _nibbles(codes + xp.int8(8))], axis=-1).reshape(len(codes), -1)
 
 
 def unpack_q4_0(blocks):
     """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q4_0`."""
-    xp = array_module(blocks)
-    rows = blocks.shape[0]
-    blocks = blocks.reshape(rows, -1, Q4_0_BLOCK_BYTES)
-    nibbles = blocks[:, :, 2:]
-    unsigned = xp.concatenate([nibbles & xp.uint8(15), nibbles >> xp.uint8(4)], axis=-1)  # (N, K/32, 32)
-    return (unsigned.astype(xp.int8) - xp.int8(8)).reshape(rows, -1), _scales_from_bytes(blocks)
+    blocks = blocks.reshape(len(blocks), -1, Q4_0_BLOCK_BYTES)
+    return _codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(blocks[:, :, :2])
+
+
+def pack_q4_1(codes, scales, minima):
+    """codes int8 (N, K) in 0..15, scales and minima (N, K/32) -> blocks uint8 (N, K/32 * 20): both floats, then as Q4_0."""
+    xp = array_module(codes)
+    parts = [bytes_of_float16(scales), bytes_of_float16(minima), _nibbles(codes)]
+    return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+
+def unpack_q4_1(blocks):
+    """blocks uint8 (N, K/32 * 20) -> codes int8 (N, K), scales and minima float32 (N, K/32); undoes `pack_q4_1`."""
+    blocks = blocks.reshape(len(blocks), -1, Q4_1_BLOCK_BYTES)
+    scales, minima = float16_from_bytes(blocks[:, :, :2]), float16_from_bytes(blocks[:, :, 2:4])
+    return _codes_from_nibbles(blocks[:, :, 4:]), scales, minima
 
 
 def pack_q8_0(codes, scales):
@@ -96,7 +143,7 @@ def pack_q8_0(codes, scales):
     xp = array_module(codes)
     rows, columns = codes.shape
     code_bytes = xp.ascontiguousarray(codes).view(xp.uint8).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
-    return xp.concatenate([_scale_bytes(scales), code_bytes], axis=-1).reshape(rows, -1)
+    return xp.concatenate([bytes_of_float16(scales), code_bytes], axis=-1).reshape(rows, -1)
 
 
 def unpack_q8_0(blocks):
@@ -104,13 +151,33 @@ def unpack_q8_0(blocks):
     xp = array_module(blocks)
     rows = blocks.shape[0]
     blocks = blocks.reshape(rows, -1, Q8_0_BLOCK_BYTES)
-    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(rows, -1), _scales_from_bytes(blocks)
+    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(rows, -1), float16_from_bytes(blocks[:, :, :2])
 
 
 def _groups_float32(x):
     xp = array_module(x)
     rows, columns = x.shape
     return x.astype(xp.float32, copy=False).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
+
+
+def _weighed_groups(x, importance):
+    """x (N, K), importance (K,) -> groups and the weights of their errors, float32 (32, N * K/32) each, as ggml has them."""
+    xp = array_module(x)
+    x = x.astype(xp.float32, copy=False)
+    square = in_order((x * x).T) / xp.float32(x.shape[1])  # (N,)
+    weights = importance * xp.sqrt(square[:, None] + x * x)
+    return [xp.ascontiguousarray(a.reshape(-1, GROUP_SIZE).T) for a in (x, weights)]
+
+
+def _nibbles(codes):
+    """codes 0..15 (N, K) -> uint8 (N, K/32, 16): code j of a group in the low, code j + 16 in the high half of byte j."""
+    halves = codes.astype("uint8").reshape(len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2)
+    return halves[:, :, 0] | (halves[:, :, 1] << 4)
+
+
+def _codes_from_nibbles(nibbles):
+    """uint8 (N, K/32, 16) -> int8 (N, K); undoes `_nibbles`."""
+    return array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1).astype("int8").reshape(len(nibbles), -1)
 
 
 def _reciprocal(step):
@@ -124,12 +191,13 @@ def _as_stored(step):
     return step[..., 0].astype(xp.float16).astype(xp.float32)
 
 
-def _scale_bytes(scales):
+def bytes_of_float16(scales):
+    """float32 of any shape (...) -> their float16 bytes, little-endian, uint8 (..., 2)."""
     xp = array_module(scales)
-    rows, groups = scales.shape
-    return xp.ascontiguousarray(scales.astype("<f2")).view(xp.uint8).reshape(rows, groups, 2)
+    return xp.ascontiguousarray(scales.astype("<f2")).view(xp.uint8).reshape(*scales.shape, 2)
 
 
-def _scales_from_bytes(blocks):
-    xp = array_module(blocks)
-    return xp.ascontiguousarray(blocks[:, :, :2]).view("<f2")[..., 0].astype(xp.float32)
+def float16_from_bytes(pairs):
+    """uint8 (..., 2) -> float32 (...); undoes `bytes_of_float16`."""
+    xp = array_module(pairs)
+    return xp.ascontiguousarray(pairs).view("<f2")[..., 0].astype(xp.float32)

@@ -9,12 +9,16 @@ error that nobody trained against; measured on other pairs of int4 grids, it add
     name                  codes      step d                      bits per weight    |x - q d| at most
     q4_0                  -8..7      (signed extreme) / -8       4 + 16/32 = 4.5    |d|     (half of it, unless +8 is clipped)
     q8_0                  -127..127  max|x| / 127                8 + 16/32 = 8.5    d / 2   (both: plus the rounding of d)
+    q4_1                  0..15      (max - min) / 15            4 + 32/32 = 5.0    d / 2   plus the rounding of d and min
+    q4_k, q6_k            0..15, -32..31  searched               4.5, 6.5625        what the search found best
     int4-restricted-g32   -7..7      max|x| / 7                  4 + 16/32 = 4.5    d / 2   and so on for 2-8 bits, other
-    int4-affine-channel   -8..7      (max - min) / 15            4 + (16 + 4)/K     d / 2   policies, groups, rows, matrices
+    int4-affine-channel   -8..7      (max - min) / 15            4 + (16 + 8)/K     d / 2   policies, groups, rows, matrices
+    nf4-g64               0..15      max|x|                      4 + 16/64 = 4.25   half the distance of two levels
+    ternary-tensor        -1..1      mean|x|                     2                  no limit: what is large is clipped
 
-The name of a uniform grid says all of it: `int` BITS `-` POLICY `-` `tensor`, `channel` or `g` COLUMNS, and `-f32` if its
-scales are stored as float32. The policies are explained in `grids_uniform.py`, ggml's formats in `kernels/blocks.py`, and
-what all grids promise in `grids_base.py`.
+The first five are ggml's (`grids_ggml.py`), the others are over any groups (`grids_groups.py`): their names go on with
+`tensor`, `channel` or `g` COLUMNS, and with `-f32` if scales are stored as float32. Uniform ones (`grids_uniform.py`) begin
+with `int` BITS `-` POLICY, where POLICY is the rule for the scale. What all grids promise is in `grids_base.py`.
 
 A scale is stored as a float16 unless the name says otherwise, and it is rounded to one before anyone sees it: `encode`
 returns float32 numbers that are exactly float16 values. That bounds what can be stored: a weight of more than
@@ -25,27 +29,36 @@ import re
 
 from minimtp.errors import UserError
 from minimtp.quant.grids_base import MASKS, Grid
-from minimtp.quant.grids_ggml import Q4_0Grid, Q8_0Grid
+from minimtp.quant.grids_codebook import NF4Grid, TernaryGrid
+from minimtp.quant.grids_ggml import BlockGrid, Q4_0Grid, Q4_1Grid, Q4_KGrid, Q6_KGrid, Q8_0Grid
+from minimtp.quant.grids_groups import GroupedGrid
 from minimtp.quant.grids_uniform import POLICIES, UniformGrid
 
-__all__ = ["GRIDS", "MASKS", "Q4_0", "Q8_0", "Grid", "UniformGrid", "grid_named"]
+__all__ = [
+    "BLOCK_GRIDS", "GRIDS", "MASKS", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0",
+    "BlockGrid", "Grid", "GroupedGrid", "NF4Grid", "TernaryGrid", "UniformGrid", "grid_named",
+]  # fmt: skip
 
-Q4_0 = Q4_0Grid()
-Q8_0 = Q8_0Grid()
+Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = Q4_0Grid(), Q4_1Grid(), Q8_0Grid(), Q4_KGrid(), Q6_KGrid()
 GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}  # those that kernels multiply by
+BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}  # those that files hold
 
-_UNIFORM = re.compile(rf"int(?P<bits>\d)-(?P<policy>{'|'.join(POLICIES)})-(?P<over>tensor|channel|g[1-9]\d*)(?P<f32>-f32)?")
+_KIND = rf"int(?P<bits>\d)-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"
+_GROUPED = re.compile(rf"(?P<kind>{_KIND})-(?P<over>tensor|channel|g[1-9]\d*)(?P<f32>-f32)?")
 
 
 def grid_named(name: str) -> Grid:
     """The grid of that name; the same name gives equal grids. Raises UserError that lists the known names."""
-    if name in GRIDS:
-        return GRIDS[name]
-    uniform = _UNIFORM.fullmatch(name)
-    if uniform is None:
+    if name in BLOCK_GRIDS:
+        return BLOCK_GRIDS[name]
+    match = _GROUPED.fullmatch(name)
+    if match is None:
         raise UserError(
-            f"unknown grid {name!r}: use {', '.join(GRIDS)} or a uniform one like int4-restricted-g32, "
-            f"with 2 to 8 bits, {', '.join(POLICIES)}, and tensor, channel or g and a number of columns"
+            f"unknown grid {name!r}: use {', '.join(BLOCK_GRIDS)}, or one over any groups like int4-restricted-g32, "
+            f"nf4-g64 or ternary-tensor (int with 2 to 8 bits and {', '.join(POLICIES)}; tensor, channel or g and columns)"
         )
-    over = uniform["over"] if uniform["over"] in ("tensor", "channel") else int(uniform["over"][1:])
-    return UniformGrid(int(uniform["bits"]), uniform["policy"], over, scale_type="float32" if uniform["f32"] else "float16")
+    over = match["over"] if match["over"] in ("tensor", "channel") else int(match["over"][1:])
+    scale_type = "float32" if match["f32"] else "float16"
+    if match["bits"]:
+        return UniformGrid(int(match["bits"]), match["policy"], over, scale_type)
+    return {"nf4": NF4Grid, "ternary": TernaryGrid}[match["kind"]](over, scale_type)

@@ -41,17 +41,21 @@ class Grid(ABC):
     largest_code: int
     largest_magnitude: float
 
-    def encode(self, x: Array, name: str = "the array") -> tuple[Array, Scales]:
+    def encode(self, x: Array, name: str = "the array", importance: Array | None = None) -> tuple[Array, Scales]:
         """x (N, K) -> codes int8 (N, K) and scales, each number exactly one of its stored type.
 
-        x may be float32 or float64; the codes are chosen in float32, as in the stored format.
+        x may be float32 or float64; the codes are chosen in float32, as in the stored format. importance: (K,), how much an
+        error in a column costs (the mean square of the inputs it meets), for formats that can weigh errors.
 
-        Raises UserError, calling the array `name`, for a shape that the grid cannot store, and when a value is not finite or
-        too large.
+        Raises UserError, calling the array `name`, for a shape that the grid cannot store, when a value is not finite or
+        too large, and for an importance that is no such array or that the grid cannot use.
         """
         self.check_columns(x.shape, name)
         self.check_values(x, name)
-        return self._encode(x)
+        if importance is None:
+            return self._encode(x)
+        self._check_importance(x, importance, name)
+        return self._encode_by_importance(x, importance.astype("float32", copy=False))
 
     def fake_quantize(self, x: Array, name: str = "the array") -> Array:
         """decode(*encode(x)) in the dtype of x; raises what `encode` raises."""
@@ -102,8 +106,8 @@ class Grid(ABC):
         """x (N, k), which begins at column `first` of what `scales` belong to -> the codes of the nearest levels, int8."""
 
     @abstractmethod
-    def stored_bits(self, rows: int, columns: int) -> int:
-        """Bits that a matrix (rows, columns) takes, its scales included."""
+    def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """The first two axes of the scales of a matrix (rows, columns)."""
 
     @abstractmethod
     def _encode(self, x: Array) -> tuple[Array, Scales]:
@@ -112,6 +116,17 @@ class Grid(ABC):
     @abstractmethod
     def _inside(self, x: Array, mask: str) -> Array | None:
         """`straight_through_mask` for round-clip and clip-round."""
+
+    def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Scales]:
+        raise UserError(f"{self.name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k")
+
+    def _check_importance(self, x: Array, importance: Array, name: str) -> None:
+        xp = array_module(x)
+        if importance.shape != x.shape[1:] or not bool((xp.isfinite(importance) & (importance >= 0)).all()):
+            raise UserError(
+                f"the importance of {name} must be {x.shape[1]} finite numbers of at least 0, one per column: "
+                f"it has shape {importance.shape}"
+            )
 
     def _fake_quantize(self, x: Array) -> Array:
         return self.decode(*self._encode(x)).astype(x.dtype, copy=False)
@@ -123,9 +138,3 @@ class Grid(ABC):
 def per_column(scales: Array, group_size: int, first: int, columns: int) -> Array:
     """One number per group (N, groups) -> one per column (N, columns), for the columns from `first` on."""
     return array_module(scales).repeat(scales, group_size, axis=1)[:, first : first + columns]
-
-
-def rounded_to_float16(scales: Array) -> Array:
-    """float32 numbers of any shape -> the nearest float16 values, as float32."""
-    xp = array_module(scales)
-    return scales.astype(xp.float16).astype(xp.float32)

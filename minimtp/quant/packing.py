@@ -1,65 +1,119 @@
-"""Packing: codes and scales as the bytes that ggml reads, block after block along each row.
+"""Packing: codes and scales as bytes, row after row without gaps.
 
-A block holds one group of 32. Two of Q4_0's four-bit codes share a byte, and which two is part of the format:
+ggml's formats are blocks along each row, byte for byte what other programs read (`kernels/blocks.py` and
+`kernels/superblocks.py` have the layouts). Grids over any groups have no format that everybody reads; a row of theirs is
 
-    Q4_0, 18 bytes    scale float16 | byte j = (code[j] + 8) + 16 * (code[j + 16] + 8),  j = 0..15
-    Q8_0, 34 bytes    scale float16 | code[0] .. code[31] as signed bytes
+    the scales of its groups, float16 or float32 | zero points as signed bytes (affine only) | codes, see `pack_bits`
 
-Scales are little-endian. Rows follow one another without gaps, so an (N, K) matrix is N * K/32 blocks.
-The byte arithmetic is in `minimtp.kernels.blocks`, where the kernels that read blocks find it too.
+little-endian throughout, codes counted from the grid's smallest one. Every row can be read alone: the scale of a whole matrix
+stands in each of its rows. So that a row's length says how many columns it has, their number has to be a multiple of 8.
 """
 
 from typing import Any
 
 from minimtp.backend import array_module
 from minimtp.errors import UserError
-from minimtp.kernels import blocks
-from minimtp.quant.grids import Grid
+from minimtp.quant.bit_packing import pack_bits, packed_size, unpack_bits
+from minimtp.quant.grids import BLOCK_GRIDS, BlockGrid, Grid
+from minimtp.quant.grids_uniform import AffineScales
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
-_PACK = {"q4_0": blocks.pack_q4_0, "q8_0": blocks.pack_q8_0}
-_UNPACK = {"q4_0": blocks.unpack_q4_0, "q8_0": blocks.unpack_q8_0}
-BLOCK_BYTES = {"q4_0": blocks.Q4_0_BLOCK_BYTES, "q8_0": blocks.Q8_0_BLOCK_BYTES}
+BLOCK_BYTES = {name: grid.block_bytes for name, grid in BLOCK_GRIDS.items()}
+WHOLE_BYTES = 8  # columns whose codes end with a byte, whatever their bits
 
 
-def pack(grid: Grid, codes: Array, scales: Array) -> Array:
-    """codes int8 (N, K), scales (N, K/32) as `grid.encode` gives them -> blocks uint8 (N, K/32 * block bytes).
+def pack(grid: Grid, codes: Array, scales: Any) -> Array:
+    """codes int8 (N, K) and scales as `grid.encode` gives them -> uint8 (N, row_bytes(grid, K)).
 
-    Raises ValueError for shapes that do not belong together and for codes that the grid does not have.
+    Raises ValueError for shapes that do not belong together and for codes that the grid does not have, UserError for a
+    number of columns that cannot be packed.
     """
     rows, columns = codes.shape
-    if columns % grid.group_size or scales.shape != (rows, columns // grid.group_size):
-        raise ValueError(f"codes of shape {codes.shape} need one scale per {grid.group_size}, not {scales.shape}")
     if codes.size and not (grid.smallest_code <= int(codes.min()) and int(codes.max()) <= grid.largest_code):
         raise ValueError(f"{grid.name} has codes {grid.smallest_code}..{grid.largest_code}, got others")
-    return _PACK[grid.name](codes, scales)
+    size = row_bytes(grid, columns)
+    expected = grid.scales_shape(rows, columns)
+    for numbers in scales if isinstance(scales, tuple) else (scales,):
+        if numbers.shape[:2] != expected:
+            raise ValueError(f"codes of shape {codes.shape} need scales of shape {expected}, not {numbers.shape[:2]}")
+    if isinstance(grid, BlockGrid):
+        return grid.pack(codes, scales)
+    xp = array_module(codes)
+    packed = xp.empty((rows, size), xp.uint8)
+    step, *zero = scales if isinstance(scales, tuple) else (scales,)
+    step = xp.ascontiguousarray(step.astype(_stored_type(grid)))
+    parts = [step.view(xp.uint8), *(numbers.astype(xp.int8).view(xp.uint8) for numbers in zero)]
+    parts.append(pack_bits((codes.astype(xp.int16) - grid.smallest_code).astype(xp.uint8), grid.bits))
+    begin = 0
+    for part in parts:
+        packed[:, begin : begin + part.shape[1]] = part  # one row of scales for a whole matrix goes into all
+        begin += part.shape[1]
+    return packed
 
 
-def unpack(grid: Grid, packed: Array) -> tuple[Array, Array]:
-    """blocks uint8 (N, K/32 * block bytes) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack` exactly.
+def unpack(grid: Grid, packed: Array) -> tuple[Array, Any]:
+    """uint8 (N, row bytes) -> codes int8 (N, K) and scales; undoes `pack` exactly.
 
-    Raises UserError when the rows are not whole blocks of bytes: the array is something else, or was cut off.
+    Raises UserError when the rows are not whole rows of the grid: the array is something else, or was cut off.
     """
-    matrix_shape(grid, packed)
-    return _UNPACK[grid.name](packed)
+    rows, columns = matrix_shape(grid, packed)
+    if isinstance(grid, BlockGrid):
+        return grid.unpack(packed)
+    xp = array_module(packed)
+    scale_rows, groups = grid.scales_shape(rows, columns)
+    step_bytes = groups * xp.dtype(_stored_type(grid)).itemsize
+    begin = step_bytes + groups * grid.bits_per_zero // 8
+    scales = xp.ascontiguousarray(packed[:scale_rows, :step_bytes]).view(_stored_type(grid)).astype(xp.float32)
+    if grid.bits_per_zero:
+        zero = xp.ascontiguousarray(packed[:scale_rows, step_bytes:begin]).view(xp.int8).astype(xp.float32)
+        scales = AffineScales(scales, zero)
+    codes = unpack_bits(packed[:, begin:], grid.bits, columns).astype(xp.int16) + grid.smallest_code
+    return codes.astype(xp.int8), scales
+
+
+def row_bytes(grid: Grid, columns: int) -> int:
+    """Bytes of a packed row of `columns` weights. Raises UserError for a number of columns that cannot be packed."""
+    if isinstance(grid, BlockGrid):
+        grid.check_columns((1, columns), "the matrix")
+        return columns // grid.group_size * grid.block_bytes
+    if columns % WHOLE_BYTES:
+        raise UserError(f"rows of {columns} weights cannot be packed on {grid.name}: make them multiples of {WHOLE_BYTES} long")
+    return _row_bytes(grid, columns)
 
 
 def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
-    """(N, K) of the matrix that the blocks hold; raises what `unpack` raises."""
-    if packed.ndim != 2 or packed.dtype != array_module(packed).uint8 or packed.shape[1] % BLOCK_BYTES[grid.name]:
-        raise UserError(
-            f"an array of shape {packed.shape} and type {packed.dtype} does not hold {grid.name} blocks: "
-            f"rows must be multiples of {BLOCK_BYTES[grid.name]} bytes"
-        )
-    return packed.shape[0], packed.shape[1] // BLOCK_BYTES[grid.name] * grid.group_size
+    """(N, K) of the matrix that the bytes hold; raises what `unpack` raises."""
+    is_bytes = packed.ndim == 2 and packed.dtype == array_module(packed).uint8
+    if isinstance(grid, BlockGrid):
+        if not is_bytes or packed.shape[1] % grid.block_bytes:
+            raise UserError(
+                f"an array of shape {packed.shape} and type {packed.dtype} does not hold {grid.name} blocks: "
+                f"rows must be multiples of {grid.block_bytes} bytes"
+            )
+        return packed.shape[0], packed.shape[1] // grid.block_bytes * grid.group_size
+    columns = 0
+    while is_bytes and _row_bytes(grid, columns) < packed.shape[1]:
+        columns += WHOLE_BYTES
+    if not is_bytes or _row_bytes(grid, columns) != packed.shape[1]:
+        raise UserError(f"an array of shape {packed.shape} and type {packed.dtype} does not hold whole rows of {grid.name}")
+    return packed.shape[0], columns
 
 
 def quantize(grid: Grid, x: Array, name: str = "the array") -> Array:
-    """Float weights (N, K) -> blocks uint8; raises what `grid.encode` raises."""
+    """Float weights (N, K) -> uint8 (N, row bytes); raises what `grid.encode` and `pack` raise."""
     return pack(grid, *grid.encode(x, name))
 
 
 def dequantize(grid: Grid, packed: Array) -> Array:
-    """Blocks uint8 (N, K/32 * block bytes) -> float32 (N, K), exactly the numbers that fake quantization computed with."""
+    """uint8 (N, row bytes) -> float32 (N, K), exactly the numbers that fake quantization computed with."""
     return grid.decode(*unpack(grid, packed))
+
+
+def _row_bytes(grid: Grid, columns: int) -> int:
+    groups = grid.scales_shape(1, columns)[1]
+    return groups * (grid.bits_per_scale + grid.bits_per_zero) // 8 + packed_size(columns, grid.bits)
+
+
+def _stored_type(grid: Grid) -> str:
+    return {"float16": "<f2", "float32": "<f4"}[grid.scale_type]

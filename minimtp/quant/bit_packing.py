@@ -1,0 +1,120 @@
+"""Codes of a few bits as bytes, in the orders that are in use.
+
+Which codes share a byte is a convention, and reading one as another gives plausible nonsense: weights of the right size in
+the wrong places. For four bits, with codes c0, c1, c2, ... along the last axis (low half of a byte first):
+
+    adjacent-lo-first     c0 c1 | c2 c3 | ...          also GPTQ's: eight codes in an int32, c0 in its lowest bits
+    adjacent-hi-first     c1 c0 | c3 c2 | ...          compressed-tensors' and many CUDA kernels' nibble order
+    ggml-split32          c0 c16 | c1 c17 | ...        in every 32 codes: Q4_0, Q4_1
+    awq                   c0 c2 | c4 c6 | c1 c3 | c5 c7     eight codes in an int32, even ones in its low half
+
+Codes are unsigned here. Signed formats differ by the zero: offset binary adds 8, two's complement keeps the low four bits of
+the signed number; flipping bit 3 turns either into the other (`flip_sign_bit`; 0x88 for a byte of two).
+
+`pack_bits` stores codes of 1 to 8 bits without gaps, the first code in the lowest bits of the first byte; for four bits this
+is `adjacent-lo-first`. Lengths that do not fill the last byte, or the last unit of an order, are filled up with the code
+`fill`; whoever unpacks has to know how many codes there were.
+"""
+
+from typing import Any
+
+from minimtp.backend import array_module
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+
+# For each order: how many codes form a unit, and which of them are in the low and high halves of its bytes, in turn.
+ORDERS: dict[str, tuple[int, ...]] = {
+    "adjacent-lo-first": (0, 1),
+    "adjacent-hi-first": (1, 0),
+    "ggml-split32": tuple(j + half for j in range(16) for half in (0, 16)),
+    "awq": (0, 2, 4, 6, 1, 3, 5, 7),
+}
+
+
+def pack4(codes: Array, order: str, fill: int = 8) -> Array:
+    """Unsigned four-bit codes uint8 (..., n) -> bytes uint8 (..., half of n rounded up to whole units).
+
+    order: one of ORDERS; fill: the code that stands where there is none, by default the zero of offset binary.
+    Raises ValueError for codes above 15 and unknown orders.
+    """
+    unit = _unit(order)
+    _check_codes(codes, 4)
+    units = _filled(codes, len(unit), fill)
+    units = units.reshape(*units.shape[:-1], -1, len(unit))[..., list(unit)]
+    nibbles = units.reshape(*codes.shape[:-1], -1)
+    return nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
+
+
+def unpack4(packed: Array, order: str, count: int) -> Array:
+    """Bytes uint8 (..., m) -> the first `count` codes, uint8 (..., count); undoes `pack4`.
+
+    Raises ValueError when the bytes are no whole units or hold fewer codes.
+    """
+    unit = _unit(order)
+    if packed.shape[-1] * 2 % len(unit) or packed.shape[-1] * 2 < count:
+        raise ValueError(f"{packed.shape[-1]} bytes do not hold {count} codes in the order {order}")
+    xp = array_module(packed)
+    nibbles = xp.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1, len(unit))
+    places = sorted(range(len(unit)), key=unit.__getitem__)
+    return nibbles[..., places].reshape(*packed.shape[:-1], -1)[..., :count]
+
+
+def flip_sign_bit(packed: Array) -> Array:
+    """Offset binary <-> two's complement for two four-bit codes a byte; its own inverse."""
+    return packed ^ 0x88
+
+
+def pack_bits(codes: Array, bits: int) -> Array:
+    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
+    _check_codes(codes, bits)
+    xp = array_module(codes)
+    eights = _filled(codes, 8, 0)
+    eights = eights.reshape(*eights.shape[:-1], -1, 8).astype(xp.uint16)
+    packed = xp.zeros((*eights.shape[:-1], bits + 1), xp.uint16)
+    for i in range(8):
+        byte, shift = divmod(i * bits, 8)
+        packed[..., byte] |= eights[..., i] << shift & 255
+        packed[..., byte + 1] |= eights[..., i] << shift >> 8
+    packed = packed[..., :bits].astype(xp.uint8).reshape(*codes.shape[:-1], -1)
+    return packed[..., : packed_size(codes.shape[-1], bits)]
+
+
+def unpack_bits(packed: Array, bits: int, count: int) -> Array:
+    """Bytes uint8 (..., m) -> the first `count` codes of `bits` bits, uint8 (..., count); undoes `pack_bits`.
+
+    Raises ValueError unless the bytes are just enough.
+    """
+    if packed.shape[-1] != packed_size(count, bits):
+        raise ValueError(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {packed.shape[-1]}")
+    xp = array_module(packed)
+    units = _filled(packed, bits, 0)
+    units = units.reshape(*units.shape[:-1], -1, bits).astype(xp.uint16)
+    units = xp.concatenate([units, xp.zeros_like(units[..., :1])], axis=-1)
+    codes = []
+    for i in range(8):
+        byte, shift = divmod(i * bits, 8)
+        codes.append((units[..., byte] | units[..., byte + 1] << 8) >> shift & (2**bits - 1))
+    return xp.stack(codes, axis=-1).astype(xp.uint8).reshape(*packed.shape[:-1], -1)[..., :count]
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` bits take."""
+    return -(-count * bits // 8)
+
+
+def _unit(order: str) -> tuple[int, ...]:
+    if order not in ORDERS:
+        raise ValueError(f"unknown order {order!r}: use {', '.join(ORDERS)}")
+    return ORDERS[order]
+
+
+def _check_codes(codes: Array, bits: int) -> None:
+    if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
+        raise ValueError(f"codes of {bits} bits lie between 0 and {2**bits - 1}, got others")
+
+
+def _filled(codes: Array, unit: int, fill: int) -> Array:
+    """The codes with `fill` appended along the last axis up to a multiple of `unit`."""
+    xp = array_module(codes)
+    missing = -codes.shape[-1] % unit
+    return codes if not missing else xp.concatenate([codes, xp.full((*codes.shape[:-1], missing), fill, codes.dtype)], axis=-1)
