@@ -7,10 +7,10 @@ from minimtp.backend import numpy as np
 
 
 @st.composite
-def weight_matrices(draw, largest=1e4):
-    """float32 (1..3 rows, 32..96 columns), at most `largest` in magnitude: bell-shaped, or on a lattice full of ties and of
-    weights on the very bounds of a grid, or anything at all; some groups are zero or constant."""
-    shape = draw(st.integers(1, 3)), draw(st.integers(1, 3)), 32
+def weight_matrices(draw, largest=1e4, block=32):
+    """float32 (1..3 rows, 1..3 blocks of columns), at most `largest` in magnitude: bell-shaped, or on a lattice full of ties
+    and of weights on the very bounds of a grid, or anything at all; some groups of 32 are zero or constant."""
+    shape = draw(st.integers(1, 3)), draw(st.integers(1, 3 if block == 32 else 2)) * block // 32, 32
     kind = draw(st.sampled_from(["bell", "lattice", "anything"]))
     if kind == "bell":
         spread = 10.0 ** draw(st.floats(-6, 2))
@@ -46,6 +46,11 @@ def uniform_grids(draw, **fixed):
         "scale_type": draw(st.sampled_from(["float16", "float32"])),
     }  # fmt: skip
     return UniformGrid(**settings_ | fixed)
+
+
+def matrices_for(grid, largest=1e4):
+    """`weight_matrices` of whole blocks of a grid of ggml's."""
+    return weight_matrices(largest=largest, block=grid.group_size)
 
 
 @st.composite

@@ -295,15 +295,6 @@ def test_the_noise_on_bell_shaped_weights_is_neither_more_nor_less_than_known(na
     assert 10 * np.log10(np.square(x, dtype=np.float64).mean() / noise) == pytest.approx(decibels, abs=0.2)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "stored"),
-    [("int4-restricted-g32", (2, 64), 2 * 64 * 4 + 4 * 16), ("int3-affine-g30", (2, 64), 2 * 64 * 3 + 6 * (16 + 8)),
-     ("int2-full-mid-channel-f32", (5, 7), 35 * 2 + 5 * 32), ("int8-restricted-tensor", (5, 7), 35 * 8 + 16)],
-)  # fmt: skip
-def test_the_published_size_counts_scales_and_zero_points(name, shape, stored):
-    assert grid_named(name).stored_bits(*shape) == stored
-
-
 # --------------------------------------------------------------------------------------------------- straight-through masks
 
 MASK_TABLE = [

@@ -10,11 +10,17 @@ from hypothesis.extra import numpy as arrays
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids import GRIDS, Q4_0, Q8_0
-from tests.strategies import codes_and_scales, weight_matrices
+from minimtp.quant.grids import BLOCK_GRIDS, GRIDS, Q4_0, Q4_1, Q8_0, TernaryGrid, grid_named
+from minimtp.quant.grids_codebook import NF4Grid
+from tests.strategies import codes_and_scales, matrices_for, ragged_matrices, uniform_grids, weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
+each_block_grid = pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
 needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="compares with the package gguf (extra: interop)")
+
+grouped_grids = st.one_of(
+    uniform_grids(), st.builds(NF4Grid, st.integers(1, 40)), st.builds(TernaryGrid, st.sampled_from(["tensor", "channel", 7]))
+)
 
 
 def bits(array):
@@ -29,9 +35,59 @@ def test_unpacking_undoes_packing_for_any_codes_and_scales(grid, data):
     assert bits(unpacked_codes) == bits(codes) and bits(unpacked_scales) == bits(scales)
 
 
-@given(blocks=arrays.arrays(np.uint8, (2, 3 * 18), elements=st.integers(0, 123)))  # 0x7b__ is the last finite float16
-def test_packing_undoes_unpacking_for_any_q4_0_bytes_with_finite_scales(blocks):
-    assert bits(packing.pack(Q4_0, *packing.unpack(Q4_0, blocks))) == bits(blocks)
+@each_block_grid
+@given(data=st.data())
+def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
+    """Bytes up to 0x7b: 0x7b__ is the last finite float16. Every byte of every format means something."""
+    blocks = data.draw(arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123)))
+    assert bits(packing.pack(grid, *packing.unpack(grid, blocks))) == bits(blocks)
+
+
+@each_block_grid
+def test_every_bit_of_the_codes_survives_packing(grid):
+    """The top bits too, which the bytes of the property above leave alone."""
+    codes = np.arange(grid.smallest_code, grid.largest_code + 1, dtype=np.int8)
+    x = np.zeros((1, 256), np.float32)
+    shuffled = np.random.default_rng(0).permutation(np.resize(codes, 256))[None]
+    _, scales = grid.encode(x)
+    assert np.array_equal(packing.unpack(grid, packing.pack(grid, shuffled, scales))[0], shuffled)
+
+
+@given(grid=grouped_grids, x=ragged_matrices())
+def test_grids_over_any_groups_are_packed_and_read_back_whole(grid, x):
+    x = np.ascontiguousarray(np.resize(x, (len(x), -(-x.shape[1] // 8) * 8)))
+    codes, scales = grid.encode(x)
+    packed = packing.pack(grid, codes, scales)
+    assert packed.dtype == np.uint8 and packed.shape == (len(x), packing.row_bytes(grid, x.shape[1]))
+    assert packing.matrix_shape(grid, packed) == x.shape
+    read_codes, read_scales = packing.unpack(grid, packed)
+    assert bits(read_codes) == bits(codes) and type(read_scales) is type(scales)
+    assert [bits(a) for a in np.atleast_3d(read_scales)] == [bits(a) for a in np.atleast_3d(scales)]
+    assert bits(packing.dequantize(grid, packed)) == bits(grid.fake_quantize(x))
+    alone = [packing.dequantize(grid, row[None]) for row in packed]
+    assert bits(np.concatenate(alone)) == bits(grid.fake_quantize(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "size"),
+    [("int4-restricted-g32", 64, 32 + 2 * 2), ("int3-affine-g30", 64, 24 + 9), ("int2-full-mid-channel-f32", 64, 16 + 4),
+     ("int8-restricted-tensor", 64, 64 + 2), ("nf4-g64", 64, 32 + 2), ("ternary-channel", 64, 16 + 2), ("q4_k", 512, 288)],
+)  # fmt: skip
+def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size):
+    assert packing.row_bytes(grid_named(name), columns) == size
+    assert packing.quantize(grid_named(name), np.ones((2, columns), np.float32)).shape == (2, size)
+
+
+@pytest.mark.parametrize(("name", "columns"), [("int3-affine-g30", 63), ("nf4-g64", 9), ("q4_k", 128), ("q4_0", 33)])
+def test_a_number_of_columns_that_cannot_be_packed_is_refused(name, columns):
+    with pytest.raises(UserError, match="multiples of (8|32|256) long"):
+        packing.row_bytes(grid_named(name), columns)
+
+
+def test_bytes_that_are_not_whole_rows_are_refused():
+    for bad in (np.zeros((2, 19), np.uint8), np.zeros((2, 18), np.int8), np.zeros(18, np.uint8)):
+        with pytest.raises(UserError, match="does not hold whole rows of int4-restricted-g32"):
+            packing.unpack(grid_named("int4-restricted-g32"), bad)
 
 
 def test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus_16_in_the_low_and_high_half_of_byte_j():
@@ -50,11 +106,13 @@ def test_a_q8_0_block_is_the_scale_and_then_the_codes_as_signed_bytes():
 def test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml():
     assert packing.quantize(Q4_0, np.zeros((1, 32), np.float32)).tobytes() == b"\x00\x80" + b"\x88" * 16
     assert packing.quantize(Q8_0, np.zeros((1, 32), np.float32)).tobytes() == bytes(34)
+    assert packing.quantize(Q4_1, np.zeros((1, 32), np.float32)).tobytes() == bytes(20)
 
 
-@each_grid
-@given(x=weight_matrices())
-def test_what_is_read_back_is_what_fake_quantization_computed_with(grid, x):
+@each_block_grid
+@given(data=st.data())
+def test_what_is_read_back_is_what_fake_quantization_computed_with(grid, data):
+    x = data.draw(matrices_for(grid))
     packed = packing.quantize(grid, x)
     assert bits(packing.dequantize(grid, packed)) == bits(grid.fake_quantize(x))
     assert packed.nbytes * 8 == x.size * grid.bits_per_weight
@@ -62,24 +120,46 @@ def test_what_is_read_back_is_what_fake_quantization_computed_with(grid, x):
 
 
 @needs_gguf
-@each_grid
+@pytest.mark.parametrize("grid", [Q4_0, Q4_1, Q8_0], ids=str)
 @given(x=weight_matrices())
-def test_the_bytes_are_those_of_gguf_and_gguf_reads_the_same_numbers(grid, x):
+def test_the_bytes_are_those_of_gguf(grid, x):
     import gguf
 
     kind = gguf.GGMLQuantizationType[grid.name.upper()]
     # At and below this size 1 / d overflows, and gguf casts a NaN to an integer: whatever comes out is an accident.
     groups = x.reshape(-1, 32)
-    divisor = 8 if grid is Q4_0 else 127
-    x = np.where(np.abs(groups).max(axis=-1, keepdims=True) / np.float32(divisor) > 2.0**-128, groups, 0).reshape(x.shape)
+    extent = np.ptp(groups, axis=-1, keepdims=True) if grid is Q4_1 else np.abs(groups).max(axis=-1, keepdims=True)
+    divisor = {Q4_0: 8, Q4_1: 15, Q8_0: 127}[grid]
+    x = np.where(extent / np.float32(divisor) > 2.0**-128, groups, 0).reshape(x.shape)
     with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
         expected = gguf.quantize(x, kind)
-    packed = packing.quantize(grid, x)
-    assert bits(packed) == bits(expected)
-    assert bits(packing.dequantize(grid, packed)) == bits(gguf.dequantize(expected, kind))
+    assert bits(packing.quantize(grid, x)) == bits(expected)
 
 
-@each_grid
+@needs_gguf
+@each_block_grid
+@given(data=st.data())
+def test_gguf_reads_the_same_numbers(grid, data):
+    import gguf
+
+    packed = packing.quantize(grid, data.draw(matrices_for(grid)))
+    read = gguf.dequantize(packed, gguf.GGMLQuantizationType[grid.name.upper()])
+    assert bits(packing.dequantize(grid, packed)) == bits(read)
+
+
+@needs_gguf
+@each_block_grid
+@given(data=st.data())
+def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
+    """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a difference."""
+    import gguf
+
+    blocks = data.draw(arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123)))
+    read = gguf.dequantize(blocks, gguf.GGMLQuantizationType[grid.name.upper()])
+    assert np.array_equal(packing.dequantize(grid, blocks), read)
+
+
+@each_block_grid
 def test_bytes_that_are_not_whole_blocks_are_refused(grid):
     size = packing.BLOCK_BYTES[grid.name]
     for bad in (np.zeros((2, size + 1), np.uint8), np.zeros((2, size), np.int8), np.zeros(size, np.uint8)):
@@ -89,12 +169,12 @@ def test_bytes_that_are_not_whole_blocks_are_refused(grid):
 
 def test_codes_that_the_grid_does_not_have_are_refused():
     scale = np.ones((1, 1), np.float32)
-    for grid, code in ((Q4_0, 8), (Q4_0, -9), (Q8_0, -128)):
+    for grid, code in ((Q4_0, 8), (Q4_0, -9), (Q8_0, -128), (grid_named("int3-restricted-channel"), -4)):
         with pytest.raises(ValueError, match="has codes"):
             packing.pack(grid, np.full((1, 32), code, np.int8), scale)
 
 
 def test_codes_and_scales_that_do_not_belong_together_are_refused():
-    for codes, scales in (((2, 64), (2, 1)), ((2, 64), (1, 2)), ((2, 40), (2, 1))):
-        with pytest.raises(ValueError, match="need one scale per 32"):
+    for codes, scales in (((2, 64), (2, 1)), ((2, 64), (1, 2)), ((2, 32), (2, 2))):
+        with pytest.raises(ValueError, match="need scales of shape"):
             packing.pack(Q8_0, np.zeros(codes, np.int8), np.ones(scales, np.float32))

@@ -22,8 +22,9 @@ With `importance`, one number per column (the mean square of the inputs it meets
 that lose least (`scale_search.py`); there the codes are chosen with the very scale that is searched.
 
 Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c); the tests compare with the
-`gguf` package byte for byte. One difference: where 1/d would overflow float32 (|d| <= 2**-128) ggml casts NaN to an
-integer, which is undefined; here the codes are then 0. The scale is 0 as a float16 there, so the values agree.
+`gguf` package byte for byte, and with stored bytes of ggml itself. Two differences, neither in any value: of a group of
+negative zeros ggml's C makes a scale of the other sign than its Python package and this file do; and where 1/d would overflow
+float32 (|d| <= 2**-128) ggml casts NaN to an integer, which is undefined, and here the codes are 0.
 Values are not checked here: `minimtp.quant.grids` refuses what is not finite before it stores anything.
 """
 

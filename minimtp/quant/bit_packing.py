@@ -4,7 +4,7 @@ Which codes share a byte is a convention, and reading one as another gives plaus
 the wrong places. For four bits, with codes c0, c1, c2, ... along the last axis (low half of a byte first):
 
     adjacent-lo-first     c0 c1 | c2 c3 | ...          also GPTQ's: eight codes in an int32, c0 in its lowest bits
-    adjacent-hi-first     c1 c0 | c3 c2 | ...          compressed-tensors' and many CUDA kernels' nibble order
+    adjacent-hi-first     c1 c0 | c3 c2 | ...          as one reads hexadecimal digits
     ggml-split32          c0 c16 | c1 c17 | ...        in every 32 codes: Q4_0, Q4_1
     awq                   c0 c2 | c4 c6 | c1 c3 | c5 c7     eight codes in an int32, even ones in its low half
 

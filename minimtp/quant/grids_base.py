@@ -138,3 +138,8 @@ class Grid(ABC):
 def per_column(scales: Array, group_size: int, first: int, columns: int) -> Array:
     """One number per group (N, groups) -> one per column (N, columns), for the columns from `first` on."""
     return array_module(scales).repeat(scales, group_size, axis=1)[:, first : first + columns]
+
+
+def rounded_to_float16(scales: Array) -> Array:
+    """float32 numbers of any shape -> the nearest float16 values, as float32."""
+    return scales.astype("float16").astype("float32")
