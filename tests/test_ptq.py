@@ -234,7 +234,7 @@ def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
     assert same(hqq(Q4_0, x * np.float32(unit)), (codes, scales * np.float32(unit)))
 
 
-@given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=8), step=st.floats(0, 4), beta=st.floats(0.5, 100))
+@given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=8), step=st.floats(0, 4, width=32), beta=st.floats(0.5, 100))
 def test_shrinking_gives_up_on_part_of_a_residual_and_never_on_more(values, step, beta):
     residual = np.array(values)
     kept = shrink(residual, np.array(step), beta)

@@ -18,9 +18,6 @@ read back with d rounded to float16. Dividing by d, or choosing codes with the r
 scale spends the one code that has no mirror image, -8, on the largest weight; the price is that a weight close to the
 negative of the extreme is clipped from +8 to +7, so that its error can reach a whole step instead of half a one.
 
-With `importance`, one number per column (the mean square of the inputs it meets), ggml searches the scales of Q4_0 and Q4_1
-that lose least (`scale_search.py`); there the codes are chosen with the very scale that is searched.
-
 Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c); the tests compare with the
 `gguf` package byte for byte, and with stored bytes of ggml itself. Two differences, neither in any value: of a group of
 negative zeros ggml's C makes a scale of the other sign than its Python package and this file do; and where 1/d would overflow
@@ -28,8 +25,7 @@ float32 (|d| <= 2**-128) ggml casts NaN to an integer, which is undefined, and h
 Values are not checked here: `minimtp.quant.grids` refuses what is not finite before it stores anything.
 """
 
-from minimtp.backend import array_module, numpy
-from minimtp.kernels.scale_search import in_order, search_affine, search_signed
+from minimtp.backend import array_module
 
 GROUP_SIZE = 32
 Q4_0_BLOCK_BYTES = 18  # float16 scale, then 16 bytes of two codes each
@@ -43,7 +39,7 @@ def encode_q4_0(x):
     xp = array_module(x)
     levels, step = levels_q4_0(x)
     codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8) - xp.int8(8)
-    return codes.reshape(x.shape), _as_stored(step)
+    return codes.reshape(x.shape), as_stored(step)
 
 
 def levels_q4_0(x):
@@ -55,13 +51,6 @@ def levels_q4_0(x):
     return xp.trunc(groups * _reciprocal(step) + xp.float32(8.5)), step
 
 
-def encode_q4_0_by_importance(x, importance):
-    """`encode_q4_0` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
-    with numpy.errstate(all="ignore"):  # groups of zeros divide by zero, and are put right by the search
-        codes, scale = search_signed(*_weighed_groups(x, importance), 8)
-    return codes.T.astype("int8").reshape(x.shape), _as_stored(scale.reshape(x.shape[0], -1, 1))
-
-
 def encode_q4_1(x):
     """x (N, K), K a multiple of 32 -> codes int8 (N, K) in 0..15, scales and minima float32 (N, K/32), each a float16."""
     xp = array_module(x)
@@ -70,15 +59,7 @@ def encode_q4_1(x):
     step = (groups.max(axis=-1, keepdims=True) - minimum) / xp.float32(15)
     levels = xp.trunc((groups - minimum) * _reciprocal(step) + xp.float32(0.5))
     codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8)
-    return codes.reshape(x.shape), _as_stored(step), _as_stored(minimum)
-
-
-def encode_q4_1_by_importance(x, importance):
-    """`encode_q4_1` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
-    with numpy.errstate(all="ignore"):
-        codes, scale, depth = search_affine(*_weighed_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True)
-    shape = x.shape[0], -1, 1
-    return codes.T.astype("int8").reshape(x.shape), _as_stored(scale.reshape(shape)), _as_stored(-depth.reshape(shape))
+    return codes.reshape(x.shape), as_stored(step), as_stored(minimum)
 
 
 def encode_q8_0(x):
@@ -92,7 +73,7 @@ def encode_q8_0(x):
     # Not trunc(x + 0.5): in float32 0.49999997 + 0.5 is 1. Here every operation is exact.
     magnitude = whole + xp.floor(xp.float32(2) * (magnitude - whole))
     codes = (xp.sign(scaled) * magnitude).astype(xp.int8)
-    return codes.reshape(x.shape), _as_stored(step)
+    return codes.reshape(x.shape), as_stored(step)
 
 
 def decode(codes, scales):
@@ -161,15 +142,6 @@ def _groups_float32(x):
     return x.astype(xp.float32, copy=False).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
 
 
-def _weighed_groups(x, importance):
-    """x (N, K), importance (K,) -> groups and the weights of their errors, float32 (32, N * K/32) each, as ggml has them."""
-    xp = array_module(x)
-    x = x.astype(xp.float32, copy=False)
-    square = in_order((x * x).T) / xp.float32(x.shape[1])  # (N,)
-    weights = importance * xp.sqrt(square[:, None] + x * x)
-    return [xp.ascontiguousarray(a.reshape(-1, GROUP_SIZE).T) for a in (x, weights)]
-
-
 def _nibbles(codes):
     """codes 0..15 (N, K) -> uint8 (N, K/32, 16): code j of a group in the low, code j + 16 in the high half of byte j."""
     halves = codes.astype("uint8").reshape(len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2)
@@ -187,7 +159,8 @@ def _reciprocal(step):
     return xp.where(usable, xp.float32(1) / xp.where(usable, step, xp.float32(1)), xp.float32(0))
 
 
-def _as_stored(step):
+def as_stored(step):
+    """(..., 1) -> (...): rounded to the float16 that a block holds, as float32."""
     xp = array_module(step)
     return step[..., 0].astype(xp.float16).astype(xp.float32)
 

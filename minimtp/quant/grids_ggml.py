@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 from minimtp import kernels
 from minimtp.backend import array_module
 from minimtp.errors import UserError
-from minimtp.kernels import blocks, superblocks
+from minimtp.kernels import blocks, superblocks, weighed_blocks
 from minimtp.quant.grids_base import LARGEST_FLOAT16, Array, Grid, per_column
 from minimtp.quant.rounding import half_even
 
@@ -131,7 +131,7 @@ class Q4_0Grid(BlockGrid):
         return blocks.encode_q4_0(x)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Array]:
-        return blocks.encode_q4_0_by_importance(x, importance)
+        return weighed_blocks.encode_q4_0_by_importance(x, importance)
 
     def _steps(self, scales: Array) -> tuple[Array, None]:
         return scales, None
@@ -173,7 +173,7 @@ class Q4_1Grid(BlockGrid):
         return codes, Q4_1Scales(*scales)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Q4_1Scales]:
-        codes, *scales = blocks.encode_q4_1_by_importance(x, importance)
+        codes, *scales = weighed_blocks.encode_q4_1_by_importance(x, importance)
         return codes, Q4_1Scales(*scales)
 
     def _steps(self, scales: Q4_1Scales) -> tuple[Array, Array]:
