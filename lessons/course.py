@@ -43,6 +43,23 @@ class Lesson:
         """Where this lesson writes."""
         return self.runs / f"lesson{self.number:02d}"
 
+    def trained(self, number: int | None = None) -> Path:
+        """The run folder of a lesson's model (this lesson's by default): as an earlier run left it, or trained now.
+
+        A lesson whose recipe.py says `STARTS_FROM = N` goes on from lesson N's weights.
+        """
+        from minimtp.training.checkpoint import started
+        from minimtp.training.loop import train
+
+        number = number or self.number
+        folder = self.runs / f"lesson{number:02d}" / "model"
+        before = getattr(_module(number, "recipe"), "STARTS_FROM", None)
+        train(
+            recipe_of(number, self.preset), out=folder, resume=started(folder), device=self.device.name,
+            start_from=self.trained(before) if before and not started(folder) else None,
+        )  # fmt: skip
+        return folder
+
     def result(self, what: str, before: tuple[str, str], now: tuple[str, str]) -> None:
         """Print the lesson's number beside the last lesson's: (how, number with its unit) each."""
         width = max(len(before[0]), len(now[0]))

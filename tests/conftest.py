@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Examples have no time limit: the first one may compile kernels, and machines are shared. Their sequence is fixed, so that a
 # failure seen once is seen again. `own` gives the same thing to every example of a test.
@@ -18,6 +18,7 @@ settings.register_profile(
     "minimtp", deadline=None, derandomize=True, max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
+settings.register_profile("few", settings.get_profile("minimtp"), max_examples=8, phases=[Phase.generate])
 settings.load_profile("minimtp")
 
 

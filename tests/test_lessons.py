@@ -166,7 +166,7 @@ def solution(number):
 def run_exercises(project):
     """{test file: [(outcome, line)]} of `pytest --mine` on a copy of lessons and tests; the library is the real one."""
     files = [file for number in NUMBERS for file in exercise_tests(number)]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--mine", *files]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--hypothesis-profile=few", "--mine", *files]
     environment = os.environ | {"PYTHONPATH": f"{project}{os.pathsep}{ROOT}", "COLUMNS": "1000"}
     output = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True).stdout
     outcomes = {file: [] for file in files}

@@ -44,12 +44,14 @@ class Trained:
         return all(map(math.isfinite, self.losses))
 
 
-def learn(recipe: Recipe, corpus: Corpus, device: Device, watch: np.ndarray, optimizer: type = AdamW) -> Trained:
+def learn(
+    recipe: Recipe, corpus: Corpus, device: Device, watch: np.ndarray, optimizer: type = AdamW, seen: int = 8
+) -> Trained:
     """Train a fresh model, and stop early where the loss is no number any more.
 
-    watch: (W, T + 1) tokens of which the loss is noted from time to time.
+    watch: (W, T + 1) tokens of which the loss is noted from time to time. seen: bytes that a prediction depends on.
     """
-    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.width, np.random.default_rng(recipe.seed))
+    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.width, seen, np.random.default_rng(recipe.seed))
     map_parameters(model, lambda array: to_device(array, device))
     flat, result = FlatParameters(model), Trained(model)
     replicas = Replicas(model, flat, min(available_cores(), recipe.batch) if device.name == "cpu" else 1)

@@ -1,0 +1,21 @@
+"""What lesson 3 adds: the transformer, and training as a run that is kept in a folder."""
+
+from dataclasses import replace
+
+from lessons.lesson02_training.recipe import recipe as previous
+
+INTRODUCES = (
+    "minimtp.model.rotary",
+    "minimtp.model.transformer",
+    "minimtp.model.objective",
+    "minimtp.training.build",
+    "minimtp.training.checkpoint",
+    "minimtp.training.evaluate",
+    "minimtp.training.interrupt",
+    "minimtp.training.log",
+    "minimtp.training.loop",
+    "minimtp.training.picture",
+    "minimtp.training.trainer",
+)
+
+recipe = replace(previous, learning_rate=3e-3)

@@ -1,0 +1,83 @@
+"""The arithmetic of a transformer's block, by its definitions: rotation, softmax over the past, normalization."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+
+
+def angles(length, pairs, seed=0):
+    return np.random.default_rng(seed).uniform(-9, 9, (length, pairs))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
+def test_a_rotation_turns_each_adjacent_pair_as_a_complex_number(own, seed, batch, length, heads, pairs):
+    x = np.random.default_rng(seed).standard_normal((batch, length, heads, 2 * pairs))
+    angle = angles(length, pairs, seed)
+    rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
+    expected = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)[:, None]  # (B, T, H, pairs)
+    np.testing.assert_allclose(rotated[..., 0::2], expected.real, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(rotated[..., 1::2], expected.imag, rtol=0, atol=1e-14)
+
+
+def test_a_rotation_leaves_its_argument_alone_and_its_lengths_as_they_were(own):
+    x = np.random.default_rng(0).standard_normal((1, 3, 2, 4))
+    before, angle = x.copy(), angles(3, 2)
+    rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_allclose((rotated**2).sum(-1), (x**2).sum(-1), rtol=1e-13)
+
+
+def test_after_rotation_products_of_queries_and_keys_depend_on_their_distance_only(own):
+    query, key = np.random.default_rng(1).standard_normal((2, 6))
+    angle = np.arange(12)[:, None] * 10000.0 ** (-np.arange(3) / 3)  # position times frequency
+
+    def at(vector, position):
+        return own(plain.rotate)(vector.reshape(1, 1, 1, 6), np.cos(angle[[position]]), np.sin(angle[[position]])).ravel()
+
+    assert at(query, 3) @ at(key, 1) == pytest.approx(at(query, 11) @ at(key, 9), abs=1e-13)
+    assert at(query, 3) @ at(key, 1) != pytest.approx(at(query, 4) @ at(key, 1), abs=1e-3)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 5), st.sampled_from([0.25, 1.0]))
+def test_the_gradient_of_a_softmax_over_the_past_is_its_slope(own, seed, matrices, length, scale):
+    random = np.random.default_rng(seed)
+    scores, direction, gradient = random.standard_normal((3, matrices, length, length))
+    above, below = ((plain.causal_softmax(scores + h * direction, scale) * gradient).sum() for h in (1e-6, -1e-6))
+    received = own(plain.causal_softmax_backward)(gradient.copy(), plain.causal_softmax(scores.copy(), scale), scale)
+    assert float((received * direction).sum()) == pytest.approx(float(above - below) / 2e-6, rel=1e-6, abs=1e-8)
+
+
+def test_the_gradient_of_a_softmax_by_hand(own):
+    probabilities = np.array([[[1.0, 0.0], [0.25, 0.75]]])
+    gradient = np.array([[[5.0, 7.0], [1.0, 2.0]]])
+    # Row 2: the mean gradient is 0.25 * 1 + 0.75 * 2 = 1.75; 0.25 * (1 - 1.75) and 0.75 * (2 - 1.75), times 10.
+    received = own(plain.causal_softmax_backward)(gradient, probabilities, 10.0)
+    np.testing.assert_allclose(received, [[[0.0, 0.0], [-1.875, 1.875]]], rtol=1e-14)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 8))
+def test_the_gradients_of_a_normalization_are_its_slopes(own, seed, rows, width):
+    random = np.random.default_rng(seed)
+    x, direction, gradient = random.standard_normal((3, rows, width))
+    weight, turn = random.standard_normal((2, width))
+
+    def loss(step, along_x, along_weight):
+        y, _ = plain.rms_norm(x + step * along_x * direction, weight + step * along_weight * turn, 1e-2)
+        return float((y * gradient).sum())
+
+    dx, dweight = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 1e-2)[1])
+    assert dx.shape == x.shape and dweight.shape == weight.shape
+    slopes = [(loss(1e-6, *along) - loss(-1e-6, *along)) / 2e-6 for along in ((1, 0), (0, 1))]
+    assert float((dx * direction).sum()) == pytest.approx(slopes[0], rel=1e-6, abs=1e-7)
+    assert float((dweight * turn).sum()) == pytest.approx(slopes[1], rel=1e-6, abs=1e-7)
+
+
+def test_the_gradient_of_a_normalization_is_at_right_angles_to_the_row_it_normalizes(own):
+    # Scaling the row changes nothing (but for epsilon), so the gradient has no share along it.
+    x, gradient = np.random.default_rng(3).standard_normal((2, 5, 16))
+    weight = np.ones(16)
+    dx, _ = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 0.0)[1])
+    np.testing.assert_allclose((dx * x).sum(axis=-1), 0.0, atol=1e-14)
