@@ -40,6 +40,9 @@ class TableTarget:
         hidden = np.array([[stop - 1, self.cache[stop - 1]] for stop in rows])  # (T, 2): position and token of the row
         return SimpleNamespace(logits=np.array([self.logits(self.cache[:stop]) for stop in rows]), hidden=hidden)
 
+    def twin(self):
+        return TableTarget(self.vocabulary_size, self.context_length, self.seed, self.sharpness)
+
     def truncate(self, length):
         assert 0 <= length <= self.length
         del self.cache[length:]

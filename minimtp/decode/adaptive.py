@@ -39,7 +39,8 @@ from collections.abc import Sequence
 from minimtp.decode.cost import Costs
 
 PLAN_EVERY = 8  # rounds
-MEMORY = 128  # rounds; then what was counted is halved
+MEMORY = 48  # rounds; then what was counted is halved
+RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again
 GUESS = 0.7  # of a draft's acceptance, given the one before it, in the place of ...
 GUESS_WEIGHT = 2.0  # ... so many rounds
 FIRST_LENGTH = 4
@@ -51,7 +52,7 @@ OUTLIER = 4.0  # a round that takes so many times as long as usual tells about t
 class Line:
     """seconds ~ intercept + slope * n, least squares over observations of which old ones are forgotten.
 
-    Where n hardly varies no slope can be seen; then the seconds are taken to be `proportional` to n, or else not to depend on it.
+    Where n hardly varies no slope can be seen; then the seconds are taken to be `proportional` to n, or not to depend on it.
     """
 
     MEMORY = 32
@@ -132,13 +133,17 @@ class AdaptiveLength:
         if self._credit <= 0.0:
             self._left = int((PROBE_CREDIT - self._credit) / ALLOWANCE)
             self._credit, self._resumed = PROBE_CREDIT, True
+            self._forget(RESUMED_MEMORY)
+
+    def _forget(self, kept: float) -> None:
+        for counts in (self._drafted, self._drafted_whole, self._accepted, self._accepted_whole):
+            counts[:] = [kept * count for count in counts]
 
     def _make_plan(self) -> None:
         """The length of at least 1 with the highest speed, and what rounds cost."""
         if self._rounds > MEMORY:
             self._rounds //= 2
-            for counts in (self._drafted, self._drafted_whole, self._accepted, self._accepted_whole):
-                counts[:] = [count / 2 for count in counts]
+            self._forget(0.5)
         passes, row = self._pass, self._verify.slope + self._draft.slope
         plain = passes[0] + self._verify.intercept
         accepted = survival(self._accepted, self._accepted_whole, self._most, GUESS)

@@ -19,7 +19,7 @@ side in the cache, so that both are products as fast as those with weights.
 import math
 from types import ModuleType
 
-from minimtp.backend import numpy
+from minimtp.backend import array_module, numpy
 
 CACHE_LINE = 64  # bytes
 
@@ -48,6 +48,11 @@ class KeyValueCache:
         self.length = 0
         # Slicing costs as much as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
+
+    def twin(self) -> "KeyValueCache":
+        """An empty cache of the same sizes."""
+        layers, _, heads, channels = self.values.shape
+        return KeyValueCache(layers, self.context, heads, channels, self.values.dtype, array_module(self.values))
 
     def __len__(self) -> int:
         return self.length

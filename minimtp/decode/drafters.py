@@ -10,6 +10,8 @@ One interface for all of them. The loop in generate.py tells a drafter what was 
                                idea, and the scores (depth, V) of the laws they were drawn from (verify.py), or
                                None: then each counts as certain
 
+    twin()                     another drafter with the same weights, for another text; it shares nothing that changes
+
 A drafter that knows how sure it is may stop early, by its attribute `least_confidence` (0: never); it decides before it draws
 a token, from the tokens before it, so that the text keeps its law.
 
@@ -31,6 +33,8 @@ class Drafter(Protocol):
     max_depth: int
     least_confidence: float
 
+    def twin(self) -> "Drafter": ...
+
     def reset(self, first_token: int) -> None: ...
 
     def commit(self, hidden: object | None, tokens: np.ndarray) -> None: ...
@@ -41,10 +45,15 @@ class Drafter(Protocol):
 class FunctionDrafter:
     """Any function of the text so far: function(tokens, depth, rule) -> (drafts, scores or None)."""
 
+    least_confidence = 0.0
+
     def __init__(self, function: Callable[[list[int], int, Rule], tuple], max_depth: int) -> None:
         self.function = function
         self.max_depth = max_depth
         self.tokens: list[int] = []
+
+    def twin(self) -> "FunctionDrafter":
+        return FunctionDrafter(self.function, self.max_depth)
 
     def reset(self, first_token: int) -> None:
         self.tokens = [first_token]

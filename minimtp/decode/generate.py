@@ -50,6 +50,9 @@ class Target(Protocol):
     def truncate(self, length: int) -> None:
         """Forget the rows at and beyond `length`."""
 
+    def twin(self) -> "Target":
+        """The same model with an empty cache of its own, for another text."""
+
 
 class Lengths(Protocol):
     """Who decides how many tokens a round drafts (adaptive.py). Without one it is always as many as possible."""

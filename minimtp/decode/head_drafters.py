@@ -20,6 +20,7 @@ what was really committed, from the true states: keeping what the drafts made of
 #33561). One batched pass a module does both, the true rows that are missing and the provisional ones.
 """
 
+from copy import copy
 from typing import Any
 
 from minimtp import kernels
@@ -84,6 +85,9 @@ class TokenConditionedDrafter:
             self._token_parts = self._token_part(self._xp.arange(runtime.vocabulary_size))  # (V, 2D)
         self._hidden: Array | None = None  # (1, D)
         self._pending: Array | None = None  # (1,)
+
+    def twin(self) -> "TokenConditionedDrafter":
+        return copy(self)  # what it knows of a text is replaced, never changed in place
 
     def reset(self, first_token: int) -> None:
         self._hidden = self._pending = None
@@ -150,6 +154,12 @@ class BlockHead:
         )
         self.states = xp.empty((runtime.context_length, self._shape.width), dtype)
 
+    def twin(self) -> "BlockHead":
+        """Another one with these weights and rows of its own."""
+        other = copy(self)
+        other.cache, other.states = self.cache.twin(), array_module(self.states).empty_like(self.states)
+        return other
+
     def extend(self, x: Array) -> None:
         """Run (R, D) inputs of the block, the rows behind the cached ones, and keep their states; x is overwritten."""
         start, stop = self.cache.length, self.cache.length + len(x)
@@ -196,6 +206,12 @@ class BlockHeadDrafter:
         self._hidden = self._xp.empty((context, width), dtype)
         self._tokens = self._xp.zeros(context + self.max_depth + 1, np.int64)
         self._rows = 0  # committed rows; with the pending token there is one token more
+
+    def twin(self) -> "BlockHeadDrafter":
+        other = copy(self)
+        other._heads = [head.twin() for head in self._heads]
+        other._hidden, other._tokens = self._xp.empty_like(self._hidden), self._xp.zeros_like(self._tokens)
+        return other
 
     def reset(self, first_token: int) -> None:
         self._rows = 0

@@ -33,6 +33,9 @@ class ModelDrafter:
         self._committed = 0  # tokens of the text, which may grow longer than what fits
         self._fed = np.zeros(model.context_length, np.int64)  # the tokens of the model's rows
 
+    def twin(self) -> "ModelDrafter":
+        return ModelDrafter(self.model.twin(), self.max_depth, self.least_confidence)
+
     def reset(self, first_token: int) -> None:
         self.model.truncate(0)
         self._text[0], self._committed = first_token, 1

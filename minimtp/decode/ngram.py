@@ -28,6 +28,9 @@ class NgramDrafter:
         self.longest, self.shortest = longest, shortest
         self._text = ""  # a character for each token: searching is then what strings are best at
 
+    def twin(self) -> "NgramDrafter":
+        return NgramDrafter(self.max_depth, self.longest, self.shortest)
+
     def reset(self, first_token: int) -> None:
         self._text = chr(first_token)
 

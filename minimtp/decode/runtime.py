@@ -9,6 +9,7 @@ Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a
 there are, so verification and plain decoding agree exactly.
 """
 
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,6 +127,12 @@ class Runtime:
         logits, hidden = self._kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
         cache.extend(rows)
         return Step(logits, hidden)
+
+    def twin(self) -> "Runtime":
+        """Another one with these weights and an empty cache of its own."""
+        other = copy(self)
+        other.cache = self.cache.twin()
+        return other
 
     def truncate(self, length: int) -> None:
         """Forget the positions at and beyond `length`."""
