@@ -1,0 +1,60 @@
+"""Looking drafts up in the text: the longest repetition, its latest place, and continuations that overlap the end."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.decode.generate import generate
+from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.sampling import Law
+from tests.table_models import TableTarget, greedy_text
+
+
+def drafts_after(tokens, depth=8, **options):
+    drafter = NgramDrafter(**options)
+    drafter.reset(tokens[0])
+    drafter.commit(None, np.array(tokens[1:], np.int64))
+    drafts, scores = drafter.draft(depth, None)
+    assert scores is None
+    return drafts
+
+
+def expected_drafts(tokens, depth, longest, shortest):
+    """By trying every length and every place, and copying one token at a time."""
+    for repeated in range(longest, shortest - 1, -1):
+        for place in range(len(tokens) - repeated - 1, -1, -1):
+            if tokens[place : place + repeated] == tokens[len(tokens) - repeated :]:
+                text = list(tokens)
+                for index in range(min(depth, 2 * repeated)):
+                    text.append(text[place + repeated + index])
+                return text[len(tokens) :]
+    return []
+
+
+@given(
+    tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
+    longest=st.integers(1, 6), shortest=st.integers(1, 4),
+)  # fmt: skip
+def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(tokens, depth, longest, shortest):
+    found = drafts_after(tokens, depth, longest=longest, shortest=shortest)
+    assert found == expected_drafts(tokens, depth, longest, shortest)
+
+
+def test_a_text_in_a_loop_is_drafted_to_any_length():
+    assert drafts_after([9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
+
+
+def test_a_text_that_never_repeats_itself_is_not_drafted():
+    assert drafts_after(list(range(50))) == []
+    assert drafts_after([3]) == []
+
+
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))
+def test_looked_up_drafts_do_not_change_the_text(seed, temperature):
+    target = TableTarget(3, 60, seed)
+    options = dict(max_new=50, law=Law(temperature), seed=seed, rule="shared-noise")
+    plain = list(generate(target, None, [0, 1], **options))
+    drafter = NgramDrafter(shortest=1)
+    assert list(generate(target, drafter, [0, 1], **options)) == plain == list(generate(target, drafter, [0, 1], **options))
+    if temperature == 0:
+        assert plain == greedy_text(target, [0, 1], 50)
