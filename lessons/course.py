@@ -148,3 +148,9 @@ def timed(work: Callable[..., object], *arguments: object, repeats: int = 1) -> 
 def applied(operation: Callable[[], Op]) -> Callable[..., Tensor]:
     """The operation as a function of tensors: an Op object serves once, so every call makes a new one."""
     return lambda *tensors: operation().apply(*tensors)
+
+
+def quoted(text: str) -> str:
+    """Text as a model wrote it, each line after a bar, blanks at a line's end as dots. Such lines differ between machines."""
+    lines = text.replace("\r", "\n").split("\n")
+    return "\n".join("  | " + line.rstrip(" ") + "·" * (len(line) - len(line.rstrip(" "))) for line in lines)

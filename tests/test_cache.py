@@ -18,8 +18,8 @@ def append(cache, rows):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32))
-def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(steps, seed):
-    random, cache, expected = np.random.default_rng(seed), KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS), []
+def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(own, steps, seed):
+    random, cache, expected = np.random.default_rng(seed), own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS), []
     for is_append, count in steps:
         if is_append and len(expected) + count <= CONTEXT:
             rows = random.standard_normal((count, LAYERS, HEADS, CHANNELS)).astype(np.float32)
@@ -36,8 +36,8 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
 
-def test_writing_and_truncating_allocate_nothing():
-    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+def test_writing_and_truncating_allocate_nothing(own):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     keys, values = cache.layer(1)
     append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
     cache.truncate(2)
@@ -46,8 +46,8 @@ def test_writing_and_truncating_allocate_nothing():
 
 
 @pytest.mark.parametrize("rows", [CONTEXT + 1, CONTEXT + 7])
-def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(rows):
-    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(own, rows):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     with pytest.raises(ValueError, match=f"{rows} positions do not fit a cache of {CONTEXT}"):
         append(cache, np.ones((rows, LAYERS, HEADS, CHANNELS), np.float32))
     assert cache.length == 0 and not cache.keys.any()
@@ -56,8 +56,8 @@ def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(rows)
 
 
 @pytest.mark.parametrize("length", [-1, 4])
-def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(length):
-    cache = KeyValueCache(LAYERS, CONTEXT, HEADS, CHANNELS)
+def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
     with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
         cache.truncate(length)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from minimtp.decode.sampling import GREEDY, Law, Noise, SeededDice
+from minimtp.decode.sampling import GREEDY, Law, Noise, SeededDice, softmax
 from minimtp.errors import UserError
 
 # Quarters, so that ties are common and exact.
@@ -40,14 +40,28 @@ def law_by_definition(logits, law):
     return [weight[token] / total if token in kept else 0.0 for token in range(len(logits))]
 
 
+@given(LOGITS, st.sampled_from([0.0, -700.0, 700.0]))
+def test_a_softmax_is_exponentials_over_their_sum_wherever_the_scores_lie(own, scores, shift):
+    expected = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(own(softmax)(scores + shift), expected, rtol=1e-12)  # the shift itself rounds to 1e-13
+
+
+def test_a_softmax_is_float64_and_gives_nothing_to_a_score_of_minus_infinity(own):
+    probabilities = own(softmax)(np.array([[0.0, -np.inf, 0.0]], np.float32))
+    assert probabilities.dtype == np.float64, f"expected float64, got {probabilities.dtype}"
+    np.testing.assert_array_equal(probabilities, [[0.5, 0.0, 0.5]])
+
+
 @given(LOGITS, LAWS)
-def test_a_law_is_temperature_then_top_k_then_top_p_with_ties_to_the_lowest_id(logits, law):
+def test_a_law_is_temperature_then_top_k_then_top_p_with_ties_to_the_lowest_id(own, logits, law):
+    law = own(Law)(**vars(law))
     expected = np.array([law_by_definition(row, law) for row in logits])
     np.testing.assert_allclose(law.probabilities(logits), expected, atol=1e-14)
 
 
 @given(LOGITS, LAWS)
-def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(logits, law):
+def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(own, logits, law):
+    law = own(Law)(**vars(law))
     logits = logits.astype(np.float32)
     before = logits.copy()
     probabilities = law.probabilities(logits)
@@ -57,21 +71,22 @@ def test_a_law_sums_to_one_is_float64_and_leaves_the_logits_alone(logits, law):
 
 
 @given(LOGITS, LAWS)
-def test_the_rows_of_a_law_do_not_depend_on_one_another(logits, law):
+def test_the_rows_of_a_law_do_not_depend_on_one_another(own, logits, law):
+    law = own(Law)(**vars(law))
     alone = np.concatenate([law.probabilities(row[None]) for row in logits])
     np.testing.assert_array_equal(law.probabilities(logits), alone)
 
 
-def test_top_k_comes_before_top_p_and_is_renormalised_in_between():
+def test_top_k_comes_before_top_p_and_is_renormalised_in_between(own):
     logits = np.log([[0.4, 0.3, 0.2, 0.1]])
     # Of the two that top-k keeps, 0.4 / 0.7 = 0.57 is not yet 0.6. Without renormalising, or with top-p first, three survive.
-    np.testing.assert_allclose(Law(top_k=2, top_p=0.6).probabilities(logits), [[4 / 7, 3 / 7, 0, 0]], atol=1e-15)
-    np.testing.assert_allclose(Law(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(own(Law)(top_k=2, top_p=0.6).probabilities(logits), [[4 / 7, 3 / 7, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(own(Law)(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15)
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
-def test_top_p_keeps_no_token_beyond_the_one_that_reaches_it(top_p, kept):
-    probabilities = Law(top_p=top_p).probabilities(np.zeros((1, 4)))
+def test_top_p_keeps_no_token_beyond_the_one_that_reaches_it(own, top_p, kept):
+    probabilities = own(Law)(top_p=top_p).probabilities(np.zeros((1, 4)))
     np.testing.assert_array_equal(probabilities, [[1 / kept] * kept + [0] * (4 - kept)])
 
 

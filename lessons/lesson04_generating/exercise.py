@@ -1,0 +1,130 @@
+"""Lesson 4's exercises. Fill in the bodies, then:  pytest --mine tests/test_sampling.py tests/test_cache.py"""
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+
+from minimtp.backend import array_module, numpy
+from minimtp.decode.cache import _aligned_zeros
+from minimtp.decode.sampling import _is_number, _maxima
+from minimtp.errors import UserError
+
+
+def softmax(scores: object) -> object:
+    """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
+    raise NotImplementedError("lesson 4: the exponentials of scores - _maxima(scores), made to sum to one")
+
+
+class KeyValueCache:
+    """Keys and values of `layers` attention layers for up to `context` positions.
+
+    keys: (layers, heads, channels, context), values: (layers, context, heads, channels), arrays of `dtype`; positions at and
+    beyond `length` are meaningless.
+    `heads` counts key/value heads (fewer than query heads under grouped-query attention).
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        context: int,
+        heads: int,
+        channels: int,
+        dtype: object = "float32",
+        xp: ModuleType = numpy,
+    ) -> None:
+        # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
+        self.keys = _aligned_zeros((layers, heads, channels, context), dtype, xp)
+        self.values = _aligned_zeros((layers, context, heads, channels), dtype, xp)
+        self.context = context
+        self.length = 0
+        # Slicing costs as much as a small kernel, so each layer's view is made once.
+        self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
+
+    def twin(self) -> "KeyValueCache":
+        """An empty cache of the same sizes."""
+        layers, _, heads, channels = self.values.shape
+        return KeyValueCache(layers, self.context, heads, channels, self.values.dtype, array_module(self.values))
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cache occupies, used or not."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def layer(self, layer: int) -> tuple[object, object]:
+        """Views of the whole of one layer's keys (G, C, S) and values (S, G, C); positions up to `length` are committed."""
+        return self._layers[layer]
+
+    def write(self, layer: int, keys: object, values: object) -> tuple[object, object]:
+        """Store (T, G, C) keys and values behind the committed rows and return the layer's whole views.
+
+        Does not move `length`: every layer of one forward pass writes at the same place, then `extend(T)` counts the
+        rows.
+        Raises ValueError where the rows do not fit.
+        """
+        raise NotImplementedError("lesson 4: keys and values behind the rows that are there")
+
+    def extend(self, rows: int) -> None:
+        """Count `rows` rows, written to every layer, as part of the cache."""
+        raise NotImplementedError("lesson 4: count the rows, or refuse them")
+
+    def truncate(self, length: int) -> None:
+        """Forget the rows at and beyond `length`. Raises ValueError where there are fewer than that."""
+        raise NotImplementedError("lesson 4: forget rows, or refuse to")
+
+
+@dataclass(frozen=True)
+class Law:
+    """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
+
+    temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =
+    all.
+    Raises UserError for a setting out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.temperature) and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)):
+            raise UserError(f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}")
+        if not (isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0):
+            raise UserError(f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise UserError(f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}")
+
+    @property
+    def greedy(self) -> bool:
+        """True where all the mass is on one token whatever the logits are, so that nothing random is needed."""
+        return self.temperature == 0 or self.top_k == 1
+
+    def scores(self, logits: object) -> object:
+        """(R, V) logits -> (R, V) logarithms of the final law up to a constant a row; -inf = cannot be drawn."""
+        xp = array_module(logits)
+        if self.greedy:
+            scores = xp.full_like(logits, -xp.inf)
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: the first of equals
+            return scores
+        scores = logits if self.temperature == 1 else logits / self.temperature
+        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
+            scores = xp.where(self._kept(scores), scores, -xp.inf)
+        return scores
+
+    def probabilities(self, logits: object) -> object:
+        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one.
+
+        Raises UserError where a row has no finite maximum: then the model is broken, and any token would be a wrong
+        one.
+        """
+        xp = array_module(logits)
+        if self.greedy:
+            _maxima(logits)
+            return xp.exp(self.scores(logits), dtype=xp.float64)
+        return softmax(self.scores(logits))
+
+    def _kept(self, scores: object) -> object:
+        """(R, V) bool: which tokens survive top-k and then top-p."""
+        raise NotImplementedError("lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and go back to tokens")
