@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -58,6 +59,7 @@ TITLES = {
 }
 TEMPERATURES = {"": GREEDY, "_t1": Law(1.0)}  # by the suffix of the figures' names
 FILE_NAME = "compare.json"
+KEPT = "measured.json"  # while not everything is measured
 MOST_DEPTH = 64  # tokens of room behind an evaluated window
 
 
@@ -141,8 +143,17 @@ def run(
         runs = _trained(recipes(recipe), text, out, device, threads)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
-    evaluations = {name: evaluate(loaded, text, threads=threads) for name, loaded in runs.items()}
-    figures = _decoded(runs, *prompts, sizes, chosen)
+    kept = _Kept(out / KEPT, setting)
+    evaluations = {
+        name: Evaluation(**kept.figures(f"evaluation of {name}", partial(_evaluated, loaded, text, threads)))
+        for name, loaded in runs.items()
+    }
+    measured = [
+        kept.figures(f"temperature {law.temperature:g}", partial(_raced, runs, *prompts, sizes, chosen, suffix, law))
+        for suffix, law in TEMPERATURES.items()
+    ]
+    measured.append(kept.figures("memory", partial(_memory, runs, prompts[0][0], sizes, chosen)))
+    figures = {name: {key: value for part in measured for key, value in part[name].items()} for name in runs}
     configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
     claims = judge({c["name"]: c for c in configurations})
     result = {
@@ -156,6 +167,7 @@ def run(
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
     checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
+    (out / KEPT).unlink()
     draw_comparison(result, out)
     _announce(result, out, report)
     wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
@@ -187,34 +199,63 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
     return {name: load(out / name, device) for name in TITLES}
 
 
-def _decoded(
-    runs: dict[str, LoadedRun], held_out: list[np.ndarray], familiar: list[np.ndarray], sizes: Measurement, device: Device
-) -> dict[str, dict[str, object]]:
-    """Everything measured by decoding, by configuration and column; drafting is tuned on the familiar prompts."""
+class _Kept:
+    """Figures that are finished, on disk part by part, so that an interrupted measurement goes on where it was."""
+
+    def __init__(self, path: Path, setting: dict[str, object]) -> None:
+        self._path, self._content = path, {"setting": json.loads(json.dumps(setting)), "parts": {}}
+        try:
+            found = json.loads(path.read_text())
+            if found["setting"] == self._content["setting"]:
+                self._content = found
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing usable was kept: it is measured again
+
+    def figures(self, part: str, measure: Callable[[], dict[str, object]]) -> dict[str, object]:
+        """The figures of that part: those that were kept, or newly measured ones, which are kept."""
+        if part not in self._content["parts"]:
+            self._content["parts"][part] = _without_nan(measure())
+            checkpoint.write_text(self._path, json.dumps(self._content))
+        return self._content["parts"][part]
+
+
+def _evaluated(loaded: LoadedRun, text: Corpus, threads: int | None) -> dict[str, object]:
+    return asdict(evaluate(loaded, text, threads=threads))
+
+
+def _raced(
+    runs: dict[str, LoadedRun], held_out: list[np.ndarray], familiar: list[np.ndarray], sizes: Measurement, device: Device,
+    suffix: str, law: Law,
+) -> dict[str, dict[str, object]]:  # fmt: skip
+    """What is measured by decoding at one temperature, by configuration and column; drafting is tuned on the familiar
+    prompts."""
     contestants = {name: _contestant(name, loaded) for name, loaded in runs.items()}
     plain = {name: Contestant(f"{name}, plainly", contestants[name].target) for name in ("mtp", "mtp_qat_int4")}
-    figures: dict[str, dict[str, object]] = {name: {} for name in runs}
     exact = kernels.describe(device.name)[0] == "cpu"  # compiled products give a row the same bits in any company
-    turns = len(TEMPERATURES) * sizes.repeats * sizes.prompts * (len(contestants) + len(plain))
-    with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
-        for suffix, law in TEMPERATURES.items():
-            for contestant in contestants.values():
-                if contestant.drafter:
-                    tune(contestant, sizes.depths, sizes.confidences, familiar, sizes.max_new, law)
-            racing = [*contestants.values(), *plain.values()]
-            speeds = race(racing, held_out, max_new=sizes.max_new, law=law, repeats=sizes.repeats, progress=bar.update)
-            for name, contestant in contestants.items():
-                baseline = speeds[plain[name].name] if name in plain else None
-                figures[name] |= _speed_columns(suffix, contestant, speeds[name], speeds["standard"], baseline)
-            if law is GREEDY:
-                for name, contestant in contestants.items():
-                    agreement = check_greedy_texts(contestant, held_out, speeds[name].texts, allow_ties=not exact)
-                    figures[name]["greedy_texts"] = asdict(agreement)
-    for name, loaded in runs.items():
-        figures[name]["peak_memory_bytes"] = peak_memory(
-            lambda folder=loaded.folder, name=name: _contestant(name, load(folder, device.name)), held_out[0], sizes.max_new
-        )
+    racing = [*contestants.values(), *plain.values()]
+    for contestant in contestants.values():
+        if contestant.drafter:
+            tune(contestant, sizes.depths, sizes.confidences, familiar, sizes.max_new, law)
+    turns = sizes.repeats * sizes.prompts * len(racing)
+    with tqdm(total=turns, desc=f"temperature {law.temperature:g}", unit="text", disable=None, file=sys.stderr) as bar:
+        speeds = race(racing, held_out, max_new=sizes.max_new, law=law, repeats=sizes.repeats, progress=bar.update)
+    figures = {}
+    for name, contestant in contestants.items():
+        baseline = speeds[plain[name].name] if name in plain else None
+        figures[name] = _speed_columns(suffix, contestant, speeds[name], speeds["standard"], baseline)
+        if law is GREEDY:
+            agreement = check_greedy_texts(contestant, held_out, speeds[name].texts, allow_ties=not exact)
+            figures[name]["greedy_texts"] = asdict(agreement)
     return figures
+
+
+def _memory(
+    runs: dict[str, LoadedRun], prompt: np.ndarray, sizes: Measurement, device: Device
+) -> dict[str, dict[str, object]]:
+    def build(name: str) -> Contestant:
+        return _contestant(name, load(runs[name].folder, device.name))
+
+    return {name: {"peak_memory_bytes": peak_memory(partial(build, name), prompt, sizes.max_new)} for name in runs}
 
 
 def _contestant(name: str, loaded: LoadedRun) -> Contestant:

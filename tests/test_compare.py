@@ -56,6 +56,33 @@ def test_the_same_command_again_trains_and_measures_nothing_and_says_the_same(fi
     assert "MTP + QAT int4" in "\n".join(lines)
 
 
+def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "compare")
+    (tmp_path / "compare" / "compare.json").unlink()
+    raced = []
+
+    def interrupted(contestants, prompts, *, law, **options):
+        raced.append(law.temperature)
+        if law.temperature == 1.0 and raced.count(1.0) == 1:
+            raise KeyboardInterrupt
+        return race(contestants, prompts, law=law, **options)
+
+    monkeypatch.setattr(compare, "race", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
+    assert raced == [0.0, 1.0]
+    monkeypatch.setattr(compare, "evaluate", lambda *arguments, **options: pytest.fail("evaluated again"))
+    compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
+    assert raced == [0.0, 1.0, 1.0]
+    assert not (tmp_path / "compare" / "measured.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"setting": 1, "parts": {"memory": {}}}'])
+def test_kept_figures_that_are_damaged_or_of_another_setting_are_measured_again(content, tmp_path):
+    (tmp_path / "measured.json").write_text(content)
+    assert compare._Kept(tmp_path / "measured.json", {"preset": "tiny"}).figures("memory", lambda: {"mtp": 1}) == {"mtp": 1}
+
+
 def test_parts_that_are_finished_are_not_trained_again_after_an_interruption(finished, tmp_path, monkeypatch):
     steps = []
     original = compare.train

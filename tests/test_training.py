@@ -431,19 +431,20 @@ def test_an_evaluation_does_not_depend_on_the_number_of_threads(corpus, threads)
     assert evaluate_model(model, corpus, 16, 4000, threads) == evaluate_model(model, corpus, 16, 4000, 2)
 
 
-@given(arrays.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5))))
-def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(correct):
-    windows, context, depth = correct.shape[0], correct.shape[1], correct.shape[2] - 1
-    for k, share in enumerate(teacher_forced_acceptance(correct), start=1):
+@given(
+    arrays.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)), elements=st.integers(0, 1))
+)
+def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(predicted):
+    windows, context, depth = predicted.shape[0], predicted.shape[1], predicted.shape[2] - 1
+    for k, share in enumerate(teacher_forced_acceptance(predicted), start=1):
         reached = accepted = 0
         for window in range(windows):
             for t in range(context - k):
-                own = all(correct[window, t + later, 0] for later in range(1, k + 1))
-                before = all(correct[window, t, j] for j in range(1, k))
-                reached += own and before
-                accepted += bool(own and before and correct[window, t, k])
+                stands = [predicted[window, t, j] == predicted[window, t + j, 0] for j in range(1, k + 1)]
+                reached += all(stands[:-1])
+                accepted += all(stands)
         assert share == (pytest.approx(accepted / reached) if reached else None)
-    assert len(teacher_forced_acceptance(correct)) == depth
+    assert len(teacher_forced_acceptance(predicted)) == depth
 
 
 def test_evaluating_a_folder_gives_what_training_said_at_its_end(tmp_path):

@@ -98,11 +98,11 @@ def _accumulate_in_heads(
 def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
     """What each target costs, without gradients.
 
-    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and whether the most probable token was right (bool, same
-    shape); index k of the last axis is about token i+1+k, with the tokens in between given.
+    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and the most probable tokens (integers, same shape); index k of
+    the last axis is about token i+1+k, with the tokens in between given.
     """
     length = tokens.shape[1] - 1 - model.depth
-    nats, correct = [], []
+    nats, predicted = [], []
     with no_grad():
         hidden = model.hidden(tokens[:, :length])
         states = model.heads.states(hidden, _following(tokens, model.depth), model.trunk) if model.depth else ()
@@ -110,9 +110,9 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
             targets = _targets(tokens, k, length)
             logits = model.logits(state).data.reshape(targets.size, -1)
             nats.append(CrossEntropy(targets).forward(logits).reshape(-1, length))
-            correct.append((logits.argmax(axis=1) == targets).reshape(-1, length))
+            predicted.append(logits.argmax(axis=1).reshape(-1, length))
     xp = array_module(tokens)
-    return xp.stack(nats, axis=-1), xp.stack(correct, axis=-1)
+    return xp.stack(nats, axis=-1), xp.stack(predicted, axis=-1)
 
 
 def _following(tokens: Array, depth: int) -> Array:

@@ -4,13 +4,13 @@
   for. It does not depend on the tokenizer, so models can be compared across vocabularies.
 * **Accuracy at +k**: how often the most probable token is the right one, for the next token (+1) and for the heads' (+2, ...),
   each head reading the true tokens in between.
-* **Acceptance at depth k**, teacher-forced: what greedy speculative decoding accepts of the k-th draft, given that it accepted
-  the drafts before it. A draft stands when it is the model's own choice, and where the model is right that choice is the
-  text. So, over the positions t where the model is right about the k tokens after the next one,
+* **Acceptance at depth k**, teacher-forced: what greedy speculative decoding would accept of the k-th draft, given that it
+  accepted the drafts before it, if the text went on as the held-out text does. A draft stands when it is the model's own
+  choice at its place. So, over all positions t,
 
-      acceptance(k) = (heads 1..k all right at t) / (heads 1..k-1 all right at t)
+      acceptance(k) = (the choices of heads 1..k at t are the model's at t+1..t+k) / (the same for heads 1..k-1)
 
-  These are the easier positions: decoding itself (`generate --show`, `compare`) accepts less.
+  The model's own greedy text is more predictable than real text: decoding it (`generate --show`, `compare`) accepts more.
 
 The text is cut into windows of the model's context, spread evenly over the held-out part. The first tokens of a window are
 predicted from little context, as everywhere a window is used; no token counts twice.
@@ -35,7 +35,7 @@ TOKENS_AT_ONCE = 2048  # a shard's rows: enough to keep products busy, few enoug
 
 @dataclass(frozen=True)
 class Evaluation:
-    """bits_per_byte; accuracy[k] at +(k+1); acceptance[k] at depth k+1 (None where the model was never right long enough);
+    """bits_per_byte; accuracy[k] at +(k+1); acceptance[k] at depth k+1 (None where no draft got there);
     nats[k] per token at +(k+1); tokens and bytes that were predicted."""
 
     bits_per_byte: float
@@ -55,7 +55,7 @@ class Evaluation:
         if self.acceptance:
             shares = ("?" if share is None else f"{share:.1%}" for share in self.acceptance)
             lines.append("acceptance " + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1)))
-            lines.append("           (by depth of the draft, where the model itself is right)")
+            lines.append("           (by depth of the draft: how often it is the model's own choice)")
         return "\n".join(lines)
 
 
@@ -91,30 +91,30 @@ def evaluate_model(model: Model, corpus: Corpus, context: int, tokens: int, thre
     with ThreadPoolExecutor(threads or (available_cores() if xp is np else 1)) as pool:
         results = list(pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards))
     nats = np.concatenate([nats for nats, _ in results]).astype(np.float64)  # (W, T, 1 + K)
-    correct = np.concatenate([correct for _, correct in results])  # (W, T, 1 + K)
+    predicted = np.concatenate([predicted for _, predicted in results])  # (W, T, 1 + K)
     text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : context + 1]].sum())
     return Evaluation(
         bits_per_byte=float(nats[:, :, 0].sum() / log(2) / max(1, text_bytes)),
-        accuracy=correct.mean(axis=(0, 1)).tolist(),
-        acceptance=teacher_forced_acceptance(correct),
+        accuracy=(predicted == _targets(windows, predicted.shape)).mean(axis=(0, 1)).tolist(),
+        acceptance=teacher_forced_acceptance(predicted),
         nats=nats.mean(axis=(0, 1)).tolist(),
         tokens=nats[:, :, 0].size,
         bytes=text_bytes,
     )
 
 
-def teacher_forced_acceptance(correct: np.ndarray) -> list[float | None]:
-    """Acceptance at depth 1..K from (W, T, 1 + K) booleans, whether each prediction was right; see the module's text."""
-    context, depth = correct.shape[1], correct.shape[2] - 1
+def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """(W, T + 1 + K) tokens -> (W, T, 1 + K): what is to be predicted at each position."""
+    return np.stack([windows[:, 1 + k : 1 + k + shape[1]] for k in range(shape[2])], axis=-1)
+
+
+def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
+    """Acceptance at depth 1..K from (W, T, 1 + K) most probable tokens; see the module's text."""
+    context, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
-        if k >= context:
-            shares.append(None)
-            continue
-        own = np.ones_like(correct[:, k:, 0])  # (W, T - k): the model is right at t+1, ..., t+k
-        for later in range(1, k + 1):
-            own &= correct[:, later : context - k + later, 0]
-        reached = own & correct[:, : context - k, 1:k].all(axis=-1)  # the drafts before the k-th were accepted
-        accepted = reached & correct[:, : context - k, k]
-        shares.append(float(accepted.sum() / reached.sum()) if reached.any() else None)
+        places = max(0, context - k)
+        stands = [predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)]  # each (W, T - k)
+        reached = np.logical_and.reduce(stands[:-1]) if k > 1 else np.ones_like(stands[0])
+        shares.append(float((reached & stands[-1]).sum() / reached.sum()) if reached.any() else None)
     return shares
