@@ -32,6 +32,7 @@ def device(request, monkeypatch):
     from tests import strict_cupy
 
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy)
+    monkeypatch.setattr("minimtp.kernels._cuda", None)
     return Device("cuda", strict_cupy, "the strict stand-in")
 
 

@@ -166,6 +166,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
     itemsize = property(lambda self: self._data.itemsize)
     strides = property(lambda self: self._data.strides)
     flags = property(lambda self: self._data.flags)
+    data = property(lambda self: SimpleNamespace(ptr=self._data.ctypes.data))
     T = property(lambda self: ndarray(self._data.T))
 
     def __len__(self):
@@ -248,7 +249,7 @@ ndarray.fill = _fill
 for _name in (
     "abs", "add", "ceil", "cos", "divide", "exp", "expm1", "floor", "greater", "isfinite", "isnan", "less", "log", "log1p",
     "logical_and", "logical_not", "logical_or", "maximum", "minimum", "multiply", "negative", "rint", "sign", "sin", "sqrt",
-    "square", "subtract", "tanh", "trunc", "dot", "matmul", "cumsum", "clip",
+    "square", "subtract", "tanh", "trunc", "dot", "matmul", "cumsum", "cumprod", "clip",
 ):  # fmt: skip
     globals()[_name] = _with_out(getattr(np, _name))
 for _name in (

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_device, to_numpy
 from minimtp.decode.deploy import deploy
 from minimtp.decode.generate import generate
 from minimtp.decode.sampling import Law
@@ -28,7 +28,7 @@ from minimtp.training import presets
 from minimtp.training.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.trainer import Trainer
-from tests import strict_cupy
+from tests import cuda_on_host, strict_cupy
 from tests.test_engine import SAMPLES
 
 TOLERANCES = {
@@ -122,17 +122,40 @@ def text():
     return Corpus("noise", [(str(i), bytes(rng.integers(97, 105, 3000, dtype=np.uint8))) for i in range(12)])
 
 
-@pytest.mark.parametrize("feature", TRAINING)
-def test_training_takes_the_hosts_steps(device, feature):
-    from minimtp.backend import choose_device
+def with_both_kernels(cases, quick):
+    """Every case with the plain kernels and with those of the device; on the stand-in the latter are slow, so all but a few
+    of them are for the slow tests."""
+    return [pytest.param(*case, "plain", id="-".join([*case, "plain"])) for case in cases] + [
+        pytest.param(*case, "auto", id="-".join([*case, "kernels"]), marks=() if case in quick else pytest.mark.slow)
+        for case in cases
+    ]  # fmt: skip
 
-    recipe = presets.preset("tiny", tokens=6 * 4 * 32, **TRAINING[feature])
+
+@pytest.fixture
+def choose_kernels(monkeypatch):
+    """Choose kernels for this test only. Without a C++ compiler the stand-in has none of the device's."""
+
+    def choose(choice, device):
+        if choice == "auto" and device.xp is strict_cupy and cuda_on_host.COMPILER is None:
+            pytest.skip("there is no C++ compiler (g++) to run the CUDA sources on the host with")
+        monkeypatch.setattr("minimtp.kernels._choice", choice)
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("feature", "choice"),
+    with_both_kernels([(name,) for name in TRAINING], quick=[("heads from the trunk",), ("untied, 8 bits",)]),
+)
+def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice):
+    choose_kernels(choice, device)
+    recipe = presets.preset("tiny", tokens=4 * 4 * 32, **TRAINING[feature])
     corpus, losses, evaluations = text(), [], []
     for chosen in (choose_device("cpu"), device):
         teacher = moved(Trainer(recipe, None, choose_device("cpu"), 1).model, chosen) if recipe.distill_weight else None
         trainer = Trainer(recipe, None, chosen, 1, teacher=teacher)
         batches = [
-            corpus.batch(i, seed=0, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth) for i in range(6)
+            corpus.batch(i, seed=0, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth) for i in range(4)
         ]
         losses.append([trainer.advance(batch)[0] for batch in batches])
         evaluations.append(evaluate_model(trainer.model, corpus, recipe.context, 512, 1))
@@ -161,15 +184,21 @@ def parted_at_a_tie(target, found, expected):
     return logits[-1] - logits[-2] <= TOLERANCES["logits"] * max(1.0, np.abs(logits).max())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["none", *HEADS])
-def test_decoding_reads_as_on_the_host(device, kind, form):
+@pytest.mark.parametrize(
+    ("kind", "form", "choice"),
+    with_both_kernels(
+        [(kind, form) for kind in ("none", *HEADS) for form in FORMS],
+        quick=[("none", "trained int4"), ("token_conditioned", "float32"), ("parallel", "int4"), ("sequential", "int4")],
+    ),
+)
+def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choice):
+    choose_kernels(choice, device)
     model = model_with(kind)
     host, host_drafter = deploy(in_form(replicate(model), form))
     target, drafter = deploy(in_form(moved(model, device), form))
     for seed, (law, rule) in enumerate([(Law(0.0), "token"), (Law(0.9, 20, 0.95), "shared-noise"), (Law(0.8), "token")]):
         runs = [
-            generate(t, d, [3, 1, 4, 1, 5], max_new=24, law=law, rule=rule, seed=seed)
+            generate(t, d, [3, 1, 4, 1, 5], max_new=12, law=law, rule=rule, seed=seed)
             for t, d in ((host, host_drafter), (target, drafter))
         ]
         for run in runs:

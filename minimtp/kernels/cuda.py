@@ -1,0 +1,64 @@
+"""The twins of `plain.py` for float32 arrays on the GPU: the same names and signatures, with CUDA.
+
+    cuda/*.cu            the kernels themselves        cuda_source.py     how they are compiled and launched
+    cuda_training.py     a training step               cuda_products.py   a few rows times a matrix
+    cuda_block.py        decoding                      cuda_graph.py      many launches recorded as one
+"""
+
+from minimtp.kernels.cuda_block import (
+    cached_attention,
+    gated_greedy_draft,
+    gated_step,
+    prepare_block,
+    prepare_gated_step,
+    transformer_block,
+)
+from minimtp.kernels.cuda_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0, quantize_activations
+from minimtp.kernels.cuda_training import (
+    adamw,
+    causal_softmax,
+    causal_softmax_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    embedding_backward,
+    fake_quantize_activations,
+    fake_quantize_q4_0,
+    fake_quantize_q8_0,
+    gated_update,
+    gated_update_backward,
+    rms_norm,
+    rms_norm_backward,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
+
+__all__ = [
+    "adamw",
+    "cached_attention",
+    "causal_softmax",
+    "causal_softmax_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "embedding_backward",
+    "fake_quantize_activations",
+    "fake_quantize_q4_0",
+    "fake_quantize_q8_0",
+    "gated_greedy_draft",
+    "gated_step",
+    "gated_update",
+    "gated_update_backward",
+    "linear",
+    "prepare_block",
+    "prepare_f32",
+    "prepare_gated_step",
+    "prepare_q4_0",
+    "prepare_q8_0",
+    "quantize_activations",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate",
+    "swiglu",
+    "swiglu_backward",
+    "transformer_block",
+]

@@ -1,0 +1,167 @@
+// y = x Wᵀ for the 1 to 16 rows of a decoding step: what limits it is reading W once.
+//
+// A warp computes OUTPUTS outputs for ROWS rows: lane l takes groups l, l + 32, ... of 32 weights, loads a group of a weight row
+// with 16-byte loads, multiplies it with that group of every row of x (which stays in the cache), and the lanes' sums are added
+// at the end. So all rows share one read of the weights, and each (row, output) adds its products in an order that depends on
+// nothing else: a row's bits are the same computed alone or with others.
+//
+// Quantized: the 32 products of a group are whole numbers, summed exactly by __dp4a, four at a time; then one product of the
+// two scales. int4 codes are stored with 8 added, as in the file: sum (q + 8) x - 8 sum x is exact as well.
+//
+//     codes (N, K/32, 16) bytes or (N, K/32, 32) bytes, scales float16 (N, K/32): the file's blocks, taken apart so that
+//     both can be loaded in whole vectors
+#include "common.cuh"
+
+constexpr int WARPS = 4;
+
+struct Group {  // 32 codes of the activations, four a word
+    int words[8];
+};
+
+__device__ __forceinline__ Group load(const uint4* at) {
+    uint4 a = at[0], b = at[1];
+    return {{(int)a.x, (int)a.y, (int)a.z, (int)a.w, (int)b.x, (int)b.y, (int)b.z, (int)b.w}};
+}
+
+struct Q4_0 {
+    uint4 codes;
+    static constexpr int VECTORS = 1;
+    __device__ __forceinline__ void read(const uint4* at) { codes = at[0]; }
+    // The file keeps codes 0..15 in the low and 16..31 in the high halves of the 16 bytes.
+    __device__ __forceinline__ int dot(const Group& x, int sum) const {
+        unsigned words[4] = {codes.x, codes.y, codes.z, codes.w};
+        int total = -8 * sum;
+        for (int i = 0; i < 4; i++) {
+            total = __dp4a((int)(words[i] & 0x0f0f0f0fu), x.words[i], total);
+            total = __dp4a((int)(words[i] >> 4 & 0x0f0f0f0fu), x.words[i + 4], total);
+        }
+        return total;
+    }
+};
+
+struct Q8_0 {
+    Group codes;
+    static constexpr int VECTORS = 2;
+    __device__ __forceinline__ void read(const uint4* at) { codes = load(at); }
+    __device__ __forceinline__ int dot(const Group& x, int) const {
+        int total = 0;
+        for (int i = 0; i < 8; i++) total = __dp4a(codes.words[i], x.words[i], total);
+        return total;
+    }
+};
+
+// The warp's sums of COUNT values a lane (a power of two, at most 32): lane l returns the sum of value l / (32 / COUNT). Each
+// exchange halves the values that a lane still holds, 31 shuffles for 32 values instead of 160; the pairs that are added are
+// those of `warp_sum` for every COUNT, so the bits are as well.
+template <int COUNT, int DISTANCE, int N> __device__ __forceinline__ float warp_sums(float (&values)[N]) {
+    if constexpr (COUNT > 1) {
+        bool upper = lane() & DISTANCE;
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; i++) {
+            float mine = upper ? values[i + COUNT / 2] : values[i], theirs = upper ? values[i] : values[i + COUNT / 2];
+            values[i] = __fadd_rn(mine, __shfl_xor_sync(ALL_LANES, theirs, DISTANCE));
+        }
+        return warp_sums<COUNT / 2, DISTANCE / 2>(values);
+    } else if constexpr (DISTANCE > 0) {
+        values[0] = __fadd_rn(values[0], __shfl_xor_sync(ALL_LANES, values[0], DISTANCE));
+        return warp_sums<1, DISTANCE / 2>(values);
+    } else {
+        return values[0];
+    }
+}
+
+// Adds up the lanes' totals of ROWS x OUTPUTS results and writes those that exist to y, or adds them to it.
+template <int ROWS, int OUTPUTS>
+__device__ __forceinline__ void store(float (&totals)[ROWS * OUTPUTS], int first_row, int first_output, int rows, int outputs,
+                                      int add, float* y) {
+    float total = warp_sums<ROWS * OUTPUTS, WARP / 2>(totals);
+    constexpr int LANES = WARP / (ROWS * OUTPUTS);
+    int row = first_row + lane() / LANES / OUTPUTS, output = first_output + lane() / LANES % OUTPUTS;
+    if (lane() % LANES == 0 && row < rows && output < outputs) {
+        float* to = y + (long long)row * outputs + output;
+        *to = add ? __fadd_rn(*to, total) : total;
+    }
+}
+
+// x's codes (T, K) with scales and sums (T, K/32); y (T, N), added to where `add` is not 0.
+// Grid (N / (WARPS * OUTPUTS), T / ROWS), block (128,).
+template <class Format, int ROWS, int OUTPUTS>
+__device__ __forceinline__ void quantized_product(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,
+                                                  const unsigned short* scales, int rows, int outputs, int groups, int add,
+                                                  float* y) {
+    int first_output = (blockIdx.x * WARPS + warp()) * OUTPUTS, first_row = blockIdx.y * ROWS;
+    if (first_output >= outputs) return;
+    float totals[ROWS * OUTPUTS] = {};
+    for (int group = lane(); group < groups; group += WARP) {
+        Format weights[OUTPUTS];
+        float weight_scales[OUTPUTS];
+#pragma unroll
+        for (int o = 0; o < OUTPUTS; o++) {
+            long long at = (long long)min(first_output + o, outputs - 1) * groups + group;
+            weights[o].read(codes + at * Format::VECTORS);
+            weight_scales[o] = from_half(scales[at]);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            long long at = (long long)min(first_row + r, rows - 1) * groups + group;
+            Group row = load(x + at * 2);
+            float scale = x_scales[at];
+            int sum = x_sums[at];
+#pragma unroll
+            for (int o = 0; o < OUTPUTS; o++) {
+                float& total = totals[r * OUTPUTS + o];
+                total = __fmaf_rn(__int2float_rn(weights[o].dot(row, sum)), __fmul_rn(weight_scales[o], scale), total);
+            }
+        }
+    }
+    store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
+}
+
+// The same for float weights (N, K), K a multiple of 4.
+template <int ROWS, int OUTPUTS>
+__device__ __forceinline__ void float_product(const float4* x, const float4* weight, int rows, int outputs, int vectors, int add,
+                                              float* y) {
+    int first_output = (blockIdx.x * WARPS + warp()) * OUTPUTS, first_row = blockIdx.y * ROWS;
+    if (first_output >= outputs) return;
+    float totals[ROWS * OUTPUTS] = {};
+    for (int i = lane(); i < vectors; i += WARP) {
+        float4 w[OUTPUTS];
+#pragma unroll
+        for (int o = 0; o < OUTPUTS; o++) w[o] = weight[(long long)min(first_output + o, outputs - 1) * vectors + i];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            float4 v = x[(long long)min(first_row + r, rows - 1) * vectors + i];
+#pragma unroll
+            for (int o = 0; o < OUTPUTS; o++) {
+                float& total = totals[r * OUTPUTS + o];
+                total = __fmaf_rn(w[o].x, v.x, total);
+                total = __fmaf_rn(w[o].y, v.y, total);
+                total = __fmaf_rn(w[o].z, v.z, total);
+                total = __fmaf_rn(w[o].w, v.w, total);
+            }
+        }
+    }
+    store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
+}
+
+// One kernel a format and a number of rows. More rows share each load of x among more outputs.
+#define QUANTIZED(NAME, FORMAT, ROWS, OUTPUTS)                                                                               \
+    extern "C" __global__ void NAME##_##ROWS(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,   \
+                                             const unsigned short* scales, int rows, int outputs, int groups, int add,       \
+                                             float* y) {                                                                     \
+        quantized_product<FORMAT, ROWS, OUTPUTS>(x, x_scales, x_sums, codes, scales, rows, outputs, groups, add, y);         \
+    }
+#define FLOAT(ROWS, OUTPUTS)                                                                                                 \
+    extern "C" __global__ void linear_f32_##ROWS(const float4* x, const float4* weight, int rows, int outputs, int vectors,  \
+                                                 int add, float* y) {                                                        \
+        float_product<ROWS, OUTPUTS>(x, weight, rows, outputs, vectors, add, y);                                             \
+    }
+#define ALL(ROWS, OUTPUTS)                         \
+    QUANTIZED(linear_q4_0, Q4_0, ROWS, OUTPUTS)    \
+    QUANTIZED(linear_q8_0, Q8_0, ROWS, OUTPUTS)    \
+    FLOAT(ROWS, OUTPUTS)
+ALL(1, 1)
+ALL(2, 1)
+ALL(4, 2)
+ALL(8, 4)
+ALL(16, 2)
