@@ -158,8 +158,8 @@ template <class T> T exchange(T value, unsigned from_lane) {
     return result;
 }
 
-inline void stopped(int) {
-    error = "a thread touched memory behind the end of an array";
+inline void stopped(int signal) {
+    error = signal == SIGFPE ? "a thread divided by zero" : "a thread touched memory behind the end of an array";
     siglongjmp(failure, 1);
 }
 
@@ -241,17 +241,19 @@ extern "C" inline const char* launch(const char* name, const unsigned* sizes, vo
     body_arguments = values.data();
     error = nullptr;
     bool backwards = launches++ % 2;
-    struct sigaction before_segv, before_bus, ours = {};
+    struct sigaction before_segv, before_bus, before_fpe, ours = {};
     ours.sa_handler = stopped;
     ours.sa_flags = SA_NODEFER;
     sigaction(SIGSEGV, &ours, &before_segv);
     sigaction(SIGBUS, &ours, &before_bus);
+    sigaction(SIGFPE, &ours, &before_fpe);
     if (!sigsetjmp(failure, 1))
         for (block_index.z = 0; block_index.z < grid_size.z && !error; block_index.z++)
             for (block_index.y = 0; block_index.y < grid_size.y && !error; block_index.y++)
                 for (block_index.x = 0; block_index.x < grid_size.x && !error; block_index.x++) run_block(backwards);
     sigaction(SIGSEGV, &before_segv, nullptr);
     sigaction(SIGBUS, &before_bus, nullptr);
+    sigaction(SIGFPE, &before_fpe, nullptr);
     if (error) fibers.clear();  // they stand in the middle of something
     for (Guarded& array : guarded) {
         if (array.written && !error) std::memcpy(array.from, array.at, array.size);

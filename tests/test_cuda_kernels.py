@@ -106,7 +106,7 @@ def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_t
 def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(device, rows, start, groups, seed):
     rng, room = np.random.default_rng(seed), start + rows
     channels = 2 * int(rng.integers(1, 65))
-    q, keys, values = normal(rng, rows, 2, channels), normal(rng, room, groups, channels), normal(rng, room, groups, channels)
+    q, keys, values = normal(rng, rows, 2, channels), normal(rng, groups, channels, room), normal(rng, room, groups, channels)
     ours = [there(device, array) for array in (q, keys, values)]
     together = to_numpy(cuda.cached_attention(*ours, start, 0.3))
     true = plain.cached_attention(*(array.astype(np.float64) for array in (q, keys, values)), start, 0.3)

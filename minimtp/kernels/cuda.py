@@ -11,7 +11,9 @@ from minimtp.kernels.cuda_block import (
     gated_step,
     prepare_block,
     prepare_gated_step,
+    prepare_trunk,
     transformer_block,
+    trunk_step,
 )
 from minimtp.kernels.cuda_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0, quantize_activations
 from minimtp.kernels.cuda_training import (
@@ -54,6 +56,7 @@ __all__ = [
     "prepare_gated_step",
     "prepare_q4_0",
     "prepare_q8_0",
+    "prepare_trunk",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",
@@ -61,4 +64,5 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "transformer_block",
+    "trunk_step",
 ]

@@ -4,18 +4,22 @@ The meaning of each function stands in `plain.py` under its name. `start`, the p
 of one int32 on the device instead of a number: then a captured CUDA graph can be replayed at any position (`cuda_graph.py`).
 """
 
+from dataclasses import dataclass
+
 from minimtp.backend import array_module, numpy
+from minimtp.kernels.cuda_graph import MOST_RECORDED, Graphs
 from minimtp.kernels.cuda_products import add_linear, linear
 from minimtp.kernels.cuda_source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda_training import gated_update, rms_norm, row_threads, swiglu
-from minimtp.kernels.plain import PreparedBlock, PreparedGatedStep, prepare_block, prepare_gated_step
+from minimtp.kernels.plain import PreparedBlock, prepare_block
 
 __all__ = [
-    "cached_attention", "gated_greedy_draft", "gated_step", "prepare_block", "prepare_gated_step", "transformer_block",
+    "cached_attention", "gated_greedy_draft", "gated_step", "prepare_block", "prepare_gated_step", "prepare_trunk",
+    "transformer_block", "trunk_step",
 ]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu
-WIDEST_HEAD = 256  # channels
+WIDEST_HEAD = 512  # channels
 
 
 def _position(start) -> tuple:
@@ -24,8 +28,8 @@ def _position(start) -> tuple:
 
 
 def cached_attention(q, keys, values, start, scale):
-    """As in `plain.py`. Raises ValueError for heads of more than 256 channels."""
-    xp, (tokens, heads, channels), (room, groups, _) = array_module(q), q.shape, keys.shape
+    """As in `plain.py`. Raises ValueError for heads of more than 512 channels."""
+    xp, (tokens, heads, channels), (groups, _, room) = array_module(q), q.shape, keys.shape
     if channels > WIDEST_HEAD:
         raise ValueError(f"a head of {channels} channels is wider than the {WIDEST_HEAD} that the kernel takes")
     offset, place = _position(start)
@@ -34,8 +38,8 @@ def cached_attention(q, keys, values, start, scale):
     q, keys, values = whole(q, keys, values)
     partial = xp.empty((tokens, heads, stretches, channels + 2), xp.float32)
     launch(
-        "attention", "cached_attention_partial", (stretches, heads, tokens), 256, q, keys, values, heads, groups, channels,
-        offset, place, float(scale), partial,
+        "attention", "cached_attention_partial", (stretches, heads, tokens), CHUNK, q, keys, values, heads, groups, channels,
+        room, offset, place, float(scale), partial,
     )  # fmt: skip
     y = xp.empty((tokens, heads, channels), xp.float32)
     block = 32 * blocks_for(channels, 32)
@@ -47,7 +51,7 @@ def cached_attention(q, keys, values, start, scale):
 
 def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine):
     """As in `plain.py`; whether the rows fit the cache is the caller's to know where `start` is on the device."""
-    xp, tokens, (room, groups, channels), heads = array_module(x), x.shape[0], keys.shape, block.heads
+    xp, tokens, (groups, channels, room), heads = array_module(x), x.shape[0], keys.shape, block.heads
     offset, place = _position(start)
     if place is NOWHERE and not 0 <= offset <= room - tokens:
         raise ValueError(f"{tokens} rows after {offset} do not fit a cache of {room}")
@@ -56,12 +60,61 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
     queries = xp.empty((tokens, heads, channels), xp.float32)
     launch(
         "pointwise", "rotate_into_cache", (blocks_for(joined.size // 2, 256),), 256, joined, *whole(cosine, sine), tokens,
-        heads, groups, channels, offset, place, queries, keys, values,
+        heads, groups, channels, room, offset, place, queries, keys, values,
     )  # fmt: skip
     attended = cached_attention(queries, keys, values, start, channels**-0.5)
     add_linear(attended.reshape(tokens, -1), block.attention_output, x)
     normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
     add_linear(swiglu(linear(normed, block.gate_up)), block.down, x)
+
+
+@dataclass(frozen=True)
+class PreparedTrunk:
+    """What `plain.PreparedTrunk` holds, and the steps that were recorded: one graph for each number of tokens and cache."""
+
+    blocks: tuple
+    final_norm: object
+    output: object
+    epsilon: float
+    graphs: Graphs
+
+
+def prepare_trunk(blocks, final_norm, output, heads, epsilon):
+    prepared = tuple(prepare_block(*make(), heads, epsilon) for make in blocks)
+    return PreparedTrunk(prepared, final_norm, output, epsilon, Graphs())
+
+
+def trunk_step(x, trunk, keys, values, start, cosine, sine):
+    """As in `plain.py`. Up to 16 tokens are a graph that is recorded once and then replayed: one launch instead of hundreds."""
+    tokens, room = x.shape[0], values.shape[1]
+    if not 0 <= start <= room - tokens:
+        raise ValueError(f"{tokens} rows after {start} do not fit a cache of {room}")
+
+    def step(x, start, cosine, sine):
+        for block, block_keys, block_values in zip(trunk.blocks, keys, values, strict=True):
+            transformer_block(x, block, block_keys, block_values, start, cosine, sine)
+        hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
+        return linear(hidden, trunk.output), hidden
+
+    if tokens > MOST_RECORDED:
+        return step(x, start, cosine, sine)
+    return trunk.graphs.run((tokens, keys.data.ptr, values.data.ptr), step, x, numpy.int32(start), cosine, sine)
+
+
+@dataclass(frozen=True)
+class PreparedGatedStep:
+    """What `plain.PreparedGatedStep` holds, and the drafts that were recorded: one graph for each depth."""
+
+    state_norm: object
+    from_state: object
+    norm: object
+    output: object
+    epsilon: float
+    graphs: Graphs
+
+
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, Graphs())
 
 
 def gated_step(state, token_part, step: PreparedGatedStep):
@@ -85,28 +138,19 @@ def most_probable(logits):
     return tokens, probabilities
 
 
-def draft_on_device(state, token, token_parts, depth, step):
-    """`depth` drafted tokens, float64 (2, depth): the tokens, and the probability of the draft up to each.
-
-    state (1, D), changed in place; token: an array of one int64. Nothing is read by the host.
-    """
-    xp, tokens, probabilities = array_module(state), [], []
-    for _ in range(depth):
-        token, probability = most_probable(_next_logits(state, token_parts[token], step))
-        tokens.append(token)
-        probabilities.append(probability)
-    confidence = xp.cumprod(xp.concatenate(probabilities).astype(xp.float64))
-    return xp.stack([xp.concatenate(tokens).astype(xp.float64), confidence])
-
-
 def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
-    """As in `plain.py`, with all of the draft computed before the host looks, once; the result is on the host."""
-    xp = array_module(state)
-    return confident(draft_on_device(state, xp.full(1, token, xp.int64), token_parts, depth, step).get(), least_confidence)
+    """As in `plain.py`; all of the draft is computed, as one graph, before the host looks, once. The result is on the host."""
 
+    def draft(state, token):
+        xp, tokens, probabilities = array_module(state), [], []
+        for _ in range(depth):
+            token, probability = most_probable(_next_logits(state, token_parts[token], step))
+            tokens.append(token)
+            probabilities.append(probability)
+        return (xp.stack([xp.concatenate(part).astype(xp.float64) for part in (tokens, probabilities)]),)
 
-def confident(draft, least_confidence):
-    """The tokens int64 (k,) of a draft (2, depth) on the host, up to the first whose draft is less probable than that."""
-    doubtful = draft[1] < least_confidence
-    count = int(doubtful.argmax()) if doubtful.any() else draft.shape[1]
-    return draft[0, :count].astype(numpy.int64)
+    (found,) = step.graphs.run((depth, token_parts.data.ptr), draft, state, numpy.int64(token))
+    tokens, probabilities = found.get()  # (2, K)
+    doubtful = probabilities.cumprod() < least_confidence
+    count = int(doubtful.argmax()) if doubtful.any() else depth
+    return tokens[:count].astype(numpy.int64)

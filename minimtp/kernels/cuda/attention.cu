@@ -30,51 +30,54 @@ extern "C" __global__ void causal_softmax_backward(float* grad, const float* pro
 }
 
 // Attention over the cache in two steps. The cache is cut into stretches of CHUNK positions, always at the same places, so a
-// token's bits depend on its position and not on its neighbours. Each stretch gives its largest score, the sum of its
-// exponentials and the weighted sum of its values:
+// token's bits depend on its position and not on its neighbours. Each stretch gives the weighted sum of its values, its largest
+// score, and the sum of its exponentials:
 //
 //     partial (T, H, stretches, C + 2) = values' sum, largest, sum
 //
-// q (T, H, C), keys and values (S, G, C); token t sits at `start` (plus *start_at) + t and sees the positions up to its own.
-// Grid (stretches, H, T), block (256,); C at most 256.
-constexpr int CHUNK = 128, THREADS = 256;
+// q (T, H, C), keys (G, C, S), values (S, G, C); token t sits at `start` (plus *start_at) + t and sees the positions up to its
+// own. Grid (stretches, H, T), block (CHUNK,); C at most 512.
+constexpr int CHUNK = 128, WIDEST = 512;
 
 extern "C" __global__ void cached_attention_partial(const float* q, const float* keys, const float* values, int heads, int groups,
-                                                    int channels, int start, const int* start_at, float scale, float* partial) {
-    __shared__ float query[THREADS], weights[CHUNK], sums[THREADS];
-    int head = blockIdx.y, token = blockIdx.z, group = head / (heads / groups);
+                                                    int channels, int room, int start, const int* start_at, float scale,
+                                                    float* partial) {
+    __shared__ float query[WIDEST], weights[CHUNK], sums[CHUNK];
+    int head = blockIdx.y, token = blockIdx.z, group = head / (heads / groups), me = threadIdx.x;
     int first = blockIdx.x * CHUNK, seen = start + (start_at ? *start_at : 0) + token + 1;
     if (first >= seen) return;
     int count = min(CHUNK, seen - first);
-    if (threadIdx.x < channels) query[threadIdx.x] = q[((long long)token * heads + head) * channels + threadIdx.x];
-    if (threadIdx.x < CHUNK) weights[threadIdx.x] = -INFINITE;
+    for (int c = me; c < channels; c += CHUNK) query[c] = q[((long long)token * heads + head) * channels + c];
     __syncthreads();
-    for (int i = warp(); i < count; i += THREADS / WARP) {  // a warp a key
-        const float* key = keys + ((long long)(first + i) * groups + group) * channels;
+    float score = -INFINITE;
+    if (me < count) {  // a thread a key: neighbours read neighbours
+        const float* key = keys + (long long)group * channels * room + first + me;
         float product = 0;
-        for (int c = lane(); c < channels; c += WARP) product = __fmaf_rn(query[c], key[c], product);
-        product = warp_sum(product);
-        if (lane() == 0) weights[i] = __fmul_rn(product, scale);
+        for (int c = 0; c < channels; c++) product = __fmaf_rn(query[c], key[(long long)c * room], product);
+        score = __fmul_rn(product, scale);
     }
-    __syncthreads();
-    float score = threadIdx.x < CHUNK ? weights[threadIdx.x] : -INFINITE;
-    float largest = block_max(score), weight = threadIdx.x < count ? expf(__fsub_rn(score, largest)) : 0.0f;
+    float largest = block_max(score), weight = me < count ? expf(__fsub_rn(score, largest)) : 0.0f;
     float sum = block_sum(weight);
-    if (threadIdx.x < CHUNK) weights[threadIdx.x] = weight;
-    __syncthreads();
-    int parts = THREADS / channels, channel = threadIdx.x % channels, part = threadIdx.x / channels;
-    float total = 0;
-    if (part < parts)
-        for (int i = part; i < count; i += parts)
-            total = __fmaf_rn(weights[i], values[((long long)(first + i) * groups + group) * channels + channel], total);
-    sums[threadIdx.x] = total;
+    weights[me] = weight;
     __syncthreads();
     float* to = partial + (((long long)token * heads + head) * gridDim.x + blockIdx.x) * (channels + 2);
-    if (threadIdx.x < channels) {
-        for (int p = 1; p < parts; p++) total += sums[p * channels + channel];
-        to[channel] = total;
+    int parts = max(1, CHUNK / channels);  // threads that share a channel
+    for (int channel = parts > 1 ? me % channels : me; channel < channels; channel += CHUNK) {
+        float total = 0;
+        int part = parts > 1 ? me / channels : 0;
+        if (part < parts)
+            for (int i = part; i < count; i += parts)
+                total = __fmaf_rn(weights[i], values[((long long)(first + i) * groups + group) * channels + channel], total);
+        if (parts == 1) to[channel] = total;
+        sums[me] = total;
     }
-    if (threadIdx.x == 0) {
+    __syncthreads();
+    if (parts > 1 && me < channels) {
+        float total = sums[me];
+        for (int p = 1; p < parts; p++) total += sums[p * channels + me];
+        to[me] = total;
+    }
+    if (me == 0) {
         to[channels] = largest;
         to[channels + 1] = sum;
     }

@@ -53,11 +53,11 @@ extern "C" __global__ void rotate(const float* x, const float* cosine, const flo
 }
 
 // joined (T, H + 2G, C), the queries, keys and values of T new tokens -> queries (T, H, C), rotated; keys, rotated, and values
-// are written behind the cache's rows, keys and values (S, G, C), at `start` plus what `start_at` points to, if anywhere.
+// are written to the cache, keys (G, C, S) and values (S, G, C), from `start` plus what `start_at` points to, if anywhere.
 // cosine, sine (T, C/2): of the new tokens' positions.
 extern "C" __global__ void rotate_into_cache(const float* joined, const float* cosine, const float* sine, int tokens, int heads,
-                                             int groups, int channels, int start, const int* start_at, float* queries,
-                                             float* keys, float* values) {
+                                             int groups, int channels, int room, int start, const int* start_at,
+                                             float* queries, float* keys, float* values) {
     long long i = element();
     int half = channels / 2, all = heads + 2 * groups;
     if (i >= (long long)tokens * all * half) return;
@@ -71,9 +71,16 @@ extern "C" __global__ void rotate_into_cache(const float* joined, const float* c
         return;
     }
     float c = cosine[token * half + pair], s = sine[token * half + pair];
-    float* to = head < heads ? queries + ((long long)token * heads + head) * channels : keys + (row * groups + head - heads) * channels;
-    to[2 * pair] = __fsub_rn(__fmul_rn(even, c), __fmul_rn(odd, s));
-    to[2 * pair + 1] = __fadd_rn(__fmul_rn(even, s), __fmul_rn(odd, c));
+    float first = __fsub_rn(__fmul_rn(even, c), __fmul_rn(odd, s)), second = __fadd_rn(__fmul_rn(even, s), __fmul_rn(odd, c));
+    if (head < heads) {
+        float* to = queries + ((long long)token * heads + head) * channels + 2 * pair;
+        to[0] = first;
+        to[1] = second;
+    } else {
+        float* to = keys + ((long long)(head - heads) * channels + 2 * pair) * room + row;
+        to[0] = first;
+        to[room] = second;
+    }
 }
 
 // AdamW on flat parameters, in place. `scale` points to the factor of the gradient (clipping), which the device computed.

@@ -1,0 +1,52 @@
+"""Recorded steps compute what the step itself computes, at every position, with one launch."""
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.backend import to_numpy
+from minimtp.decode.deploy import deploy
+from minimtp.kernels.cuda_graph import Graphs
+from tests import cuda_on_host
+from tests.test_device import in_form, model_with, moved
+
+
+def logits_of(runtime, feeds):
+    """The logits of feeding these stretches of tokens one after another."""
+    runtime.truncate(0)
+    return [to_numpy(runtime.forward(np.array(feed)).logits) for feed in feeds]
+
+
+@pytest.mark.skipif(cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run CUDA sources on the host with")
+def test_a_recorded_step_gives_the_same_bits_at_every_position(device):
+    model = moved(model_with("none"), device)
+    recorded, plain = (deploy(in_form(model, "int4"))[0] for _ in range(2))
+    plain._trunk.graphs._usable = False
+    feeds = [[1, 2, 3], [4], [5, 6, 7], [8], [9], [1, 1, 1], [2]]
+    for ours, theirs in zip(logits_of(recorded, feeds), logits_of(plain, feeds), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    assert len(recorded._trunk.graphs._recorded) == 2 and not plain._trunk.graphs._recorded
+
+
+def test_a_result_is_the_callers_and_the_next_replay_leaves_it_alone(device):
+    graphs, xp = Graphs(), device.xp
+    double = lambda x: (x * 2,)  # noqa: E731
+    results = [graphs.run("key", double, xp.full(3, float(i)))[0] for i in range(4)]
+    assert [to_numpy(r).tolist() for r in results] == [[2.0 * i] * 3 for i in range(4)]
+
+
+def test_a_step_that_cannot_be_recorded_runs_unrecorded_and_says_so_once(device, capsys):
+    graphs, xp = Graphs(), device.xp
+
+    def reads(x):
+        return (x * float(x[0]),)
+
+    results = [to_numpy(graphs.run("key", reads, xp.full(1, 3.0 + i))[0])[0] for i in range(4)]
+    assert results == [9.0, 16.0, 25.0, 36.0]
+    assert capsys.readouterr().err.count("cannot be recorded") == 1
+
+
+def test_a_number_of_the_host_is_recorded_not_computed_again(device):
+    numbers = iter([1.0, 2.0, 3.0, 4.0])
+    graphs = Graphs()
+    results = [float(graphs.run("key", lambda x: (x + next(numbers),), device.xp.zeros(1))[0][0]) for _ in range(3)]
+    assert results == [1.0, 3.0, 3.0]
