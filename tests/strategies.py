@@ -49,8 +49,10 @@ def uniform_grids(draw, **fixed):
 
 
 def matrices_for(grid, largest=1e4):
-    """`weight_matrices` of whole blocks of a grid of ggml's."""
-    return weight_matrices(largest=largest, block=grid.group_size)
+    """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other grid."""
+    from minimtp.quant.grids import BlockGrid
+
+    return weight_matrices(largest=largest, block=grid.group_size) if isinstance(grid, BlockGrid) else ragged_matrices(largest)
 
 
 @st.composite

@@ -8,7 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids import BLOCK_GRIDS, Q4_0, Q4_K, Q6_K, Q8_0, grid_named
+from minimtp.quant.grids import BLOCK_GRIDS, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, grid_named
 from tests.vectors.ggml_cases import FORMATS, importance, large_cases, small_cases
 
 each_block_grid = pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
@@ -86,3 +86,50 @@ def test_where_the_stored_scale_is_zero_the_codes_mean_nothing_and_the_values_ar
     codes, scales = Q6_K.encode(x)
     assert scales.scales[0, 0, 1] == 0 and len(set(codes[0, 16:32].tolist())) > 1
     assert not Q6_K.decode(codes, scales)[0, 16:].any()
+
+
+# ------------------------------------------------------------------------------- named counter-examples to what is not true
+
+
+def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
+    x = np.linspace(-1, 1.2, 256, dtype=np.float32)[None]
+    x[0, ::7] = 0
+    assert Q4_1.fake_quantize(x)[0, ::7].any() and Q4_K.fake_quantize(x)[0, ::7].any()
+
+
+@pytest.mark.parametrize("case", ["constant", "sparse"])
+@pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
+def test_counter_example_the_searches_do_not_find_again_what_they_found(grid, case):
+    """Bell-shaped weights they do; with groups of very different sizes the rounded scales of scales move."""
+    once = grid.fake_quantize(small_cases()[case])
+    assert not np.array_equal(grid.fake_quantize(once), once)
+
+
+@pytest.mark.parametrize("grid", [Q4_1, Q4_K], ids=str)
+def test_counter_example_levels_from_minimum_to_maximum_are_not_symmetric(grid):
+    x = large_cases()["bell"][:8]
+    assert not np.array_equal(grid.fake_quantize(-x), -grid.fake_quantize(x))
+
+
+@pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
+def test_counter_example_order_and_shuffles_are_not_kept_across_the_groups_of_a_super_block(grid):
+    x = large_cases()["bell"][:1]
+    rounded = grid.fake_quantize(x)
+    assert (np.diff(rounded[0, np.argsort(x[0], kind="stable")]) < 0).any()
+    shuffled = np.random.default_rng(0).permutation(512)
+    assert not np.array_equal(grid.fake_quantize(x[:, shuffled]), rounded[:, shuffled])
+
+
+@pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
+def test_counter_example_one_huge_weight_silences_its_neighbours(grid):
+    x = large_cases()["bell"][:1, : grid.group_size].copy()
+    x[0, 3] = grid.largest_magnitude
+    values = grid.fake_quantize(x)
+    group = np.delete(values[0, : grid.columns_per_step], 3)
+    assert len(np.unique(group)) == 1
+
+
+@pytest.mark.parametrize(("grid", "bits"), [*zip(BLOCK_GRIDS.values(), (4.5, 5.0, 8.5, 4.5, 6.5625), strict=True)], ids=str)
+def test_the_published_bits_per_weight_count_every_scale(grid, bits):
+    assert grid.bits_per_weight == bits
+    assert packing.quantize(grid, np.ones((3, 512), np.float32)).nbytes * 8 == 3 * 512 * bits
