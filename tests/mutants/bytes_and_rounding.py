@@ -1,0 +1,76 @@
+"""Codes in the wrong half of a byte, zeros where weights should be, and random rounding that is not fair."""
+
+from minimtp.backend import array_module
+from minimtp.kernels import plain
+from minimtp.quant.bit_packing import pack4
+from tests import test_kernels, test_packing, test_packing_bits, test_rounding
+from tests.mutants import mutant
+
+READ_BACK = "bytes_are_read_back_as_what_fake_quantization_computed_with"
+
+
+LAYOUT = test_packing.test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus_16_in_the_low_and_high_half_of_byte_j
+
+
+@mutant("kernels.blocks:_nibbles", "llama.cpp #17083", test=LAYOUT)
+def neighbours_share_a_byte(nibbles):
+    """As other formats have it; the converter's own reader agreed, only ggml did not."""
+    return lambda codes: pack4(codes.astype("uint8"), "adjacent-lo-first").reshape(len(codes), -1, 16)
+
+
+@mutant("quant.bit_packing:_filled", "tilelang-ascend #1731",
+        test=test_packing_bits.test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero)  # fmt: skip
+def the_last_code_of_an_odd_number_is_dropped(filled):
+    return lambda codes, unit, fill: codes[..., : codes.shape[-1] // unit * unit]
+
+
+@mutant("quant.packing:pack", "GPTQModel #1294", READ_BACK, "int8-affine-channel")
+def a_scale_for_a_whole_row_is_saved_as_zeros(pack):
+    def zeros(grid, codes, scales):
+        packed = pack(grid, codes, scales)
+        return packed * 0 if getattr(grid, "granularity", "") == "channel" else packed
+
+    return zeros
+
+
+@mutant("quant.packing:pack", "AutoGPTQ's first format: research/qat.md 2.5", READ_BACK, "int4-affine-g32")
+def zero_points_are_stored_less_one(pack):
+    def less_one(grid, codes, scales):
+        return pack(grid, codes, scales._replace(zero=scales.zero - 1) if hasattr(scales, "zero") else scales)
+
+    return less_one
+
+
+def fair(values=(-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625)):
+    for value in values:
+        test_rounding.test_the_mean_of_stochastic_roundings_is_the_number(value)
+
+
+@mutant("quant.rounding:stochastic", "gfloat #36", test=fair)
+def two_random_bits_are_enough(stochastic):
+    def coarse(generator):
+        def rounded(x):
+            whole = array_module(x).floor(x)
+            return whole + (generator.integers(0, 4, x.shape) / 4 < x - whole)
+
+        return rounded
+
+    return coarse
+
+
+@mutant("quant.rounding:stochastic", "oneDNN #2903", test=fair)
+def the_random_bits_stand_too_low_to_round_up(stochastic):
+    def low(generator):
+        return lambda x: array_module(x).floor(x + generator.random(x.shape) / 16)
+
+    return low
+
+
+@mutant("kernels.plain:quantize_activations", "ao #4326",
+        test=lambda: test_kernels.test_a_rounded_activation_is_within_half_a_step(plain))  # fmt: skip
+def the_scale_of_activations_is_computed_in_bfloat16(quantize):
+    def short(x):
+        codes, scales = quantize(x)
+        return codes, (scales.view("uint32") & 0xFFFF0000).view("float32")
+
+    return short

@@ -1,0 +1,11 @@
+"""ggml's stored bytes, read once; no mutants here."""
+
+from functools import cache
+from pathlib import Path
+
+from minimtp.backend import numpy as np
+
+
+@cache
+def stored_bytes():
+    return np.load(Path(__file__).parents[1] / "vectors" / "ggml.npz")
