@@ -155,7 +155,10 @@ def quantize(options: argparse.Namespace) -> int:
     from minimtp.quant.packed import bits_per_weight, weight_bytes
 
     run = minimtp.load(options.run)
-    packed = minimtp.quantize(run, options.out, options.grid, method=options.method, calibration=options.calibration)
+    packed = minimtp.quantize(
+        run, options.out, options.grid, method=options.method, head_grid=options.head_grid, calibration=options.calibration,
+        report=print,
+    )  # fmt: skip
     print(
         f"{options.out}: {weight_bytes(packed.model):,} bytes of weights, {bits_per_weight(packed.model):.2f} bits each "
         f"(before: {weight_bytes(run.model):,}, {bits_per_weight(run.model):.2f})"
@@ -188,6 +191,16 @@ def bench_train(options: argparse.Namespace) -> int:
     measurement.train(
         options.preset, steps=options.steps, rounds=options.rounds, threads=options.threads, kernel_choice=options.kernels,
         out=options.out,
+    )  # fmt: skip
+    return 0
+
+
+def bench_quality(options: argparse.Namespace) -> int:
+    from minimtp.bench import quality as measurement
+
+    _use_kernels(options)
+    measurement.run(
+        options.bits, options.seeds, options.preset, options.out, corpus=options.corpus, threads=options.threads
     )  # fmt: skip
     return 0
 
@@ -301,6 +314,8 @@ def make_parser() -> Parser:
     new.add_argument("--grid", metavar="NAME", help="grid of the matrices (default: q4_0, or what the run was trained for)")
     new.add_argument("--method", metavar="NAME",
                      help="rtn (the default), hqq, importance, awq or gptq, unless trained through rounding")  # fmt: skip
+    new.add_argument("--head-grid", metavar="NAME",
+                     help="of the prediction heads; measured: by their drafts' acceptance (default: as --grid)")  # fmt: skip
     new.add_argument("--calibration", nargs="+", default=[], metavar="PATH",
                      help="text for importance, awq and gptq (default: what the run was trained on)")  # fmt: skip
     new.add_argument("--out", required=True, metavar="DIR", help="the run folder to write")
@@ -324,6 +339,18 @@ def make_parser() -> Parser:
     new.add_argument("--rounds", type=_whole, default=5, metavar="N", help="rounds of each side (default: 5)")
     new.add_argument("--threads", type=_whole, metavar="N", help="for each side (default: one for each core)")
     new.add_argument("--out", metavar="FILE", help="also write what was found as JSON")
+    _add_kernels(new)
+
+    new = command(
+        bench_quality, "[options]", "what rounding costs, and what each method wins back",
+        "minimtp bench quality --bits 4,2 --seeds 1",
+    )  # fmt: skip
+    new.add_argument("--preset", default="quick", metavar="quick|tiny", help="how much is trained (default: quick)")
+    new.add_argument("--bits", type=_numbers, default=(8, 4, 3, 2), metavar="N,N", help="among 8,4,3,2 (default: all)")
+    new.add_argument("--seeds", type=_whole, default=3, metavar="N", help="models of each kind (default: 3)")
+    new.add_argument("--threads", type=_whole, metavar="N", help="default: one for each core")
+    new.add_argument("--out", metavar="DIR", help="folder to work in, and to go on from (default: runs/quality-PRESET)")
+    _add_corpus(new)
     _add_kernels(new)
 
     new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
@@ -363,7 +390,8 @@ def _add_setting(section: object, setting: object) -> None:
             name, dest=destination, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
         )
     else:
-        metavar = "|".join(allowed) if kind is str else "N" if kind is int else "X"
+        words = "|".join(allowed) if kind is str and allowed else "NAME"
+        metavar = {int: "N", float: "X", str: words}[kind]
         convert = {int: _whole, float: _number, str: str}[kind]
         section.add_argument(name, dest=destination, type=convert, default=argparse.SUPPRESS, metavar=metavar, help=text)
 
@@ -438,6 +466,11 @@ def _whole(text: str) -> int:
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(value)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """8,4 as (8, 4)."""
+    return tuple(_whole(part) for part in text.split(","))
 
 
 def _number(text: str) -> float:

@@ -157,7 +157,7 @@ def test_heads_that_follow_the_trunk_get_the_gradient_of_their_divergence_from_i
     model, text, weights = build(kind), tokens(2, 10), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
-    losses = accumulate_gradients(model, text, weights, detached=True, from_trunk=True)
+    losses = accumulate_gradients(model, text, weights, detached=True, head_targets="trunk")
     assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))  # what is reported is about the text
 
     def divergence():
@@ -180,6 +180,43 @@ def test_heads_that_follow_the_trunk_get_the_gradient_of_their_divergence_from_i
     above = divergence()
     flat.data -= 2e-6 * direction
     assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_that_follow_a_teachers_heads_get_the_gradient_of_their_divergence_from_them(kind):
+    model, teacher, text, weights = build(kind), build(kind, seed=9), tokens(2, 10), np.array([0.5, 0.3, 0.2])
+    flat = FlatParameters(model, apart=("heads",))
+    heads = flat.groups[1]
+    losses = accumulate_gradients(model, text, weights, detached=True, head_targets="teacher", teacher=teacher)
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))  # what is reported is about the text
+
+    def logits(of):
+        with no_grad():
+            hidden = of.hidden(text[:, :6])
+            following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
+            found = [of.logits(state).data for state in of.heads.states(hidden, following, of.trunk)]
+        return [each - np.log(np.exp(each).sum(-1, keepdims=True)) for each in found]
+
+    laws = [np.exp(each) for each in logits(teacher)]
+
+    def divergence():
+        return -sum(w * (law * own).sum(-1).mean() for w, law, own in zip(weights, laws, logits(model), strict=True))
+
+    direction = np.zeros(flat.data.shape)
+    direction[heads] = np.random.default_rng(5).standard_normal(flat.data[heads].shape)
+    flat.data += 1e-6 * direction
+    above = divergence()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
+def test_heads_that_follow_a_teacher_just_like_them_are_left_alone():
+    model, text = build("sequential"), tokens(2, 10)
+    flat = FlatParameters(model, apart=("heads",))
+    accumulate_gradients(
+        model, text, np.ones(3), detached=True, head_targets="teacher", teacher=build("sequential"), distill_weight=1.0
+    )
+    assert np.abs(flat.gradients).max() < 1e-15
 
 
 def test_heads_trained_at_every_third_position_get_the_gradient_of_those_positions_losses():

@@ -27,7 +27,8 @@ from tests.strategies import weight_matrices
 
 SHAPE = Shape(vocabulary_size=11, context=16, layers=2, width=32, attention_heads=4, key_value_heads=2, feed_forward=64)
 DEPTH = 2
-GRIDS = [grid_named(name) for name in ("q4_0", "q8_0", "int3-ggml-signed-g32", "int4-affine-g32", "int2-restricted-channel")]
+NAMES = "q4_0", "q8_0", "q4_1", "int3-ggml-signed-g32", "int4-affine-g32", "int2-restricted-channel", "nf4-g32"
+GRIDS = [grid_named(name) for name in NAMES]
 RAGGED = [grid_named("int4-restricted-g24"), grid_named("int3-restricted-tensor")]
 
 each_grid = pytest.mark.parametrize("grid", [*GRIDS, *RAGGED], ids=str)

@@ -1,5 +1,6 @@
 """Prepare, train, convert, store: one set of numbers all the way."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,14 @@ from minimtp.quant import packing
 from minimtp.quant.grids import GRIDS, Q4_0, Q8_0
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
 from minimtp.quant.ptq import round_to_nearest
-from minimtp.quant.qat import FakeQuantizedMatrix, QuantizationSpec, convert, prepare, restore
+from minimtp.quant.qat import (
+    FakeQuantizedMatrix,
+    QuantizationSpec,
+    convert,
+    make_room_for_learned_steps,
+    prepare,
+    restore,
+)
 
 SHAPE = Shape(vocabulary_size=11, context=16, layers=2, width=32, attention_heads=4, key_value_heads=2, feed_forward=64)
 SPEC = QuantizationSpec()
@@ -85,12 +93,102 @@ def with_rounded_parameters(model):
 
 @each_kind
 @tied_or_not
-@pytest.mark.parametrize("activations", ["int8", "none"])
+@pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(plain, kind, tied, activations, dtype):
     model = prepare(build(kind, tied, dtype), QuantizationSpec(activations=activations))
     tokens = text(model)
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
+
+
+def learned(kind="none", grid="q4_0", seed=3, **changes):
+    """A model prepared with learned steps that have moved."""
+    model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales="learned", **changes)
+    make_room_for_learned_steps(model, spec)
+    prepare(model, spec)
+    rng = np.random.default_rng(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("log_steps"):
+            parameter.data += rng.uniform(-0.3, 0.3, parameter.shape).astype(np.float32)
+    return model
+
+
+SPECS = {
+    "the default": QuantizationSpec(),
+    "4 bits everywhere": QuantizationSpec("q4_0", "q4_0", "q4_0"),
+    "three bits, a scale per token": QuantizationSpec("int3-ggml-signed-g32", "q8_0", "q8_0", "int8-token"),
+    "rows as groups": QuantizationSpec("int4-affine-channel", "int8-restricted-channel", "int4-affine-channel"),
+    "an output of its own": QuantizationSpec(output="int6-full-mid-g16"),
+}
+
+
+@each_kind
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_what_training_saw_what_is_deployed_and_what_is_stored_are_the_same_numbers(plain, kind, spec):
+    """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's and those of its arrays."""
+    check_the_contract(prepare(build(kind, tied=False), spec), spec, tied=False)
+
+
+@each_kind
+@pytest.mark.parametrize("grid", ["q4_0", "q8_0", "int2-restricted-g32", "int4-affine-g32"])
+def test_learned_steps_are_in_the_file_too(plain, kind, grid):
+    model = learned(kind, grid)
+    check_the_contract(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
+
+
+def check_the_contract(model, spec, tied):
+    packed = convert(model)
+    stored = restore(build("none" if not model.depth else kind_of(model), tied, seed=9), spec,
+                     {name: array.copy() for name, array in stored_arrays(packed).items()})  # fmt: skip
+    trained = {name: m.rounded().data for name, m in model.named_modules() if isinstance(m, FakeQuantizedMatrix)}
+    for other in (packed, stored):
+        deployed = {name: m.dequantize() for name, m in other.named_modules() if isinstance(m, PackedMatrix)}
+        assert digest(deployed) == digest(trained)
+    tokens = text(model)
+    assert same_bits(outputs(packed, tokens), outputs(model, tokens))
+    assert same_bits(outputs(stored, tokens), outputs(model, tokens))
+
+
+def kind_of(model):
+    return next(kind for kind, heads in HEADS.items() if type(model.heads) is heads)
+
+
+def digest(matrices):
+    sha = hashlib.sha256()
+    for name in sorted(matrices):
+        sha.update(name.encode() + str(matrices[name].shape).encode() + matrices[name].astype(np.float32).tobytes())
+    return sha.hexdigest()
+
+
+def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_training():
+    model, spec = build(), QuantizationSpec(weights="int2-restricted-g32", scales="learned")
+    make_room_for_learned_steps(model, spec)
+    steps = {name: p for name, p in model.named_parameters() if name.endswith("log_steps")}
+    assert len(steps) == 4 * SHAPE.layers and not any(p.data.any() for p in steps.values())
+    prepare(model, spec)
+    assert all(p.data.any() for p in steps.values())
+    again = build()
+    make_room_for_learned_steps(again, spec)
+    for name, parameter in again.named_parameters():
+        if name in steps:
+            parameter.data[...] = 0.25
+    prepare(again, spec)
+    assert all((p.data == 0.25).all() for name, p in again.named_parameters() if name in steps)
+
+
+def test_learned_steps_get_gradients_and_are_not_decayed():
+    model = learned("token_conditioned", "int3-ggml-signed-g32")
+    flat = FlatParameters(model)
+    accumulate_gradients(model, text(model), np.full(DEPTH, 0.3))
+    for name, parameter in model.named_parameters():
+        if name.endswith("log_steps"):
+            place, _ = flat.places[name]
+            assert parameter.grad.any() and not flat.decay_mask[place].any(), name
+
+
+def test_an_output_of_its_own_can_have_a_grid_of_its_own():
+    model = prepare(build("parallel", tied=False), QuantizationSpec(output="int6-full-mid-g16"))
+    assert model.trunk.output.grid.name == "int6-full-mid-g16" and model.trunk.embedding.grid is Q8_0
 
 
 @each_kind
@@ -229,7 +327,7 @@ def test_a_replica_of_a_prepared_model_rounds_the_shared_weights(plain):
 )
 def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module_and_nothing_is_swapped(size, value, name):
     model = Transformer(replace(SHAPE, **{size: value}), np.random.default_rng(0))
-    with pytest.raises(UserError, match=f"^{name} has rows of {value} weights.* multiples of 32"):
+    with pytest.raises(UserError, match=rf"^{name}.weight has shape \(\d+, {value}\), .* multiples of 32 long"):
         prepare(model, SPEC)
     assert isinstance(model.embedding, Embedding) and isinstance(model.blocks[0].attention.qkv, Linear)
 

@@ -25,12 +25,12 @@ from minimtp.training import checkpoint, picture, schedule
 from minimtp.training.build import build_model
 from minimtp.training.checkpoint import load
 from minimtp.training.corpus import Corpus
-from minimtp.training.evaluate import evaluate, evaluate_model, teacher_forced_acceptance
+from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model, teacher_forced_acceptance
 from minimtp.training.interrupt import Interrupted, StopRequest
 from minimtp.training.log import RunLog, read_log
 from minimtp.training.loop import train
 from minimtp.training.presets import preset
-from minimtp.training.quantize import quantize
+from minimtp.training.quantize import acceptance, quantize
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import ByteTokenizer
 from minimtp.training.trainer import Trainer
@@ -43,6 +43,11 @@ CONFIGURATIONS = {
     "token-conditioned, rounded late": {
         "heads": "token_conditioned", "draft_depth": 3, "quantization": "qat", "quantize_from": 0.5
     },
+    "learning its steps late, token by token": {
+        "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32", "weight_scales": "learned",
+        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1,
+    },
+    "rounded and averaged": {"quantization": "qat", "average": 0.9},
     "rounded to 8 bits from the start": {"quantization": "qat", "weight_grid": "q8_0", "activations": "none"},
 }  # fmt: skip
 
@@ -390,6 +395,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_che
         ({}, {"stop_at_step": 0}, "stop_at_step"),
         ({}, {"teacher": "missing"}, "a teacher needs a distill_weight"),
         ({"distill_weight": 0.5}, {}, "distill_weight needs a teacher"),
+        ({"heads": "parallel", "draft_depth": 1, "head_targets": "teacher"}, {}, "head_targets teacher needs a teacher"),
         ({"distill_weight": 0.5}, {"teacher": "missing"}, "there is no run folder .*missing"),
     ],
     ids=str,
@@ -471,6 +477,44 @@ def test_rounding_a_finished_model_writes_a_smaller_run_that_evaluates_nearly_th
         train(None, corpus, tmp_path / "int4", resume=True, report=quiet)
 
 
+def test_heads_get_the_grid_whose_drafts_are_still_accepted(tmp_path, corpus, monkeypatch):
+    train(recipe_of(heads="parallel", draft_depth=2), corpus, tmp_path / "run", report=quiet)
+    counted = {"before": [0.8, 0.04], "q4_0": [0.785, 0.04], "q8_0": [0.7, None]}
+
+    def acceptance(model, batches):
+        grids = {module.grid.name for _, module in model.heads.named_modules() if hasattr(module, "grid")}
+        return counted[grids.pop() if grids else "before"]
+
+    monkeypatch.setattr("minimtp.training.quantize.acceptance", acceptance)
+    said = []
+    packed = quantize(tmp_path / "run", tmp_path / "fine", head_grid="measured", calibration=corpus, report=said.append)
+    assert (packed.packed.weights, packed.packed.heads) == ("q4_0", "q8_0")  # a hundredth is too much to lose
+    assert said == [f"heads on {name}: acceptance {now} (before: 80.0% 4.0%)" for name, now in
+                    (("q4_0", "78.5% 4.0%"), ("q8_0", "70.0% ?"))]  # fmt: skip
+    counted["q4_0"], said = [0.791, 0.035], []
+    packed = quantize(tmp_path / "run", tmp_path / "coarse", head_grid="measured", calibration=corpus, report=said.append)
+    assert packed.packed.heads == "q4_0" and len(said) == 2 and said[1].startswith("warning: head 2 is dead: 3.5%")
+
+
+def test_acceptance_is_counted_as_evaluating_does(tmp_path, corpus):
+    train(recipe_of(heads="token_conditioned", draft_depth=2), corpus, tmp_path / "run", report=quiet)
+    model, windows = load(tmp_path / "run").model, corpus.validation_windows(256, context=16, depth=2)
+    assert acceptance(model, np.array_split(windows, 3)) == evaluate_model(model, corpus, 16, 256).acceptance
+
+
+def test_a_grid_for_heads_is_refused_where_there_are_none_or_where_they_were_trained_for_another(tmp_path, corpus):
+    train(recipe_of(), corpus, tmp_path / "plain", report=quiet)
+    with pytest.raises(UserError, match="has no prediction heads: leave --head-grid out"):
+        quantize(tmp_path / "plain", tmp_path / "out", head_grid="q8_0")
+    recipe = recipe_of(heads="parallel", draft_depth=1, quantization="qat")
+    train(recipe, corpus, tmp_path / "qat", report=quiet)
+    with pytest.raises(UserError, match="was trained for q4_0 heads: leave --head-grid out"):
+        quantize(tmp_path / "qat", tmp_path / "out", head_grid="measured")
+    with pytest.raises(UserError, match="was trained through its rounding: leave --method out"):
+        quantize(tmp_path / "qat", tmp_path / "out", method="gptq")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_trained_through_rounding_is_packed_on_its_own_grids(tmp_path, corpus):
     result = train(recipe_of(quantization="qat", weight_grid="q8_0"), corpus, tmp_path / "run", report=quiet)
     with pytest.raises(UserError, match="was trained for q8_0 weights: leave --grid out"):
@@ -521,3 +565,13 @@ def test_a_smoothed_curve_lies_within_its_values_and_starts_at_the_first():
     assert smooth[0] == pytest.approx(3.0)
     assert all(1.0 <= value <= 3.0 for value in smooth)
     assert picture._smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+
+
+def test_a_dead_head_is_a_warning_that_names_it_and_says_what_to_do():
+    alive, shares = [0.8, None, 0.05], [0.8, 0.049, None, 0.0]
+    assert dead_heads(alive) == []
+    warnings = dead_heads(shares)
+    assert [sentence.split(":")[1] for sentence in warnings] == [" head 2 is dead", " head 4 is dead"]
+    assert "4.9% of its drafts are accepted, under 5%" in warnings[0] and "draft at most 1" in warnings[0]
+    described = Evaluation(1.0, [0.5] * 5, shares, [1.0] * 5, 8, 8).describe().splitlines()
+    assert described[-2:] == warnings

@@ -18,7 +18,8 @@ from minimtp.backend import array_module
 from minimtp.decode.cache import KeyValueCache
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
-from minimtp.model.transformer import Block, Shape, Transformer
+from minimtp.errors import UserError
+from minimtp.model.transformer import Attention, Block, Shape, Transformer
 
 
 class Step(NamedTuple):
@@ -68,6 +69,8 @@ class TokenTable:
 def _block_weights(block: Block) -> tuple:
     """What the kernels' `prepare_block` wants to know of a block, its matrices laid out."""
     attention, feed_forward = block.attention, block.feed_forward
+    if type(attention) is not Attention:
+        raise UserError("this model reads its cache in few bits, which no kernel decodes with yet: evaluate can use it")
     return (
         block.attention_norm.weight.data, prepare_product(attention.qkv), prepare_product(attention.output),
         block.feed_forward_norm.weight.data, prepare_product(feed_forward.gate_up), prepare_product(feed_forward.down),

@@ -120,8 +120,8 @@ class CausalAttention(Op):
         joined = qkv.reshape(batch, length, -1, channels)  # (B, T, H+2G, C)
         rotated = kernel.rotate(joined[:, :, : self.heads + self.groups], self.cosine, self.sine)  # (B, T, H+G, C)
         self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
-        self.key = self._by_group(rotated[:, :, self.heads :])[:, 0]  # (B*G, T, C)
-        self.value = self._by_group(joined[:, :, self.heads + self.groups :])[:, 0]  # (B*G, T, C)
+        self.key = self.kept(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
+        self.value = self.kept(self._by_group(joined[:, :, self.heads + self.groups :])[:, 0])  # (B*G, T, C)
         context = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
@@ -149,6 +149,10 @@ class CausalAttention(Op):
         unrotated = kernel.rotate(turned, self.cosine, -self.sine)
         result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)
         return result.reshape(batch, length, -1)
+
+    def kept(self, rows: Array) -> Array:
+        """Keys or values (B*G, T, C) as they are read from a cache; here as they are."""
+        return rows
 
     def _query_blocks(self) -> list[slice]:
         length = self.sizes[1]

@@ -10,15 +10,18 @@ independent heads, which here too are finished one by one).
 Neighbouring positions teach a head nearly the same thing. A head that needs no other position can therefore be trained at
 every n-th one, at an n-th of the cost.
 
-A head drafts well when it says what the trunk will say, which is not always what the text says. With `from_trunk` it learns
-from the trunk's own probabilities at the position it looks ahead to (as in Hydra++, arXiv 2402.05109): they are known from the
-same forward pass, and tell more than one token does. Beyond the window's end the text itself is the target.
+A head drafts well when it says what the trunk will say, which is not always what the text says. With the targets "trunk" it
+learns from the trunk's own probabilities at the position it looks ahead to (as in Hydra++, arXiv 2402.05109): they are known
+from the same forward pass, and tell more than one token does. Beyond the window's end the text itself is the target.
 
 With a teacher, the trunk's own loss is a mixture: a share follows the teacher's probabilities instead of the text's next token,
-which tells the student about all tokens at every position (distillation).
+which tells the student about all tokens at every position (distillation). With the targets "teacher" each head follows the
+teacher's head of the same depth: a head that is trained through rounding has the unrounded one to go by.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice, repeat
 
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
@@ -36,7 +39,7 @@ def accumulate_gradients(
     *,
     head_positions: slice = slice(None),
     detached: bool = False,
-    from_trunk: bool = False,
+    head_targets: str = "text",
     teacher: Model | None = None,
     distill_weight: float = 0.0,
 ) -> np.ndarray:
@@ -46,7 +49,7 @@ def accumulate_gradients(
     head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
     head_positions: of the T, those at which the heads are trained; some only if the heads are `positionwise`.
     detached: the heads learn, and the trunk, embedding and output included, gets the gradient of L_0 alone.
-    from_trunk: the heads learn the trunk's probabilities instead of the text.
+    head_targets: what the heads learn: the "text", the "trunk"'s probabilities, or those of the "teacher"'s heads.
     teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
@@ -63,7 +66,11 @@ def accumulate_gradients(
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             start = hidden.detach() if detached else leaf
-            laws = _trunk_laws(logits.reshape(*inputs.shape, -1), tokens) if from_trunk else None  # (B, T + K, V)
+            laws: Iterator[Array | None] = repeat(None)
+            if head_targets == "trunk":
+                laws = _trunk_laws(logits.reshape(*inputs.shape, -1), tokens, head_positions)
+            elif head_targets == "teacher":
+                laws = _teacher_laws(teacher, tokens, length, model.depth, head_positions)
             weights = np.asarray(head_weights) * scale
             losses[1:] = _accumulate_in_heads(model, start, tokens, weights, head_positions, laws)
     if trunk_learns:
@@ -72,9 +79,12 @@ def accumulate_gradients(
 
 
 def _accumulate_in_heads(
-    model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice, laws: Array | None
+    model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice, laws: Iterator[Array | None]
 ) -> np.ndarray:
-    """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K."""
+    """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K.
+
+    laws: for each head in turn, (B*n, V), what it learns instead of the text.
+    """
     length, losses = hidden.shape[1], np.full(model.depth, np.nan)
     if positions.indices(length) != (0, length, 1):
         hidden = hidden[:, positions]  # (B, n, D)
@@ -82,8 +92,7 @@ def _accumulate_in_heads(
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)
-        law = None if laws is None else laws[:, k : length + k][:, positions].reshape(targets.size, -1)
-        losses[k - 1], gradient, _ = _loss_at(model, state.data, targets, float(weights[k - 1]), law)
+        losses[k - 1], gradient, _ = _loss_at(model, state.data, targets, float(weights[k - 1]), next(laws))
         if model.heads.independent:
             state.backward(gradient)
         else:
@@ -145,15 +154,29 @@ def _loss_at(
     return loss, leaf.grad, rows.data
 
 
-def _trunk_laws(logits: Array, tokens: Array) -> Array:
-    """(B, T + K, V): what follows each position, by the trunk's (B, T, V) where it has seen it, beyond that by the text.
+def _trunk_laws(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
+    """For k = 1..K what follows k tokens further, (B*n, V): by the trunk's (B, T, V) where it has seen it, else by the text.
 
     Overwrites the logits.
     """
     xp, length = array_module(logits), logits.shape[1]
     laws = _softmax(logits)
     text = xp.eye(laws.shape[-1], dtype=laws.dtype)[tokens[:, length + 1 :]]  # (B, K, V)
-    return xp.concatenate([laws, text], axis=1)
+    laws = xp.concatenate([laws, text], axis=1)  # (B, T + K, V)
+    for k in range(1, tokens.shape[1] - length):
+        yield laws[:, k : length + k][:, positions].reshape(-1, laws.shape[-1])
+
+
+def _teacher_laws(teacher: Model, tokens: Array, length: int, depth: int, positions: slice) -> Iterator[Array]:
+    """For k = 1..K the probabilities of the teacher's head k, (B*n, V)."""
+    with no_grad():
+        hidden = teacher.hidden(tokens[:, :length])[:, positions]
+        following = _following(tokens, depth)[:, positions]
+        states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))  # K of (B, n, D)
+    for state in states:
+        with no_grad():
+            logits = teacher.logits(state).data
+        yield _softmax(logits.reshape(-1, logits.shape[-1]))
 
 
 def _softmax(logits: Array) -> Array:

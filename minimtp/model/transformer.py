@@ -58,8 +58,11 @@ class Attention(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         cosine, sine = self.rotary.tables(x.shape[1], x.data)  # (T, C/2)
-        context = CausalAttention(self.heads, self.key_value_heads, cosine, sine).apply(self.qkv(x))
-        return self.output(context)
+        return self.output(self.operation(cosine, sine).apply(self.qkv(x)))
+
+    def operation(self, cosine: Array, sine: Array) -> CausalAttention:
+        """What happens between the two products."""
+        return CausalAttention(self.heads, self.key_value_heads, cosine, sine)
 
 
 class FeedForward(Module):

@@ -25,7 +25,9 @@ surrogates instead.
 """
 
 from minimtp import kernels
+from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Op
+from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids import MASKS, Grid
 
 
@@ -53,16 +55,38 @@ class FakeQuantize(Op):
 
 
 class FakeQuantizeActivations(Op):
-    """x (..., K) -> what a quantized product sees of it: int8 codes times one scale per 32 neighbours, (..., K).
+    """x (..., K) -> what a quantized product sees of it, (..., K): int8 codes times a scale.
 
+    how: "int8", one scale per 32 neighbours, or "int8-token", one for all K numbers of a token.
     The gradient passes everywhere: the largest magnitude of a group sets its scale, so nothing is clipped.
     """
 
     straight_through = True
 
+    def __init__(self, how: str = "int8") -> None:
+        self.round = {"int8": _round_groups, "int8-token": _round_tokens}[how]
+
     def forward(self, x: Array) -> Array:
-        rows = x.reshape(-1, x.shape[-1])  # (M, K)
-        return kernels.for_array(rows).fake_quantize_activations(rows).reshape(x.shape)
+        return self.round(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
     def backward(self, gradient: Array) -> Array:
         return gradient
+
+
+def round_activations(rows: Array, how: str) -> Array:
+    """rows (M, K) as a product sees them: `how` is "int8", "int8-token" or "none"."""
+    return rows if how == "none" else FakeQuantizeActivations(how).forward(rows)
+
+
+def _round_groups(rows: Array) -> Array:
+    return kernels.for_array(rows).fake_quantize_activations(rows)
+
+
+def _round_tokens(rows: Array) -> Array:
+    """The same rule as for groups, code = round half to even(x * (127 / max|x|)), with the whole row as one group."""
+    xp = array_module(rows)
+    exact = rows.astype(xp.float32, copy=False)
+    largest = xp.abs(exact).max(axis=1, keepdims=True)
+    usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
+    inverse = xp.where(usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0))
+    return (xp.rint(exact * inverse) * (largest / xp.float32(127))).astype(rows.dtype, copy=False)

@@ -23,7 +23,7 @@ from minimtp.errors import UserError
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids_base import Scales, rounded_to_float16
 from minimtp.quant.importance import group_total, per_weight
-from minimtp.quant.scales import choose_scales
+from minimtp.quant.scales import choose_scales, stretched
 
 POWER = 0.7
 BETA, BETA_GROWTH = 10.0, 1.05
@@ -74,14 +74,13 @@ def _refitted(grid: Grid, target: Array, codes: Array, scales: Scales) -> Scales
     """Scales that fit codes * step + offset to the target best: the offset where the grid has one, else the step."""
     xp, columns = array_module(target), target.shape[1]
     step, offset = _parts(grid, scales)
-    numbers = codes.astype(xp.float64)
     if offset is None:
+        numbers = grid.decode(codes, xp.ones_like(step)).astype(xp.float64)  # a codebook's entries, or the codes themselves
         squares = group_total(grid, scales, numbers * numbers)
         fitted = group_total(grid, scales, numbers * target) / xp.where(squares == 0, 1.0, squares)
-        stored = rounded_to_float16(fitted.astype(xp.float32)) if _is_half(grid) else fitted.astype(xp.float32)
-        return xp.where((squares == 0) | ~xp.isfinite(stored), step, stored)
+        return xp.where(squares == 0, step, stretched(grid, fitted.astype(xp.float32), xp.float32(1)))
     count = group_total(grid, scales, xp.ones_like(target))
-    mean = group_total(grid, scales, target - numbers * per_weight(grid, step, columns)) / count
+    mean = group_total(grid, scales, target - codes * per_weight(grid, step, columns).astype(xp.float64)) / count
     stored = rounded_to_float16(mean.astype(xp.float32))
     return type(scales)(step, xp.where(xp.isfinite(stored), stored, offset))
 
@@ -93,7 +92,3 @@ def _parts(grid: Grid, scales: Scales) -> tuple[Array, Array | None]:
     if getattr(scales, "_fields", ()) == ("step", "minimum"):
         return scales
     raise UserError(f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it")
-
-
-def _is_half(grid: Grid) -> bool:
-    return getattr(grid, "scale_type", "float16") == "float16"

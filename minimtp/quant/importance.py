@@ -9,7 +9,8 @@ meet large inputs move the outputs most. So each group tries its own scale times
 (llama.cpp calls E[x_j²] the importance matrix and searches its own formats so.) It is GPTQ's quadratic form with everything off
 the diagonal left out. A factor is tried by rounding factor * w: whatever a grid stores as scales, they are those it can
 store. The grid's own rule is tried first and kept unless something is strictly better, so the error is never larger than that
-of round-to-nearest.
+of round-to-nearest. Formats whose groups share their scales' own scale in super-blocks (Q4_K, Q6_K) have a search of their own,
+which weighs by importance too; it is left to them.
 """
 
 from minimtp.backend import array_module
@@ -30,6 +31,8 @@ def search_scales(
     """
     xp = array_module(weight)
     codes, scales = grid.encode(weight, name)
+    if has_superblocks(scales):
+        return (codes, scales) if importance is None else grid.encode(weight, name, importance)
     weights = xp.ones(weight.shape[1]) if importance is None else importance.astype(xp.float64)
     best = group_errors(grid, weight, codes, scales, weights)
     largest = float(xp.abs(weight).max())
@@ -44,6 +47,11 @@ def search_scales(
         scales = choose_scales(better, tried, scales)
         best = xp.where(better, error, best)
     return codes, scales
+
+
+def has_superblocks(scales: Scales) -> bool:
+    """Whether some of the scales belong to more weights than others do."""
+    return isinstance(scales, tuple) and len({array.shape for array in scales}) > 1
 
 
 def group_errors(grid: Grid, weight: Array, codes: Array, scales: Scales, importance: Array) -> Array:

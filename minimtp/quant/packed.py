@@ -14,16 +14,19 @@ from typing import Any
 from minimtp import kernels
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Tensor
+from minimtp.errors import UserError
 from minimtp.quant import packing
+from minimtp.quant.fake import round_activations
 from minimtp.quant.grids import Grid
 
-ACTIVATIONS = ("int8", "none")
+ACTIVATIONS = ("int8", "int8-token", "none")
 
 
 class PackedMatrix(Module):
     """An (N, K) matrix as blocks.
 
-    grid: the grid; packed: uint8 (N, K/32 * block bytes); activations: "int8" or "none", what a product sees of its inputs.
+    grid: the grid; packed: uint8 (N, K/32 * block bytes); activations: what a product sees of its inputs, one
+    of ACTIVATIONS.
     Raises UserError when `packed` does not hold whole blocks.
     """
 
@@ -33,10 +36,21 @@ class PackedMatrix(Module):
         self._prepared: tuple[ModuleType, Any] | None = None
 
     def prepare(self, kernel: ModuleType) -> Any:
-        """The matrix laid out for `kernel.linear`, made new at each call; decoding keeps it instead of this module."""
+        """The matrix laid out for `kernel.linear`, made new at each call; decoding keeps it instead of this module.
+
+        Raises UserError where the kernels have no product that rounds weights and inputs so: `product` does without.
+        """
         if self.activations == "none":
             return kernel.prepare_f32(self.dequantize())
+        if not self._has_a_kernel(kernel):
+            raise UserError(
+                f"no kernel decodes with {self.grid.name} weights and {self.activations} activations, only evaluate can: to "
+                "generate, use q4_0 or q8_0 with int8 activations, or any grid with activations none"
+            )
         return getattr(kernel, f"prepare_{self.grid.name}")(self.packed)
+
+    def _has_a_kernel(self, kernel: ModuleType) -> bool:
+        return self.activations == "int8" and hasattr(kernel, f"prepare_{self.grid.name}")
 
     def unpack(self) -> tuple[Array, Array]:
         """Codes int8 (N, K) and scales float32 (N, K/32)."""
@@ -50,8 +64,11 @@ class PackedMatrix(Module):
         """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is "none"."""
         rows = x.data.reshape(-1, x.shape[-1])  # (M, K)
         kernel = kernels.for_array(rows)
+        on_kernel = self._has_a_kernel(kernel)
         if self._prepared is None or self._prepared[0] is not kernel:
-            self._prepared = kernel, self.prepare(kernel)
+            self._prepared = kernel, self.prepare(kernel) if on_kernel else kernel.prepare_f32(self.dequantize())
+        if not on_kernel:
+            rows = round_activations(rows, self.activations)
         return Tensor(kernel.linear(rows, self._prepared[1]).reshape(*x.shape[:-1], self.shape[0]))
 
 

@@ -26,21 +26,31 @@ from minimtp.engine.tensor import Array, Parameter, Tensor
 from minimtp.errors import UserError
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
-from minimtp.model.transformer import Transformer
+from minimtp.model.transformer import Attention, Transformer
 from minimtp.quant import packing
+from minimtp.quant.cache_rounding import CACHES, AttentionOverRoundedCache
 from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations
 from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.grids_base import Scales
+from minimtp.quant.learned import FakeQuantizeLearned, encode_learned, first_logarithms
 from minimtp.quant.packed import ACTIVATIONS, PackedEmbedding, PackedLinear, PackedMatrix
+from minimtp.quant.scales import step_of
+
+SCALES = ("grid", "learned")
 
 
 @dataclass(frozen=True)
 class QuantizationSpec:
     """What is rounded to what. Raises UserError for names that do not exist.
 
-    weights, embedding, heads: names of grids, for the trunk's matrices, for token table and output, for prediction heads.
-    activations: "int8" (rounded per group of 32 before each product) or "none".
+    weights, embedding, output, heads: names of grids, for the trunk's matrices, for the token table, for an output of its own
+    ("same": as the table), for prediction heads.
+    activations: "int8" (rounded before each product, in groups of 32), "int8-token" (one scale for all that a product sees of
+    a token) or "none".
     straight_through: the mask of the weights' gradients, see `minimtp.quant.fake`.
+    cache: "float", or "int8" or "int4", what attention reads of keys and values, see `minimtp.quant.cache_rounding`.
+    scales: "grid" (each group's scale by the grid's own rule) or "learned" (trained with the weights, see
+    `minimtp.quant.learned`; the tables keep the grid's rule).
     """
 
     weights: str = "q4_0"
@@ -48,14 +58,26 @@ class QuantizationSpec:
     heads: str = "q4_0"
     activations: str = "int8"
     straight_through: str = "pass"
+    output: str = "same"
+    scales: str = "grid"
+    cache: str = "float"
 
     def __post_init__(self) -> None:
-        for name in (self.weights, self.embedding, self.heads):
+        for name in (self.weights, self.embedding, self.heads, self.output_grid):
             grid_named(name)
+        if self.scales not in SCALES:
+            raise UserError(f"unknown scales {self.scales!r}: use {' or '.join(SCALES)}")
+        if self.cache not in CACHES:
+            raise UserError(f"unknown cache {self.cache!r}: use {', '.join(CACHES)}")
         if self.activations not in ACTIVATIONS:
-            raise UserError(f"unknown activation rounding {self.activations!r}: use {' or '.join(ACTIVATIONS)}")
+            raise UserError(f"unknown activation rounding {self.activations!r}: use {', '.join(ACTIVATIONS)}")
         if self.straight_through not in MASKS:
             raise UserError(f"unknown straight-through mask {self.straight_through!r}: use {', '.join(MASKS)}")
+
+    @property
+    def output_grid(self) -> str:
+        """The name of the grid of an output that is not the token table."""
+        return self.embedding if self.output == "same" else self.output
 
 
 class FakeQuantizedMatrix(Module):
@@ -74,7 +96,7 @@ class FakeQuantizedMatrix(Module):
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the product sees of x (..., K)."""
-        return FakeQuantizeActivations().apply(x) if self.spec.activations == "int8" else x
+        return x if self.spec.activations == "none" else FakeQuantizeActivations(self.spec.activations).apply(x)
 
     def product(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), both rounded."""
@@ -86,6 +108,20 @@ class FakeQuantizedLinear(FakeQuantizedMatrix):
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.product(x)
+
+
+class LearnedLinear(FakeQuantizedLinear):
+    """A `Linear` in training together with its groups' steps; `log_steps` (groups,) are what they are multiplied by."""
+
+    def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str, log_steps: Parameter) -> None:
+        super().__init__(weight, grid, spec, name)
+        self.log_steps = log_steps
+
+    def rounded(self) -> Tensor:
+        return FakeQuantizeLearned(self.grid, f"{self.name}.weight").apply(self.weight, self.log_steps)
+
+    def encode(self) -> tuple[Array, Scales]:
+        return encode_learned(self.grid, self.weight.data, self.log_steps.data, f"{self.name}.weight")
 
 
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
@@ -113,10 +149,31 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
     def swap(name: str, module: Module) -> Module | None:
         if id(module) not in grids:
             return None
-        kind = FakeQuantizedEmbedding if isinstance(module, Embedding) else linear
-        return kind(module.weight, grids[id(module)], spec, name)
+        grid = grids[id(module)]
+        if isinstance(module, Embedding):
+            return FakeQuantizedEmbedding(module.weight, grid, spec, name)
+        log_steps = getattr(module, "log_steps", None)
+        if log_steps is None:
+            return linear(module.weight, grid, spec, name)
+        if not log_steps.data.any():  # nothing has been learned yet
+            log_steps.data[...] = first_logarithms(grid, module.weight.data, f"{name}.weight")
+        return LearnedLinear(module.weight, grid, spec, name, log_steps)
 
-    return replace_modules(model, swap)
+    return _with_cache(replace_modules(model, swap), spec)
+
+
+def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:
+    """Give every `Linear` of a new model the parameter `log_steps` (groups,), zeros, that `prepare` will find there.
+
+    Optimizers and checkpoints need to know of it from the beginning, also where rounding begins later. As a vector it is not
+    decayed. Raises what `prepare` raises for matrices that do not fit, and UserError for grids whose steps cannot be learned.
+    """
+    grids = _grids(model, spec)
+    for _, module in model.named_modules():
+        if isinstance(module, Linear):
+            grid, weight = grids[id(module)], module.weight.data
+            groups = step_of(grid, grid.encode(weight)[1]).size
+            module.log_steps = Parameter(array_module(weight).zeros(groups, weight.dtype))
 
 
 def convert(model: Module) -> Module:
@@ -161,11 +218,11 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
             return None
         grid, (rows, columns) = grids[id(module)], module.weight.shape
         if id(module.weight) not in taken:
-            shape = rows, columns // grid.group_size * packing.BLOCK_BYTES[grid.name]
+            shape = rows, packing.row_bytes(grid, columns)
             taken[id(module.weight)] = take(f"{name}.packed" if name else "packed", shape, "uint8")
         return _packed(module, grid, taken[id(module.weight)], spec, module.weight.dtype)
 
-    model = replace_modules(model, swap)
+    model = _with_cache(replace_modules(model, swap), spec)
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
     if left:
@@ -173,23 +230,28 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
     return model
 
 
+def _with_cache(model: Module, spec: QuantizationSpec) -> Module:
+    """The model, every attention reading its keys and values from the spec's cache."""
+    if spec.cache == "float":
+        return model
+    return replace_modules(model, lambda _, m: AttentionOverRoundedCache(m, spec.cache) if isinstance(m, Attention) else None)
+
+
 def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     """The grid of every Linear and Embedding, by the module's id. Raises UserError for the first that does not fit."""
     modules = list(model.named_modules())
-    tables = {id(m.weight) for _, m in modules if isinstance(m, Embedding)}
-    tables |= {id(m.output.weight) for _, m in modules if isinstance(m, Transformer) and m.output is not None}
+    tables = {id(m.weight): spec.embedding for _, m in modules if isinstance(m, Embedding)}
+    for _, module in modules:
+        if isinstance(module, Transformer) and module.output is not None:
+            tables.setdefault(id(module.output.weight), spec.output_grid)
     under_heads = {id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()}
     grids: dict[int, Grid] = {}
     for name, module in modules:
         if not isinstance(module, Linear | Embedding):
             continue
-        choice = spec.embedding if id(module.weight) in tables else spec.heads if id(module) in under_heads else spec.weights
-        grid = grids[id(module)] = grid_named(choice)
-        if module.weight.shape[1] % grid.group_size:
-            raise UserError(
-                f"{name} has rows of {module.weight.shape[1]} weights, and {choice} rounds groups of {grid.group_size}: "
-                f"make width and feed_forward multiples of {grid.group_size}, or train without quantization"
-            )
+        choice = spec.heads if id(module) in under_heads else spec.weights
+        grid = grids[id(module)] = grid_named(tables.get(id(module.weight), choice))
+        grid.check_columns(module.weight.shape, f"{name}.weight")
     return grids
 
 

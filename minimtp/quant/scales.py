@@ -6,7 +6,8 @@ Methods that choose scales group by group take parts of them, put parts together
 from collections.abc import Callable
 
 from minimtp.backend import array_module
-from minimtp.quant.grids_base import Array, Scales
+from minimtp.errors import UserError
+from minimtp.quant.grids_base import LARGEST_FLOAT16, Array, Grid, Scales, rounded_to_float16
 
 
 def map_scales(function: Callable[..., Array], *scales: Scales) -> Scales:
@@ -29,3 +30,22 @@ def put_group(scales: Scales, group: int, part: Scales) -> None:
 def choose_scales(better: Array, new: Scales, old: Scales) -> Scales:
     """`new` for the groups where the booleans `better` (N, groups) say so, else `old`."""
     return map_scales(lambda a, b: array_module(better).where(better, a, b), new, old)
+
+
+def step_of(grid: Grid, scales: Scales) -> Array:
+    """What all levels of a group are multiples of, one number per group. Raises UserError for grids where there is no such."""
+    if isinstance(scales, tuple):
+        if scales._fields != ("step", "zero"):
+            raise UserError(
+                f"{grid.name} has more than a step per group, so it cannot be learned: use q4_0, q8_0 or a uniform grid"
+            )
+        return scales.step
+    return scales
+
+
+def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
+    """Scales whose steps are `factors` times as large, rounded to what the grid stores; raises what `step_of` raises."""
+    step = step_of(grid, scales) * factors
+    if getattr(grid, "scale_type", "float16") == "float16":
+        step = rounded_to_float16(array_module(step).clip(step, -LARGEST_FLOAT16, LARGEST_FLOAT16))
+    return scales._replace(step=step) if isinstance(scales, tuple) else step

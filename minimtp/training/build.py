@@ -26,19 +26,27 @@ def build_model(recipe: Recipe, rng: np.random.Generator) -> Model:
     The trunk is drawn before the heads: with one seed it is the same trunk whatever heads there are.
     """
     shape = Shape(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
-    trunk = Transformer(shape, rng)
-    if recipe.heads == "none":
-        return trunk
-    from minimtp.model.heads import HEADS, MultiTokenModel
+    model: Model = Transformer(shape, rng)
+    if recipe.heads != "none":
+        from minimtp.model.heads import HEADS, MultiTokenModel
 
-    return MultiTokenModel(trunk, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
+        model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
+    if recipe.quantization == "qat" and recipe.weight_scales == "learned":
+        from minimtp.quant.qat import make_room_for_learned_steps
+
+        make_room_for_learned_steps(model, quantization_spec(recipe))
+    return model
 
 
 def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
     """How the recipe rounds, whether or not it does."""
     from minimtp.quant.qat import QuantizationSpec
 
-    return QuantizationSpec(recipe.weight_grid, recipe.embedding_grid, recipe.head_grid, recipe.activations)
+    return QuantizationSpec(
+        weights=recipe.weight_grid, embedding=recipe.embedding_grid, output=recipe.output_grid, heads=recipe.head_grid,
+        activations=recipe.activations, straight_through=recipe.straight_through, scales=recipe.weight_scales,
+        cache=recipe.cache,
+    )  # fmt: skip
 
 
 def fill(model: Module, arrays: Arrays, source: object) -> None:
@@ -73,7 +81,10 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
         )
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
+    learns_steps = target.quantization == "qat" and target.weight_scales == "learned"
     for name, array in arrays.items():
+        if name.endswith(".log_steps") and not (learns_steps and source.weight_grid == target.weight_grid):
+            continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array
         elif source.heads == target.heads and _head_number(name) < target.draft_depth:

@@ -30,6 +30,7 @@ from minimtp.training.build import Model
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.corpus import Corpus, open_corpus
 
+DEAD = 0.05  # acceptance below which a head is reported
 TOKENS_AT_ONCE = 2048  # a shard's rows: enough to keep products busy, few enough to keep logits small
 
 
@@ -56,6 +57,7 @@ class Evaluation:
             shares = ("?" if share is None else f"{share:.1%}" for share in self.acceptance)
             lines.append("acceptance " + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1)))
             lines.append("           (by depth of the draft: how often it is the model's own choice)")
+        lines += dead_heads(self.acceptance)
         return "\n".join(lines)
 
 
@@ -101,6 +103,20 @@ def evaluate_model(model: Model, corpus: Corpus, context: int, tokens: int, thre
         tokens=nats[:, :, 0].size,
         bytes=text_bytes,
     )
+
+
+def dead_heads(acceptance: Sequence[float | None]) -> list[str]:
+    """A sentence for each head whose drafts would hardly ever be accepted.
+
+    Such a head makes no text wrong, it only costs time, so nothing else would tell of it: a head that was rounded too
+    coarsely, or loaded from the wrong place, looks just like this.
+    """
+    return [
+        f"warning: head {k} is dead: {share:.1%} of its drafts are accepted, under {DEAD:.0%}; train it longer, give it a "
+        f"finer grid, or draft at most {k - 1}"
+        for k, share in enumerate(acceptance, start=1)
+        if share is not None and share < DEAD
+    ]
 
 
 def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -220,7 +220,7 @@ def _branch(folder: str | Path, source: Checkpoint, recipe: Recipe, continue_sch
     if source.packed is not None:
         raise UserError(f"{folder} holds a quantized model, which cannot be trained: start from the run it was made from")
     moments = {}
-    for kind in ("first", "second"):
+    for kind in ("first", "second", "average"):
         arrays = {name.removeprefix(f"{kind}."): a for name, a in source.optimizer.items() if name.startswith(f"{kind}.")}
         moments |= {f"{kind}.{name}": array for name, array in transplant(arrays, source.recipe, recipe).items()}
     parameters = transplant(source.parameters, source.recipe, recipe)
@@ -229,12 +229,18 @@ def _branch(folder: str | Path, source: Checkpoint, recipe: Recipe, continue_sch
 
 def _teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None:
     """The model whose probabilities the run follows, if the recipe says so. Raises UserError when it cannot be followed."""
-    if (folder is None) != (recipe.distill_weight == 0.0):
-        needed = "distill_weight needs a teacher" if folder is None else "a teacher needs a distill_weight above 0"
+    follows_heads = recipe.head_targets == "teacher"
+    if (folder is None) != (recipe.distill_weight == 0.0 and not follows_heads):
+        follower = "head_targets teacher" if follows_heads else "distill_weight"
+        needed = f"{follower} needs a teacher" if folder is None else "a teacher needs a distill_weight above 0"
         raise UserError(f"{needed}: give both or neither")
     if folder is None:
         return None
     run = load(folder, device.name)
+    if follows_heads and run.model.depth < recipe.draft_depth:
+        raise UserError(f"the teacher {folder} has {run.model.depth} heads to follow, and {recipe.draft_depth} are trained")
+    if follows_heads and recipe.head_stride > 1 and not run.model.heads.positionwise:
+        raise UserError(f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, not {run.recipe.heads}")
     if run.recipe.vocabulary_size != recipe.vocabulary_size:
         raise UserError(
             f"the teacher {folder} knows {run.recipe.vocabulary_size} tokens and this model {recipe.vocabulary_size}: "

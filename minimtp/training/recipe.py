@@ -45,7 +45,10 @@ class Range(NamedTuple):
 
 
 SHARE = Range(0.0, 1.0)
-GRIDS = ("q4_0", "q8_0")
+MEMORY = Range(0.0, 0.9999999)
+ACTIVATIONS = ("int8", "int8-token", "none")  # as in minimtp.quant, which takes longer to load
+CACHES = ("float", "int8", "int4")
+MASKS = ("pass", "round-clip", "clip-round")
 
 
 def _setting(group: str, default: object, text: str, allowed: Range | tuple[str, ...] | None = None) -> object:
@@ -75,16 +78,20 @@ class Recipe:
     head_loss_end: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
     head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
     curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
-    head_targets: str = _setting("heads", "text", "what heads learn: the text, or the trunk's law", ("text", "trunk"))
+    head_targets: str = _setting("heads", "text", "what heads learn: the text, or a law", ("text", "trunk", "teacher"))
     detach_until: float = _setting("heads", 0.0, "share of the steps before the trunk feels the heads' losses", SHARE)
     head_stride: int = _setting("heads", 1, "train the heads at every n-th position, at an n-th of the cost", Range(1, 64))
     freeze_trunk: bool = _setting("heads", False, "train the heads only")
 
     quantization: str = _setting("quantize", "none", "qat: train through the rounding of the deployed model", ("none", "qat"))
-    weight_grid: str = _setting("quantize", "q4_0", "grid of the trunk's matrices", GRIDS)
-    embedding_grid: str = _setting("quantize", "q8_0", "grid of embedding and output", GRIDS)
-    head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices", GRIDS)
-    activations: str = _setting("quantize", "int8", "rounding of what the products multiply the weights with", ("int8", "none"))
+    weight_grid: str = _setting("quantize", "q4_0", "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, ...")
+    embedding_grid: str = _setting("quantize", "q8_0", "grid of the token table, and of the output where they are tied")
+    output_grid: str = _setting("quantize", "same", "grid of an untied output; same: as the token table")
+    head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices")
+    weight_scales: str = _setting("quantize", "grid", "learned: groups' steps are trained too (LSQ)", ("grid", "learned"))
+    activations: str = _setting("quantize", "int8", "rounding of products' inputs, per group or token", ACTIVATIONS)
+    cache: str = _setting("quantize", "float", "rounding of the keys and values that attention reads", CACHES)
+    straight_through: str = _setting("quantize", "pass", "which clipped weights still get a gradient", MASKS)
     quantize_from: float = _setting("quantize", 0.0, "share of the steps before rounding begins", SHARE)
     distill_weight: float = _setting("quantize", 0.0, "share of the loss that follows the --teacher's probabilities", SHARE)
 
@@ -95,8 +102,9 @@ class Recipe:
     decay: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
     final_rate: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
     weight_decay: float = _setting("training", 0.1, "decoupled weight decay of the matrices", Range(0.0, 10.0))
-    beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", Range(0.0, 0.9999999))
-    beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", Range(0.0, 0.9999999))
+    beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", MEMORY)
+    beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", MEMORY)
+    average: float = _setting("training", 0.0, "memory of the average that the finished model is (0: the last weights)", MEMORY)
     clip: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
     seed: int = _setting("training", 0, "seed of the first weights and of the order of the batches", Range(0, 2**63 - 1))
     checkpoint_every: int = _setting("training", 1000, "steps between checkpoints (0: only at the end)", Range(0, 10**12))
@@ -124,9 +132,28 @@ class Recipe:
             raise UserError(
                 f"each attention head gets {channels} numbers, but rotary positions turn pairs: choose an even width per head"
             )
-        for name in ("width", "feed_forward"):
-            if self.quantization == "qat" and getattr(self, name) % 32:
-                raise UserError(f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple of 32")
+        if self.quantization == "qat":
+            self._check_the_grids()
+
+    def _check_the_grids(self) -> None:
+        from minimtp.quant.grids import grid_named
+
+        if self.activations == "int8":
+            for name in ("width", "feed_forward"):
+                if getattr(self, name) % 32:
+                    raise UserError(f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple")
+        grids = {setting: getattr(self, setting) for setting in ("weight_grid", "embedding_grid", "output_grid", "head_grid")}
+        if self.tied_embeddings and self.output_grid not in ("same", self.embedding_grid):
+            raise UserError(
+                f"output_grid {self.output_grid} is not embedding_grid {self.embedding_grid}, but with tied_embeddings they "
+                "are one matrix: leave output_grid out"
+            )
+        for setting, name in grids.items():
+            if name == "same" and setting == "output_grid":
+                continue
+            grid = grid_named(name)
+            for size in ("width", "feed_forward"):
+                grid.check_columns((1, getattr(self, size)), f"a matrix of {size} {getattr(self, size)} columns")
 
     def _check_the_rest(self) -> None:
         if self.heads == "none" and self.draft_depth > 0:
@@ -135,6 +162,8 @@ class Recipe:
             raise UserError(f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none")
         if self.heads == "none" and self.curriculum != "none":
             raise UserError(f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none")
+        if self.heads == "none" and self.head_targets == "teacher":
+            raise UserError("head_targets teacher needs prediction heads: choose heads, or leave head_targets out")
         if self.head_stride > 1 and self.heads != "token_conditioned":
             raise UserError(f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back")
         if self.head_stride > self.context:

@@ -54,6 +54,11 @@ class Trainer:
         self.flat = FlatParameters(self.model, apart=("heads",))  # their gradient never scales down the trunk's
         self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
         self.optimizer.load_state(at.optimizer if at else {}, self.step)
+        self.average = None
+        if recipe.average:
+            from minimtp.training.average import WeightAverage
+
+            self.average = WeightAverage(self.flat, recipe.average, at.optimizer if at else {})
         self.replicas = Replicas(self.model, self.flat, self.shards)
 
     def advance(self, tokens: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -68,7 +73,7 @@ class Trainer:
             share = len(shard) / len(tokens)
             losses = accumulate_gradients(
                 model, shard, weights, share, head_positions=positions, detached=detached,
-                from_trunk=self.recipe.head_targets == "trunk", teacher=self.teacher,
+                head_targets=self.recipe.head_targets, teacher=self.teacher,
                 distill_weight=self.recipe.distill_weight,
             )  # fmt: skip
             return losses * share
@@ -77,6 +82,10 @@ class Trainer:
         rate = schedule.learning_rate(self.recipe, self.step)
         norm = self.optimizer.step(rate, self.recipe.clip or None)
         self.step += 1
+        if self.average:
+            self.average.follow(self.step)
+            if self.step == self.recipe.steps:
+                self.average.put_in_place()
         return losses, rate, norm
 
     def close(self) -> None:
@@ -88,7 +97,7 @@ class Trainer:
         return Checkpoint(
             recipe=self.recipe,
             parameters={name: parameter.data for name, parameter in self.model.named_parameters()},
-            optimizer=self.optimizer.state(),
+            optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step, tokens=self.step * self.recipe.batch * self.recipe.context, corpus=corpus.to_dict(),
             tokenizer=corpus.tokenizer.to_dict(), state=state,
         )  # fmt: skip

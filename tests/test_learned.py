@@ -1,0 +1,218 @@
+"""Learned steps, offsets and bounds: their gradients are the derivatives of surrogates that are written down here."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Parameter, Tensor
+from minimtp.errors import UserError
+from minimtp.quant.grids import grid_named
+from minimtp.quant.learned import (
+    FakeQuantizeLearned,
+    LearnedBound,
+    LearnedStep,
+    LearnedStepAndOffset,
+    encode_learned,
+    first_logarithms,
+)
+from tests.strategies import weight_matrices
+
+NAMES = "q4_0", "q8_0", "int3-ggml-signed-g32", "int2-restricted-g32", "int4-affine-g32"
+GRIDS = [grid_named(name) for name in NAMES]
+each_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
+ranges = st.sampled_from([(-8, 7), (-128, 127), (0, 15), (-1, 1), (-2, 1)])
+H = 1e-4  # the surrogates are linear in each argument, so a difference is wrong by rounding alone, some 1e-16 / H
+
+
+def slope(function, at, direction):
+    return (function(at + H * direction) - function(at - H * direction)) / (2 * H)
+
+
+@st.composite
+def cases(draw):
+    """(w (3, 8), steps (3, 1), range): of all sizes, many on the bounds of the range, on levels and between two."""
+    low, high = draw(ranges)
+    steps = draw(arrays.arrays(np.float64, (3, 1), elements=st.floats(0.01, 10)))
+    special = st.sampled_from([low - 1.0, low - 0.5, low, low + 0.25, 0.0, 0.5, high, high + 0.5, high + 1.0])
+    levels = draw(arrays.arrays(np.float64, (3, 8), elements=st.one_of(special, st.floats(low - 3, high + 3))))
+    return levels * steps, steps, (low, high)
+
+
+def surrogate(w, steps, frozen):
+    """frozen: (what is inside the range, the rounding errors, the bounds outside) at the point of differentiation."""
+    inside, errors, bounds = frozen
+    return np.where(inside, w + steps * errors, bounds * steps)
+
+
+def freeze(w, steps, low, high):
+    levels = w / steps
+    return (levels >= low) & (levels <= high), np.rint(levels) - levels, np.where(levels > high, high, low)
+
+
+@given(case=cases(), seed=st.integers(0, 2**32))
+def test_lsq_is_the_derivative_of_its_surrogate_to_1e9(case, seed):
+    w, steps, (low, high) = case
+    frozen, gradient = freeze(w, steps, low, high), np.random.default_rng(seed).standard_normal(w.shape)
+    weight, step = Parameter(w.copy()), Parameter(steps.copy())
+    output = LearnedStep(low, high).apply(weight, step)
+    assert np.allclose(output.data, surrogate(w, steps, frozen), rtol=1e-12, atol=1e-12)
+    output.backward(gradient)
+    scale = 1 / np.sqrt(8 * high)
+    expected = slope(lambda s: surrogate(w, s, frozen), steps, np.ones_like(steps)) * gradient * scale
+    bound = 1e-9 * max(1.0, np.abs(expected).max() * np.sqrt(8))
+    assert np.abs(step.grad - expected.sum(axis=1, keepdims=True)).max() <= bound
+    expected = slope(lambda x: surrogate(x, steps, frozen), w, np.ones_like(w)) * gradient
+    assert np.abs(weight.grad - expected).max() <= 1e-9 * max(1.0, np.abs(expected).max())
+
+
+@given(case=cases(), offset=st.floats(-5, 5), seed=st.integers(0, 2**32))
+def test_lsq_with_an_offset_is_the_derivative_of_its_surrogate_to_1e9(case, offset, seed):
+    w, steps, (low, high) = case
+    offsets = np.full_like(steps, offset)
+    w = w + offsets
+    frozen, gradient = freeze(w - offsets, steps, low, high), np.random.default_rng(seed).standard_normal(w.shape)
+
+    def whole(x, s, b):
+        return surrogate(x - b, s, frozen) + b
+
+    inputs = [Parameter(array.copy()) for array in (w, steps, offsets)]
+    LearnedStepAndOffset(low, high).apply(*inputs).backward(gradient)
+    for position, scale in ((0, 1.0), (1, 1 / np.sqrt(8 * high)), (2, 1 / np.sqrt(8 * high))):
+        at = [array.data.copy() for array in inputs]
+
+        def moved(value, position=position, at=at):
+            return whole(*(value if i == position else other for i, other in enumerate(at)))
+
+        expected = slope(moved, at[position], np.ones_like(at[position])) * gradient * scale
+        expected = expected if position == 0 else expected.sum(axis=1, keepdims=True)
+        assert np.abs(inputs[position].grad - expected).max() <= 1e-9 * max(1.0, 8 * np.abs(gradient).max() * 130)
+
+
+@given(x=arrays.arrays(np.float64, (4, 6), elements=st.floats(-3, 6)), bound=st.floats(0.1, 5), levels=st.integers(1, 255))
+def test_pact_is_the_derivative_of_the_clipped_identity_to_1e9(x, bound, levels):
+    inputs, bounds = Parameter(x.copy()), Parameter(np.array([bound]))
+    output = LearnedBound(levels).apply(inputs, bounds)
+    assert (np.abs(output.data - np.clip(x, 0, bound)) <= bound / levels / 2 * (1 + 1e-12)).all()
+    off_kinks = (np.abs(x - bound) > 2 * H) & (np.abs(x) > 2 * H)
+    gradient = np.random.default_rng(0).standard_normal(x.shape) * off_kinks
+    output.backward(gradient)
+    expected = slope(lambda a: np.clip(x, 0, a), np.array([bound]), np.ones(1)) * gradient
+    assert abs(bounds.grad[0] - expected.sum()) <= 1e-9 * max(1.0, np.abs(expected).sum())
+    assert np.abs(inputs.grad - slope(lambda z: np.clip(z, 0, bound), x, np.ones_like(x)) * gradient).max() <= 1e-9 * 10
+
+
+def test_on_the_kinks_of_pact_an_activation_belongs_to_the_bound_or_to_itself_and_never_to_both():
+    inputs, bound = Parameter(np.array([-1.0, 0.0, 1.0, 2.0, 3.0])), Parameter(np.array([2.0]))
+    LearnedBound(15).apply(inputs, bound).backward(np.ones(5))
+    assert inputs.grad.tolist() == [0, 1, 1, 0, 0] and bound.grad.tolist() == [2]
+
+
+def test_counter_example_the_staircase_itself_has_another_derivative():
+    """It is the code, wherever in its interval the weight lies: comparing LSQ with it would fail where LSQ is right."""
+    w, step = np.array([[2.3]]), np.array([[1.0]])
+    staircase = slope(lambda s: s * np.clip(np.rint(w / s), -8, 7), step, np.ones_like(step))
+    learned = Parameter(step.copy())
+    LearnedStep(-8, 7).apply(Tensor(w), learned).backward(np.ones((1, 1)))
+    assert staircase[0, 0] == pytest.approx(2.0) and learned.grad[0, 0] * np.sqrt(7) == pytest.approx(-0.3)
+
+
+@given(case=cases())
+def test_under_a_squared_error_a_step_without_clipped_weights_wants_to_shrink(case):
+    """The gradient is then the sum of squared rounding errors, in steps: never negative."""
+    w, steps, (low, high) = case
+    w = np.clip(w / steps, low, high) * steps
+    step = Parameter(steps.copy())
+    output = LearnedStep(low, high).apply(Tensor(w), step)
+    output.backward(2 * (output.data - w))
+    assert (step.grad >= -1e-12 * np.abs(w).max() ** 2).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- on a stored grid
+
+
+def groups_of(grid, x):
+    return len(encode_groups(grid, x))
+
+
+def encode_groups(grid, x):
+    scales = grid.encode(x)[1]
+    return (scales.step if isinstance(scales, tuple) else scales).reshape(-1)
+
+
+@each_grid
+@given(x=weight_matrices(largest=100.0))
+@settings(max_examples=25)
+def test_a_logarithm_of_zero_is_the_grid_itself_bit_for_bit(grid, x):
+    t = np.zeros(groups_of(grid, x), np.float32)
+    assert FakeQuantizeLearned(grid).apply(Parameter(x), Parameter(t)).data.tobytes() == grid.fake_quantize(x).tobytes()
+
+
+@each_grid
+@given(x=weight_matrices(largest=100.0), seed=st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_training_sees_what_the_file_will_hold(grid, x, seed):
+    t = np.random.default_rng(seed).uniform(-1, 0.5, groups_of(grid, x)).astype(np.float32)
+    codes, scales = encode_learned(grid, x, t)
+    assert codes.min() >= grid.smallest_code and codes.max() <= grid.largest_code
+    step = scales.step if isinstance(scales, tuple) else scales
+    assert np.array_equal(step, step.astype(np.float16).astype(np.float32))
+    seen = FakeQuantizeLearned(grid).apply(Parameter(x), Parameter(t)).data
+    assert seen.tobytes() == grid.decode(codes, scales).tobytes()
+
+
+@each_grid
+@pytest.mark.parametrize("shift", [-0.7, -0.2, 0.1])
+def test_on_a_grid_the_gradients_are_those_of_lsq_with_the_grids_own_step_held_fixed(grid, shift):
+    """In float64 but for the stored scales, so the step is taken as stored; 1e-5 is a float16 scale's worth of kinks."""
+    x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
+    t = np.full(groups_of(grid, x), shift, np.float32)
+    gradient = np.random.default_rng(2).standard_normal(x.shape).astype(np.float32)
+    weight, logarithms = Parameter(x.copy()), Parameter(t)
+    FakeQuantizeLearned(grid).apply(weight, logarithms).backward(gradient)
+    codes, scales = encode_learned(grid, x, t)
+    affine = isinstance(scales, tuple)
+    step = np.repeat((scales.step if affine else scales).astype(np.float64), 32, axis=1)
+    zero = np.repeat(scales.zero.astype(np.float64), 32, axis=1) if affine else 0.0
+    levels = x / step
+    inside = (levels >= grid.smallest_code - zero) & (levels <= grid.largest_code - zero)
+    per_step = np.where(inside, codes - zero - levels, codes - zero)
+    assert np.array_equal(weight.grad != 0, inside)
+    expected = (gradient * per_step * step).reshape(4, 2, 32).sum(axis=-1).reshape(-1)
+    assert np.allclose(logarithms.grad, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_grid
+def test_learning_begins_at_steps_with_less_squared_error_than_the_grids_own(grid):
+    x = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    start = first_logarithms(grid, x)
+    errors = [np.square(grid.decode(*encode_learned(grid, x, t)) - x).mean() for t in (start, np.zeros_like(start))]
+    assert errors[0] < errors[1] and start.shape == np.zeros(groups_of(grid, x)).shape
+    assert not first_logarithms(grid, np.zeros((2, 64), np.float32)).any()
+
+
+def test_descent_on_the_logarithms_finds_steps_that_are_better_than_the_first_ones():
+    grid = grid_named("int2-restricted-g32")
+    x = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    t = Parameter(np.zeros(32, np.float32))
+    losses = []
+    for _ in range(200):
+        t.grad = None
+        output = FakeQuantizeLearned(grid).apply(Tensor(x), t)
+        losses.append(float(np.square(output.data - x).mean()))
+        output.backward(2 * (output.data - x) / x.size)
+        t.data = t.data - np.float32(10.0) * t.grad
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["q4_1", "q4_k"])
+def test_a_grid_whose_steps_cannot_be_learned_alone_is_an_error_that_names_others(name):
+    with pytest.raises(UserError, match=f"{name} has more than a step per group, so it cannot be learned: use q4_0"):
+        FakeQuantizeLearned(grid_named(name)).apply(Parameter(np.ones((1, 256), np.float32)), Parameter(np.ones(8, np.float32)))
+
+
+def test_weights_that_are_not_finite_are_an_error_that_names_them():
+    broken = np.full((1, 32), np.nan, np.float32)
+    with pytest.raises(UserError, match="qkv.weight holds values that are not finite"):
+        FakeQuantizeLearned(GRIDS[0], "qkv.weight").apply(Parameter(broken), Parameter(np.ones(1, np.float32)))
