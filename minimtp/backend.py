@@ -10,8 +10,10 @@ batch, one Python thread each: products, ufuncs and compiled kernels all release
 """
 
 import os
+import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from minimtp.errors import UserError
@@ -26,7 +28,7 @@ import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
     "Device", "array_module", "available_cores", "blas_threads_warning", "choose_device", "empty_gpu_pool", "gpu_pool_bytes",
-    "numpy", "to_device", "to_numpy",
+    "numpy", "processor", "to_device", "to_numpy",
 ]  # fmt: skip
 
 
@@ -128,3 +130,16 @@ def empty_gpu_pool() -> None:
 def available_cores() -> int:
     """Processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor(device: str = "cpu") -> str:
+    """The name of the processor, or of the GPU for "cuda", where the system tells."""
+    if device == "cuda":
+        import cupy
+
+        return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    if os.path.exists("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -77,13 +77,21 @@ def generate(options: argparse.Namespace) -> int:
     from minimtp.decode.trace import Trace, require_place
 
     _use_kernels(options)
+    prompts = _prompts(options)
+    if len(prompts) > 1 and (options.trace or options.show):
+        raise UserError("--show and --trace follow one text: give one --prompt")
     if options.trace:
         require_place(options.trace)
     run = minimtp.load(options.run, device=options.device)
-    prompt = sys.stdin.buffer.read() if options.prompt == "-" else options.prompt
+    decoder = _decoder(run, options, options.draft)
     settings = dict(max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-                    seed=options.seed, draft_confidence=options.draft_confidence, rule=options.rule)  # fmt: skip
-    generation = minimtp.generate(run, prompt, draft=options.draft, draft_depth=options.draft_depth, **settings)
+                    seed=options.seed, rule=options.rule, stop=options.stop,
+                    repetition_penalty=options.repetition_penalty)  # fmt: skip
+    if len(prompts) > 1:
+        _write_batch(decoder.generate_batch(prompts, **settings), prompts, run)
+        return 0
+    prompt = prompts[0]
+    generation = decoder.generate(prompt, **settings)
     if options.trace:
         generation = Trace(generation)
     if options.show:
@@ -94,17 +102,65 @@ def generate(options: argparse.Namespace) -> int:
         for text in stream(generation, run.tokenizer):
             print(safe(text), end="", flush=True)
     statistics = generation.statistics
-    ending = {
-        "stop": "the text ended", "length": "--max-new reached", "context": f"the context of {run.recipe.context} is full"
-    }  # fmt: skip
     print(
         f"\n{statistics.emitted} tokens, {statistics.tokens_per_second:,.0f} tokens/s, "
-        f"{statistics.tokens_per_step:.2f} tokens/step; {ending[generation.reason]}",
+        f"{statistics.tokens_per_step:.2f} tokens/step; {_ending(generation, run)}",
         file=sys.stderr,
     )
     if options.trace:
         _write_trace(options, run, generation, prompt, settings)
     return 0
+
+
+def _prompts(options: argparse.Namespace) -> list[str | bytes]:
+    """The texts to continue: each --prompt, then each line of --prompts."""
+    prompts = [sys.stdin.buffer.read() if prompt == "-" else prompt for prompt in options.prompt]
+    if options.prompts:
+        try:
+            lines = Path(options.prompts).read_bytes().splitlines()
+        except OSError as error:
+            raise UserError(f"the prompts {options.prompts} cannot be read: {error.strerror}") from None
+        prompts += [line for line in lines if line]
+        if not prompts:
+            raise UserError(f"{options.prompts} holds no prompts: write one a line")
+    return prompts or ["import "]
+
+
+def _decoder(run: object, options: argparse.Namespace, draft: str) -> object:
+    import minimtp
+    from minimtp.decode.deploy import Decoder
+
+    kind, _, folder = draft.partition(":")
+    drafting = minimtp.load(folder, device=options.device) if kind == "model" and folder else draft
+    return Decoder(run, drafting, options.draft_length, options.draft_confidence)
+
+
+def _write_batch(batch: object, prompts: list[str | bytes], run: object) -> None:
+    """Each text under its number as soon as it and those before it are finished; what they cost together at the end."""
+    from minimtp.decode.show import visible
+
+    safe = visible if sys.stdout.isatty() else str
+    printed = 0
+    for _ in batch.rounds():
+        while printed < len(batch.rows) and batch.rows[printed].reason is not None:
+            row = batch.rows[printed]
+            printed += 1
+            print(f"[{printed}] {safe(run.tokenizer.decode(row.tokens))}", flush=True)
+            print(f"[{printed}] {row.statistics.emitted} tokens; {_ending(row, run)}", file=sys.stderr)
+    counts = [row.statistics for row in batch.rows]
+    seconds = sum(count.seconds_draft + count.seconds_verify for count in counts)
+    after, steps = sum(count.emitted - 1 for count in counts), sum(count.steps for count in counts)
+    print(
+        f"{after + len(counts)} tokens in {len(counts)} texts, {after / seconds if steps else 0:,.0f} tokens/s, "
+        f"{after / steps if steps else 1:.2f} tokens/step",
+        file=sys.stderr,
+    )
+
+
+def _ending(generation: object, run: object) -> str:
+    return {
+        "stop": "the text ended", "length": "--max-new reached", "context": f"the context of {run.recipe.context} is full"
+    }[generation.reason]  # fmt: skip
 
 
 def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt: str | bytes, settings: dict) -> None:
@@ -116,7 +172,7 @@ def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt
     from minimtp.training.checkpoint import write_text
 
     kernel, _ = kernels.describe(choose_device(options.device).name)
-    described = describe(run, drafter=options.draft, draft_depth=options.draft_depth, kernels=kernel, **settings)
+    described = describe(run, drafter=options.draft, draft_length=options.draft_length, kernels=kernel, **settings)
     plain = trace.statistics.tokens_per_second
     if options.draft != "none":
         generation = minimtp.generate(run, prompt, draft="none", **settings)
@@ -277,14 +333,21 @@ def make_parser() -> Parser:
         generate, "RUN [options]", "continue a text", 'minimtp generate runs/mine --prompt "import " --temperature 0.7 --show'
     )
     new.add_argument("run", metavar="RUN", help="a run folder")
-    new.add_argument("--prompt", default="import ", help='the text to continue, - for standard input (default: "import ")')
+    new.add_argument("--prompt", action="append", default=[], metavar="TEXT",
+                     help='the text to continue, - for standard input; repeat it for several (default: "import ")')  # fmt: skip
+    new.add_argument("--prompts", metavar="FILE", help="texts to continue, one a line; each is as if it were alone")
     new.add_argument("--max-new", type=_whole, default=256, metavar="N", help="tokens to write at most (default: 256)")
     new.add_argument("--temperature", type=_number, default=0.0, metavar="T", help="0: always the likeliest (default: 0)")
     new.add_argument("--top-k", type=_whole, default=0, metavar="K", help="choose among the K likeliest (default: 0, all)")
     new.add_argument("--top-p", type=_number, default=1.0, metavar="P", help="choose among the likeliest that make up P")
     new.add_argument("--seed", type=_whole, default=0, metavar="N", help="same seed, same text (default: 0)")
-    new.add_argument("--draft", choices=("heads", "none"), default="heads", help="draft with the heads (default), or not")
-    new.add_argument("--draft-depth", type=_whole, metavar="N", help="tokens to draft at once, at most (default: all it can)")
+    new.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where the new text says this; repeatable")
+    new.add_argument("--repetition-penalty", type=_number, default=1.0, metavar="X",
+                     help="above 1 makes what was already said less likely (default: 1)")  # fmt: skip
+    new.add_argument("--draft", default="heads", metavar="heads|ngram|model:RUN|none",
+                     help="what drafts: the heads (default), the text's own repetitions, a smaller run")  # fmt: skip
+    new.add_argument("--draft-length", type=_length, default="auto", metavar="auto|N",
+                     help="tokens to draft at once: as many as pay (default: auto), or N at most")  # fmt: skip
     new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
                      help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
     new.add_argument("--rule", default="shared-noise", metavar="NAME",
@@ -471,6 +534,10 @@ def _whole(text: str) -> int:
 def _numbers(text: str) -> tuple[int, ...]:
     """8,4 as (8, 4)."""
     return tuple(_whole(part) for part in text.split(","))
+
+
+def _length(text: str) -> int | str:
+    return text if text == "auto" else _whole(text)
 
 
 def _number(text: str) -> float:

@@ -31,13 +31,12 @@ from tqdm import tqdm
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, choose_device
+from minimtp.backend import Device, available_cores, choose_device, processor
 from minimtp.backend import numpy as np
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
-from minimtp.doctor import processor
 from minimtp.errors import UserError
 from minimtp.pictures import draw_comparison
 from minimtp.quant.packed import bits_per_weight, weight_bytes

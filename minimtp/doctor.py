@@ -6,11 +6,10 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import BLAS_THREAD_VARIABLES, NUMPY_WAS_LOADED_BEFORE, available_cores, choose_device
+from minimtp.backend import BLAS_THREAD_VARIABLES, NUMPY_WAS_LOADED_BEFORE, available_cores, choose_device, processor
 from minimtp.errors import UserError
 from minimtp.training.corpus import open_corpus
 
@@ -49,12 +48,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "installed" if importlib.util.find_spec(package) else ""
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    if os.path.exists("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

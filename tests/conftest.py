@@ -6,11 +6,17 @@ A test that takes the fixture `own` asks it for the library's function or class 
 
 import ast
 import importlib
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+# What tests measure of this machine is not for the user's own folder.
+MEASURED = tempfile.TemporaryDirectory(prefix="minimtp-tests-")
+os.environ["MINIMTP_CACHE"] = MEASURED.name
 
 # Examples have no time limit: the first one may compile kernels, and machines are shared. Their sequence is fixed, so that a
 # failure seen once is seen again. `own` gives the same thing to every example of a test.

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import minimtp
 from minimtp import cli, kernels
 from minimtp.cli import main
+from minimtp.decode.deploy import Decoder
 from minimtp.training import checkpoint
 from minimtp.training.presets import preset
 from minimtp.training.recipe import SETTINGS, Recipe
@@ -37,6 +38,7 @@ def quick_and_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("poem.txt").write_bytes(TEXT)
     Path("short.txt").write_bytes(b"short")
+    Path("empty.txt").write_bytes(b"\n\n")
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +236,19 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
         (["--max-new", "0"], "at least 1"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "x" * 17], "the prompt has 17 tokens and the model's context is 16"),
-        (["--draft-depth", "-1"], "draft depth -1 is not possible"),
-        (["--draft-depth", "3", "--draft", "none"], "there is no drafter"),
+        (["--draft-length", "-1"], "draft depth -1 is not possible"),
+        (["--draft-length", "3", "--draft", "none"], "there is no drafter"),
+        (["--draft-length", "often"], "'often' is not a number"),
+        (["--draft-confidence", "2"], "draft_confidence is a probability"),
         (["--seed", "-1"], "seed"),
-        (["--draft", "ngram"], "--draft must be one of heads, none"),
+        (["--draft", "nrgam"], "unknown draft 'nrgam': use heads, ngram, none, or another run as model:RUN"),
+        (["--draft", "model:"], "unknown draft 'model:'"),
+        (["--draft", "model:missing"], "there is no run folder missing"),
+        (["--stop", ""], "a stop string is empty"),
+        (["--repetition-penalty", "0"], "a repetition penalty is a number above 0"),
+        (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
+        (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one a line"),
+        (["--prompt", "a", "--prompt", "b", "--show"], "--show and --trace follow one text: give one --prompt"),
     ],
     ids=str,
 )
@@ -271,13 +282,63 @@ def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
         assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
         assert words in capsys.readouterr().out
         texts = set()
-        for options in ([], ["--draft", "none"], ["--draft-depth", "1"]):
+        for options in ([], ["--draft", "none"], ["--draft-length", "1"], ["--draft", "ngram"],
+                        ["--draft", "model:run", "--draft-length", "2"]):
             assert main(["generate", name, "--prompt", "roses ", "--max-new", "9", *options]) == 0
             said = capsys.readouterr()
             assert said.out.startswith("roses ")
             assert re.search(r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens/step; --max-new reached", said.err)
             texts.add(said.out)
         assert len(texts) == 1  # greedy text is the model's own, however it is drafted
+
+
+def test_several_prompts_are_each_continued_as_if_they_were_alone(capsys, run):
+    options = ["--max-new", "9", "--temperature", "0.8", "--seed", "5"]
+    assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
+    alone = capsys.readouterr().out.rstrip("\n")
+    Path("prompts.txt").write_text("violets\n\nsugar \n")
+    texts = []
+    for draft in ("heads", "none"):
+        assert main(["generate", "run", "--prompt", "roses ", "--prompts", "prompts.txt", "--draft", draft, *options]) == 0
+        said = capsys.readouterr()
+        texts.append(said.out)
+        assert re.search(r"27 tokens in 3 texts, [\d,]+ tokens/s, \d\.\d\d tokens/step", said.err)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"[1] {alone}\n[2] violets") and "\n[3] sugar " in texts[0]
+
+
+def test_a_stop_string_and_a_repetition_penalty_reach_the_text(capsys, run):
+    def said(*options):
+        assert main(["generate", "run", "--prompt", "roses ", "--max-new", "9", *options]) == 0
+        return capsys.readouterr()
+
+    text = said().out.rstrip("\n")
+    stopped = said("--stop", text[8:10], "--stop", "never said")
+    end = text.index(text[8:10], len("roses ")) + 2
+    assert stopped.out.rstrip("\n") == text[:end] and "the text ended" in stopped.err
+    penalized = said("--repetition-penalty", "100").out
+    assert penalized == said("--repetition-penalty", "100", "--draft", "none").out
+    assert penalized.rstrip("\n") != text
+
+
+def test_what_drafts_has_to_have_the_same_tokenizer_and_may_be_a_function(run):
+    loaded = minimtp.load("run")
+    plain = list(minimtp.generate(loaded, "roses ", max_new=9, draft="none"))
+    assert list(minimtp.generate(loaded, "roses ", max_new=9, draft=lambda tokens, depth, rule: ([97] * depth, None))) == plain
+    assert list(minimtp.generate(loaded, "roses ", max_new=9, draft=loaded)) == plain
+    other = argparse.Namespace(tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), folder="other")
+    with pytest.raises(minimtp.UserError, match="other has another tokenizer than run: draft with a run of the same"):
+        minimtp.generate(loaded, "roses ", draft=other)
+
+
+def test_a_decoder_writes_one_text_after_another_and_keeps_what_passes_cost(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path / "costs"))
+    monkeypatch.setattr("minimtp.decode.cost.MEASURED", (1, 2, 3))  # more do not fit this small model's context
+    decoder = Decoder(minimtp.load("run"))
+    first = list(decoder.generate("roses ", max_new=9))
+    assert list(decoder.generate("violets ", max_new=9)) and list(decoder.generate("roses ", max_new=9)) == first
+    (stored,) = (tmp_path / "costs").iterdir()
+    assert {"processor", "kernels", "model", "context"} <= set(json.loads(stored.read_text())["identity"])
 
 
 def test_the_same_works_from_python(run):

@@ -1,16 +1,31 @@
 """From a trained model to a decoder, and from a prompt to text."""
 
-from minimtp.decode.drafters import Drafter
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import minimtp
+from minimtp import kernels
+from minimtp.backend import array_module, processor
+from minimtp.backend import numpy as np
+from minimtp.decode.adaptive import AdaptiveLength
+from minimtp.decode.batch import Batch, generate_batch
+from minimtp.decode.cost import Costs
+from minimtp.decode.drafters import Drafter, FunctionDrafter
 from minimtp.decode.generate import Generation
 from minimtp.decode.generate import generate as generate_tokens
 from minimtp.decode.head_drafters import head_drafter
+from minimtp.decode.model_drafter import ModelDrafter
+from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.processors import RepetitionPenalty
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.qat import FakeQuantizedMatrix, convert
 
-DRAFTS = ("heads", "none")
+FUNCTION_DEPTH = 8  # tokens that a function is asked for at most, where nobody says otherwise
 
 
 def deploy(model: Module, context_length: int | None = None) -> tuple[Runtime, Drafter | None]:
@@ -24,6 +39,96 @@ def deploy(model: Module, context_length: int | None = None) -> tuple[Runtime, D
     return runtime, head_drafter(model.heads, runtime) if model.depth else None
 
 
+class Decoder:
+    """A loaded run, ready to write: its weights are laid out once, and draft lengths are learned from text to text.
+
+    run: what `minimtp.load` returns. draft: what drafts, whose choice changes the speed and never the law of the text:
+
+        "heads"     the run's own prediction heads, if it has any
+        "ngram"     what followed the last time the text said this (ngram.py)
+        "none"      nothing
+        a run       another loaded run of the same tokenizer, usually a smaller one (model_drafter.py)
+        a function  of (tokens so far, how many, rule) -> (drafts, None or the scores they were drawn from)
+
+    draft_length: "auto", as many tokens as pay (adaptive.py), or a whole number; draft_confidence: token-conditioned heads and
+    draft models stop where they give the whole draft less than this probability.
+    Raises UserError for a combination that cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: object,
+        draft: object = "heads",
+        draft_length: int | str = "auto",
+        draft_confidence: float = 0.2,
+    ) -> None:
+        if not 0.0 <= draft_confidence <= 1.0:
+            raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
+        self.run = run
+        self.target, heads = deploy(run.model)
+        self.drafter = self._drafter(draft, heads)
+        if isinstance(self.drafter, ModelDrafter) or (self.drafter is not None and self.drafter is heads):
+            self.drafter.least_confidence = draft_confidence
+        self._draft_depth = None if draft_length == "auto" else draft_length
+        if isinstance(draft_length, str) and draft_length != "auto":
+            raise UserError(f"draft_length is auto or a whole number, not {draft_length!r}")
+        self._costs = self._lengths = None
+        if draft_length == "auto" and self.drafter is not None:
+            self._costs = Costs(self.target, self.drafter.max_depth, _identity(run, self.target))
+            self._lengths = self._new_lengths()
+
+    def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
+        """Continue the prompt; the options are those of `minimtp.generate`. One text at a time: the next begins anew."""
+        return generate_tokens(
+            self.target, self.drafter, self.run.tokenizer.encode(prompt), seed=seed, lengths=self._lengths,
+            **self._settings(**options),
+        )  # fmt: skip
+
+    def generate_batch(self, prompts: Iterable[str | bytes], *, seed: int = 0, **options: object) -> Batch:
+        """Continue each of the prompts as if it were alone (batch.py); the options are those of `minimtp.generate`."""
+        return generate_batch(
+            self.target, self.drafter, [self.run.tokenizer.encode(prompt) for prompt in prompts], seed=seed,
+            make_lengths=self._new_lengths, **self._settings(**options),
+        )  # fmt: skip
+
+    def _new_lengths(self) -> AdaptiveLength | None:
+        return AdaptiveLength(self._costs, self.drafter.max_depth) if self._costs else None
+
+    def _settings(
+        self,
+        *,
+        max_new: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        rule: str = "shared-noise",
+        stop: Sequence[str | bytes] = (),
+        repetition_penalty: float = 1.0,
+    ) -> dict[str, object]:
+        """The decoding loop's options, and kernels that are compiled or loaded: a text's own seconds are those of decoding."""
+        tokenizer = self.run.tokenizer
+        settings = dict(
+            max_new=max_new, law=Law(temperature, top_k, top_p), rule=rule, draft_depth=self._draft_depth,
+            stop_tokens=[tokenizer.end_token], stop_strings=[stop] if isinstance(stop, str | bytes) else stop,
+            decode_bytes=tokenizer.decode_bytes,
+            processors=[] if repetition_penalty == 1.0 else [RepetitionPenalty(repetition_penalty)],
+        )  # fmt: skip
+        for _ in generate_tokens(self.target, self.drafter, [tokenizer.end_token], **settings | {"max_new": 3}):
+            pass
+        return settings
+
+    def _drafter(self, draft: object, heads: Drafter | None) -> Drafter | None:
+        if isinstance(draft, str):
+            if draft not in ("heads", "ngram", "none"):
+                raise UserError(f"unknown draft {draft!r}: use heads, ngram, none, or another run as model:RUN")
+            return {"heads": heads, "ngram": NgramDrafter(), "none": None}[draft]
+        if callable(draft):
+            return FunctionDrafter(draft, FUNCTION_DEPTH)
+        if draft.tokenizer.to_dict() != self.run.tokenizer.to_dict():
+            raise UserError(f"{draft.folder} has another tokenizer than {self.run.folder}: draft with a run of the same")
+        return ModelDrafter(deploy(draft.model)[0])
+
+
 def generate(
     run: object,
     prompt: str | bytes,
@@ -33,40 +138,36 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
-    draft: str = "heads",
-    draft_depth: int | None = None,
+    draft: object = "heads",
+    draft_length: int | str = "auto",
     draft_confidence: float = 0.2,
     rule: str = "shared-noise",
+    stop: Sequence[str | bytes] = (),
+    repetition_penalty: float = 1.0,
 ) -> Generation:
     """Continue `prompt` with the model of a loaded run: an iterator of tokens, which `run.tokenizer.decode` turns into text.
 
-    run: what `minimtp.load` returns. draft: "heads" drafts with the run's prediction heads if it has any, "none" decodes
-    plainly; the law of the text is the same. draft_depth: at most so many tokens a draft (None: as many as the heads can);
-    draft_confidence: token-conditioned heads stop drafting where they give the whole draft less than this probability.
+    run, draft, draft_length, draft_confidence: see `Decoder`, which is worth keeping for more than one text.
     rule: how sampled drafts are verified (verify.py): "shared-noise", where the same seed gives the same text with any drafts
     or none, "token", "block" or "match".
-    The text ends at the tokenizer's end token.
+    stop: texts at which to end, besides the tokenizer's end token; the token that completes one is the last.
+    repetition_penalty: above 1 makes what was already said less likely (processors.py).
 
     Raises UserError for options or a prompt that cannot be used.
     """
-    if draft not in DRAFTS:
-        raise UserError(f"unknown draft {draft!r}: use heads or none")
-    if not 0.0 <= draft_confidence <= 1.0:
-        raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
-    runtime, drafter = deploy(run.model)
-    if drafter:
-        drafter.least_confidence = draft_confidence
-    drafter, law = drafter if draft == "heads" else None, Law(temperature, top_k, top_p)
-    for _ in generate_tokens(runtime, drafter, [run.tokenizer.end_token], max_new=3, law=law, rule=rule):
-        pass  # kernels are compiled or loaded now, so that the text's own seconds are those of decoding
-    return generate_tokens(
-        runtime,
-        drafter,
-        run.tokenizer.encode(prompt),
-        max_new=max_new,
-        law=law,
-        seed=seed,
-        draft_depth=draft_depth,
-        stop_tokens=[run.tokenizer.end_token],
-        rule=rule,
-    )
+    return Decoder(run, draft, draft_length, draft_confidence).generate(
+        prompt, max_new=max_new, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, rule=rule, stop=stop,
+        repetition_penalty=repetition_penalty,
+    )  # fmt: skip
+
+
+def _identity(run: object, target: Runtime) -> dict[str, object]:
+    """All that the seconds of a pass depend on, as far as it can be named."""
+    device = "cpu" if array_module(target.final_norm) is np else "cuda"
+    sources = [*sorted(Path(kernels.__file__).parent.glob("*.py")), Path(__file__).with_name("runtime.py")]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return {
+        "minimtp": minimtp.__version__, "code": code, "numpy": np.__version__, "processor": processor(device),
+        "kernels": kernels.describe(device)[0], "model": vars(target.shape), "context": target.context_length,
+        "bits a weight": round(bits_per_weight(run.model), 3), "dtype": str(target.final_norm.dtype),
+    }  # fmt: skip

@@ -92,7 +92,8 @@ def describe(run: object, drafter: str, temperature: float, **settings: object) 
     """The settings of a text worth showing: the model's size, how it drafted, the law; what was left alone is left out."""
     words = {"parameters": f"{run.recipe.trunk_parameters():,}", "bits a weight": f"{bits_per_weight(run.model):.2f}"}
     words |= {"drafter": run.recipe.heads if drafter == "heads" else drafter, "temperature": f"{temperature:g}"}
-    asked = {"top_k": 0, "top_p": 1.0, "draft_depth": None}  # and what they are where nobody asked
+    # What was asked for, and what it is where nobody asked.
+    asked = {"top_k": 0, "top_p": 1.0, "draft_length": "auto", "repetition_penalty": 1.0}
     words |= {name.replace("_", "-"): settings[name] for name, usual in asked.items() if settings.get(name, usual) != usual}
     if temperature:
         words |= {"rule": settings["rule"], "seed": settings["seed"]}
