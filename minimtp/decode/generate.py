@@ -6,7 +6,8 @@ A round, for m committed tokens of which the last is pending (chosen, not yet fe
     verify    one pass of the target over [pending, d_1 .. d_K] gives K + 1 rows of logits; the rule accepts the first a
               drafts and draws the token that follows them: a + 1 tokens are committed at once
     truncate  the target's cache to its committed rows: m - 1 for the new m, always
-    commit    the committed rows, with the tokens that follow them, go to the drafter
+    commit    the committed rows, with the tokens that follow them, go to the drafter; where it is not asked for a while, once
+              for all of them
 
 The prompt is the first round: many pending tokens, no draft. K is clipped so that a round can neither pass `max_new`
 nor feed a position the model does not have; K = 0 runs the same lines.
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
+from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.processors import Processed, Processor
@@ -45,13 +47,16 @@ class Target(Protocol):
     length: int  # rows in its cache
 
     def forward(self, tokens: np.ndarray) -> Step:
-        """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache."""
+        """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache. What it returns is not used again."""
 
     def truncate(self, length: int) -> None:
         """Forget the rows at and beyond `length`."""
 
     def twin(self) -> "Target":
         """The same model with an empty cache of its own, for another text."""
+
+
+PLAIN_OBSERVED = 16  # of so many rounds without drafts one is reported to `Lengths`: they are all alike
 
 
 class Lengths(Protocol):
@@ -61,7 +66,7 @@ class Lengths(Protocol):
         """How many tokens to ask the drafter for, 0 to `most`, with `length` rows in the target's cache."""
 
     def observe(self, asked: int, drafted: int, accepted: int, seconds_draft: float, seconds_verify: float) -> None:
-        """What became of the last choice."""
+        """What became of the last choice. Rounds that asked for nothing are reported now and then."""
 
 
 class Round(NamedTuple):
@@ -167,6 +172,7 @@ class Generation:
         text = np.empty(longest, np.int64)
         text[: len(prompt)] = prompt
         fed, committed = 0, len(prompt)
+        told, rows = 0, []  # rows that the drafter knows of, and the hidden states of those behind them
         drafts: list[int] = []
         scores: np.ndarray | None = None
         asked, ends_with_draft, drafting = 0, False, 0.0
@@ -185,23 +191,15 @@ class Generation:
             committed += len(tokens)
             target.truncate(committed - 1)
             verified = perf_counter()
-            if drafter is not None:
-                hidden = None if step.hidden is None else step.hidden[: committed - 1 - fed]
-                drafter.commit(hidden, text[fed + 1 : committed])
-            fed = committed - 1
-
             self.tokens += tokens
             statistics.emitted += len(tokens)
-            if position == len(prompt):
-                statistics.seconds_prompt = perf_counter() - started
-            else:
-                drafting += perf_counter() - verified
+            if position > len(prompt):
                 statistics.steps += 1
                 statistics.drafts_of_length[len(drafts)] += 1
                 statistics.drafts_accepted[accepted] += 1
                 statistics.seconds_verify += verified - started
                 statistics.seconds_draft += drafting
-                if lengths is not None:
+                if lengths is not None and (asked or statistics.steps % PLAIN_OBSERVED == 0):
                     lengths.observe(asked, len(drafts), accepted, drafting, verified - started)
             if stop.extend(tokens):
                 self.reason = "stop"
@@ -209,12 +207,24 @@ class Generation:
                 self.reason = "length"
             elif committed > context:
                 self.reason = "context"
+            asked = 0
+            if self.reason is None:
+                most = min(draft_depth, longest - committed - 1)
+                asked = most if lengths is None else lengths.choose(most, committed - 1)
+            if drafter is not None:
+                if step.hidden is not None:
+                    rows.append(step.hidden[: committed - 1 - fed])
+                if asked or lengths is None or told == 0:
+                    drafter.commit(_joined(rows), text[told + 1 : committed])
+                    told, rows = committed - 1, []
+            fed = committed - 1
+            committing = perf_counter() - verified  # what the next draft needs, and so a part of it
+            if position == len(prompt):
+                statistics.seconds_prompt, committing = perf_counter() - started, 0.0
             yield Round(position, drafts, accepted, tokens)
             if self.reason is not None:
                 return
 
-            most = min(draft_depth, longest - committed - 1)
-            asked = most if lengths is None else lengths.choose(most, committed - 1)
             started = perf_counter()
             drafts, scores, ends_with_draft = [], None, False
             if asked > 0:
@@ -223,7 +233,7 @@ class Generation:
                 if kept is not None:
                     drafts, scores, ends_with_draft = drafts[:kept], None if scores is None else scores[:kept], True
                 text[committed : committed + len(drafts)] = drafts
-            drafting = perf_counter() - started
+            drafting = committing + perf_counter() - started
 
     @staticmethod
     def _draft(
@@ -289,6 +299,13 @@ def generate(
 def _longest(prompt: np.ndarray, max_new: int, target: Target) -> int:
     """Tokens that the text can have at the end: the last one needs no position, since it is not fed."""
     return min(len(prompt) + max_new, target.context_length + 1)
+
+
+def _joined(rows: list[object]) -> object | None:
+    """Hidden states (R, D) that came in several arrays, as one; None where there are none."""
+    if len(rows) < 2:
+        return rows[0] if rows else None
+    return array_module(rows[0]).concatenate(rows)
 
 
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
