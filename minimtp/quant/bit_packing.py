@@ -16,6 +16,7 @@ is `adjacent-lo-first`. Lengths that do not fill the last byte, or the last unit
 `fill`; whoever unpacks has to know how many codes there were.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from minimtp.backend import array_module
@@ -40,8 +41,8 @@ def pack4(codes: Array, order: str, fill: int = 8) -> Array:
     unit = _unit(order)
     _check_codes(codes, 4)
     units = _filled(codes, len(unit), fill)
-    units = units.reshape(*units.shape[:-1], -1, len(unit))[..., list(unit)]
-    nibbles = units.reshape(*codes.shape[:-1], -1)
+    units = units.reshape(*units.shape[:-1], -1, len(unit))
+    nibbles = _taken(units, unit).reshape(*codes.shape[:-1], -1)
     return nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
 
 
@@ -56,7 +57,7 @@ def unpack4(packed: Array, order: str, count: int) -> Array:
     xp = array_module(packed)
     nibbles = xp.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1, len(unit))
     places = sorted(range(len(unit)), key=unit.__getitem__)
-    return nibbles[..., places].reshape(*packed.shape[:-1], -1)[..., :count]
+    return _taken(nibbles, places).reshape(*packed.shape[:-1], -1)[..., :count]
 
 
 def flip_sign_bit(packed: Array) -> Array:
@@ -106,6 +107,11 @@ def _unit(order: str) -> tuple[int, ...]:
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}: use {', '.join(ORDERS)}")
     return ORDERS[order]
+
+
+def _taken(units: Array, places: Sequence[int]) -> Array:
+    """units (..., n) -> their elements at these places, (..., len(places)). On a GPU indexing by a list would copy the list."""
+    return array_module(units).stack([units[..., place] for place in places], axis=-1)
 
 
 def _check_codes(codes: Array, bits: int) -> None:

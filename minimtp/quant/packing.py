@@ -62,7 +62,7 @@ def unpack(grid: Grid, packed: Array) -> tuple[Array, Any]:
         return grid.unpack(packed)
     xp = array_module(packed)
     scale_rows, groups = grid.scales_shape(rows, columns)
-    step_bytes = groups * xp.dtype(_stored_type(grid)).itemsize
+    step_bytes = groups * grid.bits_per_scale // 8
     begin = step_bytes + groups * grid.bits_per_zero // 8
     scales = xp.ascontiguousarray(packed[:scale_rows, :step_bytes]).view(_stored_type(grid)).astype(xp.float32)
     if grid.bits_per_zero:
