@@ -40,8 +40,7 @@ def pack4(codes: Array, order: str, fill: int = 8) -> Array:
     """
     unit = _unit(order)
     _check_codes(codes, 4)
-    units = _filled(codes, len(unit), fill)
-    units = units.reshape(*units.shape[:-1], -1, len(unit))
+    units = _filled(codes, len(unit), fill).reshape(-1, len(unit))
     nibbles = _taken(units, unit).reshape(*codes.shape[:-1], -1)
     return nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
 
@@ -55,7 +54,7 @@ def unpack4(packed: Array, order: str, count: int) -> Array:
     if packed.shape[-1] * 2 % len(unit) or packed.shape[-1] * 2 < count:
         raise ValueError(f"{packed.shape[-1]} bytes do not hold {count} codes in the order {order}")
     xp = array_module(packed)
-    nibbles = xp.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1, len(unit))
+    nibbles = xp.stack([packed & 15, packed >> 4], axis=-1).reshape(-1, len(unit))
     places = sorted(range(len(unit)), key=unit.__getitem__)
     return _taken(nibbles, places).reshape(*packed.shape[:-1], -1)[..., :count]
 
@@ -69,14 +68,13 @@ def pack_bits(codes: Array, bits: int) -> Array:
     """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
     _check_codes(codes, bits)
     xp = array_module(codes)
-    eights = _filled(codes, 8, 0)
-    eights = eights.reshape(*eights.shape[:-1], -1, 8).astype(xp.uint16)
-    packed = xp.zeros((*eights.shape[:-1], bits + 1), xp.uint16)
+    eights = _filled(codes, 8, 0).reshape(-1, 8).astype(xp.uint16)
+    packed = xp.zeros((len(eights), bits + 1), xp.uint16)
     for i in range(8):
         byte, shift = divmod(i * bits, 8)
-        packed[..., byte] |= eights[..., i] << shift & 255
-        packed[..., byte + 1] |= eights[..., i] << shift >> 8
-    packed = packed[..., :bits].astype(xp.uint8).reshape(*codes.shape[:-1], -1)
+        packed[:, byte] |= eights[:, i] << shift & 255
+        packed[:, byte + 1] |= eights[:, i] << shift >> 8
+    packed = packed[:, :bits].astype(xp.uint8).reshape(*codes.shape[:-1], -1)
     return packed[..., : packed_size(codes.shape[-1], bits)]
 
 
@@ -88,13 +86,12 @@ def unpack_bits(packed: Array, bits: int, count: int) -> Array:
     if packed.shape[-1] != packed_size(count, bits):
         raise ValueError(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {packed.shape[-1]}")
     xp = array_module(packed)
-    units = _filled(packed, bits, 0)
-    units = units.reshape(*units.shape[:-1], -1, bits).astype(xp.uint16)
-    units = xp.concatenate([units, xp.zeros_like(units[..., :1])], axis=-1)
+    units = _filled(packed, bits, 0).reshape(-1, bits).astype(xp.uint16)
+    units = xp.concatenate([units, xp.zeros_like(units[:, :1])], axis=1)
     codes = []
     for i in range(8):
         byte, shift = divmod(i * bits, 8)
-        codes.append((units[..., byte] | units[..., byte + 1] << 8) >> shift & (2**bits - 1))
+        codes.append((units[:, byte] | units[:, byte + 1] << 8) >> shift & (2**bits - 1))
     return xp.stack(codes, axis=-1).astype(xp.uint8).reshape(*packed.shape[:-1], -1)[..., :count]
 
 
