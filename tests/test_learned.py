@@ -184,6 +184,15 @@ def test_on_a_grid_the_gradients_are_those_of_lsq_with_the_grids_own_step_held_f
 
 
 @each_grid
+@pytest.mark.parametrize("shift", [-3.0, -1.1, 2.0])
+def test_a_step_keeps_its_sign_however_far_it_is_learned(grid, shift):
+    x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
+    own, learned = grid.encode(x)[1], encode_learned(grid, x, np.full(groups_of(grid, x), shift, np.float32))[1]
+    own, learned = (scales.step if isinstance(scales, tuple) else scales for scales in (own, learned))
+    assert np.array_equal(np.sign(learned), np.sign(own)) and np.sign(own).all()
+
+
+@each_grid
 def test_learning_begins_at_steps_with_less_squared_error_than_the_grids_own(grid):
     x = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
     start = first_logarithms(grid, x)

@@ -183,7 +183,7 @@ def weights_on_the_outermost_codes_lose_their_gradient(inside):
     return edited(inside, ("levels >= self", "levels > self"), ("levels <= self", "levels < self"))
 
 
-@mutant("quant.grids_uniform:UniformGrid._inside", "nncf #50, nni #3160", test=MASKS)
+@mutant("quant.grids_uniform:UniformGrid._inside", "aimet #2166, tensorflow #22977", test=MASKS)
 def below_the_lowest_level_the_gradient_passes(inside):
     return edited(inside, ("(levels >= self.smallest_code) & ", ""))
 
