@@ -132,7 +132,7 @@ def _decoder(run: object, options: argparse.Namespace, draft: str) -> object:
 
     kind, _, folder = draft.partition(":")
     drafting = minimtp.load(folder, device=options.device) if kind == "model" and folder else draft
-    return Decoder(run, drafting, options.draft_length, options.draft_confidence)
+    return Decoder(run, drafting, options.draft_length, options.draft_confidence, options.tree)
 
 
 def _write_batch(batch: object, prompts: list[str | bytes], run: object) -> None:
@@ -350,6 +350,8 @@ def make_parser() -> Parser:
                      help="tokens to draft at once: as many as pay (default: auto), or N at most")  # fmt: skip
     new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
                      help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
+    new.add_argument("--tree", type=_whole, default=0, metavar="N",
+                     help="draft a tree of N tokens a round instead of a chain, broad where the heads are unsure")  # fmt: skip
     new.add_argument("--rule", default="shared-noise", metavar="NAME",
                      help="how sampled drafts are verified: shared-noise (default; same seed, same text, whatever is drafted), "
                      "token, block (both: the same law, more drafts accepted) or match")  # fmt: skip

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minimtp.decode.sampling import softmax
+from minimtp.decode.trees import Tree
 
 
 class TableTarget:
@@ -42,6 +43,18 @@ class TableTarget:
 
     def twin(self):
         return TableTarget(self.vocabulary_size, self.context_length, self.seed, self.sharpness)
+
+    def forward_tree(self, tokens, depths):
+        assert self.length + max(depths) < self.context_length, "a token was fed beyond the context"
+        self.tree = tree = Tree(tokens, depths)
+        paths = [[0, *tree.path_to(row)] for row in range(len(tree.tokens))]
+        texts = [[*self.cache, *(int(tree.tokens[row]) for row in path)] for path in paths]
+        hidden = np.array([[len(text) - 1, text[-1]] for text in texts])
+        return SimpleNamespace(logits=np.array([self.logits(text) for text in texts]), hidden=hidden)
+
+    def keep(self, rows):
+        assert rows[0] == 0 and all(self.tree.parents[b] == a for a, b in zip(rows, rows[1:], strict=False))
+        self.cache += [int(self.tree.tokens[row]) for row in rows]
 
     def truncate(self, length):
         assert 0 <= length <= self.length

@@ -196,9 +196,12 @@ def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choic
     model = model_with(kind)
     host, host_drafter = deploy(in_form(replicate(model), form))
     target, drafter = deploy(in_form(moved(model, device), form))
-    for seed, (law, rule) in enumerate([(Law(0.0), "token"), (Law(0.9, 20, 0.95), "shared-noise"), (Law(0.8), "token")]):
+    greedy, narrow, wide = Law(0.0), Law(0.9, 20, 0.95), Law(0.8)
+    cases = [(greedy, "token", 0), (narrow, "shared-noise", 0), (wide, "token", 0), (greedy, "token", 7)]
+    cases += [(wide, "shared-noise", 7), (wide, "block", 7)]
+    for seed, (law, rule, tree) in enumerate(cases):
         runs = [
-            generate(t, d, [3, 1, 4, 1, 5], max_new=12, law=law, rule=rule, seed=seed)
+            generate(t, d, [3, 1, 4, 1, 5], max_new=12, law=law, rule=rule, seed=seed, tree=tree)
             for t, d in ((host, host_drafter), (target, drafter))
         ]
         for run in runs:

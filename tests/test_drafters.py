@@ -13,6 +13,7 @@ from minimtp.decode.generate import generate
 from minimtp.decode.head_drafters import head_drafter
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.tree_drafting import grow
 from minimtp.decode.verify import RULES, Greedy, make_rule
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
@@ -55,6 +56,17 @@ def trained_draft(model, tokens, depth):
             drafts.append(int(logits[-1].argmax()))
             tokens[rows + 1 + k] = drafts[-1]
     return drafts, np.array(logits)
+
+
+def trained_logits(model, tokens, path):
+    """What the heads, by the training code, expect after the committed `tokens` and the drafted `path`."""
+    rows, k = len(tokens) - 1, len(path)
+    known = [*tokens, *path, *[0] * DEPTH]
+    with no_grad():
+        hidden = model.hidden(np.array([tokens[:-1]]))
+        following = np.array([[known[row + 1 : row + 1 + DEPTH] for row in range(rows)]])
+        states = model.heads.states(hidden, following, model.trunk)
+        return model.logits(next(itertools.islice(states, k, None))).data[0, -1]
 
 
 class Recording(Greedy):
@@ -108,6 +120,47 @@ def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_us
         assert list(run.rounds()) == fresh and run.tokens == prompt + plain
         assert runtime.length == len(run.tokens) - 1
         assert len(plain) == min(max_new, context + 1 - len(prompt))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("least", [0.0, 0.02])
+def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, least):
+    model, text = model_with(kind), [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, Runtime(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+
+    def follow(node, parent, path):
+        return trained_logits(model, text, path)[None]
+
+    if kind == "token_conditioned":
+        drafter.least_confidence = least
+    for nodes, depth in ((7, 3), (1, 4), (12, DEPTH)):
+        tree = drafter.draft_tree(nodes, depth, Greedy())
+        expected = grow(5, follow, Greedy(), nodes, depth, drafter.least_confidence)
+        assert (list(tree.tokens), list(tree.depths)) == (list(expected.tokens), list(expected.depths))
+    drafts, _ = drafter.draft(2, Greedy())  # growing a tree leaves nothing behind
+    drafter.least_confidence = 0.0
+    assert drafts.tolist()[:2] == trained_draft(model, text, 2)[0][: len(drafts)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", RULES)
+def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
+    model = model_with(kind)
+    runtime = Runtime(model.trunk)
+    for law in (GREEDY, Law(0.8)):
+        options = {"max_new": 40, "law": law, "seed": 1, "rule": rule}
+        run = generate(runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options)
+        for _ in run.rounds():
+            fresh, length = Runtime(model.trunk), runtime.length
+            fresh.forward(np.array(run.tokens[:-1]))
+            assert fresh.length == length
+            np.testing.assert_allclose(runtime.cache.keys[..., :length], fresh.cache.keys[..., :length], atol=1e-10)
+            np.testing.assert_allclose(runtime.cache.values[:, :length], fresh.cache.values[:, :length], atol=1e-10)
+        assert run.reason == "context"
+        if law == GREEDY or rule in ("shared-noise", "match"):
+            assert run.tokens[3:] == list(generate(runtime, None, [1, 2, 3], **options))
 
 
 @pytest.mark.parametrize("kind", KINDS)

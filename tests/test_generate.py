@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import Generation, generate
+from minimtp.decode.processors import RepetitionPenalty
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.decode.stopping import Stop
+from minimtp.decode.tree_drafting import grow
 from minimtp.decode.verify import RULES, BlockRule, Match, TokenRule
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, greedy_text, total_variation
@@ -307,6 +309,8 @@ def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
         ({"draft_depth": -1}, "draft depth -1 is not possible"),
         ({"drafter": None, "draft_depth": 1}, "there is no drafter"),
         ({"rule": "typical"}, "unknown verification rule 'typical'"),
+        ({"tree": -1}, "the drafts of a tree must be a whole number"),
+        ({"tree": 4}, "a Watching drafts chains only"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(options, message):
@@ -315,3 +319,82 @@ def test_bad_input_is_one_sentence_before_any_work(options, message):
     with pytest.raises(UserError, match=message) as caught:
         generate(target, **options)
     assert "\n" not in str(caught.value) and target.length == 0
+
+
+class TreeDrafting(Watching):
+    """Grows trees from the logits of another table."""
+
+    def __init__(self, other, depth=4):
+        super().__init__(None, depth)
+        self.other = other
+
+    def draft_tree(self, nodes, depth, rule):
+        def follow(node, parent, path):
+            return self.other.logits([*self.tokens, *path])[None]
+
+        return grow(self.tokens[-1], follow, rule, nodes, depth)
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 10**6),
+    context=st.integers(3, 30),
+    max_new=st.integers(1, 30),
+    nodes=st.integers(1, 9),
+    same=st.booleans(),
+    stop=st.sets(st.integers(0, 4), max_size=1),
+)
+def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(
+    seed, context, max_new, nodes, same, stop
+):
+    target = TableTarget(5, context, seed)
+    drafter = TreeDrafting(TableTarget(5, context, seed if same else seed + 1))
+    plain = generate(target, None, PROMPT, max_new=max_new, stop_tokens=stop)
+    expected = list(plain)
+    run = generate(target, drafter, PROMPT, max_new=max_new, tree=nodes, stop_tokens=stop)
+    text = []
+    for round_ in run.rounds():
+        text += round_.tokens
+        assert target.cache == run.tokens[:-1], "the cache holds the committed tokens without the pending one"
+        assert drafter.tokens == run.tokens == [*PROMPT, *text]
+        assert round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted] and len(round_.drafts) <= nodes
+    assert (text, run.reason) == (expected, plain.reason)
+    counts = run.statistics
+    assert counts.emitted == len(text)
+    assert sum(counts.drafts_of_length) == sum(counts.drafts_accepted) == counts.steps
+    if same:
+        assert counts.accepted == counts.drafted
+
+
+@pytest.mark.parametrize("law", [Law(), Law(0.6, top_k=2), Law(1.3, top_p=0.8)], ids=["plain", "top-k", "top-p"])
+@pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
+def test_with_trees_the_law_of_sampled_text_is_exactly_the_targets(kind, law):
+    target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
+
+    def text(dice):
+        drafter = TreeDrafting(other, depth=2)
+        return tuple(Generation(target, drafter, np.array(PROMPT), kind(law, dice), 4, 2, Stop([0]), tree_nodes=3))
+
+    assert total_variation(every_outcome(text), exact_law(target, law, 4, [0])) <= 1e-12
+
+
+@pytest.mark.parametrize("rule", ["shared-noise", "match"])
+def test_with_trees_the_same_seed_gives_the_text_of_plain_decoding(rule):
+    for seed in range(25):
+        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
+        options = {"max_new": 20, "law": Law(0.9), "seed": seed, "rule": rule}
+        plain = list(generate(target, None, PROMPT, **options))
+        for nodes, drafts in itertools.product([1, 3, 8], [other, target]):
+            run = generate(target, TreeDrafting(drafts), PROMPT, tree=nodes, **options)
+            assert list(run) == plain
+            if drafts is target and rule == "shared-noise":
+                assert run.statistics.accepted == run.statistics.drafted
+
+
+def test_processors_see_the_path_that_leads_to_a_row_of_a_tree():
+    for seed, rule in itertools.product(range(10), ["shared-noise", "match"]):
+        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
+        options = {"max_new": 20, "law": Law(0.9), "seed": seed, "rule": rule, "processors": [RepetitionPenalty(1.5)]}
+        plain = list(generate(target, None, PROMPT, **options))
+        for drafts in (other, target):
+            assert list(generate(target, TreeDrafting(drafts), PROMPT, tree=6, **options)) == plain

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
+from minimtp.decode.runtime import stretches
+from minimtp.decode.trees import Tree
 from minimtp.errors import UserError
 from minimtp.kernels import blocks, plain
-from tests.strategies import product_sizes, weight_matrices
+from tests.strategies import product_sizes, tree_forms, weight_matrices
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test")
@@ -554,6 +556,29 @@ def test_a_compiled_trunk_refuses_blocks_of_different_formats_and_a_wrong_number
     trunk, given = cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 2)), trunk_step_input(1)
     with pytest.raises(ValueError, match="one for each block"):
         cpu.trunk_step(given[0], trunk, *given[1:])
+
+
+@each_twin
+@each_format
+@given(form=tree_forms())
+@settings(max_examples=15)
+def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_own_path(kernel, format_, form):
+    """To the last bit with the compiled kernels; BLAS rounds products of one row and of many differently."""
+    start, block = 5, random_block(kernel, format_)
+    x, tree = normal(np.random.default_rng(12), len(form), WIDTH), Tree([0] * len(form), form)
+    angles = np.random.default_rng(11).uniform(-9, 9, (ROOM, CHANNELS // 2))
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    kept = [np.empty((len(form), GROUPS, CHANNELS), np.float32) for _ in range(2)]
+    cache, found, at = random_cache(np.random.default_rng(11)), x.copy(), start + np.array(form)
+    kernel.transformer_block(found, block, *cache, start, cosine[at], sine[at], (stretches(form, start), *kept))
+    for row in range(len(form)):
+        path = [0, *tree.path_to(row)]
+        keys, values = random_cache(np.random.default_rng(11))
+        chain, at = x[path].copy(), slice(start, start + len(path))
+        kernel.transformer_block(chain, block, keys, values, start, cosine[at], sine[at])
+        last = start + len(path) - 1
+        for a, b in ((found[row], chain[-1]), (kept[0][row], keys[:, :, last]), (kept[1][row], values[last])):
+            assert a.tobytes() == b.tobytes() if kernel is not plain else np.allclose(a, b, atol=1e-3)
 
 
 def run_gated_step(kernel, format_, matrices=None):

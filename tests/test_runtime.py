@@ -1,16 +1,24 @@
 """The deployed trunk computes what the training model computes, whatever the pieces it is fed in."""
 
+from functools import partial
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.runtime import Runtime
+from minimtp.decode.trees import Tree
 from minimtp.engine.module import map_parameters
 from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import QuantizationSpec, prepare
+from tests.strategies import tree_forms
+
+needs_numba = pytest.mark.skipif(
+    kernels.describe()[0] != "cpu", reason="Numba is missing: plain products go through BLAS, whose bits vary"
+)
 
 SHAPE = Shape(vocabulary_size=40, context=24, layers=2, width=64, attention_heads=4, key_value_heads=2, feed_forward=96)
 TEXT = np.random.default_rng(3).integers(0, SHAPE.vocabulary_size, 24)
@@ -47,7 +55,7 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
     np.testing.assert_allclose(feed(Runtime(packed), [24]), expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(kernels.describe()[0] != "cpu", reason="Numba is missing: plain products go through BLAS, whose bits vary")
+@needs_numba
 @pytest.mark.parametrize("kind", ["float32", "packed"])
 @given(pieces=st.lists(st.integers(1, 8), min_size=1, max_size=12))
 def test_compiled_logits_are_the_same_bits_whatever_the_pieces(kind, pieces):
@@ -81,3 +89,47 @@ def test_tokens_beyond_the_context_are_an_error():
     feed(runtime, [20])
     with pytest.raises(ValueError, match="do not fit"):
         runtime.forward(TEXT[:8])
+
+
+def decoder(kind):
+    if kind == "float64":
+        return Runtime(trunk(dtype=np.float64))
+    return Runtime(trunk() if kind == "float32" else round_to_nearest(trunk(), QuantizationSpec()))
+
+
+@pytest.mark.parametrize("kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", "packed"))])
+@given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
+@settings(max_examples=25)
+def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(kind, forms, seed):
+    """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere up to rounding."""
+    runtime, chain, random = decoder(kind), decoder(kind), np.random.default_rng(seed)
+    equal = np.testing.assert_array_equal if kind != "float64" else partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    for model in (runtime, chain):
+        model.forward(TEXT[:3])
+    for form in forms:
+        tree = Tree(random.integers(0, SHAPE.vocabulary_size, len(form)), form)
+        if runtime.length + max(form) >= runtime.context_length:
+            break
+        step, before = runtime.forward_tree(tree.tokens, tree.depths), runtime.length
+        path = []
+        for row in range(len(form)):
+            path = [*path[: form[row]], row]
+            expected = chain.forward(tree.tokens[path])
+            chain.truncate(before)
+            equal(step.logits[row], expected.logits[-1])
+            equal(step.hidden[row], expected.hidden[-1])
+        path = path[: random.integers(1, len(path) + 1)]
+        runtime.keep(path)
+        chain.forward(tree.tokens[path])
+        length = runtime.length
+        assert length == chain.length == before + len(path)
+        equal(runtime.cache.keys[..., :length], chain.cache.keys[..., :length])
+        equal(runtime.cache.values[:, :length], chain.cache.values[:, :length])
+
+
+def test_a_tree_beyond_the_context_is_an_error():
+    runtime = Runtime(trunk())
+    feed(runtime, [23])
+    runtime.forward_tree([0], [0])
+    with pytest.raises(ValueError, match="does not fit a context of 24"):
+        runtime.forward_tree([0, 1], [0, 1])

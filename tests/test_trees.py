@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minimtp.decode.chains import block_rule, token_rule
 from minimtp.decode.sampling import Law, Noise
+from minimtp.decode.tree_drafting import grow
 from minimtp.decode.trees import Tree, matching_path, recursive_rejection, traversal
 from minimtp.decode.verify import BlockRule, Greedy, Match, SharedNoise, TokenRule
 from tests.rule_laws import (
@@ -123,20 +124,10 @@ def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law
 
     def one_round(dice):
         rule = kind(law, dice)
-        (first,), scores = rule.draw_children(draft_logits[()][None], 0, [2])
-        below, more = rule.draw_children(np.array([draft_logits[(token,)] for token in first]), 1, [2, 1][: len(first)])
-        tokens, depths, rows = [0], [0], [()]
-        for token, children in zip(first, below, strict=True):
-            tokens += [token, *children]
-            depths += [1] + [2] * len(children)
-            rows += [(token,)] + [(token, child) for child in children]
-        laws = None
-        if scores is not None:
-            laws = np.zeros((len(tokens), 3))
-            laws[0] = scores[0]
-            laws[[row for row, depth in enumerate(depths) if depth == 1]] = more
-        path, token = rule.verify_tree(np.array([logits[row] for row in rows]), Tree(tokens, depths, laws))
-        return (*(tokens[row] for row in path), token), len(path)
+        tree = grow(0, lambda node, parent, path: draft_logits[tuple(path)][None], rule, nodes=4, depth=2)
+        texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(len(tree.tokens))]
+        path, token = rule.verify_tree(np.array([logits[text] for text in texts]), tree)
+        return (*(tree.tokens[row] for row in path), token), len(path)
 
     p = {prefix: law.probabilities(row[None])[0] for prefix, row in logits.items()}
     assert wrong_by(one_round, p) <= EXACT
@@ -166,8 +157,40 @@ def test_a_greedy_tree_goes_where_the_argmax_goes_and_emits_it_where_it_leaves_t
 
 
 def test_greedy_children_are_the_most_probable_of_equals_the_lowest_id_and_none_that_cannot_be_drawn():
-    logits = np.array([[1.0, 3.0, 3.0, 2.0], [0.0, -np.inf, -np.inf, 1.0]])
-    assert Greedy().draw_children(logits, 0, [3, 4]) == ([[1, 2, 3], [3, 0]], None)
+    tokens, beliefs, scores = Greedy().draw_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
+    assert tokens == [1, 2, 3] and scores is None
+    shares = np.exp([3.0, 3.0, 2.0, 1.0])
+    assert beliefs == pytest.approx((shares / shares.sum()).tolist()[:3])
+    assert Greedy().draw_children(np.array([[0.0, -np.inf, -np.inf, 1.0]]), [], 4).tokens == [3, 0]
+
+
+def brute_force_tree(laws, nodes, depth):
+    """The sum of the chances of the `nodes` most probable paths of at most `depth` tokens."""
+    paths = [text for length in range(1, depth + 1) for text in itertools.product(range(3), repeat=length)]
+    chances = [np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in paths]
+    return sum(sorted(chances, reverse=True)[:nodes])
+
+
+@given(st.sampled_from(list(PAIRS)), st.integers(0, 12), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.3]))
+def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
+    laws = PAIRS[name][1]
+    assume(len(laws[()]) == 3)
+    asked = []
+
+    def follow(node, parent, path):
+        asked.append(node)
+        assert (parent == -1) == (node == 0) == (not path) and (parent == -1 or parent in asked)
+        with np.errstate(divide="ignore"):
+            return np.log(laws[tuple(path)])[None]
+
+    tree = grow(7, follow, Greedy(), nodes, depth, least)
+    assert tree.tokens[0] == 7 and len(tree) <= nodes and max(tree.depths) <= depth and len(asked) == len(set(asked))
+    texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(1, len(tree.tokens))]
+    assert len(set(texts)) == len(texts)
+    chances = [np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in texts]
+    assert all(chance >= least * (1 - 1e-12) for chance in chances)
+    if least == 0:
+        assert sum(chances) == pytest.approx(brute_force_tree(laws, nodes, depth), abs=1e-12)
 
 
 @given(tree_forms(), st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 1.3]))
@@ -183,7 +206,7 @@ def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_hav
     for row, children in enumerate(plan.children):
         if row in texts and children:
             drafted = of(texts[row]) + 0.5 * random.standard_normal(4)
-            (tokens,), scores = rule.draw_children(drafted[None], form[row], [len(children)])
+            tokens, _, scores = rule.draw_children(drafted[None], texts[row], len(children))
             assert scores is None and len(set(tokens)) == len(tokens)
             assert tokens[0] == rule.draw(drafted[None], form[row])[0][0]
             texts |= {child: (*texts[row], token) for child, token in zip(children, tokens, strict=False)}

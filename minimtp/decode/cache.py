@@ -11,6 +11,9 @@ and K drafts, which appends K + 1 rows; when a of the drafts are accepted, a + 1
 the new rows stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row ever has
 to be rotated again.
 
+A tree of drafts has several rows for one position, so its rows are kept apart (`KeptRows`) until a path is chosen, whose rows
+are then appended.
+
 Layout: for each layer keys (heads, channels, context) and values (context, heads, channels). A query's product with the keys
 is a row for each position, the sum of the values a row for each channel: what ends up side by side in a result lies side by
 side in the cache, so that both are products as fast as those with weights.
@@ -92,6 +95,23 @@ class KeyValueCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} rows to {length}")
         self.length = length
+
+
+class KeptRows:
+    """Keys and values (layers, T, heads, channels) of T rows that are not in the cache until it is known which belong there."""
+
+    def __init__(self, cache: KeyValueCache, rows: int) -> None:
+        layers, _, heads, channels = cache.values.shape
+        xp = array_module(cache.values)
+        self.keys, self.values = (xp.empty((layers, rows, heads, channels), cache.values.dtype) for _ in range(2))
+        self._cache = cache
+
+    def append(self, rows: object) -> None:
+        """Put these rows, integers (R,), behind those of the cache. Raises ValueError where they do not fit."""
+        cache, start = self._cache, self._cache.length
+        cache.extend(len(rows))
+        cache.keys[..., start : cache.length] = self.keys[:, rows].transpose(0, 2, 3, 1)
+        cache.values[:, start : cache.length] = self.values[:, rows]
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: object, xp: ModuleType) -> object:

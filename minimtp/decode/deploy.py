@@ -51,7 +51,8 @@ class Decoder:
         a function  of (tokens so far, how many, rule) -> (drafts, None or the scores they were drawn from)
 
     draft_length: "auto", as many tokens as pay (adaptive.py), or a whole number; draft_confidence: token-conditioned heads and
-    draft models stop where they give the whole draft less than this probability.
+    draft models stop where they give the whole draft less than this probability. tree: draft so many tokens a round as a tree
+    (tree_drafting.py), at most draft_length behind one another (auto: as many as the drafter can); 0 for a chain.
     Raises UserError for a combination that cannot be used.
     """
 
@@ -61,6 +62,7 @@ class Decoder:
         draft: object = "heads",
         draft_length: int | str = "auto",
         draft_confidence: float = 0.2,
+        tree: int = 0,
     ) -> None:
         if not 0.0 <= draft_confidence <= 1.0:
             raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
@@ -72,8 +74,9 @@ class Decoder:
         self._draft_depth = None if draft_length == "auto" else draft_length
         if isinstance(draft_length, str) and draft_length != "auto":
             raise UserError(f"draft_length is auto or a whole number, not {draft_length!r}")
+        self._tree = tree
         self._costs = self._lengths = None
-        if draft_length == "auto" and self.drafter is not None:
+        if draft_length == "auto" and self.drafter is not None and not tree:
             self._costs = Costs(self.target, self.drafter.max_depth, _identity(run, self.target))
             self._lengths = self._new_lengths()
 
@@ -108,7 +111,7 @@ class Decoder:
         """The decoding loop's options, and kernels that are compiled or loaded: a text's own seconds are those of decoding."""
         tokenizer = self.run.tokenizer
         settings = dict(
-            max_new=max_new, law=Law(temperature, top_k, top_p), rule=rule, draft_depth=self._draft_depth,
+            max_new=max_new, law=Law(temperature, top_k, top_p), rule=rule, draft_depth=self._draft_depth, tree=self._tree,
             stop_tokens=[tokenizer.end_token], stop_strings=[stop] if isinstance(stop, str | bytes) else stop,
             decode_bytes=tokenizer.decode_bytes,
             processors=[] if repetition_penalty == 1.0 else [RepetitionPenalty(repetition_penalty)],
@@ -141,13 +144,14 @@ def generate(
     draft: object = "heads",
     draft_length: int | str = "auto",
     draft_confidence: float = 0.2,
+    tree: int = 0,
     rule: str = "shared-noise",
     stop: Sequence[str | bytes] = (),
     repetition_penalty: float = 1.0,
 ) -> Generation:
     """Continue `prompt` with the model of a loaded run: an iterator of tokens, which `run.tokenizer.decode` turns into text.
 
-    run, draft, draft_length, draft_confidence: see `Decoder`, which is worth keeping for more than one text.
+    run, draft, draft_length, draft_confidence, tree: see `Decoder`, which is worth keeping for more than one text.
     rule: how sampled drafts are verified (verify.py): "shared-noise", where the same seed gives the same text with any drafts
     or none, "token", "block" or "match".
     stop: texts at which to end, besides the tokenizer's end token; the token that completes one is the last.
@@ -155,7 +159,7 @@ def generate(
 
     Raises UserError for options or a prompt that cannot be used.
     """
-    return Decoder(run, draft, draft_length, draft_confidence).generate(
+    return Decoder(run, draft, draft_length, draft_confidence, tree).generate(
         prompt, max_new=max_new, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, rule=rule, stop=stop,
         repetition_penalty=repetition_penalty,
     )  # fmt: skip

@@ -12,6 +12,10 @@ One interface for all of them. The loop in generate.py tells a drafter what was 
 
     twin()                     another drafter with the same weights, for another text; it shares nothing that changes
 
+A drafter that can say what follows any path of drafted tokens may offer trees as well (tree_drafting.py):
+
+    draft_tree(nodes, depth, rule)  a tree of at most `nodes` drafts, at most `depth` behind one another
+
 A drafter that knows how sure it is may stop early, by its attribute `least_confidence` (0: never); it decides before it draws
 a token, from the tokens before it, so that the text keeps its law.
 

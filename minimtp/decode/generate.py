@@ -9,6 +9,9 @@ A round, for m committed tokens of which the last is pending (chosen, not yet fe
     commit    the committed rows, with the tokens that follow them, go to the drafter; where it is not asked for a while, once
               for all of them
 
+With a tree of drafts (trees.py) one pass goes over all of its rows, the rule returns a path, and the target keeps the rows of
+that path: then everything is as if the path had been drafted as a chain.
+
 The prompt is the first round: many pending tokens, no draft. K is clipped so that a round can neither pass `max_new`
 nor feed a position the model does not have; K = 0 runs the same lines.
 
@@ -28,6 +31,7 @@ from minimtp.decode.drafters import Drafter
 from minimtp.decode.processors import Processed, Processor
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.decode.stopping import Stop
+from minimtp.decode.trees import Tree
 from minimtp.decode.verify import Rule, make_rule
 from minimtp.errors import UserError
 
@@ -55,6 +59,12 @@ class Target(Protocol):
     def twin(self) -> "Target":
         """The same model with an empty cache of its own, for another text."""
 
+    def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> Step:
+        """Feed the rows of a tree, in depth-first order; the cache stays as it is. For trees only, as is `keep`."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Append these rows of the tree that was fed last, a path that begins at its root."""
+
 
 PLAIN_OBSERVED = 16  # of so many rounds without drafts one is reported to `Lengths`: they are all alike
 
@@ -73,7 +83,7 @@ class Round(NamedTuple):
     """What one pass of the target brought."""
 
     position: int  # of the first token emitted
-    drafts: list[int]  # what was proposed for that position and the following ones
+    drafts: list[int]  # what was proposed for that position and the following ones; of a tree, one path
     accepted: int  # how many of the drafts stand
     tokens: list[int]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
 
@@ -134,6 +144,7 @@ class Generation:
         draft_depth: int,
         stop: Stop,
         lengths: Lengths | None = None,
+        tree_nodes: int = 0,
     ) -> None:
         self.reason: str | None = None
         self.tokens: list[int] = prompt.tolist()
@@ -142,7 +153,7 @@ class Generation:
             drafts_of_length=[0] * (draft_depth + 1),
             drafts_accepted=[0] * (draft_depth + 1),
         )
-        self._rounds = self._run(target, drafter, prompt, rule, max_new, draft_depth, stop, lengths)
+        self._rounds = self._run(target, drafter, prompt, rule, max_new, draft_depth, stop, lengths, tree_nodes)
         self._stream = (token for round_ in self._rounds for token in round_.tokens)
 
     def __iter__(self) -> Iterator[int]:
@@ -165,6 +176,7 @@ class Generation:
         draft_depth: int,
         stop: Stop,
         lengths: Lengths | None,
+        tree_nodes: int,
     ) -> Iterator[Round]:
         statistics = self.statistics
         context, longest = target.context_length, _longest(prompt, max_new, target)
@@ -175,21 +187,36 @@ class Generation:
         told, rows = 0, []  # rows that the drafter knows of, and the hidden states of those behind them
         drafts: list[int] = []
         scores: np.ndarray | None = None
+        tree: Tree | None = None
         asked, ends_with_draft, drafting = 0, False, 0.0
         target.truncate(0)
         if drafter is not None:
             drafter.reset(int(prompt[0]))
         while True:
             started = perf_counter()
-            step = target.forward(text[fed : committed + len(drafts)])
-            accepted, token = rule.verify(step.logits[committed - fed - 1 :], drafts, scores)
+            if tree is None:
+                step = target.forward(text[fed : committed + len(drafts)])
+                accepted, token = rule.verify(step.logits[committed - fed - 1 :], drafts, scores)
+            else:
+                step = target.forward_tree(tree.tokens, tree.depths)
+                path, token = rule.verify_tree(step.logits, tree)
+                drafts, accepted = tree.along(path), len(path)
+                kept = stop.find(drafts[:accepted])
+                if kept is not None:
+                    drafts, accepted, ends_with_draft = drafts[:kept], kept, True
+                text[committed : committed + accepted] = drafts[:accepted]
             tokens = drafts[:accepted]
             if not (ends_with_draft and accepted == len(drafts)):
                 text[committed + accepted] = token
                 tokens.append(token)
             position = committed
             committed += len(tokens)
-            target.truncate(committed - 1)
+            if tree is None:
+                target.truncate(committed - 1)
+                fresh = slice(committed - 1 - fed)
+            else:
+                fresh = [0, *path][: len(tokens)]
+                target.keep(fresh)
             verified = perf_counter()
             self.tokens += tokens
             statistics.emitted += len(tokens)
@@ -213,7 +240,7 @@ class Generation:
                 asked = most if lengths is None else lengths.choose(most, committed - 1)
             if drafter is not None:
                 if step.hidden is not None:
-                    rows.append(step.hidden[: committed - 1 - fed])
+                    rows.append(step.hidden[fresh if tree is None else array_module(step.hidden).asarray(fresh)])
                 if asked or lengths is None or told == 0:
                     drafter.commit(_joined(rows), text[told + 1 : committed])
                     told, rows = committed - 1, []
@@ -226,8 +253,10 @@ class Generation:
                 return
 
             started = perf_counter()
-            drafts, scores, ends_with_draft = [], None, False
-            if asked > 0:
+            drafts, scores, tree, ends_with_draft = [], None, None, False
+            if asked > 0 and tree_nodes:
+                tree = drafter.draft_tree(tree_nodes, asked, rule)
+            elif asked > 0:
                 drafts, scores = self._draft(drafter, asked, rule, target.vocabulary_size)
                 kept = stop.find(drafts)
                 if kept is not None:
@@ -260,6 +289,7 @@ def generate(
     seed: int = 0,
     draft_depth: int | None = None,
     lengths: Lengths | None = None,
+    tree: int = 0,
     stop_tokens: Iterable[int] = (),
     stop_strings: Iterable[str | bytes] = (),
     decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
@@ -269,7 +299,8 @@ def generate(
     """Continue `prompt` by at most `max_new` tokens, as `target` alone would, with `drafter` for speed.
 
     prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round at most, None for as many as the
-    drafter can, 0 for plain decoding; lengths: who chooses among those (None: always that many). rule: how sampled drafts are
+    drafter can, 0 for plain decoding; lengths: who chooses among those (None: always that many). tree: verify so many drafts a
+    round, at most draft_depth behind one another, as a tree; 0 for a chain. rule: how sampled drafts are
     verified, a name of `verify.RULES`; by default one where the seed alone decides the text. stop_tokens and stop_strings end
     the text (stopping.py; strings need decode_bytes). processors: change the logits by what was said before (processors.py).
     The target's cache is cleared first.
@@ -287,12 +318,16 @@ def generate(
     if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
         has = "there is no drafter" if drafter is None else f"this drafter drafts at most {most} tokens"
         raise UserError(f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}")
+    if not (_is_whole(tree) and tree >= 0):
+        raise UserError(f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}")
+    if tree and draft_depth and not hasattr(drafter, "draft_tree"):
+        raise UserError(f"a {type(drafter).__name__} drafts chains only: leave the tree out")
     chosen = make_rule(rule, law, seed, target.vocabulary_size, len(prompt))
     if processors:
         chosen = Processed(chosen, processors, prompt, _longest(prompt, max_new, target))
     return Generation(
         target, drafter if draft_depth else None, prompt, chosen, max_new, draft_depth,
-        Stop(stop_tokens, stop_strings, decode_bytes), lengths,
+        Stop(stop_tokens, stop_strings, decode_bytes), lengths, tree,
     )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.runtime import BlockWeights, Runtime, prepare_product
+from minimtp.decode.tree_drafting import grow
+from minimtp.decode.trees import Tree
 from minimtp.decode.verify import Greedy, Rule
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
@@ -114,6 +116,16 @@ class TokenConditionedDrafter:
             tokens.append(token)
             scores.append(score)
         return _gather(tokens, scores) if tokens else ([], None)
+
+    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+        states = {-1: self._hidden}  # by node
+
+        def follow(node: int, parent: int, path: list[int]) -> Array:
+            states[node] = states[parent].copy()
+            token = self._xp.asarray(path[-1:]) if path else self._pending
+            return self._kernel.gated_step(states[node], self._token_part(token), self._step)[0]
+
+        return grow(int(self._pending[0]), follow, rule, nodes, depth, self.least_confidence)
 
     def _token_part(self, tokens: Array) -> Array:
         """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""
@@ -246,6 +258,18 @@ class ParallelDrafter(BlockHeadDrafter):
         return rule.draw(self._kernel.linear(states, self._output), 0)
 
 
+    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+        self._catch_up()
+        last = self._rows - 1
+        states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
+        logits = self._kernel.linear(states, self._output)  # (K, V)
+
+        def follow(node: int, parent: int, path: list[int]) -> Array:
+            return logits[len(path) : len(path) + 1]
+
+        return grow(int(self._tokens[self._rows]), follow, rule, nodes, depth)
+
+
 class SequentialDrafter(BlockHeadDrafter):
     """Drafts with sequential modules: each reads the draft before it, provisional rows included."""
 
@@ -274,6 +298,20 @@ class SequentialDrafter(BlockHeadDrafter):
             # Rows from here on read tokens that are only drafted.
             module.cache.truncate(max(rows - index, 0))
         return _gather(tokens, scores)
+
+    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+        rows = self._rows
+
+        def follow(node: int, parent: int, path: list[int]) -> Array:
+            """The states of the modules before belong to another path, so all of them run again."""
+            self._tokens[rows + 1 : rows + 1 + len(path)] = self._xp.asarray(path)
+            for index in range(len(path) + 1):
+                module = self._run(index, rows)
+                state = module.states[rows - 1 : rows]
+                module.cache.truncate(max(rows - index, 0))
+            return self._kernel.linear(state, self._output)
+
+        return grow(int(self._tokens[rows]), follow, rule, nodes, depth)
 
 
 DRAFTERS: dict[type[Heads], Any] = {

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.verify import Rule
+from minimtp.decode.trees import Tree
+from minimtp.decode.verify import Children, Rule
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 
@@ -79,6 +80,25 @@ class Processed:
         self._committed = start + accepted + 1
         self._text[start + accepted] = token
         return accepted, token
+
+    def draw_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
+        return self.rule.draw_children(self._process(logits, self._text_with(path)), path, width)
+
+    def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]:
+        rows = []
+        for row in range(len(tree.tokens)):
+            drafted = [tree.tokens[above] for above in tree.path_to(row)]
+            rows.append(self._process(logits[row : row + 1], self._text_with(drafted)))
+        path, token = self.rule.verify_tree(array_module(logits).concatenate(rows), tree)
+        self._text_with([*(tree.tokens[row] for row in path), token])
+        self._committed += len(path) + 1
+        return path, token
+
+    def _text_with(self, drafted: Sequence[int]) -> np.ndarray:
+        """The committed text and these drafts behind it."""
+        stop = self._committed + len(drafted)
+        self._text[self._committed : stop] = drafted
+        return self._text[:stop]
 
     def _process(self, logits: Array, text: np.ndarray) -> Array:
         for processor in self.processors:

@@ -9,13 +9,15 @@ Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a
 there are, so verification and plain decoding agree exactly.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
 from minimtp import kernels
 from minimtp.backend import array_module
-from minimtp.decode.cache import KeyValueCache
+from minimtp.backend import numpy as np
+from minimtp.decode.cache import KeptRows, KeyValueCache
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
@@ -91,6 +93,13 @@ class BlockWeights:
         self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
 
 
+def stretches(depths: Sequence[int], start: int) -> np.ndarray:
+    """(S, 3) int64: the chains that make up a depth-first walk, each by its first row, the row after its last, and the position
+    of its first row in the text, where the root has position `start`."""
+    firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
+    return np.array([(a, b, start + depths[a]) for a, b in zip(firsts, [*firsts[1:], len(depths)], strict=True)], np.int64)
+
+
 class Runtime:
     """A trunk ready to decode: the `Target` of `decode/generate.py`.
 
@@ -136,6 +145,28 @@ class Runtime:
         other = copy(self)
         other.cache = self.cache.twin()
         return other
+
+    def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> Step:
+        """Feed the rows of a tree, T tokens and their depths in depth-first order. The cache is as before until `keep`.
+
+        Row r's bits are those of a chain that ends with it. Raises ValueError when they do not fit the context.
+        """
+        xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length
+        last = start + max(depths)
+        if last >= self.context_length:
+            raise ValueError(f"a tree that reaches position {last} does not fit a context of {self.context_length}")
+        positions = start + xp.asarray(depths)  # (T,)
+        x = self.table.rows(xp.asarray(tokens))  # (T, D)
+        self._kept = kept = KeptRows(cache, len(x))
+        logits, hidden = self._kernel.trunk_step(
+            x, self._trunk, cache.keys, cache.values, start, self.cosine[positions], self.sine[positions],
+            (stretches(depths, start), kept.keys, kept.values),
+        )  # fmt: skip
+        return Step(logits, hidden)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Add these rows of the tree that was fed last, a path that begins at its root, to the cache."""
+        self._kept.append(array_module(self.final_norm).asarray(rows))
 
     def truncate(self, length: int) -> None:
         """Forget the positions at and beyond `length`."""

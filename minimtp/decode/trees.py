@@ -60,6 +60,21 @@ class Tree:
         object.__setattr__(self, "parents", parents)
         object.__setattr__(self, "children", children)
 
+    def path_to(self, row: int) -> list[int]:
+        """The rows from the root, which is left out, down to this one."""
+        path = []
+        while row:
+            path.append(row)
+            row = self.parents[row]
+        return path[::-1]
+
+    def along(self, path: Sequence[int]) -> list[int]:
+        """The tokens on a path from the root, and behind it those of the first children: what the drafter believed most."""
+        rows = list(path)
+        while ahead := self.children[rows[-1] if rows else 0]:
+            rows.append(ahead[0])
+        return [self.tokens[row] for row in rows]
+
     def __len__(self) -> int:
         """Drafted tokens."""
         return len(self.tokens) - 1

@@ -17,8 +17,8 @@ one object, twice, for a chain and for a tree:
     draw(logits (R, V), index)                     the drafter's tokens (R,) for drafts index .. index + R - 1, scores
     verify(logits (K+1, V), drafts, scores)        -> (accepted, token)
 
-    draw_children(logits (R, V), depth, counts)    for each of R rows of this depth at most counts[r] different tokens to
-                                                   follow it, in the order drawn, and scores
+    draw_children(logits (1, V), path, width)      at most `width` different tokens to follow the drafted tokens `path`, in
+                                                   the order drawn, and how likely each is to be the one accepted
     verify_tree(logits (N+1, V), tree)             -> (path, token), see trees.py
 
 Scores (R, V) are logarithms of the laws q that drafts were drawn from, up to a constant a row (a model's logits over the
@@ -28,15 +28,27 @@ such as n-grams: drafts whose scores are None are one-hot.
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import NamedTuple
 
-from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.backend import to_numpy
 from minimtp.decode.chains import block_rule, matching_rule, token_rule
 from minimtp.decode.sampling import NOT_FINITE, Dice, Law, Noise, SeededDice, softmax
 from minimtp.decode.trees import Tree, matching_path, recursive_rejection, traversal
 from minimtp.errors import UserError
 
-Children = tuple[list[list[int]], np.ndarray | None]  # of each row the tokens drawn, and the scores
+
+class Children(NamedTuple):
+    """Candidates for one place. The beliefs decide the form of a tree, so its speed, and nothing else."""
+
+    tokens: list[int]
+    beliefs: list[float]  # descending; they do not depend on which tokens were drawn
+    scores: np.ndarray | None  # (1, V)
+
+
+# How likely a child that was drawn is believed to stand: the first as often as the two laws overlap, which hardly depends on
+# how flat they are; each further one seldom. A guess.
+STANDS, FALLS = 0.75, 0.15
 
 
 class Greedy:
@@ -50,8 +62,8 @@ class Greedy:
         _require_finite(logits[accepted, token])
         return accepted, token
 
-    def draw_children(self, logits: object, depth: int, counts: Sequence[int]) -> Children:
-        return _most_probable(logits, counts), None
+    def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
+        return _most_probable(to_numpy(logits), width)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         path, token = matching_path(logits.argmax(axis=-1).tolist().__getitem__, tree)
@@ -87,9 +99,8 @@ class SharedNoise:
         self.position += accepted + 1
         return accepted, token
 
-    def draw_children(self, logits: object, depth: int, counts: Sequence[int]) -> Children:
-        scores = to_numpy(self.law.scores(logits))
-        return _most_probable(scores + self.noise.rows(self.position + depth, 1), counts), None
+    def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
+        return _most_probable(self._with_noise(logits, self.position + len(path)), width)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         noise = self.noise.rows(self.position, max(tree.depths) + 1)[list(tree.depths)]  # (N+1, V)
@@ -124,8 +135,8 @@ class Match:
         p = to_numpy(self.law.probabilities(logits))
         return matching_rule(lambda row: self.dice.choose(p[row]), drafts)
 
-    def draw_children(self, logits: object, depth: int, counts: Sequence[int]) -> Children:
-        return _most_probable(logits, counts), None
+    def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
+        return _most_probable(to_numpy(self.law.scores(logits)), width)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         p = to_numpy(self.law.probabilities(logits))
@@ -156,9 +167,10 @@ class TokenRule:
         q = None if scores is None else softmax(np.asarray(scores, np.float64))
         return self.chain(to_numpy(self.law.probabilities(logits)), q, drafts, self.dice)
 
-    def draw_children(self, logits: object, depth: int, counts: Sequence[int]) -> Children:
+    def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         scores = to_numpy(self.law.scores(logits))
-        return [self.dice.draw_distinct(row, count) for row, count in zip(scores, counts, strict=True)], scores
+        tokens = self.dice.draw_distinct(scores[0], width)
+        return Children(tokens, [STANDS * FALLS**rank for rank in range(len(tokens))], scores)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         p = to_numpy(self.law.probabilities(logits))
@@ -192,14 +204,15 @@ def make_rule(name: str, law: Law, seed: int, vocabulary_size: int, position: in
     return {"token": TokenRule, "block": BlockRule, "match": Match}[name](law, SeededDice(seed))
 
 
-def _most_probable(scores: object, counts: Sequence[int]) -> list[list[int]]:
-    """Of each row of (R, V) the counts[r] tokens with the largest scores, the largest first, of equals the lowest id; none
-    with a score of -inf, which cannot be drawn."""
-    xp = array_module(scores)
-    order = xp.argsort(-scores, axis=-1, kind="stable")[:, : max(counts)]
-    possible = (xp.take_along_axis(scores, order, axis=-1) > -xp.inf).sum(axis=-1)
-    rows = zip(order.tolist(), counts, possible.tolist(), strict=True)
-    return [tokens[: min(count, most)] for tokens, count, most in rows]
+def _most_probable(scores: np.ndarray, width: int) -> Children:
+    """The tokens with the largest of (1, V) scores, of equals the lowest id first, none of -inf, which cannot be drawn. They
+    are believed in as much as a softmax of the scores does."""
+    row = scores[0]
+    order = np.argsort(-row, kind="stable")[:width]
+    weights = np.exp(row - row[order[0]])
+    beliefs = (weights[order] / weights.sum()).tolist()
+    tokens = [token for token in order.tolist() if row[token] > -np.inf]
+    return Children(tokens, beliefs[: len(tokens)], None)
 
 
 def _require_finite(logit: object) -> None:

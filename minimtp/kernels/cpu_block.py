@@ -14,6 +14,14 @@ from minimtp.kernels.cpu_products import aligned_empty, multiply
 from minimtp.kernels.cpu_training import normalize, swiglu_rows
 
 
+def _no_tree(*blocks):
+    """What stands for a tree where the rows are a chain; `blocks` is the number of blocks, if several are computed."""
+    return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
+
+
+NO_TREE = _no_tree()
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedBlock:
     weights: tuple  # two norms and four panels, in the order in which they are used
@@ -41,6 +49,7 @@ class PreparedTrunk:
     output_kind: int
     vocabulary: int
     epsilon: float
+    no_tree: tuple
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
@@ -53,18 +62,20 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
         for stack, array in zip(weights, block.weights, strict=True):
             stack[index] = array
     final_norm = np.array(final_norm, np.float32)
-    return PreparedTrunk(weights, first.kinds, first.sizes, final_norm, output.panels, output.kind, output.rows, epsilon)
+    return PreparedTrunk(
+        weights, first.kinds, first.sizes, final_norm, output.panels, output.kind, output.rows, epsilon, _no_tree(len(blocks))
+    )
 
 
 def _stack(array, count):
     return aligned_empty((count, *array.shape)) if array.dtype == np.uint8 else np.empty((count, *array.shape), array.dtype)
 
 
-def trunk_step(x, trunk, keys, values, start, cosine, sine):
+def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
     _trunk_step(
         x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
-        trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
+        trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits, *(tree or trunk.no_tree),
     )  # fmt: skip
     return logits, hidden
 
@@ -91,20 +102,25 @@ def _trunk_step(
     output_kind,
     output,
     logits,
+    stretches,
+    kept_keys,
+    kept_values,
 ):
     if not keys.shape[0] == values.shape[0] == attention_norm.shape[0]:
         raise ValueError("trunk_step: the caches are not one for each block")
     for i in range(keys.shape[0]):
         _transformer_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i], down[i],
-            kinds, sizes, epsilon, keys[i], values[i], start, cosine, sine,
+            kinds, sizes, epsilon, keys[i], values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i],
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     multiply(output_kind, hidden, output, logits)
 
 
-def transformer_block(x, block, keys, values, start, cosine, sine):
-    _transformer_block(x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine, sine)
+def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
+    _transformer_block(
+        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine, sine, *(tree or NO_TREE)
+    )
 
 
 @compiled
@@ -124,11 +140,15 @@ def _transformer_block(
     start,
     cosine,
     sine,
+    stretches,
+    kept_keys,
+    kept_values,
 ):
     rows = x.shape[0]
     heads, joined_width, inner_width = sizes
     groups, channels, room = keys.shape
-    if start < 0 or start + rows > room or values.shape != (room, groups, channels):
+    chain = stretches.shape[0] == 0
+    if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, channels):
         raise ValueError("transformer_block: the rows do not fit the cache")
     angles = (rows, channels // 2)
     if joined_width != (heads + 2 * groups) * channels or cosine.shape != angles or sine.shape != angles:
@@ -137,10 +157,21 @@ def _transformer_block(
     normalize(x, attention_norm, epsilon, normed, inverse_rms)
     joined = np.empty((rows, joined_width), np.float32)
     multiply(kinds[0], normed, qkv, joined)
-    q = np.empty((groups, rows * (heads // groups), channels), np.float32)
+    joined_heads = joined.reshape(rows, heads + 2 * groups, channels)
     attended = np.empty((rows, heads, channels), np.float32)
-    _rotate_and_store(joined.reshape(rows, heads + 2 * groups, channels), cosine, sine, q, keys, values, start)
-    attend(q, keys, values, start, channels**-0.5, attended)
+    for stretch in range(max(1, stretches.shape[0])):
+        first, stop, position = 0, rows, start
+        if not chain:
+            first, stop, position = stretches[stretch, 0], stretches[stretch, 1], stretches[stretch, 2]
+        if not (0 <= first < stop <= rows and 0 <= position <= room - (stop - first)):
+            raise ValueError("transformer_block: the rows do not fit the cache")
+        q, at = np.empty((groups, (stop - first) * (heads // groups), channels), np.float32), slice(first, stop)
+        _rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
+        attend(q, keys, values, position, channels**-0.5, attended[at])
+        if not chain:
+            for t in range(stop - first):
+                kept_keys[first + t] = keys[:, :, position + t]
+                kept_values[first + t] = values[position + t]
     multiply(kinds[1], attended.reshape(rows, heads * channels), attention_output, normed)
     _add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)

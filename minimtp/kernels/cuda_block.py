@@ -49,20 +49,27 @@ def cached_attention(q, keys, values, start, scale):
     return y
 
 
-def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine):
+def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine, tree=None):
     """As in `plain.py`; whether the rows fit the cache is the caller's to know where `start` is on the device."""
     xp, tokens, (groups, channels, room), heads = array_module(x), x.shape[0], keys.shape, block.heads
-    offset, place = _position(start)
-    if place is NOWHERE and not 0 <= offset <= room - tokens:
-        raise ValueError(f"{tokens} rows after {offset} do not fit a cache of {room}")
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
     joined = linear(normed, block.qkv)  # (T, (H + 2G) C)
-    queries = xp.empty((tokens, heads, channels), xp.float32)
-    launch(
-        "pointwise", "rotate_into_cache", (blocks_for(joined.size // 2, 256),), 256, joined, *whole(cosine, sine), tokens,
-        heads, groups, channels, room, offset, place, queries, keys, values,
-    )  # fmt: skip
-    attended = cached_attention(queries, keys, values, start, channels**-0.5)
+    cosine, sine = whole(cosine, sine)
+    attended = []
+    for first, stop, position in [(0, tokens, start)] if tree is None else tree[0].tolist():
+        offset, place = _position(position)
+        if place is NOWHERE and not 0 <= offset <= room - (stop - first):
+            raise ValueError(f"{stop - first} rows after {offset} do not fit a cache of {room}")
+        queries, rows = xp.empty((stop - first, heads, channels), xp.float32), joined[first:stop]
+        launch(
+            "pointwise", "rotate_into_cache", (blocks_for(rows.size // 2, 256),), 256, rows, cosine[first:stop],
+            sine[first:stop], stop - first, heads, groups, channels, room, offset, place, queries, keys, values,
+        )  # fmt: skip
+        attended.append(cached_attention(queries, keys, values, position, channels**-0.5))
+        if tree is not None:
+            tree[1][first:stop] = keys[:, :, offset : offset + stop - first].transpose(2, 0, 1)
+            tree[2][first:stop] = values[offset : offset + stop - first]
+    attended = attended[0] if tree is None else xp.concatenate(attended)
     add_linear(attended.reshape(tokens, -1), block.attention_output, x)
     normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
     add_linear(swiglu(linear(normed, block.gate_up)), block.down, x)
@@ -84,19 +91,21 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
     return PreparedTrunk(prepared, final_norm, output, epsilon, Graphs())
 
 
-def trunk_step(x, trunk, keys, values, start, cosine, sine):
-    """As in `plain.py`. Up to 16 tokens are a graph that is recorded once and then replayed: one launch instead of hundreds."""
+def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
+    """As in `plain.py`. Up to 16 tokens are a graph that is recorded once and then replayed: one launch instead of hundreds.
+    Trees have too many forms to be recorded."""
     tokens, room = x.shape[0], values.shape[1]
-    if not 0 <= start <= room - tokens:
+    if tree is None and not 0 <= start <= room - tokens:
         raise ValueError(f"{tokens} rows after {start} do not fit a cache of {room}")
 
     def step(x, start, cosine, sine):
-        for block, block_keys, block_values in zip(trunk.blocks, keys, values, strict=True):
-            transformer_block(x, block, block_keys, block_values, start, cosine, sine)
+        for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
+            block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
+            transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
         hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
         return linear(hidden, trunk.output), hidden
 
-    if tokens > MOST_RECORDED:
+    if tree is not None or tokens > MOST_RECORDED:
         return step(x, start, cosine, sine)
     return trunk.graphs.run((tokens, keys.data.ptr, values.data.ptr), step, x, numpy.int32(start), cosine, sine)
 

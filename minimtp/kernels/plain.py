@@ -327,22 +327,38 @@ def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate
     return PreparedBlock(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon)
 
 
-def transformer_block(x, block, keys, values, start, cosine, sine):
+def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
     """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN PLACE; returns None.
 
     x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1 of the cache, keys
     (G, C, S) and values (S, G, C), whose positions before `start` are the past. cosine, sine (T, C/2) rotate to the
-    positions from `start`. All arrays are contiguous. Raises ValueError where the rows do not fit the cache.
+    positions from `start`. All arrays are contiguous.
+
+    tree: (stretches, kept keys, kept values) for tokens that are no chain but a tree in depth-first order. A stretch (int64:
+    first row, row after the last, position of the first) is a chain; the cache serves as the walk's stack: when a stretch has
+    been written at its positions, the positions before it hold its ancestors, since all that was written later lies deeper. So
+    a row meets exactly the numbers that it would meet in a chain. What the walk overwrites is kept: keys and values of
+    every row, (T, G, C) each. cosine and sine rotate to the rows' own positions.
+
+    Raises ValueError where the rows do not fit the cache.
     """
     (rows, _), (groups, channels, room) = x.shape, keys.shape
-    if not 0 <= start <= room - rows:
+    stretches = [(0, rows, start)] if tree is None else tree[0].tolist()
+    if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
     joined = linear(normed, block.qkv).reshape(1, rows, -1, channels)  # queries, keys, values: (1, T, H+2G, C)
     rotated = rotate(joined[:, :, : block.heads + groups], cosine, sine)[0]  # (T, H+G, C)
-    keys[:, :, start : start + rows] = rotated[:, block.heads :].transpose(1, 2, 0)
-    values[start : start + rows] = joined[0, :, block.heads + groups :]
-    attended = cached_attention(rotated[:, : block.heads], keys, values, start, channels**-0.5)  # (T, H, C)
+    new_keys, new_values = rotated[:, block.heads :], joined[0, :, block.heads + groups :]
+    attended = []
+    for first, stop, position in stretches:
+        at = slice(position, position + stop - first)
+        keys[:, :, at] = new_keys[first:stop].transpose(1, 2, 0)
+        values[at] = new_values[first:stop]
+        attended.append(cached_attention(rotated[first:stop, : block.heads], keys, values, position, channels**-0.5))
+    if tree is not None:
+        tree[1][...], tree[2][...] = new_keys, new_values
+    attended = array_module(x).concatenate(attended) if tree else attended[0]  # (T, H, C)
     x += linear(attended.reshape(rows, -1), block.attention_output)
     normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
     x += linear(swiglu(linear(normed, block.gate_up)), block.down)
@@ -368,14 +384,15 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
     return PreparedTrunk(prepared, final_norm, output, epsilon)
 
 
-def trunk_step(x, trunk, keys, values, start, cosine, sine):
+def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T, D).
 
-    x (T, D) is overwritten; keys (L, G, C, S) and values (L, S, G, C) are the caches of the L blocks; the rest as in
-    `transformer_block`.
+    x (T, D) is overwritten; keys (L, G, C, S) and values (L, S, G, C) are the caches of the L blocks; of a tree, kept keys
+    and values are (L, T, G, C). The rest is as in `transformer_block`.
     """
-    for block, block_keys, block_values in zip(trunk.blocks, keys, values, strict=True):
-        transformer_block(x, block, block_keys, block_values, start, cosine, sine)
+    for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
+        block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
+        transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
     return linear(hidden, trunk.output), hidden
 

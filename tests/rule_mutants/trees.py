@@ -77,10 +77,7 @@ def of_two_paths_that_stand_the_longer_is_taken(p, q):
     def rule(p, q, tree, dice):
         results = []
         for leaf in [row for row, rows in enumerate(tree.children) if not rows]:
-            path = []
-            while leaf > 0:
-                path.insert(0, leaf)
-                leaf = tree.parents[leaf]
+            path = tree.path_to(leaf)
             chain = Tree([0, *(tree.tokens[row] for row in path)], list(range(len(path) + 1)))
             rows, token = recursive_rejection(p[[0, *path]], q[[0, *path]], chain, dice)
             results.append(([path[row - 1] for row in rows], token))

@@ -1,0 +1,80 @@
+"""Growing a tree of drafts: the most promising token next, until there are as many as one pass should verify.
+
+A drafter says for a path of drafted tokens what it expects to follow; the rule draws candidates from that and says how likely
+each is to be accepted (`verify.Children`). The product of these beliefs along a path is the chance that the path stands, and
+the sum of the chances of all rows is the number of drafts that will be accepted. So the best tree of N drafts is the N
+candidates with the largest chances, and since a child's is never larger than its parent's or its elder sibling's, taking the
+largest again and again finds them (as in EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276).
+Where the drafter is sure the tree is a chain; where it is not, it is broad.
+
+The rules stay exact: whether one more child is taken is decided from beliefs, which do not depend on the tokens drawn there,
+and a token that was taken stays.
+"""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from minimtp.backend import numpy as np
+from minimtp.decode.trees import Tree
+from minimtp.decode.verify import Rule
+from minimtp.engine.tensor import Array
+
+WIDTH = 4  # candidates for one place
+
+
+def grow(
+    pending: int,
+    follow: Callable[[int, int, list[int]], Array],
+    rule: Rule,
+    nodes: int,
+    depth: int,
+    least_confidence: float = 0.0,
+) -> Tree:
+    """A tree of at most `nodes` drafts, none deeper than `depth` or with a smaller chance than `least_confidence`.
+
+    follow(node, parent, path) -> logits (1, V): what the drafter expects after the tokens `path`, drafted behind `pending`;
+    the last of them is `node`, whose number is new, and the ones before it are `parent`, which has been asked about before.
+    Node 0 is the pending token itself, with the empty path and the parent -1.
+    """
+    tokens, parents, paths = [pending], [-1], [[]]
+    children: dict[int, list[int]] = {}
+    candidates, scores = {}, {}
+    # The largest chance first, of equals the earliest; rank -1 is a node about which the drafter has not been asked.
+    heap = [(-1.0, 0, 0, -1)]
+    count = 0
+    while heap and len(tokens) <= nodes:
+        chance, _, node, rank = heappop(heap)
+        if -chance < least_confidence:
+            break
+        if rank < 0:
+            if len(paths[node]) == depth:
+                continue
+            drawn = rule.draw_children(follow(node, parents[node], paths[node]), paths[node], WIDTH)
+            candidates[node], scores[node], children[node] = (chance, drawn), drawn.scores, []
+        else:
+            children[node].append(len(tokens))
+            heappush(heap, (chance, count, len(tokens), -1))
+            parents.append(node)
+            tokens.append(candidates[node][1].tokens[rank])
+            paths.append([*paths[node], tokens[-1]])
+        count += 1
+        before, drawn = candidates[node]
+        if rank + 1 < len(drawn.tokens):
+            heappush(heap, (before * drawn.beliefs[rank + 1], count, node, rank + 1))
+    return _in_depth_first_order(tokens, paths, children, scores)
+
+
+def _in_depth_first_order(
+    tokens: list[int], paths: list[list[int]], children: dict[int, list[int]], scores: dict[int, np.ndarray | None]
+) -> Tree:
+    order, ahead = [], [0]
+    while ahead:
+        order.append(ahead.pop())
+        ahead += reversed(children.get(order[-1], []))
+    laws = None
+    if scores.get(0) is not None:
+        laws = np.zeros((len(tokens), scores[0].shape[1]), scores[0].dtype)
+        for row, node in enumerate(order):
+            if node in scores:
+                laws[row] = scores[node][0]
+    return Tree([tokens[node] for node in order], [len(paths[node]) for node in order], laws)
