@@ -261,6 +261,13 @@ def bench_quality(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_kernels(options: argparse.Namespace) -> int:
+    from minimtp.bench.kernels import kernel_speeds
+
+    kernel_speeds(largest=options.largest, rounds=options.rounds, out=options.out)
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     from minimtp.doctor import describe
 
@@ -417,6 +424,15 @@ def make_parser() -> Parser:
     new.add_argument("--out", metavar="DIR", help="folder to work in, and to go on from (default: runs/quality-PRESET)")
     _add_corpus(new)
     _add_kernels(new)
+
+    new = command(
+        bench_kernels, "[options]", "products of 1 to 16 rows, beside the memory's speed and NumPy's product",
+        "minimtp bench kernels --largest 64",
+    )  # fmt: skip
+    new.add_argument("--largest", type=_whole, default=512, metavar="MB",
+                     help="of a matrix in float32; 512, the default, exceeds most caches even as int4")  # fmt: skip
+    new.add_argument("--rounds", type=_whole, default=5, metavar="N", help="rounds of each product (default: 5)")
+    new.add_argument("--out", metavar="FILE", help="also write what was found as JSON, and a picture beside it")
 
     new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
     _add_kernels(new)

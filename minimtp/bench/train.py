@@ -10,9 +10,10 @@ A busy machine is told of, for it hurts unequally: PyTorch's threads spin until 
 core taken by other work it was 8 to 80 times slower than with one.
 
 **Equal work.** Both start from the same weights and see the same batches. The first 20 steps warm up, are not counted, and
-their losses must agree within 1e-4 nats. A loss of 5 is rounded to 5e-7 in float32, sums in another order differ by one
-or two of those, and training amplifies them: up to 1.3e-5 was seen (preset `laptop`). On `tiny`, where it is below 1e-6, a
-learning rate, beta or clipping wrong by one per cent makes 3e-4 or more, a weight decay wrong by three per cent 1.7e-4.
+their losses must agree within 1e-4 of the loss. A loss is rounded to 1e-7 of itself in float32, sums in another order
+differ by one or two of those, and every step of training multiplies the difference: 6e-7 was seen with `quick`, 4e-5 with
+`laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay that is wrong by a tenth makes more than is allowed, as
+the tests show.
 
 **Counted** as operations, 2 for a multiplication and an addition: 6 for each token and weight of a product (2 forward, 4
 backward; norms and the table's look-up are none), and for attention 6 (T + 1) D a token and layer, three times the forward's
@@ -164,7 +165,7 @@ def operations_per_token(recipe: Recipe) -> int:
 
 
 def largest_difference(losses: dict[str, Sequence[float]]) -> float | None:
-    """Between minimtp's losses and the peer's, in nats; None without a peer. Raises RuntimeError beyond the tolerance."""
+    """Between minimtp's losses and the peer's, as a share of the loss; None without a peer. Raises RuntimeError beyond the tolerance."""
     if "torch" not in losses:
         return None
     ours, theirs = np.asarray(losses["minimtp"]), np.asarray(losses["torch"])

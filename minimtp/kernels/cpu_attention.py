@@ -40,19 +40,19 @@ def attend(q, keys, values, start, scale, out):
     for group in range(groups):
         for first in range(0, length, PANEL):
             if first + PANEL <= room:
-                multiply_floats(q[group], all_keys, (group * channels * room) + first, room, channels, scores, first)
+                multiply_floats(q[group], all_keys, (group * channels * room) + first, room, channels, scores, first, 0)
             else:
                 edge = _last_keys(keys, group, first, length)
-                multiply_floats(q[group], edge, 0, PANEL, channels, scores, first)
+                multiply_floats(q[group], edge, 0, PANEL, channels, scores, first, 0)
         _softmax(scores, start, shared, np.float32(scale), inverses)
         if channels % PANEL == 0:
             for channel in range(0, channels, PANEL):
                 at = group * channels + channel
-                multiply_floats(scores, all_values, at, groups * channels, length, sums, channel)
+                multiply_floats(scores, all_values, at, groups * channels, length, sums, channel, 0)
         else:  # rare: the channels are filled up with zeros
             filled = _filled_values(values, group, length, sums.shape[1])
             for channel in range(0, channels, PANEL):
-                multiply_floats(scores, filled, channel, sums.shape[1], length, sums, channel)
+                multiply_floats(scores, filled, channel, sums.shape[1], length, sums, channel, 0)
         for t in range(new):
             for head in range(shared):
                 for c in range(channels):

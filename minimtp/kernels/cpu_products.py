@@ -17,14 +17,15 @@ from minimtp.backend import numpy as np
 from minimtp.kernels import blocks as ggml
 from minimtp.kernels.compiling import compiled
 from minimtp.kernels.cpu_tiles import GROUP, MOST_ROWS, PANEL, Q4, Q8, SCALE_BYTES, float_tile, quantized_tile
+from minimtp.kernels.cpu_vectors import CACHE_LINE
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-CACHE_LINE = 64
+LARGE, AHEAD = 1 << 20, 8192  # bytes: matrices that the memory is asked for in advance, and how far
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
 _f32_1, _f32_2, _f32_4, _f32_8 = (float_tile(rows) for rows in (1, 2, 4, 8))
-_q4_0_1, _q4_0_2, _q4_0_4, _q4_0_8 = (quantized_tile(Q4, rows) for rows in (1, 2, 4, 8))
-_q8_0_1, _q8_0_2, _q8_0_4, _q8_0_8 = (quantized_tile(Q8, rows) for rows in (1, 2, 4, 8))
+_q4_0_1, _q4_0_2, _q4_0_4 = (quantized_tile(Q4, rows) for rows in (1, 2, 4))
+_q8_0_1, _q8_0_2, _q8_0_4 = (quantized_tile(Q8, rows) for rows in (1, 2, 4))
 _round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
 Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
 
@@ -41,6 +42,12 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         return self.panels.nbytes
+
+    def repeated(self, count: int) -> "Prepared":
+        """`count` copies of the matrix, one below the other; its rows must fill whole panels."""
+        panels = aligned_empty((count * len(self.panels), self.panels.shape[1]))
+        panels.reshape(count, *self.panels.shape)[:] = self.panels
+        return Prepared(count * self.rows, self.columns, panels, self.kind)
 
 
 def linear(x, prepared, out=None):
@@ -114,37 +121,38 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 
 @compiled
-def multiply_floats(x, w, start, stride, depth, y, column):
+def multiply_floats(x, w, start, stride, depth, y, column, ahead):
     """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
     row = 0
     while row < x.shape[0]:
         left = x.shape[0] - row
         if left >= 8 and MOST_ROWS >= 8:
             rows = 8
-            _f32_8(x, row, w, start, stride, depth, y, row, column)
+            _f32_8(x, row, w, start, stride, depth, y, row, column, ahead)
         elif left >= 4:
             rows = 4
-            _f32_4(x, row, w, start, stride, depth, y, row, column)
+            _f32_4(x, row, w, start, stride, depth, y, row, column, ahead)
         elif left >= 2:
             rows = 2
-            _f32_2(x, row, w, start, stride, depth, y, row, column)
+            _f32_2(x, row, w, start, stride, depth, y, row, column, ahead)
         else:
             rows = 1
-            _f32_1(x, row, w, start, stride, depth, y, row, column)
-        row += rows
+            _f32_1(x, row, w, start, stride, depth, y, row, column, ahead)
+        row, ahead = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled
 def _multiply_f32(x, panels, y):
     _require_fitting(x, panels, 1, F32_BYTES, y)
     weights = panels.reshape(-1).view(np.float32)
+    ahead = AHEAD if panels.size > LARGE else 0
     for panel in range(panels.shape[0]):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
-            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, ahead)
         else:  # what sticks out of a panel that y cuts off is computed elsewhere
             edge = np.empty((x.shape[0], PANEL), np.float32)
-            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, ahead)
             _copy_edge(edge, y, column)
 
 
@@ -173,22 +181,20 @@ def _multiply_q4_0(x, panels, y):
 
 @compiled
 def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
+    ahead = AHEAD if panels.size > LARGE else 0
     row = 0
     while row < y.shape[0]:
         left = y.shape[0] - row
-        if left >= 8 and MOST_ROWS >= 8:
-            rows = 8
-            _q4_0_8(codes, scales, starts, row, panels, panel, y, row, column)
-        elif left >= 4:
+        if left >= 4:
             rows = 4
-            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column)
+            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         elif left >= 2:
             rows = 2
-            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column)
+            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         else:
             rows = 1
-            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column)
-        row += rows
+            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+        row, ahead = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled
@@ -209,22 +215,20 @@ def _multiply_q8_0(x, panels, y):
 
 @compiled
 def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
+    ahead = AHEAD if panels.size > LARGE else 0
     row = 0
     while row < y.shape[0]:
         left = y.shape[0] - row
-        if left >= 8 and MOST_ROWS >= 8:
-            rows = 8
-            _q8_0_8(codes, scales, starts, row, panels, panel, y, row, column)
-        elif left >= 4:
+        if left >= 4:
             rows = 4
-            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column)
+            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         elif left >= 2:
             rows = 2
-            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column)
+            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         else:
             rows = 1
-            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column)
-        row += rows
+            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+        row, ahead = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled

@@ -6,6 +6,9 @@ do not find this shape in a loop (they vectorize the innermost one and keep tota
 a Python loop that emits instructions for every total. Where the processor has too few registers for all the totals, the
 columns are done in parts, one after the other.
 
+The more rows, the more is computed between two loads, and the processor's own prefetching falls behind: beyond the cache, four
+rows took twice as long as one. So a tile can ask the memory for what comes `ahead` bytes later, and they take the time of one.
+
 Weights lie in *panels* of 32 output columns: neighbouring outputs are neighbours in memory, so that a vector register
 holds the totals of neighbouring outputs and nothing is ever summed across a register, except the bytes of a dword.
 
@@ -57,7 +60,7 @@ GROUP = 32  # values that share a scale
 SCALE_BYTES = 2 * PANEL
 VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
-FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 16) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
+FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
 
 
 def _parts(rows, most_totals):
@@ -67,22 +70,22 @@ def _parts(rows, most_totals):
 
 
 def float_tile(rows):
-    """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column).
+    """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, ahead).
 
     out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride + j], for `rows` values of
-    r and 32 of j.
+    r and 32 of j. ahead: bytes, 0 to leave prefetching to the processor.
     """
 
     @intrinsic
-    def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column):
+    def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column, ahead):
         if not fit((x, w, out), (FLOAT_MATRIX, FLOAT_VECTOR, FLOAT_MATRIX)):
             return None
         integer = types.intp
-        kinds = (x, integer, w, integer, integer, integer, out, integer, integer)
+        kinds = (x, integer, w, integer, integer, integer, out, integer, integer, integer)
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
-            x, row, w, start, stride, depth, out, out_row, out_column = emit.arrays
+            x, row, w, start, stride, depth, out, out_row, out_column, ahead = emit.arrays
             x_rows = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)]
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             weights, line = emit.item(w, start, 4), emit.times(stride, 4)
@@ -90,6 +93,7 @@ def float_tile(rows):
                 totals = [[emit.variable(emit.constant(FLOATS, 0.0)) for _ in part] for _ in range(rows)]
                 with cgutils.for_range(builder, depth) as along_k:
                     here = emit.advance(weights, emit.times(along_k.index, line))
+                    emit.prefetch(here, ahead, 4 * LANES * len(part))
                     loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in part]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(along_k.index, 4))
@@ -191,7 +195,7 @@ Q4, Q8 = (Q4Dots, Q8Dots) if DOTS else (Q4Shorts, Q8Shorts)
 
 
 def quantized_tile(kind, rows):
-    """Emits tile(codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row, out_column).
+    """Emits tile(codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row, out_column, ahead).
 
     out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for `rows` values of r and 32
     of j.
@@ -199,16 +203,16 @@ def quantized_tile(kind, rows):
     group_bytes = SCALE_BYTES + kind.code_bytes
 
     @intrinsic
-    def tile(typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column):
+    def tile(typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, ahead):
         expected = (kind.code_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
         if not fit((x, scales, starts, panels, out), expected):
             return None
         integer = types.intp
-        kinds = (x, scales, starts, integer, panels, integer, out, integer, integer)
+        kinds = (x, scales, starts, integer, panels, integer, out, integer, integer, integer)
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
-            x, scales, starts, row, panels, panel, out, out_row, out_column = emit.arrays
+            x, scales, starts, row, panels, panel, out, out_row, out_column, ahead = emit.arrays
             groups = emit.width(scales)
             # The number of steps is a constant, but LLVM must not know: it would unroll the loop and spill the
             # registers.
@@ -224,6 +228,7 @@ def quantized_tile(kind, rows):
                     group = along_groups.index
                     block = emit.advance(base, emit.times(group, group_bytes))
                     codes_block = emit.advance(block, SCALE_BYTES)
+                    emit.prefetch(block, ahead, group_bytes)
                     first_totals = [kind.start(emit, start_row, group) for start_row in start_rows]
                     sums = [[emit.variable(start) for _ in part] for start in first_totals]
                     with cgutils.for_range(builder, steps) as along_steps:

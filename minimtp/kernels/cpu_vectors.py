@@ -21,6 +21,7 @@ def processor_features(context):
 # AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
 LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
+CACHE_LINE = 64  # bytes
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
@@ -93,6 +94,15 @@ class Emitter:
     def store(self, value, address, offset=0):
         address = self.builder.bitcast(self.advance(address, offset), value.type.as_pointer())
         self.builder.store(value, address, align=1)
+
+    def prefetch(self, address, ahead, size):
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours, unless ahead is 0."""
+        b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
+        prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        flags = [ir.Constant(INT32, flag) for flag in (0, 3, 1)]  # to read, into the nearest cache, data
+        with b.if_then(b.icmp_signed(">", ahead, self.number(0)), likely=False):
+            for offset in range(0, size, CACHE_LINE):
+                b.call(prefetch, [self.advance(address, self.plus(ahead, offset)), *flags])
 
     def load_everywhere(self, scalar_kind, address, offset=0):
         """A vector, each lane of which is the scalar at the address."""

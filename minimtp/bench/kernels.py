@@ -1,0 +1,204 @@
+"""How fast the products of decoding are, beside what the memory can deliver: `minimtp bench kernels`.
+
+Decoding one token reads every weight once and does two operations with it. Beyond the cache nothing can be faster than the
+memory, so the yardstick is the machine's own read bandwidth, measured here by BLAS's dot product of a vector with itself, at
+the size of the weights in question: what fits a cache is read faster.
+
+    GB/s        bytes of weights, scales included, a second
+    Gweight/s   weights a second, what counts for tokens: an int4 weight is an eighth of a float32's bytes
+    c(T)        the time of T rows over the time of one row. Verifying a draft of T - 1 tokens costs c(T) plain steps, so this
+                decides what speculation can gain: a perfect draft makes T / c(T)
+
+NumPy's product (BLAS, float32) stands beside them. All on one thread and taken in turn: each figure is the median over
+rounds, each round the median of some calls. Weights of a large matrix repeat (a panel of 32 rows is copied), its memory does
+not.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+
+from tqdm import tqdm
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.bench import machine
+from minimtp.errors import UserError
+from minimtp.kernels import blocks
+from minimtp.training import checkpoint
+
+SHAPES = ((128, 128), (512, 512), (2048, 2048), (4096, 4096), (16384, 8192))  # (outputs, inputs)
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+FORMATS = ("q4_0", "q8_0", "f32", "numpy")
+SECONDS = 0.02  # of calls that make one figure of a round
+
+
+@dataclass
+class Contender:
+    """A product of T rows with one matrix: `call(rows)` computes it."""
+
+    format: str
+    weights: int
+    bytes: int
+    call: Callable[[int], object]
+
+
+def kernel_speeds(
+    *, largest: int = 512, rounds: int = 5, out: str | Path | None = None, report: Callable[[str], None] = print
+) -> dict[str, object]:
+    """Measure all formats on all matrices of at most `largest` MB in float32; return and, with `out`, write what was found.
+
+    Raises UserError for numbers that cannot be used, or without compiled kernels: array code is not what this measures.
+    """
+    for name, value, most in (("largest", largest, 1 << 14), ("rounds", rounds, 1_000)):
+        if not 1 <= value <= most:
+            raise UserError(f"{name} must be at least 1 and at most {most}, not {value}")
+    if out is not None and Path(out).is_dir():
+        raise UserError(f"{out} is a folder: give --out the name of a file")
+    if kernels.describe()[0] != "cpu":
+        raise UserError(f"there are no compiled kernels to measure: {kernels.describe()[1]}")
+    load = machine.load()
+    machine.warn_if_busy(load, report)
+    shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= largest << 20]
+    measured = []
+    with tqdm(total=len(shapes) * len(FORMATS), desc="kernels", unit="matrix", disable=None) as bar:
+        for shape in shapes:
+            measured += _measure(shape, rounds, bar.update)
+    result = {
+        "measurement": "kernels", "rounds": rounds, "rows": list(ROWS), "threads": 1, "products": measured,
+        "machine": machine.describe(load), "versions": machine.versions(),
+    }  # fmt: skip
+    report(table(result))
+    if out is not None:
+        checkpoint.make_folder(Path(out).parent)
+        checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
+        picture = draw(result, Path(out).with_suffix(".png"))
+        report(f"saved {out}" + (f" and {picture}" if picture else ""))
+    return result
+
+
+def _measure(shape: tuple[int, int], rounds: int, progress: Callable[[int], object]) -> list[dict[str, object]]:
+    """Every format's figures for one matrix, taken in turn."""
+    contenders = []
+    for format_ in FORMATS:
+        contenders.append(_contender(format_, shape))
+        progress(1)
+    readers = {c.bytes: _reader(c.bytes) for c in contenders}
+    seconds = {c.format: {rows: [] for rows in ROWS} for c in contenders}
+    reading = {size: [] for size in readers}
+    for _ in range(rounds):
+        for size, read in readers.items():
+            reading[size].append(_seconds(read))
+        for rows in ROWS:
+            for c in contenders:
+                seconds[c.format][rows].append(_seconds(lambda c=c, rows=rows: c.call(rows)))
+    return [_figures(c, shape, seconds[c.format], reading[c.bytes]) for c in contenders]
+
+
+def _figures(
+    contender: Contender, shape: tuple[int, int], seconds: dict[int, list[float]], reading: Sequence[float]
+) -> dict[str, object]:
+    one, read = statistics.median(seconds[1]), statistics.median(reading)
+    return {
+        "format": contender.format, "outputs": shape[0], "inputs": shape[1], "bytes": contender.bytes,
+        "microseconds": {rows: 1e6 * statistics.median(times) for rows, times in seconds.items()},
+        "microseconds_fastest": 1e6 * min(seconds[1]), "microseconds_slowest": 1e6 * max(seconds[1]),
+        "gweights_per_second": contender.weights / one / 1e9,
+        "gigabytes_per_second": contender.bytes / one / 1e9,
+        "read_gigabytes_per_second": contender.bytes / read / 1e9,
+        "share_of_read": read / one,
+        "c": {rows: statistics.median(t / base for t, base in zip(times, seconds[1], strict=True))
+              for rows, times in seconds.items()},
+    }  # fmt: skip
+
+
+def _contender(format_: str, shape: tuple[int, int]) -> Contender:
+    outputs, inputs = shape
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((max(ROWS), inputs)).astype(np.float32)
+    few = rng.standard_normal((32, inputs)).astype(np.float32)
+    kernel, y = kernels.for_array(x), np.empty((max(ROWS), outputs), np.float32)
+    if format_ == "numpy":
+        transposed = np.tile(few, (outputs // 32, 1)).T
+        return Contender(
+            format_, transposed.size, transposed.nbytes, lambda rows: np.matmul(x[:rows], transposed, out=y[:rows])
+        )
+    if format_ == "f32":
+        panel = kernel.prepare_f32(few)
+    elif format_ == "q4_0":
+        panel = kernel.prepare_q4_0(blocks.pack_q4_0(*blocks.encode_q4_0(few)))
+    else:
+        panel = kernel.prepare_q8_0(blocks.pack_q8_0(*blocks.encode_q8_0(few)))
+    matrix = panel.repeated(outputs // 32)
+    return Contender(format_, outputs * inputs, matrix.nbytes, lambda rows: kernel.linear(x[:rows], matrix, y[:rows]))
+
+
+def _reader(size: int) -> Callable[[], object]:
+    """Reads that many bytes."""
+    vector = np.ones(max(1, size // 4), np.float32)
+    return lambda: np.dot(vector, vector)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Median of calls that together take about SECONDS; the first call is not counted."""
+    call()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < SECONDS:
+        started = perf_counter()
+        call()
+        times.append(perf_counter() - started)
+    return statistics.median(times)
+
+
+def table(result: dict[str, object], markdown: bool = False) -> str:
+    """What the command prints."""
+    shown = (2, 4, 8, 16)
+    head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", "of read", *(f"c({rows})" for rows in shown)]
+    lines = []
+    for p in result["products"]:
+        c = {int(rows): value for rows, value in p["c"].items()}
+        us = {int(rows): value for rows, value in p["microseconds"].items()}
+        lines.append([
+            f"{p['outputs']} x {p['inputs']}", p["format"], f"{p['bytes'] / 1e6:.2f}", f"{us[1]:.1f}",
+            f"{p['gweights_per_second']:.1f}", f"{p['gigabytes_per_second']:.1f}", f"{p['share_of_read']:.0%}",
+            *(f"{c[rows]:.2f}" for rows in shown),
+        ])  # fmt: skip
+    if markdown:
+        rule = ["---", "---", *("---:" for _ in head[2:])]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
+    widths = [max(len(cells[i]) for cells in (head, *lines)) for i in range(len(head))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (head, *lines))
+
+
+def draw(result: dict[str, object], path: Path) -> Path | None:
+    """Gweight/s by the size of the matrix, beside what the memory could deliver. None where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    speed, rows_axes = figure.subplots(1, 2)
+    largest = result["products"][-1]["outputs"], result["products"][-1]["inputs"]
+    for format_, colour in zip(FORMATS, ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d"), strict=True):
+        products = [p for p in result["products"] if p["format"] == format_]
+        weights = [p["outputs"] * p["inputs"] for p in products]
+        label = "NumPy, float32" if format_ == "numpy" else format_
+        speed.plot(weights, [p["gweights_per_second"] for p in products], "o-", color=colour, label=label)
+        if format_ != "numpy":
+            limits = [p["gweights_per_second"] / p["share_of_read"] for p in products]
+            speed.plot(weights, limits, ":", color=colour, label=f"memory's limit for {format_}")
+        last = next(p for p in products if (p["outputs"], p["inputs"]) == largest)
+        rows_axes.plot([int(r) for r in last["c"]], list(last["c"].values()), "o-", color=colour, label=label)
+    speed.set(xscale="log", yscale="log", xlabel="weights of the matrix", ylabel="Gweight/s, one row, one thread",
+              title="one token: weights a second")  # fmt: skip
+    rows_axes.set(xlabel="rows T", ylabel="c(T): time of T rows / time of one", ylim=(0, 16),
+                  title=f"verification: {largest[0]} x {largest[1]}")  # fmt: skip
+    for axes in (speed, rows_axes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    return path
