@@ -171,7 +171,8 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
         rule = ["---", "---", *("---:" for _ in head[2:])]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
     widths = [max(len(cells[i]) for cells in (head, *lines)) for i in range(len(head))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (head, *lines))
+    padded = ([cell.rjust(width) for cell, width in zip(cells, widths, strict=True)] for cells in (head, *lines))
+    return "\n".join("  ".join(cells) for cells in padded)
 
 
 def draw(result: dict[str, object], path: Path) -> Path | None:

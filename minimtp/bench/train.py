@@ -165,14 +165,17 @@ def operations_per_token(recipe: Recipe) -> int:
 
 
 def largest_difference(losses: dict[str, Sequence[float]]) -> float | None:
-    """Between minimtp's losses and the peer's, as a share of the loss; None without a peer. Raises RuntimeError beyond the tolerance."""
+    """Between minimtp's losses and the peer's, as a share of the loss; None without a peer.
+
+    Raises RuntimeError beyond the tolerance.
+    """
     if "torch" not in losses:
         return None
     ours, theirs = np.asarray(losses["minimtp"]), np.asarray(losses["torch"])
     difference = float((np.abs(ours - theirs) / np.abs(theirs)).max())
     if not difference <= TOLERANCE:  # NaN is not
-        raise RuntimeError(f"the sides' losses differ by {difference:.2g} of the loss, and {TOLERANCE:g} is allowed: they do not "
-                           f"train the same model\n{losses}")  # fmt: skip
+        raise RuntimeError(f"the sides' losses differ by {difference:.2g} of the loss, and {TOLERANCE:g} is allowed: they do "
+                           f"not train the same model\n{losses}")  # fmt: skip
     return difference
 
 
