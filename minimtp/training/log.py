@@ -40,6 +40,19 @@ class RunLog:
             raise UserError(f"{self.path} cannot be written ({error.strerror}): make room, then --resume") from None
 
 
+class SilentLog:
+    """What the other processes of a run have for a log: nothing is written."""
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def write(self, **values: object) -> None:
+        pass
+
+
 def read_log(folder: str | Path) -> list[dict]:
     """The log's lines; none if there is no log. A last line that a crash cut short is left out."""
     path = Path(folder, LOG_NAME)

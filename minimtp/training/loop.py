@@ -19,13 +19,13 @@ from minimtp import kernels
 from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
-from minimtp.training import checkpoint
+from minimtp.training import checkpoint, distributed
 from minimtp.training.build import Model, transplant
 from minimtp.training.checkpoint import Checkpoint, load
 from minimtp.training.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import Evaluation, evaluate_model
 from minimtp.training.interrupt import Interrupted, StopRequest
-from minimtp.training.log import RunLog
+from minimtp.training.log import RunLog, SilentLog
 from minimtp.training.picture import draw_losses
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
@@ -66,10 +66,14 @@ def train(
     whose weights are taken over; continue_schedule: also its moments and its step. stop_at_step: save and return there, as
     if interrupted. report: receives lines for people (None: standard error).
 
+    In a process that mpirun started this is the work of all of them: see distributed.py.
+
     Raises UserError for whatever cannot be used, and Interrupted, after saving, when the user stops the run.
     """
     report = report or (lambda line: tqdm.write(line, file=sys.stderr))
-    out = Path(out)
+    out, team = Path(out), distributed.join()
+    if team.rank:
+        report = lambda line: None  # noqa: E731
     before = _previous(out, recipe, resume)
     recipe = recipe or (before.recipe if before else Recipe())
     source = None if before or start_from is None else checkpoint.read(start_from, optimizer=continue_schedule)
@@ -83,58 +87,75 @@ def train(
     last_step = min(recipe.steps, stop_at_step or recipe.steps)
     if before and before.step >= last_step:
         report(f"{out} is finished: step {before.step} of {recipe.steps}")
+        team.finish()
         return TrainingResult(out, before.step, before.step >= recipe.steps, _evaluation(before.state))
     at = _branch(start_from, source, recipe, continue_schedule) if source else before
     if at and at.step >= last_step:
         raise UserError(f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens")
     state = dict(before.state) if before else {}
     state["teacher"] = str(Path(teacher).resolve()) if teacher else state.get("teacher")
+    if recipe.batch < team.size:
+        raise UserError(f"a batch of {recipe.batch} windows cannot be shared by {team.size} processes: raise batch")
     chosen = choose_device(device)
-    shards = _shards(chosen, threads, before)
+    distributed.use_own_gpu(team, chosen)
+    shards = _shards(chosen, threads, before, team)
     guide = _teacher(state["teacher"], recipe, chosen)
-    checkpoint.make_folder(out)
-    trainer = Trainer(recipe, at, chosen, shards, partial=at is not before, teacher=guide)
+    team.any(False)  # all have read what was there before the first one writes
+    if team.rank == 0:
+        checkpoint.make_folder(out)
+    trainer = Trainer(recipe, at, chosen, shards, partial=at is not before, teacher=guide, team=team)
     try:
-        with RunLog(out, trainer.step) as log:
+        with RunLog(out, trainer.step) if team.rank == 0 else SilentLog() as log:
             report(f"recipe\n{recipe.describe()}")
             report(f"corpus    {corpus.describe()}")
             report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
             report(f"device    {chosen.name}: {chosen.reason}")
             report(f"kernels   {': '.join(kernels.describe(chosen.name))}")
             report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
-            return _run(trainer, corpus, out, log, last_step, state, report)
+            if team.size > 1:
+                report(f"processes {team.describe()}")
+            result = _run(trainer, corpus, out, log, last_step, state, report)
+    except Interrupted:
+        team.finish()
+        raise
     finally:
         trainer.close()
+    team.finish()
+    return result
 
 
 def _run(
     trainer: Trainer,
     corpus: Corpus,
     out: Path,
-    log: RunLog,
+    log: RunLog | SilentLog,
     last_step: int,
     state: dict,
     report: Callable[[str], None],
 ) -> TrainingResult:
     """Steps, log lines and checkpoints up to `last_step`."""
-    recipe, began = trainer.recipe, time.perf_counter() - state.get("seconds", 0.0)
+    recipe, team, began = trainer.recipe, trainer.team, time.perf_counter() - state.get("seconds", 0.0)
     log_every, per_step = max(1, recipe.steps // LOGGED_STEPS), recipe.batch * recipe.context
     interval = 0.1 if sys.stderr.isatty() else 30.0
     bar = tqdm(total=recipe.steps * per_step, initial=trainer.step * per_step, unit="tok", unit_scale=True,
-               desc=out.name, mininterval=interval, dynamic_ncols=True)  # fmt: skip
+               desc=out.name, mininterval=interval, dynamic_ncols=True, disable=team.rank > 0)  # fmt: skip
+
+    resume_with = f"go on from the last checkpoint with: mpirun -n {team.size} minimtp train --out {out} --resume"
 
     def save() -> None:
+        if team.rank:
+            return
         state.update(seconds=time.perf_counter() - began, shards=trainer.shards)
         checkpoint.write(out, trainer.at_this_step(corpus, state))
 
     def evaluate() -> None:
-        if recipe.evaluate_bytes:
+        if recipe.evaluate_bytes and team.rank == 0:
             evaluation = evaluate_model(trainer.model, corpus, recipe.context, recipe.evaluate_bytes, trainer.shards)
             state["evaluation"] = evaluation.to_dict()
             log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
 
-    with StopRequest() as stop, bar:
-        while trainer.step < last_step and not stop.asked:
+    def steps(stop: StopRequest) -> None:
+        while trainer.step < last_step and not team.any(stop.asked):
             tokens = corpus.batch(trainer.step, seed=recipe.seed, batch=recipe.batch, context=recipe.context,
                                   depth=recipe.draft_depth)  # fmt: skip
             losses, rate, norm = trainer.advance(tokens)
@@ -152,13 +173,22 @@ def _run(
             if recipe.checkpoint_every and trainer.step % recipe.checkpoint_every == 0 and trainer.step < last_step:
                 save()
                 evaluate()
-        if trainer.step == recipe.steps:
-            evaluate()
-        save()
-    if trainer.step == recipe.steps or not stop.asked:
+
+    with StopRequest() as stop, bar:
+        team.begin(lambda: stop.asked, f"minimtp: a process was killed, and mpirun all others; {resume_with}")
+        try:
+            steps(stop)
+            if trainer.step == recipe.steps:
+                evaluate()
+            save()
+            stopped = team.any(stop.asked)
+        except distributed.Lost as lost:
+            save()
+            raise UserError(f"{lost}; step {trainer.step} is saved; {resume_with}") from lost
+    if team.rank == 0 and (trainer.step == recipe.steps or not stopped):
         picture = draw_losses(out)
         report(f"saved     {out}" + (f", loss curve {picture}" if picture else ""))
-    if stop.asked:  # even in the last step, of the run or of this stage: what comes after it must not begin
+    if stopped:  # even in the last step, of the run or of this stage: what comes after it must not begin
         raise Interrupted(out, trainer.step, recipe.steps)
     return TrainingResult(out, trainer.step, trainer.step == recipe.steps, _evaluation(state))
 
@@ -249,12 +279,12 @@ def _teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None
     return run.model
 
 
-def _shards(device: Device, threads: int | None, before: Checkpoint | None) -> int:
+def _shards(device: Device, threads: int | None, before: Checkpoint | None, team: distributed.Alone) -> int:
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
     if device.name != "cpu":
         return 1
-    return threads or (int(before.state["shards"]) if before else available_cores())
+    return threads or (int(before.state["shards"]) if before else max(1, available_cores() // team.local_size))
 
 
 def _evaluation(state: dict) -> Evaluation | None:

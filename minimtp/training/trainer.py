@@ -21,6 +21,7 @@ from minimtp.training import schedule
 from minimtp.training.build import Model, build_model, fill, quantization_spec
 from minimtp.training.checkpoint import Checkpoint
 from minimtp.training.corpus import Corpus
+from minimtp.training.distributed import Alone
 from minimtp.training.recipe import Recipe
 
 
@@ -28,7 +29,7 @@ class Trainer:
     """A model in training: parameters, optimizer and shards, and the step they have reached.
 
     at: where to go on from, or None for fresh weights. What it lacks is an error, or fresh too if it is `partial`.
-    teacher: a model on the device, for recipes with a distill_weight.
+    teacher: a model on the device, for recipes with a distill_weight. team: the processes that share each batch.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Trainer:
         shards: int,
         partial: bool = False,
         teacher: Model | None = None,
+        team: Alone | None = None,
     ) -> None:
-        self.recipe, self.device, self.teacher = recipe, device, teacher
+        self.recipe, self.device, self.teacher, self.team = recipe, device, teacher, team or Alone()
         self.step = at.step if at else 0
-        self.shards = min(shards, recipe.batch)
+        self.shards = min(shards, recipe.batch // self.team.size)
         self.quantized = False
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
@@ -67,7 +69,8 @@ class Trainer:
         weights = np.array(schedule.head_weights(self.recipe, self.step))
         detached = schedule.heads_are_detached(self.recipe, self.step)
         positions = slice(self.step % self.recipe.head_stride, None, self.recipe.head_stride)
-        shards = [to_device(shard, self.device) for shard in np.array_split(tokens, self.shards)]
+        rows = np.array_split(tokens, self.team.size)[self.team.rank]
+        shards = [to_device(shard, self.device) for shard in np.array_split(rows, self.shards)]
 
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
@@ -78,7 +81,8 @@ class Trainer:
             )  # fmt: skip
             return losses * share
 
-        losses = sum(self.replicas.run(losses_of, shards))
+        losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
+        self.team.sum_in_place(self.flat.gradients)
         rate = schedule.learning_rate(self.recipe, self.step)
         norm = self.optimizer.step(rate, self.recipe.clip or None)
         self.step += 1
