@@ -10,6 +10,7 @@ INTRODUCES = (
     "minimtp.model.objective",
     "minimtp.training.build",
     "minimtp.training.checkpoint",
+    "minimtp.training.distributed",
     "minimtp.training.evaluate",
     "minimtp.training.interrupt",
     "minimtp.training.log",
