@@ -15,7 +15,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from minimtp.backend import Device, choose_device
@@ -43,19 +43,20 @@ class Lesson:
         """Where this lesson writes."""
         return self.runs / f"lesson{self.number:02d}"
 
-    def trained(self, number: int | None = None) -> Path:
+    def trained(self, number: int | None = None, name: str = "model", **changed: object) -> Path:
         """The run folder of a lesson's model (this lesson's by default): as an earlier run left it, or trained now.
 
-        A lesson whose recipe.py says `STARTS_FROM = N` goes on from lesson N's weights.
+        name, changed: a variant, with other settings than the recipe's. A lesson whose recipe.py says `STARTS_FROM = N` goes on
+        from lesson N's weights.
         """
         from minimtp.training.checkpoint import started
         from minimtp.training.loop import train
 
         number = number or self.number
-        folder = self.runs / f"lesson{number:02d}" / "model"
+        folder = self.runs / f"lesson{number:02d}" / name
         before = getattr(_module(number, "recipe"), "STARTS_FROM", None)
         train(
-            recipe_of(number, self.preset), out=folder, resume=started(folder), device=self.device.name,
+            replace(recipe_of(number, self.preset), **changed), out=folder, resume=started(folder), device=self.device.name,
             start_from=self.trained(before) if before and not started(folder) else None,
         )  # fmt: skip
         return folder

@@ -1,6 +1,7 @@
 """The lessons are in order, run, print what their texts say, and their exercises are the library's functions."""
 
 import ast
+import importlib
 import importlib.util
 import math
 import os
@@ -233,16 +234,23 @@ print(*sorted(name for name in sys.modules if name.startswith("minimtp")), file=
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Run a lesson once on the preset tiny, from wherever the earlier ones left off; plain kernels load no others."""
-    cwd, done = tmp_path_factory.mktemp("runs"), {}
+    """Run a lesson once on the preset tiny, alone in an empty folder, with the plain kernels, which load no others."""
+    done = {}
 
     def run(number):
         if number not in done:
+            cwd = tmp_path_factory.mktemp("alone")
             code = REPORT_LOADED.format(module=f"lessons.{course.NAMES[number - 1]}")
-            done[number] = run_python(["-c", code, "--preset", "tiny", "--device", "cpu"], cwd, MINIMTP_KERNELS="plain")
-        return done[number], cwd
+            done[number] = run_python(["-c", code, "--preset", "tiny", "--device", "cpu"], cwd, MINIMTP_KERNELS="plain"), cwd
+        return done[number]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory):
+    """Where the lessons run one after another, as a reader runs them: later ones find the models of earlier ones."""
+    return tmp_path_factory.mktemp("reader")
 
 
 def run_python(arguments, cwd, **environment):
@@ -278,6 +286,14 @@ def is_empty_package(name):
 def test_a_lesson_saves_its_picture(number, runs):
     _, cwd = runs(number)
     assert (cwd / "runs" / "lessons" / "tiny" / f"lesson{number:02d}" / "picture.png").stat().st_size > 10_000
+
+
+@every_lesson
+@pytest.mark.slow
+def test_a_lesson_runs_on_device_arrays(number, device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    story = importlib.import_module(f"lessons.{course.NAMES[number - 1]}.__main__")
+    course.run(number, story.main, ["--device", "cuda", "--preset", "tiny"])
 
 
 def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
@@ -324,8 +340,8 @@ def comparable(output):
 
 @every_lesson
 @pytest.mark.slow
-def test_a_lesson_prints_what_its_text_shows_within_the_stated_bounds(number, tmp_path):
-    process = run_python(["-m", f"lessons.{course.NAMES[number - 1]}"], tmp_path)
+def test_a_lesson_prints_what_its_text_shows_within_the_stated_bounds(number, shared_folder):
+    process = run_python(["-m", f"lessons.{course.NAMES[number - 1]}"], shared_folder)
     assert process.returncode == 0, process.stderr
     (quoted,) = blocks(text(number), "text")
     quoted, printed = comparable(quoted), comparable(process.stdout)

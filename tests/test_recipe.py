@@ -132,28 +132,3 @@ def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay
     assert start == 0 or schedule.heads_are_detached(recipe, start - 1)
     if start < steps:
         assert dataclasses.replace(recipe, quantization="qat", quantize_from=share).first_quantized_step == start
-
-
-@given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
-def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(recipe):
-    ends = {recipe.steps - 1: recipe.head_loss_end} | {0: recipe.head_loss}  # a run of one step is at its start
-    for step, together in ends.items():
-        weights = schedule.head_weights(recipe, step)
-        assert sum(weights) == pytest.approx(together, abs=1e-12)
-        assert weights[1] == pytest.approx(weights[0] * recipe.head_loss_decay)
-        assert weights[2] == pytest.approx(weights[1] * recipe.head_loss_decay)
-
-
-@given(recipes(heads="parallel", draft_depth=3), st.data())
-def test_a_curriculum_adds_or_removes_heads_one_at_a_time_from_the_nearest_on(recipe, data):
-    kind = data.draw(st.sampled_from(["forward", "reverse"]))
-    recipe = dataclasses.replace(recipe, curriculum=kind, head_loss=0.5, head_loss_end=0.5)
-    counts = [schedule.active_heads(recipe, step) for step in range(recipe.steps)]
-    assert counts == sorted(counts, reverse=kind == "reverse")
-    assert counts[0] == (0 if kind == "forward" else 3)
-    if recipe.steps >= 4:
-        assert set(counts) == {0, 1, 2, 3}
-        assert max(counts.count(n) for n in range(4)) - min(counts.count(n) for n in range(4)) <= 1
-    everyone = schedule.head_weights(dataclasses.replace(recipe, curriculum="none"), 0)
-    for step, count in enumerate(counts):  # the others keep their weight when one joins or leaves
-        assert schedule.head_weights(recipe, step) == pytest.approx(everyone[:count] + [0.0] * (3 - count))

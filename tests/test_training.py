@@ -11,9 +11,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from minimtp import backend
 from minimtp.backend import choose_device
@@ -25,7 +22,7 @@ from minimtp.training import checkpoint, picture, schedule
 from minimtp.training.build import build_model
 from minimtp.training.checkpoint import load
 from minimtp.training.corpus import Corpus
-from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model, teacher_forced_acceptance
+from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model
 from minimtp.training.interrupt import Interrupted, StopRequest
 from minimtp.training.log import RunLog, read_log
 from minimtp.training.loop import train
@@ -435,22 +432,6 @@ def test_the_bytes_that_count_are_those_of_the_predicted_tokens():
 def test_an_evaluation_does_not_depend_on_the_number_of_threads(corpus, threads):
     model = build_model(recipe_of(heads="parallel", draft_depth=2), np.random.default_rng(0))
     assert evaluate_model(model, corpus, 16, 4000, threads) == evaluate_model(model, corpus, 16, 4000, 2)
-
-
-@given(
-    arrays.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)), elements=st.integers(0, 1))
-)
-def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(predicted):
-    windows, context, depth = predicted.shape[0], predicted.shape[1], predicted.shape[2] - 1
-    for k, share in enumerate(teacher_forced_acceptance(predicted), start=1):
-        reached = accepted = 0
-        for window in range(windows):
-            for t in range(context - k):
-                stands = [predicted[window, t, j] == predicted[window, t + j, 0] for j in range(1, k + 1)]
-                reached += all(stands[:-1])
-                accepted += all(stands)
-        assert share == (pytest.approx(accepted / reached) if reached else None)
-    assert len(teacher_forced_acceptance(predicted)) == depth
 
 
 def test_evaluating_a_folder_gives_what_training_said_at_its_end(tmp_path):

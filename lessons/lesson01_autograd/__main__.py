@@ -17,7 +17,7 @@ def main(lesson: course.Lesson) -> None:
         costs.append((sum(array.size for array in weights), slow, fast))
     print(f"{costs[-1][0]:,} derivatives of one loss")
     print(f"  by central differences  {2 * costs[-1][0]:,} evaluations of it")
-    print(f"  by backward             1 evaluation and one walk back; they differ by {abs(exact - tried[0]).max():.0e}")
+    print(f"  by backward             1 evaluation and one walk back; they differ by {float(abs(exact - tried[0]).max()):.0e}")
 
     errors = {}
     for name, (operation, inputs) in EXAMPLES.items():

@@ -2,8 +2,8 @@
 
 import math
 
+from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
 from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import Array, no_grad
 from minimtp.model.objective import evaluate_losses
@@ -30,7 +30,7 @@ def attention(run: LoadedRun, text: str) -> np.ndarray:
     """(layers, heads, T, T): how much of its attention each place of a short text (at most 64 bytes) gives to each before."""
     model = run.model
     table = model.embedding.weight.data
-    tokens = np.array([run.tokenizer.encode(text)])
+    tokens = array_module(table).asarray([run.tokenizer.encode(text).tolist()])  # (1, T)
     maps = []
     with no_grad():
         x = model.embedding(tokens)

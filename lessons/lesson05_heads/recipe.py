@@ -1,0 +1,10 @@
+"""What lesson 5 adds: prediction heads, trained on lesson 3's model, which stays as it is."""
+
+from dataclasses import replace
+
+from lessons.lesson04_generating.recipe import recipe as previous
+
+INTRODUCES = ("minimtp.model.heads",)
+STARTS_FROM = 3
+
+recipe = replace(previous, heads="token_conditioned", draft_depth=7, freeze_trunk=True)
