@@ -61,7 +61,7 @@ def train(options: argparse.Namespace) -> int:
     result = run_training(
         _recipe(options), options.corpus, out, resume=options.resume, start_from=options.start_from,
         continue_schedule=options.continue_schedule, stop_at_step=options.stop_at_step, teacher=options.teacher,
-        device=options.device, threads=options.threads, tokenizer=tokenizer,
+        own_text=options.own_text, device=options.device, threads=options.threads, tokenizer=tokenizer,
     )  # fmt: skip
     if result.evaluation:
         print(result.evaluation.describe())
@@ -328,6 +328,7 @@ def make_parser() -> Parser:
     new.add_argument("--from", dest="start_from", metavar="RUN", help="start from the weights and settings of another run")
     new.add_argument("--continue-schedule", action="store_true", help="with --from: also from its step and its optimizer")
     new.add_argument("--stop-at-step", type=_whole, metavar="N", help="save and stop there, as if interrupted")
+    new.add_argument("--own-text", type=_whole, metavar="N", help="train on N tokens that the run of --from writes first")
     new.add_argument("--teacher", metavar="RUN", help="the run whose probabilities --distill-weight follows")
     _add_machine(new)
     for group, title in GROUPS.items():
@@ -506,7 +507,8 @@ def _refuse_what_would_be_ignored(options: argparse.Namespace, out: str) -> None
     if options.continue_schedule and not options.start_from:
         raise UserError("--continue-schedule goes on from another run's step: give that run with --from")
     if options.resume and checkpoint.exists(out):
-        for name, value in (("--from", options.start_from), ("--tokenizer", options.tokenizer)):
+        for name, value in (("--from", options.start_from), ("--tokenizer", options.tokenizer),
+                            ("--own-text", options.own_text)):
             if value:
                 raise UserError(f"{out} holds a run that has begun: leave {name} out to resume it, or choose another --out")
 

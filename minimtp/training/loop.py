@@ -54,6 +54,7 @@ def train(
     continue_schedule: bool = False,
     stop_at_step: int | None = None,
     teacher: str | Path | None = None,
+    own_text: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     tokenizer: Tokenizer | None = None,
@@ -64,7 +65,8 @@ def train(
     recipe: may be left out with `resume` (the stored one is used). corpus: a Corpus, or what `open_corpus` takes; left out
     with `resume` or `start_from` it is the one that run was trained on, and so is the tokenizer. start_from: a run folder
     whose weights are taken over; continue_schedule: also its moments and its step. stop_at_step: save and return there, as
-    if interrupted. report: receives lines for people (None: standard error).
+    if interrupted. own_text: train on so many tokens that the run in `start_from` writes first (own_text.py), instead of on its
+    corpus. report: receives lines for people (None: standard error).
 
     In a process that mpirun started this is the work of all of them: see distributed.py.
 
@@ -77,8 +79,15 @@ def train(
     before = _previous(out, recipe, resume)
     recipe = recipe or (before.recipe if before else Recipe())
     source = None if before or start_from is None else checkpoint.read(start_from, optimizer=continue_schedule)
+    if own_text is not None and start_from is None:
+        raise UserError("own_text is written by the run to start from: give that run with --from")
     if not isinstance(corpus, Corpus):
         corpus = _open_corpus(corpus, tokenizer, before or source)
+    if own_text is not None and not before:
+        from minimtp.training.own_text import write_own_text  # decodes, which training otherwise does not
+
+        folder = write_own_text(load(start_from, choose_device(device).name), corpus, out, own_text, recipe.seed)
+        corpus = open_corpus([folder], corpus.tokenizer)
     _check_corpus(corpus, recipe, before)
     if source and source.tokenizer != corpus.tokenizer.to_dict():
         raise UserError(f"the weights of {start_from} belong to another tokenizer: leave --tokenizer out to take over its own")
