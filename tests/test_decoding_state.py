@@ -63,6 +63,8 @@ class Helped:
 class Any:
     """Asks for any length, by the round's number."""
 
+    listening = True
+
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
 

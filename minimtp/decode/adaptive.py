@@ -5,12 +5,11 @@ that were drafted, and the drafting. With
 
     A_j   the share of such rounds in which the j-th draft is accepted (so all before it are)
     N_j   the share in which a j-th token is drafted: a drafter may stop early, or have no idea
-    c(T)  seconds of a pass over T tokens (cost.py)
-    f, r  seconds that drafting costs a round, and a token; o, b: what verification costs beyond c, a round and a token
+    t_n   seconds of a round that drafted n tokens;  t  of one that was not to draft
 
 the speed in tokens per second is
 
-    speed(K) = (1 + sum_{j<=K} A_j) / (c(1) + o + f + sum_{j<=K} N_j (c(j+1) - c(j) + r + b)),        speed(0) = 1 / (c(1) + o)
+    speed(K) = (1 + sum_{j<=K} A_j) / (t_0 + sum_{j<=K} N_j (t_j - t_{j-1})),        speed(0) = 1 / t
 
 (Leviathan et al. 2023, 2211.17192, section 3.3, with measured instead of assumed shares and costs). The K of the largest
 speed is asked for.
@@ -20,9 +19,14 @@ that went on, among the rounds that could (Kaplan and Meier 1958, for lives that
 a depth that was rarely tried the share is drawn towards that of the depth before, so that a text which begins to repeat
 itself is drafted further and further.
 
+**Costs.** A round's seconds are known where such rounds were seen: the least, allowed to rise slowly, since whatever disturbs a
+machine only adds time. From there, a round with other n differs by the pass of the target over as many tokens more, c(n+1)
+(cost.py), and by what the drafter takes for a token. A few rounds at the start, and one now and then, draft nothing, to know t.
+
 **Whether to draft at all** is decided by keeping an account, in units of plain rounds. A round that drafts is credited with the
 plain rounds that it replaced and debited with what it cost. While there is credit, drafting goes on; where there is none left,
-nothing is drafted until plain decoding has earned an allowance of a few per cent, and then it is tried again. So text that
+nothing is drafted until plain decoding has earned an allowance of two per cent, and then it is tried again, with a single
+token first and twice as many after each draft that was accepted whole. So text that
 cannot be drafted costs no more than the allowance, text that can be pays for itself, and the credit is capped, so that a change
 is noticed soon. Shares alone would not do: where drafting gains little they are noisy, and one unlucky stretch would end it.
 
@@ -35,6 +39,7 @@ same seed may give another text, since the clock decides how often randomness is
 """
 
 from collections.abc import Sequence
+from math import inf
 
 from minimtp.decode.cost import Costs
 
@@ -44,45 +49,18 @@ RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again
 GUESS = 0.7  # of a draft's acceptance, given the one before it, in the place of ...
 GUESS_WEIGHT = 2.0  # ... so many rounds
 FIRST_LENGTH = 4
-FIRST_CREDIT, MOST_CREDIT = 5.0, 16.0  # plain rounds
-ALLOWANCE, PROBE_CREDIT = 0.03, 1.0  # of a plain round, earned by each one without drafts, until so much is there
-OUTLIER = 4.0  # a round that takes so many times as long as usual tells about the machine, not about decoding
-
-
-class Line:
-    """seconds ~ intercept + slope * n, least squares over observations of which old ones are forgotten.
-
-    Where n hardly varies no slope can be seen; then the seconds are taken to be `proportional` to n, or not to depend on it.
-    """
-
-    MEMORY = 32
-
-    def __init__(self, proportional: bool) -> None:
-        self._proportional = proportional
-        self._n = self._seconds = self._variance = self._covariance = 0.0
-        self._weight = 0
-        self.slope = self.intercept = 0.0
-
-    def add(self, n: int, seconds: float) -> None:
-        usual = self.intercept + self.slope * n
-        if self._weight >= 4 and 0.0 < OUTLIER * usual < seconds:
-            seconds = OUTLIER * usual
-        self._weight = min(self._weight + 1, self.MEMORY)
-        rate = 1.0 / self._weight
-        kept, across, up = 1.0 - rate, n - self._n, seconds - self._seconds
-        self._variance = kept * (self._variance + rate * across * across)
-        self._covariance = kept * (self._covariance + rate * across * up)
-        self._n += rate * across
-        self._seconds += rate * up
-        ratio = self._seconds / self._n if self._proportional and self._n > 0.0 else 0.0
-        self.slope = max(0.0, (self._covariance + 0.25 * ratio) / (self._variance + 0.25))
-        self.intercept = self._seconds - self.slope * self._n
+FIRST_CREDIT, MOST_CREDIT = 3.0, 16.0  # plain rounds
+ALLOWANCE, PROBE_CREDIT = 0.02, 0.5  # of a plain round, earned by each one without drafts, until so much is there
+LONGEST_REST = 256  # rounds: a cost that was measured in a bad moment must not end drafting for good
+REFERENCES = 2  # rounds without drafts at the start, and one now and then
+STRAY = 1.25  # how much more than the round with a draft less suggests a round may be thought to cost
+RISE, OUTLIER = 0.02, 2.0  # how fast a least time follows longer ones; what is longer by such a factor counts as so long
 
 
 class AdaptiveLength:
     """The `Lengths` of a decoding loop, for one text, or for texts one after another on the same target.
 
-    costs: c(T) of the target. most: the longest draft.
+    costs: c(T) of the target. most: the longest draft. `listening`: whether the last choice is to be observed.
     """
 
     def __init__(self, costs: Costs, most: int) -> None:
@@ -91,30 +69,37 @@ class AdaptiveLength:
         # Of those, by length: how many drafted so many, and had so many accepted; whole: all that was asked for.
         self._drafted, self._drafted_whole = [0.0] * (most + 2), [0.0] * (most + 2)
         self._accepted, self._accepted_whole = [0.0] * (most + 2), [0.0] * (most + 2)
-        self._draft, self._verify = Line(proportional=True), Line(proportional=False)  # f + r n; o + b n
+        self._plain, self._seconds = inf, [inf] * (most + 1)  # t; t_n where such rounds were seen
+        self._token = inf  # seconds the drafter takes for one
         self._pass: list[float] = []  # c(1) ..
         self._pass_changes = 0  # the length at which another bucket begins
-        self._extra: list[float] = []  # what a round costs by its drafts, in plain rounds, a plain one taken off
+        self._extra: list[float] = []  # (t_n - t) / t
         self._plan = min(FIRST_LENGTH, most)
         self._credit = FIRST_CREDIT
         self._left = 0  # rounds without drafts that are still to come
-        self._resumed = True  # the next draft is the first after rounds without
+        self._resumed = False  # every draft since the rest was accepted whole
+        self._references = REFERENCES
+        self.listening = True
 
     def choose(self, most: int, length: int) -> int:
         if self._left > 0:
             self._left -= 1
+            self.listening = False
             return 0
         if most <= 0:
+            self.listening = False
             return 0
+        self.listening = True
         if length >= self._pass_changes:
-            self._pass, self._pass_changes = self._costs.at(length)
-            self._make_plan()
+            self._enter_bucket(length)
+        if self._references > 0:
+            self._references -= 1
+            return 0
         return min(self._plan, most)
 
     def observe(self, asked: int, drafted: int, accepted: int, seconds_draft: float, seconds_verify: float) -> None:
         if asked == 0:
-            if self._left % PLAN_EVERY == 1:
-                self._verify.add(0, seconds_verify - self._pass[0])
+            self._plain = least(self._plain, seconds_draft + seconds_verify)
             return
         self._rounds += 1
         self._drafted[drafted] += 1.0
@@ -123,17 +108,32 @@ class AdaptiveLength:
             self._drafted_whole[asked] += 1.0
             if accepted == asked:
                 self._accepted_whole[asked] += 1.0
-        if self._rounds % PLAN_EVERY == 0 or self._rounds < PLAN_EVERY:
-            self._verify.add(drafted, seconds_verify - self._pass[drafted])
-            if not self._resumed:  # that draft may be slow: it catches up with what was committed before it
-                self._draft.add(drafted, seconds_draft)
+        seconds = seconds_draft + seconds_verify
+        self._seconds[drafted] = least(self._seconds[drafted], seconds)
+        self._plain = min(self._plain, seconds)  # no round is shorter than one without drafts
+        if drafted:
+            self._token = least(self._token, seconds_draft / drafted)
+        if self._rounds % PLAN_EVERY == 0 or self._rounds in (1, 3):
             self._make_plan()
-        self._resumed = False
-        self._credit = min(self._credit + accepted - self._extra[drafted], MOST_CREDIT)
+        elif accepted == asked and self._resumed:
+            self._plan = min(2 * asked, self._most)
+        else:
+            self._resumed = False
+        if self._rounds > 1:  # the first draft of all is slow in ways that none will be again
+            self._credit = min(self._credit + accepted - self._extra[drafted], MOST_CREDIT)
         if self._credit <= 0.0:
-            self._left = int((PROBE_CREDIT - self._credit) / ALLOWANCE)
-            self._credit, self._resumed = PROBE_CREDIT, True
+            self._left = min(int((PROBE_CREDIT - self._credit) / ALLOWANCE), LONGEST_REST)
+            self._credit, self._references = PROBE_CREDIT, 1
             self._forget(RESUMED_MEMORY)
+            self._plan, self._resumed = 1, True
+
+    def _enter_bucket(self, length: int) -> None:
+        """Passes cost something else from here on, and so does every round."""
+        before, (self._pass, self._pass_changes) = self._pass, self._costs.at(length)
+        if before:
+            longer = [new - old for new, old in zip(self._pass, before, strict=True)]
+            self._plain += longer[0]
+            self._seconds = [seconds + more for seconds, more in zip(self._seconds, longer, strict=True)]
 
     def _forget(self, kept: float) -> None:
         for counts in (self._drafted, self._drafted_whole, self._accepted, self._accepted_whole):
@@ -144,18 +144,34 @@ class AdaptiveLength:
         if self._rounds > MEMORY:
             self._rounds //= 2
             self._forget(0.5)
-        passes, row = self._pass, self._verify.slope + self._draft.slope
-        plain = passes[0] + self._verify.intercept
+            self._references = 1
         accepted = survival(self._accepted, self._accepted_whole, self._most, GUESS)
         reached = survival(self._drafted, self._drafted_whole, self._most, 1.0)
-        tokens, seconds, highest = 1.0, plain + self._draft.intercept, 0.0
+        expected = self._expected_seconds()
+        tokens, seconds, highest = 1.0, expected[0], 0.0
         for depth in range(1, self._most + 1):
             tokens += accepted[depth - 1]
-            seconds += reached[depth - 1] * (passes[depth] - passes[depth - 1] + row)
+            seconds += reached[depth - 1] * max(0.0, expected[depth] - expected[depth - 1])
             if tokens > highest * seconds:
                 highest, self._plan = tokens / seconds, depth
-        fixed = self._draft.intercept - passes[0]
-        self._extra = [(seconds + fixed + row * drafted) / plain for drafted, seconds in enumerate(passes)]
+        self._extra = [(seconds - self._plain) / self._plain for seconds in expected]
+
+    def _expected_seconds(self) -> list[float]:
+        """t_0 .. t_most: as seen, or as the one before suggests, from which what was seen may not stray far."""
+        seconds, passes = self._seconds, self._pass
+        token = self._token if self._token < inf else 0.0
+        first = next(drafted for drafted, known in enumerate(seconds) if known < inf)
+        expected = [max(self._plain, seconds[first] - passes[first] + passes[0] - first * token)]
+        for drafted in range(1, self._most + 1):
+            predicted = expected[-1] + passes[drafted] - passes[drafted - 1] + token
+            known = seconds[drafted]
+            expected.append(min(known, STRAY * predicted) if known < inf else predicted)
+        return expected
+
+
+def least(known: float, seconds: float) -> float:
+    """The least of many measurements of the same thing, which forgets slowly."""
+    return seconds if seconds <= known else known + RISE * (min(seconds, OUTLIER * known) - known)
 
 
 def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:

@@ -66,17 +66,16 @@ class Target(Protocol):
         """Append these rows of the tree that was fed last, a path that begins at its root."""
 
 
-PLAIN_OBSERVED = 16  # of so many rounds without drafts one is reported to `Lengths`: they are all alike
-
-
 class Lengths(Protocol):
     """Who decides how many tokens a round drafts (adaptive.py). Without one it is always as many as possible."""
+
+    listening: bool
 
     def choose(self, most: int, length: int) -> int:
         """How many tokens to ask the drafter for, 0 to `most`, with `length` rows in the target's cache."""
 
     def observe(self, asked: int, drafted: int, accepted: int, seconds_draft: float, seconds_verify: float) -> None:
-        """What became of the last choice. Rounds that asked for nothing are reported now and then."""
+        """What became of the last choice, if it was `listening`."""
 
 
 class Round(NamedTuple):
@@ -226,7 +225,7 @@ class Generation:
                 statistics.drafts_accepted[accepted] += 1
                 statistics.seconds_verify += verified - started
                 statistics.seconds_draft += drafting
-                if lengths is not None and (asked or statistics.steps % PLAIN_OBSERVED == 0):
+                if lengths is not None and lengths.listening:
                     lengths.observe(asked, len(drafts), accepted, drafting, verified - started)
             if stop.extend(tokens):
                 self.reason = "stop"
