@@ -138,6 +138,7 @@ class AdaptiveLength:
     def _forget(self, kept: float) -> None:
         for counts in (self._drafted, self._drafted_whole, self._accepted, self._accepted_whole):
             counts[:] = [kept * count for count in counts]
+        self._seconds = [s if n >= 0.5 else inf for s, n in zip(self._seconds, self._drafted, strict=False)]
 
     def _make_plan(self) -> None:
         """The length of at least 1 with the highest speed, and what rounds cost."""
@@ -160,8 +161,11 @@ class AdaptiveLength:
         """t_0 .. t_most: as seen, or as the one before suggests, from which what was seen may not stray far."""
         seconds, passes = self._seconds, self._pass
         token = self._token if self._token < inf else 0.0
-        first = next(drafted for drafted, known in enumerate(seconds) if known < inf)
-        expected = [max(self._plain, seconds[first] - passes[first] + passes[0] - first * token)]
+        expected = [self._plain]
+        for first, known in enumerate(seconds):
+            if known < inf:
+                expected = [max(self._plain, known - passes[first] + passes[0] - first * token)]
+                break
         for drafted in range(1, self._most + 1):
             predicted = expected[-1] + passes[drafted] - passes[drafted - 1] + token
             known = seconds[drafted]
