@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids import BLOCK_GRIDS, GRIDS, Q4_0, Q4_1, Q8_0, TernaryGrid, grid_named
+from minimtp.quant.grids import BLOCK_GRIDS, GRIDS, Q4_0, Q4_1, Q4_K, Q8_0, TernaryGrid, grid_named
 from minimtp.quant.grids_codebook import NF4Grid
 from tests.strategies import codes_and_scales, matrices_for, uniform_grids, weight_matrices
 
@@ -67,6 +67,15 @@ def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size
 def test_a_number_of_columns_that_cannot_be_packed_is_refused(name, columns):
     with pytest.raises(UserError, match="multiples of (8|32|256) long"):
         packing.row_bytes(grid_named(name), columns)
+
+
+def test_what_cannot_be_packed_is_called_by_its_name_or_the_matrix():
+    with pytest.raises(UserError, match=r"^the matrix has shape \(1, 33\), which q4_0 cannot store"):
+        packing.row_bytes(Q4_0, 33)
+    with pytest.raises(UserError, match="^head 3 has shape"):
+        packing.quantize(Q4_0, np.zeros((1, 33), np.float32), "head 3")
+    with pytest.raises(UserError, match="^the array has shape"):
+        packing.quantize(Q4_0, np.zeros((1, 33), np.float32))
 
 
 def test_bytes_that_are_not_whole_rows_are_refused():
@@ -153,3 +162,6 @@ def test_codes_and_scales_that_do_not_belong_together_are_refused():
     for codes, scales in (((2, 64), (2, 1)), ((2, 64), (1, 2)), ((2, 32), (2, 2))):
         with pytest.raises(ValueError, match="need scales of shape"):
             packing.pack(Q8_0, np.zeros(codes, np.int8), np.ones(scales, np.float32))
+    codes, scales = Q4_K.encode(np.ones((1, 512), np.float32))
+    with pytest.raises(ValueError, match=r"^codes of shape \(1, 256\) need scales of shape \(1, 1\), not \(1, 2\)$"):
+        packing.pack(Q4_K, codes[:, :256], scales)

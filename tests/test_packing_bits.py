@@ -66,13 +66,15 @@ def test_codes_of_any_number_of_bits_survive_and_waste_less_than_a_byte(bits, sh
     packed = pack_bits(codes, bits)
     assert packed.dtype == np.uint8 and packed.shape == (*shape[:-1], packed_size(shape[-1], bits))
     assert 0 <= 8 * packed.shape[-1] - bits * shape[-1] < 8
-    assert np.array_equal(unpack_bits(packed, bits, shape[-1]), codes)
+    unpacked = unpack_bits(packed, bits, shape[-1])
+    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, codes)
 
 
 @given(codes=arrays.arrays(np.uint8, 21, elements=st.integers(0, 7)))
 def test_bits_are_stored_without_gaps_from_the_lowest_on(codes):
     number = int.from_bytes(pack_bits(codes, 3).tobytes(), "little")
     assert [number >> 3 * i & 7 for i in range(21)] == codes.tolist()
+    assert number < 8**21  # what is left of the last byte is zero
 
 
 def test_what_is_no_code_no_order_or_too_short_is_refused():
@@ -80,7 +82,8 @@ def test_what_is_no_code_no_order_or_too_short_is_refused():
         pack4(np.array([16], np.uint8), "awq")
     with pytest.raises(ValueError, match="codes of 3 bits lie between 0 and 7"):
         pack_bits(np.array([8], np.uint8), 3)
-    with pytest.raises(ValueError, match="unknown order 'zigzag': use adjacent-lo-first"):
+    orders = "adjacent-lo-first, adjacent-hi-first, ggml-split32, awq"
+    with pytest.raises(ValueError, match=f"^unknown order 'zigzag': use {orders}$"):
         unpack4(np.zeros(4, np.uint8), "zigzag", 8)
     with pytest.raises(ValueError, match="4 bytes do not hold 9 codes in the order awq"):
         unpack4(np.zeros(4, np.uint8), "awq", 9)

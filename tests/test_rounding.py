@@ -45,6 +45,14 @@ def test_stochastic_rounding_moves_by_less_than_one_and_leaves_integers(x, seed)
     assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
 
 
+def test_an_integer_stays_even_when_the_smallest_number_is_drawn():
+    class Lowest:
+        def random(self, shape):
+            return np.zeros(shape)
+
+    assert stochastic(Lowest())(np.array([-1.0, 0.0, 2.0, 2.5])).tolist() == [-1, 0, 2, 3]
+
+
 @pytest.mark.parametrize("value", [-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625])
 def test_the_mean_of_stochastic_roundings_is_the_number(value):
     """Within four standard errors of a draw that is 1 with probability p; also where p is far below 2**-8."""
