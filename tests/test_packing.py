@@ -59,8 +59,12 @@ def test_every_bit_of_the_codes_survives_packing(grid):
      ("int8-restricted-tensor", 64, 64 + 2), ("nf4-g64", 64, 32 + 2), ("ternary-channel", 64, 16 + 2), ("q4_k", 512, 288)],
 )  # fmt: skip
 def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size):
-    assert packing.row_bytes(grid_named(name), columns) == size
-    assert packing.quantize(grid_named(name), np.ones((2, columns), np.float32)).shape == (2, size)
+    found = packing.row_bytes(grid_named(name), columns)
+    assert found == size and isinstance(found, int)
+    packed = packing.quantize(grid_named(name), np.ones((2, columns), np.float32))
+    assert packed.shape == (2, size)
+    shape = packing.matrix_shape(grid_named(name), packed)
+    assert shape == (2, columns) and all(isinstance(number, int) for number in shape)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("int3-affine-g30", 63), ("nf4-g64", 9), ("q4_k", 128), ("q4_0", 33)])
