@@ -312,7 +312,9 @@ BOUNDS = {
     "bits": (1.05, 0.0), "%": (1.0, 4.0), "tokens": (1.2, 0.0),  # another Python has another standard library
 }  # fmt: skip
 SCIENTIFIC = (10.0, 0.0)  # errors of rounding
-NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(?: (tokens/s|tokens|bits|ms|s|x|%))?(?!\w)")
+MEAN = (1.1, 0.0)  # a decimal fraction without a unit
+EXACT = (1.0, 0.0)  # a count
+NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(?: ?(tokens/s|tokens|bits|ms|s|x|%))?(?!\w)")
 
 
 def numbers(line):
@@ -322,7 +324,8 @@ def numbers(line):
 
 def close(quoted, printed):
     (value, unit, written), (again, unit_again, _) = quoted, printed
-    factor, absolute = SCIENTIFIC if "e" in written else BOUNDS.get(unit, (1.0, 0.0))
+    without_unit = SCIENTIFIC if "e" in written else MEAN if "." in written else EXACT
+    factor, absolute = BOUNDS.get(unit, without_unit)
     if unit != unit_again:
         return False
     if value == again or abs(value - again) <= absolute:
