@@ -13,7 +13,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training import texts
 from minimtp.training.corpus import Corpus, fingerprint, is_held_out, open_corpus, split
-from minimtp.training.tokenizer import ByteTokenizer, open_tokenizer, tokenizer_from_dict
+from minimtp.training.tokenizer import ByteTokenizer, FileTokenizer, open_tokenizer, tokenizer_from_dict
 from tests.strategies import documents
 
 
@@ -275,8 +275,14 @@ def test_a_tokenizer_that_cannot_be_used_is_a_user_error(tmp_path):
             attempt()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)")
-def test_a_tokenizer_file_plugs_in_and_travels_as_a_dictionary(tmp_path):
+needs_tokenizers = pytest.mark.skipif(
+    importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A byte-level BPE tokenizer of the library."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
@@ -286,8 +292,20 @@ def test_a_tokenizer_file_plugs_in_and_travels_as_a_dictionary(tmp_path):
         vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
     )
     trained.train_from_iterator(["the cat sat on the mat"] * 10, trainer)
-    trained.save(str(tmp_path / "tokenizer.json"))
+    return trained
 
+
+@needs_tokenizers
+@given(text=st.text(), cut=st.integers(0, 40))
+def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_it_is_cut(trained, text, cut):
+    tokenizer = FileTokenizer(trained.to_str())
+    tokens = tokenizer.encode(text)
+    assert tokenizer.decode_bytes(tokens[:cut]) + tokenizer.decode_bytes(tokens[cut:]) == text.encode()
+
+
+@needs_tokenizers
+def test_a_tokenizer_file_plugs_in_and_travels_as_a_dictionary(trained, tmp_path):
+    trained.save(str(tmp_path / "tokenizer.json"))
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
     again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     text = "the cät sat"

@@ -59,6 +59,16 @@ class ByteTokenizer:
         return {"kind": "bytes"}
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level vocabularies spell each byte with (GPT-2's): itself where it is one."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
 class FileTokenizer:
     """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library; its content travels in the checkpoint."""
 
@@ -74,6 +84,7 @@ class FileTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"this is not a tokenizer file that the tokenizers library reads: {error}") from None
         self._content = content
+        self._added = self._tokenizer.get_added_tokens_decoder().keys()  # marks such as the end; they are no text
         self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
         known = [self._tokenizer.token_to_id(name) for name in self.END_NAMES]
         if all(token is None for token in known):
@@ -88,7 +99,11 @@ class FileTokenizer:
         return self._tokenizer.decode([int(token) for token in tokens if int(token) != self.end_token])
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        return self.decode(tokens).encode("utf-8")
+        """Exact for byte-level vocabularies, though a token may hold a part of a character only."""
+        names = [self._tokenizer.id_to_token(int(token)) for token in tokens if int(token) not in self._added]
+        if any(name is None or not _BYTES.keys() >= set(name) for name in names):
+            return self.decode(tokens).encode("utf-8")
+        return bytes(_BYTES[letter] for name in names for letter in name)
 
     def byte_counts(self) -> np.ndarray:
         """Exact for byte-level vocabularies, whose tokens spell each byte as one printable character."""
