@@ -1,11 +1,13 @@
 """Prepare, train, convert, store: one set of numbers all the way."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
 from minimtp import kernels
+from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import map_parameters, replicate
@@ -27,7 +29,12 @@ from minimtp.quant.qat import (
     make_room_for_learned_steps,
     prepare,
     restore,
+    rounded_once,
 )
+from minimtp.training import trainer as training
+from minimtp.training.build import build_model
+from minimtp.training.corpus import open_corpus
+from minimtp.training.presets import preset
 
 SHAPE = Shape(vocabulary_size=11, context=16, layers=2, width=32, attention_heads=4, key_value_heads=2, feed_forward=64)
 SPEC = QuantizationSpec()
@@ -458,3 +465,37 @@ def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
 
 def test_every_grid_has_a_block_size_that_is_its_bits_per_weight():
     assert {name: packing.BLOCK_BYTES[name] * 8 / 32 for name in GRIDS} == {n: g.bits_per_weight for n, g in GRIDS.items()}
+
+
+def trained_by(shards, monkeypatch, once):
+    """The parameters after four steps of training through rounding, and how often a matrix was rounded in a step."""
+    recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", batch=4, tokens=32 * 32)
+    corpus, counts = open_corpus(), []
+    with monkeypatch.context() as patch:
+        if not once:
+            patch.setattr("minimtp.quant.qat.rounded_once", nullcontext)
+        original = type(Q4_0).fake_quantize
+        patch.setattr(type(Q4_0), "fake_quantize", lambda *arguments: counts.append(1) or original(*arguments))
+        trainer = training.Trainer(recipe, None, choose_device("cpu"), shards)
+        for step in range(4):
+            trainer.advance(corpus.batch(step, seed=0, batch=4, context=recipe.context, depth=recipe.draft_depth))
+        trainer.close()
+    return trainer.flat.data.copy(), len(counts) / 4
+
+
+def test_in_a_step_every_matrix_is_rounded_once_and_the_next_step_rounds_the_new_weights(monkeypatch):
+    matrices = 4 + 1  # those of the one layer on q4_0, and the head's, which is used three times
+    kept, few = trained_by(1, monkeypatch, once=True)
+    again, many = trained_by(1, monkeypatch, once=False)
+    assert few == matrices < many
+    assert kept.tobytes() == again.tobytes()
+
+
+def test_weights_that_change_outside_a_step_are_rounded_anew(monkeypatch):
+    model = prepare(build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec())
+    matrix = model.blocks[0].attention.qkv
+    with rounded_once(model):
+        first = matrix.rounded().data
+        assert matrix.rounded().data is first
+    matrix.weight.data *= 2
+    assert np.array_equal(matrix.rounded().data, 2 * first)

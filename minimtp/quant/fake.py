@@ -24,6 +24,8 @@ end within 0.001 nats of one another, and `pass` alone costs no time.
 surrogates instead.
 """
 
+from collections.abc import Callable
+
 from minimtp import kernels
 from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Op
@@ -31,23 +33,41 @@ from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids import MASKS, Grid
 
 
+class Rounded:
+    """What a matrix was rounded to, kept as long as it stands still, which whoever changes it has to say."""
+
+    def __init__(self) -> None:
+        self.stands_still = False
+        self.values: Array | None = None
+
+    def get(self, round_: Callable[[], Array]) -> Array:
+        """The kept values, or those that round_() returns."""
+        if not self.stands_still:
+            return round_()
+        if self.values is None:
+            self.values = round_()
+        return self.values
+
+
 class FakeQuantize(Op):
     """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
 
-    grid: the grid; mask: the straight-through mask; name: what an error calls the weights.
+    grid: the grid; mask: the straight-through mask; name: what an error calls the weights; rounded: where the values are kept.
     Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
     """
 
     straight_through = True
 
-    def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
+    def __init__(
+        self, grid: Grid, mask: str = "pass", name: str = "the weights", rounded: Rounded | None = None
+    ) -> None:
         if mask not in MASKS:
             raise ValueError(f"unknown straight-through mask {mask!r}: use {', '.join(MASKS)}")
-        self.grid, self.mask, self.name = grid, mask, name
+        self.grid, self.mask, self.name, self.rounded = grid, mask, name, rounded or Rounded()
 
     def forward(self, weight: Array) -> Array:
         self.weight = weight  # the mask is computed again in the backward: no memory is spent on it
-        return self.grid.fake_quantize(weight, self.name)
+        return self.rounded.get(lambda: self.grid.fake_quantize(weight, self.name))
 
     def backward(self, gradient: Array) -> Array:
         inside = self.grid.straight_through_mask(self.weight, self.mask)

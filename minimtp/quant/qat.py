@@ -16,6 +16,8 @@ Norm weights stay full precision. Nothing is skipped silently: a matrix whose ro
 whole groups is an error that names it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +31,7 @@ from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Attention, Transformer
 from minimtp.quant import packing
 from minimtp.quant.cache_rounding import CACHES, AttentionOverRoundedCache
-from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations
+from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations, Rounded
 from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.grids_base import Scales
 from minimtp.quant.learned import FakeQuantizeLearned, encode_learned, first_logarithms
@@ -85,10 +87,11 @@ class FakeQuantizedMatrix(Module):
 
     def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str) -> None:
         self.weight, self.grid, self.spec, self.name = weight, grid, spec, name
+        self.kept = Rounded()  # replicas share it
 
     def rounded(self) -> Tensor:
         """The weights on their grid (N, K), connected to the master weights straight through."""
-        return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight").apply(self.weight)
+        return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight", self.kept).apply(self.weight)
 
     def encode(self) -> tuple[Array, Scales]:
         """The codes and scales that `rounded` stands for: what a file stores."""
@@ -160,6 +163,20 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
         return LearnedLinear(module.weight, grid, spec, name, log_steps)
 
     return _with_cache(replace_modules(model, swap), spec)
+
+
+@contextmanager
+def rounded_once(model: Module) -> Iterator[None]:
+    """Within, every matrix of the prepared model and its replicas is rounded once, however often it is used: nothing may
+    change the weights. The heads use theirs at every depth, and all use the table."""
+    matrices = [module for _, module in model.named_modules() if isinstance(module, FakeQuantizedMatrix)]
+    for matrix in matrices:
+        matrix.kept.stands_still = True
+    try:
+        yield
+    finally:
+        for matrix in matrices:
+            matrix.kept.stands_still, matrix.kept.values = False, None
 
 
 def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:

@@ -9,6 +9,8 @@ so a run can stop and go on, or branch, between any two steps.
 A floating-point sum depends on its order, so bits depend on how many shards there are. The number is kept with the run.
 """
 
+from contextlib import nullcontext
+
 from minimtp.backend import Device, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
@@ -45,7 +47,7 @@ class Trainer:
         self.recipe, self.device, self.teacher, self.team = recipe, device, teacher, team or Alone()
         self.step = at.step if at else 0
         self.shards = min(shards, recipe.batch // self.team.size)
-        self.quantized = False
+        self.quantized, self.weights_stand_still = False, nullcontext
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
         if at:
@@ -81,7 +83,8 @@ class Trainer:
             )  # fmt: skip
             return losses * share
 
-        losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
+        with self.weights_stand_still(self.model):
+            losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
         self.team.sum_in_place(self.flat.gradients)
         rate = schedule.learning_rate(self.recipe, self.step)
         norm = self.optimizer.step(rate, self.recipe.clip or None)
@@ -110,9 +113,9 @@ class Trainer:
         first = self.recipe.first_quantized_step
         if first is None or self.step < first or self.quantized:
             return
-        from minimtp.quant.qat import prepare
+        from minimtp.quant.qat import prepare, rounded_once
 
-        self.quantized = True
+        self.quantized, self.weights_stand_still = True, rounded_once
         self.model = prepare(self.model, quantization_spec(self.recipe))
         self.replicas.close()
         self.replicas = Replicas(self.model, self.flat, self.shards)
