@@ -172,7 +172,8 @@ def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt
     from minimtp.training.checkpoint import write_text
 
     kernel, _ = kernels.describe(choose_device(options.device).name)
-    described = describe(run, drafter=options.draft, draft_length=options.draft_length, kernels=kernel, **settings)
+    drafts = dict(drafter=options.draft, draft_length=options.draft_length, tree=options.tree)
+    described = describe(run, **drafts, kernels=kernel, **settings)
     plain = trace.statistics.tokens_per_second
     if options.draft != "none":
         generation = minimtp.generate(run, prompt, draft="none", **settings)

@@ -49,7 +49,7 @@ def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(
     ways = dict.fromkeys(row["way"] for row in result["rows"])
     assert next(iter(ways)) == "plain"
     assert {way.partition(",")[0] for way in ways} == {"plain", "heads", "n-gram", "small model"}
-    assert {"heads, 7 at a time", "heads, while likely", "heads, adaptive"} <= ways.keys()
+    assert {"heads, 7 at a time", "heads, while likely", "heads, tree of 7", "heads, adaptive"} <= ways.keys()
     rules = {0.0: RULES[:1], 0.7: RULES, 1.0: RULES}
     texts = [text for text in decode.TEXTS if text not in result["missing"]]
     expected = {(text, t, way, rule) for text, t, way in itertools.product(texts, rules, ways) for rule in rules[t]}
@@ -75,6 +75,8 @@ def test_with_the_default_rule_every_drafter_writes_the_text_of_plain_decoding(m
 def test_the_prediction_is_tokens_a_step_over_what_a_step_costs():
     speed = Speed(0, 0, 0, 2.5, [], [], [], steps=4, drafts_of_length=[1, 0, 3], seconds_of_drafting=0.5)
     assert decode.predicted_speedup(speed, [2.0, 2.5, 3.0]) == pytest.approx(2.5 * 2.0 / ((2.0 + 3 * 3.0) / 4 + 0.5))
+    tree = decode.predicted_speedup(speed, [2.0, 2.5, 3.0, 3.5], tree=3)  # all of it is verified, though one path is counted
+    assert tree == pytest.approx(2.5 * 2.0 / ((2.0 + 3 * 3.5) / 4 + 0.5))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 5))

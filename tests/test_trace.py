@@ -7,6 +7,7 @@ import re
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from minimtp.cli import main
 from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import generate
 from minimtp.decode.trace import BEGINNING, Trace, owned_text, page, require_place
+from minimtp.decode.tree_drafting import grow
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
 
@@ -87,6 +89,45 @@ def test_a_trace_is_read_as_the_generation_and_its_seconds_add_up_to_the_statist
     assert sum(drafting for _, drafting, _ in trace.taken) == pytest.approx(statistics.seconds_draft)
     assert sum(verifying for _, _, verifying in trace.taken[1:]) == pytest.approx(statistics.seconds_verify)
     assert len(trace.taken) == statistics.steps + 1
+
+
+class TreeDrafter(FunctionDrafter):
+    """Expects what another table says, wherever it is asked."""
+
+    def __init__(self, other):
+        super().__init__(None, 4)
+        self.other = other
+
+    def draft_tree(self, nodes, depth, rule):
+        def follow(node, parent, path):
+            return self.other.logits([*self.tokens, *path])[None]
+
+        return grow(self.tokens[-1], follow, rule, nodes, depth)
+
+
+def traced_trees(vocabulary_size=4):
+    other = TableTarget(vocabulary_size, 200, seed=2)
+    drafter = TreeDrafter(SimpleNamespace(logits=lambda tokens: 0.6 * other.logits(tokens) + np.arange(vocabulary_size) % 2))
+    trace = Trace(generate(TableTarget(vocabulary_size, 200, seed=2), drafter, [0, 1, 2], max_new=40, tree=6))
+    list(trace)
+    return trace
+
+
+def test_of_a_tree_the_page_holds_every_draft_in_its_place_and_the_path_that_stands():
+    trace = traced_trees()
+    data = data_of(page(trace, letters, title="", settings={}))
+    branched = 0
+    for shown, (round_, _, _) in zip(data["rounds"], trace.taken, strict=True):
+        if round_.tree is None:
+            assert shown["tree"] is None
+            continue
+        rows = zip(round_.tree.tokens[1:], round_.tree.depths[1:], strict=True)
+        assert [(row["draft"], row["depth"]) for row in shown["tree"]] == [(letters([t]).decode(), depth) for t, depth in rows]
+        standing = [row for row in shown["tree"] if row["stands"]]
+        assert [row["draft"] for row in standing] == shown["drafts"][: shown["accepted"]]
+        assert [row["depth"] for row in standing] == list(range(1, shown["accepted"] + 1))
+        branched += len(set(round_.tree.depths)) < len(round_.tree.depths)
+    assert branched > 3
 
 
 @given(st.lists(st.binary(max_size=4)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minimtp.decode.trace import page
-from tests.test_trace import ODD, THEMES, letters, spell, traced
+from tests.test_trace import ODD, THEMES, letters, spell, traced, traced_trees
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -198,6 +198,21 @@ def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
     driver.execute_script("location.hash = '#3'")
     press(driver, "r", "r")  # by then the event has been handled
     assert driver.execute_script(VISIBLE) == steps[3]
+
+
+def test_a_tree_shows_all_its_drafts_each_under_the_depth_it_was_drafted_for(look):
+    trace = traced_trees()
+    driver = look(trace)
+    chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [chip.className.split(' ')[1], chip.textContent,
+        parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
+    for number, (round_, _, _) in enumerate(trace.taken[1:], 2):
+        driver.execute_script(f"goRound({number})")
+        tree = round_.tree
+        drafted = driver.execute_script(chips)[: len(tree) if tree else 0]
+        if tree:
+            rows = zip(tree.tokens[1:], tree.depths[1:], strict=True)
+            assert [(text, depth) for _, text, depth in drafted] == [(letters([t]).decode(), depth) for t, depth in rows]
+        assert sum(kind == "accepted" for kind, _, _ in drafted) == round_.accepted
 
 
 def test_a_text_without_drafts_has_a_page_too(look):

@@ -155,6 +155,8 @@ def _contestants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Conte
         found.append(Contestant(f"{name}, {depth} at a time", target, drafter, depth))
         if drafter.max_depth > depth and name != "n-gram":
             found.append(Contestant(f"{name}, while likely", target, drafter, drafter.max_depth, CONFIDENCE))
+        if hasattr(drafter, "draft_tree"):
+            found.append(Contestant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, drafter.max_depth, tree=FIXED_DEPTH))
         lengths = _adaptive(costs, drafter.max_depth)
         found.append(Contestant(f"{name}, adaptive", target, drafter, drafter.max_depth, CONFIDENCE, lengths=lengths))
     return found, costs
@@ -188,8 +190,8 @@ def _rows(
             "text": text, "temperature": temperature, "way": way, "rule": rule,
             "tokens_per_second": speed.tokens_per_second, "slowest": speed.slowest, "fastest": speed.fastest,
             "speedup": statistics.median(ratios), "speedup_low": low, "speedup_high": high,
-            "predicted_speedup": predicted_speedup(speed, passes), "tokens_per_step": speed.tokens_per_step,
-            "drafted_per_step": sum(n * steps for n, steps in enumerate(speed.drafts_of_length)) / speed.steps,
+            "predicted_speedup": predicted_speedup(speed, passes, contestant.tree), "tokens_per_step": speed.tokens_per_step,
+            "drafted_per_step": sum(n * steps for n, steps in _drafted(speed, contestant.tree)) / speed.steps,
             "acceptance": [None if share != share else share for share in speed.acceptance],
             "seconds_of_drafting_a_step": speed.seconds_of_drafting,
             "same_texts": sum(map(list.__eq__, speed.texts, plain.texts)), "texts": len(speed.texts),
@@ -197,10 +199,15 @@ def _rows(
         }  # fmt: skip
 
 
-def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
-    """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens."""
-    verifying = sum(steps * passes[drafted] for drafted, steps in enumerate(speed.drafts_of_length)) / speed.steps
+def predicted_speedup(speed: Speed, passes: Sequence[float], tree: int = 0) -> float:
+    """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens. tree: the drafts of a tree, 0 for chains."""
+    verifying = sum(steps * passes[drafted] for drafted, steps in _drafted(speed, tree)) / speed.steps
     return speed.tokens_per_step * passes[0] / (verifying + speed.seconds_of_drafting)
+
+
+def _drafted(speed: Speed, tree: int) -> list[tuple[int, int]]:
+    """(how many tokens were drafted, in how many steps). Of a tree only one path is counted: it is taken to have been full."""
+    return [(tree if tree and drafted else drafted, steps) for drafted, steps in enumerate(speed.drafts_of_length)]
 
 
 def repeated_share(tokens: Sequence[int]) -> float:

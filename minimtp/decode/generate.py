@@ -85,6 +85,7 @@ class Round(NamedTuple):
     drafts: list[int]  # what was proposed for that position and the following ones; of a tree, one path
     accepted: int  # how many of the drafts stand
     tokens: list[int]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
+    tree: Tree | None = None  # what was proposed, where that was a tree
 
 
 @dataclass
@@ -247,7 +248,7 @@ class Generation:
             committing = perf_counter() - verified  # what the next draft needs, and so a part of it
             if position == len(prompt):
                 statistics.seconds_prompt, committing = perf_counter() - started, 0.0
-            yield Round(position, drafts, accepted, tokens)
+            yield Round(position, drafts, accepted, tokens, tree)
             if self.reason is not None:
                 return
 

@@ -33,7 +33,8 @@ TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings o
 class Contestant:
     """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`.
 
-    rule: how sampled drafts are verified. lengths: makes, for each text, who chooses among the draft lengths.
+    rule: how sampled drafts are verified. lengths: makes, for each text, who chooses among the draft lengths. tree: so many
+    drafts a round as a tree, 0 for a chain.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Contestant:
     least_confidence: float = 0.0
     rule: str = "shared-noise"
     lengths: Callable[[], Lengths] | None = None
+    tree: int = 0
 
 
 @dataclass
@@ -220,7 +222,7 @@ def _turn(contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, se
         contestant.drafter.least_confidence = contestant.least_confidence
     generation = generate(
         contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth,
-        rule=contestant.rule, lengths=contestant.lengths() if contestant.lengths else None,
+        rule=contestant.rule, tree=contestant.tree, lengths=contestant.lengths() if contestant.lengths else None,
     )  # fmt: skip
     next(generation)
     started = perf_counter()

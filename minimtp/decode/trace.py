@@ -69,7 +69,8 @@ class Trace:
 
         prompt: its text. rounds: for each, `drafts` (each draft's own text), `accepted` (how many stand), `text` (of each
         token emitted, as it reads in the whole), `next` (the own text of the token that follows the drafts that stand, None
-        where a drafted stop token ended the text), `draft` and `verify` (seconds; of the prompt's round only `verify`).
+        where a drafted stop token ended the text), `tree` (None, or each of its drafts with its depth and whether it stands),
+        `draft` and `verify` (seconds; of the prompt's round only `verify`).
         """
         start = self.statistics.prompt_tokens
         read = owned_text([decode_bytes([token]) for token in self.tokens])
@@ -80,7 +81,7 @@ class Trace:
             follows = own_text(decode_bytes(round_.tokens[-1:])) if emitted > round_.accepted else None
             rounds.append({
                 "drafts": drafts, "accepted": round_.accepted, "text": read[round_.position : round_.position + emitted],
-                "next": follows, "draft": drafting, "verify": verifying,
+                "next": follows, "tree": _walk(round_, decode_bytes), "draft": drafting, "verify": verifying,
             })  # fmt: skip
         return {
             "title": title, "settings": [[name, str(value)] for name, value in settings.items()], "reason": self.reason,
@@ -93,11 +94,25 @@ def describe(run: object, drafter: str, temperature: float, **settings: object) 
     words = {"parameters": f"{run.recipe.trunk_parameters():,}", "bits a weight": f"{bits_per_weight(run.model):.2f}"}
     words |= {"drafter": run.recipe.heads if drafter == "heads" else drafter, "temperature": f"{temperature:g}"}
     # What was asked for, and what it is where nobody asked.
-    asked = {"top_k": 0, "top_p": 1.0, "draft_length": "auto", "repetition_penalty": 1.0}
+    asked = {"top_k": 0, "top_p": 1.0, "draft_length": "auto", "repetition_penalty": 1.0, "tree": 0}
     words |= {name.replace("_", "-"): settings[name] for name, usual in asked.items() if settings.get(name, usual) != usual}
     if temperature:
         words |= {"rule": settings["rule"], "seed": settings["seed"]}
     return words | {"kernels": settings["kernels"]}
+
+
+def _walk(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, object]] | None:
+    """The rows of a round's tree in its depth-first order, the root left out; None for a chain."""
+    if round_.tree is None:
+        return None
+    tree, row, stands = round_.tree, 0, set()
+    for token in round_.drafts[: round_.accepted]:
+        row = next(child for child in tree.children[row] if tree.tokens[child] == token)
+        stands.add(row)
+    return [
+        {"draft": own_text(decode_bytes([tree.tokens[row]])), "depth": tree.depths[row], "stands": row in stands}
+        for row in range(1, len(tree.tokens))
+    ]
 
 
 def own_text(token: bytes) -> str:
