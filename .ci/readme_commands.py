@@ -32,6 +32,8 @@ def small(command: str) -> str | None:
     learns = re.match(r"(minimtp (compare|train)|python -m lessons\.\w+)\b", command)
     if learns and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
+    if command.startswith("minimtp bench quality"):
+        command += " --preset tiny --bits 4,2 --seeds 1"
     return command
 
 

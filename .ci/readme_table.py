@@ -2,6 +2,7 @@
 
     minimtp compare --out runs/compare-quick && cp runs/compare-quick/compare.json data/results/compare-quick.json
     minimtp bench decode runs/compare-quick/mtp --small runs/compare-quick/mtp_qat_int4 --out data/results
+    minimtp bench quality --out runs/quality-quick && cp runs/quality-quick/quality.json data/results/quality-quick.json
     python .ci/readme_table.py
 
 Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json.
@@ -13,7 +14,7 @@ import re
 from pathlib import Path
 
 from minimtp import claims
-from minimtp.bench import decode_report
+from minimtp.bench import decode_report, quality_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +34,9 @@ def compared(result: dict) -> str:
     return "\n".join(lines + [f"* {claim['described']}" for claim in result["claims"]])
 
 
-BLOCKS = {"compare-quick": compared, "bench-decode": decode_report.readme}  # by the name of the figures' file
+BLOCKS = {  # by the name of the figures' file
+    "compare-quick": compared, "bench-decode": decode_report.readme, "quality-quick": quality_report.readme
+}  # fmt: skip
 
 
 def updated(readme: str) -> str:

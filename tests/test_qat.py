@@ -19,9 +19,9 @@ from minimtp.model.layers import Embedding, Linear
 from minimtp.model.objective import accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant import packing
-from minimtp.quant.grids import GRIDS, Q4_0, Q8_0
+from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
-from minimtp.quant.ptq import round_to_nearest
+from minimtp.quant.ptq import quantize_after_training, round_to_nearest
 from minimtp.quant.qat import (
     FakeQuantizedMatrix,
     QuantizationSpec,
@@ -191,6 +191,34 @@ def test_learned_steps_get_gradients_and_are_not_decayed():
         if name.endswith("log_steps"):
             place, _ = flat.places[name]
             assert parameter.grad.any() and not flat.decay_mask[place].any(), name
+
+
+def test_a_model_with_room_for_learned_steps_can_be_rounded_after_training_by_any_method():
+    model, spec = build(), QuantizationSpec(scales="learned")
+    make_room_for_learned_steps(model, spec)
+    batches = [text(model)]
+    packed = [quantize_after_training(model, spec, method, batches) for method in ("rtn", "gptq")]
+    expected = [quantize_after_training(build(), SPEC, method, batches) for method in ("rtn", "gptq")]
+    for found, without in zip(packed, expected, strict=True):
+        assert digest(stored_arrays(found)) == digest(stored_arrays(without))
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_1", "int3-ggml-signed-g32", "nf4-g32"])
+@pytest.mark.parametrize("kind", ["sequential", "token_conditioned"])
+def test_state_and_token_have_scales_of_their_own_in_the_product_that_joins_them(kind, name):
+    """Groups that divide the width never reach from one half of the concatenation into the other."""
+    heads, grid = build(kind).heads, grid_named(name)
+    joined = heads.steps[0].join if kind == "sequential" else heads.head.gate_candidate
+    weight = joined.weight.data.copy()
+    weight[:, SHAPE.width :] *= 100  # the halves need not be of one size
+    halves = [grid.fake_quantize(weight[:, : SHAPE.width]), grid.fake_quantize(weight[:, SHAPE.width :])]
+    assert np.array_equal(grid.fake_quantize(weight), np.concatenate(halves, axis=1))
+
+
+def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token():
+    grid, weight = grid_named("int4-restricted-channel"), build("sequential").heads.steps[0].join.weight.data.copy()
+    weight[:, SHAPE.width :] *= 100
+    assert not grid.fake_quantize(weight)[:, : SHAPE.width].any()  # nothing is left of the smaller half
 
 
 def test_an_output_of_its_own_can_have_a_grid_of_its_own():

@@ -34,6 +34,20 @@ def _cells(row: dict[str, object]) -> list[str]:
     ]  # fmt: skip
 
 
+def readme(result: dict[str, object]) -> str:
+    """What the README shows: the table, and what its figures depend on."""
+    machine, seeds = result["machine"], result["seeds"]
+    certainty = f"with 95 % intervals over {seeds} seeds" if seeds > 1 else "from a single seed, so without intervals"
+    command = f"minimtp bench quality --bits {','.join(map(str, result['bits']))} --seeds {seeds}"
+    return "\n".join([
+        table(result["rows"], markdown=True),
+        "",
+        f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores; load {machine['load_before']:.1f} from "
+        f"other work, so that seconds say little), text fingerprint `{result['corpus']['fingerprint'][:16]}`. Every row has seen "
+        f"the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is gone.",
+    ])  # fmt: skip
+
+
 def draw(rows: Sequence[dict[str, object]], path: Path) -> Path | None:
     """Loss against bits per weight, a line a method. None where matplotlib (the extra `plots`) is not installed."""
     if importlib.util.find_spec("matplotlib") is None:

@@ -156,7 +156,7 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
         if isinstance(module, Embedding):
             return FakeQuantizedEmbedding(module.weight, grid, spec, name)
         log_steps = getattr(module, "log_steps", None)
-        if log_steps is None:
+        if log_steps is None or linear is not FakeQuantizedLinear:  # steps are learned in training only
             return linear(module.weight, grid, spec, name)
         if not log_steps.data.any():  # nothing has been learned yet
             log_steps.data[...] = first_logarithms(grid, module.weight.data, f"{name}.weight")
