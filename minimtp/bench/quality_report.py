@@ -43,8 +43,8 @@ def readme(result: dict[str, object]) -> str:
         table(result["rows"], markdown=True),
         "",
         f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores; load {machine['load_before']:.1f} from "
-        f"other work, so that seconds say little), text fingerprint `{result['corpus']['fingerprint'][:16]}`. Every row has seen "
-        f"the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is gone.",
+        f"other work, so that seconds say little), text fingerprint `{result['corpus']['fingerprint'][:16]}`. Every row has "
+        f"seen the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is gone.",
     ])  # fmt: skip
 
 
