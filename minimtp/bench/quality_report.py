@@ -44,7 +44,8 @@ def readme(result: dict[str, object]) -> str:
         "",
         f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores; load {machine['load_before']:.1f} from "
         f"other work, so that seconds say little), text fingerprint `{result['corpus']['fingerprint'][:16]}`. Every row has "
-        f"seen the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is gone.",
+        f"seen the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is "
+        "gone.",
     ])  # fmt: skip
 
 
