@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minimtp.cli import make_parser
+from minimtp.cli.parser import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The command line: minimtp train | generate | evaluate | quantize | compare | bench | doctor.
+
+Each command is a thin function: it turns options into arguments, calls the library, and prints. What the library does not
+accept arrives here as a UserError and becomes one line on standard error and exit code 2; Ctrl-C is exit code 130.
+
+Results go to standard output, everything about the work (settings, choices, progress) to standard error. Nothing heavy is
+imported before a command runs, so that `-h` answers at once.
+
+    parser.py      the options of every command; those of `train` are made from the fields of the recipe
+    values.py      what an option's value may look like, and the choice of kernels
+    training.py    train, and the recipe that its options describe
+    writing.py     generate
+    measuring.py   evaluate, quantize, compare, bench, doctor
+"""
+
+import sys
+
+from minimtp.cli.parser import make_parser
+from minimtp.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a model may write what the terminal cannot show
+    parser = make_parser()
+    try:
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return 0
+        return options.command(options)
+    except UserError as error:
+        print(f"minimtp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(f"\nminimtp: {str(stopped) or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:  # a full disk, a missing right: where nobody closer to it knew better
+        what, why = error.filename or "the system", error.strerror or error
+        print(f"minimtp: {what}: {why}; make room, or give another path", file=sys.stderr)
+        return 2

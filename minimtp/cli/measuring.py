@@ -1,0 +1,102 @@
+"""`minimtp evaluate`, `quantize`, `compare`, `bench` and `doctor`."""
+
+import argparse
+import json
+import sys
+
+from minimtp.cli.values import use_kernels
+from minimtp.errors import UserError
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    import minimtp
+
+    use_kernels(options)
+    run = minimtp.load(options.run, device=options.device)
+    result = minimtp.evaluate(run, options.corpus or None, tokens=options.tokens, threads=options.threads)
+    print(json.dumps(result.to_dict()) if options.json else result.describe())
+    return 0
+
+
+def quantize(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.quant.packed import bits_per_weight, weight_bytes
+
+    run = minimtp.load(options.run)
+    packed = minimtp.quantize(
+        run, options.out, options.grid, method=options.method, head_grid=options.head_grid, calibration=options.calibration,
+        report=print,
+    )  # fmt: skip
+    print(
+        f"{options.out}: {weight_bytes(packed.model):,} bytes of weights, {bits_per_weight(packed.model):.2f} bits each "
+        f"(before: {weight_bytes(run.model):,}, {bits_per_weight(run.model):.2f})"
+    )
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from minimtp import compare as comparison
+
+    use_kernels(options)
+    try:
+        comparison.run(
+            options.preset, options.out, corpus=options.corpus, device=options.device, threads=options.threads,
+            seed=options.seed,
+        )  # fmt: skip
+    except comparison.Disagreement as error:
+        print(f"minimtp: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    raise UserError("say what to measure: see minimtp bench -h")
+
+
+def bench_train(options: argparse.Namespace) -> int:
+    from minimtp.bench import train as measurement
+
+    measurement.train(
+        options.preset, steps=options.steps, rounds=options.rounds, threads=options.threads, kernel_choice=options.kernels,
+        out=options.out,
+    )  # fmt: skip
+    return 0
+
+
+def bench_quality(options: argparse.Namespace) -> int:
+    from minimtp.bench import quality as measurement
+
+    use_kernels(options)
+    measurement.run(
+        options.bits, options.seeds, options.preset, options.out, corpus=options.corpus, threads=options.threads
+    )  # fmt: skip
+    return 0
+
+
+def bench_kernels(options: argparse.Namespace) -> int:
+    from minimtp.bench.kernels import kernel_speeds
+
+    kernel_speeds(largest=options.largest, rounds=options.rounds, out=options.out)
+    return 0
+
+
+def bench_decode(options: argparse.Namespace) -> int:
+    from minimtp.bench import decode as measurement
+
+    use_kernels(options)
+    measurement.measure(
+        options.run, small=options.small, device=options.device, seed=options.seed, out=options.out,
+        sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new, options.repeats),
+        **({"temperatures": options.temperatures} if options.temperatures else {}),
+        **({"texts": options.texts} if options.texts else {}),
+    )  # fmt: skip
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from minimtp.doctor import describe
+
+    use_kernels(options)
+    for topic, finding in describe():
+        print(f"{topic:<10} {finding}")
+    return 0
