@@ -7,6 +7,7 @@ with `pytest -m gpu`. The tolerances are in one table, each with its reason.
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,6 +164,38 @@ def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice)
     assert np.array_equal(np.isnan(losses[0]), np.isnan(losses[1]))
     assert_close(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), "loss")
     assert evaluations[1].bits_per_byte == pytest.approx(evaluations[0].bits_per_byte, rel=1e-3)
+
+
+@pytest.mark.parametrize("feature", ["standard", "parallel, reversed", "heads from the trunk", "untied, 8 bits"])
+def test_a_training_step_stops_for_the_device_twice_and_uploads_its_tokens(monkeypatch, device, choose_kernels, feature):
+    choose_kernels("plain", device)
+    recipe = presets.preset("tiny", tokens=4 * 4 * 32, **TRAINING[feature])
+    trainer, corpus = Trainer(recipe, None, device, 1), text()
+    batches = [
+        corpus.batch(i, seed=0, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth) for i in range(4)
+    ]
+    for batch in batches[:2]:
+        trainer.advance(batch)
+    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    trainer.advance(batches[2])
+    trainer.close()
+    if device.xp is strict_cupy:  # CuPy does not count
+        assert traffic.reads <= 2  # the losses of all heads, the norms of all gradients
+        assert traffic.uploads <= 1
+
+
+@pytest.mark.parametrize("choice", ["plain", "auto"])
+def test_a_greedy_round_stops_for_the_device_once_a_draft_and_twice_a_verification(monkeypatch, device, choose_kernels, choice):
+    choose_kernels(choice, device)
+    target, drafter = deploy(in_form(moved(model_with("token_conditioned"), device), "int4"))
+    generation = generate(target, drafter, [3, 1, 4], max_new=24, law=Law(0.0), draft_depth=3)
+    rounds = generation.rounds()
+    for _ in range(3):
+        next(rounds)
+    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    drafted = len(next(rounds).drafts)
+    if device.xp is strict_cupy and choice == "auto":
+        assert drafted > 0 and traffic.reads <= 3 and traffic.uploads <= 1
 
 
 FORMS = ["float32", "int4", "trained int4"]

@@ -86,25 +86,24 @@ class TokenConditionedDrafter:
         if runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize <= TABLE_BYTES:
             self._token_parts = self._token_part(self._xp.arange(runtime.vocabulary_size))  # (V, 2D)
         self._hidden: Array | None = None  # (1, D)
-        self._pending: Array | None = None  # (1,)
+        self._pending = 0  # the token; on the host, where it is known anyway
 
     def twin(self) -> "TokenConditionedDrafter":
         return copy(self)  # what it knows of a text is replaced, never changed in place
 
     def reset(self, first_token: int) -> None:
-        self._hidden = self._pending = None
+        self._hidden = None
 
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         self._hidden = hidden[-1:].copy()
-        self._pending = self._xp.asarray(tokens[-1:]).copy()
+        self._pending = int(tokens[-1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
         if type(rule) is Greedy and self._token_parts is not None:
-            pending = int(self._pending[0])
             return self._kernel.gated_greedy_draft(
-                self._hidden.copy(), pending, self._token_parts, depth, self.least_confidence, self._step
+                self._hidden.copy(), self._pending, self._token_parts, depth, self.least_confidence, self._step
             ), None
-        state, token, tokens, scores, confidence = self._hidden.copy(), self._pending, [], [], 1.0
+        state, token, tokens, scores, confidence = self._hidden.copy(), self._pending_token(), [], [], 1.0
         for index in range(depth):
             logits, largest_probability = self._kernel.gated_step(state, self._token_part(token), self._step)
             if self.least_confidence:
@@ -122,10 +121,13 @@ class TokenConditionedDrafter:
 
         def follow(node: int, parent: int, path: list[int]) -> Array:
             states[node] = states[parent].copy()
-            token = self._xp.asarray(path[-1:]) if path else self._pending
+            token = self._xp.asarray(path[-1:]) if path else self._pending_token()
             return self._kernel.gated_step(states[node], self._token_part(token), self._step)[0]
 
-        return grow(int(self._pending[0]), follow, rule, nodes, depth, self.least_confidence)
+        return grow(self._pending, follow, rule, nodes, depth, self.least_confidence)
+
+    def _pending_token(self) -> Array:
+        return self._xp.full(1, self._pending, np.int64)
 
     def _token_part(self, tokens: Array) -> Array:
         """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""

@@ -7,7 +7,7 @@ The gradient of each of the parameters' groups is first scaled down to a norm of
 """
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import array_module, to_numpy
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.tensor import Array
 
@@ -30,18 +30,16 @@ class AdamW:
         flat = self.flat
         kernel = kernels.for_array(flat.data)
         self.steps += 1
-        squares = 0.0
-        for group in flat.groups:
-            gradients = flat.gradients[group]
-            square = float(gradients.dot(gradients))
-            squares += square
+        of_groups = [flat.gradients[group] for group in flat.groups]
+        squares = to_numpy(array_module(flat.data).stack([gradients.dot(gradients) for gradients in of_groups])).tolist()
+        for group, gradients, square in zip(flat.groups, of_groups, squares, strict=True):
             norm = square**0.5
             scale = clip / norm if clip is not None and norm > clip else 1.0
             kernel.adamw(
                 flat.data[group], gradients, self.first[group], self.second[group], flat.decay_mask[group], learning_rate,
                 self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
             )  # fmt: skip
-        return squares**0.5
+        return sum(squares) ** 0.5
 
     def state(self) -> dict[str, Array]:
         """`first.NAME` and `second.NAME` for every parameter: views, to be copied or saved at once."""

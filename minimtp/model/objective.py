@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice, repeat
 
-from minimtp.backend import array_module
+from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
 from minimtp.engine.module import frozen
@@ -54,7 +54,8 @@ def accumulate_gradients(
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
     """
     length = tokens.shape[1] - 1 - model.depth
-    inputs, losses = tokens[:, :length], np.full(1 + model.depth, np.nan)
+    inputs = tokens[:, :length]
+    losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
     hidden = model.hidden(inputs)
@@ -75,17 +76,18 @@ def accumulate_gradients(
             losses[1:] = _accumulate_in_heads(model, start, tokens, weights, head_positions, laws)
     if trunk_learns:
         hidden.backward(leaf.grad)
-    return losses
+    return _on_the_host(losses)
 
 
 def _accumulate_in_heads(
     model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice, laws: Iterator[Array | None]
-) -> np.ndarray:
+) -> list[Array | None]:
     """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K.
 
     laws: for each head in turn, (B*n, V), what it learns instead of the text.
     """
-    length, losses = hidden.shape[1], np.full(model.depth, np.nan)
+    length = hidden.shape[1]
+    losses: list[Array | None] = [None] * model.depth
     if positions.indices(length) != (0, length, 1):
         hidden = hidden[:, positions]  # (B, n, D)
     following = _following(tokens, model.depth)[:, positions]  # (B, n, K)
@@ -135,9 +137,17 @@ def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None))
     return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
+def _on_the_host(losses: list[Array | None]) -> np.ndarray:
+    """float64, NaN for None; a device is read once for all of them."""
+    result = np.full(len(losses), np.nan)
+    known = [i for i, loss in enumerate(losses) if loss is not None]
+    result[known] = to_numpy(array_module(losses[0]).stack([losses[i] for i in known]))
+    return result
+
+
 def _loss_at(
     model: Model, state: Array, targets: Array, weight: float, law: Array | None = None
-) -> tuple[float, Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Mean nats of the targets at `state` (B, T, D), weight times the gradient at the state, and the logits (B*T, V).
 
     The output learns too. law: (B*T, V), what the gradient follows instead of the targets.
@@ -147,7 +157,7 @@ def _loss_at(
     rows = logits.reshape(targets.size, -1)  # (B*T, V)
     losses = (CrossEntropy(targets) if law is None else SoftCrossEntropy(law)).apply(rows)
     nats = losses.data if law is None else CrossEntropy(targets).forward(rows.data)
-    loss = float(nats.mean())
+    loss = nats.mean()  # stays on the device, which need not stop for it
     if weight == 0.0:
         return loss, array_module(state).zeros_like(state), rows.data
     losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
