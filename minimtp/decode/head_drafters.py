@@ -42,7 +42,6 @@ from minimtp.model.heads import (
     SequentialHeads,
     TokenConditionedHeads,
 )
-from minimtp.quant.packed import PackedMatrix
 
 TABLE_BYTES = 8 << 20  # of precomputed token parts a head may keep; beyond it they are computed when needed
 
@@ -141,11 +140,11 @@ class TokenConditionedDrafter:
 
 def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
     """A product's weights split after `columns` inputs, each half laid out for the kernels' `linear`."""
-    if isinstance(module, PackedMatrix):
+    if hasattr(module, "packed"):
         xp = array_module(module.packed)
         cut = module.packed.shape[1] * columns // module.shape[1]  # whole blocks: the width is a multiple of a group
         halves = (module.packed[:, :cut], module.packed[:, cut:])
-        parts = [PackedMatrix(module.grid, xp.ascontiguousarray(half), module.activations) for half in halves]
+        parts = [type(module)(module.grid, xp.ascontiguousarray(half), module.activations) for half in halves]
         return prepare_product(parts[0]), prepare_product(parts[1])
     if hasattr(module, "grid"):
         raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")

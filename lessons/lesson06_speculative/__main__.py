@@ -1,0 +1,39 @@
+"""Lesson 6: python -m lessons.lesson06_speculative"""
+
+from lessons import course
+from lessons.lesson06_speculative.forms import FORMS, tokens_per_pass
+from lessons.lesson06_speculative.picture import draw
+from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
+from lessons.lesson06_speculative.write import write_all
+from minimtp.backend import to_device
+from minimtp.decode.head_drafters import head_drafter
+from minimtp.decode.runtime import Runtime
+from minimtp.training.checkpoint import load
+from minimtp.training.corpus import open_corpus
+
+
+def main(lesson: course.Lesson) -> None:
+    """How can guesses be kept, when the text must stay what the model alone would have written?"""
+    run, context = load(lesson.trained(5), lesson.device.name), lesson.recipe.context
+    prompts = open_corpus().validation_windows(160 * context, context=context)[:, : context * 3 // 8]  # (P, T)
+    p, q = next_byte(run.model, to_device(prompts, lesson.device))  # (P, V) each
+    print("a drafted byte: how far its law is from the model's")
+    for name, law_of in ONE_BYTE.items():
+        print(f"  {name:<42}{100 * distance(law_of(p, q), p):>8.2g} %")
+
+    target, written = Runtime(run.model.trunk), {}
+    drafter = head_drafter(run.model.heads, target)
+    for temperature in (1, 0):
+        print(f"\ntemperature {temperature}, {run.recipe.draft_depth} drafts a pass")
+        written[temperature] = write_all(target, drafter, prompts[::4], temperature, run.recipe.draft_depth)
+
+    print("\nsix drafts as a tree, temperature 1")
+    for name, form in FORMS.items():
+        print(f"  {name:<20}" + tokens_per_pass(run.model, to_device(prompts, lesson.device), form))
+    lesson.picture(draw, p, q, written, run.tokenizer, size=(14, 5))
+    speeds = [f"{written[0][way].tokens_per_second:,.0f} tokens/s" for way in ("plain decoding", "equal to the argmax")]
+    lesson.result("writing at temperature 0", ("a byte a pass", speeds[0]), ("drafts, verified", speeds[1]))
+
+
+if __name__ == "__main__":
+    course.run(6, main)
