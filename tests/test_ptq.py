@@ -85,27 +85,27 @@ def says(model, tokens):
 @each_grid
 @given(x=weight_matrices(largest=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans())
 @settings(max_examples=25)
-def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(grid, x, factor, largest_first):
-    found = gptq(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
+def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(own, grid, x, factor, largest_first):
+    found = own(gptq)(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
     assert same(found, grid.encode(x))
 
 
 @each_grid
-def test_gptq_without_any_inputs_is_round_to_nearest(grid):
+def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
     x = bell(5, 64)
-    assert same(gptq(grid, x, np.zeros((64, 64))), grid.encode(x))
+    assert same(own(gptq)(grid, x, np.zeros((64, 64))), grid.encode(x))
 
 
 @each_grid
-def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(grid):
+def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, grid):
     x, second_moment = bell(16, 192), moment(192)
-    results = [gptq(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
+    results = [own(gptq)(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
     assert all(same(results[0], result) for result in results[1:])
 
 
 @each_grid
 @pytest.mark.parametrize("largest_first", [False, True])
-def test_gptq_is_what_updating_the_inverse_column_by_column_gives(grid, largest_first):
+def test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, grid, largest_first):
     """The same algorithm without Cholesky factors: eliminate each column from the inverse once it is rounded."""
     x, second_moment = bell(8, 64, seed=3), moment(64, seed=4)
     now = x.astype(np.float64)
@@ -129,14 +129,14 @@ def test_gptq_is_what_updating_the_inverse_column_by_column_gives(grid, largest_
         moved[:, left] |= (error[:, None] * inverse[j, left]) != 0
         inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
         inverse[j], inverse[:, j] = 0, 0
-    assert same(gptq(grid, x, second_moment, largest_first=largest_first), (codes, scales))
+    assert same(own(gptq)(grid, x, second_moment, largest_first=largest_first), (codes, scales))
 
 
-def test_gptq_rounds_the_rows_of_a_matrix_independently():
+def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
     x, second_moment = bell(6, 96), moment(96)
-    whole = gptq(Q4_0, x, second_moment)
+    whole = own(gptq)(Q4_0, x, second_moment)
     for row in range(6):
-        codes, scales = gptq(Q4_0, x[row : row + 1], second_moment)
+        codes, scales = own(gptq)(Q4_0, x[row : row + 1], second_moment)
         assert np.array_equal(codes, whole[0][row : row + 1]) and np.array_equal(scales, whole[1][row : row + 1])
 
 
@@ -156,9 +156,9 @@ def test_an_input_that_never_fires_is_rounded_by_itself_and_moves_nothing(grid):
 
 
 @pytest.mark.parametrize("rank", [1, 5])
-def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(rank):
+def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, rank):
     x, second_moment = bell(16, 96), moment(96, rows=rank)
-    codes, scales = gptq(Q4_0, x, second_moment)
+    codes, scales = own(gptq)(Q4_0, x, second_moment)
     assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
     found, nearest = (output_error(Q4_0.decode(*pair) - x, second_moment) for pair in ((codes, scales), Q4_0.encode(x)))
     assert found < 0.2 * nearest

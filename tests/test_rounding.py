@@ -25,11 +25,26 @@ def test_integers_stay(rounding, x):
     assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
 
 
+HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
+
+
+def test_halves_go_away_from_zero_and_what_lies_just_below_a_half_does_not(own):
+    assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
+    below = np.nextafter(HALVES, np.float32(0))
+    assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], "x + 0.5 rounds by itself: 0.49999997 becomes 1"
+
+
+@given(x=numbers)
+def test_halves_apart_rounding_half_away_is_rounding_to_the_nearest_integer(own, x):
+    rounded = own(half_away)(x)
+    assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
+    error = np.abs(rounded.astype(np.float64) - x)
+    assert (error <= 0.5).all() and (np.abs(rounded) > np.abs(x))[error == 0.5].all()
+
+
 def test_halves_go_where_the_name_says():
-    halves = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
-    assert half_even(halves).tolist() == [-2, -2, 0, 0, 2, 2]
-    assert half_away(halves).tolist() == [-3, -2, -1, 1, 2, 3]
-    assert half_up(halves).tolist() == [-2, -1, 0, 1, 2, 3]
+    assert half_even(HALVES).tolist() == [-2, -2, 0, 0, 2, 2]
+    assert half_up(HALVES).tolist() == [-2, -1, 0, 1, 2, 3]
 
 
 @each_mode

@@ -1,0 +1,41 @@
+"""Lesson 7's exercises. Fill in the bodies, then:
+
+pytest --mine tests/test_rounding.py tests/test_packing_bits.py tests/test_ptq.py
+"""
+
+from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
+from minimtp.engine.tensor import Array
+from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
+from minimtp.quant.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
+from minimtp.quant.grids import Grid
+from minimtp.quant.grids_base import Scales
+from minimtp.quant.scales import put_group  # noqa: F401  (overwrites one group's scales)
+
+
+def half_away(x: Array) -> Array:
+    """x, any shape -> the nearest integers in x's dtype, halves away from zero."""
+    raise NotImplementedError("lesson 7: the nearest integers, halves away from zero, and 0.49999997 to 0")
+
+
+def pack_bits(codes: Array, bits: int) -> Array:
+    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
+    raise NotImplementedError("lesson 7: every code behind the bits of the one before it")
+
+
+def gptq(
+    grid: Grid,
+    weight: Array,
+    second_moment: Array,
+    name: str = "the array",
+    *,
+    beforehand: tuple[Array, Scales] | None = None,
+    largest_first: bool = False,
+    groups_at_once: int = GROUPS_AT_ONCE,
+) -> tuple[Array, Scales]:
+    """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales as `grid.encode` gives them.
+
+    beforehand: codes and scales of the weight as it is, whose scales are kept; with `largest_first` the grid's own by default.
+
+    Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
+    """
+    raise NotImplementedError("lesson 7: round a column, and let the columns behind it make up for the error")
