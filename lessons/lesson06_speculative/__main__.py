@@ -1,7 +1,6 @@
 """Lesson 6: python -m lessons.lesson06_speculative"""
 
 from lessons import course
-from lessons.lesson06_speculative.forms import FORMS, tokens_per_pass
 from lessons.lesson06_speculative.picture import draw
 from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
 from lessons.lesson06_speculative.write import write_all
@@ -27,9 +26,6 @@ def main(lesson: course.Lesson) -> None:
         print(f"\ntemperature {temperature}, {run.recipe.draft_depth} drafts a pass")
         written[temperature] = write_all(target, drafter, prompts[::4], temperature, run.recipe.draft_depth)
 
-    print("\nsix drafts as a tree, temperature 1")
-    for name, form in FORMS.items():
-        print(f"  {name:<20}" + tokens_per_pass(run.model, to_device(prompts, lesson.device), form))
     lesson.picture(draw, p, q, written, run.tokenizer, size=(14, 5))
     speeds = [f"{written[0][way].tokens_per_second:,.0f} tokens/s" for way in ("plain decoding", "equal to the argmax")]
     lesson.result("writing at temperature 0", ("a byte a pass", speeds[0]), ("drafts, verified", speeds[1]))

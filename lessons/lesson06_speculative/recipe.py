@@ -7,6 +7,7 @@ INTRODUCES = (
     "minimtp.decode.trees",
     "minimtp.decode.verify",
     "minimtp.decode.drafters",
+    "minimtp.decode.tree_drafting",
     "minimtp.decode.head_drafters",
     "minimtp.decode.processors",
     "minimtp.decode.stopping",

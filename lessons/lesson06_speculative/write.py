@@ -26,13 +26,17 @@ def rules_at(temperature: float, vocabulary: int) -> dict[str, Maker]:
         return lambda seed, position: make_rule(name, law, seed, vocabulary, position)
 
     if law.greedy:
-        return {"plain decoding": library("token"), "equal to the argmax": library("token")}
+        same = library("token")
+        return {"plain decoding": same, "equal, in a tree": same, "equal to the argmax": same}
     return {
         "plain decoding": library("shared-noise"),
         "every draft stands": lambda seed, position: Trusting(law, SeededDice(seed)),
         "forgetful rule": lambda seed, position: Forgetful(law, SeededDice(seed)),
         "token rule": library("token"),
+        "token, in a tree": library("token"),
         "block rule": library("block"),
+        "block, in a tree": library("block"),
+        "noise, in a tree": library("shared-noise"),
         "shared noise": library("shared-noise"),
     }
 
@@ -52,8 +56,10 @@ class Written:
         return sum(len(round_.tokens) for round_ in rounds) / len(rounds)
 
 
-def write(target: Runtime, drafter: Drafter, prompts: np.ndarray, rule: Maker, depth: int) -> Written:
-    """Continue each of the prompts (P, T) to the model's context with `depth` drafts a round, 0 for plain decoding.
+def write(
+    target: Runtime, drafter: Drafter, prompts: np.ndarray, rule: Maker, depth: int, tree: bool = False
+) -> Written:
+    """Continue each of the prompts (P, T) to the model's context with `depth` drafts a round, 0 for plain decoding; as a tree?
 
     The seed of a text is its number. Done twice, for the time.
     """
@@ -62,7 +68,8 @@ def write(target: Runtime, drafter: Drafter, prompts: np.ndarray, rule: Maker, d
         texts, rounds, tokens, seconds = [], [], 0, 0.0
         for seed, prompt in enumerate(prompts):
             chosen = rule(seed, len(prompt))
-            generation = Generation(target, drafter if depth else None, prompt, chosen, count, depth, Stop())
+            guesses = drafter if depth else None
+            generation = Generation(target, guesses, prompt, chosen, count, depth, Stop(), tree_nodes=tree * depth)
             running = generation.rounds()
             story = [next(running)]  # the prompt's own pass
             began = perf_counter()
@@ -81,7 +88,7 @@ def write_all(
     """The texts of every rule by its name, a line printed for each; by depth those of the last rule, on fewer prompts."""
     written, rules = {}, rules_at(temperature, target.vocabulary_size)
     for name, rule in rules.items():
-        written[name] = write(target, drafter, prompts, rule, depth if written else 0)
+        written[name] = write(target, drafter, prompts, rule, depth if written else 0, "tree" in name)
         print(f"  {name:<20}" + describe(written[name], written["plain decoding"], target))
     return written | {deep: write(target, drafter, prompts[::4], rule, deep) for deep in DEPTHS if deep <= drafter.max_depth}
 
