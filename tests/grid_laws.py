@@ -197,7 +197,7 @@ def the_outermost_codes_are_used(grid, x, random):
     """A scale made for one range of codes and a clip made for another would leave levels unused."""
     codes, scales = grid.encode(x)
     for group in groups_of(grid, x):
-        piece, used = x[group], codes[group]
+        piece, used = x[group], codes[group].astype(int)  # -128 has no magnitude among bytes
         if np.abs(piece).max() < 0.1 or (policy(grid) == "min-max" and np.ptp(piece) < 0.1):
             continue  # its scale has fewer bits
         if policy(grid) in ("restricted", "ternary", "full-mid"):

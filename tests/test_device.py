@@ -36,6 +36,7 @@ TOLERANCES = {
     # largest difference, as a multiple of the largest magnitude
     "operation": 1e-12,  # float64, sums of at most a few dozen terms in another order
     "loss": 2e-5,  # float32 through a few layers, another order of addition in every product; steps add up
+    "loss through rounding": 2e-4,  # a weight that all but lies between two levels may fall on either: 5e-5 was seen for one
     "logits": 5e-4,  # float32: as for a loss, for the worst of many numbers
 }
 SHAPE = Shape(vocabulary_size=61, context=48, layers=2, width=64, attention_heads=4, key_value_heads=2, feed_forward=64)
@@ -162,7 +163,8 @@ def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice)
         evaluations.append(evaluate_model(trainer.model, corpus, recipe.context, 512, 1))
         trainer.close()
     assert np.array_equal(np.isnan(losses[0]), np.isnan(losses[1]))
-    assert_close(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), "loss")
+    kind = "loss" if recipe.quantization == "none" else "loss through rounding"
+    assert_close(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), kind)
     assert evaluations[1].bits_per_byte == pytest.approx(evaluations[0].bits_per_byte, rel=1e-3)
 
 
