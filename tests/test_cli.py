@@ -262,6 +262,8 @@ def test_a_generation_that_is_not_possible_is_refused(capsys, run, options, word
 
 
 def test_other_commands_refuse_what_they_cannot_do(capsys, run):
+    assert "give one of them" in refused(capsys, "quantize", "run", "--bits", "4", "--grid", "q4_0", "--out", "new")
+    assert "4, 8" in refused(capsys, "quantize", "run", "--bits", "3", "--out", "new")
     assert "unknown grid 'int3'" in refused(capsys, "quantize", "run", "--grid", "int3", "--out", "new")
     assert "unknown method 'gpqt'" in refused(capsys, "quantize", "run", "--method", "gpqt", "--out", "new")
     assert "does not look at any text" in refused(capsys, "quantize", "run", "--calibration", "poem.txt", "--out", "new")
@@ -282,7 +284,7 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
 def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":
-            assert main(["quantize", "run", "--out", "int4"]) == 0
+            assert main(["quantize", "run", "--bits", "4", "--out", "int4"]) == 0
             assert "bits each (before: " in capsys.readouterr().out
         assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
         assert words in capsys.readouterr().out

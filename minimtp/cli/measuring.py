@@ -22,9 +22,12 @@ def quantize(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.quant.packed import bits_per_weight, weight_bytes
 
+    if options.bits and options.grid:
+        raise UserError("--bits is short for a --grid: give one of them")
+    grid = f"q{options.bits}_0" if options.bits else options.grid
     run = minimtp.load(options.run)
     packed = minimtp.quantize(
-        run, options.out, options.grid, method=options.method, head_grid=options.head_grid, calibration=options.calibration,
+        run, options.out, grid, method=options.method, head_grid=options.head_grid, calibration=options.calibration,
         report=print,
     )  # fmt: skip
     print(

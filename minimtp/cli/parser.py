@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
             return
         if not action.option_strings:
             check_known("command", str(value), action.choices)
-        raise UserError(f"{action.option_strings[0]} must be one of {', '.join(action.choices)}, not {value!r}")
+        raise UserError(f"{action.option_strings[0]} must be one of {', '.join(map(str, action.choices))}, not {value!r}")
 
     def error(self, message: str) -> None:
         raise UserError(f"{message}: see {self.prog} -h")
@@ -131,6 +131,7 @@ def make_parser() -> Parser:
         "minimtp quantize runs/mine --method gptq --out runs/mine-int4",
     )
     new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--bits", type=whole, choices=(4, 8), help="short for --grid q4_0 or --grid q8_0")
     new.add_argument("--grid", metavar="NAME", help="grid of the matrices (default: q4_0, or what the run was trained for)")
     new.add_argument("--method", metavar="NAME",
                      help="rtn (the default), hqq, importance, awq or gptq, unless trained through rounding")  # fmt: skip
