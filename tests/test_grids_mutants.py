@@ -36,6 +36,6 @@ def test_the_whole_catalogue_kills_it_by_the_law_that_it_names(one, monkeypatch)
     assert one.law in broken, f"{one.found} breaks {sorted(broken) or 'nothing'}"
 
 
-@pytest.mark.parametrize("test", dict.fromkeys(one.test for one in MUTANTS if one.test), ids=str)
+@pytest.mark.parametrize("test", dict.fromkeys(one.test for one in MUTANTS if one.test), ids=lambda test: test.__name__)
 def test_what_kills_it_holds_without_it(test):
     test()
