@@ -25,7 +25,8 @@ Choices:
   for them. Groups stay those of the format; their scales then have to be chosen beforehand, from the weights as they were.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import array_module, to_numpy
+from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 from minimtp.quant.grids import Grid
@@ -92,20 +93,20 @@ def output_error(difference: Array, second_moment: Array) -> float:
 def _inverse_factor(second_moment: Array, name: str) -> Array:
     """The upper Cholesky factor U of the damped moment's inverse, H⁻¹ = Uᵀ U: (K, K) float64."""
     xp = array_module(second_moment)
-    moment = second_moment.astype(xp.float64)
-    if not bool(xp.isfinite(moment).all()):
+    moment = to_numpy(second_moment).astype(np.float64)  # factored on the host: libraries for GPUs report a failure differently
+    if not np.isfinite(moment).all():
         raise UserError(f"the inputs of {name} are not finite on the calibration text: the model is broken there")
-    diagonal = xp.diagonal(moment).copy()
+    diagonal = np.diagonal(moment).copy()
     dead = diagonal <= 0
     diagonal[dead] = 1.0
-    index = xp.arange(len(diagonal))
+    index = np.arange(len(diagonal))
     damping = DAMPING * float(diagonal.mean())
     while True:  # rounding can leave a nearly singular moment with a negative eigenvalue: then it takes more
         moment[index, index] = diagonal + damping
         try:
-            factor = xp.linalg.cholesky(xp.linalg.inv(moment)).T
-        except xp.linalg.LinAlgError:
+            factor = np.linalg.cholesky(np.linalg.inv(moment)).T
+        except np.linalg.LinAlgError:
             factor = None
-        if factor is not None and bool(xp.isfinite(factor).all()):
-            return factor
+        if factor is not None and np.isfinite(factor).all():
+            return xp.asarray(factor)
         damping *= 10
