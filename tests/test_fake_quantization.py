@@ -36,13 +36,13 @@ BOUNDARY_TABLE = [
 
 @pytest.mark.parametrize("scale", [1.0, -1.0, 2.0**-12, -3.0])
 @pytest.mark.parametrize(("weight", "rounded", "passes"), [(w, r, masks) for w, r, *masks in BOUNDARY_TABLE])
-def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(weight, rounded, passes, scale):
+def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(own, weight, rounded, passes, scale):
     group = np.zeros((1, 32), np.float32)
     group[0, :2] = -8 * scale, weight * scale
     assert Q4_0.fake_quantize(group)[0, 1] == np.float32(rounded * scale)
     for mask, expected in zip(("pass", "round-clip", "clip-round"), passes, strict=True):
         master = Parameter(group.copy())
-        FakeQuantize(Q4_0, mask).apply(master).backward(np.full((1, 32), 5, np.float32))
+        own(FakeQuantize)(Q4_0, mask).apply(master).backward(np.full((1, 32), 5, np.float32))
         assert master.grad[0].tolist() == [5, 5 if expected else 0] + [5] * 30, mask
 
 
@@ -58,16 +58,16 @@ def test_just_below_the_bound_the_mask_follows_what_the_forward_did_and_not_what
 
 @each_mask
 @given(x=weight_matrices())
-def test_nothing_leaves_the_q8_0_grid_so_every_gradient_passes(x, mask):
+def test_nothing_leaves_the_q8_0_grid_so_every_gradient_passes(own, x, mask):
     master, gradient = Parameter(x), np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
-    FakeQuantize(Q8_0, mask).apply(master).backward(gradient)
+    own(FakeQuantize)(Q8_0, mask).apply(master).backward(gradient)
     assert np.array_equal(master.grad, gradient)
 
 
 @each_mask
 @each_grid
 @given(x=weight_matrices(largest=100.0))
-def test_the_gradient_is_the_derivative_of_the_surrogate(grid, mask, x):
+def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
     """The surrogate is d * clip(w / d, low, high) with d held fixed; it is differentiated numerically, off its kinks."""
     step = np.repeat(_signed_steps(grid, x), 32, axis=-1)
     slack = {"pass": np.inf, "round-clip": 0.5, "clip-round": 0.0}[mask]
@@ -82,7 +82,7 @@ def test_the_gradient_is_the_derivative_of_the_surrogate(grid, mask, x):
     slope = (surrogate(weight + h) - surrogate(weight - h)) / (2 * h)
     off_kinks = usable & (np.abs(weight / step - low) > 2e-4) & (np.abs(weight / step - high) > 2e-4)
     master, gradient = Parameter(weight), np.random.default_rng(0).standard_normal(x.shape)
-    FakeQuantize(grid, mask).apply(master).backward(gradient)
+    own(FakeQuantize)(grid, mask).apply(master).backward(gradient)
     assert np.allclose(master.grad[off_kinks], (slope * gradient)[off_kinks], rtol=1e-6, atol=1e-12)
 
 
@@ -118,18 +118,18 @@ def test_zero_groups_pass_every_gradient(grid):
 
 @each_grid
 @given(x=weight_matrices())
-def test_the_forward_is_the_grid_and_the_master_weights_are_not_touched(grid, x):
+def test_the_forward_is_the_grid_and_the_master_weights_are_not_touched(own, grid, x):
     master = Parameter(x.copy())
-    assert FakeQuantize(grid).apply(master).data.tobytes() == grid.fake_quantize(x).tobytes()
+    assert own(FakeQuantize)(grid).apply(master).data.tobytes() == grid.fake_quantize(x).tobytes()
     assert master.data.tobytes() == x.tobytes()
 
 
 @each_grid
-def test_weights_that_are_not_finite_are_an_error_that_names_them(grid):
+def test_weights_that_are_not_finite_are_an_error_that_names_them(own, grid):
     weight = np.ones((2, 32), np.float32)
     weight[1, 7] = np.nan
     with pytest.raises(UserError, match="blocks.1.attention.qkv.weight holds values that are not finite"):
-        FakeQuantize(grid, name="blocks.1.attention.qkv.weight").apply(Parameter(weight))
+        own(FakeQuantize)(grid, name="blocks.1.attention.qkv.weight").apply(Parameter(weight))
 
 
 def test_an_unknown_mask_is_an_error_that_lists_the_known_ones():

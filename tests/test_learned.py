@@ -52,11 +52,11 @@ def freeze(w, steps, low, high):
 
 
 @given(case=cases(), seed=st.integers(0, 2**32))
-def test_lsq_is_the_derivative_of_its_surrogate_to_1e9(case, seed):
+def test_lsq_is_the_derivative_of_its_surrogate_to_1e9(own, case, seed):
     w, steps, (low, high) = case
     frozen, gradient = freeze(w, steps, low, high), np.random.default_rng(seed).standard_normal(w.shape)
     weight, step = Parameter(w.copy()), Parameter(steps.copy())
-    output = LearnedStep(low, high).apply(weight, step)
+    output = own(LearnedStep)(low, high).apply(weight, step)
     assert np.allclose(output.data, surrogate(w, steps, frozen), rtol=1e-12, atol=1e-12)
     output.backward(gradient)
     scale = 1 / np.sqrt(8 * high)
@@ -68,7 +68,7 @@ def test_lsq_is_the_derivative_of_its_surrogate_to_1e9(case, seed):
 
 
 @given(case=cases(), offset=st.floats(-5, 5), seed=st.integers(0, 2**32))
-def test_lsq_with_an_offset_is_the_derivative_of_its_surrogate_to_1e9(case, offset, seed):
+def test_lsq_with_an_offset_is_the_derivative_of_its_surrogate_to_1e9(own, case, offset, seed):
     w, steps, (low, high) = case
     offsets = np.full_like(steps, offset)
     w = w + offsets
@@ -78,7 +78,7 @@ def test_lsq_with_an_offset_is_the_derivative_of_its_surrogate_to_1e9(case, offs
         return surrogate(x - b, s, frozen) + b
 
     inputs = [Parameter(array.copy()) for array in (w, steps, offsets)]
-    LearnedStepAndOffset(low, high).apply(*inputs).backward(gradient)
+    own(LearnedStepAndOffset)(low, high).apply(*inputs).backward(gradient)
     for position, scale in ((0, 1.0), (1, 1 / np.sqrt(8 * high)), (2, 1 / np.sqrt(8 * high))):
         at = [array.data.copy() for array in inputs]
 
@@ -109,22 +109,22 @@ def test_on_the_kinks_of_pact_an_activation_belongs_to_the_bound_or_to_itself_an
     assert inputs.grad.tolist() == [0, 1, 1, 0, 0] and bound.grad.tolist() == [2]
 
 
-def test_counter_example_the_staircase_itself_has_another_derivative():
+def test_counter_example_the_staircase_itself_has_another_derivative(own):
     """It is the code, wherever in its interval the weight lies: comparing LSQ with it would fail where LSQ is right."""
     w, step = np.array([[2.3]]), np.array([[1.0]])
     staircase = slope(lambda s: s * np.clip(np.rint(w / s), -8, 7), step, np.ones_like(step))
     learned = Parameter(step.copy())
-    LearnedStep(-8, 7).apply(Tensor(w), learned).backward(np.ones((1, 1)))
+    own(LearnedStep)(-8, 7).apply(Tensor(w), learned).backward(np.ones((1, 1)))
     assert staircase[0, 0] == pytest.approx(2.0) and learned.grad[0, 0] * np.sqrt(7) == pytest.approx(-0.3)
 
 
 @given(case=cases())
-def test_under_a_squared_error_a_step_without_clipped_weights_wants_to_shrink(case):
+def test_under_a_squared_error_a_step_without_clipped_weights_wants_to_shrink(own, case):
     """The gradient is then the sum of squared rounding errors, in steps: never negative."""
     w, steps, (low, high) = case
     w = np.clip(w / steps, low, high) * steps
     step = Parameter(steps.copy())
-    output = LearnedStep(low, high).apply(Tensor(w), step)
+    output = own(LearnedStep)(low, high).apply(Tensor(w), step)
     output.backward(2 * (output.data - w))
     assert (step.grad >= -1e-12 * np.abs(w).max() ** 2).all()
 

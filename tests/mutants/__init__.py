@@ -52,6 +52,11 @@ def edited(function, *edits):
     return names[function.__name__]
 
 
+def own(thing):
+    """The fixture of that name, without readers: the library's function, or what stands in its place."""
+    return thing
+
+
 @contextmanager
 def in_place(one: Mutant, monkeypatch):
     """The wrong function wherever the right one is known by its name, tests included; everything is put back at the end."""

@@ -2,12 +2,7 @@
 
 from minimtp.quant.grids import Q4_0
 from tests import test_ptq
-from tests.mutants import edited, mutant
-
-
-def own(function):
-    """The fixture of that name, without readers: the library's function, or what stands in its place."""
-    return function
+from tests.mutants import edited, mutant, own
 
 
 def blocks_do_not_matter():

@@ -2,18 +2,20 @@
 
 from minimtp.quant.grids import grid_named
 from tests import test_learned
-from tests.mutants import edited, mutant
-
-LSQ = test_learned.test_lsq_is_the_derivative_of_its_surrogate_to_1e9
+from tests.mutants import edited, mutant, own
 
 
-@mutant("quant.learned:LearnedStep.backward", "nncf #50, nni #3160", test=LSQ)
+def lsq():
+    test_learned.test_lsq_is_the_derivative_of_its_surrogate_to_1e9(own)
+
+
+@mutant("quant.learned:LearnedStep.backward", "nncf #50, nni #3160", test=lsq)
 def below_the_lowest_level_the_step_has_the_gradient_of_the_highest(backward):
     wrong = "(abs(self.codes) * ~inside + inside * (self.codes - self.levels))"
     return edited(backward, ("(self.codes - inside * self.levels)", wrong))
 
 
-@mutant("quant.learned:LearnedStep.backward", "LSQuantization #1", test=LSQ)
+@mutant("quant.learned:LearnedStep.backward", "LSQuantization #1", test=lsq)
 def the_step_has_the_derivative_of_the_staircase(backward):
     return edited(backward, ("(self.codes - inside * self.levels)", "self.codes"))
 

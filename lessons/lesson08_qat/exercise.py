@@ -1,0 +1,63 @@
+"""Lesson 8's exercises. Fill in the bodies, then:
+
+pytest --mine tests/test_fake_quantization.py tests/test_learned.py
+"""
+
+from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
+from minimtp.engine.tensor import Array, Op
+from minimtp.quant.fake import Rounded
+from minimtp.quant.grids import MASKS, Grid
+
+
+class FakeQuantize(Op):
+    """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
+
+    grid: the grid; mask: the straight-through mask; name: what an error calls the weights; rounded: where the values are kept.
+    Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
+    """
+
+    straight_through = True
+
+    def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights", rounded: Rounded | None = None) -> None:
+        if mask not in MASKS:
+            raise ValueError(f"unknown straight-through mask {mask!r}: use {', '.join(MASKS)}")
+        self.grid, self.mask, self.name, self.rounded = grid, mask, name, rounded or Rounded()
+
+    def forward(self, weight: Array) -> Array:
+        raise NotImplementedError("lesson 8: the weights on their grid; and what will the backward ask for?")
+
+    def backward(self, gradient: Array) -> Array:
+        raise NotImplementedError("lesson 8: the gradient, where the mask lets it pass")
+
+
+class LearnedStep(Op):
+    """LSQ: w and a step that broadcasts against it -> q(w), in w's shape. low, high: the outermost codes."""
+
+    straight_through = True
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def forward(self, w: Array, step: Array) -> Array:
+        raise NotImplementedError("lesson 8: the step times the codes; keep codes, levels and how many share a step")
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        raise NotImplementedError("lesson 8: two gradients: code minus level for the step, inside, and the code outside")
+
+    def _inside(self) -> Array:
+        return (self.levels >= self.low) & (self.levels <= self.high)
+
+
+class LearnedStepAndOffset(Op):
+    """LSQ+: w, and a step and an offset that broadcast against it -> q(w), in w's shape."""
+
+    straight_through = True
+
+    def __init__(self, low: int, high: int) -> None:
+        self.step = LearnedStep(low, high)
+
+    def forward(self, w: Array, step: Array, offset: Array) -> Array:
+        raise NotImplementedError("lesson 8: LSQ of what lies above the offset, and the offset again")
+
+    def backward(self, gradient: Array) -> tuple[Array, Array, Array]:
+        raise NotImplementedError("lesson 8: three gradients: what does an offset move that was not clipped?")
