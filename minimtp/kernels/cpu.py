@@ -3,7 +3,8 @@
     cpu_training.py      the loops of a training step         cpu_math.py       exp, maximum, float16
     cpu_rounding.py      weights to the grids
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
-    cpu_activations.py   activations to int8                  cpu_vectors.py    vector instructions
+    cpu_panels.py        how their weights lie                cpu_vectors.py    vector instructions
+    cpu_activations.py   activations to int8
     cpu_attention.py     a few rows over the cache
     cpu_block.py         a block, or all of them, in one call
     cpu_gated_step.py    a drafted token in one call          compiling.py      how all of it is compiled

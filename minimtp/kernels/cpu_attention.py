@@ -12,8 +12,8 @@ exactly zero, which changes no sum.
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled, reassociate
 from minimtp.kernels.cpu_math import SMALLEST_KEY, bits_of, exponential, float_of, in_order
+from minimtp.kernels.cpu_panels import PANEL
 from minimtp.kernels.cpu_products import multiply_floats
-from minimtp.kernels.cpu_tiles import PANEL
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled
 from minimtp.kernels.cpu_attention import attend
-from minimtp.kernels.cpu_products import aligned_empty, multiply
+from minimtp.kernels.cpu_panels import aligned_empty
+from minimtp.kernels.cpu_products import multiply
 from minimtp.kernels.cpu_training import normalize, swiglu_rows
 
 

@@ -2,7 +2,7 @@
 
 A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The weights are what costs,
 so each is read once for all rows; BLAS has a fast path for one row and one for many, and is slow between. Weights are
-laid out once, by `prepare_*`, in panels of 32 outputs (`cpu_tiles.py` says how and why), and a panel stays in the cache
+laid out once, by `prepare_*`, in panels of 32 outputs (`cpu_panels.py` says how and why), and a panel stays in the cache
 while the rows pass over it, four or eight at a time.
 
 Quantized products work on integers: the activations are rounded to int8 per group of 32 (`quantize_activations`, the
@@ -10,14 +10,13 @@ very function that training can fake), and the 32 products of a group are summed
 same whatever other rows are in the call, so verified drafts equal plain decoding with no tolerance.
 """
 
-import math
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import blocks as ggml
 from minimtp.kernels.compiling import compiled
-from minimtp.kernels.cpu_tiles import GROUP, MOST_ROWS, PANEL, Q4, Q8, SCALE_BYTES, float_tile, quantized_tile
-from minimtp.kernels.cpu_vectors import CACHE_LINE
+from minimtp.kernels.cpu_panels import GROUP, PANEL, SCALE_BYTES, aligned_empty, by_panel, q4_0_steps, quantized_panels
+from minimtp.kernels.cpu_tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
 
 F32, Q4_0, Q8_0 = 0, 1, 2
 LARGE, AHEAD = 1 << 20, 8192  # bytes: matrices that the memory is asked for in advance, and how far
@@ -64,48 +63,21 @@ def prepare_f32(weight):
     rows, columns = weight.shape
     panels = aligned_empty((-(-rows // PANEL), columns * F32_BYTES))
     by_column = panels.view(np.float32).reshape(-1, columns, PANEL)
-    by_column[:] = _by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
+    by_column[:] = by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
     return Prepared(rows, columns, panels, F32)
 
 
 def prepare_q4_0(blocks):
     codes, scales = ggml.unpack_q4_0(blocks)
     rows, columns = codes.shape
-    steps = _by_panel(codes + np.int8(8)).view(np.uint8).reshape(-1, PANEL, columns // GROUP, 4, 2, 4)
-    packed = steps[..., 0, :] | steps[..., 1, :] << np.uint8(4)  # (panels, 32, K/32, 4, 4)
-    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), Q4_0)
+    return Prepared(rows, columns, quantized_panels(scales, q4_0_steps(codes)), Q4_0)
 
 
 def prepare_q8_0(blocks):
     codes, scales = ggml.unpack_q8_0(blocks)
     rows, columns = codes.shape
-    packed = (_by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(-1, PANEL, columns // GROUP, 8, 4)
-    return Prepared(rows, columns, _quantized_panels(rows, scales, packed), Q8_0)
-
-
-def _quantized_panels(rows, scales, packed):
-    """packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group bytes): a group's scales, then its steps."""
-    count, _, groups, steps, _ = packed.shape
-    panels = aligned_empty((-(-rows // PANEL), groups * (SCALE_BYTES + steps * 4 * PANEL)))
-    by_group = panels.reshape(count, groups, -1)
-    by_group[:, :, :SCALE_BYTES].view(np.float16)[:] = _by_panel(scales).swapaxes(1, 2)
-    by_group[:, :, SCALE_BYTES:] = packed.transpose(0, 2, 3, 1, 4).reshape(count, groups, -1)
-    return panels
-
-
-def _by_panel(matrix):
-    """(N, K) -> (ceil(N / 32), 32, K), with rows of zeros at the end."""
-    rows, columns = matrix.shape
-    zeros = np.zeros((-rows % PANEL, columns), matrix.dtype)
-    return np.concatenate([matrix, zeros]).reshape(-1, PANEL, columns)
-
-
-def aligned_empty(shape):
-    """uint8 array that begins at a cache line, so that no vector of its panels crosses one."""
-    size = math.prod(shape)
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size].reshape(shape)
+    packed = (by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(-1, PANEL, columns // GROUP, 8, 4)
+    return Prepared(rows, columns, quantized_panels(scales, packed), Q8_0)
 
 
 # ------------------------------------------------------------------------------------------------------------ products

@@ -9,14 +9,8 @@ columns are done in parts, one after the other.
 The more rows, the more is computed between two loads, and the processor's own prefetching falls behind: beyond the cache, four
 rows took twice as long as one. So a tile can ask the memory for what comes `ahead` bytes later, and they take the time of one.
 
-Weights lie in *panels* of 32 output columns: neighbouring outputs are neighbours in memory, so that a vector register
-holds the totals of neighbouring outputs and nothing is ever summed across a register, except the bytes of a dword.
-
-    f32     for each k: 32 floats                                                           128 bytes
-    q4_0    for each group of 32 k's: 32 float16 scales, then 4 steps of 8 k's:             64 + 512 bytes
-            for each output a dword, whose byte b holds k = 8 step + b (low nibble) and 8 step + 4 + b (high)
-    q8_0    for each group of 32 k's: 32 float16 scales, then 8 steps of 4 k's:             64 + 1024 bytes
-            for each output a dword, whose byte b holds k = 4 step + b
+Weights lie in *panels* of 32 output columns (`cpu_panels.py`), so that a vector register holds the totals of neighbouring
+outputs and nothing is ever summed across a register, except the bytes of a dword.
 
 A quantized total is an exact integer while it runs along a group, then joins the float total:
     y += (w_scale * x_scale) * sum(w_code * x_code)
@@ -35,6 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minimtp.kernels.cpu_activations import round_for_dots, round_to_bytes, round_to_shorts
+from minimtp.kernels.cpu_panels import GROUP, PANEL, SCALE_BYTES
 from minimtp.kernels.cpu_vectors import (
     BYTE_MATRIX,
     BYTES,
@@ -55,9 +50,6 @@ from minimtp.kernels.cpu_vectors import (
     fit,
 )
 
-PANEL = 32  # output columns of a panel
-GROUP = 32  # values that share a scale
-SCALE_BYTES = 2 * PANEL
 VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from

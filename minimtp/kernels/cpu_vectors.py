@@ -12,6 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+from minimtp.kernels.cpu_panels import CACHE_LINE
+
 
 def processor_features(context):
     """Names of the instruction sets of the processor that functions are compiled for."""
@@ -21,7 +23,6 @@ def processor_features(context):
 # AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
 LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
-CACHE_LINE = 64  # bytes
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
