@@ -309,12 +309,14 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
 # How far a number that is printed again may lie from the one in the text, by its unit: (factor, absolute).
 BOUNDS = {
     "s": (8.0, 0.0), "ms": (8.0, 0.0), "tokens/s": (8.0, 0.0), "x": (3.0, 0.0),  # the machine, and what else it does
+    "Gweight/s": (8.0, 0.0),
     "bits": (1.05, 0.0), "%": (1.0, 4.0), "tokens": (1.2, 0.0),  # another Python has another standard library
 }  # fmt: skip
 SCIENTIFIC = (10.0, 0.0)  # errors of rounding
 MEAN = (1.1, 0.0)  # a decimal fraction without a unit
 EXACT = (1.0, 0.0)  # a count
-NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(?: ?(tokens/s|tokens|bits|ms|s|x|%))?(?!\w)")
+UNITS = "|".join(sorted(BOUNDS, key=len, reverse=True))
+NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)" rf"(?: ?({UNITS}))?(?!\w)")
 
 
 def numbers(line):

@@ -30,8 +30,8 @@ def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_o
         for b in range(4):
             low, high = (codes[:, 8 * step + half + b :: GROUP] + 8 for half in (0, 4))  # (N, K/32)
             found = by_row[:rows, :, step, b]
-            assert np.array_equal(found & 15, low), f"low half of byte {b} in step {step}: k = {8 * step + b}, 8 too large"
-            assert np.array_equal(found >> 4, high), f"high half of byte {b} in step {step}: k = {8 * step + 4 + b}, 8 too large"
+            assert np.array_equal(found & 15, low), f"low half of byte {b}, step {step}: k = {8 * step + b}, 8 too large"
+            assert np.array_equal(found >> 4, high), f"high half of byte {b}, step {step}: k = {8 * step + 4 + b}, 8 too large"
 
 
 @given(rows=outputs, groups=groups, steps=st.sampled_from([4, 8]), seed=seeds)

@@ -1,0 +1,43 @@
+"""Two int4 products of one row that Numba compiles without help: the obvious one, and one that it can make vectors of."""
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.compiling import compiled
+
+
+@compiled
+def weight_by_weight(x, nibbles, scales, y):
+    """y (N,) = W x, from x (K,), ggml's nibbles uint8 (N, K/2) and scales (N, K/32): one weight after the other."""
+    for n in range(y.shape[0]):
+        total = np.float32(0)
+        for g in range(scales.shape[1]):
+            part = np.float32(0)
+            for j in range(16):
+                byte = nibbles[n, 16 * g + j]
+                part += np.float32((byte & 15) - 8) * x[32 * g + j]
+                part += np.float32((byte >> 4) - 8) * x[32 * g + 16 + j]
+            total += part * scales[n, g]
+        y[n] = total
+
+
+@compiled
+def output_beside_output(codes, x_scales, nibbles, scales, y):
+    """The same from rounded activations, codes int8 (K,) and x_scales (K/32,); weights lie with neighbouring outputs beside
+    each other, nibbles (P, K/2, W) and scales (P, K/32, W), y (P, W). A sum of 16 products of 0..15 and int8 fits 16 bits.
+    """
+    width = y.shape[1]
+    low, high = np.empty(width, np.int16), np.empty(width, np.int16)
+    for p in range(y.shape[0]):
+        y[p, :] = np.float32(0)
+        for g in range(scales.shape[1]):
+            low[:], high[:] = 0, 0
+            offset = np.int32(0)
+            for j in range(16):
+                first, second = np.int16(codes[32 * g + j]), np.int16(codes[32 * g + 16 + j])
+                offset += 8 * (first + second)
+                line = nibbles[p, 16 * g + j]
+                for i in range(y.shape[1]):
+                    low[i] += np.int16(line[i] & 15) * first
+                    high[i] += np.int16(line[i] >> 4) * second
+            for i in range(y.shape[1]):
+                total = np.int32(low[i]) + np.int32(high[i]) - np.int32(offset)
+                y[p, i] += np.float32(total) * (scales[p, g, i] * x_scales[g])
