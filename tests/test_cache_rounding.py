@@ -7,7 +7,6 @@ from hypothesis.extra import numpy as arrays
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.decode.deploy import deploy
 from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
@@ -117,11 +116,6 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
 def test_keys_that_are_not_finite_are_an_error():
     with pytest.raises(UserError, match="the cache holds values that are not finite"):
         RoundedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(np.full((1, 2, 12), np.nan))
-
-
-def test_decoding_over_a_cache_that_no_kernel_has_is_refused_and_not_done_differently():
-    with pytest.raises(UserError, match="reads its cache in few bits, which no kernel decodes with yet"):
-        deploy(convert(prepare(build(), QuantizationSpec(cache="int8"))))
 
 
 def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():

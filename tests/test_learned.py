@@ -16,6 +16,7 @@ from minimtp.quant.learned import (
     LearnedStepAndOffset,
     encode_learned,
     first_logarithms,
+    first_logarithms_and_offsets,
 )
 from tests.strategies import weight_matrices
 
@@ -181,6 +182,67 @@ def test_on_a_grid_the_gradients_are_those_of_lsq_with_the_grids_own_step_held_f
     assert np.array_equal(weight.grad != 0, inside)
     expected = (gradient * per_step * step).reshape(4, 2, 32).sum(axis=-1).reshape(-1)
     assert np.allclose(logarithms.grad, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-0.7, -0.2, 0.1])
+@pytest.mark.parametrize("offset", [-3.3, 0.4, 2.0])
+def test_learned_offsets_have_the_gradients_of_lsq_with_an_offset(shift, offset):
+    """1e-5 as above. The textbook's operation, whose step and offset are the group's as they are stored."""
+    grid, low, high = grid_named("q4_1"), 0, 15
+    x, gradient = (np.random.default_rng(seed).standard_normal((4, 64)).astype(np.float32) for seed in (1, 2))
+    own_step = grid.encode(x)[1].step
+    weight, t, moves = Parameter(x.copy()), Parameter(np.full(8, shift, np.float32)), Parameter(np.full(8, offset, np.float32))
+    output = FakeQuantizeLearned(grid).apply(weight, t, moves)
+    output.backward(gradient)
+    step, minimum = encode_learned(grid, x, t.data, offsets=moves.data)[1]
+    np.testing.assert_allclose(step, own_step * np.exp(shift), rtol=2**-10)
+    np.testing.assert_allclose(minimum, grid.encode(x)[1].minimum + offset * own_step, rtol=2**-10, atol=1e-3 * step.max())
+    groups = [Parameter(array.astype(np.float64).reshape(8, 1)) for array in (step, minimum)]
+    expected_weight = Parameter(x.reshape(8, 32).astype(np.float64))
+    expected = LearnedStepAndOffset(low, high).apply(expected_weight, *groups)
+    expected.backward(gradient.reshape(8, 32).astype(np.float64))
+    scale = (32 * high) ** -0.5
+    assert np.allclose(output.data.reshape(8, 32), expected.data, atol=1e-5)
+    assert np.allclose(weight.grad.reshape(8, 32), expected_weight.grad)
+    assert np.allclose(t.grad, (groups[0].grad * groups[0].data).reshape(-1) / scale, rtol=1e-5, atol=1e-5)
+    assert np.allclose(moves.grad, groups[1].grad.reshape(-1) / scale * own_step.reshape(-1), rtol=1e-5, atol=1e-5)
+    assert moves.grad.any()
+
+
+@pytest.mark.parametrize("shift", [-1.1, -0.4])
+def test_a_learned_bound_has_the_gradients_of_pact_on_each_side(shift):
+    """The textbook's operation on what is positive and on the negative of what is not; the bound is the outermost level."""
+    grid = grid_named("int4-restricted-g32")
+    x, gradient = (np.random.default_rng(seed).standard_normal((4, 64)).astype(np.float32) for seed in (1, 2))
+    weight, t = Parameter(x.copy()), Parameter(np.full(8, shift, np.float32))
+    output = FakeQuantizeLearned(grid, bound=True).apply(weight, t)
+    output.backward(gradient)
+    bounds = 7 * encode_learned(grid, x, t.data)[1].reshape(8, 1).astype(np.float64)
+    sides, values, weights = np.zeros(8), 0.0, 0.0
+    for sign in (1, -1):
+        side, bound = Parameter(sign * x.reshape(8, 32).astype(np.float64)), Parameter(bounds.copy())
+        result = LearnedBound(7).apply(side, bound)
+        result.backward(sign * gradient.reshape(8, 32).astype(np.float64))
+        values, weights = values + sign * result.data, weights + sign * side.grad
+        sides += (bound.grad * bounds).reshape(-1)
+    assert np.allclose(output.data.reshape(8, 32), values, atol=1e-5)
+    assert np.allclose(weight.grad.reshape(8, 32), weights) and not weights.all()
+    assert np.allclose(t.grad, sides, rtol=1e-5, atol=1e-5)
+
+
+def test_learned_offsets_begin_where_steps_and_minima_have_less_squared_error_and_at_zero_for_zeros():
+    grid, x = grid_named("q4_1"), np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    start = first_logarithms_and_offsets(grid, x)
+    zeros = [np.zeros_like(part) for part in start]
+    errors = [np.square(grid.decode(*encode_learned(grid, x, t, offsets=b)) - x).mean() for t, b in (start, zeros)]
+    assert errors[0] < 0.99 * errors[1] and [part.shape for part in start] == [(32,), (32,)]
+    assert not any(part.any() for part in first_logarithms_and_offsets(grid, np.zeros((2, 64), np.float32)))
+
+
+@pytest.mark.parametrize("name", ["q4_0", "int4-affine-g32", "q4_k"])
+def test_an_offset_that_a_grid_does_not_store_cannot_be_learned(name):
+    with pytest.raises(UserError, match=f"{name} stores no offset beside the step, so none can be learned: use q4_1"):
+        encode_learned(grid_named(name), np.ones((1, 256), np.float32), np.ones(8), offsets=np.ones(8))
 
 
 @each_grid

@@ -19,10 +19,12 @@ from minimtp.model.layers import Embedding, Linear
 from minimtp.model.objective import accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant import packing
+from minimtp.quant.cache_rounding import AttentionOverRoundedCache
 from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
 from minimtp.quant.ptq import quantize_after_training, round_to_nearest
 from minimtp.quant.qat import (
+    FakeQuantizedLinear,
     FakeQuantizedMatrix,
     QuantizationSpec,
     convert,
@@ -32,7 +34,7 @@ from minimtp.quant.qat import (
     rounded_once,
 )
 from minimtp.training import trainer as training
-from minimtp.training.build import build_model
+from minimtp.training.build import build_model, quantization_spec
 from minimtp.training.corpus import open_corpus
 from minimtp.training.presets import preset
 
@@ -108,14 +110,14 @@ def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(p
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
 
 
-def learned(kind="none", grid="q4_0", seed=3, **changes):
+def learned(kind="none", grid="q4_0", seed=3, scales="learned"):
     """A model prepared with learned steps that have moved."""
-    model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales="learned", **changes)
+    model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales)
     make_room_for_learned_steps(model, spec)
     prepare(model, spec)
     rng = np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
-        if name.endswith("log_steps"):
+        if name.endswith(("log_steps", "offsets")):
             parameter.data += rng.uniform(-0.3, 0.3, parameter.shape).astype(np.float32)
     return model
 
@@ -137,9 +139,15 @@ def test_what_training_saw_what_is_deployed_and_what_is_stored_are_the_same_numb
 
 
 @each_kind
-@pytest.mark.parametrize("grid", ["q4_0", "q8_0", "int2-restricted-g32", "int4-affine-g32"])
-def test_learned_steps_are_in_the_file_too(plain, kind, grid):
-    model = learned(kind, grid)
+@pytest.mark.parametrize(
+    ("scales", "grid"),
+    [
+        *[("learned", grid) for grid in ("q4_0", "q8_0", "int2-restricted-g32", "int4-affine-g32")],
+        ("learned-offset", "q4_1"), ("learned-bound", "q4_0"), ("learned-bound", "int3-restricted-g32"),
+    ],
+)  # fmt: skip
+def test_learned_steps_are_in_the_file_too(plain, kind, scales, grid):
+    model = learned(kind, grid, scales=scales)
     check_the_contract(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
 
 
@@ -183,12 +191,16 @@ def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_trai
     assert all((p.data == 0.25).all() for name, p in again.named_parameters() if name in steps)
 
 
-def test_learned_steps_get_gradients_and_are_not_decayed():
-    model = learned("token_conditioned", "int3-ggml-signed-g32")
+@pytest.mark.parametrize(
+    ("scales", "grid"),
+    [("learned", "int3-ggml-signed-g32"), ("learned-offset", "q4_1"), ("learned-bound", "int2-restricted-g32")],
+)
+def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
+    model = learned("token_conditioned", grid, scales=scales)
     flat = FlatParameters(model)
     accumulate_gradients(model, text(model), np.full(DEPTH, 0.3))
     for name, parameter in model.named_parameters():
-        if name.endswith("log_steps"):
+        if name.endswith(("log_steps", "offsets")):
             place, _ = flat.places[name]
             assert parameter.grad.any() and not flat.decay_mask[place].any(), name
 
@@ -527,3 +539,48 @@ def test_weights_that_change_outside_a_step_are_rounded_anew(monkeypatch):
         assert matrix.rounded().data is first
     matrix.weight.data *= 2
     assert np.array_equal(matrix.rounded().data, 2 * first)
+
+
+@pytest.mark.parametrize(
+    ("scales", "grid", "names"),
+    [("learned-offset", "q4_1", {"log_steps", "offsets"}), ("learned-bound", "q4_0", {"log_steps"})],
+)
+def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
+    """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and move in every step."""
+    recipe = preset("tiny", heads="parallel", draft_depth=1, quantization="qat", weight_grid=grid, head_grid=grid,
+                    weight_scales=scales, batch=4, tokens=32 * 32)  # fmt: skip
+    trainer, corpus = training.Trainer(recipe, None, choose_device("cpu"), 1), open_corpus()
+    states = []
+    for step in range(3):
+        trainer.advance(corpus.batch(step, seed=0, batch=4, context=recipe.context, depth=1))
+        parameters = dict(trainer.model.named_parameters())
+        states.append({k: p.data.copy() for k, p in parameters.items() if k.split(".")[-1] in {"log_steps", "offsets"}})
+    trainer.close()
+    linears = [name for name, module in trainer.model.named_modules() if isinstance(module, FakeQuantizedLinear)]
+    assert states[0].keys() == {f"{linear}.{name}" for linear in linears for name in names}
+    for name, first in states[0].items():
+        begins_at_zero = name.rsplit(".", 1)[0].endswith(("attention.output", "feed_forward.down"))
+        assert first.any() != begins_at_zero, name  # there is no better step for zeros
+        assert np.isfinite(states[2][name]).all() and not np.array_equal(first, states[2][name]), name
+
+
+def test_one_recipe_gives_everything_its_own_rounding():
+    """Trunk, table, output, heads, activations and cache: each as the recipe says, in training and in what is deployed."""
+    recipe = preset("tiny", heads="sequential", draft_depth=2, quantization="qat", tied_embeddings=False,
+                    weight_grid="int3-ggml-signed-g32", embedding_grid="q8_0",
+                    output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", cache="int4")  # fmt: skip
+    model = prepare(build_model(recipe, np.random.default_rng(0)), quantization_spec(recipe))
+    packed = convert(model)
+
+    def grid_of(name):
+        if name.startswith("heads."):
+            return "q4_1"
+        return {"trunk.embedding": "q8_0", "trunk.output": "int6-full-mid-g16"}.get(name, "int3-ggml-signed-g32")
+
+    for each, kind in ((model, FakeQuantizedMatrix), (packed, PackedMatrix)):
+        matrices = {name: m for name, m in each.named_modules() if isinstance(m, kind)}
+        assert len(matrices) > 4
+        assert {name: m.grid.name for name, m in matrices.items()} == {name: grid_of(name) for name in matrices}
+        caches = {type(block.attention) for block in [*each.trunk.blocks, *(head.block for head in each.heads.steps)]}
+        assert caches == {AttentionOverRoundedCache}
+    assert {m.activations for _, m in packed.named_modules() if isinstance(m, PackedMatrix)} == {"int8-token"}

@@ -35,7 +35,7 @@ def deploy(model: Module, context_length: int | None = None) -> tuple[Runtime, D
     """
     if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
         model = convert(model)
-    runtime = Runtime(model.trunk, context_length)
+    runtime = Runtime(model.trunk, context_length, model)
     return runtime, head_drafter(model.heads, runtime) if model.depth else None
 
 
@@ -172,6 +172,7 @@ def _identity(run: object, target: Runtime) -> dict[str, object]:
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     return {
         "minimtp": minimtp.__version__, "code": code, "numpy": np.__version__, "processor": processor(device),
-        "kernels": kernels.describe(device)[0], "model": vars(target.shape), "context": target.context_length,
+        "kernels": kernels.describe(device)[0] if target.rows_at_once else "plain, a token at a time",
+        "model": vars(target.shape), "context": target.context_length,
         "bits a weight": round(bits_per_weight(run.model), 3), "dtype": str(target.final_norm.dtype),
     }  # fmt: skip

@@ -23,7 +23,6 @@ what was really committed, from the true states: keeping what the drafts made of
 from copy import copy
 from typing import Any
 
-from minimtp import kernels
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
@@ -32,7 +31,6 @@ from minimtp.decode.runtime import BlockWeights, Runtime, prepare_product
 from minimtp.decode.tree_drafting import grow
 from minimtp.decode.trees import Tree
 from minimtp.decode.verify import Greedy, Rule
-from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
 from minimtp.model.heads import (
     Heads,
@@ -75,8 +73,10 @@ class TokenConditionedDrafter:
     def __init__(self, heads: TokenConditionedHeads, runtime: Runtime, least_confidence: float = 0.0) -> None:
         head, shape = heads.head, runtime.shape
         self.least_confidence = least_confidence
-        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
-        from_state, self._from_token = _column_halves(head.gate_candidate, shape.width)
+        self._xp, self._kernel = array_module(runtime.final_norm), runtime.kernel
+        # Each half of the inputs is rounded by itself: with one scale a token, a little finer than both together in training.
+        from_state = prepare_product(head.gate_candidate, self._kernel, 0, shape.width)
+        self._from_token = prepare_product(head.gate_candidate, self._kernel, shape.width)
         self._token_norm, self._table, self._epsilon = head.token_norm.weight.data, runtime.table, shape.norm_epsilon
         self._step = self._kernel.prepare_gated_step(
             head.state_norm.weight.data, from_state, head.norm.weight.data, runtime.output, shape.norm_epsilon
@@ -138,29 +138,13 @@ class TokenConditionedDrafter:
         return self._kernel.linear(normed, self._from_token)
 
 
-def _column_halves(module: Module, columns: int) -> tuple[Any, Any]:
-    """A product's weights split after `columns` inputs, each half laid out for the kernels' `linear`."""
-    if hasattr(module, "packed"):
-        xp = array_module(module.packed)
-        cut = module.packed.shape[1] * columns // module.shape[1]  # whole blocks: the width is a multiple of a group
-        halves = (module.packed[:, :cut], module.packed[:, cut:])
-        parts = [type(module)(module.grid, xp.ascontiguousarray(half), module.activations) for half in halves]
-        return prepare_product(parts[0]), prepare_product(parts[1])
-    if hasattr(module, "grid"):
-        raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
-    weight = module.weight.data
-    xp, kernel = array_module(weight), kernels.for_array(weight)
-    halves = (weight[:, :columns], weight[:, columns:])
-    return tuple(kernel.prepare_f32(xp.ascontiguousarray(half)) for half in halves)
-
-
 class BlockHead:
     """A head with a transformer block: its weights, its cache, and the states of its rows."""
 
     def __init__(self, head: ParallelHead | SequentialHead, runtime: Runtime) -> None:
         self._runtime, self._shape = runtime, runtime.shape
-        self._kernel = kernels.for_array(runtime.final_norm)
-        self._block, self._norm = BlockWeights(head.block, runtime.shape), head.norm.weight.data
+        self._kernel = runtime.kernel
+        self._block, self._norm = BlockWeights(head.block, runtime.shape, self._kernel), head.norm.weight.data
         xp, dtype = array_module(runtime.final_norm), runtime.final_norm.dtype
         self.cache = KeyValueCache(
             1, runtime.context_length, self._shape.key_value_heads, self._shape.channels, dtype, xp
@@ -188,7 +172,7 @@ class SequentialStep(BlockHead):
     def __init__(self, head: SequentialHead, runtime: Runtime) -> None:
         super().__init__(head, runtime)
         self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
-        self._join = prepare_product(head.join)
+        self._join = prepare_product(head.join, self._kernel)
 
     def extend_from(self, states: Array, tokens: Array) -> None:
         """states (R, D) of the module before, tokens (R,) that this one reads beside them."""
@@ -212,7 +196,7 @@ class BlockHeadDrafter:
 
     def __init__(self, heads: ParallelHeads | SequentialHeads, runtime: Runtime) -> None:
         self.max_depth = heads.depth
-        self._xp, self._kernel = array_module(runtime.final_norm), kernels.for_array(runtime.final_norm)
+        self._xp, self._kernel = array_module(runtime.final_norm), runtime.kernel
         self._output = runtime.output
         context, width, dtype = runtime.context_length, runtime.shape.width, runtime.final_norm.dtype
         self._heads = [self.step(head, runtime) for head in heads.steps]

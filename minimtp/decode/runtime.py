@@ -7,11 +7,17 @@ equal to the training model.
 
 Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a row's bits do not depend on how many rows
 there are, so verification and plain decoding agree exactly.
+
+Some models round as no compiled kernel does: inputs with one scale a token, grids that have no product, caches of few bits.
+Plain products compute those. Their bits depend on how many rows there are, and a last bit can tip a number over to its next
+code, so such a model takes its tokens one after the other: slowly, and verification again sees the numbers of plain decoding.
 """
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from minimtp import kernels
@@ -20,8 +26,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeptRows, KeyValueCache
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
-from minimtp.errors import UserError
-from minimtp.model.transformer import Attention, Block, Shape, Transformer
+from minimtp.model.transformer import Block, Shape, Transformer
 
 
 class Step(NamedTuple):
@@ -31,17 +36,25 @@ class Step(NamedTuple):
     hidden: Array  # (T, D): the trunk's state after its final norm, for the drafters
 
 
-def prepare_product(module: Module) -> Any:
-    """The matrix of a Linear, an Embedding or a packed module, laid out for the kernels' `linear`.
+def have_kernels(model: Module, kernel: ModuleType) -> bool:
+    """Whether these kernels round weights, inputs, keys and values as the model does."""
+    modules = [module for _, module in model.named_modules()]
+    matrices = [module for module in modules if hasattr(module, "packed")]
+    return not any(hasattr(module, "stored") for module in modules) and all(m.has_a_kernel(kernel) for m in matrices)
+
+
+def prepare_product(module: Module, kernel: ModuleType, first: int = 0, last: int | None = None) -> Any:
+    """The matrix of a Linear, an Embedding or a packed module, its columns from `first` to before `last`, laid out for
+    `kernel.linear`.
 
     Raises TypeError for a fake-quantized module: convert the model first.
     """
     if hasattr(module, "packed"):
-        return module.prepare(kernels.for_array(module.packed))
+        return module.prepare(kernel, first, last)
     weight = getattr(module, "weight", None)
     if weight is None or hasattr(module, "grid"):
         raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
-    return kernels.for_array(weight.data).prepare_f32(weight.data)
+    return kernel.prepare_f32(array_module(weight.data).ascontiguousarray(weight.data[:, first:last]))
 
 
 TABLE_BYTES = 1 << 20  # of token embeddings that may be kept decoded: lookups are then one indexing
@@ -51,41 +64,38 @@ class TokenTable:
     """Token embeddings for lookup: floats, or, for a large packed table, codes and scales decoded row by row when asked for."""
 
     def __init__(self, module: Module) -> None:
-        self.weight = self.codes = self.scales = None
+        self._weight, self._module = None, module
         if not hasattr(module, "packed"):
-            self.weight = module.weight.data
+            self._weight = module.weight.data
         elif 4 * module.shape[0] * module.shape[1] <= TABLE_BYTES:
-            self.weight = module.dequantize().astype(module.dtype, copy=False)
-        else:
-            self.codes, scales = module.unpack()  # (V, D) int8, (V, D/32)
-            self.scales = scales.astype(module.dtype)[:, :, None]
+            self._weight = module.dequantize().astype(module.dtype, copy=False)
 
     def rows(self, tokens: Array) -> Array:
         """(T,) integers -> (T, D), a new array."""
-        if self.weight is not None:
-            return self.weight[tokens]
-        scales = self.scales[tokens]  # (T, D/32, 1)
-        return (self.codes[tokens].reshape(*scales.shape[:2], -1) * scales).reshape(tokens.shape[0], -1)
+        return self._module(tokens).data if self._weight is None else self._weight[tokens]
 
 
-def _block_weights(block: Block) -> tuple:
+def _block_weights(block: Block, kernel: ModuleType) -> tuple:
     """What the kernels' `prepare_block` wants to know of a block, its matrices laid out."""
     attention, feed_forward = block.attention, block.feed_forward
-    if type(attention) is not Attention:
-        raise UserError("this model reads its cache in few bits, which no kernel decodes with yet: evaluate can use it")
-    return (
-        block.attention_norm.weight.data, prepare_product(attention.qkv), prepare_product(attention.output),
-        block.feed_forward_norm.weight.data, prepare_product(feed_forward.gate_up), prepare_product(feed_forward.down),
-    )  # fmt: skip
+    matrices = attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down
+    qkv, output, gate_up, down = (prepare_product(matrix, kernel) for matrix in matrices)
+    return block.attention_norm.weight.data, qkv, output, block.feed_forward_norm.weight.data, gate_up, down
+
+
+def _over_its_cache(prepared: Any, block: Block) -> Any:
+    """A prepared block whose cache makes of keys and values what the block's attention says."""
+    stored = getattr(block.attention, "stored", None)
+    return prepared if stored is None else replace(prepared, stored=stored)
 
 
 class BlockWeights:
     """One block, laid out for the kernels, which compute all of it in one call."""
 
-    def __init__(self, block: Block, shape: Shape) -> None:
-        self._kernel = kernels.for_array(block.attention_norm.weight.data)
-        weights = _block_weights(block)
-        self._prepared = self._kernel.prepare_block(*weights, shape.attention_heads, shape.norm_epsilon)
+    def __init__(self, block: Block, shape: Shape, kernel: ModuleType) -> None:
+        self._kernel = kernel
+        prepared = kernel.prepare_block(*_block_weights(block, kernel), shape.attention_heads, shape.norm_epsilon)
+        self._prepared = _over_its_cache(prepared, block)
 
     def forward(self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> None:
         """Put x (T, D) through the block, in place; its keys and values are written behind the cache's rows."""
@@ -105,20 +115,24 @@ class Runtime:
 
     trunk: a Transformer in full precision or converted to packed modules.
     context_length: how many positions the cache has room for; by default what the model was trained with.
+    model: the trunk with its heads, if they are to draft; all of it decodes with the same `kernel`.
     """
 
-    def __init__(self, trunk: Transformer, context_length: int | None = None) -> None:
+    def __init__(self, trunk: Transformer, context_length: int | None = None, model: Module | None = None) -> None:
         self.shape = shape = trunk.shape
         self.vocabulary_size = shape.vocabulary_size
         self.context_length = context_length or shape.context
         self.table = TokenTable(trunk.embedding)
         self.final_norm = trunk.final_norm.weight.data
-        self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output)
-        self._kernel = kernels.for_array(self.final_norm)
-        blocks = [partial(_block_weights, block) for block in trunk.blocks]
-        self._trunk = self._kernel.prepare_trunk(
-            blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon
-        )
+        kernel = kernels.for_array(self.final_norm)
+        self.rows_at_once = have_kernels(model or trunk, kernel)  # or one after the other, over plain kernels
+        self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
+        self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output, kernel)
+        blocks = [partial(_block_weights, block, kernel) for block in trunk.blocks]
+        self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon)
+        if not self.rows_at_once:
+            over_caches = map(_over_its_cache, self._trunk.blocks, trunk.blocks)
+            self._trunk = replace(self._trunk, blocks=tuple(over_caches))
         self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
         self.cache = KeyValueCache(
             shape.layers, self.context_length, shape.key_value_heads, shape.channels,
@@ -132,11 +146,13 @@ class Runtime:
 
     def forward(self, tokens: Array) -> Step:
         """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit the context."""
+        if not self.rows_at_once and len(tokens) > 1:
+            return _together([self.forward(tokens[i : i + 1]) for i in range(len(tokens))])
         start, rows = self.cache.length, tokens.shape[0]
         cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
         x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
         cache = self.cache
-        logits, hidden = self._kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
+        logits, hidden = self.kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
         cache.extend(rows)
         return Step(logits, hidden)
 
@@ -158,11 +174,17 @@ class Runtime:
         positions = start + xp.asarray(depths)  # (T,)
         x = self.table.rows(xp.asarray(tokens))  # (T, D)
         self._kept = kept = KeptRows(cache, len(x))
-        logits, hidden = self._kernel.trunk_step(
-            x, self._trunk, cache.keys, cache.values, start, self.cosine[positions], self.sine[positions],
-            (stretches(depths, start), kept.keys, kept.values),
-        )  # fmt: skip
-        return Step(logits, hidden)
+
+        def walk(rows: slice) -> Step:
+            logits, hidden = self.kernel.trunk_step(
+                x[rows], self._trunk, cache.keys, cache.values, start, self.cosine[positions[rows]], self.sine[positions[rows]],
+                (stretches(depths[rows], start), kept.keys[:, rows], kept.values[:, rows]),
+            )  # fmt: skip
+            return Step(logits, hidden)
+
+        if self.rows_at_once:
+            return walk(slice(None))
+        return _together([walk(slice(row, row + 1)) for row in range(len(x))])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Add these rows of the tree that was fed last, a path that begins at its root, to the cache."""
@@ -173,3 +195,7 @@ class Runtime:
         self.cache.truncate(length)
 
 
+def _together(steps: Sequence[Step]) -> Step:
+    """Steps of a token each, as one."""
+    concatenate = array_module(steps[0].logits).concatenate
+    return Step(*(concatenate(parts) for parts in zip(*steps, strict=True)))

@@ -14,6 +14,7 @@ Both are float32 arithmetic even for a float64 input: rounded in any other preci
 be the numbers exported. A group of activations below 4e-37, whose 127 / max|x| overflows, becomes zeros.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimtp.backend import array_module
@@ -264,7 +265,7 @@ class Prepared:
     """A weight matrix ready for `linear`. Here quantized weights are decoded once and kept as floats."""
 
     weight: object  # (N, K)
-    quantized: bool  # whether `linear` quantizes the activations first
+    rounding: Callable | None = None  # what `linear` puts its inputs through first, (T, K) -> (T, K)
 
     @property
     def rows(self) -> int:
@@ -281,17 +282,17 @@ class Prepared:
 
 def prepare_f32(weight):
     """A float matrix (N, K) made ready for `linear`."""
-    return Prepared(weight, quantized=False)
+    return Prepared(weight)
 
 
 def prepare_q4_0(blocks):
     """Q4_0 blocks, uint8 (N, K/32 * 18), made ready for `linear`."""
-    return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), quantized=True)
+    return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), fake_quantize_activations)
 
 
 def prepare_q8_0(blocks):
     """Q8_0 blocks, uint8 (N, K/32 * 34), made ready for `linear`."""
-    return Prepared(ggml.decode(*ggml.unpack_q8_0(blocks)), quantized=True)
+    return Prepared(ggml.decode(*ggml.unpack_q8_0(blocks)), fake_quantize_activations)
 
 
 def linear(x, prepared, out=None):
@@ -300,8 +301,8 @@ def linear(x, prepared, out=None):
     With quantized weights the activations are quantized first. Each row's result may depend on how many rows there are,
     because BLAS chooses its order of addition by the shape; the compiled twin promises that it does not.
     """
-    if prepared.quantized:
-        x = fake_quantize_activations(x)
+    if prepared.rounding is not None:
+        x = prepared.rounding(x)
     return array_module(x).matmul(x, prepared.weight.T, out=out)
 
 
@@ -310,7 +311,7 @@ def linear(x, prepared, out=None):
 
 @dataclass(frozen=True)
 class PreparedBlock:
-    """One transformer block's weights: two norms (D,), four matrices made ready by `prepare_*`, and two settings."""
+    """One transformer block's weights: two norms (D,), four matrices made ready by `prepare_*`, and settings."""
 
     attention_norm: object
     qkv: object
@@ -320,6 +321,7 @@ class PreparedBlock:
     down: object
     heads: int  # query heads
     epsilon: float
+    stored: Callable | None = None  # what the cache makes of keys and values, (T, G, C) -> (T, G, C); None: it keeps them
 
 
 def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon):
@@ -350,6 +352,8 @@ def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
     joined = linear(normed, block.qkv).reshape(1, rows, -1, channels)  # queries, keys, values: (1, T, H+2G, C)
     rotated = rotate(joined[:, :, : block.heads + groups], cosine, sine)[0]  # (T, H+G, C)
     new_keys, new_values = rotated[:, block.heads :], joined[0, :, block.heads + groups :]
+    if block.stored is not None:
+        new_keys, new_values = block.stored(new_keys), block.stored(new_values)
     attended = []
     for first, stop, position in stretches:
         at = slice(position, position + stop - first)

@@ -11,7 +11,9 @@ by an orthonormal Hadamard matrix R, built of plus and minus 1 / sqrt(C), each n
 out is spread (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). Rotated back after reading, nothing else changes: RᵀR = I, and
 R Rᵀ cancels in q · k, so a kernel may as well rotate the query instead.
 
-Training rounds with the same functions, straight through: the gradient passes as if nothing had been rounded.
+Training rounds with the same functions, straight through: the gradient passes as if nothing had been rounded. Decoding writes
+into its cache what `rounded_rows` makes of keys and values: the numbers that such a cache would give back, held as floats, so
+that the text is the deployed model's though the memory is not yet saved.
 """
 
 from minimtp.backend import array_module
@@ -50,6 +52,12 @@ def decode_rows(codes: Array, scales: Scales, cache: str) -> Array:
     return values @ hadamard(values.shape[1], values).T if cache == "int4" else values
 
 
+def rounded_rows(rows: Array, cache: str) -> Array:
+    """rows (..., C) as a cache of few bits gives them back, in their own shape and dtype."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    return decode_rows(*encode_rows(flat, cache), cache).astype(rows.dtype, copy=False).reshape(rows.shape)
+
+
 class RoundedCacheAttention(CausalAttention):
     """`CausalAttention` over keys and values as a cache of few bits holds them; cache: "int8" or "int4"."""
 
@@ -60,9 +68,7 @@ class RoundedCacheAttention(CausalAttention):
         self.cache = cache
 
     def kept(self, rows: Array) -> Array:
-        flat = rows.reshape(-1, rows.shape[-1])
-        stored = encode_rows(flat, self.cache)
-        return decode_rows(*stored, self.cache).astype(rows.dtype, copy=False).reshape(rows.shape)
+        return rounded_rows(rows, self.cache)
 
 
 class AttentionOverRoundedCache(Attention):
@@ -71,6 +77,10 @@ class AttentionOverRoundedCache(Attention):
     def __init__(self, attention: Attention, cache: str) -> None:
         vars(self).update(vars(attention))
         self.cache = cache
+
+    def stored(self, rows: Array) -> Array:
+        """What the cache makes of keys or values (..., C)."""
+        return rounded_rows(rows, self.cache)
 
     def operation(self, cosine: Array, sine: Array) -> CausalAttention:
         return RoundedCacheAttention(self.cache, self.heads, self.key_value_heads, cosine, sine)

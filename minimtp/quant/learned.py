@@ -23,14 +23,24 @@ divides by the gradient's own size, the factor cancels.
 **In training** (`FakeQuantizeLearned`) a group's step is the grid's own times exp(t), with t learned. t = 0 is the grid itself,
 a step cannot become negative or vanish, one learning rate suits all sizes, and codes and scales are those the grid stores:
 nothing changes for files and kernels. With d(t) = s for s = s_0 exp(t), LSQ's derivative becomes q - w inside and q outside.
+There are three ways of learning, by how the recipe calls them:
+
+    learned            LSQ
+    learned-offset     LSQ+, where a group stores its lowest level m too: m moves by an offset, counted in the grid's own steps;
+                       dq/dt = q - w inside, q - m outside
+    learned-bound      PACT's rule for the weights' bound on both sides: dq/dt = q outside and 0 inside, so that only what is
+                       clipped moves a step
+
+Their papers learn offsets and bounds of activations. Here activations follow the extremes of each group or token, and nothing
+of them is clipped.
 """
 
 from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Op
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids_base import Scales
-from minimtp.quant.importance import group_total, search_scales
-from minimtp.quant.scales import step_of, stretched
+from minimtp.quant.importance import group_total, per_weight, search_scales
+from minimtp.quant.scales import step_and_minimum_of, step_of, stretched, stretched_and_shifted
 
 
 class LearnedStep(Op):
@@ -95,34 +105,50 @@ class LearnedBound(Op):
 class FakeQuantizeLearned(Op):
     """Weights (N, K) and the logarithms t, one per group, flat -> the weights on the grid with its steps times exp(t).
 
-    name: what an error calls the weights. Raises UserError for what the grid refuses and for grids without a single step.
+    A third input, offsets, flat as well, moves the groups' levels by so many of the grid's own steps. bound: let only what is
+    clipped move the steps. name: what an error calls the weights.
+    Raises UserError for what the grid refuses, for grids without a single step and, with offsets, for those that store none.
     """
 
     straight_through = True
 
-    def __init__(self, grid: Grid, name: str = "the weights") -> None:
-        self.grid, self.name = grid, name
+    def __init__(self, grid: Grid, name: str = "the weights", bound: bool = False) -> None:
+        self.grid, self.name, self.bound = grid, name, bound
 
-    def forward(self, weight: Array, logarithms: Array) -> Array:
-        self.weight = weight
-        self.codes, self.scales = encode_learned(self.grid, weight, logarithms, self.name)
+    def forward(self, weight: Array, logarithms: Array, offsets: Array | None = None) -> Array:
+        self.weight, self.has_offsets = weight, offsets is not None
+        self.codes, self.scales = encode_learned(self.grid, weight, logarithms, self.name, offsets)
         return self.grid.decode(self.codes, self.scales).astype(weight.dtype, copy=False)
 
-    def backward(self, gradient: Array) -> tuple[Array, Array]:
-        grid = self.grid
-        value = grid.decode(self.codes, self.scales)
-        inside = within_levels(grid, self.weight, self.codes, self.scales)
-        moved = gradient * (value - inside * self.weight)
-        return gradient * inside, group_total(grid, self.scales, moved).reshape(-1).astype(gradient.dtype, copy=False)
+    def backward(self, gradient: Array) -> tuple[Array, ...]:
+        grid, scales, xp = self.grid, self.scales, array_module(gradient)
+        value = grid.decode(self.codes, scales)
+        inside = within_levels(grid, self.weight, self.codes, scales)
+        lowest = per_weight(grid, scales.minimum, value.shape[1]) if self.has_offsets else value.dtype.type(0)
+        moved = value - xp.where(inside, value if self.bound else self.weight, lowest)
+        gradients = [gradient * inside, self._by_group(gradient * moved)]
+        if self.has_offsets:
+            own = grid.encode(self.weight, self.name)[1].step
+            gradients.append(self._by_group(gradient * ~inside) * own.reshape(-1))
+        return tuple(gradients)
+
+    def _by_group(self, values: Array) -> Array:
+        return group_total(self.grid, self.scales, values).reshape(-1).astype(values.dtype, copy=False)
 
 
-def encode_learned(grid: Grid, weight: Array, logarithms: Array, name: str = "the weights") -> tuple[Array, Scales]:
+def encode_learned(
+    grid: Grid, weight: Array, logarithms: Array, name: str = "the weights", offsets: Array | None = None
+) -> tuple[Array, Scales]:
     """The codes and scales of `FakeQuantizeLearned`: what a file stores. Its arguments and errors."""
     codes, scales = grid.encode(weight, name)
-    if not logarithms.any():
+    step = step_of(grid, scales) if offsets is None else step_and_minimum_of(grid, scales)[0]
+    if not logarithms.any() and (offsets is None or not offsets.any()):
         return codes, scales  # the grid's own rule, bit for bit
-    factors = array_module(weight).exp(logarithms).astype("float32").reshape(step_of(grid, scales).shape)
-    scales = stretched(grid, scales, factors)
+    factors = array_module(weight).exp(logarithms).astype("float32").reshape(step.shape)
+    if offsets is None:
+        scales = stretched(grid, scales, factors)
+    else:
+        scales = stretched_and_shifted(grid, scales, factors, offsets.astype("float32").reshape(step.shape))
     return grid.nearest(weight, scales), scales
 
 
@@ -136,11 +162,25 @@ def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Ar
 
 def first_logarithms(grid: Grid, weight: Array, name: str = "the weights") -> Array:
     """Where learning begins: the logarithms of the factors whose steps have the least squared error, flat float32."""
+    own, found = (step_of(grid, scales) for scales in _own_and_found(grid, weight, name))
+    return _logarithms(own, found)
+
+
+def first_logarithms_and_offsets(grid: Grid, weight: Array, name: str = "the weights") -> tuple[Array, Array]:
+    """The same where offsets are learned too: logarithms and offsets, each flat float32."""
+    scales = _own_and_found(grid, weight, name)
+    (own, own_minimum), (found, found_minimum) = (step_and_minimum_of(grid, each) for each in scales)
     xp = array_module(weight)
-    own = step_of(grid, grid.encode(weight, name)[1])
-    found = step_of(grid, search_scales(grid, weight, name=name)[1])
+    offsets = (found_minimum - own_minimum) / xp.where(own == 0, xp.float32(1), own)
+    return _logarithms(own, found), xp.where(own == 0, xp.float32(0), offsets).reshape(-1)
+
+
+def _own_and_found(grid: Grid, weight: Array, name: str) -> tuple[Scales, Scales]:
+    return grid.encode(weight, name)[1], search_scales(grid, weight, name=name)[1]
+
+
+def _logarithms(own: Array, found: Array) -> Array:
+    xp = array_module(own)
     usable = (own != 0) & (found != 0)
     ratio = xp.where(usable, found, 1) / xp.where(usable, own, 1)
     return xp.log(ratio).reshape(-1).astype(xp.float32)
-
-

@@ -8,13 +8,14 @@ What a model costs is counted here too, everything included: blocks with their s
 matrices where there are any; a matrix that is used twice counts once.
 """
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from minimtp import kernels
+from minimtp.backend import array_module
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Tensor
-from minimtp.errors import UserError
 from minimtp.quant import packing
 from minimtp.quant.fake import round_activations
 from minimtp.quant.grids import Grid
@@ -35,21 +36,27 @@ class PackedMatrix(Module):
         self.shape = packing.matrix_shape(grid, packed)
         self._prepared: tuple[ModuleType, Any] | None = None
 
-    def prepare(self, kernel: ModuleType) -> Any:
-        """The matrix laid out for `kernel.linear`, made new at each call; decoding keeps it instead of this module.
+    def has_a_kernel(self, kernel: ModuleType) -> bool:
+        """Whether a product of these kernels rounds weights and inputs as this matrix does."""
+        return self.activations == "none" or self._as_blocks(kernel)
 
-        Raises UserError where the kernels have no product that rounds weights and inputs so: `product` does without.
+    def prepare(self, kernel: ModuleType, first: int = 0, last: int | None = None) -> Any:
+        """The columns from `first` to before `last`, whole groups, laid out for `kernel.linear`.
+
+        Made new at each call: decoding keeps it instead of this module. Where `has_a_kernel` says no it is laid out for the
+        plain kernels, which round inputs in any way.
         """
+        xp, last = array_module(self.packed), self.shape[1] if last is None else last
+        if self._as_blocks(kernel):
+            size, block = self.grid.group_size, self.grid.block_bytes
+            packed = self.packed[:, first // size * block : last // size * block]
+            return getattr(kernel, f"prepare_{self.grid.name}")(xp.ascontiguousarray(packed))
+        weight = xp.ascontiguousarray(self.dequantize()[:, first:last])
         if self.activations == "none":
-            return kernel.prepare_f32(self.dequantize())
-        if not self._has_a_kernel(kernel):
-            raise UserError(
-                f"no kernel decodes with {self.grid.name} weights and {self.activations} activations, only evaluate can: to "
-                "generate, use q4_0 or q8_0 with int8 activations, or any grid with activations none"
-            )
-        return getattr(kernel, f"prepare_{self.grid.name}")(self.packed)
+            return kernel.prepare_f32(weight)
+        return kernels.plain.Prepared(weight, partial(round_activations, how=self.activations))
 
-    def _has_a_kernel(self, kernel: ModuleType) -> bool:
+    def _as_blocks(self, kernel: ModuleType) -> bool:
         return self.activations == "int8" and hasattr(kernel, f"prepare_{self.grid.name}")
 
     def unpack(self) -> tuple[Array, Array]:
@@ -64,7 +71,7 @@ class PackedMatrix(Module):
         """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is "none"."""
         rows = x.data.reshape(-1, x.shape[-1])  # (M, K)
         kernel = kernels.for_array(rows)
-        on_kernel = self._has_a_kernel(kernel)
+        on_kernel = self.has_a_kernel(kernel)
         if self._prepared is None or self._prepared[0] is not kernel:
             self._prepared = kernel, self.prepare(kernel) if on_kernel else kernel.prepare_f32(self.dequantize())
         if not on_kernel:

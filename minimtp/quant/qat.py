@@ -34,11 +34,16 @@ from minimtp.quant.cache_rounding import CACHES, AttentionOverRoundedCache
 from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations, Rounded
 from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.grids_base import Scales
-from minimtp.quant.learned import FakeQuantizeLearned, encode_learned, first_logarithms
+from minimtp.quant.learned import (
+    FakeQuantizeLearned,
+    encode_learned,
+    first_logarithms,
+    first_logarithms_and_offsets,
+)
 from minimtp.quant.packed import ACTIVATIONS, PackedEmbedding, PackedLinear, PackedMatrix
-from minimtp.quant.scales import step_of
+from minimtp.quant.scales import step_and_minimum_of, step_of
 
-SCALES = ("grid", "learned")
+SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class QuantizationSpec:
     a token) or "none".
     straight_through: the mask of the weights' gradients, see `minimtp.quant.fake`.
     cache: "float", or "int8" or "int4", what attention reads of keys and values, see `minimtp.quant.cache_rounding`.
-    scales: "grid" (each group's scale by the grid's own rule) or "learned" (trained with the weights, see
-    `minimtp.quant.learned`; the tables keep the grid's rule).
+    scales: "grid" (each group's scale by the grid's own rule), or how they are trained with the weights, "learned",
+    "learned-offset" or "learned-bound", see `minimtp.quant.learned`; the tables keep the grid's rule.
     """
 
     weights: str = "q4_0"
@@ -68,7 +73,7 @@ class QuantizationSpec:
         for name in (self.weights, self.embedding, self.heads, self.output_grid):
             grid_named(name)
         if self.scales not in SCALES:
-            raise UserError(f"unknown scales {self.scales!r}: use {' or '.join(SCALES)}")
+            raise UserError(f"unknown scales {self.scales!r}: use {', '.join(SCALES)}")
         if self.cache not in CACHES:
             raise UserError(f"unknown cache {self.cache!r}: use {', '.join(CACHES)}")
         if self.activations not in ACTIVATIONS:
@@ -114,17 +119,23 @@ class FakeQuantizedLinear(FakeQuantizedMatrix):
 
 
 class LearnedLinear(FakeQuantizedLinear):
-    """A `Linear` in training together with its groups' steps; `log_steps` (groups,) are what they are multiplied by."""
+    """A `Linear` in training together with its groups' steps: `log_steps` (groups,) are what they are multiplied by, and
+    `offsets` (groups,), where there are any, how many of the grid's own steps the levels are moved."""
 
-    def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str, log_steps: Parameter) -> None:
+    def __init__(
+        self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str, log_steps: Parameter, offsets: Parameter | None
+    ) -> None:
         super().__init__(weight, grid, spec, name)
-        self.log_steps = log_steps
+        self.log_steps, self.offsets = log_steps, offsets
 
     def rounded(self) -> Tensor:
-        return FakeQuantizeLearned(self.grid, f"{self.name}.weight").apply(self.weight, self.log_steps)
+        learned = [self.log_steps] if self.offsets is None else [self.log_steps, self.offsets]
+        bound = self.spec.scales == "learned-bound"
+        return FakeQuantizeLearned(self.grid, f"{self.name}.weight", bound).apply(self.weight, *learned)
 
     def encode(self) -> tuple[Array, Scales]:
-        return encode_learned(self.grid, self.weight.data, self.log_steps.data, f"{self.name}.weight")
+        offsets = None if self.offsets is None else self.offsets.data
+        return encode_learned(self.grid, self.weight.data, self.log_steps.data, f"{self.name}.weight", offsets)
 
 
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
@@ -155,12 +166,16 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
         grid = grids[id(module)]
         if isinstance(module, Embedding):
             return FakeQuantizedEmbedding(module.weight, grid, spec, name)
-        log_steps = getattr(module, "log_steps", None)
+        log_steps, offsets = getattr(module, "log_steps", None), getattr(module, "offsets", None)
         if log_steps is None or linear is not FakeQuantizedLinear:  # steps are learned in training only
             return linear(module.weight, grid, spec, name)
         if not log_steps.data.any():  # nothing has been learned yet
-            log_steps.data[...] = first_logarithms(grid, module.weight.data, f"{name}.weight")
-        return LearnedLinear(module.weight, grid, spec, name, log_steps)
+            weight = module.weight.data, f"{name}.weight"
+            if offsets is None:
+                log_steps.data[...] = first_logarithms(grid, *weight)
+            else:
+                log_steps.data[...], offsets.data[...] = first_logarithms_and_offsets(grid, *weight)
+        return LearnedLinear(module.weight, grid, spec, name, log_steps, offsets)
 
     return _with_cache(replace_modules(model, swap), spec)
 
@@ -180,17 +195,22 @@ def rounded_once(model: Module) -> Iterator[None]:
 
 
 def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:
-    """Give every `Linear` of a new model the parameter `log_steps` (groups,), zeros, that `prepare` will find there.
+    """Give every `Linear` of a new model the parameters that `prepare` will find there, zeros: `log_steps` (groups,), and
+    `offsets` (groups,) where the spec says that they are learned.
 
-    Optimizers and checkpoints need to know of it from the beginning, also where rounding begins later. As a vector it is not
-    decayed. Raises what `prepare` raises for matrices that do not fit, and UserError for grids whose steps cannot be learned.
+    Optimizers and checkpoints need to know of them from the beginning, also where rounding begins later. As vectors they are
+    not decayed. Raises what `prepare` raises for matrices that do not fit, and UserError for grids that do not have what is to
+    be learned.
     """
-    grids = _grids(model, spec)
+    grids, with_offsets = _grids(model, spec), spec.scales == "learned-offset"
     for _, module in model.named_modules():
         if isinstance(module, Linear):
             grid, weight = grids[id(module)], module.weight.data
-            groups = step_of(grid, grid.encode(weight)[1]).size
-            module.log_steps = Parameter(array_module(weight).zeros(groups, weight.dtype))
+            scales, zeros = grid.encode(weight)[1], array_module(weight).zeros
+            step = step_and_minimum_of(grid, scales)[0] if with_offsets else step_of(grid, scales)
+            module.log_steps = Parameter(zeros(step.size, weight.dtype))
+            if with_offsets:
+                module.offsets = Parameter(zeros(step.size, weight.dtype))
 
 
 def convert(model: Module) -> Module:

@@ -43,9 +43,26 @@ def step_of(grid: Grid, scales: Scales) -> Array:
     return scales
 
 
+def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
+    """The step and the lowest level of each group. Raises UserError for grids that store no such level."""
+    if getattr(scales, "_fields", ()) != ("step", "minimum"):
+        raise UserError(f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or scales learned")
+    return scales
+
+
 def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
     """Scales whose steps are `factors` times as large, rounded to what the grid stores; raises what `step_of` raises."""
-    step = step_of(grid, scales) * factors
-    if getattr(grid, "scale_type", "float16") == "float16":
-        step = rounded_to_float16(array_module(step).clip(step, -LARGEST_FLOAT16, LARGEST_FLOAT16))
+    step = _stored(grid, step_of(grid, scales) * factors)
     return scales._replace(step=step) if isinstance(scales, tuple) else step
+
+
+def stretched_and_shifted(grid: Grid, scales: Scales, factors: Array, offsets: Array) -> Scales:
+    """As `stretched`, and every level `offsets` of the old steps higher; raises what `step_and_minimum_of` raises."""
+    step, minimum = step_and_minimum_of(grid, scales)
+    return type(scales)(_stored(grid, step * factors), _stored(grid, minimum + step * offsets))
+
+
+def _stored(grid: Grid, numbers: Array) -> Array:
+    if getattr(grid, "scale_type", "float16") != "float16":
+        return numbers
+    return rounded_to_float16(array_module(numbers).clip(numbers, -LARGEST_FLOAT16, LARGEST_FLOAT16))

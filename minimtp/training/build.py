@@ -31,7 +31,7 @@ def build_model(recipe: Recipe, rng: np.random.Generator) -> Model:
         from minimtp.model.heads import HEADS, MultiTokenModel
 
         model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
-    if recipe.quantization == "qat" and recipe.weight_scales == "learned":
+    if recipe.quantization == "qat" and recipe.weight_scales != "grid":
         from minimtp.quant.qat import make_room_for_learned_steps
 
         make_room_for_learned_steps(model, quantization_spec(recipe))
@@ -81,9 +81,9 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
         )
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
-    learns_steps = target.quantization == "qat" and target.weight_scales == "learned"
+    other_steps = {"quantization", "weight_scales", "weight_grid", "head_grid"} & set(source.differences(target))
     for name, array in arrays.items():
-        if name.endswith(".log_steps") and not (learns_steps and source.weight_grid == target.weight_grid):
+        if name.endswith((".log_steps", ".offsets")) and other_steps:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array

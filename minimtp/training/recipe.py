@@ -48,6 +48,7 @@ SHARE = Range(0.0, 1.0)
 MEMORY = Range(0.0, 0.9999999)
 ACTIVATIONS = ("int8", "int8-token", "none")  # as in minimtp.quant, which takes longer to load
 CACHES = ("float", "int8", "int4")
+SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 MASKS = ("pass", "round-clip", "clip-round")
 
 
@@ -88,7 +89,7 @@ class Recipe:
     embedding_grid: str = _setting("quantize", "q8_0", "grid of the token table, and of the output where they are tied")
     output_grid: str = _setting("quantize", "same", "grid of an untied output; same: as the token table")
     head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices")
-    weight_scales: str = _setting("quantize", "grid", "learned: groups' steps are trained too (LSQ)", ("grid", "learned"))
+    weight_scales: str = _setting("quantize", "grid", "learned: train groups' steps (LSQ), offset (LSQ+), bound (PACT)", SCALES)
     activations: str = _setting("quantize", "int8", "rounding of products' inputs, per group or token", ACTIVATIONS)
     cache: str = _setting("quantize", "float", "rounding of the keys and values that attention reads", CACHES)
     straight_through: str = _setting("quantize", "pass", "which clipped weights still get a gradient", MASKS)
