@@ -257,7 +257,7 @@ for _name in (
     "count_nonzero", "diff", "expand_dims", "flip", "max", "mean", "min", "moveaxis", "ravel", "repeat", "reshape",
     "searchsorted", "sort", "split", "squeeze", "stack", "sum", "swapaxes", "take", "take_along_axis", "tile", "transpose",
     "tril", "triu", "unique", "where", "full_like", "zeros_like", "ones_like", "empty_like", "einsum", "outer", "diag", "prod",
-    "diagonal",
+    "diagonal", "kron",
 ):  # fmt: skip
     globals()[_name] = lambda *a, name=_name, **o: _run(getattr(np, name), *a, **o)
 for _name in ("zeros", "ones", "full", "arange", "eye", "linspace", "identity"):

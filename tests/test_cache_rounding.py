@@ -12,7 +12,7 @@ from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.model.objective import evaluate_losses
 from minimtp.model.transformer import Shape, Transformer
-from minimtp.quant.cache_rounding import RoundedCacheAttention, decode_rows, encode_rows, hadamard
+from minimtp.quant.cache_rounding import RoundedCacheAttention, decode_rows, encode_rows, hadamard, rounded_rows
 from minimtp.quant.grids import grid_named
 from minimtp.quant.packed import stored_arrays
 from minimtp.quant.qat import QuantizationSpec, convert, prepare, restore
@@ -121,3 +121,13 @@ def test_keys_that_are_not_finite_are_an_error():
 def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UserError, match="unknown cache 'int2': use float, int8, int4"):
         QuantizationSpec(cache="int2")
+
+
+@each_cache
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_come_back_in_their_own_shape_and_precision(cache, dtype):
+    rows = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(dtype)
+    back = rounded_rows(rows, cache)
+    assert back.dtype == dtype and back.shape == rows.shape and hadamard(16, rows).dtype == dtype
+    alone = np.stack([rounded_rows(row[None], cache)[0] for row in rows.reshape(-1, 16)])
+    assert np.array_equal(back.reshape(-1, 16), alone)

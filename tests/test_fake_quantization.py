@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
@@ -151,3 +152,44 @@ def test_fake_quantized_activations_are_the_codes_times_the_scales_of_the_kernel
     gradient = np.random.default_rng(seed).standard_normal(inputs.shape).astype(np.float32)
     output.backward(gradient)
     assert np.array_equal(inputs.grad, gradient)
+
+
+TINY = np.float32(127 * 2.0**-128)  # the largest magnitude without a finite 127 / magnitude
+
+
+def rounded_by_the_rule(row):
+    """One token's numbers, float32, by the rule of `kernels.plain`, one operation after the other."""
+    largest = np.abs(row).max()
+    if largest <= TINY:
+        return np.zeros_like(row)
+    return np.rint(row * (np.float32(127) / largest)) * (largest / np.float32(127))
+
+
+@given(
+    rows=arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.floats(-1e4, 1e4, width=32)),
+    unit=st.sampled_from([1.0, 1e-6, 1e30]),
+)
+def test_with_a_scale_per_token_each_row_is_rounded_by_its_own_largest_number(rows, unit):
+    rows = rows * np.float32(unit)
+    found = FakeQuantizeActivations("int8-token").forward(rows)
+    assert found.dtype == np.float32 and np.array_equal(found, [rounded_by_the_rule(row) for row in rows])
+
+
+def test_a_token_of_32_numbers_is_a_group():
+    rows = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
+    per_token, per_group = (FakeQuantizeActivations(how).forward(rows) for how in ("int8-token", "int8"))
+    assert np.array_equal(per_token, per_group)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-45, TINY, np.nextafter(TINY, np.float32(1)), 1e-30])
+def test_a_token_too_small_to_be_scaled_becomes_zeros_and_the_next_size_does_not(size):
+    row = np.array([[size, -size, size / 2]], np.float32)
+    found = FakeQuantizeActivations("int8-token").forward(row)
+    assert np.isfinite(found).all() and found.any() == (size > TINY)
+
+
+def test_rows_of_double_precision_are_rounded_in_single_precision_and_stay_double():
+    """1.5 steps and a little: the little is lost on the way to float32, and the half goes to the even code."""
+    row = np.array([[127.0, 1.5 + 1e-9, -0.5 - 1e-9]])
+    found = FakeQuantizeActivations("int8-token").forward(row)
+    assert found.dtype == np.float64 and found.tolist() == [[127.0, 2.0, 0.0]]

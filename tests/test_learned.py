@@ -9,6 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Parameter, Tensor
 from minimtp.errors import UserError
 from minimtp.quant.grids import grid_named
+from minimtp.quant.importance import search_scales
 from minimtp.quant.learned import (
     FakeQuantizeLearned,
     LearnedBound,
@@ -17,6 +18,7 @@ from minimtp.quant.learned import (
     encode_learned,
     first_logarithms,
     first_logarithms_and_offsets,
+    within_levels,
 )
 from tests.strategies import weight_matrices
 
@@ -287,3 +289,86 @@ def test_weights_that_are_not_finite_are_an_error_that_names_them():
     broken = np.full((1, 32), np.nan, np.float32)
     with pytest.raises(UserError, match="qkv.weight holds values that are not finite"):
         FakeQuantizeLearned(GRIDS[0], "qkv.weight").apply(Parameter(broken), Parameter(np.ones(1, np.float32)))
+
+
+@given(case=cases(), offset=st.floats(-5, 5))
+def test_lsq_with_an_offset_gives_the_levels_around_it(case, offset):
+    w, steps, (low, high) = case
+    inputs = [Tensor(array) for array in (w, steps, np.full_like(steps, offset))]
+    expected = steps * np.clip(np.rint((w - offset) / steps), low, high) + offset
+    np.testing.assert_allclose(LearnedStepAndOffset(low, high).apply(*inputs).data, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_on_its_outermost_level_is_within_the_levels():
+    grid = grid_named("int4-ggml-signed-g32")
+    x = np.zeros((1, 32), np.float32)
+    x[0, :4] = -8, 7, 7.25, -7.75  # the step is 1
+    codes, scales = grid.encode(x)
+    assert within_levels(grid, x, codes, scales)[0, :5].tolist() == [True, True, False, True, True]
+    barely = x.astype(np.float64)
+    barely[0, 1] = 7 + 1e-9  # in single precision, as the forward rounds it, this is 7
+    assert within_levels(grid, barely, codes, scales)[0, 1]
+
+
+def test_gradients_have_the_precision_of_what_they_belong_to():
+    for dtype in (np.float32, np.float64):
+        weight, t = Parameter(np.ones((1, 32), dtype)), Parameter(np.full(1, 0.1, dtype))
+        FakeQuantizeLearned(GRIDS[0]).apply(weight, t).backward(np.ones((1, 32), dtype))
+        assert weight.grad.dtype == t.grad.dtype == dtype
+
+
+def test_groups_of_zeros_begin_with_the_grids_own_step_beside_others_that_do_not():
+    x = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+    x[0, 32:] = 0
+    for grid in GRIDS:
+        t = first_logarithms(grid, x)
+        assert t.dtype == np.float32 and np.isfinite(t).all() and t[1] == 0
+        assert (np.delete(t, 1) != 0).any()
+
+
+def test_a_step_that_is_one_or_is_found_to_be_one_is_learned_like_any_other():
+    grid = grid_named("int2-restricted-g32-f32")
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((4, 32)).astype(np.float32)
+    x[0] /= np.abs(x[0]).max()  # the grid's own step is 1
+    own, found = grid.encode(x)[1], search_scales(grid, x)[1]
+    x[1] /= found[1]  # the step that is found is 1, or next to it
+    own, found = grid.encode(x)[1], search_scales(grid, x)[1]
+    assert own[0, 0] == 1
+    np.testing.assert_allclose(first_logarithms(grid, x), np.log(found / own).reshape(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("q4_0", 1), ("q4_0", -1), ("q8_0", 1)])
+def test_a_step_learned_beyond_the_largest_that_can_be_stored_is_that_one(name, sign):
+    grid = grid_named(name)
+    x = np.full((1, 32), sign * 60000.0, np.float32)
+    scales = encode_learned(grid, x, np.full(1, 9.0, np.float32))[1]
+    assert np.abs(scales).item() == 65504.0 and np.sign(scales) == np.sign(grid.encode(x)[1])
+
+
+def test_on_a_grid_with_float32_scales_a_learned_step_is_not_rounded_to_fewer_bits():
+    grid = grid_named("int4-restricted-g32-f32")
+    x = np.random.default_rng(0).standard_normal((1, 32)).astype(np.float32)
+    t = np.full(1, -0.3, np.float32)
+    assert encode_learned(grid, x, t)[1] == grid.encode(x)[1] * np.exp(t)
+
+
+@pytest.mark.parametrize("given_name", [None, "gate.weight"])
+def test_every_way_in_names_the_weights_that_are_not_finite(given_name):
+    broken, said = np.full((1, 32), np.nan, np.float32), f"{given_name or 'the weights'} holds values that are not finite"
+    name = {} if given_name is None else {"name": given_name}
+    ways = [
+        lambda: FakeQuantizeLearned(GRIDS[0], **name).apply(Parameter(broken), Parameter(np.ones(1, np.float32))),
+        lambda: encode_learned(GRIDS[0], broken, np.ones(1), **name),
+        lambda: first_logarithms(GRIDS[0], broken, **name),
+        lambda: first_logarithms_and_offsets(grid_named("q4_1"), broken, **name),
+    ]
+    for way in ways:
+        with pytest.raises(UserError, match=f"^{said}"):
+            way()
+
+
+@pytest.mark.parametrize("way", [first_logarithms, first_logarithms_and_offsets])
+def test_where_nothing_can_be_learned_the_error_names_the_grid(way):
+    with pytest.raises(UserError, match="^q4_k "):
+        way(grid_named("q4_k"), np.ones((1, 256), np.float32))

@@ -20,6 +20,7 @@ from minimtp.model.objective import accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant import packing
 from minimtp.quant.cache_rounding import AttentionOverRoundedCache
+from minimtp.quant.fake import round_activations
 from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
 from minimtp.quant.ptq import quantize_after_training, round_to_nearest
@@ -584,3 +585,74 @@ def test_one_recipe_gives_everything_its_own_rounding():
         caches = {type(block.attention) for block in [*each.trunk.blocks, *(head.block for head in each.heads.steps)]}
         assert caches == {AttentionOverRoundedCache}
     assert {m.activations for _, m in packed.named_modules() if isinstance(m, PackedMatrix)} == {"int8-token"}
+
+
+def test_a_matrix_alone_is_stored_without_a_dot_in_front_and_restored_from_there():
+    table = prepare(Embedding(11, 32, np.random.default_rng(0)), SPEC)
+    packed = convert(table)
+    arrays = stored_arrays(packed)
+    assert list(arrays) == ["packed"]
+    restored = restore(Embedding(11, 32, np.random.default_rng(1)), SPEC, arrays)
+    assert restored.dequantize().tobytes() == packed.dequantize().tobytes()
+
+
+def test_what_is_left_over_in_a_file_is_listed():
+    arrays = stored_arrays(round_to_nearest(build(), SPEC)) | {"b": np.zeros(1), "a": np.zeros(1)}
+    with pytest.raises(UserError, match="^the file holds a, b, which this model does not have: it is another model's"):
+        restore(build(), SPEC, arrays)
+
+
+def test_learned_weights_that_are_not_finite_are_an_error_that_names_them():
+    model = learned()
+    matrix = model.blocks[0].attention.qkv
+    matrix.weight.data[1, 2] = np.nan
+    for use in (matrix.rounded, matrix.encode):
+        with pytest.raises(UserError, match=r"^blocks\.0\.attention\.qkv\.weight holds values that are not finite"):
+            use()
+
+
+@pytest.mark.parametrize(("scales", "grid"), [("learned", "q4_1"), ("learned-offset", "q4_0"), ("learned-bound", "q6_k")])
+def test_room_is_refused_for_what_a_grid_does_not_have(scales, grid):
+    model = Transformer(replace(SHAPE, width=256, feed_forward=256), np.random.default_rng(0))
+    with pytest.raises(UserError, match=f"^{grid} "):
+        make_room_for_learned_steps(model, QuantizationSpec(weights=grid, scales=scales))
+
+
+def counted(kernel, names, monkeypatch):
+    calls = []
+    for name in names:
+        original = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, lambda *given, _name=name, _do=original: (calls.append(_name), _do(*given))[1])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "prepared_by"),
+    [
+        (QuantizationSpec(), "prepare_q4_0"),
+        (QuantizationSpec(activations="none"), "prepare_f32"),
+        (QuantizationSpec(activations="int8-token"), "prepare_f32"),
+    ],
+)
+def test_a_packed_matrix_is_laid_out_once_for_products_that_fit_it(plain, spec, prepared_by, monkeypatch):
+    linear = convert(prepare(build(), spec)).blocks[0].attention.qkv
+    calls = counted(kernels.plain, ["prepare_q4_0", "prepare_q8_0", "prepare_f32"], monkeypatch)
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 3, 32)).astype(np.float32))
+    first, second = linear(x).data, linear(x).data
+    assert calls == [prepared_by] and same_bits([first], [second])
+
+
+@pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
+@pytest.mark.parametrize("weights", ["q4_0", "q8_0", "q4_1", "int3-restricted-g16", "nf4-channel"])
+def test_columns_of_a_packed_matrix_are_those_of_its_values(plain, weights, activations):
+    x = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32)
+    grid, weight = grid_named(weights), np.random.default_rng(1).standard_normal((5, 96)).astype(np.float32)
+    matrix = PackedMatrix(grid, packing.quantize(grid, weight), activations)
+    for first, last in ((0, 96), (0, 32), (32, 96), (64, None)):
+        prepared = matrix.prepare(kernels.plain, first, last)
+        seen = round_activations(np.ascontiguousarray(x[:, first:last]), activations)
+        expected = seen @ grid.fake_quantize(weight)[:, first:last].T
+        found = kernels.plain.linear(np.ascontiguousarray(x[:, first:last]), prepared)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    known = activations == "none" or (activations == "int8" and weights in GRIDS)
+    assert matrix.has_a_kernel(kernels.plain) == known

@@ -48,6 +48,12 @@ def test_halves_go_where_the_name_says():
 
 
 @each_mode
+def test_away_from_halves_every_mode_goes_to_the_nearer_integer_on_both_sides_of_zero(rounding):
+    x = np.array([-2.75, -2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75], np.float32)
+    assert rounding(x).tolist() == [-3, -2, -2, -1, -1, 0, 0, 1, 1, 2, 2, 3]
+
+
+@each_mode
 def test_just_below_a_half_is_not_a_half(rounding):
     below = np.nextafter(np.float32(0.5), np.float32(0))
     assert rounding(np.array([below, -below])).tolist() == [0, 0]

@@ -59,10 +59,6 @@ class PackedMatrix(Module):
     def _as_blocks(self, kernel: ModuleType) -> bool:
         return self.activations == "int8" and hasattr(kernel, f"prepare_{self.grid.name}")
 
-    def unpack(self) -> tuple[Array, Array]:
-        """Codes int8 (N, K) and scales float32 (N, K/32)."""
-        return packing.unpack(self.grid, self.packed)
-
     def dequantize(self) -> Array:
         """The matrix as float32 (N, K)."""
         return packing.dequantize(self.grid, self.packed)
