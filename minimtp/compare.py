@@ -119,7 +119,7 @@ def run(
     recipe, sizes = presets.preset(preset, seed=seed), MEASUREMENTS[preset]
     text = open_corpus(corpus)
     text.require(recipe.batch, recipe.context, MOST_DEPTH)
-    prompts = _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
+    prompts = choose_prompts(text, sizes)
     chosen = choose_device(device)
     kernel, why = kernels.describe(chosen.name)
     if threads is not None and threads < 1:
@@ -139,21 +139,11 @@ def run(
     report(f"recipe    of the standard configuration\n{recipe.describe()}")
     report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
     try:
-        runs = _trained(recipes(recipe), text, out, device, threads)
+        runs = trained(recipes(recipe), text, out, device, threads)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
     kept = _Kept(out / KEPT, setting)
-    evaluations = {
-        name: Evaluation(**kept.figures(f"evaluation of {name}", partial(_evaluated, loaded, text, threads)))
-        for name, loaded in runs.items()
-    }
-    measured = [
-        kept.figures(f"temperature {law.temperature:g}", partial(_raced, runs, *prompts, sizes, chosen, suffix, law))
-        for suffix, law in TEMPERATURES.items()
-    ]
-    measured.append(kept.figures("memory", partial(_memory, runs, prompts[0][0], sizes, chosen)))
-    figures = {name: {key: value for part in measured for key, value in part[name].items()} for name in runs}
-    configurations = [_configuration(name, runs, evaluations, figures) for name in TITLES]
+    configurations = measured(runs, text, prompts, sizes, chosen, threads, kept.figures)
     claims = judge({c["name"]: c for c in configurations})
     result = {
         "configurations": configurations,
@@ -175,8 +165,12 @@ def run(
     return result
 
 
-def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, threads: int | None) -> dict[str, LoadedRun]:
-    """Train or go on training what is not finished, and load the four configurations as they are deployed."""
+def trained(
+    wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, threads: int | None = None
+) -> dict[str, LoadedRun]:
+    """Train or go on training what is not finished of `recipes` in the folder `out`, and load the four configurations as they
+    are deployed. Raises Interrupted when the user stops it.
+    """
 
     def go_on(recipe: Recipe, folder: str, **options: object) -> None:
         train(
@@ -196,6 +190,32 @@ def _trained(wanted: dict[str, Recipe], text: Corpus, out: Path, device: str, th
         if not checkpoint.exists(out / name):
             quantize(out / source, out / name)
     return {name: load(out / name, device) for name in TITLES}
+
+
+def measured(
+    runs: dict[str, LoadedRun],
+    text: Corpus,
+    prompts: tuple[list[np.ndarray], list[np.ndarray]],
+    sizes: Measurement,
+    device: Device,
+    threads: int | None = None,
+    figures_of: Callable[[str, Callable[[], dict[str, object]]], dict[str, object]] = lambda part, measure: measure(),
+) -> list[dict[str, object]]:
+    """Each configuration's figures by their names: quality, bytes, speeds at both temperatures.
+
+    prompts: what `choose_prompts` gives. figures_of(part, measure): measure(), or what an earlier run kept of that part.
+    """
+    evaluations = {
+        name: Evaluation(**figures_of(f"evaluation of {name}", partial(_evaluated, loaded, text, threads)))
+        for name, loaded in runs.items()
+    }
+    parts = [
+        figures_of(f"temperature {law.temperature:g}", partial(_raced, runs, *prompts, sizes, device, suffix, law))
+        for suffix, law in TEMPERATURES.items()
+    ]
+    parts.append(figures_of("memory", partial(_memory, runs, prompts[0][0], sizes, device)))
+    figures = {name: {key: value for part in parts for key, value in part[name].items()} for name in runs}
+    return [_configuration(name, runs, evaluations, figures) for name in TITLES]
 
 
 class _Kept:
@@ -260,6 +280,13 @@ def _memory(
 def _contestant(name: str, loaded: LoadedRun) -> Contestant:
     target, drafter = deploy(loaded.model)
     return Contestant(name, target, drafter, drafter.max_depth if drafter else 0)
+
+
+def choose_prompts(text: Corpus, sizes: Measurement) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Held-out prompts to measure on, and prompts of training text to choose the drafting with. Raises UserError for a text
+    that is too short for them.
+    """
+    return _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
 
 
 def _prompts(tokens: np.ndarray, sizes: Measurement, count: int) -> list[np.ndarray]:

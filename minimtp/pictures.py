@@ -8,13 +8,20 @@ COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449", "#ca6f1e")
 
 
 def draw_comparison(result: dict[str, object], folder: Path) -> Path | None:
-    """Speed, quality against size, and acceptance by depth, into compare.png. None where matplotlib is not installed."""
+    """The comparison's picture, in compare.png. None where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure
 
-    configurations = result["configurations"]
     figure = Figure(figsize=(14, 4.2), layout="constrained")
+    draw(figure, result["configurations"])
+    path = folder / PICTURE_NAME
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def draw(figure: object, configurations: list[dict[str, object]]) -> None:
+    """Speed, quality against size, and acceptance by depth, side by side."""
     speed, quality, acceptance = figure.subplots(1, 3)
 
     for shift, suffix, alpha, label in ((-0.2, "", 1.0, "temperature 0"), (0.2, "_t1", 0.5, "temperature 1")):
@@ -22,7 +29,8 @@ def draw_comparison(result: dict[str, object], folder: Path) -> Path | None:
             value = c[f"tokens_per_second{suffix}"]
             spread = [[value - c[f"tokens_per_second_slowest{suffix}"]], [c[f"tokens_per_second_fastest{suffix}"] - value]]
             speed.bar(i + shift, value, 0.38, color=colour, alpha=alpha, yerr=spread, capsize=2, label=None if i else label)
-            speed.annotate(f"{c[f'speedup{suffix}']:.2f}x", (i + shift, value), (0, 4), textcoords="offset points", ha="center")
+            top, gain = (i + shift, c[f"tokens_per_second_fastest{suffix}"]), f"{c[f'speedup{suffix}']:.2f}x"
+            speed.annotate(gain, top, (0, 4), textcoords="offset points", ha="center", fontsize=8)
     speed.set_xticks(range(len(configurations)), [c["title"].replace(", ", ",\n") for c in configurations], fontsize=8)
     speed.set(ylabel="tokens per second", title="decoding speed (solid: temperature 0, pale: 1)")
 
@@ -42,6 +50,3 @@ def draw_comparison(result: dict[str, object], folder: Path) -> Path | None:
     )
     for axes in (speed, quality, acceptance):
         axes.grid(alpha=0.3)
-    path = folder / PICTURE_NAME
-    figure.savefig(path, dpi=120)
-    return path

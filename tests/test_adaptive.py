@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.adaptive import ALLOWANCE, FIRST_CREDIT, AdaptiveLength, least, survival
+from minimtp.decode.adaptive import ALLOWANCE, FIRST_CREDIT, AdaptiveLength, least
 from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import generate
 from minimtp.decode.sampling import Law
@@ -97,25 +97,6 @@ def test_first_rounds_that_took_long_do_not_end_drafting_for_good():
             lengths.observe(wanted, wanted, wanted, 1e-3 * wanted, machine.passes[wanted])
     _, _, asked = simulate(machine, lambda round_: 0.9, 400, lengths=lengths)
     assert np.mean(asked[300:]) > MOST / 2
-
-
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=60))
-def test_where_every_round_asked_for_all_depths_survival_is_the_plain_share_up_to_the_guess(rounds):
-    most = 5
-    ended, whole = [0.0] * (most + 2), [0.0] * (most + 2)
-    for _, accepted in rounds * 200:  # so many that the guess does not count
-        ended[accepted] += 1
-        whole[most] += accepted == most
-    shares = survival(ended, whole, most, 0.5)
-    for depth, share in enumerate(shares, start=1):
-        assert share == pytest.approx(sum(accepted >= depth for _, accepted in rounds) / len(rounds), abs=0.02)
-
-
-def test_rounds_that_asked_for_little_do_not_speak_against_deeper_drafts():
-    ended, whole = [0.0] * 6, [0.0] * 6
-    ended[1] = whole[1] = 100.0  # asked for one, accepted it
-    ended[3] = ended[4] = whole[4] = 50.0  # asked for four: half were rejected at the fourth
-    assert survival(ended, whole, 4, 0.5) == pytest.approx([1, 1, 1, 0.5], abs=0.03)
 
 
 @given(st.lists(st.floats(1e-6, 1e-3), min_size=1, max_size=30))

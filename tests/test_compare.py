@@ -10,7 +10,7 @@ from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.decode import measure
 from minimtp.decode.generate import Statistics
-from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, race
+from minimtp.decode.measure import Contestant, check_greedy_texts, race
 from minimtp.decode.sampling import GREEDY
 from minimtp.errors import UserError
 from minimtp.training import checkpoint
@@ -190,13 +190,6 @@ def test_a_race_gives_each_contestant_every_prompt_and_counts_its_steps():
     assert speeds["drafting"].tokens_per_step == 5.0
     assert speeds["drafting"].acceptance == [1.0] * 4
     assert np.shape(speeds["drafting"].turns) == (3, 2)
-
-
-def test_a_speed_up_is_the_median_of_turns_side_by_side():
-    def speed(turns):
-        return Speed(0, 0, 0, 1, [], turns, [])
-
-    assert speed([[20, 2], [9, 30]]).speedup_over(speed([[10, 2], [3, 10]])) == 2.5
 
 
 def test_equal_texts_agree():

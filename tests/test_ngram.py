@@ -10,8 +10,7 @@ from minimtp.decode.sampling import Law
 from tests.table_models import TableTarget, greedy_text
 
 
-def drafts_after(tokens, depth=8, **options):
-    drafter = NgramDrafter(**options)
+def drafts_after(drafter, tokens, depth=8):
     drafter.reset(tokens[0])
     drafter.commit(None, np.array(tokens[1:], np.int64))
     drafts, scores = drafter.draft(depth, None)
@@ -35,26 +34,27 @@ def expected_drafts(tokens, depth, longest, shortest):
     tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
     longest=st.integers(1, 6), shortest=st.integers(1, 4),
 )  # fmt: skip
-def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(tokens, depth, longest, shortest):
-    found = drafts_after(tokens, depth, longest=longest, shortest=shortest)
-    assert found == expected_drafts(tokens, depth, longest, shortest)
+def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(own, tokens, depth, longest, shortest):
+    found = drafts_after(own(NgramDrafter)(longest=longest, shortest=shortest), tokens, depth)
+    expected = expected_drafts(tokens, depth, longest, shortest)
+    assert found == expected, f"after {tokens} the drafts are {expected}"
 
 
-def test_a_text_in_a_loop_is_drafted_to_any_length():
-    assert drafts_after([9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
+def test_a_text_in_a_loop_is_drafted_to_any_length(own):
+    assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
 
 
-def test_a_text_that_never_repeats_itself_is_not_drafted():
-    assert drafts_after(list(range(50))) == []
-    assert drafts_after([3]) == []
+def test_a_text_that_never_repeats_itself_is_not_drafted(own):
+    assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
+    assert drafts_after(own(NgramDrafter)(), [3]) == []
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))
-def test_looked_up_drafts_do_not_change_the_text(seed, temperature):
+def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
     target = TableTarget(3, 60, seed)
     options = dict(max_new=50, law=Law(temperature), seed=seed, rule="shared-noise")
     plain = list(generate(target, None, [0, 1], **options))
-    drafter = NgramDrafter(shortest=1)
+    drafter = own(NgramDrafter)(shortest=1)
     assert list(generate(target, drafter, [0, 1], **options)) == plain == list(generate(target, drafter, [0, 1], **options))
     if temperature == 0:
         assert plain == greedy_text(target, [0, 1], 50)

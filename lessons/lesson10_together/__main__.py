@@ -1,0 +1,31 @@
+"""Lesson 10: python -m lessons.lesson10_together"""
+
+from dataclasses import replace
+
+from lessons import course
+from lessons.lesson10_together.report import show_claims, show_headline, show_quality, show_repetition, show_speeds
+from minimtp.compare import MEASUREMENTS, choose_prompts, measured, recipes, trained
+from minimtp.pictures import draw
+from minimtp.training.corpus import open_corpus
+
+
+def main(lesson: course.Lesson) -> None:
+    """How much is gained with everything together, and when may one believe such a figure?"""
+    corpus, sizes = open_corpus(), MEASUREMENTS[lesson.preset or "quick"]
+    standard = replace(lesson.recipe, heads="none", draft_depth=None, quantization="none")
+    runs = trained(recipes(standard), corpus, lesson.folder, lesson.device.name)
+    prompts = choose_prompts(corpus, sizes)
+    found = measured(runs, corpus, prompts, sizes, lesson.device)
+    show_headline(found, runs["standard"], prompts[0][0], sizes.max_new, lesson.device)
+    show_quality(found)
+    show_speeds(found, "temperature 0", "")
+    show_speeds(found, "temperature 1", "_t1")
+    show_repetition(runs["standard"], corpus, prompts[0], sizes.max_new)
+    show_claims(found)
+    lesson.picture(draw, found, size=(14, 4.2))
+    before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))
+    lesson.result("writing at temperature 0", ("the model alone", before), ("heads and int4, trained for both", now))
+
+
+if __name__ == "__main__":
+    course.run(10, main)

@@ -1,0 +1,69 @@
+"""Lesson 10's exercises. Fill in the bodies, then:
+
+pytest --mine tests/test_measure.py tests/test_ngram.py tests/test_survival.py
+"""
+
+import itertools  # noqa: F401  (for your answers)
+import statistics  # noqa: F401
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from minimtp.backend import numpy as np
+from minimtp.decode.adaptive import GUESS_WEIGHT  # noqa: F401
+from minimtp.decode.verify import Rule
+
+
+@dataclass
+class Speed:
+    """What was measured of one contestant."""
+
+    tokens_per_second: float  # median over the repeats
+    slowest: float
+    fastest: float
+    tokens_per_step: float
+    acceptance: list[float]  # by depth: accepted / drafted
+    turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
+    texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
+    steps: int = 0  # passes after the prompt's, over all prompts once
+    drafts_of_length: list[int] = field(default_factory=list)  # of those, how many drafted 0, 1, ... tokens
+    seconds_of_drafting: float = 0.0  # a step, the median of the turns
+
+    def speedup_over(self, other: "Speed") -> float:
+        """Median over prompts and repeats of the ratio of two turns side by side."""
+        raise NotImplementedError("lesson 10: which two turns lay side by side? What of all their ratios is robust?")
+
+
+class NgramDrafter:
+    """Proposes what followed the latest earlier occurrence of the longest repeated end of the text.
+
+    longest, shortest: how many tokens must be repeated, at most tried and at least needed. A token more of evidence is one
+    more token drafted: after a repetition of n tokens at most 2 n are proposed.
+    """
+
+    least_confidence = 0.0
+
+    def __init__(self, max_depth: int = 15, longest: int = 12, shortest: int = 3) -> None:
+        self.max_depth = max_depth
+        self.longest, self.shortest = longest, shortest
+        self._text = ""  # a character for each token: searching is then what strings are best at
+
+    def twin(self) -> "NgramDrafter":
+        return NgramDrafter(self.max_depth, self.longest, self.shortest)
+
+    def reset(self, first_token: int) -> None:
+        self._text = chr(first_token)
+
+    def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
+        self._text += "".join(map(chr, tokens.tolist()))
+
+    def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
+        raise NotImplementedError("lesson 10: which earlier place says the same, and for how many tokens?")
+
+
+def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:
+    """The shares of rounds that reach depth 1 .. most.
+
+    ended: rounds by the depth they reached; whole: those among them that were not asked to go further. guess: the share that
+    goes on from one depth to the next before anything was observed.
+    """
+    raise NotImplementedError("lesson 10: of the rounds that could go on from this depth, which share did?")

@@ -1,0 +1,39 @@
+"""How much of a text was to be expected because the text has said it before, and how slow writing can be made."""
+
+from collections.abc import Sequence
+
+from lessons.lesson04_generating.write import drawn_from, reread_as_in_training, timed
+from minimtp.backend import Device
+from minimtp.backend import numpy as np
+from minimtp.decode.deploy import deploy
+from minimtp.decode.generate import generate
+from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.sampling import GREEDY, Law
+from minimtp.training.checkpoint import LoadedRun
+
+
+def looked_up(texts: Sequence[Sequence[int]], start: int) -> float:
+    """The share of the tokens from `start` on that are what followed when the text last said the same three tokens."""
+    right = total = 0
+    for text in texts:
+        drafter = NgramDrafter()
+        drafter.reset(text[0])
+        drafter.commit(None, np.array(text[1:start]))
+        for token in text[start:]:
+            right += drafter.draft(1, None)[0] == [token]
+            total += 1
+            drafter.commit(None, np.array([token]))
+    return right / total
+
+
+def written(run: LoadedRun, prompts: Sequence[np.ndarray], count: int, law: Law) -> list[list[int]]:
+    """The model's own texts, prompts included."""
+    target, _ = deploy(run.model)
+    return [[*map(int, p), *generate(target, None, p, max_new=count, law=law, seed=s)] for s, p in enumerate(prompts)]
+
+
+def rereading_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:
+    """Tokens a second of lesson 4's first way to write."""
+    writer = reread_as_in_training(run.model.trunk, device, prompt.tolist(), drawn_from(GREEDY))
+    next(writer)
+    return (count - 1) / sum(timed(writer, count - 1)[1])
