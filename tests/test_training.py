@@ -17,7 +17,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight
+from minimtp.quant.packed import bits_per_weight, stored_arrays
 from minimtp.training import checkpoint, picture, schedule
 from minimtp.training.build import build_model
 from minimtp.training.checkpoint import load
@@ -27,7 +27,7 @@ from minimtp.training.interrupt import Interrupted, StopRequest
 from minimtp.training.log import RunLog, read_log
 from minimtp.training.loop import train
 from minimtp.training.presets import preset
-from minimtp.training.quantize import acceptance, quantize
+from minimtp.training.quantize import MOST_LOST, acceptance, calibration_batches, quantize
 from minimtp.training.recipe import Recipe
 from minimtp.training.tokenizer import ByteTokenizer
 from minimtp.training.trainer import Trainer
@@ -475,6 +475,31 @@ def test_heads_get_the_grid_whose_drafts_are_still_accepted(tmp_path, corpus, mo
     counted["q4_0"], said = [0.791, 0.035], []
     packed = quantize(tmp_path / "run", tmp_path / "coarse", head_grid="measured", calibration=corpus, report=said.append)
     assert packed.packed.heads == "q4_0" and len(said) == 2 and said[1].startswith("warning: head 2 is dead: 3.5%")
+
+
+def test_the_grid_of_trained_heads_is_the_cheapest_that_keeps_what_evaluating_finds_them_to_be_worth(tmp_path, corpus):
+    """Nothing is pretended here: a small model that has learned something, heads rounded and measured, and measured again."""
+    train(recipe_of(steps=150, heads="token_conditioned", draft_depth=3), corpus, tmp_path / "run", report=quiet)
+    run, batches = load(tmp_path / "run"), calibration_batches(corpus, 16, 3)
+    before = acceptance(run.model, batches)
+    assert before[0] > 0.3  # these heads draft
+    chosen = {}
+    for grid in ("int2-restricted-g32", "q4_0", "q8_0"):
+        said = []
+        found = quantize(run, tmp_path / grid, grid, head_grid="measured", calibration=corpus, report=said.append)
+        chosen[grid] = found.packed.heads
+        worth = {}
+        for heads in {grid, "q8_0"}:
+            packed = quantize(run, tmp_path / f"{grid} {heads}", grid, head_grid=heads)
+            worth[heads] = acceptance(packed.model, batches)
+        kept = all(now >= then - MOST_LOST for now, then in zip(worth[grid], before, strict=True))
+        assert chosen[grid] == (grid if kept else "q8_0")
+        same = load(tmp_path / f"{grid} {chosen[grid]}").model
+        assert [a.tobytes() for a in stored_arrays(found.model).values()] == [a.tobytes() for a in stored_arrays(same).values()]
+        assert said[0].startswith(f"heads on {grid}: acceptance {worth[grid][0]:.1%}")
+        assert f"(before: {before[0]:.1%}" in said[0]
+        assert len([line for line in said if line.startswith("heads on")]) == len({grid, chosen[grid]})
+    assert chosen["int2-restricted-g32"] == "q8_0"
 
 
 def test_acceptance_is_counted_as_evaluating_does(tmp_path, corpus):
