@@ -25,6 +25,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 settings.register_profile("few", settings.get_profile("minimtp"), max_examples=8, phases=[Phase.generate])
+settings.register_profile(  # tests/mutants/MUTATION.md
+    "mutants", settings.get_profile("minimtp"), max_examples=10, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("minimtp")
 
 
