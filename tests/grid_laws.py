@@ -163,6 +163,29 @@ def double_precision_weights_are_rounded_as_the_float32_format_will(grid, x, ran
     assert bits(grid.encode(precise)[0]) == bits(grid.encode(x)[0])
 
 
+@law()
+def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random):
+    """Half way between two levels, and next to it by less than half a float32: one number to the format, so one code."""
+    codes, scales = grid.encode(x)
+    lower = random.integers(grid.smallest_code, grid.largest_code, codes.shape, dtype=np.int8)
+    with np.errstate(over="ignore"):
+        levels = [grid.decode(code, scales).astype(np.float64) for code in (lower, lower + np.int8(1))]
+    between = sum(levels) / 2
+    single = between.astype(np.float32)
+    given_that(np.isfinite(single).all() and (np.abs(between) <= grid.largest_magnitude).all())
+    for nudge in (-1e-9, 1e-9):
+        precise = single * (1 + np.float64(nudge))
+        assert bits(grid.nearest(precise, scales)) == bits(grid.nearest(single, scales))
+    with_extremes = np.where(np.abs(x) == np.abs(x).max(), x, single)
+    given_that((np.abs(with_extremes) <= grid.largest_magnitude / 2).all())
+    precise = with_extremes * (1 + np.float64(1e-9))
+    for found, expected in zip(grid.encode(precise), grid.encode(with_extremes), strict=True):
+        assert all(bits(one) == bits(other) for one, other in zip(arrays_of(found), arrays_of(expected), strict=True))
+    for mask in ("round-clip", "clip-round"):
+        found, expected = grid.straight_through_mask(precise, mask), grid.straight_through_mask(with_extremes, mask)
+        assert found is expected is None or bits(found) == bits(expected)
+
+
 @law(about=lambda grid: isinstance(grid, UniformGrid) or grid in (Q4_0, Q4_1, Q8_0))
 def a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one(grid, x, random):
     """And by the rounding of what is stored: of the step, times the codes between zero and the value, and of a minimum."""

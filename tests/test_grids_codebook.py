@@ -1,5 +1,6 @@
 """NF4 and ternary weights in numbers."""
 
+import math
 from statistics import NormalDist
 
 import pytest
@@ -70,3 +71,9 @@ def test_small_ternary_layers_are_not_rounded_to_zero_by_an_epsilon(name):
     x = bell(10, (4, 64))
     small = x * np.float32(2.0**-40)
     assert np.array_equal(grid_named(name).fake_quantize(small), grid_named(name).fake_quantize(x) * np.float32(2.0**-40))
+
+
+def test_the_mean_of_many_ternary_weights_is_taken_in_double_precision():
+    x = bell(12, (8, 5001))
+    means = [math.fsum(abs(float(weight)) for weight in row) / 5001 for row in x]
+    assert grid_named("ternary-channel-f32").encode(x)[1][:, 0].tolist() == np.array(means, np.float32).tolist()

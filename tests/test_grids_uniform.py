@@ -11,7 +11,9 @@ from minimtp.errors import UserError
 from minimtp.quant.grids import MASKS, UniformGrid, grid_named
 from minimtp.quant.grids_uniform import POLICIES, AffineScales
 from minimtp.quant.rounding import half_away, half_up, stochastic
+from minimtp.quant.scales import map_scales, put_group
 from tests.strategies import ragged_matrices, uniform_grids
+from tests.vectors.ggml_cases import bell
 
 
 def bits(array):
@@ -171,3 +173,38 @@ def test_a_name_that_is_no_grid_is_refused(name):
 def test_settings_that_do_not_exist_are_refused(settings):
     with pytest.raises(UserError, match="unknown|2 to 8 bits"):
         UniformGrid(*settings)
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"])
+def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_step_beyond(name):
+    """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is left to the other tests."""
+    grid, x = grid_named(name), bell(13, (16, 512))
+    codes, scales = grid.encode(x)
+    lowest, second, highest = (
+        grid.decode(np.full_like(codes, code), scales).astype(np.float64)
+        for code in (grid.smallest_code, grid.smallest_code + 1, grid.largest_code)
+    )
+    step = second - lowest  # negative where the scale is
+    given = step != 0
+    relative = (x - lowest) / np.where(given, step, 1)
+    top = (highest - lowest) / np.where(given, step, 1)
+    for mask, slack in (("round-clip", 0.5), ("clip-round", 0.0)):
+        found = grid.straight_through_mask(x, mask)
+        clear = given & (np.abs(relative + slack) > 1e-3) & (np.abs(relative - top - slack) > 1e-3)
+        expected = (relative > -slack) & (relative < top + slack)
+        assert np.array_equal(found[clear], expected[clear])
+        assert found.mean() > 0.9 and clear.mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4-affine-g32"])
+def test_putting_one_groups_scales_leaves_the_others(name):
+    grid = grid_named(name)
+    scales, other = grid.encode(bell(1, (3, 128)))[1], grid.encode(bell(2, (3, 32)))[1]
+    before = map_scales(np.copy, scales)
+    put_group(scales, 1, other)
+
+    def check(now, then, new):
+        assert np.array_equal(now[:, 1:2], new) and np.array_equal(np.delete(now, 1, axis=1), np.delete(then, 1, axis=1))
+        return now
+
+    map_scales(check, scales, before, other)

@@ -73,6 +73,7 @@ class TernaryGrid(GroupedGrid):
 
     def scales(self, x: Array) -> Array:
         xp = array_module(x)
+        x = x.astype(xp.float32, copy=False)
         return self._stored(self._over_groups(x, lambda group: xp.abs(group).mean(axis=-1, dtype="float64")))
 
     def decode(self, codes: Array, scales: Array, first: int = 0) -> Array:
