@@ -1,11 +1,14 @@
 """Models that round as no compiled kernel does write text all the same, and it is the text of the model that was trained."""
 
+import argparse
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minimtp
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.deploy import deploy
@@ -21,6 +24,10 @@ from minimtp.quant.cache_rounding import rounded_rows
 from minimtp.quant.grids import grid_named
 from minimtp.quant.packed import PackedEmbedding
 from minimtp.quant.qat import QuantizationSpec, convert, prepare
+from minimtp.training.corpus import Corpus
+from minimtp.training.loop import train
+from minimtp.training.presets import preset
+from minimtp.training.quantize import quantize
 from tests.strategies import tree_forms
 from tests.test_drafters import DEPTH, KINDS, SHAPE, model_with, trained_draft
 
@@ -147,3 +154,18 @@ def test_models_that_kernels_know_take_all_their_rows_at_once():
     assert Runtime(convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk).rows_at_once
     heads_only = convert(trained(QuantizationSpec(heads="int3-ggml-signed-g32")))
     assert Runtime(heads_only.trunk).rows_at_once and not deploy(heads_only)[0].rows_at_once
+
+
+def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_twin(tmp_path):
+    """The whole way: train, load, generate with drafts and without, pack, generate again."""
+    corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
+    recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",
+                    cache="int4", weight_scales="learned-bound", batch=4, tokens=32 * 32 * 8, evaluate_bytes=0)  # fmt: skip
+    train(recipe, corpus, tmp_path / "run", report=lambda line: None)
+    quantize(tmp_path / "run", tmp_path / "packed")
+    texts = {
+        tuple(minimtp.generate(minimtp.load(tmp_path / name), "import ", max_new=16, draft=draft))
+        for name in ("run", "packed")
+        for draft in ("heads", "none")
+    }
+    assert len(texts) == 1 and len(texts.pop()) == 16
