@@ -49,7 +49,8 @@ def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(
     ways = dict.fromkeys(row["way"] for row in result["rows"])
     assert next(iter(ways)) == "plain"
     assert {way.partition(",")[0] for way in ways} == {"plain", "heads", "n-gram", "small model"}
-    assert {"heads, 7 at a time", "heads, while likely", "heads, tree of 7", "heads, adaptive"} <= ways.keys()
+    heads = ("7 at a time", "while likely", "tree of 7", "adaptive", "trees, adaptive")
+    assert {f"heads, {way}" for way in heads} <= ways.keys()
     rules = {0.0: RULES[:1], 0.7: RULES, 1.0: RULES}
     texts = [text for text in decode.TEXTS if text not in result["missing"]]
     expected = {(text, t, way, rule) for text, t, way in itertools.product(texts, rules, ways) for rule in rules[t]}
@@ -58,7 +59,7 @@ def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(
     for (_, _, way, rule), row in rows.items():
         assert row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
-        assert 1 <= row["tokens_per_step"] <= 1 + row["drafted_per_step"]
+        assert 1 <= row["tokens_per_step"] <= 1 + row["drafted_per_step"] + 1e-4  # the file has five digits of each
         if way == "plain":
             assert row["drafted_per_step"] == 0 and row["acceptance"] == []
             assert row["speedup"] == 1 or rule != RULES[0]
@@ -73,10 +74,8 @@ def test_with_the_default_rule_every_drafter_writes_the_text_of_plain_decoding(m
 
 
 def test_the_prediction_is_tokens_a_step_over_what_a_step_costs():
-    speed = Speed(0, 0, 0, 2.5, [], [], [], steps=4, drafts_of_length=[1, 0, 3], seconds_of_drafting=0.5)
+    speed = Speed(0, 0, 0, 2.5, [], [], [], steps=4, passes_of_length=[0, 1, 0, 3], seconds_of_drafting=0.5)
     assert decode.predicted_speedup(speed, [2.0, 2.5, 3.0]) == pytest.approx(2.5 * 2.0 / ((2.0 + 3 * 3.0) / 4 + 0.5))
-    tree = decode.predicted_speedup(speed, [2.0, 2.5, 3.0, 3.5], tree=3)  # all of it is verified, though one path is counted
-    assert tree == pytest.approx(2.5 * 2.0 / ((2.0 + 3 * 3.5) / 4 + 0.5))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 5))
@@ -127,7 +126,7 @@ def test_a_small_model_with_other_tokens_is_refused(run, tmp_path, monkeypatch):
     original, small = decode.load, decode.load(other)
     small.tokenizer.to_dict = lambda: {"kind": "other"}
     monkeypatch.setattr(decode, "load", lambda folder, device: small if folder == other else original(folder, device))
-    with pytest.raises(UserError, match="a drafter must speak the model's"):
+    with pytest.raises(UserError, match="another tokenizer"):
         decode.measure(run, small=other, report=lambda line: None)
 
 

@@ -9,8 +9,8 @@ from minimtp import claims, compare
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.decode import measure
-from minimtp.decode.generate import Statistics
 from minimtp.decode.measure import Contestant, check_greedy_texts, race
+from minimtp.decode.rounds import Statistics
 from minimtp.decode.sampling import GREEDY
 from minimtp.errors import UserError
 from minimtp.training import checkpoint
@@ -165,7 +165,7 @@ def measure_step(logits):
 class Knowing:
     """A drafter that is always right about a counting target."""
 
-    max_depth, least_confidence = 4, 0.0
+    max_depth, least_confidence, reads_hidden = 4, 0.0, False
 
     def reset(self, first_token):
         self.last = first_token
@@ -234,7 +234,7 @@ def test_a_text_too_short_to_measure_on_is_refused_before_anything_is_written(tm
 def test_tuning_chooses_the_fastest_way_to_draft(monkeypatch):
     rates = {(4, 0.0): 10.0, (4, 0.5): 30.0, (2, 0.0): 20.0, (2, 0.5): 5.0}
 
-    def turn(contestant, prompt, max_new, law, seed):
+    def turn(contestant, prompt, max_new, law, seed, lengths):
         return [], 1, 1 / rates[contestant.draft_depth, contestant.least_confidence], Statistics(emitted=2, steps=1)
 
     monkeypatch.setattr(measure, "_turn", turn)

@@ -15,6 +15,7 @@ from minimtp.decode.generate import generate
 from minimtp.decode.head_drafters import SequentialStep, head_drafter
 from minimtp.decode.model_drafter import ModelDrafter
 from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.rounds import Plan
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
 from minimtp.decode.verify import Greedy
@@ -32,6 +33,8 @@ class Helped:
     """
 
     least_confidence = 0.0
+
+    reads_hidden = True
 
     def __init__(self, drafter, answers, right):
         self.drafter, self.answers, self.right = drafter, answers, right
@@ -61,18 +64,13 @@ class Helped:
 
 
 class Any:
-    """Asks for any length, by the round's number."""
-
-    listening = True
+    """Plans any length for a few rounds."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
 
-    def choose(self, most, length):
-        return int(self.random.integers(0, most + 1))
-
-    def observe(self, *counts):
-        pass
+    def choose(self, most, length, statistics):
+        return Plan(int(self.random.integers(0, most + 1)), int(self.random.integers(1, 4)))
 
 
 def decoder(kind, context):

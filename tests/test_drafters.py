@@ -76,6 +76,9 @@ class Recording(Greedy):
         self.seen = logits if index == 0 else np.concatenate([self.seen, logits])
         return super().draw(logits, index)
 
+    def guess(self, depth):
+        return None  # so that `draw` is asked
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15)
@@ -133,15 +136,29 @@ def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, l
     def follow(node, parent, path):
         return trained_logits(model, text, path)[None]
 
-    if kind == "token_conditioned":
-        drafter.least_confidence = least
     for nodes, depth in ((7, 3), (1, 4), (12, DEPTH)):
-        tree = drafter.draft_tree(nodes, depth, Greedy())
-        expected = grow(5, follow, Greedy(), nodes, depth, drafter.least_confidence)
+        tree = drafter.draft_tree(nodes, depth, Greedy(), least)
+        expected = grow(5, follow, Greedy(), nodes, depth, least)
         assert (list(tree.tokens), list(tree.depths)) == (list(expected.tokens), list(expected.depths))
     drafts, _ = drafter.draft(2, Greedy())  # growing a tree leaves nothing behind
-    drafter.least_confidence = 0.0
-    assert drafts.tolist()[:2] == trained_draft(model, text, 2)[0][: len(drafts)]
+    assert drafts.tolist() == trained_draft(model, text, 2)[0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("rule", ["shared-noise", "match"])
+def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_for_each_token(rule, temperature):
+    model, text, law = model_with("token_conditioned"), [3, 1, 4, 1, 5], Law(temperature)
+    drafter = head_drafter(model.heads, Runtime(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    for seed in range(20):
+        whole, asked = (make_rule(rule, law, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
+        asked.guess = lambda depth: None
+        for least in (0.0, 0.02):
+            drafter.least_confidence = least
+            assert list(drafter.draft(DEPTH, whole)[0]) == list(drafter.draft(DEPTH, asked)[0])
+            one, other = (drafter.draft_tree(9, DEPTH, by, least) for by in (whole, asked))
+            assert (one.tokens, one.depths) == (other.tokens, other.depths)
 
 
 @pytest.mark.parametrize("kind", KINDS)

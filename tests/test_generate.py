@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
-from minimtp.decode.generate import Generation, generate
+from minimtp.decode.generate import generate
+from minimtp.decode.loop import Generation
 from minimtp.decode.processors import RepetitionPenalty
 from minimtp.decode.sampling import GREEDY, Law
 from minimtp.decode.stopping import Stop
@@ -328,11 +329,11 @@ class TreeDrafting(Watching):
         super().__init__(None, depth)
         self.other = other
 
-    def draft_tree(self, nodes, depth, rule):
+    def draft_tree(self, nodes, depth, rule, least_chance):
         def follow(node, parent, path):
             return self.other.logits([*self.tokens, *path])[None]
 
-        return grow(self.tokens[-1], follow, rule, nodes, depth)
+        return grow(self.tokens[-1], follow, rule, nodes, depth, least_chance)
 
 
 @settings(max_examples=100)

@@ -625,6 +625,52 @@ def test_a_greedy_draft_is_its_drafted_tokens_one_by_one(kernel, format_, least,
 
 
 @each_twin
+@each_format
+@given(least=st.sampled_from([0.0, 1e-4, 1e-2]), token=st.integers(0, 49), temperature=st.sampled_from([0.5, 1.0]))
+@settings(max_examples=12)
+def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(kernel, format_, least, token, temperature):
+    """A tree that is one token wide is the chain, and every other node is the likeliest of those that are left."""
+    rng = np.random.default_rng(18)
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    noise = rng.gumbel(size=(6, 50))
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    drafts = kernel.gated_sampled_draft(state.copy(), token, parts, noise, temperature, least, step)
+
+    def follow(state, token, depth):
+        logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
+        return logits[0] / np.float32(temperature) + noise[depth], float(largest)
+
+    confidence, expected, own, last = 1.0, [], state.copy(), token
+    for index in range(6):
+        scores, largest = follow(own, last, index)
+        confidence *= largest
+        if confidence < least:
+            break
+        last = int(scores.argmax())
+        expected.append(last)
+    assert drafts.tolist() == expected
+
+    tokens, parents = kernel.gated_tree(state.copy(), token, parts, (6, 6, 1), 0.0, 1.5, step, noise, temperature)
+    assert tokens[1 : len(drafts) + 1].tolist() == drafts.tolist() and parents.tolist() == list(range(-1, 6))
+    tokens, parents = kernel.gated_tree(state.copy(), token, parts, (9, 4, 3), least, 1.5, step, noise, temperature)
+    states, chances, depths, left = [state], [1.0], [0], {}
+    for node in range(len(tokens)):
+        if node:
+            assert left[parents[node], tokens[node]] == max(left.values()) >= least
+            chances.append(left.pop((parents[node], tokens[node])))
+            states.append(states[parents[node]])
+            depths.append(depths[parents[node]] + 1)
+        if depths[node] < 4:
+            states[node] = states[node].copy()
+            scores, _ = follow(states[node], int(tokens[node]), depths[node])
+            beliefs = np.exp(1.5 * (scores - scores.max()))
+            likeliest = np.argsort(-scores, kind="stable")[:3]
+            left |= {(node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum()) for i in likeliest}
+    assert len(tokens) == 10 or max(left.values(), default=0) < least
+
+
+@each_twin
 def test_the_largest_probability_of_a_drafted_token_is_that_of_its_logits(kernel):
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())

@@ -32,9 +32,10 @@ def expected_drafts(tokens, depth, longest, shortest):
 
 @given(
     tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
-    longest=st.integers(1, 6), shortest=st.integers(1, 4),
+    more=st.integers(0, 4), shortest=st.integers(1, 4),
 )  # fmt: skip
-def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(own, tokens, depth, longest, shortest):
+def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(own, tokens, depth, more, shortest):
+    longest = shortest + more
     found = drafts_after(own(NgramDrafter)(longest=longest, shortest=shortest), tokens, depth)
     expected = expected_drafts(tokens, depth, longest, shortest)
     assert found == expected, f"after {tokens} the drafts are {expected}"
@@ -47,6 +48,21 @@ def test_a_text_in_a_loop_is_drafted_to_any_length(own):
 def test_a_text_that_never_repeats_itself_is_not_drafted(own):
     assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
     assert drafts_after(own(NgramDrafter)(), [3]) == []
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=9),
+    st.lists(st.booleans(), min_size=9),
+)  # fmt: skip
+def test_drafts_do_not_depend_on_how_often_one_was_asked_for(own, parts, asked):
+    """The drafter is told of the text in parts, and may bring what it knows up to date only where it is asked."""
+    drafter, text = own(NgramDrafter)(), [0]
+    drafter.reset(0)
+    for part, now in zip(parts, asked, strict=False):
+        drafter.commit(None, np.array(part, np.int64))
+        text += part
+        if now:
+            assert drafter.draft(8, None)[0] == expected_drafts(text, 8, 12, 3)
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
-from minimtp.decode.generate import Generation, generate
+from minimtp.decode.generate import generate
+from minimtp.decode.loop import Generation
 from minimtp.decode.processors import Processed, RepetitionPenalty
 from minimtp.decode.sampling import Law
 from minimtp.decode.stopping import Stop

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
-from minimtp.decode.generate import Round, Statistics, generate
+from minimtp.decode.generate import generate
+from minimtp.decode.rounds import Round, Statistics
 from minimtp.decode.show import acceptance, pieces, show, styled, visible, wants_colour
 from tests.table_models import TableTarget, greedy_text
 

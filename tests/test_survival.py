@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.adaptive import survival
+from minimtp.decode.estimates import survival
 
 MANY = 1e6  # times the same rounds: the guess no longer counts
 

@@ -98,11 +98,11 @@ class TreeDrafter(FunctionDrafter):
         super().__init__(None, 4)
         self.other = other
 
-    def draft_tree(self, nodes, depth, rule):
+    def draft_tree(self, nodes, depth, rule, least_chance):
         def follow(node, parent, path):
             return self.other.logits([*self.tokens, *path])[None]
 
-        return grow(self.tokens[-1], follow, rule, nodes, depth)
+        return grow(self.tokens[-1], follow, rule, nodes, depth, least_chance)
 
 
 def traced_trees(vocabulary_size=4):

@@ -11,6 +11,9 @@ INTRODUCES = (
     "minimtp.decode.head_drafters",
     "minimtp.decode.processors",
     "minimtp.decode.stopping",
+    "minimtp.decode.target",
+    "minimtp.decode.rounds",
+    "minimtp.decode.loop",
     "minimtp.decode.generate",
 )
 

@@ -8,7 +8,8 @@ from lessons.lesson06_speculative.rules import Forgetful, Trusting
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.drafters import Drafter
-from minimtp.decode.generate import Generation, Round
+from minimtp.decode.loop import Generation
+from minimtp.decode.rounds import Round
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law, SeededDice, softmax
 from minimtp.decode.stopping import Stop

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from minimtp.backend import numpy as np
-from minimtp.decode.adaptive import GUESS_WEIGHT  # noqa: F401
+from minimtp.decode.estimates import GUESS_WEIGHT  # noqa: F401
 from minimtp.decode.verify import Rule
 
 
@@ -25,7 +25,7 @@ class Speed:
     turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
     steps: int = 0  # passes after the prompt's, over all prompts once
-    drafts_of_length: list[int] = field(default_factory=list)  # of those, how many drafted 0, 1, ... tokens
+    passes_of_length: list[int] = field(default_factory=list)  # of those, how many were over 0, 1, ... tokens
     seconds_of_drafting: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
@@ -40,24 +40,39 @@ class NgramDrafter:
     more token drafted: after a repetition of n tokens at most 2 n are proposed.
     """
 
-    least_confidence = 0.0
+    reads_hidden, stops_early, least_confidence = False, False, 0.0
 
     def __init__(self, max_depth: int = 15, longest: int = 12, shortest: int = 3) -> None:
         self.max_depth = max_depth
         self.longest, self.shortest = longest, shortest
-        self._text = ""  # a character for each token: searching is then what strings are best at
+        self.reset(0)
 
     def twin(self) -> "NgramDrafter":
         return NgramDrafter(self.max_depth, self.longest, self.shortest)
 
     def reset(self, first_token: int) -> None:
-        self._text = chr(first_token)
+        self._text = chr(first_token)  # a character for each token: searching is then what strings are best at
+        self._said: set[str] = set()  # every stretch of `shortest` tokens that ends before _known
+        self._known = self.shortest
 
     def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
         self._text += "".join(map(chr, tokens.tolist()))
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
         raise NotImplementedError("lesson 10: which earlier place says the same, and for how many tokens?")
+
+    def _longest_repeated_end(self) -> tuple[int, int]:
+        """(how many tokens, at most `longest`; where they begin at the latest earlier place) of an end that was said before."""
+        text, known, least_missing = self._text, self.shortest, min(self.longest, len(self._text) - 1) + 1
+        place = text.rfind(text[-known:], 0, -1)
+        while least_missing - known > 1:
+            tried = (known + least_missing) // 2
+            found = text.rfind(text[-tried:], 0, -1)
+            if found < 0:
+                least_missing = tried
+            else:
+                known, place = tried, found
+        return known, place
 
 
 def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:

@@ -6,10 +6,12 @@ from lessons.lesson09_int4.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.decode.cost",
+    "minimtp.decode.estimates",
     "minimtp.decode.adaptive",
     "minimtp.decode.ngram",
     "minimtp.decode.model_drafter",
     "minimtp.decode.batch",
+    "minimtp.decode.sources",
     "minimtp.decode.deploy",
     "minimtp.decode.measure",
     "minimtp.training.quantize",

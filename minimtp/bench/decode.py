@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -42,11 +43,10 @@ from minimtp.bench import formats, machine
 from minimtp.bench.decode_report import PLAIN, draw, formats_table, table
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.cost import Costs
-from minimtp.decode.deploy import deploy
+from minimtp.decode.deploy import CONFIDENCE, deploy
 from minimtp.decode.measure import Contestant, Speed, race
-from minimtp.decode.model_drafter import ModelDrafter
-from minimtp.decode.ngram import NgramDrafter
 from minimtp.decode.sampling import Law
+from minimtp.decode.sources import every_drafter
 from minimtp.decode.verify import RULES
 from minimtp.errors import UserError
 from minimtp.quant.packed import bits_per_weight, weight_bytes
@@ -57,7 +57,7 @@ from minimtp.training.corpus import open_corpus
 FILE_NAME, PICTURE_NAME = "bench-decode.json", "bench-decode.png"
 TEXTS = ("code", "prose", "random")
 TEMPERATURES = (0.0, 0.7, 1.0)
-FIXED_DEPTH, CONFIDENCE = 7, 0.2
+FIXED_DEPTH, LARGEST_TREE = 7, 15
 STRETCH = 12
 
 
@@ -141,29 +141,26 @@ def measure(
 def _contestants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Contestant], Costs]:
     """Plain decoding, and every way of drafting that this run has, all of the same target; and what its passes cost."""
     target, heads = deploy(loaded.model)
-    drafters = {"n-gram": NgramDrafter()}
-    if heads is not None:
-        drafters = {"heads": heads} | drafters
-    if small is not None:
-        if small.tokenizer.to_dict() != loaded.tokenizer.to_dict():
-            raise UserError(f"{small.folder} has other tokens than {loaded.folder}: a drafter must speak the model's")
-        drafters["small model"] = ModelDrafter(deploy(small.model)[0])
-    costs = Costs(target, max(drafter.max_depth for drafter in drafters.values()))
+    drafters = every_drafter(loaded, heads, small)
+    costs = Costs(target, max(LARGEST_TREE, *(drafter.max_depth for drafter in drafters.values())))
     found = [Contestant(PLAIN, target)]
     for name, drafter in drafters.items():
-        depth = min(FIXED_DEPTH, drafter.max_depth)
+        most, depth = drafter.max_depth, min(FIXED_DEPTH, drafter.max_depth)
         found.append(Contestant(f"{name}, {depth} at a time", target, drafter, depth))
-        if drafter.max_depth > depth and name != "n-gram":
-            found.append(Contestant(f"{name}, while likely", target, drafter, drafter.max_depth, CONFIDENCE))
+        if most > depth and drafter.stops_early:
+            found.append(Contestant(f"{name}, while likely", target, drafter, most, CONFIDENCE))
+        found.append(Contestant(f"{name}, adaptive", target, drafter, most, CONFIDENCE, lengths=_adaptive(costs, most)))
         if hasattr(drafter, "draft_tree"):
-            found.append(Contestant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, drafter.max_depth, tree=FIXED_DEPTH))
-        lengths = _adaptive(costs, drafter.max_depth)
-        found.append(Contestant(f"{name}, adaptive", target, drafter, drafter.max_depth, CONFIDENCE, lengths=lengths))
+            found.append(Contestant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, most, tree=FIXED_DEPTH))
+            lengths = _adaptive(costs, most, LARGEST_TREE)
+            found.append(
+                Contestant(f"{name}, trees, adaptive", target, drafter, most, CONFIDENCE, lengths=lengths, tree=LARGEST_TREE)
+            )
     return found, costs
 
 
-def _adaptive(costs: Costs, most: int) -> Callable[[], AdaptiveLength]:
-    return lambda: AdaptiveLength(costs, most)
+def _adaptive(costs: Costs, most: int, nodes: int = 0) -> Callable[[], AdaptiveLength]:
+    return partial(AdaptiveLength, costs, most, nodes)
 
 
 def _racing(contestants: Sequence[Contestant], law: Law) -> Iterator[Contestant]:
@@ -190,8 +187,8 @@ def _rows(
             "text": text, "temperature": temperature, "way": way, "rule": rule,
             "tokens_per_second": speed.tokens_per_second, "slowest": speed.slowest, "fastest": speed.fastest,
             "speedup": statistics.median(ratios), "speedup_low": low, "speedup_high": high,
-            "predicted_speedup": predicted_speedup(speed, passes, contestant.tree), "tokens_per_step": speed.tokens_per_step,
-            "drafted_per_step": sum(n * steps for n, steps in _drafted(speed, contestant.tree)) / speed.steps,
+            "predicted_speedup": predicted_speedup(speed, passes), "tokens_per_step": speed.tokens_per_step,
+            "drafted_per_step": sum(rows * steps for rows, steps in enumerate(speed.passes_of_length)) / speed.steps - 1,
             "acceptance": [None if share != share else share for share in speed.acceptance],
             "seconds_of_drafting_a_step": speed.seconds_of_drafting,
             "same_texts": sum(map(list.__eq__, speed.texts, plain.texts)), "texts": len(speed.texts),
@@ -199,15 +196,10 @@ def _rows(
         }  # fmt: skip
 
 
-def predicted_speedup(speed: Speed, passes: Sequence[float], tree: int = 0) -> float:
-    """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens. tree: the drafts of a tree, 0 for chains."""
-    verifying = sum(steps * passes[drafted] for drafted, steps in _drafted(speed, tree)) / speed.steps
+def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
+    """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens."""
+    verifying = sum(steps * passes[rows - 1] for rows, steps in enumerate(speed.passes_of_length) if steps) / speed.steps
     return speed.tokens_per_step * passes[0] / (verifying + speed.seconds_of_drafting)
-
-
-def _drafted(speed: Speed, tree: int) -> list[tuple[int, int]]:
-    """(how many tokens were drafted, in how many steps). Of a tree only one path is counted: it is taken to have been full."""
-    return [(tree if tree and drafted else drafted, steps) for drafted, steps in enumerate(speed.drafts_of_length)]
 
 
 def repeated_share(tokens: Sequence[int]) -> float:

@@ -7,10 +7,13 @@ peer is missing, the report says so.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 
 from minimtp.backend import numpy as np
-from minimtp.decode.deploy import deploy
+from minimtp.decode.adaptive import AdaptiveLength
+from minimtp.decode.cost import Costs
+from minimtp.decode.deploy import CONFIDENCE, deploy
 from minimtp.decode.measure import Contestant, race
 from minimtp.decode.sampling import Law
 from minimtp.quant.packed import bits_per_weight, weight_bytes
@@ -20,7 +23,6 @@ from minimtp.torch_peer import TorchDecoder
 from minimtp.training.checkpoint import LoadedRun
 
 ROUNDED = {"int8": QuantizationSpec(weights="q8_0", heads="q8_0"), "int4": QuantizationSpec()}
-CONFIDENCE = 0.2
 TORCH = "PyTorch"
 
 
@@ -36,7 +38,8 @@ def contestants(loaded: LoadedRun, device: str) -> tuple[list[Contestant], dict[
         found.append(Contestant(name, target))
         weights[name] = weight_bytes(model), bits_per_weight(model)
         if heads is not None:
-            found.append(Contestant(f"{name} + heads", target, heads, heads.max_depth, CONFIDENCE))
+            lengths = partial(AdaptiveLength, Costs(target, heads.max_depth), heads.max_depth)
+            found.append(Contestant(f"{name} + heads", target, heads, heads.max_depth, CONFIDENCE, lengths=lengths))
             weights[f"{name} + heads"] = weights[name]
     missing = {"llama.cpp": "needs the weights as a GGUF file, which this version does not write"}
     if "fp32" not in models:

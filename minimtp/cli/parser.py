@@ -103,10 +103,10 @@ def make_parser() -> Parser:
                      help="what drafts: the heads (default), the text's own repetitions, a smaller run")  # fmt: skip
     new.add_argument("--draft-length", type=length, default="auto", metavar="auto|N",
                      help="tokens to draft at once: as many as pay (default: auto), or N at most")  # fmt: skip
-    new.add_argument("--draft-confidence", type=float, default=0.2, metavar="P",
-                     help="stop drafting where the heads give the draft less than this probability (default: 0.2)")  # fmt: skip
+    new.add_argument("--draft-confidence", type=float, default=0.05, metavar="P",
+                     help="stop drafting where the heads give the draft less probability (default: 0.05)")  # fmt: skip
     new.add_argument("--tree", type=whole, default=0, metavar="N",
-                     help="draft a tree of N tokens a round instead of a chain, broad where the heads are unsure")  # fmt: skip
+                     help="draft trees of up to N tokens, broad where the heads are unsure; where they pay")  # fmt: skip
     new.add_argument("--rule", default="shared-noise", metavar="NAME",
                      help="how sampled drafts are verified: shared-noise (default; same seed, same text, whatever is drafted), "
                      "token, block (both: the same law, more drafts accepted) or match")  # fmt: skip

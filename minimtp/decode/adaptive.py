@@ -5,11 +5,13 @@ that were drafted, and the drafting. With
 
     A_j   the share of such rounds in which the j-th draft is accepted (so all before it are)
     N_j   the share in which a j-th token is drafted: a drafter may stop early, or have no idea
-    t_n   seconds of a round that drafted n tokens;  t  of one that was not to draft
+    t     seconds of a pass over one token, with its rule
+    c_n   how much longer a pass over n tokens takes
+    d, r  seconds of asking for a draft, and for each token of it
 
 the speed in tokens per second is
 
-    speed(K) = (1 + sum_{j<=K} A_j) / (t_0 + sum_{j<=K} N_j (t_j - t_{j-1})),        speed(0) = 1 / t
+    speed(K) = (1 + sum_{j<=K} A_j) / (t + d + sum_{j<=K} N_j (c_{j+1} - c_j + r)),        speed(0) = 1 / t
 
 (Leviathan et al. 2023, 2211.17192, section 3.3, with measured instead of assumed shares and costs). The K of the largest
 speed is asked for.
@@ -19,177 +21,219 @@ that went on, among the rounds that could (Kaplan and Meier 1958, for lives that
 a depth that was rarely tried the share is drawn towards that of the depth before, so that a text which begins to repeat
 itself is drafted further and further.
 
-**Costs.** A round's seconds are known where such rounds were seen: the least, allowed to rise slowly, since whatever disturbs a
-machine only adds time. From there, a round with other n differs by the pass of the target over as many tokens more, c(n+1)
-(cost.py), and by what the drafter takes for a token. A few rounds at the start, and one now and then, draft nothing, to know t.
+**Costs.** c is measured beforehand (cost.py); t is what a pass takes beyond it, best known from rounds without drafts: a few at
+the start, and many where nothing pays. d and r are a straight line through what drafting took, short drafts and long.
 
 **Whether to draft at all** is decided by keeping an account, in units of plain rounds. A round that drafts is credited with the
-plain rounds that it replaced and debited with what it cost. While there is credit, drafting goes on; where there is none left,
-nothing is drafted until plain decoding has earned an allowance of two per cent, and then it is tried again, with a single
-token first and twice as many after each draft that was accepted whole. So text that
-cannot be drafted costs no more than the allowance, text that can be pays for itself, and the credit is capped, so that a change
-is noticed soon. Shares alone would not do: where drafting gains little they are noisy, and one unlucky stretch would end it.
+plain rounds that it replaced and debited with what it took. While there is credit, drafting goes on; where there is none left,
+nothing is drafted for a while, and then it is tried again, with a credit of one and a half per cent of that rest. Rests grow
+with each trial in vain. So text that cannot be drafted costs no more than this allowance, text that can be pays for itself,
+and the credit is capped, so that a change is noticed soon. Shares alone would not do: where drafting gains little they are
+noisy, and one unlucky stretch would end it.
 
-**Time.** A round of a small model takes 30 microseconds, so a round only counts, which takes less than one; the sums above are
-evaluated every few rounds.
+**Trees.** What a tree would accept cannot be told from chains, nor the other way round. So the two take turns, and the one that
+brought more tokens a second goes on; the other is tried again, after more and more rounds if in vain. A tree's size is
+chosen round by round: a node pays if its chance to stand is larger than what it costs, c_n / n + r, times the speed reached.
+
+**Time.** A round of a small model takes 30 microseconds, as long as the sums above. So a plan is made for several rounds, as
+many as the credit would last if none of their drafts were accepted; in between, nothing is decided or counted, and a rest is
+plain decoding. What became of a plan is read off the statistics that the loop keeps anyway.
 
 The law of the text does not depend on any of this: the length is chosen before anything is drawn, and the rules of verify.py
 are exact for every length. With shared noise and for greedy decoding not even the text depends on it; with the token rule the
 same seed may give another text, since the clock decides how often randomness is asked for.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 from minimtp.decode.cost import Costs
+from minimtp.decode.estimates import Line, survival
+from minimtp.decode.rounds import Plan, Statistics
 
-PLAN_EVERY = 8  # rounds
-MEMORY = 48  # rounds; then what was counted is halved
+MEMORY = 48.0  # rounds; then what was counted is halved
 RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again
-GUESS = 0.7  # of a draft's acceptance, given the one before it, in the place of ...
-GUESS_WEIGHT = 2.0  # ... so many rounds
+GUESS = 0.7  # of a draft's acceptance, given the one before it
 FIRST_LENGTH = 4
 FIRST_CREDIT, MOST_CREDIT = 3.0, 16.0  # plain rounds
-ALLOWANCE, PROBE_CREDIT = 0.02, 0.5  # of a plain round, earned by each one without drafts, until so much is there
-LONGEST_REST = 256  # rounds: a cost that was measured in a bad moment must not end drafting for good
-REFERENCES = 2  # rounds without drafts at the start, and one now and then
-STRAY = 1.25  # how much more than the round with a draft less suggests a round may be thought to cost
-RISE, OUTLIER = 0.02, 2.0  # how fast a least time follows longer ones; what is longer by such a factor counts as so long
+FIRST_REST, LONGEST_REST = 32, 128  # rounds
+ALLOWANCE = 0.015  # credit that a round of rest earns
+LONGEST_PLAN = 16  # rounds
+REFERENCES, NEXT_REFERENCE = 2, 192  # rounds without drafts at the start, and one after so many that drafted
+FIRST_TURN, LONGEST_TURN = 16, 256  # rounds until chains, or trees, are tried again
+FRESHNESS = 0.3  # weight of a plan in a way's speed
+FALLS, RISES = 0.3, 0.02  # weight of a round in t, which whatever disturbs a machine only makes longer
+OUTLIER = 2.0  # what takes longer than expected by such a factor counts as so long
+
+
+@dataclass
+class Way:
+    """Chains or trees: what is known of drafting so."""
+
+    drafting: Line = field(default_factory=Line)
+    extra: float = 2.0  # by how much a round is longer than a plain one, in plain rounds; at first a guess
+    speed: float = 0.0  # tokens a second
+    cold: bool = True  # never tried
 
 
 class AdaptiveLength:
     """The `Lengths` of a decoding loop, for one text, or for texts one after another on the same target.
 
-    costs: c(T) of the target. most: the longest draft. `listening`: whether the last choice is to be observed.
+    costs: c of the target. most: the longest draft. nodes: the most drafts of a tree, 0 for chains only.
     """
 
-    def __init__(self, costs: Costs, most: int) -> None:
-        self._costs, self._most = costs, most
-        self._rounds = 0  # that drafted
-        # Of those, by length: how many drafted so many, and had so many accepted; whole: all that was asked for.
+    def __init__(self, costs: Costs, most: int, nodes: int = 0) -> None:
+        self._costs, self._most, self._nodes = costs, most, nodes
+        # Rounds that drafted: by length, how many drafted so many, and had so many accepted; whole: all that was asked for.
         self._drafted, self._drafted_whole = [0.0] * (most + 2), [0.0] * (most + 2)
         self._accepted, self._accepted_whole = [0.0] * (most + 2), [0.0] * (most + 2)
-        self._plain, self._seconds = inf, [inf] * (most + 1)  # t; t_n where such rounds were seen
-        self._token = inf  # seconds the drafter takes for one
-        self._pass: list[float] = []  # c(1) ..
-        self._pass_changes = 0  # the length at which another bucket begins
-        self._extra: list[float] = []  # (t_n - t) / t
-        self._plan = min(FIRST_LENGTH, most)
-        self._credit = FIRST_CREDIT
-        self._left = 0  # rounds without drafts that are still to come
-        self._resumed = False  # every draft since the rest was accepted whole
-        self._references = REFERENCES
-        self.listening = True
+        self._plain = inf  # t
+        self._passes: list[float] = []  # c + a constant, for 1, 2, .. tokens
+        self._passes_end = 0  # the length at which another bucket begins
+        self._chains, self._trees = Way(), Way()
+        self._way = self._chains  # the faster one
+        self._turn, self._turn_left = FIRST_TURN, LONGEST_PLAN
+        self._credit, self._rest, self._until_reference = FIRST_CREDIT, FIRST_REST, 0
+        self._plan = Plan(0, 0)
+        self._statistics = self._seen = Statistics()  # of the text; a copy of them as they were when the plan was made
 
-    def choose(self, most: int, length: int) -> int:
-        if self._left > 0:
-            self._left -= 1
-            self.listening = False
-            return 0
-        if most <= 0:
-            self.listening = False
-            return 0
-        self.listening = True
-        if length >= self._pass_changes:
+    def choose(self, most: int, length: int, statistics: Statistics) -> Plan:
+        if length >= self._passes_end:
             self._enter_bucket(length)
-        if self._references > 0:
-            self._references -= 1
-            return 0
-        return min(self._plan, most)
+        done = self._learn()
+        left = self._plan.rounds - done
+        self._statistics, self._seen = statistics, statistics.copy()
+        # Where another text begins, a rest goes on in it.
+        self._plan = Plan(0, left) if self._plan.drafts == 0 and left > 0 else self._next_plan(most)
+        return self._plan
 
-    def observe(self, asked: int, drafted: int, accepted: int, seconds_draft: float, seconds_verify: float) -> None:
-        if asked == 0:
-            self._plain = least(self._plain, seconds_draft + seconds_verify)
-            return
-        self._rounds += 1
-        self._drafted[drafted] += 1.0
-        self._accepted[accepted] += 1.0
-        if drafted == asked:
-            self._drafted_whole[asked] += 1.0
-            if accepted == asked:
-                self._accepted_whole[asked] += 1.0
-        seconds = seconds_draft + seconds_verify
-        self._seconds[drafted] = least(self._seconds[drafted], seconds)
-        self._plain = min(self._plain, seconds)  # no round is shorter than one without drafts
-        if drafted:
-            self._token = least(self._token, seconds_draft / drafted)
-        if self._rounds % PLAN_EVERY == 0 or self._rounds in (1, 3):
-            self._make_plan()
-        elif accepted == asked and self._resumed:
-            self._plan = min(2 * asked, self._most)
-        else:
-            self._resumed = False
-        if self._rounds > 1:  # the first draft of all is slow in ways that none will be again
-            self._credit = min(self._credit + accepted - self._extra[drafted], MOST_CREDIT)
+    def _next_plan(self, most: int) -> Plan:
+        if most <= 0:
+            return Plan(0, 1)
         if self._credit <= 0.0:
-            self._left = min(int((PROBE_CREDIT - self._credit) / ALLOWANCE), LONGEST_REST)
-            self._credit, self._references = PROBE_CREDIT, 1
+            rest, self._rest = self._rest, min(2 * self._rest, LONGEST_REST)
+            self._credit = ALLOWANCE * rest + max(self._credit, -ALLOWANCE * LONGEST_REST)
+            self._until_reference = NEXT_REFERENCE
             self._forget(RESUMED_MEMORY)
-            self._plan, self._resumed = 1, True
+            return Plan(0, rest)
+        if self._until_reference <= 0:
+            self._until_reference = NEXT_REFERENCE
+            return Plan(0, REFERENCES if self._plain == inf else 1)
+        way, credit = self._way, self._credit
+        if self._nodes and self._turn_left <= 0 and (other := self._other(way)).extra <= credit / 4:
+            way, credit = other, credit / 2  # a trial may not end drafting
+        if way is self._trees:
+            extra, plan = way.extra, Plan(most, nodes=self._nodes, least_chance=self._least_chance())
+        else:
+            drafts, extra = self._best_length()
+            plan = Plan(min(drafts, most))
+        longest = LONGEST_PLAN if way.drafting else 1
+        plan = plan._replace(rounds=max(1, min(int(credit / max(extra, 1e-9)), longest)))
+        self._until_reference -= plan.rounds
+        self._turn_left -= plan.rounds
+        return plan
+
+    def _learn(self) -> int:
+        """Take in what became of the last plan; how many rounds it was followed for."""
+        new = self._statistics.since(self._seen)
+        rounds, passes = new.steps, self._passes
+        if rounds == 0:
+            return 0
+        longer = sum(count * (passes[rows - 1] - passes[0]) for rows, count in enumerate(new.passes_of_length) if count)
+        self._measure_plain((new.seconds_verify - longer) / rounds, rounds)
+        if self._plan.drafts == 0:
+            return rounds
+        way = self._trees if self._plan.nodes else self._chains
+        plain, drafted = self._plain, new.rows - rounds
+        expected = rounds * plain + longer + way.drafting.seconds(rounds, drafted)
+        seconds = min(new.seconds_draft + new.seconds_verify, OUTLIER * expected)
+        if way.cold:  # the first draft of all is slow in ways that none will be again
+            way.cold, seconds = False, expected
+        else:
+            known = OUTLIER * way.drafting.seconds(rounds, drafted) + plain if way.drafting else inf
+            way.drafting.add(rounds, drafted, min(new.seconds_draft, known))
+        cost = seconds / plain
+        self._credit = min(self._credit + new.emitted - cost, MOST_CREDIT)
+        if self._credit >= FIRST_CREDIT:
+            self._rest = FIRST_REST
+        if way is self._chains:
+            self._count(new)
+        self._compare(way, new.emitted / seconds, cost / rounds - 1)
+        return rounds
+
+    def _measure_plain(self, seconds: float, rounds: int) -> None:
+        """A pass over one token took so long, in so many rounds: less is believed at once, more hesitatingly."""
+        if self._plain == inf:
+            self._plain = max(seconds, self._passes[0])
+        share = FALLS if seconds < self._plain else RISES
+        seconds = min(max(seconds, self._passes[0]), OUTLIER * self._plain)  # the shortest of all passes was measured, too
+        self._plain += (1 - (1 - share) ** rounds) * (seconds - self._plain)
+
+    def _count(self, new: Statistics) -> None:
+        asked = self._plan.drafts
+        for counts, whole, found in (
+            (self._drafted, self._drafted_whole, new.drafts_of_length),
+            (self._accepted, self._accepted_whole, new.drafts_accepted),
+        ):
+            for length, count in enumerate(found):
+                counts[length] += count
+            whole[asked] += found[asked]
+        if sum(self._accepted) > MEMORY:
+            self._forget(0.5)
+
+    def _compare(self, way: Way, speed: float, extra: float) -> None:
+        """Remember how a way did, and go on in the faster one."""
+        freshness = FRESHNESS if way.speed else 1.0
+        way.speed += freshness * (speed - way.speed)
+        way.extra += freshness * (max(extra, 0.0) - way.extra)
+        if not self._nodes:
+            return
+        other = self._other(way)
+        if way is not self._way:
+            self._turn = FIRST_TURN if way.speed > other.speed else min(2 * self._turn, LONGEST_TURN)
+        elif other.speed <= way.speed:
+            return
+        self._way = max(way, other, key=lambda way: way.speed)
+        self._turn_left = self._turn
+
+    def _other(self, way: Way) -> Way:
+        return self._trees if way is self._chains else self._chains
 
     def _enter_bucket(self, length: int) -> None:
-        """Passes cost something else from here on, and so does every round."""
-        before, (self._pass, self._pass_changes) = self._pass, self._costs.at(length)
+        """Passes cost something else from here on."""
+        before, (self._passes, self._passes_end) = self._passes, self._costs.at(length)
         if before:
-            longer = [new - old for new, old in zip(self._pass, before, strict=True)]
-            self._plain += longer[0]
-            self._seconds = [seconds + more for seconds, more in zip(self._seconds, longer, strict=True)]
+            self._plain += self._passes[0] - before[0]
 
     def _forget(self, kept: float) -> None:
         for counts in (self._drafted, self._drafted_whole, self._accepted, self._accepted_whole):
             counts[:] = [kept * count for count in counts]
-        self._seconds = [s if n >= 0.5 else inf for s, n in zip(self._seconds, self._drafted, strict=False)]
 
-    def _make_plan(self) -> None:
-        """The length of at least 1 with the highest speed, and what rounds cost."""
-        if self._rounds > MEMORY:
-            self._rounds //= 2
-            self._forget(0.5)
-            self._references = 1
+    def _extra(self, rows: int) -> float:
+        """By how many plain rounds a round is longer whose pass is over so many tokens."""
+        return (self._passes[rows - 1] - self._passes[0]) / self._plain
+
+    def _least_chance(self) -> float:
+        """Of a tree's node: what it costs, in tokens at the speed that is reached."""
+        if not self._trees.speed:
+            return 0.0
+        cost = (self._passes[self._nodes] - self._passes[0]) / self._nodes + self._trees.drafting.slope
+        return cost * self._trees.speed
+
+    def _best_length(self) -> tuple[int, float]:
+        """The length of at least 1 with the highest speed, and by how many plain rounds such a round is longer than one."""
+        passes, drafting = self._passes, self._chains.drafting
+        if not any(self._accepted):
+            chosen = min(FIRST_LENGTH, self._most)
+            return chosen, self._extra(chosen + 1) + drafting.seconds(1, chosen) / self._plain
         accepted = survival(self._accepted, self._accepted_whole, self._most, GUESS)
         reached = survival(self._drafted, self._drafted_whole, self._most, 1.0)
-        expected = self._expected_seconds()
-        tokens, seconds, highest = 1.0, expected[0], 0.0
+        tokens, extra = 1.0, drafting.start
+        chosen, highest, its_extra = 1, 0.0, 0.0
         for depth in range(1, self._most + 1):
             tokens += accepted[depth - 1]
-            seconds += reached[depth - 1] * max(0.0, expected[depth] - expected[depth - 1])
-            if tokens > highest * seconds:
-                highest, self._plan = tokens / seconds, depth
-        self._extra = [(seconds - self._plain) / self._plain for seconds in expected]
-
-    def _expected_seconds(self) -> list[float]:
-        """t_0 .. t_most: as seen, or as the one before suggests, from which what was seen may not stray far."""
-        seconds, passes = self._seconds, self._pass
-        token = self._token if self._token < inf else 0.0
-        expected = [self._plain]
-        for first, known in enumerate(seconds):
-            if known < inf:
-                expected = [max(self._plain, known - passes[first] + passes[0] - first * token)]
-                break
-        for drafted in range(1, self._most + 1):
-            predicted = expected[-1] + passes[drafted] - passes[drafted - 1] + token
-            known = seconds[drafted]
-            expected.append(min(known, STRAY * predicted) if known < inf else predicted)
-        return expected
-
-
-def least(known: float, seconds: float) -> float:
-    """The least of many measurements of the same thing, which forgets slowly."""
-    return seconds if seconds <= known else known + RISE * (min(seconds, OUTLIER * known) - known)
-
-
-def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:
-    """The shares of rounds that reach depth 1 .. most.
-
-    ended: rounds by the depth they reached; whole: those among them that were not asked to go further. guess: the share that
-    goes on from one depth to the next before anything was observed.
-    """
-    shares, share, going_on = [], 1.0, guess
-    alive = sum(ended)
-    for depth in range(most):
-        could = alive - whole[depth]  # go on from this depth
-        alive -= ended[depth]
-        going_on = (alive + GUESS_WEIGHT * going_on) / (could + GUESS_WEIGHT)
-        share *= going_on
-        shares.append(share)
-    return shares
+            extra += reached[depth - 1] * (passes[depth] - passes[depth - 1] + drafting.slope)
+            speed = tokens / (self._plain + extra)
+            if speed > highest:
+                chosen, highest, its_extra = depth, speed, extra
+        return chosen, its_extra / self._plain

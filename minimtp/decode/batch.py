@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters import Drafter
-from minimtp.decode.generate import Generation, Lengths, Round, Target, generate
+from minimtp.decode.generate import generate
+from minimtp.decode.loop import Generation, Lengths
+from minimtp.decode.rounds import Round
+from minimtp.decode.target import Target
 from minimtp.errors import UserError
 
 

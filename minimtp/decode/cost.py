@@ -19,13 +19,10 @@ import os
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
-
-if TYPE_CHECKING:
-    from minimtp.decode.generate import Target
+from minimtp.decode.target import Target
 
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # rows; a longer pass is taken to cost what the last two measured ones suggest
 FIRST_BUCKET, BUCKET_GROWTH = 128, 4
@@ -38,7 +35,7 @@ class Costs:
     identity: what the cost depends on, as JSON; None keeps nothing on the disk.
     """
 
-    def __init__(self, target: "Target", most: int, identity: dict[str, object] | None = None) -> None:
+    def __init__(self, target: Target, most: int, identity: dict[str, object] | None = None) -> None:
         self._target, self._rows = target, most + 1
         self._path = None if identity is None else _cache_folder() / f"cost-{_digest(identity)}.json"
         self._identity = identity
@@ -79,7 +76,7 @@ class Costs:
         return {end: seconds for end, seconds in found.items() if len(seconds) == len(MEASURED) and min(seconds) > 0}
 
 
-def measure(target: "Target") -> list[float]:
+def measure(target: Target) -> list[float]:
     """Seconds of a pass over each of MEASURED tokens, as far as there is room for them, behind the rows that the target has."""
     length = target.length
     lengths = [rows for rows in MEASURED if rows <= target.context_length - length]

@@ -11,21 +11,20 @@ from minimtp.backend import numpy as np
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.batch import Batch, generate_batch
 from minimtp.decode.cost import Costs
-from minimtp.decode.drafters import Drafter, FunctionDrafter
-from minimtp.decode.generate import Generation
+from minimtp.decode.drafters import Drafter
 from minimtp.decode.generate import generate as generate_tokens
 from minimtp.decode.head_drafters import head_drafter
-from minimtp.decode.model_drafter import ModelDrafter
-from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.loop import Generation
 from minimtp.decode.processors import RepetitionPenalty
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
+from minimtp.decode.sources import make_drafter
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.qat import FakeQuantizedMatrix, convert
 
-FUNCTION_DEPTH = 8  # tokens that a function is asked for at most, where nobody says otherwise
+CONFIDENCE = 0.05  # the least of a draft that is worth verifying; how many of those, the lengths decide
 
 
 def deploy(model: Module, context_length: int | None = None) -> tuple[Runtime, Drafter | None]:
@@ -44,15 +43,13 @@ class Decoder:
 
     run: what `minimtp.load` returns. draft: what drafts, whose choice changes the speed and never the law of the text:
 
-        "heads"     the run's own prediction heads, if it has any
-        "ngram"     what followed the last time the text said this (ngram.py)
-        "none"      nothing
+        a name      of sources.py: "heads", "ngram" or "none"
         a run       another loaded run of the same tokenizer, usually a smaller one (model_drafter.py)
         a function  of (tokens so far, how many, rule) -> (drafts, None or the scores they were drawn from)
 
     draft_length: "auto", as many tokens as pay (adaptive.py), or a whole number; draft_confidence: token-conditioned heads and
-    draft models stop where they give the whole draft less than this probability. tree: draft so many tokens a round as a tree
-    (tree_drafting.py), at most draft_length behind one another (auto: as many as the drafter can); 0 for a chain.
+    draft models stop where they give the whole draft less than this probability. tree: draft up to so many tokens a round as a
+    tree (tree_drafting.py), at most draft_length behind one another; with auto, where that is faster than a chain. 0: chains.
     Raises UserError for a combination that cannot be used.
     """
 
@@ -61,23 +58,23 @@ class Decoder:
         run: object,
         draft: object = "heads",
         draft_length: int | str = "auto",
-        draft_confidence: float = 0.2,
+        draft_confidence: float = CONFIDENCE,
         tree: int = 0,
     ) -> None:
         if not 0.0 <= draft_confidence <= 1.0:
             raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
         self.run = run
         self.target, heads = deploy(run.model)
-        self.drafter = self._drafter(draft, heads)
-        if isinstance(self.drafter, ModelDrafter) or (self.drafter is not None and self.drafter is heads):
+        self.drafter = make_drafter(draft, run, heads)
+        if self.drafter is not None:
             self.drafter.least_confidence = draft_confidence
         self._draft_depth = None if draft_length == "auto" else draft_length
         if isinstance(draft_length, str) and draft_length != "auto":
             raise UserError(f"draft_length is auto or a whole number, not {draft_length!r}")
         self._tree = tree
         self._costs = self._lengths = None
-        if draft_length == "auto" and self.drafter is not None and not tree:
-            self._costs = Costs(self.target, self.drafter.max_depth, _identity(run, self.target))
+        if draft_length == "auto" and self.drafter is not None:
+            self._costs = Costs(self.target, max(self.drafter.max_depth, tree), _identity(run, self.target))
             self._lengths = self._new_lengths()
 
     def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
@@ -95,7 +92,7 @@ class Decoder:
         )  # fmt: skip
 
     def _new_lengths(self) -> AdaptiveLength | None:
-        return AdaptiveLength(self._costs, self.drafter.max_depth) if self._costs else None
+        return AdaptiveLength(self._costs, self.drafter.max_depth, self._tree) if self._costs else None
 
     def _settings(
         self,
@@ -120,17 +117,6 @@ class Decoder:
             pass
         return settings
 
-    def _drafter(self, draft: object, heads: Drafter | None) -> Drafter | None:
-        if isinstance(draft, str):
-            if draft not in ("heads", "ngram", "none"):
-                raise UserError(f"unknown draft {draft!r}: use heads, ngram, none, or another run as model:RUN")
-            return {"heads": heads, "ngram": NgramDrafter(), "none": None}[draft]
-        if callable(draft):
-            return FunctionDrafter(draft, FUNCTION_DEPTH)
-        if draft.tokenizer.to_dict() != self.run.tokenizer.to_dict():
-            raise UserError(f"{draft.folder} has another tokenizer than {self.run.folder}: draft with a run of the same")
-        return ModelDrafter(deploy(draft.model)[0])
-
 
 def generate(
     run: object,
@@ -143,7 +129,7 @@ def generate(
     seed: int = 0,
     draft: object = "heads",
     draft_length: int | str = "auto",
-    draft_confidence: float = 0.2,
+    draft_confidence: float = CONFIDENCE,
     tree: int = 0,
     rule: str = "shared-noise",
     stop: Sequence[str | bytes] = (),

@@ -3,9 +3,9 @@
 One interface for all of them. The loop in generate.py tells a drafter what was committed, and asks it for drafts:
 
     reset(first_token)         a new text begins; its first token
-    commit(hidden, tokens)     R rows are committed: the target's hidden states (R, D) (None if it has none) of
-                               consecutive positions, and the R tokens that follow them; the last of these is the
-                               pending token
+    commit(hidden, tokens)     R rows are committed: the target's hidden states (R, D) of consecutive positions (None if it
+                               has none, or the drafter does not read them: `reads_hidden`), and the R tokens that follow
+                               them; the last of these is the pending token
     draft(depth, rule)         drafts for the `depth` positions after the pending token, fewer if the drafter has no
                                idea, and the scores (depth, V) of the laws they were drawn from (verify.py), or
                                None: then each counts as certain
@@ -14,10 +14,11 @@ One interface for all of them. The loop in generate.py tells a drafter what was 
 
 A drafter that can say what follows any path of drafted tokens may offer trees as well (tree_drafting.py):
 
-    draft_tree(nodes, depth, rule)  a tree of at most `nodes` drafts, at most `depth` behind one another
+    draft_tree(nodes, depth, rule, least_chance)   a tree of at most `nodes` drafts, at most `depth` behind one another, none
+                                                   that is thought less likely to stand than `least_chance`
 
-A drafter that knows how sure it is may stop early, by its attribute `least_confidence` (0: never); it decides before it draws
-a token, from the tokens before it, so that the text keeps its law.
+A drafter that knows how sure it is (`stops_early`) stops by its attribute `least_confidence` (0: never); it decides before it
+draws a token, from the tokens before it, so that the text keeps its law.
 
 A drafter sees committed rows only, never rejected ones, so nothing it keeps has to be rolled back. It draws its tokens
 with `rule.draw`, which knows temperature and randomness (verify.py). Any drafter is *safe*: verification makes the text
@@ -35,6 +36,8 @@ class Drafter(Protocol):
     """See the module's docstring. Arrays given to `commit` are reused by the caller: copy what is kept."""
 
     max_depth: int
+    reads_hidden: bool
+    stops_early: bool
     least_confidence: float
 
     def twin(self) -> "Drafter": ...
@@ -49,7 +52,7 @@ class Drafter(Protocol):
 class FunctionDrafter:
     """Any function of the text so far: function(tokens, depth, rule) -> (drafts, scores or None)."""
 
-    least_confidence = 0.0
+    reads_hidden, stops_early, least_confidence = True, False, 0.0
 
     def __init__(self, function: Callable[[list[int], int, Rule], tuple], max_depth: int) -> None:
         self.function = function

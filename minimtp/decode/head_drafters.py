@@ -28,9 +28,9 @@ from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.runtime import BlockWeights, Runtime, prepare_product
-from minimtp.decode.tree_drafting import grow
+from minimtp.decode.tree_drafting import WIDTH, depth_first, grow
 from minimtp.decode.trees import Tree
-from minimtp.decode.verify import Greedy, Rule
+from minimtp.decode.verify import Rule
 from minimtp.engine.tensor import Array
 from minimtp.model.heads import (
     Heads,
@@ -68,6 +68,7 @@ class TokenConditionedDrafter:
     decided before the token is drawn, from what was drawn before it, so it does not touch the law of the text.
     """
 
+    reads_hidden, stops_early = True, True
     max_depth = 15  # with the pending token, the 16 rows that the kernels verify best
 
     def __init__(self, heads: TokenConditionedHeads, runtime: Runtime, least_confidence: float = 0.0) -> None:
@@ -98,10 +99,13 @@ class TokenConditionedDrafter:
         self._pending = int(tokens[-1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        if type(rule) is Greedy and self._token_parts is not None:
-            return self._kernel.gated_greedy_draft(
-                self._hidden.copy(), self._pending, self._token_parts, depth, self.least_confidence, self._step
-            ), None
+        guess = rule.guess(depth) if self._token_parts is not None else None
+        if guess is not None:
+            arguments = self._hidden.copy(), self._pending, self._token_parts
+            if guess.noise is None:
+                return self._kernel.gated_greedy_draft(*arguments, depth, self.least_confidence, self._step), None
+            settings = guess.noise, guess.temperature, self.least_confidence, self._step
+            return self._kernel.gated_sampled_draft(*arguments, *settings), None
         state, token, tokens, scores, confidence = self._hidden.copy(), self._pending_token(), [], [], 1.0
         for index in range(depth):
             logits, largest_probability = self._kernel.gated_step(state, self._token_part(token), self._step)
@@ -115,7 +119,14 @@ class TokenConditionedDrafter:
             scores.append(score)
         return _gather(tokens, scores) if tokens else ([], None)
 
-    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, least_chance: float) -> Tree:
+        guess = rule.guess(depth) if self._token_parts is not None else None
+        if guess is not None:
+            tokens, parents = self._kernel.gated_tree(
+                self._hidden, self._pending, self._token_parts, (nodes, depth, WIDTH), least_chance, guess.sharpness,
+                self._step, guess.noise, guess.temperature,
+            )  # fmt: skip
+            return depth_first(tokens.tolist(), parents.tolist())
         states = {-1: self._hidden}  # by node
 
         def follow(node: int, parent: int, path: list[int]) -> Array:
@@ -123,7 +134,7 @@ class TokenConditionedDrafter:
             token = self._xp.asarray(path[-1:]) if path else self._pending_token()
             return self._kernel.gated_step(states[node], self._token_part(token), self._step)[0]
 
-        return grow(self._pending, follow, rule, nodes, depth, self.least_confidence)
+        return grow(self._pending, follow, rule, nodes, depth, least_chance)
 
     def _pending_token(self) -> Array:
         return self._xp.full(1, self._pending, np.int64)
@@ -192,7 +203,7 @@ class BlockHeadDrafter:
     """
 
     step: type[BlockHead] = BlockHead
-    least_confidence = 0.0  # these heads always draft as far as they are asked to
+    reads_hidden, stops_early, least_confidence = True, False, 0.0
 
     def __init__(self, heads: ParallelHeads | SequentialHeads, runtime: Runtime) -> None:
         self.max_depth = heads.depth
@@ -242,8 +253,7 @@ class ParallelDrafter(BlockHeadDrafter):
         states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
         return rule.draw(self._kernel.linear(states, self._output), 0)
 
-
-    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, least_chance: float) -> Tree:
         self._catch_up()
         last = self._rows - 1
         states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
@@ -252,7 +262,7 @@ class ParallelDrafter(BlockHeadDrafter):
         def follow(node: int, parent: int, path: list[int]) -> Array:
             return logits[len(path) : len(path) + 1]
 
-        return grow(int(self._tokens[self._rows]), follow, rule, nodes, depth)
+        return grow(int(self._tokens[self._rows]), follow, rule, nodes, depth, least_chance)
 
 
 class SequentialDrafter(BlockHeadDrafter):
@@ -284,7 +294,7 @@ class SequentialDrafter(BlockHeadDrafter):
             module.cache.truncate(max(rows - index, 0))
         return _gather(tokens, scores)
 
-    def draft_tree(self, nodes: int, depth: int, rule: Rule) -> Tree:
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, least_chance: float) -> Tree:
         rows = self._rows
 
         def follow(node: int, parent: int, path: list[int]) -> Array:
@@ -296,7 +306,7 @@ class SequentialDrafter(BlockHeadDrafter):
                 module.cache.truncate(max(rows - index, 0))
             return self._kernel.linear(state, self._output)
 
-        return grow(int(self._tokens[rows]), follow, rule, nodes, depth)
+        return grow(int(self._tokens[rows]), follow, rule, nodes, depth, least_chance)
 
 
 DRAFTERS: dict[type[Heads], Any] = {

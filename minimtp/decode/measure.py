@@ -23,8 +23,10 @@ from time import perf_counter
 from minimtp.backend import empty_gpu_pool, gpu_pool_bytes, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters import Drafter
-from minimtp.decode.generate import Lengths, Target, generate
+from minimtp.decode.generate import generate
+from minimtp.decode.loop import Lengths
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.target import Target
 
 TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred products
 
@@ -33,7 +35,7 @@ TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings o
 class Contestant:
     """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`.
 
-    rule: how sampled drafts are verified. lengths: makes, for each text, who chooses among the draft lengths. tree: so many
+    rule: how sampled drafts are verified. lengths: makes, for a whole race, who chooses among the draft lengths. tree: so many
     drafts a round as a tree, 0 for a chain.
     """
 
@@ -59,7 +61,7 @@ class Speed:
     turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
     steps: int = 0  # passes after the prompt's, over all prompts once
-    drafts_of_length: list[int] = field(default_factory=list)  # of those, how many drafted 0, 1, ... tokens
+    passes_of_length: list[int] = field(default_factory=list)  # of those, how many were over 0, 1, ... tokens
     seconds_of_drafting: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
@@ -83,8 +85,9 @@ def race(
     Texts are continued to `max_new` tokens or the context's end; no stop tokens. A first round over one prompt warms up
     and is not counted. `progress` is called with the number of turns done since the last call.
     """
-    for contestant in contestants:
-        _turn(contestant, prompts[0], max_new, law, seed)
+    lengths = {c.name: c.lengths() if c.lengths else None for c in contestants}
+    for c in contestants:
+        _turn(c, prompts[0], max_new, law, seed, lengths[c.name])
     turns: dict[str, list[list[float]]] = {c.name: [] for c in contestants}
     texts: dict[str, list[list[int]]] = {c.name: [] for c in contestants}
     counts = {c.name: _Counts() for c in contestants}
@@ -95,7 +98,7 @@ def race(
             seconds[c.name].append([0, 0.0])
         for index, prompt in enumerate(prompts):
             for c in contestants:
-                text, emitted, elapsed, counted = _turn(c, prompt, max_new, law, seed + index)
+                text, emitted, elapsed, counted = _turn(c, prompt, max_new, law, seed + index, lengths[c.name])
                 turns[c.name][repeat].append(emitted / elapsed)
                 seconds[c.name][repeat][0] += emitted
                 seconds[c.name][repeat][1] += elapsed
@@ -203,7 +206,7 @@ class _Counts:
     def add(self, counted: object) -> None:
         self.emitted += counted.emitted - 1  # the first token comes from the prompt's pass
         self.steps += counted.steps
-        pairs = (self.lengths, counted.drafts_of_length), (self.drafted, counted.drafted), (self.accepted, counted.accepted)
+        pairs = (self.lengths, counted.passes_of_length), (self.drafted, counted.drafted), (self.accepted, counted.accepted)
         for total, new in pairs:
             total.extend([0] * (len(new) - len(total)))
             for depth, count in enumerate(new):
@@ -216,13 +219,15 @@ class _Counts:
         return [a / d if d else math.nan for a, d in zip(self.accepted, self.drafted, strict=True)]
 
 
-def _turn(contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, seed: int) -> tuple:
+def _turn(
+    contestant: Contestant, prompt: np.ndarray, max_new: int, law: Law, seed: int, lengths: Lengths | None = None
+) -> tuple:
     """One text: its tokens, how many came after the first, the seconds they took, the statistics."""
     if contestant.drafter:
         contestant.drafter.least_confidence = contestant.least_confidence
     generation = generate(
         contestant.target, contestant.drafter, prompt, max_new=max_new, law=law, seed=seed, draft_depth=contestant.draft_depth,
-        rule=contestant.rule, tree=contestant.tree, lengths=contestant.lengths() if contestant.lengths else None,
+        rule=contestant.rule, tree=contestant.tree, lengths=lengths,
     )  # fmt: skip
     next(generation)
     started = perf_counter()

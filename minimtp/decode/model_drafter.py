@@ -13,7 +13,7 @@ last draft has not been fed, and goes first next time.
 
 from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.generate import Target
+from minimtp.decode.target import Target
 from minimtp.decode.verify import Rule
 from minimtp.engine.tensor import Array
 
@@ -24,6 +24,8 @@ class ModelDrafter:
     It stops where it does not believe in its draft: where the product of its largest probabilities falls below
     `least_confidence`, which is decided before the token is drawn. Beyond the model's own context it drafts nothing.
     """
+
+    reads_hidden, stops_early = False, True
 
     def __init__(self, model: Target, max_depth: int = 8, least_confidence: float = 0.0) -> None:
         self.model = model

@@ -81,6 +81,10 @@ class Processed:
         self._text[start + accepted] = token
         return accepted, token
 
+    def guess(self, depth: int) -> None:
+        """Each draft's logits are processed with those before it, so `draw` has to be asked."""
+        return None
+
     def draw_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
         return self.rule.draw_children(self._process(logits, self._text_with(path)), path, width)
 

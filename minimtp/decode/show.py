@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
-from minimtp.decode.generate import Generation, Round, Statistics
+from minimtp.decode.loop import Generation
+from minimtp.decode.rounds import Round, Statistics
 
 COLOURS = {"accepted": "32", "rejected": "9;31", "corrected": "33", "prompt": "2"}
 MARKS = {"accepted": ("{=", "=}"), "rejected": ("[-", "-]"), "corrected": ("{+", "+}")}

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from minimtp.decode.generate import Generation, Round, Statistics
+from minimtp.decode.loop import Generation
+from minimtp.decode.rounds import Round, Statistics
 from minimtp.errors import UserError
 from minimtp.quant.packed import bits_per_weight
 from minimtp.training.paths import kind_at

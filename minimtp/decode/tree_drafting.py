@@ -11,7 +11,7 @@ The rules stay exact: whether one more child is taken is decided from beliefs, w
 and a token that was taken stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 
 from minimtp.backend import numpy as np
@@ -28,31 +28,29 @@ def grow(
     rule: Rule,
     nodes: int,
     depth: int,
-    least_confidence: float = 0.0,
+    least_chance: float = 0.0,
 ) -> Tree:
-    """A tree of at most `nodes` drafts, none deeper than `depth` or with a smaller chance than `least_confidence`.
+    """A tree of at most `nodes` drafts, none deeper than `depth` or with a smaller chance than `least_chance`.
 
     follow(node, parent, path) -> logits (1, V): what the drafter expects after the tokens `path`, drafted behind `pending`;
     the last of them is `node`, whose number is new, and the ones before it are `parent`, which has been asked about before.
     Node 0 is the pending token itself, with the empty path and the parent -1.
     """
     tokens, parents, paths = [pending], [-1], [[]]
-    children: dict[int, list[int]] = {}
     candidates, scores = {}, {}
     # The largest chance first, of equals the earliest; rank -1 is a node about which the drafter has not been asked.
     heap = [(-1.0, 0, 0, -1)]
     count = 0
     while heap and len(tokens) <= nodes:
         chance, _, node, rank = heappop(heap)
-        if -chance < least_confidence:
+        if -chance < least_chance:
             break
         if rank < 0:
             if len(paths[node]) == depth:
                 continue
             drawn = rule.draw_children(follow(node, parents[node], paths[node]), paths[node], WIDTH)
-            candidates[node], scores[node], children[node] = (chance, drawn), drawn.scores, []
+            candidates[node], scores[node] = (chance, drawn), drawn.scores
         else:
-            children[node].append(len(tokens))
             heappush(heap, (chance, count, len(tokens), -1))
             parents.append(node)
             tokens.append(candidates[node][1].tokens[rank])
@@ -61,20 +59,27 @@ def grow(
         before, drawn = candidates[node]
         if rank + 1 < len(drawn.tokens):
             heappush(heap, (before * drawn.beliefs[rank + 1], count, node, rank + 1))
-    return _in_depth_first_order(tokens, paths, children, scores)
+    return depth_first(tokens, parents, None if scores.get(0) is None else scores)
 
 
-def _in_depth_first_order(
-    tokens: list[int], paths: list[list[int]], children: dict[int, list[int]], scores: dict[int, np.ndarray | None]
-) -> Tree:
-    order, ahead = [], [0]
+def depth_first(tokens: Sequence[int], parents: Sequence[int], scores: Mapping[int, np.ndarray] | None = None) -> Tree:
+    """The tree of N + 1 nodes in any order in which a parent comes before its children, these as they were drawn.
+
+    tokens, parents: by node, -1 is the root's parent. scores: by node (1, V), of those about which the drafter was asked.
+    """
+    children: list[list[int]] = [[] for _ in tokens]
+    for node in range(len(tokens) - 1, 0, -1):
+        children[parents[node]].append(node)  # the last first, as a stack wants them
+    order, depths, ahead = [], [], [(0, 0)]
     while ahead:
-        order.append(ahead.pop())
-        ahead += reversed(children.get(order[-1], []))
+        node, depth = ahead.pop()
+        order.append(node)
+        depths.append(depth)
+        ahead += [(child, depth + 1) for child in children[node]]
     laws = None
-    if scores.get(0) is not None:
+    if scores is not None:
         laws = np.zeros((len(tokens), scores[0].shape[1]), scores[0].dtype)
         for row, node in enumerate(order):
             if node in scores:
                 laws[row] = scores[node][0]
-    return Tree([tokens[node] for node in order], [len(paths[node]) for node in order], laws)
+    return Tree([tokens[node] for node in order], depths, laws)

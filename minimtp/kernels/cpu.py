@@ -15,7 +15,13 @@ import numba  # noqa: F401  (its version is part of `kernels.describe`)
 from minimtp.kernels.cpu_activations import quantize_activations
 from minimtp.kernels.cpu_attention import cached_attention
 from minimtp.kernels.cpu_block import prepare_block, prepare_trunk, transformer_block, trunk_step
-from minimtp.kernels.cpu_gated_step import gated_greedy_draft, gated_step, prepare_gated_step
+from minimtp.kernels.cpu_gated_step import (
+    gated_greedy_draft,
+    gated_sampled_draft,
+    gated_step,
+    gated_tree,
+    prepare_gated_step,
+)
 from minimtp.kernels.cpu_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
     fake_quantize_activations,
@@ -50,7 +56,9 @@ __all__ = [
     "fake_quantize_q4_0",
     "fake_quantize_q8_0",
     "gated_greedy_draft",
+    "gated_sampled_draft",
     "gated_step",
+    "gated_tree",
     "gated_update",
     "gated_update_backward",
     "linear",

@@ -1,14 +1,15 @@
-"""Drafting with a gated head: one token, or a whole greedy draft, in one compiled call; see `plain.gated_step`."""
+"""Drafting with a gated head: one token, a whole draft, or a tree of drafts in one compiled call; see `plain.gated_step`."""
 
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled
-from minimtp.kernels.cpu_math import largest, sum_of_exponentials
+from minimtp.kernels.cpu_math import ZERO, exponentiate, largest, sum_of_exponentials
 from minimtp.kernels.cpu_products import multiply
 from minimtp.kernels.cpu_training import gated_update_rows, normalize
 
 ONE = np.float32(1)
+NO_NOISE = np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +46,88 @@ def _gated_step(state, token_part, state_norm, from_state, norm, output, kinds, 
 
 
 def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
+    return _whole_draft(state, token, token_parts, depth, least_confidence, step, NO_NOISE, ONE)
+
+
+def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
+    return _whole_draft(state, token, token_parts, len(noise), least_confidence, step, noise, np.float32(temperature))
+
+
+def _whole_draft(state, token, token_parts, depth, least_confidence, step, noise, temperature):
     drafts = np.empty(depth, np.int64)
-    settings = (token, depth, np.float32(least_confidence))
-    count = _greedy_draft(state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, drafts)
+    settings = (token, depth, np.float32(least_confidence), temperature)
+    count = _draft(state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, noise, drafts)
     return drafts[:count]
 
 
 @compiled
-def _greedy_draft(
-    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, drafts
+def _draft(
+    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, drafts
 ):
-    token, depth, least_confidence = settings
+    token, depth, least_confidence, temperature = settings
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     for index in range(depth):
         part = token_parts[token : token + 1]
         confidence *= _gated_step(state, part, state_norm, from_state, norm, output, kinds, epsilon, logits)
         if confidence < least_confidence:
             return index
-        token = logits[0].argmax()
+        token = logits[0].argmax() if noise.shape[0] == 0 else (logits[0] / temperature + noise[index]).argmax()
         drafts[index] = token
     return depth
+
+
+def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, noise=None, temperature=1.0):
+    nodes, depth, width = sizes
+    tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
+    settings = (token, depth, width, float(least_chance), np.float32(sharpness), np.float32(temperature))
+    count = _tree(
+        state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings,
+        NO_NOISE if noise is None else noise, tokens, parents,
+    )  # fmt: skip
+    return tokens[:count], parents[:count]
+
+
+@compiled
+def _tree(
+    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, tokens, parents
+):
+    token, depth, width, least_chance, sharpness, temperature = settings
+    most = tokens.shape[0]
+    states, depths = np.empty((most, state.shape[1]), np.float32), np.empty(most, np.int64)
+    logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
+    # What may follow each node, the likeliest first: tokens, chances, and how many of them are taken.
+    candidates, chances, taken = np.empty((most, width), np.int64), np.empty((most, width)), np.empty(most, np.int64)
+    states[0], tokens[0], parents[0], depths[0], chance, node = state[0], token, -1, 0, 1.0, 0
+    while node + 1 < most:
+        taken[node] = width  # nothing may follow
+        if depths[node] < depth:
+            taken[node] = 0
+            part = token_parts[tokens[node] : tokens[node] + 1]
+            _gated_step(states[node : node + 1], part, state_norm, from_state, norm, output, kinds, epsilon, logits)
+            scores[:] = logits[0] / temperature
+            if noise.shape[0] > 0:
+                scores += noise[depths[node]]
+            _likeliest(scores, sharpness, candidates[node], chances[node])
+            chances[node] *= chance
+        best, chance = -1, -1.0
+        for other in range(node + 1):
+            if taken[other] < width and chances[other, taken[other]] > chance:
+                best, chance = other, chances[other, taken[other]]
+        if chance < least_chance:
+            break
+        node += 1
+        states[node], tokens[node] = states[best], candidates[best, taken[best]]
+        parents[node], depths[node] = best, depths[best] + 1
+        taken[best] += 1
+    return node + 1
+
+
+@compiled
+def _likeliest(scores, sharpness, tokens, beliefs):
+    """The largest scores, of equals the lowest first, and what a softmax of `sharpness` times the scores gives them."""
+    weights = (scores - scores.max()).astype(np.float32)
+    total = exponentiate(weights, ZERO, sharpness)
+    for rank in range(tokens.shape[0]):
+        tokens[rank] = scores.argmax()
+        scores[tokens[rank]] = -np.inf
+        beliefs[rank] = weights[tokens[rank]] / total

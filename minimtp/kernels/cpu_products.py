@@ -22,9 +22,10 @@ F32, Q4_0, Q8_0 = 0, 1, 2
 LARGE, AHEAD = 1 << 20, 8192  # bytes: matrices that the memory is asked for in advance, and how far
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
-_f32_1, _f32_2, _f32_4, _f32_8 = (float_tile(rows) for rows in (1, 2, 4, 8))
-_q4_0_1, _q4_0_2, _q4_0_4 = (quantized_tile(Q4, rows) for rows in (1, 2, 4))
-_q8_0_1, _q8_0_2, _q8_0_4 = (quantized_tile(Q8, rows) for rows in (1, 2, 4))
+# A tile of one row waits for its own totals, so a row that is left over is never done alone: three rows, not two and one.
+_f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (float_tile(rows) for rows in range(1, 9))
+_q4_0_1, _q4_0_2, _q4_0_3, _q4_0_4 = (quantized_tile(Q4, rows) for rows in range(1, 5))
+_q8_0_1, _q8_0_2, _q8_0_3, _q8_0_4 = (quantized_tile(Q8, rows) for rows in range(1, 5))
 _round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
 Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
 
@@ -97,18 +98,22 @@ def multiply_floats(x, w, start, stride, depth, y, column, ahead):
     """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
     row = 0
     while row < x.shape[0]:
-        left = x.shape[0] - row
-        if left >= 8 and MOST_ROWS >= 8:
-            rows = 8
+        rows = min(x.shape[0] - row, MOST_ROWS)
+        if rows == 8:
             _f32_8(x, row, w, start, stride, depth, y, row, column, ahead)
-        elif left >= 4:
-            rows = 4
+        elif rows == 7:
+            _f32_7(x, row, w, start, stride, depth, y, row, column, ahead)
+        elif rows == 6:
+            _f32_6(x, row, w, start, stride, depth, y, row, column, ahead)
+        elif rows == 5:
+            _f32_5(x, row, w, start, stride, depth, y, row, column, ahead)
+        elif rows == 4:
             _f32_4(x, row, w, start, stride, depth, y, row, column, ahead)
-        elif left >= 2:
-            rows = 2
+        elif rows == 3:
+            _f32_3(x, row, w, start, stride, depth, y, row, column, ahead)
+        elif rows == 2:
             _f32_2(x, row, w, start, stride, depth, y, row, column, ahead)
         else:
-            rows = 1
             _f32_1(x, row, w, start, stride, depth, y, row, column, ahead)
         row, ahead = row + rows, 0  # the other rows find the panel in the cache
 
@@ -156,15 +161,14 @@ def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
     ahead = AHEAD if panels.size > LARGE else 0
     row = 0
     while row < y.shape[0]:
-        left = y.shape[0] - row
-        if left >= 4:
-            rows = 4
+        rows = min(y.shape[0] - row, 4)
+        if rows == 4:
             _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
-        elif left >= 2:
-            rows = 2
+        elif rows == 3:
+            _q4_0_3(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+        elif rows == 2:
             _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         else:
-            rows = 1
             _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         row, ahead = row + rows, 0  # the other rows find the panel in the cache
 
@@ -190,15 +194,14 @@ def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
     ahead = AHEAD if panels.size > LARGE else 0
     row = 0
     while row < y.shape[0]:
-        left = y.shape[0] - row
-        if left >= 4:
-            rows = 4
+        rows = min(y.shape[0] - row, 4)
+        if rows == 4:
             _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
-        elif left >= 2:
-            rows = 2
+        elif rows == 3:
+            _q8_0_3(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+        elif rows == 2:
             _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         else:
-            rows = 1
             _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
         row, ahead = row + rows, 0  # the other rows find the panel in the cache
 

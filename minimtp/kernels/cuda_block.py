@@ -7,6 +7,7 @@ of one int32 on the device instead of a number: then a captured CUDA graph can b
 from dataclasses import dataclass
 
 from minimtp.backend import array_module, numpy
+from minimtp.kernels import gated_drafts
 from minimtp.kernels.cuda_graph import MOST_RECORDED, Graphs
 from minimtp.kernels.cuda_products import add_linear, linear
 from minimtp.kernels.cuda_source import NOWHERE, blocks_for, launch, whole
@@ -14,8 +15,8 @@ from minimtp.kernels.cuda_training import gated_update, rms_norm, row_threads, s
 from minimtp.kernels.plain import PreparedBlock, prepare_block
 
 __all__ = [
-    "cached_attention", "gated_greedy_draft", "gated_step", "prepare_block", "prepare_gated_step", "prepare_trunk",
-    "transformer_block", "trunk_step",
+    "cached_attention", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",
+    "prepare_gated_step", "prepare_trunk", "transformer_block", "trunk_step",
 ]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu
@@ -163,3 +164,13 @@ def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step)
     doubtful = probabilities.cumprod() < least_confidence
     count = int(doubtful.argmax()) if doubtful.any() else depth
     return tokens[:count].astype(numpy.int64)
+
+
+def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
+    return gated_drafts.sampled_draft(gated_step, state, token, token_parts, noise, temperature, least_confidence, step)
+
+
+def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, noise=None, temperature=1.0):
+    return gated_drafts.likeliest_tree(
+        gated_step, state, token, token_parts, sizes, least_chance, sharpness, step, noise, temperature
+    )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from minimtp.backend import array_module
 from minimtp.kernels import blocks as ggml
+from minimtp.kernels import gated_drafts
 
 GROUP = ggml.GROUP_SIZE  # values that share a scale
 LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
@@ -444,3 +445,25 @@ def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step)
         token = int(logits.argmax())
         drafts.append(token)
     return xp.asarray(drafts, dtype="int64")
+
+
+def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
+    """As `gated_greedy_draft`, with the largest of logits / temperature + noise for each token; int64 on the host.
+
+    noise: (K, V) float64 on the host, a row a token.
+    """
+    return gated_drafts.sampled_draft(gated_step, state, token, token_parts, noise, temperature, least_confidence, step)
+
+
+def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, noise=None, temperature=1.0):
+    """A tree of drafts, always with the likeliest node next: tokens (N + 1,) and parents (N + 1,), int64 on the host.
+
+    Node 0 is `token`, with the parent -1. sizes: at most how many drafts, how many behind one another, and how many different
+    ones for one place. A node's chance is the product of the beliefs along its path, and a belief what a softmax of
+    `sharpness` times the scores gives; scores are logits / temperature and, with noise (depth, V) float64 on the host, its row
+    for the node's depth on top. No node's chance is below `least_chance`. Of equal chances the one whose parent is older is
+    taken, of equal scores the lowest token.
+    """
+    return gated_drafts.likeliest_tree(
+        gated_step, state, token, token_parts, sizes, least_chance, sharpness, step, noise, temperature
+    )
