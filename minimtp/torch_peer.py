@@ -93,7 +93,7 @@ class TorchPeer:
 
 
 class TorchDecoder:
-    """A full-precision trunk decoding in PyTorch with a cache of keys and values: a `Target` of decode/generate.py.
+    """A full-precision trunk decoding in PyTorch with a cache of keys and values: a `Target` of decode/loop.py.
 
     One thread, as minimtp decodes: so it may take its turns in the same process. Raises ImportError where PyTorch cannot be
     used.

@@ -6,6 +6,7 @@ from lessons.lesson01_autograd.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.kernels",
+    "minimtp.kernels.gated_drafts",
     "minimtp.kernels.plain",
     "minimtp.kernels.blocks",
     "minimtp.engine.fused",

@@ -1,6 +1,6 @@
 """Drafters: guesses at the next few tokens, cheap enough that being wrong costs little.
 
-One interface for all of them. The loop in generate.py tells a drafter what was committed, and asks it for drafts:
+One interface for all of them. The loop in loop.py tells a drafter what was committed, and asks it for drafts:
 
     reset(first_token)         a new text begins; its first token
     commit(hidden, tokens)     R rows are committed: the target's hidden states (R, D) of consecutive positions (None if it

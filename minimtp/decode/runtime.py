@@ -111,7 +111,7 @@ def stretches(depths: Sequence[int], start: int) -> np.ndarray:
 
 
 class Runtime:
-    """A trunk ready to decode: the `Target` of `decode/generate.py`.
+    """A trunk ready to decode: the `Target` of `decode/loop.py`.
 
     trunk: a Transformer in full precision or converted to packed modules.
     context_length: how many positions the cache has room for; by default what the model was trained with.

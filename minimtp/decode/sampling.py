@@ -54,11 +54,6 @@ class Law:
         """True where all the mass is on one token whatever the logits are, so that nothing random is needed."""
         return self.temperature == 0 or self.top_k == 1
 
-    @property
-    def truncates(self) -> bool:
-        """Whether some tokens may not be drawn at all."""
-        return self.top_k > 0 or self.top_p < 1
-
     def scores(self, logits: object) -> object:
         """(R, V) logits -> (R, V) logarithms of the final law up to a constant a row; -inf = cannot be drawn."""
         xp = array_module(logits)

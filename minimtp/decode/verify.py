@@ -121,7 +121,7 @@ class SharedNoise:
         return _most_probable(self._with_noise(logits, self.position + len(path)), width, SHARPNESS)
 
     def guess(self, depth: int) -> Guess | None:
-        if self.law.truncates:
+        if _truncates(self.law):
             return None
         return Guess(self.law.temperature, self.noise.rows(self.position, depth), SHARPNESS)
 
@@ -162,7 +162,7 @@ class Match:
         return _most_probable(to_numpy(self.law.scores(logits)), width, 1.0)
 
     def guess(self, depth: int) -> Guess | None:
-        return None if self.law.truncates else Guess(self.law.temperature, None, 1.0)
+        return None if _truncates(self.law) else Guess(self.law.temperature, None, 1.0)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         p = to_numpy(self.law.probabilities(logits))
@@ -242,6 +242,11 @@ def _most_probable(scores: np.ndarray, width: int, sharpness: float) -> Children
     beliefs = (weights[order] / weights.sum()).tolist()
     tokens = [token for token in order.tolist() if row[token] > -np.inf]
     return Children(tokens, beliefs[: len(tokens)], None)
+
+
+def _truncates(law: Law) -> bool:
+    """Whether some tokens may not be drawn at all."""
+    return law.top_k > 0 or law.top_p < 1
 
 
 def _require_finite(logit: object) -> None:
