@@ -193,3 +193,9 @@ def test_rows_of_double_precision_are_rounded_in_single_precision_and_stay_doubl
     row = np.array([[127.0, 1.5 + 1e-9, -0.5 - 1e-9]])
     found = FakeQuantizeActivations("int8-token").forward(row)
     assert found.dtype == np.float64 and found.tolist() == [[127.0, 2.0, 0.0]]
+
+
+def test_a_weight_of_double_precision_is_on_the_outermost_level_of_q4_0_if_its_float32_is():
+    group = np.zeros((1, 32))
+    group[0, :3] = -8, 7 * (1 + 1e-10), 7.25
+    assert Q4_0.straight_through_mask(group, "clip-round")[0, :3].tolist() == [True, True, False]

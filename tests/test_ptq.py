@@ -154,15 +154,21 @@ def test_an_input_that_never_fires_counts_as_one_that_fires_alone_with_size_one(
     alive = second_moment.copy()
     alive[[3, 40], [3, 40]] = 1
     assert same(own(gptq)(Q4_0, x, second_moment), own(gptq)(Q4_0, x, alive))
+    assert np.array_equal(_inverse_factor(second_moment, "down"), _inverse_factor(alive, "down"))
 
 
 def test_columns_whose_inputs_are_equally_large_are_taken_in_their_own_order():
+    """Two sizes, taking turns: the columns of the larger from the left, then those of the smaller."""
     x, related = bell(8, 128), moment(128)
-    sizes = np.sqrt(np.diag(related))
+    sizes = np.sqrt(np.diag(related) / np.tile([1.0, 4.0], 64))
     second_moment = related / np.outer(sizes, sizes)
-    np.fill_diagonal(second_moment, 1.0)
-    chosen = Q4_0.encode(x)
-    assert same(gptq(Q4_0, x, second_moment, largest_first=True), gptq(Q4_0, x, second_moment, beforehand=chosen))
+    np.fill_diagonal(second_moment, np.tile([1.0, 4.0], 64))
+    grid = grid_named("int4-restricted-channel")  # a row has one scale, so columns may be shuffled
+    order = [*range(1, 128, 2), *range(0, 128, 2)]
+    codes, scales = grid.encode(x)
+    shuffled = gptq(grid, x[:, order], second_moment[order][:, order], beforehand=(codes[:, order], scales))
+    found = gptq(grid, x, second_moment, largest_first=True)
+    assert same((found[0][:, order], found[1]), shuffled)
 
 
 def test_columns_are_taken_from_the_left_unless_the_largest_are_asked_for():
