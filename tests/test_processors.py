@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters import FunctionDrafter
@@ -11,7 +11,8 @@ from minimtp.decode.loop import Generation
 from minimtp.decode.processors import Processed, RepetitionPenalty
 from minimtp.decode.sampling import Law
 from minimtp.decode.stopping import Stop
-from minimtp.decode.verify import TokenRule
+from minimtp.decode.tree_drafting import grow
+from minimtp.decode.verify import BlockRule, Match, TokenRule
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, total_variation
 
@@ -25,6 +26,7 @@ def count_penalty(logits, text):
     return logits - 1.5 * np.array(counts)
 
 
+KINDS = pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
 PROCESSORS = {"repetition": [RepetitionPenalty(1.7)], "both": [RepetitionPenalty(0.6), count_penalty]}
 
 
@@ -84,10 +86,24 @@ def all_at_once_drafter(other, depth):
     return FunctionDrafter(function, depth)
 
 
-def text_law(target, drafter, law, processors, depth, length=4):
+class TreeDrafter(FunctionDrafter):
+    """Grows trees from the logits of another table."""
+
+    def __init__(self, other, depth):
+        super().__init__(None, depth)
+        self.other = other
+
+    def draft_tree(self, nodes, depth, rule, least_chance):
+        def follow(node, parent, path):
+            return self.other.logits([*self.tokens, *path])[None]
+
+        return grow(self.tokens[-1], follow, rule, nodes, depth)
+
+
+def text_law(target, drafter, law, processors, depth, length=4, kind=TokenRule, nodes=0):
     def text(dice):
-        rule = Processed(TokenRule(law, dice), processors, np.array(PROMPT), len(PROMPT) + length)
-        return tuple(Generation(target, drafter, np.array(PROMPT), rule, length, depth, Stop()))
+        rule = Processed(kind(law, dice), processors, np.array(PROMPT), len(PROMPT) + length)
+        return tuple(Generation(target, drafter, np.array(PROMPT), rule, length, depth, Stop(), tree_nodes=nodes))
 
     return every_outcome(text)
 
@@ -95,19 +111,59 @@ def text_law(target, drafter, law, processors, depth, length=4):
 @pytest.mark.parametrize("law", [Law(), Law(0.7, top_k=2)], ids=["plain", "top-k"])
 @pytest.mark.parametrize("processors", PROCESSORS.values(), ids=PROCESSORS)
 @pytest.mark.parametrize("drafts", [None, sampling_drafter, all_at_once_drafter], ids=["none", "chain", "parallel"])
-def test_drafted_text_has_exactly_the_processed_law(law, processors, drafts):
+@KINDS
+def test_drafted_text_has_exactly_the_processed_law(kind, law, processors, drafts):
     target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
-    found = text_law(target, drafts and drafts(other, 2), law, processors, 2 if drafts else 0)
+    found = text_law(target, drafts and drafts(other, 2), law, processors, 2 if drafts else 0, kind=kind)
     assert total_variation(found, exact_law(target, law, processors, 4)) <= 1e-12
 
 
-def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law():
+@KINDS
+@given(seed=st.integers(0, 10**6), penalty=st.floats(0.3, 4), sharpness=st.sampled_from([0.5, 2.0]), depth=st.integers(1, 3))
+@settings(max_examples=6)
+def test_under_any_penalty_drafted_text_has_the_penalized_law(kind, seed, penalty, sharpness, depth):
+    target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=sharpness) for one in range(2))
+    processors = [RepetitionPenalty(penalty)]
+    found = text_law(target, sampling_drafter(other, depth), Law(), processors, depth, 3, kind)
+    assert total_variation(found, exact_law(target, Law(), processors, 3)) <= 1e-12
+
+
+@pytest.mark.parametrize("processors", PROCESSORS.values(), ids=PROCESSORS)
+@KINDS
+def test_text_drafted_in_trees_has_exactly_the_processed_law(kind, processors):
+    target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
+    found = text_law(target, TreeDrafter(other, 2), Law(), processors, 2, 3, kind, nodes=3)
+    assert total_variation(found, exact_law(target, Law(), processors, 3)) <= 1e-12
+
+
+def accepted_on_average(kind, penalty, seed):
+    """Of the drafts of one round that may draft two, over all outcomes."""
+    target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=1.0) for one in range(2))
+
+    def one_round(dice):
+        rule = Processed(kind(Law(), dice), [RepetitionPenalty(penalty)], np.array(PROMPT), len(PROMPT) + 4)
+        rounds = Generation(target, sampling_drafter(other, 2), np.array(PROMPT), rule, 4, 2, Stop()).rounds()
+        next(rounds)
+        return next(rounds).accepted
+
+    return sum(accepted * probability for accepted, probability in every_outcome(one_round).items())
+
+
+@pytest.mark.parametrize("penalty", [0.6, 1.7, 3.0])
+def test_under_a_penalty_the_block_rule_is_never_behind_the_token_rule(penalty):
+    for seed in range(8):
+        block, token = (accepted_on_average(kind, penalty, seed) for kind in (BlockRule, TokenRule))
+        assert block >= token - 1e-12
+
+
+@pytest.mark.parametrize("kind", [TokenRule, BlockRule])
+def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law(kind):
     def blind(logits, text):
         committed = text[: len(text) - len(logits) + 1]
         return np.concatenate([RepetitionPenalty(1.7)(row[None], committed) for row in logits])
 
     target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
-    found = text_law(target, sampling_drafter(other, 2), Law(), [blind], 2)
+    found = text_law(target, sampling_drafter(other, 2), Law(), [blind], 2, kind=kind)
     assert total_variation(found, exact_law(target, Law(), [RepetitionPenalty(1.7)], 4)) > 0.01
 
 
