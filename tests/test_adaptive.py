@@ -10,6 +10,7 @@ from minimtp.decode.drafters import FunctionDrafter
 from minimtp.decode.generate import generate
 from minimtp.decode.rounds import Statistics
 from minimtp.decode.sampling import Law
+from minimtp.decode.tree_drafting import grow
 from tests.table_models import TableTarget, greedy_text
 
 MOST = 8
@@ -31,26 +32,28 @@ class Text:
     def __init__(self, machine, lengths, seed=0):
         self.machine, self.lengths, self.random = machine, lengths, np.random.default_rng(seed)
         self.statistics = Statistics(1, 1, 0, 0.0, 0.0, 0.0, [0] * (MOST + 1), [0] * (MOST + 1), [0] * (MOST + 2))
-        self.asked, self.left = [], 0
+        self.asked, self.trees, self.left = [], [], 0
 
-    def run(self, rounds, acceptance, draft_seconds=lambda drafts: 5e-6 * drafts, overhead=3e-6):
+    def run(self, rounds, acceptance, draft_seconds=lambda drafts: 5e-6 * drafts, overhead=3e-6, in_trees=None):
+        """in_trees: the acceptance where a tree was planned, which is drafted as large as it may be."""
         counts = self.statistics
         for round_ in range(rounds):
             if self.left == 0:
                 self.plan = self.lengths.choose(MOST, 10, counts)
                 self.left = self.plan.rounds
             self.left -= 1
-            wanted = self.plan.drafts
-            accepted = 0
-            while accepted < wanted and self.random.random() < acceptance(round_):
+            wanted, drafted = self.plan.drafts, self.plan.nodes or self.plan.drafts
+            accepted, share = 0, (in_trees or acceptance)(round_) if self.plan.nodes else acceptance(round_)
+            while accepted < wanted and self.random.random() < share:
                 accepted += 1
             counts.steps, counts.emitted = counts.steps + 1, counts.emitted + accepted + 1
-            counts.passes_of_length[1 + wanted] += 1
+            counts.passes_of_length[1 + drafted] += 1
             counts.drafts_of_length[wanted] += 1
             counts.drafts_accepted[accepted] += 1
-            counts.seconds_draft += draft_seconds(wanted)
-            counts.seconds_verify += self.machine.passes[wanted] + overhead
+            counts.seconds_draft += draft_seconds(drafted)
+            counts.seconds_verify += self.machine.passes[drafted] + overhead
             self.asked.append(wanted)
+            self.trees.append(self.plan.nodes > 0)
         return self
 
     @property
@@ -116,6 +119,23 @@ def test_between_two_trials_nothing_is_asked():
     assert len(questions) < 2000 / 30
 
 
+@pytest.mark.parametrize(("chains", "trees", "expected"), [(0.5, 0.85, True), (0.8, 0.8, False), (0.9, 0.3, False)])
+def test_trees_are_grown_where_they_bring_more_tokens_a_second_than_chains(chains, trees, expected):
+    """A tree of 8 costs as much as a chain of 8, and a chain may be shorter."""
+    machine = Machine(row=4e-6)
+    text = Text(machine, AdaptiveLength(machine, MOST, MOST))
+    text.run(3000, lambda round_: chains, in_trees=lambda round_: trees)
+    share = np.mean(text.trees[500:])
+    assert share > 0.8 if expected else share < 0.2
+
+
+@pytest.mark.parametrize("row", [1e-6, 10e-6, 60e-6])
+def test_with_trees_too_hopeless_text_is_hardly_slower_than_plain_decoding(row):
+    machine = Machine(row=row)
+    text = Text(machine, AdaptiveLength(machine, MOST, MOST)).run(3000, lambda round_: 0.05)
+    assert (text.statistics.emitted - 1) / text.seconds >= 0.98 * speed(machine, 0.05, 0)
+
+
 def test_one_slow_round_does_not_end_drafting():
     text = run(Machine(), lambda round_: 0.9, 200)
     text.statistics.seconds_verify += 1.0  # the process was put to sleep for a second
@@ -136,13 +156,30 @@ def test_what_is_known_of_one_text_serves_the_next_and_none_is_held_against_anot
     assert 0 not in text.asked[:10] and np.mean(text.asked) > MOST / 2
 
 
-@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 1.0]), slowness=st.floats(0, 1e-3))
-def test_the_text_does_not_depend_on_the_lengths_that_were_chosen(seed, temperature, slowness):
+class Knowing(FunctionDrafter):
+    """Drafts what the target will say, as a chain or as a tree."""
+
+    def __init__(self, target):
+        super().__init__(lambda tokens, wanted, rule: (greedy_text(target, tokens, wanted), None), MOST)
+        self.target = target
+
+    def draft_tree(self, nodes, depth, rule, least_chance):
+        def follow(node, parent, path):
+            return self.target.logits([*self.tokens, *path])[None]
+
+        return grow(self.tokens[-1], follow, rule, nodes, depth, least_chance)
+
+
+@given(
+    seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 1.0]), slowness=st.floats(0, 1e-3),
+    nodes=st.sampled_from([0, 0, 6]),
+)  # fmt: skip
+def test_the_text_does_not_depend_on_what_was_planned(seed, temperature, slowness, nodes):
     target = TableTarget(5, 80, seed)
-    drafter = FunctionDrafter(lambda tokens, wanted, rule: (greedy_text(target, tokens, wanted), None), MOST)
+    drafter = Knowing(target)
     options = dict(max_new=60, law=Law(temperature), seed=seed, rule="shared-noise")
-    lengths = AdaptiveLength(Machine(row=slowness), MOST)
-    run = generate(target, drafter, [1, 2], lengths=lengths, **options)
+    lengths = AdaptiveLength(Machine(row=slowness), MOST, nodes)
+    run = generate(target, drafter, [1, 2], lengths=lengths, tree=nodes, **options)
     asked = [len(round_.drafts) for round_ in run.rounds()]
     assert run.tokens[2:] == list(generate(target, None, [1, 2], **options))
     assert asked[0] == 0 and max(asked) <= MOST
