@@ -22,6 +22,7 @@ from minimtp.quant import packing
 from minimtp.quant.cache_rounding import AttentionOverRoundedCache
 from minimtp.quant.fake import round_activations
 from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
+from minimtp.quant.learned import FakeQuantizeLearned
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
 from minimtp.quant.ptq import quantize_after_training, round_to_nearest
 from minimtp.quant.qat import (
@@ -656,3 +657,25 @@ def test_columns_of_a_packed_matrix_are_those_of_its_values(plain, weights, acti
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     known = activations == "none" or (activations == "int8" and weights in GRIDS)
     assert matrix.has_a_kernel(kernels.plain) == known
+
+
+def test_two_modules_over_one_parameter_are_restored_from_one_array(plain):
+    def shared(seed):
+        model = build(tied=False, seed=seed)
+        model.output.weight = model.embedding.weight
+        return model
+
+    packed = convert(prepare(shared(0), SPEC))
+    restored = restore(shared(9), SPEC, {name: array.copy() for name, array in stored_arrays(packed).items()})
+    assert restored.output.packed is restored.embedding.packed
+    assert same_bits(outputs(restored, text(packed)), outputs(packed, text(packed)))
+
+
+@pytest.mark.parametrize(("scales", "bound"), [("learned", False), ("learned-bound", True)])
+def test_a_model_learns_its_steps_by_the_rule_of_its_spec(scales, bound):
+    matrix = learned(grid="int2-restricted-g32", scales=scales).blocks[0].attention.qkv
+    gradient = np.random.default_rng(0).standard_normal(matrix.weight.shape).astype(np.float32)
+    matrix.rounded().backward(gradient)
+    operation = FakeQuantizeLearned(matrix.grid, bound=bound)
+    operation.forward(matrix.weight.data, matrix.log_steps.data)
+    assert np.array_equal(matrix.log_steps.grad, operation.backward(gradient)[1]) and matrix.log_steps.grad.any()
