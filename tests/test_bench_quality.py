@@ -13,7 +13,7 @@ from minimtp.training import checkpoint
 from minimtp.training.checkpoint import load
 
 TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 100
-ROWS = 1 + len(METHODS) + 2
+ROWS = 2 + len(METHODS) + 2
 
 
 @pytest.fixture
@@ -44,26 +44,29 @@ def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypat
     assert main(command) == 0
     assert len(done) == len(set(done)) == ROWS
     assert main(command) == 0 and len(done) == ROWS  # and nothing is measured again
-    assert "rows      8, of which 8 are measured already" in capsys.readouterr().out
+    assert "rows      9, of which 9 are measured already" in capsys.readouterr().out
     result = json.loads(open("quality/quality.json").read())
     rows = {row["method"]: row for row in result["rows"]}
-    assert list(rows) == ["fp", *METHODS, "qat", "qat + distillation"]
+    assert list(rows) == ["fp", "fp + distillation", *METHODS, "qat", "qat + distillation"]
     assert rows["fp"]["loss"] == 0 and rows["fp"]["bits_per_weight"] == 32
-    assert all(3.5 < rows[method]["bits_per_weight"] < 8.5 for method in rows if method != "fp")
+    assert all(3.5 < rows[method]["bits_per_weight"] < 8.5 for method in rows if not method.startswith("fp"))
     assert {"processor", "cores"} <= result["machine"].keys() and result["corpus"]["fingerprint"]
-    runs = [load(f"quality/seed0/{name}") for name in ("fp", "qat3", "qat+distillation3")]
+    runs = [load(f"quality/seed0/{name}") for name in ("fp", "fp+distillation", "qat3", "qat+distillation3")]
     assert len({run.step for run in runs}) == len({run.tokens for run in runs}) == 1  # the same tokens
-    assert [run.fake_quantized for run in runs] == [False, True, True]
+    assert [run.fake_quantized for run in runs] == [False, False, True, True]
     stem = checkpoint.read("quality/seed0/stem")
-    assert stem.step == runs[1].recipe.first_quantized_step
+    assert stem.step == runs[2].recipe.first_quantized_step
     assert main([*command[:-1], "2", "--bits", "4"]) == 0  # more seeds and other bits, from the same stem
-    assert len(done) == 3 * ROWS - 1
+    assert len(done) == 3 * ROWS - 2
 
 
 def test_super_blocks_are_measured_where_rows_are_whole_ones():
     assert (4, quality.SUPERBLOCKS) in quality.rows(quality.RECIPES["quick"], (4,))
     assert (4, quality.SUPERBLOCKS) not in quality.rows(quality.RECIPES["tiny"], (4,))
-    assert not any(method == quality.QAT for _, method in quality.rows(quality.RECIPES["quick"], (8,)))
+
+
+def test_where_rounding_costs_next_to_nothing_only_the_control_is_trained():
+    assert quality.rows(quality.RECIPES["quick"], (8,)) == [(32, "fp"), *((8, method) for method in METHODS)]
 
 
 def test_losses_are_against_the_control_of_the_same_seed_and_recovery_is_of_the_means():

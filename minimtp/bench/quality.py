@@ -3,6 +3,7 @@
 For every seed one stem is trained in full precision up to the decay of the learning rate, and branches from there:
 
     fp                 the decay in full precision. The control: every branch has seen the same tokens
+    fp + distillation  the decay once more, half of the loss following fp's probabilities: what distillation alone gives
     rtn .. gptq        the control, rounded after training (quant/ptq.py)
     qat                the decay through the rounding, groups' steps learned too (quant/qat.py, quant/learned.py)
     qat + distillation the same, half of the loss following the control's probabilities instead of the text
@@ -45,8 +46,10 @@ from minimtp.training.schedule import decay_start
 
 FILE_NAME, PICTURE_NAME = "quality.json", "quality.png"
 GRIDS = {8: "q8_0", 4: "q4_0", 3: "int3-ggml-signed-g32", 2: "int2-ggml-signed-g32"}
-FP, QAT, DISTILLED, SUPERBLOCKS = "fp", "qat", "qat + distillation", "importance, q4_k"
+FP, FP_DISTILLED, QAT, QAT_DISTILLED = "fp", "fp + distillation", "qat", "qat + distillation"
+SUPERBLOCKS = "importance, q4_k"
 DISTILL_WEIGHT = 0.5
+TRAINED_BELOW = 8  # bits
 SUPERBLOCK_BITS, SUPERBLOCK = 4, 256
 RECIPES = {
     "tiny": presets.preset("tiny"),
@@ -133,13 +136,14 @@ def check(bits: Sequence[int], seeds: int, preset: str) -> None:
 
 def rows(recipe: Recipe, bits: Sequence[int]) -> list[tuple[int, str]]:
     """(bits, method) of every row of the table, the control first."""
-    found = [(32, FP)]
+    trained = any(number < TRAINED_BELOW for number in bits)
+    found = [(32, FP), *([(32, FP_DISTILLED)] if trained else [])]
     for number in bits:
         found += [(number, method) for method in METHODS]
         if number == SUPERBLOCK_BITS and recipe.width % SUPERBLOCK == recipe.feed_forward % SUPERBLOCK == 0:
             found.append((number, SUPERBLOCKS))
-        if number < 8:
-            found += [(number, QAT), (number, DISTILLED)]
+        if number < TRAINED_BELOW:
+            found += [(number, QAT), (number, QAT_DISTILLED)]
     return found
 
 
@@ -157,21 +161,21 @@ def measured(cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int |
         return load(folder / name)
 
     began = time.perf_counter()
-    if cell.method in (FP, QAT, DISTILLED):
+    if cell.method in (FP, FP_DISTILLED, QAT, QAT_DISTILLED):
         trained("stem", recipe, stop_at_step=stem_steps)
         began = time.perf_counter()  # the stem is everybody's
-        branch = {"start_from": folder / "stem", "continue_schedule": True}
-        if cell.method == FP:
-            model = trained(FP, recipe, **branch).model
-        else:
+        student, branch = recipe, {"start_from": folder / "stem", "continue_schedule": True}
+        if cell.method in (FP_DISTILLED, QAT_DISTILLED):
+            student, branch["teacher"] = replace(student, distill_weight=DISTILL_WEIGHT), folder / FP
+        if cell.method in (QAT, QAT_DISTILLED):
             student = replace(
-                recipe, quantization="qat", quantize_from=1.0 - recipe.decay, weight_grid=GRIDS[cell.bits],
+                student, quantization="qat", quantize_from=1.0 - recipe.decay, weight_grid=GRIDS[cell.bits],
                 head_grid=GRIDS[cell.bits], weight_scales="learned",
             )  # fmt: skip
-            if cell.method == DISTILLED:
-                student, branch["teacher"] = replace(student, distill_weight=DISTILL_WEIGHT), folder / FP
-            name = f"{cell.method.replace(' ', '')}{cell.bits}"
-            model = convert(trained(name, student, **branch).model)
+        name = cell.method.replace(" ", "") + (str(cell.bits) if cell.bits in GRIDS else "")
+        model = trained(name, student, **branch).model
+        if student.quantization == "qat":
+            model = convert(model)
     else:
         control = load(folder / FP).model
         grid, method = ("q4_k", "importance") if cell.method == SUPERBLOCKS else (GRIDS[cell.bits], cell.method)

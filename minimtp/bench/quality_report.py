@@ -24,7 +24,7 @@ def _padded(cell: str, width: int) -> str:
 
 
 def _cells(row: dict[str, object]) -> list[str]:
-    control = "recovered" not in row
+    control = row["method"] == "fp"
     interval = "" if row["interval"] is None else f" ± {row['interval']:.4f}"
     share = row.get("recovered")
     return [
@@ -39,13 +39,14 @@ def readme(result: dict[str, object]) -> str:
     machine, seeds = result["machine"], result["seeds"]
     certainty = f"with 95 % intervals over {seeds} seeds" if seeds > 1 else "from a single seed, so without intervals"
     command = f"minimtp bench quality --bits {','.join(map(str, result['bits']))} --seeds {seeds}"
+    load = machine["load_before"]
+    other_work = f"; load {load:.1f} from other work, so that seconds say little" if load > machine["cores"] / 2 else ""
     return "\n".join([
         table(result["rows"], markdown=True),
         "",
-        f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores; load {machine['load_before']:.1f} from "
-        f"other work, so that seconds say little), text fingerprint `{result['corpus']['fingerprint'][:16]}`. Every row has "
-        f"seen the same tokens; the loss is against full precision, {certainty}; recovered is the share of rtn's loss that is "
-        "gone.",
+        f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores{other_work}), text fingerprint "
+        f"`{result['corpus']['fingerprint'][:16]}`. Every row has seen the same tokens; the loss is against full precision, "
+        f"{certainty}; recovered is the share of rtn's loss that is gone.",
     ])  # fmt: skip
 
 
