@@ -1,8 +1,9 @@
-"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of PyTorch would write, eagerly.
+"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of PyTorch would write.
 
 Everything that can be equal is: the first weights, the batches, the schedule, clipping, and AdamW with decay on the matrices
 only. Each operation is PyTorch's own fused one where it has one (rms_norm, scaled_dot_product_attention with grouped heads,
-silu, cross_entropy, AdamW); the rotation is one complex product, the fastest of the three usual ways on a CPU.
+silu, cross_entropy, AdamW). Eagerly, the rotation is one complex product, the fastest of the three usual ways on a CPU; for
+torch.compile, which makes no code of complex numbers, it is written in real ones and fused by the compiler.
 
 The only file that imports PyTorch, and not before a peer is made.
 """
@@ -21,6 +22,8 @@ from minimtp.training.recipe import Recipe
 class TorchPeer:
     """The recipe's standard model in training, on `threads` threads. Raises ImportError where PyTorch cannot be used."""
 
+    name, how = "PyTorch", "eager, fused AdamW"
+
     def __init__(self, recipe: Recipe, threads: int) -> None:
         for variable in BLAS_THREAD_VARIABLES:  # set to 1 for NumPy's sake; PyTorch reads them when it is imported
             os.environ.pop(variable, None)
@@ -29,9 +32,9 @@ class TorchPeer:
         torch.set_num_threads(threads)
         self.torch, self.recipe, self.step = torch, recipe, 0
         self.about = {
-            "title": f"PyTorch {torch.__version__}",
+            "title": f"{self.name} {torch.__version__}",
             "threads": torch.get_num_threads(),
-            "how": "eager, fused AdamW",
+            "how": self.how,
             "versions": {"torch": torch.__version__},
         }
         model = build_model(recipe, np.random.default_rng(recipe.seed))
@@ -49,8 +52,7 @@ class TorchPeer:
     def advance(self, tokens: np.ndarray) -> float:
         """One step on a batch (B, T + 1); the mean loss in nats, before the step."""
         tokens = self.torch.from_numpy(tokens)
-        logits = self._logits(tokens[:, :-1])
-        loss = self.torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss = self.loss(tokens[:, :-1], tokens[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip:
@@ -60,6 +62,10 @@ class TorchPeer:
         self.optimizer.step()
         self.step += 1
         return loss.item()
+
+    def loss(self, tokens, targets):
+        """tokens (B, T), targets (B, T) -> the mean loss in nats."""
+        return self.torch.nn.functional.cross_entropy(self._logits(tokens).flatten(0, 1), targets.flatten())
 
     def _logits(self, tokens):
         """tokens (B, T) -> (B, T, V)."""
@@ -83,13 +89,36 @@ class TorchPeer:
         """(B, T, (H + 2G) C) -> (B, T, H C)."""
         torch, heads, groups = self.torch, self.recipe.attention_heads, self.recipe.key_value_heads
         joined = qkv.unflatten(-1, (heads + 2 * groups, -1))  # (B, T, H+2G, C)
-        pairs = torch.view_as_complex(joined[:, :, : heads + groups].unflatten(-1, (-1, 2)))  # (B, T, H+G, C/2)
-        rotated = torch.view_as_real(pairs * self.turn).flatten(-2)  # (B, T, H+G, C)
+        rotated = self._rotated(joined[:, :, : heads + groups].unflatten(-1, (-1, 2))).flatten(-2)  # (B, T, H+G, C)
         query, key = rotated.transpose(1, 2).split([heads, groups], dim=1)  # (B, H, T, C), (B, G, T, C)
         value = joined[:, :, heads + groups :].transpose(1, 2)
         attention = torch.nn.functional.scaled_dot_product_attention
         context = attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
         return context.transpose(1, 2).flatten(2)
+
+    def _rotated(self, pairs):
+        """Channels in pairs (B, T, H, C/2, 2), turned by their position's angles."""
+        return self.torch.view_as_real(self.torch.view_as_complex(pairs) * self.turn)
+
+
+class CompiledTorchPeer(TorchPeer):
+    """The same through torch.compile, forward and backward. Raises ImportError where PyTorch finds no C++ compiler."""
+
+    name, how = "torch.compile", "inductor, fused AdamW"
+
+    def __init__(self, recipe: Recipe, threads: int) -> None:
+        super().__init__(recipe, threads)
+        try:
+            self.torch.compile(lambda x: x + 1)(self.torch.zeros(2))
+        except Exception as error:  # PyTorch wraps a missing compiler in classes of its own, one for each way to miss it
+            raise ImportError(f"torch.compile does not work here: {str(error).splitlines()[0]}") from None
+        self.cosine, self.sine = self.torch.view_as_real(self.turn).unbind(-1)  # (T, 1, C/2) each
+        self.loss = self.torch.compile(self.loss)
+
+    def _rotated(self, pairs):
+        first, second = pairs.unbind(-1)
+        turned = first * self.cosine - second * self.sine, first * self.sine + second * self.cosine
+        return self.torch.stack(turned, dim=-1)
 
 
 class TorchDecoder:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from minimtp.bench import machine
 from minimtp.bench import train as bench
 from minimtp.cli import main
 from minimtp.engine.flat import parameter_count
-from minimtp.torch_peer import TorchPeer
+from minimtp.torch_peer import CompiledTorchPeer, TorchPeer
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed")
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 QUICK = ["bench", "train", "--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1"]
 
 
@@ -97,10 +99,11 @@ def test_without_pytorch_its_column_says_so_and_the_rest_is_measured(monkeypatch
     assert main([*QUICK, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^PyTorch +is not installed", said, re.MULTILINE)
+    assert re.search(r"^torch.compile +is not installed", said, re.MULTILINE)
     result = json.loads(out.read_text())
     assert set(result["sides"]) == {"minimtp"}
-    assert result["ratio"] is None
-    assert "torch" in result["missing"]
+    assert result["ratios"] == {}
+    assert set(result["missing"]) == {"torch", "torch.compile"}
     assert "torch" not in result["versions"]
 
 
@@ -109,6 +112,23 @@ def test_where_pytorch_is_broken_its_column_says_how(monkeypatch, tmp_path, caps
     monkeypatch.syspath_prepend(tmp_path)
     assert main(QUICK) == 0
     assert "cannot be imported: its library is missing" in capsys.readouterr().out
+
+
+@needs_torch
+def test_where_pytorch_finds_no_compiler_its_column_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    with pytest.raises(ImportError, match="torch.compile does not work here"):
+        bench.Worker("torch.compile", preset("tiny"), 1, None)
+
+
+@needs_torch
+@needs_compiler
+@pytest.mark.slow  # it compiles, for the better part of a minute
+def test_the_compiled_peer_trains_the_same_model(ours):
+    recipe = preset("tiny")
+    theirs = first_losses(CompiledTorchPeer(recipe, 1), recipe)
+    assert bench.largest_difference({"minimtp": ours, "torch.compile": theirs}) <= bench.TOLERANCE
 
 
 @needs_torch
@@ -127,9 +147,10 @@ def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
         assert side["slowest"] == min(rates) <= side["tokens_per_second"] <= side["fastest"] == max(rates)
         assert side["gflops"] == pytest.approx(side["tokens_per_second"] * result["operations_per_token"] / 1e9)
         assert side["threads"] == 1
-    ours, theirs = (result["sides"][name]["tokens_per_second_by_round"] for name in ("minimtp", "torch"))
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    assert result["ratio"] == pytest.approx({"median": sum(ratios) / 2, "lowest": min(ratios), "highest": max(ratios)})
+    for peer, ratio in result["ratios"].items():
+        ours, theirs = (result["sides"][name]["tokens_per_second_by_round"] for name in ("minimtp", peer))
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        assert ratio == pytest.approx({"median": sum(ratios) / 2, "lowest": min(ratios), "highest": max(ratios)})
     assert result["losses"]["largest_difference"] <= result["losses"]["tolerance"]
     assert len(result["losses"]["minimtp"]) == len(result["losses"]["torch"]) == result["losses"]["steps"] == 20
     assert "plain" in result["sides"]["minimtp"]["how"]

@@ -1,19 +1,20 @@
 """How fast minimtp is beside others, measured so that the comparison can be trusted: `minimtp bench train`.
 
-Training the preset's standard model, in minimtp and in PyTorch (torch_peer.py), on the same processor and threads.
+Training the preset's standard model, in minimtp and in PyTorch, eager and compiled (torch_peer.py), on the same processor and
+threads.
 
-**In turn.** A shared machine drifts, and two libraries in one process disturb each other's threads. So each side lives in a
+**In turn.** A shared machine drifts, and several libraries in one process disturb each other's threads. So each side lives in a
 process of its own, which sleeps until it is sent the batches of a round; a round is some training steps, and the sides
 take turns, round by round, each beginning every other time. A speed is the median over the rounds, given with its range; the
 ratio is the median of the ratios of rounds that lay side by side. Choosing and cutting the batches is not counted.
 A busy machine is told of, for it hurts unequally: PyTorch's threads spin until all have arrived, so with two of them and one
 core taken by other work it was 8 to 80 times slower than with one.
 
-**Equal work.** Both start from the same weights and see the same batches. The first 20 steps warm up, are not counted, and
-their losses must agree within 1e-4 of the loss. A loss is rounded to 1e-7 of itself in float32, sums in another order
-differ by one or two of those, and every step of training multiplies the difference: 6e-7 was seen with `quick`, 4e-5 with
-`laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay that is wrong by a tenth makes more than is allowed, as
-the tests show.
+**Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up and compile, are not
+counted, and their losses must agree within 1e-4 of the loss. A loss is rounded to 1e-7 of itself in float32, sums in another
+order differ by one or two of those, and every step of training multiplies the difference: 6e-7 was seen with `quick`, 4e-5
+with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay that is wrong by a tenth makes more than is allowed,
+as the tests show.
 
 **Counted** as operations, 2 for a multiplication and an addition: 6 for each token and weight of a product (2 forward, 4
 backward; norms and the table's look-up are none), and for attention 6 (T + 1) D a token and layer, three times the forward's
@@ -40,7 +41,7 @@ from minimtp.backend import available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench import machine
 from minimtp.errors import UserError
-from minimtp.torch_peer import TorchPeer
+from minimtp.torch_peer import CompiledTorchPeer, TorchPeer
 from minimtp.training import checkpoint, presets
 from minimtp.training.corpus import open_corpus
 from minimtp.training.recipe import Recipe
@@ -71,7 +72,9 @@ class Minimtp:
         return float(self.trainer.advance(tokens)[0][0])
 
 
-SIDES = {"minimtp": Minimtp, "torch": TorchPeer}
+OURS = "minimtp"
+PEERS = {"torch": TorchPeer, "torch.compile": CompiledTorchPeer}
+SIDES = {OURS: Minimtp} | PEERS
 
 
 def train(
@@ -86,7 +89,7 @@ def train(
 ) -> dict[str, object]:
     """Measure `rounds` rounds of `steps` training steps a side, and return (with `out`, also write) what was found.
 
-    Raises UserError for what cannot be used, and RuntimeError when the losses of the two sides differ.
+    Raises UserError for what cannot be used, and RuntimeError when the losses of two sides differ.
     """
     threads = available_cores() if threads is None else threads
     for name, value, most in (("steps", steps, 10_000), ("rounds", rounds, 1_000), ("threads", threads, available_cores())):
@@ -120,12 +123,11 @@ def train(
     rates = {name: [steps * per_step / elapsed for elapsed in times] for name, times in seconds.items()}
     per_token = operations_per_token(recipe)
     sides = {name: about | _spread(rates[name], per_token) for name, about in abouts.items()}
-    ratios = [a / b for a, b in zip(rates["minimtp"], rates.get("torch", ()), strict=False)]
     result = {
         "measurement": "train", "preset": preset, "recipe": recipe.to_dict(), "parameters": recipe.trunk_parameters(),
         "tokens_per_step": per_step, "steps": steps, "rounds": rounds, "threads": threads,
         "operations_per_token": per_token, "sides": sides, "missing": missing,
-        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)} if ratios else None,
+        "ratios": {name: _ratio(rates[OURS], rates[name]) for name in PEERS if name in rates},
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCE, "largest_difference": difference, **losses},
         "machine": machine.describe(load),
         "versions": machine.versions() | {k: v for about in abouts.values() for k, v in about["versions"].items()},
@@ -165,14 +167,14 @@ def operations_per_token(recipe: Recipe) -> int:
 
 
 def largest_difference(losses: dict[str, Sequence[float]]) -> float | None:
-    """Between minimtp's losses and the peer's, as a share of the loss; None without a peer.
+    """Between minimtp's losses and the peers', as a share of the loss; None without a peer.
 
     Raises RuntimeError beyond the tolerance.
     """
-    if "torch" not in losses:
+    peers = np.asarray([losses[name] for name in PEERS if name in losses])
+    if not len(peers):
         return None
-    ours, theirs = np.asarray(losses["minimtp"]), np.asarray(losses["torch"])
-    difference = float((np.abs(ours - theirs) / np.abs(theirs)).max())
+    difference = float((np.abs(np.asarray(losses[OURS]) - peers) / np.abs(peers)).max())
     if not difference <= TOLERANCE:  # NaN is not
         raise RuntimeError(f"the sides' losses differ by {difference:.2g} of the loss, and {TOLERANCE:g} is allowed: they do "
                            f"not train the same model\n{losses}")  # fmt: skip
@@ -187,10 +189,11 @@ def table(result: dict[str, object]) -> str:
         threads = f"{side['threads']} thread{'s' * (side['threads'] > 1)}"
         lines.append(f"{side['title']:<22}" + "".join(f"{speed:>10,.0f}" for speed in speeds)
                      + f"{side['gflops']:>10.1f}   {threads}, {side['how']}")  # fmt: skip
-    lines += [f"{'PyTorch':<22}{reason}" for reason in result["missing"].values()]
-    if result["ratio"]:
-        median, lowest, highest = (result["ratio"][name] for name in ("median", "lowest", "highest"))
-        lines.append(f"{'minimtp / PyTorch':<22}{median:>10.2f}{lowest:>10.2f}{highest:>10.2f}")
+    lines += [f"{PEERS[name].name:<22}{reason}" for name, reason in result["missing"].items()]
+    for name, ratio in result["ratios"].items():
+        ratio = "".join(f"{ratio[key]:>10.2f}" for key in ("median", "lowest", "highest"))
+        lines.append(f"{f'minimtp / {PEERS[name].name}':<22}{ratio}")
+    if result["ratios"]:
         losses = result["losses"]
         lines.append(f"losses of the first {losses['steps']} steps from the same weights and batches differ by at most "
                      f"{losses['largest_difference']:.1g} of the loss ({losses['tolerance']:g} allowed)")  # fmt: skip
@@ -264,7 +267,7 @@ def _started(
     """(the workers that could be started, why the others could not); `stack` ends them."""
     workers, missing = {}, {}
     for name in SIDES:
-        if name == "torch" and find_spec("torch") is None:
+        if name in PEERS and find_spec("torch") is None:
             missing[name] = "is not installed; pip install torch measures it too"
             continue
         try:
@@ -275,10 +278,15 @@ def _started(
     return workers, missing
 
 
+def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Of rounds that lay side by side."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
 def _spread(rates: list[float], operations: int) -> dict[str, object]:
     median = statistics.median(rates)
     return {
         "tokens_per_second": median, "slowest": min(rates), "fastest": max(rates),
         "gflops": median * operations / 1e9, "tokens_per_second_by_round": rates,
     }  # fmt: skip
-
