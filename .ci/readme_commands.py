@@ -34,6 +34,8 @@ def small(command: str) -> str | None:
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     if command.startswith("minimtp bench quality"):
         command += " --preset tiny --bits 4,2 --seeds 1"
+    if command == "minimtp bench --all":
+        command += " --preset tiny"
     return command
 
 

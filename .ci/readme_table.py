@@ -1,8 +1,7 @@
 """Write the measured tables into README.md, from the figures under data/results.
 
-    minimtp compare --out runs/compare-quick && cp runs/compare-quick/compare.json data/results/compare-quick.json
-    minimtp bench decode runs/compare-quick/mtp --small runs/compare-quick/mtp_qat_int4 --out data/results
-    minimtp bench quality --out runs/quality-quick && cp runs/quality-quick/quality.json data/results/quality-quick.json
+    minimtp bench --all && cp runs/bench-quick/*.json runs/bench-quick/*.png data/results
+    minimtp bench train --preset laptop --out data/results/bench-train-laptop.json
     python .ci/readme_table.py
 
 Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json.
@@ -14,7 +13,7 @@ import re
 from pathlib import Path
 
 from minimtp import claims
-from minimtp.bench import decode_report, quality_report
+from minimtp.bench import decode_report, kernels, quality_report, train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +34,8 @@ def compared(result: dict) -> str:
 
 
 BLOCKS = {  # by the name of the figures' file
-    "compare-quick": compared, "bench-decode": decode_report.readme, "quality-quick": quality_report.readme
+    "compare-quick": compared, "bench-decode": decode_report.readme, "quality-quick": quality_report.readme,
+    "bench-kernels": kernels.readme, "bench-train": train.readme, "bench-train-laptop": train.readme,
 }  # fmt: skip
 
 

@@ -146,6 +146,7 @@ def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
         assert len(rates) == 2
         assert side["slowest"] == min(rates) <= side["tokens_per_second"] <= side["fastest"] == max(rates)
         assert side["gflops"] == pytest.approx(side["tokens_per_second"] * result["operations_per_token"] / 1e9)
+        assert side["share_of_peak"] == pytest.approx(side["gflops"] / result["sgemm_gflops"])
         assert side["threads"] == 1
     for peer, ratio in result["ratios"].items():
         ours, theirs = (result["sides"][name]["tokens_per_second_by_round"] for name in ("minimtp", peer))

@@ -9,7 +9,9 @@ the size of the weights in question: what fits a cache is read faster.
     c(T)        the time of T rows over the time of one row. Verifying a draft of T - 1 tokens costs c(T) plain steps, so this
                 decides what speculation can gain: a perfect draft makes T / c(T)
 
-NumPy's product (BLAS, float32) stands beside them. All on one thread and taken in turn: each figure is the median over
+NumPy's product (BLAS, float32) stands beside them. The roofline shows where each product is bound: by the memory, whose speed
+times the operations a byte is the slope, or by arithmetic, for which NumPy's product of large matrices is the yardstick; a
+product of small integers may exceed it. All on one thread and taken in turn: each figure is the median over
 rounds, each round the median of some calls. Weights of a large matrix repeat (a panel of 32 rows is copied), its memory does
 not.
 """
@@ -70,6 +72,7 @@ def kernel_speeds(
             measured += _measure(shape, rounds, bar.update)
     result = {
         "measurement": "kernels", "rounds": rounds, "rows": list(ROWS), "threads": 1, "products": measured,
+        "sgemm_gflops": statistics.median(machine.sgemm_gflops(1) for _ in range(rounds)),
         "machine": machine.describe(load), "versions": machine.versions(),
     }  # fmt: skip
     report(table(result))
@@ -175,14 +178,25 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
     return "\n".join("  ".join(cells) for cells in padded)
 
 
+def readme(result: dict[str, object]) -> str:
+    """What the README shows: the table, and what its figures depend on."""
+    machine = result["machine"]
+    return "\n".join([
+        table(result, markdown=True),
+        "",
+        f"One thread of {machine['processor']}, medians of {result['rounds']} rounds in turn. Of read: the share of the speed "
+        "at which as many bytes can be read at all; c(T): the time of T rows over the time of one.",
+    ])  # fmt: skip
+
+
 def draw(result: dict[str, object], path: Path) -> Path | None:
-    """Gweight/s by the size of the matrix, beside what the memory could deliver. None where matplotlib is not installed."""
+    """Gweight/s by the size of the matrix beside what the memory could deliver; c(T); the roofline. None without matplotlib."""
     if find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    speed, rows_axes = figure.subplots(1, 2)
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    speed, rows_axes, roofline = figure.subplots(1, 3)
     largest = result["products"][-1]["outputs"], result["products"][-1]["inputs"]
     for format_, colour in zip(FORMATS, ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d"), strict=True):
         products = [p for p in result["products"] if p["format"] == format_]
@@ -194,12 +208,29 @@ def draw(result: dict[str, object], path: Path) -> Path | None:
             speed.plot(weights, limits, ":", color=colour, label=f"memory's limit for {format_}")
         last = next(p for p in products if (p["outputs"], p["inputs"]) == largest)
         rows_axes.plot([int(r) for r in last["c"]], list(last["c"].values()), "o-", color=colour, label=label)
+        roofline.plot(*_operations(last), "o-", color=colour, label=label)
     speed.set(xscale="log", yscale="log", xlabel="weights of the matrix", ylabel="Gweight/s, one row, one thread",
               title="one token: weights a second")  # fmt: skip
     rows_axes.set(xlabel="rows T", ylabel="c(T): time of T rows / time of one", ylim=(0, 16),
                   title=f"verification: {largest[0]} x {largest[1]}")  # fmt: skip
-    for axes in (speed, rows_axes):
+    read, peak = result["products"][-1]["read_gigabytes_per_second"], result["sgemm_gflops"]
+    intensities = [0.25, peak / read, 128]
+    roofline.plot(intensities, [min(peak, read * x) for x in intensities], "k--", linewidth=0.8,
+                  label=f"reading {read:.0f} GB/s, sgemm {peak:.0f} GFLOP/s")  # fmt: skip
+    roofline.set(xscale="log", yscale="log", xlabel="operations a byte of weights, 1 to 16 rows", ylabel="Gop/s, one thread",
+                 title=f"roofline: {largest[0]} x {largest[1]}")  # fmt: skip
+    for axes in (speed, rows_axes, roofline):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
     return path
+
+
+def _operations(product: dict[str, object]) -> tuple[list[float], list[float]]:
+    """(operations for a byte of weights, operations a second in 1e9), by rows: two for a weight and a row."""
+    operations = [2 * product["outputs"] * product["inputs"] * int(rows) for rows in product["microseconds"]]
+    times = product["microseconds"].values()
+    return (
+        [count / product["bytes"] for count in operations],
+        [count / (1e3 * time) for count, time in zip(operations, times, strict=True)],
+    )

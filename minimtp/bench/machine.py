@@ -1,9 +1,11 @@
-"""What the figures of a measurement depend on: the machine, how busy it was, and the versions of what ran."""
+"""What the figures of a measurement depend on: the machine, how busy it was, what it can do, and the versions of what ran."""
 
 import os
 import platform
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 
 import minimtp
 from minimtp.backend import available_cores
@@ -11,6 +13,7 @@ from minimtp.backend import numpy as np
 from minimtp.doctor import processor
 
 BUSY = 0.5  # processes that were running on average in the last minute
+SIDE = 1024  # of the square matrices whose product is the peak: they fit the cache, and are large enough for BLAS
 
 
 def describe(load: float | None) -> dict[str, object]:
@@ -33,3 +36,21 @@ def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
     """Say that the figures are worth nothing where other work was running."""
     if load is not None and load > BUSY:
         report(f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet")
+
+
+def sgemm_gflops(threads: int, products: int = 8) -> float:
+    """What NumPy's float32 product reaches on that many threads, each with matrices of its own, in GFLOP/s.
+
+    minimtp keeps BLAS itself on one thread (backend.py), so this is how its training could use the cores at best.
+    """
+    a = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
+    results = [np.empty_like(a) for _ in range(threads)]
+
+    def multiply(result: np.ndarray) -> None:
+        for _ in range(products):
+            np.matmul(a, a, out=result)
+
+    with ThreadPoolExecutor(threads) as pool:
+        began = perf_counter()
+        list(pool.map(multiply, results))
+        return 2 * SIDE**3 * products * threads / (perf_counter() - began) / 1e9

@@ -16,6 +16,8 @@ order differ by one or two of those, and every step of training multiplies the d
 with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay that is wrong by a tenth makes more than is allowed,
 as the tests show.
 
+**The peak** is what NumPy's product of matrices of 1024 x 1024 reaches on as many threads, once a round, between the others.
+
 **Counted** as operations, 2 for a multiplication and an addition: 6 for each token and weight of a product (2 forward, 4
 backward; norms and the table's look-up are none), and for attention 6 (T + 1) D a token and layer, three times the forward's
 two products of which the mask leaves one half. Nothing is counted twice for being computed twice.
@@ -117,16 +119,17 @@ def train(
             f"{rounds} rounds of {steps} steps a side, in turn, {threads} thread{'s' * (threads > 1)}"
         )
         machine.warn_if_busy(load, report)
-        losses, difference, seconds = _take_turns(workers, batches, steps, rounds)
+        losses, difference, seconds, peaks = _take_turns(workers, batches, steps, rounds, threads)
         abouts = {name: worker.about for name, worker in workers.items()}
 
     rates = {name: [steps * per_step / elapsed for elapsed in times] for name, times in seconds.items()}
     per_token = operations_per_token(recipe)
-    sides = {name: about | _spread(rates[name], per_token) for name, about in abouts.items()}
+    peak = statistics.median(peaks)
+    sides = {name: about | _spread(rates[name], per_token, peak) for name, about in abouts.items()}
     result = {
         "measurement": "train", "preset": preset, "recipe": recipe.to_dict(), "parameters": recipe.trunk_parameters(),
         "tokens_per_step": per_step, "steps": steps, "rounds": rounds, "threads": threads,
-        "operations_per_token": per_token, "sides": sides, "missing": missing,
+        "operations_per_token": per_token, "sgemm_gflops": peak, "sides": sides, "missing": missing,
         "ratios": {name: _ratio(rates[OURS], rates[name]) for name in PEERS if name in rates},
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCE, "largest_difference": difference, **losses},
         "machine": machine.describe(load),
@@ -141,10 +144,10 @@ def train(
 
 
 def _take_turns(
-    workers: dict[str, "Worker"], batches: Callable[[int, int], list[np.ndarray]], steps: int, rounds: int
-) -> tuple[dict[str, list[float]], float | None, dict[str, list[float]]]:
-    """(the first losses of each side, their largest difference, the seconds of each of its rounds)."""
-    losses, seconds = {}, {name: [] for name in workers}
+    workers: dict[str, "Worker"], batches: Callable[[int, int], list[np.ndarray]], steps: int, rounds: int, threads: int
+) -> tuple[dict[str, list[float]], float | None, dict[str, list[float]], list[float]]:
+    """(the first losses of each side, their largest difference, the seconds of each of its rounds, sgemm's GFLOP/s)."""
+    losses, seconds, peaks = {}, {name: [] for name in workers}, []
     with tqdm(total=(rounds + 1) * len(workers), unit="round", disable=None, file=sys.stderr) as bar:
         for name, worker in workers.items():
             losses[name] = worker.run(batches(0, CHECKED_STEPS))[1]
@@ -155,7 +158,8 @@ def _take_turns(
             for name in list(workers)[:: -1 if i % 2 else 1]:
                 seconds[name].append(workers[name].run(work)[0])
                 bar.update()
-    return losses, difference, seconds
+            peaks.append(machine.sgemm_gflops(threads))
+    return losses, difference, seconds, peaks
 
 
 def operations_per_token(recipe: Recipe) -> int:
@@ -183,12 +187,12 @@ def largest_difference(losses: dict[str, Sequence[float]]) -> float | None:
 
 def table(result: dict[str, object]) -> str:
     """What the command prints."""
-    lines = [f"{'':<22}{'tokens/s':>10}{'slowest':>10}{'fastest':>10}{'GFLOP/s':>10}"]
+    lines = [f"{'':<22}{'tokens/s':>10}{'slowest':>10}{'fastest':>10}{'GFLOP/s':>10}{'of peak':>9}"]
     for side in result["sides"].values():
         speeds = (side[name] for name in ("tokens_per_second", "slowest", "fastest"))
         threads = f"{side['threads']} thread{'s' * (side['threads'] > 1)}"
         lines.append(f"{side['title']:<22}" + "".join(f"{speed:>10,.0f}" for speed in speeds)
-                     + f"{side['gflops']:>10.1f}   {threads}, {side['how']}")  # fmt: skip
+                     + f"{side['gflops']:>10.1f}{side['share_of_peak']:>9.0%}   {threads}, {side['how']}")  # fmt: skip
     lines += [f"{PEERS[name].name:<22}{reason}" for name, reason in result["missing"].items()]
     for name, ratio in result["ratios"].items():
         ratio = "".join(f"{ratio[key]:>10.2f}" for key in ("median", "lowest", "highest"))
@@ -197,9 +201,30 @@ def table(result: dict[str, object]) -> str:
         losses = result["losses"]
         lines.append(f"losses of the first {losses['steps']} steps from the same weights and batches differ by at most "
                      f"{losses['largest_difference']:.1g} of the loss ({losses['tolerance']:g} allowed)")  # fmt: skip
+    lines.append(f"the peak is {result['sgemm_gflops']:.0f} GFLOP/s, what NumPy's product of large matrices reaches")
     lines.append(f"GFLOP/s counts {result['operations_per_token']:,} operations a token: 6 for each weight of a product, and "
                  "the unmasked half of attention")  # fmt: skip
     return "\n".join(lines)
+
+
+def readme(result: dict[str, object]) -> str:
+    """What the README shows: the speeds as a Markdown table, and what they depend on."""
+    lines = ["|  | tokens/s | slowest | fastest | GFLOP/s | of sgemm's peak | minimtp is |", "| --- |" + " ---: |" * 6]
+    for name, side in result["sides"].items():
+        ratio = result["ratios"].get(name)
+        quicker = "" if ratio is None else f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
+        speeds = " | ".join(f"{side[key]:,.0f}" for key in ("tokens_per_second", "slowest", "fastest", "gflops"))
+        lines.append(f"| {side['title']} | {speeds} | {side['share_of_peak']:.0%} | {quicker} |")
+    lines += [f"| {PEERS[name].name} | {reason} |  |  |  |  |  |" for name, reason in result["missing"].items()]
+    machine, threads = result["machine"], result["threads"]
+    return "\n".join([
+        *lines,
+        "",
+        f"Training `{result['preset']}`'s standard model, {result['parameters']:,} parameters, on {threads} "
+        f"thread{'s' * (threads > 1)} of {machine['processor']}: {result['rounds']} rounds of {result['steps']} steps a side, "
+        f"in turn. The peak, {result['sgemm_gflops']:.0f} GFLOP/s, is NumPy's product of large matrices. The sides' losses "
+        f"agree within {result['losses']['largest_difference'] or 0:.1g} of the loss over {result['losses']['steps']} steps.",
+    ])  # fmt: skip
 
 
 class Worker:
@@ -284,9 +309,10 @@ def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
-def _spread(rates: list[float], operations: int) -> dict[str, object]:
+def _spread(rates: list[float], operations: int, peak: float) -> dict[str, object]:
     median = statistics.median(rates)
+    gflops = median * operations / 1e9
     return {
-        "tokens_per_second": median, "slowest": min(rates), "fastest": max(rates),
-        "gflops": median * operations / 1e9, "tokens_per_second_by_round": rates,
+        "tokens_per_second": median, "slowest": min(rates), "fastest": max(rates), "gflops": gflops,
+        "share_of_peak": gflops / peak, "tokens_per_second_by_round": rates,
     }  # fmt: skip

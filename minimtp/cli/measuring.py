@@ -53,7 +53,17 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    raise UserError("say what to measure: see minimtp bench -h")
+    if not options.all:
+        raise UserError("say what to measure, or --all: see minimtp bench -h")
+    from minimtp import compare as comparison
+    from minimtp.bench.everything import everything
+
+    try:
+        everything(options.preset, options.out)
+    except comparison.Disagreement as error:
+        print(f"minimtp: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def bench_train(options: argparse.Namespace) -> int:

@@ -148,7 +148,12 @@ def make_parser() -> Parser:
     _add_corpus(new)
     _add_machine(new)
 
-    new = command(bench, "WHAT [options]", "measure speed, beside others where they are installed", "minimtp bench train")
+    new = command(
+        bench, "WHAT [options] | --all", "measure speed, beside others where they are installed", "minimtp bench train"
+    )
+    new.add_argument("--all", action="store_true", help="everything, one after the other: the figures of the README")
+    new.add_argument("--preset", default="quick", metavar="quick|tiny", help="how much --all measures (default: quick)")
+    new.add_argument("--out", metavar="DIR", help="folder of --all, and to go on in (default: runs/bench-PRESET)")
     measurements = new.add_subparsers(title="what", metavar="")
 
     new = command(

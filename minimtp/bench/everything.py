@@ -1,0 +1,80 @@
+"""Every figure that the README shows, by one command: `minimtp bench --all`.
+
+    bench-kernels.json        products beside the memory and NumPy (kernels.py), with a roofline
+    bench-train.json          training beside PyTorch (train.py)
+    compare-PRESET.json       the main job (../compare.py); its models are those that decode
+    bench-decode.json         ways of drafting, rules of verification, forms of the weights (decode.py)
+    quality-PRESET.json       what rounding costs (quality.py)
+
+One after the other, so that none disturbs another. What stands in the folder already is not measured again: delete a file to
+have it measured anew. compare and quality keep their parts too, in folders of their own.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minimtp import compare
+from minimtp.bench import decode, kernels, quality, train
+from minimtp.errors import UserError
+from minimtp.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of everything is measured."""
+
+    largest: int  # MB of a matrix in float32
+    rounds: int
+    steps: int
+    sizes: decode.Sizes
+    bits: tuple[int, ...]
+    seeds: int
+
+
+EXTENTS = {
+    "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new=16, repeats=1), (3,), 1),
+    "quick": Extent(512, 5, 20, decode.Sizes(), (8, 4, 3, 2), 3),
+}
+
+
+def everything(preset: str = "quick", out: str | Path | None = None, *, report: Callable[[str], None] = print) -> Path:
+    """Measure what the folder `out` does not hold yet, and return it.
+
+    Raises UserError for what cannot be used or written, KeyboardInterrupt when the user stops it.
+    """
+    if preset not in EXTENTS:
+        raise UserError(f"preset must be one of {', '.join(EXTENTS)}, not {preset!r}")
+    extent, out = EXTENTS[preset], checkpoint.make_folder(out or Path("runs", f"bench-{preset}"))
+    comparison, rounding = out / f"compare-{preset}", out / f"quality-{preset}"
+
+    def compared() -> None:
+        compare.run(preset, comparison)
+        shutil.copy(comparison / compare.FILE_NAME, out / f"compare-{preset}.json")
+
+    def rounded() -> None:
+        quality.run(extent.bits, extent.seeds, preset, rounding)
+        shutil.copy(rounding / quality.FILE_NAME, out / f"quality-{preset}.json")
+
+    parts: dict[str, Callable[[], object]] = {
+        "bench-kernels.json": lambda: kernels.kernel_speeds(
+            largest=extent.largest, rounds=extent.rounds, out=out / "bench-kernels.json"
+        ),
+        "bench-train.json": lambda: train.train(
+            preset, steps=extent.steps, rounds=extent.rounds, out=out / "bench-train.json"
+        ),
+        f"compare-{preset}.json": compared,
+        decode.FILE_NAME: lambda: decode.measure(
+            comparison / "mtp", small=comparison / "mtp_qat_int4", sizes=extent.sizes, out=out
+        ),
+        f"quality-{preset}.json": rounded,
+    }
+    for name, measure in parts.items():
+        if (out / name).is_file():
+            report(f"{name} stands in {out} already: delete it to measure again")
+            continue
+        report(f"\n{name}")
+        measure()
+    report(f"\nall of them are in {out}")
+    return out
