@@ -1,6 +1,7 @@
 """Write the measured tables into README.md, from the figures under data/results.
 
     minimtp bench --all && cp runs/bench-quick/*.json runs/bench-quick/*.png data/results
+    minimtp compare --preset laptop && cp runs/compare-laptop/compare.json data/results/compare-laptop.json
     minimtp bench train --preset laptop --out data/results/bench-train-laptop.json
     python .ci/readme_table.py
 
@@ -24,7 +25,7 @@ def compared(result: dict) -> str:
     lines = [
         claims.table(result["configurations"], markdown=True),
         "",
-        f"One run of `minimtp compare` ({result['seconds'] / 60:.1f} minutes; {machine['processor']}, "
+        f"One run of `minimtp compare --preset {result['preset']}` ({result['seconds'] / 60:.1f} minutes; {machine['processor']}, "
         f"{machine['cores']} cores, "
         f"Python {machine['python']}, NumPy {machine['numpy']}, {result['device']['kernels']} kernels), text fingerprint "
         f"`{result['corpus']['fingerprint'][:16]}`. What became of the published claims:",
@@ -34,8 +35,9 @@ def compared(result: dict) -> str:
 
 
 BLOCKS = {  # by the name of the figures' file
-    "compare-quick": compared, "bench-decode": decode_report.readme, "quality-quick": quality_report.readme,
-    "bench-kernels": kernels.readme, "bench-train": train.readme, "bench-train-laptop": train.readme,
+    "compare-quick": compared, "compare-laptop": compared, "bench-decode": decode_report.readme,
+    "quality-quick": quality_report.readme, "bench-kernels": kernels.readme, "bench-train": train.readme,
+    "bench-train-laptop": train.readme,
 }  # fmt: skip
 
 
