@@ -25,8 +25,8 @@ def compared(result: dict) -> str:
     lines = [
         claims.table(result["configurations"], markdown=True),
         "",
-        f"One run of `minimtp compare --preset {result['preset']}` ({result['seconds'] / 60:.1f} minutes; {machine['processor']}, "
-        f"{machine['cores']} cores, "
+        f"One run of `minimtp compare --preset {result['preset']}` ({result['seconds'] / 60:.1f} minutes; "
+        f"{machine['processor']}, {machine['cores']} cores, "
         f"Python {machine['python']}, NumPy {machine['numpy']}, {result['device']['kernels']} kernels), text fingerprint "
         f"`{result['corpus']['fingerprint'][:16]}`. What became of the published claims:",
         "",

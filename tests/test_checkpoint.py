@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,6 +32,8 @@ any_array = arrays.arrays(
     st.sampled_from([np.float32, np.float64, np.uint8, np.int64]), arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
 )
 
+packed = st.sampled_from([None, dataclasses.asdict(QuantizationSpec())])  # packed arrays are mapped, others read
+
 
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(
@@ -39,9 +42,11 @@ def same(one: dict, other: dict) -> bool:
     )  # fmt: skip
 
 
-def small(step: int = 3) -> Checkpoint:
+def small(step: int = 3, **changes: object) -> Checkpoint:
     values = np.arange(40, dtype=np.float32).reshape(5, 8) + step
-    return Checkpoint(preset("tiny"), {"a.weight": values}, {"first.a.weight": values * 2}, step=step, tokens=step * 128)
+    return Checkpoint(
+        preset("tiny"), {"a.weight": values}, {"first.a.weight": values * 2}, step=step, tokens=step * 128, **changes
+    )
 
 
 def model_checkpoint(recipe: Recipe, **changes: object) -> Checkpoint:
@@ -51,9 +56,11 @@ def model_checkpoint(recipe: Recipe, **changes: object) -> Checkpoint:
 
 
 @one_folder
-@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5), st.integers(0, 10**15))
-def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step):
-    written = Checkpoint(preset("tiny"), parameters, {"first.x": np.ones(3)}, step, state={"seconds": 1.5, "shards": 2})
+@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5), st.integers(0, 10**15), packed)
+def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step, packed):
+    written = Checkpoint(
+        preset("tiny"), parameters, {"first.x": np.ones(3)}, step, packed=packed, state={"seconds": 1.5, "shards": 2}
+    )
     checkpoint.write(tmp_path, written)
     read = checkpoint.read(tmp_path)
     assert same(read.parameters, parameters)
@@ -95,10 +102,10 @@ def test_the_settings_stand_beside_the_checkpoint_for_people(tmp_path):
     assert readable["step"] == 3
 
 
-@pytest.fixture(scope="module")
-def one_file(tmp_path_factory):
+@pytest.fixture(scope="module", params=[None, dataclasses.asdict(QuantizationSpec())], ids=["float", "packed"])
+def one_file(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("run")
-    checkpoint.write(folder, small())
+    checkpoint.write(folder, small(packed=request.param))
     return folder, (folder / FILE_NAME).read_bytes()
 
 
@@ -123,6 +130,25 @@ def test_a_damaged_byte_is_found_wherever_it_is(one_file, data):
         return
     assert read.recipe == small().recipe and read.step == small().step  # only JSON's white space may change unnoticed
     assert same(read.parameters, small().parameters) and same(read.optimizer, small().optimizer)
+
+
+def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it_changes_no_file(tmp_path):
+    recipe, spec = preset("tiny"), QuantizationSpec()
+    model = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
+    checkpoint.write(tmp_path, Checkpoint(recipe, stored_arrays(model), step=1, packed=dataclasses.asdict(spec)))
+    before = (tmp_path / FILE_NAME).read_bytes()
+    tracemalloc.start()
+    loaded = checkpoint.load(tmp_path).model
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    for name, array in stored_arrays(loaded).items():
+        owner = array
+        while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+            owner = owner.base
+        assert isinstance(owner, np.memmap), name
+        array[...] = 0
+    assert kept < sum(array.nbytes for array in stored_arrays(loaded).values())
+    assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
 def test_a_folder_that_is_missing_or_has_no_checkpoint_is_an_error(tmp_path):

@@ -20,12 +20,11 @@ sequential modules, used alike in training and decoding: the state comes first i
 
 from collections.abc import Iterator
 
-from minimtp.backend import numpy as np
 from minimtp.engine.fused import GatedUpdate
 from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Array, Tensor
-from minimtp.model.layers import Linear, RMSNorm
+from minimtp.model.layers import Generator, Linear, RMSNorm
 from minimtp.model.rotary import Rotary
 from minimtp.model.transformer import Block, Shape, Transformer
 
@@ -33,7 +32,7 @@ from minimtp.model.transformer import Block, Shape, Transformer
 class ParallelHead(Module):
     """One transformer block on the trunk's hidden state: (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
         self.block = Block(shape, rotary, rng)
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
 
@@ -44,7 +43,7 @@ class ParallelHead(Module):
 class SequentialHead(Module):
     """Previous state and next token, joined, through one transformer block: (B, T, D), (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
         self.state_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.token_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.join = Linear(2 * shape.width, shape.width, rng)
@@ -58,7 +57,7 @@ class SequentialHead(Module):
 class TokenConditionedHead(Module):
     """One gated step of the state (B, T, D) on the next token (B, T, D): the gate and the candidate come from one product."""
 
-    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rng: Generator) -> None:
         self.state_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.token_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.gate_candidate = Linear(2 * shape.width, 2 * shape.width, rng)
@@ -93,7 +92,7 @@ class Heads(Module):
 class ParallelHeads(Heads):
     independent = True
 
-    def __init__(self, depth: int, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, depth: int, shape: Shape, rng: Generator) -> None:
         rotary = Rotary(shape.channels, shape.rope_base)
         self.depth = depth
         self.steps = [ParallelHead(shape, rotary, rng) for _ in range(depth)]
@@ -104,7 +103,7 @@ class ParallelHeads(Heads):
 
 
 class SequentialHeads(Heads):
-    def __init__(self, depth: int, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, depth: int, shape: Shape, rng: Generator) -> None:
         rotary = Rotary(shape.channels, shape.rope_base)
         self.depth = depth
         self.steps = [SequentialHead(shape, rotary, rng) for _ in range(depth)]
@@ -121,7 +120,7 @@ class TokenConditionedHeads(Heads):
 
     positionwise = True
 
-    def __init__(self, depth: int, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, depth: int, shape: Shape, rng: Generator) -> None:
         self.depth = depth
         self.head = TokenConditionedHead(shape, rng)
 

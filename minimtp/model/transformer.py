@@ -17,11 +17,10 @@ This file knows nothing of prediction heads and nothing of quantization: those w
 from dataclasses import dataclass
 from typing import Protocol
 
-from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Parameter, Tensor
-from minimtp.model.layers import Embedding, Linear, RMSNorm
+from minimtp.model.layers import Embedding, Generator, Linear, RMSNorm
 from minimtp.model.rotary import Rotary
 
 
@@ -49,7 +48,7 @@ class Shape:
 class Attention(Module):
     """Grouped-query self-attention: (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
         joined = (shape.attention_heads + 2 * shape.key_value_heads) * shape.channels
         self.qkv = Linear(shape.width, joined, rng)
         self.output = Linear(shape.attention_heads * shape.channels, shape.width, rng, start_at_zero=True)
@@ -68,7 +67,7 @@ class Attention(Module):
 class FeedForward(Module):
     """down(silu(gate(x)) * up(x)): (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rng: Generator) -> None:
         self.gate_up = Linear(shape.width, 2 * shape.feed_forward, rng)
         self.down = Linear(shape.feed_forward, shape.width, rng, start_at_zero=True)
 
@@ -79,7 +78,7 @@ class FeedForward(Module):
 class Block(Module):
     """Attention, then feed-forward, each on the normalized input and added to it."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
         self.attention_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.attention = Attention(shape, rotary, rng)
         self.feed_forward_norm = RMSNorm(shape.width, shape.norm_epsilon)
@@ -95,7 +94,7 @@ class Transformer(Module):
 
     depth = 0
 
-    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
+    def __init__(self, shape: Shape, rng: Generator) -> None:
         self.shape = shape
         rotary = Rotary(shape.channels, shape.rope_base)
         self.embedding = Embedding(shape.vocabulary_size, shape.width, rng)

@@ -20,9 +20,10 @@ Arrays = dict[str, np.ndarray]
 MODEL_SETTINGS = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"]
 
 
-def build_model(recipe: Recipe, rng: np.random.Generator) -> Model:
+def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     """The recipe's model with its first weights, in float32 on the CPU, not yet rounded.
 
+    rng: None leaves the weights unset, which costs nothing, for a model that is loaded.
     The trunk is drawn before the heads: with one seed it is the same trunk whatever heads there are.
     """
     shape = Shape(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})

@@ -106,7 +106,7 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
-    """The folder's checkpoint; without the moments if `optimizer` is False.
+    """The folder's checkpoint; without the moments if `optimizer` is False. A packed model's arrays are mapped, not copied.
 
     Raises UserError when the folder or its checkpoint is missing, truncated, damaged, foreign or of another format.
     """
@@ -120,8 +120,9 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             header = _header(path, metadata)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
+            mapped = header["packed"] is not None
+            arrays = _mapped(path) if mapped else {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that we do not write
         raise UserError(f"{path} is damaged ({_cause(error)}): delete it, or give another run folder") from None
     if str(_checksum(metadata[HEADER_KEY], arrays)) != metadata.get("crc32"):
         raise UserError(f"{path} is damaged (its checksum does not fit): delete it, or give another run folder")
@@ -161,7 +162,7 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
     chosen = choose_device(device)
     checkpoint = read(folder, optimizer=False)
     recipe, path = checkpoint.recipe, Path(folder, FILE_NAME)
-    model = build_model(recipe, np.random.default_rng(recipe.seed))
+    model = build_model(recipe, None)
     spec, fake_quantized = None, False
     if checkpoint.packed is not None:
         from minimtp.quant.qat import QuantizationSpec, restore
@@ -217,6 +218,23 @@ def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in names:
             file.write(_bytes(arrays[name]))
+
+
+def _mapped(path: Path) -> Arrays:
+    """The arrays of a safetensors file that the library has accepted, as they lie in the file: nothing is copied.
+
+    The system reads a page when it is first touched, and shares it with every process that maps the file. Writing to an
+    array changes neither the file nor what others see (copy on write).
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    content = np.asarray(np.memmap(path, np.uint8, "c", offset=8 + length))
+    dtypes = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
+    return {
+        name: content[slice(*entry["data_offsets"])].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in header.items() if name != "__metadata__"
+    }  # fmt: skip
 
 
 def write_text(path: Path, text: str) -> None:
