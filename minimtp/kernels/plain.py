@@ -18,10 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimtp.backend import array_module
+from minimtp.backend import numpy as np
 from minimtp.kernels import blocks as ggml
 from minimtp.kernels import gated_drafts
 
 GROUP = ggml.GROUP_SIZE  # values that share a scale
+BLOCK = 1 << 16  # parameters that are updated at a time: what is computed of them in between stays in the cache
 LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
 
 # ------------------------------------------------------------------------------------------------------- normalization
@@ -49,29 +51,41 @@ def rms_norm_backward(grad, x, weight, inverse_rms):
 
 
 def _sigmoid(x):
-    """1 / (1 + exp(-x)) without overflow: the exponential is only taken of negative numbers."""
+    """1 / (1 + exp(-x)). Where the exponential overflows, below -88 in float32, infinity makes it the right 0."""
     xp = array_module(x)
-    decay = xp.exp(-xp.abs(x))
-    return xp.where(x >= 0, x.dtype.type(1), decay) / (1 + decay)
+    with np.errstate(over="ignore"):
+        result = xp.exp(-x)
+    result += 1
+    return xp.divide(1, result, out=result)
 
 
 def swiglu(gate_up):
     """silu(gate) * up with silu(g) = g * sigmoid(g) (Shazeer 2020); gate_up (N, 2F) holds gate, then up -> (N, F)."""
     width = gate_up.shape[1] // 2
     gate, up = gate_up[:, :width], gate_up[:, width:]
-    return gate * _sigmoid(gate) * up
+    result = _sigmoid(gate)
+    result *= gate
+    result *= up
+    return result
 
 
 def swiglu_backward(grad, gate_up):
-    """Gradient of `swiglu`: grad (N, F) -> (N, 2F), recomputing the sigmoid rather than storing it."""
+    """Gradient of `swiglu`: grad (N, F) -> (N, 2F), recomputing the sigmoid rather than storing it.
+
+    silu' = sigmoid + silu (1 - sigmoid).
+    """
     xp = array_module(grad)
     width = gate_up.shape[1] // 2
     gate, up = gate_up[:, :width], gate_up[:, width:]
+    result = xp.empty_like(gate_up)
+    dgate, dup = result[:, :width], result[:, width:]
     sigmoid = _sigmoid(gate)
     silu = gate * sigmoid
-    result = xp.empty_like(gate_up)
-    result[:, :width] = grad * up * (sigmoid + silu * (1 - sigmoid))
-    result[:, width:] = grad * silu
+    xp.multiply(grad, silu, out=dup)
+    silu *= 1 - sigmoid
+    sigmoid += silu
+    sigmoid *= grad
+    xp.multiply(sigmoid, up, out=dgate)
     return result
 
 
@@ -210,15 +224,19 @@ def adamw(
     """
     xp = array_module(parameters)
     real = parameters.dtype.type
-    gradient = gradients * real(gradient_scale)
-    first += real(1 - beta1) * (gradient - first)
-    second += real(1 - beta2) * (gradient * gradient - second)
-    update = xp.sqrt(second * real(1 / (1 - beta2**step)))
-    update += real(eps)
-    xp.divide(first * real(1 / (1 - beta1**step)), update, out=update)
-    update += parameters * (decay_mask * real(weight_decay))
-    update *= real(learning_rate)
-    parameters -= update
+    for start in range(0, len(parameters), BLOCK):
+        part = slice(start, start + BLOCK)
+        decay = decay_mask[part] if xp.ndim(decay_mask) else decay_mask
+        gradient, moment, square = gradients[part] * real(gradient_scale), first[part], second[part]
+        moment += real(1 - beta1) * (gradient - moment)
+        gradient *= gradient
+        square += real(1 - beta2) * (gradient - square)
+        update = xp.sqrt(square * real(1 / (1 - beta2**step)))
+        update += real(eps)
+        xp.divide(moment * real(1 / (1 - beta1**step)), update, out=update)
+        update += parameters[part] * (decay * real(weight_decay))
+        update *= real(learning_rate)
+        parameters[part] -= update
 
 
 # -------------------------------------------------------------------------------------------------------- quantization
