@@ -107,6 +107,7 @@ class CompiledTorchPeer(TorchPeer):
     name, how = "torch.compile", "inductor, fused AdamW"
 
     def __init__(self, recipe: Recipe, threads: int) -> None:
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that would outlive this one
         super().__init__(recipe, threads)
         try:
             self.torch.compile(lambda x: x + 1)(self.torch.zeros(2))
