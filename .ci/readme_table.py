@@ -1,6 +1,6 @@
 """Write the measured tables into README.md, from the figures under data/results.
 
-    minimtp bench --all && cp runs/bench-quick/*.json runs/bench-quick/*.png data/results
+    minimtp bench --all && cp runs/bench-quick/*.json runs/bench-quick/*.png runs/bench-quick/*/quality.png data/results
     minimtp compare --preset laptop && cp runs/compare-laptop/compare.json data/results/compare-laptop.json
     minimtp bench train --preset laptop --out data/results/bench-train-laptop.json
     python .ci/readme_table.py
