@@ -55,10 +55,10 @@ MEMORY = 48.0  # rounds; then what was counted is halved
 RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again
 GUESS = 0.7  # of a draft's acceptance, given the one before it
 FIRST_LENGTH = 4
-FIRST_CREDIT, MOST_CREDIT = 3.0, 16.0  # plain rounds
+FIRST_CREDIT, MOST_CREDIT = 3.0, 24.0  # plain rounds
 FIRST_REST, LONGEST_REST = 32, 128  # rounds
 ALLOWANCE = 0.015  # credit that a round of rest earns
-LONGEST_PLAN = 16  # rounds
+SHORTEST_PLAN, LONGEST_PLAN = 2, 24  # rounds
 REFERENCES, NEXT_REFERENCE = 2, 192  # rounds without drafts at the start, and one after so many that drafted
 FIRST_TURN, LONGEST_TURN = 16, 256  # rounds until chains, or trees, are tried again
 FRESHNESS = 0.3  # weight of a plan in a way's speed
@@ -127,8 +127,8 @@ class AdaptiveLength:
         else:
             drafts, extra = self._best_length()
             plan = Plan(min(drafts, most))
-        longest = LONGEST_PLAN if way.drafting else 1
-        plan = plan._replace(rounds=max(1, min(int(credit / max(extra, 1e-9)), longest)))
+        rounds = max(SHORTEST_PLAN, min(int(credit / max(extra, 1e-9)), LONGEST_PLAN)) if way.drafting else 1
+        plan = plan._replace(rounds=rounds)
         self._until_reference -= plan.rounds
         self._turn_left -= plan.rounds
         return plan

@@ -136,6 +136,7 @@ class Generation:
                     if lengths is not None and rounds_left == 0:
                         self._plan = lengths.choose(most, self._fed, statistics)
                         rounds_left = self._plan.rounds
+                        verified = perf_counter()  # planning is no part of one round
                     rounds_left -= 1
                     asked = min(most, self._plan.drafts)
                 if asked or lengths is None or first:

@@ -29,7 +29,7 @@ temperature); None where the rule does not need them, or nothing was drawn. A dr
 such as n-grams: drafts whose scores are None are one-hot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -155,8 +155,14 @@ class Match:
         return logits.argmax(axis=-1), None
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
-        p = to_numpy(self.law.probabilities(logits))
-        return matching_rule(lambda row: self.dice.choose(p[row]), drafts)
+        accepted, token = matching_rule(self._sample(logits), drafts)
+        _require_finite(logits[accepted, token])
+        return accepted, token
+
+    def _sample(self, logits: object) -> Callable[[int], int]:
+        """row -> the target's own sample there: a row of noise for each token that is emitted, and none for the others."""
+        rows = to_numpy(self.law.scores(logits))
+        return lambda row: int(self.dice.draw(rows[row : row + 1])[0])
 
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         return _most_probable(to_numpy(self.law.scores(logits)), width, 1.0)
@@ -165,8 +171,9 @@ class Match:
         return None if _truncates(self.law) else Guess(self.law.temperature, None, 1.0)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
-        p = to_numpy(self.law.probabilities(logits))
-        return matching_path(lambda row: self.dice.choose(p[row]), tree)
+        path, token = matching_path(self._sample(logits), tree)
+        _require_finite(logits[path[-1] if path else 0, token])
+        return path, token
 
 
 class TokenRule:
@@ -188,6 +195,10 @@ class TokenRule:
         return self.dice.draw(scores), scores
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+        if not len(drafts):
+            token = int(self.dice.draw(to_numpy(self.law.scores(logits)))[0])
+            _require_finite(logits[0, token])
+            return 0, token
         # All drafts' laws at once, in float64: the draws were made from these scores, so q must be their softmax, not a
         # float32 neighbour of it.
         q = None if scores is None else softmax(np.asarray(scores, np.float64))
