@@ -10,6 +10,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant.grids import MASKS, UniformGrid, grid_named
 from minimtp.quant.grids_uniform import POLICIES, AffineScales
+from minimtp.quant.importance import group_total
 from minimtp.quant.rounding import half_away, half_up, stochastic
 from minimtp.quant.scales import map_scales, put_group
 from tests.strategies import ragged_matrices, uniform_grids
@@ -167,14 +168,6 @@ def test_a_name_that_is_no_grid_is_refused(name):
         grid_named(name)
 
 
-@pytest.mark.parametrize(
-    "settings", [(4, "minmax", "tensor"), (4, "affine", "row"), (4, "affine", 0), (9, "affine", 32), (4.5, "affine", 32)]
-)
-def test_settings_that_do_not_exist_are_refused(settings):
-    with pytest.raises(UserError, match="unknown|2 to 8 bits"):
-        UniformGrid(*settings)
-
-
 @pytest.mark.parametrize("name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"])
 def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_step_beyond(name):
     """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is left to the other tests."""
@@ -208,3 +201,28 @@ def test_putting_one_groups_scales_leaves_the_others(name):
         return now
 
     map_scales(check, scales, before, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((4, "restricted", 32, "float64"), "unknown scale type 'float64': use float16 or float32"),
+        ((4, "restricted", "row"), "unknown granularity 'row': use tensor, channel or a group's number of columns"),
+        ((4, "restricted", 0), "unknown granularity 0: use tensor"),
+        ((4, "signed", 32), "unknown scale policy 'signed': use restricted, full-mid, ggml-signed, affine"),
+        ((9, "restricted", 32), "a uniform grid has 2 to 8 bits, not 9"),
+        ((4.5, "restricted", 32), "a uniform grid has 2 to 8 bits, not 4.5"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(settings, said):
+    with pytest.raises(UserError, match=f"^{said}"):
+        UniformGrid(*settings)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4-restricted-g24", "int4-affine-channel", "ternary-tensor"])
+def test_totals_of_groups_have_the_shape_of_their_scales(name):
+    grid, x = grid_named(name), bell(3, (3, 96))
+    scales = grid.encode(x)[1]
+    totals = group_total(grid, scales, x.astype(np.float64))
+    assert totals.shape == (scales[0] if isinstance(scales, tuple) else scales).shape
+    assert totals.sum() == pytest.approx(x.astype(np.float64).sum(), rel=1e-12)
