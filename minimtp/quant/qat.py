@@ -206,7 +206,8 @@ def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:
     for _, module in model.named_modules():
         if isinstance(module, Linear):
             grid, weight = grids[id(module)], module.weight.data
-            scales, zeros = grid.encode(weight)[1], array_module(weight).zeros
+            zeros = array_module(weight).zeros
+            scales = grid.encode(zeros(weight.shape, weight.dtype))[1]  # how many, not which: the weights may be unset yet
             step = step_and_minimum_of(grid, scales)[0] if with_offsets else step_of(grid, scales)
             module.log_steps = Parameter(zeros(step.size, weight.dtype))
             if with_offsets:
