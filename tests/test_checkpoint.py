@@ -154,7 +154,7 @@ def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it
 @pytest.mark.parametrize("scales", ["grid", "learned"])
 def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(tmp_path, monkeypatch, scales):
     recipe = dataclasses.replace(preset("tiny"), quantization="qat", weight_scales=scales)
-    written = model_checkpoint(recipe)
+    written = model_checkpoint(recipe, step=0)
     checkpoint.write(tmp_path, written)
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float, **how: np.full(shape, 1e30, dtype))
     loaded = checkpoint.load(tmp_path).model
