@@ -5,10 +5,12 @@ A test that takes the fixture `own` asks it for the library's function or class 
 """
 
 import ast
+import functools
 import importlib
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,12 +66,32 @@ def pytest_collection_modifyitems(config, items):
         items[:] = mine
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """An exercise that is still open is no failure to look into: one line at the end says what is to be written."""
+    outcome = yield
+    error = call.excinfo.value if call.excinfo else None
+    if item.config.getoption("--mine") and isinstance(error, NotImplementedError) and str(error).startswith("lesson "):
+        outcome.get_result().still_open = f"{item.nodeid.partition('::')[0]} - {error}"
+
+
+def pytest_report_teststatus(report):
+    return ("open", "o", "OPEN") if hasattr(report, "still_open") else None
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.stats.get("open", [])
+    for what, count in Counter(report.still_open for report in reports).items():
+        terminalreporter.write_line(f"OPEN {what} ({count} test{'s' if count > 1 else ''})")
+
+
 @pytest.fixture
 def own(request):
     """own(ops.Divide) is ops.Divide, or under --mine the reader's Divide."""
     return readers_version if request.config.getoption("--mine") else lambda thing: thing
 
 
+@functools.cache
 def readers_version(thing):
     for path in EXERCISES:
         names = {getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body}

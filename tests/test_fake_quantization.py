@@ -44,7 +44,8 @@ def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(own
     for mask, expected in zip(("pass", "round-clip", "clip-round"), passes, strict=True):
         master = Parameter(group.copy())
         own(FakeQuantize)(Q4_0, mask).apply(master).backward(np.full((1, 32), 5, np.float32))
-        assert master.grad[0].tolist() == [5, 5 if expected else 0] + [5] * 30, mask
+        wanted, got = [5, 5 if expected else 0] + [5] * 30, master.grad[0].tolist()
+        assert got == wanted, f"mask {mask}: expected the gradient {wanted}, got {got}"
 
 
 def test_just_below_the_bound_the_mask_follows_what_the_forward_did_and_not_what_exact_arithmetic_would_do():

@@ -11,6 +11,25 @@ from minimtp.training.recipe import Recipe
 from tests.strategies import recipes
 
 
+@given(recipes())
+def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
+    rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
+    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
+    warm = round(recipe.warmup * recipe.steps)
+    for step, rate in enumerate(rates):
+        assert 0 < rate <= peak, f"step {step}: expected more than 0 and at most {peak}, got {rate}"
+    assert rates[:warm] == sorted(rates[:warm])
+    assert all(rate == peak for rate in rates[warm : start + 1])
+    assert rates[start:] == sorted(rates[start:], reverse=True)
+    assert all(rate >= peak * recipe.final_rate * (1 - 1e-12) for rate in rates[start:])
+
+
+def test_the_learning_rate_of_a_small_run_is_this(own):
+    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_rate=0.2)
+    rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
+    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
+
+
 def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_the_target(own):
     logits, targets, incoming = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]), np.array([1, 2]), np.array([1.0, 10.0])
     log_sum_exp = plain.cross_entropy(logits, targets)[1]
@@ -45,7 +64,7 @@ def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
     return p, m, v
 
 
-def test_adamw_walks_every_parameter_at_the_learning_rate_however_large_its_gradient_is(own):
+def test_adamw_walks_every_parameter_equally_far_however_large_its_gradient_is(own):
     # With steady gradients, and the moments corrected for their start at zero, m / sqrt(v) is the gradient's sign.
     p, _, _ = adamw(own, [1.0, 1.0, 1.0], [1e-6, -1.0, 1e6], steps=5)
     np.testing.assert_allclose(p, [0.5, 1.5, 0.5], rtol=0, atol=1e-12)
@@ -54,6 +73,12 @@ def test_adamw_walks_every_parameter_at_the_learning_rate_however_large_its_grad
 def test_adamw_remembers_running_means_of_the_gradient_and_of_its_square(own):
     _, m, v = adamw(own, [0.0], [2.0], steps=3)
     np.testing.assert_allclose([m[0], v[0]], [2 * (1 - 0.9**3), 4 * (1 - 0.99**3)], rtol=1e-12)
+
+
+def test_adamw_adds_eps_to_the_root_and_not_under_it(own):
+    # The corrected means are 2 and 4: the step is 0.1 * 2 / (2 + 3), and not 0.1 * 2 / sqrt(4 + 3).
+    p, _, _ = adamw(own, [1.0], [2.0], steps=1, eps=3.0)
+    np.testing.assert_allclose(p, [1 - 0.1 * 2 / 5], rtol=1e-12)
 
 
 def test_adamw_decays_in_proportion_to_the_parameter_where_the_mask_says_so(own):
@@ -67,21 +92,3 @@ def test_adamw_scales_the_gradient_and_leaves_the_array_alone(own):
     own(plain.adamw)(p, gradients, m, v, 0.0, 0.1, 0.9, 0.99, 0.0, 0.0, 1, 0.25)
     assert gradients[0] == 4.0
     np.testing.assert_allclose([m[0], v[0]], [0.1, 0.01], rtol=1e-12)
-
-
-@given(recipes())
-def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
-    rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
-    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
-    warm = round(recipe.warmup * recipe.steps)
-    assert all(0 < rate <= peak for rate in rates)
-    assert rates[:warm] == sorted(rates[:warm])
-    assert all(rate == peak for rate in rates[warm : start + 1])
-    assert rates[start:] == sorted(rates[start:], reverse=True)
-    assert all(rate >= peak * recipe.final_rate * (1 - 1e-12) for rate in rates[start:])
-
-
-def test_the_learning_rate_of_a_small_run_is_this(own):
-    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_rate=0.2)
-    rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
-    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]

@@ -15,7 +15,8 @@ def test_a_panel_holds_32_rows_and_the_last_one_is_filled_up_with_zeros(own, row
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
     panels = own(by_panel)(matrix)
     count = -(-rows // PANEL)
-    assert panels.shape == (count, PANEL, columns) and panels.dtype == kind, f"{rows} rows are {count} panels of {PANEL}"
+    assert panels.shape == (count, PANEL, columns), f"{rows} rows are {count} panels of {PANEL}, got the shape {panels.shape}"
+    assert panels.dtype == kind, f"expected {np.dtype(kind)}, got {panels.dtype}"
     assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "rows in their order"
     assert not panels.reshape(-1, columns)[rows:].any(), "zeros after the last row"
 

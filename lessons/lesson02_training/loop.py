@@ -80,8 +80,8 @@ def backward(model: WindowModel, tokens: Array, share: float) -> float:
 
 
 def bits_per_byte(model: WindowModel, windows: np.ndarray, device: Device) -> float:
-    """The model's loss on (W, T + 1) tokens."""
-    with no_grad():
+    """The model's loss on (W, T + 1) tokens; no number for a model that has overflowed."""
+    with no_grad(), np.errstate(over="ignore", invalid="ignore"):
         parts = [windows[start : start + ROWS] for start in range(0, len(windows), ROWS)]
         nats = [float(model.loss(to_device(part, device)).data) * len(part) for part in parts]
     return sum(nats) / len(windows) * BITS
