@@ -226,7 +226,7 @@ def adamw(
     real = parameters.dtype.type
     for start in range(0, len(parameters), BLOCK):
         part = slice(start, start + BLOCK)
-        decay = decay_mask[part] if xp.ndim(decay_mask) else decay_mask
+        decay = decay_mask[part] if np.ndim(decay_mask) else decay_mask
         gradient, moment, square = gradients[part] * real(gradient_scale), first[part], second[part]
         moment += real(1 - beta1) * (gradient - moment)
         gradient *= gradient
