@@ -224,9 +224,10 @@ def adamw(
     """
     xp = array_module(parameters)
     real = parameters.dtype.type
+    everywhere = isinstance(decay_mask, (int, float))
     for start in range(0, len(parameters), BLOCK):
         part = slice(start, start + BLOCK)
-        decay = decay_mask[part] if np.ndim(decay_mask) else decay_mask
+        decay = decay_mask if everywhere else decay_mask[part]
         gradient, moment, square = gradients[part] * real(gradient_scale), first[part], second[part]
         moment += real(1 - beta1) * (gradient - moment)
         gradient *= gradient
