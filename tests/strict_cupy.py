@@ -313,6 +313,10 @@ def copyto(target, source, casting="same_kind", where=None):
         _run(lambda data, new, mask: np.copyto(data, new, casting, where=mask), target, source, where, writes=(target,))
 
 
+def array_split(array, sections, axis=0):
+    return [ndarray(part) for part in np.array_split(_unwrap(array), sections, axis)]
+
+
 def asnumpy(value):
     return value.get() if isinstance(value, ndarray) else np.asarray(value)
 
@@ -357,6 +361,22 @@ class _Stream:
         global _capture
         operations, _capture = _capture, None
         return _Graph(operations)
+
+    def synchronize(self):
+        traffic.reads += 1
+
+
+class _Device:
+    id, compute_capability = 0, "90"
+
+    def __init__(self, number=0) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
 
     def synchronize(self):
         traffic.reads += 1
@@ -451,7 +471,7 @@ def _using_allocator(allocator=None):
 
 cuda = SimpleNamespace(
     Stream=_Stream, Event=_Event, Graph=_Graph, MemoryPool=_MemoryPool, using_allocator=_using_allocator,
-    Device=lambda number=0: SimpleNamespace(id=0, compute_capability="90", synchronize=lambda: None),
+    Device=_Device,
     get_current_stream=_Stream, get_elapsed_time=lambda start, end: 1.0,
     runtime=SimpleNamespace(
         getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4}, getDeviceCount=lambda: 1,

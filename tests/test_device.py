@@ -26,6 +26,7 @@ from minimtp.quant.grids import GRIDS, MASKS
 from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import QuantizationSpec, convert, prepare
 from minimtp.training import presets
+from minimtp.training.batches import Batches
 from minimtp.training.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.trainer import Trainer
@@ -184,6 +185,30 @@ def test_a_training_step_stops_for_the_device_twice_and_uploads_its_tokens(monke
     if device.xp is strict_cupy:  # CuPy does not count
         assert traffic.reads <= 2  # the losses of all heads, the norms of all gradients
         assert traffic.uploads <= 1
+
+
+def test_the_next_batch_is_prepared_while_a_step_is_under_way_and_is_the_same(device):
+    drawn, corpus = [], text()
+
+    def batch_of(step):
+        drawn.append(step)
+        if step == 5:
+            raise ValueError("no text")
+        return corpus.batch(step, seed=1, batch=3, context=16, depth=2)
+
+    batches = Batches(batch_of, device, 7)
+    for step in (0, 1, 2, 4):  # a run may go on anywhere
+        found = batches.at(step)
+        assert isinstance(found, device.xp.ndarray)
+        assert np.array_equal(to_numpy(found), corpus.batch(step, seed=1, batch=3, context=16, depth=2))
+    with pytest.raises(ValueError, match="no text"):
+        batches.at(5)
+    batches.at(6)
+    batches.close()
+    assert drawn == [0, 1, 2, 3, 4, 5, 6]  # each once, and none behind the last
+    host = Batches(batch_of, choose_device("cpu"), 7)
+    assert np.array_equal(host.at(0), corpus.batch(0, seed=1, batch=3, context=16, depth=2)) and drawn[7:] == [0]
+    host.close()
 
 
 @pytest.mark.parametrize("choice", ["plain", "auto"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.cli import main
 from minimtp.errors import UserError
 from minimtp.training import checkpoint, distributed
 from minimtp.training.log import read_log
@@ -131,6 +132,25 @@ def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(UserError, match=r"started 2 processes, and mpi4py cannot be used .*minimtp\[mpi\]"):
         distributed.join()
+
+
+@pytest.mark.parametrize("started", [("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")])
+def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(monkeypatch, capsys, started):
+    for name in (*distributed.SIZE_VARIABLES, *distributed.RANK_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    size, rank = started
+    monkeypatch.setenv(size, "2")
+    for number in ("0", "1"):
+        monkeypatch.setenv(rank, number)
+        try:
+            code = main(["compare", "--preset", "tiny"])
+        except SystemExit as ended:
+            code = ended.code
+        message = capsys.readouterr().err
+        assert code == 2 and ("compare is the work of one process" in message) == (number == "0")
+        assert message.count("\n") == (number == "0")
+    monkeypatch.setenv(size, "1")
+    assert main(["doctor"]) == 0
 
 
 def test_a_process_that_nobody_started_with_others_is_alone(monkeypatch):

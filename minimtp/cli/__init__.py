@@ -16,6 +16,7 @@ imported before a command runs, so that `-h` answers at once.
 import sys
 
 from minimtp.cli.parser import make_parser
+from minimtp.cli.training import train
 from minimtp.errors import UserError
 
 
@@ -30,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is None:
             parser.print_help()
             return 0
+        if options.command is not train:
+            from minimtp.training import distributed
+
+            distributed.refuse_several(options.command.__name__.replace("_", " "))
         return options.command(options)
     except UserError as error:
         print(f"minimtp: {error}", file=sys.stderr)

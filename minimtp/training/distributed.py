@@ -30,6 +30,7 @@ from minimtp.errors import UserError
 
 WITNESS = "import sys\nif not sys.stdin.buffer.read(): print(sys.argv[1], file=sys.stderr)"  # silence: the sender was killed
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")  # Open MPI; MPICH, Intel MPI, Slurm's PMI
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID")
 PATIENCE_VARIABLE = "MINIMTP_PATIENCE"
 PATIENCE = 600.0  # seconds, longer than an evaluation, which only the first process makes
 PATIENCE_WITH_SAVING = 60.0  # seconds
@@ -202,7 +203,7 @@ def join() -> Alone:
     global _joined
     if _joined is not None:
         return _joined
-    wanted = max((int(os.environ[name]) for name in SIZE_VARIABLES if os.environ.get(name, "").isdigit()), default=1)
+    wanted = _largest(SIZE_VARIABLES, 1)
     if wanted < 2:
         return Alone()
     try:
@@ -219,6 +220,21 @@ def join() -> Alone:
         raise UserError(f"{PATIENCE_VARIABLE} must be a number of seconds, not {os.environ[PATIENCE_VARIABLE]!r}") from None
     _joined = Team(MPI, patience)
     return _joined
+
+
+def refuse_several(command: str) -> None:
+    """For the commands that are the work of one process. Raises UserError in the first of several that mpirun started, and
+    ends the others without a word."""
+    if _largest(SIZE_VARIABLES, 1) < 2:
+        return
+    if _largest(RANK_VARIABLES, 0):
+        raise SystemExit(2)
+    raise UserError(f"{command} is the work of one process, and only train is shared by several: start it without mpirun")
+
+
+def _largest(variables: tuple[str, ...], default: int) -> int:
+    """The largest number among these variables of the environment."""
+    return max((int(os.environ[name]) for name in variables if os.environ.get(name, "").isdigit()), default=default)
 
 
 def use_own_gpu(team: Alone, device: Device) -> None:

@@ -9,6 +9,7 @@ schedule; modules that the other run did not have start fresh.
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,9 +18,11 @@ from tqdm import tqdm
 
 from minimtp import kernels
 from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device
+from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
 from minimtp.training import checkpoint, distributed
+from minimtp.training.batches import Batches
 from minimtp.training.build import Model, transplant
 from minimtp.training.checkpoint import Checkpoint, load
 from minimtp.training.corpus import Corpus, open_corpus
@@ -151,6 +154,11 @@ def _run(
 
     resume_with = f"go on from the last checkpoint with: mpirun -n {team.size} minimtp train --out {out} --resume"
 
+    def batch_of(step: int) -> np.ndarray:
+        return corpus.batch(step, seed=recipe.seed, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth)
+
+    batches = Batches(batch_of, trainer.device, last_step)
+
     def save() -> None:
         if team.rank:
             return
@@ -165,9 +173,7 @@ def _run(
 
     def steps(stop: StopRequest) -> None:
         while trainer.step < last_step and not team.any(stop.asked):
-            tokens = corpus.batch(trainer.step, seed=recipe.seed, batch=recipe.batch, context=recipe.context,
-                                  depth=recipe.draft_depth)  # fmt: skip
-            losses, rate, norm = trainer.advance(tokens)
+            losses, rate, norm = trainer.advance(batches.at(trainer.step))
             if not (isfinite(losses[0]) and isfinite(norm)):
                 what = f"loss is {losses[0]} and the gradient's norm {norm}"
                 raise UserError(f"the {what} at step {trainer.step}: lower the learning_rate or raise the warmup")
@@ -183,7 +189,7 @@ def _run(
                 save()
                 evaluate()
 
-    with StopRequest() as stop, bar:
+    with StopRequest() as stop, bar, closing(batches):
         team.begin(lambda: stop.asked, f"minimtp: a process was killed, and mpirun all others; {resume_with}")
         try:
             steps(stop)

@@ -11,7 +11,7 @@ A floating-point sum depends on its order, so bits depend on how many shards the
 
 from contextlib import nullcontext
 
-from minimtp.backend import Device, to_device
+from minimtp.backend import Device, array_module, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
@@ -65,14 +65,16 @@ class Trainer:
             self.average = WeightAverage(self.flat, recipe.average, at.optimizer if at else {})
         self.replicas = Replicas(self.model, self.flat, self.shards)
 
-    def advance(self, tokens: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """One step on a batch (B, T + 1 + K): mean losses (1 + K,) in nats, the learning rate, the gradient's norm."""
+    def advance(self, tokens: Array) -> tuple[np.ndarray, float, float]:
+        """One step on a batch (B, T + 1 + K) on the host or the device: mean losses (1 + K,) in nats, the learning rate, the
+        gradient's norm."""
         self._quantize_when_due()
         weights = np.array(schedule.head_weights(self.recipe, self.step))
         detached = schedule.heads_are_detached(self.recipe, self.step)
         positions = slice(self.step % self.recipe.head_stride, None, self.recipe.head_stride)
-        rows = np.array_split(tokens, self.team.size)[self.team.rank]
-        shards = [to_device(shard, self.device) for shard in np.array_split(rows, self.shards)]
+        split = array_module(tokens).array_split
+        rows = split(tokens, self.team.size)[self.team.rank]
+        shards = [to_device(shard, self.device) for shard in split(rows, self.shards)]
 
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
