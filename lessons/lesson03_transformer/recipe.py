@@ -8,6 +8,7 @@ INTRODUCES = (
     "minimtp.model.rotary",
     "minimtp.model.transformer",
     "minimtp.model.objective",
+    "minimtp.training.batches",
     "minimtp.training.build",
     "minimtp.training.checkpoint",
     "minimtp.training.distributed",
