@@ -15,5 +15,9 @@ def head_weights(recipe: Recipe, step: int) -> list[float]:
 
 
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
-    """Acceptance at depth 1..K from (W, T, 1 + K) most probable tokens; see the module's text."""
+    """Acceptance at depth 1..K from the most probable tokens (W, T, 1 + K), those of the model and then those of each head.
+
+    Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
+    places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
+    """
     raise NotImplementedError("lesson 5: for each depth, the drafts that got there and those that stood")

@@ -125,7 +125,11 @@ def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
-    """Acceptance at depth 1..K from (W, T, 1 + K) most probable tokens; see the module's text."""
+    """Acceptance at depth 1..K from the most probable tokens (W, T, 1 + K), those of the model and then those of each head.
+
+    Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
+    places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
+    """
     context, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
