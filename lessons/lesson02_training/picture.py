@@ -7,8 +7,13 @@ from minimtp.backend import to_numpy
 
 def draw(figure: object, descents: dict[float, Trained], adam: Trained, memorized: Trained) -> None:
     speed, memory, vectors = figure.subplots(1, 3)
-    for rate, run in descents.items():
-        speed.plot(*zip(*run.watched, strict=True), label=f"descent {rate:g}" + ("" if run.alive else " (fails)"), alpha=0.8)
+    for (rate, run), shade in zip(descents.items(), ("#2e86c1", "#ca6f1e", "#c0392b"), strict=True):
+        if run.alive:
+            speed.plot(*zip(*run.watched, strict=True), color=shade, label=f"descent {rate:g}")
+        else:
+            end = len(run.losses) - 1, run.watched[0][1]
+            speed.plot(*end, "x", color=shade, markersize=9, markeredgewidth=2.5)
+            speed.text(end[0] + 60, end[1], f"descent {rate:g}: dead at step {end[0]}", color=shade, fontsize=8, va="center")
     speed.plot(*zip(*adam.watched, strict=True), "k", label="AdamW", linewidth=2)
     speed.set(title="held-out text", xlabel="step", ylabel="bits per byte", ylim=(1.5, 8.5))
 

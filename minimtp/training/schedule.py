@@ -3,8 +3,8 @@
 Both are pure functions of the step, so that a resumed or branched run needs nothing but its step to go on exactly as
 the uninterrupted one would have.
 
-**Learning rate**: warm-up, hold, linear decay. With S steps, of which W warm up and D decay, step s (counted from 0)
-has
+**Learning rate**: warm-up, hold, linear decay. With S steps, of which the first W = round(warmup * S) warm up and the last
+D = round(decay * S) decay, step s (counted from 0) has
 
     rate(s) = peak * (s + 1) / (W + 1)                             while s < W
             = peak                                                 while s < S - D
