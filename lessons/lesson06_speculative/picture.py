@@ -21,15 +21,16 @@ def draw(figure: object, p: np.ndarray, q: np.ndarray, written: dict[int, dict],
     laws.legend(fontsize=8)
 
     rounds = written[1]["shared noise"].rounds[0][1 : 1 + ROUNDS]
-    usual = max(len(round_.drafts) for round_ in rounds)
+    longest = max(len(round_.drafts) for round_ in rounds)
     for row, round_ in enumerate(rounds):
         story.text(0, -row, f"{round_.position}", color="grey", ha="right", va="center", fontsize=8)
-        letters = [(token, GREEN if i < round_.accepted else RED) for i, token in enumerate(round_.drafts)]
-        for column, (token, colour) in enumerate(letters):
-            story.text(1 + column, -row, visible(tokenizer, token), color=colour, family="monospace", ha="center", va="center")
-        own = visible(tokenizer, round_.tokens[-1])
-        story.text(usual + 2, -row, own, color=BLUE, family="monospace", ha="center", va="center")
-    story.set(title="drafts: green stood, red fell; blue is the model's", xlim=(-1.5, usual + 3), ylim=(-ROUNDS, 1))
+        fell = round_.accepted  # the place in the draft where the model's own byte stands
+        for column, token in enumerate(round_.drafts):
+            colour, place = (GREEN, column) if column < fell else (RED, column + 1.6)  # behind the model's own
+            write(story, 1 + place, -row, visible(tokenizer, token), color=colour)
+        box = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
+        write(story, 1 + fell, -row, visible(tokenizer, round_.tokens[-1]), color=BLUE, bbox=box)
+    story.set(title="green stood, blue is the model's, red fell", xlim=(-1.5, longest + 3), ylim=(-ROUNDS, 1))
     story.set_axis_off()
 
     for temperature, marker in ((0, "o-"), (1, "s--")):
@@ -43,6 +44,10 @@ def draw(figure: object, p: np.ndarray, q: np.ndarray, written: dict[int, dict],
     depths.set(title="a deeper draft", xlabel="drafts a pass")
     depths.legend(fontsize=8)
     depths.grid(alpha=0.3)
+
+
+def write(axes: object, x: float, y: float, letter: str, **look: object) -> None:
+    axes.text(x, y, letter, family="monospace", ha="center", va="center", **look)
 
 
 def visible(tokenizer: Tokenizer, token: int) -> str:
