@@ -1,4 +1,4 @@
-"""Lesson 7's picture: weights on two grids, the error inside its bound, and what each method makes of few bits."""
+"""Lesson 7's picture: weights on two grids, the error inside its bound, and what each method costs."""
 
 from lessons.lesson07_quantization.rounded import Rounded
 from minimtp.backend import numpy as np
@@ -7,6 +7,7 @@ from minimtp.engine.tensor import Array
 from minimtp.quant.grids import Q4_0, grid_named
 
 BLUE, RED, GREY = "#2e86c1", "#c0392b", "#7f8c8d"
+METHODS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
 
 
 def draw(
@@ -35,9 +36,10 @@ def draw(
     bound.set(title="every weight's error on q4_0", xlabel="weight, in steps", ylabel="error, in steps", ylim=(-1.1, 1.1))
     bound.legend(fontsize=8)
 
-    for method, found in methods.items():
-        cost.plot(list(found), [rounded.bits_per_byte for rounded in found.values()], "o-", label=method, markersize=4)
-    cost.axhline(before, color=GREY, linestyle=":", label="float32")
-    cost.set(title="what each bit is worth", xlabel="bits of a code", ylabel="bits per byte", xticks=[2, 3, 4])
+    for i, ((method, found), colour) in enumerate(zip(methods.items(), METHODS, strict=True)):
+        places = [bits + (i - (len(methods) - 1) / 2) * 0.16 for bits in found]
+        cost.bar(places, [rounded.bits_per_byte - before for rounded in found.values()], 0.15, color=colour, label=method)
+    cost.set(title="what rounding costs", xlabel="bits of a code", ylabel="bits per byte above float32", xticks=[2, 3, 4])
     cost.legend(fontsize=8)
-    cost.grid(alpha=0.3)
+    cost.grid(alpha=0.3, axis="y")
+    cost.set_axisbelow(True)

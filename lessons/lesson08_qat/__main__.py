@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson07_quantization.rounded import Judge
-from lessons.lesson08_qat.derivatives import differences, share_that_answers
+from lessons.lesson08_qat.derivatives import differences, share_without_slope
 from lessons.lesson08_qat.picture import draw
 from lessons.lesson08_qat.tune import Diary, Tuner, grid_of, rounding_after_steps
 from minimtp.training.checkpoint import load
@@ -18,7 +18,7 @@ def main(lesson: course.Lesson) -> None:
     model, corpus, recipe = load(lesson.trained(3), lesson.device.name).model, open_corpus(), lesson.recipe
     few = replace(recipe, tokens=max(recipe.tokens // 16, 1024), evaluate_bytes=recipe.evaluate_bytes // 2)
     judge, tuner = Judge(model, corpus, lesson.device, few.evaluate_bytes), Tuner(model, corpus, lesson.device, few)
-    print(f"the derivative of rounding is not 0 at {100 * share_that_answers(model):.1f} % of the weights")
+    print(f"the derivative of rounding is 0 at {100 * share_without_slope(model):.2f} % of the weights")
     print("LSQ's derivative of the step: {:.0e} from the surrogate's, {:.0e} from the staircase's\n".format(*differences()))
     print(f"float32, as it was           {tuner.bits_per_byte(model):.3f} bits per byte")
     exact, snapped = (tuner.bits_per_byte(tuner.tuned(None, after_step=after)) for after in (None, rounding_after_steps(2)))

@@ -11,14 +11,14 @@ from minimtp.quant.learned import LearnedStep
 LOW, HIGH = -8, 7
 
 
-def share_that_answers(model: Transformer, h: float = 1e-6) -> float:
-    """The share of the weights whose code is another one when they move by 2 h and their steps stay: a derivative not 0."""
-    changed, count = 0, 0
+def share_without_slope(model: Transformer, h: float = 1e-6) -> float:
+    """The share of the weights whose code is the same h below and h above, their steps held fixed: a derivative of 0."""
+    same, count = 0, 0
     for weight in products(model):
         _, scales = Q4_0.encode(weight)
         up, down = (Q4_0.nearest(weight + array_module(weight).float32(move), scales) for move in (h, -h))
-        changed, count = changed + int((up != down).sum()), count + weight.size
-    return changed / count
+        same, count = same + int((up == down).sum()), count + weight.size
+    return same / count
 
 
 def by_hand(w: np.ndarray, step: float) -> np.ndarray:

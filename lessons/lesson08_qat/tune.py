@@ -89,12 +89,13 @@ def rounding_after_steps(bits: int) -> Callable[[Transformer], None]:
 
 
 class Diary:
-    """Writes down, after every step, some master weights and what they are rounded to."""
+    """Writes down, after every step, some master weights, in steps of their groups, and the codes they are rounded to."""
 
     def __init__(self, bits: int, rows: int = 16) -> None:
-        self.grid, self.rows, self.masters, self.rounded = grid_named(grid_of(bits)), rows, [], []
+        self.grid, self.rows, self.masters, self.codes = grid_named(grid_of(bits)), rows, [], []
 
     def __call__(self, model: Transformer) -> None:
-        weights = model.blocks[0].attention.qkv.weight.data[: self.rows].copy()
-        self.masters.append(to_numpy(weights).reshape(-1))
-        self.rounded.append(to_numpy(self.grid.fake_quantize(weights)).reshape(-1))
+        weights = model.blocks[0].attention.qkv.weight.data[: self.rows]
+        codes, steps = map(to_numpy, self.grid.encode(weights))
+        self.masters.append((to_numpy(weights) / np.repeat(steps, self.grid.group_size, axis=1)).reshape(-1))
+        self.codes.append(codes.reshape(-1))
