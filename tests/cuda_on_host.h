@@ -297,6 +297,7 @@ inline int __dp4a(int a, int b, int c) {
 inline float atomicAdd(float* at, float value) { float before = *at; *at += value; return before; }
 using std::min;
 using std::max;
+inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
 inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 
 // 16-bit floats by their bits, rounded half to even: what two instructions of the GPU do.

@@ -14,6 +14,7 @@ waits for the device), uploads, and launches.
 
 import builtins
 import contextlib
+import ctypes
 import operator
 from types import SimpleNamespace
 
@@ -464,6 +465,56 @@ class _Kernel:
             _capture.append(launch)
 
 
+class _Cublas:
+    """The one product that is called directly, and its setting. What cuBLAS refuses is refused."""
+
+    ALLOWED = {(0, 68), (0, 77), (2, 68), (14, 68)}  # kinds of factors and of arithmetic, results in float32
+
+    def __init__(self) -> None:
+        self.math_mode = 0
+
+    def getMathMode(self, handle):
+        return self.math_mode
+
+    def setMathMode(self, handle, mode):
+        self.math_mode = mode
+
+    def gemmEx(
+        self, handle, flip_a, flip_b, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, beta, c, kind_c, ldc, compute, algo
+    ):
+        if kind_a != kind_b or kind_c != 0 or (kind_a, compute) not in self.ALLOWED or algo != -1:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        if _capture is not None:
+            raise CaptureError("the stand-in does not record cuBLAS")
+        first = self._columns(a, kind_a, *((k, m) if flip_a else (m, k)), lda)
+        second = self._columns(b, kind_b, *((n, k) if flip_b else (k, n)), ldb)
+        if compute == 77:
+            first, second = (self._ten_bits(x) for x in (first, second))
+        ones, zeros = (self._columns(place, 0, 1, 1, 1) for place in (alpha, beta))
+        assert (ones[0, 0], zeros[0, 0]) == (1, 0)
+        traffic.launches += 1
+        with np.errstate(all="ignore"):
+            self._columns(c, 0, m, n, ldc)[...] = (first.T if flip_a else first) @ (second.T if flip_b else second)
+
+    @staticmethod
+    def _columns(place, kind, rows, columns, stride):
+        """The matrix at an address, its columns contiguous and `stride` numbers apart."""
+        if stride < rows:
+            raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+        dtype = np.dtype({0: np.float32, 2: np.float16, 14: np.uint16}[kind])
+        memory = (ctypes.c_char * ((stride * (columns - 1) + rows) * dtype.itemsize)).from_address(place)
+        strides = dtype.itemsize, stride * dtype.itemsize
+        found = np.ndarray((rows, columns), dtype, memory, strides=strides)
+        if kind == 14:
+            return (found.astype(np.uint32) << 16).view(np.float32)
+        return found.astype(np.float32) if kind == 2 else found
+
+    @staticmethod
+    def _ten_bits(x):
+        """Rounded to TF32's explicit bits."""
+        return ((np.ascontiguousarray(x).view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
 @contextlib.contextmanager
 def _using_allocator(allocator=None):
     yield
@@ -471,7 +522,7 @@ def _using_allocator(allocator=None):
 
 cuda = SimpleNamespace(
     Stream=_Stream, Event=_Event, Graph=_Graph, MemoryPool=_MemoryPool, using_allocator=_using_allocator,
-    Device=_Device,
+    Device=_Device, device=SimpleNamespace(get_cublas_handle=lambda: 1), cublas=_Cublas(),
     get_current_stream=_Stream, get_elapsed_time=lambda start, end: 1.0,
     runtime=SimpleNamespace(
         getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4}, getDeviceCount=lambda: 1,

@@ -6,6 +6,7 @@ backward pass is chosen for memory: inputs and small statistics rather than inte
 
 from minimtp import kernels
 from minimtp.backend import array_module
+from minimtp.engine.precision import factor, product
 from minimtp.engine.tensor import Array, Op
 
 QUERIES = 64  # of attention at a time
@@ -15,13 +16,13 @@ class LinearProduct(Op):
     """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows."""
 
     def forward(self, x: Array, weight: Array) -> Array:
-        self.x, self.weight = x, weight
-        return x.reshape(-1, x.shape[-1]).dot(weight.T).reshape(*x.shape[:-1], weight.shape[0])
+        self.shape = x.shape
+        self.x, self.weight = factor(x.reshape(-1, x.shape[-1])), factor(weight)  # (M, K), (N, K)
+        return product(self.x, self.weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        rows = gradient.reshape(-1, gradient.shape[-1])  # (M, N)
-        dx = rows.dot(self.weight).reshape(self.x.shape)  # (..., K)
-        return dx, rows.T.dot(self.x.reshape(-1, self.x.shape[-1]))  # (N, K)
+        rows = factor(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
+        return product(rows, self.weight).reshape(self.shape), product(rows.T, self.x)  # (..., K), (N, K)
 
 
 class EmbeddingLookup(Op):

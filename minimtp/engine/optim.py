@@ -6,6 +6,8 @@
 The gradient of each of the parameters' groups is first scaled down to a norm of at most `clip`.
 """
 
+from math import isfinite
+
 from minimtp import kernels
 from minimtp.backend import array_module, to_numpy
 from minimtp.engine.flat import FlatParameters
@@ -25,21 +27,25 @@ class AdamW:
         self.second = xp.zeros_like(flat.data)
         self.steps = 0
 
-    def step(self, learning_rate: float, clip: float | None = None) -> float:
-        """Update the parameters from `flat.gradients` and return the gradient's norm before clipping."""
+    def step(self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0) -> float:
+        """Update the parameters from `flat.gradients`, which are `gradient_scale` times as large as they should be, and return
+        the gradient's norm before clipping. A norm that is not finite changes nothing.
+        """
         flat = self.flat
         kernel = kernels.for_array(flat.data)
-        self.steps += 1
         of_groups = [flat.gradients[group] for group in flat.groups]
         squares = to_numpy(array_module(flat.data).stack([gradients.dot(gradients) for gradients in of_groups])).tolist()
+        if not isfinite(sum(squares)):
+            return sum(squares)
+        self.steps += 1
         for group, gradients, square in zip(flat.groups, of_groups, squares, strict=True):
-            norm = square**0.5
-            scale = clip / norm if clip is not None and norm > clip else 1.0
+            norm = square**0.5 / gradient_scale
+            scale = (clip / norm if clip is not None and norm > clip else 1.0) / gradient_scale
             kernel.adamw(
                 flat.data[group], gradients, self.first[group], self.second[group], flat.decay_mask[group], learning_rate,
                 self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
             )  # fmt: skip
-        return sum(squares) ** 0.5
+        return sum(squares) ** 0.5 / gradient_scale
 
     def state(self) -> dict[str, Array]:
         """`first.NAME` and `second.NAME` for every parameter: views, to be copied or saved at once."""

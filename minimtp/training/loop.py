@@ -20,6 +20,7 @@ from minimtp import kernels
 from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
+from minimtp.engine.precision import require
 from minimtp.errors import UserError
 from minimtp.training import checkpoint, distributed
 from minimtp.training.batches import Batches
@@ -109,6 +110,7 @@ def train(
     if recipe.batch < team.size:
         raise UserError(f"a batch of {recipe.batch} windows cannot be shared by {team.size} processes: raise batch")
     chosen = choose_device(device)
+    require(recipe.precision, chosen)
     distributed.use_own_gpu(team, chosen)
     shards = _shards(chosen, threads, before, team)
     guide = _teacher(state["teacher"], recipe, chosen)

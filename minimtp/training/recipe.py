@@ -49,6 +49,7 @@ MEMORY = Range(0.0, 0.9999999)
 ACTIVATIONS = ("int8", "int8-token", "none")  # as in minimtp.quant, which takes longer to load
 CACHES = ("float", "int8", "int4")
 SCALES = ("grid", "learned", "learned-offset", "learned-bound")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")  # as in minimtp.engine.precision
 MASKS = ("pass", "round-clip", "clip-round")
 
 
@@ -107,6 +108,7 @@ class Recipe:
     beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", MEMORY)
     average: float = _setting("training", 0.0, "memory of the average that the finished model is (0: the last weights)", MEMORY)
     clip: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
+    precision: str = _setting("training", "float32", "bits of products' factors in training, on a GPU", PRECISIONS)
     seed: int = _setting("training", 0, "seed of the first weights and of the order of the batches", Range(0, 2**63 - 1))
     checkpoint_every: int = _setting("training", 1000, "steps between checkpoints (0: only at the end)", Range(0, 10**12))
     evaluate_bytes: int = _setting("training", 131_072, "held-out tokens that an evaluation reads (0: none)", Range(0, 10**12))

@@ -10,12 +10,14 @@ A floating-point sum depends on its order, so bits depend on how many shards the
 """
 
 from contextlib import nullcontext
+from math import isfinite
 
 from minimtp.backend import Device, array_module, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
 from minimtp.engine.optim import AdamW
+from minimtp.engine.precision import products_in
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import Array
 from minimtp.model.objective import accumulate_gradients
@@ -24,6 +26,7 @@ from minimtp.training.build import Model, build_model, fill, quantization_spec
 from minimtp.training.checkpoint import Checkpoint
 from minimtp.training.corpus import Corpus
 from minimtp.training.distributed import Alone
+from minimtp.training.loss_scale import LossScale
 from minimtp.training.recipe import Recipe
 
 
@@ -58,6 +61,7 @@ class Trainer:
         self.flat = FlatParameters(self.model, apart=("heads",))  # their gradient never scales down the trunk's
         self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
         self.optimizer.load_state(at.optimizer if at else {}, self.step)
+        self.loss_scale = LossScale(recipe.precision, at.state.get("loss_scale") if at else None)
         self.average = None
         if recipe.average:
             from minimtp.training.average import WeightAverage
@@ -79,17 +83,21 @@ class Trainer:
         def losses_of(model: Model, shard: Array) -> np.ndarray:
             share = len(shard) / len(tokens)
             losses = accumulate_gradients(
-                model, shard, weights, share, head_positions=positions, detached=detached,
+                model, shard, weights, share * self.loss_scale.value, head_positions=positions, detached=detached,
                 head_targets=self.recipe.head_targets, teacher=self.teacher,
                 distill_weight=self.recipe.distill_weight,
             )  # fmt: skip
             return losses * share
 
-        with self.weights_stand_still(self.model):
-            losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
-        self.team.sum_in_place(self.flat.gradients)
         rate = schedule.learning_rate(self.recipe, self.step)
-        norm = self.optimizer.step(rate, self.recipe.clip or None)
+        while True:
+            with self.weights_stand_still(self.model), products_in(self.recipe.precision, self.device):
+                losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
+            self.team.sum_in_place(self.flat.gradients)
+            norm = self.optimizer.step(rate, self.recipe.clip or None, self.loss_scale.value)
+            if isfinite(norm) or not self.loss_scale.lower():
+                break
+        self.loss_scale.stepped()
         self.step += 1
         if self.average:
             self.average.follow(self.step)
@@ -108,7 +116,7 @@ class Trainer:
             parameters={name: parameter.data for name, parameter in self.model.named_parameters()},
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step, tokens=self.step * self.recipe.batch * self.recipe.context, corpus=corpus.to_dict(),
-            tokenizer=corpus.tokenizer.to_dict(), state=state,
+            tokenizer=corpus.tokenizer.to_dict(), state=state | self.loss_scale.state(),
         )  # fmt: skip
 
     def _quantize_when_due(self) -> None:

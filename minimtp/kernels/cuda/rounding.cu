@@ -40,6 +40,15 @@ extern "C" __global__ void fake_quantize_q8_0(const float* w, long long groups, 
     y[at] = __fmul_rn((float)code, from_half(to_half(step)));
 }
 
+// Floats as the bits of bfloat16, their upper halves, rounded half to even -> y. Grid (size / 256,), block (256,).
+extern "C" __global__ void to_bfloat16(const float* x, long long size, unsigned short* y) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= size) return;
+    unsigned bits = __float_as_uint(x[i]);
+    bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;  // whose rounding could overflow into an infinity
+    y[i] = is_nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 __device__ __forceinline__ int activation_code(float x, float& scale) {
     float largest = warp_max(fabsf(x));
     scale = __fdiv_rn(largest, 127.0f);
