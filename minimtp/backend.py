@@ -18,6 +18,7 @@ from types import ModuleType
 
 from minimtp.errors import UserError
 
+LARGEST_SHARE_OF_GPU = 0.9  # of its memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
 BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
 if not NUMPY_WAS_LOADED_BEFORE:
@@ -62,6 +63,7 @@ def choose_device(requested: str = "auto") -> Device:
         return Device("cpu", numpy, "asked for")
     cupy, obstacle = _usable_cupy()
     if cupy is not None:
+        _bound_gpu_pool(cupy)
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
         return Device("cuda", cupy, f"usable GPU found: {properties['name'].decode()}")
     if requested == "cuda":
@@ -112,6 +114,15 @@ def to_numpy(array: object) -> numpy.ndarray:
 def to_device(array: object, device: Device) -> object:
     """The array on `device`; nothing is copied when it is already there."""
     return to_numpy(array) if device.name == "cpu" else device.xp.asarray(array)
+
+
+def _bound_gpu_pool(cupy: ModuleType) -> None:
+    """Let the pool's growth have an end: at its limit it gives free blocks back before it takes new ones, so that blocks of
+    sizes that nobody asks for any more do not add up in a long run. A limit of the user's (CUPY_GPU_MEMORY_LIMIT) stays.
+    """
+    pool = cupy.get_default_memory_pool()
+    if pool.get_limit() == 0:
+        pool.set_limit(fraction=LARGEST_SHARE_OF_GPU)
 
 
 def gpu_pool_bytes() -> int:

@@ -16,7 +16,23 @@ class StubCupy(SimpleNamespace):
     def __init__(self, **replaced: object) -> None:
         runtime = SimpleNamespace(getDeviceProperties=lambda number: {"name": b"Stub"})
         cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
-        super().__init__(**{"arange": numpy.arange, "ones": numpy.ones, "cuda": cuda, "ndarray": type(None)} | replaced)
+        pool = StubPool()
+        super().__init__(**{
+            "arange": numpy.arange, "ones": numpy.ones, "cuda": cuda, "ndarray": type(None),
+            "get_default_memory_pool": lambda: pool,
+        } | replaced)  # fmt: skip
+
+
+class StubPool:
+    """A memory pool that has no limit until it is given one."""
+
+    fraction = 0
+
+    def get_limit(self) -> float:
+        return self.fraction
+
+    def set_limit(self, *, fraction: float) -> None:
+        self.fraction = fraction
 
 
 def raising(error: Exception):
@@ -37,6 +53,16 @@ def test_a_gpu_that_adds_and_multiplies_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", StubCupy())
     device = choose_device("auto")
     assert (device.name, device.reason) == ("cuda", "usable GPU found: Stub")
+
+
+def test_the_pool_of_a_chosen_gpu_has_a_limit_and_the_users_own_is_kept(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", cupy := StubCupy())
+    pool = cupy.get_default_memory_pool()
+    choose_device("cuda")
+    assert pool.fraction == backend.LARGEST_SHARE_OF_GPU
+    pool.fraction = 0.5
+    choose_device("cuda")
+    assert pool.fraction == 0.5
 
 
 @pytest.mark.parametrize(

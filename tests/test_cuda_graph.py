@@ -5,7 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.deploy import deploy
-from minimtp.kernels.cuda_graph import Graphs
+from minimtp.kernels.cuda_graph import MOST_KEPT, Graphs
 from tests import cuda_on_host
 from tests.test_device import in_form, model_with, moved
 
@@ -24,7 +24,7 @@ def test_a_recorded_step_gives_the_same_bits_at_every_position(device):
     feeds = [[1, 2, 3], [4], [5, 6, 7], [8], [9], [1, 1, 1], [2]]
     for ours, theirs in zip(logits_of(recorded, feeds), logits_of(plain, feeds), strict=True):
         assert ours.tobytes() == theirs.tobytes()
-    assert len(recorded._trunk.graphs._recorded) == 2 and not plain._trunk.graphs._recorded
+    assert recorded._trunk.graphs.recorded() == 2 and plain._trunk.graphs.recorded() == 0
 
 
 def test_a_result_is_the_callers_and_the_next_replay_leaves_it_alone(device):
@@ -32,6 +32,20 @@ def test_a_result_is_the_callers_and_the_next_replay_leaves_it_alone(device):
     double = lambda x: (x * 2,)  # noqa: E731
     results = [graphs.run("key", double, xp.full(3, float(i)))[0] for i in range(4)]
     assert [to_numpy(r).tolist() for r in results] == [[2.0 * i] * 3 for i in range(4)]
+
+
+def test_graphs_that_were_not_used_for_long_are_let_go_and_recorded_anew(device):
+    graphs, xp = Graphs(), device.xp
+    results = {}
+    for turn in range(3):
+        for key in range(2 * MOST_KEPT if turn < 2 else 2):
+            for repeat in range(2):
+                x = xp.full(2, float(key + repeat))
+                (found,) = graphs.run(key, lambda x: (x + 1,), x)
+                results[turn, key, repeat] = to_numpy(found).tolist()
+        assert graphs.recorded() <= MOST_KEPT
+    assert graphs.recorded() == MOST_KEPT
+    assert all(found == [key + repeat + 1.0] * 2 for (_, key, repeat), found in results.items())
 
 
 def test_a_step_that_cannot_be_recorded_runs_unrecorded_and_says_so_once(device, capsys):

@@ -14,14 +14,14 @@ import sys
 from minimtp.backend import array_module, numpy
 
 MOST_RECORDED = 16  # tokens of a step: the most that are verified at once
+MOST_KEPT = 64  # graphs: those of four caches, each has up to MOST_RECORDED
 
 
 class Graphs:
-    """Recorded functions by key."""
+    """Recorded functions by key, those used last: a long run meets ever new caches, and each graph holds memory."""
 
     def __init__(self) -> None:
-        self._seen: set = set()
-        self._recorded: dict = {}
+        self._kept: dict = {}  # None for what was seen once; the one used last stands last
         self._usable = True
 
     def run(self, key: object, function, *inputs: object) -> tuple:
@@ -31,19 +31,25 @@ class Graphs:
         calls with one key must differ in the inputs only. The function may overwrite its inputs; whether the caller's arrays
         are overwritten is not said.
         """
-        if key not in self._recorded:
+        seen, graph = key in self._kept, self._kept.pop(key, None)
+        if graph is None:
             xp = array_module(*inputs)
             given = [xp.full(1, value, value.dtype) if isinstance(value, numpy.generic) else value for value in inputs]
-            if key not in self._seen or not self._usable:
-                self._seen.add(key)
-                return function(*given)
-            try:
-                self._recorded[key] = _Graph(xp, function, given)
-            except Exception as error:  # CuPy and the driver have their own families; slower is better than not at all
-                self._usable = False
-                print(f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower", file=sys.stderr)
-                return function(*given)
-        return self._recorded[key].replay(inputs)
+            if seen and self._usable:
+                try:
+                    graph = _Graph(xp, function, given)
+                except Exception as error:  # CuPy and the driver have their own families; slower is better than not at all
+                    self._usable = False
+                    print(f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower", file=sys.stderr)
+            if len(self._kept) == MOST_KEPT:
+                xp.cuda.Device().synchronize()  # it may still be running
+                del self._kept[next(iter(self._kept))]
+        self._kept[key] = graph
+        return function(*given) if graph is None else graph.replay(inputs)
+
+    def recorded(self) -> int:
+        """How many graphs are kept."""
+        return sum(graph is not None for graph in self._kept.values())
 
 
 class _Graph:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device
+from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
@@ -170,6 +170,7 @@ def _run(
     def evaluate() -> None:
         if recipe.evaluate_bytes and team.rank == 0:
             evaluation = evaluate_model(trainer.model, corpus, recipe.context, recipe.evaluate_bytes, trainer.shards)
+            empty_gpu_pool()  # its arrays have other sizes than training's
             state["evaluation"] = evaluation.to_dict()
             log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
 
