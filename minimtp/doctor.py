@@ -23,7 +23,7 @@ def describe() -> Iterator[tuple[str, str]]:
     yield "libraries", ", ".join(f"{name} {_version(name)}" for name in ("numpy", "safetensors", "tqdm"))
     device = choose_device("auto")
     yield "device", f"{device.name}: {device.reason}"
-    name, reason = kernels.describe()
+    name, reason = kernels.describe(device.name)
     yield "kernels", f"{name}: {reason}"
     yield "threads", f"{available_cores()} for shards of a batch: one for each core this process may use"
     settings = {variable: os.environ.get(variable) for variable in BLAS_THREAD_VARIABLES}

@@ -9,6 +9,8 @@ The only file that imports PyTorch, and not before a peer is made.
 """
 
 import os
+from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 from minimtp.backend import BLAS_THREAD_VARIABLES
@@ -187,3 +189,60 @@ class Logits(NamedTuple):
 
     logits: np.ndarray
     hidden: None = None
+
+
+def torch_with_cuda() -> ModuleType:
+    """PyTorch, if it can use the GPU. Raises ImportError, saying why, where it cannot."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ImportError(f"PyTorch {torch.__version__} has no CUDA here")
+    return torch
+
+
+class TorchProduct:
+    """float16 weights (N, K) on the GPU, times 1 to 16 rows, by PyTorch. Raises ImportError where it has no CUDA.
+
+    copies: of the weights, used in turn, so that none is found in the cache.
+    """
+
+    def __init__(self, outputs: int, inputs: int, copies: int) -> None:
+        self.torch = torch = torch_with_cuda()
+        half = dict(device="cuda", dtype=torch.float16)
+        self.weights = [torch.randn(outputs, inputs, **half) for _ in range(copies)]
+        self.x = torch.randn(16, inputs, **half)
+
+    def seconds(self, rows: int, as_graph: bool, calls: int, times: int) -> float:
+        """Seconds of the device for one product, median of `times` runs of `calls`: launched anew, or as a CUDA graph."""
+        torch = self.torch
+
+        def run() -> None:
+            for i in range(calls):
+                torch.nn.functional.linear(self.x[:rows], self.weights[i % len(self.weights)])
+
+        with torch.inference_mode():
+            run()
+            again = captured(torch, run) if as_graph else run
+            found = []
+            for _ in range(times):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                again()
+                end.record()
+                end.synchronize()
+                found.append(start.elapsed_time(end) / 1e3 / calls)
+        return sorted(found)[len(found) // 2]
+
+
+def captured(torch: ModuleType, run: Callable[[], object]) -> Callable[[], object]:
+    """run() as a CUDA graph: what it launches, replayed. It runs three times beforehand, on another stream, as PyTorch asks."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

@@ -525,7 +525,8 @@ cuda = SimpleNamespace(
     Device=_Device, device=SimpleNamespace(get_cublas_handle=lambda: 1), cublas=_Cublas(),
     get_current_stream=_Stream, get_elapsed_time=lambda start, end: 1.0,
     runtime=SimpleNamespace(
-        getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4}, getDeviceCount=lambda: 1,
+        getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4, "l2CacheSize": 1 << 16},
+        getDeviceCount=lambda: 1,
         memGetInfo=lambda: (1 << 30, 1 << 30), runtimeGetVersion=lambda: 13000,
     ),
 )  # fmt: skip

@@ -14,6 +14,9 @@ times the operations a byte is the slope, or by arithmetic, for which NumPy's pr
 product of small integers may exceed it. All on one thread and taken in turn: each figure is the median over
 rounds, each round the median of some calls. Weights of a large matrix repeat (a panel of 32 rows is copied), its memory does
 not.
+
+On a GPU (`--device cuda`, kernels_cuda.py) the yardsticks are its copy bandwidth and its products of large matrices, cuBLAS
+takes NumPy's place, and PyTorch's product in half precision stands beside them where it is installed with CUDA.
 """
 
 import json
@@ -27,13 +30,14 @@ from time import perf_counter
 from tqdm import tqdm
 
 from minimtp import kernels
+from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench import machine
 from minimtp.errors import UserError
 from minimtp.kernels import blocks
 from minimtp.training import checkpoint
 
-SHAPES = ((128, 128), (512, 512), (2048, 2048), (4096, 4096), (16384, 8192))  # (outputs, inputs)
+SHAPES = ((128, 128), (512, 512), (2048, 2048), (4096, 4096), (16384, 8192), (32768, 16384))  # (outputs, inputs)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
 SECONDS = 0.02  # of calls that make one figure of a round
@@ -50,7 +54,12 @@ class Contender:
 
 
 def kernel_speeds(
-    *, largest: int = 512, rounds: int = 5, out: str | Path | None = None, report: Callable[[str], None] = print
+    *,
+    largest: int = 512,
+    rounds: int = 5,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    report: Callable[[str], None] = print,
 ) -> dict[str, object]:
     """Measure all formats on all matrices of at most `largest` MB in float32; return and, with `out`, write what was found.
 
@@ -61,19 +70,22 @@ def kernel_speeds(
             raise UserError(f"{name} must be at least 1 and at most {most}, not {value}")
     if out is not None and Path(out).is_dir():
         raise UserError(f"{out} is a folder: give --out the name of a file")
-    if kernels.describe()[0] != "cpu":
-        raise UserError(f"there are no compiled kernels to measure: {kernels.describe()[1]}")
+    chosen = choose_device(device)
+    kernel, reason = kernels.describe(chosen.name)
+    if kernel == "plain":
+        raise UserError(f"there are no compiled kernels to measure: {reason}")
     load = machine.load()
     machine.warn_if_busy(load, report)
     shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= largest << 20]
-    measured = []
-    with tqdm(total=len(shapes) * len(FORMATS), desc="kernels", unit="matrix", disable=None) as bar:
-        for shape in shapes:
-            measured += _measure(shape, rounds, bar.update)
+    if chosen.name == "cuda":
+        from minimtp.bench import kernels_cuda
+
+        found = kernels_cuda.measure(chosen, shapes, rounds)
+    else:
+        found = _measure_all(shapes, rounds)
     result = {
-        "measurement": "kernels", "rounds": rounds, "rows": list(ROWS), "threads": 1, "products": measured,
-        "sgemm_gflops": statistics.median(machine.sgemm_gflops(1) for _ in range(rounds)),
-        "machine": machine.describe(load), "versions": machine.versions(),
+        "measurement": "kernels", "device": chosen.name, "rounds": rounds, "rows": list(ROWS), "threads": 1, **found,
+        "machine": machine.describe(load, chosen.name), "versions": machine.versions(),
     }  # fmt: skip
     report(table(result))
     if out is not None:
@@ -82,6 +94,14 @@ def kernel_speeds(
         picture = draw(result, Path(out).with_suffix(".png"))
         report(f"saved {out}" + (f" and {picture}" if picture else ""))
     return result
+
+
+def _measure_all(shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, object]:
+    measured = []
+    with tqdm(total=len(shapes) * len(FORMATS), desc="kernels", unit="matrix", disable=None) as bar:
+        for shape in shapes:
+            measured += _measure(shape, rounds, bar.update)
+    return {"products": measured, "sgemm_gflops": statistics.median(machine.sgemm_gflops(1) for _ in range(rounds))}
 
 
 def _measure(shape: tuple[int, int], rounds: int, progress: Callable[[int], object]) -> list[dict[str, object]]:
@@ -99,20 +119,21 @@ def _measure(shape: tuple[int, int], rounds: int, progress: Callable[[int], obje
         for rows in ROWS:
             for c in contenders:
                 seconds[c.format][rows].append(_seconds(lambda c=c, rows=rows: c.call(rows)))
-    return [_figures(c, shape, seconds[c.format], reading[c.bytes]) for c in contenders]
+    return [figures(c.format, c.bytes, shape, seconds[c.format], reading[c.bytes]) for c in contenders]
 
 
-def _figures(
-    contender: Contender, shape: tuple[int, int], seconds: dict[int, list[float]], reading: Sequence[float]
+def figures(
+    format_: str, size: int, shape: tuple[int, int], seconds: dict[int, list[float]], reading: Sequence[float]
 ) -> dict[str, object]:
-    one, read = statistics.median(seconds[1]), statistics.median(reading)
+    """What the file says of one matrix of `size` bytes: seconds by rows, and the seconds that reading as many bytes takes."""
+    one, read, weights = statistics.median(seconds[1]), statistics.median(reading), shape[0] * shape[1]
     return {
-        "format": contender.format, "outputs": shape[0], "inputs": shape[1], "bytes": contender.bytes,
+        "format": format_, "outputs": shape[0], "inputs": shape[1], "bytes": size,
         "microseconds": {rows: 1e6 * statistics.median(times) for rows, times in seconds.items()},
         "microseconds_fastest": 1e6 * min(seconds[1]), "microseconds_slowest": 1e6 * max(seconds[1]),
-        "gweights_per_second": contender.weights / one / 1e9,
-        "gigabytes_per_second": contender.bytes / one / 1e9,
-        "read_gigabytes_per_second": contender.bytes / read / 1e9,
+        "gweights_per_second": weights / one / 1e9,
+        "gigabytes_per_second": size / one / 1e9,
+        "read_gigabytes_per_second": size / read / 1e9,
         "share_of_read": read / one,
         "c": {rows: statistics.median(t / base for t, base in zip(times, seconds[1], strict=True))
               for rows, times in seconds.items()},
@@ -159,8 +180,8 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def table(result: dict[str, object], markdown: bool = False) -> str:
     """What the command prints."""
-    shown = (2, 4, 8, 16)
-    head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", "of read", *(f"c({rows})" for rows in shown)]
+    shown, yardstick = (2, 4, 8, 16), "of copy" if _on_a_gpu(result) else "of read"
+    head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", yardstick, *(f"c({rows})" for rows in shown)]
     lines = []
     for p in result["products"]:
         c = {int(rows): value for rows, value in p["c"].items()}
@@ -175,18 +196,27 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
         return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
     widths = [max(len(cells[i]) for cells in (head, *lines)) for i in range(len(head))]
     padded = ([cell.rjust(width) for cell, width in zip(cells, widths, strict=True)] for cells in (head, *lines))
-    return "\n".join("  ".join(cells) for cells in padded)
+    said = [f"{name} {reason}" for name, reason in result.get("missing", {}).items()]
+    if "matrix_gflops" in result:
+        rates = ", ".join(f"{name} {rate / 1e3:.1f}" for name, rate in result["matrix_gflops"].items())
+        said.append(f"products of large matrices in TFLOP/s: {rates}")
+    return "\n".join(["\n".join("  ".join(cells) for cells in padded), *said])
+
+
+def _on_a_gpu(result: dict[str, object]) -> bool:
+    return result.get("device", "cpu") == "cuda"
 
 
 def readme(result: dict[str, object]) -> str:
     """What the README shows: the table, and what its figures depend on."""
     machine = result["machine"]
-    return "\n".join([
-        table(result, markdown=True),
-        "",
-        f"One thread of {machine['processor']}, medians of {result['rounds']} rounds in turn. Of read: the share of the speed "
-        "at which as many bytes can be read at all; c(T): the time of T rows over the time of one.",
-    ])  # fmt: skip
+    if _on_a_gpu(result):
+        how = f"{machine['processor']}, the device's own time, medians of {result['rounds']} rounds. Of copy: the share of its "
+        how += "copy bandwidth"
+    else:
+        how = f"One thread of {machine['processor']}, medians of {result['rounds']} rounds in turn. Of read: the share of the "
+        how += "speed at which as many bytes can be read at all"
+    return f"{table(result, markdown=True)}\n\n{how}; c(T): the time of T rows over the time of one."
 
 
 def draw(result: dict[str, object], path: Path) -> Path | None:
@@ -198,26 +228,29 @@ def draw(result: dict[str, object], path: Path) -> Path | None:
     figure = Figure(figsize=(15, 4.4), layout="constrained")
     speed, rows_axes, roofline = figure.subplots(1, 3)
     largest = result["products"][-1]["outputs"], result["products"][-1]["inputs"]
-    for format_, colour in zip(FORMATS, ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d"), strict=True):
+    formats, where = dict.fromkeys(p["format"] for p in result["products"]), "one thread"
+    if _on_a_gpu(result):
+        where = result["machine"]["processor"]
+    for format_, colour in zip(formats, ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b"), strict=False):
         products = [p for p in result["products"] if p["format"] == format_]
         weights = [p["outputs"] * p["inputs"] for p in products]
         label = "NumPy, float32" if format_ == "numpy" else format_
         speed.plot(weights, [p["gweights_per_second"] for p in products], "o-", color=colour, label=label)
-        if format_ != "numpy":
+        if format_ in ("q4_0", "q8_0", "f32"):
             limits = [p["gweights_per_second"] / p["share_of_read"] for p in products]
             speed.plot(weights, limits, ":", color=colour, label=f"memory's limit for {format_}")
         last = next(p for p in products if (p["outputs"], p["inputs"]) == largest)
         rows_axes.plot([int(r) for r in last["c"]], list(last["c"].values()), "o-", color=colour, label=label)
         roofline.plot(*_operations(last), "o-", color=colour, label=label)
-    speed.set(xscale="log", yscale="log", xlabel="weights of the matrix", ylabel="Gweight/s, one row, one thread",
+    speed.set(xscale="log", yscale="log", xlabel="weights of the matrix", ylabel=f"Gweight/s, one row, {where}",
               title="one token: weights a second")  # fmt: skip
     rows_axes.set(xlabel="rows T", ylabel="c(T): time of T rows / time of one", ylim=(0, 16),
                   title=f"verification: {largest[0]} x {largest[1]}")  # fmt: skip
     read, peak = result["products"][-1]["read_gigabytes_per_second"], result["sgemm_gflops"]
     intensities = [0.25, peak / read, 128]
     roofline.plot(intensities, [min(peak, read * x) for x in intensities], "k--", linewidth=0.8,
-                  label=f"reading {read:.0f} GB/s, sgemm {peak:.0f} GFLOP/s")  # fmt: skip
-    roofline.set(xscale="log", yscale="log", xlabel="operations a byte of weights, 1 to 16 rows", ylabel="Gop/s, one thread",
+                  label=f"memory {read:.0f} GB/s, sgemm {peak:.0f} GFLOP/s")  # fmt: skip
+    roofline.set(xscale="log", yscale="log", xlabel="operations a byte of weights, 1 to 16 rows", ylabel=f"Gop/s, {where}",
                  title=f"roofline: {largest[0]} x {largest[1]}")  # fmt: skip
     for axes in (speed, rows_axes, roofline):
         axes.grid(alpha=0.3)

@@ -16,15 +16,15 @@ BUSY = 0.5  # processes that were running on average in the last minute
 SIDE = 1024  # of the square matrices whose product is the peak: they fit the cache, and are large enough for BLAS
 
 
-def describe(load: float | None) -> dict[str, object]:
-    """The machine, with the `load` that was found before the measurement."""
-    return {"processor": processor(), "cores": available_cores(), "system": platform.platform(), "load_before": load}
+def describe(load: float | None, device: str = "cpu") -> dict[str, object]:
+    """The machine, with the `load` that was found before the measurement; its processor is the one that was measured."""
+    return {"processor": processor(device), "cores": available_cores(), "system": platform.platform(), "load_before": load}
 
 
 def versions() -> dict[str, str]:
     """Of Python, of minimtp and of the array libraries that are in use."""
     found = {"python": platform.python_version(), "minimtp": minimtp.__version__, "numpy": np.__version__}
-    return found | ({"numba": sys.modules["numba"].__version__} if "numba" in sys.modules else {})
+    return found | {name: sys.modules[name].__version__ for name in ("numba", "cupy") if name in sys.modules}
 
 
 def load() -> float | None:

@@ -89,7 +89,7 @@ def bench_quality(options: argparse.Namespace) -> int:
 def bench_kernels(options: argparse.Namespace) -> int:
     from minimtp.bench.kernels import kernel_speeds
 
-    kernel_speeds(largest=options.largest, rounds=options.rounds, out=options.out)
+    kernel_speeds(largest=options.largest, rounds=options.rounds, device=options.device, out=options.out)
     return 0
 
 

@@ -186,6 +186,7 @@ def make_parser() -> Parser:
     new.add_argument("--largest", type=whole, default=512, metavar="MB",
                      help="of a matrix in float32; 512, the default, exceeds most caches even as int4")  # fmt: skip
     new.add_argument("--rounds", type=whole, default=5, metavar="N", help="rounds of each product (default: 5)")
+    _add_measured_device(new)
     new.add_argument("--out", metavar="FILE", help="also write what was found as JSON, and a picture beside it")
 
     new = command(
@@ -219,6 +220,10 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+
+
+def _add_measured_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure (default: cpu)")
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

@@ -52,20 +52,31 @@ class Graphs:
         return sum(graph is not None for graph in self._kept.values())
 
 
-class _Graph:
-    def __init__(self, xp, function, inputs: list) -> None:
-        self._inputs = [array.copy() for array in inputs]
+class Recording:
+    """What a function without arguments launches, with the memory that it uses; `outputs` is what it returned."""
+
+    def __init__(self, xp, function) -> None:
         xp.cuda.get_current_stream().synchronize()
         self._pool = xp.cuda.MemoryPool()
         stream = xp.cuda.Stream(non_blocking=True)  # the default stream cannot be recorded
         with xp.cuda.using_allocator(self._pool.malloc), stream:
-            function(*self._inputs)  # fills the pool, so that nothing has to be allocated while recording
+            function()  # fills the pool, so that nothing has to be allocated while recording
             stream.synchronize()
             stream.begin_capture()
             try:
-                self._outputs = function(*self._inputs)
+                self.outputs = function()
             finally:
                 self._graph = stream.end_capture()
+
+    def launch(self) -> None:
+        """Run it all once more, on the current stream."""
+        self._graph.launch()
+
+
+class _Graph:
+    def __init__(self, xp, function, inputs: list) -> None:
+        self._inputs = [array.copy() for array in inputs]
+        self._recording = Recording(xp, lambda: function(*self._inputs))
 
     def replay(self, inputs: tuple) -> tuple:
         for mine, given in zip(self._inputs, inputs, strict=True):
@@ -73,5 +84,5 @@ class _Graph:
                 mine.fill(given)
             else:
                 mine[...] = given
-        self._graph.launch()
-        return tuple(output.copy() for output in self._outputs)
+        self._recording.launch()
+        return tuple(output.copy() for output in self._recording.outputs)

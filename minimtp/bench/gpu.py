@@ -1,0 +1,83 @@
+"""How a GPU's time is taken, and what it can do at best: the yardsticks of `minimtp bench ... --device cuda`.
+
+A launch only asks for work, and asking from Python takes longer than a small kernel runs. So calls are recorded as a CUDA graph
+where they can be, as decoding runs them, and the device itself takes the time between two events around it.
+
+    copying      bytes read plus bytes written a second, of arrays far larger than the cache: what the memory can deliver
+    multiplying  operations a second of products of large square matrices, 2 for a multiplication and an addition, in each of
+                 the precisions of training
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+from minimtp.backend import Device
+from minimtp.backend import numpy as np
+from minimtp.engine.precision import factor, product, products_in
+from minimtp.errors import UserError
+from minimtp.kernels.cuda_graph import Recording
+from minimtp.training.recipe import PRECISIONS
+
+TIMES = 10  # that a recording is launched for one figure
+SIDE = 8192  # of the square matrices
+CACHES = 4  # the copied array is as many times as large as the cache
+
+
+def seconds(xp: ModuleType, calls: Sequence[Callable[[], object]], times: int | None = None) -> float:
+    """Seconds of the device for one of the calls, on average over all of them; the median of `times` launches (TIMES)."""
+
+    def run() -> list[object]:
+        return [call() for call in calls]
+
+    try:
+        launch = Recording(xp, run).launch
+    except Exception:  # a library's own call may be none that can be recorded; CuPy and the driver have families of their own
+        launch = run
+    return _median(xp, launch, times or TIMES) / len(calls)
+
+
+def _median(xp: ModuleType, run: Callable[[], object], times: int) -> float:
+    """Median seconds of the device for run(); the first is not counted."""
+    run()
+    found = []
+    for _ in range(times):
+        start, end = xp.cuda.Event(), xp.cuda.Event()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        found.append(xp.cuda.get_elapsed_time(start, end) / 1e3)
+    return statistics.median(found)
+
+
+def noise(xp: ModuleType, rows: int, columns: int) -> object:
+    """float32 (rows, columns) from -0.5 to 0.5, scattered evenly: constants would cost less power, so less time."""
+    scattered = xp.arange(rows * columns, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(8)
+    return (scattered.astype(np.float32) * np.float32(2.0**-24) - np.float32(0.5)).reshape(rows, columns)
+
+
+def cache_bytes(xp: ModuleType) -> int:
+    """Of the level 2 cache."""
+    return xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["l2CacheSize"]
+
+
+def copy_gigabytes_per_second(xp: ModuleType) -> float:
+    """Bytes read plus bytes written."""
+    source = xp.ones(CACHES * cache_bytes(xp) // 4, np.float32)
+    target = xp.empty_like(source)
+    return 2 * source.nbytes / _median(xp, lambda: xp.copyto(target, source), TIMES) / 1e9
+
+
+def matrix_gflops(device: Device, side: int = SIDE) -> dict[str, float]:
+    """By precision; those that the GPU does not have are left out."""
+    a = noise(device.xp, side, side)
+    found = {}
+    for precision in PRECISIONS:
+        try:
+            with products_in(precision, device):
+                left, right = factor(a), factor(a)
+                found[precision] = 2 * side**3 / _median(device.xp, lambda a=left, b=right: product(a, b), TIMES) / 1e9
+        except UserError:
+            continue
+    return found

@@ -1,0 +1,77 @@
+"""What `minimtp bench ... --device cuda` writes and says; its figures are no test's business."""
+
+import importlib.util
+import json
+
+import pytest
+
+from minimtp.backend import choose_device, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.bench import gpu, kernels_cuda
+from minimtp.bench import kernels as bench_kernels
+from minimtp.cli import main
+from minimtp.training.recipe import PRECISIONS
+from tests import cuda_on_host
+
+pytestmark = pytest.mark.skipif(
+    cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run the CUDA sources on the host with"
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Sizes that the stand-in computes in seconds."""
+    monkeypatch.setattr(gpu, "TIMES", 1)
+    monkeypatch.setattr(gpu, "SIDE", 32)
+    monkeypatch.setattr(kernels_cuda, "CALLS", 1)
+    monkeypatch.setattr(kernels_cuda, "ROWS", (1, 2, 4, 8, 16))
+    monkeypatch.setattr(bench_kernels, "SHAPES", ((32, 32),))
+
+
+@pytest.mark.slow  # the stand-in runs the kernels thread by thread
+def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_said(device, small, tmp_path, capsys):
+    out = tmp_path / "kernels.json"
+    assert main(["bench", "kernels", "--device", "cuda", "--rounds", "1", "--out", str(out)]) == 0
+    said, result = capsys.readouterr().out, json.loads(out.read_text())
+    assert result["device"] == "cuda" and result["machine"]["processor"] in choose_device("cuda").reason
+    assert "of copy" in said and "products of large matrices in TFLOP/s: float32" in said
+    formats = [p["format"] for p in result["products"] if p["outputs"] == 32]
+    peers = [] if result["missing"] else list(kernels_cuda.TORCH)
+    assert formats == [*kernels_cuda.OURS, *peers]
+    assert set(result["matrix_gflops"]) == set(PRECISIONS)
+    for p in result["products"]:
+        assert p["c"]["1"] == 1 and set(p["c"]) == {"1", "2", "4", "8", "16"}
+        assert p["share_of_read"] == pytest.approx(p["gigabytes_per_second"] / p["read_gigabytes_per_second"])
+    if device.xp.__name__ != "cupy":
+        assert "PyTorch" in result["missing"] and "PyTorch" in said
+    assert (tmp_path / "kernels.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+    assert bench_kernels.readme(result).count("|") > 50
+
+
+def test_weights_that_exceed_the_cache_are_used_in_turn_and_others_found_there(device):
+    cache = gpu.cache_bytes(device.xp)
+    assert kernels_cuda._copies(device, cache // 4) == 1
+    for size in (cache // 4 + 1, cache, 5 * cache):
+        copies = kernels_cuda._copies(device, size)
+        assert copies * size >= gpu.CACHES * cache > (copies - 1) * size
+
+
+def test_the_devices_time_is_that_of_one_call(device):
+    x, y = device.xp.zeros(1 << 12, np.float32), device.xp.zeros(1 << 12, np.float32)
+
+    def write():
+        y[...] = x + 1
+
+    assert 0 < gpu.seconds(device.xp, [write, write], times=3) < 1
+    assert float(y[0]) == 1  # it has run, and not only been recorded
+
+
+def test_what_cannot_be_recorded_is_timed_as_it_is_launched(device):
+    reads = lambda: float(device.xp.zeros(1)[0])  # noqa: E731  (a read of the device cannot be recorded)
+    assert gpu.seconds(device.xp, [reads], times=2) > 0
+
+
+def test_matrices_of_noise_fill_their_range_evenly(device):
+    x = to_numpy(gpu.noise(device.xp, 64, 48))
+    assert x.shape == (64, 48) and x.dtype == np.float32
+    assert -0.5 <= x.min() < -0.45 and 0.45 < x.max() <= 0.5 and abs(x.mean()) < 0.02
