@@ -1,7 +1,7 @@
 """Prepare, train, convert, store: one set of numbers all the way."""
 
 import hashlib
-from contextlib import nullcontext
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,7 @@ from minimtp import kernels
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
+from minimtp.engine.fused import EmbeddingLookup, LinearProduct
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
@@ -21,11 +22,12 @@ from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant import packing
 from minimtp.quant.cache_rounding import AttentionOverRoundedCache
 from minimtp.quant.fake import round_activations
-from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
+from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q8_0, grid_named
 from minimtp.quant.learned import FakeQuantizeLearned
 from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
 from minimtp.quant.ptq import quantize_after_training, round_to_nearest
 from minimtp.quant.qat import (
+    SCALES,
     FakeQuantizedLinear,
     FakeQuantizedMatrix,
     QuantizationSpec,
@@ -33,7 +35,6 @@ from minimtp.quant.qat import (
     make_room_for_learned_steps,
     prepare,
     restore,
-    rounded_once,
 )
 from minimtp.training import trainer as training
 from minimtp.training.build import build_model, quantization_spec
@@ -112,9 +113,9 @@ def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(p
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
 
 
-def learned(kind="none", grid="q4_0", seed=3, scales="learned"):
+def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
     """A model prepared with learned steps that have moved."""
-    model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales)
+    model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales, **spec)
     make_room_for_learned_steps(model, spec)
     prepare(model, spec)
     rng = np.random.default_rng(seed)
@@ -509,38 +510,59 @@ def test_every_grid_has_a_block_size_that_is_its_bits_per_weight():
     assert {name: packing.BLOCK_BYTES[name] * 8 / 32 for name in GRIDS} == {n: g.bits_per_weight for n, g in GRIDS.items()}
 
 
-def trained_by(shards, monkeypatch, once):
-    """The parameters after four steps of training through rounding, and how often a matrix was rounded in a step."""
-    recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", batch=4, tokens=32 * 32)
-    corpus, counts = open_corpus(), []
-    with monkeypatch.context() as patch:
-        if not once:
-            patch.setattr("minimtp.quant.qat.rounded_once", nullcontext)
-        original = type(Q4_0).fake_quantize
-        patch.setattr(type(Q4_0), "fake_quantize", lambda *arguments: counts.append(1) or original(*arguments))
-        trainer = training.Trainer(recipe, None, choose_device("cpu"), shards)
-        for step in range(4):
-            trainer.advance(corpus.batch(step, seed=0, batch=4, context=recipe.context, depth=recipe.draft_depth))
+@pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
+@pytest.mark.parametrize("scales", SCALES)
+def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradients_as_each_rounding_does(scales, activations):
+    grid = grid_named("q4_1" if scales == "learned-offset" else "q4_0")
+    matrix = learned(grid=grid.name, scales=scales, activations=activations).blocks[0].attention.qkv
+    rng = np.random.default_rng(0)
+    x = Tensor(rng.standard_normal((2, 3, 32)).astype(np.float32), requires_grad=True)
+    gradient = rng.standard_normal((2, 3, len(matrix.weight.data))).astype(np.float32)
+    y = matrix.product(x)
+    y.backward(gradient)
+    found = [y.data, x.grad, *(operand.grad.copy() for operand in matrix.operands)]
+
+    seen = Tensor(round_activations(x.data, activations), requires_grad=True)
+    for operand in matrix.operands:
+        operand.grad = None
+    expected = LinearProduct().apply(seen, matrix.rounded())
+    expected.backward(gradient)
+    assert same_bits(found, [expected.data, seen.grad, *(operand.grad for operand in matrix.operands)])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_rounded_lookup_is_a_lookup_in_what_is_rounded_and_passes_gradients_as_the_mask_says(mask):
+    table = prepare(Embedding(11, 32, np.random.default_rng(0)), QuantizationSpec(embedding="q4_0", straight_through=mask))
+    tokens, found = np.array([[3, 3, 0], [10, 1, 3]]), []
+    gradient = np.random.default_rng(1).standard_normal((2, 3, 32)).astype(np.float32)
+    for lookup in (table, lambda tokens: EmbeddingLookup(tokens).apply(table.rounded())):
+        table.weight.grad, looked_up = None, lookup(tokens)
+        looked_up.backward(gradient)
+        found.append([looked_up.data, table.weight.grad])
+    assert same_bits(*found)
+
+
+def most_memory_of_a_step(**settings):
+    """(bytes beyond what the trainer holds between steps, its weights)."""
+    recipe, corpus = preset("quick", **settings), open_corpus()
+    trainer = training.Trainer(recipe, None, choose_device("cpu"), 1)
+    size = dict(seed=0, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth)
+    first, second = (corpus.batch(i, **size) for i in range(2))
+    trainer.advance(first)
+    tracemalloc.start()
+    try:
+        trainer.advance(second)
+        return tracemalloc.get_traced_memory()[1], trainer.flat.data.size
+    finally:
+        tracemalloc.stop()
         trainer.close()
-    return trainer.flat.data.copy(), len(counts) / 4
 
 
-def test_in_a_step_every_matrix_is_rounded_once_and_the_next_step_rounds_the_new_weights(monkeypatch):
-    matrices = 4 + 1  # those of the one layer on q4_0, and the head's, which is used three times
-    kept, few = trained_by(1, monkeypatch, once=True)
-    again, many = trained_by(1, monkeypatch, once=False)
-    assert few == matrices < many
-    assert kept.tobytes() == again.tobytes()
-
-
-def test_weights_that_change_outside_a_step_are_rounded_anew(monkeypatch):
-    model = prepare(build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec())
-    matrix = model.blocks[0].attention.qkv
-    with rounded_once(model):
-        first = matrix.rounded().data
-        assert matrix.rounded().data is first
-    matrix.weight.data *= 2
-    assert np.array_equal(matrix.rounded().data, 2 * first)
+@pytest.mark.parametrize("heads", ["none", "sequential"])
+def test_a_step_through_rounding_needs_at_most_a_bit_a_weight_more_memory_than_one_without(heads):
+    settings = {"heads": heads, "draft_depth": 0 if heads == "none" else 2}
+    most, weights = most_memory_of_a_step(**settings)
+    assert most_memory_of_a_step(quantization="qat", **settings)[0] <= most + weights / 8
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,22 @@ pytest --mine tests/test_fake_quantization.py tests/test_learned.py
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 from minimtp.engine.tensor import Array, Op
-from minimtp.quant.fake import Rounded
 from minimtp.quant.grids import MASKS, Grid
 
 
 class FakeQuantize(Op):
     """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
 
-    grid: the grid; mask: the straight-through mask; name: what an error calls the weights; rounded: where the values are kept.
+    grid: the grid; mask: the straight-through mask; name: what an error calls the weights.
     Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
     """
 
     straight_through = True
 
-    def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights", rounded: Rounded | None = None) -> None:
+    def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
         if mask not in MASKS:
             raise ValueError(f"unknown straight-through mask {mask!r}: use {', '.join(MASKS)}")
-        self.grid, self.mask, self.name, self.rounded = grid, mask, name, rounded or Rounded()
+        self.grid, self.mask, self.name = grid, mask, name
 
     def forward(self, weight: Array) -> Array:
         raise NotImplementedError("lesson 8: the weights on their grid; and what will the backward ask for?")

@@ -14,9 +14,11 @@ taken with the layers before it already rounded, errors and all.
 from collections.abc import Iterable
 
 from minimtp.backend import array_module
+from minimtp.engine.fused import LinearProduct
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Tensor
 from minimtp.model.objective import evaluate_losses
+from minimtp.quant.fake import round_activations
 from minimtp.quant.grids_base import Scales
 from minimtp.quant.qat import FakeQuantizedLinear
 
@@ -69,11 +71,11 @@ class CalibratedLinear(FakeQuantizedLinear):
     def encode(self) -> tuple[Array, Scales]:
         return super().encode() if self.chosen is None else self.chosen
 
-    def inputs(self, x: Tensor) -> Tensor:
-        x = super().inputs(x)
+    def product(self, x: Tensor) -> Tensor:
+        seen = round_activations(x.data, self.spec.activations)
         if self.statistics is not None:
-            self.statistics.add(x.data.reshape(-1, x.shape[-1]))
-        return x
+            self.statistics.add(seen.reshape(-1, seen.shape[-1]))
+        return LinearProduct().apply(Tensor(seen), self.rounded())
 
 
 def collect(model: Module, products: Iterable[CalibratedLinear], batches: Iterable[Array]) -> None:

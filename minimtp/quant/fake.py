@@ -28,74 +28,95 @@ from collections.abc import Callable
 
 from minimtp import kernels
 from minimtp.backend import array_module
+from minimtp.engine.fused import EmbeddingLookup
+from minimtp.engine.precision import factor, product
 from minimtp.engine.tensor import Array, Op
 from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids import MASKS, Grid
 
 
-class Rounded:
-    """What a matrix was rounded to, kept as long as it stands still, which whoever changes it has to say."""
-
-    def __init__(self) -> None:
-        self.stands_still = False
-        self.values: Array | None = None
-
-    def get(self, round_: Callable[[], Array]) -> Array:
-        """The kept values, or those that round_() returns."""
-        if not self.stands_still:
-            return round_()
-        if self.values is None:
-            self.values = round_()
-        return self.values
-
-
 class FakeQuantize(Op):
     """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
 
-    grid: the grid; mask: the straight-through mask; name: what an error calls the weights; rounded: where the values are kept.
+    grid: the grid; mask: the straight-through mask; name: what an error calls the weights.
     Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
     """
 
     straight_through = True
 
-    def __init__(
-        self, grid: Grid, mask: str = "pass", name: str = "the weights", rounded: Rounded | None = None
-    ) -> None:
+    def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
         if mask not in MASKS:
             raise ValueError(f"unknown straight-through mask {mask!r}: use {', '.join(MASKS)}")
-        self.grid, self.mask, self.name, self.rounded = grid, mask, name, rounded or Rounded()
+        self.grid, self.mask, self.name = grid, mask, name
 
     def forward(self, weight: Array) -> Array:
         self.weight = weight  # the mask is computed again in the backward: no memory is spent on it
-        return self.rounded.get(lambda: self.grid.fake_quantize(weight, self.name))
+        return self.grid.fake_quantize(weight, self.name)
 
     def backward(self, gradient: Array) -> Array:
         inside = self.grid.straight_through_mask(self.weight, self.mask)
         return gradient if inside is None else gradient * inside
 
 
-class FakeQuantizeActivations(Op):
-    """x (..., K) -> what a quantized product sees of it, (..., K): int8 codes times a scale.
+class RoundedProduct(Op):
+    """y = round(x) round(W)ᵀ for x (..., K) and W (N, K); then dx = dy round(W), and dyᵀ round(x) goes through W's rounding.
 
-    how: "int8", one scale per 32 neighbours, or "int8-token", one for all K numbers of a token.
-    The gradient passes everywhere: the largest magnitude of a group sets its scale, so nothing is clipped.
+    rounding: makes the operation that rounds W, whose further inputs (what is learned of the grid) follow W; activations: how
+    x is rounded, as `round_activations` takes it. Its gradient passes everywhere: the largest magnitude of a group sets the
+    scale, so nothing is clipped.
+    Both are rounded again in the backward, which takes less time than fetching what was rounded before from memory. Kept are
+    x and W themselves, as by a product without rounding: training through rounding needs no memory for each weight.
     """
 
     straight_through = True
 
-    def __init__(self, how: str = "int8") -> None:
-        self.round = {"int8": _round_groups, "int8-token": _round_tokens}[how]
+    def __init__(self, rounding: Callable[[], Op], activations: str = "int8") -> None:
+        self.rounding, self.activations = rounding, activations
 
-    def forward(self, x: Array) -> Array:
-        return self.round(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+    def forward(self, x: Array, *matrix: Array) -> Array:
+        self.x, self.matrix = x, matrix
+        rounded = factor(self.rounding().forward(*matrix))  # (N, K)
+        return product(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)
+
+    def backward(self, gradient: Array) -> tuple[Array, ...]:
+        rows, rounding = factor(gradient.reshape(-1, gradient.shape[-1])), self.rounding()  # (M, N)
+        dx = product(rows, factor(rounding.forward(*self.matrix))).reshape(self.x.shape)  # (..., K)
+        dmatrix = rounding.backward(product(rows.T, self._rows()))  # (N, K)
+        return dx, *(dmatrix if isinstance(dmatrix, tuple) else (dmatrix,))
+
+    def _rows(self) -> Array:
+        return factor(round_activations(self.x.reshape(-1, self.x.shape[-1]), self.activations))  # (M, K)
+
+
+class RoundedLookup(EmbeddingLookup):
+    """round(W)[tokens]: tokens (B, T) integers, W (V, D) -> (B, T, D). As in `RoundedProduct`, W alone is kept."""
+
+    straight_through = True
+
+    def __init__(self, tokens: Array, rounding: Callable[[], Op]) -> None:
+        super().__init__(tokens)
+        self.rounding = rounding
+
+    def forward(self, weight: Array) -> Array:
+        looked_up = super().forward(self.rounding().forward(weight))
+        self.weight = weight
+        return looked_up
 
     def backward(self, gradient: Array) -> Array:
-        return gradient
+        rounding = self.rounding()
+        rounding.forward(self.weight)
+        return rounding.backward(super().backward(gradient))
 
 
-def round_activations(rows: Array, how: str) -> Array:
-    """rows (M, K) as a product sees them: `how` is "int8", "int8-token" or "none"."""
-    return rows if how == "none" else FakeQuantizeActivations(how).forward(rows)
+def round_activations(x: Array, how: str) -> Array:
+    """x (..., K) as a quantized product sees it, (..., K): int8 codes times a scale.
+
+    how: "int8", one scale per 32 neighbours, "int8-token", one for all K numbers of a token, or "none".
+    """
+    if how == "none":
+        return x
+    rows = x.reshape(-1, x.shape[-1])  # (M, K)
+    return {"int8": _round_groups, "int8-token": _round_tokens}[how](rows).reshape(x.shape)
 
 
 def _round_groups(rows: Array) -> Array:

@@ -16,22 +16,19 @@ Norm weights stay full precision. Nothing is skipped silently: a matrix whose ro
 whole groups is an error that names it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from minimtp.backend import array_module
-from minimtp.engine.fused import EmbeddingLookup, LinearProduct
 from minimtp.engine.module import Module, replace_modules, replicate
-from minimtp.engine.tensor import Array, Parameter, Tensor
+from minimtp.engine.tensor import Array, Op, Parameter, Tensor
 from minimtp.errors import UserError
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Attention, Transformer
 from minimtp.quant import packing
 from minimtp.quant.cache_rounding import CACHES, AttentionOverRoundedCache
-from minimtp.quant.fake import FakeQuantize, FakeQuantizeActivations, Rounded
+from minimtp.quant.fake import FakeQuantize, RoundedLookup, RoundedProduct
 from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.grids_base import Scales
 from minimtp.quant.learned import (
@@ -92,23 +89,27 @@ class FakeQuantizedMatrix(Module):
 
     def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str) -> None:
         self.weight, self.grid, self.spec, self.name = weight, grid, spec, name
-        self.kept = Rounded()  # replicas share it
+
+    @property
+    def operands(self) -> tuple[Parameter, ...]:
+        """What `rounding` takes."""
+        return (self.weight,)
+
+    def rounding(self) -> Op:
+        """A new operation that puts the weights on their grid, differentiated straight through."""
+        return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight")
 
     def rounded(self) -> Tensor:
-        """The weights on their grid (N, K), connected to the master weights straight through."""
-        return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight", self.kept).apply(self.weight)
+        """The weights on their grid (N, K), connected to the master weights."""
+        return self.rounding().apply(*self.operands)
 
     def encode(self) -> tuple[Array, Scales]:
         """The codes and scales that `rounded` stands for: what a file stores."""
         return self.grid.encode(self.weight.data, f"{self.name}.weight")
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """What the product sees of x (..., K)."""
-        return x if self.spec.activations == "none" else FakeQuantizeActivations(self.spec.activations).apply(x)
-
     def product(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), both rounded."""
-        return LinearProduct().apply(self.inputs(x), self.rounded())
+        return RoundedProduct(self.rounding, self.spec.activations).apply(x, *self.operands)
 
 
 class FakeQuantizedLinear(FakeQuantizedMatrix):
@@ -128,10 +129,12 @@ class LearnedLinear(FakeQuantizedLinear):
         super().__init__(weight, grid, spec, name)
         self.log_steps, self.offsets = log_steps, offsets
 
-    def rounded(self) -> Tensor:
-        learned = [self.log_steps] if self.offsets is None else [self.log_steps, self.offsets]
-        bound = self.spec.scales == "learned-bound"
-        return FakeQuantizeLearned(self.grid, f"{self.name}.weight", bound).apply(self.weight, *learned)
+    @property
+    def operands(self) -> tuple[Parameter, ...]:
+        return (self.weight, self.log_steps) if self.offsets is None else (self.weight, self.log_steps, self.offsets)
+
+    def rounding(self) -> Op:
+        return FakeQuantizeLearned(self.grid, f"{self.name}.weight", self.spec.scales == "learned-bound")
 
     def encode(self) -> tuple[Array, Scales]:
         offsets = None if self.offsets is None else self.offsets.data
@@ -142,7 +145,7 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
     """An `Embedding` in training for its packed form; the lookup and the tied output see the same rounded table."""
 
     def __call__(self, tokens: Array) -> Tensor:
-        return EmbeddingLookup(tokens).apply(self.rounded())
+        return RoundedLookup(tokens, self.rounding).apply(self.weight)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.product(hidden)
@@ -178,20 +181,6 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
         return LearnedLinear(module.weight, grid, spec, name, log_steps, offsets)
 
     return _with_cache(replace_modules(model, swap), spec)
-
-
-@contextmanager
-def rounded_once(model: Module) -> Iterator[None]:
-    """Within, every matrix of the prepared model and its replicas is rounded once, however often it is used: nothing may
-    change the weights. The heads use theirs at every depth, and all use the table."""
-    matrices = [module for _, module in model.named_modules() if isinstance(module, FakeQuantizedMatrix)]
-    for matrix in matrices:
-        matrix.kept.stands_still = True
-    try:
-        yield
-    finally:
-        for matrix in matrices:
-            matrix.kept.stands_still, matrix.kept.values = False, None
 
 
 def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:

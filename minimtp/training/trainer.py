@@ -9,7 +9,6 @@ so a run can stop and go on, or branch, between any two steps.
 A floating-point sum depends on its order, so bits depend on how many shards there are. The number is kept with the run.
 """
 
-from contextlib import nullcontext
 from math import isfinite
 
 from minimtp.backend import Device, array_module, to_device
@@ -50,7 +49,7 @@ class Trainer:
         self.recipe, self.device, self.teacher, self.team = recipe, device, teacher, team or Alone()
         self.step = at.step if at else 0
         self.shards = min(shards, recipe.batch // self.team.size)
-        self.quantized, self.weights_stand_still = False, nullcontext
+        self.quantized = False
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
         if at:
@@ -91,7 +90,7 @@ class Trainer:
 
         rate = schedule.learning_rate(self.recipe, self.step)
         while True:
-            with self.weights_stand_still(self.model), products_in(self.recipe.precision, self.device):
+            with products_in(self.recipe.precision, self.device):
                 losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
             self.team.sum_in_place(self.flat.gradients)
             norm = self.optimizer.step(rate, self.recipe.clip or None, self.loss_scale.value)
@@ -123,9 +122,9 @@ class Trainer:
         first = self.recipe.first_quantized_step
         if first is None or self.step < first or self.quantized:
             return
-        from minimtp.quant.qat import prepare, rounded_once
+        from minimtp.quant.qat import prepare
 
-        self.quantized, self.weights_stand_still = True, rounded_once
+        self.quantized = True
         self.model = prepare(self.model, quantization_spec(self.recipe))
         self.replicas.close()
         self.replicas = Replicas(self.model, self.flat, self.shards)
