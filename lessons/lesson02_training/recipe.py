@@ -10,6 +10,7 @@ INTRODUCES = (
     "minimtp.kernels.plain",
     "minimtp.kernels.blocks",
     "minimtp.engine.fused",
+    "minimtp.engine.precision",
     "minimtp.engine.module",
     "minimtp.engine.flat",
     "minimtp.engine.optim",

@@ -17,6 +17,7 @@ INTRODUCES = (
     "minimtp.training.log",
     "minimtp.training.loop",
     "minimtp.training.picture",
+    "minimtp.training.loss_scale",
     "minimtp.training.trainer",
 )
 
