@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.bench import decode, decode_report, formats
+from minimtp.bench import decode, decode_report, decode_rounds, formats
 from minimtp.cli import main
+from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Speed
 from minimtp.decode.runtime import Runtime
+from minimtp.decode.sampling import Law
 from minimtp.decode.verify import RULES
 from minimtp.errors import UserError
 from minimtp.torch_peer import TorchDecoder
@@ -196,3 +198,52 @@ def test_what_loses_is_said_the_worst_first_and_stands_bold_in_the_readme():
 def test_many_losing_cases_are_counted_instead_of_told():
     rows = [row("plain", "token", 1.0), *(row(f"way {i}", "token", 0.5) for i in range(decode_report.SAID + 3))]
     assert "and 3 more" in decode_report.table({"rows": rows})
+
+
+def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_places(run, tmp_path, capsys):
+    arguments = ["bench", "rounds", str(run), "--places", "3", "--small", str(run), "--temperatures", "0", "1"]
+    assert main([*arguments, "--texts", "random", "--out", str(tmp_path)]) == 0
+    said, result = capsys.readouterr().out, json.loads((tmp_path / "bench-rounds.json").read_text(encoding="utf-8"))
+    rows = {(row["drafter"], row["form"], row["rule"], row["temperature"]): row for row in result["rows"]}
+    forms = {"heads": list(decode_rounds.FORMS), "n-gram": ["chain"], "small model": ["chain"]}
+    rules = {0.0: RULES[:1], 1.0: RULES}
+    assert rows.keys() == {(d, form, rule, t) for d in forms for form in forms[d] for t in rules for rule in rules[t]}
+    for (drafter, form, rule, temperature), row in rows.items():
+        mean, half = row["tokens_a_round"]
+        assert 1 <= mean <= 1 + decode.FIXED_DEPTH and half >= 0
+        assert (row["over_chain"] is None) == (form == "chain")
+        assert (row["over_token"] is None) == (temperature == 0 or rule == "token")
+        for name, other in (("over_chain", (drafter, "chain", rule)), ("over_token", (drafter, form, "token"))):
+            if row[name]:  # the file has five digits of each
+                assert row[name][0] == pytest.approx(mean - rows[*other, temperature]["tokens_a_round"][0], abs=2e-4)
+    heads = [line for line in said.splitlines() if line.startswith("heads, ")]
+    assert len(heads) == len(decode_rounds.FORMS) * len(RULES)
+    assert "random T=1" in said and "saved" in said
+    assert main([*arguments, "--places", "1"]) == 2
+    assert "places must be at least 2" in capsys.readouterr().err
+
+
+def test_rounds_behind_a_place_are_those_of_the_loop_without_the_prompts_own(run):
+    target, drafter = deploy(decode.load(run, "cpu").model)
+    prompt, options = np.array([65, 66, 67]), dict(max_new=29, law=Law(1.0), seed=3, draft_depth=5)
+    generation = decode_rounds.generate(target, drafter, prompt, **options)
+    lengths = [len(round_.tokens) for round_ in generation.rounds()]
+    assert lengths[0] == 1 and len(lengths) > 1 + decode_rounds.ROUNDS
+    expected = lengths[1 : 1 + decode_rounds.ROUNDS]
+    assert decode_rounds.tokens_a_round(target, drafter, prompt, **options) == pytest.approx(sum(expected) / len(expected))
+
+
+def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
+    """Of 2,000 intervals about 200 normal numbers each 95 % should; 2 % are 4 standard deviations of that share."""
+    found = [decode_rounds.interval(sample) for sample in np.random.default_rng(0).standard_normal((2000, 200))]
+    assert abs(sum(abs(mean) <= half for mean, half in found) / 2000 - 0.95) < 0.02
+
+
+def test_only_what_is_surely_less_counts_as_behind_and_only_trees_and_the_block_rule_are_asked():
+    row = {"text": "code", "temperature": 1.0, "drafter": "heads"}
+    chain = row | {"form": "chain", "rule": "match", "over_chain": None, "over_token": [-2.0, 0.1]}
+    block = row | {"form": "chain", "rule": "block", "over_chain": None, "over_token": [-0.12, 0.1]}
+    tree = row | {"form": "tree of 7", "rule": "token", "over_chain": [-0.2, 0.1], "over_token": None}
+    compared, lost = decode_rounds.behind([chain, block, tree])
+    assert compared == 2
+    assert lost == ["behind its chain: code at temperature 1, heads, tree of 7, token: -0.20 +- 0.10"]

@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minimtp.decode.chains import block_rule, token_rule
-from minimtp.decode.sampling import Law, Noise
+from minimtp.decode.sampling import Law, Noise, SeededDice
 from minimtp.decode.tree_drafting import grow
 from minimtp.decode.trees import Tree, matching_path, recursive_rejection, traversal
-from minimtp.decode.verify import SHARPNESS, BlockRule, Greedy, Match, SharedNoise, TokenRule
+from minimtp.decode.verify import SHARPNESS, STANDS, BlockRule, Greedy, Match, SharedNoise, TokenRule
 from tests.rule_laws import (
     PAIRS,
     chain_round,
@@ -131,6 +131,26 @@ def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law
 
     p = {prefix: law.probabilities(row[None])[0] for prefix, row in logits.items()}
     assert wrong_by(one_round, p) <= EXACT
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_not_on_what_was_drawn(seed, width):
+    logits = np.random.default_rng(seed).standard_normal((1, 5))
+    drawn = [TokenRule(Law(), SeededDice(other)).draw_children(logits, [], width) for other in range(8)]
+    assume(len({tuple(children.tokens) for children in drawn}) > 1)
+    beliefs = drawn[0].beliefs
+    assert all(children.beliefs == beliefs for children in drawn)
+    assert sorted(beliefs, reverse=True) == beliefs and 0 < sum(beliefs) <= 1 + 1e-12 and beliefs[0] >= STANDS
+
+
+def test_where_a_drafter_is_sure_a_drawn_tree_is_a_chain_and_where_it_is_not_it_is_broad():
+    sure, unsure = np.array([[20.0, 0.0, 0.0]]), np.zeros((1, 3))
+
+    def depths(logits):
+        return grow(0, lambda node, parent, path: logits, TokenRule(Law(), SeededDice(0)), nodes=7, depth=7).depths
+
+    assert depths(sure) == list(range(8))
+    assert max(depths(unsure)) < 7
 
 
 @given(tree_forms(), st.integers(0, 10**6))

@@ -89,9 +89,9 @@ def measure(
     """
     started = time.perf_counter()
     loaded, load_before = load(folder, device), machine.load()
-    sizes = _fitting(sizes or Sizes(), loaded)
+    sizes = fitting(sizes or Sizes(), loaded)
     laws = {temperature: Law(temperature) for temperature in temperatures}
-    prompts, missing = _prompts(loaded, texts, sizes, seed)
+    prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     if out is not None:
         out = checkpoint.make_folder(out)
     contestants, costs = _contestants(loaded, load(small, device) if small else None)
@@ -132,7 +132,7 @@ def measure(
     report("")
     report(formats_table(result))
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, _lines(result))
+        checkpoint.write_text(out / FILE_NAME, json_lines(result))
         draw(result, out / PICTURE_NAME)
         report(f"saved {out / FILE_NAME}")
     return result
@@ -212,7 +212,7 @@ def repeated_share(tokens: Sequence[int]) -> float:
     return repeated / max(1, len(tokens) - STRETCH)
 
 
-def _lines(result: dict[str, object]) -> str:
+def json_lines(result: dict[str, object]) -> str:
     """JSON with five digits a number and a row a line, which people can read and version control can compare."""
 
     def rounded(value: object) -> object:
@@ -227,7 +227,7 @@ def _lines(result: dict[str, object]) -> str:
     return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"
 
 
-def _fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
+def fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
     """The sizes, made to fit the model's context. Raises UserError for numbers that make no measurement."""
     for name, value in asdict(sizes).items():
         if not 1 <= value <= 10_000:
@@ -237,7 +237,7 @@ def _fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
     return replace(sizes, prompt=prompt, max_new=max(2, min(sizes.max_new, context + 1 - prompt)))
 
 
-def _prompts(
+def choose_prompts(
     loaded: LoadedRun, texts: Sequence[str], sizes: Sizes, seed: int
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
     """(the prompts of each kind of text, why the others are missing)."""

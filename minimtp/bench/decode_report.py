@@ -25,7 +25,7 @@ def table(result: Mapping[str, object], markdown: bool = False, shown: Callable[
     lines.append([f"{PLAIN}, {ways[0][1]}, tokens/s", *(f"{row['tokens_per_second']:,.0f}" for row in plain)])
     for way, rule in filter(lambda pair: shown(*pair), ways[1:]):
         lines.append([f"{way}, {rule}", *(_cell(cells.get((way, rule, *column)), markdown) for column in columns)])
-    text = _aligned(lines, markdown)
+    text = aligned(lines, markdown)
     if markdown:
         return text
     said = "speed-up over plain decoding (tokens a step); at temperature 0 all rules are the same"
@@ -43,10 +43,10 @@ def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
         speeds = [f"{row['tokens_per_second']:,.0f} ({row['speedup']:.2f}x)" for row in found]
         lines.append([name, f"{found[0]['weight_bytes']:,} B", *speeds])
     lines += [[name, reason, *([""] * len(temperatures))] for name, reason in missing.items()]
-    return _aligned(lines, markdown, said_at=len(lines) - len(missing))
+    return aligned(lines, markdown, said_at=len(lines) - len(missing))
 
 
-def _aligned(lines: list[list[str]], markdown: bool, said_at: int | None = None) -> str:
+def aligned(lines: list[list[str]], markdown: bool, said_at: int | None = None) -> str:
     """The first line is the head; from `said_at` on the second cell is a sentence and not part of a column."""
     if markdown:
         lines = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]

@@ -106,6 +106,18 @@ def bench_decode(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_rounds(options: argparse.Namespace) -> int:
+    from minimtp.bench import decode_rounds as measurement
+
+    use_kernels(options)
+    measurement.measure(
+        options.run, places=options.places, small=options.small, device=options.device, seed=options.seed, out=options.out,
+        **({"temperatures": options.temperatures} if options.temperatures else {}),
+        **({"texts": options.texts} if options.texts else {}),
+    )  # fmt: skip
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     from minimtp.doctor import describe
 

@@ -8,6 +8,7 @@ from minimtp.cli.measuring import (
     bench_decode,
     bench_kernels,
     bench_quality,
+    bench_rounds,
     bench_train,
     compare,
     doctor,
@@ -203,6 +204,20 @@ def make_parser() -> Parser:
     new.add_argument("--repeats", type=whole, default=3, metavar="N", help="turns of every prompt (default: 3)")
     new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
     new.add_argument("--out", metavar="DIR", help="also write what was found as JSON, and draw it")
+    _add_device(new)
+    _add_kernels(new)
+
+    new = command(
+        bench_rounds, "RUN [options]", "tokens a round of every rule, with chains and trees, from the same places; no seconds",
+        "minimtp bench rounds runs/mine",
+    )  # fmt: skip
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
+    new.add_argument("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 1")
+    new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: code prose")
+    new.add_argument("--places", type=whole, default=1000, metavar="N", help="of each text (default: 1000)")
+    new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    new.add_argument("--out", metavar="DIR", help="also write what was found as JSON")
     _add_device(new)
     _add_kernels(new)
 

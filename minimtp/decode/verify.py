@@ -61,9 +61,11 @@ class Guess(NamedTuple):
 # the maximum agree where two draws would not. Measured on trained heads, greedy and with shared noise: trees grown with 1.5
 # accept the most, or nearly; with 1 they are too broad, behind a chain of as many drafts, with 3 hardly more than a chain.
 SHARPNESS = 1.5
-# How likely a child that was drawn is believed to stand: the first as often as the two laws overlap, which hardly depends on
-# how flat they are; each further one seldom. A guess.
-STANDS, FALLS = 0.75, 0.15
+# How often a child that was drawn stands: the first as often as the two laws overlap, STANDS where the drafter's is flat and
+# nearly always where it is sure (m, its largest probability); each further one in SECOND of the cases in which none before it
+# did. Measured on trained heads, on code and on prose, at temperatures 0.7 and 1: .70 at m = .16, .67 at .45, .75 at .65, .87
+# at .85, .98 at .97; second children .38 to .44, third ones .33 to .40.
+STANDS, SECOND = 0.65, 0.4
 
 
 class Greedy:
@@ -207,7 +209,9 @@ class TokenRule:
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         scores = to_numpy(self.law.scores(logits))
         tokens = self.dice.draw_distinct(scores[0], width)
-        return Children(tokens, [STANDS * FALLS**rank for rank in range(len(tokens))], scores)
+        first = STANDS + (1 - STANDS) * float(softmax(scores).max()) ** 3
+        further = [(1 - first) * SECOND * (1 - SECOND) ** rank for rank in range(width)]
+        return Children(tokens, [first, *further][: len(tokens)], scores)
 
     def guess(self, depth: int) -> None:
         return None
