@@ -101,8 +101,9 @@ def test_without_pytorch_its_column_says_so_and_the_rest_is_measured(monkeypatch
     assert re.search(r"^PyTorch +is not installed", said, re.MULTILINE)
     assert re.search(r"^torch.compile +is not installed", said, re.MULTILINE)
     result = json.loads(out.read_text())
-    assert set(result["sides"]) == {"minimtp"}
-    assert result["ratios"] == {}
+    assert set(result["sides"]) == {"minimtp", "qat"}
+    assert set(result["ratios"]) == {"qat"}
+    assert result["losses"]["qat"] != result["losses"]["minimtp"] and result["losses"]["largest_difference"] is None
     assert set(result["missing"]) == {"torch", "torch.compile"}
     assert "torch" not in result["versions"]
 

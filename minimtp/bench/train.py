@@ -1,7 +1,7 @@
 """How fast minimtp is beside others, measured so that the comparison can be trusted: `minimtp bench train`.
 
 Training the preset's standard model, in minimtp and in PyTorch, eager and compiled (torch_peer.py), on the same processor and
-threads.
+threads; and in minimtp through the rounding to 4 bits, for what that costs.
 
 **In turn.** A shared machine drifts, and several libraries in one process disturb each other's threads. So each side lives in a
 process of its own, which sleeps until it is sent the batches of a round; a round is some training steps, and the sides
@@ -11,10 +11,10 @@ A busy machine is told of, for it hurts unequally: PyTorch's threads spin until 
 core taken by other work it was 8 to 80 times slower than with one.
 
 **Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up and compile, are not
-counted, and their losses must agree within 1e-4 of the loss. A loss is rounded to 1e-7 of itself in float32, sums in another
-order differ by one or two of those, and every step of training multiplies the difference: 6e-7 was seen with `quick`, 4e-5
-with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay that is wrong by a tenth makes more than is allowed,
-as the tests show.
+counted, and their losses, but for the side that rounds, must agree within 1e-4 of the loss. A loss is rounded to 1e-7 of itself
+in float32, sums in another order differ by one or two of those, and every step of training multiplies the difference: 6e-7 was
+seen with `quick`, 4e-5 with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay wrong by a tenth makes
+more than is allowed, as the tests show.
 
 **The peak** is what NumPy's product of matrices of 1024 x 1024 reaches on as many threads, once a round, between the others.
 
@@ -74,9 +74,20 @@ class Minimtp:
         return float(self.trainer.advance(tokens)[0][0])
 
 
+class MinimtpThroughRounding(Minimtp):
+    """The same model in quantization-aware training from the first step on."""
+
+    name = "minimtp QAT"
+
+    def __init__(self, recipe: Recipe, threads: int) -> None:
+        super().__init__(replace(recipe, quantization="qat"), threads)
+        self.about["title"] = self.name
+
+
 OURS = "minimtp"
 PEERS = {"torch": TorchPeer, "torch.compile": CompiledTorchPeer}
-SIDES = {OURS: Minimtp} | PEERS
+OTHERS = {"qat": MinimtpThroughRounding} | PEERS
+SIDES = {OURS: Minimtp} | OTHERS
 
 
 def train(
@@ -130,7 +141,7 @@ def train(
         "measurement": "train", "preset": preset, "recipe": recipe.to_dict(), "parameters": recipe.trunk_parameters(),
         "tokens_per_step": per_step, "steps": steps, "rounds": rounds, "threads": threads,
         "operations_per_token": per_token, "sgemm_gflops": peak, "sides": sides, "missing": missing,
-        "ratios": {name: _ratio(rates[OURS], rates[name]) for name in PEERS if name in rates},
+        "ratios": {name: _ratio(rates[OURS], rates[name]) for name in OTHERS if name in rates},
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCE, "largest_difference": difference, **losses},
         "machine": machine.describe(load),
         "versions": machine.versions() | {k: v for about in abouts.values() for k, v in about["versions"].items()},
@@ -196,9 +207,9 @@ def table(result: dict[str, object]) -> str:
     lines += [f"{PEERS[name].name:<22}{reason}" for name, reason in result["missing"].items()]
     for name, ratio in result["ratios"].items():
         ratio = "".join(f"{ratio[key]:>10.2f}" for key in ("median", "lowest", "highest"))
-        lines.append(f"{f'minimtp / {PEERS[name].name}':<22}{ratio}")
-    if result["ratios"]:
-        losses = result["losses"]
+        lines.append(f"{f'minimtp / {OTHERS[name].name}':<22}{ratio}")
+    losses = result["losses"]
+    if losses["largest_difference"] is not None:
         lines.append(f"losses of the first {losses['steps']} steps from the same weights and batches differ by at most "
                      f"{losses['largest_difference']:.1g} of the loss ({losses['tolerance']:g} allowed)")  # fmt: skip
     lines.append(f"the peak is {result['sgemm_gflops']:.0f} GFLOP/s, what NumPy's product of large matrices reaches")
