@@ -33,6 +33,7 @@ import minimtp
 from minimtp import kernels
 from minimtp.backend import Device, available_cores, choose_device, processor
 from minimtp.backend import numpy as np
+from minimtp.bench import machine
 from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
@@ -134,7 +135,8 @@ def run(
     if finished:
         _announce(finished, out, report)
         return finished
-    started = time.perf_counter()
+    started, load_before = time.perf_counter(), machine.load()
+    machine.warn_if_busy(load_before, report)
     report(f"corpus    {text.describe()}")
     report(f"recipe    of the standard configuration\n{recipe.describe()}")
     report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
@@ -152,6 +154,7 @@ def run(
         "recipe": recipe.to_dict(),
         "machine": {
             "processor": processor(), "cores": available_cores(), "python": platform.python_version(), "numpy": np.__version__,
+            "load_before": load_before,
         },
         "seconds": time.perf_counter() - started,
     }  # fmt: skip

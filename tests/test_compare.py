@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 
@@ -75,6 +76,16 @@ def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(
     compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
     assert raced == [0.0, 1.0, 1.0]
     assert not (tmp_path / "compare" / "measured.json").exists()
+
+
+@pytest.mark.parametrize(("load", "warned"), [(None, False), (0.2, False), (2.0, True)])
+def test_a_busy_machine_is_told_of_before_anything_is_trained(load, warned, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare.machine, "load", lambda: load)
+    monkeypatch.setattr(compare, "trained", Mock(side_effect=KeyboardInterrupt))
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        compare.run("tiny", tmp_path, report=lines.append)
+    assert ("busy" in lines[0]) == warned
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"setting": 1, "parts": {"memory": {}}}'])

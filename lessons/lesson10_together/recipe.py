@@ -15,6 +15,8 @@ INTRODUCES = (
     "minimtp.decode.deploy",
     "minimtp.decode.measure",
     "minimtp.training.quantize",
+    "minimtp.doctor",
+    "minimtp.bench.machine",
     "minimtp.claims",
     "minimtp.pictures",
     "minimtp.compare",
