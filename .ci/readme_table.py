@@ -3,6 +3,7 @@
     minimtp bench --all && cp runs/bench-quick/*.json runs/bench-quick/*.png runs/bench-quick/*/quality.png data/results
     minimtp compare --preset laptop && cp runs/compare-laptop/compare.json data/results/compare-laptop.json
     minimtp bench train --preset laptop --out data/results/bench-train-laptop.json
+    minimtp bench rounds runs/compare-laptop/mtp --out runs && cp runs/bench-rounds.json data/results/bench-rounds-laptop.json
     python .ci/readme_table.py
 
 Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json.
@@ -11,10 +12,11 @@ tests/test_readme.py holds README and figures equal.
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from minimtp import claims
-from minimtp.bench import decode_report, kernels, quality_report, train
+from minimtp.bench import decode_report, decode_rounds, kernels, quality_report, train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +39,7 @@ def compared(result: dict) -> str:
 BLOCKS = {  # by the name of the figures' file
     "compare-quick": compared, "compare-laptop": compared, "bench-decode": decode_report.readme,
     "quality-quick": quality_report.readme, "bench-kernels": kernels.readme, "bench-train": train.readme,
-    "bench-train-laptop": train.readme,
+    "bench-train-laptop": train.readme, "bench-rounds-laptop": partial(decode_rounds.table, markdown=True),
 }  # fmt: skip
 
 
