@@ -17,6 +17,7 @@ _HOME_OF = {
     "train": "minimtp.training.loop",
     "evaluate": "minimtp.training.evaluate",
     "quantize": "minimtp.training.quantize",
+    "export": "minimtp.formats.gguf",
     "Recipe": "minimtp.training.recipe",
     "UserError": "minimtp.errors",
 }

@@ -93,6 +93,23 @@ def recipes(draw, **fixed):
 
 
 @st.composite
+def models(draw, **fixed):
+    """Models of `recipes` with weights as if trained: in full precision, or prepared or packed where the recipe quantizes."""
+    from minimtp.quant.qat import convert, prepare
+    from minimtp.training.build import build_model, quantization_spec
+
+    recipe = draw(recipes(**fixed))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    model = build_model(recipe, rng)
+    for parameter in model.parameters():  # products that start at zero would hide what comes before them
+        parameter.data = parameter.data + 0.05 * rng.standard_normal(parameter.data.shape, np.float32)
+    if recipe.quantization == "none":
+        return model
+    model = prepare(model, quantization_spec(recipe))
+    return convert(model) if draw(st.booleans()) else model
+
+
+@st.composite
 def documents(draw, largest=200):
     """Texts as (name, content), sorted, of different names; anything at all may stand in them."""
     names = draw(st.sets(st.text("abcdefgh/", min_size=1, max_size=8), min_size=1, max_size=30))

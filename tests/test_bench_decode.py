@@ -135,23 +135,35 @@ def test_a_small_model_with_other_tokens_is_refused(run, tmp_path, monkeypatch):
 def test_the_same_weights_are_measured_in_every_form_beside_pytorch_or_the_reason_why_not(measured, run, monkeypatch):
     found = measured[1]["formats"]
     forms = ["fp32", "fp32 + heads", "int8", "int8 + heads", "int4", "int4 + heads"]
-    torch = importlib.util.find_spec("torch") is not None
-    names = forms + ["PyTorch fp32"] * torch
+    torch, llama = (importlib.util.find_spec(name) is not None for name in ("torch", "llama_cpp"))
+    names = forms + ["PyTorch fp32"] * torch + ["llama.cpp fp32", "llama.cpp int8", "llama.cpp int4"] * llama
     assert {(row["name"], row["temperature"]) for row in found["rows"]} == set(itertools.product(names, [0.0, 0.7, 1.0]))
     sizes = {row["name"]: row["weight_bytes"] for row in found["rows"]}
     assert sizes["fp32"] == sizes["fp32 + heads"] > sizes["int8"] > sizes["int4"]
-    assert set(found["missing"]) == ({"llama.cpp"} if torch else {"llama.cpp", "PyTorch"})
+    assert set(found["missing"]) == {name for name, found in (("llama.cpp", llama), ("PyTorch", torch)) if not found}
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     _, _, missing = formats.contestants(decode.load(run), "cpu")
-    assert "not installed" in missing["PyTorch"]
+    assert "not installed" in missing["PyTorch"] and "not installed" in missing["llama.cpp"]
     _, _, missing = formats.contestants(decode.load(run), "cuda")
-    assert "CPU only" in missing["PyTorch"]
+    assert "CPU only" in missing["PyTorch"] and "CPU only" in missing["llama.cpp"]
+
+
+def test_a_peer_that_cannot_decode_the_model_is_missing_with_the_reason(run, monkeypatch):
+    def cannot(model):
+        raise UserError("this grid is no type of ggml")
+
+    monkeypatch.setattr(formats, "find_spec", lambda name: name == "llama_cpp")
+    monkeypatch.setattr(formats.LlamaDecoder, "of", cannot)
+    racing, _, missing = formats.contestants(decode.load(run), "cpu")
+    assert not any("llama" in contestant.name for contestant in racing)
+    assert missing["llama.cpp"] == "cannot be measured: this grid is no type of ggml"
 
 
 def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
     packed = quantize(run, tmp_path / "packed")
     racing, weights, missing = formats.contestants(packed, "cpu")
-    assert [contestant.name for contestant in racing] == ["packed", "packed + heads"]
+    llama = importlib.util.find_spec("llama_cpp") is not None
+    assert [contestant.name for contestant in racing] == ["packed", "packed + heads"] + ["llama.cpp packed"] * llama
     assert 4 < weights["packed"][1] < 9
     assert "full precision only" in missing["PyTorch"]
 

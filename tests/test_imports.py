@@ -18,7 +18,7 @@ LAYERS = [  # each may import from itself and from those above it in this list
     {"model"},
     {"quant"},
     {"decode", "training", "formats"},
-    {"claims", "pictures", "compare", "torch_peer", "bench", "doctor", "cli", "__main__"},
+    {"claims", "pictures", "compare", "torch_peer", "llama_peer", "bench", "doctor", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -62,6 +62,13 @@ def test_only_the_backend_imports_an_array_library(path):
         allowed = {"torch"} - {name.split(".")[0] for name in imported(path, at_module_level=True)}  # when it is needed only
     libraries = {name.split(".")[0] for name in imported(path)} & {"numpy", "cupy", "numba", "llvmlite", "torch"}
     assert libraries <= allowed
+
+
+@pytest.mark.parametrize(("library", "file"), [("gguf", "formats"), ("llama_cpp", "llama_peer")])
+def test_what_reads_other_programs_files_is_imported_in_one_place_and_only_when_needed(library, file):
+    importing = {part_of(path) for path in FILES if library in imported(path)}
+    assert importing == {file}
+    assert not any(library in imported(path, at_module_level=True) for path in FILES)
 
 
 def loaded_after(statement: str) -> set[str]:

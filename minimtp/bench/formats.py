@@ -1,9 +1,9 @@
-"""One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, beside PyTorch: a part of `minimtp bench decode`.
+"""One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, beside others: a part of `minimtp bench decode`.
 
 All take turns on the same prompts (code, where it is measured), one thread each. Weights are rounded to nearest here: what
 rounding costs in quality is the business of `minimtp bench quality`. A model that is packed already is measured as it is.
-PyTorch decodes the 32-bit weights eagerly through the same loop (torch_peer.py), so what differs is the pass alone. Where a
-peer is missing, the report says so.
+PyTorch decodes the 32-bit weights eagerly (torch_peer.py) and llama.cpp every form of the trunk (llama_peer.py), both through
+the same loop, so what differs is the pass alone. Where a peer is missing, the report says so.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ from minimtp.decode.cost import Costs
 from minimtp.decode.deploy import CONFIDENCE, deploy
 from minimtp.decode.measure import Contestant, race
 from minimtp.decode.sampling import Law
+from minimtp.errors import UserError
+from minimtp.llama_peer import LlamaDecoder
+from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import QuantizationSpec
@@ -23,7 +26,7 @@ from minimtp.torch_peer import TorchDecoder
 from minimtp.training.checkpoint import LoadedRun
 
 ROUNDED = {"int8": QuantizationSpec(weights="q8_0", heads="q8_0"), "int4": QuantizationSpec()}
-TORCH = "PyTorch"
+TORCH, LLAMA = "PyTorch", "llama.cpp"
 
 
 def contestants(loaded: LoadedRun, device: str) -> tuple[list[Contestant], dict[str, tuple[int, float]], dict[str, str]]:
@@ -41,7 +44,10 @@ def contestants(loaded: LoadedRun, device: str) -> tuple[list[Contestant], dict[
             lengths = partial(AdaptiveLength, Costs(target, heads.max_depth), heads.max_depth)
             found.append(Contestant(f"{name} + heads", target, heads, heads.max_depth, CONFIDENCE, lengths=lengths))
             weights[f"{name} + heads"] = weights[name]
-    missing = {"llama.cpp": "needs the weights as a GGUF file, which this version does not write"}
+    peers, missing = _llama(models, device)
+    found += peers
+    for peer, model in zip(peers, models.values(), strict=False):
+        weights[peer.name] = weight_bytes(model.trunk), bits_per_weight(model.trunk)
     if "fp32" not in models:
         missing[TORCH] = "decodes full precision only, and these weights are packed"
     elif device != "cpu":
@@ -55,6 +61,18 @@ def contestants(loaded: LoadedRun, device: str) -> tuple[list[Contestant], dict[
         except ImportError as error:
             missing[TORCH] = f"cannot be imported: {str(error).splitlines()[0]}"
     return found, weights, missing
+
+
+def _llama(models: dict[str, LanguageModel], device: str) -> tuple[list[Contestant], dict[str, str]]:
+    """(llama.cpp with each of the models, or none, why it is missing)."""
+    if device != "cpu":
+        return [], {LLAMA: "is measured on the CPU only"}
+    if find_spec("llama_cpp") is None:
+        return [], {LLAMA: "is not installed; pip install llama-cpp-python measures it too"}
+    try:
+        return [Contestant(f"{LLAMA} {name}", LlamaDecoder.of(model)) for name, model in models.items()], {}
+    except (ImportError, RuntimeError, OSError, UserError) as error:  # a library that is not whole, a model that is no GGUF
+        return [], {LLAMA: f"cannot be measured: {str(error).splitlines()[0]}"}
 
 
 def measure(

@@ -22,9 +22,9 @@ def describe(load: float | None, device: str = "cpu") -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of minimtp and of the array libraries that are in use."""
+    """Of Python, of minimtp, and of the libraries that are in use."""
     found = {"python": platform.python_version(), "minimtp": minimtp.__version__, "numpy": np.__version__}
-    return found | {name: sys.modules[name].__version__ for name in ("numba", "cupy") if name in sys.modules}
+    return found | {name: sys.modules[name].__version__ for name in ("numba", "cupy", "llama_cpp") if name in sys.modules}
 
 
 def load() -> float | None:

@@ -1,4 +1,4 @@
-"""The command line: minimtp train | generate | evaluate | quantize | compare | bench | doctor.
+"""The command line: minimtp train | generate | evaluate | quantize | export | compare | bench | doctor.
 
 Each command is a thin function: it turns options into arguments, calls the library, and prints. What the library does not
 accept arrives here as a UserError and becomes one line on standard error and exit code 2; Ctrl-C is exit code 130.
@@ -10,7 +10,7 @@ imported before a command runs, so that `-h` answers at once.
     values.py      what an option's value may look like, and the choice of kernels
     training.py    train, and the recipe that its options describe
     writing.py     generate
-    measuring.py   evaluate, quantize, compare, bench, doctor
+    measuring.py   evaluate, quantize, export, compare, bench, doctor
 """
 
 import sys

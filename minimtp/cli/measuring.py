@@ -1,4 +1,4 @@
-"""`minimtp evaluate`, `quantize`, `compare`, `bench` and `doctor`."""
+"""`minimtp evaluate`, `quantize`, `export`, `compare`, `bench` and `doctor`."""
 
 import argparse
 import json
@@ -34,6 +34,18 @@ def quantize(options: argparse.Namespace) -> int:
         f"{options.out}: {weight_bytes(packed.model):,} bytes of weights, {bits_per_weight(packed.model):.2f} bits each "
         f"(before: {weight_bytes(run.model):,}, {bits_per_weight(run.model):.2f})"
     )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from minimtp.formats import gguf
+
+    done = gguf.export(options.run, options.out)
+    held = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
+    print(f"{done.path}: {done.size:,} bytes, the trunk's {done.types.total()} tensors ({held}) and the tokenizer")
+    for caveat in done.caveats:
+        print(f"note: {caveat}")
+    print(f'run it with llama.cpp: llama-completion -m {done.path} -no-cnv -p "import "')
     return 0
 
 

@@ -13,6 +13,7 @@ from minimtp.cli.measuring import (
     compare,
     doctor,
     evaluate,
+    export,
     quantize,
 )
 from minimtp.cli.training import train
@@ -141,6 +142,13 @@ def make_parser() -> Parser:
     new.add_argument("--calibration", nargs="+", default=[], metavar="PATH",
                      help="text for importance, awq and gptq (default: what the run was trained on)")  # fmt: skip
     new.add_argument("--out", required=True, metavar="DIR", help="the run folder to write")
+
+    new = command(
+        export, "RUN --out FILE", "write a run's trunk as a GGUF file, which llama.cpp runs",
+        "minimtp export runs/mine-int4 --out mine.gguf",
+    )  # fmt: skip
+    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("--out", required=True, metavar="FILE", help="the file to write; one that is there is replaced")
 
     new = command(compare, "[options]", "train, decode and compare the three configurations", "minimtp compare --preset quick")
     new.add_argument("--preset", choices=PRESETS, default="quick", help="default: quick")

@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,10 +156,14 @@ class LoadedRun:
 
 
 def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
-    """The model of a run folder, on the device "cpu", "cuda" or "auto".
+    """The model of a run folder, or of a GGUF file (formats/gguf.py), on the device "cpu", "cuda" or "auto".
 
     Raises UserError for whatever is wrong with the folder (see `read`), and for a device that cannot be used.
     """
+    if Path(folder).suffix == ".gguf":
+        from minimtp.formats.gguf import load as load_gguf
+
+        return load_gguf(folder, device)
     chosen = choose_device(device)
     checkpoint = read(folder, optimizer=False)
     recipe, path = checkpoint.recipe, Path(folder, FILE_NAME)
@@ -239,13 +244,24 @@ def _mapped(path: Path) -> Arrays:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file atomically. Raises UserError when it cannot be written."""
+    with in_place_of(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place in one step at the end, or is deleted where that is not reached.
+
+    Raises UserError when it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         _put_in_place(partial, path)
     except OSError as error:
-        _discard(partial)
         raise UserError(f"{path} cannot be written ({_cause(error)}): make room or choose another folder") from None
+    finally:
+        _discard(partial)
 
 
 def _discard(partial: Path) -> None:

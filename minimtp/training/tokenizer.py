@@ -69,6 +69,11 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTES = _byte_alphabet()
 
 
+def byte_spellings() -> list[str]:
+    """The 256 characters that stand for the bytes 0, 1, ... in byte-level vocabularies."""
+    return sorted(_BYTES, key=_BYTES.get)
+
+
 class FileTokenizer:
     """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library; its content travels in the checkpoint."""
 
