@@ -114,6 +114,8 @@ def test_every_tensor_of_the_file_is_byte_for_byte_what_decoding_multiplies_by(t
     assert metadata["llama.attention.head_count_kv"] == shape.key_value_heads
     assert metadata["llama.rope.dimension_count"] == shape.channels
     assert metadata["llama.rope.freq_base"] == np.float32(shape.rope_base)
+    assert (metadata["tokenizer.ggml.add_bos_token"], metadata["tokenizer.ggml.add_eos_token"]) == (False, False)
+    assert metadata["tokenizer.ggml.eos_token_id"] == BYTES.end_token
     assert metadata["llama.attention.layer_norm_rms_epsilon"] == np.float32(shape.norm_epsilon)
 
 
@@ -173,6 +175,7 @@ def test_each_byte_is_a_token_by_its_gpt_2_spelling_and_nothing_is_ever_merged()
     vocabulary = vocabulary_of(BYTES)
     assert len(set(vocabulary.tokens)) == BYTES.vocabulary_size and vocabulary.tokens[BYTES.end_token] == "<|endoftext|>"
     assert vocabulary.tokens[ord("A")] == "A" and vocabulary.tokens[ord(" ")] == "\u0120" and vocabulary.tokens[10] == "\u010a"
+    assert vocabulary.types == [1] * 256 + [3]  # llama.cpp's "normal", and "control" for the end
     left, right = vocabulary.merges[0].split(" ")
     assert len(vocabulary.merges) == 1 and {left, right} == {"<|endoftext|>"}  # no text is ever cut into such a piece
     assert isinstance(tokenizer_of(vocabulary), ByteTokenizer)
@@ -352,6 +355,7 @@ def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(folder, tmp
 
 
 @needs_llama
+@needs_gguf
 @settings(max_examples=12)
 @given(model=models(quantization="none"))
 def test_llama_cpp_computes_the_logits_of_full_precision_whatever_was_taken_back(model):
