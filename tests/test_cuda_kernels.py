@@ -119,13 +119,46 @@ def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(device, ro
 
 
 @few
-@given(rows=st.integers(1, 9), vocabulary=st.integers(1, 700), seed=st.integers(0, 2**32))
-def test_the_most_probable_token_is_the_first_of_the_largest(device, rows, vocabulary, seed):
-    from minimtp.kernels.cuda_block import most_probable
+@given(
+    rows=st.integers(1, 9), vocabulary=st.integers(1, 700), temperature=st.sampled_from([1.0, 0.7, 3.0]),
+    kind=st.sampled_from(["ties", "noise with ties", "any"]), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_the_device_chooses_the_tokens_of_the_plain_twin(device, rows, vocabulary, temperature, kind, seed):
+    rng, noise = np.random.default_rng(seed), None
+    logits = rng.integers(0, 4, (rows, vocabulary)).astype(np.float32)
+    if kind == "noise with ties":
+        noise = rng.integers(0, 3, logits.shape).astype(np.float64)
+    elif kind == "any":
+        logits, noise = normal(rng, *logits.shape), rng.gumbel(size=logits.shape)
+    broken = rng.integers(vocabulary, size=rows)
+    logits[::3, broken[::3]] = rng.choice([np.nan, np.inf], len(broken[::3])).astype(np.float32)
+    expected = plain.choose(logits, temperature, noise)
+    assert (expected[::3] == -1).all() and (expected[1::3] >= 0).all()
+    found = cuda.choose(there(device, logits), temperature, there(device, noise))
+    assert found.dtype == np.int64 and to_numpy(found).tolist() == expected.tolist()
+    wholly = np.full((1, vocabulary), -np.inf, np.float32)
+    assert to_numpy(cuda.choose(there(device, wholly), temperature)).tolist() == [-1]
 
-    logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)  # full of ties
-    tokens, probabilities = most_probable(there(device, logits))
-    assert np.array_equal(to_numpy(tokens), logits.argmax(axis=1))
+
+def test_scores_on_the_device_have_the_bits_of_the_host(device):
+    """A token whose noise is what another's logit / temperature should be ties with it, and no last bit decides."""
+    logits = normal(np.random.default_rng(0), 200)
+    zeros, quotients = np.zeros(200), logits / np.float32(0.7)
+    for first, second in (((logits, zeros), (zeros, quotients)), ((zeros, quotients), (logits, zeros))):
+        pairs = [np.stack(part, axis=1) for part in zip(first, second, strict=True)]
+        found = cuda.choose(there(device, pairs[0].astype(np.float32)), 0.7, there(device, pairs[1].astype(np.float64)))
+        assert not to_numpy(found).any()
+    nearly = there(device, np.array([[1.0, 1.0 + 1e-12]])), there(device, np.ones((1, 2), np.float32))
+    assert to_numpy(cuda.choose(nearly[1], 0.7, nearly[0])).tolist() == [1]  # the sum is a float64
+
+
+@few
+@given(rows=st.integers(1, 9), vocabulary=st.integers(1, 700), seed=st.integers(0, 2**32))
+def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(device, rows, vocabulary, seed):
+    from minimtp.kernels.cuda_block import _chosen
+
+    logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)
+    _, probabilities = _chosen(there(device, logits))
     expected = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
     np.testing.assert_allclose(to_numpy(probabilities), expected, rtol=8 * 2.0**-24 + vocabulary * 2.0**-24)
 

@@ -5,20 +5,26 @@ with `pytest -m gpu`. The tolerances are in one table, each with its reason.
 """
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.deploy import deploy
 from minimtp.decode.generate import generate
-from minimtp.decode.sampling import Law
+from minimtp.decode.rounds import Plan
+from minimtp.decode.sampling import Law, Noise
+from minimtp.decode.verify import make_rule
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import Op
+from minimtp.errors import UserError
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant import packing
@@ -211,18 +217,91 @@ def test_the_next_batch_is_prepared_while_a_step_is_under_way_and_is_the_same(de
     host.close()
 
 
-@pytest.mark.parametrize("choice", ["plain", "auto"])
-def test_a_greedy_round_stops_for_the_device_once_a_draft_and_twice_a_verification(monkeypatch, device, choose_kernels, choice):
-    choose_kernels(choice, device)
-    target, drafter = deploy(in_form(moved(model_with("token_conditioned"), device), "int4"))
-    generation = generate(target, drafter, [3, 1, 4], max_new=24, law=Law(0.0), draft_depth=3)
+WAITS = {  # law, rule, heads, draft depth: how often the host waits in a round, for its draft and to verify
+    "plain, greedy": (Law(0.0), "shared-noise", "none", 0, 1),
+    "plain, sampled": (Law(0.8), "shared-noise", "none", 0, 1),
+    "plain, truncated": (Law(0.8, 20, 0.9), "shared-noise", "none", 0, 1),
+    "plain, match": (Law(0.8), "match", "none", 0, 1),
+    "plain, token": (Law(0.8), "token", "none", 0, 1),
+    "greedy": (Law(0.0), "shared-noise", "token_conditioned", 3, 2),
+    "sampled": (Law(0.8), "shared-noise", "token_conditioned", 3, 2),
+    "match": (Law(0.8), "match", "token_conditioned", 3, 2),
+    "parallel, greedy": (Law(0.0), "shared-noise", "parallel", 3, 2),
+    "parallel, sampled": (Law(0.8), "shared-noise", "parallel", 3, 2),
+    "parallel, truncated": (Law(0.8, 20, 0.9), "shared-noise", "parallel", 3, 2),
+    "sequential, sampled": (Law(0.8), "shared-noise", "sequential", 3, 2),
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_the_host_waits_once_a_verification_and_once_a_draft(monkeypatch, device, choose_kernels, case):
+    law, rule, heads, depth, waits = WAITS[case]
+    choose_kernels("auto", device)
+    target, drafter = deploy(in_form(moved(model_with(heads), device), "int4"))
+    generation = generate(target, drafter, [3, 1, 4], max_new=40, law=law, rule=rule, draft_depth=depth)
     rounds = generation.rounds()
-    for _ in range(3):
+    for _ in range(4):
         next(rounds)
     monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
-    drafted = len(next(rounds).drafts)
-    if device.xp is strict_cupy and choice == "auto":
-        assert drafted > 0 and traffic.reads <= 3 and traffic.uploads <= 1
+    lengths = [len(next(rounds).drafts) for _ in range(3)]
+    assert lengths == [depth] * 3
+    if device.xp is strict_cupy:  # CuPy does not count
+        assert traffic.reads == 3 * waits
+        assert traffic.uploads <= 3 * (1 if heads in ("none", "token_conditioned") else 2)  # what is fed, what was committed
+
+
+@pytest.mark.parametrize("law", [Law(0.0), Law(0.7)], ids=["greedy", "sampled"])
+def test_a_plain_round_is_a_replay_a_choice_and_a_read(monkeypatch, device, choose_kernels, law):
+    choose_kernels("auto", device)
+    target, _ = deploy(in_form(moved(model_with("none"), device), "int4"))
+    rounds = generate(target, None, [3, 1, 4], max_new=40, law=law).rounds()
+    for _ in range(4):
+        next(rounds)
+    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    next(rounds)
+    assert target._trunk.graphs.recorded() == 1
+    if device.xp is strict_cupy:
+        # The token and its position to the graph, the graph, its two results, the choice.
+        assert (traffic.uploads, traffic.launches, traffic.reads) == (1, 5, 1)
+
+
+@pytest.mark.parametrize("law", [Law(0.0), Law(0.7)], ids=["greedy", "sampled"])
+def test_every_draft_length_has_a_graph_for_its_draft_and_one_for_its_verification(monkeypatch, device, choose_kernels, law):
+    choose_kernels("auto", device)
+    target, drafter = deploy(moved(model_with("token_conditioned"), device))
+    plan = itertools.cycle([Plan(depth) for depth in (1, 2, 3) for _ in range(4)])
+    lengths = SimpleNamespace(choose=lambda most, length, statistics: next(plan))
+    rounds = generate(target, drafter, [3, 1, 4], max_new=44, law=law, lengths=lengths).rounds()
+    drafted = {len(next(rounds).drafts) for _ in range(13)}
+    assert drafted == {0, 1, 2, 3}  # the prompt's round drafts nothing
+    assert drafter._step.graphs.recorded() == 3
+    assert target._trunk.graphs.recorded() == 3
+    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    next(rounds)
+    if device.xp is strict_cupy:
+        assert traffic.reads == 2 and traffic.uploads == 1
+        assert traffic.launches <= 14  # of the hundreds that the graphs hold
+
+
+@pytest.mark.parametrize("choice", ["plain", "auto"])
+@pytest.mark.parametrize("law", [Law(0.0), Law(0.7), Law(0.7, 5), Law(0.7, 0, 0.9)], ids=str)
+def test_logits_that_are_no_numbers_are_an_error_and_no_text(device, choose_kernels, choice, law):
+    choose_kernels(choice, device)
+    logits = device.xp.asarray(np.random.default_rng(0).standard_normal((2, 61)).astype(np.float32))
+    rule = make_rule("shared-noise", law, 1, 61, 5)
+    logits[1, 7] = np.nan
+    first = rule.verify(logits[:1], [], None)[1]
+    rule = make_rule("shared-noise", law, 1, 61, 5)
+    assert rule.verify(logits, [first + 1], None) == (0, first)  # the broken row is not looked at
+    with pytest.raises(UserError, match="not a number"):
+        make_rule("shared-noise", law, 1, 61, 5).verify(logits, [first], None)
+
+
+@given(position=st.integers(0, 300), count=st.integers(1, 140))
+def test_noise_on_the_device_is_that_of_the_host(device, position, count):
+    noise = Noise(3, 5)
+    found = [to_numpy(noise.rows_on(device.xp, position + shift, count)) for shift in (0, 1)]
+    assert np.array_equal(found[0], noise.rows(position, count)) and np.array_equal(found[1], noise.rows(position + 1, count))
 
 
 FORMS = ["float32", "int4", "trained int4"]

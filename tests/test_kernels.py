@@ -687,6 +687,26 @@ def test_a_block_of_any_width_of_heads_is_that_of_float64(kernel, channels):
     assert np.allclose(found, expected, atol=1e-3)
 
 
+@each_twin
+@given(seed=st.integers(0, 2**32), temperature=st.sampled_from([1.0, 0.5, 2.5]))
+def test_the_token_chosen_has_the_largest_score_and_of_equals_the_lowest_id(kernel, seed, temperature):
+    rng = np.random.default_rng(seed)
+    logits, noise = rng.integers(0, 5, (6, 9)).astype(np.float32), rng.integers(0, 3, (6, 9)).astype(np.float64)
+    for given_noise in (noise, None):
+        scores = logits / np.float32(temperature) + (0 if given_noise is None else noise)
+        for row, token in enumerate(kernel.choose(logits, temperature, given_noise).tolist()):
+            assert all(score < scores[row, token] for score in scores[row, :token])
+            assert all(score <= scores[row, token] for score in scores[row, token:])
+
+
+@each_twin
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_token_whose_logit_is_no_finite_number_is_not_chosen_silently(kernel, value):
+    logits = np.zeros((3, 5), np.float32)
+    logits[1, 3] = value
+    assert kernel.choose(logits, 0.8, np.zeros((3, 5))).tolist() == [0, -1, 0]
+
+
 @needs_numba
 def test_activations_that_cannot_be_written_to_are_read_all_the_same():
     x, weight = normal(np.random.default_rng(18), 2, 64), normal(np.random.default_rng(19), 33, 64)

@@ -99,7 +99,7 @@ class TokenConditionedDrafter:
         self._pending = int(tokens[-1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        guess = rule.guess(depth) if self._token_parts is not None else None
+        guess = rule.guess(depth, self._xp) if self._token_parts is not None else None
         if guess is not None:
             arguments = self._hidden.copy(), self._pending, self._token_parts
             if guess.noise is None:

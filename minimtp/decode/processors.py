@@ -16,6 +16,7 @@ committed text alone, which costs acceptance and nothing else.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
@@ -81,7 +82,7 @@ class Processed:
         self._text[start + accepted] = token
         return accepted, token
 
-    def guess(self, depth: int) -> None:
+    def guess(self, depth: int, xp: ModuleType = np) -> None:
         """Each draft's logits are processed with those before it, so `draw` has to be asked."""
         return None
 

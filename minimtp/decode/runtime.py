@@ -130,6 +130,7 @@ class Runtime:
         self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output, kernel)
         blocks = [partial(_block_weights, block, kernel) for block in trunk.blocks]
         self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon)
+        self._graphs = getattr(self._trunk, "graphs", None)  # of steps, on a GPU with its kernels
         if not self.rows_at_once:
             over_caches = map(_over_its_cache, self._trunk.blocks, trunk.blocks)
             self._trunk = replace(self._trunk, blocks=tuple(over_caches))
@@ -149,10 +150,32 @@ class Runtime:
         if not self.rows_at_once and len(tokens) > 1:
             return _together([self.forward(tokens[i : i + 1]) for i in range(len(tokens))])
         start, rows = self.cache.length, tokens.shape[0]
+        if self._graphs is not None and rows <= self._graphs.most_tokens:
+            return self._replayed(tokens, start)
         cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
         x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
         cache = self.cache
         logits, hidden = self.kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
+        cache.extend(rows)
+        return Step(logits, hidden)
+
+    def _replayed(self, tokens: np.ndarray, start: int) -> Step:
+        """`forward` on a GPU: from the tokens to the logits one graph, recorded once for each number of tokens, then replayed.
+        All that changes from step to step, the tokens and the position, is one upload."""
+        xp, cache, rows = array_module(self.final_norm), self.cache, len(tokens)
+        if rows > cache.context - start:
+            raise ValueError(f"{rows} rows after {start} do not fit a cache of {cache.context}")
+
+        def step(given: Array) -> tuple[Array, Array]:
+            x, positions = self.table.rows(given[:rows]), given[rows:] + xp.arange(rows)
+            return self.kernel.trunk_step(
+                x, self._trunk, cache.keys, cache.values, given[rows:].astype(xp.int32), self.cosine[positions],
+                self.sine[positions],
+            )  # fmt: skip
+
+        given = np.empty(rows + 1, np.int64)
+        given[:rows], given[rows] = tokens, start
+        logits, hidden = self._graphs.run((rows, cache.keys.data.ptr, cache.values.data.ptr), step, xp.asarray(given))
         cache.extend(rows)
         return Step(logits, hidden)
 

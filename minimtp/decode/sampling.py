@@ -17,6 +17,7 @@ exactness is proved at 1e-12, and V numbers a token are cheap.
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 from minimtp.backend import array_module
@@ -86,12 +87,14 @@ class Law:
         if 0 < self.top_k < scores.shape[-1]:
             survives[:, self.top_k :] = False
         if self.top_p < 1:
-            ranked = softmax(xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf))
+            ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
+            ranked = softmax(ranked) if xp is np else _shares(ranked, ranked[:, :1])  # a device is not waited for
             mass_before = xp.cumsum(ranked, axis=-1) - ranked
             survives &= mass_before < self.top_p  # the token that reaches top_p is kept: its predecessors did not
             survives[:, 0] = True
         rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
-        return xp.take_along_axis(survives, rank, axis=-1)
+        kept = xp.take_along_axis(survives, rank, axis=-1)
+        return kept if xp is np else kept | xp.isnan(scores)  # there whoever draws finds out
 
 
 GREEDY = Law(temperature=0.0)
@@ -100,8 +103,13 @@ NOT_FINITE = "the model's output is not a number: its training diverged or its f
 
 def softmax(scores: object) -> object:
     """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
+    return _shares(scores, _maxima(scores))
+
+
+def _shares(scores: object, largest: object) -> object:
+    """`softmax` of scores (R, V) whose rows have the maxima `largest` (R, 1)."""
     xp = array_module(scores)
-    weights = xp.exp(scores - _maxima(scores)).astype(xp.float64)
+    weights = xp.exp(scores - largest).astype(xp.float64)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 
@@ -193,6 +201,7 @@ class Noise:
         self._seed = seed
         self._shape = (self.BLOCK, vocabulary_size)
         self._blocks: dict[int, np.ndarray] = {}
+        self._sent: dict[int, object] = {}
 
     def rows(self, position: int, count: int) -> np.ndarray:
         """(count, V) float64 noise of the positions from `position` on."""
@@ -202,6 +211,20 @@ class Noise:
             block += 1
             rows = np.concatenate([rows, self._block(block)[: count - len(rows)]])
         return rows
+
+    def rows_on(self, xp: ModuleType, position: int, count: int) -> object:
+        """`rows` as an array of `xp`, on a device: a block is sent there once, when its first position is asked for."""
+        first, last = position // self.BLOCK, (position + count - 1) // self.BLOCK
+        sent = [self._sent_block(xp, block) for block in range(first, last + 1)]
+        start = position - first * self.BLOCK
+        return (sent[0] if len(sent) == 1 else xp.concatenate(sent))[start : start + count]
+
+    def _sent_block(self, xp: ModuleType, block: int) -> object:
+        if block not in self._sent:
+            if len(self._sent) > 2:
+                self._sent.clear()
+            self._sent[block] = xp.asarray(self._block(block))
+        return self._sent[block]
 
     def _block(self, block: int) -> np.ndarray:
         if block not in self._blocks:

@@ -21,8 +21,12 @@ one object, twice, for a chain and for a tree:
                                                    the order drawn, and how likely each is to be the one accepted
     verify_tree(logits (N+1, V), tree)             -> (path, token), see trees.py
 
-    guess(depth)                                   a `Guess`, where drafts are the largest scores and nothing else, so that
+    guess(depth, xp)                               a `Guess`, where drafts are the largest scores and nothing else, so that
                                                    compiled code can make a whole draft; None where `draw` has to be asked
+
+On a device (logits of CuPy) the host waits once to verify: `Greedy` and `SharedNoise` choose there, and what comes to the host
+are the chosen tokens, a number a row; whether their logits are numbers comes with them. `Match`, `TokenRule` and `BlockRule`
+judge on the host and have rows of scores or laws sent there.
 
 Scores (R, V) are logarithms of the laws q that drafts were drawn from, up to a constant a row (a model's logits over the
 temperature); None where the rule does not need them, or nothing was drawn. A drafter may ignore `draw` and propose anything,
@@ -31,10 +35,12 @@ such as n-grams: drafts whose scores are None are one-hot.
 
 from collections.abc import Callable, Sequence
 from math import isfinite
+from types import ModuleType
 from typing import NamedTuple
 
+from minimtp import kernels
+from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
 from minimtp.decode.chains import block_rule, matching_rule, token_rule
 from minimtp.decode.sampling import NOT_FINITE, Dice, Law, Noise, SeededDice, softmax
 from minimtp.decode.trees import Tree, matching_path, recursive_rejection, traversal
@@ -53,7 +59,7 @@ class Guess(NamedTuple):
     """Drafts are the largest of logits / temperature + noise, of equals the lowest id."""
 
     temperature: float
-    noise: np.ndarray | None  # (depth, V) float64, a row for each draft; None: zeros
+    noise: object | None  # (depth, V) float64 of the library asked for, a row for each draft; None: zeros
     sharpness: float  # see `_most_probable`
 
 
@@ -75,6 +81,8 @@ class Greedy:
         return logits.argmax(axis=-1), None
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+        if type(logits) is not np.ndarray:
+            return _require_number(*matching_rule(_choices(logits).__getitem__, drafts))
         accepted, token = matching_rule(logits.argmax(axis=-1).tolist().__getitem__, drafts)
         _require_finite(logits[accepted, token])
         return accepted, token
@@ -82,10 +90,12 @@ class Greedy:
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         return _most_probable(to_numpy(logits), width, SHARPNESS)
 
-    def guess(self, depth: int) -> Guess:
+    def guess(self, depth: int, xp: ModuleType = np) -> Guess:
         return Guess(1.0, None, SHARPNESS)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
+        if type(logits) is not np.ndarray:
+            return _require_number(*matching_path(_choices(logits).__getitem__, tree))
         path, token = matching_path(logits.argmax(axis=-1).tolist().__getitem__, tree)
         _require_finite(logits[path[-1] if path else 0, token])
         return path, token
@@ -109,10 +119,19 @@ class SharedNoise:
         self.noise = noise
         self.position = position  # of the next token to be emitted
 
-    def draw(self, logits: object, index: int) -> tuple[np.ndarray, None]:
+    def draw(self, logits: object, index: int) -> tuple[object, None]:
+        if type(logits) is not np.ndarray:
+            xp = array_module(logits)
+            noise = self.noise.rows_on(xp, self.position + index, len(logits))
+            return xp.maximum(_choose(self.law, logits, noise), 0), None  # where logits are no numbers any draft will do
         return self._with_noise(logits, self.position + index).argmax(axis=-1), None
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+        if type(logits) is not np.ndarray:
+            noise = self.noise.rows_on(array_module(logits), self.position, len(logits))
+            accepted, token = matching_rule(_choose(self.law, logits, noise).tolist().__getitem__, drafts)
+            self.position += accepted + 1
+            return _require_number(accepted, token)
         choices = self._with_noise(logits, self.position).argmax(axis=-1).tolist()
         accepted, token = matching_rule(choices.__getitem__, drafts)
         _require_finite(logits[accepted, token])
@@ -122,14 +141,21 @@ class SharedNoise:
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         return _most_probable(self._with_noise(logits, self.position + len(path)), width, SHARPNESS)
 
-    def guess(self, depth: int) -> Guess | None:
+    def guess(self, depth: int, xp: ModuleType = np) -> Guess | None:
         if _truncates(self.law):
             return None
-        return Guess(self.law.temperature, self.noise.rows(self.position, depth), SHARPNESS)
+        noise = self.noise.rows(self.position, depth) if xp is np else self.noise.rows_on(xp, self.position, depth)
+        return Guess(self.law.temperature, noise, SHARPNESS)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
+        if type(logits) is not np.ndarray:
+            xp = array_module(logits)
+            noise = self.noise.rows_on(xp, self.position, max(tree.depths) + 1)[xp.asarray(tree.depths)]  # (N+1, V)
+            path, token = matching_path(_choose(self.law, logits, noise).tolist().__getitem__, tree)
+            self.position += len(path) + 1
+            return _require_number(path, token)
         noise = self.noise.rows(self.position, max(tree.depths) + 1)[list(tree.depths)]  # (N+1, V)
-        choices = (to_numpy(self.law.scores(logits)) + noise).argmax(axis=-1).tolist()
+        choices = (self.law.scores(logits) + noise).argmax(axis=-1).tolist()
         path, token = matching_path(choices.__getitem__, tree)
         _require_finite(logits[path[-1] if path else 0, token])
         self.position += len(path) + 1
@@ -157,24 +183,25 @@ class Match:
         return logits.argmax(axis=-1), None
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
-        accepted, token = matching_rule(self._sample(logits), drafts)
-        _require_finite(logits[accepted, token])
+        rows = to_numpy(self.law.scores(logits))
+        accepted, token = matching_rule(self._sample(rows), drafts)
+        _require_finite(rows[accepted, token])
         return accepted, token
 
-    def _sample(self, logits: object) -> Callable[[int], int]:
+    def _sample(self, rows: np.ndarray) -> Callable[[int], int]:
         """row -> the target's own sample there: a row of noise for each token that is emitted, and none for the others."""
-        rows = to_numpy(self.law.scores(logits))
         return lambda row: int(self.dice.draw(rows[row : row + 1])[0])
 
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children:
         return _most_probable(to_numpy(self.law.scores(logits)), width, 1.0)
 
-    def guess(self, depth: int) -> Guess | None:
+    def guess(self, depth: int, xp: ModuleType = np) -> Guess | None:
         return None if _truncates(self.law) else Guess(self.law.temperature, None, 1.0)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
-        path, token = matching_path(self._sample(logits), tree)
-        _require_finite(logits[path[-1] if path else 0, token])
+        rows = to_numpy(self.law.scores(logits))
+        path, token = matching_path(self._sample(rows), tree)
+        _require_finite(rows[path[-1] if path else 0, token])
         return path, token
 
 
@@ -183,6 +210,7 @@ class TokenRule:
 
     Guarantee: the text has the target's law. The same seed gives the same text only with the same drafter and draft
     length.
+    On a device p and q are computed there and come to the host row by row, where the coins are thrown.
     """
 
     chain = staticmethod(token_rule)
@@ -198,8 +226,9 @@ class TokenRule:
 
     def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
         if not len(drafts):
-            token = int(self.dice.draw(to_numpy(self.law.scores(logits)))[0])
-            _require_finite(logits[0, token])
+            rows = to_numpy(self.law.scores(logits))
+            token = int(self.dice.draw(rows)[0])
+            _require_finite(rows[0, token])
             return 0, token
         # All drafts' laws at once, in float64: the draws were made from these scores, so q must be their softmax, not a
         # float32 neighbour of it.
@@ -213,7 +242,7 @@ class TokenRule:
         further = [(1 - first) * SECOND * (1 - SECOND) ** rank for rank in range(width)]
         return Children(tokens, [first, *further][: len(tokens)], scores)
 
-    def guess(self, depth: int) -> None:
+    def guess(self, depth: int, xp: ModuleType = np) -> None:
         return None
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
@@ -257,6 +286,25 @@ def _most_probable(scores: np.ndarray, width: int, sharpness: float) -> Children
     beliefs = (weights[order] / weights.sum()).tolist()
     tokens = [token for token in order.tolist() if row[token] > -np.inf]
     return Children(tokens, beliefs[: len(tokens)], None)
+
+
+def _choices(logits: object) -> list[int]:
+    """(R, V) logits on a device -> the most probable token of each row, -1 where its logit is no finite number."""
+    return kernels.for_array(logits).choose(logits, 1.0).tolist()
+
+
+def _choose(law: Law, logits: object, noise: object) -> object:
+    """(R, V) logits and noise on a device -> int64 (R,) there, the token with the largest of score + noise of each row, -1
+    where its logit is no finite number. Nothing of it waits."""
+    kernel = kernels.for_array(logits)
+    return kernel.choose(law.scores(logits), 1.0, noise) if _truncates(law) else kernel.choose(logits, law.temperature, noise)
+
+
+def _require_number(accepted: object, token: int) -> tuple:
+    """What a rule returns, unless the token is a device's -1. Raises UserError for that."""
+    if token < 0:
+        raise UserError(NOT_FINITE)
+    return accepted, token
 
 
 def _truncates(law: Law) -> bool:

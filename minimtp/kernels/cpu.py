@@ -43,12 +43,14 @@ from minimtp.kernels.cpu_training import (
     swiglu,
     swiglu_backward,
 )
+from minimtp.kernels.plain import choose  # for devices: on the host the rules of verification choose by themselves
 
 __all__ = [
     "adamw",
     "cached_attention",
     "causal_softmax",
     "causal_softmax_backward",
+    "choose",
     "cross_entropy",
     "cross_entropy_backward",
     "embedding_backward",

@@ -7,6 +7,7 @@
 
 from minimtp.kernels.cuda_block import (
     cached_attention,
+    choose,
     gated_greedy_draft,
     gated_sampled_draft,
     gated_step,
@@ -42,6 +43,7 @@ __all__ = [
     "cached_attention",
     "causal_softmax",
     "causal_softmax_backward",
+    "choose",
     "cross_entropy",
     "cross_entropy_backward",
     "embedding_backward",

@@ -1,4 +1,4 @@
-"""Decoding on the GPU: attention over the cache, a whole transformer block, a drafted token, and a whole greedy draft.
+"""Decoding on the GPU: attention over the cache, a whole transformer block, choosing tokens, and a whole draft.
 
 The meaning of each function stands in `plain.py` under its name. `start`, the position of the first new token, may be an array
 of one int32 on the device instead of a number: then a captured CUDA graph can be replayed at any position (`cuda_graph.py`).
@@ -7,15 +7,15 @@ of one int32 on the device instead of a number: then a captured CUDA graph can b
 from dataclasses import dataclass
 
 from minimtp.backend import array_module, numpy
-from minimtp.kernels import gated_drafts
-from minimtp.kernels.cuda_graph import MOST_RECORDED, Graphs
+from minimtp.kernels import gated_drafts, plain
+from minimtp.kernels.cuda_graph import Graphs
 from minimtp.kernels.cuda_products import add_linear, linear
 from minimtp.kernels.cuda_source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda_training import gated_update, rms_norm, row_threads, swiglu
 from minimtp.kernels.plain import PreparedBlock, prepare_block
 
 __all__ = [
-    "cached_attention", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",
+    "cached_attention", "choose", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",
     "prepare_gated_step", "prepare_trunk", "transformer_block", "trunk_step",
 ]  # fmt: skip
 
@@ -77,38 +77,23 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
 
 
 @dataclass(frozen=True)
-class PreparedTrunk:
-    """What `plain.PreparedTrunk` holds, and the steps that were recorded: one graph for each number of tokens and cache."""
+class PreparedTrunk(plain.PreparedTrunk):
+    """And the steps that were recorded with it (decode/runtime.py): one graph for each number of tokens and cache."""
 
-    blocks: tuple
-    final_norm: object
-    output: object
-    epsilon: float
     graphs: Graphs
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
-    prepared = tuple(prepare_block(*make(), heads, epsilon) for make in blocks)
-    return PreparedTrunk(prepared, final_norm, output, epsilon, Graphs())
+    return PreparedTrunk(**vars(plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)), graphs=Graphs())
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
-    """As in `plain.py`. Up to 16 tokens are a graph that is recorded once and then replayed: one launch instead of hundreds.
-    Trees have too many forms to be recorded."""
-    tokens, room = x.shape[0], values.shape[1]
-    if tree is None and not 0 <= start <= room - tokens:
-        raise ValueError(f"{tokens} rows after {start} do not fit a cache of {room}")
-
-    def step(x, start, cosine, sine):
-        for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
-            block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
-            transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
-        hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
-        return linear(hidden, trunk.output), hidden
-
-    if tree is not None or tokens > MOST_RECORDED:
-        return step(x, start, cosine, sine)
-    return trunk.graphs.run((tokens, keys.data.ptr, values.data.ptr), step, x, numpy.int32(start), cosine, sine)
+    """As in `plain.py`; of `start` see `transformer_block`."""
+    for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
+        block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
+        transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
+    hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
+    return linear(hidden, trunk.output), hidden
 
 
 @dataclass(frozen=True)
@@ -129,7 +114,7 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
 
 def gated_step(state, token_part, step: PreparedGatedStep):
     logits = _next_logits(state, token_part, step)
-    return logits, most_probable(logits)[1][0]
+    return logits, _chosen(logits)[1][0]
 
 
 def _next_logits(state, token_part, step):
@@ -139,35 +124,53 @@ def _next_logits(state, token_part, step):
     return linear(normed, step.output)
 
 
-def most_probable(logits):
-    """logits (N, V) -> the most probable token of each row, int64 (N,), the first of equals, and its probability (N,)."""
+def choose(logits, temperature, noise=None):
+    return _chosen(logits, temperature, noise, NOWHERE)[0]
+
+
+def _chosen(logits, temperature=1.0, noise=None, probabilities=None):
+    """logits (R, V) -> the tokens of `choose`, and the largest of a softmax of each row, (R,), unless they go nowhere."""
     xp, (rows, vocabulary) = array_module(logits), logits.shape
-    tokens, probabilities = xp.empty(rows, xp.int64), xp.empty(rows, xp.float32)
-    block = row_threads(vocabulary)
-    launch("loss", "most_probable", (rows,), block, *whole(logits), vocabulary, tokens, probabilities)
+    tokens = xp.empty(rows, xp.int64)
+    probabilities = xp.empty(rows, xp.float32) if probabilities is None else probabilities
+    noise = NOWHERE if noise is None else whole(noise)[0]
+    launch(
+        "sampling", "choose", (rows,), row_threads(vocabulary), *whole(logits), noise, float(temperature), vocabulary, tokens,
+        probabilities,
+    )  # fmt: skip
     return tokens, probabilities
 
 
 def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
-    """As in `plain.py`; all of the draft is computed, as one graph, before the host looks, once. The result is on the host."""
+    return _gated_draft(state, token, token_parts, depth, 1.0, (), least_confidence, step)
 
-    def draft(state, token):
+
+def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
+    noise = array_module(state).asarray(noise)
+    return _gated_draft(state, token, token_parts, len(noise), temperature, (noise,), least_confidence, step)
+
+
+def _gated_draft(state, token, token_parts, depth, temperature, noise, least_confidence, step):
+    """All of a draft is computed, as one graph, before the host looks, once. The result is on the host.
+
+    noise: (), or the noise (K, V) alone.
+    """
+
+    def draft(state, token, *noise):
         xp, tokens, probabilities = array_module(state), [], []
-        for _ in range(depth):
-            token, probability = most_probable(_next_logits(state, token_parts[token], step))
+        for place in range(depth):
+            logits = _next_logits(state, token_parts[token], step)
+            token, probability = _chosen(logits, temperature, *(rows[place : place + 1] for rows in noise))
             tokens.append(token)
             probabilities.append(probability)
         return (xp.stack([xp.concatenate(part).astype(xp.float64) for part in (tokens, probabilities)]),)
 
-    (found,) = step.graphs.run((depth, token_parts.data.ptr), draft, state, numpy.int64(token))
+    key = depth, token_parts.data.ptr, float(temperature), len(noise)
+    (found,) = step.graphs.run(key, draft, state, numpy.int64(token), *noise)
     tokens, probabilities = found.get()  # (2, K)
     doubtful = probabilities.cumprod() < least_confidence
     count = int(doubtful.argmax()) if doubtful.any() else depth
-    return tokens[:count].astype(numpy.int64)
-
-
-def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
-    return gated_drafts.sampled_draft(gated_step, state, token, token_parts, noise, temperature, least_confidence, step)
+    return numpy.maximum(tokens[:count], 0).astype(numpy.int64)  # where logits are no numbers any draft will do
 
 
 def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, noise=None, temperature=1.0):

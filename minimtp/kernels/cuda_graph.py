@@ -13,12 +13,13 @@ import sys
 
 from minimtp.backend import array_module, numpy
 
-MOST_RECORDED = 16  # tokens of a step: the most that are verified at once
-MOST_KEPT = 64  # graphs: those of four caches, each has up to MOST_RECORDED
+MOST_KEPT = 64  # graphs: those of four caches, each has up to `Graphs.most_tokens`
 
 
 class Graphs:
     """Recorded functions by key, those used last: a long run meets ever new caches, and each graph holds memory."""
+
+    most_tokens = 16  # of a step that is worth a graph: the most that are verified at once
 
     def __init__(self) -> None:
         self._kept: dict = {}  # None for what was seen once; the one used last stands last

@@ -12,7 +12,7 @@ from minimtp.backend import array_module, numpy
 
 FOLDER = Path(__file__).with_name("cuda")
 OPTIONS = ("-std=c++17",)
-NAMES = ("norms", "pointwise", "attention", "loss", "rounding", "products")
+NAMES = ("norms", "pointwise", "attention", "loss", "sampling", "rounding", "products")
 NOWHERE = numpy.uintp(0)  # the null pointer, as a kernel's argument
 
 

@@ -199,6 +199,22 @@ def embedding_backward(grad, tokens, out):
     array_module(grad).add.at(out, tokens, grad)
 
 
+# ----------------------------------------------------------------------------------------------------- choosing tokens
+
+
+def choose(logits, temperature, noise=None):
+    """The token with the largest of logits / temperature + noise in each row, of equals the lowest: (R,) int64.
+
+    logits (R, V), temperature > 0, noise (R, V) float64 or None for zeros. -1 where the chosen token's logit is infinite or no
+    number: so whoever reads the tokens knows that without a look at the logits.
+    """
+    xp = array_module(logits)
+    scores = logits if temperature == 1 else logits / temperature
+    tokens = (scores if noise is None else scores + noise).argmax(axis=-1)
+    finite = xp.isfinite(xp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
+    return xp.where(finite, tokens, -1)
+
+
 # ----------------------------------------------------------------------------------------------------------- optimizer
 
 
@@ -469,7 +485,7 @@ def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step)
 def gated_sampled_draft(state, token, token_parts, noise, temperature, least_confidence, step):
     """As `gated_greedy_draft`, with the largest of logits / temperature + noise for each token; int64 on the host.
 
-    noise: (K, V) float64 on the host, a row a token.
+    noise: (K, V) float64, a row a token, on the host or where the state is.
     """
     return gated_drafts.sampled_draft(gated_step, state, token, token_parts, noise, temperature, least_confidence, step)
 

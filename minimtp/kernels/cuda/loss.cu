@@ -1,4 +1,4 @@
-// Softmax with cross-entropy, the token table's gradient, and the most probable token.
+// Softmax with cross-entropy, and the token table's gradient.
 #include "common.cuh"
 
 // logits (N, V), targets (N,), -1 is ignored -> losses (N,), log_sum_exp (N,). Grid (N,).
@@ -43,28 +43,5 @@ extern "C" __global__ void embedding_backward(const float* grad, const long long
     if (warp() == 0 && column < width) {
         for (int i = 1; i < 8; i++) sum += sums[i][lane()];
         out[(long long)blockIdx.x * width + column] += sum;
-    }
-}
-
-// logits (N, V) -> the first of the largest, tokens (N,), and its probability, probabilities (N,). Grid (N,).
-extern "C" __global__ void most_probable(const float* logits, int vocabulary, long long* tokens, float* probabilities) {
-    __shared__ int firsts[WARP];
-    const float* row = logits + (long long)blockIdx.x * vocabulary;
-    float largest = -INFINITE, sum = 0;
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) largest = fmaxf(largest, row[i]);
-    largest = block_max(largest);
-    int first = vocabulary;
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        sum += expf(row[i] - largest);
-        if (row[i] == largest) first = min(first, i);
-    }
-    sum = block_sum(sum);
-    for (int distance = WARP / 2; distance > 0; distance /= 2) first = min(first, __shfl_xor_sync(ALL_LANES, first, distance));
-    if (lane() == 0) firsts[warp()] = first;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int i = 1; i < blockDim.x / WARP; i++) first = min(first, firsts[i]);
-        tokens[blockIdx.x] = first < vocabulary ? first : 0;  // none is the largest among NaNs; the caller sees those
-        probabilities[blockIdx.x] = 1.0f / sum;
     }
 }
