@@ -354,6 +354,8 @@ def test_the_same_works_from_python(run):
     assert len(tokens) == 5
     assert minimtp.evaluate(loaded, ["poem.txt"]) == minimtp.evaluate("run")
     assert minimtp.quantize("run", "int8", "q8_0").packed.weights == "q8_0"
+    halves = minimtp.quantize("run", "halves", "f16").packed
+    assert {halves.weights, halves.embedding, halves.output_grid, halves.heads} == {"f16"}
     recipe = preset("tiny", context=16, tokens=640)
     assert minimtp.train(recipe, ["poem.txt"], "python", report=lambda line: None).finished
 

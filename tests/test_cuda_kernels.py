@@ -79,6 +79,7 @@ def test_activations_are_rounded_on_the_device_as_by_the_plain_twin(device, x):
 
 PREPARE = {
     "f32": lambda kernel, weight, move: kernel.prepare_f32(move(weight)),
+    "f16": lambda kernel, weight, move: kernel.prepare_f16(move(weight.astype(np.float16).view(np.uint8))),
     "q4_0": lambda kernel, weight, move: kernel.prepare_q4_0(move(blocks.pack_q4_0(*blocks.encode_q4_0(weight)))),
     "q8_0": lambda kernel, weight, move: kernel.prepare_q8_0(move(blocks.pack_q8_0(*blocks.encode_q8_0(weight)))),
 }

@@ -40,6 +40,7 @@ from minimtp.training import checkpoint
 SHAPES = ((128, 128), (512, 512), (2048, 2048), (4096, 4096), (16384, 8192), (32768, 16384))  # (outputs, inputs)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
+COLOURS = ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b", "#d4ac0d")
 SECONDS = 0.02  # of calls that make one figure of a round
 
 
@@ -231,12 +232,12 @@ def draw(result: dict[str, object], path: Path) -> Path | None:
     formats, where = dict.fromkeys(p["format"] for p in result["products"]), "one thread"
     if _on_a_gpu(result):
         where = result["machine"]["processor"]
-    for format_, colour in zip(formats, ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b"), strict=False):
+    for format_, colour in zip(formats, COLOURS, strict=False):
         products = [p for p in result["products"] if p["format"] == format_]
         weights = [p["outputs"] * p["inputs"] for p in products]
         label = "NumPy, float32" if format_ == "numpy" else format_
         speed.plot(weights, [p["gweights_per_second"] for p in products], "o-", color=colour, label=label)
-        if format_ in ("q4_0", "q8_0", "f32"):
+        if format_ in ("q4_0", "q8_0", "f16", "f32"):
             limits = [p["gweights_per_second"] / p["share_of_read"] for p in products]
             speed.plot(weights, limits, ":", color=colour, label=f"memory's limit for {format_}")
         last = next(p for p in products if (p["outputs"], p["inputs"]) == largest)

@@ -13,7 +13,7 @@ from minimtp.bench.kernels import ROWS, figures
 from minimtp.kernels import blocks, cuda
 from minimtp.kernels.cuda_products import Prepared
 
-OURS = ("q4_0", "q8_0", "f32", "cublas f32")
+OURS = ("q4_0", "q8_0", "f16", "f32", "cublas f32")
 TORCH = {"torch f16": False, "torch f16, graph": True}  # whether its calls are replayed as a CUDA graph
 CALLS = 16  # of a product that are timed together
 SIXTEEN_BITS = 2  # bytes
@@ -60,6 +60,7 @@ def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Calla
     else:
         first = {
             "f32": lambda: cuda.prepare_f32(weight),
+            "f16": lambda: cuda.prepare_f16(weight.astype(xp.float16).view(xp.uint8)),
             "q4_0": lambda: cuda.prepare_q4_0(blocks.pack_q4_0(*blocks.encode_q4_0(weight))),
             "q8_0": lambda: cuda.prepare_q8_0(blocks.pack_q8_0(*blocks.encode_q8_0(weight))),
         }[name]()

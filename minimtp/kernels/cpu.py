@@ -22,7 +22,7 @@ from minimtp.kernels.cpu_gated_step import (
     gated_tree,
     prepare_gated_step,
 )
-from minimtp.kernels.cpu_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0
+from minimtp.kernels.cpu_products import linear, prepare_f16, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
     fake_quantize_activations,
     fake_quantize_q4_0,
@@ -65,6 +65,7 @@ __all__ = [
     "gated_update_backward",
     "linear",
     "prepare_block",
+    "prepare_f16",
     "prepare_f32",
     "prepare_gated_step",
     "prepare_q4_0",

@@ -68,6 +68,10 @@ def prepare_f32(weight):
     return Prepared(rows, columns, panels, F32)
 
 
+def prepare_f16(numbers):
+    return prepare_f32(numbers.view(np.float16))  # no product of halves is worth it here: they are widened once
+
+
 def prepare_q4_0(blocks):
     codes, scales = ggml.unpack_q4_0(blocks)
     rows, columns = codes.shape

@@ -18,7 +18,14 @@ from minimtp.kernels.cuda_block import (
     transformer_block,
     trunk_step,
 )
-from minimtp.kernels.cuda_products import linear, prepare_f32, prepare_q4_0, prepare_q8_0, quantize_activations
+from minimtp.kernels.cuda_products import (
+    linear,
+    prepare_f16,
+    prepare_f32,
+    prepare_q4_0,
+    prepare_q8_0,
+    quantize_activations,
+)
 from minimtp.kernels.cuda_training import (
     adamw,
     causal_softmax,
@@ -58,6 +65,7 @@ __all__ = [
     "gated_update_backward",
     "linear",
     "prepare_block",
+    "prepare_f16",
     "prepare_f32",
     "prepare_gated_step",
     "prepare_q4_0",

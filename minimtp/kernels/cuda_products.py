@@ -10,16 +10,18 @@ from minimtp.kernels.plain import GROUP, require_whole_groups
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
 WARPS = 4  # of a block
 ALIGNMENT = 16  # bytes: what a thread loads at once
+VECTORS = {"f32": 4, "f16": 8}  # numbers of so many bytes
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A weight matrix ready for `linear`: floats, or the file's blocks with codes and scales apart.
 
-    weight: float32 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0, int8 (N, K) for Q8_0; scales: None, or float16 (N, K/32).
+    weight: float32 or float16 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0, int8 (N, K) for Q8_0.
+    scales: None, or float16 (N, K/32).
     """
 
-    kind: str  # "f32", "q4_0" or "q8_0"
+    kind: str  # "f32", "f16", "q4_0" or "q8_0"
     weight: object
     scales: object
     rows: int
@@ -32,6 +34,11 @@ class Prepared:
 
 def prepare_f32(weight):
     return Prepared("f32", _aligned(weight), None, *weight.shape)
+
+
+def prepare_f16(numbers):
+    weight = whole(numbers)[0].view(numpy.float16)
+    return Prepared("f16", _aligned(weight), None, *weight.shape)
 
 
 def prepare_q4_0(blocks):
@@ -73,7 +80,8 @@ def _quantized(x):
 
 
 def linear(x, prepared, out=None):
-    """As in `plain.py`. Up to 16 rows: each row's bits are the same computed alone or with others; packed weights: always."""
+    """As in `plain.py`. Up to 16 rows: each row's bits are the same computed alone or with others; packed weights: always.
+    Rows of float32 that are no multiple of 4 long, and of float16 that are none of 8, make no such promise."""
     return _product(x, prepared, out, add=False)
 
 
@@ -87,14 +95,16 @@ def _product(x, prepared, out, add):
     if out is None:
         out = xp.empty((tokens, prepared.rows), xp.float32)
     rows = next((rows for rows in ROWS if rows >= tokens), 16)
-    if prepared.kind == "f32" and (tokens > 16 or prepared.columns % 4):
+    in_vectors = prepared.columns % VECTORS.get(prepared.kind, 1) == 0
+    if not in_vectors or (prepared.kind == "f32" and tokens > 16):
+        weight = prepared.weight.astype(xp.float32, copy=False)
         if add:
-            out += x @ prepared.weight.T
+            out += x @ weight.T
             return out
-        return xp.matmul(x, prepared.weight.T, out=out)
+        return xp.matmul(x, weight.T, out=out)
     grid = blocks_for(prepared.rows, WARPS * ROWS[rows]), blocks_for(tokens, rows)
-    if prepared.kind == "f32":
-        inputs, width = (_aligned(x), prepared.weight), prepared.columns // 4
+    if prepared.scales is None:
+        inputs, width = (_aligned(x), prepared.weight), prepared.columns // VECTORS[prepared.kind]
     else:
         inputs, width = (*_quantized(x), prepared.weight, prepared.scales), prepared.columns // GROUP
     launch("products", f"linear_{prepared.kind}_{rows}", grid, 32 * WARPS, *inputs, tokens, prepared.rows, width, int(add), out)

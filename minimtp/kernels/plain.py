@@ -321,6 +321,11 @@ def prepare_f32(weight):
     return Prepared(weight)
 
 
+def prepare_f16(numbers):
+    """A matrix of float16 numbers, uint8 (N, 2K), made ready for `linear`; its products are those of float32."""
+    return Prepared(array_module(numbers).ascontiguousarray(numbers).view("<f2").astype("float32"))
+
+
 def prepare_q4_0(blocks):
     """Q4_0 blocks, uint8 (N, K/32 * 18), made ready for `linear`."""
     return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), fake_quantize_activations)

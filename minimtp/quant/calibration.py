@@ -72,7 +72,7 @@ class CalibratedLinear(FakeQuantizedLinear):
         return super().encode() if self.chosen is None else self.chosen
 
     def product(self, x: Tensor) -> Tensor:
-        seen = round_activations(x.data, self.spec.activations)
+        seen = round_activations(x.data, self.activations)
         if self.statistics is not None:
             self.statistics.add(seen.reshape(-1, seen.shape[-1]))
         return LinearProduct().apply(Tensor(seen), self.rounded())

@@ -11,12 +11,13 @@ error that nobody trained against; measured on other pairs of int4 grids, it add
     q8_0                  -127..127  max|x| / 127                8 + 16/32 = 8.5    d / 2   (both: plus the rounding of d)
     q4_1                  0..15      (max - min) / 15            4 + 32/32 = 5.0    d / 2   plus the rounding of d and min
     q4_k, q6_k            0..15, -32..31  searched               4.5, 6.5625        what the search found best
+    f16                   all bits of 16  none                   16                 2**-11 |x|, or 2**-25
     int4-restricted-g32   -7..7      max|x| / 7                  4 + 16/32 = 4.5    d / 2   and so on for 2-8 bits, other
     int4-affine-channel   -8..7      (max - min) / 15            4 + (16 + 8)/K     d / 2   policies, groups, rows, matrices
     nf4-g64               0..15      max|x|                      4 + 16/64 = 4.25   half the distance of two levels
     ternary-tensor        -1..1      mean|x|                     2                  no limit: what is large is clipped
 
-The first five are ggml's (`grids_ggml.py`), the others are over any groups (`grids_groups.py`): their names go on with
+The first six are ggml's (`grids_ggml.py`), the others are over any groups (`grids_groups.py`): their names go on with
 `tensor`, `channel` or `g` COLUMNS, and with `-f32` if scales are stored as float32. Uniform ones (`grids_uniform.py`) begin
 with `int` BITS `-` POLICY, where POLICY is the rule for the scale. What all grids promise is in `grids_base.py`.
 
@@ -30,16 +31,17 @@ import re
 from minimtp.errors import UserError
 from minimtp.quant.grids_base import MASKS, Grid
 from minimtp.quant.grids_codebook import NF4Grid, TernaryGrid
-from minimtp.quant.grids_ggml import BlockGrid, Q4_0Grid, Q4_1Grid, Q4_KGrid, Q6_KGrid, Q8_0Grid
+from minimtp.quant.grids_ggml import BlockGrid, F16Grid, Q4_0Grid, Q4_1Grid, Q4_KGrid, Q6_KGrid, Q8_0Grid
 from minimtp.quant.grids_groups import GroupedGrid
 from minimtp.quant.grids_uniform import POLICIES, UniformGrid
 
 __all__ = [
-    "BLOCK_GRIDS", "GRIDS", "MASKS", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0",
+    "BLOCK_GRIDS", "F16", "GRIDS", "MASKS", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0",
     "BlockGrid", "Grid", "GroupedGrid", "NF4Grid", "TernaryGrid", "UniformGrid", "grid_named",
 ]  # fmt: skip
 
 Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = Q4_0Grid(), Q4_1Grid(), Q8_0Grid(), Q4_KGrid(), Q6_KGrid()
+F16 = F16Grid()
 GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}  # those that kernels multiply by
 BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}  # those that files hold
 
@@ -51,11 +53,14 @@ def grid_named(name: str) -> Grid:
     """The grid of that name; the same name gives equal grids. Raises UserError that lists the known names."""
     if name in BLOCK_GRIDS:
         return BLOCK_GRIDS[name]
+    if name == F16.name:
+        return F16
     match = _GROUPED.fullmatch(name)
     if match is None:
         raise UserError(
-            f"unknown grid {name!r}: use {', '.join(BLOCK_GRIDS)}, or one over any groups like int4-restricted-g32, "
-            f"nf4-g64 or ternary-tensor (int with 2 to 8 bits and {', '.join(POLICIES)}; tensor, channel or g and columns)"
+            f"unknown grid {name!r}: use {', '.join(BLOCK_GRIDS)}, or {F16.name}, or one over any groups like "
+            "int4-restricted-g32, nf4-g64 or ternary-tensor "
+            f"(int with 2 to 8 bits and {', '.join(POLICIES)}; tensor, channel or g and columns)"
         )
     over = match["over"] if match["over"] in ("tensor", "channel") else int(match["over"][1:])
     scale_type = "float32" if match["f32"] else "float16"

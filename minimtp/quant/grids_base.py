@@ -33,6 +33,7 @@ class Grid(ABC):
     name: what `grid_named` finds it by. smallest_code, largest_code: both inclusive.
     group_size: columns that share a scale; None where whole rows or the whole matrix do.
     largest_magnitude: of a weight whose scales are still finite numbers of their stored type.
+    inputs: how a product by its weights has to round its inputs for the kernels to have it; "none": it never rounds them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Grid(ABC):
     smallest_code: int
     largest_code: int
     largest_magnitude: float
+    inputs: str = "int8"
 
     def encode(self, x: Array, name: str = "the array", importance: Array | None = None) -> tuple[Array, Scales]:
         """x (N, K) -> codes int8 (N, K) and scales, each number exactly one of its stored type.

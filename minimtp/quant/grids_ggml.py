@@ -6,6 +6,7 @@
     q8_0   32     8.5      code * d                            d (N, K/32)
     q4_k   256    4.5      code * d scale - dmin depth         Q4_KScales(step, depth_step, scales, depths)
     q6_k   256    6.5625   code * d scale                      Q6_KScales(step, scales)
+    f16    1      16       the float16 whose bits the code is  NoScales()
 
 The arithmetic, with its sources, lives below the engine (`kernels/blocks.py`, `kernels/superblocks.py`) because compiled
 kernels have to agree with it bit for bit. Rows have to be whole blocks. Nothing is padded: a padded group has other bytes in
@@ -21,6 +22,10 @@ from minimtp.errors import UserError
 from minimtp.kernels import blocks, superblocks, weighed_blocks
 from minimtp.quant.grids_base import LARGEST_FLOAT16, Array, Grid, per_column
 from minimtp.quant.rounding import half_even
+
+
+class NoScales(NamedTuple):
+    """Where every number stands for itself."""
 
 
 class Q4_1Scales(NamedTuple):
@@ -49,12 +54,11 @@ class Q6_KScales(NamedTuple):
 class BlockGrid(Grid):
     """A grid whose groups are blocks of bytes that other programs read.
 
-    group_size: weights in a block; columns_per_step: how many of them share a step.
+    group_size: weights in a block.
     """
 
     name: ClassVar[str]
     group_size: ClassVar[int] = blocks.GROUP_SIZE
-    columns_per_step: ClassVar[int] = blocks.GROUP_SIZE
     block_bytes: ClassVar[int]
 
     @property
@@ -73,6 +77,20 @@ class BlockGrid(Grid):
                 f"it takes matrices whose rows are multiples of {self.group_size} long"
             )
 
+    @abstractmethod
+    def pack(self, codes: Array, scales: Any) -> Array:
+        """What `encode` returns -> blocks uint8 (N, K / group size * block bytes)."""
+
+    @abstractmethod
+    def unpack(self, packed: Array) -> tuple[Array, Any]:
+        """Blocks -> codes and scales; undoes `pack`."""
+
+
+class SteppedGrid(BlockGrid):
+    """A block grid whose levels are equally spaced; so many neighbours share a step."""
+
+    columns_per_step: ClassVar[int] = blocks.GROUP_SIZE
+
     def decode(self, codes: Array, scales: Any, first: int = 0) -> Array:
         step, offset = self._steps_and_offsets(scales, first, codes.shape[1])
         values = codes.astype("float32") * step
@@ -81,14 +99,6 @@ class BlockGrid(Grid):
     def nearest(self, x: Array, scales: Any, first: int = 0) -> Array:
         levels = half_even(self._in_steps(x, scales, first))
         return array_module(x).clip(levels, self.smallest_code, self.largest_code).astype("int8")
-
-    @abstractmethod
-    def pack(self, codes: Array, scales: Any) -> Array:
-        """What `encode` returns -> blocks uint8 (N, K / group size * block bytes)."""
-
-    @abstractmethod
-    def unpack(self, packed: Array) -> tuple[Array, Any]:
-        """Blocks -> codes and scales; undoes `pack`."""
 
     @abstractmethod
     def _steps(self, scales: Any) -> tuple[Array, Array | None]:
@@ -113,7 +123,7 @@ class BlockGrid(Grid):
         return (levels >= self.smallest_code) & (levels <= self.largest_code)
 
 
-class Q4_0Grid(BlockGrid):
+class Q4_0Grid(SteppedGrid):
     """ggml's Q4_0: sixteen levels, the lowest of which is the group's signed extreme."""
 
     name = "q4_0"
@@ -153,7 +163,7 @@ class Q4_0Grid(BlockGrid):
         return inside.reshape(x.shape)
 
 
-class Q4_1Grid(BlockGrid):
+class Q4_1Grid(SteppedGrid):
     """ggml's Q4_1: sixteen levels from the group's smallest to its largest weight. Zero need not be one of them."""
 
     name = "q4_1"
@@ -183,7 +193,7 @@ class Q4_1Grid(BlockGrid):
         return None  # lowest and highest level are the extremes themselves
 
 
-class Q8_0Grid(BlockGrid):
+class Q8_0Grid(SteppedGrid):
     """ggml's Q8_0: the largest magnitude of the group becomes the code 127 or -127."""
 
     name = "q8_0"
@@ -213,7 +223,7 @@ class Q8_0Grid(BlockGrid):
         return None  # the step is made so that nothing lies outside
 
 
-class Q4_KGrid(BlockGrid):
+class Q4_KGrid(SteppedGrid):
     """ggml's Q4_K: groups of 32 with a scale and a depth of six bits each, searched for the smallest error."""
 
     name = "q4_k"
@@ -245,7 +255,7 @@ class Q4_KGrid(BlockGrid):
         return steps.reshape(rows, -1), offsets.reshape(rows, -1)
 
 
-class Q6_KGrid(BlockGrid):
+class Q6_KGrid(SteppedGrid):
     """ggml's Q6_K: groups of 16 with a signed scale of eight bits, searched for the smallest error."""
 
     name = "q6_k"
@@ -272,3 +282,39 @@ class Q6_KGrid(BlockGrid):
 
     def _steps(self, scales: Q6_KScales) -> tuple[Array, None]:
         return (scales.step[..., None] * scales.scales.astype("float32")).reshape(len(scales.step), -1), None
+
+
+class F16Grid(BlockGrid):
+    """float16: the nearest number of 16 bits, and no group. Half precision is what smaller grids are measured against.
+
+    Codes are the numbers' bits, int16. A product takes its inputs as they are. GPUs multiply by the halves themselves; on the
+    CPU, which has no such product, kernels keep them as float32, with the same results and twice the memory.
+    """
+
+    name = "f16"
+    inputs = "none"
+    group_size = 1
+    smallest_code, largest_code = -(2**15), 2**15 - 1
+    block_bytes = 2
+    largest_magnitude = LARGEST_FLOAT16
+
+    def pack(self, codes: Array, scales: NoScales) -> Array:
+        return array_module(codes).ascontiguousarray(codes.astype("<i2", copy=False)).view("uint8")
+
+    def unpack(self, packed: Array) -> tuple[Array, NoScales]:
+        return array_module(packed).ascontiguousarray(packed).view("<i2"), NoScales()
+
+    def decode(self, codes: Array, scales: NoScales, first: int = 0) -> Array:
+        return codes.view("float16").astype("float32")
+
+    def nearest(self, x: Array, scales: NoScales, first: int = 0) -> Array:
+        return x.astype("float32", copy=False).astype("float16").view("int16")
+
+    def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows, 0
+
+    def _encode(self, x: Array) -> tuple[Array, NoScales]:
+        return self.nearest(x, NoScales()), NoScales()
+
+    def _inside(self, x: Array, mask: str) -> Array:
+        return array_module(x).abs(x) <= self.largest_magnitude

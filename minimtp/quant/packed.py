@@ -27,12 +27,13 @@ class PackedMatrix(Module):
     """An (N, K) matrix as blocks.
 
     grid: the grid; packed: uint8 (N, K/32 * block bytes); activations: what a product sees of its inputs, one
-    of ACTIVATIONS.
+    of ACTIVATIONS; a grid whose products never round their inputs has its way.
     Raises UserError when `packed` does not hold whole blocks.
     """
 
     def __init__(self, grid: Grid, packed: Array, activations: str = "int8") -> None:
-        self.grid, self.packed, self.activations = grid, packed, activations
+        self.grid, self.packed = grid, packed
+        self.activations = "none" if grid.inputs == "none" else activations
         self.shape = packing.matrix_shape(grid, packed)
         self._prepared: tuple[ModuleType, Any] | None = None
 
@@ -57,7 +58,7 @@ class PackedMatrix(Module):
         return kernels.plain.Prepared(weight, partial(round_activations, how=self.activations))
 
     def _as_blocks(self, kernel: ModuleType) -> bool:
-        return self.activations == "int8" and hasattr(kernel, f"prepare_{self.grid.name}")
+        return self.activations == self.grid.inputs and hasattr(kernel, f"prepare_{self.grid.name}")
 
     def dequantize(self) -> Array:
         """The matrix as float32 (N, K)."""

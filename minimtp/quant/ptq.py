@@ -22,6 +22,7 @@ from minimtp.errors import UserError
 from minimtp.quant.awq import scale_columns
 from minimtp.quant.calibration import CalibratedLinear, calibrated, collect
 from minimtp.quant.gptq import gptq
+from minimtp.quant.grids import F16
 from minimtp.quant.grids_base import Scales
 from minimtp.quant.hqq import hqq
 from minimtp.quant.importance import search_scales
@@ -49,6 +50,8 @@ def quantize_after_training(
         raise UserError(f"method {method} needs calibration text: give some, or use method {' or '.join(_WITHOUT_TEXT)}")
     copy = prepare(_copy(model), spec, linear=CalibratedLinear)
     products = calibrated(copy)
+    if method != "rtn" and any(product.grid is F16 for product in products.values()):
+        raise UserError(f"{F16.name} has no scales for {method} to choose: use method rtn with it")
     if method == "awq":
         collect(copy, products.values(), batches)
         scale_columns(copy)

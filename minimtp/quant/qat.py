@@ -91,6 +91,11 @@ class FakeQuantizedMatrix(Module):
         self.weight, self.grid, self.spec, self.name = weight, grid, spec, name
 
     @property
+    def activations(self) -> str:
+        """How a product rounds its inputs."""
+        return "none" if self.grid.inputs == "none" else self.spec.activations
+
+    @property
     def operands(self) -> tuple[Parameter, ...]:
         """What `rounding` takes."""
         return (self.weight,)
@@ -109,7 +114,7 @@ class FakeQuantizedMatrix(Module):
 
     def product(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), both rounded."""
-        return RoundedProduct(self.rounding, self.spec.activations).apply(x, *self.operands)
+        return RoundedProduct(self.rounding, self.activations).apply(x, *self.operands)
 
 
 class FakeQuantizedLinear(FakeQuantizedMatrix):

@@ -36,9 +36,8 @@ def step_of(grid: Grid, scales: Scales) -> Array:
     """What all levels of a group are multiples of, one number per group. Raises UserError for grids where there is no such."""
     if isinstance(scales, tuple):
         if scales._fields != ("step", "zero"):
-            raise UserError(
-                f"{grid.name} has more than a step per group, so it cannot be learned: use q4_0, q8_0 or a uniform grid"
-            )
+            steps = "more than a step per group" if scales else "no steps"
+            raise UserError(f"{grid.name} has {steps}, so it cannot be learned: use q4_0, q8_0 or a uniform grid")
         return scales.step
     return scales
 

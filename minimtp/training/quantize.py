@@ -22,6 +22,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 from minimtp.model.objective import evaluate_losses
+from minimtp.quant.grids import F16
 from minimtp.quant.packed import stored_arrays
 from minimtp.quant.ptq import METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat import QuantizationSpec, convert
@@ -49,7 +50,7 @@ def quantize(
 ) -> LoadedRun:
     """Write the packed model to the folder `out` and return it loaded.
 
-    grid: of all matrices but the token table and the output, which get q8_0; by default q4_0.
+    grid: of all matrices but the token table and the output, which get q8_0 (f16 beside f16); by default q4_0.
     method: one of METHODS, by default rtn. head_grid: of the prediction heads, by default `grid`; "measured" tries that, then
     q8_0.
     A run trained with quantization has its own grids, and takes no other grid and no method.
@@ -69,7 +70,11 @@ def quantize(
     if head_grid is not None and not run.model.depth:
         raise UserError(f"{run.folder} has no prediction heads: leave --head-grid out")
     trained = run.recipe.quantization == "qat"
-    spec = quantization_spec(run.recipe) if trained else QuantizationSpec(weights=grid or "q4_0", heads=grid or "q4_0")
+    if trained:
+        spec = quantization_spec(run.recipe)
+    else:
+        table = {"embedding": F16.name} if grid == F16.name else {}
+        spec = QuantizationSpec(weights=grid or "q4_0", heads=grid or "q4_0", **table)
     if trained and grid not in (None, spec.weights):
         raise UserError(f"{run.folder} was trained for {spec.weights} weights: leave --grid out to keep them exactly")
     if trained and head_grid not in (None, spec.heads):

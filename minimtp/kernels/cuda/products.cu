@@ -144,6 +144,43 @@ __device__ __forceinline__ void float_product(const float4* x, const float4* wei
     store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
 }
 
+// The same for float16 weights (N, K), K a multiple of 8: a load of 16 bytes holds eight of them, widened once for all rows.
+template <int ROWS, int OUTPUTS>
+__device__ __forceinline__ void half_product(const float4* x, const uint4* weight, int rows, int outputs, int vectors, int add,
+                                             float* y) {
+    int first_output = (blockIdx.x * WARPS + warp()) * OUTPUTS, first_row = blockIdx.y * ROWS;
+    if (first_output >= outputs) return;
+    float totals[ROWS * OUTPUTS] = {};
+    for (int i = lane(); i < vectors; i += WARP) {
+        uint4 halves[OUTPUTS];
+        float w[OUTPUTS][8];
+#pragma unroll
+        for (int o = 0; o < OUTPUTS; o++) halves[o] = weight[(long long)min(first_output + o, outputs - 1) * vectors + i];
+#pragma unroll
+        for (int o = 0; o < OUTPUTS; o++) {
+            unsigned words[4] = {halves[o].x, halves[o].y, halves[o].z, halves[o].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                w[o][2 * k] = from_half((unsigned short)(words[k] & 0xffffu));
+                w[o][2 * k + 1] = from_half((unsigned short)(words[k] >> 16));
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const float4* row = x + ((long long)min(first_row + r, rows - 1) * vectors + i) * 2;
+            float4 a = row[0], b = row[1];
+            float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int o = 0; o < OUTPUTS; o++) {
+                float& total = totals[r * OUTPUTS + o];
+#pragma unroll
+                for (int k = 0; k < 8; k++) total = __fmaf_rn(w[o][k], v[k], total);
+            }
+        }
+    }
+    store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
+}
+
 // One kernel a format and a number of rows. More rows share each load of x among more outputs.
 #define QUANTIZED(NAME, FORMAT, ROWS, OUTPUTS)                                                                               \
     extern "C" __global__ void NAME##_##ROWS(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,   \
@@ -156,10 +193,16 @@ __device__ __forceinline__ void float_product(const float4* x, const float4* wei
                                                  int add, float* y) {                                                        \
         float_product<ROWS, OUTPUTS>(x, weight, rows, outputs, vectors, add, y);                                             \
     }
+#define HALF(ROWS, OUTPUTS)                                                                                                  \
+    extern "C" __global__ void linear_f16_##ROWS(const float4* x, const uint4* weight, int rows, int outputs, int vectors,   \
+                                                 int add, float* y) {                                                        \
+        half_product<ROWS, OUTPUTS>(x, weight, rows, outputs, vectors, add, y);                                              \
+    }
 #define ALL(ROWS, OUTPUTS)                         \
     QUANTIZED(linear_q4_0, Q4_0, ROWS, OUTPUTS)    \
     QUANTIZED(linear_q8_0, Q8_0, ROWS, OUTPUTS)    \
-    FLOAT(ROWS, OUTPUTS)
+    FLOAT(ROWS, OUTPUTS)                           \
+    HALF(ROWS, OUTPUTS)
 ALL(1, 1)
 ALL(2, 1)
 ALL(4, 2)
