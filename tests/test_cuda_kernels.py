@@ -2,7 +2,7 @@
 
 Without a GPU the sources are compiled for the host and run thread by thread (`cuda_on_host.h`): indices, barriers and
 arithmetic are tested, the hardware is not. With `pytest -m gpu` the same tests run on the GPU. Tolerances are those of the
-other twins, in `test_kernels.py`. Separately, every source is compiled for real devices where a compiler is installed.
+other twins. Separately, every source is compiled for real devices where a compiler is installed.
 """
 
 import inspect
@@ -19,7 +19,8 @@ from minimtp.backend import to_numpy
 from minimtp.kernels import blocks, cuda, cuda_source, plain
 from tests import cuda_on_host
 from tests.strategies import product_sizes, weight_matrices
-from tests.test_kernels import TOLERANCES, normal, results, samples, terms
+from tests.test_kernels import normal, results, samples, terms
+from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
 pytestmark = pytest.mark.skipif(
     cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run the CUDA sources on the host with"
@@ -48,7 +49,7 @@ def test_every_function_has_a_cuda_twin_with_the_same_parameters():
         assert [*theirs.parameters] == [*ours.parameters], name
 
 
-@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("name", KERNELS)
 @few
 @given(seed=st.integers(0, 2**32))
 def test_a_cuda_kernel_gives_the_float64_result_up_to_rounding(device, name, seed):
@@ -60,7 +61,7 @@ def test_a_cuda_kernel_gives_the_float64_result_up_to_rounding(device, name, see
         if result.dtype.kind == "f":
             assert result.dtype == np.float32
             scale = max(np.abs(true).max(initial=1e-30), terms(name, arguments))
-            assert np.abs(result - true).max(initial=0) <= TOLERANCES[name] * scale
+            assert_close(result, true, KERNELS[name], scale)
 
 
 @pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
@@ -95,8 +96,7 @@ def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_t
     exact = plain.linear(x.astype(np.float64), PREPARE[kind](plain, weight, lambda a: a))
     prepared = PREPARE[kind](cuda, weight, lambda a: there(device, a))
     found = to_numpy(cuda.linear(there(device, x), prepared))
-    size = np.abs(x).max() * np.abs(weight).max() * columns  # of what is added up
-    assert np.abs(found - exact).max() <= 2.0**-24 * size
+    assert_close(found, exact, COMPARISONS["product"], np.abs(x).max() * np.abs(weight).max() * columns)
     if rows <= 16:
         row = int(rng.integers(rows))
         assert to_numpy(cuda.linear(there(device, x[row : row + 1].copy()), prepared)).tobytes() == found[row].tobytes()
@@ -111,7 +111,7 @@ def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(device, ro
     ours = [there(device, array) for array in (q, keys, values)]
     together = to_numpy(cuda.cached_attention(*ours, start, 0.3))
     true = plain.cached_attention(*(array.astype(np.float64) for array in (q, keys, values)), start, 0.3)
-    assert np.abs(together - true).max() <= TOLERANCES["cached_attention"] * np.abs(true).max()
+    assert_close(together, true, KERNELS["cached_attention"], np.abs(true).max())
     token = int(rng.integers(rows))
     alone = cuda.cached_attention(there(device, q[token : token + 1].copy()), *ours[1:], start + token, 0.3)
     assert to_numpy(alone)[0].tobytes() == together[token].tobytes()
@@ -161,7 +161,7 @@ def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(device,
     logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)
     _, probabilities = _chosen(there(device, logits))
     expected = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
-    np.testing.assert_allclose(to_numpy(probabilities), expected, rtol=8 * 2.0**-24 + vocabulary * 2.0**-24)
+    assert_close(probabilities, expected, COMPARISONS["largest probability"], (8 + vocabulary) * expected)
 
 
 def test_float32_arrays_of_the_device_take_the_cuda_kernels_and_float64_the_plain_ones(device):

@@ -1,7 +1,7 @@
 """Everything runs on arrays of a device other than the host, with the same results.
 
 The device is the strict stand-in for CuPy (`strict_cupy.py`), so that these are tests on any machine, and the GPU itself
-with `pytest -m gpu`. The tolerances are in one table, each with its reason.
+with `pytest -m gpu`.
 """
 
 import importlib.util
@@ -38,14 +38,8 @@ from minimtp.training.evaluate import evaluate_model
 from minimtp.training.trainer import Trainer
 from tests import cuda_on_host, strict_cupy
 from tests.test_engine import SAMPLES
+from tests.tolerances import COMPARISONS, allowed, assert_close
 
-TOLERANCES = {
-    # largest difference, as a multiple of the largest magnitude
-    "operation": 1e-12,  # float64, sums of at most a few dozen terms in another order
-    "loss": 2e-5,  # float32 through a few layers, another order of addition in every product; steps add up
-    "loss through rounding": 2e-4,  # a weight that all but lies between two levels may fall on either: 5e-5 was seen for one
-    "logits": 5e-4,  # float32: as for a loss, for the worst of many numbers
-}
 SHAPE = Shape(vocabulary_size=61, context=48, layers=2, width=64, attention_heads=4, key_value_heads=2, feed_forward=64)
 
 
@@ -60,9 +54,9 @@ def on(device, value):
     return value
 
 
-def assert_close(found, expected, kind):
-    scale = np.abs(expected).max(initial=1e-30)
-    assert np.abs(to_numpy(found) - expected).max(initial=0) <= TOLERANCES[kind] * max(scale, 1.0)
+def assert_same(found, expected, kind):
+    """The device's array and the host's, or several numbers of each."""
+    assert_close(found, expected, COMPARISONS[kind], max(np.abs(expected).max(initial=0.0), 1.0))
 
 
 def moved(model, device):
@@ -86,12 +80,12 @@ def test_every_operation_gives_the_hosts_result_and_gradients(device, name):
     make, inputs = SAMPLES[name]
     host, ours = make(), on(device, make())
     expected, found = host.forward(*inputs), ours.forward(*on(device, inputs))
-    assert_close(found, expected, "operation")
+    assert_same(found, expected, "operation, float64")
     gradient = np.random.default_rng(5).standard_normal(expected.shape)
     parts = [op.backward(g) for op, g in ((host, gradient), (ours, on(device, gradient)))]
     parts = [part if isinstance(part, tuple) else (part,) for part in parts]
     for theirs, mine in zip(*parts, strict=True):
-        assert_close(mine, theirs, "operation")
+        assert_same(mine, theirs, "operation, float64")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -170,9 +164,9 @@ def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice)
         evaluations.append(evaluate_model(trainer.model, corpus, recipe.context, 512, 1))
         trainer.close()
     assert np.array_equal(np.isnan(losses[0]), np.isnan(losses[1]))
-    kind = "loss" if recipe.quantization == "none" else "loss through rounding"
-    assert_close(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), kind)
-    assert evaluations[1].bits_per_byte == pytest.approx(evaluations[0].bits_per_byte, rel=1e-3)
+    kind = "loss, float32" if recipe.quantization == "none" else "loss through rounding, float32"
+    assert_same(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), kind)
+    assert_close(*(evaluation.bits_per_byte for evaluation in evaluations[::-1]), COMPARISONS["bits per byte, float32"])
 
 
 @pytest.mark.parametrize("feature", ["standard", "parallel, reversed", "heads from the trunk", "untied, 8 bits"])
@@ -320,7 +314,7 @@ def parted_at_a_tie(target, found, expected):
     place = next(i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
     target.truncate(0)
     logits = np.sort(to_numpy(target.forward(np.asarray(expected[:place])).logits[-1]))
-    return logits[-1] - logits[-2] <= TOLERANCES["logits"] * max(1.0, np.abs(logits).max())
+    return logits[-1] - logits[-2] <= allowed(COMPARISONS["logits, float32"], max(1.0, np.abs(logits).max()))
 
 
 @pytest.mark.parametrize(

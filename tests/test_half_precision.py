@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
 from minimtp.decode.deploy import deploy
 from minimtp.decode.generate import generate
 from minimtp.decode.sampling import Law
@@ -20,6 +19,7 @@ from minimtp.quant.packed import PackedMatrix, bits_per_weight, stored_arrays
 from minimtp.quant.ptq import METHODS, quantize_after_training, round_to_nearest
 from minimtp.quant.qat import QuantizationSpec, convert, make_room_for_learned_steps, prepare, restore
 from tests.test_device import choose_kernels, model_with, moved, parted_at_a_tie  # noqa: F401  (the first is a fixture)
+from tests.tolerances import COMPARISONS, assert_close
 
 HALVES = QuantizationSpec(weights="f16", embedding="f16", heads="f16")
 weights = st.integers(0, 2**32).map(lambda seed: _weights(seed))
@@ -99,7 +99,7 @@ def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
         for chosen in (plain, kernel):
             found = chosen.linear(part, matrix.prepare(chosen, first, last))
             expected = part @ F16.fake_quantize(weight)[:, first:last].T
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+            assert_close(found, expected, COMPARISONS["product by NumPy"])
 
 
 def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays():
@@ -117,9 +117,10 @@ def test_training_through_the_rounding_to_halves_sees_the_numbers_of_the_packed_
     tokens = np.arange(12).reshape(1, 12)
     expected = halved(model_with("none"))
     packed = convert(prepared)
+    logits = expected.logits(expected.hidden(tokens)).data
     for model in (prepared, packed):
         found = model.logits(model.hidden(tokens)).data
-        np.testing.assert_allclose(found, expected.logits(expected.hidden(tokens)).data, rtol=1e-4, atol=1e-4)
+        assert_close(found, logits, COMPARISONS["logits, float32"], max(1.0, np.abs(logits).max()))
 
 
 @pytest.mark.parametrize("kind", ["none", *HEADS])
@@ -145,15 +146,14 @@ def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outpu
     packed = device.xp.asarray(packing.quantize(F16, weight))
     there = device.xp.asarray(x)
     expected = x.astype(np.float64) @ F16.fake_quantize(weight).astype(np.float64).T
-    bound = 2.0**-23 * columns * np.abs(x).max() * np.abs(weight).max()
+    size = (columns + 4) * np.abs(x).max() * np.abs(weight).max()
     prepared = cuda.prepare_f16(packed)
     assert prepared.weight.dtype == np.float16 and prepared.nbytes == packed.nbytes
-    assert np.abs(to_numpy(cuda.linear(there, prepared)) - expected).max() <= bound
+    assert_close(cuda.linear(there, prepared), expected, COMPARISONS["product"], size)
     out = device.xp.ones((rows, outputs), np.float32)
     cuda_products.add_linear(there, prepared, out)
-    assert np.abs(to_numpy(out) - 1 - expected).max() <= bound + 2.0**-23 * max(1, np.abs(expected).max())
-    on_plain = plain.linear(there, plain.prepare_f16(packed))
-    assert np.abs(to_numpy(on_plain) - expected).max() <= bound
+    assert_close(out, 1 + expected, COMPARISONS["product"], size + 1)
+    assert_close(plain.linear(there, plain.prepare_f16(packed)), expected, COMPARISONS["product"], size)
 
 
 @pytest.mark.parametrize("choice", ["plain", "auto"])

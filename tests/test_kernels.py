@@ -17,6 +17,7 @@ from minimtp.decode.trees import Tree
 from minimtp.errors import UserError
 from minimtp.kernels import blocks, plain
 from tests.strategies import product_sizes, tree_forms, weight_matrices
+from tests.tolerances import COMPARISONS, KERNELS, ROUNDING, assert_close
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test")
@@ -27,26 +28,6 @@ else:
 each_twin = pytest.mark.parametrize(
     "kernel", [pytest.param(plain, id="plain"), pytest.param(cpu, id="cpu", marks=needs_numba)]
 )
-
-ROUNDING = 2.0**-24  # of a float32, relative
-# How far float32 may be from float64, as a multiple of the largest magnitude in the result or, for a backward, in the terms
-# whose difference it is.
-TOLERANCES = {
-    "rms_norm": 8 * ROUNDING,  # a sum of squares, a root, two products
-    "rms_norm_backward": 32 * ROUNDING,  # sums over rows and columns
-    "swiglu": 8 * ROUNDING,  # an exponential (2 roundings), a quotient, two products
-    "swiglu_backward": 16 * ROUNDING,
-    "gated_update": 8 * ROUNDING,
-    "gated_update_backward": 16 * ROUNDING,
-    "rotate": 4 * ROUNDING,
-    "causal_softmax": 32 * ROUNDING,  # the exponent's absolute rounding (scores up to 16) is the result's relative error
-    "causal_softmax_backward": 16 * ROUNDING,
-    "cross_entropy": 8 * ROUNDING,
-    "cross_entropy_backward": 64 * ROUNDING,  # exp(logit - log_sum_exp): as in the softmax
-    "embedding_backward": 8 * ROUNDING,  # several gradients added into one row
-    "adamw": 8 * ROUNDING,
-    "cached_attention": 64 * ROUNDING,
-}
 
 
 def normal(rng, *shape, spread=1.0):
@@ -112,7 +93,7 @@ def results(function, arguments, kind):
 
 
 @each_twin
-@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("name", KERNELS)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32))
 def test_float32_results_are_those_of_float64_up_to_rounding(kernel, name, seed):
@@ -124,7 +105,7 @@ def test_float32_results_are_those_of_float64_up_to_rounding(kernel, name, seed)
         if result.dtype.kind == "f":
             assert result.dtype == np.float32
             scale = max(np.abs(true).max(initial=1e-30), terms(name, arguments))
-            assert np.abs(result - true).max(initial=0) <= TOLERANCES[name] * scale
+            assert_close(result, true, KERNELS[name], scale)
 
 
 def test_every_function_has_a_twin_with_the_same_parameters():
@@ -132,7 +113,7 @@ def test_every_function_has_a_twin_with_the_same_parameters():
 
     public = {name for name, f in vars(plain).items() if inspect.isfunction(f) and f.__module__ == plain.__name__}
     public -= {name for name in public if name.startswith(("_", "require"))}
-    assert TOLERANCES.keys() < public
+    assert KERNELS.keys() < public
     if cpu is not None:
         assert public == {name for name in cpu.__all__}
         for name in public:
@@ -197,7 +178,7 @@ def test_softmax_is_zero_above_the_diagonal_and_sums_to_one_below(kernel):
     scores[0, 3, 5:] = np.nan  # the future must not be looked at
     p = kernel.causal_softmax(scores, 3.0)
     assert not np.triu(p, 1).any() and (p >= 0).all()
-    assert np.allclose(p.sum(axis=-1), 1, atol=40 * ROUNDING)
+    assert_close(p.sum(axis=-1), np.ones((5, 37)), COMPARISONS["rows of a softmax"])
 
 
 @each_twin
@@ -213,7 +194,7 @@ def test_an_ignored_target_costs_nothing_and_has_no_gradient(kernel):
 def test_huge_logits_give_finite_losses(kernel):
     logits = np.array([[1e30, -1e30, 0], [-300, -300, -300], [300, -300, 299]], np.float32)
     losses, _ = kernel.cross_entropy(logits, np.array([0, 1, 2]))
-    assert np.allclose(losses, [0, np.log(3), np.log1p(np.exp(1.0))], atol=1e-4)
+    assert_close(losses, [0, np.log(3), np.log1p(np.exp(1.0))], COMPARISONS["huge logits"])
 
 
 @each_twin
@@ -227,7 +208,7 @@ def test_a_target_or_token_that_does_not_exist_is_an_error(kernel):
 @each_twin
 def test_swiglu_of_large_gates_is_the_gate_or_nothing(kernel):
     result = kernel.swiglu(np.array([[1e4, -1e4, 200, -200, 0, 1, 2, 3, 4, 5]], np.float32))
-    assert np.allclose(result, [[1e4, 0, 600, 0, 0]], atol=1e-30)
+    assert_close(result, [[1e4, 0, 600, 0, 0]], COMPARISONS["large gates"])
 
 
 @each_twin
@@ -237,8 +218,8 @@ def test_rotating_back_undoes_a_rotation(kernel):
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     rotated = kernel.rotate(x, cos, sin)
     pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
-    assert np.allclose(rotated[..., 0::2] + 1j * rotated[..., 1::2], pairs, atol=1e-5)
-    assert np.allclose(kernel.rotate(rotated, cos, -sin), x, atol=1e-5)
+    assert_close(rotated[..., 0::2] + 1j * rotated[..., 1::2], pairs, COMPARISONS["rotated"])
+    assert_close(kernel.rotate(rotated, cos, -sin), x, COMPARISONS["rotated"])
 
 
 @each_twin
@@ -253,7 +234,7 @@ def test_attention_over_the_cache_is_a_loop_over_rows_and_heads(kernel):
             group, past = head // (heads // groups), start + t + 1
             weights = np.exp(0.3 * q[t, head].astype(np.float64) @ keys[group, :, :past])
             expected = weights @ values[:past, group] / weights.sum()
-            assert np.allclose(found[t, head], expected, atol=1e-5)
+            assert_close(found[t, head], expected, COMPARISONS["attention"])
 
 
 @each_twin
@@ -269,7 +250,7 @@ def test_adamw_is_the_published_update(kernel, decay_mask):
         g = 0.5 * gradient.astype(np.float64)
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
         p = p - 1e-2 * (m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8) + 0.1 * mask * p)
-    assert np.allclose(kept[0], p, atol=2e-6)
+    assert_close(kept[0], p, COMPARISONS["five steps of adamw"])
 
 
 # --------------------------------------------------------------------------------------------------------- derivatives
@@ -330,7 +311,7 @@ def test_each_backward_is_the_derivative_of_its_forward(name, seed):
     expected = slope(lambda x: float((g * forward(x, other)).sum()), x, direction)
     gradient = backward(g, x, other)
     found = float((gradient * direction).sum()) if gradient.shape == x.shape else float(gradient @ direction[0])
-    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert_close(found, expected, COMPARISONS["derivative, float64"])
 
 
 # ------------------------------------------------------------------------------------------------------------ products
@@ -361,7 +342,7 @@ def test_a_product_is_the_matrix_product_of_what_was_rounded(kernel, format_, si
     assert (matrix.rows, matrix.columns) == weight.shape
     expected = rounded_x.astype(np.float64) @ rounded_weight.astype(np.float64).T
     magnitude = np.abs(rounded_x).astype(np.float64) @ np.abs(rounded_weight).astype(np.float64).T
-    assert (np.abs(kernel.linear(x, matrix) - expected) <= (columns + 4) * ROUNDING * magnitude).all()
+    assert_close(kernel.linear(x, matrix), expected, COMPARISONS["product"], (columns + 4) * magnitude)
 
 
 @needs_numba
@@ -381,7 +362,7 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_in_company(format_, size
 def test_a_float_product_takes_any_number_of_columns(seed, columns, rows):
     rng = np.random.default_rng(seed)
     x, weight = normal(rng, rows, columns), normal(rng, 45, columns)
-    assert np.allclose(cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, atol=1e-4)
+    assert_close(cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, COMPARISONS["product by NumPy"])
 
 
 @each_twin
@@ -578,7 +559,10 @@ def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_o
         kernel.transformer_block(chain, block, keys, values, start, cosine[at], sine[at])
         last = start + len(path) - 1
         for a, b in ((found[row], chain[-1]), (kept[0][row], keys[:, :, last]), (kept[1][row], values[last])):
-            assert a.tobytes() == b.tobytes() if kernel is not plain else np.allclose(a, b, atol=1e-3)
+            if kernel is plain:
+                assert_close(a, b, COMPARISONS["block"])
+            else:
+                assert a.tobytes() == b.tobytes()
 
 
 def run_gated_step(kernel, format_, matrices=None):
@@ -600,7 +584,7 @@ def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_o
     expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
     assert state.tobytes() == expected_state.tobytes()
     assert logits.tobytes() == expected_logits.tobytes()
-    assert largest == pytest.approx(expected_largest, rel=64 * ROUNDING)
+    assert_close(largest, expected_largest, COMPARISONS["largest probability, compiled"])
 
 
 @each_twin
@@ -674,7 +658,7 @@ def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(kernel, 
 def test_the_largest_probability_of_a_drafted_token_is_that_of_its_logits(kernel):
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    assert largest == pytest.approx(1 / exponentials.sum(), rel=1e-5)
+    assert_close(largest, 1 / exponentials.sum(), COMPARISONS["largest probability, float64"])
 
 
 @each_twin
@@ -684,7 +668,7 @@ def test_a_block_of_any_width_of_heads_is_that_of_float64(kernel, channels):
     exact = random_block(plain, "f32", channels=channels)
     expected, _, _ = run_block(plain, exact, x.astype(np.float64), 7, channels)
     found, _, _ = run_block(kernel, random_block(kernel, "f32", channels=channels), x, 7, channels)
-    assert np.allclose(found, expected, atol=1e-3)
+    assert_close(found, expected, COMPARISONS["block"])
 
 
 @each_twin
@@ -771,7 +755,7 @@ def test_the_exponential_is_accurate_to_two_roundings_and_never_negative():
     x = np.concatenate([np.linspace(-87.3, 88.3, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]).astype(np.float32)
     y = np.empty_like(x)
     each(x, y)
-    assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 2 * ROUNDING
+    assert_close(y, np.exp(x.astype(np.float64)), COMPARISONS["exp"])
     special, y = np.array([0, -87.4, -200, -1e30, -np.inf, 1e30, np.nan], np.float32), np.empty(7, np.float32)
     each(special, y)
     assert y[:5].tolist() == [1, 0, 0, 0, 0] and 2e38 < y[5] < np.inf and np.isnan(y[6])

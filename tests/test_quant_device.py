@@ -5,7 +5,7 @@ In bits where nothing is summed; sums may take another order there.
 
 import pytest
 
-from minimtp.backend import array_module, to_device, to_numpy
+from minimtp.backend import array_module, to_device
 from minimtp.backend import numpy as np
 from minimtp.quant import learned
 from minimtp.quant.awq import column_scales
@@ -17,6 +17,7 @@ from minimtp.quant.grids import grid_named
 from minimtp.quant.hqq import hqq
 from minimtp.quant.importance import search_scales
 from tests.test_ptq import arrays_of, bell, moment
+from tests.tolerances import COMPARISONS, assert_close
 
 NAMES = "q4_0", "q4_1", "int3-restricted-g32"
 X, GRADIENT = bell(4, 64), bell(4, 64, seed=2)
@@ -33,7 +34,7 @@ def assert_same(found, expected, device):
             assert_same(one, other, device)
     else:
         assert array_module(found) is device.xp and found.dtype == expected.dtype
-        np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6, atol=1e-7)
+        assert_close(found, expected, COMPARISONS["quantization, float32"])
 
 
 @pytest.mark.parametrize("name", NAMES)
