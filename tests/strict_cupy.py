@@ -269,6 +269,21 @@ for _name in (
     "diagonal", "kron",
 ):  # fmt: skip
     globals()[_name] = lambda *a, name=_name, **o: _run(getattr(np, name), *a, **o)
+def _joining(join):
+    """CuPy joins more than eight arrays by a kernel that is told their addresses by an upload."""
+
+    def call(arrays, *others, **options):
+        arrays = list(arrays)
+        if len(arrays) > 8:
+            if _capture is not None:
+                raise CaptureError("an upload of the arrays' addresses while a stream is captured")
+            traffic.uploads += 1
+        return join(arrays, *others, **options)
+
+    return call
+
+
+concatenate, stack = _joining(concatenate), _joining(stack)  # noqa: F821
 for _name in ("zeros", "ones", "full", "arange", "eye", "linspace", "identity"):
     globals()[_name] = lambda *a, name=_name, **o: _run(getattr(np, name), *a, **o)
 

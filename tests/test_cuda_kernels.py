@@ -156,10 +156,11 @@ def test_scores_on_the_device_have_the_bits_of_the_host(device):
 @few
 @given(rows=st.integers(1, 9), vocabulary=st.integers(1, 700), seed=st.integers(0, 2**32))
 def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(device, rows, vocabulary, seed):
-    from minimtp.kernels.cuda_block import _chosen
+    from minimtp.kernels.cuda_block import _choose
 
     logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)
-    _, probabilities = _chosen(there(device, logits))
+    probabilities = device.xp.empty(rows, np.float32)
+    assert to_numpy(_choose(there(device, logits), 1.0, None, None, probabilities)).tolist() == logits.argmax(axis=1).tolist()
     expected = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
     assert_close(probabilities, expected, COMPARISONS["largest probability"], (8 + vocabulary) * expected)
 

@@ -277,6 +277,20 @@ def test_every_draft_length_has_a_graph_for_its_draft_and_one_for_its_verificati
         assert traffic.launches <= 14  # of the hundreds that the graphs hold
 
 
+@pytest.mark.parametrize("law", [Law(0.0), Law(0.7)], ids=["greedy", "sampled"])
+def test_the_longest_draft_is_recorded_and_replayed_as_it_is_computed(device, choose_kernels, law, capsys):
+    choose_kernels("auto", device)
+    model = model_with("token_conditioned")
+    (host, host_drafter), (target, drafter) = deploy(model), deploy(moved(model, device))
+    texts = []
+    for one, other in ((host, host_drafter), (target, drafter)):
+        rounds = generate(one, other, [3, 1, 4], max_new=44, law=law, seed=3, draft_depth=15).rounds()
+        texts.append([next(rounds) for _ in range(3)])
+    assert len(texts[1][1].drafts) == 15 and drafter._step.graphs.recorded() == 1
+    assert [[r.drafts, r.tokens] for r in texts[1]] == [[r.drafts, r.tokens] for r in texts[0]]
+    assert "cannot be recorded" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("choice", ["plain", "auto"])
 @pytest.mark.parametrize("law", [Law(0.0), Law(0.7), Law(0.7, 5), Law(0.7, 0, 0.9)], ids=str)
 def test_logits_that_are_no_numbers_are_an_error_and_no_text(device, choose_kernels, choice, law):

@@ -114,7 +114,9 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
 
 def gated_step(state, token_part, step: PreparedGatedStep):
     logits = _next_logits(state, token_part, step)
-    return logits, _chosen(logits)[1][0]
+    probability = array_module(logits).empty(1, numpy.float32)
+    _choose(logits, 1.0, None, probabilities=probability)
+    return logits, probability[0]
 
 
 def _next_logits(state, token_part, step):
@@ -125,20 +127,20 @@ def _next_logits(state, token_part, step):
 
 
 def choose(logits, temperature, noise=None):
-    return _chosen(logits, temperature, noise, NOWHERE)[0]
+    return _choose(logits, temperature, noise)
 
 
-def _chosen(logits, temperature=1.0, noise=None, probabilities=None):
-    """logits (R, V) -> the tokens of `choose`, and the largest of a softmax of each row, (R,), unless they go nowhere."""
+def _choose(logits, temperature, noise, tokens=None, probabilities=NOWHERE):
+    """`choose` into `tokens`, if given; and the largest of a softmax of each row into `probabilities`, float32 (R,)."""
     xp, (rows, vocabulary) = array_module(logits), logits.shape
-    tokens = xp.empty(rows, xp.int64)
-    probabilities = xp.empty(rows, xp.float32) if probabilities is None else probabilities
+    if tokens is None:
+        tokens = xp.empty(rows, xp.int64)
     noise = NOWHERE if noise is None else whole(noise)[0]
     launch(
         "sampling", "choose", (rows,), row_threads(vocabulary), *whole(logits), noise, float(temperature), vocabulary, tokens,
         probabilities,
     )  # fmt: skip
-    return tokens, probabilities
+    return tokens
 
 
 def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
@@ -157,13 +159,16 @@ def _gated_draft(state, token, token_parts, depth, temperature, noise, least_con
     """
 
     def draft(state, token, *noise):
-        xp, tokens, probabilities = array_module(state), [], []
+        # Written into their places: CuPy uploads the addresses of more than eight arrays to concatenate, which no graph may do.
+        xp = array_module(state)
+        tokens, probabilities = xp.empty(depth, xp.int64), xp.empty(depth, xp.float32)
         for place in range(depth):
+            here = slice(place, place + 1)
             logits = _next_logits(state, token_parts[token], step)
-            token, probability = _chosen(logits, temperature, *(rows[place : place + 1] for rows in noise))
-            tokens.append(token)
-            probabilities.append(probability)
-        return (xp.stack([xp.concatenate(part).astype(xp.float64) for part in (tokens, probabilities)]),)
+            token = _choose(logits, temperature, noise[0][here] if noise else None, tokens[here], probabilities[here])
+        found = xp.empty((2, depth), xp.float64)
+        found[0], found[1] = tokens, probabilities
+        return (found,)
 
     key = depth, token_parts.data.ptr, float(temperature), len(noise)
     (found,) = step.graphs.run(key, draft, state, numpy.int64(token), *noise)
