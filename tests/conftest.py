@@ -47,6 +47,16 @@ def device(request, monkeypatch):
     return Device("cuda", strict_cupy, "the strict stand-in")
 
 
+@pytest.fixture
+def cuda_sources(request):
+    """The test's device can run the CUDA sources: a GPU always, the stand-in where there is a C++ compiler."""
+    from tests import cuda_on_host, strict_cupy
+
+    on_the_stand_in = "device" in request.fixturenames and request.getfixturevalue("device").xp is strict_cupy
+    if on_the_stand_in and cuda_on_host.COMPILER is None:
+        pytest.skip("there is no C++ compiler (g++) to run the CUDA sources on the host with")
+
+
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
 
 

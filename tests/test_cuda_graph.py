@@ -6,7 +6,6 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.deploy import deploy
 from minimtp.kernels.cuda_graph import MOST_KEPT, Graphs
-from tests import cuda_on_host
 from tests.test_device import in_form, model_with, moved
 
 
@@ -16,7 +15,7 @@ def logits_of(runtime, feeds):
     return [to_numpy(runtime.forward(np.array(feed)).logits) for feed in feeds]
 
 
-@pytest.mark.skipif(cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run CUDA sources on the host with")
+@pytest.mark.usefixtures("cuda_sources")
 def test_a_recorded_step_gives_the_same_bits_at_every_position(device):
     model = moved(model_with("none"), device)
     recorded, plain = (deploy(in_form(model, "int4"))[0] for _ in range(2))

@@ -17,14 +17,11 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.kernels import blocks, cuda, cuda_source, plain
-from tests import cuda_on_host
 from tests.strategies import product_sizes, weight_matrices
 from tests.test_kernels import normal, results, samples, terms
 from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
-pytestmark = pytest.mark.skipif(
-    cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run the CUDA sources on the host with"
-)
+pytestmark = pytest.mark.usefixtures("cuda_sources")
 few = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 

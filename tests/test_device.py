@@ -14,10 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.backend import choose_device, to_device, to_numpy
+from minimtp.backend import choose_device, gpu_pool_bytes, to_device, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.decode.adaptive import AdaptiveLength
+from minimtp.decode.batch import generate_batch
+from minimtp.decode.cost import Costs
 from minimtp.decode.deploy import deploy
 from minimtp.decode.generate import generate
+from minimtp.decode.model_drafter import ModelDrafter
+from minimtp.decode.ngram import NgramDrafter
+from minimtp.decode.processors import RepetitionPenalty
 from minimtp.decode.rounds import Plan
 from minimtp.decode.sampling import Law, Noise
 from minimtp.decode.verify import make_rule
@@ -358,6 +364,51 @@ def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choic
             assert parted_at_a_tie(host, runs[1].tokens, runs[0].tokens)
         elif rule == "shared-noise":  # only a tie within 1e-6 of a random score could part them
             assert runs[1].tokens == runs[0].tokens
+
+
+@pytest.mark.parametrize("choice", ["plain", "auto"])
+@pytest.mark.parametrize("way", ["n-gram", "small model", "adaptive", "penalty", "batch"])
+def test_every_way_to_write_reads_as_on_the_host(device, choose_kernels, way, choice):
+    choose_kernels(choice, device)
+    texts = []
+    for chosen in (choose_device("cpu"), device):
+        target, drafter = deploy(moved(model_with("token_conditioned"), chosen))
+        options = dict(max_new=10, law=Law(0.8), seed=4)
+        if way == "n-gram":
+            drafter = NgramDrafter()
+        elif way == "small model":
+            drafter = ModelDrafter(deploy(moved(model_with("none", seed=5), chosen))[0], max_depth=3)
+        elif way == "adaptive":
+            options["lengths"] = AdaptiveLength(Costs(target, drafter.max_depth), drafter.max_depth)
+        elif way == "penalty":
+            options["processors"] = [RepetitionPenalty(1.4)]
+        if way == "batch":
+            batch = generate_batch(target, drafter, [[3, 1, 4], [1, 5]], **options)
+            list(batch)
+            texts.append([row.tokens for row in batch.rows])
+        else:
+            generation = generate(target, drafter, [3, 1, 4, 3, 1], **options)
+            list(generation)
+            texts.append(generation.tokens)
+    assert texts[1] == texts[0]  # only a tie within 1e-6 of a random score could part them
+
+
+def test_a_long_text_keeps_little_noise_on_the_device_and_no_more_graphs_than_it_has_lengths(device, choose_kernels):
+    choose_kernels("auto", device)
+    target, drafter = deploy(moved(model_with("token_conditioned"), device), context_length=400)
+    generation = generate(target, drafter, [3, 1, 4], max_new=300, law=Law(0.8), draft_depth=2)
+    held = []
+    for _ in generation:
+        assert len(generation._rule.noise._sent) <= 3
+        held.append(gpu_pool_bytes())
+    assert held[-1] - held[100] <= 3 * Noise.BLOCK * SHAPE.vocabulary_size * 8
+    # Steps of 3 tokens, the prompt's as well, and of 1 or 2 at the end of the text.
+    assert target._trunk.graphs.recorded() <= 3 and drafter._step.graphs.recorded() <= 2
+
+
+def test_the_devices_pool_has_a_limit_below_its_memory(device):
+    choose_device("cuda")
+    assert 0 < device.xp.get_default_memory_pool().get_limit() < device.xp.cuda.runtime.memGetInfo()[1]
 
 
 def test_the_stand_in_refuses_what_a_gpu_refuses():

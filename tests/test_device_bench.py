@@ -11,11 +11,8 @@ from minimtp.bench import gpu, kernels_cuda
 from minimtp.bench import kernels as bench_kernels
 from minimtp.cli import main
 from minimtp.training.recipe import PRECISIONS
-from tests import cuda_on_host
 
-pytestmark = pytest.mark.skipif(
-    cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run the CUDA sources on the host with"
-)
+pytestmark = pytest.mark.usefixtures("cuda_sources")
 
 
 @pytest.fixture

@@ -13,13 +13,10 @@ from minimtp.training import presets
 from minimtp.training.loss_scale import FIRST, PATIENCE, LossScale
 from minimtp.training.recipe import PRECISIONS
 from minimtp.training.trainer import Trainer
-from tests import cuda_on_host
 from tests.test_device import text
 from tests.tolerances import COMPARISONS, assert_close, factors_rounded_to
 
-pytestmark = pytest.mark.skipif(
-    cuda_on_host.COMPILER is None, reason="there is no C++ compiler (g++) to run the CUDA sources on the host with"
-)
+pytestmark = pytest.mark.usefixtures("cuda_sources")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 SHORT = [precision for precision in PRECISIONS if precision != "float32"]
 

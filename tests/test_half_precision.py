@@ -135,6 +135,7 @@ def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
     assert target.rows_at_once and texts[:2] == texts[2:]
 
 
+@pytest.mark.usefixtures("cuda_sources")
 @settings(max_examples=8)
 @given(rows=st.integers(1, 40), outputs=st.integers(1, 50), columns=st.integers(1, 70), seed=st.integers(0, 2**32))
 def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outputs, columns, seed):
