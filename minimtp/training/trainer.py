@@ -11,7 +11,7 @@ A floating-point sum depends on its order, so bits depend on how many shards the
 
 from math import isfinite
 
-from minimtp.backend import Device, array_module, to_device
+from minimtp.backend import Device, array_module, keep_freed_memory, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
@@ -46,6 +46,7 @@ class Trainer:
         teacher: Model | None = None,
         team: Alone | None = None,
     ) -> None:
+        keep_freed_memory()
         self.recipe, self.device, self.teacher, self.team = recipe, device, teacher, team or Alone()
         self.step = at.step if at else 0
         self.shards = min(shards, recipe.batch // self.team.size)
