@@ -126,10 +126,10 @@ class CausalAttention(Op):
         context = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
-            scores = self._rows(self.query, now) @ self.key[:, : now.stop].swapaxes(1, 2)  # (B*G, H/G*L, S)
+            scores = kernel.product(self._rows(self.query, now), self.key[:, : now.stop].swapaxes(1, 2))  # (B*G, H/G*L, S)
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
-            self._set_rows(context, now, probabilities @ self.value[:, : now.stop])
+            self._set_rows(context, now, kernel.product(probabilities, self.value[:, : now.stop]))
             self.probabilities.append(probabilities)
         return self._by_position(context).reshape(batch, length, -1)  # (B, T, H*C)
 
@@ -140,12 +140,13 @@ class CausalAttention(Op):
         dquery, dkey, dvalue = xp.empty_like(self.query), xp.zeros_like(self.key), xp.zeros_like(self.value)
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
             rows = self._rows(context, now)  # (B*G, H/G*L, C)
-            dvalue[:, : now.stop] += probabilities.swapaxes(1, 2) @ rows
-            dscores = rows @ self.value[:, : now.stop].swapaxes(1, 2)  # (B*G, H/G*L, S), so far the probabilities' gradient
+            dvalue[:, : now.stop] += kernel.product(probabilities.swapaxes(1, 2), rows)
+            # (B*G, H/G*L, S), so far the gradient of the probabilities
+            dscores = kernel.product(rows, self.value[:, : now.stop].swapaxes(1, 2))
             by_head = (-1, now.stop - now.start, now.stop)
             kernel.causal_softmax_backward(dscores.reshape(by_head), probabilities.reshape(by_head), self.scale)
-            self._set_rows(dquery, now, dscores @ self.key[:, : now.stop])
-            dkey[:, : now.stop] += dscores.swapaxes(1, 2) @ self._rows(self.query, now)
+            self._set_rows(dquery, now, kernel.product(dscores, self.key[:, : now.stop]))
+            dkey[:, : now.stop] += kernel.product(dscores.swapaxes(1, 2), self._rows(self.query, now))
         turned = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
         unrotated = kernel.rotate(turned, self.cosine, -self.sine)
         result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)

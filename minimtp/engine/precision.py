@@ -18,6 +18,7 @@ Only training multiplies so, within `products_in`: evaluation and decoding are i
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from minimtp import kernels
 from minimtp.backend import Device
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
@@ -68,7 +69,7 @@ def factor(x: Array) -> Array:
 def product(a: Array, b: Array) -> Array:
     """a (M, K) @ b (K, N), factors -> (M, N), of 16-bit factors in float32."""
     if _chosen == "float32" or a.dtype.char == "d":
-        return a.dot(b)
+        return kernels.for_array(a).product(a, b)
     from minimtp.kernels import cuda_matrix
 
     return cuda_matrix.multiply(a, b)

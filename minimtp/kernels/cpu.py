@@ -1,7 +1,7 @@
 """The compiled twins of `plain.py`: the same names and signatures, for float32 NumPy arrays, with Numba.
 
     cpu_training.py      the loops of a training step         cpu_math.py       exp, maximum, float16
-    cpu_rounding.py      weights to the grids
+    cpu_matrix.py        products of whole matrices           cpu_rounding.py    weights to the grids
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
     cpu_panels.py        how their weights lie                cpu_vectors.py    vector instructions
     cpu_activations.py   activations to int8
@@ -22,6 +22,7 @@ from minimtp.kernels.cpu_gated_step import (
     gated_tree,
     prepare_gated_step,
 )
+from minimtp.kernels.cpu_matrix import product
 from minimtp.kernels.cpu_products import linear, prepare_f16, prepare_f32, prepare_q4_0, prepare_q8_0
 from minimtp.kernels.cpu_rounding import (
     fake_quantize_activations,
@@ -71,6 +72,7 @@ __all__ = [
     "prepare_q4_0",
     "prepare_q8_0",
     "prepare_trunk",
+    "product",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",

@@ -61,11 +61,11 @@ def _parts(rows, most_totals):
     return [range(first, first + size) for first in range(0, VECTORS, size)]
 
 
-def float_tile(rows):
+def float_tile(rows, of_columns=False):
     """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, ahead).
 
     out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride + j], for `rows` values of
-    r and 32 of j. ahead: bytes, 0 to leave prefetching to the processor.
+    r and 32 of j. ahead: bytes, 0 to leave prefetching to the processor. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
@@ -78,7 +78,10 @@ def float_tile(rows):
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
             x, row, w, start, stride, depth, out, out_row, out_column, ahead = emit.arrays
-            x_rows = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)]
+            if of_columns:
+                x_rows, next_k = [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)], emit.times(emit.width(x), 4)
+            else:
+                x_rows, next_k = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)], 4
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             weights, line = emit.item(w, start, 4), emit.times(stride, 4)
             for part in _parts(rows, FLOAT_TOTALS):
@@ -88,7 +91,7 @@ def float_tile(rows):
                     emit.prefetch(here, ahead, 4 * LANES * len(part))
                     loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in part]
                     for r in range(rows):
-                        activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(along_k.index, 4))
+                        activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(along_k.index, next_k))
                         for total, weight in zip(totals[r], loaded, strict=True):
                             builder.store(emit.multiply_add(activation, weight, builder.load(total)), total)
                 _store_totals(emit, totals, y_rows, part)

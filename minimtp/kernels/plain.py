@@ -26,6 +26,14 @@ GROUP = ggml.GROUP_SIZE  # values that share a scale
 BLOCK = 1 << 16  # parameters that are updated at a time: what is computed of them in between stays in the cache
 LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
 
+# ------------------------------------------------------------------------------------------------------------ products
+
+
+def product(a, b):
+    """a (M, K) @ b (K, N) -> (M, N), or B of each, (B, M, K) @ (B, K, N) -> (B, M, N); transposed views are as welcome."""
+    return a @ b
+
+
 # ------------------------------------------------------------------------------------------------------- normalization
 
 
@@ -344,7 +352,8 @@ def linear(x, prepared, out=None):
     """
     if prepared.rounding is not None:
         x = prepared.rounding(x)
-    return array_module(x).matmul(x, prepared.weight.T, out=out)
+    weight = prepared.weight.astype(x.dtype, copy=False)  # as it lies in training: in another layout BLAS adds up otherwise
+    return array_module(x).matmul(x, weight.T, out=out)
 
 
 # -------------------------------------------------------------------------------------------- several kernels in one call
