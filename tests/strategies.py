@@ -130,3 +130,21 @@ def tree_forms(draw, largest=7):
     for _ in range(draw(st.integers(0, largest))):
         form.append(draw(st.integers(1, form[-1] + 1)))
     return form
+
+
+@st.composite
+def matrix_products(draw, largest=70):
+    """Float32 matrices (a, b) of whole numbers that can be multiplied, lying in memory in any of the ways that training has:
+    as they are, transposed, several of each, and several that were cut from longer ones."""
+    rows, depth, columns = (draw(st.integers(1, largest)) for _ in range(3))
+    count, seed = draw(st.sampled_from([None, 1, 3])), draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+
+    def matrix(height: int, width: int) -> np.ndarray:
+        transposed, cut = draw(st.booleans()), draw(st.booleans())
+        shape = (width, height) if transposed else (height, width)
+        numbers = rng.integers(-9, 10, (count or 1, shape[0] + 5 * cut, shape[1])).astype(np.float32)[:, : shape[0]]
+        numbers = numbers.swapaxes(1, 2) if transposed else numbers
+        return numbers if count else numbers[0]
+
+    return matrix(rows, depth), matrix(depth, columns)

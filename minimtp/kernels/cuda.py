@@ -44,6 +44,7 @@ from minimtp.kernels.cuda_training import (
     swiglu,
     swiglu_backward,
 )
+from minimtp.kernels.plain import product  # cuBLAS
 
 __all__ = [
     "adamw",
@@ -71,6 +72,7 @@ __all__ = [
     "prepare_q4_0",
     "prepare_q8_0",
     "prepare_trunk",
+    "product",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",

@@ -1,0 +1,37 @@
+"""Products of whole matrices, which training is made of: compiled and by NumPy."""
+
+import pytest
+from hypothesis import given
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from tests.strategies import matrix_products
+from tests.tolerances import COMPARISONS, assert_close
+
+cpu = kernels.for_array(np.zeros(1, np.float32))
+
+
+@given(factors=matrix_products())
+def test_a_product_of_whole_numbers_is_exact_however_the_matrices_lie_in_memory(factors):
+    a, b = factors
+    expected = a.astype(np.int64) @ b.astype(np.int64)
+    for kernel in (plain, cpu):
+        found = kernel.product(a, b)
+        assert found.dtype == np.float32 and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_is_as_exact_as_the_magnitude_of_its_terms_allows(transposed):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((65, 130), (130, 97)))
+    if transposed:
+        a, b = (np.ascontiguousarray(matrix.T).T for matrix in (a, b))
+    exact, magnitude = (f(a.astype(np.float64)) @ f(b.astype(np.float64)) for f in (np.asarray, np.abs))
+    assert_close(cpu.product(a, b), exact, COMPARISONS["product"], (130 + 4) * magnitude)
+
+
+def test_matrices_that_do_not_fit_are_an_error():
+    for a, b in (((3, 4), (5, 6)), ((2, 3, 4), (2, 5, 6)), ((2, 3, 4), (3, 4, 5))):
+        with pytest.raises(ValueError):
+            cpu.product(np.ones(a, np.float32), np.ones(b, np.float32))
