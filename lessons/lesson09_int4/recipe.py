@@ -14,6 +14,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu_block",
     "minimtp.kernels.cpu_gated_step",
     "minimtp.kernels.cpu_rounding",
+    "minimtp.kernels.cpu_matrix",
     "minimtp.kernels.cpu_training",
     "minimtp.kernels.cpu",
 )
