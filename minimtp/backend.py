@@ -163,13 +163,18 @@ def available_cores() -> int:
 
 
 def processor(device: str = "cpu") -> str:
-    """The name of the processor, or of the GPU for "cuda", where the system tells."""
+    """The name of the processor, or of the GPU for "cuda", where the system tells.
+
+    With family and model, since virtual machines leave "AMD EPYC" of the name, whatever the generation.
+    """
     if device == "cuda":
         import cupy
 
         return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     if os.path.exists("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+        said = {name.strip(): value.strip() for name, value in lines}
+        if "model name" in said:
+            which = [f"{key} {said[full]}" for key, full in (("family", "cpu family"), ("model", "model")) if full in said]
+            return said["model name"] + (f" ({', '.join(which)})" if which else "")
     return platform.processor() or platform.machine()
