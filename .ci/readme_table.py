@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from minimtp import claims
-from minimtp.bench import decode_report, decode_rounds, kernels, quality_report, train
+from minimtp.bench import decode_report, decode_rounds, kernels, quality_report, train_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,8 +38,8 @@ def compared(result: dict) -> str:
 
 BLOCKS = {  # by the name of the figures' file
     "compare-quick": compared, "compare-laptop": compared, "bench-decode": decode_report.readme,
-    "quality-quick": quality_report.readme, "bench-kernels": kernels.readme, "bench-train": train.readme,
-    "bench-train-laptop": train.readme, "bench-rounds-laptop": partial(decode_rounds.table, markdown=True),
+    "quality-quick": quality_report.readme, "bench-kernels": kernels.readme, "bench-train": train_report.readme,
+    "bench-train-laptop": train_report.readme, "bench-rounds-laptop": partial(decode_rounds.table, markdown=True),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
 from minimtp.decode.verify import RULES
 from minimtp.errors import UserError
-from minimtp.torch_peer import TorchDecoder
+from minimtp.torch_peer.decoding import TorchDecoder
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize

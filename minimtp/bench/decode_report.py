@@ -33,17 +33,31 @@ def table(result: Mapping[str, object], markdown: bool = False, shown: Callable[
 
 
 def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
-    """A line for each form of the weights: its size, and at each temperature its speed and the speed-up over the first."""
-    rows, missing = result["formats"]["rows"], result["formats"]["missing"]
+    """A line for each form of the weights: its size, and at each temperature its speed and the speed-up over the first.
+
+    On a GPU also what a pass over one token takes, and its share of the copy bandwidth.
+    """
+    rows, missing, passes = (result["formats"].get(name) for name in ("rows", "missing", "passes"))
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
     cells = {(row["name"], row["temperature"]): row for row in rows}
-    lines = [["", "weights", *(f"tokens/s T={t:g}" for t in temperatures)]]
+    lines = [["", "weights", *(["us a pass", "of copy"] if passes else []), *(f"tokens/s T={t:g}" for t in temperatures)]]
     for name in dict.fromkeys(row["name"] for row in rows):
         found = [cells[name, temperature] for temperature in temperatures]
         speeds = [f"{row['tokens_per_second']:,.0f} ({row['speedup']:.2f}x)" for row in found]
-        lines.append([name, f"{found[0]['weight_bytes']:,} B", *speeds])
-    lines += [[name, reason, *([""] * len(temperatures))] for name, reason in missing.items()]
-    return aligned(lines, markdown, said_at=len(lines) - len(missing))
+        a_pass = [""] * (2 * bool(passes))
+        if passes and name in passes:
+            a_pass = [f"{passes[name]['microseconds']:.1f}", f"{passes[name]['share_of_copy']:.0%}"]
+        lines.append([name, f"{found[0]['weight_bytes']:,} B", *a_pass, *speeds])
+    lines += [[name, reason, *([""] * (len(lines[0]) - 2))] for name, reason in missing.items()]
+    text = aligned(lines, markdown, said_at=len(lines) - len(missing))
+    if not passes:
+        return text
+    formats = result["formats"]
+    said = (
+        f"a pass is over one token behind {formats['cached_tokens']}, on the device's clock; its share of copy is what it has "
+        f"to read, weights and cache, of the {formats['copy_gigabytes_per_second']:,.0f} GB/s that copying moves"
+    )
+    return f"{text}\n{chr(10) * markdown}{said}"
 
 
 def aligned(lines: list[list[str]], markdown: bool, said_at: int | None = None) -> str:
@@ -92,7 +106,8 @@ def readme(result: Mapping[str, object]) -> str:
         f"loses: {len(losing)} of {len(drafting)} cases{worst}. {result['parameters']:,} parameters at "
         f"{result['bits_per_weight']:.2f} bits, {sizes['prompts']} prompts of each kind, {sizes['max_new']} tokens each, "
         f"{sizes['repeats']} turns; a pass over more tokens costs so many passes over one: {costs}. {machine['processor']}, "
-        f"one thread, {result['kernels']} kernels. With shared noise {sum(row['same_texts'] for row in promised)} of "
+        f"{'' if result.get('device') == 'cuda' else 'one thread, '}{result['kernels']} kernels. "
+        f"With shared noise {sum(row['same_texts'] for row in promised)} of "
         f"{sum(row['texts'] for row in promised)} texts equal those of plain decoding with the same seed, token for token."
     )
     brief = table(result, markdown=True, shown=lambda way, rule: rule == SAME_TEXT or way == drafting[0]["way"])

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.engine.precision import factor, product, products_in
+from minimtp.engine.precision import factor, product, products_in, require
 from minimtp.errors import UserError
 from minimtp.kernels.cuda_graph import Recording
 from minimtp.training.recipe import PRECISIONS
@@ -34,21 +34,23 @@ def seconds(xp: ModuleType, calls: Sequence[Callable[[], object]], times: int | 
         launch = Recording(xp, run).launch
     except Exception:  # a library's own call may be none that can be recorded; CuPy and the driver have families of their own
         launch = run
-    return _median(xp, launch, times or TIMES) / len(calls)
+    return median_elapsed(xp, launch, times or TIMES) / len(calls)
 
 
-def _median(xp: ModuleType, run: Callable[[], object], times: int) -> float:
-    """Median seconds of the device for run(); the first is not counted."""
+def elapsed(xp: ModuleType, run: Callable[[], object]) -> float:
+    """Seconds of the device from before run() to after all that it launched."""
+    start, end = xp.cuda.Event(), xp.cuda.Event()
+    start.record()
     run()
-    found = []
-    for _ in range(times):
-        start, end = xp.cuda.Event(), xp.cuda.Event()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        found.append(xp.cuda.get_elapsed_time(start, end) / 1e3)
-    return statistics.median(found)
+    end.record()
+    end.synchronize()
+    return xp.cuda.get_elapsed_time(start, end) / 1e3
+
+
+def median_elapsed(xp: ModuleType, run: Callable[[], object], times: int) -> float:
+    """Median of so many; the first is not counted."""
+    run()
+    return statistics.median(elapsed(xp, run) for _ in range(times))
 
 
 def noise(xp: ModuleType, rows: int, columns: int) -> object:
@@ -66,18 +68,26 @@ def copy_gigabytes_per_second(xp: ModuleType) -> float:
     """Bytes read plus bytes written."""
     source = xp.ones(CACHES * cache_bytes(xp) // 4, np.float32)
     target = xp.empty_like(source)
-    return 2 * source.nbytes / _median(xp, lambda: xp.copyto(target, source), TIMES) / 1e9
+    return 2 * source.nbytes / median_elapsed(xp, lambda: xp.copyto(target, source), TIMES) / 1e9
 
 
-def matrix_gflops(device: Device, side: int = SIDE) -> dict[str, float]:
-    """By precision; those that the GPU does not have are left out."""
-    a = noise(device.xp, side, side)
-    found = {}
-    for precision in PRECISIONS:
-        try:
-            with products_in(precision, device):
-                left, right = factor(a), factor(a)
-                found[precision] = 2 * side**3 / _median(device.xp, lambda a=left, b=right: product(a, b), TIMES) / 1e9
-        except UserError:
-            continue
-    return found
+def matrix_gflops(device: Device, precision: str) -> float:
+    """In a precision of training. Raises UserError for one that the GPU does not have."""
+    a = noise(device.xp, SIDE, SIDE)
+    with products_in(precision, device):
+        left, right = factor(a), factor(a)
+        return 2 * SIDE**3 / median_elapsed(device.xp, lambda: product(left, right), TIMES) / 1e9
+
+
+def matrix_gflops_by_precision(device: Device) -> dict[str, float]:
+    """In each of them that the GPU has."""
+    return {precision: matrix_gflops(device, precision) for precision in PRECISIONS if possible(precision, device)}
+
+
+def possible(precision: str, device: Device) -> bool:
+    """Whether the GPU multiplies so."""
+    try:
+        require(precision, device)
+    except UserError:
+        return False
+    return True

@@ -37,7 +37,7 @@ def measure(device: Device, shapes: Sequence[tuple[int, int]], rounds: int) -> d
                 del timed
                 empty_gpu_pool()
                 bar.update()
-    rates = gpu.matrix_gflops(device)
+    rates = gpu.matrix_gflops_by_precision(device)
     return {
         "products": products, "missing": missing, "copy_gigabytes_per_second": statistics.median(copying),
         "sgemm_gflops": rates["float32"], "matrix_gflops": rates,
@@ -80,7 +80,7 @@ def _copy(matrix: Prepared) -> Prepared:
 
 
 def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Callable[[int], float]]:
-    from minimtp.torch_peer import TorchProduct
+    from minimtp.torch_peer.products import TorchProduct
 
     size = SIXTEEN_BITS * shape[0] * shape[1]
     peer = TorchProduct(*shape, _copies(device, size))
@@ -91,10 +91,10 @@ def _missing() -> dict[str, str]:
     """Why PyTorch is, if it is."""
     if find_spec("torch") is None:
         return {"PyTorch": "is not installed; pip install torch measures it too"}
-    from minimtp.torch_peer import torch_with_cuda
+    from minimtp.torch_peer.device import torch_on
 
     try:
-        torch_with_cuda()
+        torch_on("cuda")
     except ImportError as error:
         return {"PyTorch": f"is left out: {str(error).splitlines()[0]}"}
     return {}

@@ -82,8 +82,8 @@ def bench_train(options: argparse.Namespace) -> int:
     from minimtp.bench import train as measurement
 
     measurement.train(
-        options.preset, steps=options.steps, rounds=options.rounds, threads=options.threads, kernel_choice=options.kernels,
-        out=options.out,
+        options.preset, device=options.device, precision=options.precision, steps=options.steps, rounds=options.rounds,
+        threads=options.threads, kernel_choice=options.kernels, out=options.out,
     )  # fmt: skip
     return 0
 

@@ -21,7 +21,7 @@ from minimtp.cli.values import length, number, numbers, whole
 from minimtp.cli.writing import generate
 from minimtp.errors import UserError
 from minimtp.training.presets import PRESETS
-from minimtp.training.recipe import GROUPS, SETTINGS, check_known, kind_of
+from minimtp.training.recipe import GROUPS, PRECISIONS, SETTINGS, check_known, kind_of
 
 DESCRIPTION = "Multi-token prediction, quantization-aware training and exact speculative decoding, from scratch."
 
@@ -166,13 +166,16 @@ def make_parser() -> Parser:
     measurements = new.add_subparsers(title="what", metavar="")
 
     new = command(
-        bench_train, "[options]", "training on the CPU, in turn with PyTorch where it is installed",
+        bench_train, "[options]", "training, in turn with PyTorch where it is installed",
         "minimtp bench train --threads 1",
     )  # fmt: skip
     new.add_argument("--preset", choices=PRESETS, default="quick", help="whose standard model to train (default: quick)")
     new.add_argument("--steps", type=whole, default=20, metavar="N", help="training steps a round (default: 20)")
     new.add_argument("--rounds", type=whole, default=5, metavar="N", help="rounds of each side (default: 5)")
-    new.add_argument("--threads", type=whole, metavar="N", help="for each side (default: one for each core)")
+    new.add_argument("--threads", type=whole, metavar="N", help="for each side, on the CPU (default: one for each core)")
+    _add_measured_device(new)
+    new.add_argument("--precision", choices=PRECISIONS, default="float32",
+                     help="of the products, on a GPU: float32 (default), tf32, bfloat16 or float16")  # fmt: skip
     new.add_argument("--out", metavar="FILE", help="also write what was found as JSON")
     _add_kernels(new)
 
