@@ -142,10 +142,14 @@ def test_the_same_weights_are_measured_in_every_form_beside_pytorch_or_the_reaso
     assert sizes["fp32"] == sizes["fp32 + heads"] > sizes["int8"] > sizes["int4"]
     assert set(found["missing"]) == {name for name, found in (("llama.cpp", llama), ("PyTorch", torch)) if not found}
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
-    _, _, missing = formats.contestants(decode.load(run), "cpu")
-    assert "not installed" in missing["PyTorch"] and "not installed" in missing["llama.cpp"]
-    _, _, missing = formats.contestants(decode.load(run), "cuda")
-    assert "CPU only" in missing["PyTorch"] and "CPU only" in missing["llama.cpp"]
+    loaded = decode.load(run)
+    assert "not installed" in formats.in_torch(loaded, "cpu")[1]["PyTorch"]
+    assert "not installed" in formats.in_llama({}, "cpu")[1]["llama.cpp"]
+    assert "CPU only" in formats.in_llama({}, "cuda")[1]["llama.cpp"]
+
+
+def test_on_a_gpu_half_precision_is_what_the_other_forms_are_held_against(run):
+    assert [*formats.models(decode.load(run), "cuda")] == ["fp16", "fp32", "int8", "int4"]
 
 
 def test_a_peer_that_cannot_decode_the_model_is_missing_with_the_reason(run, monkeypatch):
@@ -154,18 +158,18 @@ def test_a_peer_that_cannot_decode_the_model_is_missing_with_the_reason(run, mon
 
     monkeypatch.setattr(formats, "find_spec", lambda name: name == "llama_cpp")
     monkeypatch.setattr(formats.LlamaDecoder, "of", cannot)
-    racing, _, missing = formats.contestants(decode.load(run), "cpu")
-    assert not any("llama" in contestant.name for contestant in racing)
+    found, missing = formats.in_llama(formats.models(decode.load(run), "cpu"), "cpu")
+    assert found == []
     assert missing["llama.cpp"] == "cannot be measured: this grid is no type of ggml"
 
 
 def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
     packed = quantize(run, tmp_path / "packed")
-    racing, weights, missing = formats.contestants(packed, "cpu")
-    llama = importlib.util.find_spec("llama_cpp") is not None
-    assert [contestant.name for contestant in racing] == ["packed", "packed + heads"] + ["llama.cpp packed"] * llama
-    assert 4 < weights["packed"][1] < 9
-    assert "full precision only" in missing["PyTorch"]
+    ((name, model),) = formats.models(packed, "cpu").items()
+    form = formats.deployed(name, model)
+    assert [*formats.contestants([form])] == ["packed", "packed + heads"]
+    assert 4 < form.bits < 9 and form.bytes_of_a_pass < form.bytes
+    assert "full precision only" in formats.in_torch(packed, "cpu")[1]["PyTorch"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed")

@@ -10,23 +10,32 @@ from minimtp.cli import main
 NAMES = ["bench-kernels.json", "bench-train.json", "compare-tiny.json", "bench-decode.json", "quality-tiny.json"]
 
 
+class Measured(list):
+    devices: list[str]
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """The names of what was measured, in order; each measurement writes only that it was made."""
+    """What was measured, in order: names, and the devices. Each measurement writes only that it was made."""
     monkeypatch.chdir(tmp_path)
-    done = []
+    done, devices = Measured(), []
+    done.devices = devices
 
-    def writes(path, name):
+    def writes(path, name, device="cpu"):
         done.append(name)
+        devices.append(device)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(name))
 
-    monkeypatch.setattr(everything.kernels, "kernel_speeds", lambda *, out, **_: writes(out, "kernels"))
-    monkeypatch.setattr(everything.train, "train", lambda preset, *, out, **_: writes(out, "train"))
-    monkeypatch.setattr(everything.compare, "run", lambda preset, out: writes(out / "compare.json", "compare"))
+    monkeypatch.setattr(everything.kernels, "kernel_speeds", lambda *, out, device, **_: writes(out, "kernels", device))
+    monkeypatch.setattr(everything.train, "train", lambda preset, *, out, device, **_: writes(out, "train", device))
     monkeypatch.setattr(
-        everything.decode, "measure", lambda run, *, small, sizes, out: writes(out / "bench-decode.json", "decode")
+        everything.compare, "run", lambda preset, out, *, device: writes(out / "compare.json", "compare", device)
     )
+    monkeypatch.setattr(
+        everything.decode, "measure",
+        lambda run, *, small, sizes, device, out: writes(out / "bench-decode.json", "decode", device),
+    )  # fmt: skip
     monkeypatch.setattr(
         everything.quality, "run", lambda bits, seeds, preset, out: writes(out / "quality.json", "quality")
     )
@@ -50,11 +59,18 @@ def test_what_is_measured_is_kept_and_what_is_missing_is_measured(measured, tmp_
     assert capsys.readouterr().out.count("stands in figures already") == len(NAMES) - 1
 
 
+def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
+    monkeypatch.setattr(everything, "choose_device", lambda name: None)
+    assert main(["bench", "--all", "--preset", "gpu", "--device", "cuda", "--out", "figures"]) == 0
+    assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {"cuda"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "say what to measure, or --all"),
         (["--all", "--preset", "laptop"], "preset must be one of tiny, quick"),
+        (["--all", "--preset", "gpu"], "preset gpu takes days on a CPU"),
     ],
     ids=str,
 )

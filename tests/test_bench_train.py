@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.bench import machine, sides, train_report
+from minimtp.bench import machine, sides
 from minimtp.bench import train as bench
 from minimtp.cli import main
 from minimtp.engine.flat import parameter_count
@@ -51,6 +51,27 @@ def test_a_peer_trained_with_another_setting_is_found_out(ours, changes):
     recipe = replace(preset("tiny"), **changes)
     with pytest.raises(RuntimeError, match="do not train the same model"):
         bench.largest_difference({"minimtp": ours, "torch": first_losses(TorchPeer(recipe, 1), recipe)})
+
+
+@needs_torch
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_peer_in_fewer_bits_trains_the_same_model_as_far_as_rounding_lets_it(ours, precision):
+    theirs = first_losses(TorchPeer(replace(preset("tiny"), precision=precision), 1), preset("tiny"))
+    assert theirs != ours
+    assert bench.largest_difference({"minimtp": ours, "torch": theirs}, precision) > bench.TOLERANCES["float32"] / 10
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "bfloat16"], "precision bfloat16 needs a GPU"),
+        (["--device", "cuda", "--threads", "1"], "threads are the CPU's"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_device_is_refused(options, words, capsys):
+    assert main(["bench", "train", "--preset", "tiny", *options]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_is_found_out():
@@ -101,8 +122,9 @@ def test_without_pytorch_its_column_says_so_and_the_rest_is_measured(monkeypatch
     assert re.search(r"^PyTorch +is not installed", said, re.MULTILINE)
     assert re.search(r"^torch.compile +is not installed", said, re.MULTILINE)
     result = json.loads(out.read_text())
-    assert set(result["sides"]) == {"minimtp", "qat"}
-    assert set(result["ratios"]) == {"qat"}
+    assert set(result["sides"]) == {"minimtp", "qat", "heads"}
+    assert set(result["ratios"]) == {"qat", "heads"}
+    assert result["losses"]["heads"] == result["losses"]["minimtp"], "heads learn detached at first, and cost the trunk nothing"
     assert result["losses"]["qat"] != result["losses"]["minimtp"] and result["losses"]["largest_difference"] is None
     assert set(result["missing"]) == {"torch", "torch.compile"}
     assert "torch" not in result["versions"]

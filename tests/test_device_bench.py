@@ -5,12 +5,17 @@ import json
 
 import pytest
 
-from minimtp.backend import choose_device, to_numpy
+from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.bench import gpu, kernels_cuda
+from minimtp.bench import decode_report, formats, gpu, kernels_cuda, sides
 from minimtp.bench import kernels as bench_kernels
 from minimtp.cli import main
+from minimtp.engine.module import map_parameters
+from minimtp.quant.ptq import round_to_nearest
+from minimtp.training import presets
+from minimtp.training.build import build_model
 from minimtp.training.recipe import PRECISIONS
+from tests.tolerances import COMPARISONS, assert_close
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
 
@@ -43,6 +48,41 @@ def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_s
         assert "PyTorch" in result["missing"] and "PyTorch" in said
     assert (tmp_path / "kernels.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
     assert bench_kernels.readme(result).count("|") > 50
+
+
+def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(device):
+    recipe = presets.preset("tiny")
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (recipe.batch, recipe.context + 1)) for _ in range(3)]
+    here, there = (sides.play(sides.Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda"))
+    assert here.device_seconds is None and there.device_seconds > 0
+    assert len(there.losses) == len(batches) - 1
+    assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])
+
+
+def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, small, monkeypatch):
+    monkeypatch.setattr(formats, "CALLS", 2)
+    recipe = presets.preset("tiny", heads="token_conditioned", draft_depth=2)
+    model = build_model(recipe, np.random.default_rng(0))
+    map_parameters(model, lambda array: to_device(array, device))
+    forms = [formats.deployed(name, round_to_nearest(model, spec)) for name, spec in formats.ROUNDED.items()]
+    half = formats.deployed("fp16", round_to_nearest(model, formats.HALF))
+    full = formats.deployed("fp32", model)
+    assert half.bytes_of_a_pass < 0.51 * full.bytes_of_a_pass and half.bytes_of_a_pass > forms[0].bytes_of_a_pass
+    text = np.arange(9)
+    result = formats.passes([half, *forms], text, choose_device("cuda"))
+    assert [*result["passes"]] == ["fp16", "int8", "int4"] and result["cached_tokens"] == len(text)
+    for form in (half, *forms):
+        a_pass = result["passes"][form.name]
+        assert a_pass["microseconds"] > 0 and a_pass["share_of_copy"] > 0
+        assert a_pass["bytes"] > form.bytes_of_a_pass, "the cached keys and values are read as well"
+        assert form.target.length == 0
+    said = decode_report.formats_table({"formats": result | {
+        "missing": {"PyTorch": "is not installed"},
+        "rows": [{"name": name, "temperature": 0.0, "tokens_per_second": 10.0, "speedup": 2.0, "weight_bytes": 7} for name in
+                 ("fp16", "int8", "int4")],
+    }})  # fmt: skip
+    assert "of copy" in said and "PyTorch" in said
 
 
 def test_weights_that_exceed_the_cache_are_used_in_turn_and_others_found_there(device):

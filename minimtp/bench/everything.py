@@ -6,6 +6,9 @@
     bench-decode.json         ways of drafting, rules of verification, forms of the weights (decode.py)
     quality-PRESET.json       what rounding costs (quality.py)
 
+With a GPU (`--device cuda`) all of them on it, but for quality-PRESET.json, which is no question of speed; `--preset gpu` has
+the sizes that a GPU is for, and trains in half precision.
+
 One after the other, so that none disturbs another. What stands in the folder already is not measured again: delete a file to
 have it measured anew. compare and quality keep their parts too, in folders of their own.
 """
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp import compare
+from minimtp.backend import choose_device
 from minimtp.bench import decode, kernels, quality, train
 from minimtp.errors import UserError
 from minimtp.training import checkpoint
@@ -31,26 +35,33 @@ class Extent:
     sizes: decode.Sizes
     bits: tuple[int, ...]
     seeds: int
+    precision: str = "float32"  # of training
 
 
 EXTENTS = {
     "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new=16, repeats=1), (3,), 1),
     "quick": Extent(512, 5, 20, decode.Sizes(), (8, 4, 3, 2), 3),
+    "gpu": Extent(2048, 5, 20, decode.Sizes(max_new=256), (), 0, "bfloat16"),
 }
 
 
-def everything(preset: str = "quick", out: str | Path | None = None, *, report: Callable[[str], None] = print) -> Path:
+def everything(
+    preset: str = "quick", out: str | Path | None = None, *, device: str = "cpu", report: Callable[[str], None] = print
+) -> Path:
     """Measure what the folder `out` does not hold yet, and return it.
 
     Raises UserError for what cannot be used or written, KeyboardInterrupt when the user stops it.
     """
     if preset not in EXTENTS:
         raise UserError(f"preset must be one of {', '.join(EXTENTS)}, not {preset!r}")
+    if preset == "gpu" and device == "cpu":
+        raise UserError("preset gpu takes days on a CPU: measure it with --device cuda, or take preset quick")
+    choose_device(device)
     extent, out = EXTENTS[preset], checkpoint.make_folder(out or Path("runs", f"bench-{preset}"))
     comparison, rounding = out / f"compare-{preset}", out / f"quality-{preset}"
 
     def compared() -> None:
-        compare.run(preset, comparison)
+        compare.run(preset, comparison, device=device)
         shutil.copy(comparison / compare.FILE_NAME, out / f"compare-{preset}.json")
 
     def rounded() -> None:
@@ -59,17 +70,19 @@ def everything(preset: str = "quick", out: str | Path | None = None, *, report: 
 
     parts: dict[str, Callable[[], object]] = {
         "bench-kernels.json": lambda: kernels.kernel_speeds(
-            largest=extent.largest, rounds=extent.rounds, out=out / "bench-kernels.json"
+            largest=extent.largest, rounds=extent.rounds, device=device, out=out / "bench-kernels.json"
         ),
         "bench-train.json": lambda: train.train(
-            preset, steps=extent.steps, rounds=extent.rounds, out=out / "bench-train.json"
+            preset, device=device, precision=extent.precision, steps=extent.steps, rounds=extent.rounds,
+            out=out / "bench-train.json",
         ),
         f"compare-{preset}.json": compared,
         decode.FILE_NAME: lambda: decode.measure(
-            comparison / "mtp", small=comparison / "mtp_qat_int4", sizes=extent.sizes, out=out
+            comparison / "mtp", small=comparison / "mtp_qat_int4", sizes=extent.sizes, device=device, out=out
         ),
-        f"quality-{preset}.json": rounded,
     }
+    if device == "cpu":
+        parts[f"quality-{preset}.json"] = rounded
     for name, measure in parts.items():
         if (out / name).is_file():
             report(f"{name} stands in {out} already: delete it to measure again")

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import minimtp
-from minimtp import kernels
+from minimtp import compare, kernels
 from minimtp.backend import choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
@@ -71,12 +71,23 @@ class MinimtpThroughRounding(Minimtp):
         self.about["title"] = self.name
 
 
+class MinimtpWithHeads(Minimtp):
+    """The same trunk with heads for three tokens more, trained as `minimtp compare` trains heads: in most steps detached."""
+
+    name = "minimtp MTP, 4 tokens"
+
+    def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
+        super().__init__(replace(compare.recipes(recipe)["mtp"], draft_depth=AHEAD), threads, device)
+        self.about |= {"title": self.name, "ahead": AHEAD}
+
+
+AHEAD = 3  # tokens of a batch behind those that a side without heads sees
 OURS = "minimtp"
 PEERS = {  # by device
     "cpu": {"torch": TorchPeer, "torch.compile": CompiledTorchPeer},
     "cuda": {"torch": TorchPeer, "torch.graph": GraphedTorchPeer},
 }
-OTHERS = {"qat": MinimtpThroughRounding} | PEERS["cpu"] | PEERS["cuda"]
+OTHERS = {"qat": MinimtpThroughRounding, "heads": MinimtpWithHeads} | PEERS["cpu"] | PEERS["cuda"]
 UNCOUNTED = {"cpu": 0, "cuda": 1}  # steps at the beginning of a round
 
 
@@ -117,8 +128,9 @@ class Worker:
         self.about: dict[str, object] = self._answer()
 
     def run(self, batches: Sequence[np.ndarray], uncounted: int = 0) -> Round:
-        """See `play`."""
-        return self._answer((batches, uncounted))
+        """See `play`. The batches are (B, T + 1 + AHEAD), of which a side gets what it can use."""
+        unseen = AHEAD - self.about.get("ahead", 0)
+        return self._answer(([tokens[:, : tokens.shape[1] - unseen] for tokens in batches], uncounted))
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -164,7 +176,7 @@ def started(
 ) -> tuple[dict[str, Worker], dict[str, str]]:
     """(the workers that could be started, why the others could not); `stack` ends them."""
     workers, missing = {}, {}
-    for name in (OURS, "qat", *PEERS[device]):
+    for name in (OURS, "qat", "heads", *PEERS[device]):
         if name in PEERS[device] and find_spec("torch") is None:
             missing[name] = "is not installed; pip install torch measures it too"
             continue

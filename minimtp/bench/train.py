@@ -2,7 +2,7 @@
 
 Training the preset's standard model, in minimtp and in PyTorch on the same device (sides.py): on the CPU with the same threads,
 eager and compiled; on a GPU in the same precision, eager and with whole steps recorded as a CUDA graph. And in minimtp through
-the rounding to 4 bits, for what that costs.
+the rounding to 4 bits, and with heads for three more tokens, for what those cost.
 
 **In turn.** A shared machine drifts, and several libraries in one process disturb each other. So each side lives in a process
 of its own, which sleeps until it is sent the batches of a round; a round is some training steps, and the sides take turns,
@@ -15,10 +15,11 @@ taken by other work it was 8 to 80 times slower than with one.
 all the time in which it had nothing to do; the host's clock stands beside it.
 
 **Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up and compile, are not
-counted, and their losses, but for the side that rounds, must agree. In float32 within 1e-4 of the loss: it is rounded to 1e-7
+counted, and the losses of the sides that train the same must agree. In float32 within 1e-4 of the loss: it is rounded to 1e-7
 of itself, sums in another order differ by one or two of those, and every step of training multiplies the difference: 6e-7 was
 seen with `quick`, 4e-5 with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay wrong by a tenth makes
-more than is allowed, as the tests show. With fewer bits the sides round at other places, and more is allowed: TOLERANCES.
+more than is allowed, as the tests show. With fewer bits the sides round at other places. In PyTorch on the CPU such 20 steps of
+`tiny` part from float32's by 2.1e-3 in bfloat16 and by 1.4e-3 in float16, and two that round may be twice as far apart.
 
 **The peak** is what products of large matrices reach, once a round, between the others: on the CPU NumPy's, of 1024 x 1024, on
 as many threads; on a GPU cuBLAS's, of 8192 x 8192, in the same precision (gpu.py).
@@ -41,7 +42,7 @@ from tqdm import tqdm
 from minimtp.backend import Device, available_cores, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu, machine
-from minimtp.bench.sides import OTHERS, OURS, PEERS, UNCOUNTED, Round, Worker, started
+from minimtp.bench.sides import AHEAD, OTHERS, OURS, PEERS, UNCOUNTED, Round, Worker, started
 from minimtp.bench.train_report import table
 from minimtp.engine.precision import require
 from minimtp.errors import UserError
@@ -50,7 +51,7 @@ from minimtp.training.corpus import open_corpus
 from minimtp.training.recipe import Recipe
 
 CHECKED_STEPS = 20
-TOLERANCES = {"float32": 1e-4}
+TOLERANCES = {"float32": 1e-4, "tf32": 3e-3, "float16": 3e-3, "bfloat16": 5e-3}  # of the loss; see the top of this file
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
 
     def batches(first: int, count: int) -> list[np.ndarray]:
         numbers = range(first, first + count)
-        return [text.batch(i, seed=recipe.seed, batch=recipe.batch, context=recipe.context) for i in numbers]
+        return [text.batch(i, seed=recipe.seed, batch=recipe.batch, context=recipe.context, depth=AHEAD) for i in numbers]
 
     with ExitStack() as stack:
         workers, missing = started(recipe, threads, chosen.name, kernel_choice, stack)

@@ -71,7 +71,7 @@ def bench(options: argparse.Namespace) -> int:
     from minimtp.bench.everything import everything
 
     try:
-        everything(options.preset, options.out)
+        everything(options.preset, options.out, device=options.device)
     except comparison.Disagreement as error:
         print(f"minimtp: {error}", file=sys.stderr)
         return 1

@@ -161,7 +161,8 @@ def make_parser() -> Parser:
         bench, "WHAT [options] | --all", "measure speed, beside others where they are installed", "minimtp bench train"
     )
     new.add_argument("--all", action="store_true", help="everything, one after the other: the figures of the README")
-    new.add_argument("--preset", default="quick", metavar="quick|tiny", help="how much --all measures (default: quick)")
+    new.add_argument("--preset", default="quick", metavar="quick|tiny|gpu", help="how much --all measures (default: quick)")
+    _add_measured_device(new)
     new.add_argument("--out", metavar="DIR", help="folder of --all, and to go on in (default: runs/bench-PRESET)")
     measurements = new.add_subparsers(title="what", metavar="")
 
