@@ -7,7 +7,7 @@ that were drafted, and the drafting. With
     N_j   the share in which a j-th token is drafted: a drafter may stop early, or have no idea
     t     seconds of a pass over one token, with its rule
     c_n   how much longer a pass over n tokens takes
-    d, r  seconds of asking for a draft, and for each token of it
+    d, r  seconds of asking for a draft and judging it, and for each token of it
 
 the speed in tokens per second is
 
@@ -22,7 +22,8 @@ a depth that was rarely tried the share is drawn towards that of the depth befor
 itself is drafted further and further.
 
 **Costs.** c is measured beforehand (cost.py); t is what a pass takes beyond it, best known from rounds without drafts: a few at
-the start, and many where nothing pays. d and r are a straight line through what drafting took, short drafts and long.
+the start, and many where nothing pays. d and r are a straight line through what drafting and judging took, short drafts and
+long: two laws a row, which the token rule needs and shared noise does not, can cost as much as the pass.
 
 **Whether to draft at all** is decided by keeping an account, in units of plain rounds. A round that drafts is credited with the
 plain rounds that it replaced and debited with what it took. While there is credit, drafting goes on; where there is none left,
@@ -140,18 +141,21 @@ class AdaptiveLength:
         if rounds == 0:
             return 0
         longer = sum(count * (passes[rows - 1] - passes[0]) for rows, count in enumerate(new.passes_of_length) if count)
-        self._measure_plain((new.seconds_verify - longer) / rounds, rounds)
+        plain = (new.seconds_verify - longer) / rounds
+        if self._plan.drafts == 0 or plain < self._plain:  # with drafts it is also what judging them took
+            self._measure_plain(plain, rounds)
         if self._plan.drafts == 0:
             return rounds
         way = self._trees if self._plan.nodes else self._chains
         plain, drafted = self._plain, new.rows - rounds
+        drafting = new.seconds_draft + max(0.0, new.seconds_verify - longer - rounds * plain)
         expected = rounds * plain + longer + way.drafting.seconds(rounds, drafted)
         seconds = min(new.seconds_draft + new.seconds_verify, OUTLIER * expected)
         if way.cold:  # the first draft of all is slow in ways that none will be again
             way.cold, seconds = False, expected
         else:
             known = OUTLIER * way.drafting.seconds(rounds, drafted) + plain if way.drafting else inf
-            way.drafting.add(rounds, drafted, min(new.seconds_draft, known))
+            way.drafting.add(rounds, drafted, min(drafting, known))
         cost = seconds / plain
         self._credit = min(self._credit + new.emitted - cost, MOST_CREDIT)
         if self._credit >= FIRST_CREDIT:
