@@ -28,9 +28,9 @@ long: two laws a row, which the token rule needs and shared noise does not, can 
 **Whether to draft at all** is decided by keeping an account, in units of plain rounds. A round that drafts is credited with the
 plain rounds that it replaced and debited with what it took. While there is credit, drafting goes on; where there is none left,
 nothing is drafted for a while, and then it is tried again, with a credit of one and a half per cent of that rest. Rests grow
-with each trial in vain. So text that cannot be drafted costs no more than this allowance, text that can be pays for itself,
-and the credit is capped, so that a change is noticed soon. Shares alone would not do: where drafting gains little they are
-noisy, and one unlucky stretch would end it.
+with each trial in vain, and what a trial cost beyond its credit is rested off, too, up to a limit. So text that cannot be
+drafted costs no more than this allowance, text that can be pays for itself, and the credit is capped, so that a change is
+noticed soon. Shares alone would not do: where drafting gains little they are noisy, and one unlucky stretch would end it.
 
 **Trees.** What a tree would accept cannot be told from chains, nor the other way round. So the two take turns, and the one that
 brought more tokens a second goes on; the other is tried again, after more and more rounds if in vain. A tree's size is
@@ -56,11 +56,11 @@ MEMORY = 48.0  # rounds; then what was counted is halved
 RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again
 GUESS = 0.7  # of a draft's acceptance, given the one before it
 FIRST_LENGTH = 4
-FIRST_CREDIT, MOST_CREDIT = 3.0, 24.0  # plain rounds
+FIRST_CREDIT, MOST_CREDIT, MOST_DEBT = 3.0, 24.0, 4.0  # plain rounds
 FIRST_REST, LONGEST_REST = 32, 128  # rounds
 ALLOWANCE = 0.015  # credit that a round of rest earns
 SHORTEST_PLAN, LONGEST_PLAN = 2, 24  # rounds
-REFERENCES, NEXT_REFERENCE = 2, 192  # rounds without drafts at the start, and one after so many that drafted
+REFERENCES, SECOND_REFERENCE, NEXT_REFERENCE = 4, 24, 192  # rounds without drafts: at the start, and after so many that drafted
 FIRST_TURN, LONGEST_TURN = 16, 256  # rounds until chains, or trees, are tried again
 FRESHNESS = 0.3  # weight of a plan in a way's speed
 FALLS, RISES = 0.3, 0.02  # weight of a round in t, which whatever disturbs a machine only makes longer
@@ -113,13 +113,13 @@ class AdaptiveLength:
             return Plan(0, 1)
         if self._credit <= 0.0:
             rest, self._rest = self._rest, min(2 * self._rest, LONGEST_REST)
-            self._credit = ALLOWANCE * rest + max(self._credit, -ALLOWANCE * LONGEST_REST)
+            self._credit = ALLOWANCE * rest + max(self._credit, -MOST_DEBT)
             self._until_reference = NEXT_REFERENCE
             self._forget(RESUMED_MEMORY)
             return Plan(0, rest)
         if self._until_reference <= 0:
-            self._until_reference = NEXT_REFERENCE
-            return Plan(0, REFERENCES if self._plain == inf else 1)
+            self._until_reference = SECOND_REFERENCE if self._plain == inf else NEXT_REFERENCE  # the first rounds are cold
+            return Plan(0, REFERENCES)
         way, credit = self._way, self._credit
         if self._nodes and self._turn_left <= 0 and (other := self._other(way)).extra <= credit / 4:
             way, credit = other, credit / 2  # a trial may not end drafting
