@@ -3,10 +3,13 @@
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
+from minimtp.backend import to_device, to_numpy
 from minimtp.decode.deploy import deploy
 from minimtp.kernels.cuda_graph import MOST_KEPT, Graphs
+from minimtp.quant import packing
+from tests.grid_laws import GRIDS
 from tests.test_device import in_form, model_with, moved
+from tests.vectors.ggml_cases import bell
 
 
 def logits_of(runtime, feeds):
@@ -63,3 +66,13 @@ def test_a_number_of_the_host_is_recorded_not_computed_again(device):
     graphs = Graphs()
     results = [float(graphs.run("key", lambda x: (x + next(numbers),), device.xp.zeros(1))[0][0]) for _ in range(3)]
     assert results == [1.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_rows_of_a_packed_table_can_be_looked_up_in_a_recording(grid, device, capsys):
+    packed = packing.quantize(grid, bell(5, (4, 512)))
+    table, graphs = to_device(packed, device), Graphs()
+    for row in (2, 0, 3):
+        (found,) = graphs.run("key", lambda rows: (packing.dequantize(grid, table[rows]),), device.xp.asarray([row]))
+        assert np.array_equal(to_numpy(found), packing.dequantize(grid, packed[row : row + 1]))
+    assert graphs.recorded() == 1 and "cannot be recorded" not in capsys.readouterr().err

@@ -14,6 +14,8 @@ and is not divided by; adding an epsilon to every scale instead, as BitNet does,
 """
 
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import ClassVar
 
 from minimtp.backend import array_module
@@ -26,6 +28,12 @@ NF4_LEVELS = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
+
+
+@cache
+def _nf4_levels(xp: ModuleType) -> Array:
+    """(16,) float32, sent to a device once: nothing may be sent there while a CUDA graph is recorded."""
+    return xp.asarray(NF4_LEVELS, dtype="float32")
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,12 +53,11 @@ class NF4Grid(GroupedGrid):
         return self._stored(array_module(x).abs(extreme))
 
     def decode(self, codes: Array, scales: Array, first: int = 0) -> Array:
-        levels = array_module(codes).asarray(NF4_LEVELS, dtype="float32")
-        return levels[codes] * self._spread(scales, first, codes.shape[1])
+        return _nf4_levels(array_module(codes))[codes] * self._spread(scales, first, codes.shape[1])
 
     def nearest(self, x: Array, scales: Array, first: int = 0) -> Array:
         xp = array_module(x)
-        levels = xp.asarray(NF4_LEVELS, dtype="float32")
+        levels = _nf4_levels(xp)
         between = (levels[1:] + levels[:-1]) / xp.float32(2)
         relative = x.astype("float32", copy=False) / divisor(self._spread(scales, first, x.shape[1]))
         return xp.searchsorted(between, relative).astype("int8")
