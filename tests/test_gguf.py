@@ -24,6 +24,7 @@ from minimtp.formats.gguf_vocabulary import tokenizer_of, vocabulary_of
 from minimtp.llama_peer import LlamaDecoder
 from minimtp.quant.grids import BLOCK_GRIDS
 from minimtp.quant.packed import PackedMatrix
+from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import FakeQuantizedMatrix, QuantizationSpec, convert, prepare
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
@@ -131,6 +132,20 @@ def test_every_grid_of_ggmls_is_written_as_its_own_type(tmp_path, grid):
     assert LlamaFileType(metadata["general.file_type"]).name.lower().startswith(f"mostly_{grid}")
     again = gguf.load(tmp_path / "model.gguf")
     assert (again.packed.weights, again.packed.embedding, again.packed.output) == (grid, "q8_0", grid)
+
+
+@needs_gguf
+def test_half_precision_is_written_as_its_own_halves_and_loaded_as_the_same_numbers(tmp_path):
+    model = round_to_nearest(build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec("f16", "f16", "f16"))
+    path = tmp_path / "half.gguf"
+    gguf.write(path, model, BYTES, "half")
+    file = gguf.read(path)
+    down = model.blocks[0].feed_forward.down
+    assert file.types["blk.0.ffn_down.weight"] == file.types["token_embd.weight"] == "f16"
+    assert file.tensors["blk.0.ffn_down.weight"].tobytes() == np.asarray(down.packed).tobytes()
+    loaded = gguf.load(path).model
+    assert np.array_equal(loaded.blocks[0].feed_forward.down.weight.data, file.tensors["blk.0.ffn_down.weight"])
+    assert gguf.caveats(model) == ["this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too"]
 
 
 @needs_gguf

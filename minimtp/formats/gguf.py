@@ -38,7 +38,7 @@ from minimtp.engine.module import Module, map_parameters
 from minimtp.errors import UserError
 from minimtp.formats.gguf_vocabulary import MODEL, PATTERN, Vocabulary, tokenizer_of, vocabulary_of
 from minimtp.model.transformer import LanguageModel, Shape
-from minimtp.quant.grids import BLOCK_GRIDS
+from minimtp.quant.grids import BLOCK_GRIDS, F16
 from minimtp.quant.packed import PackedMatrix
 from minimtp.quant.qat import FakeQuantizedMatrix, QuantizationSpec, convert, restore
 from minimtp.training import checkpoint
@@ -53,8 +53,8 @@ BLOCK = {  # what stands in which tensors, without blk.N. and .weight
     "feed_forward_norm": ("ffn_norm",), "feed_forward.gate_up": ("ffn_gate", "ffn_up"), "feed_forward.down": ("ffn_down",),
 }  # fmt: skip
 FILE_TYPES = {  # general.file_type of what most matrices are
-    "f32": "ALL_F32", "q4_0": "MOSTLY_Q4_0", "q4_1": "MOSTLY_Q4_1", "q8_0": "MOSTLY_Q8_0", "q4_k": "MOSTLY_Q4_K_S",
-    "q6_k": "MOSTLY_Q6_K",
+    "f32": "ALL_F32", "f16": "MOSTLY_F16", "q4_0": "MOSTLY_Q4_0", "q4_1": "MOSTLY_Q4_1", "q8_0": "MOSTLY_Q8_0",
+    "q4_k": "MOSTLY_Q4_K_S", "q6_k": "MOSTLY_Q6_K",
 }  # fmt: skip
 
 
@@ -156,15 +156,18 @@ def load(path: str | Path, device: str = "cpu") -> LoadedRun:
 def caveats(model: LanguageModel) -> list[str]:
     """What the run has that its file cannot say, a sentence each."""
     packed = [module for _, module in model.trunk.named_modules() if isinstance(module, PackedMatrix)]
-    rounded = {matrix.activations for matrix in packed}
+    in_blocks = [matrix for matrix in packed if matrix.grid is not F16]
+    rounded = {matrix.activations for matrix in in_blocks}
     said = []
     if model.depth:
         said.append(f"the {model.depth} prediction heads are not in the file: llama.cpp has none like them")
+    if len(in_blocks) < len(packed):
+        said.append("this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too")
     if "none" in rounded:
         said.append("this run does not round the inputs of its products; llama.cpp rounds them to int8 in groups of 32")
     if "int8-token" in rounded:
         said.append("this run rounds inputs with one scale a token; llama.cpp rounds them in groups of 32")
-    if "int8" in rounded and {matrix.grid.group_size for matrix in packed} - {32}:
+    if "int8" in rounded and {matrix.grid.group_size for matrix in in_blocks} - {32}:
         said.append("this run rounds inputs in groups of 32; llama.cpp rounds those of q4_k and q6_k in groups of 256")
     if any(hasattr(module, "stored") for _, module in model.trunk.named_modules()):
         said.append("this run reads keys and values from a cache of few bits; llama.cpp's default cache is float16")
@@ -199,10 +202,12 @@ def _tensors(model: LanguageModel) -> dict[str, tuple[str, np.ndarray]]:
 def _stored(name: str, module: Module) -> tuple[str, np.ndarray]:
     if not isinstance(module, PackedMatrix):
         return "f32", to_numpy(module.weight.data)
+    if module.grid is F16:
+        return "f16", to_numpy(module.packed).view("<f2")
     if module.grid.name not in BLOCK_GRIDS:
         raise UserError(
             f"{name} is stored on the grid {module.grid.name}, which is no type of ggml, so that no GGUF file can hold it: "
-            f"those hold {', '.join(BLOCK_GRIDS)} and full precision"
+            f"those hold {', '.join(BLOCK_GRIDS)}, {F16.name} and full precision"
         )
     return module.grid.name, to_numpy(module.packed)
 
