@@ -361,7 +361,7 @@ def test_the_same_works_from_python(run):
 
 
 def test_show_and_json_and_standard_input(capsys, run, monkeypatch):
-    assert main(["generate", "run", "--prompt", "roses ", "--max-new", "5", "--show", "--draft-confidence", "0"]) == 0
+    assert main(["generate", "run", "--prompt", "roses ", "--max-new", "9", "--show", "--draft-confidence", "0"]) == 0
     assert "tokens a step" in capsys.readouterr().out
     assert main(["evaluate", "run", "--tokens", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 64
