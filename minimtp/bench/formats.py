@@ -9,7 +9,8 @@ what differs is the pass alone. Where a peer is missing, the report says so.
 On a GPU half precision is what everybody decodes with, so the form in float16 comes first, and the others are held against it.
 There decoding one token can be no faster than its memory. So beside each form stand the seconds of a pass over one token, on
 the device's own clock, and what share of its copy bandwidth they make with the bytes that such a pass cannot do without: every
-weight of a product once, and the keys and values of the tokens before it.
+weight of a product once, and the keys and values of the tokens before it. The host launches each pass, and where that takes
+longer than the pass, as for small models, the share is the host's.
 """
 
 from collections.abc import Sequence

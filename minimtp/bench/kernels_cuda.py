@@ -1,4 +1,7 @@
-"""`minimtp bench kernels --device cuda`: the kernels' products, cuBLAS's and PyTorch's, on the device's own clock (gpu.py)."""
+"""`minimtp bench kernels --device cuda`: the kernels' products, cuBLAS's and PyTorch's, on the device's own clock (gpu.py).
+
+CuPy records no call of cuBLAS, so that row is launched call by call, and for small matrices shows what launching takes.
+"""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ from minimtp.bench.kernels import ROWS, figures
 from minimtp.kernels import blocks, cuda
 from minimtp.kernels.cuda_products import Prepared
 
-OURS = ("q4_0", "q8_0", "f16", "f32", "cublas f32")
+OURS = ("q4_0", "q8_0", "f16", "f32", "cublas f32, launched")
 TORCH = {"torch f16": False, "torch f16, graph": True}  # whether its calls are replayed as a CUDA graph
 CALLS = 16  # of a product that are timed together
 SIXTEEN_BITS = 2  # bytes
@@ -54,7 +57,7 @@ def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Calla
     """(bytes of the weights, seconds of a product of that many rows)."""
     (outputs, inputs), xp = shape, device.xp
     x, weight = gpu.noise(xp, max(ROWS), inputs), gpu.noise(xp, outputs, inputs)
-    if name == "cublas f32":
+    if name == "cublas f32, launched":
         copies = [weight.copy() for _ in range(_copies(device, weight.nbytes))]
         size, product = weight.nbytes, lambda rows, matrix: xp.matmul(x[:rows], matrix.T)
     else:
