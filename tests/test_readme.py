@@ -21,6 +21,7 @@ def script(name):
 
 
 COMMANDS = script("readme_commands").commands(README)
+GPU = script("readme_commands").commands((ROOT / "minimtp" / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8"))
 
 
 def test_the_tables_are_the_measured_ones():
@@ -29,7 +30,7 @@ def test_the_tables_are_the_measured_ones():
     assert tables.updated(README) == README
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("minimtp")])
+@pytest.mark.parametrize("command", [command for command in COMMANDS + GPU if command.startswith("minimtp")])
 def test_every_command_exists_with_its_options(command):
     make_parser().parse_args(shlex.split(command)[1:])
 

@@ -107,7 +107,7 @@ class GraphedTorchDecoder(TorchDecoder):
 
     def __init__(self, trunk: Transformer, device: str = "cuda", dtype: str = "float32") -> None:
         super().__init__(trunk, device, dtype)
-        self.token, self.position = (self.torch.zeros(1, dtype=self.torch.int64, device=device) for _ in range(2))
+        self.token, self.position = (self.torch.zeros(1, dtype=self.torch.int64, device=self.device) for _ in range(2))
         self.replay = self.logits = None
 
     def launch(self, tokens):

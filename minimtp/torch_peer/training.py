@@ -157,7 +157,7 @@ class TorchPeer:
         query, key = rotated.transpose(1, 2).split([heads, groups], dim=1)  # (B, H, T, C), (B, G, T, C)
         value = joined[:, :, heads + groups :].transpose(1, 2)
         if self.device == "cuda" and groups < heads and self.recipe.precision not in SIXTEEN_BITS:
-            key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+            key, value = (x.unsqueeze(2).expand(-1, -1, heads // groups, -1, -1).flatten(1, 2) for x in (key, value))
             groups = heads
         attention = torch.nn.functional.scaled_dot_product_attention
         context = attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
@@ -225,7 +225,7 @@ class GraphedTorchPeer(TorchPeer):
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # AdamW would be faster if never recorded
                 return beside(self.torch, self.stream, lambda: super(GraphedTorchPeer, self).attempt(tokens))
         if self.replay is None:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)  # here already: what a recording lets go of, it cannot use
             self.replay = recorded(self.torch, self._attempt_to_be_found)
         self.replay()
         return self.found.clone()
