@@ -313,8 +313,11 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
 BOUNDS = {
     "s": (8.0, 0.0), "ms": (8.0, 0.0), "tokens/s": (8.0, 0.0), "x": (5.0, 0.0),  # the machine, and what else it does
     "Gweight/s": (8.0, 0.0), "a pass": (3.0, 0.0),  # how far to draft was chosen by the clock
-    "bits": (1.05, 0.0), "%": (1.0, 4.0), "tokens": (1.2, 0.0),  # another Python has another standard library
+    "bits": (1.05, 0.2), "%": (1.0, 6.0), "tokens": (1.2, 0.0),  # another Python has another standard library
 }  # fmt: skip
+# Another processor rounds products otherwise, and training makes another model of that. Between two generations of one maker's
+# were seen: texts of 2.10 and 1.95 bits, 0.60 and 0.48; 14 and 19 %; and of models that rounding has ruined, 12.2 and 8.5 bits.
+RUINED, OF_THE_RUINED = 3.0, (1.6, 0.0)  # bits
 SCIENTIFIC = (10.0, 0.0)  # errors of rounding
 MEAN = (1.1, 0.0)  # a decimal fraction without a unit
 EXACT = (1.0, 0.0)  # a count
@@ -330,7 +333,7 @@ def numbers(line):
 def close(quoted, printed):
     (value, unit, written), (again, unit_again, _) = quoted, printed
     without_unit = SCIENTIFIC if "e" in written else MEAN if "." in written else EXACT
-    factor, absolute = BOUNDS.get(unit, without_unit)
+    factor, absolute = OF_THE_RUINED if unit == "bits" and value > RUINED else BOUNDS.get(unit, without_unit)
     if unit != unit_again:
         return False
     if value == again or abs(value - again) <= absolute:
