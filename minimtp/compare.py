@@ -76,7 +76,7 @@ class Measurement:
     repeats: int = 3
     trials: int = 16
     depths: tuple[int, ...] = (4, 7, 15)
-    confidences: tuple[float, ...] = (0.0, 0.1, 0.2)
+    confidences: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
 
 
 MEASUREMENTS = {

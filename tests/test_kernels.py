@@ -730,13 +730,13 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
     rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 2)
 
     @cpu.numba.njit
-    def multiply(x, panels, codes, scales, starts, y, ahead):
+    def multiply(x, panels, codes, scales, starts, y, fetches):
         rounding(x, codes, scales, starts)
-        tile(codes, scales, starts, 0, panels, 0, y, 0, 0, ahead)
+        tile(codes, scales, starts, 0, panels, 0, y, 0, 0, fetches)
 
     codes = np.empty((2, 96), np.int8 if kind.code_size == 1 else np.int16)
     y = np.empty((2, 32), np.float32)
-    multiply(x, panels, codes, np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y, 64)
+    multiply(x, panels, codes, np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y, 1)
     assert y.tobytes() == expected.tobytes()
 
 

@@ -19,7 +19,7 @@ from minimtp.kernels.cpu_panels import GROUP, PANEL, SCALE_BYTES, aligned_empty,
 from minimtp.kernels.cpu_tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE, AHEAD = 1 << 20, 8192  # bytes: matrices that the memory is asked for in advance, and how far
+LARGE = 1 << 19  # bytes of a matrix that is asked for in advance: half of a second cache, where asking costs more than it brings
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
 # A tile of one row waits for its own totals, so a row that is left over is never done alone: three rows, not two and one.
@@ -98,42 +98,42 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 
 @compiled
-def multiply_floats(x, w, start, stride, depth, y, column, ahead):
+def multiply_floats(x, w, start, stride, depth, y, column, fetches):
     """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
     row = 0
     while row < x.shape[0]:
         rows = min(x.shape[0] - row, MOST_ROWS)
         if rows == 8:
-            _f32_8(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_8(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 7:
-            _f32_7(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_7(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 6:
-            _f32_6(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_6(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 5:
-            _f32_5(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_5(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 4:
-            _f32_4(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_4(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 3:
-            _f32_3(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_3(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 2:
-            _f32_2(x, row, w, start, stride, depth, y, row, column, ahead)
+            _f32_2(x, row, w, start, stride, depth, y, row, column, fetches)
         else:
-            _f32_1(x, row, w, start, stride, depth, y, row, column, ahead)
-        row, ahead = row + rows, 0  # the other rows find the panel in the cache
+            _f32_1(x, row, w, start, stride, depth, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled
 def _multiply_f32(x, panels, y):
     _require_fitting(x, panels, 1, F32_BYTES, y)
     weights = panels.reshape(-1).view(np.float32)
-    ahead = AHEAD if panels.size > LARGE else 0
+    fetches = 1 if panels.size >= LARGE else 0
     for panel in range(panels.shape[0]):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
-            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, ahead)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
         else:  # what sticks out of a panel that y cuts off is computed elsewhere
             edge = np.empty((x.shape[0], PANEL), np.float32)
-            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, ahead)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, fetches)
             _copy_edge(edge, y, column)
 
 
@@ -161,20 +161,26 @@ def _multiply_q4_0(x, panels, y):
 
 
 @compiled
+def _next_rows(left):
+    """Rows of the next quantized tile: at most four, five as three and two."""
+    return left if left <= 4 else min(4, (left + 1) // 2)
+
+
+@compiled
 def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
-    ahead = AHEAD if panels.size > LARGE else 0
+    fetches = 1 if panels.size >= LARGE else 0
     row = 0
     while row < y.shape[0]:
-        rows = min(y.shape[0] - row, 4)
+        rows = _next_rows(y.shape[0] - row)
         if rows == 4:
-            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 3:
-            _q4_0_3(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q4_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 2:
-            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         else:
-            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
-        row, ahead = row + rows, 0  # the other rows find the panel in the cache
+            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled
@@ -195,19 +201,19 @@ def _multiply_q8_0(x, panels, y):
 
 @compiled
 def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
-    ahead = AHEAD if panels.size > LARGE else 0
+    fetches = 1 if panels.size >= LARGE else 0
     row = 0
     while row < y.shape[0]:
-        rows = min(y.shape[0] - row, 4)
+        rows = _next_rows(y.shape[0] - row)
         if rows == 4:
-            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 3:
-            _q8_0_3(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q8_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 2:
-            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, ahead)
+            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         else:
-            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, ahead)
-        row, ahead = row + rows, 0  # the other rows find the panel in the cache
+            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
 
 
 @compiled

@@ -7,7 +7,9 @@ a Python loop that emits instructions for every total. Where the processor has t
 columns are done in parts, one after the other.
 
 The more rows, the more is computed between two loads, and the processor's own prefetching falls behind: beyond the cache, four
-rows took twice as long as one. So a tile can ask the memory for what comes `ahead` bytes later, and they take the time of one.
+rows took twice as long as one. So a tile can ask the memory for what comes some kilobytes later, and they take hardly longer
+than one. A tile of few rows is back so soon that the nearest cache has to have it; one of many rows does better with the
+second cache: what waits there does not keep the nearest one from delivering (float32, four rows: a sixth less time).
 
 Weights lie in *panels* of 32 output columns (`cpu_panels.py`), so that a vector register holds the totals of neighbouring
 outputs and nothing is ever summed across a register, except the bytes of a dword.
@@ -53,6 +55,8 @@ from minimtp.kernels.cpu_vectors import (
 VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
+MANY_FLOAT, MANY_QUANTIZED = 4, 3  # rows from which on the second cache is the better place
+FEW_AHEAD, MANY_AHEAD = 8192, 16384  # bytes
 
 
 def _parts(rows, most_totals):
@@ -61,15 +65,22 @@ def _parts(rows, most_totals):
     return [range(first, first + size) for first in range(0, VECTORS, size)]
 
 
+def _fetch(emit, wanted, address, size, many):
+    """Ask the memory for what a tile reads later, if `wanted` is 1."""
+    ahead, locality = (MANY_AHEAD, 2) if many else (FEW_AHEAD, 3)
+    with emit.builder.if_then(emit.builder.icmp_signed("!=", wanted, emit.number(0)), likely=False):
+        emit.prefetch(address, ahead, size, locality)
+
+
 def float_tile(rows, of_columns=False):
-    """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, ahead).
+    """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, fetches).
 
     out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride + j], for `rows` values of
-    r and 32 of j. ahead: bytes, 0 to leave prefetching to the processor. of_columns: the rows are columns of x (n, T).
+    r and 32 of j. fetches: 0 to leave prefetching to the processor, or 1. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
-    def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column, ahead):
+    def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column, fetches):
         if not fit((x, w, out), (FLOAT_MATRIX, FLOAT_VECTOR, FLOAT_MATRIX)):
             return None
         integer = types.intp
@@ -77,7 +88,7 @@ def float_tile(rows, of_columns=False):
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
-            x, row, w, start, stride, depth, out, out_row, out_column, ahead = emit.arrays
+            x, row, w, start, stride, depth, out, out_row, out_column, fetches = emit.arrays
             if of_columns:
                 x_rows, next_k = [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)], emit.times(emit.width(x), 4)
             else:
@@ -88,7 +99,7 @@ def float_tile(rows, of_columns=False):
                 totals = [[emit.variable(emit.constant(FLOATS, 0.0)) for _ in part] for _ in range(rows)]
                 with cgutils.for_range(builder, depth) as along_k:
                     here = emit.advance(weights, emit.times(along_k.index, line))
-                    emit.prefetch(here, ahead, 4 * LANES * len(part))
+                    _fetch(emit, fetches, here, 4 * LANES * len(part), rows >= MANY_FLOAT)
                     loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in part]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(along_k.index, next_k))
@@ -190,7 +201,7 @@ Q4, Q8 = (Q4Dots, Q8Dots) if DOTS else (Q4Shorts, Q8Shorts)
 
 
 def quantized_tile(kind, rows):
-    """Emits tile(codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row, out_column, ahead).
+    """Emits tile(codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row, out_column, fetches).
 
     out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for `rows` values of r and 32
     of j.
@@ -198,7 +209,7 @@ def quantized_tile(kind, rows):
     group_bytes = SCALE_BYTES + kind.code_bytes
 
     @intrinsic
-    def tile(typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, ahead):
+    def tile(typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, fetches):
         expected = (kind.code_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
         if not fit((x, scales, starts, panels, out), expected):
             return None
@@ -207,7 +218,7 @@ def quantized_tile(kind, rows):
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
-            x, scales, starts, row, panels, panel, out, out_row, out_column, ahead = emit.arrays
+            x, scales, starts, row, panels, panel, out, out_row, out_column, fetches = emit.arrays
             groups = emit.width(scales)
             # The number of steps is a constant, but LLVM must not know: it would unroll the loop and spill the
             # registers.
@@ -223,7 +234,7 @@ def quantized_tile(kind, rows):
                     group = along_groups.index
                     block = emit.advance(base, emit.times(group, group_bytes))
                     codes_block = emit.advance(block, SCALE_BYTES)
-                    emit.prefetch(block, ahead, group_bytes)
+                    _fetch(emit, fetches, block, group_bytes, rows >= MANY_QUANTIZED)
                     first_totals = [kind.start(emit, start_row, group) for start_row in start_rows]
                     sums = [[emit.variable(start) for _ in part] for start in first_totals]
                     with cgutils.for_range(builder, steps) as along_steps:

@@ -96,14 +96,14 @@ class Emitter:
         address = self.builder.bitcast(self.advance(address, offset), value.type.as_pointer())
         self.builder.store(value, address, align=1)
 
-    def prefetch(self, address, ahead, size):
-        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours, unless ahead is 0."""
+    def prefetch(self, address, ahead, size, locality):
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours: to read, into the nearest
+        cache with locality 3, into the second with 2."""
         b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(INT32, flag) for flag in (0, 3, 1)]  # to read, into the nearest cache, data
-        with b.if_then(b.icmp_signed(">", ahead, self.number(0)), likely=False):
-            for offset in range(0, size, CACHE_LINE):
-                b.call(prefetch, [self.advance(address, self.plus(ahead, offset)), *flags])
+        flags = [ir.Constant(INT32, flag) for flag in (0, locality, 1)]
+        for offset in range(0, size, CACHE_LINE):
+            b.call(prefetch, [self.advance(address, ahead + offset), *flags])
 
     def load_everywhere(self, scalar_kind, address, offset=0):
         """A vector, each lane of which is the scalar at the address."""
