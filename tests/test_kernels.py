@@ -720,23 +720,23 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
 
     kind, format_ = getattr(cpu_tiles, name), f"{name[:2].lower()}_0"
     rng = np.random.default_rng(8)
-    x, weight = normal(rng, 2, 96), normal(rng, 32, 96)
+    x, weight = normal(rng, 3, 96), normal(rng, 32, 96)
     weight[:, :32] *= 1e-5  # scales that are subnormal float16
     expected = cpu.linear(x, prepared(cpu, format_, weight))
     if portable:
         monkeypatch.setattr(cpu_vectors, "special_instructions", lambda context: set())
     monkeypatch.setattr(cpu_products, "Q8", kind)  # how the codes of q8_0 are stored depends on how they are multiplied
     panels = prepared(cpu, format_, weight).panels
-    rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 2)
+    rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 3)
 
     @cpu.numba.njit
     def multiply(x, panels, codes, scales, starts, y, fetches):
         rounding(x, codes, scales, starts)
         tile(codes, scales, starts, 0, panels, 0, y, 0, 0, fetches)
 
-    codes = np.empty((2, 96), np.int8 if kind.code_size == 1 else np.int16)
-    y = np.empty((2, 32), np.float32)
-    multiply(x, panels, codes, np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), y, 1)
+    codes = np.empty((3, 96), np.int8 if kind.code_size == 1 else np.int16)
+    y = np.empty((3, 32), np.float32)
+    multiply(x, panels, codes, np.empty((3, 3), np.float32), np.empty((3, 3), np.int32), y, 1)
     assert y.tobytes() == expected.tobytes()
 
 

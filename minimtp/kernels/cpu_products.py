@@ -19,7 +19,7 @@ from minimtp.kernels.cpu_panels import GROUP, PANEL, SCALE_BYTES, aligned_empty,
 from minimtp.kernels.cpu_tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE = 1 << 19  # bytes of a matrix that is asked for in advance: half of a second cache, where asking costs more than it brings
+LARGE = 1 << 19  # bytes of a matrix that is asked for in advance; what lies in the second cache is there soon enough
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
 # A tile of one row waits for its own totals, so a row that is left over is never done alone: three rows, not two and one.

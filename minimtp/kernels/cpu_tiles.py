@@ -7,9 +7,10 @@ a Python loop that emits instructions for every total. Where the processor has t
 columns are done in parts, one after the other.
 
 The more rows, the more is computed between two loads, and the processor's own prefetching falls behind: beyond the cache, four
-rows took twice as long as one. So a tile can ask the memory for what comes some kilobytes later, and they take hardly longer
-than one. A tile of few rows is back so soon that the nearest cache has to have it; one of many rows does better with the
-second cache: what waits there does not keep the nearest one from delivering (float32, four rows: a sixth less time).
+rows took twice as long as one. So a tile of three rows or more can ask the memory for what comes some kilobytes later, and
+takes hardly longer than one row, which the processor foresees best alone. A tile that is soon back needs it in the nearest
+cache; one that computes longer does better with the second: what waits there does not keep the nearest one from delivering
+(beyond the cache, float32, eight rows: a tenth less time; int4, four rows: a quarter).
 
 Weights lie in *panels* of 32 output columns (`cpu_panels.py`), so that a vector register holds the totals of neighbouring
 outputs and nothing is ever summed across a register, except the bytes of a dword.
@@ -55,8 +56,7 @@ from minimtp.kernels.cpu_vectors import (
 VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
-MANY_FLOAT, MANY_QUANTIZED = 4, 3  # rows from which on the second cache is the better place
-FEW_AHEAD, MANY_AHEAD = 8192, 16384  # bytes
+NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 
 def _parts(rows, most_totals):
@@ -65,11 +65,10 @@ def _parts(rows, most_totals):
     return [range(first, first + size) for first in range(0, VECTORS, size)]
 
 
-def _fetch(emit, wanted, address, size, many):
-    """Ask the memory for what a tile reads later, if `wanted` is 1."""
-    ahead, locality = (MANY_AHEAD, 2) if many else (FEW_AHEAD, 3)
+def _fetch(emit, wanted, address, size, ahead, cache):
+    """Ask the memory for `size` bytes that a tile reads `ahead` bytes later, if `wanted` is 1."""
     with emit.builder.if_then(emit.builder.icmp_signed("!=", wanted, emit.number(0)), likely=False):
-        emit.prefetch(address, ahead, size, locality)
+        emit.prefetch(address, ahead, size, cache)
 
 
 def float_tile(rows, of_columns=False):
@@ -99,7 +98,8 @@ def float_tile(rows, of_columns=False):
                 totals = [[emit.variable(emit.constant(FLOATS, 0.0)) for _ in part] for _ in range(rows)]
                 with cgutils.for_range(builder, depth) as along_k:
                     here = emit.advance(weights, emit.times(along_k.index, line))
-                    _fetch(emit, fetches, here, 4 * LANES * len(part), rows >= MANY_FLOAT)
+                    if rows >= 3:
+                        _fetch(emit, fetches, here, 4 * LANES * len(part), *((8192, NEAREST) if rows < 6 else (16384, SECOND)))
                     loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in part]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(along_k.index, next_k))
@@ -234,7 +234,8 @@ def quantized_tile(kind, rows):
                     group = along_groups.index
                     block = emit.advance(base, emit.times(group, group_bytes))
                     codes_block = emit.advance(block, SCALE_BYTES)
-                    _fetch(emit, fetches, block, group_bytes, rows >= MANY_QUANTIZED)
+                    if rows >= 3:
+                        _fetch(emit, fetches, block, group_bytes, 16384, SECOND)
                     first_totals = [kind.start(emit, start_row, group) for start_row in start_rows]
                     sums = [[emit.variable(start) for _ in part] for start in first_totals]
                     with cgutils.for_range(builder, steps) as along_steps:

@@ -96,12 +96,12 @@ class Emitter:
         address = self.builder.bitcast(self.advance(address, offset), value.type.as_pointer())
         self.builder.store(value, address, align=1)
 
-    def prefetch(self, address, ahead, size, locality):
-        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours: to read, into the nearest
-        cache with locality 3, into the second with 2."""
+    def prefetch(self, address, ahead, size, cache):
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours: to read, into the
+        nearest cache with 3, into the second with 2, as LLVM numbers them."""
         b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(INT32, flag) for flag in (0, locality, 1)]
+        flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
         for offset in range(0, size, CACHE_LINE):
             b.call(prefetch, [self.advance(address, ahead + offset), *flags])
 
