@@ -358,7 +358,7 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_in_company(format_, size
 
 
 @needs_numba
-@given(seed=st.integers(0, 2**32), columns=st.integers(1, 80), rows=st.integers(1, 9))
+@given(seed=st.integers(0, 2**32), columns=st.integers(1, 300), rows=st.integers(1, 9))
 def test_a_float_product_takes_any_number_of_columns(seed, columns, rows):
     rng = np.random.default_rng(seed)
     x, weight = normal(rng, rows, columns), normal(rng, 45, columns)
@@ -738,6 +738,31 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
     y = np.empty((3, 32), np.float32)
     multiply(x, panels, codes, np.empty((3, 3), np.float32), np.empty((3, 3), np.int32), y, 1)
     assert y.tobytes() == expected.tobytes()
+
+
+@needs_numba
+@pytest.mark.parametrize("totals", [1, 4, 8, 32])  # 8: processors with 16 vector registers
+@pytest.mark.parametrize("fetches", [0, 1])
+def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(totals, fetches, monkeypatch):
+    from minimtp.kernels import cpu_tiles
+
+    rng = np.random.default_rng(9)
+    depths = [1, cpu_tiles.STRETCH - 1, cpu_tiles.STRETCH, 2 * cpu_tiles.STRETCH, 2 * cpu_tiles.STRETCH + 44]
+    expected = {}
+    for depth in depths:
+        x, weight = normal(rng, 4, depth), normal(rng, 32, depth)
+        expected[depth] = x, np.ascontiguousarray(weight.T).reshape(-1), cpu.linear(x, cpu.prepare_f32(weight))
+    monkeypatch.setattr(cpu_tiles, "FLOAT_TOTALS", totals)
+    tile = cpu_tiles.float_tile(4)
+
+    @cpu.numba.njit
+    def multiply(x, weights, y, fetches):
+        tile(x, 0, weights, 0, 32, x.shape[1], y, 0, 0, fetches)
+
+    for x, weights, y in expected.values():
+        found = np.full((4, 32), np.nan, np.float32)
+        multiply(x, weights, found, fetches)
+        assert found.tobytes() == y.tobytes()
 
 
 # ----------------------------------------------------------------------------------------- functions of single floats
