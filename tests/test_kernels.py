@@ -741,28 +741,33 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
 
 
 @needs_numba
-@pytest.mark.parametrize("totals", [1, 4, 8, 32])  # 8: processors with 16 vector registers
-@pytest.mark.parametrize("fetches", [0, 1])
-def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(totals, fetches, monkeypatch):
+@pytest.mark.parametrize("totals", [4, 8, 16])  # 1, 2 or 4 vectors a part, as far as a panel has so many
+@pytest.mark.parametrize("of_columns", [False, True])
+def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(totals, of_columns, monkeypatch):
     from minimtp.kernels import cpu_tiles
 
-    rng = np.random.default_rng(9)
-    depths = [1, cpu_tiles.STRETCH - 1, cpu_tiles.STRETCH, 2 * cpu_tiles.STRETCH, 2 * cpu_tiles.STRETCH + 44]
-    expected = {}
-    for depth in depths:
-        x, weight = normal(rng, 4, depth), normal(rng, 32, depth)
-        expected[depth] = x, np.ascontiguousarray(weight.T).reshape(-1), cpu.linear(x, cpu.prepare_f32(weight))
     monkeypatch.setattr(cpu_tiles, "FLOAT_TOTALS", totals)
-    tile = cpu_tiles.float_tile(4)
+    tile = cpu_tiles.float_tile(4, of_columns)
 
     @cpu.numba.njit
-    def multiply(x, weights, y, fetches):
-        tile(x, 0, weights, 0, 32, x.shape[1], y, 0, 0, fetches)
+    def multiply(x, weights, start, stride, depth, y, fetches):
+        tile(x, 1, weights, start, stride, depth, y, 2, 5, fetches)
 
-    for x, weights, y in expected.values():
-        found = np.full((4, 32), np.nan, np.float32)
-        multiply(x, weights, found, fetches)
-        assert found.tobytes() == y.tobytes()
+    rng, stretch = np.random.default_rng(9), cpu_tiles.STRETCH
+    for depth in (1, stretch - 1, stretch, stretch + 1, 2 * stretch, 2 * stretch + 44):
+        x, weight = normal(rng, 5, depth), normal(rng, 32, depth)
+        whole = cpu.linear(x[1:], cpu.prepare_f32(weight))
+        for fetches, stride, start in ((0, 32, 0), (1, 32, 0), (0, 40, 3)):
+            lines = np.full(start + depth * stride, np.nan, np.float32)
+            lines[start:].reshape(depth, stride)[:, :32] = weight.T
+            found = np.full((7, 40), np.nan, np.float32)
+            multiply(np.ascontiguousarray(x.T) if of_columns else x, lines, start, stride, depth, found, fetches)
+            assert found[2:6, 5:37].tobytes() == whole.tobytes()
+            found[2:6, 5:37] = np.nan
+            assert np.isnan(found).all()
+    nothing = np.full((7, 40), np.nan, np.float32)
+    multiply(np.empty((0, 5) if of_columns else (5, 0), np.float32), np.empty(0, np.float32), 0, 32, 0, nothing, 0)
+    assert not nothing[2:6, 5:37].any()
 
 
 # ----------------------------------------------------------------------------------------- functions of single floats

@@ -19,10 +19,10 @@ from minimtp.kernels.cpu_panels import GROUP, PANEL, SCALE_BYTES, aligned_empty,
 from minimtp.kernels.cpu_tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE = 1 << 19  # bytes of a matrix that is asked for in advance; what lies in the second cache is there soon enough
+LARGE = 1 << 19  # bytes, from which on a matrix is asked for in advance; a smaller one lies in the second cache
 F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
 
-# A tile of one row waits for its own totals, so a row that is left over is never done alone: three rows, not two and one.
+# A tile of one row waits for its own totals, so a row that is left over is never done alone: five rows as three and two.
 _f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (float_tile(rows) for rows in range(1, 9))
 _q4_0_1, _q4_0_2, _q4_0_3, _q4_0_4 = (quantized_tile(Q4, rows) for rows in range(1, 5))
 _q8_0_1, _q8_0_2, _q8_0_3, _q8_0_4 = (quantized_tile(Q8, rows) for rows in range(1, 5))
@@ -98,11 +98,17 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 
 @compiled
+def _next_rows(left, most):
+    """Rows of the next tile of `most` rows at most: none is left alone behind others."""
+    return left if left <= most else min(most, (left + 1) // 2)
+
+
+@compiled
 def multiply_floats(x, w, start, stride, depth, y, column, fetches):
     """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
     row = 0
     while row < x.shape[0]:
-        rows = min(x.shape[0] - row, MOST_ROWS)
+        rows = _next_rows(x.shape[0] - row, MOST_ROWS)
         if rows == 8:
             _f32_8(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 7:
@@ -161,17 +167,11 @@ def _multiply_q4_0(x, panels, y):
 
 
 @compiled
-def _next_rows(left):
-    """Rows of the next quantized tile: at most four, five as three and two."""
-    return left if left <= 4 else min(4, (left + 1) // 2)
-
-
-@compiled
 def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
     fetches = 1 if panels.size >= LARGE else 0
     row = 0
     while row < y.shape[0]:
-        rows = _next_rows(y.shape[0] - row)
+        rows = _next_rows(y.shape[0] - row, 4)
         if rows == 4:
             _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 3:
@@ -204,7 +204,7 @@ def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
     fetches = 1 if panels.size >= LARGE else 0
     row = 0
     while row < y.shape[0]:
-        rows = _next_rows(y.shape[0] - row)
+        rows = _next_rows(y.shape[0] - row, 4)
         if rows == 4:
             _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 3:

@@ -23,6 +23,7 @@ def processor_features(context):
 # AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
 LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
+NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
@@ -97,8 +98,8 @@ class Emitter:
         self.builder.store(value, address, align=1)
 
     def prefetch(self, address, ahead, size, cache):
-        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours: to read, into the
-        nearest cache with 3, into the second with 2, as LLVM numbers them."""
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours, to read them from
+        `cache`, NEAREST or SECOND."""
         b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
         flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
