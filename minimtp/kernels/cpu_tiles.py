@@ -61,7 +61,7 @@ VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
 STRETCH = 128  # k's: 16 KB of a panel of floats
-FEWEST_FETCHING, NEAR_AHEAD, FAR_AHEAD = 3, 8192, 16384  # rows; bytes of a panel: measured, and not critical
+FEWEST_FETCHING, NEAR_AHEAD, FAR_AHEAD = 3, 8192, 16384  # rows; bytes of a panel; measured
 
 
 def _parts(rows, most_totals):
