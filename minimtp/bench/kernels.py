@@ -37,7 +37,7 @@ from minimtp.errors import UserError
 from minimtp.kernels import blocks
 from minimtp.training import checkpoint
 
-SHAPES = ((128, 128), (512, 512), (2048, 2048), (4096, 4096), (16384, 8192), (32768, 16384))  # (outputs, inputs)
+SHAPES = ((128, 128), (512, 512), (1024, 1024), (2048, 2048), (4096, 4096), (16384, 8192), (32768, 16384))  # (outputs, inputs)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
 COLOURS = ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b", "#d4ac0d")

@@ -7,12 +7,13 @@ a Python loop that emits instructions for every total. Where the processor has t
 columns are done in parts, one after the other: those of floats on a stretch of the panel that stays in the nearest cache, as
 each part would fetch a long panel anew.
 
-The more rows, the more is computed between two loads, and the processor's own prefetching falls behind: beyond the cache, four
-rows took twice as long as one. So a tile of three rows or more can ask the memory in advance; one and two rows are fastest
-without. A tile that is soon back needs the weights in the nearest cache. One that computes longer, or in parts, does better
-with the second, since what waits there does not keep the nearest one from delivering. On a Zen 4 server this took a pass of
-eight rows over 24 MB of float32 from 1.20 to 1.10 ms, and with AVX-512 switched off, together with the stretches, from 2.25 to
-1.41.
+A tile can ask the memory in advance, where the processor's own prefetching falls behind. That differs. On an Intel server
+(Emerald Rapids) it falls behind from the first row: asking, into the nearest cache, took one row times 75 MB of int4 from 9.5
+to 6 ms. On AMD's Zen it keeps up with one and two rows, which are slower when they ask, and not with more: the more rows, the
+more is computed between two loads. There a tile that is soon back needs the weights in the nearest cache, and one that
+computes longer, or in parts, does better with the second, since what waits there does not keep the nearest one from
+delivering: eight rows times 24 MB of float32 went from 1.20 to 1.10 ms, and with AVX-512 switched off, together with the
+stretches, from 2.25 to 1.41.
 
 Weights lie in *panels* of 32 output columns (`cpu_panels.py`), so that a vector register holds the totals of neighbouring
 outputs and nothing is ever summed across a register, except the bytes of a dword.
@@ -53,6 +54,7 @@ from minimtp.kernels.cpu_vectors import (
     SECOND,
     SHORT_MATRIX,
     SHORTS,
+    ZEN,
     Emitter,
     fit,
 )
@@ -61,7 +63,8 @@ VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
 STRETCH = 128  # k's: 16 KB of a panel of floats
-FEWEST_FETCHING, NEAR_AHEAD, FAR_AHEAD = 3, 8192, 16384  # rows; bytes of a panel; measured
+NEAR_AHEAD, FAR_AHEAD = 8192, 16384  # bytes of a panel; measured, like the next line
+FEWEST_FETCHING, FAR_CACHE = (3, SECOND) if ZEN else (1, NEAREST)  # rows of a tile
 
 
 def _parts(rows, most_totals):
@@ -80,8 +83,8 @@ def float_tile(rows, of_columns=False):
     """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, fetches).
 
     out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride + j], for `rows` values of
-    r and 32 of j. fetches: 1 to ask the memory for a panel in advance (stride 32; tiles of one and two rows never do), 0 to
-    leave that to the processor. of_columns: the rows are columns of x (n, T).
+    r and 32 of j. fetches: 1 to ask the memory for a panel in advance (stride 32), which tiles of fewer than FEWEST_FETCHING
+    rows never do, 0 to leave that to the processor. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
@@ -101,7 +104,7 @@ def float_tile(rows, of_columns=False):
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             weights, line = emit.item(w, start, 4), emit.times(stride, 4)
             parts = _parts(rows, FLOAT_TOTALS)
-            ahead, cache = (NEAR_AHEAD, NEAREST) if len(parts) == 1 and rows < 6 else (FAR_AHEAD, SECOND)
+            ahead, cache = (NEAR_AHEAD, NEAREST) if len(parts) == 1 and rows < 6 else (FAR_AHEAD, FAR_CACHE)
 
             def walk(first, count, part, beginning):
                 """Add to the totals of `part`, which begin with what `beginning` gives, `count` k's from `first` on."""
@@ -259,7 +262,7 @@ def quantized_tile(kind, rows):
                     block = emit.advance(base, emit.times(group, group_bytes))
                     codes_block = emit.advance(block, SCALE_BYTES)
                     if rows >= FEWEST_FETCHING:
-                        _fetch(emit, fetches, block, group_bytes, FAR_AHEAD, SECOND)
+                        _fetch(emit, fetches, block, group_bytes, FAR_AHEAD, FAR_CACHE)
                     first_totals = [kind.start(emit, start_row, group) for start_row in start_rows]
                     sums = [[emit.variable(start) for _ in part] for start in first_totals]
                     with cgutils.for_range(builder, steps) as along_steps:

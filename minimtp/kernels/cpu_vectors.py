@@ -15,6 +15,11 @@ from numba.core.registry import cpu_target
 from minimtp.kernels.cpu_panels import CACHE_LINE
 
 
+def processor_name(context):
+    """LLVM's name of the processor that functions are compiled for: "znver4", "emeraldrapids"."""
+    return context.codegen().magic_tuple()[1]
+
+
 def processor_features(context):
     """Names of the instruction sets of the processor that functions are compiled for."""
     return {feature[1:] for feature in context.codegen().magic_tuple()[2].split(",") if feature.startswith("+")}
@@ -23,6 +28,7 @@ def processor_features(context):
 # AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
 LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
+ZEN = processor_name(cpu_target.target_context).startswith("znver")
 NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
