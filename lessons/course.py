@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
-from minimtp.errors import UserError
+from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training.presets import PRESETS, preset
 from minimtp.training.recipe import Recipe, check_known
 
@@ -84,7 +84,7 @@ class Lesson:
 
 
 def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None = None) -> None:
-    """Read the options, run main(lesson), and exit: 0, or 2 with one sentence for what cannot be used."""
+    """Read the options, run main(lesson), and exit: 0, 1 for figures that cannot be believed, 2 for what cannot be used."""
     parser = make_parser(number, main.__doc__)
     options = parser.parse_args(arguments)
     try:
@@ -97,6 +97,10 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
         print(f"finished  in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except MeasurementFailed as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: {error.filename}: {error.strerror}; make room, or give another --out\n")
     except KeyboardInterrupt as stopped:
         parser.exit(130, f"\n{parser.prog}: {str(stopped) or 'stopped'}\n")
 

@@ -2,7 +2,7 @@
 
     import minimtp
     run = minimtp.load("runs/mine")
-    text = bytes(minimtp.generate(run, "def main(", max_new=64))
+    text = run.tokenizer.decode(list(minimtp.generate(run, "def main(", max_new=64)))
 
 The functions below are imported when first used, so that `import minimtp` stays quick.
 """

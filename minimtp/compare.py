@@ -22,7 +22,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from minimtp.claims import judge, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
-from minimtp.errors import UserError
+from minimtp.errors import MeasurementFailed, UserError
 from minimtp.pictures import draw_comparison
 from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.training import checkpoint, presets
@@ -87,7 +88,7 @@ MEASUREMENTS = {
 }
 
 
-class Disagreement(Exception):
+class Disagreement(MeasurementFailed):
     """Speculative decoding did not give the text of plain decoding. The message lists every place."""
 
 
@@ -135,17 +136,17 @@ def run(
     if finished:
         _announce(finished, out, report)
         return finished
-    started, load_before = time.perf_counter(), machine.load()
+    load_before, kept = machine.load(), _Kept(out / KEPT, setting)
     machine.warn_if_busy(load_before, report)
     report(f"corpus    {text.describe()}")
     report(f"recipe    of the standard configuration\n{recipe.describe()}")
     report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
     try:
-        runs = trained(recipes(recipe), text, out, device, threads)
+        with kept.counting():
+            runs = trained(recipes(recipe), text, out, device, threads)
+            configurations = measured(runs, text, prompts, sizes, chosen, threads, kept.figures)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
-    kept = _Kept(out / KEPT, setting)
-    configurations = measured(runs, text, prompts, sizes, chosen, threads, kept.figures)
     claims = judge({c["name"]: c for c in configurations})
     result = {
         "configurations": configurations,
@@ -156,16 +157,21 @@ def run(
             "processor": processor(), "cores": available_cores(), "python": platform.python_version(), "numpy": np.__version__,
             "load_before": load_before,
         },
-        "seconds": time.perf_counter() - started,
+        "seconds": kept.seconds,
     }  # fmt: skip
     checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
     (out / KEPT).unlink()
     draw_comparison(result, out)
     _announce(result, out, report)
+    require_equal_texts(configurations)
+    return result
+
+
+def require_equal_texts(configurations: Sequence[dict[str, object]]) -> None:
+    """Raise Disagreement where drafted and plain greedy texts differ, in what `measured` gives."""
     wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
     if wrong:
         raise Disagreement("\n".join(["drafted texts differ from plain ones, which is a defect of minimtp:", *wrong]))
-    return result
 
 
 def trained(
@@ -222,14 +228,15 @@ def measured(
 
 
 class _Kept:
-    """Figures that are finished, on disk part by part, so that an interrupted measurement goes on where it was."""
+    """Figures that are finished, on disk part by part, so that an interrupted measurement goes on where it was, and the seconds
+    that all of it took."""
 
     def __init__(self, path: Path, setting: dict[str, object]) -> None:
-        self._path, self._content = path, {"setting": json.loads(json.dumps(setting)), "parts": {}}
+        self._path, self._content = path, {"setting": json.loads(json.dumps(setting)), "parts": {}, "seconds": 0.0}
         try:
             found = json.loads(path.read_text())
             if found["setting"] == self._content["setting"]:
-                self._content = found
+                self._content |= found
         except (OSError, ValueError, KeyError, TypeError):
             pass  # nothing usable was kept: it is measured again
 
@@ -237,8 +244,25 @@ class _Kept:
         """The figures of that part: those that were kept, or newly measured ones, which are kept."""
         if part not in self._content["parts"]:
             self._content["parts"][part] = _without_nan(measure())
-            checkpoint.write_text(self._path, json.dumps(self._content))
+            self._write()
         return self._content["parts"][part]
+
+    @property
+    def seconds(self) -> float:
+        return self._content["seconds"]
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the seconds of what is done inside, also where it is interrupted."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._content["seconds"] += time.perf_counter() - began
+            self._write()
+
+    def _write(self) -> None:
+        checkpoint.write_text(self._path, json.dumps(self._content))
 
 
 def _evaluated(loaded: LoadedRun, text: Corpus, threads: int | None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import BLAS_THREAD_VARIABLES, NUMPY_WAS_LOADED_BEFORE, available_cores, choose_device, processor
+from minimtp.backend import BLAS_THREAD_VARIABLES, available_cores, choose_device, processor
 from minimtp.errors import UserError
 from minimtp.training.corpus import open_corpus
 
@@ -26,9 +26,7 @@ def describe() -> Iterator[tuple[str, str]]:
     name, reason = kernels.describe(device.name)
     yield "kernels", f"{name}: {reason}"
     yield "threads", f"{available_cores()} for shards of a batch: one for each core this process may use"
-    settings = {variable: os.environ.get(variable) for variable in BLAS_THREAD_VARIABLES}
-    cause = "NumPy was loaded before minimtp" if NUMPY_WAS_LOADED_BEFORE else "shards already keep every core busy"
-    yield "BLAS", f"{settings['OPENBLAS_NUM_THREADS'] or 'unlimited'} threads: {cause}"
+    yield "BLAS", _blas_threads()
     try:
         yield "corpus", open_corpus().describe()
     except UserError as error:
@@ -39,8 +37,16 @@ def describe() -> Iterator[tuple[str, str]]:
         yield (
             extra,
             ", ".join(found + [f"no {package}" for package in missing])
-            + (f": pip install 'minimtp[{extra}]'" if missing else ""),
+            + (f': pip install "minimtp[{extra}]"' if missing else ""),
         )
+
+
+def _blas_threads() -> str:
+    setting = os.environ.get(BLAS_THREAD_VARIABLES[0])
+    if setting == "1":
+        return "1 thread: shards already keep every core busy"
+    cause = f"{BLAS_THREAD_VARIABLES[0]} says so" if setting else "NumPy was loaded before minimtp"
+    return f"{setting or 'unlimited'} threads: {cause}"
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,9 @@
-"""The one error a user is meant to read."""
+"""The errors a user is meant to read: the command line prints their message without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used; the message is one sentence that says what to do instead.
+    """Something the user gave cannot be used; the message is one sentence that says what to do instead. Exit code 2."""
 
-    The command line prints it without a traceback and exits with 2.
-    """
+
+class MeasurementFailed(Exception):
+    """What was measured cannot be believed, or a process of the measurement ended; the message says why. Exit code 1."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from minimtp.backend import Device
 from minimtp.bench import everything
 from minimtp.cli import main
 
@@ -60,9 +61,18 @@ def test_what_is_measured_is_kept_and_what_is_missing_is_measured(measured, tmp_
 
 
 def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
-    monkeypatch.setattr(everything, "choose_device", lambda name: None)
+    monkeypatch.setattr(everything, "choose_device", lambda name: Device(name, None, "of a test"))
+    monkeypatch.setattr(everything, "describe_kernels", lambda device: (device, "of a test"))
     assert main(["bench", "--all", "--preset", "gpu", "--device", "cuda", "--out", "figures"]) == 0
     assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {"cuda"}
+
+
+def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, monkeypatch, capsys):
+    monkeypatch.setattr(everything, "describe_kernels", lambda device: ("plain", "Numba is missing"))
+    assert main(["bench", "--all", "--preset", "tiny", "--out", "figures"]) == 0
+    assert measured == ["train", "compare", "decode", "quality"]
+    said = capsys.readouterr().out
+    assert "bench-kernels.json is left out, there are no compiled kernels to measure: Numba is missing" in said
 
 
 @pytest.mark.parametrize(
@@ -71,6 +81,10 @@ def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, mon
         ([], "say what to measure, or --all"),
         (["--all", "--preset", "laptop"], "preset must be one of tiny, quick"),
         (["--all", "--preset", "gpu"], "preset gpu takes days on a CPU"),
+        (["--all", "quality"], "not both: leave out the name"),
+        (["--preset", "tiny", "quality"], "not both: put --preset behind the name"),
+        (["--device", "cuda", "kernels"], "not both: put --device behind the name"),
+        (["--out", "figures", "train"], "not both: put --out behind the name"),
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from minimtp.bench import machine, sides
 from minimtp.bench import train as bench
 from minimtp.cli import main
 from minimtp.engine.flat import parameter_count
+from minimtp.errors import MeasurementFailed
 from minimtp.torch_peer.training import CompiledTorchPeer, TorchPeer
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
@@ -49,7 +50,7 @@ def test_both_sides_train_the_same_model(changes):
 @pytest.mark.parametrize("changes", [{"clip": 0.0}, {"weight_decay": 0.09}, {"beta2": 0.96}, {"warmup": 0.04}], ids=str)
 def test_a_peer_trained_with_another_setting_is_found_out(ours, changes):
     recipe = replace(preset("tiny"), **changes)
-    with pytest.raises(RuntimeError, match="do not train the same model"):
+    with pytest.raises(MeasurementFailed, match="do not train the same model"):
         bench.largest_difference({"minimtp": ours, "torch": first_losses(TorchPeer(recipe, 1), recipe)})
 
 
@@ -75,7 +76,7 @@ def test_what_does_not_fit_the_device_is_refused(options, words, capsys):
 
 
 def test_a_loss_that_is_no_number_is_found_out():
-    with pytest.raises(RuntimeError, match="differ by nan"):
+    with pytest.raises(MeasurementFailed, match="differ by nan"):
         bench.largest_difference({"minimtp": [1.0, 1.0], "torch": [1.0, float("nan")]})
 
 
@@ -214,6 +215,6 @@ def test_a_worker_that_dies_is_an_error_and_not_an_endless_wait():
     worker = sides.Worker("minimtp", preset("tiny"), 1, "cpu", "plain")
     worker.process.kill()
     worker.process.join()
-    with pytest.raises(RuntimeError, match="ended with exit code"):
+    with pytest.raises(MeasurementFailed, match="ended with exit code"):
         worker.run([np.zeros((1, 2), np.int64)])
     worker.close()

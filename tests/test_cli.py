@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from minimtp.cli.training import _recipe
 from minimtp.cli.values import whole
 from minimtp.cli.writing import stream
 from minimtp.decode.deploy import Decoder
+from minimtp.errors import MeasurementFailed
 from minimtp.training import checkpoint
 from minimtp.training.presets import preset
 from minimtp.training.recipe import SETTINGS, Recipe
@@ -218,6 +220,17 @@ def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(ca
     assert checkpoint.read("new").step == 10
 
 
+def test_a_full_memory_is_told_in_a_sentence(capsys, run, monkeypatch):
+    monkeypatch.setattr("minimtp.training.evaluate.evaluate", Mock(side_effect=MemoryError))
+    assert "the memory is full: take a smaller batch" in refused(capsys, "evaluate", "run")
+
+
+def test_a_measurement_that_cannot_be_believed_exits_with_1_and_says_why(capsys, monkeypatch):
+    monkeypatch.setattr("minimtp.bench.train.train", Mock(side_effect=MeasurementFailed("the losses differ")))
+    assert main(["bench", "train"]) == 1
+    assert capsys.readouterr().err == "minimtp: the losses differ\n"
+
+
 def test_options_that_say_how_a_run_begins_are_refused_when_it_has_begun(capsys, run):
     for option, value in (("--from", "run"), ("--tokenizer", "tokenizer.json")):
         sentence = refused(capsys, "train", "--out", "run", "--resume", option, value)
@@ -277,6 +290,7 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "threads must be at least 1, not -1" in refused(capsys, "evaluate", "run", "--threads", "-1")
     for tokens in ("0", "-5"):
         assert f"tokens must be at least 1, not {tokens}" in refused(capsys, "evaluate", "run", "--tokens", tokens)
+    assert "a seed must be a whole number" in refused(capsys, "bench", "decode", "run", "--seed", "-1", "--texts", "random")
     assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
@@ -431,8 +445,20 @@ def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished
 def test_the_doctor_says_what_would_be_used_and_why(capsys):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
+    assert re.search("^BLAS +1 thread: shards already keep every core busy$", said, re.MULTILINE)
     for topic in ("minimtp", "libraries", "device", "kernels", "threads", "BLAS", "corpus", "fast"):
         assert re.search(rf"^{topic} +\S", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("4", "4 threads: OPENBLAS_NUM_THREADS says so"), (None, "unlimited threads: NumPy was loaded")]
+)
+def test_the_doctor_says_who_decided_the_threads_of_blas(capsys, monkeypatch, setting, said):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if setting:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", setting)
+    assert main(["doctor"]) == 0
+    assert re.search(rf"^BLAS +{said}", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_kernels_are_chosen_on_the_command_line(capsys):
@@ -546,6 +572,15 @@ from minimtp.backend import NUMPY_WAS_LOADED_BEFORE
 print(NUMPY_WAS_LOADED_BEFORE)
 """
     assert python(code).stdout == "False\n"
+
+
+def test_a_reader_who_has_seen_enough_ends_the_output_and_nothing_is_wrong():
+    root = str(Path(minimtp.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r})\nfrom minimtp.cli import main\nsys.exit(main(['doctor']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
 
 
 @pytest.mark.parametrize("arguments", [["generate", "missing"], ["train", "--tokens", "-5"], ["evaluate"]], ids=str)

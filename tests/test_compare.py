@@ -73,7 +73,9 @@ def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(
         compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
     assert raced == [0.0, 1.0]
     monkeypatch.setattr(compare, "evaluate", lambda *arguments, **options: pytest.fail("evaluated again"))
-    compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
+    kept = tmp_path / "compare" / "measured.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"seconds": 1e6}))
+    assert compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)["seconds"] > 1e6
     assert raced == [0.0, 1.0, 1.0]
     assert not (tmp_path / "compare" / "measured.json").exists()
 

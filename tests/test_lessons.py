@@ -301,7 +301,8 @@ def test_a_lesson_runs_on_device_arrays(number, device, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
-    for options in (["--device", "cdua"], ["--preset", "tyni"], ["--nonsense"]):
+    (tmp_path / "file").touch()
+    for options in (["--device", "cdua"], ["--preset", "tyni"], ["--nonsense"], ["--out", "file"]):
         process = run_python(["-m", f"lessons.{course.NAMES[0]}", *options], tmp_path)
         assert process.returncode == 2
         assert "Traceback" not in process.stderr and options[-1] in process.stderr

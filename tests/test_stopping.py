@@ -84,6 +84,10 @@ def test_nothing_is_drafted_behind_a_stop_string():
     assert all(spell(round_.drafts).find(b"ab") in (-1, len(spell(round_.drafts)) - 2) for round_ in rounds)
 
 
+def test_a_stop_string_may_hold_bytes_that_are_no_text():
+    assert Stop((), [b"\xff".decode("utf-8", "surrogateescape")], bytes).find([65, 255, 66]) == 2
+
+
 def test_stop_strings_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="a stop string is empty"):
         Stop((), ["end", ""], spell)

@@ -59,7 +59,7 @@ def learn(
     for step in tqdm(range(recipe.steps), desc=f"{type(optimizer).__name__} {recipe.learning_rate:g}", disable=None):
         if step % max(1, recipe.steps // 20) == 0:
             result.watched.append((step, bits_per_byte(model, watch, device)))
-        tokens = corpus.batch(step, seed=recipe.seed, batch=recipe.batch, context=recipe.context)  # (B, T + 1)
+        tokens = corpus.batch(step, seed=recipe.seed, batch=recipe.batch, context=context_for(seen, recipe))  # (B, T + 1)
         shards = [to_device(shard, device) for shard in np.array_split(tokens, len(replicas.models))]
         nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / recipe.batch), shards)
         result.losses.append(sum(nats) * BITS)
@@ -69,6 +69,11 @@ def learn(
     replicas.close()
     result.watched.append((step + 1, bits_per_byte(model, watch, device)))
     return result
+
+
+def context_for(seen: int, recipe: Recipe) -> int:
+    """So many bytes hold as many predictions for a window of any size as the recipe's do for one of 8."""
+    return recipe.context + seen - 8
 
 
 def backward(model: WindowModel, tokens: Array, share: float) -> float:

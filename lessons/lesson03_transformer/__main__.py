@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson02_training.loop import bits_per_byte, learn
+from lessons.lesson02_training.loop import bits_per_byte, context_for, learn
 from lessons.lesson03_transformer.look import attention, bits_by_position, largest_change_before
 from lessons.lesson03_transformer.picture import draw
 from minimtp.backend import to_device
@@ -21,7 +21,8 @@ def main(lesson: course.Lesson) -> None:
     windows = {}
     for seen in (8, recipe.context // 4, recipe.context // 2):
         trained = learn(replace(recipe, learning_rate=1e-2), corpus, device, held_out[:8], seen=seen)
-        windows[seen] = bits_per_byte(trained.model, held_out, device)
+        same_many = corpus.validation_windows(recipe.evaluate_bytes, context=context_for(seen, recipe))
+        windows[seen] = bits_per_byte(trained.model, same_many, device)
         print(f"window of {seen:<3} {parameter_count(trained.model):>9,} parameters  {windows[seen]:.2f} bits per byte")
 
     run = load(lesson.trained(), device.name)

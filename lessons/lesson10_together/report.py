@@ -45,7 +45,9 @@ def show_speeds(found: Figures, title: str, suffix: str) -> None:
         print(f"  {c['title']:<22}{speed:>10,.0f} tokens/s{gain:>8.2f} x{tokens:>8.2f} a pass")
     if not suffix:
         same, texts = (sum(c["greedy_texts"][name] for c in found) for name in ("equal", "texts"))
-        print(f"  {same} of {texts} texts are those of plain decoding")
+        ties = sum(c["greedy_texts"]["ties"] for c in found)
+        parted = f", {ties} part at a tie" if ties else ""
+        print(f"  {same} of {texts} texts are those of plain decoding{parted}")
 
 
 def show_repetition(standard: LoadedRun, corpus: Corpus, prompts: Sequence[np.ndarray], count: int) -> None:

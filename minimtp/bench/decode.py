@@ -44,6 +44,7 @@ from minimtp.bench.decode_report import PLAIN, draw, formats_table, table
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.cost import Costs
 from minimtp.decode.deploy import CONFIDENCE, deploy
+from minimtp.decode.generate import check_seed
 from minimtp.decode.measure import Contestant, Speed, race
 from minimtp.decode.sampling import Law
 from minimtp.decode.sources import every_drafter
@@ -240,7 +241,10 @@ def fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
 def choose_prompts(
     loaded: LoadedRun, texts: Sequence[str], sizes: Sizes, seed: int
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
-    """(the prompts of each kind of text, why the others are missing)."""
+    """(the prompts of each kind of text, why the others are missing). Raises UserError for a seed that cannot be used, and
+    where there is no text at all.
+    """
+    check_seed(seed)
     found, missing = {}, {}
     for text in texts:
         try:

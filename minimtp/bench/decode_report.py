@@ -4,8 +4,11 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from minimtp.bench.machine import other_work
+
 PLAIN = "plain"
 SAME_TEXT = "shared-noise"  # the rule that promises it
+ADAPTIVE = "adaptive"  # how the name of a way ends whose lengths are chosen as `generate` does
 SAID = 10  # losing cases; the others are in the file
 COLOURS = ("#0072b2", "#e69f00", "#a8123c", "#009e73", "#56b4e9", "#cc79a7")  # told apart by the colour-blind as well
 Row = Mapping[str, object]
@@ -99,19 +102,24 @@ def readme(result: Mapping[str, object]) -> str:
     drafting, losing = [row for row in rows if row["way"] != PLAIN], losses(rows)
     passes = result["seconds_of_a_pass"]
     costs = ", ".join(f"{passes[n - 1] / passes[0]:.2f} for {n}" for n in (2, 4, 8, 16) if n <= len(passes))
-    worst = f", at worst {losing[0]['speedup']:.2f}x" if losing else ""
+    adaptive = [row for row in drafting if row["way"].endswith(ADAPTIVE)]
     promised = [row for row in drafting if row["rule"] == SAME_TEXT]
     said = (
         f"Speed-up over plain decoding of the same model, the median of turns side by side, and tokens a step; bold where it "
-        f"loses: {len(losing)} of {len(drafting)} cases{worst}. {result['parameters']:,} parameters at "
+        f"loses: {_counted(losing, drafting)}; of lengths that adapt, as those of `generate` do, "
+        f"{_counted(losses(adaptive), adaptive)}. {result['parameters']:,} parameters at "
         f"{result['bits_per_weight']:.2f} bits, {sizes['prompts']} prompts of each kind, {sizes['max_new']} tokens each, "
-        f"{sizes['repeats']} turns; a pass over more tokens costs so many passes over one: {costs}. {machine['processor']}, "
-        f"{'' if result.get('device') == 'cuda' else 'one thread, '}{result['kernels']} kernels. "
+        f"{sizes['repeats']} turns; a pass over more tokens costs so many passes over one: {costs}. {machine['processor']}"
+        f"{other_work(machine)}, {'' if result.get('device') == 'cuda' else 'one thread, '}{result['kernels']} kernels. "
         f"With shared noise {sum(row['same_texts'] for row in promised)} of "
         f"{sum(row['texts'] for row in promised)} texts equal those of plain decoding with the same seed, token for token."
     )
     brief = table(result, markdown=True, shown=lambda way, rule: rule == SAME_TEXT or way == drafting[0]["way"])
     return f"{brief}\n\n{said}\n\n{formats_table(result, markdown=True)}"
+
+
+def _counted(losing: Sequence[Row], rows: Sequence[Row]) -> str:
+    return f"{len(losing)} of {len(rows)} cases" + (f", at worst {losing[0]['speedup']:.2f}x" if losing else "")
 
 
 def draw(result: Mapping[str, object], path: Path) -> Path | None:

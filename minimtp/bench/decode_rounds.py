@@ -163,12 +163,12 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
             lines.append([", ".join(way), *map(_cell, found)])
     compared, lost = behind(rows)
     said = (
-        f"tokens a round, at most {result['depth']} drafts deep, in the first {result['rounds']} rounds behind "
-        f"{result['places']} places of held-out text, with 95 % confidence intervals; in brackets, how far a tree is ahead of "
-        f"the chain of the same rule, and a rule of the token rule with drafts of the same form"
+        f"Tokens a round, at most {result['depth']} drafts deep, in the first {result['rounds']} rounds behind "
+        f"{result['places']} places of held-out text, with 95 % confidence intervals. In brackets: what a tree gains over the "
+        f"chain of the same rule, and a rule over the token rule with drafts of the same form. Of {compared} comparisons of "
+        f"trees and of the block rule {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
     )
-    verdict = f"{len(lost)} of {compared} trees and block rules are behind their chain or the token rule"
-    return "\n".join([aligned(lines, markdown), "", said, verdict, *lost])
+    return "\n".join([aligned(lines, markdown), "", said, *lost])
 
 
 def _cell(row: Row | None) -> str:

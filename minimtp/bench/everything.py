@@ -1,6 +1,6 @@
-"""Every figure that the README shows, by one command: `minimtp bench --all`.
+"""Every measurement of a preset, by one command: `minimtp bench --all`.
 
-    bench-kernels.json        products beside the memory and NumPy (kernels.py), with a roofline
+    bench-kernels.json        products beside the memory and NumPy (kernels.py), with a roofline; only of compiled kernels
     bench-train.json          training beside PyTorch (train.py)
     compare-PRESET.json       the main job (../compare.py); its models are those that decode
     bench-decode.json         ways of drafting, rules of verification, forms of the weights (decode.py)
@@ -22,6 +22,7 @@ from minimtp import compare
 from minimtp.backend import choose_device
 from minimtp.bench import decode, kernels, quality, train
 from minimtp.errors import UserError
+from minimtp.kernels import describe as describe_kernels
 from minimtp.training import checkpoint
 
 
@@ -40,7 +41,7 @@ class Extent:
 
 EXTENTS = {
     "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new=16, repeats=1), (3,), 1),
-    "quick": Extent(512, 5, 20, decode.Sizes(), (8, 4, 3, 2), 3),
+    "quick": Extent(512, 5, 20, decode.Sizes(repeats=8), (8, 4, 3, 2), 3),
     "gpu": Extent(2048, 5, 20, decode.Sizes(max_new=256), (), 0, "bfloat16"),
 }
 
@@ -56,7 +57,7 @@ def everything(
         raise UserError(f"preset must be one of {', '.join(EXTENTS)}, not {preset!r}")
     if preset == "gpu" and device == "cpu":
         raise UserError("preset gpu takes days on a CPU: measure it with --device cuda, or take preset quick")
-    choose_device(device)
+    kernel, reason = describe_kernels(choose_device(device).name)
     extent, out = EXTENTS[preset], checkpoint.make_folder(out or Path("runs", f"bench-{preset}"))
     comparison, rounding = out / f"compare-{preset}", out / f"quality-{preset}"
 
@@ -83,6 +84,9 @@ def everything(
     }
     if device == "cpu":
         parts[f"quality-{preset}.json"] = rounded
+    if kernel == "plain":
+        report(f"bench-kernels.json is left out, there are no compiled kernels to measure: {reason}")
+        del parts["bench-kernels.json"]
     for name, measure in parts.items():
         if (out / name).is_file():
             report(f"{name} stands in {out} already: delete it to measure again")

@@ -210,13 +210,13 @@ def _on_a_gpu(result: dict[str, object]) -> bool:
 
 def readme(result: dict[str, object]) -> str:
     """What the README shows: the table, and what its figures depend on."""
-    machine = result["machine"]
+    described = result["machine"]
     if _on_a_gpu(result):
-        how = f"{machine['processor']}, the device's own time, medians of {result['rounds']} rounds. Of copy: the share of its "
-        how += "copy bandwidth"
+        how = f"{described['processor']}, the device's own time, medians of {result['rounds']} rounds. Of copy: the share "
+        how += "of its copy bandwidth"
     else:
-        how = f"One thread of {machine['processor']}, medians of {result['rounds']} rounds in turn. Of read: the share of the "
-        how += "speed at which as many bytes can be read at all"
+        how = f"One thread of {described['processor']}{machine.other_work(described)}, medians of {result['rounds']} rounds in "
+        how += "turn. Of read: the share of the speed at which as many bytes can be read at all"
     return f"{table(result, markdown=True)}\n\n{how}; c(T): the time of T rows over the time of one."
 
 

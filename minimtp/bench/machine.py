@@ -5,12 +5,12 @@ import platform
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from time import perf_counter
 
 import minimtp
-from minimtp.backend import available_cores
+from minimtp.backend import available_cores, processor
 from minimtp.backend import numpy as np
-from minimtp.doctor import processor
 
 BUSY = 0.5  # processes that were running on average in the last minute
 SIDE = 1024  # of the square matrices whose product is the peak: they fit the cache, and are large enough for BLAS
@@ -27,14 +27,28 @@ def versions() -> dict[str, str]:
     return found | {name: sys.modules[name].__version__ for name in ("numba", "cupy", "llama_cpp") if name in sys.modules}
 
 
+@cache
 def load() -> float | None:
-    """Processes running on average in the last minute, None where the system does not tell."""
+    """Processes that were running on average in the minute before this one first asked: later, they are its own. None where
+    the system does not tell.
+    """
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def is_busy(load: float | None) -> bool:
+    """Whether other work disturbs what is measured."""
+    return load is not None and load > BUSY
+
+
+def other_work(machine: dict[str, object]) -> str:
+    """What a table says of other work, from what `describe` found; nothing where there was none."""
+    load = machine.get("load_before")
+    return f", other work running before (load {load:.1f})" if is_busy(load) else ""
 
 
 def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
     """Say that the figures are worth nothing where other work was running."""
-    if load is not None and load > BUSY:
+    if is_busy(load):
         report(f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet")
 
 

@@ -4,14 +4,14 @@ For every seed one stem is trained in full precision up to the decay of the lear
 
     fp                 the decay in full precision. The control: every branch has seen the same tokens
     fp + distillation  the decay once more, half of the loss following fp's probabilities: what distillation alone gives
-    rtn .. gptq        the control, rounded after training (quant/ptq.py)
+    rtn .. gptq        the control, rounded after training (quant/ptq.py); at 4 bits also on the grid q4_k
     qat                the decay through the rounding, groups' steps learned too (quant/qat.py, quant/learned.py)
     qat + distillation the same, half of the loss following the control's probabilities instead of the text
 
 Starting the rounding with the decay is what costs least (arXiv 2509.22935). A branch differs from the control in its rounding
 and in nothing else, so what is counted is its loss minus the control's of the same seed, on the same held-out text. Products
-see int8 activations in every row but fp; the token table is q8_0 in all of them. At 8 bits there is nothing to win back, and
-nothing is trained.
+see int8 activations in every row but the two of fp; the token table is q8_0 in all of them. At 8 bits there is nothing to win
+back, and nothing is trained.
 
 **Recovered** is the share of round-to-nearest's loss that is gone: (rtn - method) / (rtn - fp), means over the seeds. Intervals
 are 95 % over seeds (Student's t), so they say what another seed would change, not what another text would. **Bits per weight**

@@ -4,6 +4,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from minimtp.bench.machine import other_work
+
 HEADINGS = ("bits", "method", "held-out nats", "loss", "recovered", "bits/weight", "seconds")
 
 
@@ -39,12 +41,10 @@ def readme(result: dict[str, object]) -> str:
     machine, seeds = result["machine"], result["seeds"]
     certainty = f"with 95 % intervals over {seeds} seeds" if seeds > 1 else "from a single seed, so without intervals"
     command = f"minimtp bench quality --bits {','.join(map(str, result['bits']))} --seeds {seeds}"
-    load = machine["load_before"]
-    other_work = f"; load {load:.1f} from other work, so that seconds say little" if load > machine["cores"] / 2 else ""
     return "\n".join([
         table(result["rows"], markdown=True),
         "",
-        f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores{other_work}), text fingerprint "
+        f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores{other_work(machine)}), text fingerprint "
         f"`{result['corpus']['fingerprint'][:16]}`. Every row has seen the same tokens; the loss is against full precision, "
         f"{certainty}; recovered is the share of rtn's loss that is gone.",
     ])  # fmt: skip

@@ -21,7 +21,7 @@ from minimtp import compare, kernels
 from minimtp.backend import choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
-from minimtp.errors import UserError
+from minimtp.errors import MeasurementFailed, UserError
 from minimtp.torch_peer.training import CompiledTorchPeer, GraphedTorchPeer, TorchPeer
 from minimtp.training.batches import Batches
 from minimtp.training.recipe import Recipe
@@ -145,7 +145,7 @@ class Worker:
             answer = self.connection.recv()
         except (EOFError, OSError):  # it is gone
             self.process.join()
-            raise RuntimeError(f"a worker of the measurement ended with exit code {self.process.exitcode}") from None
+            raise MeasurementFailed(f"a worker of the measurement ended with exit code {self.process.exitcode}") from None
         if isinstance(answer, Exception):
             self.close()
             raise answer

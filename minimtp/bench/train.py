@@ -46,7 +46,7 @@ from minimtp.bench import gpu, machine
 from minimtp.bench.sides import AHEAD, OTHERS, OURS, PEERS, UNCOUNTED, Round, Worker, started
 from minimtp.bench.train_report import table
 from minimtp.engine.precision import require
-from minimtp.errors import UserError
+from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training import checkpoint, presets
 from minimtp.training.corpus import open_corpus
 from minimtp.training.recipe import Recipe
@@ -69,8 +69,8 @@ def train(
 ) -> dict[str, object]:
     """Measure `rounds` rounds of `steps` training steps a side, and return (with `out`, also write) what was found.
 
-    threads: of each side, on the CPU only. Raises UserError for what cannot be used, and RuntimeError when the losses of two
-    sides differ.
+    threads: of each side, on the CPU only. Raises UserError for what cannot be used, and MeasurementFailed when the losses of
+    two sides differ.
     """
     if device != "cpu" and threads is not None:
         raise UserError("threads are the CPU's: leave --threads out, or measure --device cpu")
@@ -170,7 +170,7 @@ def operations_per_token(recipe: Recipe) -> int:
 def largest_difference(losses: dict[str, Sequence[float]], precision: str = "float32") -> float | None:
     """Between minimtp's losses and the peers', as a share of the loss; None without a peer.
 
-    Raises RuntimeError beyond the tolerance.
+    Raises MeasurementFailed beyond the tolerance.
     """
     peers = np.asarray([losses[name] for name in PEERS["cpu"] | PEERS["cuda"] if name in losses])
     if not len(peers):
@@ -178,8 +178,8 @@ def largest_difference(losses: dict[str, Sequence[float]], precision: str = "flo
     tolerance = TOLERANCES[precision]
     difference = float((np.abs(np.asarray(losses[OURS]) - peers) / np.abs(peers)).max())
     if not difference <= tolerance:  # NaN is not
-        raise RuntimeError(f"the sides' losses differ by {difference:.2g} of the loss, and {tolerance:g} is allowed: they do "
-                           f"not train the same model\n{losses}")  # fmt: skip
+        raise MeasurementFailed(f"the sides' losses differ by {difference:.2g} of the loss, and {tolerance:g} is allowed: they "
+                                f"do not train the same model\n{losses}")  # fmt: skip
     return difference
 
 

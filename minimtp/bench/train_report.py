@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from minimtp.bench.machine import other_work
 from minimtp.bench.sides import OTHERS
 
 
@@ -37,7 +38,7 @@ def readme(result: Mapping[str, object]) -> str:
     """What the README shows: the speeds as a Markdown table, and what they depend on."""
     on_a_gpu, machine, (peak, whose) = _on_a_gpu(result), result["machine"], _peak(result)
     share = "of the peak" if on_a_gpu else "of sgemm's peak"
-    lines = [f"|  | tokens/s | slowest | fastest | GFLOP/s | {share} | minimtp is |", "| --- |" + " ---: |" * 6]
+    lines = [f"|  | tokens/s | slowest | fastest | GFLOP/s | {share} | minimtp's speed over it |", "| --- |" + " ---: |" * 6]
     for name, side in result["sides"].items():
         ratio = result["ratios"].get(name)
         quicker = "" if ratio is None else f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
@@ -49,9 +50,10 @@ def readme(result: Mapping[str, object]) -> str:
     return "\n".join([
         *lines,
         "",
-        f"Training `{result['preset']}`'s standard model, {result['parameters']:,} parameters, {where} {machine['processor']}: "
-        f"{result['rounds']} rounds of {result['steps']} steps a side, in turn{clock}. The peak, {peak:,.0f} GFLOP/s, is "
-        f"{whose} of large matrices. The sides' losses agree within {result['losses']['largest_difference'] or 0:.1g} of the "
+        f"Training `{result['preset']}`'s standard model, {result['parameters']:,} parameters, {where} {machine['processor']}"
+        f"{other_work(machine)}: {result['rounds']} rounds of {result['steps']} steps a side, in turn{clock}. The peak, "
+        f"{peak:,.0f} GFLOP/s, is {whose} of large matrices. The sides' losses agree within "
+        f"{result['losses']['largest_difference'] or 0:.1g} of the "
         f"loss over {result['losses']['steps']} steps.",
     ])  # fmt: skip
 

@@ -23,6 +23,8 @@ from minimtp.errors import UserError
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import GROUPS, PRECISIONS, SETTINGS, check_known, kind_of
 
+DEVICES = ("cpu", "cuda")  # to measure
+OF_ALL = {"all": "--all", "all_preset": "--preset", "all_device": "--device", "all_out": "--out"}
 DESCRIPTION = "Multi-token prediction, quantization-aware training and exact speculative decoding, from scratch."
 
 
@@ -38,6 +40,9 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("-"):
                 check_known("option", name.partition("=")[0], options.known_options)
             raise UserError(f"unexpected argument {name!r}: see minimtp -h")
+        if options.command is not bench and any(given := [option for name, option in OF_ALL.items() if name in options]):
+            where = "leave out the name" if "all" in options else f"put {given[0]} behind the name"
+            raise UserError(f"bench takes --all with its options or the name of a measurement, not both: {where}")
         return options
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
@@ -89,7 +94,7 @@ def make_parser() -> Parser:
     new = command(
         generate, "RUN [options]", "continue a text", 'minimtp generate runs/mine --prompt "import " --temperature 0.7 --show'
     )
-    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     new.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                      help='the text to continue, - for standard input; repeat it for several (default: "import ")')  # fmt: skip
     new.add_argument("--prompts", metavar="FILE", help="texts to continue, one a line; each is as if it were alone")
@@ -120,7 +125,7 @@ def make_parser() -> Parser:
     new = command(
         evaluate, "RUN [options]", "measure a model on held-out text", "minimtp evaluate runs/mine --corpus notes.txt"
     )
-    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     _add_corpus(new)
     new.add_argument("--tokens", type=whole, metavar="N", help="how many to predict at most (default: the recipe's)")
     new.add_argument("--json", action="store_true", help="print JSON")
@@ -160,10 +165,13 @@ def make_parser() -> Parser:
     new = command(
         bench, "WHAT [options] | --all", "measure speed, beside others where they are installed", "minimtp bench train"
     )
-    new.add_argument("--all", action="store_true", help="everything, one after the other: the figures of the README")
-    new.add_argument("--preset", default="quick", metavar="quick|tiny|gpu", help="how much --all measures (default: quick)")
-    _add_measured_device(new)
-    new.add_argument("--out", metavar="DIR", help="folder of --all, and to go on in (default: runs/bench-PRESET)")
+    given = {"default": argparse.SUPPRESS}  # so that one sees which were: measurements have options of the same names
+    new.add_argument("--all", action="store_true", help="every measurement of a preset, one after the other", **given)
+    new.add_argument("--preset", dest="all_preset", metavar="quick|tiny|gpu", help="how much --all measures (default: quick)",
+                     **given)  # fmt: skip
+    new.add_argument("--device", dest="all_device", choices=DEVICES, help="what --all measures (default: cpu)", **given)
+    new.add_argument("--out", dest="all_out", metavar="DIR", help="folder of --all, and to go on in (default: "
+                     "runs/bench-PRESET)", **given)  # fmt: skip
     measurements = new.add_subparsers(title="what", metavar="")
 
     new = command(
@@ -206,7 +214,7 @@ def make_parser() -> Parser:
         bench_decode, "RUN [options]", "every way of drafting with every rule, on code, prose and random text",
         "minimtp bench decode runs/mine --out runs/bench",
     )  # fmt: skip
-    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
     new.add_argument("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 0.7 1")
     new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three")
@@ -223,7 +231,7 @@ def make_parser() -> Parser:
         bench_rounds, "RUN [options]", "tokens a round of every rule, with chains and trees, from the same places; no seconds",
         "minimtp bench rounds runs/mine",
     )  # fmt: skip
-    new.add_argument("run", metavar="RUN", help="a run folder")
+    new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
     new.add_argument("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 1")
     new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: code prose")
@@ -250,7 +258,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_measured_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure (default: cpu)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to measure (default: cpu)")
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

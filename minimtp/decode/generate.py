@@ -44,8 +44,7 @@ def generate(
     prompt = _checked_prompt(prompt, target)
     if not (_is_whole(max_new) and max_new >= 1):
         raise UserError(f"the number of new tokens must be a whole number of at least 1, not {max_new!r}")
-    if not (_is_whole(seed) and 0 <= seed < 2**64):
-        raise UserError(f"a seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
+    check_seed(seed)
     most = 0 if drafter is None else drafter.max_depth
     if draft_depth is None:
         draft_depth = most
@@ -63,6 +62,12 @@ def generate(
         target, drafter if draft_depth else None, prompt, chosen, max_new, draft_depth,
         Stop(stop_tokens, stop_strings, decode_bytes), lengths, tree,
     )  # fmt: skip
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that cannot be used."""
+    if not (_is_whole(seed) and 0 <= seed < 2**64):
+        raise UserError(f"a seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
 
 
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:

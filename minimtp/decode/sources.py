@@ -24,7 +24,7 @@ SOURCES = {
     "ngram": Source("n-gram", "what followed the last time the text said this", lambda heads: NgramDrafter()),
     "none": Source("none", "nothing", lambda heads: None),
 }
-ANOTHER_RUN = Source("small model", "another run of the same tokens, usually a smaller one", lambda drafter: drafter)
+ANOTHER_RUN = Source("another run", "another run of the same tokens, usually a smaller one", lambda drafter: drafter)
 
 
 def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter | None:

@@ -25,7 +25,7 @@ class Stop:
         decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
     ) -> None:
         self._tokens = frozenset(tokens)
-        self._strings = [string.encode() if isinstance(string, str) else bytes(string) for string in strings]
+        self._strings = [s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s) for s in strings]
         if not all(self._strings):
             raise UserError("a stop string is empty, and would end every text at once: give at least one character")
         if self._strings and decode_bytes is None:
