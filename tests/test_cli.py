@@ -281,6 +281,16 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
 
+def test_a_run_that_no_product_of_rounded_inputs_could_use_is_not_quantized(capsys):
+    assert main(["train", *SMALL, "--feed-forward", "40", "--corpus", "poem.txt", "--out", "odd"]) == 0
+    capsys.readouterr()
+    for grid in ("int4-restricted-channel", "nf4-g8"):
+        sentence = refused(capsys, "quantize", "odd", "--grid", grid, "--out", "new")
+        assert "feed_forward.down.weight has rows of 40" in sentence and "groups of 32" in sentence
+    assert main(["quantize", "odd", "--grid", "f16", "--out", "new"]) == 0
+    assert main(["evaluate", "new", "--tokens", "64"]) == 0
+
+
 def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":
