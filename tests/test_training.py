@@ -42,7 +42,7 @@ CONFIGURATIONS = {
     },
     "learning its steps late, token by token": {
         "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32", "weight_scales": "learned",
-        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1,
+        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1, "average": 0.9,
     },
     "rounded and averaged": {"quantization": "qat", "average": 0.9},
     "rounded to 8 bits from the start": {"quantization": "qat", "weight_grid": "q8_0", "activations": "none"},
@@ -166,6 +166,23 @@ def test_rounding_begins_at_its_step_and_not_before(tmp_path, corpus):
     plain, rounded = losses(tmp_path / "plain"), losses(tmp_path / "qat")
     assert plain[:6] == rounded[:6]
     assert plain[6] != rounded[6]
+
+
+@pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
+def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corpus, scales):
+    grid = "q4_1" if scales == "learned-offset" else "int3-ggml-signed-g32"
+    rounded = {"quantization": "qat", "quantize_from": 0.5, "weight_scales": scales, "weight_grid": grid}
+    recipe = recipe_of(**rounded, average=0.9, learning_rate=1e-9)  # what is learned hardly moves
+    trainer = Trainer(recipe, None, CPU, 1)
+    for step in range(11):
+        trainer.advance(corpus.batch(step, seed=0, batch=4, context=16))
+    learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
+    for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
+        found = {name: array for name, array in learned.items() if name.endswith(kind)}
+        assert max(np.abs(array).max() for array in found.values()) > 0.05  # they do not begin at zero
+        for name, array in found.items():
+            np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
+    trainer.close()
 
 
 def test_the_gradient_is_clipped_to_the_recipes_norm_unless_that_is_zero(corpus):
