@@ -281,6 +281,16 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
 
+def test_an_evaluation_of_an_earlier_step_is_printed_as_such(capsys):
+    command = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--checkpoint-every", "4"]
+    assert main([*command, "--stop-at-step", "6"]) == 0
+    said = capsys.readouterr().out
+    assert re.match(r"evaluated at step 4:\n[\d.]+ bits per byte .*saved at step 6;", said, re.DOTALL)
+    assert main(["train", "--out", "new", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "bits per byte" in said and "evaluated at" not in said
+
+
 def test_a_run_that_no_product_of_rounded_inputs_could_use_is_not_quantized(capsys):
     assert main(["train", *SMALL, "--feed-forward", "40", "--corpus", "poem.txt", "--out", "odd"]) == 0
     capsys.readouterr()

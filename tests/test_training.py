@@ -203,6 +203,41 @@ def test_what_can_be_learned_is_learned(tmp_path):
     assert min(result.evaluation.acceptance) > 0.9
 
 
+def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_which(tmp_path, corpus, monkeypatch):
+    recipe, advance = recipe_of(checkpoint_every=5), Trainer.advance
+
+    def killed(trainer, tokens):
+        if trainer.step == 6:
+            raise MemoryError
+        return advance(trainer, tokens)
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Trainer, "advance", killed)
+        train(recipe, corpus, tmp_path, threads=1, report=quiet)
+    kept = checkpoint.read(tmp_path)
+    assert (kept.step, kept.state["evaluated_at"]) == (5, 5)
+    assert kept.state["evaluation"] == evaluate(tmp_path, corpus).to_dict()
+    stopped = train(recipe, corpus, tmp_path, resume=True, stop_at_step=7, report=quiet)
+    assert (stopped.step, stopped.evaluated_at, stopped.evaluation.to_dict()) == (7, 5, kept.state["evaluation"])
+    finished = train(recipe, corpus, tmp_path, resume=True, report=quiet)
+    assert (finished.step, finished.evaluated_at, finished.evaluation) == (12, 12, evaluate(tmp_path, corpus))
+
+
+def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(tmp_path, corpus, monkeypatch):
+    advance = Trainer.advance
+
+    def advance_and_be_interrupted(trainer, tokens):
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer, tokens)
+
+    monkeypatch.setattr(Trainer, "advance", advance_and_be_interrupted)
+    monkeypatch.setattr("minimtp.training.loop.evaluate_model", lambda *arguments: pytest.fail("evaluated"))
+    with pytest.raises(Interrupted, match="stopped at step 5"):
+        train(recipe_of(checkpoint_every=5), corpus, tmp_path, threads=1, report=quiet)
+    assert checkpoint.read(tmp_path).step == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, number):
     recipe, advance = recipe_of(), Trainer.advance
