@@ -281,6 +281,26 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
 
+def test_evaluating_says_on_which_text_and_warns_of_one_that_the_run_was_not_trained_on(capsys, run):
+    def said(*options):
+        assert main(["evaluate", "run", "--json", *options]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["bits_per_byte"] > 0
+        return [line for line in said.err.splitlines() if "compiling kernels" not in line]
+
+    fingerprint = checkpoint.read(run).corpus["fingerprint"][:16]
+    for options in ((), ("--corpus", "poem.txt")):
+        (line,) = said(*options)
+        assert re.fullmatch(rf"corpus    .*poem.txt: 1 file, .* held out by position, fingerprint {fingerprint}", line)
+    Path("poem.txt").write_bytes(TEXT + b"one line more\n")
+    line, warning = said("--corpus", "poem.txt")
+    assert line.startswith("corpus    poem.txt: 1 file, ") and fingerprint not in line
+    assert warning == (
+        f"warning: the run was trained on the text with fingerprint {fingerprint}, not on this one: it may have seen what is "
+        "held out here"
+    )
+
+
 def test_an_evaluation_of_an_earlier_step_is_printed_as_such(capsys):
     command = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--checkpoint-every", "4"]
     assert main([*command, "--stop-at-step", "6"]) == 0
