@@ -79,6 +79,7 @@ def train(
     """
     report = report or (lambda line: tqdm.write(line, file=sys.stderr))
     out, team = Path(out), distributed.join()
+    team.prepare()
     if team.rank:
         report = lambda line: None  # noqa: E731
     before = _previous(out, recipe, resume)
