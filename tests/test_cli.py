@@ -295,6 +295,46 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
 
+def test_evaluating_says_on_which_text_and_warns_of_one_that_the_run_was_not_trained_on(capsys, run):
+    def said(*options):
+        assert main(["evaluate", "run", "--json", *options]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["bits_per_byte"] > 0
+        return [line for line in said.err.splitlines() if "compiling kernels" not in line]
+
+    fingerprint = checkpoint.read(run).corpus["fingerprint"][:16]
+    for options in ((), ("--corpus", "poem.txt")):
+        (line,) = said(*options)
+        assert re.fullmatch(rf"corpus    .*poem.txt: 1 file, .* held out by position, fingerprint {fingerprint}", line)
+    Path("poem.txt").write_bytes(TEXT + b"one line more\n")
+    line, warning = said("--corpus", "poem.txt")
+    assert line.startswith("corpus    poem.txt: 1 file, ") and fingerprint not in line
+    assert warning == (
+        f"warning: the run was trained on the text with fingerprint {fingerprint}, not on this one: it may have seen what is "
+        "held out here"
+    )
+
+
+def test_an_evaluation_of_an_earlier_step_is_printed_as_such(capsys):
+    command = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--checkpoint-every", "4"]
+    assert main([*command, "--stop-at-step", "6"]) == 0
+    said = capsys.readouterr().out
+    assert re.match(r"evaluated at step 4:\n[\d.]+ bits per byte .*saved at step 6;", said, re.DOTALL)
+    assert main(["train", "--out", "new", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "bits per byte" in said and "evaluated at" not in said
+
+
+def test_a_run_that_no_product_of_rounded_inputs_could_use_is_not_quantized(capsys):
+    assert main(["train", *SMALL, "--feed-forward", "40", "--corpus", "poem.txt", "--out", "odd"]) == 0
+    capsys.readouterr()
+    for grid in ("int4-restricted-channel", "nf4-g8"):
+        sentence = refused(capsys, "quantize", "odd", "--grid", grid, "--out", "new")
+        assert "feed_forward.down.weight has rows of 40" in sentence and "groups of 32" in sentence
+    assert main(["quantize", "odd", "--grid", "f16", "--out", "new"]) == 0
+    assert main(["evaluate", "new", "--tokens", "64"]) == 0
+
+
 def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":

@@ -280,10 +280,13 @@ needs_tokenizers = pytest.mark.skipif(
 )
 
 
+ADDED = ["    ", "ca t\u00e9", "\u732b"]
+
+
 @pytest.fixture(scope="module")
 def trained():
-    """A byte-level BPE tokenizer of the library."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE tokenizer of the library, with added tokens that are text, as GPT-NeoX's runs of spaces, and marks."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -292,15 +295,45 @@ def trained():
         vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
     )
     trained.train_from_iterator(["the cat sat on the mat"] * 10, trainer)
+    trained.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
+    trained.add_special_tokens(["<|padding|>"])
     return trained
 
 
 @needs_tokenizers
-@given(text=st.text(), cut=st.integers(0, 40))
+@given(
+    text=st.one_of(st.text(), st.lists(st.sampled_from([*ADDED, "the cat", " ", "\u00e9"])).map("".join)),
+    cut=st.integers(0, 40),
+)
 def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_it_is_cut(trained, text, cut):
     tokenizer = FileTokenizer(trained.to_str())
     tokens = tokenizer.encode(text)
     assert tokenizer.decode_bytes(tokens[:cut]) + tokenizer.decode_bytes(tokens[cut:]) == text.encode()
+    assert tokenizer.decode(tokens) == text
+    assert tokenizer.byte_counts()[tokens].tolist() == [len(tokenizer.decode_bytes([token])) for token in tokens]
+
+
+@needs_tokenizers
+def test_marks_of_a_tokenizer_file_are_no_text_and_its_other_added_tokens_are(trained):
+    tokenizer = FileTokenizer(trained.to_str())
+    tokens = tokenizer.encode("the<|padding|>    <|endoftext|>")
+    assert len(tokens) == 4
+    assert tokenizer.decode_bytes(tokens) == b"the    " and tokenizer.decode(tokens) == "the    "
+    assert tokenizer.byte_counts()[tokens].tolist() == [3, 0, 4, 0]
+
+
+@needs_tokenizers
+@pytest.mark.parametrize("kind", ["WordPiece", "Metaspace", None])
+def test_a_tokenizer_file_whose_tokens_do_not_spell_bytes_is_refused(trained, kind):
+    from tokenizers import decoders
+
+    content = json.loads(trained.to_str())
+    content["decoder"] = kind and json.loads(getattr(decoders, kind)().__getstate__())
+    with pytest.raises(UserError, match="not byte-level.*give a byte-level BPE"):
+        FileTokenizer(json.dumps(content))
+    content["decoder"] = {"type": "Sequence", "decoders": [json.loads(decoders.ByteLevel().__getstate__())]}
+    tokenizer = FileTokenizer(json.dumps(content))
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
 
 
 @needs_tokenizers

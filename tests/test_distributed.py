@@ -85,6 +85,23 @@ def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_
 
 
 @needs_mpi
+def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_others_waiting(tmp_path):
+    code = (
+        "import sys; from minimtp.cli import main; from minimtp.training import distributed, loop\n"
+        "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
+        "def failing(*arguments, **options): raise MemoryError('no room')\n"
+        "if distributed.join().rank == 0: loop.Trainer = failing\n"
+        "main(sys.argv[1:] + ['--out', 'second'])"
+    )
+    arguments = [MPIRUN, "-n", "2", sys.executable, "-c", code, "train", *SIZES, "--draft-depth", "2", "--threads", "1"]
+    result = subprocess.run(
+        arguments, env=environment(MINIMTP_PATIENCE="30"), cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+    assert result.returncode != 0 and checkpoint.read(tmp_path / "first").step == 30
+    assert "MemoryError: no room" in result.stderr and "has not answered" not in result.stderr
+
+
+@needs_mpi
 def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tmp_path):
     out = tmp_path / "run"
     options = ["--checkpoint-every", "5", "--tokens", str(4000 * 4 * 32), "--evaluate-bytes", "0", "--threads", "1"]

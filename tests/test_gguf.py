@@ -183,6 +183,14 @@ def test_rope_base_and_epsilon_come_back_as_the_decimals_they_were(tmp_path):
     assert (again.rope_base, again.norm_epsilon) == (12345.678, 3e-6)
 
 
+@needs_gguf
+def test_a_file_of_any_context_that_a_model_can_have_is_loaded(tmp_path):
+    context = 2**20
+    recipe = preset("tiny", layers=1, context=context, batch=1, tokens=context)
+    gguf.write(tmp_path / "long.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "long")
+    assert gguf.load(tmp_path / "long.gguf").recipe.context == context
+
+
 # ---------------------------------------------------------------------------------------------------------- the vocabulary
 
 
@@ -282,7 +290,9 @@ def test_a_file_generates_and_evaluates_as_its_run_does(folder, tmp_path, capsys
             assert main(["generate", run, "--prompt", "roses", "--max-new", "20", "--draft", "none"]) == 0
             texts.append(capsys.readouterr().out)
             assert main(["evaluate", run, "--corpus", str(folder / "poem.txt"), "--tokens", "200", "--json"]) == 0
-            scores.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
+            said = capsys.readouterr()
+            scores.append(json.loads(said.out)["bits_per_byte"])
+            assert ("warning: the run does not say which text it was trained on" in said.err) == run.endswith(".gguf")
         assert texts[0] == texts[1] and len(texts[0]) > 10
         assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 

@@ -1,6 +1,7 @@
 """The trunk and the heads: what they may see, what they equal, and how their losses are differentiated."""
 
 import importlib.util
+import tracemalloc
 
 import pytest
 
@@ -180,6 +181,21 @@ def test_heads_that_follow_the_trunk_get_the_gradient_of_their_divergence_from_i
     above = divergence()
     flat.data -= 2e-6 * direction
     assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
+def test_what_heads_learn_from_the_trunk_takes_no_matrix_of_all_tokens_by_all_tokens():
+    size = 4096
+    shape = Shape(vocabulary_size=size, context=16, layers=1, width=4, attention_heads=1, key_value_heads=1, feed_forward=4)
+    rng = np.random.default_rng(0)
+    model = MultiTokenModel(Transformer(shape, rng), HEADS["parallel"](3, shape, rng))
+    FlatParameters(model)
+    text = rng.integers(0, size, (1, 10))
+    accumulate_gradients(model, text, np.ones(3))  # compiles what it needs
+    tracemalloc.start()
+    accumulate_gradients(model, text, np.ones(3), head_targets="trunk")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size * size  # bytes; a float of four for each pair of tokens would be four times that
 
 
 @pytest.mark.parametrize("kind", HEADS)

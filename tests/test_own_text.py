@@ -1,6 +1,7 @@
 """Self-distillation: heads added to a frozen trunk learn its law on text that it wrote itself."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
-from minimtp.training import checkpoint
+from minimtp.training import checkpoint, distributed
 from minimtp.training.corpus import open_corpus
 from minimtp.training.own_text import write_own_text
 
@@ -66,3 +67,28 @@ def test_own_text_needs_a_run_that_writes_it_and_a_positive_number(run, capsys):
     assert "give that run with --from" in capsys.readouterr().err
     with pytest.raises(UserError, match="own_text must be at least 1 token, not 0"):
         write_own_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
+
+
+def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
+    with open("two.txt", "wb") as file:
+        file.write(b"x")
+    command = ["train", "--from", "run", "--corpus", "two.txt", "--own-text", "100", "--out", "new"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(
+        "minimtp: two.txt is too short: a beginning needs 3 tokens, and it has 2 to train on: give more text\n"
+    )
+    assert not Path("new").exists()
+
+
+def test_own_text_is_not_written_by_several_processes_at_once(run, capsys, monkeypatch):
+    several = distributed.Alone()
+    several.size = 2
+    command = ["train", "--from", "run", "--tokens", "4k", "--own-text", "3k", "--out", "new"]
+    with monkeypatch.context() as patched:
+        patched.setattr(distributed, "join", lambda: several)
+        assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "own_text is written by one process: " in said and not Path("new").exists()
+    assert main([*command, "--stop-at-step", "1"]) == 0  # what the sentence says to do
+    assert main(["train", "--out", "new", "--resume", "--stop-at-step", "2"]) == 0
+    assert checkpoint.read("new").corpus["sources"][0].endswith("new/own-text")

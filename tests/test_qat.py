@@ -113,6 +113,20 @@ def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(p
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
 
 
+@pytest.mark.parametrize("columns", ["width", "feed_forward"])
+def test_a_matrix_whose_inputs_do_not_divide_into_groups_of_32_is_refused_before_anything_is_swapped(columns):
+    model = Transformer(replace(SHAPE, **{columns: 40}), np.random.default_rng(0))
+    grid = "int4-restricted-channel"
+    rounded = QuantizationSpec(weights=grid, embedding=grid, heads=grid)
+    name = "blocks.0.feed_forward.down" if columns == "feed_forward" else "embedding"
+    with pytest.raises(UserError, match=rf"^{name}.weight has rows of 40, .*groups of 32: .*multiples of 32"):
+        prepare(model, rounded)
+    assert not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules())
+    for fitting in (replace(rounded, activations="int8-token"), QuantizationSpec("f16", "f16", "f16")):
+        packed = convert(prepare(Transformer(model.shape, np.random.default_rng(0)), fitting))
+        assert np.isfinite(evaluate_losses(packed, text(packed))[0]).all()
+
+
 def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
     """A model prepared with learned steps that have moved."""
     model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales, **spec)

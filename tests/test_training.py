@@ -42,7 +42,7 @@ CONFIGURATIONS = {
     },
     "learning its steps late, token by token": {
         "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32", "weight_scales": "learned",
-        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1,
+        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1, "average": 0.9,
     },
     "rounded and averaged": {"quantization": "qat", "average": 0.9},
     "rounded to 8 bits from the start": {"quantization": "qat", "weight_grid": "q8_0", "activations": "none"},
@@ -168,6 +168,23 @@ def test_rounding_begins_at_its_step_and_not_before(tmp_path, corpus):
     assert plain[6] != rounded[6]
 
 
+@pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
+def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corpus, scales):
+    grid = "q4_1" if scales == "learned-offset" else "int3-ggml-signed-g32"
+    rounded = {"quantization": "qat", "quantize_from": 0.5, "weight_scales": scales, "weight_grid": grid}
+    recipe = recipe_of(**rounded, average=0.9, learning_rate=1e-9)  # what is learned hardly moves
+    trainer = Trainer(recipe, None, CPU, 1)
+    for step in range(11):
+        trainer.advance(corpus.batch(step, seed=0, batch=4, context=16))
+    learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
+    for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
+        found = {name: array for name, array in learned.items() if name.endswith(kind)}
+        assert max(np.abs(array).max() for array in found.values()) > 0.05  # they do not begin at zero
+        for name, array in found.items():
+            np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
+    trainer.close()
+
+
 def test_the_gradient_is_clipped_to_the_recipes_norm_unless_that_is_zero(corpus):
     for clip in (0.01, 0.0):
         trainer = Trainer(recipe_of(clip=clip), None, CPU, 1)
@@ -184,6 +201,41 @@ def test_what_can_be_learned_is_learned(tmp_path):
     assert result.evaluation.bits_per_byte < 0.5
     assert min(result.evaluation.accuracy) > 0.9
     assert min(result.evaluation.acceptance) > 0.9
+
+
+def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_which(tmp_path, corpus, monkeypatch):
+    recipe, advance = recipe_of(checkpoint_every=5), Trainer.advance
+
+    def killed(trainer, tokens):
+        if trainer.step == 6:
+            raise MemoryError
+        return advance(trainer, tokens)
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Trainer, "advance", killed)
+        train(recipe, corpus, tmp_path, threads=1, report=quiet)
+    kept = checkpoint.read(tmp_path)
+    assert (kept.step, kept.state["evaluated_at"]) == (5, 5)
+    assert kept.state["evaluation"] == evaluate(tmp_path, corpus).to_dict()
+    stopped = train(recipe, corpus, tmp_path, resume=True, stop_at_step=7, report=quiet)
+    assert (stopped.step, stopped.evaluated_at, stopped.evaluation.to_dict()) == (7, 5, kept.state["evaluation"])
+    finished = train(recipe, corpus, tmp_path, resume=True, report=quiet)
+    assert (finished.step, finished.evaluated_at, finished.evaluation) == (12, 12, evaluate(tmp_path, corpus))
+
+
+def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(tmp_path, corpus, monkeypatch):
+    advance = Trainer.advance
+
+    def advance_and_be_interrupted(trainer, tokens):
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer, tokens)
+
+    monkeypatch.setattr(Trainer, "advance", advance_and_be_interrupted)
+    monkeypatch.setattr("minimtp.training.loop.evaluate_model", lambda *arguments: pytest.fail("evaluated"))
+    with pytest.raises(Interrupted, match="stopped at step 5"):
+        train(recipe_of(checkpoint_every=5), corpus, tmp_path, threads=1, report=quiet)
+    assert checkpoint.read(tmp_path).step == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,10 +9,15 @@ from minimtp.errors import UserError
 
 def evaluate(options: argparse.Namespace) -> int:
     import minimtp
+    from minimtp.training.evaluate import corpus_for
 
     use_kernels(options)
     run = minimtp.load(options.run, device=options.device)
-    result = minimtp.evaluate(run, options.corpus or None, tokens=options.tokens, threads=options.threads)
+    corpus = corpus_for(run, options.corpus or None)
+    result = minimtp.evaluate(run, corpus, tokens=options.tokens, threads=options.threads)
+    print(f"corpus    {corpus.describe()}", file=sys.stderr)
+    if warning := corpus.warning(run.corpus):
+        print(warning, file=sys.stderr)
     print(json.dumps(result.to_dict()) if options.json else result.describe())
     return 0
 

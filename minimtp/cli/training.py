@@ -24,6 +24,8 @@ def train(options: argparse.Namespace) -> int:
         own_text=options.own_text, device=options.device, threads=options.threads, tokenizer=tokenizer,
     )  # fmt: skip
     if result.evaluation:
+        if result.evaluated_at != result.step:
+            print(f"evaluated at step {result.evaluated_at}:")
         print(result.evaluation.describe())
     if not result.finished:
         print(f"saved at step {result.step}; go on with: minimtp train --out {out} --resume")

@@ -249,8 +249,9 @@ def _recipe(file: File) -> Recipe:
             raise UserError(f"{key} is {known[key]}, but heads of width {channels} are wanted: this file cannot be loaded")
     if known.get("llama.rope.scaling.type", "none") != "none":
         raise UserError(f"rotary positions scaled by {known['llama.rope.scaling.type']} cannot be loaded: none can")
+    context = known["llama.context_length"]
     return Recipe(
-        vocabulary_size=len(known["tokenizer.ggml.tokens"]), context=known["llama.context_length"],
+        vocabulary_size=len(known["tokenizer.ggml.tokens"]), context=context, batch=1, tokens=context,  # any training will do
         layers=known["llama.block_count"], width=width, attention_heads=heads,
         key_value_heads=known.get("llama.attention.head_count_kv", heads), feed_forward=known["llama.feed_forward_length"],
         tied_embeddings="output.weight" not in file.tensors,

@@ -171,7 +171,7 @@ def _trunk_laws(logits: Array, tokens: Array, positions: slice) -> Iterator[Arra
     """
     xp, length = array_module(logits), logits.shape[1]
     laws = _softmax(logits)
-    text = xp.eye(laws.shape[-1], dtype=laws.dtype)[tokens[:, length + 1 :]]  # (B, K, V)
+    text = (tokens[:, length + 1 :, None] == xp.arange(laws.shape[-1])).astype(laws.dtype)  # (B, K, V)
     laws = xp.concatenate([laws, text], axis=1)  # (B, T + K, V)
     for k in range(1, tokens.shape[1] - length):
         yield laws[:, k : length + k][:, positions].reshape(-1, laws.shape[-1])

@@ -42,7 +42,7 @@ __all__ = [
 
 Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = Q4_0Grid(), Q4_1Grid(), Q8_0Grid(), Q4_KGrid(), Q6_KGrid()
 F16 = F16Grid()
-GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}  # those that kernels multiply by
+GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}  # those with integer products
 BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}  # those that files hold
 
 _KIND = rf"int(?P<bits>\d)-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"

@@ -1,4 +1,4 @@
-"""Packed modules: what is deployed. They hold blocks of bytes instead of float matrices, and no gradient passes them.
+"""Packed modules: what is deployed. They hold packed rows of bytes instead of float matrices, and no gradient passes them.
 
 A `PackedLinear` multiplies by exactly the numbers that its fake-quantized predecessor multiplied by, and sees its inputs
 rounded in exactly the same way; with the plain kernels its outputs are equal bit for bit. How the bytes are laid out for
@@ -24,11 +24,11 @@ ACTIVATIONS = ("int8", "int8-token", "none")
 
 
 class PackedMatrix(Module):
-    """An (N, K) matrix as blocks.
+    """An (N, K) matrix as packed rows.
 
-    grid: the grid; packed: uint8 (N, K/32 * block bytes); activations: what a product sees of its inputs, one
+    grid: the grid; packed: uint8 (N, `packing.row_bytes` of K); activations: what a product sees of its inputs, one
     of ACTIVATIONS; a grid whose products never round their inputs has its way.
-    Raises UserError when `packed` does not hold whole blocks.
+    Raises UserError when `packed` does not hold whole rows of the grid.
     """
 
     def __init__(self, grid: Grid, packed: Array, activations: str = "int8") -> None:
@@ -115,7 +115,7 @@ def stored_arrays(model: Module) -> dict[str, Array]:
 
 
 def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are held: 4 for a float32 number, 18 or 34 for a block of 32."""
+    """Bytes of all weights as they are held: 4 for a float32 number, and what the packed rows take, scales included."""
     return sum(array.nbytes for array in stored_arrays(model).values())
 
 

@@ -13,7 +13,7 @@ the token table and the output `embedding`, which is finer by default: both touc
 badly, and llama.cpp keeps them at Q8_0 for such models. A tied table is one matrix with one grid; every use
 rounds it to the same numbers, the lookup and the output alike.
 Norm weights stay full precision. Nothing is skipped silently: a matrix whose rows are not
-whole groups is an error that names it.
+whole groups is an error that names it, and so is one whose inputs are not.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from minimtp.backend import array_module
 from minimtp.engine.module import Module, replace_modules, replicate
 from minimtp.engine.tensor import Array, Op, Parameter, Tensor
 from minimtp.errors import UserError
+from minimtp.kernels.plain import GROUP
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Attention, Transformer
@@ -161,8 +162,8 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
 
     linear: what a Linear becomes. Returns the model. Works before and after the parameters were moved into flat arrays.
 
-    Raises UserError, before anything is swapped, when a matrix does not fit its grid; ValueError for a model that is
-    prepared or packed already.
+    Raises UserError, before anything is swapped, when a matrix or its inputs do not fit their grid; ValueError for a model
+    that is prepared or packed already.
     """
     if any(isinstance(module, FakeQuantizedMatrix | PackedMatrix) for _, module in model.named_modules()):
         raise ValueError("the model is already quantized; prepare takes a full-precision one")
@@ -284,6 +285,12 @@ def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
         choice = spec.heads if id(module) in under_heads else spec.weights
         grid = grids[id(module)] = grid_named(tables.get(id(module.weight), choice))
         grid.check_columns(module.weight.shape, f"{name}.weight")
+        columns = module.weight.shape[1]
+        if spec.activations == "int8" and grid.inputs != "none" and columns % GROUP:
+            raise UserError(
+                f"{name}.weight has rows of {columns}, and a product's inputs are rounded to int8 in groups of {GROUP}: take "
+                f"a model whose sizes are multiples of {GROUP}, the grid f16, or activations int8-token or none"
+            )
     return grids
 
 

@@ -30,6 +30,10 @@ class WeightAverage:
         new = 1.0 - min(self.memory, step / (step + FIRST_STEPS))
         self.values += self.values.dtype.type(new) * (self.flat.data - self.values)
 
+    def start_anew(self, before: Array) -> None:
+        """Begin again with what was set, not learned, since the weights were `before` (P,)."""
+        self.values += self.flat.data - before
+
     def put_in_place(self) -> None:
         """Make the parameters the average."""
         self.flat.data[...] = self.values

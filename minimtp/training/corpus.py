@@ -6,7 +6,8 @@ side when others come and go, and no file stands on both sides. One file, or a h
 position, the last tenth is validation. Each document ends with the tokenizer's end token.
 
 **Fingerprint.** sha256 over names and contents. The standard library differs between versions and distributions, so a
-loss belongs to a fingerprint; it is printed with every result and a resumed run insists on it.
+loss belongs to a fingerprint; it is printed with every result, evaluating another text than the run's warns, and a
+resumed run insists on it.
 
 **Batches.** One epoch cuts the training text into windows of `context` tokens, starting at a random offset, and
 visits them in random order: every token once before any twice. Sequence i of the run is window i mod n of epoch i div
@@ -60,6 +61,16 @@ class Corpus:
     def to_dict(self) -> dict[str, object]:
         """What a checkpoint says about the text it was trained on."""
         return {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
+
+    def warning(self, trained_on: dict[str, object]) -> str | None:
+        """A sentence where `trained_on`, what a checkpoint says, is another text: of that another part was held out."""
+        theirs = trained_on.get("fingerprint")
+        if theirs == self.fingerprint:
+            return None
+        why = "does not say which text it was trained on"
+        if theirs is not None:
+            why = f"was trained on the text with fingerprint {theirs[:16]}, not on this one"
+        return f"warning: the run {why}: it may have seen what is held out here"
 
     def require(self, batch: int, context: int, depth: int) -> None:
         """Raise UserError unless the text fills one batch, and its held-out part one window."""

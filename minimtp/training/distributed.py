@@ -8,10 +8,12 @@ The gradients are then summed over the processes, and each makes the same optimi
 That is as little traffic as any way to sum (twice the gradient, whatever N is), and its order is fixed: N processes give the
 bits of one process with N shards. On GPUs, NCCL sums instead, in an order of its own.
 
-Nobody waits for ever. A process that fails says so before the next sum, and one that is gone is missed after MINIMTP_PATIENCE
-seconds (default 600), or once the launcher asks the others to end. The step that could not be finished is as if it had not
-begun: the first process saves what was reached and says how to go on. MPICH's mpirun kills all processes as soon as one is
-killed; then the last saved checkpoint, which is always whole, is what there is, and a small witness that outlives them says so.
+For what the hosts exchange nobody waits for ever. A process that fails says so before the next sum, and one that is gone is
+missed after MINIMTP_PATIENCE seconds (default 600), or once the launcher asks the others to end. The step that could not be
+finished is as if it had not begun: the first process saves what was reached and says how to go on. MPICH's mpirun kills all
+processes as soon as one is killed; then the last saved checkpoint, which is always whole, is what there is, and a small witness
+that outlives them says so. NCCL has no such patience: who is gone while it connects or sums leaves the others waiting, for
+their GPU, until the launcher ends them.
 
 Only the first process writes and prints.
 """
@@ -71,11 +73,14 @@ class Alone:
         return sum(table[:, 1:])
 
     def sum_in_place(self, array: Array) -> None:
-        """Replace the array by the sum over all processes, the same bits everywhere."""
+        """Replace the array by the sum over all processes, the same bits everywhere. Raises Lost, except where NCCL sums."""
 
     def describe(self) -> str:
         """What a run says of it; empty where there is nothing to say."""
         return ""
+
+    def prepare(self) -> None:
+        """Another run comes, perhaps not the first: from now on a process that ends takes the others with it."""
 
     def begin(self, asked: Callable[[], bool], last_words: str) -> None:
         """The first step comes. asked: whether this process was asked to end; last_words: said if all processes are killed."""
@@ -93,9 +98,8 @@ class Team(Alone):
         neighbours = self._world.Split_type(mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = neighbours.rank, neighbours.size
         self._nccl = None
-        self._asked: Callable[[], bool] = lambda: False
         self._witness: subprocess.Popen | None = None
-        self._at_work = self._finished = False
+        self.prepare()
         atexit.register(self._end_all)  # an error anywhere must not leave the others waiting
         if self.rank:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
@@ -115,6 +119,10 @@ class Team(Alone):
 
     def describe(self) -> str:
         return f"{self.size}, each with its rows of the batch ({self.local_size} on this machine)"
+
+    def prepare(self) -> None:
+        self._asked: Callable[[], bool] = lambda: False
+        self._at_work = self._finished = False
 
     def begin(self, asked: Callable[[], bool], last_words: str) -> None:
         self._asked, self._at_work = asked, True

@@ -79,9 +79,14 @@ def evaluate(
     if not isinstance(run, LoadedRun):
         run = load(run)
     if not isinstance(corpus, Corpus):
-        corpus = open_corpus(run.corpus.get("sources", ()) if corpus is None else corpus, run.tokenizer)
+        corpus = corpus_for(run, corpus)
     corpus.require(1, run.recipe.context, run.model.depth)
     return evaluate_model(run.model, corpus, run.recipe.context, tokens or run.recipe.evaluate_bytes or 131_072, threads)
+
+
+def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
+    """The corpus that `sources` name, by default the run's own, in the run's tokens. Raises what `open_corpus` raises."""
+    return open_corpus(run.corpus.get("sources", ()) if sources is None else sources, run.tokenizer)
 
 
 def evaluate_model(model: Model, corpus: Corpus, context: int, tokens: int, threads: int | None = None) -> Evaluation:

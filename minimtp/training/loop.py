@@ -40,12 +40,13 @@ LOGGED_STEPS = 1000  # a long run logs about so many steps, a short one every st
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The run folder, the steps taken so far in all, whether that is the whole recipe, and the last evaluation."""
+    """The run folder, the steps taken so far in all, whether that is the whole recipe, and the last evaluation and its step."""
 
     folder: Path
     step: int
     finished: bool
     evaluation: Evaluation | None
+    evaluated_at: int | None
 
 
 def train(
@@ -70,7 +71,7 @@ def train(
     with `resume` or `start_from` it is the one that run was trained on, and so is the tokenizer. start_from: a run folder
     whose weights are taken over; continue_schedule: also its moments and its step. stop_at_step: save and return there, as
     if interrupted. own_text: train on so many tokens that the run in `start_from` writes first (own_text.py), instead of on its
-    corpus. report: receives lines for people (None: standard error).
+    corpus, in one process. report: receives lines for people (None: standard error).
 
     In a process that mpirun started this is the work of all of them: see distributed.py.
 
@@ -78,6 +79,7 @@ def train(
     """
     report = report or (lambda line: tqdm.write(line, file=sys.stderr))
     out, team = Path(out), distributed.join()
+    team.prepare()
     if team.rank:
         report = lambda line: None  # noqa: E731
     before = _previous(out, recipe, resume)
@@ -88,6 +90,11 @@ def train(
     if not isinstance(corpus, Corpus):
         corpus = _open_corpus(corpus, tokenizer, before or source)
     if own_text is not None and not before:
+        if team.size > 1:
+            raise UserError(
+                "own_text is written by one process: give the command without mpirun and with --stop-at-step 1, "
+                "then go on with mpirun and --resume"
+            )
         from minimtp.training.own_text import write_own_text  # decodes, which training otherwise does not
 
         folder = write_own_text(load(start_from, choose_device(device).name), corpus, out, own_text, recipe.seed)
@@ -101,7 +108,7 @@ def train(
     if before and before.step >= last_step:
         report(f"{out} is finished: step {before.step} of {recipe.steps}")
         team.finish()
-        return TrainingResult(out, before.step, before.step >= recipe.steps, _evaluation(before.state))
+        return _result(out, before.step, recipe, before.state)
     at = _branch(start_from, source, recipe, continue_schedule) if source else before
     if at and at.step >= last_step:
         raise UserError(f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens")
@@ -171,7 +178,7 @@ def _run(
         if recipe.evaluate_bytes and team.rank == 0:
             evaluation = evaluate_model(trainer.model, corpus, recipe.context, recipe.evaluate_bytes, trainer.shards)
             empty_gpu_pool()  # its arrays have other sizes than training's
-            state["evaluation"] = evaluation.to_dict()
+            state.update(evaluation=evaluation.to_dict(), evaluated_at=trainer.step)
             log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
 
     def steps(stop: StopRequest) -> None:
@@ -188,9 +195,10 @@ def _run(
                     losses=[loss if isfinite(loss) else None for loss in losses.tolist()],
                     learning_rate=rate, gradient_norm=norm, seconds=time.perf_counter() - began,
                 )  # fmt: skip
-            if recipe.checkpoint_every and trainer.step % recipe.checkpoint_every == 0 and trainer.step < last_step:
-                save()
+            due = recipe.checkpoint_every and trainer.step % recipe.checkpoint_every == 0 and trainer.step < last_step
+            if due and not stop.asked:  # else it is saved at once
                 evaluate()
+                save()
 
     with StopRequest() as stop, bar, closing(batches):
         team.begin(lambda: stop.asked, f"minimtp: a process was killed, and mpirun all others; {resume_with}")
@@ -208,7 +216,7 @@ def _run(
         report(f"saved     {out}" + (f", loss curve {picture}" if picture else ""))
     if stopped:  # even in the last step, of the run or of this stage: what comes after it must not begin
         raise Interrupted(out, trainer.step, recipe.steps)
-    return TrainingResult(out, trainer.step, trainer.step == recipe.steps, _evaluation(state))
+    return _result(out, trainer.step, recipe, state)
 
 
 def _previous(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | None:
@@ -305,5 +313,7 @@ def _shards(device: Device, threads: int | None, before: Checkpoint | None, team
     return threads or (int(before.state["shards"]) if before else max(1, available_cores() // team.local_size))
 
 
-def _evaluation(state: dict) -> Evaluation | None:
-    return Evaluation(**state["evaluation"]) if "evaluation" in state else None
+def _result(out: Path, step: int, recipe: Recipe, state: dict) -> TrainingResult:
+    evaluated_at = state.get("evaluated_at")  # not known of checkpoints from before it was stored
+    evaluation = None if evaluated_at is None else Evaluation(**state["evaluation"])
+    return TrainingResult(out, step, step >= recipe.steps, evaluation, evaluated_at)

@@ -33,12 +33,19 @@ def write_own_text(run: LoadedRun, corpus: Corpus, out: str | Path, tokens: int,
     """Write at least `tokens` tokens of the run's own text into a folder below `out`, and return it.
 
     corpus: whose training part gives the beginnings. The same run, corpus and seed write the same text. What an interruption
-    left unfinished is written anew. Raises UserError for a number that is not positive and for a folder that cannot be written.
+    left unfinished is written anew. Raises UserError for a number that is not positive, for a corpus that is too short to begin
+    with, and for a folder that cannot be written.
     """
     if tokens < 1:
         raise UserError(f"own_text must be at least 1 token, not {tokens}")
-    decoder, context = Decoder(run), run.recipe.context
+    context = run.recipe.context
     beginning = max(1, context // BEGINNING)
+    if len(corpus.train) <= beginning:
+        raise UserError(
+            f"{corpus.name} is too short: a beginning needs {beginning + 1} tokens, and it has {len(corpus.train)} to train "
+            "on: give more text"
+        )
+    decoder = Decoder(run)
     places = np.random.default_rng(seed)
     partial = make_folder(Path(out, f"{FOLDER}.partial"))
     shutil.rmtree(partial)

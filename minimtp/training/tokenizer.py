@@ -10,7 +10,7 @@ A tokenizer is any object with
     to_dict() -> dict               what a checkpoint stores; `tokenizer_from_dict` makes the same tokenizer again
 
 Bytes are the built-in one: token = byte, 256 = end of document. There is nothing to train, nothing is out of
-vocabulary, and predicting several tokens ahead gains most on bytes. Files made by the `tokenizers` library
+vocabulary, and predicting several tokens ahead gains most on bytes. Byte-level BPE files of the `tokenizers` library
 (`tokenizer.json`) plug in beside it, with the extra `interop`.
 """
 
@@ -67,6 +67,12 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
+SPACE = "\u0120"  # as it is spelt
+
+
+def _spelt(name: str) -> bytes:
+    """The bytes of a token of that name; like the library, take what no byte is spelt with for the text itself."""
+    return bytes(map(_BYTES.__getitem__, name)) if _BYTES.keys() >= set(name) else name.encode()
 
 
 def byte_spellings() -> list[str]:
@@ -75,7 +81,12 @@ def byte_spellings() -> list[str]:
 
 
 class FileTokenizer:
-    """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library; its content travels in the checkpoint."""
+    """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library; its content travels in the checkpoint.
+
+    A token's name spells its bytes, one printable character each. Added tokens are called what they stand for in a text (runs
+    of spaces, say), except for special ones, marks such as the end, which are no text.
+    Raises UserError for a file that is another kind of tokenizer, or none, and where the library is missing.
+    """
 
     END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 
@@ -88,35 +99,44 @@ class FileTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"this is not a tokenizer file that the tokenizers library reads: {error}") from None
+        decoder = self._tokenizer.decoder
+        if decoder is None or decoder.decode([SPACE]) != " ":
+            raise UserError("this tokenizer is not byte-level, and its tokens do not spell bytes: give a byte-level BPE file")
         self._content = content
-        self._added = self._tokenizer.get_added_tokens_decoder().keys()  # marks such as the end; they are no text
         self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
         known = [self._tokenizer.token_to_id(name) for name in self.END_NAMES]
         if all(token is None for token in known):
             raise UserError(f"the tokenizer has no end-of-document token; one of {', '.join(self.END_NAMES)} is needed")
         self.end_token = next(token for token in known if token is not None)
+        self._bytes = self._bytes_of_tokens()
 
     def encode(self, text: str | bytes) -> np.ndarray:
         text = text if isinstance(text, str) else text.decode("utf-8", "replace")
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode([int(token) for token in tokens if int(token) != self.end_token])
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        """Exact for byte-level vocabularies, though a token may hold a part of a character only."""
-        names = [self._tokenizer.id_to_token(int(token)) for token in tokens if int(token) not in self._added]
-        if any(name is None or not _BYTES.keys() >= set(name) for name in names):
-            return self.decode(tokens).encode("utf-8")
-        return bytes(_BYTES[letter] for name in names for letter in name)
+        """Exact, though a token may hold a part of a character only."""
+        return b"".join(self._bytes.get(int(token), b"") for token in tokens)
 
     def byte_counts(self) -> np.ndarray:
-        """Exact for byte-level vocabularies, whose tokens spell each byte as one printable character."""
         counts = np.zeros(self.vocabulary_size, np.int64)
-        for name, token in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            counts[token] = len(name)
-        counts[self.end_token] = 0
+        for token, spelt in self._bytes.items():
+            counts[token] = len(spelt)
         return counts
+
+    def _bytes_of_tokens(self) -> dict[int, bytes]:
+        """Of those that are text."""
+        names = self._tokenizer.get_vocab(with_added_tokens=False)
+        known = {token: _spelt(name) for name, token in names.items() if token != self.end_token}
+        for token, added in self._tokenizer.get_added_tokens_decoder().items():
+            if added.special:
+                known.pop(token, None)
+            elif token != self.end_token:
+                known[token] = added.content.encode()
+        return known
 
     def to_dict(self) -> dict[str, object]:
         return {

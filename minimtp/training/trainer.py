@@ -126,6 +126,9 @@ class Trainer:
         from minimtp.quant.qat import prepare
 
         self.quantized = True
+        before = self.flat.data.copy() if self.average else None
         self.model = prepare(self.model, quantization_spec(self.recipe))
+        if self.average:
+            self.average.start_anew(before)
         self.replicas.close()
         self.replicas = Replicas(self.model, self.flat, self.shards)
