@@ -75,7 +75,7 @@ class Decoder:
         self._costs = self._lengths = None
         if draft_length == "auto" and self.drafter is not None:
             self._costs = Costs(self.target, max(self.drafter.max_depth, tree), _identity(run, self.target))
-            self._lengths = self._new_lengths()
+            self._lengths = self._new_lengths(self.target)
 
     def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
         """Continue the prompt; the options are those of `minimtp.generate`. One text at a time: the next begins anew."""
@@ -91,8 +91,9 @@ class Decoder:
             make_lengths=self._new_lengths, **self._settings(**options),
         )  # fmt: skip
 
-    def _new_lengths(self) -> AdaptiveLength | None:
-        return AdaptiveLength(self._costs, self.drafter.max_depth, self._tree) if self._costs else None
+    def _new_lengths(self, target: Runtime) -> AdaptiveLength | None:
+        """For texts of this target, a twin of the decoder's; what passes cost is known to all of them."""
+        return AdaptiveLength(self._costs.of(target), self.drafter.max_depth, self._tree) if self._costs else None
 
     def _settings(
         self,

@@ -1,0 +1,53 @@
+"""A decoder of a loaded run: what it learns serves all of its texts, and it asks no function about texts that nobody writes."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from minimtp.decode import cost
+from minimtp.decode.deploy import Decoder
+from tests.test_drafters import SHAPE, model_with
+
+
+class Numbers:
+    """A tokenizer whose texts are bytes below the vocabulary's end."""
+
+    end_token = SHAPE.vocabulary_size - 1
+
+    def encode(self, text):
+        return list(text)
+
+    def decode_bytes(self, tokens):
+        return bytes(tokens)
+
+
+@pytest.fixture
+def run():
+    return SimpleNamespace(model=model_with("token_conditioned"), tokenizer=Numbers())
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """stored() is what was kept of passes, by bucket; buckets are small, and a pass takes a second for each cached row."""
+    monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path))
+    monkeypatch.setattr(cost, "MEASURED", (1, 2))
+    monkeypatch.setattr(cost, "FIRST_BUCKET", 6)
+    monkeypatch.setattr(cost, "BUCKET_GROWTH", 2)
+    measure = cost.measure
+
+    def seconds(target):
+        return [float(target.length) for _ in measure(target)]
+
+    monkeypatch.setattr(cost, "measure", seconds)
+    return lambda: json.loads(next(tmp_path.iterdir()).read_text())["seconds"]
+
+
+@pytest.mark.parametrize("prompts", [[23, 5], [1, 13], [1, 4, 16], [20, 23, 7]], ids=str)
+def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run, stored, prompts):
+    """A text that has filled its context has no room for a pass, and a short one knows nothing of a long one's passes."""
+    batch = Decoder(run).generate_batch([bytes(length) for length in prompts], max_new=20, stop=())
+    list(batch)
+    assert [len(row.tokens) > length for row, length in zip(batch.rows, prompts, strict=True)]
+    for end, seconds in stored().items():
+        assert int(end) // 2 <= seconds[0] < int(end) or int(end) == 6
