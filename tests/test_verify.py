@@ -6,6 +6,7 @@ import pytest
 from minimtp.decode import verify
 from minimtp.decode.chains import block_rule, matching_rule, token_rule
 from minimtp.decode.sampling import Law, Noise
+from minimtp.decode.trees import Tree
 from minimtp.decode.verify import BlockRule, Greedy, Match, SharedNoise, TokenRule, make_rule
 from minimtp.errors import UserError
 from tests.rule_laws import DEPTH, PAIRS, chain_round, mean_accepted, most_probable, wrong_by
@@ -126,12 +127,19 @@ def test_greedy_takes_the_lowest_of_equal_logits():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", verify.RULES)
-@pytest.mark.parametrize("law", [Law(), Law(0)], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("law", [Law(), Law(0), Law(top_k=2), Law(top_p=0.9), Law(0.7, top_k=2, top_p=0.9)], ids=str)
 def test_every_rule_refuses_logits_that_are_no_numbers(law, name, bad):
     logits = np.zeros((1, 4), np.float32)
     logits[0, 2] = bad
     with pytest.raises(UserError, match="not a number"):
         make_rule(name, law, 0, 4, 0).verify(logits, [], None)
+    for row in (0, 1):  # a draft stands in the first, so the second row is looked at
+        logits = np.tile(np.float32([30, 0, 0, -30]), (2, 1))
+        logits[row, 3] = bad
+        with pytest.raises(UserError, match="not a number"):
+            make_rule(name, law, 0, 4, 0).verify(logits, [0], None)
+        with pytest.raises(UserError, match="not a number"):
+            make_rule(name, law, 0, 4, 0).verify_tree(logits, Tree([1, 0], [0, 1]))
 
 
 def test_shared_noise_emits_the_same_tokens_whatever_was_drafted():
