@@ -7,6 +7,7 @@ import pytest
 
 from minimtp.decode import cost
 from minimtp.decode.deploy import Decoder
+from minimtp.errors import UserError
 from tests.test_drafters import SHAPE, model_with
 
 
@@ -51,3 +52,16 @@ def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run
     assert [len(row.tokens) > length for row, length in zip(batch.rows, prompts, strict=True)]
     for end, seconds in stored().items():
         assert int(end) // 2 <= seconds[0] < int(end) or int(end) == 6
+
+
+@pytest.mark.parametrize("draft", ["heads", "none"])
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (10**12, f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context}"),
+        ("8", "the drafts of a tree must be a whole number"),
+    ],
+)
+def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(run, draft, tree, message):
+    with pytest.raises(UserError, match=message):
+        Decoder(run, draft, tree=tree)

@@ -13,6 +13,7 @@ from minimtp.decode.batch import Batch, generate_batch
 from minimtp.decode.cost import Costs
 from minimtp.decode.drafters import Drafter
 from minimtp.decode.generate import generate as generate_tokens
+from minimtp.decode.generate import require_tree
 from minimtp.decode.head_drafters import head_drafter
 from minimtp.decode.loop import Generation
 from minimtp.decode.processors import RepetitionPenalty
@@ -65,6 +66,7 @@ class Decoder:
             raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
         self.run = run
         self.target, heads = deploy(run.model)
+        require_tree(tree, self.target)
         self.drafter = make_drafter(draft, run, heads)
         if self.drafter is not None:
             self.drafter.least_confidence = draft_confidence
