@@ -24,6 +24,8 @@ PROMPT = [1, 0, 2]
 class Watching(FunctionDrafter):
     """Checks what it is told: each hidden row (position, token of TableTarget) against the text it is building up."""
 
+    reads_hidden = True
+
     def commit(self, hidden, tokens):
         rows = range(len(self.tokens) - 1, len(self.tokens) - 1 + len(tokens))
         super().commit(hidden, tokens)
