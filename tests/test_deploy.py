@@ -65,3 +65,36 @@ def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run
 def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(run, draft, tree, message):
     with pytest.raises(UserError, match=message):
         Decoder(run, draft, tree=tree)
+
+
+def test_a_function_is_asked_about_texts_that_are_written_and_about_no_others(run):
+    seen = []
+
+    def function(tokens, depth, rule):
+        seen.append(list(tokens))
+        return [0] * depth, None
+
+    decoder = Decoder(run, function, draft_length=3)
+    for prompt in (b"\1\2", b"\3"):
+        for temperature in (0.0, 1.0):
+            seen.clear()
+            generation = decoder.generate(prompt, max_new=6, temperature=temperature)
+            assert not seen
+            list(generation)
+            assert seen and all(tokens == generation.tokens[: len(tokens)] for tokens in seen)
+
+
+def test_kernels_are_loaded_before_the_first_text_of_its_kind_and_texts_after_it_begin_at_once(run):
+    decoder = Decoder(run)
+    drafted, draft = [], decoder.drafter.draft
+    decoder.drafter.draft = lambda depth, rule: (drafted.append(rule), draft(depth, rule))[1]
+    sampled = {"temperature": 1.0}
+    kinds = {}, sampled, sampled | {"rule": "token"}, sampled | {"top_k": 3}, {"repetition_penalty": 1.1}
+    for settings in kinds:
+        drafted.clear()
+        decoder.generate(b"\1", **settings, stop=[bytes([token]) for token in range(SHAPE.vocabulary_size)])
+        assert drafted, settings
+        drafted.clear()
+        decoder.generate(b"\1\2", **settings)
+        decoder.generate_batch([b"\1\2"], **settings | {"stop": b"\3"})
+        assert not drafted, settings

@@ -11,7 +11,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.batch import Batch, generate_batch
 from minimtp.decode.cost import Costs
-from minimtp.decode.drafters import Drafter
+from minimtp.decode.drafters import Drafter, FunctionDrafter
 from minimtp.decode.generate import generate as generate_tokens
 from minimtp.decode.generate import require_tree
 from minimtp.decode.head_drafters import head_drafter
@@ -74,6 +74,7 @@ class Decoder:
         if isinstance(draft_length, str) and draft_length != "auto":
             raise UserError(f"draft_length is auto or a whole number, not {draft_length!r}")
         self._tree = tree
+        self._warm: set[tuple] = set()  # kinds of settings whose kernels are loaded
         self._costs = self._lengths = None
         if draft_length == "auto" and self.drafter is not None:
             self._costs = Costs(self.target, max(self.drafter.max_depth, tree), _identity(run, self.target))
@@ -109,16 +110,27 @@ class Decoder:
         repetition_penalty: float = 1.0,
     ) -> dict[str, object]:
         """The decoding loop's options, and kernels that are compiled or loaded: a text's own seconds are those of decoding."""
-        tokenizer = self.run.tokenizer
+        tokenizer, law = self.run.tokenizer, Law(temperature, top_k, top_p)
         settings = dict(
-            max_new=max_new, law=Law(temperature, top_k, top_p), rule=rule, draft_depth=self._draft_depth, tree=self._tree,
+            max_new=max_new, law=law, rule=rule, draft_depth=self._draft_depth, tree=self._tree,
             stop_tokens=[tokenizer.end_token], stop_strings=[stop] if isinstance(stop, str | bytes) else stop,
             decode_bytes=tokenizer.decode_bytes,
             processors=[] if repetition_penalty == 1.0 else [RepetitionPenalty(repetition_penalty)],
         )  # fmt: skip
-        for _ in generate_tokens(self.target, self.drafter, [tokenizer.end_token], **settings | {"max_new": 3}):
-            pass
+        kind = law.greedy, top_k > 0, top_p < 1, rule, repetition_penalty != 1.0
+        if kind not in self._warm:
+            self._warm_up(**settings)
+            self._warm.add(kind)
         return settings
+
+    def _warm_up(self, **settings: object) -> None:
+        """Write a few tokens that nobody sees. A function is not asked about them: it is the user's, and may remember."""
+        drafter = self.drafter
+        if isinstance(drafter, FunctionDrafter):
+            drafter, settings["draft_depth"] = None, None
+        settings |= {"max_new": 3, "stop_tokens": (), "stop_strings": ()}  # enough for a draft, and no end before it
+        for _ in generate_tokens(self.target, drafter, [self.run.tokenizer.end_token], **settings):
+            pass
 
 
 def generate(
