@@ -1,13 +1,16 @@
 """Rules for chains, proved: every outcome of every rule is enumerated. Wrong rules are in rule_mutants/."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 from minimtp.decode import verify
 from minimtp.decode.chains import block_rule, matching_rule, token_rule
+from minimtp.decode.processors import Processed
 from minimtp.decode.sampling import Law, Noise
 from minimtp.decode.trees import Tree
-from minimtp.decode.verify import BlockRule, Greedy, Match, SharedNoise, TokenRule, make_rule
+from minimtp.decode.verify import BlockRule, Greedy, Match, Rule, SharedNoise, TokenRule, make_rule
 from minimtp.errors import UserError
 from tests.rule_laws import DEPTH, PAIRS, chain_round, mean_accepted, most_probable, wrong_by
 from tests.table_models import every_outcome
@@ -170,3 +173,14 @@ def test_a_greedy_law_needs_no_randomness_under_any_rule_and_unknown_rules_are_r
         assert not isinstance(make_rule(name, Law(), 0, 4, 0), Greedy)
     with pytest.raises(UserError, match="unknown verification rule 'typical': use one of shared-noise, token, block, match"):
         make_rule("typical", Law(), 0, 4, 0)
+
+
+@pytest.mark.parametrize("kind", [Greedy, SharedNoise, Match, TokenRule, BlockRule, Processed])
+def test_every_rule_answers_the_questions_that_a_rule_is_asked(kind):
+    def parameters(function):
+        return [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+
+    questions = {name: function for name, function in vars(Rule).items() if not name.startswith("_")}
+    assert set(questions) == {"draw", "verify", "draw_children", "verify_tree", "guess"}
+    for name, function in questions.items():
+        assert parameters(getattr(kind, name)) == parameters(function), name
