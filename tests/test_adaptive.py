@@ -183,3 +183,15 @@ def test_the_text_does_not_depend_on_what_was_planned(seed, temperature, slownes
     asked = [len(round_.drafts) for round_ in run.rounds()]
     assert run.tokens[2:] == list(generate(target, None, [1, 2], **options))
     assert asked[0] == 0 and max(asked) <= MOST
+
+
+def test_a_text_that_begins_is_planned_by_what_passes_cost_there_and_not_where_the_last_text_ended():
+    class Buckets:
+        def at(self, length):
+            return (Machine(row=60e-6).passes, 1000) if length >= 100 else (Machine(row=1e-6).passes, 100)
+
+    lengths, machine = AdaptiveLength(Buckets(), MOST), Machine(row=1e-6)
+    long = Text(machine, lengths).statistics
+    lengths.choose(MOST, 500, long)
+    text = Text(machine, lengths).run(600, lambda round_: 0.8, draft_seconds=lambda drafts: 0.0)
+    assert np.mean(text.asked[300:]) > MOST - 1

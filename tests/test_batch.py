@@ -80,4 +80,6 @@ def test_a_batch_without_prompts_and_one_with_a_bad_prompt_are_refused_before_an
         generate_batch(target, None, [], max_new=3)
     with pytest.raises(UserError, match="the prompt is empty"):
         generate_batch(target, None, [[1], []], max_new=3)
+    with pytest.raises(UserError, match="a tree of 1000000000000 drafts is larger than the model's context"):
+        generate_batch(target, half_right(target), [[1], [2]], max_new=3, tree=10**12)
     assert target.length == 0

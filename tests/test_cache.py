@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.runtime import Runtime
+from minimtp.kernels import plain
+from tests.test_drafters import SHAPE, model_with
 
 LAYERS, CONTEXT, HEADS, CHANNELS = 2, 12, 2, 4
 
@@ -67,3 +70,37 @@ def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
 def test_the_cache_begins_at_a_cache_line(dtype):
     caches = [KeyValueCache(2, 5, 1, 6, dtype) for _ in range(4)]
     assert not any(array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values))
+
+
+TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context)
+
+
+def rows_of(trunk, text):
+    """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the keys the rotation."""
+    block, heads = trunk.blocks[0], SHAPE.attention_heads
+    normed, _ = plain.rms_norm(trunk.embedding.weight.data[text], block.attention_norm.weight.data, SHAPE.norm_epsilon)
+    joined = (normed @ block.attention.qkv.weight.data.T).reshape(1, len(text), -1, SHAPE.channels)
+    rotated = plain.rotate(joined[:, :, : heads + SHAPE.key_value_heads], *block.attention.rotary.tables(len(text), normed))
+    return rotated[0, :, heads:], joined[0, :, heads + SHAPE.key_value_heads :]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(passes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
+def test_what_a_pass_writes_into_a_layer_is_what_write_would_put_there(dtype, passes):
+    """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows are written over."""
+    trunk = model_with("parallel", dtype).trunk
+    runtime, (keys, values) = Runtime(trunk), rows_of(trunk, TEXT)
+    expected = runtime.cache.twin()
+    for fed, rejected in passes:
+        start, stop = runtime.length, min(runtime.length + fed, SHAPE.context)
+        if start == stop:
+            break
+        runtime.forward(TEXT[start:stop])
+        expected.write(0, keys[start:stop], values[start:stop])
+        expected.extend(stop - start)
+        for cache in (runtime.cache, expected):
+            cache.truncate(max(start, stop - rejected))
+    tolerance = 1e-4 if dtype is np.float32 else 1e-12  # sums of 32 products, in another order
+    np.testing.assert_allclose(runtime.cache.keys, expected.keys, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(runtime.cache.values, expected.values, rtol=0, atol=tolerance)
+    assert runtime.length == expected.length

@@ -103,3 +103,33 @@ def test_the_cache_folder_is_the_systems_own(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cost._cache_folder() == tmp_path / "minimtp"
+
+
+def test_costs_are_measured_behind_the_rows_of_the_text_that_asks_and_known_to_all():
+    target, other = Counting(1200), Counting(1200)
+    other.forward(np.zeros(600, np.int64))
+    other.passes.clear()
+    costs = Costs(target, 3)
+    found = costs.of(other).at(600)
+    assert other.passes and not target.passes
+    assert costs.at(600) == found and costs.of(target).at(601) == found and not target.passes
+
+
+def test_what_was_measured_near_the_end_of_a_context_is_kept_until_there_is_more_room():
+    """Every text that comes so far would measure it again."""
+    target, roomier = Counting(140), Counting(140)
+    target.forward(np.zeros(138, np.int64))
+    roomier.forward(np.zeros(130, np.int64))
+    costs = Costs(target, 3)
+    costs.at(138)
+    passes = dict(target.passes)
+    costs.at(138)
+    assert target.passes == passes and set(passes) == {138, 1, 2}
+    costs.of(roomier).at(130)
+    assert set(roomier.passes) == {130, 1, 2, 3, 4, 6, 8}
+
+
+def test_behind_a_full_context_there_is_no_pass_to_measure():
+    target = Counting(130)
+    target.forward(np.zeros(130, np.int64))
+    assert Costs(target, 3).at(130) == ([0.0] * 4, 512) and target.passes == {130: 1}

@@ -168,7 +168,7 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
     for made in (target, helped):  # the batch makes twins of both for its other rows
         remember_twins(made, seen)
     batch = generate_batch(
-        target, helped, prompts, seed=seed, draft_depth=depth, make_lengths=lambda: Any(seed), **options
+        target, helped, prompts, seed=seed, draft_depth=depth, make_lengths=lambda target: Any(seed), **options
     )
     rows = list(zip([target, *seen[0::2]], [helped, *seen[1::2]], strict=True))
     for row, _ in batch.rounds():

@@ -290,3 +290,12 @@ def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one()
         seen.clear()
         states = [list(run.tokens) for _ in run.rounds()]
         assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
+
+
+def test_no_hidden_states_are_kept_for_a_function_which_could_not_read_them():
+    told = []
+    drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
+    commit = drafter.commit
+    drafter.commit = lambda hidden, tokens: (told.append(hidden), commit(hidden, tokens))
+    list(generate(Runtime(model_with("parallel").trunk), drafter, [5, 6, 7], max_new=6))
+    assert told and all(hidden is None for hidden in told)

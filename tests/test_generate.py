@@ -24,6 +24,8 @@ PROMPT = [1, 0, 2]
 class Watching(FunctionDrafter):
     """Checks what it is told: each hidden row (position, token of TableTarget) against the text it is building up."""
 
+    reads_hidden = True
+
     def commit(self, hidden, tokens):
         rows = range(len(self.tokens) - 1, len(self.tokens) - 1 + len(tokens))
         super().commit(hidden, tokens)
@@ -312,6 +314,8 @@ def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
         ({"rule": "typical"}, "unknown verification rule 'typical'"),
         ({"tree": -1}, "the drafts of a tree must be a whole number"),
         ({"tree": 4}, "a Watching drafts chains only"),
+        ({"tree": 33}, "a tree of 33 drafts is larger than the model's context: use at most 32"),
+        ({"tree": 10**12, "drafter": None}, "a tree of 1000000000000 drafts is larger than the model's context"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(options, message):
@@ -348,7 +352,7 @@ class TreeDrafting(Watching):
 def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(
     seed, context, max_new, nodes, same, stop
 ):
-    target = TableTarget(5, context, seed)
+    target, nodes = TableTarget(5, context, seed), min(nodes, context)
     drafter = TreeDrafting(TableTarget(5, context, seed if same else seed + 1))
     plain = generate(target, None, PROMPT, max_new=max_new, stop_tokens=stop)
     expected = list(plain)

@@ -137,6 +137,22 @@ def test_rounding_to_a_grid_is_the_same_bit_for_bit_in_both_twins(name, x):
 
 
 @needs_numba
+@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@given(x=weight_matrices(), place=st.integers(0, 31), sign=st.sampled_from([1.0, -1.0]))
+def test_a_group_with_a_nan_is_all_nan_in_both_twins_and_its_neighbours_are_as_they_were(name, x, place, sign):
+    """No value equals a NaN, so whoever looks for the largest one must not run past the group: numbers lie behind it."""
+    expected = getattr(plain, name)(x)
+    expected[-1, -32:] = np.nan
+    whole = np.ones(x.size + 64, np.float32)
+    broken = whole[: x.size].reshape(x.shape)
+    broken[...] = x
+    broken[-1, place - 32] = np.copysign(np.nan, sign)
+    for kernel in (cpu, plain):
+        with np.errstate(invalid="ignore"):  # of a NaN no code can be made, and none is needed: its step is a NaN
+            np.testing.assert_array_equal(getattr(kernel, name)(broken), expected)
+
+
+@needs_numba
 @given(x=weight_matrices(largest=3e38))
 def test_rounded_activations_are_the_same_bit_for_bit_in_both_twins(x):
     for ours, theirs in zip(cpu.quantize_activations(x), plain.quantize_activations(x), strict=True):

@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Parameter, Tensor
+from minimtp.engine.tensor import Op, Parameter, Tensor
 from minimtp.errors import UserError
 from minimtp.quant.grids import grid_named
 from minimtp.quant.importance import search_scales
 from minimtp.quant.learned import (
     FakeQuantizeLearned,
-    LearnedBound,
     LearnedStep,
     LearnedStepAndOffset,
     encode_learned,
@@ -91,6 +90,24 @@ def test_lsq_with_an_offset_is_the_derivative_of_its_surrogate_to_1e9(own, case,
         expected = slope(moved, at[position], np.ones_like(at[position])) * gradient * scale
         expected = expected if position == 0 else expected.sum(axis=1, keepdims=True)
         assert np.abs(inputs[position].grad - expected).max() <= 1e-9 * max(1.0, 8 * np.abs(gradient).max() * 130)
+
+
+class LearnedBound(Op):
+    """PACT as published: activations x and a positive bound -> multiples of bound / levels, from 0 to the bound."""
+
+    straight_through = True
+
+    def __init__(self, levels):
+        self.levels = levels
+
+    def forward(self, x, bound):
+        self.above = x >= bound
+        self.between = (x >= 0) & ~self.above
+        step = bound / self.levels
+        return np.rint(np.clip(x, 0, bound) / step) * step
+
+    def backward(self, gradient):
+        return gradient * self.between, gradient * self.above
 
 
 @given(x=arrays.arrays(np.float64, (4, 6), elements=st.floats(-3, 6)), bound=st.floats(0.1, 5), levels=st.integers(1, 255))

@@ -149,7 +149,7 @@ def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
 
 @each_block_grid
 def test_bytes_that_are_not_whole_blocks_are_refused(grid):
-    size = packing.BLOCK_BYTES[grid.name]
+    size = grid.block_bytes
     for bad in (np.zeros((2, size + 1), np.uint8), np.zeros((2, size), np.int8), np.zeros(size, np.uint8)):
         with pytest.raises(UserError, match=f"does not hold {grid.name} blocks: rows must be multiples of {size} bytes"):
             packing.unpack(grid, bad)

@@ -520,10 +520,6 @@ def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
     assert weight_bytes(untied) == expected + vocabulary * width * 34 // 32
 
 
-def test_every_grid_has_a_block_size_that_is_its_bits_per_weight():
-    assert {name: packing.BLOCK_BYTES[name] * 8 / 32 for name in GRIDS} == {n: g.bits_per_weight for n, g in GRIDS.items()}
-
-
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("scales", SCALES)
 def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradients_as_each_rounding_does(scales, activations):

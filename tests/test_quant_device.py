@@ -74,7 +74,6 @@ STEPS = np.full((4, 1), 0.05, np.float32)
 OPERATIONS = {
     "LSQ": (lambda: learned.LearnedStep(-8, 7), (X, STEPS)),
     "LSQ+": (lambda: learned.LearnedStepAndOffset(-8, 7), (X, STEPS, STEPS)),
-    "PACT": (lambda: learned.LearnedBound(15), (X, STEPS)),
     "steps": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0")), (X, np.full(8, -0.4, np.float32))),
     "bounds": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0"), bound=True), (X, np.full(8, -0.4, np.float32))),
     "offsets": (

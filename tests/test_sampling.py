@@ -112,10 +112,14 @@ def test_a_masked_logit_is_never_drawn_and_huge_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("law", [GREEDY, Law(), Law(top_k=2)])
-def test_logits_that_are_no_numbers_are_refused(law, bad):
+@pytest.mark.parametrize("law", [GREEDY, Law(), Law(top_k=2), Law(top_p=0.5), Law(top_k=2, top_p=0.5)])
+@pytest.mark.parametrize("place", [0, 3])
+def test_logits_that_are_no_numbers_are_refused(law, place, bad):
+    """A NaN is smaller than any number where it is sorted, so what keeps the largest would hide it."""
+    logits = np.array([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
+    logits[1, place] = bad
     with pytest.raises(UserError, match="not a number"):
-        law.probabilities(np.array([[0.0, 1.0], [bad, 0.0]]))
+        law.probabilities(logits)
 
 
 def test_a_row_without_any_possible_token_is_refused():

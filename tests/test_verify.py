@@ -1,12 +1,16 @@
 """Rules for chains, proved: every outcome of every rule is enumerated. Wrong rules are in rule_mutants/."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 from minimtp.decode import verify
 from minimtp.decode.chains import block_rule, matching_rule, token_rule
+from minimtp.decode.processors import Processed
 from minimtp.decode.sampling import Law, Noise
-from minimtp.decode.verify import BlockRule, Greedy, Match, SharedNoise, TokenRule, make_rule
+from minimtp.decode.trees import Tree
+from minimtp.decode.verify import BlockRule, Greedy, Match, Rule, SharedNoise, TokenRule, make_rule
 from minimtp.errors import UserError
 from tests.rule_laws import DEPTH, PAIRS, chain_round, mean_accepted, most_probable, wrong_by
 from tests.table_models import every_outcome
@@ -126,12 +130,19 @@ def test_greedy_takes_the_lowest_of_equal_logits():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", verify.RULES)
-@pytest.mark.parametrize("law", [Law(), Law(0)], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("law", [Law(), Law(0), Law(top_k=2), Law(top_p=0.9), Law(0.7, top_k=2, top_p=0.9)], ids=str)
 def test_every_rule_refuses_logits_that_are_no_numbers(law, name, bad):
     logits = np.zeros((1, 4), np.float32)
     logits[0, 2] = bad
     with pytest.raises(UserError, match="not a number"):
         make_rule(name, law, 0, 4, 0).verify(logits, [], None)
+    for row in (0, 1):  # a draft stands in the first, so the second row is looked at
+        logits = np.tile(np.float32([30, 0, 0, -30]), (2, 1))
+        logits[row, 3] = bad
+        with pytest.raises(UserError, match="not a number"):
+            make_rule(name, law, 0, 4, 0).verify(logits, [0], None)
+        with pytest.raises(UserError, match="not a number"):
+            make_rule(name, law, 0, 4, 0).verify_tree(logits, Tree([1, 0], [0, 1]))
 
 
 def test_shared_noise_emits_the_same_tokens_whatever_was_drafted():
@@ -162,3 +173,14 @@ def test_a_greedy_law_needs_no_randomness_under_any_rule_and_unknown_rules_are_r
         assert not isinstance(make_rule(name, Law(), 0, 4, 0), Greedy)
     with pytest.raises(UserError, match="unknown verification rule 'typical': use one of shared-noise, token, block, match"):
         make_rule("typical", Law(), 0, 4, 0)
+
+
+@pytest.mark.parametrize("kind", [Greedy, SharedNoise, Match, TokenRule, BlockRule, Processed])
+def test_every_rule_answers_the_questions_that_a_rule_is_asked(kind):
+    def parameters(function):
+        return [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+
+    questions = {name: function for name, function in vars(Rule).items() if not name.startswith("_")}
+    assert set(questions) == {"draw", "verify", "draw_children", "verify_tree", "guess"}
+    for name, function in questions.items():
+        assert parameters(getattr(kind, name)) == parameters(function), name

@@ -18,17 +18,16 @@ def main(lesson: course.Lesson) -> None:
     """How can a model use all that was written before, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     held_out = corpus.validation_windows(recipe.evaluate_bytes, context=recipe.context)  # (W, T + 1)
-    windows = {}
-    for seen in (8, recipe.context // 4, recipe.context // 2):
+    windows, middle = {}, recipe.context // 2
+    for seen in (8, recipe.context // 4, middle):
         trained = learn(replace(recipe, learning_rate=1e-2), corpus, device, held_out[:8], seen=seen)
-        same_many = corpus.validation_windows(recipe.evaluate_bytes, context=context_for(seen, recipe))
-        windows[seen] = bits_per_byte(trained.model, same_many, device)
+        texts = corpus.validation_windows(recipe.evaluate_bytes, context=context_for(seen, recipe))
+        windows[seen] = bits_per_byte(trained.model, texts, device)
         print(f"window of {seen:<3} {parameter_count(trained.model):>9,} parameters  {windows[seen]:.2f} bits per byte")
 
     run = load(lesson.trained(), device.name)
     bits = bits_by_position(run.model, to_device(held_out, device))  # (T,)
     print(f"transformer   {parameter_count(run.model):>9,} parameters  {bits.mean():.2f} bits per byte")
-    middle = recipe.context // 2
     print(f"  with less than 8 bytes before {bits[:8].mean():.2f} bits, with {middle} or more {bits[middle:].mean():.2f} bits")
     change = largest_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
     print(f"  another byte at place {middle} changes the logits before it by {change:g}")

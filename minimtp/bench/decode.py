@@ -44,7 +44,7 @@ from minimtp.bench.decode_report import PLAIN, draw, formats_table, table
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.cost import Costs
 from minimtp.decode.deploy import CONFIDENCE, deploy
-from minimtp.decode.generate import check_seed
+from minimtp.decode.generate import require_seed
 from minimtp.decode.measure import Contestant, Speed, race
 from minimtp.decode.sampling import Law
 from minimtp.decode.sources import every_drafter
@@ -107,6 +107,7 @@ def measure(
     rows: list[dict[str, object]] = []
     racing = {temperature: list(_racing(contestants, law)) for temperature, law in laws.items()}
     turns = sizes.repeats * sizes.prompts * len(prompts) * sum(map(len, racing.values()))
+    contestants[0].target.forward(np.zeros(sizes.prompt, np.int64))  # passes cost what they do behind a prompt
     passes, _ = costs.at(sizes.prompt)
     with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
         for text, chosen in prompts.items():
@@ -153,10 +154,9 @@ def _contestants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Conte
         found.append(Contestant(f"{name}, adaptive", target, drafter, most, CONFIDENCE, lengths=_adaptive(costs, most)))
         if hasattr(drafter, "draft_tree"):
             found.append(Contestant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, most, tree=FIXED_DEPTH))
-            lengths = _adaptive(costs, most, LARGEST_TREE)
-            found.append(
-                Contestant(f"{name}, trees, adaptive", target, drafter, most, CONFIDENCE, lengths=lengths, tree=LARGEST_TREE)
-            )
+            nodes = min(LARGEST_TREE, target.context_length)
+            lengths = _adaptive(costs, most, nodes)
+            found.append(Contestant(f"{name}, trees, adaptive", target, drafter, most, CONFIDENCE, lengths=lengths, tree=nodes))
     return found, costs
 
 
@@ -244,7 +244,7 @@ def choose_prompts(
     """(the prompts of each kind of text, why the others are missing). Raises UserError for a seed that cannot be used, and
     where there is no text at all.
     """
-    check_seed(seed)
+    require_seed(seed)
     found, missing = {}, {}
     for text in texts:
         try:

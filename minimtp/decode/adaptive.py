@@ -99,9 +99,9 @@ class AdaptiveLength:
         self._statistics = self._seen = Statistics()  # of the text; a copy of them as they were when the plan was made
 
     def choose(self, most: int, length: int, statistics: Statistics) -> Plan:
-        if length >= self._passes_end:
-            self._enter_bucket(length)
         done = self._learn()
+        if length >= self._passes_end or statistics is not self._statistics:  # a text that begins may be in another bucket
+            self._enter_bucket(length)
         left = self._plan.rounds - done
         self._statistics, self._seen = statistics, statistics.copy()
         # Where another text begins, a rest goes on in it.

@@ -62,12 +62,12 @@ def generate_batch(
     prompts: Iterable[Iterable[int]],
     *,
     seed: int = 0,
-    make_lengths: Callable[[], Lengths | None] = lambda: None,
+    make_lengths: Callable[[Target], Lengths | None] = lambda target: None,
     **options: object,
 ) -> Batch:
     """Continue each of the prompts as `generate` would, with the same options, in turns.
 
-    make_lengths: called once a row, for who chooses its draft lengths.
+    make_lengths: called once a row with the row's target, for who chooses its draft lengths.
     Raises UserError where there is no prompt, and for what `generate` refuses.
     """
     prompts = list(prompts)
@@ -76,7 +76,6 @@ def generate_batch(
     rows = []
     for row, prompt in enumerate(prompts):
         own_target, own_drafter = (target, drafter) if row == 0 else (target.twin(), drafter and drafter.twin())
-        rows.append(
-            generate(own_target, own_drafter, prompt, seed=row_seed(seed, row), lengths=make_lengths(), **options)
-        )
+        lengths = make_lengths(own_target)
+        rows.append(generate(own_target, own_drafter, prompt, seed=row_seed(seed, row), lengths=lengths, **options))
     return Batch(rows)

@@ -11,6 +11,9 @@ and K drafts, which appends K + 1 rows; when a of the drafts are accepted, a + 1
 the new rows stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row ever has
 to be rotated again.
 
+`write` says where rows go. A decoder does not call it: its kernels (`transformer_block`) are given the views of `layer` and put
+a pass's rows there themselves, in the same call that attends to them, and `extend` counts them.
+
 A tree of drafts has several rows for one position, so its rows are kept apart (`KeptRows`) until a path is chosen, whose rows
 are then appended.
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+from copy import copy
 from pathlib import Path
 from time import perf_counter
 
@@ -39,24 +40,28 @@ class Costs:
         self._target, self._rows = target, most + 1
         self._path = None if identity is None else _cache_folder() / f"cost-{_digest(identity)}.json"
         self._identity = identity
-        self._by_bucket: dict[int, list[float]] = {}
+        self._measured: dict[int, list[float]] = {}  # by bucket
+
+    def of(self, target: Target) -> "Costs":
+        """The same costs for another text: measured behind the rows of its `target`, a twin, and known to all."""
+        other = copy(self)
+        other._target = target
+        return other
 
     def at(self, length: int) -> tuple[list[float], int]:
         """([seconds of a pass over 1, 2, ... tokens], the length at which they change), with `length` rows cached.
 
         Measures, with the target as it is now, what was never measured in this bucket; the target's rows stay as they are.
+        Zeros where its context is full and nothing is known: no pass is to be planned there.
         """
         end = FIRST_BUCKET
         while end <= length:
             end *= BUCKET_GROWTH
-        if end not in self._by_bucket:
-            seconds = self._stored().get(str(end)) or measure(self._target)
-            found = _interpolated(seconds, self._rows)
-            if len(seconds) < len(MEASURED):  # at the end of the context; another text may have more room
-                return found, end
-            self._by_bucket[end] = found
-            self._store(end, seconds)
-        return self._by_bucket[end], end
+        if len(self._measured.get(end, ())) < len(_with_room(self._target)):  # or it was at the end of the context
+            self._measured[end] = seconds = self._stored().get(str(end)) or measure(self._target)
+            if len(seconds) == len(MEASURED):
+                self._store(end, seconds)
+        return _interpolated(self._measured.get(end, []), self._rows), end
 
     def _store(self, end: int, seconds: list[float]) -> None:
         stored = self._stored()
@@ -78,8 +83,7 @@ class Costs:
 
 def measure(target: Target) -> list[float]:
     """Seconds of a pass over each of MEASURED tokens, as far as there is room for them, behind the rows that the target has."""
-    length = target.length
-    lengths = [rows for rows in MEASURED if rows <= target.context_length - length]
+    length, lengths = target.length, _with_room(target)
     shortest = dict.fromkeys(lengths, float("inf"))
     started = perf_counter()
     for turn in range(1 + PASSES):  # the first warms up; in turn, so that a slow moment does not fall on one length
@@ -96,8 +100,15 @@ def measure(target: Target) -> list[float]:
     return [shortest[rows] for rows in lengths]
 
 
+def _with_room(target: Target) -> list[int]:
+    """Those of MEASURED that fit behind the rows that the target has."""
+    return [rows for rows in MEASURED if rows <= target.context_length - target.length]
+
+
 def _interpolated(seconds: list[float], rows: int) -> list[float]:
-    """Seconds for 1 .. rows tokens from those for MEASURED ones; costs never fall with the length."""
+    """Seconds for 1 .. rows tokens from those for MEASURED ones; costs never fall with the length. Of none: zeros."""
+    if not seconds:
+        return [0.0] * rows
     rising, measured = np.maximum.accumulate(seconds), MEASURED[: len(seconds)]
     slope = (rising[-1] - rising[-2]) / (measured[-1] - measured[-2]) if len(measured) > 1 else 0.0
     wanted = np.arange(1, rows + 1)

@@ -11,8 +11,9 @@ from minimtp.backend import numpy as np
 from minimtp.decode.adaptive import AdaptiveLength
 from minimtp.decode.batch import Batch, generate_batch
 from minimtp.decode.cost import Costs
-from minimtp.decode.drafters import Drafter
+from minimtp.decode.drafters import Drafter, FunctionDrafter
 from minimtp.decode.generate import generate as generate_tokens
+from minimtp.decode.generate import require_tree
 from minimtp.decode.head_drafters import head_drafter
 from minimtp.decode.loop import Generation
 from minimtp.decode.processors import RepetitionPenalty
@@ -65,6 +66,7 @@ class Decoder:
             raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
         self.run = run
         self.target, heads = deploy(run.model)
+        require_tree(tree, self.target)
         self.drafter = make_drafter(draft, run, heads)
         if self.drafter is not None:
             self.drafter.least_confidence = draft_confidence
@@ -72,10 +74,11 @@ class Decoder:
         if isinstance(draft_length, str) and draft_length != "auto":
             raise UserError(f"draft_length is auto or a whole number, not {draft_length!r}")
         self._tree = tree
+        self._warm: set[tuple] = set()  # kinds of settings whose kernels are loaded
         self._costs = self._lengths = None
         if draft_length == "auto" and self.drafter is not None:
             self._costs = Costs(self.target, max(self.drafter.max_depth, tree), _identity(run, self.target))
-            self._lengths = self._new_lengths()
+            self._lengths = self._new_lengths(self.target)
 
     def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
         """Continue the prompt; the options are those of `minimtp.generate`. One text at a time: the next begins anew."""
@@ -91,8 +94,9 @@ class Decoder:
             make_lengths=self._new_lengths, **self._settings(**options),
         )  # fmt: skip
 
-    def _new_lengths(self) -> AdaptiveLength | None:
-        return AdaptiveLength(self._costs, self.drafter.max_depth, self._tree) if self._costs else None
+    def _new_lengths(self, target: Runtime) -> AdaptiveLength | None:
+        """For texts of this target, a twin of the decoder's; what passes cost is known to all of them."""
+        return AdaptiveLength(self._costs.of(target), self.drafter.max_depth, self._tree) if self._costs else None
 
     def _settings(
         self,
@@ -106,16 +110,27 @@ class Decoder:
         repetition_penalty: float = 1.0,
     ) -> dict[str, object]:
         """The decoding loop's options, and kernels that are compiled or loaded: a text's own seconds are those of decoding."""
-        tokenizer = self.run.tokenizer
+        tokenizer, law = self.run.tokenizer, Law(temperature, top_k, top_p)
         settings = dict(
-            max_new=max_new, law=Law(temperature, top_k, top_p), rule=rule, draft_depth=self._draft_depth, tree=self._tree,
+            max_new=max_new, law=law, rule=rule, draft_depth=self._draft_depth, tree=self._tree,
             stop_tokens=[tokenizer.end_token], stop_strings=[stop] if isinstance(stop, str | bytes) else stop,
             decode_bytes=tokenizer.decode_bytes,
             processors=[] if repetition_penalty == 1.0 else [RepetitionPenalty(repetition_penalty)],
         )  # fmt: skip
-        for _ in generate_tokens(self.target, self.drafter, [tokenizer.end_token], **settings | {"max_new": 3}):
-            pass
+        kind = law.greedy, top_k > 0, top_p < 1, rule, repetition_penalty != 1.0
+        if kind not in self._warm:
+            self._warm_up(**settings)
+            self._warm.add(kind)
         return settings
+
+    def _warm_up(self, **settings: object) -> None:
+        """Write a few tokens that nobody sees. A function is not asked about them: it is the user's, and may remember."""
+        drafter = self.drafter
+        if isinstance(drafter, FunctionDrafter):
+            drafter, settings["draft_depth"] = None, None
+        settings |= {"max_new": 3, "stop_tokens": (), "stop_strings": ()}  # enough for a draft, and no end before it
+        for _ in generate_tokens(self.target, drafter, [self.run.tokenizer.end_token], **settings):
+            pass
 
 
 def generate(

@@ -52,7 +52,7 @@ class Drafter(Protocol):
 class FunctionDrafter:
     """Any function of the text so far: function(tokens, depth, rule) -> (drafts, scores or None)."""
 
-    reads_hidden, stops_early, least_confidence = True, False, 0.0
+    reads_hidden, stops_early, least_confidence = False, False, 0.0
 
     def __init__(self, function: Callable[[list[int], int, Rule], tuple], max_depth: int) -> None:
         self.function = function

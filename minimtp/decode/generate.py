@@ -34,25 +34,24 @@ def generate(
 
     prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round at most, None for as many as the
     drafter can, 0 for plain decoding; lengths: who chooses among those (None: always that many). tree: verify so many drafts a
-    round, at most draft_depth behind one another, as a tree; 0 for a chain. rule: how sampled drafts are
-    verified, a name of `verify.RULES`; by default one where the seed alone decides the text. stop_tokens and stop_strings end
-    the text (stopping.py; strings need decode_bytes). processors: change the logits by what was said before (processors.py).
-    The target's cache is cleared first.
+    round, at most context_length and at most draft_depth behind one another, as a tree; 0 for a chain. rule: how sampled drafts
+    are verified, a name of `verify.RULES`; by default one where the seed alone decides the text. stop_tokens and stop_strings
+    end the text (stopping.py; strings need decode_bytes). processors: change the logits by what was said before
+    (processors.py). The target's cache is cleared first.
 
     Raises UserError for a prompt, an option or a combination that cannot be used.
     """
     prompt = _checked_prompt(prompt, target)
     if not (_is_whole(max_new) and max_new >= 1):
         raise UserError(f"the number of new tokens must be a whole number of at least 1, not {max_new!r}")
-    check_seed(seed)
+    require_seed(seed)
     most = 0 if drafter is None else drafter.max_depth
     if draft_depth is None:
         draft_depth = most
     if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
         has = "there is no drafter" if drafter is None else f"this drafter drafts at most {most} tokens"
         raise UserError(f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}")
-    if not (_is_whole(tree) and tree >= 0):
-        raise UserError(f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}")
+    require_tree(tree, target)
     if tree and draft_depth and not hasattr(drafter, "draft_tree"):
         raise UserError(f"a {type(drafter).__name__} drafts chains only: leave the tree out")
     chosen = make_rule(rule, law, seed, target.vocabulary_size, len(prompt))
@@ -64,10 +63,20 @@ def generate(
     )  # fmt: skip
 
 
-def check_seed(seed: int) -> None:
+def require_seed(seed: int) -> None:
     """Raise UserError for a seed that cannot be used."""
     if not (_is_whole(seed) and 0 <= seed < 2**64):
         raise UserError(f"a seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
+
+
+def require_tree(tree: int, target: Target) -> None:
+    """Raise UserError unless `tree` is a number of drafts that room may be made for."""
+    if not (_is_whole(tree) and tree >= 0):
+        raise UserError(f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}")
+    if tree > target.context_length:
+        raise UserError(
+            f"a tree of {tree} drafts is larger than the model's context: use at most {target.context_length} drafts"
+        )
 
 
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:

@@ -247,17 +247,18 @@ class ParallelDrafter(BlockHeadDrafter):
             if head.cache.length < self._rows:
                 head.extend(self._hidden[head.cache.length : self._rows].copy())
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+    def _logits(self, depth: int) -> Array:
+        """(K, V): what the first `depth` heads say of the tokens that follow the pending one."""
         self._catch_up()
         last = self._rows - 1
         states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
-        return rule.draw(self._kernel.linear(states, self._output), 0)
+        return self._kernel.linear(states, self._output)
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        return rule.draw(self._logits(depth), 0)
 
     def draft_tree(self, nodes: int, depth: int, rule: Rule, least_chance: float) -> Tree:
-        self._catch_up()
-        last = self._rows - 1
-        states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
-        logits = self._kernel.linear(states, self._output)  # (K, V)
+        logits = self._logits(depth)
 
         def follow(node: int, parent: int, path: list[int]) -> Array:
             return logits[len(path) : len(path) + 1]

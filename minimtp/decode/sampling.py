@@ -94,7 +94,7 @@ class Law:
             survives[:, 0] = True
         rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
         kept = xp.take_along_axis(survives, rank, axis=-1)
-        return kept if xp is np else kept | xp.isnan(scores)  # there whoever draws finds out
+        return kept | xp.isnan(scores)  # which sort as the smallest: whoever draws has to find out
 
 
 GREEDY = Law(temperature=0.0)

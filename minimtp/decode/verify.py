@@ -36,7 +36,7 @@ such as n-grams: drafts whose scores are None are one-hot.
 from collections.abc import Callable, Sequence
 from math import isfinite
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from minimtp import kernels
 from minimtp.backend import array_module, to_numpy
@@ -61,6 +61,20 @@ class Guess(NamedTuple):
     temperature: float
     noise: object | None  # (depth, V) float64 of the library asked for, a row for each draft; None: zeros
     sharpness: float  # see `_most_probable`
+
+
+class Rule(Protocol):
+    """See the module's docstring. For one text: a rule may count what it has emitted."""
+
+    def draw(self, logits: object, index: int) -> tuple[object, np.ndarray | None]: ...
+
+    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]: ...
+
+    def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children: ...
+
+    def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]: ...
+
+    def guess(self, depth: int, xp: ModuleType = np) -> Guess | None: ...
 
 
 # The largest of a drafter's scores is the target's choice more often than the drafter itself believes, for two arguments of
@@ -259,7 +273,6 @@ class BlockRule(TokenRule):
     tree = staticmethod(traversal)
 
 
-Rule = Greedy | SharedNoise | Match | TokenRule | BlockRule
 RULES = ("shared-noise", "token", "block", "match")  # the names the user gives; a greedy law makes them the same
 
 

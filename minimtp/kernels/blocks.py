@@ -77,17 +77,11 @@ def encode_q8_0(x):
 
 
 def decode(codes, scales):
-    """codes int8 (N, K), scales float32 (N, K/32) -> code * scale, float32 (N, K); the same for both formats."""
+    """codes int8 (N, K), scales float32 (N, K/32) -> code * scale, float32 (N, K): for Q4_0 and Q8_0, which store no minima."""
     xp = array_module(codes)
     rows, columns = codes.shape
     groups = codes.reshape(rows, columns // GROUP_SIZE, GROUP_SIZE).astype(xp.float32)
     return (groups * scales[..., None]).reshape(rows, columns)
-
-
-def decode_q4_1(codes, scales, minima):
-    """codes int8 (N, K), scales and minima float32 (N, K/32) -> code * scale + minimum, float32 (N, K)."""
-    xp = array_module(codes)
-    return decode(codes, scales) + xp.repeat(minima, GROUP_SIZE, axis=1)
 
 
 def pack_q4_0(codes, scales):

@@ -112,7 +112,7 @@ def in_order(bits):
 
 @compiled
 def as_float16(x):
-    """x rounded to the nearest float16 (ties to even), as a float32."""
+    """x rounded to the nearest float16 (ties to even), as a float32; a NaN stays one."""
     bits = bits_of(x)
     magnitude = np.int32(bits & WITHOUT_SIGN)
     sign = np.int32(bits ^ magnitude)
@@ -121,6 +121,6 @@ def as_float16(x):
     else:  # drop 13 of the 23 bits of the fraction
         odd = np.int32(np.int32(magnitude >> np.int32(13)) & np.int32(1))
         rounded = np.int32((magnitude + np.int32(0xFFF) + odd) & np.int32(~0x1FFF))
-        if rounded >= np.int32(0x47800000):  # 2^16 is beyond the format: infinity
-            rounded = np.int32(0x7F800000)
+        if magnitude >= np.int32(0x477FF000):  # 65520 is half way to 2^16, which is beyond the format: infinity, or a NaN
+            rounded = max(magnitude, np.int32(0x7F800000))
     return float_of(np.int32(rounded | sign))

@@ -20,7 +20,7 @@ SMALLEST_ACTIVATION = np.float32(LARGEST_WITHOUT_INVERSE)
 
 @compiled
 def largest_magnitude(group):
-    """max |x| over a group."""
+    """max |x| over a group; a NaN counts as larger than infinity."""
     bits = np.int32(0)
     for j in range(group.shape[0]):
         bits = max(bits, np.int32(bits_of(group[j]) & WITHOUT_SIGN))
@@ -54,7 +54,8 @@ def _fake_quantize_q4_0(x, y):
         first = np.int32(GROUP)
         for j in range(x.shape[1]):
             first = min(first, np.int32(j) if abs(x[i, j]) == magnitude else np.int32(GROUP))
-        step = x[i, first] / np.float32(-8)
+        extreme = x[i, first] if first < GROUP else magnitude  # a NaN equals no value, itself neither
+        step = extreme / np.float32(-8)
         inverse = ONE / step if abs(step) > SMALLEST_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):

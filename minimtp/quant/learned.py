@@ -83,25 +83,6 @@ class LearnedStepAndOffset(Op):
         return dw, dstep, (gradient - dw) * scale
 
 
-class LearnedBound(Op):
-    """PACT: activations x and a positive bound that broadcasts against them -> multiples of bound / levels, 0 to the bound."""
-
-    straight_through = True
-
-    def __init__(self, levels: int) -> None:
-        self.levels = levels
-
-    def forward(self, x: Array, bound: Array) -> Array:
-        xp = array_module(x)
-        self.above = x >= bound
-        self.between = (x >= 0) & ~self.above
-        step = bound / self.levels
-        return xp.rint(xp.clip(x, 0, bound) / step) * step
-
-    def backward(self, gradient: Array) -> tuple[Array, Array]:
-        return gradient * self.between, gradient * self.above
-
-
 class FakeQuantizeLearned(Op):
     """Weights (N, K) and the logarithms t, one per group, flat -> the weights on the grid with its steps times exp(t).
 

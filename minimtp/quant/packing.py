@@ -14,12 +14,11 @@ from typing import Any
 from minimtp.backend import array_module
 from minimtp.errors import UserError
 from minimtp.quant.bit_packing import pack_bits, packed_size, unpack_bits
-from minimtp.quant.grids import BLOCK_GRIDS, BlockGrid, Grid
+from minimtp.quant.grids import BlockGrid, Grid
 from minimtp.quant.grids_uniform import AffineScales
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
-BLOCK_BYTES = {name: grid.block_bytes for name, grid in BLOCK_GRIDS.items()}
 WHOLE_BYTES = 8  # columns whose codes end with a byte, whatever their bits
 
 
