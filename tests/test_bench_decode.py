@@ -50,7 +50,7 @@ def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(
     rows = {(row["text"], row["temperature"], row["way"], row["rule"]): row for row in result["rows"]}
     ways = dict.fromkeys(row["way"] for row in result["rows"])
     assert next(iter(ways)) == "plain"
-    assert {way.partition(",")[0] for way in ways} == {"plain", "heads", "n-gram", "small model"}
+    assert {way.partition(",")[0] for way in ways} == {"plain", "heads", "n-gram", "another run"}
     heads = ("7 at a time", "while likely", "tree of 7", "adaptive", "trees, adaptive")
     assert {f"heads, {way}" for way in heads} <= ways.keys()
     rules = {0.0: RULES[:1], 0.7: RULES, 1.0: RULES}
@@ -221,7 +221,7 @@ def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_pl
     assert main([*arguments, "--texts", "random", "--out", str(tmp_path)]) == 0
     said, result = capsys.readouterr().out, json.loads((tmp_path / "bench-rounds.json").read_text(encoding="utf-8"))
     rows = {(row["drafter"], row["form"], row["rule"], row["temperature"]): row for row in result["rows"]}
-    forms = {"heads": list(decode_rounds.FORMS), "n-gram": ["chain"], "small model": ["chain"]}
+    forms = {"heads": list(decode_rounds.FORMS), "n-gram": ["chain"], "another run": ["chain"]}
     rules = {0.0: RULES[:1], 1.0: RULES}
     assert rows.keys() == {(d, form, rule, t) for d in forms for form in forms[d] for t in rules for rule in rules[t]}
     for (drafter, form, rule, temperature), row in rows.items():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 from minimtp.cli.values import use_kernels
 from minimtp.errors import UserError
