@@ -8,7 +8,7 @@
     minimtp bench rounds runs/compare-laptop/mtp --out runs && cp runs/bench-rounds.json data/results/bench-rounds-laptop.json
     python .ci/readme_table.py
 
-Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json.
+Between the markers <!-- table:NAME --> and <!-- end --> stands what BLOCKS makes of data/results/NAME.json, and `processors`.
 tests/test_readme.py holds README and figures equal.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from minimtp import claims
 from minimtp.bench import decode_report, decode_rounds, kernels, quality_report, train_report
+from minimtp.bench.machine import other_work
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,12 +31,35 @@ def compared(result: dict) -> str:
         claims.table(result["configurations"], markdown=True),
         "",
         f"One run of `minimtp compare --preset {result['preset']}` ({result['seconds'] / 60:.1f} minutes; "
-        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{machine['processor']}{other_work(machine)}, {machine['cores']} cores, "
         f"Python {machine['python']}, NumPy {machine['numpy']}, {result['device']['kernels']} kernels), text fingerprint "
         f"`{result['corpus']['fingerprint'][:16]}`. What became of the published claims:",
         "",
     ]
     return "\n".join(lines + [f"* {claim['described']}" for claim in result["claims"]])
+
+
+PROCESSORS = {  # what was measured where, by the name of the figures' file
+    "compare-quick": "Intel Emerald Rapids", "compare-quick-zen4": "AMD Zen 4", "compare-quick-zen5": "AMD Zen 5 *",
+    "compare-quick-avx2": "AMD, without AVX-512 *", "compare-laptop": "AMD Zen 4", "compare-laptop-zen5": "AMD Zen 5 *",
+}  # fmt: skip
+
+
+def processors() -> str:
+    """The speed-ups of `minimtp compare` on every processor that it ran on."""
+    lines = ["| preset | processor | standard, tokens/s | MTP | MTP + QAT int4 | MTP T=1 | MTP + QAT int4 T=1 |"]
+    lines.append("| --- | --- |" + " ---: |" * 5)
+    for name, processor in PROCESSORS.items():
+        result = figures(name)
+        standard, mtp, qat, _ = result["configurations"]
+        speedups = [f"{c[column]:.2f}x" for column in ("speedup", "speedup_t1") for c in (mtp, qat)]
+        cells = [result["preset"], processor, f"{standard['tokens_per_second']:,.0f}", *speedups]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "The rows with * are of an earlier version, whose kernels were slower."])
+
+
+def figures(name: str) -> dict:
+    return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 BLOCKS = {  # by the name of the figures' file
@@ -49,8 +73,8 @@ def updated(readme: str) -> str:
     """README.md with every block put between its markers."""
 
     def block(found: re.Match) -> str:
-        figures = json.loads((ROOT / "data" / "results" / f"{found[2]}.json").read_text(encoding="utf-8"))
-        return f"{found[1]}{BLOCKS[found[2]](figures)}\n{found[3]}"
+        content = processors() if found[2] == "processors" else BLOCKS[found[2]](figures(found[2]))
+        return f"{found[1]}{content}\n{found[3]}"
 
     return re.sub(r"(<!-- table:(\S+) -->\n).*?(<!-- end -->)", block, readme, flags=re.DOTALL)
 
