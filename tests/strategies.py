@@ -119,7 +119,7 @@ def documents(draw, largest=200):
 @st.composite
 def product_sizes(draw):
     """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of columns."""
-    sizes = draw(st.integers(1, 20)), draw(st.integers(1, 100)), 32 * draw(st.integers(1, 5))
+    sizes = draw(st.integers(1, 20) | st.integers(21, 70)), draw(st.integers(1, 100)), 32 * draw(st.integers(1, 5))
     return *sizes, draw(st.integers(0, 2**32))
 
 

@@ -6,7 +6,8 @@ weights are laid out once for the kernels' products (float, or blocks of 4 or 8 
 equal to the training model.
 
 Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels a row's bits do not depend on how many rows
-there are, so verification and plain decoding agree exactly.
+there are, so verification and plain decoding agree exactly (on a GPU for up to 64 tokens a pass, and float widths that are
+multiples of 4; beyond, cuBLAS decides about the last bits).
 
 Some models round as no compiled kernel does: inputs with one scale a token, grids that have no product, caches of few bits.
 Plain products compute those. Their bits depend on how many rows there are, and a last bit can tip a number over to its next

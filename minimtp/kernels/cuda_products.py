@@ -1,4 +1,4 @@
-"""Products of a decoding step on the GPU: 1 to 16 rows of activations share one read of the weights; see `cuda/products.cu`."""
+"""Products of a decoding step on the GPU: up to 16 rows of activations share a read of the weights; see `cuda/products.cu`."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from minimtp.kernels.plain import GROUP, require_whole_groups
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
 WARPS = 4  # of a block
+MOST_FLOAT_ROWS = 64  # more are a prompt, whose products cuBLAS has, quicker and in an order of its own
 ALIGNMENT = 16  # bytes: what a thread loads at once
 VECTORS = {"f32": 4, "f16": 8}  # numbers of so many bytes
 
@@ -80,8 +81,8 @@ def _quantized(x):
 
 
 def linear(x, prepared, out=None):
-    """As in `plain.py`. Up to 16 rows: each row's bits are the same computed alone or with others; packed weights: always.
-    Rows of float32 that are no multiple of 4 long, and of float16 that are none of 8, make no such promise."""
+    """As in `plain.py`. Up to MOST_FLOAT_ROWS rows: each row's bits are the same computed alone or with others; packed weights:
+    always. Rows of float32 that are no multiple of 4 long, and of float16 that are none of 8, make no such promise."""
     return _product(x, prepared, out, add=False)
 
 
@@ -96,7 +97,7 @@ def _product(x, prepared, out, add):
         out = xp.empty((tokens, prepared.rows), xp.float32)
     rows = next((rows for rows in ROWS if rows >= tokens), 16)
     in_vectors = prepared.columns % VECTORS.get(prepared.kind, 1) == 0
-    if not in_vectors or (prepared.kind == "f32" and tokens > 16):
+    if not in_vectors or (prepared.kind == "f32" and tokens > MOST_FLOAT_ROWS):
         weight = prepared.weight.astype(xp.float32, copy=False)
         if add:
             out += x @ weight.T
