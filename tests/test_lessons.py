@@ -1,7 +1,6 @@
 """The lessons are in order, run, print what their texts say, and their exercises are the library's functions."""
 
 import ast
-import importlib
 import importlib.util
 import math
 import os
@@ -289,15 +288,6 @@ def is_empty_package(name):
 def test_a_lesson_saves_its_picture(number, runs):
     _, cwd = runs(number)
     assert (cwd / "runs" / "lessons" / "tiny" / f"lesson{number:02d}" / "picture.png").stat().st_size > 10_000
-
-
-@every_lesson
-@pytest.mark.slow
-def test_a_lesson_runs_on_device_arrays(number, device, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PRESETS, "tiny", PRESETS["tiny"] | {"tokens": 1024, "evaluate_bytes": 1024})  # the stand-in is slow
-    story = importlib.import_module(f"lessons.{course.NAMES[number - 1]}.__main__")
-    course.run(number, story.main, ["--device", "cuda", "--preset", "tiny"])
 
 
 def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
