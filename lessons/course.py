@@ -100,7 +100,8 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
     except MeasurementFailed as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except OSError as error:
-        parser.exit(2, f"{parser.prog}: {error.filename}: {error.strerror}; make room, or give another --out\n")
+        what, why = error.filename or "the system", error.strerror or error
+        parser.exit(2, f"{parser.prog}: {what}: {why}; make room, or give another --out\n")
     except KeyboardInterrupt as stopped:
         parser.exit(130, f"\n{parser.prog}: {str(stopped) or 'stopped'}\n")
 

@@ -156,6 +156,19 @@ def test_the_compiled_peer_trains_the_same_model(ours):
 
 
 @needs_torch
+def test_the_load_is_that_before_the_measurement_however_often_it_is_asked_for(monkeypatch):
+    loads = iter([0.2, 3.0])
+    machine.load.cache_clear()
+    monkeypatch.setattr("os.getloadavg", lambda: (next(loads), 0.0, 0.0))
+    assert machine.load() == machine.load() == 0.2
+    machine.load.cache_clear()
+
+
+@pytest.mark.parametrize(("load", "said"), [(None, ""), (0.5, ""), (0.6, ", other work running before (load 0.6)")])
+def test_a_table_says_of_other_work_where_there_was_some(load, said):
+    assert machine.other_work({"load_before": load}) == said
+
+
 def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     out = tmp_path / "train.json"
     assert main([*QUICK, "--kernels", "plain", "--out", str(out)]) == 0
