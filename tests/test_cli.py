@@ -618,10 +618,14 @@ print(NUMPY_WAS_LOADED_BEFORE)
     assert python(code).stdout == "False\n"
 
 
-def test_a_reader_who_has_seen_enough_ends_the_output_and_nothing_is_wrong():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_seen_enough_ends_the_output_and_nothing_is_wrong(unbuffered):
     root = str(Path(minimtp.__file__).parents[1])
     code = f"import sys; sys.path.insert(0, {root!r})\nfrom minimtp.cli import main\nsys.exit(main(['doctor']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 0
