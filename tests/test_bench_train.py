@@ -155,7 +155,6 @@ def test_the_compiled_peer_trains_the_same_model(ours):
     assert bench.largest_difference({"minimtp": ours, "torch.compile": theirs}) <= bench.TOLERANCES["float32"]
 
 
-@needs_torch
 def test_the_load_is_that_before_the_measurement_however_often_it_is_asked_for(monkeypatch):
     loads = iter([0.2, 3.0])
     machine.load.cache_clear()
@@ -169,6 +168,7 @@ def test_a_table_says_of_other_work_where_there_was_some(load, said):
     assert machine.other_work({"load_before": load}) == said
 
 
+@needs_torch
 def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     out = tmp_path / "train.json"
     assert main([*QUICK, "--kernels", "plain", "--out", str(out)]) == 0
