@@ -26,7 +26,7 @@ int8, int16, int32, int64, uint8, uint16, uint32, uint64, bool_ = (
 )  # fmt: skip
 inf, nan, pi, newaxis = np.inf, np.nan, np.pi, None
 
-SCALARS = (bool, int, float, np.generic)
+SCALARS = (bool, int, float, complex, np.generic)
 traffic = SimpleNamespace(reads=0, uploads=0, launches=0)
 _capture: "list | None" = None  # what the stream being captured would do
 
@@ -58,7 +58,7 @@ def _unwrap(value: object) -> object:
 
 
 def _nonsense(data: np.ndarray) -> None:
-    data[...] = np.nan if data.dtype.kind == "f" else np.iinfo(data.dtype).max if data.dtype.kind in "iu" else 1
+    data[...] = np.nan if data.dtype.kind in "fc" else np.iinfo(data.dtype).max if data.dtype.kind in "iu" else 1
 
 
 def _run(function, *arguments, writes=(), trial=None, **options):
@@ -242,7 +242,7 @@ for _name in ("neg", "pos", "abs", "invert"):
     setattr(ndarray, f"__{_name}__", lambda self, name=_name: _run(getattr(operator, name), self))
 for _name in (
     "all", "any", "argmax", "argmin", "argsort", "astype", "copy", "cumsum", "dot", "max", "mean", "min", "prod", "ravel",
-    "repeat", "reshape", "searchsorted", "squeeze", "sum", "swapaxes", "take", "transpose", "view",
+    "repeat", "reshape", "searchsorted", "squeeze", "sum", "swapaxes", "take", "transpose",
 ):  # fmt: skip
     setattr(ndarray, _name, lambda self, *a, name=_name, **o: _run(lambda d, *b, **p: getattr(d, name)(*b, **p), self, *a, **o))
 
@@ -252,6 +252,15 @@ def _fill(self, value):
 
 
 ndarray.fill = _fill
+
+
+def _view(self, dtype):
+    if np.dtype(dtype).itemsize != self.itemsize and not self.flags.c_contiguous:
+        raise Refused("To change to a dtype of a different size, the array must be C-contiguous")
+    return _run(lambda data: data.view(dtype), self)
+
+
+ndarray.view = _view
 
 # ------------------------------------------------------------------------------------------------------------- functions
 

@@ -416,6 +416,7 @@ def test_the_stand_in_refuses_what_a_gpu_refuses():
     for attempt in (
         lambda: np.asarray(array), lambda: np.exp(array), lambda: array + host, lambda: host * array, lambda: array[[0, 1]],
         lambda: array.__setitem__(0, host), lambda: strict_cupy.concatenate([array, host]), lambda: array[array.argmax() :],
+        lambda: strict_cupy.ones((2, 4))[:, :2].view(complex),
     ):  # fmt: skip
         with pytest.raises(TypeError):
             attempt()

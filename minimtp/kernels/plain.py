@@ -43,16 +43,24 @@ def rms_norm(x, weight, eps):
     x (N, D), weight (D,) -> y (N, D), inverse_rms (N,), which the backward needs.
     """
     xp = array_module(x)
-    inverse_rms = 1 / xp.sqrt(xp.mean(x * x, axis=-1) + x.dtype.type(eps))  # (N,)
-    return x * inverse_rms[:, None] * weight, inverse_rms
+    mean_square = xp.einsum("nd,nd->n", x, x) / x.shape[1]
+    inverse_rms = 1 / xp.sqrt(mean_square + x.dtype.type(eps))  # (N,)
+    normalized = x * inverse_rms[:, None]
+    normalized *= weight
+    return normalized, inverse_rms
 
 
 def rms_norm_backward(grad, x, weight, inverse_rms):
     """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,)."""
+    xp = array_module(x)
     normalized = x * inverse_rms[:, None]  # (N, D)
-    scaled = grad * weight
-    along = (scaled * normalized).mean(axis=-1)[:, None]  # the share of the gradient that only rescales the row
-    return (scaled - normalized * along) * inverse_rms[:, None], (grad * normalized).sum(axis=0)
+    dx = grad * weight
+    along = xp.einsum("nd,nd->n", dx, normalized) / x.shape[1]  # the share of the gradient that only rescales the row
+    dweight = xp.einsum("nd,nd->d", grad, normalized)
+    normalized *= along[:, None]
+    dx -= normalized
+    dx *= inverse_rms[:, None]
+    return dx, dweight
 
 
 # -------------------------------------------------------------------------------------------------------- feed-forward
@@ -121,13 +129,8 @@ def rotate(x, cos, sin):
     x (B, T, H, C), cos and sin (T, C/2) -> new array (B, T, H, C). The inverse is `rotate(x, cos, -sin)`, and so is the
     backward: a rotation's transpose is its inverse.
     """
-    xp = array_module(x)
-    cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, C/2)
-    even, odd = x[..., 0::2], x[..., 1::2]  # (B, T, H, C/2)
-    result = xp.empty_like(x)
-    result[..., 0::2] = even * cos - odd * sin
-    result[..., 1::2] = even * sin + odd * cos
-    return result
+    pairs = array_module(x).ascontiguousarray(x).view(f"c{2 * x.itemsize}")  # (B, T, H, C/2), a + ib
+    return (pairs * (cos + 1j * sin).astype(pairs.dtype)[:, None]).view(x.dtype)
 
 
 def causal_softmax(scores, scale):
@@ -149,7 +152,7 @@ def causal_softmax(scores, scale):
 
 def causal_softmax_backward(grad, probabilities, scale):
     """Gradient of `causal_softmax` for the scores: grad (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad`."""
-    grad -= (grad * probabilities).sum(axis=-1, keepdims=True)
+    grad -= array_module(grad).einsum("mls,mls->ml", grad, probabilities)[..., None]
     grad *= probabilities
     grad *= grad.dtype.type(scale)
     return grad

@@ -37,6 +37,7 @@ PATIENCE_VARIABLE = "MINIMTP_PATIENCE"
 PATIENCE = 600.0  # seconds, longer than an evaluation, which only the first process makes
 PATIENCE_WITH_SAVING = 60.0  # seconds
 PATIENCE_WHEN_ASKED_TO_END = 0.5  # seconds: launchers kill soon after asking
+TIME_FOR_LAST_WORDS = 0.5  # seconds: an aborted run's launcher drops what it has not passed on yet
 
 
 class Lost(Exception):
@@ -200,6 +201,7 @@ class Team(Alone):
         self._dismiss_witness()  # what went wrong has been said
         if self.rank and self._at_work:
             time.sleep(PATIENCE_WITH_SAVING)  # the first process ends us when it has saved
+        time.sleep(TIME_FOR_LAST_WORDS)
         self._world.Abort(2)
 
 
