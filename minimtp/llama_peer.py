@@ -50,7 +50,7 @@ class LlamaDecoder:
         self.vocabulary = _function(api, "llama_model_get_vocab", default=lambda model: model)(model)
         self.vocabulary_size = _function(api, "llama_vocab_n_tokens", "llama_n_vocab")(self.vocabulary)
         self.context_length = _function(api, "llama_model_n_ctx_train", "llama_n_ctx_train")(model)
-        self.length = 0
+        self.most_rows, self.length = self.context_length, 0
 
         settings = api.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = self.context_length

@@ -20,6 +20,7 @@ class TableTarget:
         self.vocabulary_size, self.context_length = vocabulary_size, context_length
         self.seed, self.sharpness = seed, sharpness
         self.cache, self.table = [], {}
+        self.most_rows = context_length
 
     @property
     def length(self):

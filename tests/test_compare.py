@@ -142,7 +142,7 @@ def test_another_recipe_or_a_damaged_result_is_refused_and_left_alone(finished):
 class Counting:
     """A target that says that token t is followed by t + 1, and counts what it is fed; a twin may be wrong at a place."""
 
-    vocabulary_size, context_length = 50, 40
+    vocabulary_size, context_length, most_rows = 50, 40, 40
 
     def __init__(self, wrong_at=None, margin=1.0):
         self.tokens, self.wrong_at, self.margin = [], wrong_at, margin

@@ -236,9 +236,9 @@ def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
     np.testing.assert_allclose(rule.seen[:1], logits, rtol=0, atol=2e-3 * np.abs(logits).max())
 
 
-@pytest.mark.parametrize("table_bytes", [0, 1 << 20])
-def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(monkeypatch, table_bytes):
-    monkeypatch.setattr(head_drafters, "TABLE_BYTES", table_bytes)
+@pytest.mark.parametrize("table_share", [0, 10])
+def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(monkeypatch, table_share):
+    monkeypatch.setattr(head_drafters, "TABLE_SHARE", table_share)
     model = model_with("token_conditioned")
     text = [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, Runtime(model.trunk))

@@ -123,6 +123,21 @@ def test_a_mismatch_keeps_the_drafts_before_it_and_corrects_it(wrong_at, tokens_
     assert run.tokens[len(PROMPT) :] == greedy_text(target, PROMPT, 13)
 
 
+@given(prompt=st.lists(st.integers(0, 3), min_size=1, max_size=12), most=st.integers(1, 12), seed=st.integers(0, 9))
+def test_a_prompt_fed_in_pieces_is_continued_as_one_fed_at_once(prompt, most, seed):
+    """The drafter is told of the same rows, which it checks; no piece is larger than the target wants them."""
+    texts = []
+    for rows in (most, len(prompt)):
+        target = TableTarget(seed=seed)
+        target.most_rows, fed, forward = rows, [], target.forward
+        target.forward = lambda tokens, fed=fed, forward=forward: (fed.append(len(tokens)), forward(tokens))[1]
+        run = generate(target, guessing(target, seed), prompt, max_new=6)
+        texts.append(list(run))
+        pieces = -(-len(prompt) // rows)
+        assert sum(fed[:pieces]) == len(prompt) and max(fed[:pieces]) <= rows
+    assert texts[0] == texts[1]
+
+
 class Reciting(TableTarget):
     """Always wants to say the same text, whatever was said."""
 

@@ -346,6 +346,18 @@ def prepared(kernel, format_, weight):
 
 @each_twin
 @each_format
+def test_the_rows_of_a_prepared_matrix_are_those_that_it_was_made_of(kernel, format_):
+    weight = normal(np.random.default_rng(8), 70, 96)
+    tokens = np.array([69, 0, 31, 32, 32])
+    matrix = prepared(kernel, format_, weight)
+    stored = weight if format_ == "f32" else getattr(plain, f"fake_quantize_{format_}")(weight)
+    assert kernel.embedding(matrix, tokens).tobytes() == stored[tokens].tobytes()
+    with pytest.raises(IndexError):
+        kernel.embedding(matrix, np.array([3, 70]))
+
+
+@each_twin
+@each_format
 @given(sizes=product_sizes())
 def test_a_product_is_the_matrix_product_of_what_was_rounded(kernel, format_, sizes):
     rows, outputs, columns, seed = sizes
@@ -601,6 +613,26 @@ def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_o
     assert state.tobytes() == expected_state.tobytes()
     assert logits.tobytes() == expected_logits.tobytes()
     assert_close(largest, expected_largest, COMPARISONS["largest probability, compiled"])
+
+
+@each_twin
+@each_format
+def test_token_parts_computed_when_asked_for_draft_what_a_table_of_them_drafts(kernel, format_):
+    rng = np.random.default_rng(19)
+    norms, state, noise = normal(rng, 3, WIDTH), normal(rng, 1, WIDTH), rng.gumbel(size=(6, 50))
+    sizes = 2 * WIDTH, 50, 2 * WIDTH
+    from_state, output, from_token = (prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in sizes)
+    step = kernel.prepare_gated_step(norms[0], from_state, norms[1], output, 1e-5)
+    computed = kernel.prepare_token_parts(output, norms[2], from_token, 1e-5)
+    table = np.concatenate([computed[token : token + 1] for token in range(50)])
+
+    def drafts(parts):
+        yield kernel.gated_greedy_draft(state.copy(), 3, parts, 6, 0.0, step)
+        yield kernel.gated_sampled_draft(state.copy(), 3, parts, noise, 0.7, 0.0, step)
+        yield from kernel.gated_tree(state.copy(), 3, parts, (9, 4, 3), 0.0, 1.5, step, noise, 0.7)
+
+    for one, other in zip(drafts(computed), drafts(table), strict=True):
+        assert one.tolist() == other.tolist()
 
 
 @each_twin

@@ -1,10 +1,20 @@
-"""Where a training step's arrays lie: in the memory of the step before."""
+"""What memory training and decoding take: a step that of the step before, a text little more than weights and cache."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from minimtp import compare, kernels
+from minimtp.backend import numpy as np
+from minimtp.decode.deploy import deploy
+from minimtp.decode.measure import Contestant, peak_memory
+from minimtp.quant.packed import weight_bytes
+from minimtp.quant.ptq import round_to_nearest
+from minimtp.quant.qat import QuantizationSpec
+from minimtp.training.build import build_model
+from minimtp.training.presets import preset
 
 PAGES_OF_A_STEP = """
 import resource, sys
@@ -33,3 +43,19 @@ def pages(freed_memory: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_a_step_asks_the_system_for_no_page_that_the_last_step_had():
     assert pages("kept") < 100 < 500 < pages("given back")
+
+
+@pytest.mark.skipif(kernels.describe()[0] != "cpu", reason="Numba is missing: plain kernels keep packed weights decoded")
+@pytest.mark.parametrize("form", ["float32", "int4"])
+def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
+    model = build_model(compare.recipes(preset("quick"))["mtp"], np.random.default_rng(0))
+    if form == "int4":
+        model = round_to_nearest(model, QuantizationSpec())
+
+    def build() -> Contestant:
+        target, drafter = deploy(model)
+        return Contestant(form, target, drafter, drafter.max_depth)
+
+    sizes, needed = compare.MEASUREMENTS["quick"], weight_bytes(model) + deploy(model)[0].cache.nbytes
+    once, again = (peak_memory(build, np.arange(sizes.prompt), sizes.max_new) for _ in range(2))
+    assert needed <= again <= 1.2 * needed, f"{again / needed:.3f} times as much, and {once - again} bytes for loading kernels"

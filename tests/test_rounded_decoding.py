@@ -14,15 +14,13 @@ from minimtp.backend import numpy as np
 from minimtp.decode.deploy import deploy
 from minimtp.decode.generate import generate
 from minimtp.decode.ngram import NgramDrafter
-from minimtp.decode.runtime import Runtime, TokenTable
+from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
 from minimtp.decode.trees import Tree
 from minimtp.decode.verify import Greedy
 from minimtp.engine.tensor import no_grad
-from minimtp.quant import packing
+from minimtp.model.transformer import Shape, Transformer
 from minimtp.quant.cache_rounding import rounded_rows
-from minimtp.quant.grids import grid_named
-from minimtp.quant.packed import PackedEmbedding
 from minimtp.quant.qat import QuantizationSpec, convert, prepare
 from minimtp.training.corpus import Corpus
 from minimtp.training.loop import train
@@ -140,13 +138,15 @@ def test_the_cache_holds_what_few_bits_would_give_back(cache):
         np.testing.assert_allclose(written[0, 0], rounded_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"])
-def test_a_large_table_is_decoded_row_by_row_on_any_grid(name, monkeypatch):
-    monkeypatch.setattr("minimtp.decode.runtime.TABLE_BYTES", 0)
-    grid = grid_named(name)
-    weight = np.random.default_rng(0).standard_normal((5, 256)).astype(np.float32)
-    table = TokenTable(PackedEmbedding(grid, packing.quantize(grid, weight)))
-    assert table.rows(np.array([4, 0, 4])).tobytes() == grid.fake_quantize(weight)[[4, 0, 4]].tobytes()
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"])
+def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied):
+    shape = Shape(37, 8, layers=1, width=256, attention_heads=4, key_value_heads=2, feed_forward=256, tied_embeddings=tied)
+    trunk = prepare(Transformer(shape, np.random.default_rng(0)), QuantizationSpec(name, name, name))
+    tokens = np.array([4, 0, 36, 4])
+    with no_grad():
+        expected = trunk.embedding(tokens[None]).data[0]
+    assert Runtime(convert(trunk)).embed(tokens).tobytes() == expected.tobytes()
 
 
 def test_models_that_kernels_know_take_all_their_rows_at_once():

@@ -41,7 +41,7 @@ from minimtp.model.heads import (
     TokenConditionedHeads,
 )
 
-TABLE_BYTES = 8 << 20  # of precomputed token parts a head may keep; beyond it they are computed when needed
+TABLE_SHARE = 0.1  # of a model's weights and cache: token parts that take less are computed once and kept
 
 
 def head_drafter(heads: Heads, runtime: Runtime) -> Drafter:
@@ -78,13 +78,18 @@ class TokenConditionedDrafter:
         # Each half of the inputs is rounded by itself: with one scale a token, a little finer than both together in training.
         from_state = prepare_product(head.gate_candidate, self._kernel, 0, shape.width)
         self._from_token = prepare_product(head.gate_candidate, self._kernel, shape.width)
-        self._token_norm, self._table, self._epsilon = head.token_norm.weight.data, runtime.table, shape.norm_epsilon
+        self._token_norm, self._embed, self._epsilon = head.token_norm.weight.data, runtime.embed, shape.norm_epsilon
         self._step = self._kernel.prepare_gated_step(
             head.state_norm.weight.data, from_state, head.norm.weight.data, runtime.output, shape.norm_epsilon
         )
-        self._token_parts: Array | None = None
-        if runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize <= TABLE_BYTES:
+        self._token_parts = None  # for drafts in one call
+        table_bytes = runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize
+        if table_bytes <= TABLE_SHARE * (runtime.weight_bytes + runtime.cache.nbytes):
             self._token_parts = self._token_part(self._xp.arange(runtime.vocabulary_size))  # (V, 2D)
+        elif runtime.table is not None:
+            self._token_parts = self._kernel.prepare_token_parts(
+                runtime.table, self._token_norm, self._from_token, self._epsilon
+            )  # fmt: skip
         self._hidden: Array | None = None  # (1, D)
         self._pending = 0  # the token; on the host, where it is known anyway
 
@@ -141,11 +146,11 @@ class TokenConditionedDrafter:
 
     def _token_part(self, tokens: Array) -> Array:
         """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""
+        if isinstance(self._token_parts, np.ndarray) and tokens.shape[0] == 1:  # a view costs a tenth of a lookup
+            return self._token_parts[int(tokens[0]) : int(tokens[0]) + 1]
         if self._token_parts is not None:
-            if tokens.shape[0] == 1 and self._xp is np:  # a view costs a tenth of a lookup
-                return self._token_parts[int(tokens[0]) : int(tokens[0]) + 1]
             return self._token_parts[tokens]
-        normed, _ = self._kernel.rms_norm(self._table.rows(tokens), self._token_norm, self._epsilon)
+        normed, _ = self._kernel.rms_norm(self._embed(tokens), self._token_norm, self._epsilon)
         return self._kernel.linear(normed, self._from_token)
 
 
@@ -191,7 +196,7 @@ class SequentialStep(BlockHead):
         if not len(tokens):
             return
         state, _ = kernel.rms_norm(states, self._state_norm, epsilon)
-        token, _ = kernel.rms_norm(self._runtime.table.rows(tokens), self._token_norm, epsilon)
+        token, _ = kernel.rms_norm(self._runtime.embed(tokens), self._token_norm, epsilon)
         self.extend(kernel.linear(array_module(state).concatenate([state, token], axis=1), self._join))
 
 

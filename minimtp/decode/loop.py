@@ -12,9 +12,10 @@ A round, for m committed tokens of which the last is pending (chosen, not yet fe
 With a tree of drafts (trees.py) one pass goes over all of its rows, the rule returns a path, and the target keeps the rows of
 that path: then everything is as if the path had been drafted as a chain.
 
-The prompt is the first round: many pending tokens, no draft. How many tokens are drafted is planned for several rounds at once
-(`Lengths`), so that where drafting does not pay its rounds are those of plain decoding. K is clipped so that a round can
-neither pass `max_new` nor feed a position the model does not have; K = 0 runs the same lines.
+The prompt is the first round: many pending tokens, no draft; of a long one, all pieces but the last are fed before. How many
+tokens are drafted is planned for several rounds at once (`Lengths`), so that where drafting does not pay its rounds are those
+of plain decoding. K is clipped so that a round can neither pass `max_new` nor feed a position the model does not have; K = 0
+runs the same lines.
 
 A text ends with a reason: "stop" (a stop token, or the one that completes a stop string, was emitted; it is the last token),
 "length" (`max_new` tokens were emitted) or "context" (the model has no position left to feed the last token to), in this
@@ -113,11 +114,12 @@ class Generation:
         target.truncate(0)
         if drafter is not None:
             drafter.reset(int(self._text[0]))
+        began, first = perf_counter(), True
+        self._feed_prompt(reads_hidden)
         while True:
             started = perf_counter()
             round_, hidden = self._verify(proposal) if proposal.tree is None else self._verify_tree(proposal)
             verified = perf_counter()
-            first = self._fed == 0
             self._fed = self._committed - 1
             if first:
                 statistics.emitted += 1
@@ -143,7 +145,7 @@ class Generation:
                     self._tell(drafter)
                 seconds_draft = perf_counter() - verified  # what the next draft needs, and so a part of it
             if first:
-                statistics.seconds_prompt, seconds_draft = perf_counter() - started, 0.0
+                statistics.seconds_prompt, seconds_draft, first = perf_counter() - began, 0.0, False
             yield round_
             if self.reason is not None:
                 return
@@ -152,6 +154,15 @@ class Generation:
                 started = perf_counter()
                 proposal = self._propose(drafter, asked)
                 seconds_draft += perf_counter() - started
+
+    def _feed_prompt(self, reads_hidden: bool) -> None:
+        """Feed all of the prompt but its last piece, whose last row says what follows."""
+        most = self._target.most_rows
+        while self._committed - self._fed > most:
+            hidden = self._target.forward(self._text[self._fed : self._fed + most]).hidden
+            self._fed += most
+            if reads_hidden and hidden is not None:
+                self._rows.append(hidden)
 
     def _verify(self, proposal: Proposal) -> tuple[Round, object]:
         """Verify a chain: (the round, the hidden states of the rows it committed)."""

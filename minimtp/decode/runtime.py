@@ -28,6 +28,9 @@ from minimtp.decode.cache import KeptRows, KeyValueCache
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array
 from minimtp.model.transformer import Block, Shape, Transformer
+from minimtp.quant.packed import weight_bytes
+
+ROWS = 16  # of a prompt that are fed at once on the CPU: as many as a verification has, so that buffers need not be larger
 
 
 class Step(NamedTuple):
@@ -56,24 +59,6 @@ def prepare_product(module: Module, kernel: ModuleType, first: int = 0, last: in
     if weight is None or hasattr(module, "grid"):
         raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
     return kernel.prepare_f32(array_module(weight.data).ascontiguousarray(weight.data[:, first:last]))
-
-
-TABLE_BYTES = 1 << 20  # of token embeddings that may be kept decoded: lookups are then one indexing
-
-
-class TokenTable:
-    """Token embeddings for lookup: floats, or, for a large packed table, codes and scales decoded row by row when asked for."""
-
-    def __init__(self, module: Module) -> None:
-        self._weight, self._module = None, module
-        if not hasattr(module, "packed"):
-            self._weight = module.weight.data
-        elif 4 * module.shape[0] * module.shape[1] <= TABLE_BYTES:
-            self._weight = module.dequantize().astype(module.dtype, copy=False)
-
-    def rows(self, tokens: Array) -> Array:
-        """(T,) integers -> (T, D), a new array."""
-        return self._module(tokens).data if self._weight is None else self._weight[tokens]
 
 
 def _block_weights(block: Block, kernel: ModuleType) -> tuple:
@@ -121,14 +106,18 @@ class Runtime:
 
     def __init__(self, trunk: Transformer, context_length: int | None = None, model: Module | None = None) -> None:
         self.shape = shape = trunk.shape
+        self.weight_bytes = weight_bytes(model or trunk)
         self.vocabulary_size = shape.vocabulary_size
         self.context_length = context_length or shape.context
-        self.table = TokenTable(trunk.embedding)
         self.final_norm = trunk.final_norm.weight.data
         kernel = kernels.for_array(self.final_norm)
         self.rows_at_once = have_kernels(model or trunk, kernel)  # or one after the other, over plain kernels
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
+        on_the_host = array_module(self.final_norm) is np
+        self.most_rows = ROWS if on_the_host else self.context_length
         self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output, kernel)
+        self._embedding = trunk.embedding
+        self.table = self._prepared_embedding(tied=trunk.output is None)
         blocks = [partial(_block_weights, block, kernel) for block in trunk.blocks]
         self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon)
         self._graphs = getattr(self._trunk, "graphs", None)  # of steps, on a GPU with its kernels
@@ -146,6 +135,21 @@ class Runtime:
         """Positions in the cache."""
         return self.cache.length
 
+    def _prepared_embedding(self, tied: bool) -> Any:
+        """The token embeddings laid out for the kernels, where that takes no second copy of floats; else None."""
+        if tied:
+            return self.output
+        packed = hasattr(self._embedding, "packed") and self._embedding.has_product(self.kernel)
+        return prepare_product(self._embedding, self.kernel) if packed else None
+
+    def embed(self, tokens: Array) -> Array:
+        """The embeddings (T, D) of (T,) integers, a new array. No packed table is ever decoded as a whole."""
+        if self.table is not None:
+            return self.kernel.embedding(self.table, tokens).astype(self.final_norm.dtype, copy=False)
+        if hasattr(self._embedding, "packed"):
+            return self._embedding(tokens).data
+        return self._embedding.weight.data[tokens]
+
     def forward(self, tokens: Array) -> Step:
         """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit the context."""
         if not self.rows_at_once and len(tokens) > 1:
@@ -154,7 +158,7 @@ class Runtime:
         if self._graphs is not None and rows <= self._graphs.most_tokens:
             return self._replayed(tokens, start)
         cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
-        x = self.table.rows(array_module(self.final_norm).asarray(tokens))  # (T, D)
+        x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
         cache = self.cache
         logits, hidden = self.kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
         cache.extend(rows)
@@ -168,7 +172,7 @@ class Runtime:
             raise ValueError(f"{rows} rows after {start} do not fit a cache of {cache.context}")
 
         def step(given: Array) -> tuple[Array, Array]:
-            x, positions = self.table.rows(given[:rows]), given[rows:] + xp.arange(rows)
+            x, positions = self.embed(given[:rows]), given[rows:] + xp.arange(rows)
             return self.kernel.trunk_step(
                 x, self._trunk, cache.keys, cache.values, given[rows:].astype(xp.int32), self.cosine[positions],
                 self.sine[positions],
@@ -196,7 +200,7 @@ class Runtime:
         if last >= self.context_length:
             raise ValueError(f"a tree that reaches position {last} does not fit a context of {self.context_length}")
         positions = start + xp.asarray(depths)  # (T,)
-        x = self.table.rows(xp.asarray(tokens))  # (T, D)
+        x = self.embed(xp.asarray(tokens))  # (T, D)
         self._kept = kept = KeptRows(cache, len(x))
 
         def walk(rows: slice) -> Step:

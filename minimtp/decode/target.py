@@ -19,6 +19,7 @@ class Target(Protocol):
     vocabulary_size: int
     context_length: int
     length: int  # rows in its cache
+    most_rows: int  # of a pass over a prompt; a longer one is fed in pieces
 
     def forward(self, tokens: np.ndarray) -> Step:
         """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache. What it returns is not used again."""

@@ -97,7 +97,7 @@ def pack_q4_0(codes, scales):
 def unpack_q4_0(blocks):
     """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q4_0`."""
     blocks = blocks.reshape(len(blocks), -1, Q4_0_BLOCK_BYTES)
-    return _codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(blocks[:, :, :2])
+    return codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(blocks[:, :, :2])
 
 
 def pack_q4_1(codes, scales, minima):
@@ -111,7 +111,7 @@ def unpack_q4_1(blocks):
     """blocks uint8 (N, K/32 * 20) -> codes int8 (N, K), scales and minima float32 (N, K/32); undoes `pack_q4_1`."""
     blocks = blocks.reshape(len(blocks), -1, Q4_1_BLOCK_BYTES)
     scales, minima = float16_from_bytes(blocks[:, :, :2]), float16_from_bytes(blocks[:, :, 2:4])
-    return _codes_from_nibbles(blocks[:, :, 4:]), scales, minima
+    return codes_from_nibbles(blocks[:, :, 4:]), scales, minima
 
 
 def pack_q8_0(codes, scales):
@@ -142,7 +142,7 @@ def _nibbles(codes):
     return halves[:, :, 0] | (halves[:, :, 1] << 4)
 
 
-def _codes_from_nibbles(nibbles):
+def codes_from_nibbles(nibbles):
     """uint8 (N, K/32, 16) -> int8 (N, K); undoes `_nibbles`."""
     return array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1).astype("int8").reshape(len(nibbles), -1)
 

@@ -4,7 +4,7 @@
     cpu_matrix.py        products of whole matrices           cpu_rounding.py    weights to the grids
     cpu_products.py      a few rows times a matrix            cpu_tiles.py      its innermost loops
     cpu_panels.py        how their weights lie                cpu_vectors.py    vector instructions
-    cpu_activations.py   activations to int8
+    cpu_activations.py   activations to int8                  cpu_embedding.py  rows of weights
     cpu_attention.py     a few rows over the cache
     cpu_block.py         a block, or all of them, in one call
     cpu_gated_step.py    a drafted token in one call          compiling.py      how all of it is compiled
@@ -15,12 +15,14 @@ import numba  # noqa: F401  (its version is part of `kernels.describe`)
 from minimtp.kernels.cpu_activations import quantize_activations
 from minimtp.kernels.cpu_attention import cached_attention
 from minimtp.kernels.cpu_block import prepare_block, prepare_trunk, transformer_block, trunk_step
+from minimtp.kernels.cpu_embedding import embedding
 from minimtp.kernels.cpu_gated_step import (
     gated_greedy_draft,
     gated_sampled_draft,
     gated_step,
     gated_tree,
     prepare_gated_step,
+    prepare_token_parts,
 )
 from minimtp.kernels.cpu_matrix import product
 from minimtp.kernels.cpu_products import linear, prepare_f16, prepare_f32, prepare_q4_0, prepare_q8_0
@@ -54,6 +56,7 @@ __all__ = [
     "choose",
     "cross_entropy",
     "cross_entropy_backward",
+    "embedding",
     "embedding_backward",
     "fake_quantize_activations",
     "fake_quantize_q4_0",
@@ -71,6 +74,7 @@ __all__ = [
     "prepare_gated_step",
     "prepare_q4_0",
     "prepare_q8_0",
+    "prepare_token_parts",
     "prepare_trunk",
     "product",
     "quantize_activations",

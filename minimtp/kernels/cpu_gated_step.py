@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.compiling import compiled
+from minimtp.kernels.cpu_embedding import decode_rows, embedding
 from minimtp.kernels.cpu_math import ZERO, exponentiate, largest, sum_of_exponentials
-from minimtp.kernels.cpu_products import multiply
-from minimtp.kernels.cpu_training import gated_update_rows, normalize
+from minimtp.kernels.cpu_products import linear, multiply
+from minimtp.kernels.cpu_training import gated_update_rows, normalize, rms_norm
+from minimtp.kernels.gated_drafts import TokenParts
 
 ONE = np.float32(1)
 NO_NOISE = np.empty((0, 0))
+NO_TABLE, NO_NORM, NO_PANELS = np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty((0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,32 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
     norms = [np.array(weight, np.float32) for weight in (state_norm, norm)]
     weights = (norms[0], from_state.panels, norms[1], output.panels)
     return PreparedGatedStep(weights, (from_state.kind, output.kind), output.rows, epsilon)
+
+
+def prepare_token_parts(table, norm, from_token, epsilon):
+    return TokenParts(table, np.array(norm, np.float32), from_token, epsilon, embedding, rms_norm, linear)
+
+
+def _sources(token_parts):
+    """Where `_token_part` finds or computes them: arrays, and numbers."""
+    if isinstance(token_parts, TokenParts):
+        table, from_token = token_parts.table, token_parts.from_token
+        return (NO_TABLE, token_parts.norm, table.panels, from_token.panels), (table.kind, table.rows, from_token.kind)
+    return (token_parts, NO_NORM, NO_PANELS, NO_PANELS), (0, 0, 0)
+
+
+@compiled
+def _token_part(token, sources, epsilon, part):
+    """A token's part, (1, 2D): of the table, or computed, into `part`."""
+    (parts, norm, table, from_token), (table_kind, vocabulary, kind) = sources
+    if parts.shape[0] > 0:
+        return parts[token : token + 1]
+    row, inverse_rms = np.empty((1, norm.shape[0]), np.float32), np.empty(1, np.float32)
+    decode_rows(table_kind, table, vocabulary, np.full(1, token), row)
+    normed = np.empty_like(row)
+    normalize(row, norm, epsilon, normed, inverse_rms)
+    multiply(kind, normed, from_token, part)
+    return part
 
 
 def gated_step(state, token_part, step):
@@ -56,18 +85,20 @@ def gated_sampled_draft(state, token, token_parts, noise, temperature, least_con
 def _whole_draft(state, token, token_parts, depth, least_confidence, step, noise, temperature):
     drafts = np.empty(depth, np.int64)
     settings = (token, depth, np.float32(least_confidence), temperature)
-    count = _draft(state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, noise, drafts)
+    count = _draft(
+        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, noise, drafts
+    )  # fmt: skip
     return drafts[:count]
 
 
 @compiled
 def _draft(
-    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, drafts
+    state, sources, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, drafts
 ):
     token, depth, least_confidence, temperature = settings
-    logits, confidence = np.empty((1, vocabulary), np.float32), ONE
+    logits, confidence, room = np.empty((1, vocabulary), np.float32), ONE, np.empty((1, 2 * state.shape[1]), np.float32)
     for index in range(depth):
-        part = token_parts[token : token + 1]
+        part = _token_part(token, sources, epsilon, room)
         confidence *= _gated_step(state, part, state_norm, from_state, norm, output, kinds, epsilon, logits)
         if confidence < least_confidence:
             return index
@@ -81,7 +112,7 @@ def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, 
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
     settings = (token, depth, width, float(least_chance), np.float32(sharpness), np.float32(temperature))
     count = _tree(
-        state, token_parts, *step.weights, step.kinds, step.epsilon, step.vocabulary, settings,
+        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary, settings,
         NO_NOISE if noise is None else noise, tokens, parents,
     )  # fmt: skip
     return tokens[:count], parents[:count]
@@ -89,12 +120,13 @@ def gated_tree(state, token, token_parts, sizes, least_chance, sharpness, step, 
 
 @compiled
 def _tree(
-    state, token_parts, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, tokens, parents
+    state, sources, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, tokens, parents
 ):
     token, depth, width, least_chance, sharpness, temperature = settings
     most = tokens.shape[0]
     states, depths = np.empty((most, state.shape[1]), np.float32), np.empty(most, np.int64)
     logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
+    room = np.empty((1, 2 * state.shape[1]), np.float32)
     # What may follow each node, the likeliest first: tokens, chances, and how many of them are taken.
     candidates, chances, taken = np.empty((most, width), np.int64), np.empty((most, width)), np.empty(most, np.int64)
     states[0], tokens[0], parents[0], depths[0], chance, node = state[0], token, -1, 0, 1.0, 0
@@ -102,7 +134,7 @@ def _tree(
         taken[node] = width  # nothing may follow
         if depths[node] < depth:
             taken[node] = 0
-            part = token_parts[tokens[node] : tokens[node] + 1]
+            part = _token_part(tokens[node], sources, epsilon, room)
             _gated_step(states[node : node + 1], part, state_norm, from_state, norm, output, kinds, epsilon, logits)
             scores[:] = logits[0] / temperature
             if noise.shape[0] > 0:

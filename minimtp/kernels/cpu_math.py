@@ -17,6 +17,8 @@ from minimtp.kernels.compiling import compiled, reassociate
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
 SMALLEST_KEY = np.int32(-(2**31))
+TWO_TO_112 = np.float32(2.0**112)
+INFINITY_BITS = np.int32(0x7F800000)
 
 
 @intrinsic
@@ -124,3 +126,13 @@ def as_float16(x):
         if magnitude >= np.int32(0x477FF000):  # 65520 is half way to 2^16, which is beyond the format: infinity, or a NaN
             rounded = max(magnitude, np.int32(0x7F800000))
     return float_of(np.int32(rounded | sign))
+
+
+@compiled
+def float16_as_float32(bits):
+    """The float32 that equals the float16 with these bits."""
+    magnitude = np.int32(bits) & np.int32(0x7FFF)
+    # The same fraction under an exponent that is too small by 112, which the product makes up for, for subnormals, too.
+    shifted = np.int32(magnitude << 13)
+    value = float_of(shifted) * TWO_TO_112 if magnitude < 0x7C00 else float_of(np.int32(INFINITY_BITS | shifted))
+    return -value if np.int32(bits) & np.int32(0x8000) else value

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from minimtp.backend import array_module, numpy
 from minimtp.kernels import gated_drafts, plain
 from minimtp.kernels.cuda_graph import Graphs
-from minimtp.kernels.cuda_products import add_linear, linear
+from minimtp.kernels.cuda_products import add_linear, embedding, linear
 from minimtp.kernels.cuda_source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda_training import gated_update, rms_norm, row_threads, swiglu
 from minimtp.kernels.plain import PreparedBlock, prepare_block
 
 __all__ = [
     "cached_attention", "choose", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",
-    "prepare_gated_step", "prepare_trunk", "transformer_block", "trunk_step",
+    "prepare_gated_step", "prepare_token_parts", "prepare_trunk", "transformer_block", "trunk_step",
 ]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu
@@ -112,6 +112,10 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
     return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, Graphs())
 
 
+def prepare_token_parts(table, norm, from_token, epsilon):
+    return gated_drafts.TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
+
+
 def gated_step(state, token_part, step: PreparedGatedStep):
     logits = _next_logits(state, token_part, step)
     probability = array_module(logits).empty(1, numpy.float32)
@@ -170,7 +174,7 @@ def _gated_draft(state, token, token_parts, depth, temperature, noise, least_con
         found[0], found[1] = tokens, probabilities
         return (found,)
 
-    key = depth, token_parts.data.ptr, float(temperature), len(noise)
+    key = depth, id(token_parts), float(temperature), len(noise)
     (found,) = step.graphs.run(key, draft, state, numpy.int64(token), *noise)
     tokens, probabilities = found.get()  # (2, K)
     doubtful = probabilities.cumprod() < least_confidence

@@ -64,6 +64,17 @@ def _aligned(array):
     return array.copy() if array.data.ptr % ALIGNMENT else array
 
 
+def embedding(prepared, tokens):
+    weight = prepared.weight[tokens]
+    if prepared.scales is None:
+        return weight.astype(numpy.float32, copy=False)
+    if prepared.kind == "q4_0":
+        codes = ggml.codes_from_nibbles(weight.reshape(len(weight), -1, GROUP // 2)) - numpy.int8(8)
+    else:
+        codes = weight.view(numpy.int8)
+    return ggml.decode(codes, prepared.scales[tokens].astype(numpy.float32))
+
+
 def quantize_activations(x):
     codes, scales, _ = _quantized(x)
     return codes, scales

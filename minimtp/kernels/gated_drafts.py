@@ -1,6 +1,29 @@
 """Whole drafts by a gated head in plain array code, for any device's `gated_step`; `plain.gated_step` says what a step is."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from minimtp.backend import array_module, numpy, to_numpy
+
+
+@dataclass(frozen=True, slots=True)
+class TokenParts:
+    """See `plain.prepare_token_parts`. The last three are functions of the kernels."""
+
+    table: object  # (V, D)
+    norm: object  # (D,)
+    from_token: object  # (2D, D)
+    epsilon: float
+    embedding: Callable
+    rms_norm: Callable
+    linear: Callable
+
+    def __getitem__(self, tokens):
+        """tokens: integers (R,), or a slice of them -> (R, 2D)."""
+        if isinstance(tokens, slice):
+            tokens = array_module(self.norm).arange(tokens.start, tokens.stop)
+        normed, _ = self.rms_norm(self.embedding(self.table, tokens), self.norm, self.epsilon)
+        return self.linear(normed, self.from_token)
 
 
 def sampled_draft(gated_step, state, token, token_parts, noise, temperature, least_confidence, step):

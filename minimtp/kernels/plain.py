@@ -43,8 +43,7 @@ def rms_norm(x, weight, eps):
     x (N, D), weight (D,) -> y (N, D), inverse_rms (N,), which the backward needs.
     """
     xp = array_module(x)
-    mean_square = xp.einsum("nd,nd->n", x, x) / x.shape[1]
-    inverse_rms = 1 / xp.sqrt(mean_square + x.dtype.type(eps))  # (N,)
+    inverse_rms = 1 / xp.sqrt(xp.mean(x * x, axis=-1) + x.dtype.type(eps))  # (N,)
     normalized = x * inverse_rms[:, None]
     normalized *= weight
     return normalized, inverse_rms
@@ -52,12 +51,11 @@ def rms_norm(x, weight, eps):
 
 def rms_norm_backward(grad, x, weight, inverse_rms):
     """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,)."""
-    xp = array_module(x)
     normalized = x * inverse_rms[:, None]  # (N, D)
     dx = grad * weight
-    along = xp.einsum("nd,nd->n", dx, normalized) / x.shape[1]  # the share of the gradient that only rescales the row
-    dweight = xp.einsum("nd,nd->d", grad, normalized)
-    normalized *= along[:, None]
+    along = (dx * normalized).mean(axis=-1)[:, None]  # the share of the gradient that only rescales the row
+    dweight = (grad * normalized).sum(axis=0)
+    normalized *= along
     dx -= normalized
     dx *= inverse_rms[:, None]
     return dx, dweight
@@ -152,7 +150,7 @@ def causal_softmax(scores, scale):
 
 def causal_softmax_backward(grad, probabilities, scale):
     """Gradient of `causal_softmax` for the scores: grad (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad`."""
-    grad -= array_module(grad).einsum("mls,mls->ml", grad, probabilities)[..., None]
+    grad -= (grad * probabilities).sum(axis=-1, keepdims=True)
     grad *= probabilities
     grad *= grad.dtype.type(scale)
     return grad
@@ -359,6 +357,14 @@ def linear(x, prepared, out=None):
     return array_module(x).matmul(x, weight.T, out=out)
 
 
+def embedding(prepared, tokens):
+    """The rows that tokens (T,) name of a matrix (N, K) made ready for `linear`, as floats: (T, K), a new array.
+
+    A tied output is also the table of token embeddings. Raises IndexError for a token beyond the last row.
+    """
+    return prepared.weight[tokens]
+
+
 # -------------------------------------------------------------------------------------------- several kernels in one call
 
 
@@ -470,6 +476,15 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
     return PreparedGatedStep(state_norm, from_state, norm, output, epsilon)
 
 
+def prepare_token_parts(table, norm, from_token, epsilon):
+    """Every token's share of a gated head's gate and candidate: token_parts[tokens] (R, 2D) of tokens (R,).
+
+    table (V, D): the token embeddings, and from_token (2D, D), two matrices made ready by `prepare_*`; norm (D,). Computed when
+    asked for; an array (V, 2D) of all of them does as well wherever token_parts are wanted.
+    """
+    return gated_drafts.TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
+
+
 def gated_step(state, token_part, step):
     """One drafted token: state (1, D), CHANGED IN PLACE, and the token's share of gate and candidate (1, 2D)
     -> logits (1, V) of the token after it, and the probability of the most probable one.
@@ -485,8 +500,8 @@ def gated_step(state, token_part, step):
 def gated_greedy_draft(state, token, token_parts, depth, least_confidence, step):
     """Up to `depth` drafted tokens (k,) int64, each the most probable one after the tokens before it.
 
-    state (1, D), CHANGED IN PLACE; token: the one before the draft; token_parts (V, 2D): every token's share of gate and
-    candidate. Stops where the product of the largest probabilities falls below `least_confidence`.
+    state (1, D), CHANGED IN PLACE; token: the one before the draft; token_parts: see `prepare_token_parts`. Stops where the
+    product of the largest probabilities falls below `least_confidence`.
     """
     xp, drafts, confidence = array_module(state), [], 1.0
     for _ in range(depth):

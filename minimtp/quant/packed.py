@@ -39,7 +39,7 @@ class PackedMatrix(Module):
 
     def has_a_kernel(self, kernel: ModuleType) -> bool:
         """Whether a product of these kernels rounds weights and inputs as this matrix does."""
-        return self.activations == "none" or self._as_blocks(kernel)
+        return self.activations == "none" or self.has_product(kernel)
 
     def prepare(self, kernel: ModuleType, first: int = 0, last: int | None = None) -> Any:
         """The columns from `first` to before `last`, whole groups, laid out for `kernel.linear`.
@@ -48,7 +48,7 @@ class PackedMatrix(Module):
         plain kernels, which round inputs in any way.
         """
         xp, last = array_module(self.packed), self.shape[1] if last is None else last
-        if self._as_blocks(kernel):
+        if self.has_product(kernel):
             size, block = self.grid.group_size, self.grid.block_bytes
             packed = self.packed[:, first // size * block : last // size * block]
             return getattr(kernel, f"prepare_{self.grid.name}")(xp.ascontiguousarray(packed))
@@ -57,7 +57,8 @@ class PackedMatrix(Module):
             return kernel.prepare_f32(weight)
         return kernels.plain.Prepared(weight, partial(round_activations, how=self.activations))
 
-    def _as_blocks(self, kernel: ModuleType) -> bool:
+    def has_product(self, kernel: ModuleType) -> bool:
+        """Whether these kernels multiply by its blocks as they are, rather than by decoded floats."""
         return self.activations == self.grid.inputs and hasattr(kernel, f"prepare_{self.grid.name}")
 
     def dequantize(self) -> Array:

@@ -31,6 +31,7 @@ class TorchDecoder:
         torch.set_num_threads(1)
         self.device, self.shape, self.length = device, trunk.shape, 0
         self.vocabulary_size, self.context_length = trunk.shape.vocabulary_size, trunk.shape.context
+        self.most_rows = self.context_length
         there = {"device": device, "dtype": getattr(torch, dtype)}
         self.weights = {name: torch.tensor(to_numpy(p.data), **there) for name, p in trunk.named_parameters()}
         position = np.arange(self.context_length)[:, None] * trunk.blocks[0].attention.rotary.frequencies  # (S, C/2)
