@@ -5,7 +5,7 @@ computes there; nothing is switched globally, so both devices live in one proces
 *chosen* in one place only, `choose_device`, where parameters and batches are created, and the choice carries its reason.
 
 Threads have one owner. BLAS workers that spin beside Python threads cost more than they give, so BLAS gets one thread
-(set here, before NumPy is loaded, unless the environment already says otherwise) and parallelism comes from shards of the
+(set here, before NumPy is loaded, unless the environment says anything about it) and parallelism comes from shards of the
 batch, one Python thread each: products, ufuncs and compiled kernels all release the interpreter's lock.
 """
 
@@ -24,15 +24,14 @@ LARGEST_ON_THE_HEAP = 32 * 1024 * 1024  # bytes of an array: the most that glibc
 LARGEST_SHARE_OF_GPU = 0.9  # of its memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
 BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
-if not NUMPY_WAS_LOADED_BEFORE:
-    for variable in BLAS_THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
+if not NUMPY_WAS_LOADED_BEFORE and not any(map(os.environ.get, BLAS_THREAD_VARIABLES)):
+    os.environ.update(dict.fromkeys(BLAS_THREAD_VARIABLES, "1"))  # all or none: OpenBLAS prefers its own to OMP_NUM_THREADS
 
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
-    "Device", "array_module", "available_cores", "blas_threads_warning", "choose_device", "empty_gpu_pool", "gpu_pool_bytes",
-    "keep_freed_memory", "numpy", "processor", "to_device", "to_numpy",
+    "Device", "array_module", "available_cores", "blas_threads", "blas_threads_warning", "choose_device", "empty_gpu_pool",
+    "gpu_pool_bytes", "keep_freed_memory", "numpy", "processor", "to_device", "to_numpy",
 ]  # fmt: skip
 
 
@@ -101,10 +100,14 @@ def _first_cause(error: BaseException) -> str:
     return next((line for line in lines if line.strip("=- ")), type(error).__name__)
 
 
+def blas_threads() -> tuple[str, str]:
+    """(the variable that says how many threads BLAS has, what it says), the first in BLAS's own order; empty without one."""
+    return next(((name, os.environ[name]) for name in BLAS_THREAD_VARIABLES if os.environ.get(name)), ("", ""))
+
+
 def blas_threads_warning() -> str:
     """What to add where threads are reported: nothing, unless NumPy was loaded first, with BLAS free to use its own."""
-    settings = [os.environ[variable] for variable in BLAS_THREAD_VARIABLES if variable in os.environ]
-    if not NUMPY_WAS_LOADED_BEFORE or (settings and all(setting == "1" for setting in settings)):
+    if not NUMPY_WAS_LOADED_BEFORE or blas_threads()[1] == "1":
         return ""
     return "; BLAS may use its own as well, which is slower: import minimtp before numpy, or set OMP_NUM_THREADS=1"
 

@@ -1,7 +1,6 @@
 """What minimtp would use on this machine, and why: device, kernels, threads, libraries, texts."""
 
 import importlib.util
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import BLAS_THREAD_VARIABLES, available_cores, choose_device, processor
+from minimtp.backend import available_cores, blas_threads, choose_device, processor
 from minimtp.errors import UserError
 from minimtp.training.corpus import open_corpus
 
@@ -42,11 +41,10 @@ def describe() -> Iterator[tuple[str, str]]:
 
 
 def _blas_threads() -> str:
-    setting = os.environ.get(BLAS_THREAD_VARIABLES[0])
+    variable, setting = blas_threads()
     if setting == "1":
         return "1 thread: shards already keep every core busy"
-    cause = f"{BLAS_THREAD_VARIABLES[0]} says so" if setting else "NumPy was loaded before minimtp"
-    return f"{setting or 'unlimited'} threads: {cause}"
+    return f"{setting} threads: {variable} says so" if setting else "unlimited threads: NumPy was loaded before minimtp"
 
 
 def _version(package: str) -> str:

@@ -1,12 +1,17 @@
-"""The device that is chosen, and the reason that is given where a GPU cannot be used."""
+"""The device that is chosen, the reason that is given where a GPU cannot be used, and the threads of BLAS."""
 
+import json
+import os
+import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from minimtp import backend
-from minimtp.backend import choose_device, numpy
+from minimtp.backend import BLAS_THREAD_VARIABLES, available_cores, choose_device, numpy
 from minimtp.errors import UserError
 
 
@@ -106,3 +111,57 @@ def test_a_cupy_that_cannot_be_imported_is_told_apart_from_one_that_is_not_there
     cupy, obstacle = backend._usable_cupy()
     assert cupy is None
     assert reason in obstacle
+
+
+can_count_threads = pytest.mark.skipif(
+    available_cores() < 2 or not Path("/proc/self/task").is_dir(), reason="needs two cores, and /proc to count threads in"
+)
+COUNTING = """
+import os
+from minimtp import kernels
+from minimtp.backend import numpy as np
+def threads(): return len(os.listdir("/proc/self/task"))
+x = np.ones((512, 512), np.float32)
+"""
+
+
+def told(code: str, **environment: str) -> object:
+    """What the code prints, as JSON, in a new interpreter whose environment says no more about BLAS than this."""
+    root = str(Path(backend.__file__).parents[1])
+    others = {name: value for name, value in os.environ.items() if name not in BLAS_THREAD_VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=others | {"PYTHONPATH": root} | environment, stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(done.stdout)
+
+
+@can_count_threads
+def test_a_product_leaves_the_process_with_one_thread_unless_the_environment_asks_for_more():
+    code = COUNTING + "x @ x; print(threads())"
+    assert told(code) == 1
+    assert told(code, OPENBLAS_NUM_THREADS="2") > 1
+    assert told(code, OMP_NUM_THREADS="2") > 1
+
+
+@pytest.mark.parametrize("variable", BLAS_THREAD_VARIABLES)
+def test_a_thread_variable_of_the_users_stays_and_none_of_ours_is_put_beside_it(variable):
+    code = "import json, os; from minimtp import backend as b\n"
+    code += "print(json.dumps({name: os.environ[name] for name in b.BLAS_THREAD_VARIABLES if name in os.environ}))"
+    assert told(code, **{variable: "3"}) == {variable: "3"}
+    assert told(code) == told(code, **{variable: ""}) == dict.fromkeys(BLAS_THREAD_VARIABLES, "1")
+
+
+@can_count_threads
+@pytest.mark.skipif(find_spec("numba") is None, reason="needs Numba, which compiles the loops")
+def test_products_and_compiled_loops_that_alternate_start_no_thread_that_could_spin_beside_the_other():
+    code = COUNTING + """
+compiled, counts = kernels.for_array(x), []
+for _ in range(3):
+    x @ x
+    counts.append(threads())
+    compiled.rms_norm(x, x[0], 1e-5)
+    counts.append(threads())
+assert compiled.__name__ == "minimtp.kernels.cpu"
+print(counts)
+"""
+    assert told(code, MINIMTP_KERNELS="auto") == [1] * 6

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import minimtp
 from minimtp import kernels
+from minimtp.backend import BLAS_THREAD_VARIABLES
 from minimtp.cli import main, parser
 from minimtp.cli.parser import make_parser
 from minimtp.cli.training import _recipe
@@ -490,17 +491,19 @@ def test_the_doctor_says_what_would_be_used_and_why(capsys):
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("settings", "said"),
     [
-        ("1", "1 thread: shards already keep every core busy"),
-        ("4", "4 threads: OPENBLAS_NUM_THREADS says so"),
-        (None, "unlimited threads: NumPy was loaded before minimtp"),
+        ({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}, "1 thread: shards already keep every core busy"),
+        ({"OMP_NUM_THREADS": "4"}, "4 threads: OMP_NUM_THREADS says so"),
+        ({"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"}, "2 threads: OPENBLAS_NUM_THREADS says so"),
+        ({}, "unlimited threads: NumPy was loaded before minimtp"),
     ],
 )
-def test_the_doctor_says_who_decided_the_threads_of_blas(capsys, monkeypatch, setting, said):
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    if setting:
-        monkeypatch.setenv("OPENBLAS_NUM_THREADS", setting)
+def test_the_doctor_says_who_decided_the_threads_of_blas(capsys, monkeypatch, settings, said):
+    for variable in BLAS_THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, setting in settings.items():
+        monkeypatch.setenv(variable, setting)
     assert main(["doctor"]) == 0
     assert re.search(rf"^BLAS +{said}", capsys.readouterr().out, re.MULTILINE)
 

@@ -382,7 +382,13 @@ def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no
 
 @pytest.mark.parametrize(
     ("loaded_before", "settings", "words"),
-    [(True, {}, "BLAS may use its own as well"), (True, {"OMP_NUM_THREADS": "1"}, ""), (False, {}, "")],
+    [
+        (True, {}, "BLAS may use its own as well"),
+        (True, {"OMP_NUM_THREADS": "1"}, ""),
+        (True, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, "BLAS may use its own as well"),
+        (True, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, ""),
+        (False, {}, ""),
+    ],
 )
 def test_the_line_about_threads_says_when_blas_may_use_its_own(tmp_path, corpus, monkeypatch, loaded_before, settings, words):
     for variable in backend.BLAS_THREAD_VARIABLES:
