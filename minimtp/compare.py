@@ -19,7 +19,6 @@ Everything that is finished stays: after an interruption the same command goes o
 
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, choose_device, processor
+from minimtp.backend import Device, available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench import machine
 from minimtp.claims import judge, table
@@ -153,10 +152,8 @@ def run(
         "claims": [claim.to_dict() | {"described": claim.describe().strip()} for claim in claims],
         **json.loads(json.dumps(setting)),
         "recipe": recipe.to_dict(),
-        "machine": {
-            "processor": processor(), "cores": available_cores(), "python": platform.python_version(), "numpy": np.__version__,
-            "load_before": load_before,
-        },
+        "machine": machine.describe(load_before, chosen.name) | machine.versions(),
+        "decode_threads": 1,  # those of "device" train and evaluate
         "seconds": kept.seconds,
     }  # fmt: skip
     checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")

@@ -141,6 +141,8 @@ def test_the_same_weights_are_measured_in_every_form_beside_pytorch_or_the_reaso
     sizes = {row["name"]: row["weight_bytes"] for row in found["rows"]}
     assert sizes["fp32"] == sizes["fp32 + heads"] > sizes["int8"] > sizes["int4"]
     assert set(found["missing"]) == {name for name, found in (("llama.cpp", llama), ("PyTorch", torch)) if not found}
+    versions = measured[1]["versions"]
+    assert ("torch" in versions, "llama_cpp" in versions, measured[1]["decode_threads"]) == (torch, llama, 1)
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     loaded = decode.load(run)
     assert "not installed" in formats.in_torch(loaded, "cpu")[1]["PyTorch"]

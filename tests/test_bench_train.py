@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -169,6 +170,11 @@ def test_a_table_says_of_other_work_where_there_was_some(load, said):
 
 
 @needs_torch
+def test_what_a_side_says_of_itself_loads_no_pytorch_in_the_process_that_measures():
+    assert b"torch_version" not in pickle.dumps(TorchPeer(preset("tiny"), 1).about)
+
+
+@needs_torch
 def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     out = tmp_path / "train.json"
     assert main([*QUICK, "--kernels", "plain", "--out", str(out)]) == 0
@@ -176,7 +182,7 @@ def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     assert re.search(r"^minimtp / PyTorch +\d", said, re.MULTILINE)
     result = json.loads(out.read_text())
     assert {"python", "numpy", "torch", "minimtp"} <= set(result["versions"])
-    assert result["machine"].keys() == {"processor", "cores", "system", "load_before"}
+    assert result["machine"].keys() == {"processor", "cores", "blas_threads", "system", "load_before"}
     assert (result["threads"], result["steps"], result["rounds"], result["preset"]) == (1, 2, 2, "tiny")
     for side in result["sides"].values():
         rates = side["tokens_per_second_by_round"]

@@ -8,6 +8,7 @@ import pytest
 
 from minimtp import claims, compare
 from minimtp.backend import numpy as np
+from minimtp.bench import machine
 from minimtp.cli import main
 from minimtp.decode import measure
 from minimtp.decode.measure import Contestant, check_greedy_texts, race
@@ -40,6 +41,9 @@ def test_the_file_holds_every_column_of_every_configuration(finished):
             assert configuration[key] > 0
         assert configuration["greedy_texts"]["equal"] + configuration["greedy_texts"]["ties"] == 2
     assert {"claims", "device", "corpus", "recipe", "preset"} <= result.keys()
+    assert (result["device"]["threads"], result["decode_threads"]) == (2, 1)
+    assert result["machine"].items() >= machine.versions().items() and "processor" in result["machine"]
+    assert ("numba" in result["machine"]) == (result["device"]["kernels"] == "cpu")
     standard, mtp, qat, rounded = result["configurations"]
     assert standard["speedup"] == standard["tokens_per_step"] == 1.0
     assert standard["bits_per_weight"] == mtp["bits_per_weight"] == 32.0

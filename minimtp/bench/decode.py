@@ -126,7 +126,7 @@ def measure(
         "parameters": loaded.recipe.trunk_parameters(), "weight_bytes": weight_bytes(loaded.model),
         "bits_per_weight": bits_per_weight(loaded.model), "small": None if small is None else str(small),
         "sizes": asdict(sizes), "temperatures": list(temperatures), "seed": seed, "missing": missing, "kernels": kernel,
-        "device": device_name, "seconds_of_a_pass": passes, "rows": rows, "formats": by_format,
+        "device": device_name, "decode_threads": 1, "seconds_of_a_pass": passes, "rows": rows, "formats": by_format,
         "machine": machine.describe(load_before, device_name), "versions": machine.versions(),
         "seconds": time.perf_counter() - started,
     }  # fmt: skip

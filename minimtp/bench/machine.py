@@ -9,7 +9,7 @@ from functools import cache
 from time import perf_counter
 
 import minimtp
-from minimtp.backend import available_cores, processor
+from minimtp.backend import available_cores, blas_threads, processor
 from minimtp.backend import numpy as np
 
 BUSY = 0.5  # processes that were running on average in the last minute
@@ -18,13 +18,17 @@ SIDE = 1024  # of the square matrices whose product is the peak: they fit the ca
 
 def describe(load: float | None, device: str = "cpu") -> dict[str, object]:
     """The machine, with the `load` that was found before the measurement; its processor is the one that was measured."""
-    return {"processor": processor(device), "cores": available_cores(), "system": platform.platform(), "load_before": load}
+    return {
+        "processor": processor(device), "cores": available_cores(), "blas_threads": blas_threads()[1] or None,
+        "system": platform.platform(), "load_before": load,
+    }  # fmt: skip
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of minimtp, and of the libraries that are in use."""
+    """Of Python, of minimtp, and of the libraries that this process has loaded, peers among them."""
     found = {"python": platform.python_version(), "minimtp": minimtp.__version__, "numpy": np.__version__}
-    return found | {name: sys.modules[name].__version__ for name in ("numba", "cupy", "llama_cpp") if name in sys.modules}
+    libraries = [name for name in ("numba", "cupy", "torch", "llama_cpp") if name in sys.modules]
+    return found | {name: str(sys.modules[name].__version__) for name in libraries}
 
 
 @cache

@@ -7,7 +7,6 @@ first steps of the next round, which are not counted.
 """
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -20,7 +19,7 @@ import minimtp
 from minimtp import compare, kernels
 from minimtp.backend import choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
-from minimtp.bench import gpu
+from minimtp.bench import gpu, machine
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.torch_peer.training import CompiledTorchPeer, GraphedTorchPeer, TorchPeer
 from minimtp.training.batches import Batches
@@ -35,13 +34,11 @@ class Minimtp:
         self.device = choose_device(device)
         name, reason = kernels.describe(self.device.name)
         self.trainer = Trainer(recipe, None, self.device, threads)
-        versions = {"numpy": np.__version__}
-        versions |= {name: sys.modules[name].__version__ for name in ("numba", "cupy") if name in sys.modules}
         self.about = {
             "title": f"minimtp {minimtp.__version__}",
             "threads": self.trainer.shards,
             "how": f"kernels {name}: {reason}",
-            "versions": versions,
+            "versions": machine.versions(),
         }
 
     def run(self, batches: Sequence[np.ndarray]) -> list[float]:

@@ -120,7 +120,7 @@ def train(
         "ratios": {name: _ratio(rates[OURS], rates[name]) for name in OTHERS if name in rates},
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCES[precision], "largest_difference": difference, **losses},
         "machine": machine.describe(load, chosen.name),
-        "versions": machine.versions() | {k: v for about in abouts.values() for k, v in about["versions"].items()},
+        "versions": {library: version for about in abouts.values() for library, version in about["versions"].items()},
         "corpus": text.to_dict(),
     }  # fmt: skip
     report(table(result))

@@ -49,7 +49,7 @@ class TorchPeer:
             "title": f"{self.name} {torch.__version__}",
             "threads": torch.get_num_threads(),
             "how": self.how,
-            "versions": {"torch": torch.__version__},
+            "versions": {"torch": str(torch.__version__)},  # as it is, who unpickles it loads PyTorch
         }
         model = build_model(recipe, np.random.default_rng(recipe.seed))
         arrays = {name: parameter.data for name, parameter in model.named_parameters()}
