@@ -1,4 +1,4 @@
-"""Every measurement of a preset, by one command: `minimtp bench --all`.
+"""The measurements of a preset, all but `bench rounds`, by one command: `minimtp bench --all`.
 
     bench-kernels.json        products beside the memory and NumPy (kernels.py), with a roofline; only of compiled kernels
     bench-train.json          training beside PyTorch (train.py)

@@ -166,7 +166,7 @@ def make_parser() -> Parser:
         bench, "WHAT [options] | --all", "measure speed, beside others where they are installed", "minimtp bench train"
     )
     given = {"default": argparse.SUPPRESS}  # so that one sees which were: measurements have options of the same names
-    new.add_argument("--all", action="store_true", help="every measurement of a preset, one after the other", **given)
+    new.add_argument("--all", action="store_true", help="compare, and every measurement but rounds, of one preset", **given)
     new.add_argument("--preset", dest="all_preset", metavar="quick|tiny|gpu", help="how much --all measures (default: quick)",
                      **given)  # fmt: skip
     new.add_argument("--device", dest="all_device", choices=DEVICES, help="what --all measures (default: cpu)", **given)
