@@ -134,6 +134,7 @@ def run(
     finished = _finished(out, setting)
     if finished:
         _announce(finished, out, report)
+        require_equal_texts(finished["configurations"])
         return finished
     load_before, kept = machine.load(), _Kept(out / KEPT, setting)
     machine.warn_if_busy(load_before, report)
