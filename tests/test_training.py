@@ -9,6 +9,7 @@ import math
 import signal
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -221,6 +222,16 @@ def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_whi
     assert (stopped.step, stopped.evaluated_at, stopped.evaluation.to_dict()) == (7, 5, kept.state["evaluation"])
     finished = train(recipe, corpus, tmp_path, resume=True, report=quiet)
     assert (finished.step, finished.evaluated_at, finished.evaluation) == (12, 12, evaluate(tmp_path, corpus))
+
+
+@pytest.mark.parametrize(("every", "reached"), [(5, 5), (0, 12)], ids=["while it trains", "at its end"])
+def test_a_run_that_is_killed_while_it_evaluates_loses_no_step(tmp_path, corpus, monkeypatch, every, reached):
+    recipe = recipe_of(checkpoint_every=every)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("minimtp.training.loop.evaluate_model", Mock(side_effect=MemoryError))
+        train(recipe, corpus, tmp_path, threads=1, report=quiet)
+    assert checkpoint.read(tmp_path).step == reached
+    assert train(recipe, corpus, tmp_path, resume=True, report=quiet).finished
 
 
 def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(tmp_path, corpus, monkeypatch):

@@ -174,12 +174,14 @@ def _run(
         state.update(seconds=time.perf_counter() - began, shards=trainer.shards)
         checkpoint.write(out, trainer.at_this_step(corpus, state))
 
-    def evaluate() -> None:
+    def save_and_evaluate() -> None:
+        save()  # whatever ends the process while it evaluates costs no step
         if recipe.evaluate_bytes and team.rank == 0:
             evaluation = evaluate_model(trainer.model, corpus, recipe.context, recipe.evaluate_bytes, trainer.shards)
             empty_gpu_pool()  # its arrays have other sizes than training's
             state.update(evaluation=evaluation.to_dict(), evaluated_at=trainer.step)
             log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
+            save()
 
     def steps(stop: StopRequest) -> None:
         while trainer.step < last_step and not team.any(stop.asked):
@@ -197,16 +199,16 @@ def _run(
                 )  # fmt: skip
             due = recipe.checkpoint_every and trainer.step % recipe.checkpoint_every == 0 and trainer.step < last_step
             if due and not stop.asked:  # else it is saved at once
-                evaluate()
-                save()
+                save_and_evaluate()
 
     with StopRequest() as stop, bar, closing(batches):
         team.begin(lambda: stop.asked, f"minimtp: a process was killed, and mpirun all others; {resume_with}")
         try:
             steps(stop)
             if trainer.step == recipe.steps:
-                evaluate()
-            save()
+                save_and_evaluate()
+            else:
+                save()
             stopped = team.any(stop.asked)
         except distributed.Lost as lost:
             save()
