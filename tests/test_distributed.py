@@ -17,6 +17,7 @@ from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
 from minimtp.training import checkpoint, distributed
+from minimtp.training.interrupt import Interrupted
 from minimtp.training.log import read_log
 
 MPIRUN = shutil.which("mpirun") or shutil.which("mpirun", path=sysconfig.get_path("scripts"))
@@ -142,6 +143,20 @@ def _descendants(pid):
         new = {child for child, parent in parents.items() if parent in found} - found
         found, added = found | new, bool(new)
     return found - {pid}
+
+
+@needs_mpi
+def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
+    result = run(tmp_path / "run", "--stop-at-step", "5")
+    assert f"saved at step 5; go on with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume" in result.stdout
+
+
+@pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
+def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, size, start):
+    team = distributed.Alone()
+    team.size = size
+    monkeypatch.setattr(distributed, "_joined", team)
+    assert str(Interrupted(Path("run"), 5, 30)).endswith(f"; go on with: {start} train --out run --resume")
 
 
 def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch):

@@ -11,6 +11,7 @@ from minimtp.training.recipe import Recipe
 
 
 def train(options: argparse.Namespace) -> int:
+    from minimtp.training.distributed import command_to_resume
     from minimtp.training.loop import train as run_training
     from minimtp.training.tokenizer import open_tokenizer
 
@@ -28,7 +29,7 @@ def train(options: argparse.Namespace) -> int:
             print(f"evaluated at step {result.evaluated_at}:")
         print(result.evaluation.describe())
     if not result.finished:
-        print(f"saved at step {result.step}; go on with: minimtp train --out {out} --resume")
+        print(f"saved at step {result.step}; go on with: {command_to_resume(out)}")
     print(f'try: minimtp generate {out} --prompt "import "')
     return 0
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from minimtp.backend import Device, array_module
 from minimtp.backend import numpy as np
@@ -230,6 +231,12 @@ def join() -> Alone:
         raise UserError(f"{PATIENCE_VARIABLE} must be a number of seconds, not {os.environ[PATIENCE_VARIABLE]!r}") from None
     _joined = Team(MPI, patience)
     return _joined
+
+
+def command_to_resume(out: str | Path) -> str:
+    """What goes on with the run in this folder, in as many processes as now."""
+    size = join().size
+    return (f"mpirun -n {size} " if size > 1 else "") + f"minimtp train --out {out} --resume"
 
 
 def refuse_several(command: str) -> None:

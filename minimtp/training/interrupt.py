@@ -5,6 +5,8 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from minimtp.training.distributed import command_to_resume
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -17,7 +19,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, folder: Path, step: int, steps: int) -> None:
         self.folder, self.step = folder, step
         if step < steps:
-            how = f"stopped at step {step} of {steps}, saved in {folder}; go on with: minimtp train --out {folder} --resume"
+            how = f"stopped at step {step} of {steps}, saved in {folder}; go on with: {command_to_resume(folder)}"
         else:
             how = f"stopped after the last step, {step} of {steps}: the run is finished and saved in {folder}"
         super().__init__(how)

@@ -161,7 +161,7 @@ def _run(
     bar = tqdm(total=recipe.steps * per_step, initial=trainer.step * per_step, unit="tok", unit_scale=True,
                desc=out.name, mininterval=interval, dynamic_ncols=True, disable=team.rank > 0)  # fmt: skip
 
-    resume_with = f"go on from the last checkpoint with: mpirun -n {team.size} minimtp train --out {out} --resume"
+    resume_with = f"go on from the last checkpoint with: {distributed.command_to_resume(out)}"
 
     def batch_of(step: int) -> np.ndarray:
         return corpus.batch(step, seed=recipe.seed, batch=recipe.batch, context=recipe.context, depth=recipe.draft_depth)
