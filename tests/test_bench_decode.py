@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -239,6 +240,19 @@ def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_pl
     assert "random T=1" in said and "saved" in said
     assert main([*arguments, "--places", "1"]) == 2
     assert "places must be at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("measurement", "sizes"),
+    [(decode, {"sizes": decode.Sizes(1, 6, 6, 1)}), (decode_rounds, {"places": 2})],
+    ids=["decode", "rounds"],
+)
+def test_what_was_measured_is_in_the_file_before_it_is_shown(run, tmp_path, monkeypatch, measurement, sizes):
+    monkeypatch.setattr(measurement, "table", Mock(side_effect=BrokenPipeError))
+    options = {"temperatures": [0.0], "texts": ["random"], "out": tmp_path, "report": lambda line: None}
+    with pytest.raises(BrokenPipeError):
+        measurement.measure(run, **options, **sizes)
+    assert json.loads((tmp_path / measurement.FILE_NAME).read_text(encoding="utf-8"))["rows"]
 
 
 def test_rounds_behind_a_place_are_those_of_the_loop_without_the_prompts_own(run):

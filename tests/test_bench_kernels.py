@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -54,8 +55,26 @@ def test_without_compiled_kernels_there_is_nothing_to_measure(monkeypatch, capsy
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [(["--largest", "0"], "largest must be"), (["--rounds", "0"], "rounds must be"), (["--out", "."], "is a folder")],
-)
-def test_numbers_and_places_that_cannot_be_used_are_refused(arguments, words, capsys):
+    [
+        (["--largest", "0"], "largest must be"), (["--rounds", "0"], "rounds must be"), (["--out", "."], "is a folder"),
+        (["--out", "file/new/kernels.json"], "cannot be made"),
+    ],
+)  # fmt: skip
+def test_numbers_and_places_that_cannot_be_used_are_refused_before_anything_is_measured(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(kernels, "describe", lambda device: ("cpu", "of a test"))
+    monkeypatch.setattr(bench, "_measure_all", lambda *arguments: pytest.fail("began"))
     assert main(["bench", "kernels", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_was_measured_is_in_the_file_before_it_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "describe", lambda device: ("cpu", "of a test"))
+    monkeypatch.setattr(bench, "_measure_all", lambda *arguments: {"products": []})
+    monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        bench.kernel_speeds(out=tmp_path / "kernels.json", report=lambda line: None)
+    assert json.loads((tmp_path / "kernels.json").read_text())["measurement"] == "kernels"

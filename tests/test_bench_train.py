@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -198,6 +199,14 @@ def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     assert result["losses"]["largest_difference"] <= result["losses"]["tolerance"]
     assert len(result["losses"]["minimtp"]) == len(result["losses"]["torch"]) == result["losses"]["steps"] == 20
     assert "plain" in result["sides"]["minimtp"]["how"]
+
+
+def test_what_was_measured_is_in_the_file_before_it_is_shown(monkeypatch, tmp_path):
+    monkeypatch.setattr(sides, "Worker", IdleWorker)
+    monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        bench.train("tiny", steps=2, rounds=2, threads=1, out=tmp_path / "train.json", report=lambda line: None)
+    assert json.loads((tmp_path / "train.json").read_text())["measurement"] == "train"
 
 
 @pytest.mark.parametrize(

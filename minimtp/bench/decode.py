@@ -130,11 +130,12 @@ def measure(
         "machine": machine.describe(load_before, device_name), "versions": machine.versions(),
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
+    if out is not None:
+        checkpoint.write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     report("")
     report(formats_table(result))
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, json_lines(result))
         draw(result, out / PICTURE_NAME)
         report(f"saved {out / FILE_NAME}")
     return result

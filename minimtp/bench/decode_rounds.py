@@ -100,9 +100,10 @@ def measure(
         "places": places, "prompt": sizes.prompt, "rounds": ROUNDS, "depth": FIXED_DEPTH, "seed": seed, "missing": missing,
         "kernels": kernels.describe(choose_device(device).name)[0], "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
-    report(table(result))
     if out is not None:
         checkpoint.write_text(out / FILE_NAME, json_lines(result))
+    report(table(result))
+    if out is not None:
         report(f"saved {out / FILE_NAME}")
     return result
 

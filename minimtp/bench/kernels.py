@@ -75,6 +75,8 @@ def kernel_speeds(
     kernel, reason = kernels.describe(chosen.name)
     if kernel == "plain":
         raise UserError(f"there are no compiled kernels to measure: {reason}")
+    if out is not None:
+        checkpoint.make_folder(Path(out).parent)
     load = machine.load()
     machine.warn_if_busy(load, report)
     shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= largest << 20]
@@ -88,10 +90,10 @@ def kernel_speeds(
         "measurement": "kernels", "device": chosen.name, "rounds": rounds, "rows": list(ROWS), "threads": 1, **found,
         "machine": machine.describe(load, chosen.name), "versions": machine.versions(),
     }  # fmt: skip
+    if out is not None:
+        checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
     report(table(result))
     if out is not None:
-        checkpoint.make_folder(Path(out).parent)
-        checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
         picture = draw(result, Path(out).with_suffix(".png"))
         report(f"saved {out}" + (f" and {picture}" if picture else ""))
     return result

@@ -123,9 +123,10 @@ def train(
         "versions": {library: version for about in abouts.values() for library, version in about["versions"].items()},
         "corpus": text.to_dict(),
     }  # fmt: skip
-    report(table(result))
     if out is not None:
         checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
+    report(table(result))
+    if out is not None:
         report(f"saved {out}")
     return result
 
