@@ -1,6 +1,7 @@
 """`minimtp bench --all`: every measurement once, in order, and after an interruption only what is missing."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_what_is_measured_is_kept_and_what_is_missing_is_measured(measured, tmp_
     assert main(command) == 0
     assert measured == ["train"]
     assert capsys.readouterr().out.count("stands in figures already") == len(NAMES) - 1
+
+
+def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(measured, tmp_path, monkeypatch, capsys):
+    command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
+    with monkeypatch.context() as patched:
+        patched.setattr(everything.checkpoint, "_put_in_place", Mock(side_effect=OSError("no space left")))
+        assert main(command) == 2
+    assert "compare-tiny.json cannot be written (no space left)" in capsys.readouterr().err
+    assert not list((tmp_path / "figures").glob("compare-tiny.json*"))
+    assert main(command) == 0
+    assert measured == ["kernels", "train", "compare", "compare", "decode", "quality"]
 
 
 def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
