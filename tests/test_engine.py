@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from minimtp.engine.module import Module, freeze, replace_modules, replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import Op, Parameter, Tensor, backpropagate, no_grad
+from minimtp.kernels import plain
 from minimtp.model.layers import Linear
 from minimtp.quant import fake  # noqa: F401  (registers its operations)
 
@@ -80,6 +82,13 @@ def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
     monkeypatch.setattr(fused, "QUERIES", queries)
     np.testing.assert_allclose(make().forward(*inputs), whole, rtol=0, atol=1e-14)
     check_gradients(lambda *tensors: make().apply(*tensors), inputs, name="attention in blocks")
+
+
+def test_attentions_gradient_does_not_depend_on_how_its_products_lie_in_memory(monkeypatch):
+    make, inputs = SAMPLES["CausalAttention"]
+    scattered = SimpleNamespace(**vars(plain) | {"product": lambda a, b: np.asfortranarray(plain.product(a, b))})
+    monkeypatch.setattr(fused.kernels, "for_array", lambda x: scattered)
+    check_gradients(lambda *tensors: make().apply(*tensors), inputs, name="attention of scattered products")
 
 
 def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_received():

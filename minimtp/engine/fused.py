@@ -144,7 +144,8 @@ class CausalAttention(Op):
             # (B*G, H/G*L, S), so far the gradient of the probabilities
             dscores = kernel.product(rows, self.value[:, : now.stop].swapaxes(1, 2))
             by_head = (-1, now.stop - now.start, now.stop)
-            kernel.causal_softmax_backward(dscores.reshape(by_head), probabilities.reshape(by_head), self.scale)
+            gradients = kernel.causal_softmax_backward(dscores.reshape(by_head), probabilities.reshape(by_head), self.scale)
+            dscores = gradients.reshape(dscores.shape)
             self._set_rows(dquery, now, kernel.product(dscores, self.key[:, : now.stop]))
             dkey[:, : now.stop] += kernel.product(dscores.swapaxes(1, 2), self._rows(self.query, now))
         turned = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
