@@ -67,7 +67,7 @@ def test_every_way_has_a_row_with_every_rule_on_every_text_at_every_temperature(
             assert row["drafted_per_step"] == 0 and row["acceptance"] == []
             assert row["speedup"] == 1 or rule != RULES[0]
     assert {"machine", "versions", "recipe", "sizes", "seconds_of_a_pass", "kernels", "seed"} <= result.keys()
-    assert (out / "bench-decode.png").stat().st_size > 10_000
+    assert (out / "bench-decode.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
 
 
 def test_with_the_default_rule_every_drafter_writes_the_text_of_plain_decoding(measured):

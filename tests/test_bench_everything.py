@@ -29,6 +29,7 @@ def measured(monkeypatch, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(name))
 
+    monkeypatch.setattr(everything, "describe_kernels", lambda device: (device, "of a test"))
     monkeypatch.setattr(everything.kernels, "kernel_speeds", lambda *, out, device, **_: writes(out, "kernels", device))
     monkeypatch.setattr(everything.train, "train", lambda preset, *, out, device, **_: writes(out, "train", device))
     monkeypatch.setattr(
@@ -74,7 +75,6 @@ def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(me
 
 def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
     monkeypatch.setattr(everything, "choose_device", lambda name: Device(name, None, "of a test"))
-    monkeypatch.setattr(everything, "describe_kernels", lambda device: (device, "of a test"))
     assert main(["bench", "--all", "--preset", "gpu", "--device", "cuda", "--out", "figures"]) == 0
     assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {"cuda"}
 

@@ -11,7 +11,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench import machine
 from minimtp.cli import main
 from minimtp.decode import measure
-from minimtp.decode.measure import Contestant, check_greedy_texts, race
+from minimtp.decode.measure import Contestant, check_greedy_texts, race, tune
 from minimtp.decode.rounds import Statistics
 from minimtp.decode.sampling import GREEDY
 from minimtp.errors import UserError
@@ -27,9 +27,15 @@ NAMES = ["standard", "mtp", "mtp_qat_int4", "mtp_int4_rounded"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A whole comparison with the smallest preset: its folder and its result."""
+    """A whole comparison with the smallest preset, drafting the same on every machine: its folder and its result."""
     out = tmp_path_factory.mktemp("compare")
-    return out, compare.run("tiny", out, threads=2, report=lambda line: None)
+
+    def without_the_clock(contestant, depths, confidences, *rest):
+        tune(contestant, depths[:1], confidences[:1], *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compare, "tune", without_the_clock)
+        return out, compare.run("tiny", out, threads=2, report=lambda line: None)
 
 
 def test_the_file_holds_every_column_of_every_configuration(finished):
@@ -257,7 +263,7 @@ def test_tuning_chooses_the_fastest_way_to_draft(monkeypatch):
 
     monkeypatch.setattr(measure, "_turn", turn)
     contestant = Contestant("drafting", Counting(), Knowing(), 4)
-    measure.tune(contestant, (4, 2), (0.0, 0.5), PROMPTS, 11, GREEDY)
+    tune(contestant, (4, 2), (0.0, 0.5), PROMPTS, 11, GREEDY)
     assert (contestant.draft_depth, contestant.least_confidence) == (4, 0.5)
 
 

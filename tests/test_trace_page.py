@@ -1,9 +1,10 @@
 """The page of a generation as a person sees it: in a real browser, without a window, by its keys.
 
-Needs Chromium (or Chrome) and its driver; where they are not found, these tests are skipped and say so. The page's data is
-tested without a browser in test_trace.py.
+Needs Chromium (or Chrome), its driver and Selenium; where they are not found, these tests are skipped and say so. The page's
+data is tested without a browser in test_trace.py.
 """
 
+import importlib.util
 import io
 import os
 import shutil
@@ -17,7 +18,8 @@ from tests.test_trace import ODD, THEMES, letters, spell, traced, traced_trees
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no browser was found: install chromium and chromium-driver to look at the trace's page"
+    not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
+    reason="no browser was found: install chromium, chromium-driver and selenium to look at the trace's page",
 )
 WIDE, NARROW = (1280, 800), (400, 800)
 
@@ -169,6 +171,7 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(look):
     assert driver.title == "runs/mine"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)")
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
 @pytest.mark.parametrize("theme", THEMES)
 def test_the_picture_holds_the_colours_of_its_theme_and_nothing_sticks_out(look, theme, size):
