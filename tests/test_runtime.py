@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
+from minimtp.bench.formats import ROUNDED
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.trees import Tree
 from minimtp.engine.module import map_parameters
@@ -29,6 +30,11 @@ def trunk(tied=True, dtype=np.float32):
     noise = np.random.default_rng(1)  # nothing stays at its starting value of zero or one
     map_parameters(model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype))
     return model
+
+
+def decoder(kind):
+    model = trunk(dtype=np.float64 if kind == "float64" else np.float32)
+    return Runtime(round_to_nearest(model, ROUNDED[kind]) if kind in ROUNDED else model)
 
 
 def feed(runtime, pieces):
@@ -56,18 +62,17 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
 
 
 @needs_numba
-@pytest.mark.parametrize("kind", ["float32", "packed"])
-@given(pieces=st.lists(st.integers(1, 8), min_size=1, max_size=12))
+@pytest.mark.parametrize("kind", ["float32", *ROUNDED])
+@given(pieces=st.lists(st.integers(1, 16), min_size=1, max_size=12))
 def test_compiled_logits_are_the_same_bits_whatever_the_pieces(kind, pieces):
-    model = trunk() if kind == "float32" else round_to_nearest(trunk(), QuantizationSpec())
-    runtime, total, kept = Runtime(model), 0, []
+    runtime, total, kept = decoder(kind), 0, []
     for piece in pieces:
         if total + piece <= 24:
             kept.append(piece)
             total += piece
     together = feed(runtime, kept)
     runtime.truncate(0)
-    assert np.array_equal(together, feed(runtime, [1] * total))
+    assert together.tobytes() == feed(runtime, [1] * total).tobytes()
 
 
 def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_been_fed():
@@ -91,13 +96,7 @@ def test_tokens_beyond_the_context_are_an_error():
         runtime.forward(TEXT[:8])
 
 
-def decoder(kind):
-    if kind == "float64":
-        return Runtime(trunk(dtype=np.float64))
-    return Runtime(trunk() if kind == "float32" else round_to_nearest(trunk(), QuantizationSpec()))
-
-
-@pytest.mark.parametrize("kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", "packed"))])
+@pytest.mark.parametrize("kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", *ROUNDED))])
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
 @settings(max_examples=25)
 def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(kind, forms, seed):
