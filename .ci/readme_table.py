@@ -33,7 +33,8 @@ def compared(result: dict) -> str:
         f"One run of `minimtp compare --preset {result['preset']}` ({result['seconds'] / 60:.1f} minutes; "
         f"{machine['processor']}{other_work(machine)}, {machine['cores']} cores, "
         f"Python {machine['python']}, NumPy {machine['numpy']}, {result['device']['kernels']} kernels), text fingerprint "
-        f"`{result['corpus']['fingerprint'][:16]}`. What became of the published claims:",
+        f"`{result['corpus']['fingerprint'][:16]}`; {claims.memory(result['configurations'])}. What became of the published "
+        "claims:",
         "",
     ]
     return "\n".join(lines + [f"* {claim['described']}" for claim in result["claims"]])

@@ -91,3 +91,9 @@ def table(configurations: list[dict[str, object]], markdown: bool = False) -> st
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
         for line in (headings, *rows)
     )
+
+
+def memory(configurations: list[dict[str, object]]) -> str:
+    """What decoding takes beside what it cannot do without: one line for people."""
+    shares = [c["peak_memory_bytes"] / (c["weight_bytes"] + c["cache_bytes"]) for c in configurations]
+    return f"memory while decoding: {min(shares):.2f} to {max(shares):.2f} times weights and cache"

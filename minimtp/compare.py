@@ -34,7 +34,7 @@ from minimtp import kernels
 from minimtp.backend import Device, available_cores, choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench import machine
-from minimtp.claims import judge, table
+from minimtp.claims import judge, memory, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
@@ -299,7 +299,13 @@ def _memory(
     def build(name: str) -> Contestant:
         return _contestant(name, load(runs[name].folder, device.name))
 
-    return {name: {"peak_memory_bytes": peak_memory(partial(build, name), prompt, sizes.max_new)} for name in runs}
+    return {
+        name: {
+            "peak_memory_bytes": peak_memory(partial(build, name), prompt, sizes.max_new),
+            "cache_bytes": deploy(loaded.model)[0].cache.nbytes,
+        }
+        for name, loaded in runs.items()
+    }
 
 
 def _contestant(name: str, loaded: LoadedRun) -> Contestant:
@@ -365,8 +371,9 @@ def _finished(out: Path, setting: dict[str, object]) -> dict[str, object] | None
     try:
         result = json.loads(path.read_text())
         different = [name for name, value in json.loads(json.dumps(setting)).items() if result[name] != value]
+        memory(result["configurations"])  # an earlier version did not write what this one shows
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it to measure again") from None
+        raise UserError(f"{path} is damaged, or of an earlier version: delete it to measure again") from None
     if different:
         raise UserError(f"{out} holds a comparison with other {' and '.join(different)}: choose another --out, or delete it")
     return result
@@ -376,6 +383,7 @@ def _announce(result: dict[str, object], out: Path, report: Callable[[str], None
     claims = judge({c["name"]: c for c in result["configurations"]})
     report("")
     report(table(result["configurations"]))
+    report(memory(result["configurations"]))
     report("")
     report("\n".join(claim.describe() for claim in claims))
     for c in result["configurations"]:

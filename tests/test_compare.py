@@ -143,7 +143,7 @@ def test_another_recipe_or_a_damaged_result_is_refused_and_left_alone(finished):
     assert (out / "compare.json").read_bytes() == content
     try:
         (out / "compare.json").write_text("{")
-        with pytest.raises(UserError, match="damaged: delete it"):
+        with pytest.raises(UserError, match="damaged, .* delete it"):
             compare.run("tiny", out, threads=2, report=lambda line: None)
     finally:
         (out / "compare.json").write_bytes(content)
@@ -273,6 +273,11 @@ MEASURED = {
     "mtp_qat_int4": {"weight_bytes": 500, "quality_percent": 98.0, "speedup": 6.0, "speedup_t1": 2.5},
     "mtp_int4_rounded": {"weight_bytes": 500, "quality_percent": 97.0, "speedup": 6.0, "speedup_t1": 2.5},
 }
+
+
+def test_memory_is_told_in_terms_of_weights_and_cache():
+    configurations = [{"peak_memory_bytes": peak, "weight_bytes": 80, "cache_bytes": 20} for peak in (103, 119, 110)]
+    assert claims.memory(configurations).endswith(" 1.03 to 1.19 times weights and cache")
 
 
 def test_claims_are_judged_by_their_own_ranges():
