@@ -10,6 +10,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu_tiles",
     "minimtp.kernels.cpu_products",
     "minimtp.kernels.cpu_math",
+    "minimtp.kernels.cpu_embedding",
     "minimtp.kernels.cpu_attention",
     "minimtp.kernels.cpu_block",
     "minimtp.kernels.cpu_gated_step",
