@@ -5,7 +5,7 @@ computes there; nothing is switched globally, so both devices live in one proces
 *chosen* in one place only, `choose_device`, where parameters and batches are created, and the choice carries its reason.
 
 Threads have one owner. BLAS workers that spin beside Python threads cost more than they give, so BLAS gets one thread
-(set here, before NumPy is loaded, unless the environment says anything about it) and parallelism comes from shards of the
+(set here, before NumPy is loaded, unless the environment says otherwise) and parallelism comes from shards of the
 batch, one Python thread each: products, ufuncs and compiled kernels all release the interpreter's lock.
 """
 
@@ -24,8 +24,8 @@ LARGEST_ON_THE_HEAP = 32 * 1024 * 1024  # bytes of an array: the most that glibc
 LARGEST_SHARE_OF_GPU = 0.9  # of its memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
 BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
-if not NUMPY_WAS_LOADED_BEFORE and not any(map(os.environ.get, BLAS_THREAD_VARIABLES)):
-    os.environ.update(dict.fromkeys(BLAS_THREAD_VARIABLES, "1"))  # all or none: OpenBLAS prefers its own to OMP_NUM_THREADS
+if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):  # of every library, unless its own is set beside it
+    os.environ.update({variable: "1" for variable in BLAS_THREAD_VARIABLES if not os.environ.get(variable)})
 
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 

@@ -3,6 +3,9 @@
 The arithmetic of a small model's block takes three or ten microseconds. Eleven calls from Python, each of which makes an
 array, take longer. Here compiled code calls the same kernels, with the same results to the last bit;
 `plain.transformer_block` and `plain.trunk_step` say what is computed.
+
+Compiled code makes an array in 15 to 45 ns, and a view of a kept one in 13: keeping them from pass to pass would win two per
+cent of a small model's pass. They are made anew, so that calls in several threads share nothing.
 """
 
 from dataclasses import dataclass
