@@ -179,7 +179,10 @@ def _transformer_block(
     multiply(kinds[1], attended.reshape(rows, heads * channels), attention_output, normed)
     _add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
-    gates, inner = np.empty((rows, 2 * inner_width), np.float32), np.empty((rows, inner_width), np.float32)
+    # What the gates let through takes the place of gates that were read before, a row further on.
+    shared = np.empty((2 * rows + 1) * inner_width, np.float32)
+    gates = shared[inner_width:].reshape(rows, 2 * inner_width)
+    inner = shared[: rows * inner_width].reshape(rows, inner_width)
     multiply(kinds[2], normed, gate_up, gates)
     swiglu_rows(gates, inner)
     multiply(kinds[3], inner, down, normed)
