@@ -1,6 +1,8 @@
 """Drafted text is the model's own: token for token, for every kind of head, in the precision that really runs.
 
-The slow proofs take MINIMTP_TEXTS prompts, 10 if it is not set:  MINIMTP_TEXTS=1000 pytest -m slow tests/test_exactness.py -s
+The slow proofs take MINIMTP_TEXTS prompts, 10 if it is not set:
+
+    MINIMTP_TEXTS=1000 pytest -n0 -s -m slow tests/test_exactness.py
 """
 
 import os

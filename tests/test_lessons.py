@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,17 +189,15 @@ def run_exercises(project):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What `pytest --mine` says of every lesson's exercises: left open, and filled in with the library's functions."""
-    results = {}
-    for state in ("open", "solved"):
-        project = tmp_path_factory.mktemp(state)
+    projects = {state: tmp_path_factory.mktemp(state) for state in ("open", "solved")}
+    for project in projects.values():
         for part in ("lessons", "tests", "pyproject.toml"):
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, project / part)
-        if state == "solved":
-            for number in NUMBERS:
-                (project / "lessons" / course.NAMES[number - 1] / "exercise.py").write_text(solution(number))
-        results[state] = run_exercises(project)
-    return results
+    for number in NUMBERS:
+        (projects["solved"] / "lessons" / course.NAMES[number - 1] / "exercise.py").write_text(solution(number))
+    with ThreadPoolExecutor(len(projects)) as pool:
+        return dict(zip(projects, pool.map(run_exercises, projects.values()), strict=True))
 
 
 @every_lesson

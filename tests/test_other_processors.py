@@ -38,7 +38,7 @@ def test_the_kernels_compiled_for_an_older_processor_pass_the_same_tests(name, f
         pytest.skip(f"this processor does not have the instructions of {name}")
     settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
     folder = Path(__file__).resolve().parent
-    command = [sys.executable, "-c", RUN, special, "-p", "no:cacheprovider", "-k", "not plain"]
+    command = [sys.executable, "-c", RUN, special, "-n0", "-p", "no:cacheprovider", "-k", "not plain"]
     done = subprocess.run(
         [*command, *(str(folder / test) for test in TESTS)],
         cwd=folder.parent, env=os.environ | settings | {"MINIMTP_KERNELS": "auto"}, capture_output=True, text=True,

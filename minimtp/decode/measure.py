@@ -178,8 +178,8 @@ def check_greedy_texts(
 def peak_memory(build: Callable[[], Contestant], prompt: np.ndarray, max_new: int) -> int:
     """Bytes alive at the worst moment of decoding one text greedily: weights, cache, tables, buffers.
 
-    Host memory as Python's allocators count it, beyond what was there before the decoder was built: with NumPy's arrays and those
-    that compiled kernels compute in, without mapped files. On a GPU also by how much the memory pool had to grow.
+    Host memory as Python's allocators count it, beyond what was there before the decoder was built: with NumPy's arrays and
+    those that compiled kernels compute in, without mapped files. On a GPU also by how much the memory pool had to grow.
     """
     empty_gpu_pool()
     pool_before = gpu_pool_bytes()
