@@ -41,7 +41,7 @@ def compared(result: dict) -> str:
 
 
 PROCESSORS = {  # what was measured where, by the name of the figures' file
-    "compare-quick": "Intel Emerald Rapids", "compare-quick-zen4": "AMD Zen 4", "compare-quick-zen5": "AMD Zen 5 *",
+    "compare-quick": "AMD Zen 4", "compare-quick-intel": "Intel Emerald Rapids", "compare-quick-zen5": "AMD Zen 5 *",
     "compare-quick-avx2": "AMD, without AVX-512 *", "compare-laptop-intel": "Intel Emerald Rapids",
     "compare-laptop": "AMD Zen 4", "compare-laptop-zen5": "AMD Zen 5 *",
 }  # fmt: skip
