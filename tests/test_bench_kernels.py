@@ -47,6 +47,20 @@ def test_what_is_measured_is_the_product_with_all_the_weights(format_):
     assert contender.weights == 96 * 64
 
 
+@needs_numba
+def test_the_yardstick_is_the_fastest_of_the_ways_to_read(monkeypatch):
+    ways = {2.0: print, 0.5: repr, 3.0: str}
+    monkeypatch.setattr(bench, "_readers", lambda size: tuple(ways.values()))
+    monkeypatch.setattr(bench, "_seconds", lambda call: next((s for s, way in ways.items() if way is call), 1.0))
+    for found in bench._measure((96, 64), 2, lambda count: None):
+        assert found["share_of_read"] == 0.5 and found["read_gigabytes_per_second"] == found["bytes"] / 0.5e9
+
+
+def test_every_way_to_read_meets_every_byte():
+    product, matrix_product, largest = bench._readers(4 * 60**2)
+    assert product() == matrix_product().sum() == 60**2 and largest() == 1
+
+
 def test_without_compiled_kernels_there_is_nothing_to_measure(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "describe", lambda device="cpu": ("plain", "Numba is not installed"))
     assert main(["bench", "kernels"]) == 2
