@@ -38,9 +38,10 @@ from minimtp.claims import judge, memory, table
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, Speed, check_greedy_texts, peak_memory, race, tune
 from minimtp.decode.sampling import GREEDY, Law
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.pictures import draw_comparison
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.training import checkpoint, presets
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.corpus import Corpus, open_corpus

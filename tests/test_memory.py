@@ -10,7 +10,7 @@ from minimtp import compare, kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.deploy import deploy
 from minimtp.decode.measure import Contestant, peak_memory
-from minimtp.quant.packed import weight_bytes
+from minimtp.engine.module import weight_bytes
 from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import QuantizationSpec
 from minimtp.training.build import build_model

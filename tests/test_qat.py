@@ -11,7 +11,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.fused import EmbeddingLookup, LinearProduct
-from minimtp.engine.module import map_parameters, replicate
+from minimtp.engine.module import map_parameters, replicate, weight_bytes
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.errors import UserError
@@ -24,7 +24,7 @@ from minimtp.quant.cache_rounding import AttentionOverRoundedCache
 from minimtp.quant.fake import round_activations
 from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q8_0, grid_named
 from minimtp.quant.learned import FakeQuantizeLearned
-from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays, weight_bytes
+from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays
 from minimtp.quant.ptq import quantize_after_training, round_to_nearest
 from minimtp.quant.qat import (
     SCALES,

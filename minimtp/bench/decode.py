@@ -49,8 +49,9 @@ from minimtp.decode.measure import Contestant, Speed, race
 from minimtp.decode.sampling import Law
 from minimtp.decode.sources import every_drafter
 from minimtp.decode.verify import RULES
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.training import checkpoint
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.corpus import open_corpus

@@ -28,10 +28,11 @@ from minimtp.decode.drafters import Drafter
 from minimtp.decode.measure import Contestant, race
 from minimtp.decode.runtime import Runtime
 from minimtp.decode.sampling import Law
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
 from minimtp.llama_peer import LlamaDecoder
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq import round_to_nearest
 from minimtp.quant.qat import QuantizationSpec, convert
 from minimtp.torch_peer.decoding import GraphedTorchDecoder, TorchDecoder

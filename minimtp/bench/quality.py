@@ -30,8 +30,9 @@ from pathlib import Path
 from minimtp.backend import available_cores
 from minimtp.bench import machine
 from minimtp.bench.quality_report import draw, table
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq import METHODS, quantize_after_training
 from minimtp.quant.qat import QuantizationSpec, convert
 from minimtp.training import checkpoint, presets

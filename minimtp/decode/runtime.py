@@ -25,7 +25,7 @@ from minimtp import kernels
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeptRows, KeyValueCache
-from minimtp.engine.module import Module
+from minimtp.engine.module import Module, weight_bytes
 from minimtp.engine.tensor import Array
 from minimtp.model.transformer import Block, Shape, Transformer
 
@@ -58,12 +58,6 @@ def prepare_product(module: Module, kernel: ModuleType, first: int = 0, last: in
     if weight is None or hasattr(module, "grid"):
         raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
     return kernel.prepare_f32(array_module(weight.data).ascontiguousarray(weight.data[:, first:last]))
-
-
-def _bytes_of_weights(model: Module) -> int:
-    """Of parameters and packed matrices; what is used twice counts once."""
-    packed = {id(m.packed): m.packed.nbytes for _, m in model.named_modules() if hasattr(m, "packed")}
-    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(packed.values())
 
 
 def _block_weights(block: Block, kernel: ModuleType) -> tuple:
@@ -111,7 +105,7 @@ class Runtime:
 
     def __init__(self, trunk: Transformer, context_length: int | None = None, model: Module | None = None) -> None:
         self.shape = shape = trunk.shape
-        self.weight_bytes = _bytes_of_weights(model or trunk)
+        self.weight_bytes = weight_bytes(model or trunk)
         self.vocabulary_size = shape.vocabulary_size
         self.context_length = context_length or shape.context
         self.final_norm = trunk.final_norm.weight.data

@@ -179,7 +179,8 @@ def _transformer_block(
     multiply(kinds[1], attended.reshape(rows, heads * channels), attention_output, normed)
     _add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
-    # What the gates let through takes the place of gates that were read before, a row further on.
+    # What the gates let through takes the place of gates that were read before. A row lies apart from its own gates: in their
+    # place the loop would not be vectorized (a pass of quick's int4 model: 30 us instead of 25).
     shared = np.empty((2 * rows + 1) * inner_width, np.float32)
     gates = shared[inner_width:].reshape(rows, 2 * inner_width)
     inner = shared[: rows * inner_width].reshape(rows, inner_width)

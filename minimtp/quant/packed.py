@@ -14,7 +14,7 @@ from typing import Any
 
 from minimtp import kernels
 from minimtp.backend import array_module
-from minimtp.engine.module import Module
+from minimtp.engine.module import Module, weight_bytes
 from minimtp.engine.tensor import Array, Tensor
 from minimtp.quant import packing
 from minimtp.quant.fake import round_activations
@@ -113,11 +113,6 @@ def stored_arrays(model: Module) -> dict[str, Array]:
             seen.add(id(module.packed))
             arrays[f"{name}.packed" if name else "packed"] = module.packed
     return arrays
-
-
-def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are held: 4 for a float32 number, and what the packed rows take, scales included."""
-    return sum(array.nbytes for array in stored_arrays(model).values())
 
 
 def bits_per_weight(model: Module) -> float:
