@@ -4,6 +4,7 @@
     minimtp compare --preset laptop && cp runs/compare-laptop/compare.json data/results/compare-laptop.json
     minimtp bench train --preset laptop --out data/results/bench-train-laptop.json
     minimtp bench train --threads 1 --out data/results/bench-train-one-thread.json
+    minimtp bench train --preset laptop --threads 1 --out data/results/bench-train-laptop-one-thread.json
     minimtp bench train --kernels plain --out data/results/bench-train-plain.json
     minimtp bench rounds runs/compare-laptop/mtp --out runs && cp runs/bench-rounds.json data/results/bench-rounds-laptop.json
     python .ci/readme_table.py
