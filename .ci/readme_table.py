@@ -18,9 +18,13 @@ import re
 from functools import partial
 from pathlib import Path
 
-from minimtp import claims
-from minimtp.bench import decode_report, decode_rounds, kernels, quality_report, train_report
-from minimtp.bench.machine import other_work
+from minimtp.bench.decode import report as decode_report
+from minimtp.bench.decode import rounds as decode_rounds
+from minimtp.bench.kernels import measure as kernels
+from minimtp.bench.quality import report as quality_report
+from minimtp.bench.training import report as train_report
+from minimtp.compare import claims
+from minimtp.machine import other_work
 
 ROOT = Path(__file__).resolve().parent.parent
 

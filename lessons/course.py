@@ -50,7 +50,7 @@ class Lesson:
         from lesson N's weights.
         """
         from minimtp.training.checkpoint import started
-        from minimtp.training.loop import train
+        from minimtp.training.run import train
 
         number = number or self.number
         folder = self.runs / f"lesson{number:02d}" / name

@@ -2,7 +2,7 @@
 
     import minimtp
     run = minimtp.load("runs/mine")
-    text = run.tokenizer.decode(list(minimtp.generate(run, "def main(", max_new=64)))
+    text = run.tokenizer.decode(list(minimtp.generate(run, "def main(", max_new_tokens=64)))
 
 The functions below are imported when first used, so that `import minimtp` stays quick.
 """
@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "load": "minimtp.training.checkpoint",
-    "generate": "minimtp.decode.deploy",
-    "train": "minimtp.training.loop",
+    "generate": "minimtp.decode.decoder",
+    "train": "minimtp.training.run",
     "evaluate": "minimtp.training.evaluate",
     "quantize": "minimtp.training.quantize",
-    "export": "minimtp.formats.gguf",
+    "export": "minimtp.formats.gguf.gguf",
     "Recipe": "minimtp.training.recipe",
     "UserError": "minimtp.errors",
 }

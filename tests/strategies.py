@@ -37,8 +37,8 @@ def ragged_matrices(draw, largest=1e4):
 @st.composite
 def uniform_grids(draw, **fixed):
     """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed` settings are as given."""
-    from minimtp.quant.grids import UniformGrid
-    from minimtp.quant.grids_uniform import POLICIES
+    from minimtp.quant.grids.registry import UniformGrid
+    from minimtp.quant.grids.uniform import POLICIES
 
     settings_ = {
         "bits": draw(st.integers(2, 8)), "policy": draw(st.sampled_from(POLICIES)),
@@ -50,7 +50,7 @@ def uniform_grids(draw, **fixed):
 
 def matrices_for(grid, largest=1e4):
     """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other grid."""
-    from minimtp.quant.grids import BlockGrid
+    from minimtp.quant.grids.registry import BlockGrid
 
     return weight_matrices(largest=largest, block=grid.group_size) if isinstance(grid, BlockGrid) else ragged_matrices(largest)
 
@@ -70,23 +70,23 @@ def recipes(draw, **fixed):
     from minimtp.training.recipe import Recipe
 
     heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
-    key_value_heads, channels = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
-    attention_heads = key_value_heads * draw(st.sampled_from([1, 2]))
-    batch, context = draw(st.integers(1, 4)), draw(st.integers(2, 24))
+    num_kv_heads, head_dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
+    num_heads = num_kv_heads * draw(st.sampled_from([1, 2]))
+    batch, context_length = draw(st.integers(1, 4)), draw(st.integers(2, 24))
     steps, warmup = draw(st.integers(1, 60)), draw(st.floats(0, 1))
     settings_ = {
-        "context": context, "layers": draw(st.integers(1, 2)), "width": attention_heads * channels,
-        "attention_heads": attention_heads, "key_value_heads": key_value_heads, "feed_forward": draw(st.sampled_from([32, 64])),
+        "context_length": context_length, "num_layers": draw(st.integers(1, 2)), "hidden_size": num_heads * head_dim,
+        "num_heads": num_heads, "num_kv_heads": num_kv_heads, "intermediate_size": draw(st.sampled_from([32, 64])),
         "tied_embeddings": draw(st.booleans()),
         "heads": heads, "draft_depth": 0 if heads == "none" else draw(st.integers(1, 4)),
         "head_loss": draw(st.floats(0, 1)), "head_loss_end": draw(st.floats(0, 1)),
         "head_loss_decay": draw(st.floats(0.1, 1)),
         "curriculum": "none" if heads == "none" else draw(st.sampled_from(["none", "forward", "reverse"])),
-        "batch": batch, "tokens": batch * context * steps + draw(st.integers(0, batch * context - 1)),
-        "warmup": warmup, "decay": draw(st.floats(0, 1 - warmup)), "final_rate": draw(st.floats(0, 1)),
+        "batch_size": batch, "tokens": batch * context_length * steps + draw(st.integers(0, batch * context_length - 1)),
+        "warmup": warmup, "decay": draw(st.floats(0, 1 - warmup)), "final_learning_rate": draw(st.floats(0, 1)),
         "learning_rate": draw(st.floats(1e-5, 1)), "seed": draw(st.integers(0, 2**63 - 1)),
     }  # fmt: skip
-    if settings_["width"] % 32 == 0:
+    if settings_["hidden_size"] % 32 == 0:
         settings_["quantization"] = draw(st.sampled_from(["none", "qat"]))
         settings_["quantize_from"] = draw(st.integers(0, steps - 1)) / steps
     return Recipe(**settings_ | fixed)
@@ -95,7 +95,7 @@ def recipes(draw, **fixed):
 @st.composite
 def models(draw, **fixed):
     """Models of `recipes` with weights as if trained: in full precision, or prepared or packed where the recipe quantizes."""
-    from minimtp.quant.qat import convert, prepare
+    from minimtp.quant.qat.modules import convert, prepare
     from minimtp.training.build import build_model, quantization_spec
 
     recipe = draw(recipes(**fixed))

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minimtp.decode.rules.trees import Tree
 from minimtp.decode.sampling import softmax
-from minimtp.decode.trees import Tree
 
 
 class TableTarget:
@@ -20,7 +20,7 @@ class TableTarget:
         self.vocabulary_size, self.context_length = vocabulary_size, context_length
         self.seed, self.sharpness = seed, sharpness
         self.cache, self.table = [], {}
-        self.most_rows = context_length
+        self.max_rows = context_length
 
     @property
     def length(self):
@@ -42,7 +42,7 @@ class TableTarget:
         hidden = np.array([[stop - 1, self.cache[stop - 1]] for stop in rows])  # (T, 2): position and token of the row
         return SimpleNamespace(logits=np.array([self.logits(self.cache[:stop]) for stop in rows]), hidden=hidden)
 
-    def twin(self):
+    def clone(self):
         return TableTarget(self.vocabulary_size, self.context_length, self.seed, self.sharpness)
 
     def forward_tree(self, tokens, depths):
@@ -105,12 +105,12 @@ def every_outcome(run):
     """{result: probability} of run(dice), by answering its questions in every way that has a probability."""
     outcomes, script = {}, []
     while script is not None:
-        dice = ScriptedDice(script)
-        result = run(dice)
-        outcomes[result] = outcomes.get(result, 0.0) + dice.probability
-        while dice.asked and dice.asked[-1][0] + 1 == dice.asked[-1][1]:
-            dice.asked.pop()
-        script = [choice for choice, _ in dice.asked[:-1]] + [dice.asked[-1][0] + 1] if dice.asked else None
+        rng = ScriptedDice(script)
+        result = run(rng)
+        outcomes[result] = outcomes.get(result, 0.0) + rng.probability
+        while rng.asked and rng.asked[-1][0] + 1 == rng.asked[-1][1]:
+            rng.asked.pop()
+        script = [choice for choice, _ in rng.asked[:-1]] + [rng.asked[-1][0] + 1] if rng.asked else None
     return outcomes
 
 

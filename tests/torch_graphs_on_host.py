@@ -64,7 +64,7 @@ def _changed(function, arguments, options):
 
 
 def recorded(torch, run):
-    """As minimtp.torch_peer.device.recorded."""
+    """As minimtp.bench.baselines.pytorch.device.recorded."""
     with _Recorder() as recorder:
         run()
 
@@ -77,14 +77,14 @@ def recorded(torch, run):
 
 
 def captured(torch, run):
-    """As minimtp.torch_peer.device.captured."""
+    """As minimtp.bench.baselines.pytorch.device.captured."""
     for _ in range(3):
         run()
     return recorded(torch, run)
 
 
 def used(monkeypatch, module):
-    """Let a module of minimtp.torch_peer record so; a stream beside the current one is the current one."""
+    """Let a module of minimtp.bench.baselines.pytorch record so; a stream beside the current one is the current one."""
     monkeypatch.setattr("torch.cuda.Stream", lambda: None)
     for name, stand_in in (("recorded", recorded), ("captured", captured), ("beside", lambda torch, stream, run: run())):
         if hasattr(module, name):

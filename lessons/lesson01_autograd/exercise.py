@@ -1,4 +1,4 @@
-"""Lesson 1's exercises. Fill in the bodies, then:  pytest --mine tests/test_engine.py"""
+"""Lesson 1's exercises. Fill in the bodies, then:  pytest --mine tests/engine/test_engine.py"""
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 from minimtp.engine.tensor import Array, Op

@@ -5,13 +5,13 @@ from dataclasses import replace
 from lessons import course
 from lessons.lesson02_training.loop import Descent, bits_per_byte, learn
 from lessons.lesson02_training.picture import draw
-from minimtp.training.corpus import Corpus, open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
     """How does text turn random numbers into a model, and how do we know that it did?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
-    held_out = corpus.validation_windows(recipe.evaluate_bytes, context=recipe.context)  # (W, T + 1)
+    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=recipe.context_length)  # (W, T + 1)
     watch = held_out[:: max(1, len(held_out) // 32)]
 
     descents = {}
@@ -26,7 +26,7 @@ def main(lesson: course.Lesson) -> None:
 
     little = Corpus("a little", [("text", corpus.tokenizer.decode_bytes(corpus.train[:25_000])[:20_000])])
     memorized = learn(recipe, little, device, watch)
-    seen = little.batch(0, seed=1, batch=64, context=recipe.context)
+    seen = little.batch(0, seed=1, batch_size=64, context_length=recipe.context_length)
     print(f"\nAdamW on the same {little.train_bytes:,} bytes again and again")
     print(f"  on these bytes     {bits_per_byte(memorized.model, seen, device):.2f} bits per byte")
     print(f"  on held-out text   {bits_per_byte(memorized.model, held_out, device):.2f} bits per byte")

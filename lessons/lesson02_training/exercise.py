@@ -1,4 +1,4 @@
-"""Lesson 2's exercises. Fill in the bodies, then:  pytest --mine tests/test_learning.py"""
+"""Lesson 2's exercises. Fill in the bodies, then:  pytest --mine tests/training/test_learning.py"""
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 from minimtp.training.recipe import Recipe

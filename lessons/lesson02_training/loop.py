@@ -13,7 +13,7 @@ from minimtp.engine.module import map_parameters
 from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import Array, no_grad
-from minimtp.training.corpus import Corpus
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate
 
@@ -51,17 +51,17 @@ def learn(
 
     watch: (W, T + 1) tokens of which the loss is noted from time to time. seen: bytes that a prediction depends on.
     """
-    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.width, seen, np.random.default_rng(recipe.seed))
+    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, np.random.default_rng(recipe.seed))
     map_parameters(model, lambda array: to_device(array, device))
     flat, result = FlatParameters(model), Trained(model)
-    replicas = Replicas(model, flat, min(available_cores(), recipe.batch) if device.name == "cpu" else 1)
+    replicas = Replicas(model, flat, min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1)
     optimizer = optimizer(flat)
     for step in tqdm(range(recipe.steps), desc=f"{type(optimizer).__name__} {recipe.learning_rate:g}", disable=None):
         if step % max(1, recipe.steps // 20) == 0:
             result.watched.append((step, bits_per_byte(model, watch, device)))
-        tokens = corpus.batch(step, seed=recipe.seed, batch=recipe.batch, context=context_for(seen, recipe))  # (B, T + 1)
+        tokens = corpus.batch(step, seed=recipe.seed, batch_size=recipe.batch_size, context_length=context_for(seen, recipe))  # (B, T + 1)
         shards = [to_device(shard, device) for shard in np.array_split(tokens, len(replicas.models))]
-        nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / recipe.batch), shards)
+        nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / recipe.batch_size), shards)
         result.losses.append(sum(nats) * BITS)
         if not result.alive:
             break
@@ -73,7 +73,7 @@ def learn(
 
 def context_for(seen: int, recipe: Recipe) -> int:
     """So many bytes hold as many predictions for a window of any size as the recipe's do for one of 8."""
-    return recipe.context + seen - 8
+    return recipe.context_length + seen - 8
 
 
 def backward(model: WindowModel, tokens: Array, share: float) -> float:

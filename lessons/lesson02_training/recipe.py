@@ -6,9 +6,9 @@ from lessons.lesson01_autograd.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.kernels",
-    "minimtp.kernels.gated_drafts",
+    "minimtp.kernels.plain.gated_drafts",
     "minimtp.kernels.plain",
-    "minimtp.kernels.blocks",
+    "minimtp.kernels.ggml.blocks",
     "minimtp.engine.fused",
     "minimtp.engine.precision",
     "minimtp.engine.module",
@@ -16,10 +16,10 @@ INTRODUCES = (
     "minimtp.engine.optim",
     "minimtp.engine.replicas",
     "minimtp.model.layers",
-    "minimtp.training.paths",
-    "minimtp.training.texts",
-    "minimtp.training.tokenizer",
-    "minimtp.training.corpus",
+    "minimtp.files",
+    "minimtp.training.data.texts",
+    "minimtp.training.data.tokenizer",
+    "minimtp.training.data.corpus",
     "minimtp.training.schedule",
 )
 

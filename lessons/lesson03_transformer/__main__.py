@@ -9,7 +9,7 @@ from lessons.lesson03_transformer.picture import draw
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
 from minimtp.training.checkpoint import load
-from minimtp.training.corpus import open_corpus
+from minimtp.training.data.corpus import open_corpus
 
 SNIPPET = "def area(width, height):\n    return width * height\n"
 
@@ -17,11 +17,11 @@ SNIPPET = "def area(width, height):\n    return width * height\n"
 def main(lesson: course.Lesson) -> None:
     """How can a model use all that was written before, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
-    held_out = corpus.validation_windows(recipe.evaluate_bytes, context=recipe.context)  # (W, T + 1)
-    windows, middle = {}, recipe.context // 2
-    for seen in (8, recipe.context // 4, middle):
+    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=recipe.context_length)  # (W, T + 1)
+    windows, middle = {}, recipe.context_length // 2
+    for seen in (8, recipe.context_length // 4, middle):
         trained = learn(replace(recipe, learning_rate=1e-2), corpus, device, held_out[:8], seen=seen)
-        texts = corpus.validation_windows(recipe.evaluate_bytes, context=context_for(seen, recipe))
+        texts = corpus.validation_windows(recipe.evaluate_bytes, context_length=context_for(seen, recipe))
         windows[seen] = bits_per_byte(trained.model, texts, device)
         print(f"window of {seen:<3} {parameter_count(trained.model):>9,} parameters  {windows[seen]:.2f} bits per byte")
 

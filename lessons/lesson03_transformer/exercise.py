@@ -1,4 +1,4 @@
-"""Lesson 3's exercises. Fill in the bodies, then:  pytest --mine tests/test_attention.py"""
+"""Lesson 3's exercises. Fill in the bodies, then:  pytest --mine tests/kernels/test_attention.py"""
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 

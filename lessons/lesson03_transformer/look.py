@@ -6,7 +6,7 @@ from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import Array, no_grad
-from minimtp.model.objective import evaluate_losses
+from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.training.checkpoint import LoadedRun
 
@@ -20,7 +20,7 @@ def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
 def largest_change_before(model: Transformer, tokens: Array, place: int) -> float:
     """How much the logits before `place` change when the token there does; it should be nothing at all."""
     changed = tokens.copy()
-    changed[:, place] = (changed[:, place] + 1) % model.shape.vocabulary_size
+    changed[:, place] = (changed[:, place] + 1) % model.config.vocabulary_size
     with no_grad():
         before, after = (model.logits(model.hidden(t)).data for t in (tokens, changed))
     return float(abs(before - after)[:, :place].max())
@@ -36,7 +36,7 @@ def attention(run: LoadedRun, text: str) -> np.ndarray:
         x = model.embedding(tokens)
         for block in model.blocks:
             part = block.attention
-            operation = CausalAttention(part.heads, part.key_value_heads, *part.rotary.tables(tokens.shape[1], table))
+            operation = CausalAttention(part.heads, part.num_kv_heads, *part.rotary.tables(tokens.shape[1], table))
             operation.forward(part.qkv(block.attention_norm(x)).data)
             maps.append(to_numpy(operation.probabilities[0]).reshape(part.heads, tokens.shape[1], tokens.shape[1]))
             x = block(x)

@@ -3,20 +3,20 @@
 from lessons import course
 from lessons.lesson04_generating.picture import draw
 from lessons.lesson04_generating.write import drawn_from, remember, timed, ways
-from minimtp.decode.runtime import Runtime
-from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import load
 
 PROMPT = "def "
-LAWS = {"temperature 0": GREEDY, "temperature 1": Law(), "temperature 0.7, top-p 0.9": Law(0.7, top_p=0.9)}
+PROPERTIES = {"temperature 0": GREEDY, "temperature 1": SamplingParams(), "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9)}
 
 
 def main(lesson: course.Lesson) -> None:
     """How does a model write, without reading everything again for each byte?"""
     run = load(lesson.trained(3), lesson.device.name)
     prompt = [int(token) for token in run.tokenizer.encode(PROMPT)]
-    runtime = Runtime(run.model, 4 * run.recipe.context)  # longer texts than it was trained on: only to see the time
-    count = run.recipe.context - len(prompt)
+    runtime = ModelRunner(run.model, 4 * run.recipe.context_length)  # longer texts than it was trained on: only to see the time
+    count = run.recipe.context_length - len(prompt)
     texts, seconds, speeds = {}, {}, []
     print(f'{count} bytes after "{PROMPT}"')
     for way, writer in ways(run.model, runtime, lesson.device, prompt).items():
@@ -24,9 +24,9 @@ def main(lesson: course.Lesson) -> None:
         speeds.append((count - 1) / sum(seconds[way][: count - 1]))
         print(f"  {way:<41}{speeds[-1]:>7,.0f} tokens/s")
     print(f"  all three write the same text: {len(set(map(tuple, texts.values()))) == 1}")
-    print(f"  the cache takes {Runtime(run.model).cache.nbytes:,} bytes for {run.recipe.context} positions")
+    print(f"  the cache takes {ModelRunner(run.model).cache.nbytes:,} bytes for {run.recipe.context_length} positions")
 
-    for name, law in LAWS.items():
+    for name, law in PROPERTIES.items():
         text, _ = timed(remember(runtime, prompt, drawn_from(law)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
     lesson.picture(draw, seconds, run, "import ")

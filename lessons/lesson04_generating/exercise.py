@@ -1,4 +1,4 @@
-"""Lesson 4's exercises. Fill in the bodies, then:  pytest --mine tests/test_sampling.py tests/test_cache.py"""
+"""Lesson 4's exercises. Fill in the bodies, then:  pytest --mine tests/decode/test_sampling.py tests/decode/test_cache.py"""
 
 import math
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ class KeyValueCache:
     def __init__(
         self,
         layers: int,
-        context: int,
+        context_length: int,
         heads: int,
-        channels: int,
+        head_dim: int,
         dtype: object = "float32",
         xp: ModuleType = numpy,
     ) -> None:
         # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
-        self.keys = _aligned_zeros((layers, heads, channels, context), dtype, xp)
-        self.values = _aligned_zeros((layers, context, heads, channels), dtype, xp)
-        self.context = context
+        self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
+        self.context_length = context_length
         self.length = 0
         # Slicing costs as much as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
-    def twin(self) -> "KeyValueCache":
+    def clone(self) -> "KeyValueCache":
         """An empty cache of the same sizes."""
-        layers, _, heads, channels = self.values.shape
-        return KeyValueCache(layers, self.context, heads, channels, self.values.dtype, array_module(self.values))
+        layers, _, heads, head_dim = self.values.shape
+        return KeyValueCache(layers, self.context_length, heads, head_dim, self.values.dtype, array_module(self.values))
 
     def __len__(self) -> int:
         return self.length
@@ -76,7 +76,7 @@ class KeyValueCache:
 
 
 @dataclass(frozen=True)
-class Law:
+class SamplingParams:
     """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
 
     temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =

@@ -2,8 +2,8 @@
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
-from minimtp.decode.runtime import Runtime
-from minimtp.decode.sampling import Law
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import SamplingParams
 from minimtp.training.checkpoint import LoadedRun
 
 COLOURS = ("#ca6f1e", "#d4ac0d", "#1e8449")
@@ -15,7 +15,7 @@ def draw(figure: object, seconds: dict[str, list[float]], run: LoadedRun, before
     for (way, times), colour in zip(seconds.items(), COLOURS, strict=True):
         undisturbed = [1e3 * min(times[max(0, i - 4) : i + 5]) for i in range(len(times))]
         cost.semilogy(undisturbed, color=colour, label=way)
-    cost.axvline(run.recipe.context, color="grey", linestyle=":")
+    cost.axvline(run.recipe.context_length, color="grey", linestyle=":")
     cost.set(title="one more byte", xlabel="bytes before it (dotted: the model's context)", ylabel="milliseconds")
     cost.set_ylim(top=1e4 * max(map(max, seconds.values())))  # room for the legend
     cost.legend(fontsize=7)
@@ -29,10 +29,10 @@ def draw(figure: object, seconds: dict[str, list[float]], run: LoadedRun, before
     rows.text(0.96, 0.9, "new: with a cache, all", color="#1e8449", ha="right", transform=rows.transAxes)
     rows.text(0.06, 0.1, "known already:\ncomputed again\nwithout a cache", color="black", transform=rows.transAxes)
 
-    runtime = Runtime(run.model)
+    runtime = ModelRunner(run.model)
     logits = runtime.forward(run.tokenizer.encode(before)).logits[-1:]
     likeliest = to_numpy(-logits[0]).argsort(kind="stable")[:SHOWN]
-    variants = {"temperature 0.5": Law(0.5), "temperature 1": Law(), "temperature 1, top-p 0.9": Law(top_p=0.9)}
+    variants = {"temperature 0.5": SamplingParams(0.5), "temperature 1": SamplingParams(), "temperature 1, top-p 0.9": SamplingParams(top_p=0.9)}
     for i, (name, law) in enumerate(variants.items()):
         shares = to_numpy(law.probabilities(logits))[0][likeliest]
         laws.bar(np.arange(SHOWN) + (i - 1) * 0.28, shares, 0.28, label=name, color=("#2e86c1", "#7f8c8d", "#1e8449")[i])

@@ -5,18 +5,18 @@ from time import perf_counter
 
 from minimtp.backend import Device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.runtime import Runtime
-from minimtp.decode.sampling import Law, SeededDice
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import SamplingParams, SeededRandomSource
 from minimtp.engine.tensor import Array, no_grad
 from minimtp.model.transformer import Transformer
 
 Chooser = Callable[[Array], int]  # the logits (1, V) of the next token -> the token
 
 
-def drawn_from(law: Law, seed: int = 0) -> Chooser:
+def drawn_from(sampling: SamplingParams, seed: int = 0) -> Chooser:
     """Draws every token from the law of its logits."""
-    dice = SeededDice(seed)
-    return lambda logits: dice.choose(to_numpy(law.probabilities(logits))[0])
+    rng = SeededRandomSource(seed)
+    return lambda logits: rng.choose(to_numpy(sampling.probabilities(logits))[0])
 
 
 def reread_as_in_training(model: Transformer, device: Device, tokens: list[int], choose: Chooser) -> Iterator[int]:
@@ -29,7 +29,7 @@ def reread_as_in_training(model: Transformer, device: Device, tokens: list[int],
         yield tokens[-1]
 
 
-def reread(runtime: Runtime, tokens: list[int], choose: Chooser) -> Iterator[int]:
+def reread(runtime: ModelRunner, tokens: list[int], choose: Chooser) -> Iterator[int]:
     """Each token from the whole text again, through the code that is made for decoding."""
     while True:
         runtime.truncate(0)
@@ -37,7 +37,7 @@ def reread(runtime: Runtime, tokens: list[int], choose: Chooser) -> Iterator[int
         yield tokens[-1]
 
 
-def remember(runtime: Runtime, tokens: list[int], choose: Chooser) -> Iterator[int]:
+def remember(runtime: ModelRunner, tokens: list[int], choose: Chooser) -> Iterator[int]:
     """Each token from the last one alone: all that matters of the others is in the cache."""
     runtime.truncate(0)
     logits = runtime.forward(np.array(tokens)).logits
@@ -47,13 +47,13 @@ def remember(runtime: Runtime, tokens: list[int], choose: Chooser) -> Iterator[i
         logits = runtime.forward(np.array([token])).logits
 
 
-def ways(model: Transformer, runtime: Runtime, device: Device, tokens: list[int]) -> dict[str, Iterator[int]]:
+def ways(model: Transformer, runtime: ModelRunner, device: Device, tokens: list[int]) -> dict[str, Iterator[int]]:
     """The three of them, by name, at temperature 0; each has written one token (compiled code is compiled by then)."""
-    greedy = drawn_from(Law(temperature=0))
+    greedy = drawn_from(SamplingParams(temperature=0))
     writers = {
         "the whole text again, as in training": reread_as_in_training(model, device, tokens, greedy),
         "the whole text again, made for decoding": reread(runtime, tokens, greedy),
-        "the last byte, and the cache": remember(Runtime(model, runtime.context_length), tokens, greedy),
+        "the last byte, and the cache": remember(ModelRunner(model, runtime.context_length), tokens, greedy),
     }
     for writer in writers.values():
         next(writer)

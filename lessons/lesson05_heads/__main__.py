@@ -7,7 +7,7 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
 from minimtp.training.checkpoint import load
-from minimtp.training.corpus import open_corpus
+from minimtp.training.data.corpus import open_corpus
 
 KINDS = ("parallel", "sequential", "token_conditioned")
 
@@ -19,7 +19,7 @@ def report(name: str, weights: int, right: np.ndarray) -> None:
 def main(lesson: course.Lesson) -> None:
     """Can a model say more than one token at a time?"""
     recipe, device = lesson.recipe, lesson.device
-    windows = open_corpus().validation_windows(recipe.evaluate_bytes // 2, context=recipe.context, depth=recipe.draft_depth)
+    windows = open_corpus().validation_windows(recipe.evaluate_bytes // 2, context_length=recipe.context_length, depth=recipe.draft_depth)
     print("guesses that come true: in a row, and by distance")
     print(f"{'':18}{'weights':>10}{'row':>9}  {''.join(f'{k:>6}' for k in range(1, 2 + recipe.draft_depth))}")
     trunk = load(lesson.trained(3), device.name).model

@@ -1,4 +1,4 @@
-"""Lesson 5's exercises. Fill in the bodies, then:  pytest --mine tests/test_heads.py"""
+"""Lesson 5's exercises. Fill in the bodies, then:  pytest --mine tests/model/test_heads.py"""
 
 from minimtp.backend import numpy as np
 from minimtp.training.recipe import Recipe

@@ -6,7 +6,7 @@ from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array, no_grad
 from minimtp.model.heads import MultiTokenModel
-from minimtp.model.objective import evaluate_losses
+from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import LanguageModel, Transformer
 
 

@@ -5,22 +5,22 @@ from lessons.lesson06_speculative.picture import draw
 from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
 from lessons.lesson06_speculative.write import write_all
 from minimtp.backend import to_device
-from minimtp.decode.head_drafters import head_drafter
-from minimtp.decode.runtime import Runtime
+from minimtp.decode.drafters.heads import head_drafter
+from minimtp.decode.runtime import ModelRunner
 from minimtp.training.checkpoint import load
-from minimtp.training.corpus import open_corpus
+from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
     """How can guesses be kept, when the text must stay what the model alone would have written?"""
-    run, context = load(lesson.trained(5), lesson.device.name), lesson.recipe.context
-    prompts = open_corpus().validation_windows(160 * context, context=context)[:, : context * 3 // 8]  # (P, T)
+    run, context_length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
+    prompts = open_corpus().validation_windows(160 * context_length, context_length=context_length)[:, : context_length * 3 // 8]  # (P, T)
     p, q = next_byte(run.model, to_device(prompts, lesson.device))  # (P, V) each
     print("a drafted byte: how far its law is from the model's")
     for name, law_of in ONE_BYTE.items():
         print(f"  {name:<42}{100 * distance(law_of(p, q), p):>8.2g} %")
 
-    target, written = Runtime(run.model.trunk), {}
+    target, written = ModelRunner(run.model.trunk), {}
     drafter = head_drafter(run.model.heads, target)
     for temperature in (1, 0):
         print(f"\ntemperature {temperature}, {run.recipe.draft_depth} drafts a pass")

@@ -1,10 +1,10 @@
-"""Lesson 6's exercises. Fill in the bodies, then:  pytest --mine tests/test_verify.py"""
+"""Lesson 6's exercises. Fill in the bodies, then:  pytest --mine tests/decode/rules/test_verify.py"""
 
 from collections.abc import Callable, Sequence
 
 from minimtp.backend import numpy as np
-from minimtp.decode.chains import block_chance, one_hot, ratio, residual  # noqa: F401  (for your rules)
-from minimtp.decode.sampling import Dice
+from minimtp.decode.rules.chains import block_chance, one_hot, ratio, residual  # noqa: F401  (for your rules)
+from minimtp.decode.sampling import RandomSource
 
 
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:
@@ -21,7 +21,7 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
     raise NotImplementedError("lesson 6: ask for one choice after the other, for as long as the drafts are what was chosen")
 
 
-def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], dice: Dice) -> tuple[int, int]:
+def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
     """The token rule of speculative sampling: judge the drafts one at a time, stop at the first that fails.
 
     Rule: accept d with probability min(1, p(d) / q(d)); at the first rejection draw from norm(max(p - q, 0)); when all
@@ -37,7 +37,7 @@ def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], dice:
     raise NotImplementedError("lesson 6: a coin for each draft; what is left of p for the first that fails")
 
 
-def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], dice: Dice) -> tuple[int, int]:
+def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
     """The block rule: judge d_1 .. d_i as one block for every i, and keep the longest block that stands.
 
     Rule: with the weights pi_0 = 1 and pi_i = min(1, pi_{i-1} p_{i-1}(d_i) / q_{i-1}(d_i)), block i stands with probability

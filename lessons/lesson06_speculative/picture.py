@@ -1,7 +1,7 @@
 """Lesson 6's picture: two laws that overlap, drafts that stood and fell, and what a deeper draft brings."""
 
 from minimtp.backend import numpy as np
-from minimtp.training.tokenizer import Tokenizer
+from minimtp.training.data.tokenizer import Tokenizer
 
 SHOWN, ROUNDS = 9, 15  # bytes of a law, rounds of a text
 GREEN, RED, BLUE, GOLD = "#1e8449", "#c0392b", "#2e86c1", "#ca6f1e"

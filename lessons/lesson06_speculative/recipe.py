@@ -3,18 +3,18 @@
 from lessons.lesson05_heads.recipe import recipe as previous
 
 INTRODUCES = (
-    "minimtp.decode.chains",
-    "minimtp.decode.trees",
-    "minimtp.decode.verify",
-    "minimtp.decode.drafters",
-    "minimtp.decode.tree_drafting",
-    "minimtp.decode.head_drafters",
-    "minimtp.decode.processors",
+    "minimtp.decode.rules.chains",
+    "minimtp.decode.rules.trees",
+    "minimtp.decode.rules.verify",
+    "minimtp.decode.drafters.drafter",
+    "minimtp.decode.drafters.tree_growth",
+    "minimtp.decode.drafters.heads",
+    "minimtp.decode.logits_processors",
     "minimtp.decode.stopping",
     "minimtp.decode.target",
-    "minimtp.decode.rounds",
-    "minimtp.decode.loop",
-    "minimtp.decode.generate",
+    "minimtp.decode.statistics",
+    "minimtp.decode.generation",
+    "minimtp.decode.options",
 )
 
 recipe = previous

@@ -4,24 +4,24 @@ from collections.abc import Callable, Sequence
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
-from minimtp.decode.chains import ratio, residual
-from minimtp.decode.sampling import Dice, softmax
-from minimtp.decode.verify import TokenRule
+from minimtp.decode.rules.chains import ratio, residual
+from minimtp.decode.rules.verify import TokenRule
+from minimtp.decode.sampling import RandomSource, softmax
 from minimtp.engine.tensor import Array, no_grad
 from minimtp.model.heads import MultiTokenModel
 
 
-def trusting_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], dice: Dice) -> tuple[int, int]:
+def trusting_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
     """Wrong: every draft stands."""
-    return len(drafts), dice.choose(p[-1])
+    return len(drafts), rng.choose(p[-1])
 
 
-def forgetful_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], dice: Dice) -> tuple[int, int]:
+def forgetful_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
     """Wrong: the token rule, but what replaces a rejected draft is drawn from the model's whole law."""
     for j, draft in enumerate(drafts):
-        if not dice.happens(ratio(p[j], q[j], draft)):
-            return j, dice.choose(p[j])
-    return len(drafts), dice.choose(p[-1])
+        if not rng.happens(ratio(p[j], q[j], draft)):
+            return j, rng.choose(p[j])
+    return len(drafts), rng.choose(p[-1])
 
 
 class Trusting(TokenRule):

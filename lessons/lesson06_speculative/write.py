@@ -7,13 +7,13 @@ from time import perf_counter
 from lessons.lesson06_speculative.rules import Forgetful, Trusting
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
-from minimtp.decode.drafters import Drafter
-from minimtp.decode.loop import Generation
-from minimtp.decode.rounds import Round
-from minimtp.decode.runtime import Runtime
-from minimtp.decode.sampling import Law, SeededDice, softmax
+from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.generation import Generation
+from minimtp.decode.rules.verify import Rule, make_rule
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
+from minimtp.decode.statistics import Round
 from minimtp.decode.stopping import Stop
-from minimtp.decode.verify import Rule, make_rule
 
 DEPTHS = (1, 3, 5, 7, 11, 15)
 Maker = Callable[[int, int], Rule]  # seed, position of the first new token -> a rule for one text
@@ -21,7 +21,7 @@ Maker = Callable[[int, int], Rule]  # seed, position of the first new token -> a
 
 def rules_at(temperature: float, vocabulary: int) -> dict[str, Maker]:
     """What to decode with, by the names that the run prints: plain decoding first, then wrong rules, then right ones."""
-    law = Law(temperature)
+    law = SamplingParams(temperature)
 
     def library(name: str) -> Maker:
         return lambda seed, position: make_rule(name, law, seed, vocabulary, position)
@@ -31,8 +31,8 @@ def rules_at(temperature: float, vocabulary: int) -> dict[str, Maker]:
         return {"plain decoding": same, "equal, in a tree": same, "equal to the argmax": same}
     return {
         "plain decoding": library("shared-noise"),
-        "every draft stands": lambda seed, position: Trusting(law, SeededDice(seed)),
-        "forgetful rule": lambda seed, position: Forgetful(law, SeededDice(seed)),
+        "every draft stands": lambda seed, position: Trusting(law, SeededRandomSource(seed)),
+        "forgetful rule": lambda seed, position: Forgetful(law, SeededRandomSource(seed)),
         "token rule": library("token"),
         "token, in a tree": library("token"),
         "block rule": library("block"),
@@ -58,7 +58,7 @@ class Written:
 
 
 def write(
-    target: Runtime, drafter: Drafter, prompts: np.ndarray, rule: Maker, depth: int, tree: bool = False
+    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, rule: Maker, depth: int, tree: bool = False
 ) -> Written:
     """Continue each of the prompts (P, T) to the model's context with `depth` drafts a round, 0 for plain decoding; as a tree?
 
@@ -84,7 +84,7 @@ def write(
 
 
 def write_all(
-    target: Runtime, drafter: Drafter, prompts: np.ndarray, temperature: float, depth: int
+    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, temperature: float, depth: int
 ) -> dict[str | int, Written]:
     """The texts of every rule by its name, a line printed for each; by depth those of the last rule, on fewer prompts."""
     written, rules = {}, rules_at(temperature, target.vocabulary_size)
@@ -94,7 +94,7 @@ def write_all(
     return written | {deep: write(target, drafter, prompts[::4], rule, deep) for deep in DEPTHS if deep <= drafter.max_depth}
 
 
-def describe(found: Written, plain: Written, target: Runtime) -> str:
+def describe(found: Written, plain: Written, target: ModelRunner) -> str:
     """A line: what a pass brought, how fast it was, and what the model itself would say of the texts."""
     start = found.rounds[0][0].position
     surprise = np.concatenate([bits(target, text, start) for text in found.texts]).mean()
@@ -103,7 +103,7 @@ def describe(found: Written, plain: Written, target: Runtime) -> str:
     return f"{speed}  {surprise:.2f} bits per byte{same}"
 
 
-def bits(target: Runtime, text: Sequence[int], start: int) -> np.ndarray:
+def bits(target: ModelRunner, text: Sequence[int], start: int) -> np.ndarray:
     """-log2 of what the model itself gives to each of the text's tokens from `start` on."""
     target.truncate(0)
     law = softmax(to_numpy(target.forward(np.array(text[:-1])).logits[start - 1 :]))

@@ -3,10 +3,10 @@
 from lessons import course
 from lessons.lesson07_quantization.picture import draw
 from lessons.lesson07_quantization.rounded import Judge, errors_in_steps, misread, noise, products
-from minimtp.quant.grids import Q4_0
-from minimtp.quant.ptq import METHODS
+from minimtp.quant.grids.registry import Q4_0
+from minimtp.quant.ptq.methods import METHODS
 from minimtp.training.checkpoint import load
-from minimtp.training.corpus import open_corpus
+from minimtp.training.data.corpus import open_corpus
 
 STEPS = {"a step for all": "restricted-tensor", "a step a row": "restricted-channel", "a step for 32": "ggml-signed-g32"}
 

@@ -1,15 +1,15 @@
 """Lesson 7's exercises. Fill in the bodies, then:
 
-pytest --mine tests/test_rounding.py tests/test_packing_bits.py tests/test_ptq.py
+pytest --mine tests/quant/grids/test_rounding.py tests/quant/test_bit_packing.py tests/quant/ptq/test_ptq.py
 """
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 from minimtp.engine.tensor import Array
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
-from minimtp.quant.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
-from minimtp.quant.grids import Grid
-from minimtp.quant.grids_base import Scales
-from minimtp.quant.scales import put_group  # noqa: F401  (overwrites one group's scales)
+from minimtp.quant.grids.base import Scales
+from minimtp.quant.grids.registry import Grid
+from minimtp.quant.grids.scales import put_group  # noqa: F401  (overwrites one group's scales)
+from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 
 
 def half_away(x: Array) -> Array:

@@ -4,7 +4,7 @@ from lessons.lesson07_quantization.rounded import Rounded
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.engine.tensor import Array
-from minimtp.quant.grids import Q4_0, grid_named
+from minimtp.quant.grids.registry import Q4_0, grid_named
 
 BLUE, RED, GREY = "#2e86c1", "#c0392b", "#7f8c8d"
 METHODS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")

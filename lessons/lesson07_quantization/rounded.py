@@ -9,11 +9,11 @@ from minimtp.engine.tensor import Array
 from minimtp.model.layers import Linear
 from minimtp.model.transformer import Transformer
 from minimtp.quant.bit_packing import pack4, unpack4
-from minimtp.quant.grids import Q4_0, Grid, grid_named
+from minimtp.quant.grids.registry import Q4_0, Grid, grid_named
 from minimtp.quant.packed import bits_per_weight
-from minimtp.quant.ptq import quantize_after_training
-from minimtp.quant.qat import QuantizationSpec
-from minimtp.training.corpus import Corpus
+from minimtp.quant.ptq.methods import quantize_after_training
+from minimtp.quant.qat.modules import QuantizationSpec
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 
 
@@ -31,13 +31,13 @@ class Judge:
     """
 
     def __init__(self, model: Transformer, corpus: Corpus, device: Device, tokens: int) -> None:
-        self.model, self.corpus, self.tokens, self.context = model, corpus, tokens, model.shape.context
-        windows = max(2, tokens // 4 // self.context)
-        text = corpus.batch(0, seed=1, batch=windows, context=self.context)  # of the training part
+        self.model, self.corpus, self.tokens, self.context_length = model, corpus, tokens, model.config.context_length
+        windows = max(2, tokens // 4 // self.context_length)
+        text = corpus.batch(0, seed=1, batch_size=windows, context_length=self.context_length)  # of the training part
         self.batches = [to_device(part, device) for part in np.array_split(text, max(1, windows // 16))]
 
     def bits_per_byte(self, model: Transformer) -> float:
-        return evaluate_model(model, self.corpus, self.context, self.tokens).bits_per_byte
+        return evaluate_model(model, self.corpus, self.context_length, self.tokens).bits_per_byte
 
     def rounded(self, grid: str, method: str = "rtn") -> Rounded:
         """All products on the grid, the token table, which is the output too, on q8_0."""

@@ -8,7 +8,7 @@ from lessons.lesson08_qat.derivatives import differences, share_without_slope
 from lessons.lesson08_qat.picture import draw
 from lessons.lesson08_qat.tune import Diary, Tuner, grid_of, rounding_after_steps
 from minimtp.training.checkpoint import load
-from minimtp.training.corpus import open_corpus
+from minimtp.training.data.corpus import open_corpus
 
 WAYS = {"trained": {}, "with a teacher": {"distill": 0.7}, "with learned steps": {"scales": "learned"}}
 

@@ -5,8 +5,8 @@ from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor
 from minimtp.model.transformer import Transformer
-from minimtp.quant.grids import Q4_0
-from minimtp.quant.learned import LearnedStep
+from minimtp.quant.grids.registry import Q4_0
+from minimtp.quant.qat.learned import LearnedStep
 
 LOW, HIGH = -8, 7
 

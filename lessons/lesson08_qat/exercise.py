@@ -1,11 +1,11 @@
 """Lesson 8's exercises. Fill in the bodies, then:
 
-pytest --mine tests/test_fake_quantization.py tests/test_learned.py
+pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
 """
 
 from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
 from minimtp.engine.tensor import Array, Op
-from minimtp.quant.grids import MASKS, Grid
+from minimtp.quant.grids.registry import MASKS, Grid
 
 
 class FakeQuantize(Op):

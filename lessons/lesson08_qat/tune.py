@@ -11,11 +11,11 @@ from minimtp.engine.module import replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.model.layers import Linear
-from minimtp.model.objective import accumulate_gradients
+from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import Transformer
-from minimtp.quant.grids import grid_named
-from minimtp.quant.qat import QuantizationSpec, make_room_for_learned_steps, prepare
-from minimtp.training.corpus import Corpus
+from minimtp.quant.grids.registry import grid_named
+from minimtp.quant.qat.modules import QuantizationSpec, make_room_for_learned_steps, prepare
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate
@@ -32,7 +32,7 @@ class Tuner:
         self.model, self.corpus, self.device, self.recipe = model, corpus, device, recipe
 
     def bits_per_byte(self, model: Transformer) -> float:
-        return evaluate_model(model, self.corpus, self.recipe.context, self.recipe.evaluate_bytes).bits_per_byte
+        return evaluate_model(model, self.corpus, self.recipe.context_length, self.recipe.evaluate_bytes).bits_per_byte
 
     def tuned(
         self,
@@ -51,15 +51,15 @@ class Tuner:
             model = prepare(model, spec)
         flat = FlatParameters(model)
         optimizer = AdamW(flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
-        replicas = Replicas(model, flat, min(available_cores(), recipe.batch) if self.device.name == "cpu" else 1)
+        replicas = Replicas(model, flat, min(available_cores(), recipe.batch_size) if self.device.name == "cpu" else 1)
 
         def backward(model: Transformer, tokens: np.ndarray) -> None:
-            share = len(tokens) / recipe.batch
+            share = len(tokens) / recipe.batch_size
             accumulate_gradients(model, tokens, (), share, teacher=self.model, distill_weight=distill)
 
         name = f"{bits or 32} bits" + (", a teacher" if distill else "") + (", learned steps" if scales == "learned" else "")
         for step in tqdm(range(recipe.steps), desc=name, disable=None):
-            tokens = self.corpus.batch(step, seed=recipe.seed + 1, batch=recipe.batch, context=recipe.context)  # (B, T + 1)
+            tokens = self.corpus.batch(step, seed=recipe.seed + 1, batch_size=recipe.batch_size, context_length=recipe.context_length)  # (B, T + 1)
             shards = [to_device(shard, self.device) for shard in np.array_split(tokens, len(replicas.models))]
             replicas.run(backward, shards)
             optimizer.step(learning_rate(recipe, step), recipe.clip)

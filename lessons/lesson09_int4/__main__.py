@@ -13,7 +13,7 @@ def main(lesson: course.Lesson) -> None:
     if which == "plain":
         print(f"no compiled kernels ({why}): no loops here, and the kernel is array code that keeps floats")
     speeds, limits = {}, {}
-    for outputs, inputs in shapes(lesson.recipe.width):
+    for outputs, inputs in shapes(lesson.recipe.hidden_size):
         race = Race(outputs, inputs, lesson.device)
         speeds[race.size], limits[race.size] = race.speeds(), {name: race.memory(name) for name in (FLOAT, KERNEL)}
         print(f"\n{race.size} weights")

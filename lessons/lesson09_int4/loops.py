@@ -1,7 +1,7 @@
 """Two int4 products of one row that Numba compiles without help: the obvious one, and one that it can make vectors of."""
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.compiling import compiled
+from minimtp.kernels.cpu.compiling import compiled
 
 
 @compiled

@@ -8,7 +8,7 @@ from minimtp import kernels
 from minimtp.backend import Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array
-from minimtp.kernels import blocks
+from minimtp.kernels.ggml import blocks
 
 FLOAT, DECODED, LOOP, BESIDE, KERNEL = (
     "float32, NumPy", "int4, decoded first", "int4, weight by weight", "int4, output by output", "int4, the kernel"

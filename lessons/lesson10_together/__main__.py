@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson10_together.report import show_claims, show_headline, show_quality, show_repetition, show_speeds
-from minimtp.compare import MEASUREMENTS, choose_prompts, measured, recipes, require_equal_texts, trained
-from minimtp.pictures import draw
-from minimtp.training.corpus import open_corpus
+from minimtp.compare.compare import MEASUREMENTS, choose_prompts, measured, recipes, require_equal_texts, trained
+from minimtp.compare.plot import draw
+from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
@@ -16,11 +16,11 @@ def main(lesson: course.Lesson) -> None:
     runs = trained(recipes(standard), corpus, lesson.folder, lesson.device.name)
     prompts = choose_prompts(corpus, sizes)
     found = measured(runs, corpus, prompts, sizes, lesson.device)
-    show_headline(found, runs["standard"], prompts[0][0], sizes.max_new, lesson.device)
+    show_headline(found, runs["standard"], prompts[0][0], sizes.max_new_tokens, lesson.device)
     show_quality(found)
     show_speeds(found, "temperature 0", "")
     show_speeds(found, "temperature 1", "_t1")
-    show_repetition(runs["standard"], corpus, prompts[0], sizes.max_new)
+    show_repetition(runs["standard"], corpus, prompts[0], sizes.max_new_tokens)
     show_claims(found)
     lesson.picture(draw, found, size=(14, 4.2))
     before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))

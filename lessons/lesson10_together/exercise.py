@@ -1,6 +1,6 @@
 """Lesson 10's exercises. Fill in the bodies, then:
 
-pytest --mine tests/test_measure.py tests/test_ngram.py tests/test_survival.py
+pytest --mine tests/bench/test_interleaved.py tests/decode/drafters/test_ngram.py tests/decode/policy/test_estimates.py
 """
 
 import itertools  # noqa: F401  (for your answers)
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from minimtp.backend import numpy as np
-from minimtp.decode.estimates import GUESS_WEIGHT  # noqa: F401
-from minimtp.decode.verify import Rule
+from minimtp.decode.policy.estimates import GUESS_WEIGHT  # noqa: F401
+from minimtp.decode.rules.verify import Rule
 
 
 @dataclass
@@ -40,14 +40,14 @@ class NgramDrafter:
     more token drafted: after a repetition of n tokens at most 2 n are proposed.
     """
 
-    reads_hidden, stops_early, least_confidence = False, False, 0.0
+    reads_hidden, stops_early, min_confidence = False, False, 0.0
 
     def __init__(self, max_depth: int = 15, longest: int = 12, shortest: int = 3) -> None:
         self.max_depth = max_depth
         self.longest, self.shortest = longest, shortest
         self.reset(0)
 
-    def twin(self) -> "NgramDrafter":
+    def clone(self) -> "NgramDrafter":
         return NgramDrafter(self.max_depth, self.longest, self.shortest)
 
     def reset(self, first_token: int) -> None:

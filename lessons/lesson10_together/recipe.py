@@ -5,21 +5,21 @@ from dataclasses import replace
 from lessons.lesson09_int4.recipe import recipe as previous
 
 INTRODUCES = (
-    "minimtp.decode.cost",
-    "minimtp.decode.estimates",
-    "minimtp.decode.adaptive",
-    "minimtp.decode.ngram",
-    "minimtp.decode.model_drafter",
+    "minimtp.decode.policy.cost",
+    "minimtp.decode.policy.estimates",
+    "minimtp.decode.policy.adaptive",
+    "minimtp.decode.drafters.ngram",
+    "minimtp.decode.drafters.model",
     "minimtp.decode.batch",
-    "minimtp.decode.sources",
-    "minimtp.decode.deploy",
-    "minimtp.decode.measure",
+    "minimtp.decode.drafters.registry",
+    "minimtp.decode.decoder",
+    "minimtp.bench.interleaved",
     "minimtp.training.quantize",
-    "minimtp.doctor",
-    "minimtp.bench.machine",
-    "minimtp.claims",
-    "minimtp.pictures",
-    "minimtp.compare",
+    "minimtp.cli.doctor",
+    "minimtp.machine",
+    "minimtp.compare.claims",
+    "minimtp.compare.plot",
+    "minimtp.compare.compare",
 )
 
 recipe = replace(previous, learning_rate=3e-3)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from lessons.lesson04_generating.write import drawn_from, reread_as_in_training, timed
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.decode.deploy import deploy
-from minimtp.decode.generate import generate
-from minimtp.decode.ngram import NgramDrafter
-from minimtp.decode.sampling import GREEDY, Law
+from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.options import generate
+from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import LoadedRun
 
 
@@ -26,10 +26,10 @@ def looked_up(texts: Sequence[Sequence[int]], start: int) -> float:
     return right / total
 
 
-def written(run: LoadedRun, prompts: Sequence[np.ndarray], count: int, law: Law) -> list[list[int]]:
+def written(run: LoadedRun, prompts: Sequence[np.ndarray], count: int, sampling: SamplingParams) -> list[list[int]]:
     """The model's own texts, prompts included."""
     target, _ = deploy(run.model)
-    return [[*map(int, p), *generate(target, None, p, max_new=count, law=law, seed=s)] for s, p in enumerate(prompts)]
+    return [[*map(int, p), *generate(target, None, p, max_new_tokens=count, sampling=sampling, seed=s)] for s, p in enumerate(prompts)]
 
 
 def rereading_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:

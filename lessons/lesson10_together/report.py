@@ -1,4 +1,4 @@
-"""What lesson 10 prints of the figures that minimtp.compare measured: the headline first, then what stands behind it."""
+"""What lesson 10 prints of the figures that minimtp.compare.compare measured: the headline first, then what stands behind it."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from lessons import course
 from lessons.lesson10_together.repetition import looked_up, rereading_speed, written
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.claims import judge
-from minimtp.decode.sampling import GREEDY, Law
+from minimtp.compare.claims import judge
+from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import LoadedRun
-from minimtp.training.corpus import Corpus
+from minimtp.training.data.corpus import Corpus
 
 Figures = list[dict[str, object]]  # of standard, MTP, MTP + QAT int4, MTP rounded
 
@@ -54,8 +54,8 @@ def show_repetition(standard: LoadedRun, corpus: Corpus, prompts: Sequence[np.nd
     start = len(prompts[0])
     texts = {
         "by the model at temperature 0": written(standard, prompts, count, GREEDY),
-        "by the model at temperature 1": written(standard, prompts, count, Law()),
-        "by people": corpus.validation_windows(len(prompts) * (start + count), context=start + count).tolist(),
+        "by the model at temperature 1": written(standard, prompts, count, SamplingParams()),
+        "by people": corpus.validation_windows(len(prompts) * (start + count), context_length=start + count).tolist(),
     }
     print("\nbytes that the text before them would have told")
     for by, text in texts.items():

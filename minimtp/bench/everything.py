@@ -17,9 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimtp import compare
 from minimtp.backend import choose_device
-from minimtp.bench import decode, kernels, quality, train
+from minimtp.bench.decode import measure as decode
+from minimtp.bench.kernels import measure as kernels
+from minimtp.bench.quality import measure as quality
+from minimtp.bench.training import measure as train
+from minimtp.compare import compare
 from minimtp.errors import UserError
 from minimtp.kernels import describe as describe_kernels
 from minimtp.training import checkpoint
@@ -39,9 +42,9 @@ class Extent:
 
 
 EXTENTS = {
-    "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new=16, repeats=1), (3,), 1),
+    "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new_tokens=16, repeats=1), (3,), 1),
     "quick": Extent(512, 5, 20, decode.Sizes(repeats=8), (8, 4, 3, 2), 3),
-    "gpu": Extent(2048, 5, 20, decode.Sizes(max_new=256), (), 0, "bfloat16"),
+    "gpu": Extent(2048, 5, 20, decode.Sizes(max_new_tokens=256), (), 0, "bfloat16"),
 }
 
 

@@ -16,7 +16,7 @@ from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.engine.precision import factor, product, products_in, require
 from minimtp.errors import UserError
-from minimtp.kernels.cuda_graph import Recording
+from minimtp.kernels.cuda.graph import Recording
 from minimtp.training.recipe import PRECISIONS
 
 TIMES = 10  # that a recording is launched for one figure

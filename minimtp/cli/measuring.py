@@ -44,7 +44,7 @@ def quantize(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    from minimtp.formats import gguf
+    from minimtp.formats.gguf import gguf
 
     done = gguf.export(options.run, options.out)
     held = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
@@ -56,7 +56,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from minimtp import compare as comparison
+    from minimtp.compare import compare as comparison
 
     use_kernels(options)
     comparison.run(
@@ -76,7 +76,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def bench_train(options: argparse.Namespace) -> int:
-    from minimtp.bench import train as measurement
+    from minimtp.bench.training import measure as measurement
 
     measurement.train(
         options.preset, device=options.device, precision=options.precision, steps=options.steps, rounds=options.rounds,
@@ -86,7 +86,7 @@ def bench_train(options: argparse.Namespace) -> int:
 
 
 def bench_quality(options: argparse.Namespace) -> int:
-    from minimtp.bench import quality as measurement
+    from minimtp.bench.quality import measure as measurement
 
     use_kernels(options)
     measurement.run(
@@ -96,19 +96,19 @@ def bench_quality(options: argparse.Namespace) -> int:
 
 
 def bench_kernels(options: argparse.Namespace) -> int:
-    from minimtp.bench.kernels import kernel_speeds
+    from minimtp.bench.kernels.measure import kernel_speeds
 
     kernel_speeds(largest=options.largest, rounds=options.rounds, device=options.device, out=options.out)
     return 0
 
 
 def bench_decode(options: argparse.Namespace) -> int:
-    from minimtp.bench import decode as measurement
+    from minimtp.bench.decode import measure as measurement
 
     use_kernels(options)
     measurement.measure(
         options.run, small=options.small, device=options.device, seed=options.seed, out=options.out,
-        sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new, options.repeats),
+        sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new_tokens, options.repeats),
         **({"temperatures": options.temperatures} if options.temperatures else {}),
         **({"texts": options.texts} if options.texts else {}),
     )  # fmt: skip
@@ -116,7 +116,7 @@ def bench_decode(options: argparse.Namespace) -> int:
 
 
 def bench_rounds(options: argparse.Namespace) -> int:
-    from minimtp.bench import decode_rounds as measurement
+    from minimtp.bench.decode import rounds as measurement
 
     use_kernels(options)
     measurement.measure(
@@ -128,7 +128,7 @@ def bench_rounds(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from minimtp.doctor import describe
+    from minimtp.cli.doctor import describe
 
     use_kernels(options)
     for topic, finding in describe():

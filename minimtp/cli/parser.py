@@ -98,7 +98,7 @@ def make_parser() -> Parser:
     new.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                      help='the text to continue, - for standard input; repeat it for several (default: "import ")')  # fmt: skip
     new.add_argument("--prompts", metavar="FILE", help="texts to continue, one a line; each is as if it were alone")
-    new.add_argument("--max-new", type=whole, default=256, metavar="N", help="tokens to write at most (default: 256)")
+    new.add_argument("--max-new-tokens", type=whole, default=256, metavar="N", help="tokens to write at most (default: 256)")
     new.add_argument("--temperature", type=number, default=0.0, metavar="T", help="0: always the likeliest (default: 0)")
     new.add_argument("--top-k", type=whole, default=0, metavar="K", help="choose among the K likeliest (default: 0, all)")
     new.add_argument("--top-p", type=number, default=1.0, metavar="P", help="choose among the likeliest that make up P")
@@ -220,7 +220,7 @@ def make_parser() -> Parser:
     new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three")
     new.add_argument("--prompts", type=whole, default=8, metavar="N", help="of each kind of text (default: 8)")
     new.add_argument("--prompt", type=whole, default=32, metavar="N", help="tokens of a prompt (default: 32)")
-    new.add_argument("--max-new", type=whole, default=96, metavar="N", help="tokens to write at most (default: 96)")
+    new.add_argument("--max-new-tokens", type=whole, default=96, metavar="N", help="tokens to write at most (default: 96)")
     new.add_argument("--repeats", type=whole, default=3, metavar="N", help="turns of every prompt (default: 3)")
     new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
     new.add_argument("--out", metavar="DIR", help="also write what was found as JSON, and draw it")

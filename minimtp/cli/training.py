@@ -11,9 +11,9 @@ from minimtp.training.recipe import Recipe
 
 
 def train(options: argparse.Namespace) -> int:
+    from minimtp.training.data.tokenizer import open_tokenizer
     from minimtp.training.distributed import command_to_resume
-    from minimtp.training.loop import train as run_training
-    from minimtp.training.tokenizer import open_tokenizer
+    from minimtp.training.run import train as run_training
 
     use_kernels(options)
     out = options.out or _default_out(options)

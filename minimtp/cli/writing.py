@@ -11,8 +11,8 @@ from minimtp.errors import UserError
 
 def generate(options: argparse.Namespace) -> int:
     import minimtp
-    from minimtp.decode.show import show, visible
-    from minimtp.decode.trace import Trace, require_place
+    from minimtp.decode.display.terminal import show, visible
+    from minimtp.decode.display.trace import Trace, require_place
 
     use_kernels(options)
     prompts = _prompts(options)
@@ -22,7 +22,7 @@ def generate(options: argparse.Namespace) -> int:
         require_place(options.trace)
     run = minimtp.load(options.run, device=options.device)
     decoder = _decoder(run, options, options.draft)
-    settings = dict(max_new=options.max_new, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
+    settings = dict(max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
                     seed=options.seed, rule=options.rule, stop=options.stop,
                     repetition_penalty=options.repetition_penalty)  # fmt: skip
     if len(prompts) > 1:
@@ -66,7 +66,7 @@ def _prompts(options: argparse.Namespace) -> list[str | bytes]:
 
 def _decoder(run: object, options: argparse.Namespace, draft: str) -> object:
     import minimtp
-    from minimtp.decode.deploy import Decoder
+    from minimtp.decode.decoder import Decoder
 
     kind, _, folder = draft.partition(":")
     drafting = minimtp.load(folder, device=options.device) if kind == "model" and folder else draft
@@ -75,7 +75,7 @@ def _decoder(run: object, options: argparse.Namespace, draft: str) -> object:
 
 def _write_batch(batch: object, prompts: list[str | bytes], run: object) -> None:
     """Each text under its number as soon as it and those before it are finished; what they cost together at the end."""
-    from minimtp.decode.show import visible
+    from minimtp.decode.display.terminal import visible
 
     safe = visible if sys.stdout.isatty() else str
     printed = 0
@@ -97,7 +97,7 @@ def _write_batch(batch: object, prompts: list[str | bytes], run: object) -> None
 
 def _ending(generation: object, run: object) -> str:
     return {
-        "stop": "the text ended", "length": "--max-new reached", "context": f"the context of {run.recipe.context} is full"
+        "stop": "the text ended", "length": "--max-new-tokens reached", "context": f"the context of {run.recipe.context_length} is full"
     }[generation.reason]  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt
     import minimtp
     from minimtp import kernels
     from minimtp.backend import choose_device
-    from minimtp.decode.trace import describe, page
+    from minimtp.decode.display.trace import describe, page
     from minimtp.training.checkpoint import write_text
 
     kernel, _ = kernels.describe(choose_device(options.device).name)

@@ -13,10 +13,10 @@ padding, no row waits for the longest one, and nothing has to be proved again: e
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters import Drafter
-from minimtp.decode.generate import generate
-from minimtp.decode.loop import Generation, Lengths
-from minimtp.decode.rounds import Round
+from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.generation import DraftPolicy, Generation
+from minimtp.decode.options import generate
+from minimtp.decode.statistics import Round
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 
@@ -62,7 +62,7 @@ def generate_batch(
     prompts: Iterable[Iterable[int]],
     *,
     seed: int = 0,
-    make_lengths: Callable[[Target], Lengths | None] = lambda target: None,
+    make_policy: Callable[[Target], DraftPolicy | None] = lambda target: None,
     **options: object,
 ) -> Batch:
     """Continue each of the prompts as `generate` would, with the same options, in turns.
@@ -75,7 +75,7 @@ def generate_batch(
         raise UserError("there is no prompt: give at least one text to continue")
     rows = []
     for row, prompt in enumerate(prompts):
-        own_target, own_drafter = (target, drafter) if row == 0 else (target.twin(), drafter and drafter.twin())
-        lengths = make_lengths(own_target)
-        rows.append(generate(own_target, own_drafter, prompt, seed=row_seed(seed, row), lengths=lengths, **options))
+        own_target, own_drafter = (target, drafter) if row == 0 else (target.clone(), drafter and drafter.clone())
+        policy = make_policy(own_target)
+        rows.append(generate(own_target, own_drafter, prompt, seed=row_seed(seed, row), policy=policy, **options))
     return Batch(rows)

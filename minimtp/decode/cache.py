@@ -41,24 +41,24 @@ class KeyValueCache:
     def __init__(
         self,
         layers: int,
-        context: int,
+        context_length: int,
         heads: int,
-        channels: int,
+        head_dim: int,
         dtype: object = "float32",
         xp: ModuleType = numpy,
     ) -> None:
         # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
-        self.keys = _aligned_zeros((layers, heads, channels, context), dtype, xp)
-        self.values = _aligned_zeros((layers, context, heads, channels), dtype, xp)
-        self.context = context
+        self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
+        self.context_length = context_length
         self.length = 0
         # Slicing costs as much as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
-    def twin(self) -> "KeyValueCache":
+    def clone(self) -> "KeyValueCache":
         """An empty cache of the same sizes."""
-        layers, _, heads, channels = self.values.shape
-        return KeyValueCache(layers, self.context, heads, channels, self.values.dtype, array_module(self.values))
+        layers, _, heads, head_dim = self.values.shape
+        return KeyValueCache(layers, self.context_length, heads, head_dim, self.values.dtype, array_module(self.values))
 
     def __len__(self) -> int:
         return self.length
@@ -80,8 +80,8 @@ class KeyValueCache:
         Raises ValueError where the rows do not fit.
         """
         start, stop = self.length, self.length + keys.shape[0]
-        if stop > self.context:
-            raise ValueError(f"{stop} positions do not fit a cache of {self.context}")
+        if stop > self.context_length:
+            raise ValueError(f"{stop} positions do not fit a cache of {self.context_length}")
         all_keys, all_values = views = self._layers[layer]
         all_keys[:, :, start:stop] = keys.transpose(1, 2, 0)
         all_values[start:stop] = values
@@ -89,8 +89,8 @@ class KeyValueCache:
 
     def extend(self, rows: int) -> None:
         """Count `rows` rows, written to every layer, as part of the cache."""
-        if not 0 <= rows <= self.context - self.length:
-            raise ValueError(f"{rows} more rows do not fit: {self.length} of {self.context} are in use")
+        if not 0 <= rows <= self.context_length - self.length:
+            raise ValueError(f"{rows} more rows do not fit: {self.length} of {self.context_length} are in use")
         self.length += rows
 
     def truncate(self, length: int) -> None:
@@ -104,9 +104,9 @@ class KeptRows:
     """Keys and values (layers, T, heads, channels) of T rows that are not in the cache until it is known which belong there."""
 
     def __init__(self, cache: KeyValueCache, rows: int) -> None:
-        layers, _, heads, channels = cache.values.shape
+        layers, _, heads, head_dim = cache.values.shape
         xp = array_module(cache.values)
-        self.keys, self.values = (xp.empty((layers, rows, heads, channels), cache.values.dtype) for _ in range(2))
+        self.keys, self.values = (xp.empty((layers, rows, heads, head_dim), cache.values.dtype) for _ in range(2))
         self._cache = cache
 
     def append(self, rows: object) -> None:

@@ -27,7 +27,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeptRows, KeyValueCache
 from minimtp.engine.module import Module, weight_bytes
 from minimtp.engine.tensor import Array
-from minimtp.model.transformer import Block, Shape, Transformer
+from minimtp.model.transformer import Block, ModelConfig, Transformer
 
 ROWS = 16  # of a prompt that are fed at once on the CPU: as many as a verification has, so that buffers need not be larger
 
@@ -77,9 +77,9 @@ def _over_its_cache(prepared: Any, block: Block) -> Any:
 class BlockWeights:
     """One block, laid out for the kernels, which compute all of it in one call."""
 
-    def __init__(self, block: Block, shape: Shape, kernel: ModuleType) -> None:
+    def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
         self._kernel = kernel
-        prepared = kernel.prepare_block(*_block_weights(block, kernel), shape.attention_heads, shape.norm_epsilon)
+        prepared = kernel.prepare_block(*_block_weights(block, kernel), config.num_heads, config.norm_eps)
         self._prepared = _over_its_cache(prepared, block)
 
     def forward(self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> None:
@@ -95,8 +95,8 @@ def stretches(depths: Sequence[int], start: int) -> np.ndarray:
     return np.array([(a, b, start + depths[a]) for a, b in zip(firsts, [*firsts[1:], len(depths)], strict=True)], np.int64)
 
 
-class Runtime:
-    """A trunk ready to decode: the `Target` of `decode/loop.py`.
+class ModelRunner:
+    """A trunk ready to decode: the `Target` of `decode/generation.py`.
 
     trunk: a Transformer in full precision or converted to packed modules.
     context_length: how many positions the cache has room for; by default what the model was trained with.
@@ -104,28 +104,28 @@ class Runtime:
     """
 
     def __init__(self, trunk: Transformer, context_length: int | None = None, model: Module | None = None) -> None:
-        self.shape = shape = trunk.shape
+        self.config = config = trunk.config
         self.weight_bytes = weight_bytes(model or trunk)
-        self.vocabulary_size = shape.vocabulary_size
-        self.context_length = context_length or shape.context
+        self.vocabulary_size = config.vocabulary_size
+        self.context_length = context_length or config.context_length
         self.final_norm = trunk.final_norm.weight.data
         kernel = kernels.for_array(self.final_norm)
         self.rows_at_once = have_kernels(model or trunk, kernel)  # or one after the other, over plain kernels
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
         on_the_host = array_module(self.final_norm) is np
-        self.most_rows = ROWS if on_the_host else self.context_length
+        self.max_rows = ROWS if on_the_host else self.context_length
         self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output, kernel)
         self._embedding = trunk.embedding
         self.table = self._prepared_embedding(tied=trunk.output is None)
         blocks = [partial(_block_weights, block, kernel) for block in trunk.blocks]
-        self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, shape.attention_heads, shape.norm_epsilon)
+        self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, config.num_heads, config.norm_eps)
         self._graphs = getattr(self._trunk, "graphs", None)  # of steps, on a GPU with its kernels
         if not self.rows_at_once:
             over_caches = map(_over_its_cache, self._trunk.blocks, trunk.blocks)
             self._trunk = replace(self._trunk, blocks=tuple(over_caches))
         self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
         self.cache = KeyValueCache(
-            shape.layers, self.context_length, shape.key_value_heads, shape.channels,
+            config.num_layers, self.context_length, config.num_kv_heads, config.head_dim,
             self.final_norm.dtype, array_module(self.final_norm),
         )  # fmt: skip
 
@@ -167,8 +167,8 @@ class Runtime:
         """`forward` on a GPU: from the tokens to the logits one graph, recorded once for each number of tokens, then replayed.
         All that changes from step to step, the tokens and the position, is one upload."""
         xp, cache, rows = array_module(self.final_norm), self.cache, len(tokens)
-        if rows > cache.context - start:
-            raise ValueError(f"{rows} rows after {start} do not fit a cache of {cache.context}")
+        if rows > cache.context_length - start:
+            raise ValueError(f"{rows} rows after {start} do not fit a cache of {cache.context_length}")
 
         def step(given: Array) -> tuple[Array, Array]:
             x, positions = self.embed(given[:rows]), given[rows:] + xp.arange(rows)
@@ -183,10 +183,10 @@ class Runtime:
         cache.extend(rows)
         return Step(logits, hidden)
 
-    def twin(self) -> "Runtime":
+    def clone(self) -> "ModelRunner":
         """Another one with these weights and an empty cache of its own."""
         other = copy(self)
-        other.cache = self.cache.twin()
+        other.cache = self.cache.clone()
         return other
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> Step:

@@ -30,7 +30,7 @@ def _is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Law:
+class SamplingParams:
     """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
 
     temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =
@@ -97,7 +97,7 @@ class Law:
         return kept | xp.isnan(scores)  # which sort as the smallest: whoever draws has to find out
 
 
-GREEDY = Law(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 NOT_FINITE = "the model's output is not a number: its training diverged or its file is damaged, use another checkpoint"
 
 
@@ -122,7 +122,7 @@ def _maxima(rows: object) -> object:
     return largest
 
 
-class Dice(Protocol):
+class RandomSource(Protocol):
     """All the randomness of sampling and verification: four questions.
 
     The verification rules ask nothing else, which is what lets a test answer the questions in every possible way and
@@ -142,7 +142,7 @@ class Dice(Protocol):
         """At most `count` draws without replacement from the law of (V,) scores, in order; fewer where it has fewer tokens."""
 
 
-class SeededDice:
+class SeededRandomSource:
     """`Dice` rolled by a seeded generator: the same seed gives the same answers to the same questions."""
 
     ROWS = 32  # of noise, made at once
@@ -187,7 +187,7 @@ def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.n
     return np.negative(exponential, out=exponential)
 
 
-class Noise:
+class GumbelNoise:
     """Gumbel noise G for every (seed, position, token), whoever asks first: argmax(log p + G) is a draw from p.
 
     Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of a position is

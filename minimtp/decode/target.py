@@ -19,7 +19,7 @@ class Target(Protocol):
     vocabulary_size: int
     context_length: int
     length: int  # rows in its cache
-    most_rows: int  # of a pass over a prompt; a longer one is fed in pieces
+    max_rows: int  # of a pass over a prompt; a longer one is fed in pieces
 
     def forward(self, tokens: np.ndarray) -> Step:
         """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache. What it returns is not used again."""
@@ -27,7 +27,7 @@ class Target(Protocol):
     def truncate(self, length: int) -> None:
         """Forget the rows at and beyond `length`."""
 
-    def twin(self) -> "Target":
+    def clone(self) -> "Target":
         """The same model with an empty cache of its own, for another text."""
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> Step:

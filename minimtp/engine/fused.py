@@ -108,38 +108,38 @@ class CausalAttention(Op):
     Queries are taken `QUERIES` at a time, with the keys up to the last of them: most of what the mask hides is never computed.
     """
 
-    def __init__(self, heads: int, key_value_heads: int, cosine: Array, sine: Array) -> None:
-        self.heads, self.groups = heads, key_value_heads
+    def __init__(self, heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
+        self.heads, self.groups = heads, num_kv_heads
         self.cosine, self.sine = cosine, sine  # (T, C/2)
 
     def forward(self, qkv: Array) -> Array:
         batch, length, width = qkv.shape
-        channels = width // (self.heads + 2 * self.groups)
-        self.sizes = batch, length, channels
-        self.scale = channels**-0.5
+        head_dim = width // (self.heads + 2 * self.groups)
+        self.sizes = batch, length, head_dim
+        self.scale = head_dim**-0.5
         xp, kernel = array_module(qkv), kernels.for_array(qkv)
-        joined = qkv.reshape(batch, length, -1, channels)  # (B, T, H+2G, C)
+        joined = qkv.reshape(batch, length, -1, head_dim)  # (B, T, H+2G, C)
         rotated = kernel.rotate(joined[:, :, : self.heads + self.groups], self.cosine, self.sine)  # (B, T, H+G, C)
         self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
         self.key = self.kept(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
         self.value = self.kept(self._by_group(joined[:, :, self.heads + self.groups :])[:, 0])  # (B*G, T, C)
-        context = xp.empty_like(self.query)  # (B*G, H/G, T, C)
+        context_length = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
             scores = kernel.product(self._rows(self.query, now), self.key[:, : now.stop].swapaxes(1, 2))  # (B*G, H/G*L, S)
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
-            self._set_rows(context, now, kernel.product(probabilities, self.value[:, : now.stop]))
+            self._set_rows(context_length, now, kernel.product(probabilities, self.value[:, : now.stop]))
             self.probabilities.append(probabilities)
-        return self._by_position(context).reshape(batch, length, -1)  # (B, T, H*C)
+        return self._by_position(context_length).reshape(batch, length, -1)  # (B, T, H*C)
 
     def backward(self, gradient: Array) -> Array:
-        batch, length, channels = self.sizes
+        batch, length, head_dim = self.sizes
         xp, kernel = array_module(gradient), kernels.for_array(gradient)
-        context = self._by_group(gradient.reshape(batch, length, self.heads, channels))  # (B*G, H/G, T, C)
+        context_length = self._by_group(gradient.reshape(batch, length, self.heads, head_dim))  # (B*G, H/G, T, C)
         dquery, dkey, dvalue = xp.empty_like(self.query), xp.zeros_like(self.key), xp.zeros_like(self.value)
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
-            rows = self._rows(context, now)  # (B*G, H/G*L, C)
+            rows = self._rows(context_length, now)  # (B*G, H/G*L, C)
             dvalue[:, : now.stop] += kernel.product(probabilities.swapaxes(1, 2), rows)
             # (B*G, H/G*L, S), so far the gradient of the probabilities
             dscores = kernel.product(rows, self.value[:, : now.stop].swapaxes(1, 2))
@@ -163,14 +163,14 @@ class CausalAttention(Op):
 
     def _by_group(self, x: Array) -> Array:
         """(B, T, heads, C) -> (B*G, heads/G, T, C), contiguous."""
-        batch, length, channels = self.sizes
+        batch, length, head_dim = self.sizes
         by_head = array_module(x).ascontiguousarray(x.transpose(0, 2, 1, 3))
-        return by_head.reshape(batch * self.groups, -1, length, channels)
+        return by_head.reshape(batch * self.groups, -1, length, head_dim)
 
     def _by_position(self, x: Array) -> Array:
         """(B*G, heads/G, T, C) or (B*G, T, C) -> (B, T, heads, C), the inverse of `_by_group`."""
-        batch, length, channels = self.sizes
-        return x.reshape(batch, -1, length, channels).transpose(0, 2, 1, 3)
+        batch, length, head_dim = self.sizes
+        return x.reshape(batch, -1, length, head_dim).transpose(0, 2, 1, 3)
 
     @staticmethod
     def _rows(x: Array, now: slice) -> Array:

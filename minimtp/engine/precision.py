@@ -47,7 +47,7 @@ def products_in(precision: str, device: Device) -> Iterator[None]:
         yield
         return
     require(precision, device)
-    from minimtp.kernels import cuda_matrix
+    from minimtp.kernels.cuda import gemm as cuda_matrix
 
     before, _chosen = _chosen, precision
     try:
@@ -60,7 +60,7 @@ def products_in(precision: str, device: Device) -> Iterator[None]:
 def factor(x: Array) -> Array:
     """x (M, K) as a product sees it."""
     if _chosen in SIXTEEN_BITS and x.dtype.char == "f":
-        from minimtp.kernels import cuda_matrix
+        from minimtp.kernels.cuda import gemm as cuda_matrix
 
         return cuda_matrix.rounded(x, _chosen)
     return x
@@ -70,6 +70,6 @@ def product(a: Array, b: Array) -> Array:
     """a (M, K) @ b (K, N), factors -> (M, N), of 16-bit factors in float32."""
     if _chosen == "float32" or a.dtype.char == "d":
         return kernels.for_array(a).product(a, b)
-    from minimtp.kernels import cuda_matrix
+    from minimtp.kernels.cuda import gemm as cuda_matrix
 
     return cuda_matrix.multiply(a, b)

@@ -65,7 +65,8 @@ def _load_cuda(xp: ModuleType) -> ModuleType | None:
     if _choice_now() == "plain" or not hasattr(xp, "RawModule"):
         return None
     if _cuda is None or _cuda[0] is not xp:
-        from minimtp.kernels import cuda, cuda_source
+        from minimtp.kernels import cuda
+        from minimtp.kernels.cuda import source as cuda_source
 
         _cuda, _cuda_obstacle = (xp, cuda), None
         try:

@@ -5,7 +5,7 @@ from minimtp.engine.fused import EmbeddingLookup, LinearProduct, RMSNormalize
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Parameter, Tensor
 
-Generator = np.random.Generator | None  # None: the first weights are whatever the memory holds, for a model that is loaded
+Rng = np.random.Generator | None  # None: the first weights are whatever the memory holds, for a model that is loaded
 
 
 class Linear(Module):
@@ -15,7 +15,7 @@ class Linear(Module):
     at zero: a product whose result is added to its input then starts as if it were not there, and is trained in.
     """
 
-    def __init__(self, inputs: int, outputs: int, rng: Generator, start_at_zero: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, rng: Rng, start_at_zero: bool = False) -> None:
         self.weight = Parameter(_normal(rng, (outputs, inputs), 0.0 if start_at_zero else inputs**-0.5))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Embedding(Module):
     The table starts with standard deviation 0.1: as a tied output it then gives logits of about 0.1 sqrt(width).
     """
 
-    def __init__(self, vocabulary: int, width: int, rng: Generator) -> None:
+    def __init__(self, vocabulary: int, width: int, rng: Rng) -> None:
         self.weight = Parameter(_normal(rng, (vocabulary, width), 0.1))
 
     def __call__(self, tokens: Array) -> Tensor:
@@ -50,7 +50,7 @@ class RMSNorm(Module):
         return RMSNormalize(self.epsilon).apply(x, self.weight)
 
 
-def _normal(rng: Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+def _normal(rng: Rng, shape: tuple[int, ...], deviation: float) -> np.ndarray:
     if rng is None:
         return np.empty(shape, np.float32)
     return (rng.standard_normal(shape) * deviation).astype(np.float32)

@@ -12,8 +12,8 @@ from minimtp.engine.tensor import Array
 class Rotary:
     """Tables of cosines and sines, grown when a longer sequence comes; threads may share them."""
 
-    def __init__(self, channels: int, base: float) -> None:
-        self.frequencies = base ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)  # (C/2,) radians a position
+    def __init__(self, head_dim: int, base: float) -> None:
+        self.frequencies = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (C/2,) radians a position
         self._tables: dict[tuple, tuple[Array, Array]] = {}
 
     def tables(self, length: int, like: Array) -> tuple[Array, Array]:

@@ -20,39 +20,39 @@ from typing import Protocol
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Parameter, Tensor
-from minimtp.model.layers import Embedding, Generator, Linear, RMSNorm
+from minimtp.model.layers import Embedding, Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelConfig:
     """The sizes that determine a transformer; the names are those of the recipe."""
 
     vocabulary_size: int
-    context: int
-    layers: int
-    width: int
-    attention_heads: int
-    key_value_heads: int
-    feed_forward: int
+    context_length: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
     tied_embeddings: bool = True
-    rope_base: float = 10000.0
-    norm_epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
 
     @property
-    def channels(self) -> int:
+    def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.width // self.attention_heads
+        return self.hidden_size // self.num_heads
 
 
 class Attention(Module):
     """Grouped-query self-attention: (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
-        joined = (shape.attention_heads + 2 * shape.key_value_heads) * shape.channels
-        self.qkv = Linear(shape.width, joined, rng)
-        self.output = Linear(shape.attention_heads * shape.channels, shape.width, rng, start_at_zero=True)
-        self.heads, self.key_value_heads = shape.attention_heads, shape.key_value_heads
+    def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
+        joined = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.qkv = Linear(config.hidden_size, joined, rng)
+        self.output = Linear(config.num_heads * config.head_dim, config.hidden_size, rng, start_at_zero=True)
+        self.heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.rotary = rotary
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -61,15 +61,15 @@ class Attention(Module):
 
     def operation(self, cosine: Array, sine: Array) -> CausalAttention:
         """What happens between the two products."""
-        return CausalAttention(self.heads, self.key_value_heads, cosine, sine)
+        return CausalAttention(self.heads, self.num_kv_heads, cosine, sine)
 
 
 class FeedForward(Module):
     """down(silu(gate(x)) * up(x)): (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, shape: Shape, rng: Generator) -> None:
-        self.gate_up = Linear(shape.width, 2 * shape.feed_forward, rng)
-        self.down = Linear(shape.feed_forward, shape.width, rng, start_at_zero=True)
+    def __init__(self, config: ModelConfig, rng: Rng) -> None:
+        self.gate_up = Linear(config.hidden_size, 2 * config.intermediate_size, rng)
+        self.down = Linear(config.intermediate_size, config.hidden_size, rng, start_at_zero=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.down(SwiGLU().apply(self.gate_up(x)))
@@ -78,11 +78,11 @@ class FeedForward(Module):
 class Block(Module):
     """Attention, then feed-forward, each on the normalized input and added to it."""
 
-    def __init__(self, shape: Shape, rotary: Rotary, rng: Generator) -> None:
-        self.attention_norm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.attention = Attention(shape, rotary, rng)
-        self.feed_forward_norm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.feed_forward = FeedForward(shape, rng)
+    def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, rotary, rng)
+        self.feed_forward_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.feed_forward = FeedForward(config, rng)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
@@ -94,13 +94,13 @@ class Transformer(Module):
 
     depth = 0
 
-    def __init__(self, shape: Shape, rng: Generator) -> None:
-        self.shape = shape
-        rotary = Rotary(shape.channels, shape.rope_base)
-        self.embedding = Embedding(shape.vocabulary_size, shape.width, rng)
-        self.blocks = [Block(shape, rotary, rng) for _ in range(shape.layers)]
-        self.final_norm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.output = None if shape.tied_embeddings else Linear(shape.width, shape.vocabulary_size, rng)
+    def __init__(self, config: ModelConfig, rng: Rng) -> None:
+        self.config = config
+        rotary = Rotary(config.head_dim, config.rope_theta)
+        self.embedding = Embedding(config.vocabulary_size, config.hidden_size, rng)
+        self.blocks = [Block(config, rotary, rng) for _ in range(config.num_layers)]
+        self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.output = None if config.tied_embeddings else Linear(config.hidden_size, config.vocabulary_size, rng)
 
     @property
     def trunk(self) -> "Transformer":
@@ -123,7 +123,7 @@ class LanguageModel(Protocol):
     """What is trained: a Transformer, or whatever wraps one and predicts `depth` tokens more (heads.py)."""
 
     trunk: Transformer
-    shape: Shape
+    config: ModelConfig
     depth: int
 
     def hidden(self, tokens: Array) -> Tensor: ...

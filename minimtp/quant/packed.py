@@ -17,8 +17,8 @@ from minimtp.backend import array_module
 from minimtp.engine.module import Module, weight_bytes
 from minimtp.engine.tensor import Array, Tensor
 from minimtp.quant import packing
-from minimtp.quant.fake import round_activations
-from minimtp.quant.grids import Grid
+from minimtp.quant.grids.registry import Grid
+from minimtp.quant.qat.fake_quantize import round_activations
 
 ACTIVATIONS = ("int8", "int8-token", "none")
 
@@ -104,7 +104,7 @@ def stored_arrays(model: Module) -> dict[str, Array]:
     """Everything that a file of this model has to hold, by dotted name.
 
     Parameters under their own names, blocks as `MODULE.packed`; what is shared is listed once, where it is met first.
-    `minimtp.quant.qat.restore` puts them back.
+    `minimtp.quant.qat.modules.restore` puts them back.
     """
     arrays = {name: parameter.data for name, parameter in model.named_parameters()}
     seen: set[int] = set()

@@ -1,7 +1,7 @@
 """Packing: codes and scales as bytes, row after row without gaps.
 
-ggml's formats are blocks along each row, byte for byte what other programs read (`kernels/blocks.py` and
-`kernels/superblocks.py` have the layouts). Grids over any groups have no format that everybody reads; a row of theirs is
+ggml's formats are blocks along each row, byte for byte what other programs read (`kernels/ggml/blocks.py` and
+`kernels/ggml/superblocks.py` have the layouts). Grids over any groups have no format that everybody reads; a row of theirs is
 
     the scales of its groups, float16 or float32 | zero points as signed bytes (affine only) | codes, see `pack_bits`
 
@@ -14,8 +14,8 @@ from typing import Any
 from minimtp.backend import array_module
 from minimtp.errors import UserError
 from minimtp.quant.bit_packing import pack_bits, packed_size, unpack_bits
-from minimtp.quant.grids import BlockGrid, Grid
-from minimtp.quant.grids_uniform import AffineScales
+from minimtp.quant.grids.registry import BlockGrid, Grid
+from minimtp.quant.grids.uniform import AffineScales
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 

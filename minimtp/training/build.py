@@ -9,11 +9,11 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.model.transformer import LanguageModel as Model
-from minimtp.model.transformer import Shape, Transformer
+from minimtp.model.transformer import ModelConfig, Transformer
 from minimtp.training.recipe import SETTINGS, Recipe
 
 if TYPE_CHECKING:
-    from minimtp.quant.qat import QuantizationSpec
+    from minimtp.quant.qat.modules import QuantizationSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -26,14 +26,14 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     rng: None leaves the weights unset, which costs nothing, for a model that is loaded.
     The trunk is drawn before the heads: with one seed it is the same trunk whatever heads there are.
     """
-    shape = Shape(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
+    shape = ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
     model: Model = Transformer(shape, rng)
     if recipe.heads != "none":
         from minimtp.model.heads import HEADS, MultiTokenModel
 
         model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":
-        from minimtp.quant.qat import make_room_for_learned_steps
+        from minimtp.quant.qat.modules import make_room_for_learned_steps
 
         make_room_for_learned_steps(model, quantization_spec(recipe))
     return model
@@ -41,7 +41,7 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
 
 def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
     """How the recipe rounds, whether or not it does."""
-    from minimtp.quant.qat import QuantizationSpec
+    from minimtp.quant.qat.modules import QuantizationSpec
 
     return QuantizationSpec(
         weights=recipe.weight_grid, embedding=recipe.embedding_grid, output=recipe.output_grid, heads=recipe.head_grid,
@@ -73,7 +73,7 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
     The trunk always; the heads when both have heads of the same kind (those of a further depth start fresh).
     Raises UserError when the trunks differ.
     """
-    different = [name for name in source.differences(target) if name in MODEL_SETTINGS and name != "context"]
+    different = [name for name in source.differences(target) if name in MODEL_SETTINGS and name != "context_length"]
     if different:
         name = different[0]
         raise UserError(

@@ -34,13 +34,13 @@ from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
+from minimtp.files import kind_at
 from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
-from minimtp.training.paths import kind_at
+from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
 from minimtp.training.recipe import Recipe
-from minimtp.training.tokenizer import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
-    from minimtp.quant.qat import QuantizationSpec
+    from minimtp.quant.qat.modules import QuantizationSpec
 
 FORMAT_VERSION = 1
 FILE_NAME = "checkpoint.safetensors"
@@ -156,12 +156,12 @@ class LoadedRun:
 
 
 def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
-    """The model of a run folder, or of a GGUF file (formats/gguf.py), on the device "cpu", "cuda" or "auto".
+    """The model of a run folder, or of a GGUF file (formats/gguf/gguf.py), on the device "cpu", "cuda" or "auto".
 
     Raises UserError for whatever is wrong with the folder (see `read`), and for a device that cannot be used.
     """
     if Path(folder).suffix == ".gguf":
-        from minimtp.formats.gguf import load as load_gguf
+        from minimtp.formats.gguf.gguf import load as load_gguf
 
         return load_gguf(folder, device)
     chosen = choose_device(device)
@@ -170,7 +170,7 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
     model = build_model(recipe, None)
     spec, fake_quantized = None, False
     if checkpoint.packed is not None:
-        from minimtp.quant.qat import QuantizationSpec, restore
+        from minimtp.quant.qat.modules import QuantizationSpec, restore
 
         spec = QuantizationSpec(**checkpoint.packed)
         model = restore(model, spec, {name: to_device(array, chosen) for name, array in checkpoint.parameters.items()})
@@ -178,7 +178,7 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
         fill(model, checkpoint.parameters, path)
         map_parameters(model, lambda array: to_device(array, chosen))
         if fake_quantized := quantization_began(checkpoint):
-            from minimtp.quant.qat import prepare
+            from minimtp.quant.qat.modules import prepare
 
             model = prepare(model, quantization_spec(recipe))
     return LoadedRun(

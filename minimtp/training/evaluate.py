@@ -25,10 +25,10 @@ from pathlib import Path
 from minimtp.backend import array_module, available_cores, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.model.objective import evaluate_losses
+from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
 from minimtp.training.checkpoint import LoadedRun, load
-from minimtp.training.corpus import Corpus, open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus
 
 DEAD = 0.05  # acceptance below which a head is reported
 TOKENS_AT_ONCE = 2048  # a shard's rows: enough to keep products busy, few enough to keep logits small
@@ -80,8 +80,8 @@ def evaluate(
         run = load(run)
     if not isinstance(corpus, Corpus):
         corpus = corpus_for(run, corpus)
-    corpus.require(1, run.recipe.context, run.model.depth)
-    return evaluate_model(run.model, corpus, run.recipe.context, tokens or run.recipe.evaluate_bytes or 131_072, threads)
+    corpus.require(1, run.recipe.context_length, run.model.depth)
+    return evaluate_model(run.model, corpus, run.recipe.context_length, tokens or run.recipe.evaluate_bytes or 131_072, threads)
 
 
 def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
@@ -89,17 +89,17 @@ def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> C
     return open_corpus(run.corpus.get("sources", ()) if sources is None else sources, run.tokenizer)
 
 
-def evaluate_model(model: Model, corpus: Corpus, context: int, tokens: int, threads: int | None = None) -> Evaluation:
+def evaluate_model(model: Model, corpus: Corpus, context_length: int, tokens: int, threads: int | None = None) -> Evaluation:
     """The same for a model in memory, on at most `tokens` held-out tokens in windows of `context`."""
-    windows = corpus.validation_windows(tokens, context=context, depth=model.depth)  # (W, T + 1 + K)
+    windows = corpus.validation_windows(tokens, context_length=context_length, depth=model.depth)  # (W, T + 1 + K)
     xp = array_module(model.parameters()[0].data)
-    rows = max(1, TOKENS_AT_ONCE // context)
+    rows = max(1, TOKENS_AT_ONCE // context_length)
     shards = [xp.asarray(windows[start : start + rows]) for start in range(0, len(windows), rows)]
     with ThreadPoolExecutor(threads or (available_cores() if xp is np else 1)) as pool:
         results = list(pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards))
     nats = np.concatenate([nats for nats, _ in results]).astype(np.float64)  # (W, T, 1 + K)
     predicted = np.concatenate([predicted for _, predicted in results])  # (W, T, 1 + K)
-    text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : context + 1]].sum())
+    text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : context_length + 1]].sum())
     return Evaluation(
         bits_per_byte=float(nats[:, :, 0].sum() / log(2) / max(1, text_bytes)),
         accuracy=(predicted == _targets(windows, predicted.shape)).mean(axis=(0, 1)).tolist(),
@@ -135,10 +135,10 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
     places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
     """
-    context, depth = predicted.shape[1], predicted.shape[2] - 1
+    context_length, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
-        places = max(0, context - k)
+        places = max(0, context_length - k)
         stands = [predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)]  # each (W, T - k)
         reached = np.logical_and.reduce(stands[:-1]) if k > 1 else np.ones_like(stands[0])
         shares.append(float((reached & stands[-1]).sum() / reached.sum()) if reached.any() else None)

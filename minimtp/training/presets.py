@@ -4,20 +4,20 @@ from minimtp.training.recipe import Recipe, check_known
 
 PRESETS: dict[str, dict[str, object]] = {
     "tiny": {  # seconds: for tests and for trying the commands
-        "context": 32, "layers": 1, "width": 32, "attention_heads": 2, "key_value_heads": 1, "feed_forward": 64,
-        "tokens": 8_192, "batch": 4, "learning_rate": 1e-2, "checkpoint_every": 0, "evaluate_bytes": 4_096,
+        "context_length": 32, "num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64,
+        "tokens": 8_192, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 0, "evaluate_bytes": 4_096,
     },
     "quick": {  # 0.8 million parameters, minutes on two cores: many small steps of short windows learn most in that time
-        "context": 128, "layers": 4, "width": 128, "key_value_heads": 2, "feed_forward": 352, "tokens": 1_400_000, "batch": 4,
+        "context_length": 128, "num_layers": 4, "hidden_size": 128, "num_kv_heads": 2, "intermediate_size": 352, "tokens": 1_400_000, "batch_size": 4,
         "learning_rate": 2e-3,
     },
     "laptop": {  # 6.0 million parameters
-        "context": 256, "layers": 8, "width": 256, "key_value_heads": 2, "feed_forward": 704, "tokens": 2_500_000, "batch": 4,
+        "context_length": 256, "num_layers": 8, "hidden_size": 256, "num_kv_heads": 2, "intermediate_size": 704, "tokens": 2_500_000, "batch_size": 4,
         "learning_rate": 1e-3, "checkpoint_every": 250,
     },
     "gpu": {  # 101 million parameters
-        "context": 1024, "layers": 16, "width": 768, "attention_heads": 12, "key_value_heads": 4, "feed_forward": 2048,
-        "tokens": 500_000_000, "batch": 32, "learning_rate": 6e-4, "evaluate_bytes": 1_048_576,
+        "context_length": 1024, "num_layers": 16, "hidden_size": 768, "num_heads": 12, "num_kv_heads": 4, "intermediate_size": 2048,
+        "tokens": 500_000_000, "batch_size": 32, "learning_rate": 6e-4, "evaluate_bytes": 1_048_576,
     },
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """`quantize`: a trained run's weights packed into blocks of a few bits, as a run folder of its own.
 
 A run trained with quantization is packed on the grids it was trained on: its outputs do not change. Any other run is rounded
-after training by one of the methods of `minimtp.quant.ptq`, which costs quality; that is what quantization-aware training is
+after training by one of the methods of `minimtp.quant.ptq.methods`, which costs quality; that is what quantization-aware training is
 measured against. The methods that look at text see windows spread evenly over the training part of the run's own corpus, or
 of another one, never the held-out part that a model is judged by.
 
@@ -21,15 +21,15 @@ from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
-from minimtp.model.objective import evaluate_losses
-from minimtp.quant.grids import F16
+from minimtp.model.loss import evaluate_losses
+from minimtp.quant.grids.registry import F16
 from minimtp.quant.packed import stored_arrays
-from minimtp.quant.ptq import METHODS_WITH_TEXT, quantize_after_training
-from minimtp.quant.qat import QuantizationSpec, convert
+from minimtp.quant.ptq.methods import METHODS_WITH_TEXT, quantize_after_training
+from minimtp.quant.qat.modules import QuantizationSpec, convert
 from minimtp.training import checkpoint
 from minimtp.training.build import Model, quantization_spec
 from minimtp.training.checkpoint import Checkpoint, LoadedRun, load
-from minimtp.training.corpus import Corpus, open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance
 
 CALIBRATION_TOKENS = 16_384
@@ -91,7 +91,7 @@ def quantize(
             if not isinstance(calibration, Corpus):
                 calibration = open_corpus(calibration or run.corpus.get("sources", ()), run.tokenizer)
             xp = array_module(run.model.parameters()[0].data)
-            windows = calibration_batches(calibration, run.recipe.context, run.model.depth)
+            windows = calibration_batches(calibration, run.recipe.context_length, run.model.depth)
             batches = [xp.asarray(batch) for batch in windows]
             state["calibration"] = calibration.to_dict()
         state["method"] = method
@@ -125,16 +125,16 @@ def _shares(found: Sequence[float | None]) -> str:
     return " ".join("?" if share is None else f"{share:.1%}" for share in found)
 
 
-def calibration_batches(corpus: Corpus, context: int, depth: int, tokens: int = CALIBRATION_TOKENS) -> list[np.ndarray]:
+def calibration_batches(corpus: Corpus, context_length: int, depth: int, tokens: int = CALIBRATION_TOKENS) -> list[np.ndarray]:
     """About `tokens` training tokens as windows spread evenly over the text: a list of (B, context + 1 + depth) int64.
 
     Raises UserError for a text that is shorter than one window.
     """
-    width = context + 1 + depth
+    width = context_length + 1 + depth
     room = len(corpus.train) - width
     if room < 0:
         raise UserError(f"{corpus.name} is too short to calibrate with: a window needs {width:,} tokens, give more text")
-    count = max(1, min(tokens, len(corpus.train)) // context)
+    count = max(1, min(tokens, len(corpus.train)) // context_length)
     starts = np.linspace(0, room, count).astype(int)
     windows = corpus.train[starts[:, None] + np.arange(width)].astype(np.int64)
-    return np.array_split(windows, max(1, count * context // TOKENS_AT_ONCE))
+    return np.array_split(windows, max(1, count * context_length // TOKENS_AT_ONCE))

@@ -64,15 +64,15 @@ class Recipe:
 
     # fmt: off
     vocabulary_size: int = _setting("model", 257, "different tokens: 256 bytes and an end of document", Range(2, 2**24))
-    context: int = _setting("model", 256, "tokens the model sees at once, in training and in decoding", Range(2, 2**20))
-    layers: int = _setting("model", 4, "transformer blocks", Range(1, 1024))
-    width: int = _setting("model", 128, "numbers that represent one token between the blocks", Range(2, 2**16))
-    attention_heads: int = _setting("model", 4, "query heads; they share the width equally", Range(1, 1024))
-    key_value_heads: int = _setting("model", 4, "key/value heads; each serves as many query heads", Range(1, 1024))
-    feed_forward: int = _setting("model", 352, "inner width of the SwiGLU feed-forward", Range(1, 2**18))
+    context_length: int = _setting("model", 256, "tokens the model sees at once, in training and in decoding", Range(2, 2**20))
+    num_layers: int = _setting("model", 4, "transformer blocks", Range(1, 1024))
+    hidden_size: int = _setting("model", 128, "numbers that represent one token between the blocks", Range(2, 2**16))
+    num_heads: int = _setting("model", 4, "query heads; they share the width equally", Range(1, 1024))
+    num_kv_heads: int = _setting("model", 4, "key/value heads; each serves as many query heads", Range(1, 1024))
+    intermediate_size: int = _setting("model", 352, "inner width of the SwiGLU feed-forward", Range(1, 2**18))
     tied_embeddings: bool = _setting("model", True, "use the embedding matrix as the output matrix too")
-    rope_base: float = _setting("model", 1e4, "base of the rotary position frequencies", Range(1.0, 1e9, open=True))
-    norm_epsilon: float = _setting("model", 1e-5, "added to the mean square in RMSNorm", Range(0.0, 0.1, open=True))
+    rope_theta: float = _setting("model", 1e4, "base of the rotary position frequencies", Range(1.0, 1e9, open=True))
+    norm_eps: float = _setting("model", 1e-5, "added to the mean square in RMSNorm", Range(0.0, 0.1, open=True))
 
     heads: str = _setting("heads", "none", "kind of prediction heads", ("none", "parallel", "sequential", "token_conditioned"))
     draft_depth: int | None = _setting("heads", None, "tokens predicted after the next; 7 with heads, 0 without", Range(0, 64))
@@ -98,11 +98,11 @@ class Recipe:
     distill_weight: float = _setting("quantize", 0.0, "share of the loss that follows the --teacher's probabilities", SHARE)
 
     tokens: int = _setting("training", 2_000_000, "tokens to train on", Range(1, 10**15))
-    batch: int = _setting("training", 8, "sequences per step", Range(1, 2**20))
+    batch_size: int = _setting("training", 8, "sequences per step", Range(1, 2**20))
     learning_rate: float = _setting("training", 4e-3, "highest learning rate", Range(0.0, 10.0, open=True))
     warmup: float = _setting("training", 0.02, "share of the steps that raise the rate from zero", SHARE)
     decay: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
-    final_rate: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
+    final_learning_rate: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
     weight_decay: float = _setting("training", 0.1, "decoupled weight decay of the matrices", Range(0.0, 10.0))
     beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", MEMORY)
     beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", MEMORY)
@@ -123,26 +123,26 @@ class Recipe:
         self._check_the_rest()
 
     def _check_the_model(self) -> None:
-        channels = self.width // self.attention_heads
-        if self.width % self.attention_heads:
-            raise UserError(f"width {self.width} cannot be shared by {self.attention_heads} attention heads: choose a multiple")
-        if self.attention_heads % self.key_value_heads:
+        head_dim = self.hidden_size // self.num_heads
+        if self.hidden_size % self.num_heads:
+            raise UserError(f"width {self.hidden_size} cannot be shared by {self.num_heads} attention heads: choose a multiple")
+        if self.num_heads % self.num_kv_heads:
             raise UserError(
-                f"{self.attention_heads} attention heads cannot share {self.key_value_heads} key/value heads equally: "
+                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads equally: "
                 "choose a divisor"
             )
-        if channels % 2:
+        if head_dim % 2:
             raise UserError(
-                f"each attention head gets {channels} numbers, but rotary positions turn pairs: choose an even width per head"
+                f"each attention head gets {head_dim} numbers, but rotary positions turn pairs: choose an even width per head"
             )
         if self.quantization == "qat":
             self._check_the_grids()
 
     def _check_the_grids(self) -> None:
-        from minimtp.quant.grids import grid_named
+        from minimtp.quant.grids.registry import grid_named
 
         if self.activations == "int8":
-            for name in ("width", "feed_forward"):
+            for name in ("hidden_size", "intermediate_size"):
                 if getattr(self, name) % 32:
                     raise UserError(f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple")
         grids = {setting: getattr(self, setting) for setting in ("weight_grid", "embedding_grid", "output_grid", "head_grid")}
@@ -155,7 +155,7 @@ class Recipe:
             if name == "same" and setting == "output_grid":
                 continue
             grid = grid_named(name)
-            for size in ("width", "feed_forward"):
+            for size in ("hidden_size", "intermediate_size"):
                 grid.check_columns((1, getattr(self, size)), f"a matrix of {size} {getattr(self, size)} columns")
 
     def _check_the_rest(self) -> None:
@@ -169,8 +169,8 @@ class Recipe:
             raise UserError("head_targets teacher needs prediction heads: choose heads, or leave head_targets out")
         if self.head_stride > 1 and self.heads != "token_conditioned":
             raise UserError(f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back")
-        if self.head_stride > self.context:
-            raise UserError(f"head_stride {self.head_stride} leaves out whole windows of {self.context}: choose a smaller one")
+        if self.head_stride > self.context_length:
+            raise UserError(f"head_stride {self.head_stride} leaves out whole windows of {self.context_length}: choose a smaller one")
         if self.heads == "none" and self.freeze_trunk:
             raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
         if self.distill_weight > 0 and self.freeze_trunk:
@@ -181,7 +181,7 @@ class Recipe:
             )
         if self.steps < 1:
             raise UserError(
-                f"tokens {self.tokens} do not fill one step of {self.batch} x {self.context}: raise tokens, "
+                f"tokens {self.tokens} do not fill one step of {self.batch_size} x {self.context_length}: raise tokens, "
                 "or lower batch or context"
             )
         if self.first_quantized_step == self.steps:
@@ -193,7 +193,7 @@ class Recipe:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.tokens // (self.batch * self.context)
+        return self.tokens // (self.batch_size * self.context_length)
 
     @property
     def first_quantized_step(self) -> int | None:
@@ -210,11 +210,11 @@ class Recipe:
 
     def trunk_parameters(self) -> int:
         """Trained numbers in the transformer, without prediction heads."""
-        channels = self.width // self.attention_heads
-        attention = self.width * channels * (2 * self.attention_heads + 2 * self.key_value_heads)
-        block = attention + 3 * self.width * self.feed_forward + 2 * self.width
-        tables = self.vocabulary_size * self.width * (1 if self.tied_embeddings else 2)
-        return self.layers * block + tables + self.width
+        head_dim = self.hidden_size // self.num_heads
+        attention = self.hidden_size * head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        block = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        tables = self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return self.num_layers * block + tables + self.hidden_size
 
     def to_dict(self) -> dict[str, object]:
         """Plain values by field name, in the fields' order; `from_dict` reads them back."""

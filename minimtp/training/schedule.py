@@ -36,7 +36,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     decay_steps = recipe.steps - decay_start(recipe)
     into_decay = step - decay_start(recipe)
     if into_decay > 0:
-        rate *= 1.0 - (1.0 - recipe.final_rate) * min(1.0, into_decay / decay_steps)
+        rate *= 1.0 - (1.0 - recipe.final_learning_rate) * min(1.0, into_decay / decay_steps)
     return rate
 
 

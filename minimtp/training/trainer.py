@@ -19,11 +19,11 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import products_in
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import Array
-from minimtp.model.objective import accumulate_gradients
+from minimtp.model.loss import accumulate_gradients
 from minimtp.training import schedule
 from minimtp.training.build import Model, build_model, fill, quantization_spec
 from minimtp.training.checkpoint import Checkpoint
-from minimtp.training.corpus import Corpus
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.distributed import Alone
 from minimtp.training.loss_scale import LossScale
 from minimtp.training.recipe import Recipe
@@ -49,7 +49,7 @@ class Trainer:
         keep_freed_memory()
         self.recipe, self.device, self.teacher, self.team = recipe, device, teacher, team or Alone()
         self.step = at.step if at else 0
-        self.shards = min(shards, recipe.batch // self.team.size)
+        self.shards = min(shards, recipe.batch_size // self.team.size)
         self.quantized = False
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
@@ -115,7 +115,7 @@ class Trainer:
             recipe=self.recipe,
             parameters={name: parameter.data for name, parameter in self.model.named_parameters()},
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
-            step=self.step, tokens=self.step * self.recipe.batch * self.recipe.context, corpus=corpus.to_dict(),
+            step=self.step, tokens=self.step * self.recipe.batch_size * self.recipe.context_length, corpus=corpus.to_dict(),
             tokenizer=corpus.tokenizer.to_dict(), state=state | self.loss_scale.state(),
         )  # fmt: skip
 
@@ -123,7 +123,7 @@ class Trainer:
         first = self.recipe.first_quantized_step
         if first is None or self.step < first or self.quantized:
             return
-        from minimtp.quant.qat import prepare
+        from minimtp.quant.qat.modules import prepare
 
         self.quantized = True
         before = self.flat.data.copy() if self.average else None

@@ -3,8 +3,11 @@
 from minimtp.backend import array_module
 from minimtp.kernels import plain
 from minimtp.quant.bit_packing import pack4
-from tests import test_kernels, test_packing, test_packing_bits, test_rounding
+from tests.kernels import test_kernels
 from tests.mutants import mutant
+from tests.quant import test_bit_packing as test_packing_bits
+from tests.quant import test_packing
+from tests.quant.grids import test_rounding
 
 READ_BACK = "bytes_are_read_back_as_what_fake_quantization_computed_with"
 
@@ -12,7 +15,7 @@ READ_BACK = "bytes_are_read_back_as_what_fake_quantization_computed_with"
 LAYOUT = test_packing.test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus_16_in_the_low_and_high_half_of_byte_j
 
 
-@mutant("kernels.blocks:_nibbles", "llama.cpp #17083", test=LAYOUT)
+@mutant("kernels.ggml.blocks:_nibbles", "llama.cpp #17083", test=LAYOUT)
 def neighbours_share_a_byte(nibbles):
     """As other formats have it; the converter's own reader agreed, only ggml did not."""
     return lambda codes: pack4(codes.astype("uint8"), "adjacent-lo-first").reshape(len(codes), -1, 16)
@@ -46,7 +49,7 @@ def fair(values=(-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625)):
         test_rounding.test_the_mean_of_stochastic_roundings_is_the_number(value)
 
 
-@mutant("quant.rounding:stochastic", "gfloat #36", test=fair)
+@mutant("quant.grids.rounding:stochastic", "gfloat #36", test=fair)
 def two_random_bits_are_enough(stochastic):
     def coarse(generator):
         def rounded(x):
@@ -58,7 +61,7 @@ def two_random_bits_are_enough(stochastic):
     return coarse
 
 
-@mutant("quant.rounding:stochastic", "oneDNN #2903", test=fair)
+@mutant("quant.grids.rounding:stochastic", "oneDNN #2903", test=fair)
 def the_random_bits_stand_too_low_to_round_up(stochastic):
     def low(generator):
         return lambda x: array_module(x).floor(x + generator.random(x.shape) / 16)

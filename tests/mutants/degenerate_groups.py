@@ -1,19 +1,20 @@
 """Groups of zeros, of equal weights, tiny ones and huge ones; values that are not finite."""
 
 from minimtp.backend import array_module, numpy
-from tests import test_grids_ggml, test_packing
 from tests.mutants import edited, mutant
 from tests.mutants.stored import stored_bytes
+from tests.quant import test_packing
+from tests.quant.grids import test_ggml as test_grids_ggml
 
 NOTHING_UNDEFINED = "nothing_undefined_is_computed"
 
 
-@mutant("quant.grids_groups:divisor", "GPTQModel #1531", NOTHING_UNDEFINED, "int4-restricted-g32")
+@mutant("quant.grids.groups:divisor", "GPTQModel #1531", NOTHING_UNDEFINED, "int4-restricted-g32")
 def a_scale_of_zero_is_divided_by(divisor):
     return lambda step: step
 
 
-@mutant("quant.grids_codebook:TernaryGrid._in_steps", "kyegomez/BitNet #123", NOTHING_UNDEFINED, "ternary-tensor")
+@mutant("quant.grids.codebook:TernaryGrid._in_steps", "kyegomez/BitNet #123", NOTHING_UNDEFINED, "ternary-tensor")
 def ternary_weights_that_are_all_zero_are_divided_by_their_mean(in_steps):
     def unguarded(self, x, scales, first=0):
         return x.astype("float32", copy=False) / self._spread(scales, first, x.shape[1])
@@ -21,7 +22,7 @@ def ternary_weights_that_are_all_zero_are_divided_by_their_mean(in_steps):
     return unguarded
 
 
-@mutant("kernels.blocks:_reciprocal", "ao #4713, #4762; aiter #4289",
+@mutant("kernels.ggml.blocks:_reciprocal", "ao #4713, #4762; aiter #4289",
         test=test_packing.test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml)  # fmt: skip
 def one_over_a_step_of_zero_is_infinite(reciprocal):
     def unguarded(step):
@@ -31,7 +32,7 @@ def one_over_a_step_of_zero_is_infinite(reciprocal):
     return unguarded
 
 
-@mutant("kernels.scale_search:search_signed", "auto-round #1908, #1909", "zeros_stay_zeros", "q6_k")
+@mutant("kernels.ggml.scale_search:search_signed", "auto-round #1908, #1909", "zeros_stay_zeros", "q6_k")
 def a_super_block_of_zeros_gets_a_scale_that_is_no_number(search):
     """The chunked rewrite of the search dropped the guard of 0 / 0; one NaN in a file of 2.9 million blocks is enough."""
     return edited(
@@ -41,7 +42,7 @@ def a_super_block_of_zeros_gets_a_scale_that_is_no_number(search):
     )
 
 
-@mutant("kernels.scale_search:search_positive", "llama.cpp #15379, #20460",
+@mutant("kernels.ggml.scale_search:search_positive", "llama.cpp #15379, #20460",
         test=lambda: test_grids_ggml.test_the_bytes_are_those_of_ggml(
             test_grids_ggml.Q4_K, "zero", "importance", stored_bytes()))  # fmt: skip
 def the_scale_of_scales_is_nothing_over_nothing(search):
@@ -52,7 +53,7 @@ def the_scale_of_scales_is_nothing_over_nothing(search):
     )
 
 
-@mutant("kernels.scale_search:search_signed", "llama.cpp #7313, #3010",
+@mutant("kernels.ggml.scale_search:search_signed", "llama.cpp #7313, #3010",
         "groups_without_a_normal_scale_become_zeros_and_nothing_else", "q6_k")  # fmt: skip
 def a_group_close_to_zero_is_taken_for_one_that_can_be_divided_by(search):
     return edited(
@@ -62,7 +63,7 @@ def a_group_close_to_zero_is_taken_for_one_that_can_be_divided_by(search):
     )
 
 
-@mutant("quant.grids_uniform:UniformGrid.scales", "hqq #159", "equal_weights_come_back_equal_finite_and_close",
+@mutant("quant.grids.uniform:UniformGrid.scales", "hqq #159", "equal_weights_come_back_equal_finite_and_close",
         "int4-affine-g32")  # fmt: skip
 def equal_weights_have_a_range_of_nothing(scales):
     """Zero left out of the range from minimum to maximum."""
@@ -75,7 +76,7 @@ def equal_weights_have_a_range_of_nothing(scales):
     )  # fmt: skip
 
 
-@mutant("quant.grids_groups:GroupedGrid._stored", "ao #4534",
+@mutant("quant.grids.groups:GroupedGrid._stored", "ao #4534",
         "scaling_by_a_power_of_two_scales_the_result_while_scales_are_normal_numbers", "int2-ggml-signed-g8-f32")  # fmt: skip
 def a_scale_is_never_smaller_than_the_epsilon_of_bfloat16(stored):
     """Perplexity 40.5 in place of 29.9."""
@@ -86,13 +87,13 @@ def a_scale_is_never_smaller_than_the_epsilon_of_bfloat16(stored):
     return floored
 
 
-@mutant("quant.grids_base:Grid.check_values", "pytorch #171777", "a_value_that_is_not_finite_is_refused_by_name", "q8_0")
+@mutant("quant.grids.base:Grid.check_values", "pytorch #171777", "a_value_that_is_not_finite_is_refused_by_name", "q8_0")
 def infinities_are_cast_to_an_integer(check):
     """Which gives 0, or the smallest integer, or anything: the cast is undefined."""
     return lambda self, x, name: None
 
 
-@mutant("quant.grids_base:Grid.check_values", "ggml, every format: research/qat.md 3",
+@mutant("quant.grids.base:Grid.check_values", "ggml, every format: research/qat.md 3",
         "a_value_that_is_not_finite_is_refused_by_name", "int4-full-mid-g32")  # fmt: skip
 def comparisons_let_what_is_no_number_pass(check):
     def only_larger(self, x, name):
@@ -102,7 +103,7 @@ def comparisons_let_what_is_no_number_pass(check):
     return only_larger
 
 
-@mutant("quant.grids_codebook:TernaryGrid.scales", "llama.cpp #21652, ik_llama.cpp #1659",
+@mutant("quant.grids.codebook:TernaryGrid.scales", "llama.cpp #21652, ik_llama.cpp #1659",
         "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "ternary-tensor")  # fmt: skip
 def the_sum_of_a_block_is_a_float16(scales):
     def overflowing(self, x):

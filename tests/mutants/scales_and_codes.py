@@ -3,12 +3,12 @@
 import hashlib
 
 from minimtp.backend import array_module, numpy
-from minimtp.kernels.blocks import GROUP_SIZE
-from minimtp.quant.grids import Q4_0
-from minimtp.quant.grids_groups import divisor
-from tests import test_grids_uniform
+from minimtp.kernels.ggml.blocks import GROUP_SIZE
+from minimtp.quant.grids.groups import divisor
+from minimtp.quant.grids.registry import Q4_0
 from tests.mutants import edited, mutant
 from tests.mutants.stored import stored_bytes
+from tests.quant.grids import test_uniform as test_grids_uniform
 from tests.vectors.ggml_cases import large_cases
 
 SAME = "fake_quantization_is_decoding_the_code_bit_for_bit_with_any_kernel"
@@ -18,18 +18,18 @@ HALF_A_STEP = "a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_ext
 # ------------------------------------------------------------------------------------------------------------- the range
 
 
-@mutant("quant.grids_uniform:UniformGrid.steps_to_the_extreme", "distiller #463", HALF_A_STEP, "int4-full-mid-g32")
+@mutant("quant.grids.uniform:UniformGrid.steps_to_the_extreme", "distiller #463", HALF_A_STEP, "int4-full-mid-g32")
 def the_scale_is_of_the_restricted_range_and_the_clip_of_the_full_one(steps):
     return property(lambda self: self.largest_code)
 
 
-@mutant("quant.grids_uniform:UniformGrid.steps_to_the_extreme", "aimet #276, neural-compressor #1083",
+@mutant("quant.grids.uniform:UniformGrid.steps_to_the_extreme", "aimet #276, neural-compressor #1083",
         "equal_weights_come_back_equal_finite_and_close", "int4-restricted-g32")  # fmt: skip
 def the_scale_is_of_the_full_range_and_the_clip_of_the_restricted_one(steps):
     return property(lambda self: self.largest_code + 0.5)
 
 
-@mutant("kernels.blocks:levels_q4_0", "mlx-lm #1646, mlx-swift-lm #507", "the_outermost_codes_are_used", "q4_0")
+@mutant("kernels.ggml.blocks:levels_q4_0", "mlx-lm #1646, mlx-swift-lm #507", "the_outermost_codes_are_used", "q4_0")
 def the_extreme_has_lost_its_sign(levels_q4_0):
     def unsigned(x):
         xp = array_module(x)
@@ -45,7 +45,7 @@ def bytes_of_a_million_weights_are_ggmls():
     assert digest == stored_bytes()["q4_0/plain/sha256 of large spread"].tobytes()
 
 
-@mutant("kernels.blocks:levels_q4_0", "llama.cpp #8939, #15111", test=bytes_of_a_million_weights_are_ggmls)
+@mutant("kernels.ggml.blocks:levels_q4_0", "llama.cpp #8939, #15111", test=bytes_of_a_million_weights_are_ggmls)
 def a_product_and_a_sum_are_rounded_once(levels_q4_0):
     """What a compiler does that fuses a*b+c: bytes that depend on the machine."""
 
@@ -58,7 +58,7 @@ def a_product_and_a_sum_are_rounded_once(levels_q4_0):
     return fused
 
 
-@mutant("quant.grids_ggml:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
+@mutant("quant.grids.ggml:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
         "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "q4_k")  # fmt: skip
 def nothing_is_rounded_at_all(encode):
     """Codes are floats, so the error is 1e-7 and a test that only asks for less noise than a limit is content."""
@@ -70,7 +70,7 @@ def nothing_is_rounded_at_all(encode):
     return floats
 
 
-@mutant("quant.grids_groups:GroupedGrid._stored", "llama.cpp discussion #26788", HALF_A_STEP, "int8-affine-channel")
+@mutant("quant.grids.groups:GroupedGrid._stored", "llama.cpp discussion #26788", HALF_A_STEP, "int8-affine-channel")
 def scales_are_bfloat16_where_the_file_has_float16(stored):
     def shorter(self, step):
         rounded = (step.view("uint32") + numpy.uint32(0x8000)) & numpy.uint32(0xFFFF0000)
@@ -82,7 +82,7 @@ def scales_are_bfloat16_where_the_file_has_float16(stored):
 # ------------------------------------------------------------------------------------------------ training against the file
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "ao #1964", SAME, "int4-affine-g32")
+@mutant("quant.grids.base:Grid._fake_quantize", "ao #1964", SAME, "int4-affine-g32")
 def training_adds_the_zero_point_before_rounding_and_the_file_after(fake_quantize):
     def before(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
@@ -92,7 +92,7 @@ def training_adds_the_zero_point_before_rounding_and_the_file_after(fake_quantiz
     return before
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "ao #229", SAME, "int8-affine-channel")
+@mutant("quant.grids.base:Grid._fake_quantize", "ao #229", SAME, "int8-affine-channel")
 def training_multiplies_by_the_reciprocal_and_the_file_divides(fake_quantize):
     def reciprocal(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
@@ -102,7 +102,7 @@ def training_multiplies_by_the_reciprocal_and_the_file_divides(fake_quantize):
     return reciprocal
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "ao #2085, #2937", SAME, "int4-restricted-g32")
+@mutant("quant.grids.base:Grid._fake_quantize", "ao #2085, #2937", SAME, "int4-restricted-g32")
 def training_keeps_scales_that_the_file_rounds(fake_quantize):
     def precise(self, x):
         exact = type(self)(self.bits, self.policy, self.granularity, "float32")
@@ -111,7 +111,7 @@ def training_keeps_scales_that_the_file_rounds(fake_quantize):
     return precise
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "ao #2060", SAME, "int4-full-mid-g32")
+@mutant("quant.grids.base:Grid._fake_quantize", "ao #2060", SAME, "int4-full-mid-g32")
 def training_has_a_floor_under_its_scale_that_the_file_does_not_have(fake_quantize):
     def floored(self, x):
         scales = numpy.maximum(self.scales(x), numpy.float32(1e-5))
@@ -120,7 +120,7 @@ def training_has_a_floor_under_its_scale_that_the_file_does_not_have(fake_quanti
     return floored
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "openai/parameter-golf #304", SAME, "int8-restricted-tensor-f32")
+@mutant("quant.grids.base:Grid._fake_quantize", "openai/parameter-golf #304", SAME, "int8-restricted-tensor-f32")
 def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
     """A quarter of a bit per byte."""
 
@@ -134,7 +134,7 @@ def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
 # ---------------------------------------------------------------------------------------------------------------- groups
 
 
-@mutant("quant.grids_base:per_column", "vllm #39705", "a_group_is_rounded_the_same_alone_as_among_others", "nf4-g16")
+@mutant("quant.grids.base:per_column", "vllm #39705", "a_group_is_rounded_the_same_alone_as_among_others", "nf4-g16")
 def a_tile_that_spans_two_groups_is_multiplied_by_the_scale_of_the_first(per_column):
     def one_for_two(scales, group_size, first, columns):
         return numpy.repeat(scales[:, ::2], 2 * group_size, axis=1)[:, first : first + columns]
@@ -142,7 +142,7 @@ def a_tile_that_spans_two_groups_is_multiplied_by_the_scale_of_the_first(per_col
     return one_for_two
 
 
-@mutant("quant.grids_groups:GroupedGrid.check_columns", "torchchat #522, flashinfer #3101",
+@mutant("quant.grids.groups:GroupedGrid.check_columns", "torchchat #522, flashinfer #3101",
         "a_group_is_rounded_the_same_alone_as_among_others", "int4-affine-g32")  # fmt: skip
 def a_shorter_last_group_is_refused(check):
     def whole_groups_only(self, shape, name):
@@ -153,7 +153,7 @@ def a_shorter_last_group_is_refused(check):
     return whole_groups_only
 
 
-@mutant("quant.grids_base:Grid._fake_quantize", "torchchat #1362", SAME, "int4-ggml-signed-g32")
+@mutant("quant.grids.base:Grid._fake_quantize", "torchchat #1362", SAME, "int4-ggml-signed-g32")
 def a_shorter_last_group_stays_as_it_is(fake_quantize):
     def whole_groups_only(self, x):
         rounded, whole = fake_quantize(self, x), x.shape[1] // self.group_size * self.group_size
@@ -163,7 +163,7 @@ def a_shorter_last_group_stays_as_it_is(fake_quantize):
     return whole_groups_only
 
 
-@mutant("quant.grids_groups:GroupedGrid._over_groups", "compressed-tensors #447",
+@mutant("quant.grids.groups:GroupedGrid._over_groups", "compressed-tensors #447",
         "equal_weights_come_back_equal_finite_and_close", "ternary-g8")  # fmt: skip
 def a_shorter_last_group_is_filled_up_with_zeros_that_count(over_groups):
     def filled(self, x, statistic):
@@ -178,16 +178,16 @@ def a_shorter_last_group_is_filled_up_with_zeros_that_count(over_groups):
 MASKS = test_grids_uniform.test_the_masks_follow_the_table_on_and_around_the_outermost_codes
 
 
-@mutant("quant.grids_uniform:UniformGrid._inside", "ao #4806, pytorch #191142", test=MASKS)
+@mutant("quant.grids.uniform:UniformGrid._inside", "ao #4806, pytorch #191142", test=MASKS)
 def weights_on_the_outermost_codes_lose_their_gradient(inside):
     return edited(inside, ("levels >= self", "levels > self"), ("levels <= self", "levels < self"))
 
 
-@mutant("quant.grids_uniform:UniformGrid._inside", "aimet #2166, tensorflow #22977", test=MASKS)
+@mutant("quant.grids.uniform:UniformGrid._inside", "aimet #2166, tensorflow #22977", test=MASKS)
 def below_the_lowest_level_the_gradient_passes(inside):
     return edited(inside, ("(levels >= self.smallest_code) & ", ""))
 
 
-@mutant("quant.grids_uniform:UniformGrid._inside", "research/qat.md 5, pitfall 3", test=MASKS)
+@mutant("quant.grids.uniform:UniformGrid._inside", "research/qat.md 5, pitfall 3", test=MASKS)
 def the_mask_is_made_of_values_that_were_clipped_before(inside):
     return edited(inside, ("    return ", "    levels = levels.clip(self.smallest_code, self.largest_code)\n    return "))

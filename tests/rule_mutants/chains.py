@@ -5,9 +5,9 @@ A mutant is a function of a target's and a drafter's laws that returns a round, 
 
 import numpy as np
 
-from minimtp.decode.chains import block_rule, matching_rule, one_hot, residual, token_rule
-from tests.rule_laws import chain_round, most_probable
+from minimtp.decode.rules.chains import block_rule, matching_rule, one_hot, residual, token_rule
 from tests.rule_mutants import with_names
+from tests.rule_properties import chain_round, most_probable
 
 
 def a_rejected_token_is_drawn_again_from_the_target(p, q):
@@ -48,8 +48,8 @@ def a_certain_draft_can_be_drawn_again_after_it_was_rejected(p, q):
 def the_drafts_laws_are_in_the_wrong_order(p, q):
     """q_j of another draft than the j-th."""
 
-    def rule(p, q, drafts, dice):
-        return token_rule(p, q[::-1], drafts, dice) if q.all() else (0, dice.choose(p[0]))
+    def rule(p, q, drafts, rng):
+        return token_rule(p, q[::-1], drafts, rng) if q.all() else (0, rng.choose(p[0]))
 
     return chain_round(rule, p, q)
 
@@ -57,23 +57,23 @@ def the_drafts_laws_are_in_the_wrong_order(p, q):
 def the_drafts_laws_are_those_of_another_temperature(p, q):
     """Drawn at temperature 1, divided by the law of temperature 2 (the temperature of one side was forgotten)."""
 
-    def rule(p, q, drafts, dice):
-        return token_rule(p, np.sqrt(q) / np.sqrt(q).sum(axis=1, keepdims=True), drafts, dice)
+    def rule(p, q, drafts, rng):
+        return token_rule(p, np.sqrt(q) / np.sqrt(q).sum(axis=1, keepdims=True), drafts, rng)
 
     return chain_round(rule, p, q)
 
 
 def the_token_after_all_drafts_is_drawn_from_the_law_before_it(p, q):
     """p_{K-1} for p_K: the target's last row was not computed, or not used."""
-    return chain_round(lambda p, q, drafts, dice: token_rule(p[[*range(len(drafts)), -2]], q, drafts, dice), p, q)
+    return chain_round(lambda p, q, drafts, rng: token_rule(p[[*range(len(drafts)), -2]], q, drafts, rng), p, q)
 
 
 def a_drawn_draft_that_looks_unlikely_is_left_out(p, q):
     """Drafting stops before a token because the drafter, having drawn it, believes little in it."""
 
-    def rule(p, q, drafts, dice):
+    def rule(p, q, drafts, rng):
         likely = next((j for j, draft in enumerate(drafts) if q[j, draft] < 0.3), len(drafts))
-        return token_rule(p[: likely + 1], q[:likely], drafts[:likely], dice)
+        return token_rule(p[: likely + 1], q[:likely], drafts[:likely], rng)
 
     return chain_round(rule, p, q)
 
@@ -81,9 +81,9 @@ def a_drawn_draft_that_looks_unlikely_is_left_out(p, q):
 def the_choice_that_differed_is_not_the_one_emitted(p, q):
     """Sample-and-match that draws once more where a draft was not matched."""
 
-    def rule(p, q, drafts, dice):
-        accepted, token = matching_rule(lambda j: dice.choose(p[j]), drafts)
-        return accepted, token if accepted == len(drafts) else dice.choose(p[accepted])
+    def rule(p, q, drafts, rng):
+        accepted, token = matching_rule(lambda j: rng.choose(p[j]), drafts)
+        return accepted, token if accepted == len(drafts) else rng.choose(p[accepted])
 
     return chain_round(rule, p, q)
 
@@ -91,15 +91,15 @@ def the_choice_that_differed_is_not_the_one_emitted(p, q):
 def blocks_end_at_the_first_that_fails(p, q):
     """The block rule with the token rule's loop, which a reviewer once asked for (vllm-ascend #11985)."""
 
-    def rule(p, q, drafts, dice):
+    def rule(p, q, drafts, rng):
         failed = []
 
         class Once:
-            choose = staticmethod(dice.choose)
+            choose = staticmethod(rng.choose)
 
             @staticmethod
             def happens(probability):
-                if not failed and not dice.happens(probability):
+                if not failed and not rng.happens(probability):
                     failed.append(True)
                 return not failed
 
@@ -126,10 +126,10 @@ def the_weight_of_a_block_may_exceed_one(p, q):
 def blocks_are_judged_token_by_token(p, q):
     """min(1, p / q) of the last token for the weight of the block (vllm-ascend #7807)."""
 
-    def rule(p, q, drafts, dice):
-        standing = [i for i, d in enumerate(drafts, start=1) if dice.happens(p[i - 1, d] / q[i - 1, d])]
+    def rule(p, q, drafts, rng):
+        standing = [i for i, d in enumerate(drafts, start=1) if rng.happens(p[i - 1, d] / q[i - 1, d])]
         accepted = max(standing, default=0)
-        return accepted, dice.choose(p[accepted] if accepted == len(drafts) else residual(p[accepted], q[accepted]))
+        return accepted, rng.choose(p[accepted] if accepted == len(drafts) else residual(p[accepted], q[accepted]))
 
     return chain_round(rule, p, q)
 
@@ -137,7 +137,7 @@ def blocks_are_judged_token_by_token(p, q):
 def certain_drafts_with_a_law_that_is_not_theirs(p, q):
     """The most probable drafts under the block rule, with the one-hot law of other tokens mixed in."""
 
-    def rule(p, q, drafts, dice):
-        return block_rule(p, 0.5 * q + 0.5 * one_hot(drafts, p.shape[1]), drafts, dice)
+    def rule(p, q, drafts, rng):
+        return block_rule(p, 0.5 * q + 0.5 * one_hot(drafts, p.shape[1]), drafts, rng)
 
     return chain_round(rule, p, q, most_probable)

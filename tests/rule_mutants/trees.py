@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from minimtp.decode.chains import residual
-from minimtp.decode.trees import Tree, recursive_rejection, traversal
-from tests.rule_laws import most_probable, one_draft, tree_round
+from minimtp.decode.rules.chains import residual
+from minimtp.decode.rules.trees import Tree, recursive_rejection, traversal
 from tests.rule_mutants import with_names
+from tests.rule_properties import most_probable, one_draft, tree_round
 
 FORM = [0, 1, 2, 2, 1]
 
@@ -20,9 +20,9 @@ def draws_without_replacement_are_judged_as_draws_with_it_from_the_leaves_up(p, 
 
 
 def draws_with_replacement_are_judged_as_draws_without_it(p, q):
-    def rule(p, q, tree, dice):
+    def rule(p, q, tree, rng):
         distinct = all(len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children)
-        return recursive_rejection(p, q, Tree(tree.tokens, tree.depths), dice) if distinct else ([], dice.choose(p[0]))
+        return recursive_rejection(p, q, Tree(tree.tokens, tree.depths), rng) if distinct else ([], rng.choose(p[0]))
 
     return tree_round(rule, p, q, FORM, one_draft, replacement=True)
 
@@ -48,9 +48,9 @@ def the_residual_of_a_row_has_no_weight(p, q):
 def the_laws_of_the_rows_are_in_breadth_first_order(p, q):
     """The target's rows were computed in another order than the tree's."""
 
-    def rule(p, q, tree, dice):
+    def rule(p, q, tree, rng):
         order = np.argsort(tree.depths, kind="stable")
-        return recursive_rejection(p[order], q, tree, dice)
+        return recursive_rejection(p[order], q, tree, rng)
 
     return tree_round(rule, p, q, FORM)
 
@@ -58,14 +58,14 @@ def the_laws_of_the_rows_are_in_breadth_first_order(p, q):
 def a_drawn_child_that_looks_unlikely_is_left_out(p, q):
     """The tree is cut to its best tokens after they were drawn."""
 
-    def rule(p, q, tree, dice):
+    def rule(p, q, tree, rng):
         kept = {0}
         for row in range(1, len(tree.tokens)):
             if tree.parents[row] in kept and q[tree.parents[row], tree.tokens[row]] >= 0.3:
                 kept.add(row)
         rows = sorted(kept)
         cut = Tree([tree.tokens[row] for row in rows], [tree.depths[row] for row in rows])
-        path, token = recursive_rejection(p[rows], q[rows], cut, dice)
+        path, token = recursive_rejection(p[rows], q[rows], cut, rng)
         return [rows[row] for row in path], token
 
     return tree_round(rule, p, q, FORM)
@@ -74,12 +74,12 @@ def a_drawn_child_that_looks_unlikely_is_left_out(p, q):
 def of_two_paths_that_stand_the_longer_is_taken(p, q):
     """Every root-to-leaf path is verified as a chain of its own, and the best result is kept."""
 
-    def rule(p, q, tree, dice):
+    def rule(p, q, tree, rng):
         results = []
         for leaf in [row for row, rows in enumerate(tree.children) if not rows]:
             path = tree.path_to(leaf)
             chain = Tree([0, *(tree.tokens[row] for row in path)], list(range(len(path) + 1)))
-            rows, token = recursive_rejection(p[[0, *path]], q[[0, *path]], chain, dice)
+            rows, token = recursive_rejection(p[[0, *path]], q[[0, *path]], chain, rng)
             results.append(([path[row - 1] for row in rows], token))
         return max(results, key=lambda result: len(result[0]))
 

@@ -1,0 +1,104 @@
+"""Attention of a few new tokens over the cache of keys and values, compiled.
+
+The query heads that share a key/value head, for all new tokens, are the rows of one matrix. Its product with the keys and
+the product of the shares with the values are the few-rows products of `kernels/cpu/packed_linear.py`: keys lie in the cache with
+neighbouring positions next to each other, values with neighbouring channels, so that both are read as weights are, once for
+up to eight rows. Between the two is a softmax along each row, as far as the row's own past.
+
+A row's result is the same sequence of operations however many rows are in the call: positions behind its own get a share of
+exactly zero, which changes no sum.
+"""
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.cpu.compiling import compiled, reassociate
+from minimtp.kernels.cpu.math import SMALLEST_KEY, bits_of, exponential, float_of, in_order
+from minimtp.kernels.cpu.packed_linear import multiply_floats
+from minimtp.kernels.cpu.panels import PANEL
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+def cached_attention(q, keys, values, start, scale):
+    rows, heads, head_dim = q.shape
+    by_group = q.reshape(rows, len(keys), -1, head_dim).swapaxes(0, 1).reshape(len(keys), -1, head_dim)
+    out = np.empty(q.shape, np.float32)
+    attend(np.ascontiguousarray(by_group), np.ascontiguousarray(keys), np.ascontiguousarray(values), start, scale, out)
+    return out
+
+
+@compiled
+def attend(q, keys, values, start, scale, out):
+    """`cached_attention` of q (G, T * H/G, C), the rows of a group by token, then by head, into out (T, H, C)."""
+    (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
+    shared, length = rows // new, start + new
+    if start < 0 or length > min(room, values.shape[0]) or keys.shape[0] != groups or groups * shared != out.shape[1]:
+        raise ValueError("cached_attention: the cache does not fit the queries")
+    scores = np.empty((rows, (length + PANEL - 1) // PANEL * PANEL), np.float32)
+    sums = np.empty((rows, (head_dim + PANEL - 1) // PANEL * PANEL), np.float32)
+    all_keys, all_values = keys.reshape(-1), values.reshape(-1)
+    inverses = np.empty(rows, np.float32)
+    for group in range(groups):
+        for first in range(0, length, PANEL):
+            if first + PANEL <= room:
+                multiply_floats(q[group], all_keys, (group * head_dim * room) + first, room, head_dim, scores, first, 0)
+            else:
+                edge = _last_keys(keys, group, first, length)
+                multiply_floats(q[group], edge, 0, PANEL, head_dim, scores, first, 0)
+        _softmax(scores, start, shared, np.float32(scale), inverses)
+        if head_dim % PANEL == 0:
+            for channel in range(0, head_dim, PANEL):
+                at = group * head_dim + channel
+                multiply_floats(scores, all_values, at, groups * head_dim, length, sums, channel, 0)
+        else:  # rare: the channels are filled up with zeros
+            filled = _filled_values(values, group, length, sums.shape[1])
+            for channel in range(0, head_dim, PANEL):
+                multiply_floats(scores, filled, channel, sums.shape[1], length, sums, channel, 0)
+        for t in range(new):
+            for head in range(shared):
+                for c in range(head_dim):
+                    out[t, group * shared + head, c] = sums[t * shared + head, c] * inverses[t * shared + head]
+
+
+@compiled(fastmath=reassociate)
+def _softmax(scores, start, shared, scale, inverses):
+    """Turn each row's past into exp(scale * (score - largest)), the rest into zeros; inverses (R,) get 1 / the sums.
+
+    What is summed is filled up with zeros to a length that depends on the past alone, since the order of the sum depends on
+    the length.
+    """
+    for row in range(scores.shape[0]):
+        past = start + row // shared + 1
+        filled = (past + PANEL - 1) // PANEL * PANEL
+        for s in range(past, filled):
+            scores[row, s] = -np.inf
+        key = SMALLEST_KEY
+        for s in range(filled):
+            key = max(key, in_order(bits_of(scores[row, s])))
+        shift, total = float_of(in_order(key)), ZERO
+        for s in range(filled):
+            share = exponential((scores[row, s] - shift) * scale)
+            scores[row, s] = share
+            total += share
+        for s in range(filled, scores.shape[1]):
+            scores[row, s] = ZERO
+        inverses[row] = ONE / total
+
+
+@compiled
+def _last_keys(keys, group, first, length):
+    """keys[group, :, first:length] and zeros, (C * PANEL,), where a whole panel would go beyond the cache."""
+    edge = np.zeros((keys.shape[1], PANEL), np.float32)
+    for c in range(keys.shape[1]):
+        for s in range(length - first):
+            edge[c, s] = keys[group, c, first + s]
+    return edge.reshape(-1)
+
+
+@compiled
+def _filled_values(values, group, length, width):
+    """values[:length, group] with zeros up to `width` channels, (length * width,)."""
+    filled = np.zeros((length, width), np.float32)
+    for s in range(length):
+        for c in range(values.shape[2]):
+            filled[s, c] = values[s, group, c]
+    return filled.reshape(-1)

@@ -1,0 +1,86 @@
+"""Rounding to the grids of quantized weights and activations, compiled; bit for bit what the twins in `plain.py`
+compute.
+
+Equal bits are possible because every step is either exact or one IEEE operation in a fixed order: the compiler may not
+reorder or fuse any here.
+"""
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float_of
+from minimtp.kernels.ggml.blocks import GROUP_SIZE, LARGEST_STEP_WITHOUT_RECIPROCAL
+from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE, require_whole_groups
+
+GROUP = GROUP_SIZE
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+LARGEST_CODE = np.float32(127)
+SMALLEST_STEP = np.float32(LARGEST_STEP_WITHOUT_RECIPROCAL)
+SMALLEST_ACTIVATION = np.float32(LARGEST_WITHOUT_INVERSE)
+
+
+@compiled
+def largest_magnitude(group):
+    """max |x| over a group; a NaN counts as larger than infinity."""
+    bits = np.int32(0)
+    for j in range(group.shape[0]):
+        bits = max(bits, np.int32(bits_of(group[j]) & WITHOUT_SIGN))
+    return float_of(bits)
+
+
+def fake_quantize_q4_0(w):
+    return _fake_quantize(_fake_quantize_q4_0, w)
+
+
+def fake_quantize_q8_0(w):
+    return _fake_quantize(_fake_quantize_q8_0, w)
+
+
+def fake_quantize_activations(x):
+    return _fake_quantize(_fake_quantize_activations, x)
+
+
+def _fake_quantize(function, x):
+    require_whole_groups(x)
+    x = np.ascontiguousarray(x)
+    y = np.empty_like(x)
+    function(x.reshape(-1, GROUP), y.reshape(-1, GROUP))
+    return y
+
+
+@compiled
+def _fake_quantize_q4_0(x, y):
+    for i in range(y.shape[0]):
+        magnitude = largest_magnitude(x[i])
+        first = np.int32(GROUP)
+        for j in range(x.shape[1]):
+            first = min(first, np.int32(j) if abs(x[i, j]) == magnitude else np.int32(GROUP))
+        extreme = x[i, first] if first < GROUP else magnitude  # a NaN equals no value, itself neither
+        step = extreme / np.float32(-8)
+        inverse = ONE / step if abs(step) > SMALLEST_STEP else ZERO
+        stored = as_float16(step)
+        for j in range(y.shape[1]):
+            level = np.int32(x[i, j] * inverse + np.float32(8.5))  # not negative, so the conversion's cut is a floor
+            y[i, j] = np.float32(min(level, np.int32(15)) - np.int32(8)) * stored
+
+
+@compiled
+def _fake_quantize_q8_0(x, y):
+    for i in range(y.shape[0]):
+        step = largest_magnitude(x[i]) / LARGEST_CODE
+        inverse = ONE / step if step > SMALLEST_STEP else ZERO
+        stored = as_float16(step)
+        for j in range(y.shape[1]):
+            exact = x[i, j] * inverse
+            whole = np.int32(exact)
+            beyond = np.int32((exact - np.float32(whole)) * TWO)  # 1 or -1 from a half on: ties go away from zero
+            y[i, j] = np.float32(whole + beyond) * stored
+
+
+@compiled
+def _fake_quantize_activations(x, y):
+    for i in range(y.shape[0]):
+        magnitude = largest_magnitude(x[i])
+        inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
+        scale = magnitude / LARGEST_CODE
+        for j in range(y.shape[1]):
+            y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale  # by way of an integer: no -0.0

@@ -1,0 +1,144 @@
+"""Products of whole matrices, compiled: what a training step spends its time in.
+
+    y[i, j] = sum over k of a[i, k] b[k, j]
+
+The innermost loop is that of decoding (`float_tile`): totals of 8 rows times 32 columns stay in the registers of AVX-512
+while it walks along K. Around it stand two loops. The outer one takes 32 columns of b and lays them out as a panel, line
+behind line, once for all rows of a; with its (K, 32) numbers a panel stays in the second cache while the rows pass over it
+(Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", has this order, with more levels than the
+matrices here are large enough for).
+
+Backward passes multiply transposed matrices, W and its gradient's factors. Nothing is transposed for them: a panel is gathered
+from rows as well as from columns, and the tile reads columns of a as well as rows.
+
+Without AVX-512 the registers hold too few totals for one loop to be as fast as BLAS, which has one for every processor: then
+the product is NumPy's.
+"""
+
+from numba import types
+from numba.extending import intrinsic
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.packed_linear import multiply_floats
+from minimtp.kernels.cpu.panels import CACHE_LINE, PANEL
+from minimtp.kernels.cpu.tiles import float_tile
+from minimtp.kernels.cpu.vectors import DOTS, FLOAT_MATRIX, FLOAT_VECTOR, FLOATS, LANES, Emitter, fit
+
+LINE = CACHE_LINE // 4  # floats
+
+_columns_1, _columns_2, _columns_4, _columns_8 = (float_tile(rows, of_columns=True) for rows in (1, 2, 4, 8))
+
+
+def product(a, b):
+    if not DOTS:
+        return plain.product(a, b)
+    y = np.empty((*a.shape[:-1], b.shape[-1]), np.float32)
+    count = len(a) if a.ndim == 3 else 1
+    a, of_columns = _contiguous(a.reshape(count, *a.shape[-2:]))
+    b, of_rows = _contiguous(b.reshape(count, *b.shape[-2:]))
+    _products(a, of_columns, b, of_rows, y.reshape(count, *y.shape[-2:]))
+    return y
+
+
+def _contiguous(matrices):
+    """(B, M, N) -> the same, and False, or transposed (B, N, M), and True, if that is how they lie in memory."""
+    if matrices.strides[1] < matrices.strides[2]:
+        return np.ascontiguousarray(matrices.swapaxes(1, 2)), True
+    return np.ascontiguousarray(matrices), False
+
+
+@compiled
+def _products(a, of_columns, b, of_rows, y):
+    """y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is (B, N, K) instead of (B, K, N)."""
+    depth, columns = (b.shape[2], b.shape[1]) if of_rows else (b.shape[1], b.shape[2])
+    if depth != (a.shape[1] if of_columns else a.shape[2]):
+        raise ValueError("product: the matrices do not fit")
+    if y.shape[1] != (a.shape[2] if of_columns else a.shape[1]) or y.shape[2] != columns:
+        raise ValueError("product: the result has another shape")
+    memory = np.empty(depth * PANEL + LINE, np.float32)
+    panel = memory[(-memory.ctypes.data // 4) % LINE :]
+    edge = np.empty((y.shape[1], PANEL), np.float32)
+    for i in range(y.shape[0]):
+        for column in range(0, columns, PANEL):
+            whole = column + PANEL <= columns
+            target, place = (y[i], column) if whole else (edge, 0)
+            if whole and not of_rows:
+                weights, start, stride = b[i].reshape(-1), column, columns
+            else:
+                weights, start, stride = panel, 0, PANEL
+                _gather(b[i], of_rows, column, min(columns - column, PANEL), panel)
+            if of_columns:
+                _multiply_columns(a[i], weights, start, stride, depth, target, place)
+            else:
+                multiply_floats(a[i], weights, start, stride, depth, target, place, 0)
+            if not whole:
+                for r in range(edge.shape[0]):
+                    for j in range(columns - column):
+                        y[i, r, column + j] = edge[r, j]
+
+
+@compiled
+def _gather(b, of_rows, column, width, panel):
+    """Columns of b (K, N), or rows of b (N, K), as lines of 32; what is missing at their ends is zero."""
+    if width < PANEL:
+        panel[:] = 0
+    if not of_rows:
+        for k in range(b.shape[0]):
+            for j in range(width):
+                panel[k * PANEL + j] = b[k, column + j]
+        return
+    squares = b.shape[1] // LANES * LANES if width == PANEL else 0
+    for k in range(0, squares, LANES):
+        for j in range(0, PANEL, LANES):
+            _transpose(b, column + j, k, panel, k * PANEL + j)
+    for k in range(squares, b.shape[1]):
+        for j in range(width):
+            panel[k * PANEL + j] = b[column + j, k]
+
+
+@intrinsic
+def _transpose(typing_context, b, row, column, panel, start):
+    """panel[start + 32 k + j] = b[row + j, column + k] for a square of j and k, within the registers."""
+    if not fit((b, panel), (FLOAT_MATRIX, FLOAT_VECTOR)):
+        return None
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(context, builder, signature.args, arguments)
+        b, row, column, panel, start = emit.arrays
+        square = [emit.load(FLOATS, emit.row(b, emit.plus(row, j), 4, column)) for j in range(LANES)]
+        distance = LANES // 2
+        while distance:  # two vectors exchange the halves, then the quarters, ... that lie on the wrong side
+            low = [lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)]
+            high = [lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)]
+            for j in range(LANES):
+                if j & distance == 0:
+                    pair = square[j], square[j + distance]
+                    square[j], square[j + distance] = (emit.lanes(pair[0], order, pair[1]) for order in (low, high))
+            distance //= 2
+        for k, line in enumerate(square):
+            emit.store(line, emit.item(panel, start, 4), 4 * PANEL * k)
+        return context.get_dummy_value()
+
+    return types.void(b, row, column, panel, start), generate
+
+
+@compiled
+def _multiply_columns(x, w, start, stride, depth, y, column):
+    """y[:, column + j] = sum over k < depth of x[k, :] * w[start + k * stride + j], for 32 values of j."""
+    row = 0
+    while row < y.shape[0]:
+        left = y.shape[0] - row
+        if left >= 8:
+            _columns_8(x, row, w, start, stride, depth, y, row, column, 0)
+            row += 8
+        elif left >= 4:
+            _columns_4(x, row, w, start, stride, depth, y, row, column, 0)
+            row += 4
+        elif left >= 2:
+            _columns_2(x, row, w, start, stride, depth, y, row, column, 0)
+            row += 2
+        else:
+            _columns_1(x, row, w, start, stride, depth, y, row, column, 0)
+            row += 1

@@ -1,0 +1,230 @@
+"""Products of a few rows of activations with a weight matrix, compiled: what decoding spends its time in.
+
+A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The weights are what costs,
+so each is read once for all rows; BLAS has a fast path for one row and one for many, and is slow between. Weights are
+laid out once, by `prepare_*`, in panels of 32 outputs (`kernels/cpu/panels.py` says how and why), and a panel stays in the cache
+while the rows pass over it, four or eight at a time.
+
+Quantized products work on integers: the activations are rounded to int8 per group of 32 (`quantize_activations`, the
+very function that training can fake), and the 32 products of a group are summed exactly. A row's result is bitwise the
+same whatever other rows are in the call, so verified drafts equal plain decoding with no tolerance.
+"""
+
+from dataclasses import dataclass
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.panels import GROUP, PANEL, SCALE_BYTES, aligned_empty, by_panel, q4_0_steps, quantized_panels
+from minimtp.kernels.cpu.tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
+from minimtp.kernels.ggml import blocks as ggml
+
+F32, Q4_0, Q8_0 = 0, 1, 2
+LARGE = 1 << 19  # bytes, from which on a matrix is asked for in advance; a smaller one lies in the second cache
+F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
+
+# A tile of one row waits for its own totals, so a row that is left over is never done alone: five rows as three and two.
+_f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (float_tile(rows) for rows in range(1, 9))
+_q4_0_1, _q4_0_2, _q4_0_3, _q4_0_4 = (quantized_tile(Q4, rows) for rows in range(1, 5))
+_q8_0_1, _q8_0_2, _q8_0_3, _q8_0_4 = (quantized_tile(Q8, rows) for rows in range(1, 5))
+_round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
+Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A weight matrix laid out for `linear`."""
+
+    rows: int
+    columns: int
+    panels: object  # uint8 (ceil(rows / 32), bytes of a panel)
+    kind: int  # F32, Q4_0 or Q8_0
+
+    @property
+    def nbytes(self) -> int:
+        return self.panels.nbytes
+
+    def repeated(self, count: int) -> "Prepared":
+        """`count` copies of the matrix, one below the other; its rows must fill whole panels."""
+        panels = aligned_empty((count * len(self.panels), self.panels.shape[1]))
+        panels.reshape(count, *self.panels.shape)[:] = self.panels
+        return Prepared(count * self.rows, self.columns, panels, self.kind)
+
+
+def linear(x, prepared, out=None):
+    if out is None:
+        out = np.empty((len(x), prepared.rows), np.float32)
+    MULTIPLY[prepared.kind](np.ascontiguousarray(x), prepared.panels, out)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def prepare_f32(weight):
+    rows, columns = weight.shape
+    panels = aligned_empty((-(-rows // PANEL), columns * F32_BYTES))
+    by_column = panels.view(np.float32).reshape(-1, columns, PANEL)
+    by_column[:] = by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
+    return Prepared(rows, columns, panels, F32)
+
+
+def prepare_f16(numbers):
+    return prepare_f32(numbers.view(np.float16))  # no product of halves is worth it here: they are widened once
+
+
+def prepare_q4_0(blocks):
+    codes, scales = ggml.unpack_q4_0(blocks)
+    rows, columns = codes.shape
+    return Prepared(rows, columns, quantized_panels(scales, q4_0_steps(codes)), Q4_0)
+
+
+def prepare_q8_0(blocks):
+    codes, scales = ggml.unpack_q8_0(blocks)
+    rows, columns = codes.shape
+    packed = (by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(-1, PANEL, columns // GROUP, 8, 4)
+    return Prepared(rows, columns, quantized_panels(scales, packed), Q8_0)
+
+
+# ------------------------------------------------------------------------------------------------------------ products
+
+
+@compiled
+def _require_fitting(x, panels, unit, unit_bytes, y):
+    """A panel has `unit_bytes` for every `unit` columns."""
+    if x.shape[1] % unit != 0 or panels.shape[1] != x.shape[1] // unit * unit_bytes:
+        raise ValueError("linear: the activations are not as wide as the weights")
+    if y.shape[0] != x.shape[0] or (y.shape[1] + PANEL - 1) // PANEL != panels.shape[0]:
+        raise ValueError("linear: `out` must be (rows of activations, rows of weights)")
+
+
+@compiled
+def _next_rows(left, most):
+    """Rows of the next tile of `most` rows at most: none is left alone behind others."""
+    return left if left <= most else min(most, (left + 1) // 2)
+
+
+@compiled
+def multiply_floats(x, w, start, stride, depth, y, column, fetches):
+    """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
+    row = 0
+    while row < x.shape[0]:
+        rows = _next_rows(x.shape[0] - row, MOST_ROWS)
+        if rows == 8:
+            _f32_8(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 7:
+            _f32_7(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 6:
+            _f32_6(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 5:
+            _f32_5(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 4:
+            _f32_4(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 3:
+            _f32_3(x, row, w, start, stride, depth, y, row, column, fetches)
+        elif rows == 2:
+            _f32_2(x, row, w, start, stride, depth, y, row, column, fetches)
+        else:
+            _f32_1(x, row, w, start, stride, depth, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
+
+
+@compiled
+def _multiply_f32(x, panels, y):
+    _require_fitting(x, panels, 1, F32_BYTES, y)
+    weights = panels.reshape(-1).view(np.float32)
+    fetches = 1 if panels.size >= LARGE else 0
+    for panel in range(panels.shape[0]):
+        column, start = panel * PANEL, panel * x.shape[1] * PANEL
+        if column + PANEL <= y.shape[1]:
+            multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
+        else:  # what sticks out of a panel that y cuts off is computed elsewhere
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, fetches)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _copy_edge(edge, y, column):
+    for r in range(y.shape[0]):
+        for j in range(y.shape[1] - column):
+            y[r, column + j] = edge[r, j]
+
+
+@compiled
+def _multiply_q4_0(x, panels, y):
+    _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
+    codes, scales = np.empty(x.shape, np.int8), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
+    starts = np.empty(scales.shape, np.int32)
+    _round_for_q4_0(x, codes, scales, starts)
+    for panel in range(panels.shape[0]):
+        column = panel * PANEL
+        if column + PANEL <= y.shape[1]:
+            _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column)
+        else:
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            _multiply_q4_0_panel(codes, scales, starts, panels, panel, edge, 0)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
+    fetches = 1 if panels.size >= LARGE else 0
+    row = 0
+    while row < y.shape[0]:
+        rows = _next_rows(y.shape[0] - row, 4)
+        if rows == 4:
+            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        elif rows == 3:
+            _q4_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        elif rows == 2:
+            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        else:
+            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
+
+
+@compiled
+def _multiply_q8_0(x, panels, y):
+    _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
+    codes, scales = np.empty(x.shape, Q8_0_CODE), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
+    starts = np.empty(scales.shape, np.int32)
+    _round_for_q8_0(x, codes, scales, starts)
+    for panel in range(panels.shape[0]):
+        column = panel * PANEL
+        if column + PANEL <= y.shape[1]:
+            _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column)
+        else:
+            edge = np.empty((x.shape[0], PANEL), np.float32)
+            _multiply_q8_0_panel(codes, scales, starts, panels, panel, edge, 0)
+            _copy_edge(edge, y, column)
+
+
+@compiled
+def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
+    fetches = 1 if panels.size >= LARGE else 0
+    row = 0
+    while row < y.shape[0]:
+        rows = _next_rows(y.shape[0] - row, 4)
+        if rows == 4:
+            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        elif rows == 3:
+            _q8_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        elif rows == 2:
+            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        else:
+            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+        row, fetches = row + rows, 0  # the other rows find the panel in the cache
+
+
+@compiled
+def multiply(kind, x, panels, y):
+    """y = x @ W.T for panels of any format."""
+    if kind == F32:
+        _multiply_f32(x, panels, y)
+    elif kind == Q4_0:
+        _multiply_q4_0(x, panels, y)
+    else:
+        _multiply_q8_0(x, panels, y)
+
+
+MULTIPLY = (_multiply_f32, _multiply_q4_0, _multiply_q8_0)

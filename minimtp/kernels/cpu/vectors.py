@@ -1,0 +1,204 @@
+"""Vector instructions, emitted by hand where a loop of Numba's would not become the right ones.
+
+A Numba *intrinsic* is a function whose body is a list of LLVM instructions, written by Python code when the caller is
+compiled. LLVM has vectors of any length as values (`<8 x float>`) and translates them for the processor at hand, in
+several instructions where its registers are shorter: what is written with them runs on x86 and on ARM alike. Where x86
+has one instruction for several of ours, and LLVM does not see it, the emitter asks for it by name if the processor has
+it, and spells it out otherwise. Both give the same bits: these are all integer instructions.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+
+from minimtp.kernels.cpu.panels import CACHE_LINE
+
+
+def processor_name(context):
+    """LLVM's name of the processor that functions are compiled for: "znver4", "emeraldrapids"."""
+    return context.codegen().magic_tuple()[1]
+
+
+def processor_features(context):
+    """Names of the instruction sets of the processor that functions are compiled for."""
+    return {feature[1:] for feature in context.codegen().magic_tuple()[2].split(",") if feature.startswith("+")}
+
+
+# AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
+DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
+LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
+ZEN = processor_name(cpu_target.target_context).startswith("znver")
+NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
+
+INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
+FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
+SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
+
+FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
+SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
+BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 1, "C")
+
+
+def fit(given, expected):
+    """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files) are, too."""
+    return all(
+        isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (kind.dtype, kind.ndim, kind.layout)
+        for array, kind in zip(given, expected, strict=True)
+    )
+
+
+def special_instructions(context):
+    """Which of the instructions that the emitter would ask for by name the processor has."""
+    features, triple = processor_features(context), context.codegen().magic_tuple()[0]
+    found = features & {"f16c"}
+    if DOTS:
+        found |= {"dots"}
+    elif "avx2" in features:
+        found |= {"avx2"}
+    return found | {"f16c"} if triple.startswith("aarch64") else found  # its own conversion of float16 is always there
+
+
+class Emitter:
+    """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on 64-bit integers."""
+
+    def __init__(self, context, builder, kinds, arguments):
+        self.context, self.builder = context, builder
+        self.arrays = [
+            context.make_array(kind)(context, builder, argument) if isinstance(kind, types.Array) else argument
+            for kind, argument in zip(kinds, arguments, strict=True)
+        ]
+        special = special_instructions(context)
+        self.with_avx2, self.with_dots, self.with_float16 = ("avx2" in special, "dots" in special, "f16c" in special)
+
+    def width(self, array):
+        return self.builder.extract_value(array.shape, 1)
+
+    def row(self, array, index, item_bytes, column=0):
+        """Address of array[index, column]."""
+        item = self.plus(self.times(index, self.width(array)), column)
+        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes))
+
+    def item(self, array, index, item_bytes):
+        """Address of array[index], for an array of one dimension."""
+        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(index, item_bytes))
+
+    def advance(self, address, offset):
+        return self.builder.gep(address, [self.number(offset)])
+
+    def plus(self, a, b):
+        return self.builder.add(self.number(a), self.number(b))
+
+    def times(self, a, b):
+        return self.builder.mul(self.number(a), self.number(b))
+
+    def number(self, value):
+        return ir.Constant(INT64, value) if isinstance(value, int) else value
+
+    def load(self, kind, address, offset=0):
+        address = self.builder.bitcast(self.advance(address, offset), kind.as_pointer())
+        return self.builder.load(address, align=1)
+
+    def store(self, value, address, offset=0):
+        address = self.builder.bitcast(self.advance(address, offset), value.type.as_pointer())
+        self.builder.store(value, address, align=1)
+
+    def prefetch(self, address, ahead, size, cache):
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours, to read them from
+        `cache`, NEAREST or SECOND."""
+        b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
+        prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
+        for offset in range(0, size, CACHE_LINE):
+            b.call(prefetch, [self.advance(address, ahead + offset), *flags])
+
+    def load_everywhere(self, scalar_kind, address, offset=0):
+        """A vector, each lane of which is the scalar at the address."""
+        return self.everywhere(self.load(scalar_kind, address, offset))
+
+    def everywhere(self, scalar):
+        undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+        return self.lanes(self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES)
+
+    def folded(self, operation, x, smallest_distance=1):
+        """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2, LANES/4, ...)."""
+        distance = LANES // 2
+        while distance >= smallest_distance:
+            x = operation(x, self.lanes(x, [lane ^ distance for lane in range(LANES)]))
+            distance //= 2
+        return x
+
+    def lanes(self, x, order, y=None):
+        """The lanes that `order` names: of x, and counting on, of y."""
+        mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
+        return self.builder.shuffle_vector(x, x if y is None else y, mask)
+
+    def constant(self, kind, value):
+        return ir.Constant(kind, [value] * kind.count)
+
+    def float16_to_float32(self, x):
+        """float16 numbers, given as HALFS (shorts), as FLOATS."""
+        b = self.builder
+        if self.with_float16:
+            return b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
+        bits = b.zext(x, INTS)
+        magnitude = b.and_(bits, self.constant(INTS, 0x7FFF))
+        sign = b.shl(b.xor(bits, magnitude), self.constant(INTS, 16))
+        # The same fraction, 13 bits further left, under an exponent that is too small by 112; subnormals come right, too.
+        aligned = b.bitcast(b.shl(magnitude, self.constant(INTS, 13)), FLOATS)
+        finite = b.bitcast(b.fmul(aligned, self.constant(FLOATS, 2.0**112)), INTS)
+        is_finite = b.icmp_unsigned("<", magnitude, self.constant(INTS, 0x7C00))
+        value = b.select(is_finite, finite, b.or_(finite, self.constant(INTS, 0x7F800000)))
+        return b.bitcast(b.or_(value, sign), FLOATS)
+
+    def variable(self, value):
+        """A place for a value that changes in a loop; LLVM keeps it in a register."""
+        place = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, place)
+        return place
+
+    def call(self, name, result, *arguments):
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def multiply_add(self, a, b, total):
+        return self.call(f"llvm.fmuladd.v{LANES}f32", FLOATS, a, b, total)
+
+    def larger(self, a, b):
+        return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
+
+    def sign_extended_low_half(self, x, bits):
+        shift = self.constant(x.type, bits)
+        return self.builder.ashr(self.builder.shl(x, shift), shift)
+
+    def add_dots_of_bytes(self, total, codes, x):
+        """total (INTS) + in each lane the sum of four products of codes (unsigned bytes) and x (signed bytes)."""
+        b = self.builder
+        codes = b.bitcast(codes, INTS)
+        if self.with_dots:
+            return self.call(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", INTS, total, codes, x)
+        for place in range(0, 32, 8):
+            code = b.and_(b.lshr(codes, self.constant(INTS, place)), self.constant(INTS, 255))
+            value = b.ashr(b.shl(x, self.constant(INTS, 24 - place)), self.constant(INTS, 24))
+            total = b.add(total, b.mul(code, value))
+        return total
+
+    def add_products_of_bytes(self, total, codes, x):
+        """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x (signed bytes)."""
+        b = self.builder
+        if self.with_avx2:
+            return b.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES)))
+        codes, x = b.bitcast(codes, SHORTS), b.bitcast(x, SHORTS)
+        eight = self.constant(SHORTS, 8)
+        total = b.add(total, b.mul(b.and_(codes, self.constant(SHORTS, 255)), self.sign_extended_low_half(x, 8)))
+        return b.add(total, b.mul(b.lshr(codes, eight), b.ashr(x, eight)))
+
+    def products_of_shorts(self, a, c):
+        """The sums of two neighbouring products of shorts (SHORTS), as INTS."""
+        b = self.builder
+        if self.with_avx2:
+            return self.call("llvm.x86.avx2.pmadd.wd", INTS, a, c)
+        a, c = b.bitcast(a, INTS), b.bitcast(c, INTS)
+        sixteen = self.constant(INTS, 16)
+        low = b.mul(self.sign_extended_low_half(a, 16), self.sign_extended_low_half(c, 16))
+        return b.add(low, b.mul(b.ashr(a, sixteen), b.ashr(c, sixteen)))

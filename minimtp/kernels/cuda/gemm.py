@@ -1,0 +1,70 @@
+"""Products of large matrices on the GPU with factors of fewer bits, by cuBLAS: 16-bit floats, or float32 seen as TF32.
+
+Sums and results are float32. CuPy's own product gives 16-bit factors a 16-bit result; cuBLAS can leave it in float32, which
+loses nothing more and cannot overflow, so it is called here directly. bfloat16 numbers are held as their bits (uint16): NumPy
+and older versions of CuPy have no such type.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from minimtp.backend import array_module, numpy
+from minimtp.kernels.cuda.source import blocks_for, launch, whole
+
+# cuBLAS's and CUDA's numbers (cublasComputeType_t, cublasGemmAlgo_t, cublasMath_t, cudaDataType).
+COMPUTE_FLOAT32, COMPUTE_TF32, ANY_ALGORITHM = 68, 77, -1
+MATH_TF32 = 3
+FLOAT32, FLOAT16, BFLOAT16 = 0, 2, 14
+TYPES = {"f": FLOAT32, "e": FLOAT16, "H": BFLOAT16}
+ONE, ZERO = numpy.ones(1, numpy.float32), numpy.zeros(1, numpy.float32)
+
+
+def rounded(x, precision):
+    """x float32 as a factor: float16 (infinite beyond its range), or the bits of bfloat16 (uint16), rounded half to even."""
+    xp = array_module(x)
+    if precision == "float16":
+        return x.astype(xp.float16)
+    (x,), bits = whole(x), xp.empty(x.shape, xp.uint16)
+    launch("rounding", "to_bfloat16", (blocks_for(x.size, 256),), 256, x, numpy.int64(x.size), bits)
+    return bits
+
+
+def multiply(a, b):
+    """a (M, K) @ b (K, N) -> float32 (M, N), both float16, both bfloat16, or both float32 and multiplied as TF32.
+
+    cuBLAS means columns where we mean rows: to it, our C is Cᵀ = Bᵀ Aᵀ.
+    """
+    xp, (rows, inner), columns = array_module(a), a.shape, b.shape[1]
+    out = xp.empty((rows, columns), xp.float32)
+    (b, flip_b, stride_b), (a, flip_a, stride_a) = _columns(b), _columns(a)
+    kind = TYPES[a.dtype.char]
+    compute = COMPUTE_TF32 if kind == FLOAT32 else COMPUTE_FLOAT32
+    xp.cuda.cublas.gemmEx(
+        xp.cuda.device.get_cublas_handle(), flip_b, flip_a, columns, rows, inner, ONE.ctypes.data,
+        b.data.ptr, kind, stride_b, a.data.ptr, kind, stride_a, ZERO.ctypes.data, out.data.ptr, FLOAT32, columns, compute,
+        ANY_ALGORITHM,
+    )  # fmt: skip
+    return out
+
+
+def _columns(x):
+    """The matrix, whether cuBLAS has to transpose what it sees there to find xᵀ, and how far apart its columns are."""
+    if x.flags.c_contiguous:
+        return x, 0, x.shape[1]
+    if x.flags.f_contiguous:
+        return x, 1, x.shape[0]
+    (x,) = whole(x)
+    return x, 0, x.shape[1]
+
+
+@contextmanager
+def tf32(xp: ModuleType) -> Iterator[None]:
+    """Within, CuPy's own float32 products, those of attention, are TF32 as well."""
+    handle, cublas = xp.cuda.device.get_cublas_handle(), xp.cuda.cublas
+    before = cublas.getMathMode(handle)
+    cublas.setMathMode(handle, MATH_TF32)
+    try:
+        yield
+    finally:
+        cublas.setMathMode(handle, before)

@@ -1,0 +1,123 @@
+"""Products of a decoding step on the GPU: up to 16 rows of activations share a read of the weights; see `cuda/products.cu`."""
+
+from dataclasses import dataclass
+
+from minimtp.backend import array_module, numpy
+from minimtp.kernels.cuda.source import blocks_for, launch, whole
+from minimtp.kernels.ggml import blocks as ggml
+from minimtp.kernels.plain import GROUP, require_whole_groups
+
+ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
+WARPS = 4  # of a block
+MOST_FLOAT_ROWS = 64  # more are a prompt, whose products cuBLAS has, quicker and in an order of its own
+ALIGNMENT = 16  # bytes: what a thread loads at once
+VECTORS = {"f32": 4, "f16": 8}  # numbers of so many bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A weight matrix ready for `linear`: floats, or the file's blocks with codes and scales apart.
+
+    weight: float32 or float16 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0, int8 (N, K) for Q8_0.
+    scales: None, or float16 (N, K/32).
+    """
+
+    kind: str  # "f32", "f16", "q4_0" or "q8_0"
+    weight: object
+    scales: object
+    rows: int
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+def prepare_f32(weight):
+    return Prepared("f32", _aligned(weight), None, *weight.shape)
+
+
+def prepare_f16(numbers):
+    weight = whole(numbers)[0].view(numpy.float16)
+    return Prepared("f16", _aligned(weight), None, *weight.shape)
+
+
+def prepare_q4_0(blocks):
+    return _prepared("q4_0", blocks, ggml.Q4_0_BLOCK_BYTES)
+
+
+def prepare_q8_0(blocks):
+    return _prepared("q8_0", blocks, ggml.Q8_0_BLOCK_BYTES)
+
+
+def _prepared(kind: str, blocks: object, block_bytes: int) -> Prepared:
+    xp, rows = array_module(blocks), blocks.shape[0]
+    parts = blocks.reshape(rows, -1, block_bytes)
+    scales = xp.ascontiguousarray(parts[:, :, :2]).view(numpy.float16)[..., 0]
+    codes = _aligned(parts[:, :, 2:]).reshape(rows, -1)
+    return Prepared(kind, codes, xp.ascontiguousarray(scales), rows, parts.shape[1] * GROUP)
+
+
+def _aligned(array):
+    """The array, copied unless it is contiguous and begins where whole vectors can be loaded from: a view of others may not."""
+    (array,) = whole(array)
+    return array.copy() if array.data.ptr % ALIGNMENT else array
+
+
+def embedding(prepared, tokens):
+    weight = prepared.weight[tokens]
+    if prepared.scales is None:
+        return weight.astype(numpy.float32, copy=False)
+    if prepared.kind == "q4_0":
+        codes = ggml.codes_from_nibbles(weight.reshape(len(weight), -1, GROUP // 2)) - numpy.int8(8)
+    else:
+        codes = weight.view(numpy.int8)
+    return ggml.decode(codes, prepared.scales[tokens].astype(numpy.float32))
+
+
+def quantize_activations(x):
+    codes, scales, _ = _quantized(x)
+    return codes, scales
+
+
+def _quantized(x):
+    """codes int8 (T, K), scales float32 (T, K/32), and the sums of the codes, int32 (T, K/32)."""
+    require_whole_groups(x)
+    (x,), xp = whole(x), array_module(x)
+    codes, groups = xp.empty(x.shape, xp.int8), (x.shape[0], x.shape[1] // GROUP)
+    scales, sums = xp.empty(groups, xp.float32), xp.empty(groups, xp.int32)
+    grid, size = (blocks_for(scales.size, 8),), numpy.int64(scales.size)
+    launch("rounding", "quantize_activations", grid, 256, x, size, codes, scales, sums)
+    return codes, scales, sums
+
+
+def linear(x, prepared, out=None):
+    """As in `plain.py`. Up to MOST_FLOAT_ROWS rows: each row's bits are the same computed alone or with others; packed weights:
+    always. Rows of float32 that are no multiple of 4 long, and of float16 that are none of 8, make no such promise."""
+    return _product(x, prepared, out, add=False)
+
+
+def add_linear(x, prepared, out):
+    """out += x @ W.T, in place."""
+    _product(x, prepared, out, add=True)
+
+
+def _product(x, prepared, out, add):
+    xp, tokens = array_module(x), x.shape[0]
+    if out is None:
+        out = xp.empty((tokens, prepared.rows), xp.float32)
+    rows = next((rows for rows in ROWS if rows >= tokens), 16)
+    in_vectors = prepared.columns % VECTORS.get(prepared.kind, 1) == 0
+    if not in_vectors or (prepared.kind == "f32" and tokens > MOST_FLOAT_ROWS):
+        weight = prepared.weight.astype(xp.float32, copy=False)
+        if add:
+            out += x @ weight.T
+            return out
+        return xp.matmul(x, weight.T, out=out)
+    grid = blocks_for(prepared.rows, WARPS * ROWS[rows]), blocks_for(tokens, rows)
+    if prepared.scales is None:
+        inputs, width = (_aligned(x), prepared.weight), prepared.columns // VECTORS[prepared.kind]
+    else:
+        inputs, width = (*_quantized(x), prepared.weight, prepared.scales), prepared.columns // GROUP
+    launch("products", f"linear_{prepared.kind}_{rows}", grid, 32 * WARPS, *inputs, tokens, prepared.rows, width, int(add), out)
+    return out

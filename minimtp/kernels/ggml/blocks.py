@@ -1,0 +1,171 @@
+"""The arithmetic of ggml's block formats Q4_0, Q4_1 and Q8_0 in plain arrays: the one place where it is written down.
+
+A row of K weights is cut into groups of 32. A group is stored as one 16-bit float, the scale (the step between two levels),
+and 32 small integers, the codes; a weight is read back as code * scale, in Q4_1 plus a second 16-bit float. Training rounds
+with these functions (`kernels.plain.fake_quantize_*`), conversion, packing and export store what they return
+(`minimtp.quant`), and the compiled twins in `kernels/cpu/__init__.py` are held bit-equal to them. So the numbers that training saw are
+the numbers in the file.
+
+    Q4_0   extreme = the first element of largest magnitude, with its sign      d = extreme / -8      codes -8..7
+           code = min(15, trunc(x * (1/d) + 8.5)) - 8
+    Q4_1   d = (max - min) / 15, m = min                                         codes 0..15, value code * d + m
+           code = min(15, trunc((x - min) * (1/d) + 0.5))
+    Q8_0   d = max|x| / 127                                                      codes -127..127
+           code = x * (1/d) rounded, halves away from zero
+
+The order of operations belongs to the format: the codes are chosen with the float32 step d and its float32 reciprocal, and
+read back with d rounded to float16. Dividing by d, or choosing codes with the rounded step, gives other bytes. Q4_0's signed
+scale spends the one code that has no mirror image, -8, on the largest weight; the price is that a weight close to the
+negative of the extreme is clipped from +8 to +7, so that its error can reach a whole step instead of half a one.
+
+Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c); the tests compare with the
+`gguf` package byte for byte, and with stored bytes of ggml itself. Two differences, neither in any value: of a group of
+negative zeros ggml's C makes a scale of the other sign than its Python package and this file do; and where 1/d would overflow
+float32 (|d| <= 2**-128) ggml casts NaN to an integer, which is undefined, and here the codes are 0.
+Values are not checked here: `minimtp.quant.grids.registry` refuses what is not finite before it stores anything.
+"""
+
+from minimtp.backend import array_module
+
+GROUP_SIZE = 32
+Q4_0_BLOCK_BYTES = 18  # float16 scale, then 16 bytes of two codes each
+Q4_1_BLOCK_BYTES = 20  # float16 scale, float16 minimum, then 16 bytes of two codes each
+Q8_0_BLOCK_BYTES = 34  # float16 scale, then 32 bytes
+LARGEST_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a finite float32
+
+
+def encode_q4_0(x):
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -8..7 and scales float32 (N, K/32), each exactly a float16."""
+    xp = array_module(x)
+    levels, step = levels_q4_0(x)
+    codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8) - xp.int8(8)
+    return codes.reshape(x.shape), as_stored(step)
+
+
+def levels_q4_0(x):
+    """Q4_0's codes + 8 before clipping, float32 (N, K/32, 32) in 0..16, and the float32 steps d (N, K/32, 1) behind them."""
+    xp = array_module(x)
+    groups = _groups_float32(x)  # (N, K/32, 32)
+    first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
+    step = xp.take_along_axis(groups, first_extreme, axis=-1) / xp.float32(-8)
+    return xp.trunc(groups * _reciprocal(step) + xp.float32(8.5)), step
+
+
+def encode_q4_1(x):
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in 0..15, scales and minima float32 (N, K/32), each a float16."""
+    xp = array_module(x)
+    groups = _groups_float32(x)  # (N, K/32, 32)
+    minimum = groups.min(axis=-1, keepdims=True)
+    step = (groups.max(axis=-1, keepdims=True) - minimum) / xp.float32(15)
+    levels = xp.trunc((groups - minimum) * _reciprocal(step) + xp.float32(0.5))
+    codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8)
+    return codes.reshape(x.shape), as_stored(step), as_stored(minimum)
+
+
+def encode_q8_0(x):
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -127..127 and scales float32 (N, K/32), each exactly a float16."""
+    xp = array_module(x)
+    groups = _groups_float32(x)  # (N, K/32, 32)
+    step = xp.max(xp.abs(groups), axis=-1, keepdims=True) / xp.float32(127)  # (N, K/32, 1)
+    scaled = groups * _reciprocal(step)
+    magnitude = xp.abs(scaled)
+    whole = xp.floor(magnitude)
+    # Not trunc(x + 0.5): in float32 0.49999997 + 0.5 is 1. Here every operation is exact.
+    magnitude = whole + xp.floor(xp.float32(2) * (magnitude - whole))
+    codes = (xp.sign(scaled) * magnitude).astype(xp.int8)
+    return codes.reshape(x.shape), as_stored(step)
+
+
+def decode(codes, scales):
+    """codes int8 (N, K), scales float32 (N, K/32) -> code * scale, float32 (N, K): for Q4_0 and Q8_0, which store no minima."""
+    xp = array_module(codes)
+    rows, columns = codes.shape
+    groups = codes.reshape(rows, columns // GROUP_SIZE, GROUP_SIZE).astype(xp.float32)
+    return (groups * scales[..., None]).reshape(rows, columns)
+
+
+def pack_q4_0(codes, scales):
+    """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 18).
+
+    A block is the float16 scale, little-endian, then 16 bytes: byte j holds code j + 8 in its low and code j+16 + 8 in its
+    high four bits.
+    """
+    xp = array_module(codes)
+    return xp.concatenate([bytes_of_float16(scales), _nibbles(codes + xp.int8(8))], axis=-1).reshape(len(codes), -1)
+
+
+def unpack_q4_0(blocks):
+    """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q4_0`."""
+    blocks = blocks.reshape(len(blocks), -1, Q4_0_BLOCK_BYTES)
+    return codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(blocks[:, :, :2])
+
+
+def pack_q4_1(codes, scales, minima):
+    """codes int8 (N, K) in 0..15, scales and minima (N, K/32) -> blocks uint8 (N, K/32 * 20): both floats, then as Q4_0."""
+    xp = array_module(codes)
+    parts = [bytes_of_float16(scales), bytes_of_float16(minima), _nibbles(codes)]
+    return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+
+def unpack_q4_1(blocks):
+    """blocks uint8 (N, K/32 * 20) -> codes int8 (N, K), scales and minima float32 (N, K/32); undoes `pack_q4_1`."""
+    blocks = blocks.reshape(len(blocks), -1, Q4_1_BLOCK_BYTES)
+    scales, minima = float16_from_bytes(blocks[:, :, :2]), float16_from_bytes(blocks[:, :, 2:4])
+    return codes_from_nibbles(blocks[:, :, 4:]), scales, minima
+
+
+def pack_q8_0(codes, scales):
+    """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 34): the float16 scale, then 32 signed bytes."""
+    xp = array_module(codes)
+    rows, columns = codes.shape
+    code_bytes = xp.ascontiguousarray(codes).view(xp.uint8).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
+    return xp.concatenate([bytes_of_float16(scales), code_bytes], axis=-1).reshape(rows, -1)
+
+
+def unpack_q8_0(blocks):
+    """blocks uint8 (N, K/32 * 34) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q8_0`."""
+    xp = array_module(blocks)
+    rows = blocks.shape[0]
+    blocks = blocks.reshape(rows, -1, Q8_0_BLOCK_BYTES)
+    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(rows, -1), float16_from_bytes(blocks[:, :, :2])
+
+
+def _groups_float32(x):
+    xp = array_module(x)
+    rows, columns = x.shape
+    return x.astype(xp.float32, copy=False).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
+
+
+def _nibbles(codes):
+    """codes 0..15 (N, K) -> uint8 (N, K/32, 16): code j of a group in the low, code j + 16 in the high half of byte j."""
+    halves = codes.astype("uint8").reshape(len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2)
+    return halves[:, :, 0] | (halves[:, :, 1] << 4)
+
+
+def codes_from_nibbles(nibbles):
+    """uint8 (N, K/32, 16) -> int8 (N, K); undoes `_nibbles`."""
+    return array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1).astype("int8").reshape(len(nibbles), -1)
+
+
+def _reciprocal(step):
+    xp = array_module(step)
+    usable = xp.abs(step) > xp.float32(LARGEST_STEP_WITHOUT_RECIPROCAL)
+    return xp.where(usable, xp.float32(1) / xp.where(usable, step, xp.float32(1)), xp.float32(0))
+
+
+def as_stored(step):
+    """(..., 1) -> (...): rounded to the float16 that a block holds, as float32."""
+    xp = array_module(step)
+    return step[..., 0].astype(xp.float16).astype(xp.float32)
+
+
+def bytes_of_float16(scales):
+    """float32 of any shape (...) -> their float16 bytes, little-endian, uint8 (..., 2)."""
+    xp = array_module(scales)
+    return xp.ascontiguousarray(scales.astype("<f2")).view(xp.uint8).reshape(*scales.shape, 2)
+
+
+def float16_from_bytes(pairs):
+    """uint8 (..., 2) -> float32 (...); undoes `bytes_of_float16`."""
+    xp = array_module(pairs)
+    return xp.ascontiguousarray(pairs).view("<f2")[..., 0].astype(xp.float32)

@@ -1,0 +1,111 @@
+"""What grids over any groups share: where one scale ends and the next begins.
+
+A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to that many neighbours in a row (an integer). The
+last group of a row may be shorter than the others and has a scale of its own; nothing is padded, so no statistic sees a
+number that is not a weight.
+
+Scales are stored as a float16 or a float32 and are rounded to it before the codes are chosen. Groups whose scale is 0, or so
+small that it is no normal float32, become zeros.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+from minimtp.backend import array_module, numpy
+from minimtp.errors import UserError
+from minimtp.quant.grids.base import LARGEST_FLOAT16, Array, Grid, per_column
+
+GRANULARITIES = ("tensor", "channel")  # or a number of columns
+SCALE_BITS = {"float16": 16, "float32": 32}
+SMALLEST_NORMAL = 2.0**-126  # of float32
+LARGEST_FLOAT32 = float(numpy.finfo("float32").max)
+
+
+class GroupedGrid(Grid):
+    """A grid over any groups; the classes below it are dataclasses with at least these two fields.
+
+    granularity: "tensor", "channel" (a row), or how many columns make a group; scale_type: "float16" or "float32".
+    Scales have the shape (1, 1), (N, 1) or (N, ceil(K / group size)).
+    Raises UserError for settings that do not exist.
+    """
+
+    granularity: str | int
+    scale_type: str
+    bits: int  # of a code
+    bits_per_zero = 0  # of what is stored beside each scale
+    kind: str  # how the name begins
+    steps_to_the_extreme: float  # the largest magnitude of a group over its scale
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES and not (isinstance(self.granularity, int) and self.granularity > 0):
+            raise UserError(f"unknown granularity {self.granularity!r}: use tensor, channel or a group's number of columns")
+        if self.scale_type not in SCALE_BITS:
+            raise UserError(f"unknown scale type {self.scale_type!r}: use {' or '.join(SCALE_BITS)}")
+
+    @property
+    def name(self) -> str:
+        group = self.granularity if self.group_size is None else f"g{self.group_size}"
+        return f"{self.kind}-{group}" + ("-f32" if self.scale_type == "float32" else "")
+
+    @property
+    def group_size(self) -> int | None:
+        return self.granularity if isinstance(self.granularity, int) else None
+
+    @property
+    def largest_magnitude(self) -> float:
+        return self.steps_to_the_extreme * LARGEST_FLOAT16 if self.scale_type == "float16" else LARGEST_FLOAT32 / 4
+
+    def check_columns(self, shape: tuple[int, ...], name: str) -> None:
+        """Raise UserError unless the shape is that of a matrix with at least one element."""
+        if len(shape) != 2 or 0 in shape:
+            raise UserError(f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes matrices with elements")
+
+    def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        if self.granularity == "tensor":
+            return 1, 1
+        return rows, 1 if self.granularity == "channel" else -(-columns // self.granularity)
+
+    @property
+    def bits_per_scale(self) -> int:
+        return SCALE_BITS[self.scale_type]
+
+    @abstractmethod
+    def scales(self, x: Array) -> Array:
+        """The scales of a finite x (N, K), as `encode` chooses them."""
+
+    def _encode(self, x: Array) -> tuple[Array, Array]:
+        scales = self.scales(x)
+        return self.nearest(x, scales), scales
+
+    def _stored(self, step: Array) -> Array:
+        """float32 -> the nearest numbers of the scales' type, as float32."""
+        return step.astype(self.scale_type).astype("float32")
+
+    def _over_groups(self, x: Array, statistic: Callable[[Array], Array]) -> Array:
+        """x (N, K) -> `statistic`, which reduces the last axis, of each group, in the shape of the scales."""
+        if self.granularity == "tensor":
+            return statistic(x.reshape(1, -1))[:, None]
+        if self.granularity == "channel":
+            return statistic(x)[:, None]
+        whole = x.shape[1] // self.granularity * self.granularity
+        parts = [statistic(x[:, :whole].reshape(x.shape[0], -1, self.granularity))] if whole else []
+        if whole < x.shape[1]:
+            parts.append(statistic(x[:, whole:])[:, None])
+        return array_module(x).concatenate(parts, axis=1)
+
+    def _spread(self, scales: Array, first: int, columns: int) -> Array:
+        """One number per group -> an array that broadcasts against (N, columns)."""
+        return scales if self.group_size is None else per_column(scales, self.group_size, first, columns)
+
+
+def signed_extreme(group: Array) -> Array:
+    """(..., n) -> the first element of largest magnitude, (...)."""
+    xp = array_module(group)
+    first = xp.argmax(xp.abs(group), axis=-1)[..., None]
+    return xp.take_along_axis(group, first, axis=-1)[..., 0]
+
+
+def divisor(step: Array) -> Array:
+    """The step, or 1 where it is too small to divide by."""
+    xp = array_module(step)
+    return xp.where(xp.abs(step) >= xp.float32(SMALLEST_NORMAL), step, xp.float32(1))

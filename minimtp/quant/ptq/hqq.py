@@ -1,0 +1,94 @@
+"""Half-quadratic quantization: better scales from the weights alone, without any text (Badri & Shaji 2023, "HQQ").
+
+Least squares is the wrong measure for rounding: a few large weights that a smaller step would clip dominate the sum, and the
+step stays large for their sake. A norm with p < 1 counts errors nearly by their number, so that clipping a few is cheap:
+
+    minimize over the scales    sum |w - Q(w)|^p,   p = 0.7
+
+It is not convex, and splitting it makes each half easy: let e take the part of the residual that is given up on,
+
+    minimize over e, scales     sum |e|^p + β/2 (w - Q(w) - e)²
+
+    e      <-  shrink(w - Q(w)),   shrink(r) = sign(r) max(0, |r| - |r|^(p-1) / β)       (generalized soft threshold)
+    scale  <-  sum c (w - e) / sum c²      the least squares step for the codes c          or, for a grid with an offset,
+    offset <-  mean(w - e - c scale)
+
+and round again. Residuals are measured in steps of the grid, so that β means the same for every group; it grows a little in
+every iteration, which lets go of less and less. Each group keeps the best scales it has seen, the grid's own among them.
+"""
+
+from minimtp.backend import array_module
+from minimtp.engine.tensor import Array
+from minimtp.errors import UserError
+from minimtp.quant.grids.base import Scales, rounded_to_float16
+from minimtp.quant.grids.registry import Grid
+from minimtp.quant.grids.scales import choose_scales, stretched
+from minimtp.quant.ptq.importance import group_total, per_weight
+
+POWER = 0.7
+BETA, BETA_GROWTH = 10.0, 1.05
+ITERATIONS = 20
+
+
+def hqq(grid: Grid, weight: Array, name: str = "the array") -> tuple[Array, Scales]:
+    """weight (N, K) -> codes and scales as `grid.encode` gives them.
+
+    Raises UserError, calling the matrix `name`, for what `encode` refuses, and for grids whose levels are not equally spaced.
+    """
+    xp, columns = array_module(weight), weight.shape[1]
+    exact = weight.astype(xp.float64)
+    codes, scales = grid.encode(weight, name)
+    best = power_error(grid, exact, codes, scales)
+    tried, rounded, beta = scales, codes, BETA
+    for _ in range(ITERATIONS):
+        residual = exact - grid.decode(rounded, tried)
+        step = per_weight(grid, xp.abs(_parts(grid, tried)[0]).astype(xp.float64), columns)
+        kept = exact - shrink(residual, step, beta)
+        tried = _refitted(grid, kept, rounded, tried)
+        rounded = grid.nearest(weight, tried)
+        error = power_error(grid, exact, rounded, tried)
+        better = error < best
+        codes = xp.where(per_weight(grid, better, columns), rounded, codes)
+        scales = choose_scales(better, tried, scales)
+        best = xp.where(better, error, best)
+        beta *= BETA_GROWTH
+    return codes, scales
+
+
+def power_error(grid: Grid, exact: Array, codes: Array, scales: Scales) -> Array:
+    """The sum of |w - Q(w)|^p over each group."""
+    xp = array_module(exact)
+    return group_total(grid, scales, xp.abs(exact - grid.decode(codes, scales)) ** POWER)
+
+
+def shrink(residual: Array, step: Array, beta: float) -> Array:
+    """The part of the residual that is given up on: 0 for small ones; measured in steps, which may be 0 or negative."""
+    xp = array_module(residual)
+    unit = xp.where(step == 0, 1.0, xp.abs(step))
+    size = xp.abs(residual) / unit
+    left = size - xp.where(size > 0, size, 1.0) ** (POWER - 1) / beta
+    return xp.sign(residual) * xp.maximum(left, 0.0) * unit
+
+
+def _refitted(grid: Grid, target: Array, codes: Array, scales: Scales) -> Scales:
+    """Scales that fit codes * step + offset to the target best: the offset where the grid has one, else the step."""
+    xp, columns = array_module(target), target.shape[1]
+    step, offset = _parts(grid, scales)
+    if offset is None:
+        numbers = grid.decode(codes, xp.ones_like(step)).astype(xp.float64)  # a codebook's entries, or the codes themselves
+        squares = group_total(grid, scales, numbers * numbers)
+        fitted = group_total(grid, scales, numbers * target) / xp.where(squares == 0, 1.0, squares)
+        return xp.where(squares == 0, step, stretched(grid, fitted.astype(xp.float32), xp.float32(1)))
+    count = group_total(grid, scales, xp.ones_like(target))
+    mean = group_total(grid, scales, target - codes * per_weight(grid, step, columns).astype(xp.float64)) / count
+    stored = rounded_to_float16(mean.astype(xp.float32))
+    return type(scales)(step, xp.where(xp.isfinite(stored), stored, offset))
+
+
+def _parts(grid: Grid, scales: Scales) -> tuple[Array, Array | None]:
+    """(step, offset or None) of scales that mean codes * step + offset."""
+    if not isinstance(scales, tuple):
+        return scales, None
+    if getattr(scales, "_fields", ()) == ("step", "minimum"):
+        return scales
+    raise UserError(f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it")

@@ -1,0 +1,122 @@
+"""What `minimtp bench ... --device cuda` writes and says; its figures are no test's business."""
+
+import importlib.util
+import json
+
+import pytest
+
+from minimtp.backend import choose_device, to_device, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.bench import gpu
+from minimtp.bench.decode import formats
+from minimtp.bench.decode import report as decode_report
+from minimtp.bench.kernels import cuda as kernels_cuda
+from minimtp.bench.kernels import measure as bench_kernels
+from minimtp.bench.training import workers as sides
+from minimtp.cli import main
+from minimtp.engine.module import map_parameters
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.training import presets
+from minimtp.training.build import build_model
+from minimtp.training.recipe import PRECISIONS
+from tests.tolerances import COMPARISONS, assert_close
+
+pytestmark = pytest.mark.usefixtures("cuda_sources")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Sizes that the stand-in computes in seconds."""
+    monkeypatch.setattr(gpu, "TIMES", 1)
+    monkeypatch.setattr(gpu, "SIDE", 32)
+    monkeypatch.setattr(kernels_cuda, "CALLS", 1)
+    monkeypatch.setattr(kernels_cuda, "ROWS", (1, 2, 4, 8, 16))
+    monkeypatch.setattr(bench_kernels, "SHAPES", ((32, 32),))
+
+
+@pytest.mark.slow  # the stand-in runs the kernels thread by thread
+def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_said(
+    device, small, tmp_path, monkeypatch, capsys
+):
+    if device.xp.__name__ != "cupy":  # the stand-in is no GPU of PyTorch's, even where there is one
+        monkeypatch.setattr(kernels_cuda, "_missing", lambda: {"PyTorch": "is left out"})
+    out = tmp_path / "kernels.json"
+    assert main(["bench", "kernels", "--device", "cuda", "--rounds", "1", "--out", str(out)]) == 0
+    said, result = capsys.readouterr().out, json.loads(out.read_text())
+    assert result["device"] == "cuda" and result["machine"]["processor"] in choose_device("cuda").reason
+    assert "of copy" in said and "products of large matrices in TFLOP/s: float32" in said
+    formats = [p["format"] for p in result["products"] if p["outputs"] == 32]
+    peers = [] if result["missing"] else list(kernels_cuda.TORCH)
+    assert formats == [*kernels_cuda.OURS, *peers]
+    assert set(result["matrix_gflops"]) == set(PRECISIONS)
+    for p in result["products"]:
+        assert p["c"]["1"] == 1 and set(p["c"]) == {"1", "2", "4", "8", "16"}
+        assert p["share_of_read"] == pytest.approx(p["gigabytes_per_second"] / p["read_gigabytes_per_second"])
+    if device.xp.__name__ != "cupy":
+        assert "PyTorch" in result["missing"] and "PyTorch" in said
+    assert (tmp_path / "kernels.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+    assert bench_kernels.readme(result).count("|") > 50
+
+
+def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(device):
+    recipe = presets.preset("tiny")
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (recipe.batch_size, recipe.context_length + 1)) for _ in range(3)]
+    here, there = (sides.play(sides.Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda"))
+    assert here.device_seconds is None and there.device_seconds > 0
+    assert len(there.losses) == len(batches) - 1
+    assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])
+
+
+def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, small, monkeypatch):
+    monkeypatch.setattr(formats, "CALLS", 2)
+    recipe = presets.preset("tiny", heads="token_conditioned", draft_depth=2)
+    model = build_model(recipe, np.random.default_rng(0))
+    map_parameters(model, lambda array: to_device(array, device))
+    forms = [formats.deployed(name, round_to_nearest(model, spec)) for name, spec in formats.ROUNDED.items()]
+    half = formats.deployed("fp16", round_to_nearest(model, formats.HALF))
+    full = formats.deployed("fp32", model)
+    assert half.bytes_of_a_pass < 0.51 * full.bytes_of_a_pass and half.bytes_of_a_pass > forms[0].bytes_of_a_pass
+    text = np.arange(9)
+    result = formats.passes([half, *forms], text, choose_device("cuda"))
+    assert [*result["passes"]] == ["fp16", "int8", "int4"] and result["cached_tokens"] == len(text)
+    for form in (half, *forms):
+        a_pass = result["passes"][form.name]
+        assert a_pass["microseconds"] > 0 and a_pass["share_of_copy"] > 0
+        assert a_pass["bytes"] > form.bytes_of_a_pass, "the cached keys and values are read as well"
+        assert form.target.length == 0
+    said = decode_report.formats_table({"formats": result | {
+        "missing": {"PyTorch": "is not installed"},
+        "rows": [{"name": name, "temperature": 0.0, "tokens_per_second": 10.0, "speedup": 2.0, "weight_bytes": 7} for name in
+                 ("fp16", "int8", "int4")],
+    }})  # fmt: skip
+    assert "of copy" in said and "PyTorch" in said
+
+
+def test_weights_that_exceed_the_cache_are_used_in_turn_and_others_found_there(device):
+    cache = gpu.cache_bytes(device.xp)
+    assert kernels_cuda._copies(device, cache // 4) == 1
+    for size in (cache // 4 + 1, cache, 5 * cache):
+        copies = kernels_cuda._copies(device, size)
+        assert copies * size >= gpu.CACHES * cache > (copies - 1) * size
+
+
+def test_the_devices_time_is_that_of_one_call(device):
+    x, y = device.xp.zeros(1 << 12, np.float32), device.xp.zeros(1 << 12, np.float32)
+
+    def write():
+        y[...] = x + 1
+
+    assert 0 < gpu.seconds(device.xp, [write, write], times=3) < 1
+    assert float(y[0]) == 1  # it has run, and not only been recorded
+
+
+def test_what_cannot_be_recorded_is_timed_as_it_is_launched(device):
+    reads = lambda: float(device.xp.zeros(1)[0])  # noqa: E731  (a read of the device cannot be recorded)
+    assert gpu.seconds(device.xp, [reads], times=2) > 0
+
+
+def test_matrices_of_noise_fill_their_range_evenly(device):
+    x = to_numpy(gpu.noise(device.xp, 64, 48))
+    assert x.shape == (64, 48) and x.dtype == np.float32
+    assert -0.5 <= x.min() < -0.45 and 0.45 < x.max() <= 0.5 and abs(x.mean()) < 0.02

@@ -1,0 +1,225 @@
+"""The page of a generation as a person sees it: in a real browser, without a window, by its keys.
+
+Needs Chromium (or Chrome), its driver and Selenium; where they are not found, these tests are skipped and say so. The page's
+data is tested without a browser in test_trace.py.
+"""
+
+import importlib.util
+import io
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from minimtp.decode.display.trace import page
+from tests.decode.display.test_trace import ODD, THEMES, letters, spell, traced, traced_trees
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
+    reason="no browser was found: install chromium, chromium-driver and selenium to look at the trace's page",
+)
+WIDE, NARROW = (1280, 800), (400, 800)
+
+VISIBLE = """return [...document.querySelectorAll('#text .token')].filter(token => token.getClientRects().length)
+    .map(token => [token.className.split(' ')[1], token.textContent])"""
+
+
+@pytest.fixture(scope="module")
+def driver():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    os.environ["SE_OFFLINE"] = "true"  # it is to look for nothing on the network
+    options = Options()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def look(driver, tmp_path):
+    """look(trace, decode, size) opens the page of a trace; afterwards the browser must have nothing to complain of."""
+
+    def opened(trace, decode=letters, size=WIDE, plain=None):
+        path = tmp_path / "trace.html"
+        path.write_text(page(trace, decode, title="runs/mine", settings={"drafter": "test"}, plain_tokens_per_second=plain))
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.get("about:blank")
+        driver.get(path.as_uri())
+        return driver
+
+    yield opened
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def press(driver, *names):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    for name in names:
+        driver.find_element(By.TAG_NAME, "body").send_keys(getattr(Keys, name, name))
+
+
+def expected_steps(trace):
+    """What is to be seen step by step: the tokens that stand, then the round's drafts, then the round as it was judged."""
+
+    def each(tokens, kind):
+        return [[kind, letters([token]).decode()] for token in tokens]
+
+    prompt = letters(trace.tokens[: trace.statistics.prompt_tokens]).decode()
+    steps, before = [[["prompt", prompt]]], [["prompt", prompt]]
+    for round_, _, _ in trace.taken:
+        accepted, rejected = round_.drafts[: round_.accepted], round_.drafts[round_.accepted :]
+        stand = each(accepted, "accepted")
+        follows = each(round_.tokens[round_.accepted :], "corrected" if rejected else "plain")
+        if round_.drafts:
+            steps.append([*before, *stand, *each(rejected, "rejected")])
+        steps.append([*before, *stand, *each(rejected, "rejected"), *follows])
+        before = [*before, *stand, *follows]
+    return steps
+
+
+def test_the_keys_walk_through_every_round_drafted_then_judged(look):
+    trace = traced(max_new_tokens=14)
+    driver, steps = look(trace), expected_steps(trace)
+    assert driver.execute_script(VISIBLE) == steps[-1]  # it opens at the end
+    press(driver, "HOME")
+    for step in steps:
+        assert driver.execute_script(VISIBLE) == step
+        press(driver, "ARROW_RIGHT")
+    assert driver.execute_script(VISIBLE) == steps[-1]
+    for step in reversed(steps):
+        assert driver.execute_script(VISIBLE) == step
+        press(driver, "ARROW_LEFT")
+    press(driver, "END")
+    assert driver.execute_script(VISIBLE) == steps[-1]
+
+
+def test_drafts_do_not_show_their_fate_before_they_are_judged(look):
+    driver = look(traced(max_new_tokens=14))
+    styles = """return [...document.querySelectorAll('.now .token')].filter(token => token.getClientRects().length)
+        .map(token => getComputedStyle(token))
+        .map(style => [style.color, style.backgroundColor, style.textDecorationLine, style.outlineStyle].join())"""
+    press(driver, "HOME", "ARROW_RIGHT", "ARROW_RIGHT")
+    drafted = driver.execute_script(styles)
+    assert len(drafted) > 2 and len(set(drafted)) == 1
+    press(driver, "ARROW_RIGHT")
+    assert len(set(driver.execute_script(styles))) == 3  # accepted, rejected, corrected
+
+
+def test_space_plays_to_the_end_and_a_key_stops_it(look):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver = look(traced(max_new_tokens=14))
+    last = driver.execute_script("return document.body.dataset.step")
+    press(driver, "+", "+", "+", "+", " ")  # from the end it begins anew
+    assert driver.execute_script("return document.body.dataset.step") != last
+    WebDriverWait(driver, 20).until(lambda driver: driver.execute_script("return document.body.dataset.step") == last)
+    press(driver, "-", "-", "-", "-", "-", "-", " ", "ARROW_RIGHT")
+    assert "play" in driver.execute_script("return document.getElementById('play').textContent")
+
+
+def test_its_figures_are_the_statistics(look):
+    trace = traced(max_new_tokens=40)
+    statistics = trace.statistics
+    driver = look(trace, plain=statistics.tokens_per_second / 2)
+    figures = driver.execute_script("return [...document.querySelectorAll('.figure b')].map(figure => figure.textContent)")
+    assert figures[:5] == [
+        f"{statistics.tokens_per_step:.2f}", f"{statistics.tokens_per_second:,.0f}", "2.00×", "40", str(statistics.steps)
+    ]  # fmt: skip
+    shares = driver.execute_script("return [...document.querySelectorAll('.share')].map(share => share.textContent)")
+    depths = zip(statistics.accepted, statistics.drafted, strict=True)
+    assert [share.split()[-1] for share in shares] == [f"{accepted}/{drafted}" for accepted, drafted in depths]
+
+
+def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
+    trace = traced(max_new_tokens=40)
+    driver = look(trace, plain=trace.statistics.tokens_per_second / 2)
+    before = driver.execute_script("""const range = document.createRange();
+        range.setStart(document.querySelector('.round'), 0);
+        range.setEndBefore(document.getElementById('behind'));
+        return [...range.cloneContents().querySelectorAll('.token:not(.rejected)')].length""")
+    assert before == 1 + 39 // 2  # the first token comes from the prompt's pass, for both
+    driver = look(trace, plain=trace.statistics.tokens_per_second * 2)
+    assert not driver.execute_script("return document.getElementById('behind')")  # ahead of us: there is nothing to mark
+
+
+def test_what_a_model_writes_is_shown_and_never_obeyed(look):
+    trace = traced(len(ODD), max_new_tokens=60, prompt=range(len(ODD)))
+    driver = look(trace, spell)
+    press(driver, "r")
+    assert driver.title == "runs/mine"
+    assert driver.execute_script("return document.querySelectorAll('img, script').length") == 2  # our own scripts
+    shown = driver.execute_script("return document.getElementById('text').textContent")
+    escaped = ("FF", "€", "U+001B[2J", "U+202E", "U+2028", "↵", "⇥")
+    for text in ("</script>", "<img src=x onerror=", "<!--", "é🙂", *escaped):
+        assert text in shown, text
+    assert "\x1b" not in shown and "\u202e" not in shown
+    press(driver, "HOME")
+    for _ in range(2 * len(trace.taken)):
+        press(driver, "ARROW_RIGHT")
+    assert driver.title == "runs/mine"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)")
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_picture_holds_the_colours_of_its_theme_and_nothing_sticks_out(look, theme, size):
+    from matplotlib.image import imread
+
+    driver = look(traced(max_new_tokens=30), size=size)
+    if driver.execute_script("return document.documentElement.dataset.theme") != theme:
+        press(driver, "t")
+    press(driver, "r")
+    picture = (imread(io.BytesIO(driver.get_screenshot_as_png()))[:, :, :3] * 255).round().astype(int)
+    seen = {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(picture.reshape(-1, 3), axis=0)}
+    for name in ("page", "panel", "accepted-fill", "corrected-fill", "rejected-fill"):
+        assert THEMES[theme][name] in seen, name
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+
+
+def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    trace = traced(max_new_tokens=40)
+    driver, steps = look(trace), expected_steps(trace)
+    chart, columns = driver.find_element(By.ID, "chart"), len(trace.taken)
+    place = round(chart.size["width"] * (5.5 / columns - 0.5))  # in the sixth column; the first is the prompt
+    ActionChains(driver).move_to_element_with_offset(chart, place, 0).click().perform()
+    assert driver.execute_script("return document.getElementById('round').textContent") == f"round 5 of {columns - 1}"
+    driver.execute_script("location.hash = '#3'")
+    press(driver, "r", "r")  # by then the event has been handled
+    assert driver.execute_script(VISIBLE) == steps[3]
+
+
+def test_a_tree_shows_all_its_drafts_each_under_the_depth_it_was_drafted_for(look):
+    trace = traced_trees()
+    driver = look(trace)
+    chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [chip.className.split(' ')[1], chip.textContent,
+        parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
+    for number, (round_, _, _) in enumerate(trace.taken[1:], 2):
+        driver.execute_script(f"goRound({number})")
+        tree = round_.tree
+        drafted = driver.execute_script(chips)[: len(tree) if tree else 0]
+        if tree:
+            rows = zip(tree.tokens[1:], tree.depths[1:], strict=True)
+            assert [(text, depth) for _, text, depth in drafted] == [(letters([t]).decode(), depth) for t, depth in rows]
+        assert sum(kind == "accepted" for kind, _, _ in drafted) == round_.accepted
+
+
+def test_a_text_without_drafts_has_a_page_too(look):
+    driver = look(traced(depth=0))
+    assert "nothing was drafted" in driver.execute_script("return document.getElementById('depths').textContent")
+    press(driver, "HOME", "ARROW_RIGHT", "ARROW_RIGHT")
+    assert "nothing drafted, 1 token" in driver.execute_script("return document.getElementById('says').textContent")

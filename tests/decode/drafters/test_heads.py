@@ -1,0 +1,301 @@
+"""Drafting heads on raw arrays against the heads as they were trained, through any course of acceptance and rejection."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters import heads as head_drafters
+from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.heads import head_drafter
+from minimtp.decode.drafters.tree_growth import grow
+from minimtp.decode.options import generate
+from minimtp.decode.rules.verify import RULES, Greedy, make_rule
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.engine.module import map_parameters
+from minimtp.engine.tensor import no_grad
+from minimtp.model.heads import HEADS, Heads, MultiTokenModel
+from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.quant.qat.modules import QuantizationSpec, prepare
+
+SHAPE = ModelConfig(vocabulary_size=40, context_length=24, num_layers=1, hidden_size=32, num_heads=2, num_kv_heads=1, intermediate_size=64)
+DEPTH = 4
+KINDS = list(HEADS)
+
+
+def model_with(kind, dtype=np.float64, seed=0):
+    """A trunk with heads; no parameter is left as it starts, where zeros and ones would hide a mistake."""
+    rng = np.random.default_rng(seed)
+    model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
+
+    def random(array):
+        if array.ndim == 1:
+            return rng.uniform(0.5, 1.5, array.shape).astype(dtype)
+        return (2 * array.shape[1] ** -0.5 * rng.standard_normal(array.shape)).astype(dtype)
+
+    map_parameters(model, random)
+    return model
+
+
+def trained_draft(model, tokens, depth):
+    """Greedy drafts after the committed `tokens`, by the training code, and the logits they were chosen from."""
+    rows = len(tokens) - 1
+    tokens = [*tokens, *[0] * depth]
+    drafts, logits = [], []
+    with no_grad():
+        hidden = model.hidden(np.array([tokens[:rows]]))
+        for k in range(depth):  # with every draft the heads behind it know one token more
+            following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
+            states = model.heads.states(hidden, following, model.trunk)
+            state = next(itertools.islice(states, k, None))
+            logits.append(model.logits(state).data[0, -1])
+            drafts.append(int(logits[-1].argmax()))
+            tokens[rows + 1 + k] = drafts[-1]
+    return drafts, np.array(logits)
+
+
+def trained_logits(model, tokens, path):
+    """What the heads, by the training code, expect after the committed `tokens` and the drafted `path`."""
+    rows, k = len(tokens) - 1, len(path)
+    known = [*tokens, *path, *[0] * DEPTH]
+    with no_grad():
+        hidden = model.hidden(np.array([tokens[:-1]]))
+        following = np.array([[known[row + 1 : row + 1 + DEPTH] for row in range(rows)]])
+        states = model.heads.states(hidden, following, model.trunk)
+        return model.logits(next(itertools.islice(states, k, None))).data[0, -1]
+
+
+class Recording(Greedy):
+    """Greedy drafting that keeps the logits it saw."""
+
+    def draw(self, logits, index):
+        self.seen = logits if index == 0 else np.concatenate([self.seen, logits])
+        return super().draw(logits, index)
+
+    def guess(self, depth, xp=np):
+        return None  # so that `draw` is asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15)
+@given(
+    text=st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=3, max_size=SHAPE.context_length),
+    pieces=st.lists(st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8),
+)
+def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafted_before(kind, text, pieces):
+    model = model_with(kind)
+    hidden = model.hidden(np.array([text])).data[0]
+    drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk)), 0
+    drafter.reset(text[0])
+    for rows, depth in pieces:
+        rows = min(rows, len(text) - 1 - committed)
+        if rows == 0:
+            break
+        # A buffer that is reused, as the decoding loop does it.
+        following = np.array(text[committed + 1 : committed + 1 + rows])
+        drafter.commit(hidden[committed : committed + rows], following)
+        following[:] = 0
+        committed += rows
+        depth = min(depth, SHAPE.context_length - committed - 1)
+        if depth > 0:
+            rule = Recording()
+            drafts, scores = drafter.draft(depth, rule)
+            expected, logits = trained_draft(model, text[: committed + 1], depth)
+            assert scores is None and drafts.tolist() == expected
+            np.testing.assert_allclose(rule.seen[:depth], logits, rtol=0, atol=1e-10 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("context_length", [6, SHAPE.context_length])
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 40])
+def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_used_again(kind, context_length, max_new_tokens):
+    model = model_with(kind)
+    runtime = ModelRunner(model.trunk, context_length)
+    drafter = head_drafter(model.heads, runtime)
+    for prompt in ([3], [1, 2, 3, 4, 5, 6]):
+        plain = list(generate(runtime, None, prompt, max_new_tokens=max_new_tokens))
+        fresh = list(generate(runtime, head_drafter(model.heads, runtime), prompt, max_new_tokens=max_new_tokens).rounds())
+        run = generate(runtime, drafter, prompt, max_new_tokens=max_new_tokens)
+        assert list(run.rounds()) == fresh and run.tokens == prompt + plain
+        assert runtime.length == len(run.tokens) - 1
+        assert len(plain) == min(max_new_tokens, context_length + 1 - len(prompt))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("least", [0.0, 0.02])
+def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, least):
+    model, text = model_with(kind), [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+
+    def follow(node, parent, path):
+        return trained_logits(model, text, path)[None]
+
+    for nodes, depth in ((7, 3), (1, 4), (12, DEPTH)):
+        tree = drafter.draft_tree(nodes, depth, Greedy(), least)
+        expected = grow(5, follow, Greedy(), nodes, depth, least)
+        assert (list(tree.tokens), list(tree.depths)) == (list(expected.tokens), list(expected.depths))
+    drafts, _ = drafter.draft(2, Greedy())  # growing a tree leaves nothing behind
+    assert drafts.tolist() == trained_draft(model, text, 2)[0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("rule", ["shared-noise", "match"])
+def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_for_each_token(rule, temperature):
+    model, text, law = model_with("token_conditioned"), [3, 1, 4, 1, 5], SamplingParams(temperature)
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    for seed in range(20):
+        whole, asked = (make_rule(rule, law, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
+        asked.guess = lambda depth, xp=np: None
+        for least in (0.0, 0.02):
+            drafter.min_confidence = least
+            assert list(drafter.draft(DEPTH, whole)[0]) == list(drafter.draft(DEPTH, asked)[0])
+            one, other = (drafter.draft_tree(9, DEPTH, by, least) for by in (whole, asked))
+            assert (one.tokens, one.depths) == (other.tokens, other.depths)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", RULES)
+def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
+    model = model_with(kind)
+    runtime = ModelRunner(model.trunk)
+    for law in (GREEDY, SamplingParams(0.8)):
+        options = {"max_new_tokens": 40, "sampling": law, "seed": 1, "rule": rule}
+        run = generate(runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options)
+        for _ in run.rounds():
+            fresh, length = ModelRunner(model.trunk), runtime.length
+            fresh.forward(np.array(run.tokens[:-1]))
+            assert fresh.length == length
+            np.testing.assert_allclose(runtime.cache.keys[..., :length], fresh.cache.keys[..., :length], atol=1e-10)
+            np.testing.assert_allclose(runtime.cache.values[:, :length], fresh.cache.values[:, :length], atol=1e-10)
+        assert run.reason == "context"
+        if law == GREEDY or rule in ("shared-noise", "match"):
+            assert run.tokens[3:] == list(generate(runtime, None, [1, 2, 3], **options))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", RULES)
+def test_sampled_drafts_come_with_the_scores_that_the_rule_asks_for(kind, rule):
+    model = model_with(kind)
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(1)
+    drafter.commit(model.hidden(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
+    drafts, scores = drafter.draft(3, make_rule(rule, SamplingParams(top_k=5), 0, SHAPE.vocabulary_size, 4))
+    assert drafts.shape == (3,)
+    if rule in ("shared-noise", "match"):
+        assert scores is None
+    else:
+        assert scores.shape == (3, SHAPE.vocabulary_size) and ((scores > -np.inf).sum(axis=1) == 5).all()
+        assert (scores[np.arange(3), drafts] > -np.inf).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
+    model = model_with(kind)
+    runtime = ModelRunner(model.trunk)
+    for seed in range(5):
+        options = {"max_new_tokens": 20, "sampling": SamplingParams(0.8), "seed": seed, "rule": "shared-noise"}
+        plain = list(generate(runtime, None, [1, 2], **options))
+        assert list(generate(runtime, head_drafter(model.heads, runtime), [1, 2], **options)) == plain
+
+
+@pytest.mark.parametrize("kind", ["parallel", "token_conditioned"])
+def test_heads_that_know_the_future_are_always_accepted(kind):
+    """A model that repeats one token: whatever state the heads see, they draft what the trunk will say."""
+    model = model_with(kind)
+    for parameter in model.parameters():
+        parameter.data[...] = np.abs(parameter.data) if parameter.data.ndim == 1 else 0.0
+    model.trunk.embedding.weight.data[:, 0] = 1.0
+    model.trunk.embedding.weight.data[7, 0] = 2.0
+    runtime = ModelRunner(model.trunk)
+    run = generate(runtime, head_drafter(model.heads, runtime), [1, 2], max_new_tokens=21, draft_depth=DEPTH)
+    assert list(run) == [7] * 21
+    assert run.statistics.accepted == run.statistics.drafted and run.statistics.tokens_per_step == DEPTH + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
+    model = model_with(kind, np.float32)
+    packed = round_to_nearest(model, QuantizationSpec())
+    faked = prepare(model, QuantizationSpec())
+    text = np.random.default_rng(1).integers(0, SHAPE.vocabulary_size, 9)
+    runtime = ModelRunner(packed.trunk)
+    drafter = head_drafter(packed.heads, runtime)
+    drafter.reset(int(text[0]))
+    drafter.commit(runtime.forward(text[:-1]).hidden, text[1:])
+    rule = Recording()
+    drafts, _ = drafter.draft(1, rule)
+    expected, logits = trained_draft(faked, text.tolist(), 1)
+    np.testing.assert_allclose(rule.seen[:1], logits, rtol=0, atol=2e-3 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("table_share", [0, 10])
+def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(monkeypatch, table_share):
+    monkeypatch.setattr(head_drafters, "TABLE_SHARE", table_share)
+    model = model_with("token_conditioned")
+    text = [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    rule = Recording()
+    drafts, _ = drafter.draft(DEPTH, rule)
+    expected, logits = trained_draft(model, text, DEPTH)
+    assert drafts.tolist() == expected
+    np.testing.assert_allclose(rule.seen, logits, rtol=0, atol=1e-10 * np.abs(logits).max())
+
+
+@given(least=st.floats(0.05, 1.0), seed=st.integers(0, 20))
+def test_a_draft_goes_on_as_long_as_the_product_of_its_largest_probabilities_allows(least, seed):
+    model = model_with("token_conditioned", seed=seed)
+    text = [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    everything, logits = trained_draft(model, text, DEPTH)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    belief = np.cumprod(1 / exponentials.sum(axis=1))
+    drafter.min_confidence = least
+    for rule in (Recording(), Greedy()):  # token by token, and in one call
+        drafts, _ = drafter.draft(DEPTH, rule)
+        assert list(drafts) == everything[: int((belief >= least).sum())]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_in_training_for_4_bits_have_to_be_converted_first(kind):
+    model = model_with(kind, np.float32)
+    runtime = ModelRunner(model.trunk)
+    prepare(model, QuantizationSpec())
+    with pytest.raises(TypeError, match="convert the model first"):
+        head_drafter(model.heads, runtime)
+
+
+def test_unknown_heads_have_no_drafter():
+    with pytest.raises(TypeError, match="no drafter for Heads"):
+        head_drafter(Heads(), ModelRunner(model_with("parallel").trunk))
+
+
+def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one():
+    seen = []
+    drafter = FunctionDrafter(lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2)
+    runtime = ModelRunner(model_with("parallel").trunk)
+    for prompt in ([5, 6, 7], [8]):
+        run = generate(runtime, drafter, prompt, max_new_tokens=6, sampling=GREEDY)
+        seen.clear()
+        states = [list(run.tokens) for _ in run.rounds()]
+        assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
+
+
+def test_no_hidden_states_are_kept_for_a_function_which_could_not_read_them():
+    told = []
+    drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
+    commit = drafter.commit
+    drafter.commit = lambda hidden, tokens: (told.append(hidden), commit(hidden, tokens))
+    list(generate(ModelRunner(model_with("parallel").trunk), drafter, [5, 6, 7], max_new_tokens=6))
+    assert told and all(hidden is None for hidden in told)

@@ -1,0 +1,76 @@
+"""Looking drafts up in the text: the longest repetition, its latest place, and continuations that overlap the end."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.options import generate
+from minimtp.decode.sampling import SamplingParams
+from tests.table_models import TableTarget, greedy_text
+
+
+def drafts_after(drafter, tokens, depth=8):
+    drafter.reset(tokens[0])
+    drafter.commit(None, np.array(tokens[1:], np.int64))
+    drafts, scores = drafter.draft(depth, None)
+    assert scores is None
+    return drafts
+
+
+def expected_drafts(tokens, depth, longest, shortest):
+    """By trying every length and every place, and copying one token at a time."""
+    for repeated in range(longest, shortest - 1, -1):
+        for place in range(len(tokens) - repeated - 1, -1, -1):
+            if tokens[place : place + repeated] == tokens[len(tokens) - repeated :]:
+                text = list(tokens)
+                for index in range(min(depth, 2 * repeated)):
+                    text.append(text[place + repeated + index])
+                return text[len(tokens) :]
+    return []
+
+
+@given(
+    tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
+    more=st.integers(0, 4), shortest=st.integers(1, 4),
+)  # fmt: skip
+def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(own, tokens, depth, more, shortest):
+    longest = shortest + more
+    found = drafts_after(own(NgramDrafter)(longest=longest, shortest=shortest), tokens, depth)
+    expected = expected_drafts(tokens, depth, longest, shortest)
+    assert found == expected, f"after {tokens} the drafts are {expected}"
+
+
+def test_a_text_in_a_loop_is_drafted_to_any_length(own):
+    assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
+
+
+def test_a_text_that_never_repeats_itself_is_not_drafted(own):
+    assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
+    assert drafts_after(own(NgramDrafter)(), [3]) == []
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=9),
+    st.lists(st.booleans(), min_size=9),
+)  # fmt: skip
+def test_drafts_do_not_depend_on_how_often_one_was_asked_for(own, parts, asked):
+    """The drafter is told of the text in parts, and may bring what it knows up to date only where it is asked."""
+    drafter, text = own(NgramDrafter)(), [0]
+    drafter.reset(0)
+    for part, now in zip(parts, asked, strict=False):
+        drafter.commit(None, np.array(part, np.int64))
+        text += part
+        if now:
+            assert drafter.draft(8, None)[0] == expected_drafts(text, 8, 12, 3)
+
+
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))
+def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
+    target = TableTarget(3, 60, seed)
+    options = dict(max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise")
+    plain = list(generate(target, None, [0, 1], **options))
+    drafter = own(NgramDrafter)(shortest=1)
+    assert list(generate(target, drafter, [0, 1], **options)) == plain == list(generate(target, drafter, [0, 1], **options))
+    if temperature == 0:
+        assert plain == greedy_text(target, [0, 1], 50)

@@ -1,0 +1,135 @@
+"""Measured costs: kept in a file, measured again where it cannot be used, and never a wrong cache or an error."""
+
+import json
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.decode.policy import cost
+from minimtp.decode.policy.cost import MEASURED, Costs, measure
+from tests.table_models import TableTarget
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Counting(TableTarget):
+    """Counts its passes by length, and keeps no table of what it said."""
+
+    def __init__(self, context_length=600):
+        super().__init__(4, context_length)
+        self.passes = {}
+
+    def logits(self, prefix):
+        return np.zeros(4)
+
+    def forward(self, tokens):
+        self.passes[len(tokens)] = self.passes.get(len(tokens), 0) + 1
+        return super().forward(tokens)
+
+
+def test_measuring_feeds_every_length_and_leaves_the_rows_as_they_were():
+    target = Counting()
+    target.forward(np.array([1, 2, 3]))
+    target.passes.clear()
+    seconds = measure(target)
+    assert target.cache == [1, 2, 3] and list(target.passes) == list(MEASURED)
+    assert len(seconds) == len(MEASURED) and min(seconds) > 0
+
+
+def test_a_bucket_is_measured_once_and_other_processes_find_it_in_the_file(folder):
+    target, identity = Counting(), {"model": "small"}
+    costs = Costs(target, 7, identity)
+    first, end = costs.at(5)
+    assert end == 128 and len(first) == 8 and first == sorted(first)
+    passes = dict(target.passes)
+    assert costs.at(127) == (first, 128) and Costs(target, 7, identity).at(0) == (first, 128)
+    assert target.passes == passes
+    assert costs.at(128)[1] == 512 and target.passes != passes
+    files = list(folder.iterdir())
+    assert len(files) == 1 and set(json.loads(files[0].read_text())["seconds"]) == {"128", "512"}
+
+
+def test_costs_between_and_beyond_the_measured_lengths_are_on_straight_lines(monkeypatch):
+    monkeypatch.setattr(cost, "measure", lambda target: [float(10 + rows) for rows in MEASURED])
+    assert Costs(Counting(), 29).at(0)[0] == pytest.approx([float(10 + rows) for rows in range(1, 31)])
+
+
+def test_another_identity_has_another_file(folder):
+    for name in ("a", "b"):
+        Costs(Counting(), 3, {"model": name}).at(0)
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"identity": 1, "seconds": {}}', '{"identity": {"model": "x"}, "seconds": {"128": [1, 2]}}',
+                '{"identity": {"model": "x"}, "seconds": {"128": "fast"}}', '{"identity": {"model": "x"}, "seconds": 3}'],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_measured_again_and_replaced(folder, content):
+    identity = {"model": "x"}
+    Costs(Counting(), 3, identity).at(0)
+    (path,) = folder.iterdir()
+    path.write_text(content)
+    target = Counting()
+    found = Costs(target, 3, identity).at(0)
+    assert target.passes
+    again = Counting()
+    assert Costs(again, 3, identity).at(0) == found and not again.passes
+
+
+def test_without_an_identity_or_a_folder_nothing_is_written(folder, monkeypatch):
+    Costs(Counting(), 3).at(0)
+    assert not folder.exists()
+    folder.write_text("a file where the folder should be")
+    target = Counting()
+    costs = Costs(target, 3, {"model": "x"})
+    passes = costs.at(0), dict(target.passes)
+    assert (costs.at(0), target.passes) == passes and folder.read_text()
+
+
+@pytest.mark.parametrize("room", [2, 3, 15])
+def test_near_the_end_of_the_context_what_fits_is_measured_and_not_kept(folder, room):
+    target = Counting(64)
+    target.forward(np.zeros(64 - room, np.int64))
+    seconds, _ = Costs(target, 7, {"model": "x"}).at(target.length)
+    assert len(seconds) == 8 and min(seconds) > 0 and target.length == 64 - room and not folder.exists()
+
+
+def test_the_cache_folder_is_the_systems_own(monkeypatch, tmp_path):
+    monkeypatch.delenv("MINIMTP_CACHE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cost._cache_folder() == tmp_path / "minimtp"
+
+
+def test_costs_are_measured_behind_the_rows_of_the_text_that_asks_and_known_to_all():
+    target, other = Counting(1200), Counting(1200)
+    other.forward(np.zeros(600, np.int64))
+    other.passes.clear()
+    costs = Costs(target, 3)
+    found = costs.of(other).at(600)
+    assert other.passes and not target.passes
+    assert costs.at(600) == found and costs.of(target).at(601) == found and not target.passes
+
+
+def test_what_was_measured_near_the_end_of_a_context_is_kept_until_there_is_more_room():
+    """Every text that comes so far would measure it again."""
+    target, roomier = Counting(140), Counting(140)
+    target.forward(np.zeros(138, np.int64))
+    roomier.forward(np.zeros(130, np.int64))
+    costs = Costs(target, 3)
+    costs.at(138)
+    passes = dict(target.passes)
+    costs.at(138)
+    assert target.passes == passes and set(passes) == {138, 1, 2}
+    costs.of(roomier).at(130)
+    assert set(roomier.passes) == {130, 1, 2, 3, 4, 6, 8}
+
+
+def test_behind_a_full_context_there_is_no_pass_to_measure():
+    target = Counting(130)
+    target.forward(np.zeros(130, np.int64))
+    assert Costs(target, 3).at(130) == ([0.0] * 4, 512) and target.passes == {130: 1}

@@ -1,0 +1,249 @@
+"""Rules for trees, proved: every outcome of every rule is enumerated. Wrong rules are in rule_mutants/."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minimtp.decode.drafters.tree_growth import grow
+from minimtp.decode.rules.chains import block_rule, token_rule
+from minimtp.decode.rules.trees import Tree, matching_path, recursive_rejection, traversal
+from minimtp.decode.rules.verify import SHARPNESS, STANDS, BlockRule, Greedy, Match, SharedNoise, TokenRule
+from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSource
+from tests.rule_properties import (
+    PAIRS,
+    chain_round,
+    distinct_drafts,
+    mean_accepted,
+    most_probable,
+    one_draft,
+    text_law,
+    tree_round,
+    wrong_by,
+)
+from tests.strategies import tree_forms
+
+EXACT = 1e-12  # as in test_verify.py
+RULES = pytest.mark.parametrize("rule", [recursive_rejection, traversal], ids=lambda rule: rule.__name__)
+FORMS = pytest.mark.parametrize("form", [[0, 1, 1, 1], [0, 1, 2, 1], [0, 1, 1, 2, 3], [0, 1, 2, 3, 1]], ids=str)
+WITH, WITHOUT = (one_draft, True), (distinct_drafts, False)
+DRAWS = pytest.mark.parametrize("draws", [WITHOUT, WITH], ids=["without replacement", "with replacement"])
+
+
+def sample_and_match(p, q, tree, rng):
+    return matching_path(lambda row: rng.choose(p[row]), tree)
+
+
+@DRAWS
+@RULES
+@FORMS
+def test_a_rule_gives_the_targets_law_for_children_drawn_from_theirs(form, rule, draws):
+    for name, (p, q) in PAIRS.items():
+        assert wrong_by(tree_round(rule, p, q, form, *draws), p) <= EXACT, name
+
+
+@pytest.mark.slow
+@DRAWS
+@RULES
+@pytest.mark.parametrize("form", [[0, 1, 2, 2, 1, 2], [0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 1, 2]], ids=str)
+def test_a_rule_gives_the_targets_law_in_larger_trees(form, rule, draws):
+    for name in ("random-0", "random-4", "random-6", "support-smaller-than-the-tree-is-wide"):
+        p, q = PAIRS[name]
+        assert wrong_by(tree_round(rule, p, q, form, *draws), p) <= EXACT, name
+
+
+@FORMS
+def test_matching_gives_the_targets_law_for_children_that_were_not_drawn(form):
+    for name, (p, q) in PAIRS.items():
+        assert wrong_by(tree_round(sample_and_match, p, q, form, most_probable), p) <= EXACT, name
+
+
+@RULES
+def test_the_form_of_a_tree_may_depend_on_all_that_was_drawn_before(rule):
+    """Here whether there is a second child below a token depends on its neighbour."""
+    for name in (f"random-{index}" for index in range(8)):
+        p, q = PAIRS[name]
+
+        def one_round(rng, p=p, q=q):
+            first = distinct_drafts(rng, q[()], 2)
+            form = [0, 1, 1, 2, 2] if first[1:] and first[0] < first[1] else [0, 1, 2, 1]
+            known = iter([first])
+
+            def draw(rng, law, count):
+                return next(known, None) or distinct_drafts(rng, law, count)
+
+            return tree_round(rule, p, q, form, draw)(rng)
+
+        assert wrong_by(one_round, p) <= EXACT, name
+
+
+@DRAWS
+@FORMS
+def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_behind_rejection(form, draws):
+    depth = next((row - 1 for row, depth in enumerate(form) if row != depth), len(form) - 1)
+    for name, (p, q) in itertools.islice(PAIRS.items(), 20):
+        token, block = (mean_accepted(chain_round(rule, p, q, depth=depth)) for rule in (token_rule, block_rule))
+        rejection, whole_paths = (
+            mean_accepted(tree_round(rule, p, q, form, *draws)) for rule in (recursive_rejection, traversal)
+        )
+        assert rejection >= token - EXACT and whole_paths >= block - EXACT, name
+        assert whole_paths >= rejection - EXACT, name
+
+
+@RULES
+@FORMS
+def test_drawing_children_without_replacement_is_never_behind_drawing_them_with_it(form, rule):
+    for name, (p, q) in itertools.islice(PAIRS.items(), 10):
+        without, with_ = (mean_accepted(tree_round(rule, p, q, form, *draws)) for draws in (WITHOUT, WITH))
+        assert without >= with_ - EXACT, name
+
+
+@pytest.mark.parametrize(("rule", "chain_rule"), [(recursive_rejection, token_rule), (traversal, block_rule)])
+@pytest.mark.parametrize("name", [f"random-{index}" for index in range(4)])
+def test_in_a_chain_a_trees_rule_is_the_chains(name, rule, chain_rule):
+    p, q = PAIRS[name]
+    in_a_tree, in_a_chain = tree_round(rule, p, q, [0, 1, 2, 3]), chain_round(chain_rule, p, q)
+    assert mean_accepted(in_a_tree) == pytest.approx(mean_accepted(in_a_chain), abs=EXACT)
+
+
+@RULES
+def test_a_child_that_its_own_law_excludes_is_an_error_not_a_wrong_text(rule):
+    p, q = PAIRS["disjoint"]
+    with pytest.raises(ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"):
+        text_law(tree_round(rule, p, q, [0, 1, 1], lambda rng, law, count: [0, 1]), p)
+
+
+@pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
+@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)], ids=["plain", "top-k", "top-p"])
+def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law, kind):
+    random = np.random.default_rng(2)
+    logits = {prefix: random.standard_normal(3) for prefix in PAIRS["random-0"][0]}
+    draft_logits = {prefix: random.standard_normal(3) for prefix in logits}
+
+    def one_round(rng):
+        rule = kind(law, rng)
+        tree = grow(0, lambda node, parent, path: draft_logits[tuple(path)][None], rule, nodes=4, depth=2)
+        texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(len(tree.tokens))]
+        path, token = rule.verify_tree(np.array([logits[text] for text in texts]), tree)
+        return (*(tree.tokens[row] for row in path), token), len(path)
+
+    p = {prefix: law.probabilities(row[None])[0] for prefix, row in logits.items()}
+    assert wrong_by(one_round, p) <= EXACT
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_not_on_what_was_drawn(seed, width):
+    logits = np.random.default_rng(seed).standard_normal((1, 5))
+    drawn = [TokenRule(SamplingParams(), SeededRandomSource(other)).draw_children(logits, [], width) for other in range(8)]
+    assume(len({tuple(children.tokens) for children in drawn}) > 1)
+    beliefs = drawn[0].beliefs
+    assert all(children.beliefs == beliefs for children in drawn)
+    assert sorted(beliefs, reverse=True) == beliefs and 0 < sum(beliefs) <= 1 + 1e-12 and beliefs[0] >= STANDS
+
+
+def test_where_a_drafter_is_sure_a_drawn_tree_is_a_chain_and_where_it_is_not_it_is_broad():
+    sure, unsure = np.array([[20.0, 0.0, 0.0]]), np.zeros((1, 3))
+
+    def depths(logits):
+        return grow(0, lambda node, parent, path: logits, TokenRule(SamplingParams(), SeededRandomSource(0)), nodes=7, depth=7).depths
+
+    assert depths(sure) == list(range(8))
+    assert max(depths(unsure)) < 7
+
+
+@given(tree_forms(), st.integers(0, 10**6))
+def test_a_tree_knows_its_parents_and_its_children_in_depth_first_order(form, seed):
+    tree = Tree(list(range(len(form))), form)
+    assert len(tree) == len(form) - 1 and tree.parents[0] == -1
+    for row in range(1, len(form)):
+        parent = tree.parents[row]
+        assert form[parent] == form[row] - 1 and parent < row and row in tree.children[parent]
+        assert all(form[between] >= form[row] for between in range(parent + 1, row))
+
+
+@pytest.mark.parametrize("depths", [[1], [0, 0], [0, 2], [0, 1, 3], [0, 1, 0], [0, -1]], ids=str)
+def test_depths_that_are_no_depth_first_walk_are_refused(depths):
+    with pytest.raises(ValueError, match="depth-first walk"):
+        Tree([0] * len(depths), depths)
+
+
+def test_a_greedy_tree_goes_where_the_argmax_goes_and_emits_it_where_it_leaves_the_tree():
+    tree = Tree([9, 1, 2, 3, 4], [0, 1, 2, 2, 1])
+    logits = np.eye(5, dtype=np.float32)[[1, 3, 0, 4, 2]]
+    assert Greedy().verify_tree(logits, tree) == ([1, 3], 4)
+    assert Greedy().verify_tree(logits[[4, 1, 2, 3, 0]], tree) == ([], 2)
+
+
+def test_greedy_children_are_the_most_probable_of_equals_the_lowest_id_and_none_that_cannot_be_drawn():
+    tokens, beliefs, scores = Greedy().draw_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
+    assert tokens == [1, 2, 3] and scores is None
+    shares = np.exp(SHARPNESS * np.array([3.0, 3.0, 2.0, 1.0]))
+    assert beliefs == pytest.approx((shares / shares.sum()).tolist()[:3])
+    assert Greedy().draw_children(np.array([[0.0, -np.inf, -np.inf, 1.0]]), [], 4).tokens == [3, 0]
+
+
+def sharpened(laws):
+    """What a greedy rule believes of a draft: that the likeliest one is the target's choice more often than its law says."""
+    powers = {prefix: law**SHARPNESS for prefix, law in laws.items()}
+    return {prefix: power / power.sum() for prefix, power in powers.items()}
+
+
+def brute_force_tree(laws, nodes, depth):
+    """The sum of the chances of the `nodes` most probable paths of at most `depth` tokens."""
+    paths = [text for length in range(1, depth + 1) for text in itertools.product(range(3), repeat=length)]
+    chances = [np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in paths]
+    return sum(sorted(chances, reverse=True)[:nodes])
+
+
+@given(st.sampled_from(list(PAIRS)), st.integers(0, 12), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.3]))
+def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
+    """So if drafts stand as often as is believed, no tree of so many accepts more, a chain being one of them."""
+    laws = PAIRS[name][1]
+    assume(len(laws[()]) == 3)
+    asked, believed = [], sharpened(laws)
+
+    def follow(node, parent, path):
+        asked.append(node)
+        assert (parent == -1) == (node == 0) == (not path) and (parent == -1 or parent in asked)
+        with np.errstate(divide="ignore"):
+            return np.log(laws[tuple(path)])[None]
+
+    tree = grow(7, follow, Greedy(), nodes, depth, least)
+    assert tree.tokens[0] == 7 and len(tree) <= nodes and max(tree.depths) <= depth and len(asked) == len(set(asked))
+    texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(1, len(tree.tokens))]
+    assert len(set(texts)) == len(texts)
+    chances = [np.prod([believed[text[:index]][token] for index, token in enumerate(text)]) for text in texts]
+    assert all(chance >= least * (1 - 1e-12) for chance in chances)
+    if least == 0:
+        assert sum(chances) == pytest.approx(brute_force_tree(believed, nodes, depth), abs=1e-12)
+
+
+@given(tree_forms(), st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 1.3]))
+def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_have(form, seed, temperature):
+    random, law, start = np.random.default_rng(seed), SamplingParams(temperature), 5
+    plan = Tree([0] * len(form), form)
+    logits = {}  # by the text so far
+
+    def of(text):
+        return logits.setdefault(text, random.standard_normal(4))
+
+    rule, texts = SharedNoise(law, GumbelNoise(seed, 4), start), {0: ()}
+    for row, children in enumerate(plan.children):
+        if row in texts and children:
+            drafted = of(texts[row]) + 0.5 * random.standard_normal(4)
+            tokens, _, scores = rule.draw_children(drafted[None], texts[row], len(children))
+            assert scores is None and len(set(tokens)) == len(tokens)
+            assert tokens[0] == rule.draw(drafted[None], form[row])[0][0]
+            texts |= {child: (*texts[row], token) for child, token in zip(children, tokens, strict=False)}
+    rows = sorted(texts)
+    tree = Tree([texts[row][-1] if row else 0 for row in rows], [form[row] for row in rows])
+    path, token = rule.verify_tree(np.array([of(texts[row]) for row in rows]), tree)
+    emitted = [*(tree.tokens[row] for row in path), token]
+    assert rule.position == start + len(emitted)
+
+    plain, text = SharedNoise(law, GumbelNoise(seed, 4), start), ()
+    for expected in emitted:
+        assert plain.verify(of(text)[None], [], None) == (0, expected)
+        text += (expected,)

@@ -1,0 +1,85 @@
+"""Rows of a batch are the texts they would be alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.decode.batch import generate_batch, row_seed
+from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.options import generate
+from minimtp.decode.sampling import SamplingParams
+from minimtp.errors import UserError
+from tests.table_models import TableTarget, greedy_text
+
+prompts = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=5)
+
+
+def half_right(target):
+    def function(tokens, wanted, rule):
+        drafts = greedy_text(target, tokens, wanted)
+        return [*drafts[: len(tokens) % 4], *[(draft + 1) % 5 for draft in drafts[len(tokens) % 4 :]]], None
+
+    return FunctionDrafter(function, 4)
+
+
+@given(
+    prompts=prompts, seed=st.integers(0, 10**6), temperature=st.sampled_from([0.0, 0.8]),
+    stop=st.sets(st.integers(0, 4), max_size=1),
+    rule=st.sampled_from(["shared-noise", "token", "block", "match"]), context_length=st.integers(6, 30),
+)  # fmt: skip
+def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(prompts, seed, temperature, stop, rule, context_length):
+    target = TableTarget(5, context_length, seed, sharpness=1.0)
+    options = dict(max_new_tokens=12, sampling=SamplingParams(temperature), stop_tokens=stop, rule=rule)
+    batch = generate_batch(target, half_right(target), prompts, seed=seed, **options)
+    streamed = [[] for _ in prompts]
+    for row, token in batch:
+        streamed[row].append(token)
+    for row, prompt in enumerate(prompts):
+        alone = generate(target.clone(), half_right(target), prompt, seed=row_seed(seed, row), **options)
+        assert streamed[row] == list(alone)
+        assert batch.rows[row].tokens == alone.tokens and batch.rows[row].reason == alone.reason
+        counts, expected = batch.rows[row].statistics, alone.statistics
+        assert (counts.steps, counts.drafts_accepted) == (expected.steps, expected.drafts_accepted)
+
+
+def test_a_row_does_not_change_when_its_neighbours_do():
+    target = TableTarget(5, 40, sharpness=0.7)
+    options = dict(max_new_tokens=20, sampling=SamplingParams(1.0), rule="shared-noise", seed=3)
+
+    def third_row(*neighbours):
+        batch = generate_batch(target, half_right(target), [*neighbours, [1, 2]], **options)
+        list(batch)
+        return batch.rows[2].tokens
+
+    assert third_row([0], [4, 4, 4]) == third_row([3, 2, 1, 0], [2])
+
+
+def test_rows_of_the_same_prompt_are_different_samples():
+    batch = generate_batch(TableTarget(5, 40, sharpness=0.5), None, [[1, 2]] * 4, max_new_tokens=20, sampling=SamplingParams(1.0))
+    list(batch)
+    assert len({tuple(row.tokens) for row in batch.rows}) == 4
+
+
+def test_rows_take_turns_and_a_finished_row_takes_none():
+    target = TableTarget(5, 40)
+    batch = generate_batch(target, None, [[0], [1] * 38, [2]], max_new_tokens=6)
+    rows = [row for row, _ in batch.rounds()]
+    assert rows == [0, 1, 2] * 3 + [0, 2] * 3
+    assert [row.reason for row in batch.rows] == ["length", "context", "length"]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 1000))
+def test_a_rows_seed_is_a_seed_and_the_first_rows_is_the_batchs(seed, row):
+    assert 0 <= row_seed(seed, row) < 2**64
+    assert row_seed(seed, 0) == seed != row_seed(seed, row + 1)
+
+
+def test_a_batch_without_prompts_and_one_with_a_bad_prompt_are_refused_before_any_work():
+    target = TableTarget()
+    with pytest.raises(UserError, match="there is no prompt"):
+        generate_batch(target, None, [], max_new_tokens=3)
+    with pytest.raises(UserError, match="the prompt is empty"):
+        generate_batch(target, None, [[1], []], max_new_tokens=3)
+    with pytest.raises(UserError, match="a tree of 1000000000000 drafts is larger than the model's context"):
+        generate_batch(target, half_right(target), [[1], [2]], max_new_tokens=3, tree=10**12)
+    assert target.length == 0

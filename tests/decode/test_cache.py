@@ -1,0 +1,106 @@
+"""The key/value cache against a list of rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.runtime import ModelRunner
+from minimtp.kernels import plain
+from tests.decode.drafters.test_heads import SHAPE, model_with
+
+LAYERS, CONTEXT, HEADS, CHANNELS = 2, 12, 2, 4
+
+
+def append(cache, rows):
+    """Append (T, layers, heads, channels) rows, values being the negated keys."""
+    for layer in range(LAYERS):
+        cache.write(layer, rows[:, layer], -rows[:, layer])
+    cache.extend(len(rows))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32))
+def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(own, steps, seed):
+    random, cache, expected = np.random.default_rng(seed), own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS), []
+    for is_append, count in steps:
+        if is_append and len(expected) + count <= CONTEXT:
+            rows = random.standard_normal((count, LAYERS, HEADS, CHANNELS)).astype(np.float32)
+            append(cache, rows)
+            expected += list(rows)
+        elif count <= len(expected):
+            cache.truncate(count)
+            del expected[count:]
+        assert len(cache) == cache.length == len(expected)
+        for layer in range(LAYERS):
+            keys, values = cache.layer(layer)
+            wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, CHANNELS)
+            np.testing.assert_array_equal(keys[:, :, : cache.length].transpose(2, 0, 1), wanted)
+            np.testing.assert_array_equal(values[: cache.length], -wanted)
+
+
+def test_writing_and_truncating_allocate_nothing(own):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
+    keys, values = cache.layer(1)
+    append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
+    cache.truncate(2)
+    assert np.shares_memory(cache.layer(1)[0], cache.keys) and cache.layer(1)[0] is keys and cache.layer(1)[1] is values
+    assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * CHANNELS * 4
+
+
+@pytest.mark.parametrize("rows", [CONTEXT + 1, CONTEXT + 7])
+def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(own, rows):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
+    with pytest.raises(ValueError, match=f"{rows} positions do not fit a cache of {CONTEXT}"):
+        append(cache, np.ones((rows, LAYERS, HEADS, CHANNELS), np.float32))
+    assert cache.length == 0 and not cache.keys.any()
+    with pytest.raises(ValueError, match="more rows do not fit"):
+        cache.extend(rows)
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
+    append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
+    with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
+        cache.truncate(length)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_cache_begins_at_a_cache_line(dtype):
+    caches = [KeyValueCache(2, 5, 1, 6, dtype) for _ in range(4)]
+    assert not any(array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values))
+
+
+TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context_length)
+
+
+def rows_of(trunk, text):
+    """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the keys the rotation."""
+    block, heads = trunk.blocks[0], SHAPE.num_heads
+    normed, _ = plain.rms_norm(trunk.embedding.weight.data[text], block.attention_norm.weight.data, SHAPE.norm_eps)
+    joined = (normed @ block.attention.qkv.weight.data.T).reshape(1, len(text), -1, SHAPE.head_dim)
+    rotated = plain.rotate(joined[:, :, : heads + SHAPE.num_kv_heads], *block.attention.rotary.tables(len(text), normed))
+    return rotated[0, :, heads:], joined[0, :, heads + SHAPE.num_kv_heads :]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(passes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
+def test_what_a_pass_writes_into_a_layer_is_what_write_would_put_there(dtype, passes):
+    """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows are written over."""
+    trunk = model_with("parallel", dtype).trunk
+    runtime, (keys, values) = ModelRunner(trunk), rows_of(trunk, TEXT)
+    expected = runtime.cache.clone()
+    for fed, rejected in passes:
+        start, stop = runtime.length, min(runtime.length + fed, SHAPE.context_length)
+        if start == stop:
+            break
+        runtime.forward(TEXT[start:stop])
+        expected.write(0, keys[start:stop], values[start:stop])
+        expected.extend(stop - start)
+        for cache in (runtime.cache, expected):
+            cache.truncate(max(start, stop - rejected))
+    tolerance = 1e-4 if dtype is np.float32 else 1e-12  # sums of 32 products, in another order
+    np.testing.assert_allclose(runtime.cache.keys, expected.keys, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(runtime.cache.values, expected.values, rtol=0, atol=tolerance)
+    assert runtime.length == expected.length

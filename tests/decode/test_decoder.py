@@ -1,0 +1,100 @@
+"""A decoder of a loaded run: what it learns serves all of its texts, and it asks no function about texts that nobody writes."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.policy import cost
+from minimtp.errors import UserError
+from tests.decode.drafters.test_heads import SHAPE, model_with
+
+
+class Numbers:
+    """A tokenizer whose texts are bytes below the vocabulary's end."""
+
+    end_token = SHAPE.vocabulary_size - 1
+
+    def encode(self, text):
+        return list(text)
+
+    def decode_bytes(self, tokens):
+        return bytes(tokens)
+
+
+@pytest.fixture
+def run():
+    return SimpleNamespace(model=model_with("token_conditioned"), tokenizer=Numbers())
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """stored() is what was kept of passes, by bucket; buckets are small, and a pass takes a second for each cached row."""
+    monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path))
+    monkeypatch.setattr(cost, "MEASURED", (1, 2))
+    monkeypatch.setattr(cost, "FIRST_BUCKET", 6)
+    monkeypatch.setattr(cost, "BUCKET_GROWTH", 2)
+    measure = cost.measure
+
+    def seconds(target):
+        return [float(target.length) for _ in measure(target)]
+
+    monkeypatch.setattr(cost, "measure", seconds)
+    return lambda: json.loads(next(tmp_path.iterdir()).read_text())["seconds"]
+
+
+@pytest.mark.parametrize("prompts", [[23, 5], [1, 13], [1, 4, 16], [20, 23, 7]], ids=str)
+def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run, stored, prompts):
+    """A text that has filled its context has no room for a pass, and a short one knows nothing of a long one's passes."""
+    batch = Decoder(run).generate_batch([bytes(length) for length in prompts], max_new_tokens=20, stop=())
+    list(batch)
+    assert [len(row.tokens) > length for row, length in zip(batch.rows, prompts, strict=True)]
+    for end, seconds in stored().items():
+        assert int(end) // 2 <= seconds[0] < int(end) or int(end) == 6
+
+
+@pytest.mark.parametrize("draft", ["heads", "none"])
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (10**12, f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context_length}"),
+        ("8", "the drafts of a tree must be a whole number"),
+    ],
+)
+def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(run, draft, tree, message):
+    with pytest.raises(UserError, match=message):
+        Decoder(run, draft, tree=tree)
+
+
+def test_a_function_is_asked_about_texts_that_are_written_and_about_no_others(run):
+    seen = []
+
+    def function(tokens, depth, rule):
+        seen.append(list(tokens))
+        return [0] * depth, None
+
+    decoder = Decoder(run, function, draft_length=3)
+    for prompt in (b"\1\2", b"\3"):
+        for temperature in (0.0, 1.0):
+            seen.clear()
+            generation = decoder.generate(prompt, max_new_tokens=6, temperature=temperature)
+            assert not seen
+            list(generation)
+            assert seen and all(tokens == generation.tokens[: len(tokens)] for tokens in seen)
+
+
+def test_kernels_are_loaded_before_the_first_text_of_its_kind_and_texts_after_it_begin_at_once(run):
+    decoder = Decoder(run)
+    drafted, draft = [], decoder.drafter.draft
+    decoder.drafter.draft = lambda depth, rule: (drafted.append(rule), draft(depth, rule))[1]
+    sampled = {"temperature": 1.0}
+    kinds = {}, sampled, sampled | {"rule": "token"}, sampled | {"top_k": 3}, {"repetition_penalty": 1.1}
+    for settings in kinds:
+        drafted.clear()
+        decoder.generate(b"\1", **settings, stop=[bytes([token]) for token in range(SHAPE.vocabulary_size)])
+        assert drafted, settings
+        drafted.clear()
+        decoder.generate(b"\1\2", **settings)
+        decoder.generate_batch([b"\1\2"], **settings | {"stop": b"\3"})
+        assert not drafted, settings

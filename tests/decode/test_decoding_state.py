@@ -1,0 +1,197 @@
+"""After every round, everything the decoder keeps equals what one computes from scratch on the committed tokens.
+
+The trunk's cache, the caches and states of the heads, the cache of a separate draft model: through any course of acceptance,
+any draft lengths, stops, the context's end, and rows that take turns. In float64, where what is fed in pieces and what is fed
+at once agree up to rounding.
+"""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.decode.batch import generate_batch, row_seed
+from minimtp.decode.drafters.heads import SequentialStep, head_drafter
+from minimtp.decode.drafters.model import ModelDrafter
+from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.options import generate
+from minimtp.decode.rules.verify import Greedy
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.statistics import DraftPlan
+from tests.decode.drafters.test_heads import SHAPE, model_with
+
+KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]
+TOLERANCE = 1e-10  # float64 sums of 64 terms, through one block with weights of magnitude one
+PLAIN = {}
+
+
+class Helped:
+    """A drafter whose drafts are replaced, often, by what the target will say: untrained heads are nearly always wrong.
+
+    What the drafter itself drafted, and keeps, differs from what is then verified, which it has to stand as well.
+    """
+
+    min_confidence = 0.0
+
+    reads_hidden = True
+
+    def __init__(self, drafter, answers, right):
+        self.drafter, self.answers, self.right = drafter, answers, right
+        self.max_depth, self.position = drafter.max_depth, 0
+
+    def clone(self):
+        return Helped(self.drafter.clone(), self.answers, self.right)
+
+    def reset(self, first_token):
+        self.position = 1
+        self.prompt = [first_token]
+        self.drafter.reset(first_token)
+
+    def commit(self, hidden, tokens):
+        self.prompt += tokens.tolist()
+        self.drafter.commit(hidden, tokens)
+
+    def draft(self, depth, rule):
+        drafts, scores = self.drafter.draft(depth, rule)
+        drafts = [int(draft) for draft in drafts] or [0] * depth
+        known = self.answers(self.prompt)
+        random = np.random.default_rng(len(self.prompt))
+        for index in range(len(drafts)):
+            if index < len(known) and random.random() < self.right:
+                drafts[index] = known[index]
+        return drafts, None
+
+
+class Any:
+    """Plans any length for a few rounds."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+
+    def choose(self, most, length, statistics):
+        return DraftPlan(int(self.random.integers(0, most + 1)), int(self.random.integers(1, 4)))
+
+
+def decoder(kind, context_length):
+    model = model_with("token_conditioned" if kind in ("model", "ngram") else kind)
+    target = ModelRunner(model.trunk, context_length)
+    if kind == "model":
+        return target, ModelDrafter(ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4)
+    return target, NgramDrafter(4, shortest=1) if kind == "ngram" else head_drafter(model.heads, target)
+
+
+def assert_equal_caches(cache, expected, what):
+    rows = slice(cache.length)
+    assert cache.length <= expected.length, what
+    np.testing.assert_allclose(cache.keys[..., rows], expected.keys[..., rows], rtol=0, atol=TOLERANCE, err_msg=what)
+    np.testing.assert_allclose(cache.values[:, rows], expected.values[:, rows], rtol=0, atol=TOLERANCE, err_msg=what)
+
+
+def check(target, drafter, tokens):
+    """Compare what target and drafter keep for the committed `tokens` with twins that see them at once."""
+    fresh = target.clone()
+    hidden = fresh.forward(np.array(tokens[:-1])).hidden
+    assert target.length == len(tokens) - 1
+    assert_equal_caches(target.cache, fresh.cache, "the trunk's cache")
+    if drafter.prompt != tokens:  # it is told when it is asked next
+        assert drafter.prompt == tokens[: len(drafter.prompt)]
+        return
+    drafter = drafter.drafter
+    if isinstance(drafter, NgramDrafter):
+        assert [ord(letter) for letter in drafter._text] == tokens
+    elif isinstance(drafter, ModelDrafter):
+        if len(tokens) <= drafter.model.context_length:
+            assert drafter.model.length <= len(tokens) - 1
+            fresh = drafter.model.clone()
+            fresh.forward(np.array(tokens[:-1]))
+            assert_equal_caches(drafter.model.cache, fresh.cache, "the draft model's cache")
+    elif hasattr(drafter, "_heads"):
+        check_heads(drafter, hidden, tokens)
+    else:
+        np.testing.assert_allclose(drafter._hidden[0], hidden[-1], rtol=0, atol=TOLERANCE)
+        assert drafter._pending == tokens[-1]
+
+
+def check_heads(drafter, hidden, tokens):
+    """The rows a head has, as its twin computes them from the true hidden states."""
+    fresh = drafter.clone()
+    fresh.reset(tokens[0])
+    fresh.commit(hidden, np.array(tokens[1:]))
+    fresh._catch_up()
+    for number, (head, expected) in enumerate(zip(drafter._heads, fresh._heads, strict=True), start=1):
+        behind = number - 1 if isinstance(head, SequentialStep) else 0  # module k reads k tokens ahead
+        assert head.cache.length <= max(0, len(tokens) - 1 - behind), "a provisional row was kept"
+        assert_equal_caches(head.cache, expected.cache, f"the cache of head {number}")
+        rows = slice(head.cache.length)
+        np.testing.assert_allclose(head.states[rows], expected.states[rows], rtol=0, atol=TOLERANCE)
+
+
+def remember_twins(made, seen):
+    clone = made.clone
+    made.clone = lambda: (seen.append(clone()), seen[-1])[1]
+
+
+def plain_text(kind, prompt, context_length):
+    """What the target says alone, to the context's end, remembered."""
+    key = kind, tuple(prompt), context_length
+    if key not in PLAIN:
+        PLAIN[key] = list(generate(decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length))
+    return PLAIN[key]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=1, max_size=8), min_size=1, max_size=3),
+    context_length=st.integers(8, SHAPE.context_length), max_new_tokens=st.integers(1, 30), depth=st.integers(1, 4),
+    right=st.sampled_from([0.0, 0.5, 0.8, 1.0]), stop_at=st.integers(0, 60), seed=st.integers(0, 99),
+    temperature=st.sampled_from([0.0, 0.8]),
+)  # fmt: skip
+def test_after_every_round_all_caches_equal_those_computed_from_scratch(
+    kind, prompts, context_length, max_new_tokens, depth, right, stop_at, seed, temperature
+):
+    target, drafter = decoder(kind, context_length)
+    texts = {tuple(prompt): plain_text(kind, prompt, context_length) for prompt in prompts}
+    whole = texts[tuple(prompts[0])]
+    stop = {whole[stop_at]} if stop_at < len(whole) else set()
+
+    def answers(tokens):
+        for prompt, text in texts.items():
+            if tuple(tokens) == (*prompt, *text)[: len(tokens)]:
+                return text[len(tokens) - len(prompt) :]
+        return []
+
+    options = dict(max_new_tokens=max_new_tokens, sampling=SamplingParams(temperature), stop_tokens=stop, rule="shared-noise")
+    helped = Helped(drafter, answers, right)
+    seen = []
+    for made in (target, helped):  # the batch makes twins of both for its other rows
+        remember_twins(made, seen)
+    batch = generate_batch(
+        target, helped, prompts, seed=seed, draft_depth=depth, make_policy=lambda target: Any(seed), **options
+    )
+    rows = list(zip([target, *seen[0::2]], [helped, *seen[1::2]], strict=True))
+    for row, _ in batch.rounds():
+        if batch.rows[row].reason is None:
+            check(*rows[row], batch.rows[row].tokens)
+    for row, prompt in enumerate(prompts):
+        alone = generate(decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options)
+        assert list(alone) == batch.rows[row].tokens[len(prompt) :] and alone.reason == batch.rows[row].reason
+
+
+@pytest.mark.parametrize("accepted", range(5))
+def test_a_draft_model_keeps_the_rows_of_accepted_drafts_and_no_others(accepted):
+    _, drafter = decoder("model", 24)
+    fed = []
+    forward = drafter.model.forward
+    drafter.model.forward = lambda tokens: (fed.append(tokens.tolist()), forward(tokens))[1]
+    drafter.reset(1)
+    drafter.commit(None, np.array([2, 3]))
+    drafts = drafter.draft(4, Greedy())[0].tolist()
+    assert fed == [[1, 2, 3], *[[draft] for draft in drafts[:3]]]
+    correction = 39 - drafts[min(accepted, 3)]
+    drafter.commit(None, np.array([*drafts[:accepted], correction]))
+    assert drafter.model.length == 3 + min(accepted, 3)
+    fed.clear()
+    drafter.draft(1, Greedy())
+    assert fed == [[*drafts[3:accepted], correction]]

@@ -1,0 +1,62 @@
+"""What memory training and decoding take: a step that of the step before, a text little more than weights and cache."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.bench.interleaved import Variant, peak_memory
+from minimtp.compare import compare
+from minimtp.decode.decoder import deploy
+from minimtp.engine.module import weight_bytes
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.quant.qat.modules import QuantizationSpec
+from minimtp.training.build import build_model
+from minimtp.training.presets import preset
+
+PAGES_OF_A_STEP = """
+import resource, sys
+from minimtp import backend, kernels
+from minimtp.backend import choose_device, numpy
+from minimtp.training import trainer
+from minimtp.training.presets import preset
+
+if sys.argv[1] == "given back":
+    trainer.keep_freed_memory = lambda: None
+kernels.use("plain")
+model = trainer.Trainer(preset("quick", num_layers=2), None, choose_device("cpu"), shards=2)
+tokens = numpy.random.default_rng(0).integers(0, 256, (4, 129))
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    model.advance(tokens)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages(freed_memory: str) -> int:
+    run = [sys.executable, "-c", PAGES_OF_A_STEP, freed_memory]
+    return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_a_step_asks_the_system_for_no_page_that_the_last_step_had():
+    assert pages("kept") < 100 < 500 < pages("given back")
+
+
+@pytest.mark.skipif(kernels.describe()[0] != "cpu", reason="Numba is missing: plain kernels keep packed weights decoded")
+@pytest.mark.parametrize("form", ["float32", "int4"])
+def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
+    model = build_model(compare.recipes(preset("quick"))["mtp"], np.random.default_rng(0))
+    if form == "int4":
+        model = round_to_nearest(model, QuantizationSpec())
+
+    def build() -> Variant:
+        target, drafter = deploy(model)
+        return Variant(form, target, drafter, drafter.max_depth)
+
+    sizes, needed = compare.MEASUREMENTS["quick"], weight_bytes(model) + deploy(model)[0].cache.nbytes
+    once, again = (peak_memory(build, np.arange(sizes.prompt), sizes.max_new_tokens) for _ in range(2))
+    assert needed <= again <= 1.2 * needed, f"{again / needed:.3f} times as much, and {once - again} bytes for loading kernels"

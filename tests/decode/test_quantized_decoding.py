@@ -1,0 +1,171 @@
+"""Models that round as no compiled kernel does write text all the same, and it is the text of the model that was trained."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minimtp
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.options import generate
+from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.verify import Greedy
+from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.sampling import SamplingParams
+from minimtp.engine.tensor import no_grad
+from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.quant.qat.kv_cache import rounded_rows
+from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.presets import preset
+from minimtp.training.quantize import quantize
+from minimtp.training.run import train
+from tests.decode.drafters.test_heads import DEPTH, KINDS, SHAPE, model_with, trained_draft
+from tests.strategies import tree_forms
+
+SPECS = {
+    "a scale per token": QuantizationSpec(activations="int8-token"),
+    "three bits": QuantizationSpec("int3-ggml-signed-g32", "nf4-g32", "int3-ggml-signed-g32", "int8"),
+    "a cache of 8 bits": QuantizationSpec(cache="int8"),
+    "a cache of 4 bits": QuantizationSpec(cache="int4"),
+    "everything": QuantizationSpec("int4-affine-channel", "int8-restricted-channel", "q4_1", "int8-token", cache="int4"),
+}
+each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+texts = st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=4, max_size=SHAPE.context_length)
+
+
+def trained(spec, kind="token_conditioned", dtype=np.float64):
+    return prepare(model_with(kind, dtype), spec)
+
+
+@each_spec
+@given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=1, max_size=24))
+@settings(max_examples=8)
+def test_decoding_says_what_the_training_forward_says(spec, text, pieces):
+    """In float64: sums in another order differ by 1e-15 of their size, too little to tip a number to its next code here."""
+    model = trained(spec)
+    with no_grad():
+        expected = model.logits(model.hidden(np.array([text]))).data[0]
+    runtime, logits = deploy(convert(model))[0], []
+    for piece in [*pieces, *[1] * len(text)]:
+        if runtime.length < len(text):
+            logits.append(runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits)
+    np.testing.assert_allclose(np.concatenate(logits), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+@each_spec
+@given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=24, max_size=24))
+@settings(max_examples=5)
+def test_a_tokens_bits_do_not_depend_on_what_it_is_fed_with(spec, text, pieces):
+    runtime = deploy(convert(trained(spec, dtype=np.float32)))[0]
+    expected = [runtime.forward(np.array([token])).logits for token in text]
+    runtime.truncate(0)
+    found = []
+    for piece in pieces:
+        if runtime.length < len(text):
+            found.append(runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits)
+    assert np.concatenate(found).tobytes() == np.concatenate(expected).tobytes()
+
+
+@each_spec
+@given(form=tree_forms(), seed=st.integers(0, 1000))
+@settings(max_examples=5)
+def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form, seed):
+    runtime, chain = (deploy(convert(trained(spec, dtype=np.float32)))[0] for _ in range(2))
+    for each in (runtime, chain):
+        each.forward(np.arange(3))
+    tree = Tree(np.random.default_rng(seed).integers(0, SHAPE.vocabulary_size, len(form)), form)
+    if 3 + max(form) >= runtime.context_length:
+        return
+    step, path = runtime.forward_tree(tree.tokens, tree.depths), []
+    for row in range(len(form)):
+        path = [*path[: form[row]], row]
+        assert step.logits[row].tobytes() == chain.forward(tree.tokens[path]).logits[-1].tobytes()
+        chain.truncate(3)
+    runtime.keep(path)
+    chain.forward(tree.tokens[path])
+    assert runtime.forward(np.array([1])).logits.tobytes() == chain.forward(np.array([1])).logits.tobytes()
+
+
+@each_spec
+@each_kind
+@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"])
+def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
+    target, heads = deploy(convert(trained(spec, kind, np.float32)))
+    write = partial(generate, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3)
+    alone = list(write(drafter=None))
+    assert len(alone) == 16
+    assert list(write(drafter=heads, draft_depth=DEPTH)) == alone
+    assert list(write(drafter=heads, tree=6)) == alone
+    assert list(write(drafter=NgramDrafter(4, shortest=1))) == alone
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["three bits", "a cache of 8 bits", "a cache of 4 bits"])
+def test_the_heads_draft_what_they_were_trained_to(name, kind):
+    """Where a group is no larger than the heads' state. With one scale a token, the halves of a join are rounded apart."""
+    model, text = trained(SPECS[name], kind), [5, 1, 4, 1, 5, 9, 2, 6]
+    target, heads = deploy(convert(model))
+    with no_grad():
+        hidden = model.hidden(np.array([text[:-1]])).data[0]
+    heads.reset(text[0])
+    heads.commit(hidden, np.array(text[1:]))
+    assert heads.draft(DEPTH, Greedy())[0].tolist() == trained_draft(model, text, DEPTH)[0]
+
+
+@pytest.mark.parametrize("cache", ["int8", "int4"])
+def test_the_cache_holds_what_few_bits_would_give_back(cache):
+    model = trained(QuantizationSpec(cache=cache), dtype=np.float32)
+    kernels.use("plain")
+    try:
+        exact, rounded = (deploy(convert(each))[0] for each in (trained(QuantizationSpec(), dtype=np.float32), model))
+        first = np.array([3])  # a first token's keys and values come from nothing that was read from a cache
+        exact.forward(first)
+        rounded.forward(first)
+    finally:
+        kernels.use("auto")
+    for name in ("keys", "values"):
+        written, wanted = getattr(rounded.cache, name), getattr(exact.cache, name)
+        if name == "keys":  # (layers, heads, channels, context)
+            written, wanted = written.transpose(0, 3, 1, 2), wanted.transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(written[0, 0], rounded_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"])
+def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied):
+    shape = ModelConfig(37, 8, num_layers=1, hidden_size=256, num_heads=4, num_kv_heads=2, intermediate_size=256, tied_embeddings=tied)
+    trunk = prepare(Transformer(shape, np.random.default_rng(0)), QuantizationSpec(name, name, name))
+    tokens = np.array([4, 0, 36, 4])
+    with no_grad():
+        expected = trunk.embedding(tokens[None]).data[0]
+    assert ModelRunner(convert(trunk)).embed(tokens).tobytes() == expected.tobytes()
+
+
+def test_models_that_kernels_know_take_all_their_rows_at_once():
+    assert ModelRunner(convert(trained(QuantizationSpec())).trunk).rows_at_once
+    assert ModelRunner(convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk).rows_at_once
+    heads_only = convert(trained(QuantizationSpec(heads="int3-ggml-signed-g32")))
+    assert ModelRunner(heads_only.trunk).rows_at_once and not deploy(heads_only)[0].rows_at_once
+
+
+def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_twin(tmp_path):
+    """The whole way: train, load, generate with drafts and without, pack, generate again."""
+    corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
+    recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",
+                    cache="int4", weight_scales="learned-bound", batch_size=4, tokens=32 * 32 * 8, evaluate_bytes=0)  # fmt: skip
+    train(recipe, corpus, tmp_path / "run", report=lambda line: None)
+    quantize(tmp_path / "run", tmp_path / "packed")
+    texts = {
+        tuple(minimtp.generate(minimtp.load(tmp_path / name), "import ", max_new_tokens=16, draft=draft))
+        for name in ("run", "packed")
+        for draft in ("heads", "none")
+    }
+    assert len(texts) == 1 and len(texts.pop()) == 16

@@ -1,0 +1,134 @@
+"""The deployed trunk computes what the training model computes, whatever the pieces it is fed in."""
+
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.bench.decode.formats import ROUNDED
+from minimtp.decode.rules.trees import Tree
+from minimtp.decode.runtime import ModelRunner
+from minimtp.engine.module import map_parameters
+from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.quant.qat.modules import QuantizationSpec, prepare
+from tests.strategies import tree_forms
+
+needs_numba = pytest.mark.skipif(
+    kernels.describe()[0] != "cpu", reason="Numba is missing: plain products go through BLAS, whose bits vary"
+)
+
+SHAPE = ModelConfig(vocabulary_size=40, context_length=24, num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=2, intermediate_size=96)
+TEXT = np.random.default_rng(3).integers(0, SHAPE.vocabulary_size, 24)
+
+
+def trunk(tied=True, dtype=np.float32):
+    model = Transformer(ModelConfig(**{**vars(SHAPE), "tied_embeddings": tied}), np.random.default_rng(0))
+    noise = np.random.default_rng(1)  # nothing stays at its starting value of zero or one
+    map_parameters(model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype))
+    return model
+
+
+def decoder(kind):
+    model = trunk(dtype=np.float64 if kind == "float64" else np.float32)
+    return ModelRunner(round_to_nearest(model, ROUNDED[kind]) if kind in ROUNDED else model)
+
+
+def feed(runtime, pieces):
+    logits, start = [], 0
+    for piece in pieces:
+        logits.append(runtime.forward(TEXT[start : start + piece]).logits)
+        start += piece
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [7, 1, 9, 7]])
+def test_pieces_through_the_cache_give_the_logits_of_the_whole_sequence_in_float64(tied, pieces):
+    model = trunk(tied, np.float64)
+    expected = model.logits(model.hidden(TEXT[None])).data[0]
+    np.testing.assert_allclose(feed(ModelRunner(model), pieces), expected, rtol=0, atol=1e-12)
+
+
+def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
+    model = trunk()
+    packed = round_to_nearest(model, QuantizationSpec())
+    faked = prepare(model, QuantizationSpec())
+    expected = faked.logits(faked.hidden(TEXT[None])).data[0]
+    np.testing.assert_allclose(feed(ModelRunner(packed), [24]), expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+@needs_numba
+@pytest.mark.parametrize("kind", ["float32", *ROUNDED])
+@given(pieces=st.lists(st.integers(1, 16), min_size=1, max_size=12))
+def test_compiled_logits_are_the_same_bits_whatever_the_pieces(kind, pieces):
+    runtime, total, kept = decoder(kind), 0, []
+    for piece in pieces:
+        if total + piece <= 24:
+            kept.append(piece)
+            total += piece
+    together = feed(runtime, kept)
+    runtime.truncate(0)
+    assert together.tobytes() == feed(runtime, [1] * total).tobytes()
+
+
+def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_been_fed():
+    runtime = ModelRunner(trunk(dtype=np.float64))
+    feed(runtime, [6])
+    runtime.forward(TEXT[12:20])
+    runtime.truncate(6)
+    again = runtime.forward(TEXT[6:10]).logits
+    np.testing.assert_allclose(again, feed(ModelRunner(trunk(dtype=np.float64)), [10])[6:], rtol=0, atol=1e-12)
+
+
+def test_a_model_in_training_for_4_bits_has_to_be_converted_first():
+    with pytest.raises(TypeError, match="convert the model first"):
+        ModelRunner(prepare(trunk(), QuantizationSpec()))
+
+
+def test_tokens_beyond_the_context_are_an_error():
+    runtime = ModelRunner(trunk())
+    feed(runtime, [20])
+    with pytest.raises(ValueError, match="do not fit"):
+        runtime.forward(TEXT[:8])
+
+
+@pytest.mark.parametrize("kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", *ROUNDED))])
+@given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
+@settings(max_examples=25)
+def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(kind, forms, seed):
+    """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere up to rounding."""
+    runtime, chain, random = decoder(kind), decoder(kind), np.random.default_rng(seed)
+    equal = np.testing.assert_array_equal if kind != "float64" else partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    for model in (runtime, chain):
+        model.forward(TEXT[:3])
+    for form in forms:
+        tree = Tree(random.integers(0, SHAPE.vocabulary_size, len(form)), form)
+        if runtime.length + max(form) >= runtime.context_length:
+            break
+        step, before = runtime.forward_tree(tree.tokens, tree.depths), runtime.length
+        path = []
+        for row in range(len(form)):
+            path = [*path[: form[row]], row]
+            expected = chain.forward(tree.tokens[path])
+            chain.truncate(before)
+            equal(step.logits[row], expected.logits[-1])
+            equal(step.hidden[row], expected.hidden[-1])
+        path = path[: random.integers(1, len(path) + 1)]
+        runtime.keep(path)
+        chain.forward(tree.tokens[path])
+        length = runtime.length
+        assert length == chain.length == before + len(path)
+        equal(runtime.cache.keys[..., :length], chain.cache.keys[..., :length])
+        equal(runtime.cache.values[:, :length], chain.cache.values[:, :length])
+
+
+def test_a_tree_beyond_the_context_is_an_error():
+    runtime = ModelRunner(trunk())
+    feed(runtime, [23])
+    runtime.forward_tree([0], [0])
+    with pytest.raises(ValueError, match="does not fit a context of 24"):
+        runtime.forward_tree([0, 1], [0, 1])

@@ -1,0 +1,178 @@
+"""Weights in half precision: the grid f16, its products on every kernel, and decoding with them."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.decode.decoder import deploy
+from minimtp.decode.options import generate
+from minimtp.decode.sampling import SamplingParams
+from minimtp.engine.module import map_parameters, replicate
+from minimtp.errors import UserError
+from minimtp.kernels import plain
+from minimtp.kernels.cuda import packed_linear as cuda_products
+from minimtp.model.heads import HEADS
+from minimtp.quant import packing
+from minimtp.quant.grids.registry import F16, MASKS, grid_named
+from minimtp.quant.packed import PackedMatrix, bits_per_weight, stored_arrays
+from minimtp.quant.ptq.methods import METHODS, quantize_after_training, round_to_nearest
+from minimtp.quant.qat.modules import QuantizationSpec, convert, make_room_for_learned_steps, prepare, restore
+from tests.test_on_gpu import choose_kernels, model_with, moved, parted_at_a_tie  # noqa: F401  (the first is a fixture)
+from tests.tolerances import COMPARISONS, assert_close
+
+HALVES = QuantizationSpec(weights="f16", embedding="f16", heads="f16")
+weights = st.integers(0, 2**32).map(lambda seed: _weights(seed))
+
+
+def _weights(seed):
+    """Float16 numbers of every size, and numbers beside and halfway between them."""
+    rng = np.random.default_rng(seed)
+    halves = rng.integers(0, 0x7BFF, (3, 8)).astype(np.uint16)
+    below, above = (bits.view(np.float16).astype(np.float32) for bits in (halves, halves + np.uint16(1)))
+    above[~np.isfinite(above)] = F16.largest_magnitude
+    parts = [below, (below + above) / 2, np.nextafter(below, above), rng.standard_normal((3, 8)).astype(np.float32)]
+    return np.concatenate(parts, axis=1) * rng.choice([-1, 1], (3, 32)).astype(np.float32)
+
+
+def halved(model):
+    """The model with every matrix rounded to float16 and kept as float32: what a packed one has to compute."""
+    copy = replicate(model)
+    map_parameters(copy, lambda a: a.astype(np.float16).astype(np.float32) if a.ndim == 2 else a.copy())
+    return copy
+
+
+@given(weights)
+def test_a_weight_becomes_the_nearest_float16_and_what_is_one_stays(x):
+    rounded = F16.fake_quantize(x)
+    assert rounded.dtype == np.float32
+    assert rounded.tobytes() == x.astype(np.float16).astype(np.float32).tobytes()
+    assert F16.fake_quantize(rounded).tobytes() == rounded.tobytes()
+    assert np.array_equal(F16.nearest(x, F16.encode(x)[1]), F16.encode(x)[0])
+    assert F16.fake_quantize(x.astype(np.float64)).dtype == np.float64
+
+
+@given(weights)
+def test_packed_halves_are_the_numbers_own_bytes(x):
+    packed = packing.quantize(F16, x)
+    assert packed.dtype == np.uint8 and packed.shape == (3, 64)
+    assert packed.tobytes() == x.astype("<f2").tobytes()
+    assert packing.matrix_shape(F16, packed) == x.shape
+    assert packing.dequantize(F16, packed).tobytes() == F16.fake_quantize(x).tobytes()
+    assert packing.pack(F16, *packing.unpack(F16, packed)).tobytes() == packed.tobytes()
+
+
+def test_what_no_finite_float16_is_near_to_is_refused():
+    for value, said in ((65505.0, "at most 65504"), (np.inf, "not finite"), (np.nan, "not finite")):
+        with pytest.raises(UserError, match=f"qkv.*{said}"):
+            F16.encode(np.array([[1.0, value]], np.float32), "qkv")
+
+
+def test_gradients_pass_where_there_is_a_level():
+    x = np.array([[1.0, -65504.0, 7e4]], np.float32)
+    assert [F16.straight_through_mask(x, mask) is None for mask in MASKS] == [True, False, False]
+    for mask in MASKS[1:]:
+        assert F16.straight_through_mask(x, mask).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "rtn"])
+def test_methods_that_choose_scales_have_none_to_choose(method):
+    batches = [np.arange(40, dtype=np.int64).reshape(2, 20) % 61]
+    with pytest.raises(UserError, match="f16 has no scales"):
+        quantize_after_training(model_with("none"), HALVES, method, batches)
+
+
+@pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
+def test_there_is_no_step_to_learn(scales):
+    with pytest.raises(UserError, match="f16"):
+        make_room_for_learned_steps(model_with("none"), QuantizationSpec("f16", "f16", "f16", scales=scales))
+
+
+@pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
+def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
+    x, weight = (np.random.default_rng(seed).standard_normal((5, 24)).astype(np.float32) for seed in (0, 1))
+    matrix = PackedMatrix(grid_named("f16"), packing.quantize(F16, weight), activations)
+    kernel = kernels.for_array(x)
+    assert matrix.activations == "none" and matrix.has_a_kernel(kernel)
+    for first, last in ((0, 24), (3, 19), (8, None)):
+        part = np.ascontiguousarray(x[:, first:last])
+        for chosen in (plain, kernel):
+            found = chosen.linear(part, matrix.prepare(chosen, first, last))
+            expected = part @ F16.fake_quantize(weight)[:, first:last].T
+            assert_close(found, expected, COMPARISONS["product by NumPy"])
+
+
+def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays():
+    model = model_with("token_conditioned")
+    packed = round_to_nearest(model, HALVES)
+    assert 16 < bits_per_weight(packed) < 16.5  # the norms are float32
+    again = restore(model_with("token_conditioned", seed=9), HALVES, stored_arrays(packed))
+    tokens = np.arange(12).reshape(1, 12)
+    logits = [trunk.logits(trunk.hidden(tokens)).data.tobytes() for trunk in (again.trunk, packed.trunk)]
+    assert logits[0] == logits[1]
+
+
+def test_training_through_the_rounding_to_halves_sees_the_numbers_of_the_packed_model():
+    prepared = prepare(model_with("none"), HALVES)
+    tokens = np.arange(12).reshape(1, 12)
+    expected = halved(model_with("none"))
+    packed = convert(prepared)
+    logits = expected.logits(expected.hidden(tokens)).data
+    for model in (prepared, packed):
+        found = model.logits(model.hidden(tokens)).data
+        assert_close(found, logits, COMPARISONS["logits, float32"], max(1.0, np.abs(logits).max()))
+
+
+@pytest.mark.parametrize("kind", ["none", *HEADS])
+def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
+    model = model_with(kind)
+    texts = []
+    for form in (round_to_nearest(model, HALVES), halved(model)):
+        target, drafter = deploy(form)
+        for law in (SamplingParams(0.0), SamplingParams(0.8)):
+            generation = generate(target, drafter, [3, 1, 4], max_new_tokens=16, sampling=law, seed=1)
+            texts.append(list(generation))
+    assert target.rows_at_once and texts[:2] == texts[2:]
+
+
+@pytest.mark.usefixtures("cuda_sources")
+@settings(max_examples=8)
+@given(rows=st.integers(1, 40), outputs=st.integers(1, 50), columns=st.integers(1, 70), seed=st.integers(0, 2**32))
+def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outputs, columns, seed):
+    """Also of rows that no load of 16 bytes divides."""
+    from minimtp.kernels import cuda
+
+    rng = np.random.default_rng(seed)
+    x, weight = (rng.standard_normal((n, columns)).astype(np.float32) for n in (rows, outputs))
+    packed = device.xp.asarray(packing.quantize(F16, weight))
+    there = device.xp.asarray(x)
+    expected = x.astype(np.float64) @ F16.fake_quantize(weight).astype(np.float64).T
+    size = (columns + 4) * np.abs(x).max() * np.abs(weight).max()
+    prepared = cuda.prepare_f16(packed)
+    assert prepared.weight.dtype == np.float16 and prepared.nbytes == packed.nbytes
+    assert_close(cuda.linear(there, prepared), expected, COMPARISONS["product"], size)
+    out = device.xp.ones((rows, outputs), np.float32)
+    cuda_products.add_linear(there, prepared, out)
+    assert_close(out, 1 + expected, COMPARISONS["product"], size + 1)
+    assert_close(plain.linear(there, plain.prepare_f16(packed)), expected, COMPARISONS["product"], size)
+
+
+@pytest.mark.parametrize("choice", ["plain", "auto"])
+@pytest.mark.parametrize("kind", ["none", "token_conditioned"])
+def test_decoding_with_halves_reads_on_the_device_as_on_the_host(device, choose_kernels, kind, choice):  # noqa: F811
+    choose_kernels(choice, device)
+    model = round_to_nearest(model_with(kind), HALVES)
+    host, host_drafter = deploy(model)
+    target, drafter = deploy(round_to_nearest(moved(model_with(kind), device), HALVES))
+    if choice == "auto":
+        assert target._trunk.output.kind == "f16" and target._trunk.blocks[0].qkv.weight.dtype == np.float16
+    for law in (SamplingParams(0.0), SamplingParams(0.8)):
+        both = (host, host_drafter), (target, drafter)
+        runs = [generate(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2) for t, d in both]
+        for run in runs:
+            list(run)
+        if law.greedy:
+            assert parted_at_a_tie(host, runs[1].tokens, runs[0].tokens)
+        else:
+            assert runs[1].tokens == runs[0].tokens

@@ -1,0 +1,421 @@
+"""The lessons are in order, run, print what their texts say, and their exercises are the library's functions."""
+
+import ast
+import importlib.util
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lessons import course
+from minimtp.training.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = ROOT / "lessons"
+NUMBERS = range(1, len(course.NAMES) + 1)
+MOST_CHANGES, LONGEST_STORY, LONGEST_RUN = 3, 40, 600  # settings, lines, seconds (about a minute where nothing else runs)
+ALWAYS = {"minimtp"}  # its __init__ imports nothing
+
+
+def folder(number):
+    return LESSONS / course.NAMES[number - 1]
+
+
+def text(number):
+    return (folder(number) / "README.md").read_text(encoding="utf-8")
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def every_lesson(test):
+    return pytest.mark.parametrize("number", NUMBERS, ids=lambda number: course.NAMES[number - 1])(test)
+
+
+# ------------------------------------------------------------------------------------------------- order and settings
+
+
+def library_file(module):
+    path = ROOT / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imported(path):
+    """The library's modules that are imported when the file is: those inside functions are not needed to read it."""
+    names = set()
+    for node in parse(path).body:
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "minimtp":
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = {name for name in submodules if library_file(name).is_file()}
+            names |= submodules or {node.module}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "minimtp"}
+    return names - ALWAYS
+
+
+def test_lessons_are_numbered_from_one_without_a_gap():
+    assert [int(name[6:8]) for name in course.NAMES] == list(NUMBERS)
+
+
+@every_lesson
+def test_a_lesson_introduces_modules_that_exist_and_that_no_earlier_lesson_introduced(number):
+    modules = course.introduced(number)
+    assert not [module for module in modules if not library_file(module).is_file()]
+    assert len(set(modules)) == len(modules)
+
+
+@every_lesson
+def test_what_a_lesson_introduces_imports_only_what_has_been_introduced(number):
+    known = set(course.introduced(number))
+    for module in known:
+        assert imported(library_file(module)) <= known, f"{module} needs a module that no lesson up to {number} introduces"
+    for path in folder(number).glob("*.py"):
+        assert imported(path) <= known, f"{path.name} uses a module that no lesson up to {number} introduces"
+
+
+@every_lesson
+def test_a_recipe_is_the_last_one_with_at_most_three_settings_changed(number):
+    if number > 1:
+        assert len(course.changes(number)) <= MOST_CHANGES
+
+
+@every_lesson
+def test_the_story_of_a_lesson_fits_a_page(number):
+    assert len((folder(number) / "__main__.py").read_text().splitlines()) <= LONGEST_STORY
+
+
+def test_a_preset_keeps_its_sizes_and_takes_over_what_the_lessons_changed():
+    for name, settings in PRESETS.items():
+        recipe = course.recipe_of(NUMBERS[-1], name)
+        assert all(getattr(recipe, setting) == value for setting, value in settings.items())
+
+
+# ---------------------------------------------------------------------------------------------------------- exercises
+
+
+def definitions(tree):
+    """{name: node} of the functions and classes at the top of a file."""
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def library_definition(number, name):
+    found = [node for module in course.introduced(number) if (node := definitions(parse(library_file(module))).get(name))]
+    assert len(found) == 1, f"{name} should be in one of the modules introduced so far, and is in {len(found)}"
+    return found[0]
+
+
+def functions(node):
+    """{name: function} of a function or of a class's methods."""
+    return {node.name: node} if isinstance(node, ast.FunctionDef) else definitions(node)
+
+
+def outside_methods(node):
+    """A class's decorators, bases and fields."""
+    fields = [part for part in node.body if not isinstance(part, ast.FunctionDef)]
+    return [ast.dump(part) for part in [*node.decorator_list, *node.bases, *fields]]
+
+
+def is_stub(function, number):
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return len(body) == 1 and ast.unparse(body[0]).startswith(f"raise NotImplementedError('lesson {number}: ")
+
+
+def stubs(number):
+    """Names of what the lesson's exercise.py asks for."""
+    tree = definitions(parse(folder(number) / "exercise.py"))
+    return {name: node for name, node in tree.items() if any(is_stub(f, number) for f in functions(node).values())}
+
+
+@every_lesson
+def test_a_stub_has_the_librarys_signature_and_docstring_and_no_body(number):
+    tree = definitions(parse(folder(number) / "exercise.py"))
+    assert tree.keys() == stubs(number).keys() and 1 <= len(tree) <= 3
+    for name, node in tree.items():
+        original = library_definition(number, name)
+        assert ast.get_docstring(node) == ast.get_docstring(original), name
+        if isinstance(node, ast.ClassDef):
+            assert outside_methods(node) == outside_methods(original), name
+        mine, theirs = functions(node), functions(original)
+        assert mine.keys() == theirs.keys(), name
+        for method, function in mine.items():
+            other = theirs[method]
+            assert ast.dump(function.args) == ast.dump(other.args), f"{name}.{method}: another signature"
+            assert [ast.dump(d) for d in function.decorator_list] == [ast.dump(d) for d in other.decorator_list]
+            assert ast.get_docstring(function) == ast.get_docstring(other), f"{name}.{method}: another docstring"
+            given = [ast.dump(statement) for statement in function.body] == [ast.dump(statement) for statement in other.body]
+            assert given or is_stub(function, number), f"{name}.{method} is neither given whole nor left open"
+
+
+def exercise_tests(number):
+    """The test files that the lesson's text tells the reader to run."""
+    return [file for files in re.findall(r"^pytest --mine (.+)$", text(number), flags=re.MULTILINE) for file in files.split()]
+
+
+def solution(number):
+    """The lesson's exercise.py with the library's own definitions in it."""
+    parts = []
+    for name in stubs(number):
+        modules = [m for m in course.introduced(number) if name in definitions(parse(library_file(m)))]
+        home = importlib.import_module(modules[0])
+        names = ", ".join(n for n in vars(home) if not n.startswith("__"))
+        parts.append(f"from {modules[0]} import {names}\n")
+        parts.append(ast.unparse(library_definition(number, name)) + "\n")
+    return "\n".join(parts)
+
+
+def run_exercises(project):
+    """{test file: [(outcome, line)]} of `pytest --mine` on a copy of lessons and tests; the library is the real one.
+
+    Open exercises have a line each, other tests as well.
+    """
+    files = [file for number in NUMBERS for file in exercise_tests(number)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--hypothesis-profile=few", "--mine", *files]
+    environment = os.environ | {"PYTHONPATH": f"{project}{os.pathsep}{ROOT}", "COLUMNS": "1000"}
+    output = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True).stdout
+    outcomes = {file: [] for file in files}
+    for outcome, file, line in re.findall(r"^(PASSED|FAILED|ERROR|OPEN) (tests/[\w/]+\.py)(.*)$", output, flags=re.MULTILINE):
+        outcomes[file].append((outcome, line))
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What `pytest --mine` says of every lesson's exercises: left open, and filled in with the library's functions."""
+    projects = {state: tmp_path_factory.mktemp(state) for state in ("open", "solved")}
+    for project in projects.values():
+        for part in ("lessons", "tests", "pyproject.toml"):
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, project / part)
+    for number in NUMBERS:
+        (projects["solved"] / "lessons" / course.NAMES[number - 1] / "exercise.py").write_text(solution(number))
+    with ThreadPoolExecutor(len(projects)) as pool:
+        return dict(zip(projects, pool.map(run_exercises, projects.values()), strict=True))
+
+
+@every_lesson
+def test_open_exercises_fail_with_a_sentence_that_says_what_is_to_be_written(number, outcomes):
+    for file in exercise_tests(number):
+        assert outcomes["open"][file], f"no test in {file} takes the fixture `own`"
+        for outcome, line in outcomes["open"][file]:
+            assert outcome == "OPEN" and f" - lesson {number}: " in line, line
+
+
+@every_lesson
+def test_the_library_is_a_solution_of_the_exercises(number, outcomes):
+    for file in exercise_tests(number):
+        assert [line for outcome, line in outcomes["solved"][file] if outcome != "PASSED"] == []
+
+
+@every_lesson
+def test_every_exercise_is_tested_in_files_that_are_this_lessons_alone(number):
+    others = {file for other in NUMBERS if other != number for file in exercise_tests(other)}
+    assert exercise_tests(number) and not set(exercise_tests(number)) & others
+    sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in exercise_tests(number))
+    for name in stubs(number):
+        assert re.search(rf"\bown\([\w.]*\b{name}\)", sources), f"no test asks for own({name})"
+
+
+# ----------------------------------------------------------------------------------------------------------- the runs
+
+REPORT_LOADED = """
+import runpy, sys
+sys.argv[0] = "-m"
+runpy.run_module({module!r}, run_name="__main__")
+print(*sorted(name for name in sys.modules if name.startswith("minimtp")), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run a lesson once on the preset tiny, alone in an empty folder, with the plain kernels, which load no others."""
+    done = {}
+
+    def run(number):
+        if number not in done:
+            cwd = tmp_path_factory.mktemp("alone")
+            code = REPORT_LOADED.format(module=f"lessons.{course.NAMES[number - 1]}")
+            done[number] = run_python(["-c", code, "--preset", "tiny", "--device", "cpu"], cwd, MINIMTP_KERNELS="plain"), cwd
+        return done[number]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory):
+    """Where the lessons run one after another, as a reader runs them: later ones find the models of earlier ones."""
+    return tmp_path_factory.mktemp("reader")
+
+
+def run_python(arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True, text=True, timeout=LONGEST_RUN,
+    )  # fmt: skip
+
+
+@every_lesson
+def test_a_lesson_runs_alone_and_says_its_number_beside_the_last_ones(number, runs):
+    process, _ = runs(number)
+    assert process.returncode == 0, process.stderr
+    before, now = process.stdout.splitlines()[-2:]
+    assert before.split()[:2] == ["lesson", str(number - 1)] and now.split()[:2] == ["lesson", str(number)]
+
+
+@every_lesson
+def test_a_run_loads_no_module_that_has_not_been_introduced(number, runs):
+    process, _ = runs(number)
+    loaded = {name for name in process.stderr.splitlines()[-1].split() if not is_empty_package(name)} - ALWAYS
+    assert loaded <= set(course.introduced(number))
+
+
+def is_empty_package(name):
+    """A folder whose __init__ says nothing but what the folder is for."""
+    path = library_file(name)
+    return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in parse(path).body)
+
+
+@every_lesson
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the pictures")
+def test_a_lesson_saves_its_picture(number, runs):
+    _, cwd = runs(number)
+    assert (cwd / "runs" / "lessons" / "tiny" / f"lesson{number:02d}" / "picture.png").stat().st_size > 10_000
+
+
+def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
+    (tmp_path / "file").touch()
+    for options in (["--device", "cdua"], ["--preset", "tyni"], ["--nonsense"], ["--out", "file"]):
+        process = run_python(["-m", f"lessons.{course.NAMES[0]}", *options], tmp_path)
+        assert process.returncode == 2
+        assert "Traceback" not in process.stderr and options[-1] in process.stderr
+
+
+# ----------------------------------------------------------------------------------------------------------- the texts
+
+# How far a number that is printed again may lie from the one in the text, by its unit: (factor, absolute).
+BOUNDS = {
+    "s": (8.0, 0.0), "ms": (8.0, 0.0), "tokens/s": (8.0, 0.0), "x": (5.0, 0.0),  # the machine, and what else it does
+    "Gweight/s": (8.0, 0.0), "a pass": (3.0, 0.0),  # how far to draft was chosen by the clock
+    "bits": (1.05, 0.2), "%": (1.0, 6.0), "tokens": (1.2, 0.0),  # another Python has another standard library
+}  # fmt: skip
+# Another processor rounds products otherwise, and training makes another model of that. Between two generations of one maker's
+# were seen: texts of 2.10 and 1.95 bits, 0.60 and 0.48; 14 and 19 %; and of models that rounding has ruined, 12.2 and 8.5 bits.
+RUINED, OF_THE_RUINED = 3.0, (1.6, 0.0)  # bits
+SCIENTIFIC = (10.0, 0.0)  # errors of rounding
+MEAN = (1.1, 0.0)  # a decimal fraction without a unit
+EXACT = (1.0, 0.0)  # a count
+UNITS = "|".join(sorted(BOUNDS, key=len, reverse=True))
+NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)" rf"(?: ?({UNITS}))?(?!\w)")
+
+
+def numbers(line):
+    """[(value, unit or "", as written)] of a line."""
+    return [(float(written.replace(",", "")), unit, written) for written, unit in NUMBER.findall(line)]
+
+
+def close(quoted, printed):
+    (value, unit, written), (again, unit_again, _) = quoted, printed
+    without_unit = SCIENTIFIC if "e" in written else MEAN if "." in written else EXACT
+    factor, absolute = OF_THE_RUINED if unit == "bits" and value > RUINED else BOUNDS.get(unit, without_unit)
+    if unit != unit_again:
+        return False
+    if value == again or abs(value - again) <= absolute:
+        return True
+    return value * again > 0 and max(value / again, again / value) <= factor * (1 + 1e-12)
+
+
+def blocks(markdown, kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def comparable(output):
+    """The lines with something to compare: not the samples of text ("| ..."), which change with the last bit of a weight."""
+    return [line for line in output.splitlines() if line.strip() and not line.lstrip().startswith("|")]
+
+
+@every_lesson
+@pytest.mark.slow
+def test_a_lesson_prints_what_its_text_shows_within_the_stated_bounds(number, shared_folder):
+    process = run_python(["-m", f"lessons.{course.NAMES[number - 1]}"], shared_folder)
+    assert process.returncode == 0, process.stderr
+    (quoted,) = blocks(text(number), "text")
+    quoted, printed = comparable(quoted), comparable(process.stdout)
+    assert [NUMBER.sub("#", line).split() for line in quoted] == [NUMBER.sub("#", line).split() for line in printed]
+    for mine, theirs in zip(quoted, printed, strict=True):
+        for a, b in zip(numbers(mine), numbers(theirs), strict=True):
+            assert close(a, b), f"the text says {a[2]} {a[1]} and the run {b[2]} {b[1]}: {theirs}"
+
+
+def printed_values(number):
+    (output,) = blocks(text(number), "text")
+    return [value for line in output.splitlines() for value, _, _ in numbers(line)]
+
+
+def assert_printed(prose, printed):
+    """Every decimal fraction in the prose is a printed number, rounded to the digits it has."""
+    for value, _, written in numbers(prose):
+        if "." in written:
+            digits = len(written.partition(".")[2])
+            assert any(math.isclose(round(p, digits), value) for p in printed), f"{written} is not what the run printed"
+
+
+@every_lesson
+def test_decimals_in_a_lessons_prose_stand_in_its_output_too(number):
+    prose = re.sub(r"^```.*?^```|^    .*?$|`[^`]*`|\[[^\]]*\]\([^)]*\)|arXiv [\d.]+", "", text(number), flags=re.M | re.S)
+    assert_printed(prose.partition("## Further reading")[0], printed_values(number))
+
+
+@every_lesson
+def test_the_overview_says_of_a_lesson_what_its_run_prints(number):
+    overview = (LESSONS / "README.md").read_text(encoding="utf-8")
+    link = re.escape(f"| [{number}]({course.NAMES[number - 1]}/README.md) |")
+    (row,) = re.findall(rf"^{link}(.*)\| [\d.]+ \|$", overview, flags=re.MULTILINE)
+    assert_printed(row, printed_values(number))
+
+
+SECTIONS = ["The wrong way first", "The idea", "Shapes", "By hand", "Run it", "On a GPU", "Exercises", "What changed",
+            "Further reading"]  # fmt: skip
+
+
+@every_lesson
+def test_a_text_has_its_question_its_picture_and_its_sections_in_order(number):
+    main = definitions(parse(folder(number) / "__main__.py"))["main"]
+    question = ast.get_docstring(main)
+    assert f"**{question}**" in text(number)
+    assert question in (LESSONS / "README.md").read_text(encoding="utf-8")
+    assert "(picture.png)" in text(number)
+    found = re.findall(r"^## (.*)$", text(number), flags=re.MULTILINE)
+    assert found == SECTIONS
+
+
+@every_lesson
+def test_every_command_in_a_text_exists_with_its_options(number):
+    for command in script("readme_commands").commands(text(number)):
+        words = shlex.split(command)
+        if words[:2] == ["python", "-m"]:
+            assert words[2] == f"lessons.{course.NAMES[number - 1]}"
+            course.make_parser(number).parse_args(words[3:])
+        elif words[0] == "pytest":
+            assert all((ROOT / word).is_file() for word in words[1:] if not word.startswith("-")), command
+        else:
+            raise AssertionError(f"{command!r}: a lesson's text may tell the reader to run python -m lessons... or pytest")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(LESSONS.rglob("README.md")), ids=lambda path: path.parent.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (path.parent / target).exists(), target

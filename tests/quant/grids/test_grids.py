@@ -1,0 +1,97 @@
+"""Q4_0 and Q8_0 in numbers: what is special about each, and the named counter-examples to laws that are false for one."""
+
+import pytest
+from hypothesis import given
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.quant.grids.registry import GRIDS, Q4_0, Q8_0, grid_named
+from tests.strategies import weight_matrices
+
+each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
+each_kernel = pytest.mark.parametrize("kernel", ["plain", "auto"])
+
+HALF_ULP_OF_FLOAT16 = 2.0**-11  # relative, of normal numbers
+
+
+def row(*values):
+    """One group: the values, then zeros."""
+    matrix = np.zeros((1, 32), np.float32)
+    matrix[0, : len(values)] = values
+    return matrix
+
+
+def test_the_published_sizes_include_the_scales():
+    assert (Q4_0.bits_per_weight, Q8_0.bits_per_weight) == (4.5, 8.5)
+
+
+# ------------------------------------------------------------------------------------------------- how far rounding moves
+
+
+def test_counter_example_q4_0_can_miss_by_more_than_half_a_step():
+    """Opposite to the extreme the code +8 does not exist."""
+    x = row(-8, 8)
+    assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]  # the step is 1
+
+
+def test_counter_example_q4_0_can_miss_by_more_than_a_step_when_the_scale_is_rounded_down():
+    step = 1 + HALF_ULP_OF_FLOAT16  # half way between two float16 numbers, stored as 1
+    x = row(-8 * step, 8 * step)
+    assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]
+    assert 8 * step - 7 > step * (1 + 6 * HALF_ULP_OF_FLOAT16)
+
+
+# -------------------------------------------------------------------------------------------------------------- symmetries
+
+
+@each_grid
+def test_counter_example_scaling_by_three_does_not_scale_the_result(grid):
+    x = row(-1.1, 0.3, 0.77)
+    assert not np.array_equal(grid.fake_quantize(3 * x), 3 * grid.fake_quantize(x))
+
+
+def test_counter_example_of_two_equal_extremes_q4_0_keeps_the_first():
+    assert Q4_0.fake_quantize(row(8, -8))[0, :2].tolist() == [8, -7]
+    assert Q4_0.fake_quantize(row(-8, 8))[0, :2].tolist() == [-8, 7]
+
+
+@given(x=weight_matrices())
+def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_group_the_outermost(x):
+    groups = x.reshape(-1, 32)
+    groups = groups[np.abs(groups).max(axis=-1) > 127 * 2.0**-127]  # below, the codes are 0
+    if len(groups):
+        extreme = np.abs(groups).argmax(axis=-1)[:, None]
+        assert (np.take_along_axis(Q4_0.encode(groups)[0], extreme, axis=-1) == -8).all()
+        assert (np.abs(np.take_along_axis(Q8_0.encode(groups)[0], extreme, axis=-1)) == 127).all()
+
+
+def test_halves_are_rounded_away_from_zero_in_q8_0_and_upwards_in_q4_0():
+    q8_0 = row(127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0)))  # the step is 1
+    assert Q8_0.encode(q8_0)[0][0, :8].tolist() == [127, 1, 2, 3, -1, -2, -3, 0]
+    q4_0 = row(-8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5)  # the step is 1; where it is negative, upwards means downwards
+    assert Q4_0.encode(q4_0)[0][0, :7].tolist() == [-8, 1, 2, 3, 0, -1, -2]
+    assert Q4_0.fake_quantize(-q4_0)[0, :7].tolist() == [8, -1, -2, -3, 0, 1, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------ odd groups
+
+
+@each_kernel
+@each_grid
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 2.0**-128, 1e-38, 1e-30, 1e-9])
+def test_a_group_too_small_for_a_float16_scale_becomes_zeros(grid, kernel, size):
+    x = np.linspace(-size, size, 32, dtype=np.float32)[None]
+    kernels.use(kernel)
+    try:
+        codes, scales = grid.encode(x)
+        assert codes.min() >= grid.smallest_code and codes.max() <= grid.largest_code
+        assert not scales.any() and not grid.fake_quantize(x).any()
+        assert size > 2.0**-128 or not codes.any()  # where even 1 / d is infinite
+    finally:
+        kernels.use("auto")
+
+
+def test_an_unknown_grid_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UserError, match="unknown grid 'q4_3': use q4_0, q4_1, q8_0, q4_k, q6_k, or"):
+        grid_named("q4_3")

@@ -1,0 +1,83 @@
+"""Rounding modes: the same numbers everywhere but at halves, and there what the name says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.quant.grids.rounding import ROUNDINGS, half_away, half_even, half_up, stochastic
+
+numbers = st.lists(st.floats(-(2.0**30), 2.0**30, width=32), min_size=1, max_size=20).map(lambda x: np.array(x, np.float32))
+each_mode = pytest.mark.parametrize("rounding", ROUNDINGS.values(), ids=ROUNDINGS.keys())
+
+
+@each_mode
+@given(x=numbers)
+def test_the_result_is_a_nearest_integer(rounding, x):
+    rounded = rounding(x)
+    assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
+    assert (np.abs(rounded.astype(np.float64) - x) <= 0.5).all()
+
+
+@each_mode
+@given(x=numbers)
+def test_integers_stay(rounding, x):
+    assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
+
+
+HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
+
+
+def test_halves_go_away_from_zero_and_what_lies_just_below_a_half_does_not(own):
+    assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
+    below = np.nextafter(HALVES, np.float32(0))
+    assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], "x + 0.5 rounds by itself: 0.49999997 becomes 1"
+
+
+@given(x=numbers)
+def test_halves_apart_rounding_half_away_is_rounding_to_the_nearest_integer(own, x):
+    rounded = own(half_away)(x)
+    assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
+    error = np.abs(rounded.astype(np.float64) - x)
+    assert (error <= 0.5).all() and (np.abs(rounded) > np.abs(x))[error == 0.5].all()
+
+
+def test_halves_go_where_the_name_says():
+    assert half_even(HALVES).tolist() == [-2, -2, 0, 0, 2, 2]
+    assert half_up(HALVES).tolist() == [-2, -1, 0, 1, 2, 3]
+
+
+@each_mode
+def test_away_from_halves_every_mode_goes_to_the_nearer_integer_on_both_sides_of_zero(rounding):
+    x = np.array([-2.75, -2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75], np.float32)
+    assert rounding(x).tolist() == [-3, -2, -2, -1, -1, 0, 0, 1, 1, 2, 2, 3]
+
+
+@each_mode
+def test_just_below_a_half_is_not_a_half(rounding):
+    below = np.nextafter(np.float32(0.5), np.float32(0))
+    assert rounding(np.array([below, -below])).tolist() == [0, 0]
+
+
+@given(x=numbers, seed=st.integers(0, 2**32))
+def test_stochastic_rounding_moves_by_less_than_one_and_leaves_integers(x, seed):
+    rounding = stochastic(np.random.default_rng(seed))
+    assert (np.abs(rounding(x).astype(np.float64) - x) < 1).all()
+    assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
+
+
+def test_an_integer_stays_even_when_the_smallest_number_is_drawn():
+    class Lowest:
+        def random(self, shape):
+            return np.zeros(shape)
+
+    assert stochastic(Lowest())(np.array([-1.0, 0.0, 2.0, 2.5])).tolist() == [-1, 0, 2, 3]
+
+
+@pytest.mark.parametrize("value", [-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625])
+def test_the_mean_of_stochastic_roundings_is_the_number(value):
+    """Within four standard errors of a draw that is 1 with probability p; also where p is far below 2**-8."""
+    draws = 200_000
+    rounded = stochastic(np.random.default_rng(0))(np.full(draws, value, np.float64))
+    p = value - np.floor(value)
+    assert abs(rounded.mean() - value) <= 4 * np.sqrt(p * (1 - p) / draws)

@@ -1,0 +1,133 @@
+"""Keys and values in few bits: what the rotation keeps, what it helps, and that training reads what a cache would hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from minimtp import kernels
+from minimtp.backend import numpy as np
+from minimtp.engine.fused import CausalAttention
+from minimtp.engine.tensor import Parameter
+from minimtp.errors import UserError
+from minimtp.model.loss import evaluate_losses
+from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.quant.grids.registry import grid_named
+from minimtp.quant.packed import stored_arrays
+from minimtp.quant.qat.kv_cache import RoundedCacheAttention, decode_rows, encode_rows, hadamard, rounded_rows
+from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare, restore
+
+SHAPE = ModelConfig(vocabulary_size=11, context_length=16, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, intermediate_size=64)
+each_cache = pytest.mark.parametrize("cache", ["int8", "int4"])
+
+
+def build(seed=0):
+    model = Transformer(SHAPE, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    for name, parameter in model.named_parameters():
+        parameter.data = (rng.standard_normal(parameter.shape) * 0.3 + ("norm" in name)).astype(np.float32)
+    return model
+
+
+@given(head_dim=st.integers(1, 96))
+def test_the_rotation_is_orthonormal_and_mixes_all_it_can(head_dim):
+    matrix = hadamard(head_dim, np.zeros(1))
+    assert np.allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-14)
+    mixed = head_dim & -head_dim
+    assert ((matrix != 0).sum(axis=0) == mixed).all() and np.allclose(np.abs(matrix[matrix != 0]), mixed**-0.5)
+
+
+@given(seed=st.integers(0, 2**32), head_dim=st.sampled_from([8, 32, 48, 64]))
+def test_a_query_rotated_alike_gives_the_same_scores(seed, head_dim):
+    rng = np.random.default_rng(seed)
+    query, keys = rng.standard_normal((3, head_dim)), rng.standard_normal((5, head_dim))
+    rotation = hadamard(head_dim, keys)
+    assert np.allclose((query @ rotation) @ (keys @ rotation).T, query @ keys.T, atol=1e-12)
+
+
+@given(rows=arrays.arrays(np.float32, (3, 16), elements=st.floats(-100, 100, width=32)))
+def test_int8_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
+    step = np.abs(rows).max(axis=1, keepdims=True) / 127
+    slack = step * 127 * 2.0**-11 + 127 * 2.0**-25  # of the scale's own rounding to a float16, normal or not
+    found = decode_rows(*encode_rows(rows, "int8"), "int8")
+    assert (np.abs(found - rows) <= step / 2 * 1.001 + slack).all()
+
+
+def test_at_four_bits_the_rotation_saves_what_a_large_channel_would_take():
+    rows = np.random.default_rng(0).standard_normal((256, 32)).astype(np.float32)
+    rows[:, 5] *= 30
+    rotated = decode_rows(*encode_rows(rows, "int4"), "int4")
+    straight = grid_named("int4-restricted-g32").fake_quantize(rows)
+    assert np.square(rotated - rows).mean() < 0.5 * np.square(straight - rows).mean()
+
+
+@each_cache
+def test_attention_reads_exactly_what_a_cache_would_hold(cache):
+    rng = np.random.default_rng(0)
+    qkv, angles = rng.standard_normal((2, 7, 8 * 16)).astype(np.float32), rng.uniform(0, 6, (7, 8)).astype(np.float32)
+    operation = RoundedCacheAttention(cache, 4, 2, np.cos(angles), np.sin(angles))
+    operation.forward(qkv)
+    exact = CausalAttention(4, 2, np.cos(angles), np.sin(angles))
+    exact.forward(qkv)
+    for read, written in ((operation.key, exact.key), (operation.value, exact.value)):
+        stored = decode_rows(*encode_rows(written.reshape(-1, 16), cache), cache).reshape(written.shape)
+        assert np.array_equal(read, stored) and not np.array_equal(read, written)
+
+
+@each_cache
+def test_the_gradient_is_that_of_attention_whose_rounding_errors_are_constants(cache):
+    """The surrogate of straight-through, differentiated numerically in a random direction."""
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 6, (7, 8))
+    rotary = np.cos(angles), np.sin(angles)
+    qkv, gradient = Parameter(rng.standard_normal((2, 7, 8 * 16))), rng.standard_normal((2, 7, 4 * 16))
+    RoundedCacheAttention(cache, 4, 2, *rotary).apply(qkv).backward(gradient)
+    rounded, exact = RoundedCacheAttention(cache, 4, 2, *rotary), CausalAttention(4, 2, *rotary)
+    rounded.forward(qkv.data)
+    exact.forward(qkv.data)
+    errors = [rounded.key - exact.key, rounded.value - exact.value]
+
+    def surrogate(inputs):
+        operation, left = CausalAttention(4, 2, *rotary), list(errors)
+        operation.kept = lambda rows: rows + left.pop(0)
+        return (operation.forward(inputs) * gradient).sum()
+
+    direction, h = rng.standard_normal(qkv.shape), 1e-5
+    slope = (surrogate(qkv.data + h * direction) - surrogate(qkv.data - h * direction)) / (2 * h)
+    assert (qkv.grad * direction).sum() == pytest.approx(slope, rel=1e-7)
+
+
+@each_cache
+def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cache):
+    kernels.use("plain")
+    try:
+        spec = QuantizationSpec(cache=cache)
+        model, tokens = prepare(build(), spec), np.random.default_rng(1).integers(0, 11, (3, 10))
+        packed = convert(model)
+        restored = restore(build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()})
+        losses = [evaluate_losses(each, tokens)[0] for each in (model, packed, restored)]
+        assert losses[0].tobytes() == losses[1].tobytes() == losses[2].tobytes()
+        floats = evaluate_losses(prepare(build(), QuantizationSpec()), tokens)[0]
+        assert not np.array_equal(floats, losses[0]) and np.allclose(floats, losses[0], atol=1.0)
+    finally:
+        kernels.use("auto")
+
+
+def test_keys_that_are_not_finite_are_an_error():
+    with pytest.raises(UserError, match="the cache holds values that are not finite"):
+        RoundedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(np.full((1, 2, 12), np.nan))
+
+
+def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UserError, match="unknown cache 'int2': use float, int8, int4"):
+        QuantizationSpec(cache="int2")
+
+
+@each_cache
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_come_back_in_their_own_shape_and_precision(cache, dtype):
+    rows = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(dtype)
+    back = rounded_rows(rows, cache)
+    assert back.dtype == dtype and back.shape == rows.shape and hadamard(16, rows).dtype == dtype
+    alone = np.stack([rounded_rows(row[None], cache)[0] for row in rows.reshape(-1, 16)])
+    assert np.array_equal(back.reshape(-1, 16), alone)

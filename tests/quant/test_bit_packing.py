@@ -1,0 +1,97 @@
+"""Codes as bytes: nothing is lost for any length, and each order is the one its name says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from minimtp.backend import numpy as np
+from minimtp.quant.bit_packing import ORDERS, flip_sign_bit, pack4, pack_bits, packed_size, unpack4, unpack_bits
+from minimtp.quant.grids.registry import Q4_0
+
+each_order = pytest.mark.parametrize("order", ORDERS)
+shapes = st.one_of(st.tuples(st.integers(0, 70)), st.tuples(st.integers(1, 3), st.integers(0, 70)))
+
+
+@each_order
+@given(codes=shapes.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=st.integers(0, 15))))
+def test_unpacking_undoes_packing_for_any_number_of_codes(order, codes):
+    packed = pack4(codes, order)
+    assert packed.dtype == np.uint8 and 2 * packed.shape[-1] - codes.shape[-1] < len(ORDERS[order])
+    unpacked = unpack4(packed, order, codes.shape[-1])
+    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, codes)
+
+
+@each_order
+@given(packed=arrays.arrays(np.uint8, (2, 32)))
+def test_packing_undoes_unpacking_for_any_bytes(order, packed):
+    assert np.array_equal(pack4(unpack4(packed, order, 64), order), packed)
+
+
+def test_each_order_puts_the_codes_where_its_name_says():
+    codes = np.arange(8, dtype=np.uint8)
+    assert pack4(codes, "adjacent-lo-first").tolist() == [0x10, 0x32, 0x54, 0x76]
+    assert pack4(codes, "adjacent-hi-first").tolist() == [0x01, 0x23, 0x45, 0x67]
+    assert pack4(codes, "adjacent-lo-first").view("<u4").item() == sum(code << 4 * i for i, code in enumerate(range(8)))
+    assert pack4(codes, "awq").view("<u4").item() == sum(code << 4 * i for i, code in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    codes = np.arange(32, dtype=np.uint8) // 2
+    assert pack4(codes, "ggml-split32").tolist() == [j // 2 | (j // 2 + 8) << 4 for j in range(16)]
+
+
+@given(codes=arrays.arrays(np.int8, (2, 64), elements=st.integers(-8, 7)))
+def test_the_bytes_of_q4_0_are_its_codes_in_ggmls_order(codes):
+    blocks = Q4_0.pack(codes, np.ones((2, 2), np.float32)).reshape(2, 2, 18)[:, :, 2:]
+    assert np.array_equal(pack4((codes + 8).astype(np.uint8), "ggml-split32"), blocks.reshape(2, 32))
+
+
+def test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero():
+    codes = np.array([1, 2, 3], np.uint8)
+    assert pack4(codes, "adjacent-lo-first").tolist() == [0x21, 0x83]
+    assert pack4(codes, "adjacent-lo-first", fill=0).tolist() == [0x21, 0x03]
+    assert pack4(codes[:1], "awq").tolist() == [0x81, 0x88, 0x88, 0x88]
+
+
+@given(packed=arrays.arrays(np.uint8, 20))
+def test_flipping_the_sign_bits_twice_changes_nothing_and_once_makes_twos_complement(packed):
+    flipped = flip_sign_bit(packed)
+    assert np.array_equal(flip_sign_bit(flipped), packed)
+    offset_binary = unpack4(packed, "adjacent-lo-first", 40).astype(int) - 8
+    twos_complement = unpack4(flipped, "adjacent-lo-first", 40).astype(int)
+    assert np.array_equal(np.where(twos_complement > 7, twos_complement - 16, twos_complement), offset_binary)
+
+
+@given(bits=st.integers(1, 8), shape=shapes, data=st.data())
+def test_codes_of_any_number_of_bits_survive_and_waste_less_than_a_byte(own, bits, shape, data):
+    codes = data.draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
+    packed = own(pack_bits)(codes, bits)
+    assert packed.dtype == np.uint8 and packed.shape == (*shape[:-1], packed_size(shape[-1], bits))
+    assert 0 <= 8 * packed.shape[-1] - bits * shape[-1] < 8
+    unpacked = unpack_bits(packed, bits, shape[-1])
+    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, codes)
+
+
+@given(codes=arrays.arrays(np.uint8, 21, elements=st.integers(0, 7)))
+def test_bits_are_stored_without_gaps_from_the_lowest_on(own, codes):
+    number = int.from_bytes(own(pack_bits)(codes, 3).tobytes(), "little")
+    assert [number >> 3 * i & 7 for i in range(21)] == codes.tolist()
+    assert number < 8**21  # what is left of the last byte is zero
+
+
+def test_a_code_that_needs_more_bits_is_refused(own):
+    with pytest.raises(ValueError, match="codes of 3 bits lie between 0 and 7"):
+        own(pack_bits)(np.array([8], np.uint8), 3)
+
+
+def test_what_is_no_code_no_order_or_too_short_is_refused():
+    with pytest.raises(ValueError, match="codes of 4 bits lie between 0 and 15"):
+        pack4(np.array([16], np.uint8), "awq")
+    orders = "adjacent-lo-first, adjacent-hi-first, ggml-split32, awq"
+    with pytest.raises(ValueError, match=f"^unknown order 'zigzag': use {orders}$"):
+        unpack4(np.zeros(4, np.uint8), "zigzag", 8)
+    with pytest.raises(ValueError, match="4 bytes do not hold 9 codes in the order awq"):
+        unpack4(np.zeros(4, np.uint8), "awq", 9)
+    with pytest.raises(ValueError, match="5 bytes do not hold 8 codes in the order awq"):
+        unpack4(np.zeros(5, np.uint8), "awq", 8)
+    for size in (1, 3):
+        with pytest.raises(ValueError, match="5 codes of 3 bits take 2 bytes, not"):
+            unpack_bits(np.zeros(size, np.uint8), 3, 5)

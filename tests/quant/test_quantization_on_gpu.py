@@ -1,0 +1,98 @@
+"""What learns, calibrates and rounds better than to nearest computes on a device what it computes on the host.
+
+In bits where nothing is summed; sums may take another order there.
+"""
+
+import pytest
+
+from minimtp.backend import array_module, to_device
+from minimtp.backend import numpy as np
+from minimtp.quant.grids.registry import grid_named
+from minimtp.quant.ptq.awq import column_scales
+from minimtp.quant.ptq.calibration import Statistics
+from minimtp.quant.ptq.gptq import gptq
+from minimtp.quant.ptq.hqq import hqq
+from minimtp.quant.ptq.importance import search_scales
+from minimtp.quant.qat import learned
+from minimtp.quant.qat.fake_quantize import round_activations
+from minimtp.quant.qat.kv_cache import rounded_rows
+from tests.quant.ptq.test_ptq import arrays_of, bell, moment
+from tests.tolerances import COMPARISONS, assert_close
+
+NAMES = "q4_0", "q4_1", "int3-restricted-g32"
+X, GRADIENT = bell(4, 64), bell(4, 64, seed=2)
+
+
+def there(device, *arrays):
+    return [to_device(array, device) for array in arrays]
+
+
+def assert_same(found, expected, device):
+    """Arrays of the device, however nested, and those of the host."""
+    if isinstance(found, tuple | list):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other, device)
+    else:
+        assert array_module(found) is device.xp and found.dtype == expected.dtype
+        assert_close(found, expected, COMPARISONS["quantization, float32"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", [search_scales, hqq, lambda *a: gptq(*a, moment_there(a[1]), largest_first=True)])
+def test_a_method_rounds_on_the_device_as_on_the_host(name, method, device):
+    grid = grid_named(name)
+    (codes, scales), (expected_codes, expected_scales) = method(grid, *there(device, X)), method(grid, X)
+    assert_same([codes, *arrays_of(scales)], [expected_codes, *arrays_of(expected_scales)], device)
+
+
+def moment_there(like):
+    xp = array_module(like)
+    return moment(64) if xp is np else xp.asarray(moment(64))
+
+
+def test_statistics_and_column_scales_are_those_of_the_host(device):
+    found, expected = Statistics(), Statistics()
+    found.add(*there(device, bell(16, 64)))
+    expected.add(bell(16, 64))
+    for name in ("second_moment", "importance", "magnitude"):
+        assert_same(getattr(found, name), getattr(expected, name), device)
+    as_they_are = [column_scales(grid_named("q4_0"), x, s, lambda m: m) for x, s in ((*there(device, X), found), (X, expected))]
+    assert_same(*as_they_are, device)
+
+
+@pytest.mark.parametrize("how", ["int8", "int8-token"])
+def test_activations_are_rounded_there(how, device):
+    assert_same(round_activations(*there(device, X), how), round_activations(X, how), device)
+
+
+@pytest.mark.parametrize("cache", ["int8", "int4"])
+def test_rows_of_a_cache_are_rounded_there(cache, device):
+    assert_same(rounded_rows(*there(device, X), cache), rounded_rows(X, cache), device)
+
+
+STEPS = np.full((4, 1), 0.05, np.float32)
+OPERATIONS = {
+    "LSQ": (lambda: learned.LearnedStep(-8, 7), (X, STEPS)),
+    "LSQ+": (lambda: learned.LearnedStepAndOffset(-8, 7), (X, STEPS, STEPS)),
+    "steps": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0")), (X, np.full(8, -0.4, np.float32))),
+    "bounds": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0"), bound=True), (X, np.full(8, -0.4, np.float32))),
+    "offsets": (
+        lambda: learned.FakeQuantizeLearned(grid_named("q4_1")),
+        (X, np.full(8, -0.4, np.float32), np.full(8, 0.3, np.float32)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_learned_is_learned_there(name, device):
+    make, inputs = OPERATIONS[name]
+    found, expected = make(), make()
+    assert_same(found.forward(*there(device, *inputs)), expected.forward(*inputs), device)
+    assert_same(found.backward(*there(device, GRADIENT)), expected.backward(GRADIENT), device)
+
+
+def test_learning_begins_there_where_it_begins_here(device):
+    assert_same(learned.first_logarithms(grid_named("q4_0"), *there(device, X)),
+                learned.first_logarithms(grid_named("q4_0"), X), device)  # fmt: skip
+    assert_same(learned.first_logarithms_and_offsets(grid_named("q4_1"), *there(device, X)),
+                learned.first_logarithms_and_offsets(grid_named("q4_1"), X), device)  # fmt: skip

@@ -1,0 +1,94 @@
+"""Self-distillation: heads added to a frozen trunk learn its law on text that it wrote itself."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import minimtp
+from minimtp.backend import numpy as np
+from minimtp.cli import main
+from minimtp.errors import UserError
+from minimtp.training import checkpoint, distributed
+from minimtp.training.data.corpus import open_corpus
+from minimtp.training.data.self_generated import write_own_text
+
+SMALL = ["--preset", "tiny", "--context-length", "16", "--hidden-size", "16", "--intermediate-size", "32", "--batch-size", "2"]
+POEM = b"roses are red, violets are blue, sugar is sweet, and so are you\n" * 120
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "poem.txt").write_bytes(POEM)
+    assert main(["train", *SMALL, "--tokens", "16k", "--corpus", str(folder / "poem.txt"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minimtp.training.run.draw_losses", lambda folder: None)
+    shutil.copytree(trained / "run", "run")
+    shutil.copy(trained / "poem.txt", "poem.txt")
+
+
+def test_the_same_run_writes_the_same_text_and_enough_of_it(run):
+    loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
+    texts = []
+    for out in ("a", "a", "b"):
+        folder = write_own_text(loaded, corpus, out, 1500, seed=1)
+        texts.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert not folder.with_name("own-text.partial").exists()
+    assert texts[0] == texts[1] == texts[2] and sum(map(len, texts[0].values())) >= 1500
+    other = write_own_text(loaded, corpus, "c", 1500, seed=2)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} != texts[0]
+
+
+def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(run, capsys):
+    heads = ["--heads", "token_conditioned", "--draft-depth", "3", "--freeze-trunk", "--head-targets", "trunk"]
+    command = ["train", "--from", "run", *heads, "--head-loss", "1", "--tokens", "4k", "--own-text", "3k", "--out", "heads"]
+    assert main([*command, "--stop-at-step", "60"]) == 0
+    assert main(["train", "--out", "heads", "--resume"]) == 0
+    before, after = checkpoint.read("run").parameters, checkpoint.read("heads").parameters
+    assert all(np.array_equal(array, after[f"trunk.{name}"]) for name, array in before.items())
+    assert checkpoint.read("heads").corpus["sources"][0].endswith("heads/own-text")
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 2
+    assert "leave --from out to resume it" in capsys.readouterr().err
+    # What was learned pays: a poem known by heart is drafted nearly always right, by heads that never saw it.
+    generation = minimtp.generate(minimtp.load("heads"), "roses", max_new_tokens=12, draft_length=3, draft_confidence=0)
+    assert list(generation) == list(minimtp.generate(minimtp.load("run"), "roses", max_new_tokens=12))
+    assert generation.statistics.tokens_per_step > 1.5
+
+
+def test_own_text_needs_a_run_that_writes_it_and_a_positive_number(run, capsys):
+    assert main(["train", *SMALL, "--corpus", "poem.txt", "--own-text", "100", "--out", "new"]) == 2
+    assert "give that run with --from" in capsys.readouterr().err
+    with pytest.raises(UserError, match="own_text must be at least 1 token, not 0"):
+        write_own_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
+
+
+def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
+    with open("two.txt", "wb") as file:
+        file.write(b"x")
+    command = ["train", "--from", "run", "--corpus", "two.txt", "--own-text", "100", "--out", "new"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(
+        "minimtp: two.txt is too short: a beginning needs 3 tokens, and it has 2 to train on: give more text\n"
+    )
+    assert not Path("new").exists()
+
+
+def test_own_text_is_not_written_by_several_processes_at_once(run, capsys, monkeypatch):
+    several = distributed.Alone()
+    several.size = 2
+    command = ["train", "--from", "run", "--tokens", "4k", "--own-text", "3k", "--out", "new"]
+    with monkeypatch.context() as patched:
+        patched.setattr(distributed, "join", lambda: several)
+        assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "own_text is written by one process: " in said and not Path("new").exists()
+    assert main([*command, "--stop-at-step", "1"]) == 0  # what the sentence says to do
+    assert main(["train", "--out", "new", "--resume", "--stop-at-step", "2"]) == 0
+    assert checkpoint.read("new").corpus["sources"][0].endswith("new/own-text")

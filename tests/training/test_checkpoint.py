@@ -1,0 +1,330 @@
+"""A checkpoint is whole or it is the previous one; whatever is wrong with a run folder is one sentence."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors.numpy import load_file
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.quant.packed import stored_arrays
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.quant.qat.modules import FakeQuantizedMatrix, QuantizationSpec
+from minimtp.training import checkpoint
+from minimtp.training.build import build_model, fill, transplant
+from minimtp.training.checkpoint import FILE_NAME, PARTIAL_NAME, Checkpoint
+from minimtp.training.presets import preset
+from minimtp.training.recipe import Recipe
+
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+any_array = arrays.arrays(
+    st.sampled_from([np.float32, np.float64, np.uint8, np.int64]), arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
+)
+
+packed = st.sampled_from([None, dataclasses.asdict(QuantizationSpec())])  # packed arrays are mapped, others read
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and one[name].shape == other[name].shape
+        and one[name].tobytes() == other[name].tobytes() for name in one
+    )  # fmt: skip
+
+
+def small(step: int = 3, **changes: object) -> Checkpoint:
+    values = np.arange(40, dtype=np.float32).reshape(5, 8) + step
+    return Checkpoint(
+        preset("tiny"), {"a.weight": values}, {"first.a.weight": values * 2}, step=step, tokens=step * 128, **changes
+    )
+
+
+def model_checkpoint(recipe: Recipe, **changes: object) -> Checkpoint:
+    model = build_model(recipe, np.random.default_rng(1))
+    parameters = {name: parameter.data for name, parameter in model.named_parameters()}
+    return dataclasses.replace(Checkpoint(recipe, parameters, step=recipe.steps), **changes)
+
+
+@one_folder
+@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5), st.integers(0, 10**15), packed)
+def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step, packed):
+    written = Checkpoint(
+        preset("tiny"), parameters, {"first.x": np.ones(3)}, step, packed=packed, state={"seconds": 1.5, "shards": 2}
+    )
+    checkpoint.write(tmp_path, written)
+    read = checkpoint.read(tmp_path)
+    assert same(read.parameters, parameters)
+    assert same(read.optimizer, written.optimizer)
+    for name in ("recipe", "step", "tokens", "corpus", "tokenizer", "packed", "state", "version"):
+        assert getattr(read, name) == getattr(written, name)
+    assert checkpoint.read(tmp_path, optimizer=False).optimizer == {}
+
+
+@one_folder
+@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5))
+def test_the_file_is_one_that_the_safetensors_library_reads(tmp_path, parameters):
+    checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
+    assert same(load_file(tmp_path / FILE_NAME), {f"model.{name}": array for name, array in parameters.items()})
+
+
+def test_every_array_lies_in_the_file_at_a_multiple_of_its_own_size(tmp_path):
+    parameters = {"a": np.ones(3, np.uint8), "b": np.ones(3, np.float64), "c": np.ones(3, np.float32)}
+    checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
+    content = (tmp_path / FILE_NAME).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, array in parameters.items():
+        assert (8 + length + header[f"model.{name}"]["data_offsets"][0]) % array.itemsize == 0
+
+
+def test_an_array_that_is_a_view_is_stored_as_what_it_shows(tmp_path):
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    views = {"transposed": whole.T, "strided": whole[::2, 1::2]}
+    checkpoint.write(tmp_path, Checkpoint(preset("tiny"), views))
+    read = checkpoint.read(tmp_path).parameters
+    assert all(np.array_equal(read[name], view) for name, view in views.items())
+
+
+def test_the_settings_stand_beside_the_checkpoint_for_people(tmp_path):
+    checkpoint.write(tmp_path, small())
+    readable = json.loads((tmp_path / "recipe.json").read_text())
+    assert readable["recipe"] == preset("tiny").to_dict()
+    assert readable["step"] == 3
+
+
+@pytest.fixture(scope="module", params=[None, dataclasses.asdict(QuantizationSpec())], ids=["float", "packed"])
+def one_file(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint.write(folder, small(packed=request.param))
+    return folder, (folder / FILE_NAME).read_bytes()
+
+
+@given(st.data())
+def test_a_truncated_checkpoint_is_an_error_wherever_it_was_cut(one_file, data):
+    folder, content = one_file
+    (folder / FILE_NAME).write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(UserError, match="is damaged|not a checkpoint of minimtp"):
+        checkpoint.read(folder)
+
+
+@given(st.data())
+def test_a_damaged_byte_is_found_wherever_it_is(one_file, data):
+    folder, content = one_file
+    place, flipped = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 255))
+    damaged = bytearray(content)
+    damaged[place] ^= flipped
+    (folder / FILE_NAME).write_bytes(damaged)
+    try:
+        read = checkpoint.read(folder)
+    except UserError:
+        return
+    assert read.recipe == small().recipe and read.step == small().step  # only JSON's white space may change unnoticed
+    assert same(read.parameters, small().parameters) and same(read.optimizer, small().optimizer)
+
+
+def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it_changes_no_file(tmp_path):
+    recipe, spec = preset("tiny"), QuantizationSpec()
+    model = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
+    checkpoint.write(tmp_path, Checkpoint(recipe, stored_arrays(model), step=1, packed=dataclasses.asdict(spec)))
+    before = (tmp_path / FILE_NAME).read_bytes()
+    tracemalloc.start()
+    loaded = checkpoint.load(tmp_path).model
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    for name, array in stored_arrays(loaded).items():
+        owner = array
+        while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+            owner = owner.base
+        assert isinstance(owner, np.memmap), name
+        array[...] = 0
+    assert kept < sum(array.nbytes for array in stored_arrays(loaded).values())
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("scales", ["grid", "learned"])
+def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(tmp_path, monkeypatch, scales):
+    recipe = dataclasses.replace(preset("tiny"), quantization="qat", weight_scales=scales)
+    written = model_checkpoint(recipe, step=0)
+    checkpoint.write(tmp_path, written)
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float, **how: np.full(shape, 1e30, dtype))
+    loaded = checkpoint.load(tmp_path).model
+    assert same({name: parameter.data for name, parameter in loaded.named_parameters()}, written.parameters)
+
+
+def test_a_folder_that_is_missing_or_has_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="there is no run folder"):
+        checkpoint.read(tmp_path / "missing")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.read(tmp_path)
+
+
+def test_another_programs_safetensors_file_is_an_error(tmp_path):
+    checkpoint.write_safetensors(tmp_path / FILE_NAME, {"x": np.ones(3)}, {"format": "pt"})
+    with pytest.raises(UserError, match="not a checkpoint of minimtp"):
+        checkpoint.read(tmp_path)
+
+
+def test_another_format_version_is_an_error_that_names_both(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "FORMAT_VERSION", 7)
+        checkpoint.write(tmp_path, small())
+    with pytest.raises(UserError, match="has checkpoint format 7.* which reads format 1"):
+        checkpoint.read(tmp_path)
+
+
+def test_a_setting_that_this_version_does_not_know_is_an_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Recipe, "to_dict", lambda recipe: {"hidden_size": 32, "dropout": 0.1})
+        checkpoint.write(tmp_path, small())
+    with pytest.raises(UserError, match="unknown recipe key 'dropout'"):
+        checkpoint.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda arrays: arrays.pop("blocks.0.attention.qkv.weight"), "lacks blocks.0.attention.qkv.weight"),
+        (lambda arrays: arrays.update(extra=np.ones(2)), "has extra, which this model does not"),
+        (lambda arrays: arrays.update({"final_norm.weight": np.ones(3, np.float32)}), r"of shape \(3,\) and the model needs"),
+    ],
+    ids=["missing", "unexpected", "misshapen"],
+)
+def test_arrays_that_do_not_fit_the_recipe_are_an_error_that_names_them(tmp_path, spoil, words):
+    written = model_checkpoint(preset("tiny"))
+    spoil(written.parameters)
+    checkpoint.write(tmp_path, written)
+    with pytest.raises(UserError, match=words):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": "sequential"}, {"tied_embeddings": False}], ids=str)
+def test_a_loaded_model_has_the_saved_parameters(tmp_path, changes):
+    written = model_checkpoint(preset("tiny", **changes), corpus={"name": "poem"})
+    checkpoint.write(tmp_path, written)
+    run = checkpoint.load(tmp_path)
+    assert same({name: parameter.data for name, parameter in run.model.named_parameters()}, written.parameters)
+    assert (run.recipe, run.corpus, run.fake_quantized) == (written.recipe, {"name": "poem"}, False)
+    assert run.tokenizer.decode(run.tokenizer.encode("text")) == "text"
+
+
+def test_a_run_is_loaded_rounded_only_if_rounding_had_begun(tmp_path):
+    recipe = preset("tiny", quantization="qat", quantize_from=0.5)
+    for step, begun in ((32, False), (33, True)):
+        checkpoint.write(tmp_path, model_checkpoint(recipe, step=step))
+        run = checkpoint.load(tmp_path)
+        assert run.fake_quantized == begun
+        assert any(isinstance(module, FakeQuantizedMatrix) for _, module in run.model.named_modules()) == begun
+
+
+def test_a_packed_model_is_stored_as_its_blocks(tmp_path):
+    recipe, spec = preset("tiny", heads="parallel"), QuantizationSpec()
+    packed = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
+    checkpoint.write(tmp_path, Checkpoint(recipe, stored_arrays(packed), packed=dataclasses.asdict(spec)))
+    run = checkpoint.load(tmp_path)
+    assert same(stored_arrays(run.model), stored_arrays(packed))
+    assert run.packed == spec
+
+
+def test_starting_points_give_the_trunk_to_any_heads_and_heads_to_their_own_kind():
+    def names(source, target):
+        return transplant(model_checkpoint(source).parameters, source, target).keys()
+
+    plain, parallel = preset("tiny"), preset("tiny", heads="parallel", draft_depth=2)
+    assert names(parallel, plain) == model_checkpoint(plain).parameters.keys()
+    assert names(plain, parallel) == {f"trunk.{name}" for name in model_checkpoint(plain).parameters}
+    assert names(parallel, parallel) == model_checkpoint(parallel).parameters.keys()
+    assert names(parallel, preset("tiny", heads="sequential")) == names(plain, parallel)
+    deeper = dataclasses.replace(parallel, draft_depth=3)
+    assert names(parallel, deeper) == names(parallel, parallel)
+    assert names(deeper, parallel) == names(parallel, parallel)
+    with pytest.raises(UserError, match="has num_layers 1, and num_layers 2 was asked for"):
+        names(plain, preset("tiny", num_layers=2))
+
+
+def test_filling_a_model_leaves_the_stored_arrays_alone():
+    recipe = preset("tiny")
+    arrays = model_checkpoint(recipe).parameters
+    model = build_model(recipe, np.random.default_rng(2))
+    fill(model, arrays, "here")
+    model.final_norm.weight.data += 1
+    assert np.array_equal(arrays["final_norm.weight"], np.ones(32))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits on file size are a POSIX matter")
+def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
+    import resource
+
+    checkpoint.write(tmp_path, small(step=1))
+    large = dataclasses.replace(small(step=2), parameters={"a": np.zeros(2**20, np.float32)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written to .*\(File too large\).*the previous checkpoint is intact"):
+            checkpoint.write(tmp_path, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.read(tmp_path).step == 1
+    assert not (tmp_path / PARTIAL_NAME).exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "denied")])
+def test_a_failure_at_any_moment_of_writing_leaves_the_previous_checkpoint_intact(tmp_path, monkeypatch, call, error):
+    checkpoint.write(tmp_path, small(step=1))
+
+    def fail(*arguments):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(UserError, match=error.strerror):
+            checkpoint.write(tmp_path, small(step=2))
+    assert checkpoint.read(tmp_path).step == 1
+    checkpoint.write(tmp_path, small(step=3))
+    assert checkpoint.read(tmp_path).step == 3
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="the folder .* cannot be made"):
+        checkpoint.write(tmp_path / "file" / "run", small())
+
+
+def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
+    """The writer replaces the checkpoint as fast as it can, and is killed at three arbitrary moments."""
+    code = """
+import sys
+from minimtp.backend import numpy as np
+from minimtp.training import checkpoint
+from minimtp.training.checkpoint import Checkpoint
+from minimtp.training.presets import preset
+for step in range(int(sys.argv[2]), 10**6):
+    checkpoint.write(sys.argv[1], Checkpoint(preset("tiny"), {"a": np.full(10**6, step, np.float32)}, step=step))
+    print(step, flush=True)
+"""
+    last = 0
+    for delay in (0.013, 0.034, 0.055):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
+        )
+        said = [int(process.stdout.readline())]
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        said += [int(line) for line in process.stdout.read().split()]
+        process.wait()
+        process.stdout.close()
+        read = checkpoint.read(tmp_path)
+        assert (read.parameters["a"] == read.step).all()
+        assert read.step in (said[-1], said[-1] + 1)  # it may have been killed before it could say so
+        last = read.step
+    assert {path.name for path in tmp_path.iterdir()} <= {FILE_NAME, PARTIAL_NAME, "recipe.json", "recipe.json.partial"}

@@ -1,0 +1,195 @@
+"""Several processes train like one, and losing one of them loses no more than its last step."""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.cli import main
+from minimtp.errors import UserError
+from minimtp.training import checkpoint, distributed
+from minimtp.training.interrupt import Interrupted
+from minimtp.training.log import read_log
+
+MPIRUN = shutil.which("mpirun", path=sysconfig.get_path("scripts")) or shutil.which("mpirun")
+needs_mpi = pytest.mark.skipif(
+    MPIRUN is None or importlib.util.find_spec("mpi4py") is None,
+    reason="mpirun or mpi4py is missing (pip install mpich mpi4py): training in several processes is not tested",
+)
+SIZES = ["--preset", "tiny", "--tokens", str(30 * 4 * 32), "--evaluate-bytes", "2048", "--heads", "token_conditioned"]
+
+
+def command(out, *options, processes=2):
+    start = [MPIRUN, "-n", str(processes)] if processes > 1 else []
+    return [*start, sys.executable, "-m", "minimtp", "train", *SIZES, "--draft-depth", "2", "--out", str(out), *options]
+
+
+def environment(**variables):
+    root = str(Path(checkpoint.__file__).parents[2])
+    return os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | variables
+
+
+def run(out, *options, processes=2, **variables):
+    return subprocess.run(
+        command(out, *options, processes=processes), env=environment(**variables), capture_output=True, text=True, timeout=300
+    )
+
+
+def losses(folder):
+    return [line["losses"] for line in read_log(folder) if "losses" in line]
+
+
+@needs_mpi
+def test_two_processes_give_the_bits_of_one_process_with_two_threads(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    result = run(two, "--threads", "1")
+    assert result.returncode == 0, result.stderr
+    assert run(one, "--threads", "2", processes=1).returncode == 0
+    assert losses(two) == losses(one) and len(losses(two)) == 30
+    ours, theirs = checkpoint.read(two), checkpoint.read(one)
+    for name, array in {**theirs.parameters, **theirs.optimizer}.items():
+        assert np.array_equal({**ours.parameters, **ours.optimizer}[name], array)
+    assert "processes 2, each with its rows" in result.stderr and result.stdout.count("try: minimtp") == 1
+    again = run(two, "--resume")
+    assert again.returncode == 0 and "is finished" in again.stderr
+
+
+@needs_mpi
+def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    code = (
+        "import sys; from minimtp.training import trainer; from minimtp.training.distributed import join\n"
+        "real = trainer.accumulate_gradients\n"
+        "def failing(model, tokens, *rest, **named):\n"
+        "    failing.calls += 1\n"
+        "    if join().rank == 1 and failing.calls == 8: raise KeyError('no room')\n"
+        "    return real(model, tokens, *rest, **named)\n"
+        "failing.calls, trainer.accumulate_gradients = 0, failing\n"
+        "from minimtp.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = command(out, "--threads", "1")
+    at = arguments.index("-m")
+    arguments[at : at + 2] = ["-c", code]
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode != 0
+    assert "process 2 of 2 failed (KeyError: 'no room')" in result.stderr and "step 7 is saved; go on" in result.stderr
+    assert checkpoint.read(out).step == 7
+
+
+@needs_mpi
+def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_others_waiting(tmp_path):
+    code = (
+        "import sys; from minimtp.cli import main; from minimtp.training import distributed, run\n"
+        "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
+        "def failing(*arguments, **options): raise KeyError('no room')\n"
+        "if distributed.join().rank == 0: run.Trainer = failing\n"
+        "main(sys.argv[1:] + ['--out', 'second'])"
+    )
+    arguments = [MPIRUN, "-n", "2", sys.executable, "-c", code, "train", *SIZES, "--draft-depth", "2", "--threads", "1"]
+    result = subprocess.run(
+        arguments, env=environment(MINIMTP_PATIENCE="30"), cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+    assert result.returncode != 0 and checkpoint.read(tmp_path / "first").step == 30
+    assert "KeyError: 'no room'" in result.stderr and "has not answered" not in result.stderr
+
+
+@needs_mpi
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the process to kill in /proc")
+def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tmp_path):
+    out = tmp_path / "run"
+    options = ["--checkpoint-every", "5", "--tokens", str(4000 * 4 * 32), "--evaluate-bytes", "0", "--threads", "1"]
+    process = subprocess.Popen(
+        command(out, *options), env=environment(MINIMTP_PATIENCE="30"), stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists(out) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers = [pid for pid in _descendants(process.pid) if "minimtp" in _words(pid) and "mpirun" not in _words(pid)[0]]
+        assert len(workers) >= 2
+        os.kill(max(workers), signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0 and re.search(r"go on .* mpirun -n 2 minimtp train .* --resume", errors)
+    assert checkpoint.read(out).step >= 5
+
+
+def _words(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return [""]
+
+
+def _descendants(pid):
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, added = {pid}, True
+    while added:
+        new = {child for child, parent in parents.items() if parent in found} - found
+        found, added = found | new, bool(new)
+    return found - {pid}
+
+
+@needs_mpi
+def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
+    result = run(tmp_path / "run", "--stop-at-step", "5")
+    assert f"saved at step 5; go on with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume" in result.stdout
+
+
+@pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
+def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, size, start):
+    team = distributed.Alone()
+    team.size = size
+    monkeypatch.setattr(distributed, "_joined", team)
+    assert str(Interrupted(Path("run"), 5, 30)).endswith(f"; go on with: {start} train --out run --resume")
+
+
+def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(UserError, match=r"started 2 processes, and mpi4py cannot be used .*minimtp\[mpi\]"):
+        distributed.join()
+
+
+@pytest.mark.parametrize("started", [("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")])
+def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(monkeypatch, capsys, started):
+    for name in (*distributed.SIZE_VARIABLES, *distributed.RANK_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    size, rank = started
+    monkeypatch.setenv(size, "2")
+    for number in ("0", "1"):
+        monkeypatch.setenv(rank, number)
+        try:
+            code = main(["compare", "--preset", "tiny"])
+        except SystemExit as ended:
+            code = ended.code
+        message = capsys.readouterr().err
+        assert code == 2 and ("compare is the work of one process" in message) == (number == "0")
+        assert message.count("\n") == (number == "0")
+    monkeypatch.setenv(size, "1")
+    assert main(["doctor"]) == 0
+
+
+def test_a_process_that_nobody_started_with_others_is_alone(monkeypatch):
+    for name in distributed.SIZE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    team = distributed.join()
+    assert type(team) is distributed.Alone and not team.any(False) and team.any(True)
+    assert np.array_equal(team.sum_losses(lambda: np.ones(2), 2), np.ones(2))

@@ -1,0 +1,94 @@
+"""The arithmetic of learning: the gradient of the loss, the optimizer's step, and the rate it is taken at."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from minimtp.training import schedule
+from minimtp.training.recipe import Recipe
+from tests.strategies import recipes
+
+
+@given(recipes())
+def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
+    rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
+    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
+    warm = round(recipe.warmup * recipe.steps)
+    for step, rate in enumerate(rates):
+        assert 0 < rate <= peak, f"step {step}: expected more than 0 and at most {peak}, got {rate}"
+    assert rates[:warm] == sorted(rates[:warm])
+    assert all(rate == peak for rate in rates[warm : start + 1])
+    assert rates[start:] == sorted(rates[start:], reverse=True)
+    assert all(rate >= peak * recipe.final_learning_rate * (1 - 1e-12) for rate in rates[start:])
+
+
+def test_the_learning_rate_of_a_small_run_is_this(own):
+    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_learning_rate=0.2)
+    rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
+    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
+
+
+def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_the_target(own):
+    logits, targets, incoming = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]), np.array([1, 2]), np.array([1.0, 10.0])
+    log_sum_exp = plain.cross_entropy(logits, targets)[1]
+    received = own(plain.cross_entropy_backward)(logits, targets, log_sum_exp, incoming)
+    np.testing.assert_allclose(received, [[0.5, -0.75, 0.25], [1.0, 2.0, -3.0]], rtol=0, atol=1e-14)
+
+
+def test_an_ignored_target_sends_no_gradient_back(own):
+    logits, targets = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([-1, 0])
+    received = own(plain.cross_entropy_backward)(logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2))
+    assert not received[0].any(), f"the row with target -1 should get zeros, got {received[0]}"
+    assert received[1].any()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(2, 9))
+def test_the_gradient_of_a_cross_entropy_is_its_slope(own, seed, rows, vocabulary):
+    random = np.random.default_rng(seed)
+    logits, direction = 3 * random.standard_normal((2, rows, vocabulary))
+    targets, incoming = random.integers(0, vocabulary, rows), random.standard_normal(rows)
+    above, below = (plain.cross_entropy(logits + step * direction, targets)[0] @ incoming for step in (1e-6, -1e-6))
+    received = own(plain.cross_entropy_backward)(logits, targets, plain.cross_entropy(logits, targets)[1], incoming)
+    assert float((received * direction).sum()) == pytest.approx((above - below) / 2e-6, rel=1e-6, abs=1e-7)
+
+
+def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
+    """The values after some steps with the same gradients, and the moments."""
+    settings = {"eps": 0.0, "weight_decay": 0.0, "gradient_scale": 1.0} | settings
+    p, g = np.array(values, float), np.array(gradients, float)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for step in range(1, steps + 1):
+        own(plain.adamw)(p, g, m, v, decay_mask, step=step, learning_rate=0.1, beta1=0.9, beta2=0.99, **settings)
+    return p, m, v
+
+
+def test_adamw_walks_every_parameter_equally_far_however_large_its_gradient_is(own):
+    # With steady gradients, and the moments corrected for their start at zero, m / sqrt(v) is the gradient's sign.
+    p, _, _ = adamw(own, [1.0, 1.0, 1.0], [1e-6, -1.0, 1e6], steps=5)
+    np.testing.assert_allclose(p, [0.5, 1.5, 0.5], rtol=0, atol=1e-12)
+
+
+def test_adamw_remembers_running_means_of_the_gradient_and_of_its_square(own):
+    _, m, v = adamw(own, [0.0], [2.0], steps=3)
+    np.testing.assert_allclose([m[0], v[0]], [2 * (1 - 0.9**3), 4 * (1 - 0.99**3)], rtol=1e-12)
+
+
+def test_adamw_adds_eps_to_the_root_and_not_under_it(own):
+    # The corrected means are 2 and 4: the step is 0.1 * 2 / (2 + 3), and not 0.1 * 2 / sqrt(4 + 3).
+    p, _, _ = adamw(own, [1.0], [2.0], steps=1, eps=3.0)
+    np.testing.assert_allclose(p, [1 - 0.1 * 2 / 5], rtol=1e-12)
+
+
+def test_adamw_decays_in_proportion_to_the_parameter_where_the_mask_says_so(own):
+    p, _, _ = adamw(own, [10.0, 10.0], [0.0, 0.0], steps=1, decay_mask=np.array([1.0, 0.0]), weight_decay=0.3, eps=1e-8)
+    np.testing.assert_allclose(p, [10 - 0.1 * 0.3 * 10, 10], rtol=1e-12)
+
+
+def test_adamw_scales_the_gradient_and_leaves_the_array_alone(own):
+    gradients = np.array([4.0])
+    p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
+    own(plain.adamw)(p, gradients, m, v, 0.0, 0.1, 0.9, 0.99, 0.0, 0.0, 1, 0.25)
+    assert gradients[0] == 4.0
+    np.testing.assert_allclose([m[0], v[0]], [0.1, 0.01], rtol=1e-12)

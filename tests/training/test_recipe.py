@@ -1,0 +1,134 @@
+"""Recipes check themselves; schedules are pure functions of the step."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import parameter_count
+from minimtp.errors import UserError
+from minimtp.training import schedule
+from minimtp.training.build import build_model
+from minimtp.training.presets import PRESETS, preset
+from minimtp.training.recipe import GROUPS, SETTINGS, Range, Recipe, kind_of
+from tests.strategies import recipes
+
+RANGES = {name: s.metadata["allowed"] for name, s in SETTINGS.items() if isinstance(s.metadata["allowed"], Range)}
+
+
+@given(recipes())
+def test_a_recipe_survives_being_written_as_json(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_a_misspelt_key_is_an_error_that_names_the_closest_one():
+    with pytest.raises(UserError, match="unknown recipe key 'learning_rat': did you mean learning_rate"):
+        Recipe.from_dict({"learning_rat": 0.1})
+
+
+def test_a_key_like_no_other_is_an_error_that_lists_them():
+    with pytest.raises(UserError, match="known are vocabulary_size, context"):
+        Recipe.from_dict({"zzzzzz": 1})
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_number_outside_its_range_is_refused_by_name(name):
+    allowed, kind = RANGES[name], kind_of(SETTINGS[name])
+    outside = [allowed.low - 1, allowed.high * 2 + 1] + ([allowed.low] if allowed.open else [])
+    for value in [kind(value) for value in outside] + ([math.nan, math.inf] if kind is float else []):
+        with pytest.raises(UserError, match=f"^{name} must be "):
+            Recipe(**{name: value})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
+    wrong = {int: 1.5, float: "fast", bool: 1, str: 3}[kind_of(SETTINGS[name])]
+    with pytest.raises(UserError, match=f"^{name} must be "):
+        Recipe(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ({"hidden_size": 130}, "cannot be shared by 4 attention heads"),
+        ({"num_kv_heads": 3}, "cannot share 3 key/value heads"),
+        ({"hidden_size": 12}, "gets 3 numbers"),
+        ({"draft_depth": 3}, "needs prediction heads"),
+        ({"heads": "parallel", "draft_depth": 0}, "predict nothing"),
+        ({"curriculum": "forward"}, "needs prediction heads"),
+        ({"freeze_trunk": True}, "nothing to train"),
+        ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
+        ({"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256}, "never begins to quantize within 10 steps"),
+        ({"quantization": "qat", "hidden_size": 48, "num_heads": 4}, "groups of 32"),
+        ({"quantization": "qat", "intermediate_size": 100}, "groups of 32"),
+        ({"warmup": 0.7, "decay": 0.4}, "must not exceed 1"),
+        ({"tokens": 100}, "do not fill one step"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings_, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(**settings_)
+
+
+def test_heads_bring_their_default_depth_and_no_heads_bring_none():
+    assert Recipe(heads="parallel").draft_depth == 7
+    assert Recipe().draft_depth == 0
+
+
+def test_a_whole_number_is_accepted_where_any_number_is():
+    assert Recipe(clip=2) == Recipe(clip=2.0)
+
+
+def test_every_setting_has_a_group_and_help_and_stands_in_the_description():
+    described = Recipe().describe()
+    for name, setting in SETTINGS.items():
+        assert setting.metadata["group"] in GROUPS
+        assert setting.metadata["help"]
+        assert f" {name} " in described
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().hidden_size = 64
+
+
+@settings(max_examples=20)
+@given(recipes(heads="none", draft_depth=0, curriculum="none"))
+def test_the_parameters_a_recipe_counts_are_those_its_model_has(recipe):
+    assert parameter_count(build_model(recipe, np.random.default_rng(0))) == recipe.trunk_parameters()
+
+
+def test_the_same_seed_gives_the_same_trunk_whatever_heads_stand_on_it():
+    plain = build_model(preset("tiny"), np.random.default_rng(3))
+    with_heads = build_model(preset("tiny", heads="sequential"), np.random.default_rng(3))
+    for one, other in zip(plain.parameters(), with_heads.trunk.parameters(), strict=True):
+        assert np.array_equal(one.data, other.data)
+
+
+def test_presets_are_valid_and_of_the_size_they_promise():
+    sizes = {name: preset(name).trunk_parameters() for name in PRESETS}
+    assert sizes["tiny"] < 1e5 < sizes["quick"] < 2e6
+    assert 5e6 <= sizes["laptop"] <= 30e6
+    assert sizes["gpu"] >= 100e6
+
+
+def test_an_unknown_preset_is_an_error_that_names_the_closest():
+    with pytest.raises(UserError, match="did you mean laptop"):
+        preset("labtop")
+
+
+@given(st.integers(1, 10**6), st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100))
+def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
+    share = 1.0 - decay
+    recipe = Recipe(tokens=steps * 8 * 256, decay=decay, warmup=0.0, detach_until=share)
+    start = schedule.decay_start(recipe)
+    assert 0 <= start <= steps and abs(start - share * steps) <= 0.5 + 1e-6
+    assert recipe.step_at(0.0) == 0 and recipe.step_at(1.0) == steps
+    assert not schedule.heads_are_detached(recipe, start)
+    assert start == 0 or schedule.heads_are_detached(recipe, start - 1)
+    if start < steps:
+        assert dataclasses.replace(recipe, quantization="qat", quantize_from=share).first_quantized_step == start
