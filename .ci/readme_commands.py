@@ -22,12 +22,18 @@ def commands(text: str) -> list[str]:
 
 def programs(text: str) -> list[str]:
     """The ```python blocks, each as a command that runs it."""
-    return [f"python - <<'END'\n{block}END" for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    return [
+        f"python - <<'END'\n{block}END"
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
 
 
 def small(command: str) -> str | None:
     """The command as CI runs it, None to leave it out."""
-    if command.startswith(("pip install", "pytest", "git clone", "cd ")) or "--device cuda" in command:
+    if (
+        command.startswith(("pip install", "pytest", "git clone", "cd "))
+        or "--device cuda" in command
+    ):
         return None
     learns = re.match(r"(minimtp (compare|train)|python -m lessons\.\w+)\b", command)
     if learns and not re.search(r"--(from|resume)\b", command):

@@ -54,7 +54,9 @@ PROCESSORS = {  # what was measured where, by the name of the figures' file
 
 def processors() -> str:
     """The speed-ups of `minimtp compare` on every processor that it ran on."""
-    lines = ["| preset | processor | standard, tokens/s | MTP | MTP + QAT int4 | MTP T=1 | MTP + QAT int4 T=1 |"]
+    lines = [
+        "| preset | processor | standard, tokens/s | MTP | MTP + QAT int4 | MTP T=1 | MTP + QAT int4 T=1 |"
+    ]
     lines.append("| --- | --- |" + " ---: |" * 5)
     for name, processor in PROCESSORS.items():
         result = figures(name)
@@ -62,7 +64,9 @@ def processors() -> str:
         speedups = [f"{c[column]:.2f}x" for column in ("speedup", "speedup_t1") for c in (mtp, qat)]
         cells = [result["preset"], processor, f"{standard['tokens_per_second']:,.0f}", *speedups]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "The rows with * are of an earlier version, whose kernels were slower."])
+    return "\n".join(
+        [*lines, "", "The rows with * are of an earlier version, whose kernels were slower."]
+    )
 
 
 def figures(name: str) -> dict:

@@ -25,7 +25,9 @@ from minimtp.training.presets import PRESETS, preset
 from minimtp.training.recipe import Recipe, check_known
 
 FOLDER = Path(__file__).parent
-NAMES = sorted(path.name for path in FOLDER.glob("lesson[0-9][0-9]_*") if (path / "recipe.py").is_file())
+NAMES = sorted(
+    path.name for path in FOLDER.glob("lesson[0-9][0-9]_*") if (path / "recipe.py").is_file()
+)
 
 
 @dataclass
@@ -68,12 +70,17 @@ class Lesson:
         for number, (how, value) in ((self.number - 1, before), (self.number, now)):
             print(f"  lesson {number:<2}  {how:<{width}}  {value:>16}")
 
-    def picture(self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)) -> None:
+    def picture(
+        self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
+    ) -> None:
         """Save draw(figure, *data) as picture.png in the lesson's folder; without matplotlib, say how to get it."""
         try:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
-            print('picture   none: pip install -e ".[plots]" brings matplotlib, which draws it', file=sys.stderr)
+            print(
+                'picture   none: pip install -e ".[plots]" brings matplotlib, which draws it',
+                file=sys.stderr,
+            )
             return
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, *data)
@@ -90,7 +97,9 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
     try:
         device = choose_device(options.device)
         recipe = recipe_of(number, options.preset)
-        lesson = Lesson(number, recipe, device, options.out / (options.preset or "standard"), options.preset)
+        lesson = Lesson(
+            number, recipe, device, options.out / (options.preset or "standard"), options.preset
+        )
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
         began = time.perf_counter()
         main(lesson)
@@ -108,10 +117,17 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
 
 def make_parser(number: int, question: str | None = None) -> argparse.ArgumentParser:
     """The options of a lesson's run."""
-    parser = argparse.ArgumentParser(prog=f"python -m lessons.{NAMES[number - 1]}", description=question)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m lessons.{NAMES[number - 1]}", description=question
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--preset", help=f"sizes and budget of a preset instead of the lesson's: {', '.join(PRESETS)}")
-    parser.add_argument("--out", type=Path, default=Path("runs/lessons"), help="folder for runs and pictures")
+    parser.add_argument(
+        "--preset",
+        help=f"sizes and budget of a preset instead of the lesson's: {', '.join(PRESETS)}",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/lessons"), help="folder for runs and pictures"
+    )
     return parser
 
 
@@ -122,7 +138,11 @@ def recipe_of(number: int, preset_name: str | None = None) -> Recipe:
         return recipe
     check_known("preset", preset_name, PRESETS)
     first = _module(1, "recipe").recipe
-    changes = {name: getattr(recipe, name) for name in first.differences(recipe) if name not in PRESETS[preset_name]}
+    changes = {
+        name: getattr(recipe, name)
+        for name in first.differences(recipe)
+        if name not in PRESETS[preset_name]
+    }
     return preset(preset_name, **changes)
 
 
@@ -134,14 +154,20 @@ def introduced(number: int) -> list[str]:
 def changes(number: int) -> dict[str, object]:
     """The settings in which the lesson's recipe differs from the last one's."""
     before, now = (_module(n, "recipe").recipe for n in (number - 1, number))
-    return {field.name: getattr(now, field.name) for field in fields(now) if field.name in before.differences(now)}
+    return {
+        field.name: getattr(now, field.name)
+        for field in fields(now)
+        if field.name in before.differences(now)
+    }
 
 
 def _module(number: int, part: str) -> object:
     return importlib.import_module(f"lessons.{NAMES[number - 1]}.{part}")
 
 
-def timed(work: Callable[..., object], *arguments: object, repeats: int = 1) -> tuple[float, object]:
+def timed(
+    work: Callable[..., object], *arguments: object, repeats: int = 1
+) -> tuple[float, object]:
     """Seconds of the fastest of `repeats` calls work(*arguments), and what the last one returned."""
     seconds = []
     for _ in range(repeats):
@@ -159,4 +185,6 @@ def applied(operation: Callable[[], Op]) -> Callable[..., Tensor]:
 def quoted(text: str) -> str:
     """Text as a model wrote it, each line after a bar, blanks at a line's end as dots. Such lines differ between machines."""
     lines = text.replace("\r", "\n").split("\n")
-    return "\n".join("  | " + line.rstrip(" ") + "·" * (len(line) - len(line.rstrip(" "))) for line in lines)
+    return "\n".join(
+        "  | " + line.rstrip(" ") + "·" * (len(line) - len(line.rstrip(" "))) for line in lines
+    )

@@ -20,12 +20,25 @@ from types import ModuleType
 from minimtp.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-LARGEST_ON_THE_HEAP = 32 * 1024 * 1024  # bytes of an array: the most that glibc takes for M_MMAP_THRESHOLD
-LARGEST_SHARE_OF_GPU = 0.9  # of its memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
-BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+LARGEST_ON_THE_HEAP = (
+    32 * 1024 * 1024
+)  # bytes of an array: the most that glibc takes for M_MMAP_THRESHOLD
+LARGEST_SHARE_OF_GPU = (
+    0.9  # of its memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
+)
+BLAS_THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
-if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):  # of every library, unless its own is set beside it
-    os.environ.update({variable: "1" for variable in BLAS_THREAD_VARIABLES if not os.environ.get(variable)})
+if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get(
+    "OMP_NUM_THREADS"
+):  # of every library, unless its own is set beside it
+    os.environ.update(
+        {variable: "1" for variable in BLAS_THREAD_VARIABLES if not os.environ.get(variable)}
+    )
 
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
@@ -77,7 +90,9 @@ def _usable_cupy() -> tuple[ModuleType | None, str]:
     """CuPy if sums (its compiler) and products (the library cuBLAS) come out right, else None and the obstacle."""
     try:
         import cupy
-    except Exception as error:  # an installed CuPy fails with more than ImportError: a driver, a version of NumPy
+    except (
+        Exception
+    ) as error:  # an installed CuPy fails with more than ImportError: a driver, a version of NumPy
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
         return None, f"CuPy is installed and does not load: {_first_cause(error)}"
@@ -87,7 +102,9 @@ def _usable_cupy() -> tuple[ModuleType | None, str]:
         ones = cupy.ones((4, 4), "float32")
         if float((ones @ ones).sum()) != 64.0:
             return None, "the GPU multiplies matrices of ones wrongly"
-    except Exception as error:  # CuPy raises its own, undocumented families here: driver, runtime, compiler
+    except (
+        Exception
+    ) as error:  # CuPy raises its own, undocumented families here: driver, runtime, compiler
         return None, f"CuPy cannot compute on it: {_first_cause(error)}"
     return cupy, ""
 
@@ -102,7 +119,10 @@ def _first_cause(error: BaseException) -> str:
 
 def blas_threads() -> tuple[str, str]:
     """(the variable that says how many threads BLAS has, what it says), the first in BLAS's own order; empty without one."""
-    return next(((name, os.environ[name]) for name in BLAS_THREAD_VARIABLES if os.environ.get(name)), ("", ""))
+    return next(
+        ((name, os.environ[name]) for name in BLAS_THREAD_VARIABLES if os.environ.get(name)),
+        ("", ""),
+    )
 
 
 def blas_threads_warning() -> str:
@@ -156,7 +176,11 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # Windows, macOS and musl
         return False
-    settings = (M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGEST_ON_THE_HEAP), (M_TRIM_THRESHOLD, 2**31 - 1)
+    settings = (
+        (M_ARENA_MAX, 1),
+        (M_MMAP_THRESHOLD, LARGEST_ON_THE_HEAP),
+        (M_TRIM_THRESHOLD, 2**31 - 1),
+    )
     return all([mallopt(setting, value) for setting, value in settings])
 
 
@@ -175,9 +199,17 @@ def processor(device: str = "cpu") -> str:
 
         return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     if os.path.exists("/proc/cpuinfo"):
-        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+        lines = [
+            line.split(":", 1)
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if ":" in line
+        ]
         said = {name.strip(): value.strip() for name, value in lines}
         if "model name" in said:
-            which = [f"{key} {said[full]}" for key, full in (("family", "cpu family"), ("model", "model")) if full in said]
+            which = [
+                f"{key} {said[full]}"
+                for key, full in (("family", "cpu family"), ("model", "model"))
+                if full in said
+            ]
             return said["model name"] + (f" ({', '.join(which)})" if which else "")
     return platform.processor() or platform.machine()

@@ -17,5 +17,7 @@ def kind_at(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ELOOP:  # a link that leads to itself
             return "nothing"
-        raise UserError(f"{path} cannot be reached ({getattr(error, 'strerror', None) or error}): give another path") from None
+        raise UserError(
+            f"{path} cannot be reached ({getattr(error, 'strerror', None) or error}): give another path"
+        ) from None
     return "folder" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "other"

@@ -26,7 +26,11 @@ def describe(load: float | None, device: str = "cpu") -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Of Python, of minimtp, and of the libraries that this process has loaded, peers among them."""
-    found = {"python": platform.python_version(), "minimtp": minimtp.__version__, "numpy": np.__version__}
+    found = {
+        "python": platform.python_version(),
+        "minimtp": minimtp.__version__,
+        "numpy": np.__version__,
+    }
     libraries = [name for name in ("numba", "cupy", "torch", "llama_cpp") if name in sys.modules]
     return found | {name: str(sys.modules[name].__version__) for name in libraries}
 
@@ -53,7 +57,9 @@ def other_work(machine: dict[str, object]) -> str:
 def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
     """Say that the figures are worth nothing where other work was running."""
     if is_busy(load):
-        report(f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet")
+        report(
+            f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet"
+        )
 
 
 def sgemm_gflops(threads: int, products: int = 8) -> float:

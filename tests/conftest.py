@@ -27,9 +27,14 @@ settings.register_profile(
     "minimtp", deadline=None, derandomize=True, max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-settings.register_profile("few", settings.get_profile("minimtp"), max_examples=8, phases=[Phase.generate])
+settings.register_profile(
+    "few", settings.get_profile("minimtp"), max_examples=8, phases=[Phase.generate]
+)
 settings.register_profile(  # tests/mutants/MUTATION.md
-    "mutants", settings.get_profile("minimtp"), max_examples=10, phases=[Phase.explicit, Phase.generate]
+    "mutants",
+    settings.get_profile("minimtp"),
+    max_examples=10,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("minimtp")
 
@@ -53,7 +58,9 @@ def cuda_sources(request):
     """The test's device can run the CUDA sources: a GPU always, the stand-in where there is a C++ compiler."""
     from tests import cuda_on_host, strict_cupy
 
-    on_the_stand_in = "device" in request.fixturenames and request.getfixturevalue("device").xp is strict_cupy
+    on_the_stand_in = (
+        "device" in request.fixturenames and request.getfixturevalue("device").xp is strict_cupy
+    )
     if on_the_stand_in and cuda_on_host.COMPILER is None:
         pytest.skip("there is no C++ compiler (g++) to run the CUDA sources on the host with")
 
@@ -62,7 +69,11 @@ EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/
 
 
 def pytest_addoption(parser):
-    parser.addoption("--mine", action="store_true", help="check your own lessons/*/exercise.py instead of the library")
+    parser.addoption(
+        "--mine",
+        action="store_true",
+        help="check your own lessons/*/exercise.py instead of the library",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -89,7 +100,11 @@ def pytest_runtest_makereport(item, call):
     """An exercise that is still open is no failure to look into: one line at the end says what is to be written."""
     outcome = yield
     error = call.excinfo.value if call.excinfo else None
-    if item.config.getoption("--mine") and isinstance(error, NotImplementedError) and str(error).startswith("lesson "):
+    if (
+        item.config.getoption("--mine")
+        and isinstance(error, NotImplementedError)
+        and str(error).startswith("lesson ")
+    ):
         outcome.get_result().still_open = f"{item.nodeid.partition('::')[0]} - {error}"
 
 
@@ -112,7 +127,13 @@ def own(request):
 @functools.cache
 def readers_version(thing):
     for path in EXERCISES:
-        names = {getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body}
+        names = {
+            getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body
+        }
         if thing.__name__ in names:
-            return getattr(importlib.import_module(f"lessons.{path.parent.name}.exercise"), thing.__name__)
-    raise LookupError(f"{thing.__name__} is no lesson's exercise: take the fixture `own` out of this test")
+            return getattr(
+                importlib.import_module(f"lessons.{path.parent.name}.exercise"), thing.__name__
+            )
+    raise LookupError(
+        f"{thing.__name__} is no lesson's exercise: take the fixture `own` out of this test"
+    )

@@ -16,7 +16,18 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++")
 HEADER = Path(__file__).with_suffix(".h")
 LETTERS = {"float32": "f", "float64": "d", "int32": "i", "uint32": "I", "int64": "q", "int8": "b", "uint8": "B", "float16": "H",
            "uint16": "H"}  # fmt: skip
-VECTORS = {"V": 16, "F": 16, "f": 4, "d": 8, "i": 4, "I": 4, "q": 8, "b": 1, "B": 1, "H": 2}  # bytes, and the alignment needed
+VECTORS = {
+    "V": 16,
+    "F": 16,
+    "f": 4,
+    "d": 8,
+    "i": 4,
+    "I": 4,
+    "q": 8,
+    "b": 1,
+    "B": 1,
+    "H": 2,
+}  # bytes, and the alignment needed
 MOST_THREADS = 1024
 OPTIONS = (  # a library of its own; no product is joined with a sum; fibers may jump
     "-O2 -fPIC -shared -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -w"
@@ -29,7 +40,9 @@ def compiled(source: str, options: tuple[str, ...]) -> "Library":
     if COMPILER is None:
         raise RuntimeError("there is no C++ compiler to run CUDA sources on the host with")
     taken = [option for option in options if option.startswith(("-I", "-D"))]
-    key = hashlib.sha256("\0".join([source, *taken, HEADER.read_text(), *_included(taken)]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        "\0".join([source, *taken, HEADER.read_text(), *_included(taken)]).encode()
+    ).hexdigest()[:24]
     folder = Path(tempfile.gettempdir(), f"minimtp-cuda-on-host-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{key}.so"
@@ -37,8 +50,12 @@ def compiled(source: str, options: tuple[str, ...]) -> "Library":
         base = [COMPILER, "-x", "c++", "-std=c++17", "-include", str(HEADER), *taken]
         marked = _called([*base, "-E", "-P", "-D__global__=KERNEL_ON_HOST", "-"], source)
         names = re.findall(r"KERNEL_ON_HOST\s+void\s+(\w+)\s*\(", marked)
-        entries = "".join(f'on_host::kernels()["{name}"] = on_host::Caller<&{name}>::kernel();' for name in names)
-        source += f"\nnamespace {{ struct Register {{ Register() {{ {entries} }} }} registered; }}\n"
+        entries = "".join(
+            f'on_host::kernels()["{name}"] = on_host::Caller<&{name}>::kernel();' for name in names
+        )
+        source += (
+            f"\nnamespace {{ struct Register {{ Register() {{ {entries} }} }} registered; }}\n"
+        )
         source += "const void* used[] = {(void*)&signature_of, (void*)&launch};\n"
         partial = folder / f"{key}.{os.getpid()}"
         _called([*base, *OPTIONS, "-D__global__=", "-o", str(partial), "-"], source)
@@ -81,7 +98,9 @@ class Library:
                 if not isinstance(argument, np.ndarray):
                     raise TypeError(f"{place} is a pointer, not {type(argument).__name__}")
                 if kind[1] not in "VF" and LETTERS.get(argument.dtype.name) != kind[1]:
-                    raise TypeError(f"{place} points to {kind[1]}, and the array is of {argument.dtype}")
+                    raise TypeError(
+                        f"{place} points to {kind[1]}, and the array is of {argument.dtype}"
+                    )
                 if not argument.flags.c_contiguous:
                     raise ValueError(f"{place} is not contiguous")
                 if argument.size and argument.ctypes.data % VECTORS[kind[1]]:
@@ -91,7 +110,11 @@ class Library:
         sizes = (*grid, *block)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"{name} is launched with sizes {grid}, {block}")
-        if np.prod(block) > MOST_THREADS or any(size > 65535 for size in grid[1:]) or shared > 48 << 10:
+        if (
+            np.prod(block) > MOST_THREADS
+            or any(size > 65535 for size in grid[1:])
+            or shared > 48 << 10
+        ):
             raise ValueError(f"{name} is launched with {grid}, {block}: more than a GPU takes")
 
     def launch(self, name: str, grid: tuple, block: tuple, arguments: list, shared: int) -> None:
@@ -102,9 +125,15 @@ class Library:
                 holders.append(ctypes.c_void_p(argument.ctypes.data))
                 lengths.append(argument.nbytes)
             else:
-                holders.append((ctypes.c_char * argument.nbytes).from_buffer_copy(argument.tobytes()))
+                holders.append(
+                    (ctypes.c_char * argument.nbytes).from_buffer_copy(argument.tobytes())
+                )
                 lengths.append(0)
-        pointers = (ctypes.c_void_p * len(holders))(*(ctypes.addressof(holder) for holder in holders))
-        error = self._library.launch(name.encode(), sizes, pointers, (ctypes.c_size_t * len(lengths))(*lengths), len(lengths))
+        pointers = (ctypes.c_void_p * len(holders))(
+            *(ctypes.addressof(holder) for holder in holders)
+        )
+        error = self._library.launch(
+            name.encode(), sizes, pointers, (ctypes.c_size_t * len(lengths))(*lengths), len(lengths)
+        )
         if error:
             raise RuntimeError(f"{name}: {error.decode()}")

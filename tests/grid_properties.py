@@ -15,7 +15,17 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, BlockGrid, NF4Grid, UniformGrid, grid_named
+from minimtp.quant.grids.registry import (
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q6_K,
+    Q8_0,
+    BlockGrid,
+    NF4Grid,
+    UniformGrid,
+    grid_named,
+)
 
 HALF_ULP_OF_FLOAT16 = 2.0**-11  # relative, of normal numbers
 HALF_SUBNORMAL_FLOAT16 = 2.0**-25  # absolute
@@ -62,8 +72,16 @@ def given_that(condition):
 
 def policy(grid):
     """The rule that a grid's scale follows."""
-    fixed = {"q4_0": "ggml-signed", "q8_0": "restricted", "q4_1": "min-max", "q4_k": "searched", "q6_k": "searched"}
-    return fixed.get(grid.name) or getattr(grid, "policy", grid.kind if not isinstance(grid, UniformGrid) else "")
+    fixed = {
+        "q4_0": "ggml-signed",
+        "q8_0": "restricted",
+        "q4_1": "min-max",
+        "q4_k": "searched",
+        "q6_k": "searched",
+    }
+    return fixed.get(grid.name) or getattr(
+        grid, "policy", grid.kind if not isinstance(grid, UniformGrid) else ""
+    )
 
 
 def searched(grid):
@@ -90,7 +108,11 @@ def groups_of(grid, x):
     if getattr(grid, "granularity", "") == "tensor":
         return [(slice(None), slice(None))]
     size = columns_per_scale(grid, x)
-    return [(slice(i, i + 1), slice(j, j + size)) for i in range(len(x)) for j in range(0, x.shape[1], size)]
+    return [
+        (slice(i, i + 1), slice(j, j + size))
+        for i in range(len(x))
+        for j in range(0, x.shape[1], size)
+    ]
 
 
 def alone(grid, x):
@@ -98,7 +120,11 @@ def alone(grid, x):
     if getattr(grid, "granularity", "") == "tensor":
         return [(slice(None), slice(None))]
     size = grid.group_size or x.shape[1]
-    return [(slice(i, i + 1), slice(j, j + size)) for i in range(len(x)) for j in range(0, x.shape[1], size)]
+    return [
+        (slice(i, i + 1), slice(j, j + size))
+        for i in range(len(x))
+        for j in range(0, x.shape[1], size)
+    ]
 
 
 def exact_steps(grid, x):
@@ -112,7 +138,11 @@ def exact_steps(grid, x):
             steps[group] = span / (grid.largest_code - grid.smallest_code)
         else:
             b = getattr(grid, "bits", None) or {"q4_0": 4, "q8_0": 8}[grid.name]
-            parts = {"restricted": 2 ** (b - 1) - 1, "full-mid": (2**b - 1) / 2, "ggml-signed": 2 ** (b - 1)}
+            parts = {
+                "restricted": 2 ** (b - 1) - 1,
+                "full-mid": (2**b - 1) / 2,
+                "ggml-signed": 2 ** (b - 1),
+            }
             steps[group] = largest / parts[policy(grid)]
     return steps
 
@@ -120,7 +150,9 @@ def exact_steps(grid, x):
 def is_normal(scales, scale_type):
     """Whether no number among the scales is so small that it has fewer bits than others."""
     smallest = SMALLEST_NORMAL_FLOAT16 if scale_type == "float16" else 2.0**-100
-    return all((np.abs(a[a != 0]) >= smallest).all() for a in arrays_of(scales) if a.dtype == np.float32)
+    return all(
+        (np.abs(a[a != 0]) >= smallest).all() for a in arrays_of(scales) if a.dtype == np.float32
+    )
 
 
 def opposite_extremes(x):
@@ -169,7 +201,9 @@ def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random)
     codes, scales = grid.encode(x)
     lower = random.integers(grid.smallest_code, grid.largest_code, codes.shape, dtype=np.int8)
     with np.errstate(over="ignore"):
-        levels = [grid.decode(code, scales).astype(np.float64) for code in (lower, lower + np.int8(1))]
+        levels = [
+            grid.decode(code, scales).astype(np.float64) for code in (lower, lower + np.int8(1))
+        ]
     between = sum(levels) / 2
     single = between.astype(np.float32)
     given_that(np.isfinite(single).all() and (np.abs(between) <= grid.largest_magnitude).all())
@@ -180,9 +214,15 @@ def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random)
     given_that((np.abs(with_extremes) <= grid.largest_magnitude / 2).all())
     precise = with_extremes * (1 + np.float64(1e-9))
     for found, expected in zip(grid.encode(precise), grid.encode(with_extremes), strict=True):
-        assert all(bits(one) == bits(other) for one, other in zip(arrays_of(found), arrays_of(expected), strict=True))
+        assert all(
+            bits(one) == bits(other)
+            for one, other in zip(arrays_of(found), arrays_of(expected), strict=True)
+        )
     for mask in ("round-clip", "clip-round"):
-        found, expected = grid.straight_through_mask(precise, mask), grid.straight_through_mask(with_extremes, mask)
+        found, expected = (
+            grid.straight_through_mask(precise, mask),
+            grid.straight_through_mask(with_extremes, mask),
+        )
         assert found is expected is None or bits(found) == bits(expected)
 
 
@@ -192,10 +232,14 @@ def a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one
     step = exact_steps(grid, x)
     error = np.abs(grid.fake_quantize(x) - x.astype(np.float64))
     bits_of_code = getattr(grid, "bits", None) or {"q4_0": 4, "q4_1": 4, "q8_0": 8}[grid.name]
-    reach = 2.0**bits_of_code if policy(grid) in ("affine", "min-max") else 2.0 ** (bits_of_code - 1)
+    reach = (
+        2.0**bits_of_code if policy(grid) in ("affine", "min-max") else 2.0 ** (bits_of_code - 1)
+    )
     slack = np.abs(x).max() * OF_FLOAT32 + 2.0**-126 * reach
     if getattr(grid, "scale_type", "float16") == "float16":
-        slack = slack + reach * np.maximum(step * HALF_ULP_OF_FLOAT16 * (1 + 1e-3), HALF_SUBNORMAL_FLOAT16)
+        slack = slack + reach * np.maximum(
+            step * HALF_ULP_OF_FLOAT16 * (1 + 1e-3), HALF_SUBNORMAL_FLOAT16
+        )
     if policy(grid) == "min-max":
         slack = slack + np.maximum(np.abs(x).max() * HALF_ULP_OF_FLOAT16, HALF_SUBNORMAL_FLOAT16)
     opposite = np.zeros(x.shape, bool)
@@ -239,11 +283,17 @@ def the_outermost_codes_are_used(grid, x, random):
 def with_given_scales_no_level_is_nearer_than_the_chosen_one(grid, x, random):
     scales = grid.encode(x)[1]
     codes = grid.nearest(x, scales)
-    assert codes.dtype == np.int8 and grid.smallest_code <= codes.min() and codes.max() <= grid.largest_code
+    assert (
+        codes.dtype == np.int8
+        and grid.smallest_code <= codes.min()
+        and codes.max() <= grid.largest_code
+    )
     error = np.abs(grid.decode(codes, scales) - x.astype(np.float64))
     for other in range(grid.smallest_code, grid.largest_code + 1):
         rival = np.abs(grid.decode(np.full_like(codes, other), scales) - x.astype(np.float64))
-        assert (error <= rival + np.abs(x).max() * OF_FLOAT32 + 2.0**-125 * 2**8).all()  # ties; steps treated as 0
+        assert (
+            error <= rival + np.abs(x).max() * OF_FLOAT32 + 2.0**-125 * 2**8
+        ).all()  # ties; steps treated as 0
 
 
 @law(holds=lambda grid: not isinstance(grid, BlockGrid) or searched(grid))
@@ -261,7 +311,9 @@ def columns_by_themselves_get_the_codes_that_they_get_among_the_others(grid, x, 
     codes = grid.nearest(x, scales)
     part = grid.nearest(x[:, first:last], scales, first)
     assert np.array_equal(part, codes[:, first:last])
-    assert bits(grid.decode(part, scales, first)) == bits(np.ascontiguousarray(grid.decode(codes, scales)[:, first:last]))
+    assert bits(grid.decode(part, scales, first)) == bits(
+        np.ascontiguousarray(grid.decode(codes, scales)[:, first:last])
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- idempotence
@@ -297,11 +349,16 @@ def scaling_by_a_power_of_two_scales_the_result_while_scales_are_normal_numbers(
         factor = factor ** np.float32(6)
     given_that(np.abs(x).max() * max(factor, 1) <= grid.largest_magnitude)
     given_that((np.abs(x[x != 0]) * min(factor, 1) >= 2.0**-90).all())
-    given_that(is_normal(grid.encode(x)[1], scale_type) and is_normal(grid.encode(factor * x)[1], scale_type))
+    given_that(
+        is_normal(grid.encode(x)[1], scale_type)
+        and is_normal(grid.encode(factor * x)[1], scale_type)
+    )
     assert np.array_equal(grid.fake_quantize(factor * x), factor * grid.fake_quantize(x))
 
 
-@law(holds=lambda grid: False, about=lambda grid: getattr(grid, "scale_type", "float16") == "float16")
+@law(
+    holds=lambda grid: False, about=lambda grid: getattr(grid, "scale_type", "float16") == "float16"
+)
 def scaling_by_three_scales_the_result(grid, x, random):
     assert np.array_equal(grid.fake_quantize(3 * x), 3 * grid.fake_quantize(x))
 
@@ -339,7 +396,9 @@ def shuffling_what_shares_a_scale_shuffles_the_result(grid, x, random):
 def a_group_is_rounded_the_same_alone_as_among_others(grid, x, random):
     rounded = grid.fake_quantize(x)
     for group in alone(grid, x):
-        assert bits(grid.fake_quantize(np.ascontiguousarray(x[group]))) == bits(np.ascontiguousarray(rounded[group]))
+        assert bits(grid.fake_quantize(np.ascontiguousarray(x[group]))) == bits(
+            np.ascontiguousarray(rounded[group])
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- odd groups
@@ -418,7 +477,11 @@ def a_value_that_is_not_finite_is_refused_by_name(grid, x, random):
 
 @law()
 def a_shape_that_cannot_be_stored_is_refused_by_name(grid, x, random):
-    shapes = [(32,), (1, 2, 256), (2, 33), (2, 16)] if isinstance(grid, BlockGrid) else [(32,), (1, 2, 256), (0, 4), (4, 0)]
+    shapes = (
+        [(32,), (1, 2, 256), (2, 33), (2, 16)]
+        if isinstance(grid, BlockGrid)
+        else [(32,), (1, 2, 256), (0, 4), (4, 0)]
+    )
     for shape in shapes:
         for rounding in (grid.encode, grid.fake_quantize):
             with pytest.raises(UserError, match="the table has shape"):
@@ -432,7 +495,10 @@ def a_shape_that_cannot_be_stored_is_refused_by_name(grid, x, random):
 def the_masks_say_what_was_clipped(grid, x, random):
     """clip-round keeps a part of what round-clip keeps, and what round-clip drops stands on an outermost code."""
     assert grid.straight_through_mask(x, "pass") is None
-    rounded, clipped = grid.straight_through_mask(x, "round-clip"), grid.straight_through_mask(x, "clip-round")
+    rounded, clipped = (
+        grid.straight_through_mask(x, "round-clip"),
+        grid.straight_through_mask(x, "clip-round"),
+    )
     if rounded is None:
         assert clipped is None
         return
@@ -444,10 +510,17 @@ def the_masks_say_what_was_clipped(grid, x, random):
 
 @law()
 def bytes_are_read_back_as_what_fake_quantization_computed_with(grid, x, random):
-    x = x if isinstance(grid, BlockGrid) else np.ascontiguousarray(np.resize(x, (len(x), -(-x.shape[1] // 8) * 8)))
+    x = (
+        x
+        if isinstance(grid, BlockGrid)
+        else np.ascontiguousarray(np.resize(x, (len(x), -(-x.shape[1] // 8) * 8)))
+    )
     codes, scales = grid.encode(x)
     packed = packing.pack(grid, codes, scales)
-    assert packed.dtype == np.uint8 and packed.shape == (len(x), packing.row_bytes(grid, x.shape[1]))
+    assert packed.dtype == np.uint8 and packed.shape == (
+        len(x),
+        packing.row_bytes(grid, x.shape[1]),
+    )
     assert packing.matrix_shape(grid, packed) == x.shape
     read_codes, read_scales = packing.unpack(grid, packed)
     assert bits(read_codes) == bits(codes) and type(read_scales) is type(scales)
@@ -469,7 +542,9 @@ def the_noise_on_bell_shaped_weights_is_neither_more_nor_less_than_known(grid, x
     given_that(grid.name in NOISE)
     y = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32) * np.float32(0.02)
     noise = np.square(grid.fake_quantize(y) - y, dtype=np.float64).mean()
-    assert abs(10 * np.log10(np.square(y, dtype=np.float64).mean() / noise) - NOISE[grid.name]) <= 0.2
+    assert (
+        abs(10 * np.log10(np.square(y, dtype=np.float64).mean() / noise) - NOISE[grid.name]) <= 0.2
+    )
 
 
 # ------------------------------------------------------------------------------------- a fixed set of weights to try it on
@@ -484,16 +559,23 @@ def examples(grid):
         halves = random.integers(-16, 17, bell.shape).astype(np.float32) / np.float32(2)
         halves[:, 0] = -8  # a step of one for the four-bit grids: the halves are ties
         odd = random.integers(-5, 26, bell.shape).astype(np.float32) / np.float32(2)
-        odd[:, :2] = np.float32([-2.5, 12.5])[: columns]  # a step of one from minimum to maximum, both half way
+        odd[:, :2] = np.float32([-2.5, 12.5])[
+            :columns
+        ]  # a step of one from minimum to maximum, both half way
         blocks = np.repeat(random.standard_normal((2, -(-columns // 8))), 8, axis=1)[:, :columns]
         step = random.uniform(1, 2, (2, 1)).astype(np.float16).astype(np.float32)
-        ties = random.integers(2 * grid.smallest_code, 2 * grid.largest_code + 1, bell.shape).astype(np.float32) / np.float32(2)
+        ties = random.integers(
+            2 * grid.smallest_code, 2 * grid.largest_code + 1, bell.shape
+        ).astype(np.float32) / np.float32(2)
         ties[:, :2] = np.float32([grid.smallest_code, grid.largest_code])[:columns]
         yield f"bell {columns}", bell
         yield f"ties of some step {columns}", ties * step
         yield f"bell, tiny {columns}", bell * np.float32(1e-6)
         yield f"bell, large {columns}", bell * np.float32(1e3)
-        yield f"truncated {columns}", (bell.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        yield (
+            f"truncated {columns}",
+            (bell.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
+        )
         yield f"halves {columns}", halves
         yield f"halves on both sides {columns}", odd
         yield f"lattice {columns}", random.integers(-254, 255, bell.shape).astype(np.float32)
@@ -502,7 +584,10 @@ def examples(grid):
         yield f"constant in eights {columns}", blocks.astype(np.float32)
         yield f"sizes {columns}", (bell * 10.0 ** (3 * blocks)).astype(np.float32).clip(-1e4, 1e4)
         yield f"some zeros {columns}", bell * (random.random(bell.shape) < 0.3)
-        yield f"one group of zeros {columns}", np.where(np.arange(columns) < columns // 2, np.float32(0), bell)
+        yield (
+            f"one group of zeros {columns}",
+            np.where(np.arange(columns) < columns // 2, np.float32(0), bell),
+        )
 
 
 def broken_properties(grid, among=PROPERTIES):

@@ -15,7 +15,9 @@ def random_laws(random, zeros, vocabulary=3):
     laws = {}
     for length in range(DEPTH + 1):
         for prefix in itertools.product(range(vocabulary), repeat=length):
-            weights = random.dirichlet(np.full(vocabulary, 0.7)) * (random.random(vocabulary) >= zeros)
+            weights = random.dirichlet(np.full(vocabulary, 0.7)) * (
+                random.random(vocabulary) >= zeros
+            )
             weights[random.integers(vocabulary)] += 0.01
             laws[prefix] = weights / weights.sum()
     return laws
@@ -30,7 +32,11 @@ def _pairs():
     random = np.random.default_rng(5)
     for index in range(40):
         zeros = (0.0, 0.0, 0.3, 0.6)[index % 4]
-        yield f"random-{index}", random_laws(random, zeros, 3 + index % 2), random_laws(random, zeros, 3 + index % 2)
+        yield (
+            f"random-{index}",
+            random_laws(random, zeros, 3 + index % 2),
+            random_laws(random, zeros, 3 + index % 2),
+        )
     for index in range(3):
         p, q = random_laws(random, 0.0), random_laws(random, 0.3)
         yield f"equal-{index}", p, p
@@ -40,7 +46,10 @@ def _pairs():
         yield f"target-with-zeros-{index}", q, p
     disjoint = ({}, {})
     for prefix in p:
-        disjoint[0][prefix], disjoint[1][prefix] = np.array([0.4, 0.6, 0.0]), np.array([0.0, 0.0, 1.0])
+        disjoint[0][prefix], disjoint[1][prefix] = (
+            np.array([0.4, 0.6, 0.0]),
+            np.array([0.0, 0.0, 1.0]),
+        )
     yield "disjoint", *disjoint
     nearly = {prefix: law + np.array([1e-17, 0, -1e-17]) for prefix, law in p.items()}
     yield "equal-but-for-rounding", p, nearly
@@ -77,7 +86,11 @@ def chain_round(rule, p, q, draw=one_draft, declared=None, depth=DEPTH):
         for _ in range(depth):
             drafts += draw(rng, q[tuple(drafts)], 1)
         prefixes = [tuple(drafts[:index]) for index in range(depth + 1)]
-        laws = np.array([q[prefix] for prefix in prefixes[:depth]]) if declared is None else declared(prefixes[:depth])
+        laws = (
+            np.array([q[prefix] for prefix in prefixes[:depth]])
+            if declared is None
+            else declared(prefixes[:depth])
+        )
         accepted, token = rule(np.array([p[prefix] for prefix in prefixes]), laws, drafts, rng)
         return (*drafts[:accepted], token), accepted
 
@@ -93,10 +106,15 @@ def draw_tree(rng, q, form, draw, replacement=False):
     for depth in range(max(form)):
         for row in [row for row in text if form[row] == depth]:
             tokens = draw(rng, q[text[row]], len(plan.children[row]))
-            text |= {child: (*text[row], token) for child, token in zip(plan.children[row], tokens, strict=False)}
+            text |= {
+                child: (*text[row], token)
+                for child, token in zip(plan.children[row], tokens, strict=False)
+            }
     rows = sorted(text)
     tokens = [text[row][-1] if row else 0 for row in rows]
-    return Tree(tokens, [form[row] for row in rows], replacement=replacement), [text[row] for row in rows]
+    return Tree(tokens, [form[row] for row in rows], replacement=replacement), [
+        text[row] for row in rows
+    ]
 
 
 def tree_round(rule, p, q, form, draw=distinct_drafts, replacement=False):
@@ -104,7 +122,9 @@ def tree_round(rule, p, q, form, draw=distinct_drafts, replacement=False):
 
     def one_round(rng):
         tree, texts = draw_tree(rng, q, form, draw, replacement)
-        path, token = rule(np.array([p[text] for text in texts]), np.array([q[text] for text in texts]), tree, rng)
+        path, token = rule(
+            np.array([p[text] for text in texts]), np.array([q[text] for text in texts]), tree, rng
+        )
         return (*(tree.tokens[row] for row in path), token), len(path)
 
     return one_round
@@ -139,4 +159,6 @@ def wrong_by(one_round, p):
 
 
 def mean_accepted(one_round):
-    return sum(accepted * probability for (_, accepted), probability in every_outcome(one_round).items())
+    return sum(
+        accepted * probability for (_, accepted), probability in every_outcome(one_round).items()
+    )

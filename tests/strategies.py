@@ -16,8 +16,12 @@ def weight_matrices(draw, largest=1e4, block=32):
         spread = 10.0 ** draw(st.floats(-6, 2))
         matrix = spread * np.random.default_rng(draw(st.integers(0, 2**32))).standard_normal(shape)
     elif kind == "lattice":
-        limit = draw(st.sampled_from([16, 254]))  # a step of 2 in one of the formats: odd numbers are ties
-        matrix = draw(arrays.arrays(np.int16, shape, elements=st.integers(-limit, limit))) * 2.0 ** draw(st.integers(-20, 5))
+        limit = draw(
+            st.sampled_from([16, 254])
+        )  # a step of 2 in one of the formats: odd numbers are ties
+        matrix = draw(
+            arrays.arrays(np.int16, shape, elements=st.integers(-limit, limit))
+        ) * 2.0 ** draw(st.integers(-20, 5))
     else:
         limit = float(np.float32(largest))
         matrix = draw(arrays.arrays(np.float32, shape, elements=st.floats(-limit, limit, width=32)))
@@ -52,15 +56,23 @@ def matrices_for(grid, largest=1e4):
     """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other grid."""
     from minimtp.quant.grids.registry import BlockGrid
 
-    return weight_matrices(largest=largest, block=grid.group_size) if isinstance(grid, BlockGrid) else ragged_matrices(largest)
+    return (
+        weight_matrices(largest=largest, block=grid.group_size)
+        if isinstance(grid, BlockGrid)
+        else ragged_matrices(largest)
+    )
 
 
 @st.composite
 def codes_and_scales(draw, smallest, largest):
     """Any codes int8 (N, K) from `smallest` to `largest`, and any finite float16 scales as float32 (N, K/32)."""
     rows, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    codes = draw(arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(smallest, largest)))
-    scales = draw(arrays.arrays(np.float16, (rows, groups), elements=st.floats(-65504, 65504, width=16)))
+    codes = draw(
+        arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(smallest, largest))
+    )
+    scales = draw(
+        arrays.arrays(np.float16, (rows, groups), elements=st.floats(-65504, 65504, width=16))
+    )
     return codes, scales.astype(np.float32)
 
 
@@ -101,8 +113,12 @@ def models(draw, **fixed):
     recipe = draw(recipes(**fixed))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     model = build_model(recipe, rng)
-    for parameter in model.parameters():  # products that start at zero would hide what comes before them
-        parameter.data = parameter.data + 0.05 * rng.standard_normal(parameter.data.shape, np.float32)
+    for (
+        parameter
+    ) in model.parameters():  # products that start at zero would hide what comes before them
+        parameter.data = parameter.data + 0.05 * rng.standard_normal(
+            parameter.data.shape, np.float32
+        )
     if recipe.quantization == "none":
         return model
     model = prepare(model, quantization_spec(recipe))
@@ -119,7 +135,11 @@ def documents(draw, largest=200):
 @st.composite
 def product_sizes(draw):
     """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of columns."""
-    sizes = draw(st.integers(1, 20) | st.integers(21, 70)), draw(st.integers(1, 100)), 32 * draw(st.integers(1, 5))
+    sizes = (
+        draw(st.integers(1, 20) | st.integers(21, 70)),
+        draw(st.integers(1, 100)),
+        32 * draw(st.integers(1, 5)),
+    )
     return *sizes, draw(st.integers(0, 2**32))
 
 
@@ -143,7 +163,9 @@ def matrix_products(draw, largest=70):
     def matrix(height: int, width: int) -> np.ndarray:
         transposed, cut = draw(st.booleans()), draw(st.booleans())
         shape = (width, height) if transposed else (height, width)
-        numbers = rng.integers(-9, 10, (count or 1, shape[0] + 5 * cut, shape[1])).astype(np.float32)[:, : shape[0]]
+        numbers = rng.integers(-9, 10, (count or 1, shape[0] + 5 * cut, shape[1])).astype(
+            np.float32
+        )[:, : shape[0]]
         numbers = numbers.swapaxes(1, 2) if transposed else numbers
         return numbers if count else numbers[0]
 

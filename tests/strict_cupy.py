@@ -51,14 +51,22 @@ def _unwrap(value: object) -> object:
     if isinstance(value, ndarray):
         return value._data
     if isinstance(value, np.ndarray):
-        raise Refused("Unsupported type <class 'numpy.ndarray'>: a host array beside a device array")
+        raise Refused(
+            "Unsupported type <class 'numpy.ndarray'>: a host array beside a device array"
+        )
     if isinstance(value, (list, tuple)):
         return type(value)(_unwrap(member) for member in value)
     return value
 
 
 def _nonsense(data: np.ndarray) -> None:
-    data[...] = np.nan if data.dtype.kind in "fc" else np.iinfo(data.dtype).max if data.dtype.kind in "iu" else 1
+    data[...] = (
+        np.nan
+        if data.dtype.kind in "fc"
+        else np.iinfo(data.dtype).max
+        if data.dtype.kind in "iu"
+        else 1
+    )
 
 
 def _run(function, *arguments, writes=(), trial=None, **options):
@@ -83,6 +91,7 @@ def _run(function, *arguments, writes=(), trial=None, **options):
     if not view:
         traffic.launches += 1
         if _capture is not None:
+
             def replay():
                 with np.errstate(all="ignore"):
                     result[...] = function(*host, **named)
@@ -106,7 +115,13 @@ def _with_out(function):
     def call(*arguments, out=None, **options):
         if out is None:
             return _run(function, *arguments, **options)
-        _run(lambda *host, **named: function(*host[:-1], out=host[-1], **named), *arguments, out, writes=(out,), **options)
+        _run(
+            lambda *host, **named: function(*host[:-1], out=host[-1], **named),
+            *arguments,
+            out,
+            writes=(out,),
+            **options,
+        )
         return out
 
     return call
@@ -116,7 +131,9 @@ def _binary(function, swapped=False):
     def method(self, other):
         if not isinstance(other, (ndarray, *SCALARS)):
             if isinstance(other, np.ndarray):
-                raise Refused("Unsupported type <class 'numpy.ndarray'>: a host array beside a device array")
+                raise Refused(
+                    "Unsupported type <class 'numpy.ndarray'>: a host array beside a device array"
+                )
             return NotImplemented
         return _run(function, other, self) if swapped else _run(function, self, other)
 
@@ -138,8 +155,12 @@ def _index(index):
     parts = index if isinstance(index, tuple) else (index,)
     for part in parts:
         if isinstance(part, (list, np.ndarray)) and np.ndim(part):
-            raise Refused("an index of lists or host arrays is an upload: move it to the device first")
-        if isinstance(part, slice) and builtins.any(isinstance(end, ndarray) for end in (part.start, part.stop, part.step)):
+            raise Refused(
+                "an index of lists or host arrays is an upload: move it to the device first"
+            )
+        if isinstance(part, slice) and builtins.any(
+            isinstance(end, ndarray) for end in (part.start, part.stop, part.step)
+        ):
             raise Refused("a slice's bounds must be numbers of the host")
     host = tuple(part._data if isinstance(part, ndarray) else part for part in parts)
     return host if isinstance(index, tuple) else host[0]
@@ -203,7 +224,12 @@ class ndarray:  # noqa: N801  (CuPy's name)
 
     def __getitem__(self, index):
         host = _index(index)
-        return _run(lambda data, *_: data[host], self, *_arrays_in(index), trial=lambda data, *_: data[_anywhere(host)])
+        return _run(
+            lambda data, *_: data[host],
+            self,
+            *_arrays_in(index),
+            trial=lambda data, *_: data[_anywhere(host)],
+        )
 
     def __setitem__(self, index, value):
         if not isinstance(value, (ndarray, *SCALARS)):
@@ -227,10 +253,28 @@ def _anywhere(host):
 
 
 def _arrays_in(index):
-    return [part for part in (index if isinstance(index, tuple) else (index,)) if isinstance(part, ndarray)]
+    return [
+        part
+        for part in (index if isinstance(index, tuple) else (index,))
+        if isinstance(part, ndarray)
+    ]
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
     _function = getattr(operator, f"{_name}_" if _name in ("and", "or") else _name)
     setattr(ndarray, f"__{_name}__", _binary(_function))
     setattr(ndarray, f"__r{_name}__", _binary(_function, swapped=True))
@@ -244,7 +288,13 @@ for _name in (
     "all", "any", "argmax", "argmin", "argsort", "astype", "copy", "cumsum", "dot", "max", "mean", "min", "prod", "ravel",
     "repeat", "reshape", "searchsorted", "squeeze", "sum", "swapaxes", "take", "transpose",
 ):  # fmt: skip
-    setattr(ndarray, _name, lambda self, *a, name=_name, **o: _run(lambda d, *b, **p: getattr(d, name)(*b, **p), self, *a, **o))
+    setattr(
+        ndarray,
+        _name,
+        lambda self, *a, name=_name, **o: _run(
+            lambda d, *b, **p: getattr(d, name)(*b, **p), self, *a, **o
+        ),
+    )
 
 
 def _fill(self, value):
@@ -278,6 +328,8 @@ for _name in (
     "diagonal", "kron",
 ):  # fmt: skip
     globals()[_name] = lambda *a, name=_name, **o: _run(getattr(np, name), *a, **o)
+
+
 def _joining(join):
     """CuPy joins more than eight arrays by a kernel that is told their addresses by an upload."""
 
@@ -325,7 +377,9 @@ def array(value, dtype=None, copy=True, **options):
     """A copy on the device; of host data it is an upload."""
     if isinstance(value, ndarray):
         return _run(lambda data: np.array(data, dtype, **options), value)
-    if isinstance(value, (list, tuple)) and builtins.any(isinstance(member, ndarray) for member in _flat(value)):
+    if isinstance(value, (list, tuple)) and builtins.any(
+        isinstance(member, ndarray) for member in _flat(value)
+    ):
         return stack([array(member, dtype) for member in value])  # noqa: F821
     if _capture is not None:
         raise CaptureError("an upload while a stream is captured")
@@ -343,7 +397,13 @@ def copyto(target, source, casting="same_kind", where=None):
     if where is None:
         _run(lambda data, new: np.copyto(data, new, casting), target, source, writes=(target,))
     else:
-        _run(lambda data, new, mask: np.copyto(data, new, casting, where=mask), target, source, where, writes=(target,))
+        _run(
+            lambda data, new, mask: np.copyto(data, new, casting, where=mask),
+            target,
+            source,
+            where,
+            writes=(target,),
+        )
 
 
 def array_split(array, sections, axis=0):
@@ -462,10 +522,14 @@ def get_default_pinned_memory_pool():
 class RawModule:
     """CUDA source, compiled for the host."""
 
-    def __init__(self, *, code=None, path=None, options=(), backend="nvrtc", name_expressions=None, **others) -> None:
+    def __init__(
+        self, *, code=None, path=None, options=(), backend="nvrtc", name_expressions=None, **others
+    ) -> None:
         from tests import cuda_on_host
 
-        if not isinstance(options, tuple) or not builtins.all(isinstance(option, str) for option in options):
+        if not isinstance(options, tuple) or not builtins.all(
+            isinstance(option, str) for option in options
+        ):
             raise TypeError("options must be a tuple of strings")
         self._library = cuda_on_host.compiled(code, options)
 
@@ -500,7 +564,12 @@ class _Kernel:
 class _Cublas:
     """The one product that is called directly, and its setting. What cuBLAS refuses is refused."""
 
-    ALLOWED = {(0, 68), (0, 77), (2, 68), (14, 68)}  # kinds of factors and of arithmetic, results in float32
+    ALLOWED = {
+        (0, 68),
+        (0, 77),
+        (2, 68),
+        (14, 68),
+    }  # kinds of factors and of arithmetic, results in float32
 
     def __init__(self) -> None:
         self.math_mode = 0
@@ -512,7 +581,26 @@ class _Cublas:
         self.math_mode = mode
 
     def gemmEx(
-        self, handle, flip_a, flip_b, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, beta, c, kind_c, ldc, compute, algo
+        self,
+        handle,
+        flip_a,
+        flip_b,
+        m,
+        n,
+        k,
+        alpha,
+        a,
+        kind_a,
+        lda,
+        b,
+        kind_b,
+        ldb,
+        beta,
+        c,
+        kind_c,
+        ldc,
+        compute,
+        algo,
     ):
         if kind_a != kind_b or kind_c != 0 or (kind_a, compute) not in self.ALLOWED or algo != -1:
             raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
@@ -526,7 +614,9 @@ class _Cublas:
         assert (ones[0, 0], zeros[0, 0]) == (1, 0)
         traffic.launches += 1
         with np.errstate(all="ignore"):
-            self._columns(c, 0, m, n, ldc)[...] = (first.T if flip_a else first) @ (second.T if flip_b else second)
+            self._columns(c, 0, m, n, ldc)[...] = (first.T if flip_a else first) @ (
+                second.T if flip_b else second
+            )
 
     @staticmethod
     def _columns(place, kind, rows, columns, stride):
@@ -534,7 +624,9 @@ class _Cublas:
         if stride < rows:
             raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
         dtype = np.dtype({0: np.float32, 2: np.float16, 14: np.uint16}[kind])
-        memory = (ctypes.c_char * ((stride * (columns - 1) + rows) * dtype.itemsize)).from_address(place)
+        memory = (ctypes.c_char * ((stride * (columns - 1) + rows) * dtype.itemsize)).from_address(
+            place
+        )
         strides = dtype.itemsize, stride * dtype.itemsize
         found = np.ndarray((rows, columns), dtype, memory, strides=strides)
         if kind == 14:

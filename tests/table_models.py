@@ -35,12 +35,18 @@ class TableTarget:
 
     def forward(self, tokens):
         assert len(tokens) > 0
-        assert self.length + len(tokens) <= self.context_length, "a token was fed beyond the context"
+        assert self.length + len(tokens) <= self.context_length, (
+            "a token was fed beyond the context"
+        )
         start = self.length
         self.cache += [int(token) for token in tokens]
         rows = range(start + 1, self.length + 1)
-        hidden = np.array([[stop - 1, self.cache[stop - 1]] for stop in rows])  # (T, 2): position and token of the row
-        return SimpleNamespace(logits=np.array([self.logits(self.cache[:stop]) for stop in rows]), hidden=hidden)
+        hidden = np.array(
+            [[stop - 1, self.cache[stop - 1]] for stop in rows]
+        )  # (T, 2): position and token of the row
+        return SimpleNamespace(
+            logits=np.array([self.logits(self.cache[:stop]) for stop in rows]), hidden=hidden
+        )
 
     def clone(self):
         return TableTarget(self.vocabulary_size, self.context_length, self.seed, self.sharpness)
@@ -51,10 +57,14 @@ class TableTarget:
         paths = [[0, *tree.path_to(row)] for row in range(len(tree.tokens))]
         texts = [[*self.cache, *(int(tree.tokens[row]) for row in path)] for path in paths]
         hidden = np.array([[len(text) - 1, text[-1]] for text in texts])
-        return SimpleNamespace(logits=np.array([self.logits(text) for text in texts]), hidden=hidden)
+        return SimpleNamespace(
+            logits=np.array([self.logits(text) for text in texts]), hidden=hidden
+        )
 
     def keep(self, rows):
-        assert rows[0] == 0 and all(self.tree.parents[b] == a for a, b in zip(rows, rows[1:], strict=False))
+        assert rows[0] == 0 and all(
+            self.tree.parents[b] == a for a, b in zip(rows, rows[1:], strict=False)
+        )
         self.cache += [int(self.tree.tokens[row]) for row in rows]
 
     def truncate(self, length):
@@ -110,10 +120,15 @@ def every_outcome(run):
         outcomes[result] = outcomes.get(result, 0.0) + rng.probability
         while rng.asked and rng.asked[-1][0] + 1 == rng.asked[-1][1]:
             rng.asked.pop()
-        script = [choice for choice, _ in rng.asked[:-1]] + [rng.asked[-1][0] + 1] if rng.asked else None
+        script = (
+            [choice for choice, _ in rng.asked[:-1]] + [rng.asked[-1][0] + 1] if rng.asked else None
+        )
     return outcomes
 
 
 def total_variation(first, second):
     """Half the summed difference of two {result: probability} tables."""
-    return sum(abs(first.get(key, 0.0) - second.get(key, 0.0)) for key in first.keys() | second.keys()) / 2
+    return (
+        sum(abs(first.get(key, 0.0) - second.get(key, 0.0)) for key in first.keys() | second.keys())
+        / 2
+    )

@@ -51,7 +51,9 @@ class Unmultiplied(numpy.ndarray):
     """An array for which the library of matrix products is missing."""
 
     def __matmul__(self, other: object) -> None:
-        raise ImportError("libcublas.so.12: cannot open shared object file: No such file or directory")
+        raise ImportError(
+            "libcublas.so.12: cannot open shared object file: No such file or directory"
+        )
 
 
 def test_a_gpu_that_adds_and_multiplies_is_used(monkeypatch):
@@ -73,15 +75,23 @@ def test_the_pool_of_a_chosen_gpu_has_a_limit_and_the_users_own_is_kept(monkeypa
 @pytest.mark.parametrize(
     ("replaced", "reason"),
     [
-        ({"arange": raising(RuntimeError("cudaErrorNoDevice: none"))}, "compute on it: cudaErrorNoDevice"),
+        (
+            {"arange": raising(RuntimeError("cudaErrorNoDevice: none"))},
+            "compute on it: cudaErrorNoDevice",
+        ),
         ({"arange": raising(RuntimeError())}, "CuPy cannot compute on it: RuntimeError"),
         ({"arange": numpy.zeros}, "adds 0 . 1 . 2 wrongly"),
-        ({"ones": lambda *shape: numpy.ones(*shape).view(Unmultiplied)}, "compute on it: libcublas.so.12: cannot open"),
+        (
+            {"ones": lambda *shape: numpy.ones(*shape).view(Unmultiplied)},
+            "compute on it: libcublas.so.12: cannot open",
+        ),
         ({"ones": numpy.zeros}, "multiplies matrices of ones wrongly"),
     ],
     ids=["old driver", "no message", "wrong sum", "no cuBLAS", "wrong product"],
 )
-def test_a_gpu_that_cannot_compute_is_not_used_and_the_reason_is_said(monkeypatch, replaced, reason):
+def test_a_gpu_that_cannot_compute_is_not_used_and_the_reason_is_said(
+    monkeypatch, replaced, reason
+):
     monkeypatch.setitem(sys.modules, "cupy", StubCupy(**replaced))
     assert choose_device("auto").name == "cpu"
     with pytest.raises(UserError, match=reason):
@@ -92,20 +102,36 @@ def test_a_gpu_that_cannot_compute_is_not_used_and_the_reason_is_said(monkeypatc
     ("content", "reason"),
     [
         (None, "CuPy is not installed"),
-        ("import no_such_dependency", "is installed and does not load: No module named 'no_such_dependency'"),
+        (
+            "import no_such_dependency",
+            "is installed and does not load: No module named 'no_such_dependency'",
+        ),
         ("raise ImportError", "is installed and does not load: ImportError"),
         (
             "try:\n    raise ImportError('libnvrtc.so.12: cannot open shared object file')\nexcept ImportError as error:\n"
             "    raise ImportError('\\n=====\\nFailed to import CuPy.\\n=====') from error",
             "is installed and does not load: libnvrtc.so.12: cannot open shared object file",
         ),
-        ("raise RuntimeError('\\n=====\\nbuilt for another NumPy')", "does not load: built for another NumPy"),
+        (
+            "raise RuntimeError('\\n=====\\nbuilt for another NumPy')",
+            "does not load: built for another NumPy",
+        ),
     ],
-    ids=["not installed", "a dependency missing", "no message", "a library missing", "another error"],
+    ids=[
+        "not installed",
+        "a dependency missing",
+        "no message",
+        "a library missing",
+        "another error",
+    ],
 )
-def test_a_cupy_that_cannot_be_imported_is_told_apart_from_one_that_is_not_there(tmp_path, monkeypatch, content, reason):
+def test_a_cupy_that_cannot_be_imported_is_told_apart_from_one_that_is_not_there(
+    tmp_path, monkeypatch, content, reason
+):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *(path for path in sys.path if content is not None)])
+    monkeypatch.setattr(
+        sys, "path", [str(tmp_path), *(path for path in sys.path if content is not None)]
+    )
     if content is not None:
         (tmp_path / "cupy.py").write_text(content)
     cupy, obstacle = backend._usable_cupy()
@@ -114,7 +140,8 @@ def test_a_cupy_that_cannot_be_imported_is_told_apart_from_one_that_is_not_there
 
 
 can_count_threads = pytest.mark.skipif(
-    available_cores() < 2 or not Path("/proc/self/task").is_dir(), reason="needs two cores, and /proc to count threads in"
+    available_cores() < 2 or not Path("/proc/self/task").is_dir(),
+    reason="needs two cores, and /proc to count threads in",
 )
 COUNTING = """
 import os
@@ -128,9 +155,14 @@ x = np.ones((512, 512), np.float32)
 def told(code: str, **environment: str) -> object:
     """What the code prints, as JSON, in a new interpreter whose environment says no more about BLAS than this."""
     root = str(Path(backend.__file__).parents[1])
-    others = {name: value for name, value in os.environ.items() if name not in BLAS_THREAD_VARIABLES}
+    others = {
+        name: value for name, value in os.environ.items() if name not in BLAS_THREAD_VARIABLES
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=others | {"PYTHONPATH": root} | environment, stdout=subprocess.PIPE, check=True
+        [sys.executable, "-c", code],
+        env=others | {"PYTHONPATH": root} | environment,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     return json.loads(done.stdout)
 
@@ -156,7 +188,9 @@ def test_a_thread_variable_of_the_users_stays_and_one_for_every_library_stays_al
 @can_count_threads
 @pytest.mark.skipif(find_spec("numba") is None, reason="needs Numba, which compiles the loops")
 def test_products_and_compiled_loops_that_alternate_start_no_thread_that_could_spin_beside_the_other():
-    code = COUNTING + """
+    code = (
+        COUNTING
+        + """
 compiled, counts = kernels.for_array(x), []
 for _ in range(3):
     x @ x
@@ -166,4 +200,5 @@ for _ in range(3):
 assert compiled.__name__ == "minimtp.kernels.cpu"
 print(counts)
 """
+    )
     assert told(code, MINIMTP_KERNELS="auto") == [1] * 6

@@ -50,7 +50,9 @@ def test_a_module_imports_only_from_its_own_layer_and_from_those_below(path):
         if name.startswith("minimtp."):
             other = name.split(".")[1]
             if other in LEVEL:  # minimtp.__version__ and the like are no module
-                assert LEVEL[other] <= LEVEL[part], f"{path.name} imports {name}, which lies above it"
+                assert LEVEL[other] <= LEVEL[part], (
+                    f"{path.name} imports {name}, which lies above it"
+                )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -60,13 +62,23 @@ def test_only_the_backend_imports_an_array_library(path):
     compiled = part_of(path) == "kernels" and "cpu" in path.parts
     allowed = {"numpy", "numba", "llvmlite"} if compiled else set()  # Numba has to see NumPy itself
     if "pytorch" in path.parts:
-        allowed = {"torch"} - {name.split(".")[0] for name in imported(path, at_module_level=True)}  # when it is needed only
-    libraries = {name.split(".")[0] for name in imported(path)} & {"numpy", "cupy", "numba", "llvmlite", "torch"}
+        allowed = {"torch"} - {
+            name.split(".")[0] for name in imported(path, at_module_level=True)
+        }  # when it is needed only
+    libraries = {name.split(".")[0] for name in imported(path)} & {
+        "numpy",
+        "cupy",
+        "numba",
+        "llvmlite",
+        "torch",
+    }
     assert libraries <= allowed
 
 
 @pytest.mark.parametrize(("library", "file"), [("gguf", "formats"), ("llama_cpp", "bench")])
-def test_what_reads_other_programs_files_is_imported_in_one_place_and_only_when_needed(library, file):
+def test_what_reads_other_programs_files_is_imported_in_one_place_and_only_when_needed(
+    library, file
+):
     importing = {part_of(path) for path in FILES if library in imported(path)}
     assert importing == {file}
     assert not any(library in imported(path, at_module_level=True) for path in FILES)
@@ -74,11 +86,22 @@ def test_what_reads_other_programs_files_is_imported_in_one_place_and_only_when_
 
 def loaded_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(*(name for name in sys.modules if '.' not in name))"
-    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
 
 
 def test_importing_the_package_loads_neither_numpy_nor_any_extra():
-    assert not loaded_after("import minimtp") & {"numpy", "numba", "cupy", "tqdm", "safetensors", "matplotlib"}
+    assert not loaded_after("import minimtp") & {
+        "numpy",
+        "numba",
+        "cupy",
+        "tqdm",
+        "safetensors",
+        "matplotlib",
+    }
 
 
 def test_the_functions_of_the_package_are_found_when_asked_for():

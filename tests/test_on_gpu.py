@@ -46,7 +46,15 @@ from tests import cuda_on_host, strict_cupy
 from tests.engine.test_engine import SAMPLES
 from tests.tolerances import COMPARISONS, allowed, assert_close
 
-SHAPE = ModelConfig(vocabulary_size=61, context_length=48, num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=2, intermediate_size=64)
+SHAPE = ModelConfig(
+    vocabulary_size=61,
+    context_length=48,
+    num_layers=2,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+)
 
 
 def on(device, value):
@@ -77,7 +85,9 @@ def model_with(kind, seed=3):
     rng = np.random.default_rng(seed)
     trunk = Transformer(SHAPE, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](4, SHAPE, rng))
-    map_parameters(model, lambda array: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32))
+    map_parameters(
+        model, lambda array: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32)
+    )
     return model
 
 
@@ -97,7 +107,12 @@ def test_every_operation_gives_the_hosts_result_and_gradients(device, name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_gradients_are_checked_on_the_device_as_well(device, name):
     make, inputs = SAMPLES[name]
-    check_gradients(lambda *tensors: on(device, make()).apply(*tensors), on(device, inputs), name=name, most_elements=8)
+    check_gradients(
+        lambda *tensors: on(device, make()).apply(*tensors),
+        on(device, inputs),
+        name=name,
+        most_elements=8,
+    )
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -106,10 +121,19 @@ def test_grids_round_pack_and_mask_to_the_same_bits(device, grid, mask):
     weights = np.random.default_rng(1).standard_normal((6, 96)).astype(np.float32)
     there = on(device, weights)
     assert to_numpy(grid.fake_quantize(there)).tobytes() == grid.fake_quantize(weights).tobytes()
-    assert to_numpy(packing.quantize(grid, there)).tobytes() == packing.quantize(grid, weights).tobytes()
+    assert (
+        to_numpy(packing.quantize(grid, there)).tobytes()
+        == packing.quantize(grid, weights).tobytes()
+    )
     packed = packing.quantize(grid, weights)
-    assert to_numpy(packing.dequantize(grid, on(device, packed))).tobytes() == packing.dequantize(grid, packed).tobytes()
-    inside, ours = grid.straight_through_mask(weights, mask), grid.straight_through_mask(there, mask)
+    assert (
+        to_numpy(packing.dequantize(grid, on(device, packed))).tobytes()
+        == packing.dequantize(grid, packed).tobytes()
+    )
+    inside, ours = (
+        grid.straight_through_mask(weights, mask),
+        grid.straight_through_mask(there, mask),
+    )
     assert (inside is None) == (ours is None)
     assert inside is None or np.array_equal(inside, to_numpy(ours))
 
@@ -118,17 +142,39 @@ TRAINING = {
     "standard": {},
     "frozen trunk": {"heads": "token_conditioned", "draft_depth": 2, "freeze_trunk": True},
     "parallel, reversed": {"heads": "parallel", "draft_depth": 2, "curriculum": "reverse"},
-    "sequential, forward": {"heads": "sequential", "draft_depth": 2, "curriculum": "forward", "detach_until": 0.5},
-    "heads from the trunk": {"heads": "token_conditioned", "draft_depth": 3, "head_targets": "trunk", "head_stride": 2},
+    "sequential, forward": {
+        "heads": "sequential",
+        "draft_depth": 2,
+        "curriculum": "forward",
+        "detach_until": 0.5,
+    },
+    "heads from the trunk": {
+        "heads": "token_conditioned",
+        "draft_depth": 3,
+        "head_targets": "trunk",
+        "head_stride": 2,
+    },
     "distilled": {"distill_weight": 0.5},
-    "rounded from the middle": {"heads": "token_conditioned", "draft_depth": 2, "quantization": "qat", "quantize_from": 0.5},
-    "untied, 8 bits": {"tied_embeddings": False, "quantization": "qat", "weight_grid": "q8_0", "quantize_from": 0.0},
+    "rounded from the middle": {
+        "heads": "token_conditioned",
+        "draft_depth": 2,
+        "quantization": "qat",
+        "quantize_from": 0.5,
+    },
+    "untied, 8 bits": {
+        "tied_embeddings": False,
+        "quantization": "qat",
+        "weight_grid": "q8_0",
+        "quantize_from": 0.0,
+    },
 }
 
 
 def text():
     rng = np.random.default_rng(0)
-    return Corpus("noise", [(str(i), bytes(rng.integers(97, 105, 3000, dtype=np.uint8))) for i in range(12)])
+    return Corpus(
+        "noise", [(str(i), bytes(rng.integers(97, 105, 3000, dtype=np.uint8))) for i in range(12)]
+    )
 
 
 def with_both_kernels(cases, quick):
@@ -154,17 +200,30 @@ def choose_kernels(monkeypatch):
 
 @pytest.mark.parametrize(
     ("feature", "choice"),
-    with_both_kernels([(name,) for name in TRAINING], quick=[("heads from the trunk",), ("untied, 8 bits",)]),
+    with_both_kernels(
+        [(name,) for name in TRAINING], quick=[("heads from the trunk",), ("untied, 8 bits",)]
+    ),
 )
 def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice):
     choose_kernels(choice, device)
     recipe = presets.preset("tiny", tokens=4 * 4 * 32, **TRAINING[feature])
     corpus, losses, evaluations = text(), [], []
     for chosen in (choose_device("cpu"), device):
-        teacher = moved(Trainer(recipe, None, choose_device("cpu"), 1).model, chosen) if recipe.distill_weight else None
+        teacher = (
+            moved(Trainer(recipe, None, choose_device("cpu"), 1).model, chosen)
+            if recipe.distill_weight
+            else None
+        )
         trainer = Trainer(recipe, None, chosen, 1, teacher=teacher)
         batches = [
-            corpus.batch(i, seed=0, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=recipe.draft_depth) for i in range(4)
+            corpus.batch(
+                i,
+                seed=0,
+                batch_size=recipe.batch_size,
+                context_length=recipe.context_length,
+                depth=recipe.draft_depth,
+            )
+            for i in range(4)
         ]
         losses.append([trainer.advance(batch)[0] for batch in batches])
         evaluations.append(evaluate_model(trainer.model, corpus, recipe.context_length, 512, 1))
@@ -172,20 +231,36 @@ def test_training_takes_the_hosts_steps(device, choose_kernels, feature, choice)
     assert np.array_equal(np.isnan(losses[0]), np.isnan(losses[1]))
     kind = "loss, float32" if recipe.quantization == "none" else "loss through rounding, float32"
     assert_same(np.nan_to_num(losses[1]), np.nan_to_num(losses[0]), kind)
-    assert_close(*(evaluation.bits_per_byte for evaluation in evaluations[::-1]), COMPARISONS["bits per byte, float32"])
+    assert_close(
+        *(evaluation.bits_per_byte for evaluation in evaluations[::-1]),
+        COMPARISONS["bits per byte, float32"],
+    )
 
 
-@pytest.mark.parametrize("feature", ["standard", "parallel, reversed", "heads from the trunk", "untied, 8 bits"])
-def test_a_training_step_stops_for_the_device_twice_and_uploads_its_tokens(monkeypatch, device, choose_kernels, feature):
+@pytest.mark.parametrize(
+    "feature", ["standard", "parallel, reversed", "heads from the trunk", "untied, 8 bits"]
+)
+def test_a_training_step_stops_for_the_device_twice_and_uploads_its_tokens(
+    monkeypatch, device, choose_kernels, feature
+):
     choose_kernels("plain", device)
     recipe = presets.preset("tiny", tokens=4 * 4 * 32, **TRAINING[feature])
     trainer, corpus = Trainer(recipe, None, device, 1), text()
     batches = [
-        corpus.batch(i, seed=0, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=recipe.draft_depth) for i in range(4)
+        corpus.batch(
+            i,
+            seed=0,
+            batch_size=recipe.batch_size,
+            context_length=recipe.context_length,
+            depth=recipe.draft_depth,
+        )
+        for i in range(4)
     ]
     for batch in batches[:2]:
         trainer.advance(batch)
-    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    monkeypatch.setattr(
+        strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0)
+    )
     trainer.advance(batches[2])
     trainer.close()
     if device.xp is strict_cupy:  # CuPy does not count
@@ -206,14 +281,18 @@ def test_the_next_batch_is_prepared_while_a_step_is_under_way_and_is_the_same(de
     for step in (0, 1, 2, 4):  # a run may go on anywhere
         found = batches.at(step)
         assert isinstance(found, device.xp.ndarray)
-        assert np.array_equal(to_numpy(found), corpus.batch(step, seed=1, batch_size=3, context_length=16, depth=2))
+        assert np.array_equal(
+            to_numpy(found), corpus.batch(step, seed=1, batch_size=3, context_length=16, depth=2)
+        )
     with pytest.raises(ValueError, match="no text"):
         batches.at(5)
     batches.at(6)
     batches.close()
     assert drawn == [0, 1, 2, 3, 4, 5, 6]  # each once, and none behind the last
     host = Batches(batch_of, choose_device("cpu"), 7)
-    assert np.array_equal(host.at(0), corpus.batch(0, seed=1, batch_size=3, context_length=16, depth=2)) and drawn[7:] == [0]
+    assert np.array_equal(
+        host.at(0), corpus.batch(0, seed=1, batch_size=3, context_length=16, depth=2)
+    ) and drawn[7:] == [0]
     host.close()
 
 
@@ -234,30 +313,42 @@ WAITS = {  # law, rule, heads, draft depth: how often the host waits in a round,
 
 
 @pytest.mark.parametrize("case", WAITS)
-def test_the_host_waits_once_a_verification_and_once_a_draft(monkeypatch, device, choose_kernels, case):
+def test_the_host_waits_once_a_verification_and_once_a_draft(
+    monkeypatch, device, choose_kernels, case
+):
     law, rule, heads, depth, waits = WAITS[case]
     choose_kernels("auto", device)
     target, drafter = deploy(in_form(moved(model_with(heads), device), "int4"))
-    generation = generate(target, drafter, [3, 1, 4], max_new_tokens=40, sampling=law, rule=rule, draft_depth=depth)
+    generation = generate(
+        target, drafter, [3, 1, 4], max_new_tokens=40, sampling=law, rule=rule, draft_depth=depth
+    )
     rounds = generation.rounds()
     for _ in range(4):
         next(rounds)
-    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    monkeypatch.setattr(
+        strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0)
+    )
     lengths = [len(next(rounds).drafts) for _ in range(3)]
     assert lengths == [depth] * 3
     if device.xp is strict_cupy:  # CuPy does not count
         assert traffic.reads == 3 * waits
-        assert traffic.uploads <= 3 * (1 if heads in ("none", "token_conditioned") else 2)  # what is fed, what was committed
+        assert traffic.uploads <= 3 * (
+            1 if heads in ("none", "token_conditioned") else 2
+        )  # what is fed, what was committed
 
 
-@pytest.mark.parametrize("law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"]
+)
 def test_a_plain_round_is_a_replay_a_choice_and_a_read(monkeypatch, device, choose_kernels, law):
     choose_kernels("auto", device)
     target, _ = deploy(in_form(moved(model_with("none"), device), "int4"))
     rounds = generate(target, None, [3, 1, 4], max_new_tokens=40, sampling=law).rounds()
     for _ in range(4):
         next(rounds)
-    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    monkeypatch.setattr(
+        strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0)
+    )
     next(rounds)
     assert target._trunk.graphs.recorded() == 1
     if device.xp is strict_cupy:
@@ -265,32 +356,46 @@ def test_a_plain_round_is_a_replay_a_choice_and_a_read(monkeypatch, device, choo
         assert (traffic.uploads, traffic.launches, traffic.reads) == (1, 5, 1)
 
 
-@pytest.mark.parametrize("law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"])
-def test_every_draft_length_has_a_graph_for_its_draft_and_one_for_its_verification(monkeypatch, device, choose_kernels, law):
+@pytest.mark.parametrize(
+    "law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"]
+)
+def test_every_draft_length_has_a_graph_for_its_draft_and_one_for_its_verification(
+    monkeypatch, device, choose_kernels, law
+):
     choose_kernels("auto", device)
     target, drafter = deploy(moved(model_with("token_conditioned"), device))
     plan = itertools.cycle([DraftPlan(depth) for depth in (1, 2, 3) for _ in range(4)])
     lengths = SimpleNamespace(choose=lambda most, length, statistics: next(plan))
-    rounds = generate(target, drafter, [3, 1, 4], max_new_tokens=44, sampling=law, policy=lengths).rounds()
+    rounds = generate(
+        target, drafter, [3, 1, 4], max_new_tokens=44, sampling=law, policy=lengths
+    ).rounds()
     drafted = {len(next(rounds).drafts) for _ in range(13)}
     assert drafted == {0, 1, 2, 3}  # the prompt's round drafts nothing
     assert drafter._step.graphs.recorded() == 3
     assert target._trunk.graphs.recorded() == 3
-    monkeypatch.setattr(strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0))
+    monkeypatch.setattr(
+        strict_cupy, "traffic", traffic := SimpleNamespace(reads=0, uploads=0, launches=0)
+    )
     next(rounds)
     if device.xp is strict_cupy:
         assert traffic.reads == 2 and traffic.uploads == 1
         assert traffic.launches <= 14  # of the hundreds that the graphs hold
 
 
-@pytest.mark.parametrize("law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"])
-def test_the_longest_draft_is_recorded_and_replayed_as_it_is_computed(device, choose_kernels, law, capsys):
+@pytest.mark.parametrize(
+    "law", [SamplingParams(0.0), SamplingParams(0.7)], ids=["greedy", "sampled"]
+)
+def test_the_longest_draft_is_recorded_and_replayed_as_it_is_computed(
+    device, choose_kernels, law, capsys
+):
     choose_kernels("auto", device)
     model = model_with("token_conditioned")
     (host, host_drafter), (target, drafter) = deploy(model), deploy(moved(model, device))
     texts = []
     for one, other in ((host, host_drafter), (target, drafter)):
-        rounds = generate(one, other, [3, 1, 4], max_new_tokens=44, sampling=law, seed=3, draft_depth=15).rounds()
+        rounds = generate(
+            one, other, [3, 1, 4], max_new_tokens=44, sampling=law, seed=3, draft_depth=15
+        ).rounds()
         texts.append([next(rounds) for _ in range(3)])
     assert len(texts[1][1].drafts) == 15 and drafter._step.graphs.recorded() == 1
     assert [[r.drafts, r.tokens] for r in texts[1]] == [[r.drafts, r.tokens] for r in texts[0]]
@@ -298,7 +403,11 @@ def test_the_longest_draft_is_recorded_and_replayed_as_it_is_computed(device, ch
 
 
 @pytest.mark.parametrize("choice", ["plain", "auto"])
-@pytest.mark.parametrize("law", [SamplingParams(0.0), SamplingParams(0.7), SamplingParams(0.7, 5), SamplingParams(0.7, 0, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    "law",
+    [SamplingParams(0.0), SamplingParams(0.7), SamplingParams(0.7, 5), SamplingParams(0.7, 0, 0.9)],
+    ids=str,
+)
 def test_logits_that_are_no_numbers_are_an_error_and_no_text(device, choose_kernels, choice, law):
     choose_kernels(choice, device)
     logits = device.xp.asarray(np.random.default_rng(0).standard_normal((2, 61)).astype(np.float32))
@@ -315,7 +424,9 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_text(device, choose_kern
 def test_noise_on_the_device_is_that_of_the_host(device, position, count):
     noise = GumbelNoise(3, 5)
     found = [to_numpy(noise.rows_on(device.xp, position + shift, count)) for shift in (0, 1)]
-    assert np.array_equal(found[0], noise.rows(position, count)) and np.array_equal(found[1], noise.rows(position + 1, count))
+    assert np.array_equal(found[0], noise.rows(position, count)) and np.array_equal(
+        found[1], noise.rows(position + 1, count)
+    )
 
 
 FORMS = ["float32", "int4", "trained int4"]
@@ -334,14 +445,21 @@ def parted_at_a_tie(target, found, expected):
     place = next(i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
     target.truncate(0)
     logits = np.sort(to_numpy(target.forward(np.asarray(expected[:place])).logits[-1]))
-    return logits[-1] - logits[-2] <= allowed(COMPARISONS["logits, float32"], max(1.0, np.abs(logits).max()))
+    return logits[-1] - logits[-2] <= allowed(
+        COMPARISONS["logits, float32"], max(1.0, np.abs(logits).max())
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "form", "choice"),
     with_both_kernels(
         [(kind, form) for kind in ("none", *HEADS) for form in FORMS],
-        quick=[("none", "trained int4"), ("token_conditioned", "float32"), ("parallel", "int4"), ("sequential", "int4")],
+        quick=[
+            ("none", "trained int4"),
+            ("token_conditioned", "float32"),
+            ("parallel", "int4"),
+            ("sequential", "int4"),
+        ],
     ),
 )
 def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choice):
@@ -350,11 +468,25 @@ def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choic
     host, host_drafter = deploy(in_form(replicate(model), form))
     target, drafter = deploy(in_form(moved(model, device), form))
     greedy, narrow, wide = SamplingParams(0.0), SamplingParams(0.9, 20, 0.95), SamplingParams(0.8)
-    cases = [(greedy, "token", 0), (narrow, "shared-noise", 0), (wide, "token", 0), (greedy, "token", 7)]
+    cases = [
+        (greedy, "token", 0),
+        (narrow, "shared-noise", 0),
+        (wide, "token", 0),
+        (greedy, "token", 7),
+    ]
     cases += [(wide, "shared-noise", 7), (wide, "block", 7)]
     for seed, (law, rule, tree) in enumerate(cases):
         runs = [
-            generate(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, rule=rule, seed=seed, tree=tree)
+            generate(
+                t,
+                d,
+                [3, 1, 4, 1, 5],
+                max_new_tokens=12,
+                sampling=law,
+                rule=rule,
+                seed=seed,
+                tree=tree,
+            )
             for t, d in ((host, host_drafter), (target, drafter))
         ]
         for run in runs:
@@ -377,7 +509,9 @@ def test_every_way_to_write_reads_as_on_the_host(device, choose_kernels, way, ch
         if way == "n-gram":
             drafter = NgramDrafter()
         elif way == "small model":
-            drafter = ModelDrafter(deploy(moved(model_with("none", seed=5), chosen))[0], max_depth=3)
+            drafter = ModelDrafter(
+                deploy(moved(model_with("none", seed=5), chosen))[0], max_depth=3
+            )
         elif way == "adaptive":
             options["policy"] = AdaptivePolicy(Costs(target, drafter.max_depth), drafter.max_depth)
         elif way == "penalty":
@@ -393,10 +527,14 @@ def test_every_way_to_write_reads_as_on_the_host(device, choose_kernels, way, ch
     assert texts[1] == texts[0]  # only a tie within 1e-6 of a random score could part them
 
 
-def test_a_long_text_keeps_little_noise_on_the_device_and_no_more_graphs_than_it_has_lengths(device, choose_kernels):
+def test_a_long_text_keeps_little_noise_on_the_device_and_no_more_graphs_than_it_has_lengths(
+    device, choose_kernels
+):
     choose_kernels("auto", device)
     target, drafter = deploy(moved(model_with("token_conditioned"), device), context_length=400)
-    generation = generate(target, drafter, [3, 1, 4], max_new_tokens=300, sampling=SamplingParams(0.8), draft_depth=2)
+    generation = generate(
+        target, drafter, [3, 1, 4], max_new_tokens=300, sampling=SamplingParams(0.8), draft_depth=2
+    )
     held = []
     for _ in generation:
         assert len(generation._rule.noise._sent) <= 3
@@ -408,7 +546,9 @@ def test_a_long_text_keeps_little_noise_on_the_device_and_no_more_graphs_than_it
 
 def test_the_devices_pool_has_a_limit_below_its_memory(device):
     choose_device("cuda")
-    assert 0 < device.xp.get_default_memory_pool().get_limit() < device.xp.cuda.runtime.memGetInfo()[1]
+    assert (
+        0 < device.xp.get_default_memory_pool().get_limit() < device.xp.cuda.runtime.memGetInfo()[1]
+    )
 
 
 def test_the_stand_in_refuses_what_a_gpu_refuses():
@@ -424,14 +564,23 @@ def test_the_stand_in_refuses_what_a_gpu_refuses():
     assert isinstance(np.float32(2) * array, strict_cupy.ndarray)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed: nothing to compare the names with")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cupy") is None,
+    reason="CuPy is not installed: nothing to compare the names with",
+)
 def test_every_function_of_the_stand_in_exists_in_cupy():
-    functions = {name for name, value in vars(strict_cupy).items() if callable(value) and not name.startswith("_")}
+    functions = {
+        name
+        for name, value in vars(strict_cupy).items()
+        if callable(value) and not name.startswith("_")
+    }
     functions -= {"Refused", "CaptureError", "SimpleNamespace"}
     methods = {name for name in vars(strict_cupy.ndarray) if not name.startswith("_")}
     code = (
         f"import cupy; print([n for n in {functions} if not hasattr(cupy, n)],"
         f" [n for n in {methods} if not hasattr(cupy.ndarray, n)])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert output.split() == ["[]", "[]"]

@@ -21,7 +21,9 @@ def script(name):
 
 
 COMMANDS = script("readme_commands").commands(README)
-GPU = script("readme_commands").commands((ROOT / "minimtp" / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8"))
+GPU = script("readme_commands").commands(
+    (ROOT / "minimtp" / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8")
+)
 
 
 def test_the_tables_are_the_measured_ones():
@@ -30,13 +32,20 @@ def test_the_tables_are_the_measured_ones():
     assert tables.updated(README) == README
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS + GPU if command.startswith("minimtp")])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS + GPU if command.startswith("minimtp")]
+)
 def test_every_command_exists_with_its_options(command):
     make_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_the_first_two_commands_install_and_do_the_main_job_and_the_tests():
-    assert COMMANDS[:4] == ['pip install -e ".[fast]"', "minimtp compare", 'pip install -e ".[dev]"', "pytest"]
+    assert COMMANDS[:4] == [
+        'pip install -e ".[fast]"',
+        "minimtp compare",
+        'pip install -e ".[dev]"',
+        "pytest",
+    ]
 
 
 def test_every_file_in_the_tree_exists():

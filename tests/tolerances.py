@@ -11,7 +11,13 @@ from typing import NamedTuple
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 
-UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+UNIT = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "tf32": 2.0**-11,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
 ROUNDING = UNIT["float32"]  # the largest relative error of a rounded number
 
 
@@ -31,10 +37,14 @@ KERNELS = {
     "gated_update": Tolerance(8 * ROUNDING, "as swiglu"),
     "gated_update_backward": Tolerance(16 * ROUNDING, "as swiglu_backward"),
     "rotate": Tolerance(4 * ROUNDING, "two products and a sum"),
-    "causal_softmax": Tolerance(32 * ROUNDING, "the exponent's absolute rounding (scores up to 16) is the relative error"),
+    "causal_softmax": Tolerance(
+        32 * ROUNDING, "the exponent's absolute rounding (scores up to 16) is the relative error"
+    ),
     "causal_softmax_backward": Tolerance(16 * ROUNDING, "a sum over a row, two products"),
     "cross_entropy": Tolerance(8 * ROUNDING, "a sum of exponentials, a logarithm"),
-    "cross_entropy_backward": Tolerance(64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"),
+    "cross_entropy_backward": Tolerance(
+        64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
+    ),
     "embedding_backward": Tolerance(8 * ROUNDING, "several gradients added into one row"),
     "adamw": Tolerance(8 * ROUNDING, "a dozen operations on numbers that are not far apart"),
     "cached_attention": Tolerance(64 * ROUNDING, "a softmax, and the sum of the values by it"),
@@ -87,11 +97,17 @@ def factors_rounded_to(precision: str, terms: int, magnitude: object) -> object:
     magnitude: the same product of the factors' magnitudes.
     """
     unit = UNIT[precision]
-    relative = Tolerance(2 * unit + unit**2 + terms * ROUNDING, "two factors and a sum of so many terms", absolute=2.0**-22)
+    relative = Tolerance(
+        2 * unit + unit**2 + terms * ROUNDING,
+        "two factors and a sum of so many terms",
+        absolute=2.0**-22,
+    )
     return allowed(relative, magnitude)
 
 
-def assert_close(found: object, expected: object, tolerance: Tolerance, scale: object = None) -> None:
+def assert_close(
+    found: object, expected: object, tolerance: Tolerance, scale: object = None
+) -> None:
     """Every number of the array `found`, of any device, is within the tolerance of `expected`; no NaN is."""
     found, expected = to_numpy(found), np.asarray(expected)
     assert found.shape == expected.shape

@@ -32,11 +32,18 @@ class _Recorder(TorchDispatchMode):
                 tensor.copy_(before)
             self.operations.append(lambda: function(*arguments, **options))
             return result
-        given, results = {_place(tensor) for tensor in _tensors((arguments, options))}, _tensors(result)
+        given, results = (
+            {_place(tensor) for tensor in _tensors((arguments, options))},
+            _tensors(result),
+        )
         if any(_place(tensor) not in given for tensor in results):  # more than a view
-            self.operations.append(lambda: _copy(_tensors(function(*arguments, **options)), results))
+            self.operations.append(
+                lambda: _copy(_tensors(function(*arguments, **options)), results)
+            )
             for tensor in results:
-                tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 1)
+                tensor.fill_(
+                    float("nan") if tensor.is_floating_point() or tensor.is_complex() else 1
+                )
         return result
 
 
@@ -86,6 +93,10 @@ def captured(torch, run):
 def used(monkeypatch, module):
     """Let a module of minimtp.bench.baselines.pytorch record so; a stream beside the current one is the current one."""
     monkeypatch.setattr("torch.cuda.Stream", lambda: None)
-    for name, stand_in in (("recorded", recorded), ("captured", captured), ("beside", lambda torch, stream, run: run())):
+    for name, stand_in in (
+        ("recorded", recorded),
+        ("captured", captured),
+        ("beside", lambda torch, stream, run: run()),
+    ):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, stand_in)

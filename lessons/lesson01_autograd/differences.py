@@ -6,7 +6,9 @@ from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Tensor
 
 
-def difference(loss: Callable[..., Tensor], weights: Sequence[Array], which: int, index: int, step: float) -> float:
+def difference(
+    loss: Callable[..., Tensor], weights: Sequence[Array], which: int, index: int, step: float
+) -> float:
     """(L(w + h) - L(w - h)) / 2h, where w is element `index` of array number `which`."""
     numbers = weights[which].reshape(-1)  # a view
     original, values = numbers[index].copy(), []
@@ -17,8 +19,16 @@ def difference(loss: Callable[..., Tensor], weights: Sequence[Array], which: int
     return (values[0] - values[1]) / (2 * step)
 
 
-def differences(loss: Callable[..., Tensor], weights: Sequence[Array], step: float = 1e-5) -> list[Array]:
+def differences(
+    loss: Callable[..., Tensor], weights: Sequence[Array], step: float = 1e-5
+) -> list[Array]:
     """The gradient, one array per array of `weights`: two evaluations of the loss for every number in them."""
     xp = array_module(*weights)
-    gradients = [[difference(loss, weights, which, i, step) for i in range(w.size)] for which, w in enumerate(weights)]
-    return [xp.asarray(gradient).reshape(w.shape) for gradient, w in zip(gradients, weights, strict=True)]
+    gradients = [
+        [difference(loss, weights, which, i, step) for i in range(w.size)]
+        for which, w in enumerate(weights)
+    ]
+    return [
+        xp.asarray(gradient).reshape(w.shape)
+        for gradient, w in zip(gradients, weights, strict=True)
+    ]

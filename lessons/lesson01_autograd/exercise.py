@@ -24,4 +24,6 @@ class SiLU(Op):
 
 def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an input of `shape` was repeated."""
-    raise NotImplementedError("lesson 1: first the axes that were added in front, then those of size 1 that grew")
+    raise NotImplementedError(
+        "lesson 1: first the axes that were added in front, then those of size 1 that grew"
+    )

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 
-def draw(figure: object, costs: Sequence[tuple], steps: Sequence[float], errors: Sequence[float], checks: dict) -> None:
+def draw(
+    figure: object,
+    costs: Sequence[tuple],
+    steps: Sequence[float],
+    errors: Sequence[float],
+    checks: dict,
+) -> None:
     cost, accuracy, check = figure.subplots(1, 3)
     numbers, slow, fast = zip(*costs, strict=True)
     cost.loglog(numbers, slow, "o-", color="#ca6f1e", label="differences")
@@ -12,16 +18,34 @@ def draw(figure: object, costs: Sequence[tuple], steps: Sequence[float], errors:
     cost.legend()
 
     accuracy.loglog(steps, errors, "o-", color="#ca6f1e")
-    accuracy.loglog(steps, [1e-16 / h for h in steps], ":", color="grey", label="rounding, 1e-16 / h")
-    accuracy.loglog(steps, [h * h * errors[0] / steps[0] ** 2 for h in steps], "--", color="grey", label="curvature, h²")
+    accuracy.loglog(
+        steps, [1e-16 / h for h in steps], ":", color="grey", label="rounding, 1e-16 / h"
+    )
+    accuracy.loglog(
+        steps,
+        [h * h * errors[0] / steps[0] ** 2 for h in steps],
+        "--",
+        color="grey",
+        label="curvature, h²",
+    )
     accuracy.set_ylim(min(errors) / 10, max(errors) * 10)
     accuracy.legend(fontsize=8)
-    accuracy.set(title="a central difference's error", xlabel="step h", ylabel="error of one derivative")
+    accuracy.set(
+        title="a central difference's error", xlabel="step h", ylabel="error of one derivative"
+    )
 
     names = list(checks)
     colours = ["#c0392b" if error > 1e-6 else "#2e86c1" for error in checks.values()]
-    check.hlines(range(len(names)), 1e-13, [max(e, 1e-13) for e in checks.values()], color=colours, linewidth=1)
-    check.scatter([max(e, 1e-13) for e in checks.values()], range(len(names)), color=colours, zorder=3)
+    check.hlines(
+        range(len(names)),
+        1e-13,
+        [max(e, 1e-13) for e in checks.values()],
+        color=colours,
+        linewidth=1,
+    )
+    check.scatter(
+        [max(e, 1e-13) for e in checks.values()], range(len(names)), color=colours, zorder=3
+    )
     check.axvline(1e-6, color="grey", linestyle=":")
     check.set_xscale("log")
     check.set_yticks(range(len(names)), names, fontsize=8)

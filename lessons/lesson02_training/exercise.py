@@ -11,7 +11,9 @@ def cross_entropy_backward(logits, targets, log_sum_exp, grad):
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of step `step` (counted from 0)."""
-    raise NotImplementedError("lesson 2: warm-up, hold, decay; the formula stands at the top of training/schedule.py")
+    raise NotImplementedError(
+        "lesson 2: warm-up, hold, decay; the formula stands at the top of training/schedule.py"
+    )
 
 
 def adamw(
@@ -34,4 +36,6 @@ def adamw(
     `gradient_scale` multiplies the gradient (clipping); `decay_mask`, a scalar or (P,), says how much of the decay each
     parameter gets. The gradients are left as they are.
     """
-    raise NotImplementedError("lesson 2: both moments, their correction, and the step, all in place")
+    raise NotImplementedError(
+        "lesson 2: both moments, their correction, and the step, all in place"
+    )

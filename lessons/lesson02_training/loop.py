@@ -45,23 +45,45 @@ class Trained:
 
 
 def learn(
-    recipe: Recipe, corpus: Corpus, device: Device, watch: np.ndarray, optimizer: type = AdamW, seen: int = 8
+    recipe: Recipe,
+    corpus: Corpus,
+    device: Device,
+    watch: np.ndarray,
+    optimizer: type = AdamW,
+    seen: int = 8,
 ) -> Trained:
     """Train a fresh model, and stop early where the loss is no number any more.
 
     watch: (W, T + 1) tokens of which the loss is noted from time to time. seen: bytes that a prediction depends on.
     """
-    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, np.random.default_rng(recipe.seed))
+    model = WindowModel(
+        recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, np.random.default_rng(recipe.seed)
+    )
     map_parameters(model, lambda array: to_device(array, device))
     flat, result = FlatParameters(model), Trained(model)
-    replicas = Replicas(model, flat, min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1)
+    replicas = Replicas(
+        model, flat, min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1
+    )
     optimizer = optimizer(flat)
-    for step in tqdm(range(recipe.steps), desc=f"{type(optimizer).__name__} {recipe.learning_rate:g}", disable=None):
+    for step in tqdm(
+        range(recipe.steps),
+        desc=f"{type(optimizer).__name__} {recipe.learning_rate:g}",
+        disable=None,
+    ):
         if step % max(1, recipe.steps // 20) == 0:
             result.watched.append((step, bits_per_byte(model, watch, device)))
-        tokens = corpus.batch(step, seed=recipe.seed, batch_size=recipe.batch_size, context_length=context_for(seen, recipe))  # (B, T + 1)
-        shards = [to_device(shard, device) for shard in np.array_split(tokens, len(replicas.models))]
-        nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / recipe.batch_size), shards)
+        tokens = corpus.batch(
+            step,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+            context_length=context_for(seen, recipe),
+        )  # (B, T + 1)
+        shards = [
+            to_device(shard, device) for shard in np.array_split(tokens, len(replicas.models))
+        ]
+        nats = replicas.run(
+            lambda model, shard: backward(model, shard, len(shard) / recipe.batch_size), shards
+        )
         result.losses.append(sum(nats) * BITS)
         if not result.alive:
             break

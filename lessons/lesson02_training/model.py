@@ -11,7 +11,9 @@ from minimtp.model.layers import Embedding, Linear
 class WindowModel(Module):
     """What follows each window of `seen` bytes (Bengio et al. 2003): tokens (B, T) -> logits (B, T - seen + 1, V)."""
 
-    def __init__(self, vocabulary: int, width: int, hidden: int, seen: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, vocabulary: int, width: int, hidden: int, seen: int, rng: np.random.Generator
+    ) -> None:
         self.embedding = Embedding(vocabulary, width, rng)
         self.inner = Linear(seen * width, hidden, rng)
         self.output = Linear(hidden, vocabulary, rng, start_at_zero=True)
@@ -20,7 +22,9 @@ class WindowModel(Module):
     def __call__(self, tokens: Array) -> Tensor:
         vectors = self.embedding(tokens)  # (B, T, D)
         count = tokens.shape[1] - self.seen + 1
-        window = concatenate(*(vectors[:, i : i + count] for i in range(self.seen)))  # (B, count, seen * D)
+        window = concatenate(
+            *(vectors[:, i : i + count] for i in range(self.seen))
+        )  # (B, count, seen * D)
         return self.output(SiLU().apply(self.inner(window)))
 
     def loss(self, tokens: Array) -> Tensor:

@@ -13,7 +13,10 @@ from minimtp.training.checkpoint import LoadedRun
 
 def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
     """Mean bits of the byte after each position of (W, T + 1) tokens: (T,)."""
-    parts = [to_numpy(evaluate_losses(model, windows[i : i + 16])[0])[:, :, 0] for i in range(0, len(windows), 16)]
+    parts = [
+        to_numpy(evaluate_losses(model, windows[i : i + 16])[0])[:, :, 0]
+        for i in range(0, len(windows), 16)
+    ]
     return np.concatenate(parts).mean(axis=0) / math.log(2)
 
 
@@ -36,9 +39,14 @@ def attention(run: LoadedRun, text: str) -> np.ndarray:
         x = model.embedding(tokens)
         for block in model.blocks:
             part = block.attention
-            operation = CausalAttention(part.heads, part.num_kv_heads, *part.rotary.tables(tokens.shape[1], table))
+            operation = CausalAttention(
+                part.heads, part.num_kv_heads, *part.rotary.tables(tokens.shape[1], table)
+            )
             operation.forward(part.qkv(block.attention_norm(x)).data)
-            maps.append(to_numpy(operation.probabilities[0]).reshape(part.heads, tokens.shape[1], tokens.shape[1]))
+            maps.append(
+                to_numpy(operation.probabilities[0]).reshape(
+                    part.heads, tokens.shape[1], tokens.shape[1]
+                )
+            )
             x = block(x)
     return np.array(maps)
-

@@ -8,14 +8,20 @@ from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import load
 
 PROMPT = "def "
-PROPERTIES = {"temperature 0": GREEDY, "temperature 1": SamplingParams(), "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9)}
+PROPERTIES = {
+    "temperature 0": GREEDY,
+    "temperature 1": SamplingParams(),
+    "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9),
+}
 
 
 def main(lesson: course.Lesson) -> None:
     """How does a model write, without reading everything again for each byte?"""
     run = load(lesson.trained(3), lesson.device.name)
     prompt = [int(token) for token in run.tokenizer.encode(PROMPT)]
-    runtime = ModelRunner(run.model, 4 * run.recipe.context_length)  # longer texts than it was trained on: only to see the time
+    runtime = ModelRunner(
+        run.model, 4 * run.recipe.context_length
+    )  # longer texts than it was trained on: only to see the time
     count = run.recipe.context_length - len(prompt)
     texts, seconds, speeds = {}, {}, []
     print(f'{count} bytes after "{PROMPT}"')
@@ -24,13 +30,19 @@ def main(lesson: course.Lesson) -> None:
         speeds.append((count - 1) / sum(seconds[way][: count - 1]))
         print(f"  {way:<41}{speeds[-1]:>7,.0f} tokens/s")
     print(f"  all three write the same text: {len(set(map(tuple, texts.values()))) == 1}")
-    print(f"  the cache takes {ModelRunner(run.model).cache.nbytes:,} bytes for {run.recipe.context_length} positions")
+    print(
+        f"  the cache takes {ModelRunner(run.model).cache.nbytes:,} bytes for {run.recipe.context_length} positions"
+    )
 
     for name, law in PROPERTIES.items():
         text, _ = timed(remember(runtime, prompt, drawn_from(law)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
     lesson.picture(draw, seconds, run, "import ")
-    lesson.result("writing", ("rereading", f"{speeds[0]:,.0f} tokens/s"), ("a cache", f"{speeds[2]:,.0f} tokens/s"))
+    lesson.result(
+        "writing",
+        ("rereading", f"{speeds[0]:,.0f} tokens/s"),
+        ("a cache", f"{speeds[2]:,.0f} tokens/s"),
+    )
 
 
 if __name__ == "__main__":

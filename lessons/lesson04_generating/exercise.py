@@ -12,7 +12,9 @@ from minimtp.errors import UserError
 
 def softmax(scores: object) -> object:
     """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
-    raise NotImplementedError("lesson 4: the exponentials of scores - _maxima(scores), made to sum to one")
+    raise NotImplementedError(
+        "lesson 4: the exponentials of scores - _maxima(scores), made to sum to one"
+    )
 
 
 class KeyValueCache:
@@ -43,7 +45,14 @@ class KeyValueCache:
     def clone(self) -> "KeyValueCache":
         """An empty cache of the same sizes."""
         layers, _, heads, head_dim = self.values.shape
-        return KeyValueCache(layers, self.context_length, heads, head_dim, self.values.dtype, array_module(self.values))
+        return KeyValueCache(
+            layers,
+            self.context_length,
+            heads,
+            head_dim,
+            self.values.dtype,
+            array_module(self.values),
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -89,12 +98,23 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)):
-            raise UserError(f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}")
-        if not (isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0):
-            raise UserError(f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}")
+        if not (
+            _is_number(self.temperature)
+            and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)
+        ):
+            raise UserError(
+                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}"
+            )
+        if not (
+            isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0
+        ):
+            raise UserError(
+                f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}"
+            )
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise UserError(f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}")
+            raise UserError(
+                f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -106,7 +126,9 @@ class SamplingParams:
         xp = array_module(logits)
         if self.greedy:
             scores = xp.full_like(logits, -xp.inf)
-            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: the first of equals
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = (
+                0  # argmax: the first of equals
+            )
             return scores
         scores = logits if self.temperature == 1 else logits / self.temperature
         if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
@@ -127,4 +149,6 @@ class SamplingParams:
 
     def _kept(self, scores: object) -> object:
         """(R, V) bool: which tokens survive top-k and then top-p."""
-        raise NotImplementedError("lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and go back to tokens")
+        raise NotImplementedError(
+            "lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and go back to tokens"
+        )

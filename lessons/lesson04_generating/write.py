@@ -19,7 +19,9 @@ def drawn_from(sampling: SamplingParams, seed: int = 0) -> Chooser:
     return lambda logits: rng.choose(to_numpy(sampling.probabilities(logits))[0])
 
 
-def reread_as_in_training(model: Transformer, device: Device, tokens: list[int], choose: Chooser) -> Iterator[int]:
+def reread_as_in_training(
+    model: Transformer, device: Device, tokens: list[int], choose: Chooser
+) -> Iterator[int]:
     """Each token from the whole text again, through the model that was trained."""
     while True:
         with no_grad():
@@ -47,13 +49,19 @@ def remember(runtime: ModelRunner, tokens: list[int], choose: Chooser) -> Iterat
         logits = runtime.forward(np.array([token])).logits
 
 
-def ways(model: Transformer, runtime: ModelRunner, device: Device, tokens: list[int]) -> dict[str, Iterator[int]]:
+def ways(
+    model: Transformer, runtime: ModelRunner, device: Device, tokens: list[int]
+) -> dict[str, Iterator[int]]:
     """The three of them, by name, at temperature 0; each has written one token (compiled code is compiled by then)."""
     greedy = drawn_from(SamplingParams(temperature=0))
     writers = {
-        "the whole text again, as in training": reread_as_in_training(model, device, tokens, greedy),
+        "the whole text again, as in training": reread_as_in_training(
+            model, device, tokens, greedy
+        ),
         "the whole text again, made for decoding": reread(runtime, tokens, greedy),
-        "the last byte, and the cache": remember(ModelRunner(model, runtime.context_length), tokens, greedy),
+        "the last byte, and the cache": remember(
+            ModelRunner(model, runtime.context_length), tokens, greedy
+        ),
     }
     for writer in writers.values():
         next(writer)

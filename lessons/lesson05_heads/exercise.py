@@ -6,12 +6,16 @@ from minimtp.training.recipe import Recipe
 
 def active_heads(recipe: Recipe, step: int) -> int:
     """How many heads, nearest first, the curriculum trains in step `step`."""
-    raise NotImplementedError("lesson 5: recipe.draft_depth + 1 equal shares of recipe.steps; which of them is this step in?")
+    raise NotImplementedError(
+        "lesson 5: recipe.draft_depth + 1 equal shares of recipe.steps; which of them is this step in?"
+    )
 
 
 def head_weights(recipe: Recipe, step: int) -> list[float]:
     """Weight of the loss at each extra depth 1..draft_depth in step `step`; 0 while the curriculum leaves it out."""
-    raise NotImplementedError("lesson 5: together, then apart by the decay, then 0 for those that are not active")
+    raise NotImplementedError(
+        "lesson 5: together, then apart by the decay, then 0 for those that are not active"
+    )
 
 
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
@@ -20,4 +24,6 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
     places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
     """
-    raise NotImplementedError("lesson 5: for each depth, the drafts that got there and those that stood")
+    raise NotImplementedError(
+        "lesson 5: for each depth, the drafts that got there and those that stood"
+    )

@@ -23,7 +23,10 @@ def guesses_without_heads(model: Transformer, windows: Array, depth: int) -> np.
 def come_true(guessed: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """(W, T, 1 + K): whether each guess is the token of the text."""
     length = guessed.shape[1]
-    return np.stack([guessed[:, :, k] == windows[:, 1 + k : 1 + k + length] for k in range(guessed.shape[2])], axis=-1)
+    return np.stack(
+        [guessed[:, :, k] == windows[:, 1 + k : 1 + k + length] for k in range(guessed.shape[2])],
+        axis=-1,
+    )
 
 
 def in_a_row(right: np.ndarray) -> float:

@@ -14,7 +14,9 @@ from minimtp.training.data.corpus import open_corpus
 def main(lesson: course.Lesson) -> None:
     """How can guesses be kept, when the text must stay what the model alone would have written?"""
     run, context_length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
-    prompts = open_corpus().validation_windows(160 * context_length, context_length=context_length)[:, : context_length * 3 // 8]  # (P, T)
+    prompts = open_corpus().validation_windows(160 * context_length, context_length=context_length)[
+        :, : context_length * 3 // 8
+    ]  # (P, T)
     p, q = next_byte(run.model, to_device(prompts, lesson.device))  # (P, V) each
     print("a drafted byte: how far its law is from the model's")
     for name, law_of in ONE_BYTE.items():
@@ -24,11 +26,18 @@ def main(lesson: course.Lesson) -> None:
     drafter = head_drafter(run.model.heads, target)
     for temperature in (1, 0):
         print(f"\ntemperature {temperature}, {run.recipe.draft_depth} drafts a pass")
-        written[temperature] = write_all(target, drafter, prompts[::4], temperature, run.recipe.draft_depth)
+        written[temperature] = write_all(
+            target, drafter, prompts[::4], temperature, run.recipe.draft_depth
+        )
 
     lesson.picture(draw, p, q, written, run.tokenizer, size=(14, 5))
-    speeds = [f"{written[0][way].tokens_per_second:,.0f} tokens/s" for way in ("plain decoding", "equal to the argmax")]
-    lesson.result("writing at temperature 0", ("a byte a pass", speeds[0]), ("drafts, verified", speeds[1]))
+    speeds = [
+        f"{written[0][way].tokens_per_second:,.0f} tokens/s"
+        for way in ("plain decoding", "equal to the argmax")
+    ]
+    lesson.result(
+        "writing at temperature 0", ("a byte a pass", speeds[0]), ("drafts, verified", speeds[1])
+    )
 
 
 if __name__ == "__main__":

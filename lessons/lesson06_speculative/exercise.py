@@ -18,10 +18,14 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
 
     Returns (accepted, token).
     """
-    raise NotImplementedError("lesson 6: ask for one choice after the other, for as long as the drafts are what was chosen")
+    raise NotImplementedError(
+        "lesson 6: ask for one choice after the other, for as long as the drafts are what was chosen"
+    )
 
 
-def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def token_rule(
+    p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """The token rule of speculative sampling: judge the drafts one at a time, stop at the first that fails.
 
     Rule: accept d with probability min(1, p(d) / q(d)); at the first rejection draw from norm(max(p - q, 0)); when all
@@ -34,10 +38,14 @@ def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: 
     p: (K+1, V) float64. q: (K, V) float64, or None for one-hot drafts. drafts: K tokens.
     Returns (accepted, token). Raises ValueError for a draft that its own law excludes, since then q is not its law.
     """
-    raise NotImplementedError("lesson 6: a coin for each draft; what is left of p for the first that fails")
+    raise NotImplementedError(
+        "lesson 6: a coin for each draft; what is left of p for the first that fails"
+    )
 
 
-def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def block_rule(
+    p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """The block rule: judge d_1 .. d_i as one block for every i, and keep the longest block that stands.
 
     Rule: with the weights pi_0 = 1 and pi_i = min(1, pi_{i-1} p_{i-1}(d_i) / q_{i-1}(d_i)), block i stands with probability
@@ -53,4 +61,6 @@ def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: 
 
     Arguments, result and errors are those of `token_rule`.
     """
-    raise NotImplementedError("lesson 6: a coin for each block, every one of them; the longest that stands")
+    raise NotImplementedError(
+        "lesson 6: a coin for each block, every one of them; the longest that stands"
+    )

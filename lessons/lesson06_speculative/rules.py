@@ -11,12 +11,16 @@ from minimtp.engine.tensor import Array, no_grad
 from minimtp.model.heads import MultiTokenModel
 
 
-def trusting_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def trusting_rule(
+    p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """Wrong: every draft stands."""
     return len(drafts), rng.choose(p[-1])
 
 
-def forgetful_rule(p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def forgetful_rule(
+    p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """Wrong: the token rule, but what replaces a rejected draft is drawn from the model's whole law."""
     for j, draft in enumerate(drafts):
         if not rng.happens(ratio(p[j], q[j], draft)):
@@ -32,7 +36,9 @@ class Forgetful(TokenRule):
     chain = staticmethod(forgetful_rule)
 
 
-def emitted(p: np.ndarray, q: np.ndarray, instead: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+def emitted(
+    p: np.ndarray, q: np.ndarray, instead: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
     """The laws (R, V) of a byte drafted from q (R, V) and kept with probability min(1, p / q), or else from instead(p, q)."""
     kept = np.minimum(p, q)  # q min(1, p / q)
     rejected = 1 - kept.sum(axis=-1, keepdims=True)
@@ -56,6 +62,8 @@ def next_byte(model: MultiTokenModel, texts: Array) -> tuple[np.ndarray, np.ndar
     """The laws p and q (P, V) of the byte after (P, T) texts: the model's, and its first head's, which sees a state less."""
     with no_grad():
         hidden = model.hidden(texts)  # (P, T, D)
-        state = next(model.heads.states(hidden[:, -2:-1], texts[:, -1:, None], model.trunk))  # (P, 1, D)
+        state = next(
+            model.heads.states(hidden[:, -2:-1], texts[:, -1:, None], model.trunk)
+        )  # (P, 1, D)
         logits = model.logits(hidden[:, -1]), model.logits(state[:, 0])
     return tuple(softmax(to_numpy(rows.data).astype(np.float64)) for rows in logits)

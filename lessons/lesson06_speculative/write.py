@@ -58,7 +58,12 @@ class Written:
 
 
 def write(
-    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, rule: Maker, depth: int, tree: bool = False
+    target: ModelRunner,
+    drafter: Drafter,
+    prompts: np.ndarray,
+    rule: Maker,
+    depth: int,
+    tree: bool = False,
 ) -> Written:
     """Continue each of the prompts (P, T) to the model's context with `depth` drafts a round, 0 for plain decoding; as a tree?
 
@@ -70,7 +75,9 @@ def write(
         for seed, prompt in enumerate(prompts):
             chosen = rule(seed, len(prompt))
             guesses = drafter if depth else None
-            generation = Generation(target, guesses, prompt, chosen, count, depth, Stop(), tree_nodes=tree * depth)
+            generation = Generation(
+                target, guesses, prompt, chosen, count, depth, Stop(), tree_nodes=tree * depth
+            )
             running = generation.rounds()
             story = [next(running)]  # the prompt's own pass
             began = perf_counter()
@@ -89,9 +96,15 @@ def write_all(
     """The texts of every rule by its name, a line printed for each; by depth those of the last rule, on fewer prompts."""
     written, rules = {}, rules_at(temperature, target.vocabulary_size)
     for name, rule in rules.items():
-        written[name] = write(target, drafter, prompts, rule, depth if written else 0, "tree" in name)
+        written[name] = write(
+            target, drafter, prompts, rule, depth if written else 0, "tree" in name
+        )
         print(f"  {name:<20}" + describe(written[name], written["plain decoding"], target))
-    return written | {deep: write(target, drafter, prompts[::4], rule, deep) for deep in DEPTHS if deep <= drafter.max_depth}
+    return written | {
+        deep: write(target, drafter, prompts[::4], rule, deep)
+        for deep in DEPTHS
+        if deep <= drafter.max_depth
+    }
 
 
 def describe(found: Written, plain: Written, target: ModelRunner) -> str:

@@ -14,7 +14,9 @@ from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 
 def half_away(x: Array) -> Array:
     """x, any shape -> the nearest integers in x's dtype, halves away from zero."""
-    raise NotImplementedError("lesson 7: the nearest integers, halves away from zero, and 0.49999997 to 0")
+    raise NotImplementedError(
+        "lesson 7: the nearest integers, halves away from zero, and 0.49999997 to 0"
+    )
 
 
 def pack_bits(codes: Array, bits: int) -> Array:
@@ -38,4 +40,6 @@ def gptq(
 
     Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
     """
-    raise NotImplementedError("lesson 7: round a column, and let the columns behind it make up for the error")
+    raise NotImplementedError(
+        "lesson 7: round a column, and let the columns behind it make up for the error"
+    )

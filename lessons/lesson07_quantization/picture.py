@@ -11,11 +11,17 @@ METHODS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
 
 
 def draw(
-    figure: object, matrix: Array, errors: tuple[np.ndarray, ...], methods: dict[str, dict[int, Rounded]], before: float
+    figure: object,
+    matrix: Array,
+    errors: tuple[np.ndarray, ...],
+    methods: dict[str, dict[int, Rounded]],
+    before: float,
 ) -> None:
     grids, bound, cost = figure.subplots(1, 3)
     group = to_numpy(matrix)[:1, :32]
-    for row, (name, grid) in enumerate({"its own step": Q4_0, "a step for all": grid_named("int4-restricted-tensor")}.items()):
+    for row, (name, grid) in enumerate(
+        {"its own step": Q4_0, "a step for all": grid_named("int4-restricted-tensor")}.items()
+    ):
         codes = np.arange(grid.smallest_code, grid.largest_code + 1, dtype=np.int8)
         scales = to_numpy(grid.encode(matrix)[1])[:1, :1]
         levels = grid.decode(codes[None], scales)[0]
@@ -33,13 +39,29 @@ def draw(
         chosen = np.flatnonzero(part)[shown]
         bound.plot(weight[chosen], error[chosen], ",", color=colour)
         bound.plot([], [], "s", color=colour, label=label)
-    bound.set(title="every weight's error on q4_0", xlabel="weight, in steps", ylabel="error, in steps", ylim=(-1.1, 1.1))
+    bound.set(
+        title="every weight's error on q4_0",
+        xlabel="weight, in steps",
+        ylabel="error, in steps",
+        ylim=(-1.1, 1.1),
+    )
     bound.legend(fontsize=8)
 
     for i, ((method, found), colour) in enumerate(zip(methods.items(), METHODS, strict=True)):
         places = [bits + (i - (len(methods) - 1) / 2) * 0.16 for bits in found]
-        cost.bar(places, [rounded.bits_per_byte - before for rounded in found.values()], 0.15, color=colour, label=method)
-    cost.set(title="what rounding costs", xlabel="bits of a code", ylabel="bits per byte above float32", xticks=[2, 3, 4])
+        cost.bar(
+            places,
+            [rounded.bits_per_byte - before for rounded in found.values()],
+            0.15,
+            color=colour,
+            label=method,
+        )
+    cost.set(
+        title="what rounding costs",
+        xlabel="bits of a code",
+        ylabel="bits per byte above float32",
+        xticks=[2, 3, 4],
+    )
     cost.legend(fontsize=8)
     cost.grid(alpha=0.3, axis="y")
     cost.set_axisbelow(True)

@@ -31,10 +31,19 @@ class Judge:
     """
 
     def __init__(self, model: Transformer, corpus: Corpus, device: Device, tokens: int) -> None:
-        self.model, self.corpus, self.tokens, self.context_length = model, corpus, tokens, model.config.context_length
+        self.model, self.corpus, self.tokens, self.context_length = (
+            model,
+            corpus,
+            tokens,
+            model.config.context_length,
+        )
         windows = max(2, tokens // 4 // self.context_length)
-        text = corpus.batch(0, seed=1, batch_size=windows, context_length=self.context_length)  # of the training part
-        self.batches = [to_device(part, device) for part in np.array_split(text, max(1, windows // 16))]
+        text = corpus.batch(
+            0, seed=1, batch_size=windows, context_length=self.context_length
+        )  # of the training part
+        self.batches = [
+            to_device(part, device) for part in np.array_split(text, max(1, windows // 16))
+        ]
 
     def bits_per_byte(self, model: Transformer) -> float:
         return evaluate_model(model, self.corpus, self.context_length, self.tokens).bits_per_byte
@@ -54,7 +63,9 @@ def products(model: Transformer) -> list[Array]:
 def noise(model: Transformer, grid: str) -> float:
     """The power of the rounding error of all products, as a share of that of the weights."""
     errors = [grid_named(grid).fake_quantize(weight) - weight for weight in products(model)]
-    return sum(float((e * e).sum()) for e in errors) / sum(float((w * w).sum()) for w in products(model))
+    return sum(float((e * e).sum()) for e in errors) / sum(
+        float((w * w).sum()) for w in products(model)
+    )
 
 
 def misread(model: Transformer) -> Transformer:

@@ -10,30 +10,64 @@ from lessons.lesson08_qat.tune import Diary, Tuner, grid_of, rounding_after_step
 from minimtp.training.checkpoint import load
 from minimtp.training.data.corpus import open_corpus
 
-WAYS = {"trained": {}, "with a teacher": {"distill": 0.7}, "with learned steps": {"scales": "learned"}}
+WAYS = {
+    "trained": {},
+    "with a teacher": {"distill": 0.7},
+    "with learned steps": {"scales": "learned"},
+}
 
 
 def main(lesson: course.Lesson) -> None:
     """Can a model learn weights that survive their rounding?"""
-    model, corpus, recipe = load(lesson.trained(3), lesson.device.name).model, open_corpus(), lesson.recipe
-    few = replace(recipe, tokens=max(recipe.tokens // 16, 1024), evaluate_bytes=recipe.evaluate_bytes // 2)
-    judge, tuner = Judge(model, corpus, lesson.device, few.evaluate_bytes), Tuner(model, corpus, lesson.device, few)
-    print(f"the derivative of rounding is 0 at {100 * share_without_slope(model):.2f} % of the weights")
-    print("LSQ's derivative of the step: {:.0e} from the surrogate's, {:.0e} from the staircase's\n".format(*differences()))
+    model, corpus, recipe = (
+        load(lesson.trained(3), lesson.device.name).model,
+        open_corpus(),
+        lesson.recipe,
+    )
+    few = replace(
+        recipe, tokens=max(recipe.tokens // 16, 1024), evaluate_bytes=recipe.evaluate_bytes // 2
+    )
+    judge, tuner = (
+        Judge(model, corpus, lesson.device, few.evaluate_bytes),
+        Tuner(model, corpus, lesson.device, few),
+    )
+    print(
+        f"the derivative of rounding is 0 at {100 * share_without_slope(model):.2f} % of the weights"
+    )
+    print(
+        "LSQ's derivative of the step: {:.0e} from the surrogate's, {:.0e} from the staircase's\n".format(
+            *differences()
+        )
+    )
     print(f"float32, as it was           {tuner.bits_per_byte(model):.3f} bits per byte")
-    exact, snapped = (tuner.bits_per_byte(tuner.tuned(None, after_step=after)) for after in (None, rounding_after_steps(2)))
+    exact, snapped = (
+        tuner.bits_per_byte(tuner.tuned(None, after_step=after))
+        for after in (None, rounding_after_steps(2))
+    )
     print(f"float32, trained on          {exact:.3f} bits per byte")
     print(f"2 bits, rounded at each step {snapped:.3f} bits per byte")
     found, diary = {}, Diary(2)
     for bits in (2, 3, 4):
-        found[bits] = {method: judge.rounded(grid_of(bits), method).bits_per_byte for method in ("rtn", "gptq")}
+        found[bits] = {
+            method: judge.rounded(grid_of(bits), method).bits_per_byte for method in ("rtn", "gptq")
+        }
         for name, settings in WAYS.items():
             watch = {"after_step": diary} if bits == 2 and name == "trained" else {}
             found[bits][name] = tuner.bits_per_byte(tuner.tuned(bits, **settings, **watch))
-        print(f"{bits} bits a code: " + ", ".join(f"{name} {value:.3f} bits" for name, value in found[bits].items()))
+        print(
+            f"{bits} bits a code: "
+            + ", ".join(f"{name} {value:.3f} bits" for name, value in found[bits].items())
+        )
     lesson.picture(draw, diary, found, exact, size=(14, 4.6))
-    after, before = f"{min(found[2][name] for name in WAYS):.3f} bits", f"{found[2]['gptq']:.3f} bits"
-    lesson.result("bits per byte, 2 bits a code", ("rounded after training", before), ("trained for it", after))
+    after, before = (
+        f"{min(found[2][name] for name in WAYS):.3f} bits",
+        f"{found[2]['gptq']:.3f} bits",
+    )
+    lesson.result(
+        "bits per byte, 2 bits a code",
+        ("rounded after training", before),
+        ("trained for it", after),
+    )
 
 
 if __name__ == "__main__":

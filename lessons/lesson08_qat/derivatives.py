@@ -16,7 +16,9 @@ def share_without_slope(model: Transformer, h: float = 1e-6) -> float:
     same, count = 0, 0
     for weight in products(model):
         _, scales = Q4_0.encode(weight)
-        up, down = (Q4_0.nearest(weight + array_module(weight).float32(move), scales) for move in (h, -h))
+        up, down = (
+            Q4_0.nearest(weight + array_module(weight).float32(move), scales) for move in (h, -h)
+        )
         same, count = same + int((up == down).sum()), count + weight.size
     return same / count
 
@@ -27,7 +29,9 @@ def by_hand(w: np.ndarray, step: float) -> np.ndarray:
     for value in w:
         size = Tensor(np.array([step]), requires_grad=True)
         LearnedStep(LOW, HIGH).apply(Tensor(np.array([value])), size).backward(np.ones(1))
-        slopes.append(float(size.grad[0]) * HIGH**0.5)  # without the factor 1 / sqrt(elements * high)
+        slopes.append(
+            float(size.grad[0]) * HIGH**0.5
+        )  # without the factor 1 / sqrt(elements * high)
     return np.array(slopes)
 
 

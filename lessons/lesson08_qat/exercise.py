@@ -23,7 +23,9 @@ class FakeQuantize(Op):
         self.grid, self.mask, self.name = grid, mask, name
 
     def forward(self, weight: Array) -> Array:
-        raise NotImplementedError("lesson 8: the weights on their grid; and what will the backward ask for?")
+        raise NotImplementedError(
+            "lesson 8: the weights on their grid; and what will the backward ask for?"
+        )
 
     def backward(self, gradient: Array) -> Array:
         raise NotImplementedError("lesson 8: the gradient, where the mask lets it pass")
@@ -38,10 +40,14 @@ class LearnedStep(Op):
         self.low, self.high = low, high
 
     def forward(self, w: Array, step: Array) -> Array:
-        raise NotImplementedError("lesson 8: the step times the codes; keep codes, levels and how many share a step")
+        raise NotImplementedError(
+            "lesson 8: the step times the codes; keep codes, levels and how many share a step"
+        )
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        raise NotImplementedError("lesson 8: two gradients: code minus level for the step, inside, and the code outside")
+        raise NotImplementedError(
+            "lesson 8: two gradients: code minus level for the step, inside, and the code outside"
+        )
 
     def _inside(self) -> Array:
         return (self.levels >= self.low) & (self.levels <= self.high)
@@ -56,7 +62,11 @@ class LearnedStepAndOffset(Op):
         self.step = LearnedStep(low, high)
 
     def forward(self, w: Array, step: Array, offset: Array) -> Array:
-        raise NotImplementedError("lesson 8: LSQ of what lies above the offset, and the offset again")
+        raise NotImplementedError(
+            "lesson 8: LSQ of what lies above the offset, and the offset again"
+        )
 
     def backward(self, gradient: Array) -> tuple[Array, Array, Array]:
-        raise NotImplementedError("lesson 8: three gradients: what does an offset move that was not clipped?")
+        raise NotImplementedError(
+            "lesson 8: three gradients: what does an offset move that was not clipped?"
+        )

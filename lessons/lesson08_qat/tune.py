@@ -32,7 +32,9 @@ class Tuner:
         self.model, self.corpus, self.device, self.recipe = model, corpus, device, recipe
 
     def bits_per_byte(self, model: Transformer) -> float:
-        return evaluate_model(model, self.corpus, self.recipe.context_length, self.recipe.evaluate_bytes).bits_per_byte
+        return evaluate_model(
+            model, self.corpus, self.recipe.context_length, self.recipe.evaluate_bytes
+        ).bits_per_byte
 
     def tuned(
         self,
@@ -51,16 +53,34 @@ class Tuner:
             model = prepare(model, spec)
         flat = FlatParameters(model)
         optimizer = AdamW(flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
-        replicas = Replicas(model, flat, min(available_cores(), recipe.batch_size) if self.device.name == "cpu" else 1)
+        replicas = Replicas(
+            model,
+            flat,
+            min(available_cores(), recipe.batch_size) if self.device.name == "cpu" else 1,
+        )
 
         def backward(model: Transformer, tokens: np.ndarray) -> None:
             share = len(tokens) / recipe.batch_size
-            accumulate_gradients(model, tokens, (), share, teacher=self.model, distill_weight=distill)
+            accumulate_gradients(
+                model, tokens, (), share, teacher=self.model, distill_weight=distill
+            )
 
-        name = f"{bits or 32} bits" + (", a teacher" if distill else "") + (", learned steps" if scales == "learned" else "")
+        name = (
+            f"{bits or 32} bits"
+            + (", a teacher" if distill else "")
+            + (", learned steps" if scales == "learned" else "")
+        )
         for step in tqdm(range(recipe.steps), desc=name, disable=None):
-            tokens = self.corpus.batch(step, seed=recipe.seed + 1, batch_size=recipe.batch_size, context_length=recipe.context_length)  # (B, T + 1)
-            shards = [to_device(shard, self.device) for shard in np.array_split(tokens, len(replicas.models))]
+            tokens = self.corpus.batch(
+                step,
+                seed=recipe.seed + 1,
+                batch_size=recipe.batch_size,
+                context_length=recipe.context_length,
+            )  # (B, T + 1)
+            shards = [
+                to_device(shard, self.device)
+                for shard in np.array_split(tokens, len(replicas.models))
+            ]
             replicas.run(backward, shards)
             optimizer.step(learning_rate(recipe, step), recipe.clip)
             if after_step:
@@ -83,7 +103,9 @@ def rounding_after_steps(bits: int) -> Callable[[Transformer], None]:
     def round_all(model: Transformer) -> None:
         for _, module in model.named_modules():
             if isinstance(module, Linear):
-                module.weight.data[...] = grid_named(grid_of(bits)).fake_quantize(module.weight.data)
+                module.weight.data[...] = grid_named(grid_of(bits)).fake_quantize(
+                    module.weight.data
+                )
 
     return round_all
 
@@ -97,5 +119,7 @@ class Diary:
     def __call__(self, model: Transformer) -> None:
         weights = model.blocks[0].attention.qkv.weight.data[: self.rows]
         codes, steps = map(to_numpy, self.grid.encode(weights))
-        self.masters.append((to_numpy(weights) / np.repeat(steps, self.grid.group_size, axis=1)).reshape(-1))
+        self.masters.append(
+            (to_numpy(weights) / np.repeat(steps, self.grid.group_size, axis=1)).reshape(-1)
+        )
         self.codes.append(codes.reshape(-1))

@@ -6,16 +6,22 @@ from minimtp.kernels.cpu.panels import aligned_empty  # noqa: F401  (memory that
 
 def by_panel(matrix):
     """(N, K) -> (ceil(N / 32), 32, K), with rows of zeros at the end."""
-    raise NotImplementedError("lesson 9: how many rows of zeros make whole panels? Of the kind of numbers that the matrix has")
+    raise NotImplementedError(
+        "lesson 9: how many rows of zeros make whole panels? Of the kind of numbers that the matrix has"
+    )
 
 
 def q4_0_steps(codes):
     """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte, each 8 too large."""
-    raise NotImplementedError("lesson 9: cut K into (K/32, 4 steps, low or high, 4 bytes); which axis is joined into one byte?")
+    raise NotImplementedError(
+        "lesson 9: cut K into (K/32, 4 steps, low or high, 4 bytes); which axis is joined into one byte?"
+    )
 
 
 def quantized_panels(scales, packed):
     """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group bytes): a group's scales, then
     its steps.
     """
-    raise NotImplementedError("lesson 9: which axes have to change places, so that neighbours in memory are outputs?")
+    raise NotImplementedError(
+        "lesson 9: which axes have to change places, so that neighbours in memory are outputs?"
+    )

@@ -3,7 +3,13 @@
 from lessons.lesson09_int4.race import BESIDE, DECODED, FLOAT, KERNEL, LOOP, ROWS
 from minimtp.backend import numpy as np
 
-COLOURS = {FLOAT: "#7f8c8d", DECODED: "#c0392b", LOOP: "#ca6f1e", BESIDE: "#2e86c1", KERNEL: "#1e8449"}
+COLOURS = {
+    FLOAT: "#7f8c8d",
+    DECODED: "#c0392b",
+    LOOP: "#ca6f1e",
+    BESIDE: "#2e86c1",
+    KERNEL: "#1e8449",
+}
 OUTPUTS, INPUTS = 64, 64  # of the matrix whose layouts are shown
 
 
@@ -13,12 +19,29 @@ def draw(figure: object, speeds: dict, limits: dict, costs: dict) -> None:
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         places = [at + (i - (len(names) - 1) / 2) * width for at in range(len(speeds))]
-        race.bar(places, [speed[name] for speed in speeds.values()], width, color=COLOURS[name], label=name)
+        race.bar(
+            places,
+            [speed[name] for speed in speeds.values()],
+            width,
+            color=COLOURS[name],
+            label=name,
+        )
     for name in (FLOAT, KERNEL):
         label = f"reading {name.partition(',')[0]} weights"
         for at, limit in enumerate(limits.values()):
-            race.plot([at - 0.45, at + 0.45], [limit[name]] * 2, ":", color=COLOURS[name], label=None if at else label)
-    race.set(yscale="log", title="one row: weights a second", ylabel="Gweight/s", xticks=range(len(speeds)))
+            race.plot(
+                [at - 0.45, at + 0.45],
+                [limit[name]] * 2,
+                ":",
+                color=COLOURS[name],
+                label=None if at else label,
+            )
+    race.set(
+        yscale="log",
+        title="one row: weights a second",
+        ylabel="Gweight/s",
+        xticks=range(len(speeds)),
+    )
     race.set_xticklabels(speeds)
     race.set_ylim(top=12 * max(max(limit.values()) for limit in limits.values()))
     race.legend(fontsize=7, ncols=2, loc="upper left")
@@ -31,9 +54,18 @@ def draw(figure: object, speeds: dict, limits: dict, costs: dict) -> None:
     for axes in (race, rows):
         axes.grid(alpha=0.3)
 
-    for axes, places, title in ((file, in_a_file(), "in a file"), (panels, in_panels(), "in panels")):
+    for axes, places, title in (
+        (file, in_a_file(), "in a file"),
+        (panels, in_panels(), "in panels"),
+    ):
         axes.imshow(places, cmap="viridis", interpolation="nearest")
-        axes.set(title=f"{title}: dark is read first", xlabel="input", ylabel="output", xticks=(0, 32), yticks=(0, 32))
+        axes.set(
+            title=f"{title}: dark is read first",
+            xlabel="input",
+            ylabel="output",
+            xticks=(0, 32),
+            yticks=(0, 32),
+        )
 
 
 def in_a_file() -> np.ndarray:
@@ -45,4 +77,10 @@ def in_a_file() -> np.ndarray:
 def in_panels() -> np.ndarray:
     """The same for panels: group, step, output, byte."""
     n, k = np.indices((OUTPUTS, INPUTS))
-    return ((n // 32) * (INPUTS // 32) + k // 32) * 576 + 64 + (k % 32 // 8) * 128 + (n % 32) * 4 + k % 4
+    return (
+        ((n // 32) * (INPUTS // 32) + k // 32) * 576
+        + 64
+        + (k % 32 // 8) * 128
+        + (n % 32) * 4
+        + k % 4
+    )

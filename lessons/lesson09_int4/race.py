@@ -31,7 +31,9 @@ class Contender:
 
     def finished(self, x: Array) -> Array:
         y = self.multiply(x)
-        return y if isinstance(y, np.ndarray) else to_numpy(y[:, :1])  # a GPU is done when its result can be read
+        return (
+            y if isinstance(y, np.ndarray) else to_numpy(y[:, :1])
+        )  # a GPU is done when its result can be read
 
 
 class Race:
@@ -41,9 +43,14 @@ class Race:
         rng = np.random.default_rng(0)
         self.weights, self.size = outputs * inputs, f"{outputs} x {inputs}"
         self.x = to_device(rng.standard_normal((max(ROWS), inputs)).astype(np.float32), device)
-        few = blocks.pack_q4_0(*blocks.encode_q4_0(rng.standard_normal((32, inputs)).astype(np.float32)))
+        few = blocks.pack_q4_0(
+            *blocks.encode_q4_0(rng.standard_normal((32, inputs)).astype(np.float32))
+        )
         packed = np.tile(few, (outputs // 32, 1))  # weights repeat, their memory does not
-        there, floats = to_device(packed, device), to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device)
+        there, floats = (
+            to_device(packed, device),
+            to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device),
+        )
         kernel = kernels.for_array(self.x)
         prepared = kernel.prepare_q4_0(there)
         self.contenders = {
@@ -52,11 +59,15 @@ class Race:
         }
         if kernels.describe(device.name)[0] == "cpu":
             self.contenders |= _loops(packed)
-        self.contenders[KERNEL] = Contender(lambda x: kernel.linear(x, prepared), prepared.nbytes / self.weights)
+        self.contenders[KERNEL] = Contender(
+            lambda x: kernel.linear(x, prepared), prepared.nbytes / self.weights
+        )
 
     def speeds(self) -> dict[str, float]:
         """Gweight/s with one row."""
-        return {name: self.weights / c.seconds(self.x[:1]) / 1e9 for name, c in self.contenders.items()}
+        return {
+            name: self.weights / c.seconds(self.x[:1]) / 1e9 for name, c in self.contenders.items()
+        }
 
     def memory(self, name: str) -> float:
         """Gweight/s if the weights only had to be read: the dot product of as many bytes with themselves."""
@@ -84,7 +95,8 @@ def _loops(packed: np.ndarray) -> dict[str, Contender]:
     nibbles = packed.reshape(outputs, groups, -1)[:, :, 2:].reshape(outputs, -1)  # (N, K/2)
     together = min(TOGETHER, outputs)
     nibbles_beside, scales_beside = (
-        np.ascontiguousarray(a.reshape(-1, together, a.shape[1]).swapaxes(1, 2)) for a in (nibbles, scales)
+        np.ascontiguousarray(a.reshape(-1, together, a.shape[1]).swapaxes(1, 2))
+        for a in (nibbles, scales)
     )
 
     def loop(x: np.ndarray) -> np.ndarray:

@@ -3,8 +3,21 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson10_together.report import show_claims, show_headline, show_quality, show_repetition, show_speeds
-from minimtp.compare.compare import MEASUREMENTS, choose_prompts, measured, recipes, require_equal_texts, trained
+from lessons.lesson10_together.report import (
+    show_claims,
+    show_headline,
+    show_quality,
+    show_repetition,
+    show_speeds,
+)
+from minimtp.compare.compare import (
+    MEASUREMENTS,
+    choose_prompts,
+    measured,
+    recipes,
+    require_equal_texts,
+    trained,
+)
 from minimtp.compare.plot import draw
 from minimtp.training.data.corpus import open_corpus
 
@@ -25,7 +38,11 @@ def main(lesson: course.Lesson) -> None:
     lesson.picture(draw, found, size=(14, 4.2))
     before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))
     require_equal_texts(found)
-    lesson.result("writing at temperature 0", ("the model alone", before), ("heads and int4, trained for both", now))
+    lesson.result(
+        "writing at temperature 0",
+        ("the model alone", before),
+        ("heads and int4, trained for both", now),
+    )
 
 
 if __name__ == "__main__":

@@ -25,12 +25,16 @@ class Speed:
     turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
     steps: int = 0  # passes after the prompt's, over all prompts once
-    passes_of_length: list[int] = field(default_factory=list)  # of those, how many were over 0, 1, ... tokens
+    passes_of_length: list[int] = field(
+        default_factory=list
+    )  # of those, how many were over 0, 1, ... tokens
     seconds_of_drafting: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
         """Median over prompts and repeats of the ratio of two turns side by side."""
-        raise NotImplementedError("lesson 10: which two turns lay side by side? What of all their ratios is robust?")
+        raise NotImplementedError(
+            "lesson 10: which two turns lay side by side? What of all their ratios is robust?"
+        )
 
 
 class NgramDrafter:
@@ -51,7 +55,9 @@ class NgramDrafter:
         return NgramDrafter(self.max_depth, self.longest, self.shortest)
 
     def reset(self, first_token: int) -> None:
-        self._text = chr(first_token)  # a character for each token: searching is then what strings are best at
+        self._text = chr(
+            first_token
+        )  # a character for each token: searching is then what strings are best at
         self._said: set[str] = set()  # every stretch of `shortest` tokens that ends before _known
         self._known = self.shortest
 
@@ -59,11 +65,17 @@ class NgramDrafter:
         self._text += "".join(map(chr, tokens.tolist()))
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
-        raise NotImplementedError("lesson 10: which earlier place says the same, and for how many tokens?")
+        raise NotImplementedError(
+            "lesson 10: which earlier place says the same, and for how many tokens?"
+        )
 
     def _longest_repeated_end(self) -> tuple[int, int]:
         """(how many tokens, at most `longest`; where they begin at the latest earlier place) of an end that was said before."""
-        text, known, least_missing = self._text, self.shortest, min(self.longest, len(self._text) - 1) + 1
+        text, known, least_missing = (
+            self._text,
+            self.shortest,
+            min(self.longest, len(self._text) - 1) + 1,
+        )
         place = text.rfind(text[-known:], 0, -1)
         while least_missing - known > 1:
             tried = (known + least_missing) // 2
@@ -75,10 +87,14 @@ class NgramDrafter:
         return known, place
 
 
-def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:
+def survival(
+    ended: Sequence[float], whole: Sequence[float], most: int, guess: float
+) -> list[float]:
     """The shares of rounds that reach depth 1 .. most.
 
     ended: rounds by the depth they reached; whole: those among them that were not asked to go further. guess: the share that
     goes on from one depth to the next before anything was observed.
     """
-    raise NotImplementedError("lesson 10: of the rounds that could go on from this depth, which share did?")
+    raise NotImplementedError(
+        "lesson 10: of the rounds that could go on from this depth, which share did?"
+    )

@@ -26,10 +26,15 @@ def looked_up(texts: Sequence[Sequence[int]], start: int) -> float:
     return right / total
 
 
-def written(run: LoadedRun, prompts: Sequence[np.ndarray], count: int, sampling: SamplingParams) -> list[list[int]]:
+def written(
+    run: LoadedRun, prompts: Sequence[np.ndarray], count: int, sampling: SamplingParams
+) -> list[list[int]]:
     """The model's own texts, prompts included."""
     target, _ = deploy(run.model)
-    return [[*map(int, p), *generate(target, None, p, max_new_tokens=count, sampling=sampling, seed=s)] for s, p in enumerate(prompts)]
+    return [
+        [*map(int, p), *generate(target, None, p, max_new_tokens=count, sampling=sampling, seed=s)]
+        for s, p in enumerate(prompts)
+    ]
 
 
 def rereading_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:

@@ -14,13 +14,19 @@ from minimtp.training.data.corpus import Corpus
 Figures = list[dict[str, object]]  # of standard, MTP, MTP + QAT int4, MTP rounded
 
 
-def show_headline(found: Figures, standard: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> None:
+def show_headline(
+    found: Figures, standard: LoadedRun, prompt: np.ndarray, count: int, device: Device
+) -> None:
     """The same measurements told twice."""
     plain, _, both, _ = found
     naive = rereading_speed(standard, prompt, count, device)
     told = {
         "times as fast": (both["tokens_per_second"] / naive, both["speedup_t1"], "x"),
-        "times as small": (plain["weight_bytes"] / both["weight_bytes"], plain["weight_bytes"] / 2 / both["weight_bytes"], "x"),
+        "times as small": (
+            plain["weight_bytes"] / both["weight_bytes"],
+            plain["weight_bytes"] / 2 / both["weight_bytes"],
+            "x",
+        ),
         "quality kept": (100 * both["top1"] / plain["top1"], both["quality_percent"], "%"),
     }
     print(f"{'MTP + QAT int4':<30}as a headline   carefully")
@@ -41,7 +47,9 @@ def show_speeds(found: Figures, title: str, suffix: str) -> None:
     """suffix: of the figures at that temperature."""
     print(f"\n{title}")
     for c in found:
-        speed, gain, tokens = (c[f"{name}{suffix}"] for name in ("tokens_per_second", "speedup", "tokens_per_step"))
+        speed, gain, tokens = (
+            c[f"{name}{suffix}"] for name in ("tokens_per_second", "speedup", "tokens_per_step")
+        )
         print(f"  {c['title']:<22}{speed:>10,.0f} tokens/s{gain:>8.2f} x{tokens:>8.2f} a pass")
     if not suffix:
         same, texts = (sum(c["greedy_texts"][name] for c in found) for name in ("equal", "texts"))
@@ -50,12 +58,16 @@ def show_speeds(found: Figures, title: str, suffix: str) -> None:
         print(f"  {same} of {texts} texts are those of plain decoding{parted}")
 
 
-def show_repetition(standard: LoadedRun, corpus: Corpus, prompts: Sequence[np.ndarray], count: int) -> None:
+def show_repetition(
+    standard: LoadedRun, corpus: Corpus, prompts: Sequence[np.ndarray], count: int
+) -> None:
     start = len(prompts[0])
     texts = {
         "by the model at temperature 0": written(standard, prompts, count, GREEDY),
         "by the model at temperature 1": written(standard, prompts, count, SamplingParams()),
-        "by people": corpus.validation_windows(len(prompts) * (start + count), context_length=start + count).tolist(),
+        "by people": corpus.validation_windows(
+            len(prompts) * (start + count), context_length=start + count
+        ).tolist(),
     }
     print("\nbytes that the text before them would have told")
     for by, text in texts.items():
@@ -64,4 +76,8 @@ def show_repetition(standard: LoadedRun, corpus: Corpus, prompts: Sequence[np.nd
 
 def show_claims(found: Figures) -> None:
     print("\nwhat is published, and what was measured here")
-    print(course.quoted("\n".join(claim.describe().strip() for claim in judge({c["name"]: c for c in found}))))
+    print(
+        course.quoted(
+            "\n".join(claim.describe().strip() for claim in judge({c["name"]: c for c in found}))
+        )
+    )

@@ -49,7 +49,11 @@ EXTENTS = {
 
 
 def everything(
-    preset: str = "quick", out: str | Path | None = None, *, device: str = "cpu", report: Callable[[str], None] = print
+    preset: str = "quick",
+    out: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Measure what the folder `out` does not hold yet, and return it.
 
@@ -58,7 +62,9 @@ def everything(
     if preset not in EXTENTS:
         raise UserError(f"preset must be one of {', '.join(EXTENTS)}, not {preset!r}")
     if preset == "gpu" and device == "cpu":
-        raise UserError("preset gpu takes days on a CPU: measure it with --device cuda, or take preset quick")
+        raise UserError(
+            "preset gpu takes days on a CPU: measure it with --device cuda, or take preset quick"
+        )
     kernel, reason = describe_kernels(choose_device(device).name)
     extent, out = EXTENTS[preset], checkpoint.make_folder(out or Path("runs", f"bench-{preset}"))
     comparison, rounding = out / f"compare-{preset}", out / f"quality-{preset}"
@@ -73,21 +79,34 @@ def everything(
 
     parts: dict[str, Callable[[], object]] = {
         "bench-kernels.json": lambda: kernels.kernel_speeds(
-            largest=extent.largest, rounds=extent.rounds, device=device, out=out / "bench-kernels.json"
+            largest=extent.largest,
+            rounds=extent.rounds,
+            device=device,
+            out=out / "bench-kernels.json",
         ),
         "bench-train.json": lambda: train.train(
-            preset, device=device, precision=extent.precision, steps=extent.steps, rounds=extent.rounds,
+            preset,
+            device=device,
+            precision=extent.precision,
+            steps=extent.steps,
+            rounds=extent.rounds,
             out=out / "bench-train.json",
         ),
         f"compare-{preset}.json": compared,
         decode.FILE_NAME: lambda: decode.measure(
-            comparison / "mtp", small=comparison / "mtp_qat_int4", sizes=extent.sizes, device=device, out=out
+            comparison / "mtp",
+            small=comparison / "mtp_qat_int4",
+            sizes=extent.sizes,
+            device=device,
+            out=out,
         ),
     }
     if device == "cpu":
         parts[f"quality-{preset}.json"] = rounded
     if kernel == "plain":
-        report(f"bench-kernels.json is left out, there are no compiled kernels to measure: {reason}")
+        report(
+            f"bench-kernels.json is left out, there are no compiled kernels to measure: {reason}"
+        )
         del parts["bench-kernels.json"]
     for name, measure in parts.items():
         if (out / name).is_file():

@@ -24,7 +24,9 @@ SIDE = 8192  # of the square matrices
 CACHES = 4  # the copied array is as many times as large as the cache
 
 
-def seconds(xp: ModuleType, calls: Sequence[Callable[[], object]], times: int | None = None) -> float:
+def seconds(
+    xp: ModuleType, calls: Sequence[Callable[[], object]], times: int | None = None
+) -> float:
     """Seconds of the device for one of the calls, on average over all of them; the median of `times` launches (TIMES)."""
 
     def run() -> list[object]:
@@ -56,7 +58,9 @@ def median_elapsed(xp: ModuleType, run: Callable[[], object], times: int) -> flo
 def noise(xp: ModuleType, rows: int, columns: int) -> object:
     """float32 (rows, columns) from -0.5 to 0.5, scattered evenly: constants would cost less power, so less time."""
     scattered = xp.arange(rows * columns, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(8)
-    return (scattered.astype(np.float32) * np.float32(2.0**-24) - np.float32(0.5)).reshape(rows, columns)
+    return (scattered.astype(np.float32) * np.float32(2.0**-24) - np.float32(0.5)).reshape(
+        rows, columns
+    )
 
 
 def cache_bytes(xp: ModuleType) -> int:
@@ -81,7 +85,11 @@ def matrix_gflops(device: Device, precision: str) -> float:
 
 def matrix_gflops_by_precision(device: Device) -> dict[str, float]:
     """In each of them that the GPU has."""
-    return {precision: matrix_gflops(device, precision) for precision in PRECISIONS if possible(precision, device)}
+    return {
+        precision: matrix_gflops(device, precision)
+        for precision in PRECISIONS
+        if possible(precision, device)
+    }
 
 
 def possible(precision: str, device: Device) -> bool:

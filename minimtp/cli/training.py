@@ -39,19 +39,33 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
 
     None where nothing was said about it and a run is resumed, which has its own.
     """
-    given = {name.removeprefix("recipe."): value for name, value in vars(options).items() if name.startswith("recipe.")}
+    given = {
+        name.removeprefix("recipe."): value
+        for name, value in vars(options).items()
+        if name.startswith("recipe.")
+    }
     if options.resume and not (given or options.preset or options.recipe or options.start_from):
         return None
     if options.preset and options.recipe:
         raise UserError("--preset and --recipe both say where to start: give one of them")
-    base = dict(PRESETS[options.preset]) if options.preset else _recipe_file(options.recipe) if options.recipe else {}
+    base = (
+        dict(PRESETS[options.preset])
+        if options.preset
+        else _recipe_file(options.recipe)
+        if options.recipe
+        else {}
+    )
     if options.start_from:
         from minimtp.training.build import MODEL_SETTINGS
         from minimtp.training.checkpoint import read
 
         source = read(options.start_from, optimizer=False).recipe.to_dict()
         base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source
-    if "heads" in given and "draft_depth" not in given and (given["heads"] == "none" or not base.get("draft_depth")):
+    if (
+        "heads" in given
+        and "draft_depth" not in given
+        and (given["heads"] == "none" or not base.get("draft_depth"))
+    ):
         base.pop("draft_depth", None)  # it belonged to other heads
     return Recipe.from_dict(base | given)
 
@@ -61,12 +75,19 @@ def _refuse_what_would_be_ignored(options: argparse.Namespace, out: str) -> None
     from minimtp.training import checkpoint
 
     if options.continue_schedule and not options.start_from:
-        raise UserError("--continue-schedule goes on from another run's step: give that run with --from")
+        raise UserError(
+            "--continue-schedule goes on from another run's step: give that run with --from"
+        )
     if options.resume and checkpoint.exists(out):
-        for name, value in (("--from", options.start_from), ("--tokenizer", options.tokenizer),
-                            ("--own-text", options.own_text)):
+        for name, value in (
+            ("--from", options.start_from),
+            ("--tokenizer", options.tokenizer),
+            ("--own-text", options.own_text),
+        ):
             if value:
-                raise UserError(f"{out} holds a run that has begun: leave {name} out to resume it, or choose another --out")
+                raise UserError(
+                    f"{out} holds a run that has begun: leave {name} out to resume it, or choose another --out"
+                )
 
 
 def _recipe_file(path: str) -> dict[str, object]:

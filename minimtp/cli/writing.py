@@ -35,8 +35,14 @@ def generate(options: argparse.Namespace) -> int:
     if options.show:
         show(generation, run.tokenizer)
     else:
-        safe = visible if sys.stdout.isatty() else str  # a terminal obeys control characters, a file keeps them
-        print(prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt, end="", flush=True)
+        safe = (
+            visible if sys.stdout.isatty() else str
+        )  # a terminal obeys control characters, a file keeps them
+        print(
+            prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt,
+            end="",
+            flush=True,
+        )
         for text in stream(generation, run.tokenizer):
             print(safe(text), end="", flush=True)
     statistics = generation.statistics
@@ -57,7 +63,9 @@ def _prompts(options: argparse.Namespace) -> list[str | bytes]:
         try:
             lines = Path(options.prompts).read_bytes().splitlines()
         except OSError as error:
-            raise UserError(f"the prompts {options.prompts} cannot be read: {error.strerror}") from None
+            raise UserError(
+                f"the prompts {options.prompts} cannot be read: {error.strerror}"
+            ) from None
         prompts += [line for line in lines if line]
         if not prompts:
             raise UserError(f"{options.prompts} holds no prompts: write one a line")
@@ -84,7 +92,9 @@ def _write_batch(batch: object, prompts: list[str | bytes], run: object) -> None
             row = batch.rows[printed]
             printed += 1
             print(f"[{printed}] {safe(run.tokenizer.decode(row.tokens))}", flush=True)
-            print(f"[{printed}] {row.statistics.emitted} tokens; {_ending(row, run)}", file=sys.stderr)
+            print(
+                f"[{printed}] {row.statistics.emitted} tokens; {_ending(row, run)}", file=sys.stderr
+            )
     counts = [row.statistics for row in batch.rows]
     seconds = sum(count.seconds_draft + count.seconds_verify for count in counts)
     after, steps = sum(count.emitted - 1 for count in counts), sum(count.steps for count in counts)
@@ -101,7 +111,9 @@ def _ending(generation: object, run: object) -> str:
     }[generation.reason]  # fmt: skip
 
 
-def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt: str | bytes, settings: dict) -> None:
+def _write_trace(
+    options: argparse.Namespace, run: object, trace: object, prompt: str | bytes, settings: dict
+) -> None:
     """The page of a text that has just been written, and, to compare, the speed of writing it plainly."""
     import minimtp
     from minimtp import kernels
@@ -118,9 +130,18 @@ def _write_trace(options: argparse.Namespace, run: object, trace: object, prompt
         for _ in generation:
             pass
         plain = generation.statistics.tokens_per_second
-    html = page(trace, run.tokenizer.decode_bytes, title=str(options.run), settings=described, plain_tokens_per_second=plain)
+    html = page(
+        trace,
+        run.tokenizer.decode_bytes,
+        title=str(options.run),
+        settings=described,
+        plain_tokens_per_second=plain,
+    )
     write_text(Path(options.trace), html)
-    print(f"saved {options.trace}: open it in a browser; space plays it, the arrow keys step", file=sys.stderr)
+    print(
+        f"saved {options.trace}: open it in a browser; space plays it, the arrow keys step",
+        file=sys.stderr,
+    )
 
 
 def stream(tokens: Iterable[int], tokenizer: object) -> Iterator[str]:
@@ -129,7 +150,9 @@ def stream(tokens: Iterable[int], tokenizer: object) -> Iterator[str]:
     for token in tokens:
         pending.append(token)
         text = tokenizer.decode(pending)
-        if not text.endswith("\ufffd") or len(pending) >= 8:  # no character is that long: it is no character
+        if (
+            not text.endswith("\ufffd") or len(pending) >= 8
+        ):  # no character is that long: it is no character
             yield text
             pending = []
     yield tokenizer.decode(pending)

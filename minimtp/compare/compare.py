@@ -33,7 +33,14 @@ import minimtp
 from minimtp import kernels, machine
 from minimtp.backend import Device, available_cores, choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.interleaved import Speed, Variant, check_greedy_texts, measure_interleaved, peak_memory, tune
+from minimtp.bench.interleaved import (
+    Speed,
+    Variant,
+    check_greedy_texts,
+    measure_interleaved,
+    peak_memory,
+    tune,
+)
 from minimtp.compare.claims import judge, memory, table
 from minimtp.compare.plot import draw_comparison
 from minimtp.decode.decoder import deploy
@@ -80,7 +87,15 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    "tiny": Measurement(prompts=2, prompt=8, max_new_tokens=16, repeats=1, trials=1, depths=(7,), confidences=(0.0, 0.3)),
+    "tiny": Measurement(
+        prompts=2,
+        prompt=8,
+        max_new_tokens=16,
+        repeats=1,
+        trials=1,
+        depths=(7,),
+        confidences=(0.0, 0.3),
+    ),
     "quick": Measurement(),
     "laptop": Measurement(prompt=64, max_new_tokens=192),
     "gpu": Measurement(prompt=128, max_new_tokens=512),
@@ -140,13 +155,17 @@ def run(
     machine.warn_if_busy(load_before, report)
     report(f"corpus    {text.describe()}")
     report(f"recipe    of the standard configuration\n{recipe.describe()}")
-    report(f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads")
+    report(
+        f"device    {chosen.name} ({chosen.reason}), kernels {kernel} ({why}), {threads or available_cores()} threads"
+    )
     try:
         with kept.counting():
             runs = trained(recipes(recipe), text, out, device, threads)
             configurations = measured(runs, text, prompts, sizes, chosen, threads, kept.figures)
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
+        raise KeyboardInterrupt(
+            f"stopped in {stop.folder}, saved; the same command goes on from there"
+        ) from None
     claims = judge({c["name"]: c for c in configurations})
     result = {
         "configurations": configurations,
@@ -169,7 +188,11 @@ def require_equal_texts(configurations: Sequence[dict[str, object]]) -> None:
     """Raise Disagreement where drafted and plain greedy texts differ, in what `measured` gives."""
     wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
     if wrong:
-        raise Disagreement("\n".join(["drafted texts differ from plain ones, which is a defect of minimtp:", *wrong]))
+        raise Disagreement(
+            "\n".join(
+                ["drafted texts differ from plain ones, which is a defect of minimtp:", *wrong]
+            )
+        )
 
 
 def trained(
@@ -188,7 +211,11 @@ def trained(
     standard = wanted["standard"]
     stem_steps = decay_start(standard)
     folders = {"standard": "standard", "mtp": "mtp", "mtp_qat_int4": "mtp_qat"}
-    branches = {name: dict(start_from=out / "stem", continue_schedule=True) for name in wanted} if stem_steps else {}
+    branches = (
+        {name: dict(start_from=out / "stem", continue_schedule=True) for name in wanted}
+        if stem_steps
+        else {}
+    )
     if stem_steps:
         go_on(wanted["mtp"], "stem", stop_at_step=stem_steps)
     for name, recipe in wanted.items():
@@ -206,22 +233,31 @@ def measured(
     sizes: Measurement,
     device: Device,
     threads: int | None = None,
-    figures_of: Callable[[str, Callable[[], dict[str, object]]], dict[str, object]] = lambda part, measure: measure(),
+    figures_of: Callable[
+        [str, Callable[[], dict[str, object]]], dict[str, object]
+    ] = lambda part, measure: measure(),
 ) -> list[dict[str, object]]:
     """Each configuration's figures by their names: quality, bytes, speeds at both temperatures.
 
     prompts: what `choose_prompts` gives. figures_of(part, measure): measure(), or what an earlier run kept of that part.
     """
     evaluations = {
-        name: Evaluation(**figures_of(f"evaluation of {name}", partial(_evaluated, loaded, text, threads)))
+        name: Evaluation(
+            **figures_of(f"evaluation of {name}", partial(_evaluated, loaded, text, threads))
+        )
         for name, loaded in runs.items()
     }
     parts = [
-        figures_of(f"temperature {law.temperature:g}", partial(_raced, runs, *prompts, sizes, device, suffix, law))
+        figures_of(
+            f"temperature {law.temperature:g}",
+            partial(_raced, runs, *prompts, sizes, device, suffix, law),
+        )
         for suffix, law in TEMPERATURES.items()
     ]
     parts.append(figures_of("memory", partial(_memory, runs, prompts[0][0], sizes, device)))
-    figures = {name: {key: value for part in parts for key, value in part[name].items()} for name in runs}
+    figures = {
+        name: {key: value for part in parts for key, value in part[name].items()} for name in runs
+    }
     return [_configuration(name, runs, evaluations, figures) for name in TITLES]
 
 
@@ -230,7 +266,10 @@ class _Kept:
     that all of it took."""
 
     def __init__(self, path: Path, setting: dict[str, object]) -> None:
-        self._path, self._content = path, {"setting": json.loads(json.dumps(setting)), "parts": {}, "seconds": 0.0}
+        self._path, self._content = (
+            path,
+            {"setting": json.loads(json.dumps(setting)), "parts": {}, "seconds": 0.0},
+        )
         try:
             found = json.loads(path.read_text())
             if found["setting"] == self._content["setting"]:
@@ -274,21 +313,40 @@ def _raced(
     """What is measured by decoding at one temperature, by configuration and column; drafting is tuned on the familiar
     prompts."""
     variants = {name: _variant(name, loaded) for name, loaded in runs.items()}
-    plain = {name: Variant(f"{name}, plainly", variants[name].target) for name in ("mtp", "mtp_qat_int4")}
-    exact = kernels.describe(device.name)[0] == "cpu"  # compiled products give a row the same bits in any company
+    plain = {
+        name: Variant(f"{name}, plainly", variants[name].target) for name in ("mtp", "mtp_qat_int4")
+    }
+    exact = (
+        kernels.describe(device.name)[0] == "cpu"
+    )  # compiled products give a row the same bits in any company
     racing = [*variants.values(), *plain.values()]
     for variant in variants.values():
         if variant.drafter:
             tune(variant, sizes.depths, sizes.confidences, familiar, sizes.max_new_tokens, sampling)
     turns = sizes.repeats * sizes.prompts * len(racing)
-    with tqdm(total=turns, desc=f"temperature {sampling.temperature:g}", unit="text", disable=None, file=sys.stderr) as bar:
-        speeds = measure_interleaved(racing, held_out, max_new_tokens=sizes.max_new_tokens, sampling=sampling, repeats=sizes.repeats, progress=bar.update)
+    with tqdm(
+        total=turns,
+        desc=f"temperature {sampling.temperature:g}",
+        unit="text",
+        disable=None,
+        file=sys.stderr,
+    ) as bar:
+        speeds = measure_interleaved(
+            racing,
+            held_out,
+            max_new_tokens=sizes.max_new_tokens,
+            sampling=sampling,
+            repeats=sizes.repeats,
+            progress=bar.update,
+        )
     figures = {}
     for name, variant in variants.items():
         baseline = speeds[plain[name].name] if name in plain else None
         figures[name] = _speed_columns(suffix, variant, speeds[name], speeds["standard"], baseline)
         if sampling is GREEDY:
-            agreement = check_greedy_texts(variant, held_out, speeds[name].texts, allow_ties=not exact)
+            agreement = check_greedy_texts(
+                variant, held_out, speeds[name].texts, allow_ties=not exact
+            )
             figures[name]["greedy_texts"] = asdict(agreement)
     return figures
 
@@ -317,13 +375,17 @@ def choose_prompts(text: Corpus, sizes: Measurement) -> tuple[list[np.ndarray], 
     """Held-out prompts to measure on, and prompts of training text to choose the drafting with. Raises UserError for a text
     that is too short for them.
     """
-    return _prompts(text.validation, sizes, sizes.prompts), _prompts(text.train, sizes, sizes.trials)
+    return _prompts(text.validation, sizes, sizes.prompts), _prompts(
+        text.train, sizes, sizes.trials
+    )
 
 
 def _prompts(tokens: np.ndarray, sizes: Measurement, count: int) -> list[np.ndarray]:
     """`count` prompts spread evenly over the text. Raises UserError where it is too short for them."""
     if len(tokens) < count * sizes.prompt:
-        raise UserError(f"{count} prompts of {sizes.prompt} tokens need a longer text than {len(tokens)} tokens: give more")
+        raise UserError(
+            f"{count} prompts of {sizes.prompt} tokens need a longer text than {len(tokens)} tokens: give more"
+        )
     starts = np.linspace(0, len(tokens) - sizes.prompt, count).astype(int)
     return [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]
 
@@ -347,7 +409,10 @@ def _speed_columns(
 
 
 def _configuration(
-    name: str, runs: dict[str, LoadedRun], evaluations: dict[str, Evaluation], figures: dict[str, dict[str, object]]
+    name: str,
+    runs: dict[str, LoadedRun],
+    evaluations: dict[str, Evaluation],
+    figures: dict[str, dict[str, object]],
 ) -> dict[str, object]:
     evaluation, model = evaluations[name], runs[name].model
     return {
@@ -370,12 +435,18 @@ def _finished(out: Path, setting: dict[str, object]) -> dict[str, object] | None
         return None
     try:
         result = json.loads(path.read_text())
-        different = [name for name, value in json.loads(json.dumps(setting)).items() if result[name] != value]
+        different = [
+            name for name, value in json.loads(json.dumps(setting)).items() if result[name] != value
+        ]
         memory(result["configurations"])  # an earlier version did not write what this one shows
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged, or of an earlier version: delete it to measure again") from None
+        raise UserError(
+            f"{path} is damaged, or of an earlier version: delete it to measure again"
+        ) from None
     if different:
-        raise UserError(f"{out} holds a comparison with other {' and '.join(different)}: choose another --out, or delete it")
+        raise UserError(
+            f"{out} holds a comparison with other {' and '.join(different)}: choose another --out, or delete it"
+        )
     return result
 
 
@@ -388,8 +459,12 @@ def _announce(result: dict[str, object], out: Path, report: Callable[[str], None
     report("\n".join(claim.describe() for claim in claims))
     for c in result["configurations"]:
         counted = c["greedy_texts"]
-        parted = f", {counted['ties']} parted at a tie of the two best logits" if counted["ties"] else ""
-        report(f"{counted['equal']:>3} of {counted['texts']} greedy texts of {c['title']} equal its plain decoding{parted}")
+        parted = (
+            f", {counted['ties']} parted at a tie of the two best logits" if counted["ties"] else ""
+        )
+        report(
+            f"{counted['equal']:>3} of {counted['texts']} greedy texts of {c['title']} equal its plain decoding{parted}"
+        )
     report("")
     report(f"quality is standard's bits per byte in % of the configuration's; device {result['device']['name']}, "
            f"kernels {result['device']['kernels']}; {result['seconds']:.0f} s")  # fmt: skip

@@ -23,7 +23,11 @@ from minimtp.errors import UserError
 
 def row_seed(seed: int, row: int) -> int:
     """The seed of a batch's row: row 0 has the batch's own, the others one mixed from both numbers."""
-    return seed if row == 0 else int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
+    return (
+        seed
+        if row == 0
+        else int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
+    )
 
 
 class Batch:
@@ -75,7 +79,13 @@ def generate_batch(
         raise UserError("there is no prompt: give at least one text to continue")
     rows = []
     for row, prompt in enumerate(prompts):
-        own_target, own_drafter = (target, drafter) if row == 0 else (target.clone(), drafter and drafter.clone())
+        own_target, own_drafter = (
+            (target, drafter) if row == 0 else (target.clone(), drafter and drafter.clone())
+        )
         policy = make_policy(own_target)
-        rows.append(generate(own_target, own_drafter, prompt, seed=row_seed(seed, row), policy=policy, **options))
+        rows.append(
+            generate(
+                own_target, own_drafter, prompt, seed=row_seed(seed, row), policy=policy, **options
+            )
+        )
     return Batch(rows)

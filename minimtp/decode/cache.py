@@ -58,7 +58,14 @@ class KeyValueCache:
     def clone(self) -> "KeyValueCache":
         """An empty cache of the same sizes."""
         layers, _, heads, head_dim = self.values.shape
-        return KeyValueCache(layers, self.context_length, heads, head_dim, self.values.dtype, array_module(self.values))
+        return KeyValueCache(
+            layers,
+            self.context_length,
+            heads,
+            head_dim,
+            self.values.dtype,
+            array_module(self.values),
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -90,7 +97,9 @@ class KeyValueCache:
     def extend(self, rows: int) -> None:
         """Count `rows` rows, written to every layer, as part of the cache."""
         if not 0 <= rows <= self.context_length - self.length:
-            raise ValueError(f"{rows} more rows do not fit: {self.length} of {self.context_length} are in use")
+            raise ValueError(
+                f"{rows} more rows do not fit: {self.length} of {self.context_length} are in use"
+            )
         self.length += rows
 
     def truncate(self, length: int) -> None:
@@ -106,7 +115,9 @@ class KeptRows:
     def __init__(self, cache: KeyValueCache, rows: int) -> None:
         layers, _, heads, head_dim = cache.values.shape
         xp = array_module(cache.values)
-        self.keys, self.values = (xp.empty((layers, rows, heads, head_dim), cache.values.dtype) for _ in range(2))
+        self.keys, self.values = (
+            xp.empty((layers, rows, heads, head_dim), cache.values.dtype) for _ in range(2)
+        )
         self._cache = cache
 
     def append(self, rows: object) -> None:

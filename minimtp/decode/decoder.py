@@ -25,7 +25,9 @@ from minimtp.errors import UserError
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
 
-CONFIDENCE = 0.05  # the least of a draft that is worth verifying; how many of those, the lengths decide
+CONFIDENCE = (
+    0.05  # the least of a draft that is worth verifying; how many of those, the lengths decide
+)
 
 
 def deploy(model: Module, context_length: int | None = None) -> tuple[ModelRunner, Drafter | None]:
@@ -63,7 +65,9 @@ class Decoder:
         tree: int = 0,
     ) -> None:
         if not 0.0 <= draft_confidence <= 1.0:
-            raise UserError(f"draft_confidence is a probability from 0 to 1, not {draft_confidence}")
+            raise UserError(
+                f"draft_confidence is a probability from 0 to 1, not {draft_confidence}"
+            )
         self.run = run
         self.target, heads = deploy(run.model)
         require_tree(tree, self.target)
@@ -77,7 +81,9 @@ class Decoder:
         self._warm: set[tuple] = set()  # kinds of settings whose kernels are loaded
         self._costs = self._policy = None
         if draft_length == "auto" and self.drafter is not None:
-            self._costs = Costs(self.target, max(self.drafter.max_depth, tree), _identity(run, self.target))
+            self._costs = Costs(
+                self.target, max(self.drafter.max_depth, tree), _identity(run, self.target)
+            )
             self._policy = self._new_policy(self.target)
 
     def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
@@ -87,7 +93,9 @@ class Decoder:
             **self._settings(**options),
         )  # fmt: skip
 
-    def generate_batch(self, prompts: Iterable[str | bytes], *, seed: int = 0, **options: object) -> Batch:
+    def generate_batch(
+        self, prompts: Iterable[str | bytes], *, seed: int = 0, **options: object
+    ) -> Batch:
         """Continue each of the prompts as if it were alone (batch.py); the options are those of `minimtp.generate`."""
         return generate_batch(
             self.target, self.drafter, [self.run.tokenizer.encode(prompt) for prompt in prompts], seed=seed,
@@ -96,7 +104,11 @@ class Decoder:
 
     def _new_policy(self, target: ModelRunner) -> AdaptivePolicy | None:
         """For texts of this target, a twin of the decoder's; what passes cost is known to all of them."""
-        return AdaptivePolicy(self._costs.of(target), self.drafter.max_depth, self._tree) if self._costs else None
+        return (
+            AdaptivePolicy(self._costs.of(target), self.drafter.max_depth, self._tree)
+            if self._costs
+            else None
+        )
 
     def _settings(
         self,
@@ -128,7 +140,11 @@ class Decoder:
         drafter = self.drafter
         if isinstance(drafter, FunctionDrafter):
             drafter, settings["draft_depth"] = None, None
-        settings |= {"max_new_tokens": 3, "stop_tokens": (), "stop_strings": ()}  # enough for a draft, and no end before it
+        settings |= {
+            "max_new_tokens": 3,
+            "stop_tokens": (),
+            "stop_strings": (),
+        }  # enough for a draft, and no end before it
         for _ in generate_tokens(self.target, drafter, [self.run.tokenizer.end_token], **settings):
             pass
 
@@ -169,7 +185,10 @@ def generate(
 def _identity(run: object, target: ModelRunner) -> dict[str, object]:
     """All that the seconds of a pass depend on, as far as it can be named."""
     device = "cpu" if array_module(target.final_norm) is np else "cuda"
-    sources = [*sorted(Path(kernels.__file__).parent.rglob("*.py")), Path(__file__).with_name("runtime.py")]
+    sources = [
+        *sorted(Path(kernels.__file__).parent.rglob("*.py")),
+        Path(__file__).with_name("runtime.py"),
+    ]
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     return {
         "minimtp": minimtp.__version__, "code": code, "numpy": np.__version__, "processor": processor(device),

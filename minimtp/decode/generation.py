@@ -86,13 +86,22 @@ class Generation:
             drafts_accepted=[0] * (draft_depth + 1),
             passes_of_length=[0] * (max(draft_depth, tree_nodes) + 2),
         )
-        self._target, self._drafter, self._rule, self._stop, self._policy = target, drafter, rule, stop, policy
+        self._target, self._drafter, self._rule, self._stop, self._policy = (
+            target,
+            drafter,
+            rule,
+            stop,
+            policy,
+        )
         self._max_new, self._plan = max_new_tokens, DraftPlan(draft_depth, nodes=tree_nodes)
         # The committed tokens, then the drafts: what is fed, and what follows each row, are both views of it.
         self._text = np.empty(longest(prompt, max_new_tokens, target), np.int64)
         self._text[: len(prompt)] = prompt
         self._fed, self._committed = 0, len(prompt)
-        self._told, self._rows = 0, []  # rows that the drafter knows of, and the hidden states of those behind them
+        self._told, self._rows = (
+            0,
+            [],
+        )  # rows that the drafter knows of, and the hidden states of those behind them
         self._rounds = self._run()
         self._stream = (token for round_ in self._rounds for token in round_.tokens)
 
@@ -107,7 +116,12 @@ class Generation:
         return self._rounds
 
     def _run(self) -> Iterator[Round]:
-        target, drafter, policy, statistics = self._target, self._drafter, self._policy, self.statistics
+        target, drafter, policy, statistics = (
+            self._target,
+            self._drafter,
+            self._policy,
+            self.statistics,
+        )
         deepest, rounds_left = self._plan.drafts, 0
         proposal, seconds_draft = NOTHING, 0.0
         reads_hidden = drafter is not None and drafter.reads_hidden
@@ -118,7 +132,9 @@ class Generation:
         self._feed_prompt(reads_hidden)
         while True:
             started = perf_counter()
-            round_, hidden = self._verify(proposal) if proposal.tree is None else self._verify_tree(proposal)
+            round_, hidden = (
+                self._verify(proposal) if proposal.tree is None else self._verify_tree(proposal)
+            )
             verified = perf_counter()
             self._fed = self._committed - 1
             if first:
@@ -143,7 +159,9 @@ class Generation:
                     asked = min(most, self._plan.drafts)
                 if asked or policy is None or first:
                     self._tell(drafter)
-                seconds_draft = perf_counter() - verified  # what the next draft needs, and so a part of it
+                seconds_draft = (
+                    perf_counter() - verified
+                )  # what the next draft needs, and so a part of it
             if first:
                 statistics.seconds_prompt, seconds_draft, first = perf_counter() - began, 0.0, False
             yield round_
@@ -169,7 +187,9 @@ class Generation:
         drafts, position, text = proposal.drafts, self._committed, self._text
         step = self._target.forward(text[self._fed : position + len(drafts)])
         known = position - self._fed - 1  # rows whose next token is committed already: the prompt's
-        accepted, token = self._rule.verify(step.logits[known:] if known else step.logits, drafts, proposal.scores)
+        accepted, token = self._rule.verify(
+            step.logits[known:] if known else step.logits, drafts, proposal.scores
+        )
         tokens = drafts[:accepted]
         if not (proposal.ends and accepted == len(drafts)):
             text[position + accepted] = token
@@ -178,7 +198,9 @@ class Generation:
         if accepted < len(drafts) or proposal.ends:
             self._target.truncate(committed - 1)
         hidden = step.hidden
-        return Round(position, drafts, accepted, tokens), None if hidden is None else hidden[: committed - 1 - self._fed]
+        return Round(position, drafts, accepted, tokens), None if hidden is None else hidden[
+            : committed - 1 - self._fed
+        ]
 
     def _verify_tree(self, proposal: Proposal) -> tuple[Round, object]:
         """Verify a tree: as `_verify`."""
@@ -203,13 +225,17 @@ class Generation:
             None if hidden is None else hidden[array_module(hidden).asarray(rows)],
         )
 
-    def _count(self, round_: Round, proposal: Proposal, seconds_draft: float, seconds_verify: float) -> None:
+    def _count(
+        self, round_: Round, proposal: Proposal, seconds_draft: float, seconds_verify: float
+    ) -> None:
         statistics = self.statistics
         statistics.emitted += len(round_.tokens)
         statistics.steps += 1
         statistics.drafts_of_length[len(round_.drafts)] += 1
         statistics.drafts_accepted[round_.accepted] += 1
-        statistics.passes_of_length[1 + len(proposal.drafts if proposal.tree is None else proposal.tree)] += 1
+        statistics.passes_of_length[
+            1 + len(proposal.drafts if proposal.tree is None else proposal.tree)
+        ] += 1
         statistics.seconds_draft += seconds_draft
         statistics.seconds_verify += seconds_verify
 
@@ -224,14 +250,25 @@ class Generation:
     def _tell(self, drafter: Drafter) -> None:
         """Commit to the drafter what it does not know of yet."""
         rows = self._rows
-        hidden = None if not rows else rows[0] if len(rows) == 1 else array_module(rows[0]).concatenate(rows)
+        hidden = (
+            None
+            if not rows
+            else rows[0]
+            if len(rows) == 1
+            else array_module(rows[0]).concatenate(rows)
+        )
         drafter.commit(hidden, self._text[self._told + 1 : self._committed])
         self._told, self._rows = self._committed - 1, []
 
     def _propose(self, drafter: Drafter, depth: int) -> Proposal:
         """At most `depth` drafts behind one another. Raises ValueError for a faulty drafter."""
         if self._plan.nodes:
-            return Proposal([], tree=drafter.draft_tree(self._plan.nodes, depth, self._rule, self._plan.min_acceptance))
+            return Proposal(
+                [],
+                tree=drafter.draft_tree(
+                    self._plan.nodes, depth, self._rule, self._plan.min_acceptance
+                ),
+            )
         proposed, scores = drafter.draft(depth, self._rule)
         drafts = proposed.tolist() if hasattr(proposed, "tolist") else list(proposed)
         if not drafts:
@@ -239,7 +276,9 @@ class Generation:
         vocabulary_size = self._target.vocabulary_size
         if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= vocabulary_size:
             faulty = type(drafter).__name__
-            raise ValueError(f"asked for {depth} drafts below {vocabulary_size}, {faulty} gave {drafts}")
+            raise ValueError(
+                f"asked for {depth} drafts below {vocabulary_size}, {faulty} gave {drafts}"
+            )
         kept = self._stop.find(drafts)
         if kept is not None:
             drafts, scores = drafts[:kept], None if scores is None else scores[:kept]

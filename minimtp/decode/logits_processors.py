@@ -41,7 +41,9 @@ class RepetitionPenalty:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.penalty, int | float) and 0 < self.penalty < float("inf")):
-            raise UserError(f"a repetition penalty is a number above 0 (1 changes nothing), not {self.penalty!r}")
+            raise UserError(
+                f"a repetition penalty is a number above 0 (1 changes nothing), not {self.penalty!r}"
+            )
 
     def __call__(self, logits: Array, text: np.ndarray) -> Array:
         xp, rows = array_module(logits), len(logits)
@@ -50,7 +52,11 @@ class RepetitionPenalty:
         said[:, text[:known]] = True
         for row in range(1, rows):
             said[row:, text[known + row - 1]] = True
-        return xp.where(xp.asarray(said), xp.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
+        return xp.where(
+            xp.asarray(said),
+            xp.where(logits > 0, logits / self.penalty, logits * self.penalty),
+            logits,
+        )
 
 
 class ProcessedRule:
@@ -59,7 +65,13 @@ class ProcessedRule:
     prompt: (P,) integers. longest: of the whole text, prompt and drafts included.
     """
 
-    def __init__(self, rule: Rule, logits_processors: Sequence[LogitsProcessor], prompt: np.ndarray, longest: int) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        logits_processors: Sequence[LogitsProcessor],
+        prompt: np.ndarray,
+        longest: int,
+    ) -> None:
         self.rule = rule
         self.logits_processors = list(logits_processors)
         self._text = np.zeros(longest, np.int64)
@@ -68,12 +80,16 @@ class ProcessedRule:
 
     def draw(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]:
         known = self._committed + index
-        rows = [self._process(logits[row : row + 1], self._text[:known]) for row in range(len(logits))]
+        rows = [
+            self._process(logits[row : row + 1], self._text[:known]) for row in range(len(logits))
+        ]
         tokens, scores = self.rule.draw(array_module(logits).concatenate(rows), index)
         self._text[known : known + len(rows)] = to_numpy(tokens)
         return tokens, scores
 
-    def verify(self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+    def verify(
+        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
         start = self._committed
         self._text[start : start + len(drafts)] = drafts
         logits = self._process(logits, self._text[: start + len(drafts)])

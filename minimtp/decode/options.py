@@ -43,20 +43,30 @@ def generate(
     """
     prompt = _checked_prompt(prompt, target)
     if not (_is_whole(max_new_tokens) and max_new_tokens >= 1):
-        raise UserError(f"the number of new tokens must be a whole number of at least 1, not {max_new_tokens!r}")
+        raise UserError(
+            f"the number of new tokens must be a whole number of at least 1, not {max_new_tokens!r}"
+        )
     require_seed(seed)
     most = 0 if drafter is None else drafter.max_depth
     if draft_depth is None:
         draft_depth = most
     if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
-        has = "there is no drafter" if drafter is None else f"this drafter drafts at most {most} tokens"
-        raise UserError(f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}")
+        has = (
+            "there is no drafter"
+            if drafter is None
+            else f"this drafter drafts at most {most} tokens"
+        )
+        raise UserError(
+            f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}"
+        )
     require_tree(tree, target)
     if tree and draft_depth and not hasattr(drafter, "draft_tree"):
         raise UserError(f"a {type(drafter).__name__} drafts chains only: leave the tree out")
     chosen = make_rule(rule, sampling, seed, target.vocabulary_size, len(prompt))
     if logits_processors:
-        chosen = ProcessedRule(chosen, logits_processors, prompt, longest(prompt, max_new_tokens, target))
+        chosen = ProcessedRule(
+            chosen, logits_processors, prompt, longest(prompt, max_new_tokens, target)
+        )
     return Generation(
         target, drafter if draft_depth else None, prompt, chosen, max_new_tokens, draft_depth,
         Stop(stop_tokens, stop_strings, decode_bytes), policy, tree,
@@ -72,7 +82,9 @@ def require_seed(seed: int) -> None:
 def require_tree(tree: int, target: Target) -> None:
     """Raise UserError unless `tree` is a number of drafts that room may be made for."""
     if not (_is_whole(tree) and tree >= 0):
-        raise UserError(f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}")
+        raise UserError(
+            f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}"
+        )
     if tree > target.context_length:
         raise UserError(
             f"a tree of {tree} drafts is larger than the model's context: use at most {target.context_length} drafts"

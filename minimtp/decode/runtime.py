@@ -43,10 +43,14 @@ def have_kernels(model: Module, kernel: ModuleType) -> bool:
     """Whether these kernels round weights, inputs, keys and values as the model does."""
     modules = [module for _, module in model.named_modules()]
     matrices = [module for module in modules if hasattr(module, "packed")]
-    return not any(hasattr(module, "stored") for module in modules) and all(m.has_a_kernel(kernel) for m in matrices)
+    return not any(hasattr(module, "stored") for module in modules) and all(
+        m.has_a_kernel(kernel) for m in matrices
+    )
 
 
-def prepare_product(module: Module, kernel: ModuleType, first: int = 0, last: int | None = None) -> Any:
+def prepare_product(
+    module: Module, kernel: ModuleType, first: int = 0, last: int | None = None
+) -> Any:
     """The matrix of a Linear, an Embedding or a packed module, its columns from `first` to before `last`, laid out for
     `kernel.linear`.
 
@@ -56,8 +60,12 @@ def prepare_product(module: Module, kernel: ModuleType, first: int = 0, last: in
         return module.prepare(kernel, first, last)
     weight = getattr(module, "weight", None)
     if weight is None or hasattr(module, "grid"):
-        raise TypeError(f"a {type(module).__name__} cannot be decoded with; convert the model first")
-    return kernel.prepare_f32(array_module(weight.data).ascontiguousarray(weight.data[:, first:last]))
+        raise TypeError(
+            f"a {type(module).__name__} cannot be decoded with; convert the model first"
+        )
+    return kernel.prepare_f32(
+        array_module(weight.data).ascontiguousarray(weight.data[:, first:last])
+    )
 
 
 def _block_weights(block: Block, kernel: ModuleType) -> tuple:
@@ -65,7 +73,14 @@ def _block_weights(block: Block, kernel: ModuleType) -> tuple:
     attention, feed_forward = block.attention, block.feed_forward
     matrices = attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down
     qkv, output, gate_up, down = (prepare_product(matrix, kernel) for matrix in matrices)
-    return block.attention_norm.weight.data, qkv, output, block.feed_forward_norm.weight.data, gate_up, down
+    return (
+        block.attention_norm.weight.data,
+        qkv,
+        output,
+        block.feed_forward_norm.weight.data,
+        gate_up,
+        down,
+    )
 
 
 def _over_its_cache(prepared: Any, block: Block) -> Any:
@@ -79,10 +94,14 @@ class BlockWeights:
 
     def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
         self._kernel = kernel
-        prepared = kernel.prepare_block(*_block_weights(block, kernel), config.num_heads, config.norm_eps)
+        prepared = kernel.prepare_block(
+            *_block_weights(block, kernel), config.num_heads, config.norm_eps
+        )
         self._prepared = _over_its_cache(prepared, block)
 
-    def forward(self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array) -> None:
+    def forward(
+        self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
+    ) -> None:
         """Put x (T, D) through the block, in place; its keys and values are written behind the cache's rows."""
         keys, values = cache.layer(layer)
         self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
@@ -92,7 +111,13 @@ def stretches(depths: Sequence[int], start: int) -> np.ndarray:
     """(S, 3) int64: the chains that make up a depth-first walk, each by its first row, the row after its last, and the position
     of its first row in the text, where the root has position `start`."""
     firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
-    return np.array([(a, b, start + depths[a]) for a, b in zip(firsts, [*firsts[1:], len(depths)], strict=True)], np.int64)
+    return np.array(
+        [
+            (a, b, start + depths[a])
+            for a, b in zip(firsts, [*firsts[1:], len(depths)], strict=True)
+        ],
+        np.int64,
+    )
 
 
 class ModelRunner:
@@ -103,27 +128,37 @@ class ModelRunner:
     model: the trunk with its heads, if they are to draft; all of it decodes with the same `kernel`.
     """
 
-    def __init__(self, trunk: Transformer, context_length: int | None = None, model: Module | None = None) -> None:
+    def __init__(
+        self, trunk: Transformer, context_length: int | None = None, model: Module | None = None
+    ) -> None:
         self.config = config = trunk.config
         self.weight_bytes = weight_bytes(model or trunk)
         self.vocabulary_size = config.vocabulary_size
         self.context_length = context_length or config.context_length
         self.final_norm = trunk.final_norm.weight.data
         kernel = kernels.for_array(self.final_norm)
-        self.rows_at_once = have_kernels(model or trunk, kernel)  # or one after the other, over plain kernels
+        self.rows_at_once = have_kernels(
+            model or trunk, kernel
+        )  # or one after the other, over plain kernels
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
         on_the_host = array_module(self.final_norm) is np
         self.max_rows = ROWS if on_the_host else self.context_length
-        self.output = prepare_product(trunk.embedding if trunk.output is None else trunk.output, kernel)
+        self.output = prepare_product(
+            trunk.embedding if trunk.output is None else trunk.output, kernel
+        )
         self._embedding = trunk.embedding
         self.table = self._prepared_embedding(tied=trunk.output is None)
         blocks = [partial(_block_weights, block, kernel) for block in trunk.blocks]
-        self._trunk = kernel.prepare_trunk(blocks, self.final_norm, self.output, config.num_heads, config.norm_eps)
+        self._trunk = kernel.prepare_trunk(
+            blocks, self.final_norm, self.output, config.num_heads, config.norm_eps
+        )
         self._graphs = getattr(self._trunk, "graphs", None)  # of steps, on a GPU with its kernels
         if not self.rows_at_once:
             over_caches = map(_over_its_cache, self._trunk.blocks, trunk.blocks)
             self._trunk = replace(self._trunk, blocks=tuple(over_caches))
-        self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(self.context_length, self.final_norm)
+        self.cosine, self.sine = trunk.blocks[0].attention.rotary.tables(
+            self.context_length, self.final_norm
+        )
         self.cache = KeyValueCache(
             config.num_layers, self.context_length, config.num_kv_heads, config.head_dim,
             self.final_norm.dtype, array_module(self.final_norm),
@@ -144,7 +179,9 @@ class ModelRunner:
     def embed(self, tokens: Array) -> Array:
         """The embeddings (T, D) of (T,) integers, a new array. No packed table is ever decoded as a whole."""
         if self.table is not None:
-            return self.kernel.embedding(self.table, tokens).astype(self.final_norm.dtype, copy=False)
+            return self.kernel.embedding(self.table, tokens).astype(
+                self.final_norm.dtype, copy=False
+            )
         if hasattr(self._embedding, "packed"):
             return self._embedding(tokens).data
         return self._embedding.weight.data[tokens]
@@ -156,10 +193,15 @@ class ModelRunner:
         start, rows = self.cache.length, tokens.shape[0]
         if self._graphs is not None and rows <= self._graphs.most_tokens:
             return self._replayed(tokens, start)
-        cosine, sine = self.cosine[start : start + rows], self.sine[start : start + rows]  # (T, C/2)
+        cosine, sine = (
+            self.cosine[start : start + rows],
+            self.sine[start : start + rows],
+        )  # (T, C/2)
         x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
         cache = self.cache
-        logits, hidden = self.kernel.trunk_step(x, self._trunk, cache.keys, cache.values, start, cosine, sine)
+        logits, hidden = self.kernel.trunk_step(
+            x, self._trunk, cache.keys, cache.values, start, cosine, sine
+        )
         cache.extend(rows)
         return Step(logits, hidden)
 
@@ -168,7 +210,9 @@ class ModelRunner:
         All that changes from step to step, the tokens and the position, is one upload."""
         xp, cache, rows = array_module(self.final_norm), self.cache, len(tokens)
         if rows > cache.context_length - start:
-            raise ValueError(f"{rows} rows after {start} do not fit a cache of {cache.context_length}")
+            raise ValueError(
+                f"{rows} rows after {start} do not fit a cache of {cache.context_length}"
+            )
 
         def step(given: Array) -> tuple[Array, Array]:
             x, positions = self.embed(given[:rows]), given[rows:] + xp.arange(rows)
@@ -179,7 +223,9 @@ class ModelRunner:
 
         given = np.empty(rows + 1, np.int64)
         given[:rows], given[rows] = tokens, start
-        logits, hidden = self._graphs.run((rows, cache.keys.data.ptr, cache.values.data.ptr), step, xp.asarray(given))
+        logits, hidden = self._graphs.run(
+            (rows, cache.keys.data.ptr, cache.values.data.ptr), step, xp.asarray(given)
+        )
         cache.extend(rows)
         return Step(logits, hidden)
 
@@ -197,7 +243,9 @@ class ModelRunner:
         xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length
         last = start + max(depths)
         if last >= self.context_length:
-            raise ValueError(f"a tree that reaches position {last} does not fit a context of {self.context_length}")
+            raise ValueError(
+                f"a tree that reaches position {last} does not fit a context of {self.context_length}"
+            )
         positions = start + xp.asarray(depths)  # (T,)
         x = self.embed(xp.asarray(tokens))  # (T, D)
         self._kept = kept = KeptRows(cache, len(x))

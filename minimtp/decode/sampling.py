@@ -43,12 +43,23 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)):
-            raise UserError(f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}")
-        if not (isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0):
-            raise UserError(f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}")
+        if not (
+            _is_number(self.temperature)
+            and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)
+        ):
+            raise UserError(
+                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}"
+            )
+        if not (
+            isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0
+        ):
+            raise UserError(
+                f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}"
+            )
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise UserError(f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}")
+            raise UserError(
+                f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -60,7 +71,9 @@ class SamplingParams:
         xp = array_module(logits)
         if self.greedy:
             scores = xp.full_like(logits, -xp.inf)
-            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: the first of equals
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = (
+                0  # argmax: the first of equals
+            )
             return scores
         scores = logits if self.temperature == 1 else logits / self.temperature
         if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
@@ -82,15 +95,21 @@ class SamplingParams:
     def _kept(self, scores: object) -> object:
         """(R, V) bool: which tokens survive top-k and then top-p."""
         xp = array_module(scores)
-        order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: of equals the lowest id comes first
+        order = xp.argsort(
+            -scores, axis=-1, kind="stable"
+        )  # stable: of equals the lowest id comes first
         survives = xp.ones(scores.shape, bool)  # by rank
         if 0 < self.top_k < scores.shape[-1]:
             survives[:, self.top_k :] = False
         if self.top_p < 1:
             ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
-            ranked = softmax(ranked) if xp is np else _shares(ranked, ranked[:, :1])  # a device is not waited for
+            ranked = (
+                softmax(ranked) if xp is np else _shares(ranked, ranked[:, :1])
+            )  # a device is not waited for
             mass_before = xp.cumsum(ranked, axis=-1) - ranked
-            survives &= mass_before < self.top_p  # the token that reaches top_p is kept: its predecessors did not
+            survives &= (
+                mass_before < self.top_p
+            )  # the token that reaches top_p is kept: its predecessors did not
             survives[:, 0] = True
         rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
         kept = xp.take_along_axis(survives, rank, axis=-1)
@@ -160,7 +179,9 @@ class SeededRandomSource:
         cumulative = law.cumsum()
         total = cumulative[-1]
         point = self._random() * total
-        if point >= total:  # the product may round up to the total; the last token with mass is meant
+        if (
+            point >= total
+        ):  # the product may round up to the total; the last token with mass is meant
             return int(cumulative.searchsorted(total, side="left"))
         return int(cumulative.searchsorted(point, side="right"))
 
@@ -182,7 +203,9 @@ class SeededRandomSource:
 def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Standard Gumbel noise G, finite: argmax(log p + G) over the tokens is a draw from p (Gumbel 1954)."""
     exponential = generator.standard_exponential(shape)
-    np.maximum(exponential, np.finfo(np.float64).tiny, out=exponential)  # -log(0) would meet a score of -inf
+    np.maximum(
+        exponential, np.finfo(np.float64).tiny, out=exponential
+    )  # -log(0) would meet a score of -inf
     np.log(exponential, out=exponential)
     return np.negative(exponential, out=exponential)
 
@@ -230,6 +253,8 @@ class GumbelNoise:
         if block not in self._blocks:
             if len(self._blocks) > 2:
                 self._blocks.clear()
-            generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, block, 0, 0]))
+            generator = np.random.Generator(
+                np.random.Philox(key=self._seed, counter=[0, block, 0, 0])
+            )
             self._blocks[block] = gumbel_noise(generator, self._shape)
         return self._blocks[block]

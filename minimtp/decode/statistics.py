@@ -20,9 +20,13 @@ class Round(NamedTuple):
     """What one pass of the target brought."""
 
     position: int  # of the first token emitted
-    drafts: list[int]  # what was proposed for that position and the following ones; of a tree, one path
+    drafts: list[
+        int
+    ]  # what was proposed for that position and the following ones; of a tree, one path
     accepted: int  # how many of the drafts stand
-    tokens: list[int]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
+    tokens: list[
+        int
+    ]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
     tree: Tree | None = None  # what was proposed, where that was a tree
 
 
@@ -41,7 +45,9 @@ class Statistics:
     seconds_verify: float = 0.0  # in the target and the rule
     drafts_of_length: list[int] = field(default_factory=list)  # steps that drafted exactly i tokens
     drafts_accepted: list[int] = field(default_factory=list)  # steps that accepted exactly i tokens
-    passes_of_length: list[int] = field(default_factory=list)  # steps whose pass was over exactly i tokens
+    passes_of_length: list[int] = field(
+        default_factory=list
+    )  # steps whose pass was over exactly i tokens
 
     def copy(self) -> "Statistics":
         return replace(self, **{name: getattr(self, name).copy() for name in COUNTS})

@@ -25,9 +25,14 @@ class Stop:
         decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
     ) -> None:
         self._tokens = frozenset(tokens)
-        self._strings = [s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s) for s in strings]
+        self._strings = [
+            s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s)
+            for s in strings
+        ]
         if not all(self._strings):
-            raise UserError("a stop string is empty, and would end every text at once: give at least one character")
+            raise UserError(
+                "a stop string is empty, and would end every text at once: give at least one character"
+            )
         if self._strings and decode_bytes is None:
             raise ValueError("stop strings need decode_bytes, to know what tokens say")
         self._decode_bytes = decode_bytes

@@ -21,7 +21,11 @@ class FlatParameters:
     """
 
     def __init__(self, model: Module, apart: tuple[str, ...] = ()) -> None:
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
         if len({(array_module(p.data), p.dtype) for _, p in named}) != 1:
             raise ValueError("the parameters must be on one device and of one dtype")
         named.sort(key=lambda item: _group(item[0], apart))  # stable: groups become contiguous
@@ -33,7 +37,11 @@ class FlatParameters:
             start += parameter.data.size
         ends = [place.stop for place, _ in self.places.values()]
         kinds = [_group(name, apart) for name in self.places]
-        last = [end for end, kind, after in zip(ends, kinds, [*kinds[1:], None], strict=True) if kind != after]
+        last = [
+            end
+            for end, kind, after in zip(ends, kinds, [*kinds[1:], None], strict=True)
+            if kind != after
+        ]
         self.groups = [slice(a, b) for a, b in zip([0, *last], last, strict=False)]
         self.data = xp.empty(start, dtype)
         self.decay_mask = xp.zeros(start, dtype)
@@ -66,5 +74,3 @@ def _group(name: str, apart: tuple[str, ...]) -> int:
 def parameter_count(model: Module) -> int:
     """Numbers in the model's parameters, frozen ones too; a shared one counts once."""
     return sum(parameter.data.size for parameter in model.parameters())
-
-

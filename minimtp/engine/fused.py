@@ -22,7 +22,9 @@ class LinearProduct(Op):
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
         rows = factor(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
-        return product(rows, self.weight).reshape(self.shape), product(rows.T, self.x)  # (..., K), (N, K)
+        return product(rows, self.weight).reshape(self.shape), product(
+            rows.T, self.x
+        )  # (..., K), (N, K)
 
 
 class EmbeddingLookup(Op):
@@ -56,7 +58,9 @@ class RMSNormalize(Op):
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
         rows = gradient.reshape(self.x.shape)
-        dx, dweight = kernels.for_array(rows).rms_norm_backward(rows, self.x, self.weight, self.inverse_rms)
+        dx, dweight = kernels.for_array(rows).rms_norm_backward(
+            rows, self.x, self.weight, self.inverse_rms
+        )
         return dx.reshape(self.shape), dweight
 
 
@@ -84,12 +88,18 @@ class GatedUpdate(Op):
         self.shape = state.shape
         self.state = state.reshape(-1, state.shape[-1])  # (M, D)
         self.gate_candidate = gate_candidate.reshape(-1, gate_candidate.shape[-1])  # (M, 2D)
-        return kernels.for_array(state).gated_update(self.state, self.gate_candidate).reshape(self.shape)
+        return (
+            kernels.for_array(state)
+            .gated_update(self.state, self.gate_candidate)
+            .reshape(self.shape)
+        )
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
         rows = gradient.reshape(self.state.shape)
         kernel = kernels.for_array(rows)
-        dstate, dgate_candidate = kernel.gated_update_backward(rows, self.state, self.gate_candidate)
+        dstate, dgate_candidate = kernel.gated_update_backward(
+            rows, self.state, self.gate_candidate
+        )
         return dstate.reshape(self.shape), dgate_candidate.reshape(*self.shape[:-1], -1)
 
 
@@ -119,36 +129,56 @@ class CausalAttention(Op):
         self.scale = head_dim**-0.5
         xp, kernel = array_module(qkv), kernels.for_array(qkv)
         joined = qkv.reshape(batch, length, -1, head_dim)  # (B, T, H+2G, C)
-        rotated = kernel.rotate(joined[:, :, : self.heads + self.groups], self.cosine, self.sine)  # (B, T, H+G, C)
+        rotated = kernel.rotate(
+            joined[:, :, : self.heads + self.groups], self.cosine, self.sine
+        )  # (B, T, H+G, C)
         self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
         self.key = self.kept(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
-        self.value = self.kept(self._by_group(joined[:, :, self.heads + self.groups :])[:, 0])  # (B*G, T, C)
+        self.value = self.kept(
+            self._by_group(joined[:, :, self.heads + self.groups :])[:, 0]
+        )  # (B*G, T, C)
         context_length = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
-            scores = kernel.product(self._rows(self.query, now), self.key[:, : now.stop].swapaxes(1, 2))  # (B*G, H/G*L, S)
+            scores = kernel.product(
+                self._rows(self.query, now), self.key[:, : now.stop].swapaxes(1, 2)
+            )  # (B*G, H/G*L, S)
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
-            self._set_rows(context_length, now, kernel.product(probabilities, self.value[:, : now.stop]))
+            self._set_rows(
+                context_length, now, kernel.product(probabilities, self.value[:, : now.stop])
+            )
             self.probabilities.append(probabilities)
         return self._by_position(context_length).reshape(batch, length, -1)  # (B, T, H*C)
 
     def backward(self, gradient: Array) -> Array:
         batch, length, head_dim = self.sizes
         xp, kernel = array_module(gradient), kernels.for_array(gradient)
-        context_length = self._by_group(gradient.reshape(batch, length, self.heads, head_dim))  # (B*G, H/G, T, C)
-        dquery, dkey, dvalue = xp.empty_like(self.query), xp.zeros_like(self.key), xp.zeros_like(self.value)
+        context_length = self._by_group(
+            gradient.reshape(batch, length, self.heads, head_dim)
+        )  # (B*G, H/G, T, C)
+        dquery, dkey, dvalue = (
+            xp.empty_like(self.query),
+            xp.zeros_like(self.key),
+            xp.zeros_like(self.value),
+        )
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
             rows = self._rows(context_length, now)  # (B*G, H/G*L, C)
             dvalue[:, : now.stop] += kernel.product(probabilities.swapaxes(1, 2), rows)
             # (B*G, H/G*L, S), so far the gradient of the probabilities
             dscores = kernel.product(rows, self.value[:, : now.stop].swapaxes(1, 2))
             by_head = (-1, now.stop - now.start, now.stop)
-            gradients = kernel.causal_softmax_backward(dscores.reshape(by_head), probabilities.reshape(by_head), self.scale)
+            gradients = kernel.causal_softmax_backward(
+                dscores.reshape(by_head), probabilities.reshape(by_head), self.scale
+            )
             dscores = gradients.reshape(dscores.shape)
             self._set_rows(dquery, now, kernel.product(dscores, self.key[:, : now.stop]))
-            dkey[:, : now.stop] += kernel.product(dscores.swapaxes(1, 2), self._rows(self.query, now))
-        turned = xp.concatenate([self._by_position(dquery), self._by_position(dkey)], axis=2)  # (B, T, H+G, C)
+            dkey[:, : now.stop] += kernel.product(
+                dscores.swapaxes(1, 2), self._rows(self.query, now)
+            )
+        turned = xp.concatenate(
+            [self._by_position(dquery), self._by_position(dkey)], axis=2
+        )  # (B, T, H+G, C)
         unrotated = kernel.rotate(turned, self.cosine, -self.sine)
         result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)
         return result.reshape(batch, length, -1)

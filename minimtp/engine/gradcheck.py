@@ -38,7 +38,9 @@ def check_gradients(
     for position, tensor in enumerate(tensors):
         gradient = xp.zeros(tensor.shape) if tensor.grad is None else tensor.grad
         elements = rng.permutation(tensor.data.size)[:most_elements]
-        for index in (tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements):
+        for index in (
+            tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements
+        ):
             expected = _central_difference(function, tensors, weights, tensor.data, index, step)
             received = float(gradient[index])
             error = abs(received - expected) / max(1.0, abs(expected))
@@ -51,12 +53,19 @@ def check_gradients(
 
 
 def _central_difference(
-    function: Callable[..., Tensor], tensors: list[Tensor], weights: Array, data: Array, index: tuple[int, ...], step: float
+    function: Callable[..., Tensor],
+    tensors: list[Tensor],
+    weights: Array,
+    data: Array,
+    index: tuple[int, ...],
+    step: float,
 ) -> float:
     original = float(data[index])
     values = []
     for shifted in (original + step, original - step):
         data[index] = shifted
-        values.append(float((weights * function(*(Tensor(t.data.copy()) for t in tensors)).data).sum()))
+        values.append(
+            float((weights * function(*(Tensor(t.data.copy()) for t in tensors)).data).sum())
+        )
     data[index] = original
     return (values[0] - values[1]) / (2 * step)

@@ -70,8 +70,14 @@ def weight_bytes(model: Module) -> int:
     """Bytes of all weights as they are held: 4 for a float32 number, and what packed rows take, scales included. What is used
     twice counts once.
     """
-    packed = {id(module.packed): module.packed for _, module in model.named_modules() if hasattr(module, "packed")}
-    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(array.nbytes for array in packed.values())
+    packed = {
+        id(module.packed): module.packed
+        for _, module in model.named_modules()
+        if hasattr(module, "packed")
+    }
+    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(
+        array.nbytes for array in packed.values()
+    )
 
 
 def replace_modules(root: Module, visit: Visit) -> Module:
@@ -91,7 +97,9 @@ def replicate(module: Module) -> Module:
 # whole full-precision model, in memory until the garbage collector happens to run.
 
 
-def _replaced(name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]) -> Module:
+def _replaced(
+    name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]
+) -> Module:
     """decided: what stands for each module by its id, beside the original, which is kept so that its id stays taken."""
     if id(module) in decided:
         return decided[id(module)][1]
@@ -120,7 +128,9 @@ def _replica(value: Any, copies: dict[int, Any]) -> Any:
     elif isinstance(value, Module):
         result = object.__new__(type(value))
         copies[id(value)] = result
-        vars(result).update({name: _replica(member, copies) for name, member in vars(value).items()})
+        vars(result).update(
+            {name: _replica(member, copies) for name, member in vars(value).items()}
+        )
     elif isinstance(value, list):
         result = [_replica(member, copies) for member in value]
     else:

@@ -77,7 +77,9 @@ class SiLU(Op):
 
     def forward(self, a: Array) -> Array:
         self.a = a
-        self.sigmoid = 0.5 * (1.0 + array_module(a).tanh(0.5 * a))  # this form of the sigmoid cannot overflow
+        self.sigmoid = 0.5 * (
+            1.0 + array_module(a).tanh(0.5 * a)
+        )  # this form of the sigmoid cannot overflow
         return a * self.sigmoid
 
     def backward(self, gradient: Array) -> Array:

@@ -18,7 +18,12 @@ class AdamW:
     """state: two moments per parameter and the number of steps taken."""
 
     def __init__(
-        self, flat: FlatParameters, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.1
+        self,
+        flat: FlatParameters,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
     ) -> None:
         xp = array_module(flat.data)
         self.flat = flat
@@ -27,14 +32,18 @@ class AdamW:
         self.second = xp.zeros_like(flat.data)
         self.steps = 0
 
-    def step(self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0) -> float:
+    def step(
+        self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0
+    ) -> float:
         """Update the parameters from `flat.gradients`, which are `gradient_scale` times as large as they should be, and return
         the gradient's norm before clipping. A norm that is not finite changes nothing.
         """
         flat = self.flat
         kernel = kernels.for_array(flat.data)
         of_groups = [flat.gradients[group] for group in flat.groups]
-        squares = to_numpy(array_module(flat.data).stack([gradients.dot(gradients) for gradients in of_groups])).tolist()
+        squares = to_numpy(
+            array_module(flat.data).stack([gradients.dot(gradients) for gradients in of_groups])
+        ).tolist()
         if not isfinite(sum(squares)):
             return sum(squares)
         self.steps += 1

@@ -34,9 +34,13 @@ def require(precision: str, device: Device) -> None:
     if precision == "float32":
         return
     if device.name == "cpu":
-        raise UserError(f"precision {precision} needs a GPU, not the CPU: use --device cuda, or precision float32")
+        raise UserError(
+            f"precision {precision} needs a GPU, not the CPU: use --device cuda, or precision float32"
+        )
     if precision != "float16" and int(device.xp.cuda.Device().compute_capability) < FIRST_WITH_TF32:
-        raise UserError(f"precision {precision} needs a GPU of compute capability 8.0 or later: use float16 or float32")
+        raise UserError(
+            f"precision {precision} needs a GPU of compute capability 8.0 or later: use float16 or float32"
+        )
 
 
 @contextmanager

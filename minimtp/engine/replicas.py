@@ -18,7 +18,10 @@ class Replicas:
 
     def __init__(self, model: Module, flat: FlatParameters, count: int) -> None:
         self.models = [model, *(replicate(model) for _ in range(count - 1))]
-        self.gradients = [flat.gradients, *(flat.new_gradients(replica) for replica in self.models[1:])]
+        self.gradients = [
+            flat.gradients,
+            *(flat.new_gradients(replica) for replica in self.models[1:]),
+        ]
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="shard") if count > 1 else None
 
     def run(self, function: Callable[[Module, Any], Any], shards: Sequence[Any]) -> list[Any]:

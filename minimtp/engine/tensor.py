@@ -27,7 +27,9 @@ from minimtp.backend import array_module, numpy
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
-_thread = threading.local()  # shards of a batch run in threads; one may evaluate while another records
+_thread = (
+    threading.local()
+)  # shards of a batch run in threads; one may evaluate while another records
 
 
 @contextmanager
@@ -80,7 +82,9 @@ class Tensor:
         """
         if gradient is None:
             if self.data.size != 1:
-                raise ValueError(f"backward() of a tensor of shape {self.shape} needs the gradient to start from")
+                raise ValueError(
+                    f"backward() of a tensor of shape {self.shape} needs the gradient to start from"
+                )
             gradient = array_module(self.data).ones_like(self.data)
         backpropagate([self], [gradient])
 
@@ -186,7 +190,9 @@ class Op:
     def apply(self, *inputs: Any) -> Tensor:
         """The result as a Tensor; recorded if any input requires a gradient and recording is on."""
         first = next(value for value in inputs if isinstance(value, Tensor))
-        tensors = tuple(value if isinstance(value, Tensor) else _constant(value, first) for value in inputs)
+        tensors = tuple(
+            value if isinstance(value, Tensor) else _constant(value, first) for value in inputs
+        )
         output = Tensor(self.forward(*(tensor.data for tensor in tensors)))
         if getattr(_thread, "recording", True) and any(tensor.requires_grad for tensor in tensors):
             self.inputs = tensors
@@ -254,7 +260,9 @@ def _topological_order(results: Sequence[Tensor]) -> list[Tensor]:
         stack.append((tensor, True))
         if tensor.operation is not None:
             if "inputs" not in vars(tensor.operation):
-                raise RuntimeError("backward() was already called through this part of the graph; compute it again")
+                raise RuntimeError(
+                    "backward() was already called through this part of the graph; compute it again"
+                )
             stack.extend((source, False) for source in tensor.operation.inputs)
     return order
 
@@ -272,6 +280,8 @@ def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
         return gradient
     added = gradient.ndim - len(shape)
     axes = tuple(range(added)) + tuple(
-        added + axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[added + axis] != 1
+        added + axis
+        for axis, size in enumerate(shape)
+        if size == 1 and gradient.shape[added + axis] != 1
     )
     return gradient.sum(axis=axes, keepdims=True).reshape(shape)

@@ -24,7 +24,9 @@ CHOICES = ("auto", "plain")
 _choice: str | None = None  # "auto" or "plain", once it is known
 _compiled: ModuleType | None = None  # kernels.cpu, once imported
 _obstacle: str | None = None  # why it cannot be imported
-_cuda: tuple[ModuleType, ModuleType | None] | None = None  # CuPy and kernels.cuda, or None where it is unusable
+_cuda: tuple[ModuleType, ModuleType | None] | None = (
+    None  # CuPy and kernels.cuda, or None where it is unusable
+)
 _cuda_obstacle: str | None = None
 
 
@@ -52,11 +54,17 @@ def describe(device: str = "cpu") -> tuple[str, str]:
     if device != "cpu":
         if _load_cuda(sys.modules.get("cupy", numpy)) is not None:
             return "cuda", "compiled for this GPU from minimtp/kernels/cuda"
-        return "plain", "asked for" if _choice == "plain" else _cuda_obstacle or "CuPy is not loaded"
+        return (
+            "plain",
+            "asked for" if _choice == "plain" else _cuda_obstacle or "CuPy is not loaded",
+        )
     compiled = _load_compiled(announce=False)
     if compiled is not None:
         return "cpu", f"compiled for this processor by Numba {compiled.numba.__version__}"
-    return "plain", "asked for" if _choice == "plain" else f"{_obstacle}; {INSTALL_HINT} makes it faster"
+    return (
+        "plain",
+        "asked for" if _choice == "plain" else f"{_obstacle}; {INSTALL_HINT} makes it faster",
+    )
 
 
 def _load_cuda(xp: ModuleType) -> ModuleType | None:
@@ -72,8 +80,14 @@ def _load_cuda(xp: ModuleType) -> ModuleType | None:
         try:
             cuda_source.compiled(xp, "norms")
         except Exception as error:  # CuPy's compiler fails with families of its own: a missing library, an old driver
-            _cuda, _cuda_obstacle = (xp, None), f"CUDA kernels cannot be compiled here ({str(error).strip().splitlines()[-1]})"
-            print(f"minimtp: {_cuda_obstacle}: the GPU computes with plain array code, slower", file=sys.stderr)
+            _cuda, _cuda_obstacle = (
+                (xp, None),
+                f"CUDA kernels cannot be compiled here ({str(error).strip().splitlines()[-1]})",
+            )
+            print(
+                f"minimtp: {_cuda_obstacle}: the GPU computes with plain array code, slower",
+                file=sys.stderr,
+            )
     return _cuda[1]
 
 
@@ -95,7 +109,10 @@ def _load_compiled(announce: bool) -> ModuleType | None:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
             _obstacle = "Numba is not installed" if missing else f"Numba is unusable here ({error})"
             if announce:
-                print(f"minimtp: {_obstacle}: decoding is slower; {INSTALL_HINT} makes it faster", file=sys.stderr)
+                print(
+                    f"minimtp: {_obstacle}: decoding is slower; {INSTALL_HINT} makes it faster",
+                    file=sys.stderr,
+                )
         else:
             _compiled = cpu
     return _compiled

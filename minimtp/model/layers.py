@@ -5,7 +5,9 @@ from minimtp.engine.fused import EmbeddingLookup, LinearProduct, RMSNormalize
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Array, Parameter, Tensor
 
-Rng = np.random.Generator | None  # None: the first weights are whatever the memory holds, for a model that is loaded
+Rng = (
+    np.random.Generator | None
+)  # None: the first weights are whatever the memory holds, for a model that is loaded
 
 
 class Linear(Module):
@@ -16,7 +18,9 @@ class Linear(Module):
     """
 
     def __init__(self, inputs: int, outputs: int, rng: Rng, start_at_zero: bool = False) -> None:
-        self.weight = Parameter(_normal(rng, (outputs, inputs), 0.0 if start_at_zero else inputs**-0.5))
+        self.weight = Parameter(
+            _normal(rng, (outputs, inputs), 0.0 if start_at_zero else inputs**-0.5)
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         return LinearProduct().apply(x, self.weight)

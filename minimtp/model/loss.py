@@ -63,7 +63,9 @@ def accumulate_gradients(
     own = weight * (1.0 - distill_weight)
     losses[0], leaf.grad, logits = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
     if teacher is not None and weight * distill_weight:
-        leaf.grad += _distillation_gradient(model, teacher, inputs, hidden.data, weight * distill_weight)
+        leaf.grad += _distillation_gradient(
+            model, teacher, inputs, hidden.data, weight * distill_weight
+        )
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             start = hidden.detach() if detached else leaf
@@ -80,7 +82,12 @@ def accumulate_gradients(
 
 
 def _accumulate_in_heads(
-    model: Model, hidden: Tensor, tokens: Array, weights: np.ndarray, positions: slice, laws: Iterator[Array | None]
+    model: Model,
+    hidden: Tensor,
+    tokens: Array,
+    weights: np.ndarray,
+    positions: slice,
+    laws: Iterator[Array | None],
 ) -> list[Array | None]:
     """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K.
 
@@ -94,7 +101,9 @@ def _accumulate_in_heads(
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)
-        losses[k - 1], gradient, _ = _loss_at(model, state.data, targets, float(weights[k - 1]), next(laws))
+        losses[k - 1], gradient, _ = _loss_at(
+            model, state.data, targets, float(weights[k - 1]), next(laws)
+        )
         if model.heads.independent:
             state.backward(gradient)
         else:
@@ -116,7 +125,11 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
     nats, predicted = [], []
     with no_grad():
         hidden = model.hidden(tokens[:, :length])
-        states = model.heads.states(hidden, _following(tokens, model.depth), model.trunk) if model.depth else ()
+        states = (
+            model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
+            if model.depth
+            else ()
+        )
         for k, state in enumerate((hidden, *states)):
             targets = _targets(tokens, k, length)
             logits = model.logits(state).data.reshape(targets.size, -1)
@@ -129,7 +142,9 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
 def _following(tokens: Array, depth: int) -> Array:
     """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
     length = tokens.shape[1] - 1 - depth
-    return array_module(tokens).stack([tokens[:, k : length + k] for k in range(1, depth + 1)], axis=-1)
+    return array_module(tokens).stack(
+        [tokens[:, k : length + k] for k in range(1, depth + 1)], axis=-1
+    )
 
 
 def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None)) -> Array:
@@ -171,18 +186,24 @@ def _trunk_laws(logits: Array, tokens: Array, positions: slice) -> Iterator[Arra
     """
     xp, length = array_module(logits), logits.shape[1]
     laws = _softmax(logits)
-    text = (tokens[:, length + 1 :, None] == xp.arange(laws.shape[-1])).astype(laws.dtype)  # (B, K, V)
+    text = (tokens[:, length + 1 :, None] == xp.arange(laws.shape[-1])).astype(
+        laws.dtype
+    )  # (B, K, V)
     laws = xp.concatenate([laws, text], axis=1)  # (B, T + K, V)
     for k in range(1, tokens.shape[1] - length):
         yield laws[:, k : length + k][:, positions].reshape(-1, laws.shape[-1])
 
 
-def _teacher_laws(teacher: Model, tokens: Array, length: int, depth: int, positions: slice) -> Iterator[Array]:
+def _teacher_laws(
+    teacher: Model, tokens: Array, length: int, depth: int, positions: slice
+) -> Iterator[Array]:
     """For k = 1..K the probabilities of the teacher's head k, (B*n, V)."""
     with no_grad():
         hidden = teacher.hidden(tokens[:, :length])[:, positions]
         following = _following(tokens, depth)[:, positions]
-        states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))  # K of (B, n, D)
+        states = list(
+            islice(teacher.heads.states(hidden, following, teacher.trunk), depth)
+        )  # K of (B, n, D)
     for state in states:
         with no_grad():
             logits = teacher.logits(state).data
@@ -198,7 +219,9 @@ def _softmax(logits: Array) -> Array:
     return logits
 
 
-def _distillation_gradient(model: Model, teacher: Model, inputs: Array, state: Array, weight: float) -> Array:
+def _distillation_gradient(
+    model: Model, teacher: Model, inputs: Array, state: Array, weight: float
+) -> Array:
     """weight times the gradient, at `state` (B, T, D), of the mean divergence from the teacher; the output learns too."""
     xp = array_module(state)
     with no_grad():

@@ -13,7 +13,9 @@ class Rotary:
     """Tables of cosines and sines, grown when a longer sequence comes; threads may share them."""
 
     def __init__(self, head_dim: int, base: float) -> None:
-        self.frequencies = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (C/2,) radians a position
+        self.frequencies = base ** (
+            -np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+        )  # (C/2,) radians a position
         self._tables: dict[tuple, tuple[Array, Array]] = {}
 
     def tables(self, length: int, like: Array) -> tuple[Array, Array]:
@@ -22,7 +24,12 @@ class Rotary:
         key = (xp, like.dtype)
         tables = self._tables.get(key)
         if tables is None or tables[0].shape[0] < length:
-            angles = np.arange(length)[:, None] * self.frequencies  # (length, C/2), float64: exact enough to share
-            tables = self._tables[key] = xp.asarray(np.cos(angles), like.dtype), xp.asarray(np.sin(angles), like.dtype)
+            angles = (
+                np.arange(length)[:, None] * self.frequencies
+            )  # (length, C/2), float64: exact enough to share
+            tables = self._tables[key] = (
+                xp.asarray(np.cos(angles), like.dtype),
+                xp.asarray(np.sin(angles), like.dtype),
+            )
         cosine, sine = tables  # not looked up again: another thread may have stored shorter ones
         return cosine[:length], sine[:length]

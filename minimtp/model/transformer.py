@@ -51,7 +51,9 @@ class Attention(Module):
     def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
         joined = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         self.qkv = Linear(config.hidden_size, joined, rng)
-        self.output = Linear(config.num_heads * config.head_dim, config.hidden_size, rng, start_at_zero=True)
+        self.output = Linear(
+            config.num_heads * config.head_dim, config.hidden_size, rng, start_at_zero=True
+        )
         self.heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.rotary = rotary
 
@@ -100,7 +102,11 @@ class Transformer(Module):
         self.embedding = Embedding(config.vocabulary_size, config.hidden_size, rng)
         self.blocks = [Block(config, rotary, rng) for _ in range(config.num_layers)]
         self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.output = None if config.tied_embeddings else Linear(config.hidden_size, config.vocabulary_size, rng)
+        self.output = (
+            None
+            if config.tied_embeddings
+            else Linear(config.hidden_size, config.vocabulary_size, rng)
+        )
 
     @property
     def trunk(self) -> "Transformer":

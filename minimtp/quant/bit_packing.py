@@ -84,7 +84,9 @@ def unpack_bits(packed: Array, bits: int, count: int) -> Array:
     Raises ValueError unless the bytes are just enough.
     """
     if packed.shape[-1] != packed_size(count, bits):
-        raise ValueError(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {packed.shape[-1]}")
+        raise ValueError(
+            f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {packed.shape[-1]}"
+        )
     xp = array_module(packed)
     units = _filled(packed, bits, 0).reshape(-1, bits).astype(xp.uint16)
     units = xp.concatenate([units, xp.zeros_like(units[:, :1])], axis=1)
@@ -120,4 +122,10 @@ def _filled(codes: Array, unit: int, fill: int) -> Array:
     """The codes with `fill` appended along the last axis up to a multiple of `unit`."""
     xp = array_module(codes)
     missing = -codes.shape[-1] % unit
-    return codes if not missing else xp.concatenate([codes, xp.full((*codes.shape[:-1], missing), fill, codes.dtype)], axis=-1)
+    return (
+        codes
+        if not missing
+        else xp.concatenate(
+            [codes, xp.full((*codes.shape[:-1], missing), fill, codes.dtype)], axis=-1
+        )
+    )

@@ -71,7 +71,10 @@ class PackedMatrix(Module):
         kernel = kernels.for_array(rows)
         on_kernel = self.has_a_kernel(kernel)
         if self._prepared is None or self._prepared[0] is not kernel:
-            self._prepared = kernel, self.prepare(kernel) if on_kernel else kernel.prepare_f32(self.dequantize())
+            self._prepared = (
+                kernel,
+                self.prepare(kernel) if on_kernel else kernel.prepare_f32(self.dequantize()),
+            )
         if not on_kernel:
             rows = round_activations(rows, self.activations)
         return Tensor(kernel.linear(rows, self._prepared[1]).reshape(*x.shape[:-1], self.shape[0]))
@@ -87,7 +90,9 @@ class PackedLinear(PackedMatrix):
 class PackedEmbedding(PackedMatrix):
     """A token table: tokens (B, T) -> their rows (B, T, K) in `dtype`. Only the rows that are looked up are decoded."""
 
-    def __init__(self, grid: Grid, packed: Array, activations: str = "int8", dtype: Any = "float32") -> None:
+    def __init__(
+        self, grid: Grid, packed: Array, activations: str = "int8", dtype: Any = "float32"
+    ) -> None:
         super().__init__(grid, packed, activations)
         self.dtype = dtype
 
@@ -117,6 +122,10 @@ def stored_arrays(model: Module) -> dict[str, Array]:
 
 def bits_per_weight(model: Module) -> float:
     """`weight_bytes` in bits, over the number of weights; 32 for a float32 model."""
-    packed = {id(m.packed): m.shape[0] * m.shape[1] for _, m in model.named_modules() if isinstance(m, PackedMatrix)}
+    packed = {
+        id(m.packed): m.shape[0] * m.shape[1]
+        for _, m in model.named_modules()
+        if isinstance(m, PackedMatrix)
+    }
     weights = sum(parameter.data.size for parameter in model.parameters()) + sum(packed.values())
     return 8 * weight_bytes(model) / weights

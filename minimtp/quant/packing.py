@@ -29,13 +29,19 @@ def pack(grid: Grid, codes: Array, scales: Any) -> Array:
     number of columns that cannot be packed.
     """
     rows, columns = codes.shape
-    if codes.size and not (grid.smallest_code <= int(codes.min()) and int(codes.max()) <= grid.largest_code):
-        raise ValueError(f"{grid.name} has codes {grid.smallest_code}..{grid.largest_code}, got others")
+    if codes.size and not (
+        grid.smallest_code <= int(codes.min()) and int(codes.max()) <= grid.largest_code
+    ):
+        raise ValueError(
+            f"{grid.name} has codes {grid.smallest_code}..{grid.largest_code}, got others"
+        )
     size = row_bytes(grid, columns)
     expected = grid.scales_shape(rows, columns)
     for numbers in scales if isinstance(scales, tuple) else (scales,):
         if numbers.shape[:2] != expected:
-            raise ValueError(f"codes of shape {codes.shape} need scales of shape {expected}, not {numbers.shape[:2]}")
+            raise ValueError(
+                f"codes of shape {codes.shape} need scales of shape {expected}, not {numbers.shape[:2]}"
+            )
     if isinstance(grid, BlockGrid):
         return grid.pack(codes, scales)
     xp = array_module(codes)
@@ -43,10 +49,14 @@ def pack(grid: Grid, codes: Array, scales: Any) -> Array:
     step, *zero = scales if isinstance(scales, tuple) else (scales,)
     step = xp.ascontiguousarray(step.astype(_stored_type(grid)))
     parts = [step.view(xp.uint8), *(numbers.astype(xp.int8).view(xp.uint8) for numbers in zero)]
-    parts.append(pack_bits((codes.astype(xp.int16) - grid.smallest_code).astype(xp.uint8), grid.bits))
+    parts.append(
+        pack_bits((codes.astype(xp.int16) - grid.smallest_code).astype(xp.uint8), grid.bits)
+    )
     begin = 0
     for part in parts:
-        packed[:, begin : begin + part.shape[1]] = part  # one row of scales for a whole matrix goes into all
+        packed[:, begin : begin + part.shape[1]] = (
+            part  # one row of scales for a whole matrix goes into all
+        )
         begin += part.shape[1]
     return packed
 
@@ -63,9 +73,17 @@ def unpack(grid: Grid, packed: Array) -> tuple[Array, Any]:
     scale_rows, groups = grid.scales_shape(rows, columns)
     step_bytes = groups * grid.bits_per_scale // 8
     begin = step_bytes + groups * grid.bits_per_zero // 8
-    scales = xp.ascontiguousarray(packed[:scale_rows, :step_bytes]).view(_stored_type(grid)).astype(xp.float32)
+    scales = (
+        xp.ascontiguousarray(packed[:scale_rows, :step_bytes])
+        .view(_stored_type(grid))
+        .astype(xp.float32)
+    )
     if grid.bits_per_zero:
-        zero = xp.ascontiguousarray(packed[:scale_rows, step_bytes:begin]).view(xp.int8).astype(xp.float32)
+        zero = (
+            xp.ascontiguousarray(packed[:scale_rows, step_bytes:begin])
+            .view(xp.int8)
+            .astype(xp.float32)
+        )
         scales = AffineScales(scales, zero)
     codes = unpack_bits(packed[:, begin:], grid.bits, columns).astype(xp.int16) + grid.smallest_code
     return codes.astype(xp.int8), scales
@@ -77,7 +95,9 @@ def row_bytes(grid: Grid, columns: int) -> int:
         grid.check_columns((1, columns), "the matrix")
         return columns // grid.group_size * grid.block_bytes
     if columns % WHOLE_BYTES:
-        raise UserError(f"rows of {columns} weights cannot be packed on {grid.name}: make them multiples of {WHOLE_BYTES} long")
+        raise UserError(
+            f"rows of {columns} weights cannot be packed on {grid.name}: make them multiples of {WHOLE_BYTES} long"
+        )
     return _row_bytes(grid, columns)
 
 
@@ -95,7 +115,9 @@ def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
     while is_bytes and _row_bytes(grid, columns) < packed.shape[1]:
         columns += WHOLE_BYTES
     if not is_bytes or _row_bytes(grid, columns) != packed.shape[1]:
-        raise UserError(f"an array of shape {packed.shape} and type {packed.dtype} does not hold whole rows of {grid.name}")
+        raise UserError(
+            f"an array of shape {packed.shape} and type {packed.dtype} does not hold whole rows of {grid.name}"
+        )
     return packed.shape[0], columns
 
 
@@ -111,7 +133,9 @@ def dequantize(grid: Grid, packed: Array) -> Array:
 
 def _row_bytes(grid: Grid, columns: int) -> int:
     groups = grid.scales_shape(1, columns)[1]
-    return groups * (grid.bits_per_scale + grid.bits_per_zero) // 8 + packed_size(columns, grid.bits)
+    return groups * (grid.bits_per_scale + grid.bits_per_zero) // 8 + packed_size(
+        columns, grid.bits
+    )
 
 
 def _stored_type(grid: Grid) -> str:

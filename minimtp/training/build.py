@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 
-MODEL_SETTINGS = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"]
+MODEL_SETTINGS = [
+    name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"
+]
 
 
 def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
@@ -53,11 +55,18 @@ def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
 def fill(model: Module, arrays: Arrays, source: object) -> None:
     """Give every parameter its array. Raises UserError unless names and shapes are exactly the model's."""
     parameters = dict(model.named_parameters())
-    missing, unexpected = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
+    missing, unexpected = (
+        sorted(parameters.keys() - arrays.keys()),
+        sorted(arrays.keys() - parameters.keys()),
+    )
     if missing:
-        raise UserError(f"{source} lacks {_some(missing)}: it is incomplete, use another run folder")
+        raise UserError(
+            f"{source} lacks {_some(missing)}: it is incomplete, use another run folder"
+        )
     if unexpected:
-        raise UserError(f"{source} has {_some(unexpected)}, which this model does not: use another run folder")
+        raise UserError(
+            f"{source} has {_some(unexpected)}, which this model does not: use another run folder"
+        )
     for name, parameter in parameters.items():
         if arrays[name].shape != parameter.shape:
             raise UserError(
@@ -73,7 +82,11 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
     The trunk always; the heads when both have heads of the same kind (those of a further depth start fresh).
     Raises UserError when the trunks differ.
     """
-    different = [name for name in source.differences(target) if name in MODEL_SETTINGS and name != "context_length"]
+    different = [
+        name
+        for name in source.differences(target)
+        if name in MODEL_SETTINGS and name != "context_length"
+    ]
     if different:
         name = different[0]
         raise UserError(
@@ -82,7 +95,9 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
         )
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
-    other_steps = {"quantization", "weight_scales", "weight_grid", "head_grid"} & set(source.differences(target))
+    other_steps = {"quantization", "weight_scales", "weight_grid", "head_grid"} & set(
+        source.differences(target)
+    )
     for name, array in arrays.items():
         if name.endswith((".log_steps", ".offsets")) and other_steps:
             continue

@@ -48,7 +48,14 @@ PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 LOG_NAME = "log.jsonl"
 HEADER_KEY = "minimtp"
-DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int8": "I8", "uint8": "U8"}
+DTYPE_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int8": "I8",
+    "uint8": "U8",
+}
 
 
 @dataclass
@@ -62,7 +69,9 @@ class Checkpoint:
     tokens: int = 0  # tokens seen
     corpus: dict[str, object] = field(default_factory=dict)  # name, sources, fingerprint
     tokenizer: dict[str, object] = field(default_factory=lambda: {"kind": "bytes"})
-    packed: dict[str, str] | None = None  # how the weights were rounded, if they are stored as blocks
+    packed: dict[str, str] | None = (
+        None  # how the weights were rounded, if they are stored as blocks
+    )
     state: dict[str, object] = field(default_factory=dict)
     version: str = minimtp.__version__
 
@@ -94,7 +103,9 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     partial = folder / PARTIAL_NAME
     try:
         encoded = json.dumps(header)
-        write_safetensors(partial, arrays, {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))})
+        write_safetensors(
+            partial, arrays, {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))}
+        )
         _put_in_place(partial, folder / FILE_NAME)
     except OSError as error:
         _discard(partial)
@@ -114,19 +125,29 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
     folder = Path(folder)
     path = folder / FILE_NAME
     if kind_at(folder) != "folder":
-        raise UserError(f"there is no run folder {folder}: give the folder that minimtp train --out wrote")
+        raise UserError(
+            f"there is no run folder {folder}: give the folder that minimtp train --out wrote"
+        )
     if kind_at(path) != "file":
-        raise UserError(f"{folder} holds no checkpoint: give a run folder in which training has saved one")
+        raise UserError(
+            f"{folder} holds no checkpoint: give a run folder in which training has saved one"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             header = _header(path, metadata)
             mapped = header["packed"] is not None
-            arrays = _mapped(path) if mapped else {name: file.get_tensor(name) for name in file.keys()}
+            arrays = (
+                _mapped(path) if mapped else {name: file.get_tensor(name) for name in file.keys()}
+            )
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that we do not write
-        raise UserError(f"{path} is damaged ({_cause(error)}): delete it, or give another run folder") from None
+        raise UserError(
+            f"{path} is damaged ({_cause(error)}): delete it, or give another run folder"
+        ) from None
     if str(_checksum(metadata[HEADER_KEY], arrays)) != metadata.get("crc32"):
-        raise UserError(f"{path} is damaged (its checksum does not fit): delete it, or give another run folder")
+        raise UserError(
+            f"{path} is damaged (its checksum does not fit): delete it, or give another run folder"
+        )
     return Checkpoint(
         recipe=Recipe.from_dict(header["recipe"]), parameters=_below("model.", arrays),
         optimizer=_below("optimizer.", arrays) if optimizer else {}, step=header["step"], tokens=header["tokens"],
@@ -173,7 +194,11 @@ def load(folder: str | Path, device: str = "cpu") -> LoadedRun:
         from minimtp.quant.qat.modules import QuantizationSpec, restore
 
         spec = QuantizationSpec(**checkpoint.packed)
-        model = restore(model, spec, {name: to_device(array, chosen) for name, array in checkpoint.parameters.items()})
+        model = restore(
+            model,
+            spec,
+            {name: to_device(array, chosen) for name, array in checkpoint.parameters.items()},
+        )
     else:
         fill(model, checkpoint.parameters, path)
         map_parameters(model, lambda array: to_device(array, chosen))
@@ -198,7 +223,9 @@ def make_folder(folder: str | Path) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({_cause(error)}): choose another --out") from None
+        raise UserError(
+            f"the folder {folder} cannot be made ({_cause(error)}): choose another --out"
+        ) from None
     return Path(folder)
 
 
@@ -208,7 +235,9 @@ def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
     The library's own writer goes through a temporary file with a random name, which a kill would leave behind, and which
     only its owner may read; written array by array there is one known name, and no second copy of the model in memory.
     """
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # wide types first: all stay aligned
+    names = sorted(
+        arrays, key=lambda name: (-arrays[name].itemsize, name)
+    )  # wide types first: all stay aligned
     header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for name in names:
@@ -259,7 +288,9 @@ def in_place_of(path: Path) -> Iterator[Path]:
         yield partial
         _put_in_place(partial, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({_cause(error)}): make room or choose another folder") from None
+        raise UserError(
+            f"{path} cannot be written ({_cause(error)}): make room or choose another folder"
+        ) from None
     finally:
         _discard(partial)
 
@@ -287,7 +318,9 @@ def _header(path: Path, metadata: dict[str, str]) -> dict:
         header = json.loads(metadata[HEADER_KEY])
         version = header["format_version"]
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{path} is a safetensors file, but not a checkpoint of minimtp: give a run folder") from None
+        raise UserError(
+            f"{path} is a safetensors file, but not a checkpoint of minimtp: give a run folder"
+        ) from None
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path} has checkpoint format {version} (minimtp {header.get('minimtp_version')}) and this is minimtp "
@@ -310,7 +343,11 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def _below(prefix: str, arrays: Arrays) -> Arrays:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _cause(error: Exception) -> str:

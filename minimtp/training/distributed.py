@@ -32,7 +32,11 @@ from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 
 WITNESS = "import sys\nif not sys.stdin.buffer.read(): print(sys.argv[1], file=sys.stderr)"  # silence: the sender was killed
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")  # Open MPI; MPICH, Intel MPI, Slurm's PMI
+SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MPI_LOCALNRANKS",
+)  # Open MPI; MPICH, Intel MPI, Slurm's PMI
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID")
 PATIENCE_VARIABLE = "MINIMTP_PATIENCE"
 PATIENCE = 600.0  # seconds, longer than an evaluation, which only the first process makes
@@ -71,7 +75,9 @@ class Alone:
         failed = np.flatnonzero(table[:, 0])
         if failed.size:
             known = f" ({type(failure).__name__}: {failure})" if failure else ""
-            raise Lost(f"process {(self.rank if failure else failed[0]) + 1} of {self.size} failed{known}") from failure
+            raise Lost(
+                f"process {(self.rank if failure else failed[0]) + 1} of {self.size} failed{known}"
+            ) from failure
         return sum(table[:, 1:])
 
     def sum_in_place(self, array: Array) -> None:
@@ -130,7 +136,9 @@ class Team(Alone):
         self._asked, self._at_work = asked, True
         if self.rank == 0 and self._witness is None:
             self._witness = subprocess.Popen(
-                [sys.executable, "-c", WITNESS, last_words], stdin=subprocess.PIPE, start_new_session=True
+                [sys.executable, "-c", WITNESS, last_words],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
             )
 
     def finish(self) -> None:
@@ -146,7 +154,9 @@ class Team(Alone):
         bounds = np.linspace(0, array.size, self.size + 1).astype(int)
         counts, starts = np.diff(bounds), bounds[:-1]
         mine = counts[self.rank]
-        parts = np.empty((self.size, mine), array.dtype)  # this process's part of everybody's gradient
+        parts = np.empty(
+            (self.size, mine), array.dtype
+        )  # this process's part of everybody's gradient
         own = np.full(self.size, mine), np.arange(self.size) * mine
         self._wait(self._world.Ialltoallv((array, (counts, starts)), (parts, own)))
         total = parts[0].copy()
@@ -163,7 +173,9 @@ class Team(Alone):
         nccl, connection = self._nccl
         kind = nccl.NCCL_FLOAT32 if array.dtype == np.float32 else nccl.NCCL_FLOAT64
         stream = array_module(array).cuda.get_current_stream()
-        connection.allReduce(array.data.ptr, array.data.ptr, array.size, kind, nccl.NCCL_SUM, stream.ptr)
+        connection.allReduce(
+            array.data.ptr, array.data.ptr, array.size, kind, nccl.NCCL_SUM, stream.ptr
+        )
         return True
 
     def _connect(self, xp: object) -> tuple | bool:
@@ -177,7 +189,10 @@ class Team(Alone):
             obstacle = error
         if self.gather(np.array([float(obstacle is not None)])).any():
             if self.rank == 0:
-                print(f"minimtp: NCCL is unusable ({obstacle}): gradients go through the host, slower", file=sys.stderr)
+                print(
+                    f"minimtp: NCCL is unusable ({obstacle}): gradients go through the host, slower",
+                    file=sys.stderr,
+                )
             return False
         number = self._world.bcast(number)
         return nccl, nccl.NcclCommunicator(self.size, number, self.rank)
@@ -224,11 +239,15 @@ def join() -> Alone:
             f"mpirun started {wanted} processes, and mpi4py cannot be used ({error}): pip install 'minimtp[mpi]'"
         ) from None
     if MPI.COMM_WORLD.size < 2:
-        raise UserError(f"mpirun started {wanted} processes and mpi4py sees one: it belongs to another MPI; reinstall mpi4py")
+        raise UserError(
+            f"mpirun started {wanted} processes and mpi4py sees one: it belongs to another MPI; reinstall mpi4py"
+        )
     try:
         patience = float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE)
     except ValueError:
-        raise UserError(f"{PATIENCE_VARIABLE} must be a number of seconds, not {os.environ[PATIENCE_VARIABLE]!r}") from None
+        raise UserError(
+            f"{PATIENCE_VARIABLE} must be a number of seconds, not {os.environ[PATIENCE_VARIABLE]!r}"
+        ) from None
     _joined = Team(MPI, patience)
     return _joined
 
@@ -246,12 +265,17 @@ def refuse_several(command: str) -> None:
         return
     if _largest(RANK_VARIABLES, 0):
         raise SystemExit(2)
-    raise UserError(f"{command} is the work of one process, and only train is shared by several: start it without mpirun")
+    raise UserError(
+        f"{command} is the work of one process, and only train is shared by several: start it without mpirun"
+    )
 
 
 def _largest(variables: tuple[str, ...], default: int) -> int:
     """The largest number among these variables of the environment."""
-    return max((int(os.environ[name]) for name in variables if os.environ.get(name, "").isdigit()), default=default)
+    return max(
+        (int(os.environ[name]) for name in variables if os.environ.get(name, "").isdigit()),
+        default=default,
+    )
 
 
 def use_own_gpu(team: Alone, device: Device) -> None:

@@ -31,7 +31,9 @@ from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.data.corpus import Corpus, open_corpus
 
 DEAD = 0.05  # acceptance below which a head is reported
-TOKENS_AT_ONCE = 2048  # a shard's rows: enough to keep products busy, few enough to keep logits small
+TOKENS_AT_ONCE = (
+    2048  # a shard's rows: enough to keep products busy, few enough to keep logits small
+)
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,19 @@ class Evaluation:
     def describe(self) -> str:
         """A line or three for people."""
         lines = [f"{self.bits_per_byte:.4f} bits per byte over {self.bytes:,} held-out bytes"]
-        lines.append("accuracy   " + "  ".join(f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1)))
+        lines.append(
+            "accuracy   "
+            + "  ".join(f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1))
+        )
         if self.acceptance:
             shares = ("?" if share is None else f"{share:.1%}" for share in self.acceptance)
-            lines.append("acceptance " + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1)))
-            lines.append("           (by depth of the draft: how often it is the model's own choice)")
+            lines.append(
+                "acceptance "
+                + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1))
+            )
+            lines.append(
+                "           (by depth of the draft: how often it is the model's own choice)"
+            )
         lines += dead_heads(self.acceptance)
         return "\n".join(lines)
 
@@ -81,7 +91,13 @@ def evaluate(
     if not isinstance(corpus, Corpus):
         corpus = corpus_for(run, corpus)
     corpus.require(1, run.recipe.context_length, run.model.depth)
-    return evaluate_model(run.model, corpus, run.recipe.context_length, tokens or run.recipe.evaluate_bytes or 131_072, threads)
+    return evaluate_model(
+        run.model,
+        corpus,
+        run.recipe.context_length,
+        tokens or run.recipe.evaluate_bytes or 131_072,
+        threads,
+    )
 
 
 def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
@@ -89,14 +105,20 @@ def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> C
     return open_corpus(run.corpus.get("sources", ()) if sources is None else sources, run.tokenizer)
 
 
-def evaluate_model(model: Model, corpus: Corpus, context_length: int, tokens: int, threads: int | None = None) -> Evaluation:
+def evaluate_model(
+    model: Model, corpus: Corpus, context_length: int, tokens: int, threads: int | None = None
+) -> Evaluation:
     """The same for a model in memory, on at most `tokens` held-out tokens in windows of `context`."""
-    windows = corpus.validation_windows(tokens, context_length=context_length, depth=model.depth)  # (W, T + 1 + K)
+    windows = corpus.validation_windows(
+        tokens, context_length=context_length, depth=model.depth
+    )  # (W, T + 1 + K)
     xp = array_module(model.parameters()[0].data)
     rows = max(1, TOKENS_AT_ONCE // context_length)
     shards = [xp.asarray(windows[start : start + rows]) for start in range(0, len(windows), rows)]
     with ThreadPoolExecutor(threads or (available_cores() if xp is np else 1)) as pool:
-        results = list(pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards))
+        results = list(
+            pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards)
+        )
     nats = np.concatenate([nats for nats, _ in results]).astype(np.float64)  # (W, T, 1 + K)
     predicted = np.concatenate([predicted for _, predicted in results])  # (W, T, 1 + K)
     text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : context_length + 1]].sum())
@@ -139,7 +161,11 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     shares: list[float | None] = []
     for k in range(1, depth + 1):
         places = max(0, context_length - k)
-        stands = [predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)]  # each (W, T - k)
+        stands = [
+            predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)
+        ]  # each (W, T - k)
         reached = np.logical_and.reduce(stands[:-1]) if k > 1 else np.ones_like(stands[0])
-        shares.append(float((reached & stands[-1]).sum() / reached.sum()) if reached.any() else None)
+        shares.append(
+            float((reached & stands[-1]).sum() / reached.sum()) if reached.any() else None
+        )
     return shares

@@ -37,7 +37,9 @@ class RunLog:
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}): make room, then --resume") from None
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): make room, then --resume"
+            ) from None
 
 
 class SilentLog:

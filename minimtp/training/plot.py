@@ -19,9 +19,18 @@ def draw_losses(folder: str | Path) -> Path | None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for depth in range(len(steps[0]["losses"]) if steps else 0):
-        seen = [(line["tokens"], line["losses"][depth]) for line in steps if line["losses"][depth] is not None]
+        seen = [
+            (line["tokens"], line["losses"][depth])
+            for line in steps
+            if line["losses"][depth] is not None
+        ]
         label = "next token" if depth == 0 else f"+{depth + 1}"
-        axes.plot([tokens for tokens, _ in seen], _smoothed([loss for _, loss in seen]), label=label, linewidth=1)
+        axes.plot(
+            [tokens for tokens, _ in seen],
+            _smoothed([loss for _, loss in seen]),
+            label=label,
+            linewidth=1,
+        )
     if evaluations:
         axes.plot([line["tokens"] for line in evaluations], [line["evaluation"]["nats"][0] for line in evaluations],
                   "k.", label="next token, held out")  # fmt: skip

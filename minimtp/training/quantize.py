@@ -66,7 +66,9 @@ def quantize(
         raise UserError(f"{run.folder} is quantized already: give the run it was made from")
     looks_at_text = method in METHODS_WITH_TEXT or head_grid == MEASURED
     if calibration and not looks_at_text:
-        raise UserError(f"method {method or 'rtn'} does not look at any text: leave the calibration out, or use gptq or awq")
+        raise UserError(
+            f"method {method or 'rtn'} does not look at any text: leave the calibration out, or use gptq or awq"
+        )
     if head_grid is not None and not run.model.depth:
         raise UserError(f"{run.folder} has no prediction heads: leave --head-grid out")
     trained = run.recipe.quantization == "qat"
@@ -76,20 +78,28 @@ def quantize(
         table = {"embedding": F16.name} if grid == F16.name else {}
         spec = QuantizationSpec(weights=grid or "q4_0", heads=grid or "q4_0", **table)
     if trained and grid not in (None, spec.weights):
-        raise UserError(f"{run.folder} was trained for {spec.weights} weights: leave --grid out to keep them exactly")
+        raise UserError(
+            f"{run.folder} was trained for {spec.weights} weights: leave --grid out to keep them exactly"
+        )
     if trained and head_grid not in (None, spec.heads):
-        raise UserError(f"{run.folder} was trained for {spec.heads} heads: leave --head-grid out to keep them exactly")
+        raise UserError(
+            f"{run.folder} was trained for {spec.heads} heads: leave --head-grid out to keep them exactly"
+        )
     state: dict[str, object] = {"made_from": str(run.folder)}
     if trained and run.fake_quantized:
         if method is not None:
-            raise UserError(f"{run.folder} was trained through its rounding: leave --method out to keep its weights exactly")
+            raise UserError(
+                f"{run.folder} was trained through its rounding: leave --method out to keep its weights exactly"
+            )
         model = convert(run.model)
     else:
         method = method or "rtn"
         batches: list[Array] = []
         if looks_at_text:
             if not isinstance(calibration, Corpus):
-                calibration = open_corpus(calibration or run.corpus.get("sources", ()), run.tokenizer)
+                calibration = open_corpus(
+                    calibration or run.corpus.get("sources", ()), run.tokenizer
+                )
             xp = array_module(run.model.parameters()[0].data)
             windows = calibration_batches(calibration, run.recipe.context_length, run.model.depth)
             batches = [xp.asarray(batch) for batch in windows]
@@ -100,11 +110,18 @@ def quantize(
         with tqdm(desc=method, unit="matrix", disable=None, file=sys.stderr) as bar:
             for choice in dict.fromkeys(grids):
                 spec = replace(spec, heads=choice)
-                model = quantize_after_training(run.model, spec, method, batches, lambda name: bar.update())
+                model = quantize_after_training(
+                    run.model, spec, method, batches, lambda name: bar.update()
+                )
                 after = acceptance(model, batches) if before else []
                 if before:
-                    report(f"heads on {choice}: acceptance {_shares(after)} (before: {_shares(before)})")
-                if all(a is None or b is None or a >= b - MOST_LOST for a, b in zip(after, before, strict=True)):
+                    report(
+                        f"heads on {choice}: acceptance {_shares(after)} (before: {_shares(before)})"
+                    )
+                if all(
+                    a is None or b is None or a >= b - MOST_LOST
+                    for a, b in zip(after, before, strict=True)
+                ):
                     break
         for warning in dead_heads(after):
             report(warning)
@@ -125,7 +142,9 @@ def _shares(found: Sequence[float | None]) -> str:
     return " ".join("?" if share is None else f"{share:.1%}" for share in found)
 
 
-def calibration_batches(corpus: Corpus, context_length: int, depth: int, tokens: int = CALIBRATION_TOKENS) -> list[np.ndarray]:
+def calibration_batches(
+    corpus: Corpus, context_length: int, depth: int, tokens: int = CALIBRATION_TOKENS
+) -> list[np.ndarray]:
     """About `tokens` training tokens as windows spread evenly over the text: a list of (B, context + 1 + depth) int64.
 
     Raises UserError for a text that is shorter than one window.
@@ -133,7 +152,9 @@ def calibration_batches(corpus: Corpus, context_length: int, depth: int, tokens:
     width = context_length + 1 + depth
     room = len(corpus.train) - width
     if room < 0:
-        raise UserError(f"{corpus.name} is too short to calibrate with: a window needs {width:,} tokens, give more text")
+        raise UserError(
+            f"{corpus.name} is too short to calibrate with: a window needs {width:,} tokens, give more text"
+        )
     count = max(1, min(tokens, len(corpus.train)) // context_length)
     starts = np.linspace(0, room, count).astype(int)
     windows = corpus.train[starts[:, None] + np.arange(width)].astype(np.int64)

@@ -38,7 +38,9 @@ class Range(NamedTuple):
     open: bool = False
 
     def __contains__(self, value: object) -> bool:
-        return (value > self.low if self.open else value >= self.low) and value <= self.high  # false for nan
+        return (
+            value > self.low if self.open else value >= self.low
+        ) and value <= self.high  # false for nan
 
     def __str__(self) -> str:
         return f"{'more than' if self.open else 'at least'} {_short(self.low)} and at most {_short(self.high)}"
@@ -53,7 +55,9 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")  # as in minimtp.engine.
 MASKS = ("pass", "round-clip", "clip-round")
 
 
-def _setting(group: str, default: object, text: str, allowed: Range | tuple[str, ...] | None = None) -> object:
+def _setting(
+    group: str, default: object, text: str, allowed: Range | tuple[str, ...] | None = None
+) -> object:
     """A dataclass field that knows its group, its help text and what is allowed: a range, words, or (None) any bool."""
     return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
 
@@ -125,7 +129,9 @@ class Recipe:
     def _check_the_model(self) -> None:
         head_dim = self.hidden_size // self.num_heads
         if self.hidden_size % self.num_heads:
-            raise UserError(f"width {self.hidden_size} cannot be shared by {self.num_heads} attention heads: choose a multiple")
+            raise UserError(
+                f"width {self.hidden_size} cannot be shared by {self.num_heads} attention heads: choose a multiple"
+            )
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads equally: "
@@ -144,8 +150,13 @@ class Recipe:
         if self.activations == "int8":
             for name in ("hidden_size", "intermediate_size"):
                 if getattr(self, name) % 32:
-                    raise UserError(f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple")
-        grids = {setting: getattr(self, setting) for setting in ("weight_grid", "embedding_grid", "output_grid", "head_grid")}
+                    raise UserError(
+                        f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple"
+                    )
+        grids = {
+            setting: getattr(self, setting)
+            for setting in ("weight_grid", "embedding_grid", "output_grid", "head_grid")
+        }
         if self.tied_embeddings and self.output_grid not in ("same", self.embedding_grid):
             raise UserError(
                 f"output_grid {self.output_grid} is not embedding_grid {self.embedding_grid}, but with tied_embeddings they "
@@ -156,25 +167,43 @@ class Recipe:
                 continue
             grid = grid_named(name)
             for size in ("hidden_size", "intermediate_size"):
-                grid.check_columns((1, getattr(self, size)), f"a matrix of {size} {getattr(self, size)} columns")
+                grid.check_columns(
+                    (1, getattr(self, size)), f"a matrix of {size} {getattr(self, size)} columns"
+                )
 
     def _check_the_rest(self) -> None:
         if self.heads == "none" and self.draft_depth > 0:
-            raise UserError(f"draft_depth {self.draft_depth} needs prediction heads: choose heads, or leave draft_depth out")
+            raise UserError(
+                f"draft_depth {self.draft_depth} needs prediction heads: choose heads, or leave draft_depth out"
+            )
         if self.heads != "none" and self.draft_depth == 0:
-            raise UserError(f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none")
+            raise UserError(
+                f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none"
+            )
         if self.heads == "none" and self.curriculum != "none":
-            raise UserError(f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none")
+            raise UserError(
+                f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none"
+            )
         if self.heads == "none" and self.head_targets == "teacher":
-            raise UserError("head_targets teacher needs prediction heads: choose heads, or leave head_targets out")
+            raise UserError(
+                "head_targets teacher needs prediction heads: choose heads, or leave head_targets out"
+            )
         if self.head_stride > 1 and self.heads != "token_conditioned":
-            raise UserError(f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back")
+            raise UserError(
+                f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back"
+            )
         if self.head_stride > self.context_length:
-            raise UserError(f"head_stride {self.head_stride} leaves out whole windows of {self.context_length}: choose a smaller one")
+            raise UserError(
+                f"head_stride {self.head_stride} leaves out whole windows of {self.context_length}: choose a smaller one"
+            )
         if self.heads == "none" and self.freeze_trunk:
-            raise UserError("freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze")
+            raise UserError(
+                "freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze"
+            )
         if self.distill_weight > 0 and self.freeze_trunk:
-            raise UserError("distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them")
+            raise UserError(
+                "distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them"
+            )
         if self.warmup + self.decay > 1.0:
             raise UserError(
                 f"warmup {self.warmup:g} and decay {self.decay:g} are shares of the same steps: together they must not exceed 1"
@@ -235,12 +264,19 @@ class Recipe:
         """The resolved settings for people, one line a group."""
         lines = []
         for group in GROUPS:
-            names = [name for name, setting in SETTINGS.items() if setting.metadata["group"] == group]
-            lines.append(f"  {group:<9} " + "  ".join(f"{name} {_short(getattr(self, name))}" for name in names))
+            names = [
+                name for name, setting in SETTINGS.items() if setting.metadata["group"] == group
+            ]
+            lines.append(
+                f"  {group:<9} "
+                + "  ".join(f"{name} {_short(getattr(self, name))}" for name in names)
+            )
         return "\n".join(lines)
 
 
-SETTINGS: dict[str, dataclasses.Field] = {setting.name: setting for setting in dataclasses.fields(Recipe)}
+SETTINGS: dict[str, dataclasses.Field] = {
+    setting.name: setting for setting in dataclasses.fields(Recipe)
+}
 
 
 def check_known(kind: str, name: str, known: Iterable[str]) -> None:
@@ -263,7 +299,9 @@ def _checked(setting: dataclasses.Field, value: object) -> object:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[
+            kind
+        ]
         raise UserError(f"{name} must be {expected}, not {value!r}")
     if allowed is not None and value not in allowed:
         choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"

@@ -17,7 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
-from minimtp.backend import Device, available_cores, blas_threads_warning, choose_device, empty_gpu_pool
+from minimtp.backend import (
+    Device,
+    available_cores,
+    blas_threads_warning,
+    choose_device,
+    empty_gpu_pool,
+)
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
@@ -84,7 +90,11 @@ def train(
         report = lambda line: None  # noqa: E731
     before = _previous(out, recipe, resume)
     recipe = recipe or (before.recipe if before else Recipe())
-    source = None if before or start_from is None else checkpoint.read(start_from, optimizer=continue_schedule)
+    source = (
+        None
+        if before or start_from is None
+        else checkpoint.read(start_from, optimizer=continue_schedule)
+    )
     if own_text is not None and start_from is None:
         raise UserError("own_text is written by the run to start from: give that run with --from")
     if not isinstance(corpus, Corpus):
@@ -95,13 +105,19 @@ def train(
                 "own_text is written by one process: give the command without mpirun and with --stop-at-step 1, "
                 "then go on with mpirun and --resume"
             )
-        from minimtp.training.data.self_generated import write_own_text  # decodes, which training otherwise does not
+        from minimtp.training.data.self_generated import (
+            write_own_text,
+        )  # decodes, which training otherwise does not
 
-        folder = write_own_text(load(start_from, choose_device(device).name), corpus, out, own_text, recipe.seed)
+        folder = write_own_text(
+            load(start_from, choose_device(device).name), corpus, out, own_text, recipe.seed
+        )
         corpus = open_corpus([folder], corpus.tokenizer)
     _check_corpus(corpus, recipe, before)
     if source and source.tokenizer != corpus.tokenizer.to_dict():
-        raise UserError(f"the weights of {start_from} belong to another tokenizer: leave --tokenizer out to take over its own")
+        raise UserError(
+            f"the weights of {start_from} belong to another tokenizer: leave --tokenizer out to take over its own"
+        )
     if stop_at_step is not None and stop_at_step < 1:
         raise UserError(f"stop_at_step must be at least 1, not {stop_at_step}")
     last_step = min(recipe.steps, stop_at_step or recipe.steps)
@@ -111,11 +127,15 @@ def train(
         return _result(out, before.step, recipe, before.state)
     at = _branch(start_from, source, recipe, continue_schedule) if source else before
     if at and at.step >= last_step:
-        raise UserError(f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens")
+        raise UserError(
+            f"{start_from} is at step {at.step}, and step {last_step} is to be the last: raise tokens"
+        )
     state = dict(before.state) if before else {}
     state["teacher"] = str(Path(teacher).resolve()) if teacher else state.get("teacher")
     if recipe.batch_size < team.size:
-        raise UserError(f"a batch of {recipe.batch_size} windows cannot be shared by {team.size} processes: raise batch")
+        raise UserError(
+            f"a batch of {recipe.batch_size} windows cannot be shared by {team.size} processes: raise batch"
+        )
     chosen = choose_device(device)
     require(recipe.precision, chosen)
     distributed.use_own_gpu(team, chosen)
@@ -124,15 +144,22 @@ def train(
     team.any(False)  # all have read what was there before the first one writes
     if team.rank == 0:
         checkpoint.make_folder(out)
-    trainer = Trainer(recipe, at, chosen, shards, partial=at is not before, teacher=guide, team=team)
+    trainer = Trainer(
+        recipe, at, chosen, shards, partial=at is not before, teacher=guide, team=team
+    )
     try:
         with RunLog(out, trainer.step) if team.rank == 0 else SilentLog() as log:
             report(f"recipe\n{recipe.describe()}")
             report(f"corpus    {corpus.describe()}")
-            report(f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}")
+            report(
+                f"model     {parameter_count(trainer.model):,} parameters; step {trainer.step} of {recipe.steps}"
+            )
             report(f"device    {chosen.name}: {chosen.reason}")
             report(f"kernels   {': '.join(kernels.describe(chosen.name))}")
-            report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
+            report(
+                f"threads   {trainer.shards}, each with its share of the batch"
+                + blas_threads_warning()
+            )
             if team.size > 1:
                 report(f"processes {team.describe()}")
             result = _run(trainer, corpus, out, log, last_step, state, report)
@@ -155,8 +182,15 @@ def _run(
     report: Callable[[str], None],
 ) -> TrainingResult:
     """Steps, log lines and checkpoints up to `last_step`."""
-    recipe, team, began = trainer.recipe, trainer.team, time.perf_counter() - state.get("seconds", 0.0)
-    log_every, per_step = max(1, recipe.steps // LOGGED_STEPS), recipe.batch_size * recipe.context_length
+    recipe, team, began = (
+        trainer.recipe,
+        trainer.team,
+        time.perf_counter() - state.get("seconds", 0.0),
+    )
+    log_every, per_step = (
+        max(1, recipe.steps // LOGGED_STEPS),
+        recipe.batch_size * recipe.context_length,
+    )
     interval = 0.1 if sys.stderr.isatty() else 30.0
     bar = tqdm(total=recipe.steps * per_step, initial=trainer.step * per_step, unit="tok", unit_scale=True,
                desc=out.name, mininterval=interval, dynamic_ncols=True, disable=team.rank > 0)  # fmt: skip
@@ -164,7 +198,13 @@ def _run(
     resume_with = f"go on from the last checkpoint with: {distributed.command_to_resume(out)}"
 
     def batch_of(step: int) -> np.ndarray:
-        return corpus.batch(step, seed=recipe.seed, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=recipe.draft_depth)
+        return corpus.batch(
+            step,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+            context_length=recipe.context_length,
+            depth=recipe.draft_depth,
+        )
 
     batches = Batches(batch_of, trainer.device, last_step)
 
@@ -177,10 +217,14 @@ def _run(
     def save_and_evaluate() -> None:
         save()  # whatever ends the process while it evaluates costs no step
         if recipe.evaluate_bytes and team.rank == 0:
-            evaluation = evaluate_model(trainer.model, corpus, recipe.context_length, recipe.evaluate_bytes, trainer.shards)
+            evaluation = evaluate_model(
+                trainer.model, corpus, recipe.context_length, recipe.evaluate_bytes, trainer.shards
+            )
             empty_gpu_pool()  # its arrays have other sizes than training's
             state.update(evaluation=evaluation.to_dict(), evaluated_at=trainer.step)
-            log.write(step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict())
+            log.write(
+                step=trainer.step, tokens=trainer.step * per_step, evaluation=evaluation.to_dict()
+            )
             save()
 
     def steps(stop: StopRequest) -> None:
@@ -188,7 +232,9 @@ def _run(
             losses, rate, norm = trainer.advance(batches.at(trainer.step))
             if not (isfinite(losses[0]) and isfinite(norm)):
                 what = f"loss is {losses[0]} and the gradient's norm {norm}"
-                raise UserError(f"the {what} at step {trainer.step}: lower the learning_rate or raise the warmup")
+                raise UserError(
+                    f"the {what} at step {trainer.step}: lower the learning_rate or raise the warmup"
+                )
             bar.set_postfix_str(f"loss {losses[0]:.3f}", refresh=False)
             bar.update(per_step)
             if trainer.step % log_every == 0 or trainer.step == last_step:
@@ -197,12 +243,19 @@ def _run(
                     losses=[loss if isfinite(loss) else None for loss in losses.tolist()],
                     learning_rate=rate, gradient_norm=norm, seconds=time.perf_counter() - began,
                 )  # fmt: skip
-            due = recipe.checkpoint_every and trainer.step % recipe.checkpoint_every == 0 and trainer.step < last_step
+            due = (
+                recipe.checkpoint_every
+                and trainer.step % recipe.checkpoint_every == 0
+                and trainer.step < last_step
+            )
             if due and not stop.asked:  # else it is saved at once
                 save_and_evaluate()
 
     with StopRequest() as stop, bar, closing(batches):
-        team.begin(lambda: stop.asked, f"minimtp: a process was killed, and mpirun all others; {resume_with}")
+        team.begin(
+            lambda: stop.asked,
+            f"minimtp: a process was killed, and mpirun all others; {resume_with}",
+        )
         try:
             steps(stop)
             if trainer.step == recipe.steps:
@@ -216,7 +269,9 @@ def _run(
     if team.rank == 0 and (trainer.step == recipe.steps or not stopped):
         picture = draw_losses(out)
         report(f"saved     {out}" + (f", loss curve {picture}" if picture else ""))
-    if stopped:  # even in the last step, of the run or of this stage: what comes after it must not begin
+    if (
+        stopped
+    ):  # even in the last step, of the run or of this stage: what comes after it must not begin
         raise Interrupted(out, trainer.step, recipe.steps)
     return _result(out, trainer.step, recipe, state)
 
@@ -229,18 +284,30 @@ def _previous(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | No
         return None
     if not checkpoint.exists(out):
         if resume and recipe is None:
-            raise UserError(f"{out} holds a run without a checkpoint: repeat its whole command with --resume to start it over")
+            raise UserError(
+                f"{out} holds a run without a checkpoint: repeat its whole command with --resume to start it over"
+            )
         if resume:
             return None  # stopped before its first checkpoint: the beginning is where to go on from
-        raise UserError(f"{out} holds a run without a checkpoint: add --resume to start it over, or choose another --out")
+        raise UserError(
+            f"{out} holds a run without a checkpoint: add --resume to start it over, or choose another --out"
+        )
     before = checkpoint.read(out)
     if not resume:
         finished = before.step >= before.recipe.steps
-        state = "a finished run" if finished else f"a run at step {before.step} of {before.recipe.steps}"
-        way_out = "choose another --out" if finished else "add --resume to go on, or choose another --out"
+        state = (
+            "a finished run"
+            if finished
+            else f"a run at step {before.step} of {before.recipe.steps}"
+        )
+        way_out = (
+            "choose another --out" if finished else "add --resume to go on, or choose another --out"
+        )
         raise UserError(f"{out} already holds {state}: {way_out}")
     if before.packed is not None:
-        raise UserError(f"{out} holds a quantized model, which cannot be trained: choose another --out")
+        raise UserError(
+            f"{out} holds a quantized model, which cannot be trained: choose another --out"
+        )
     different = before.recipe.differences(recipe) if recipe else []
     if different:
         name = different[0]
@@ -251,7 +318,9 @@ def _previous(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | No
     return before
 
 
-def _open_corpus(sources: Sequence[str | Path], tokenizer: Tokenizer | None, origin: Checkpoint | None) -> Corpus:
+def _open_corpus(
+    sources: Sequence[str | Path], tokenizer: Tokenizer | None, origin: Checkpoint | None
+) -> Corpus:
     """The corpus that was asked for; what was left open, text or tokenizer, is as in the run that the weights come from."""
     if origin:
         sources = sources or origin.corpus.get("sources", ())
@@ -273,14 +342,25 @@ def _check_corpus(corpus: Corpus, recipe: Recipe, before: Checkpoint | None) -> 
         )
 
 
-def _branch(folder: str | Path, source: Checkpoint, recipe: Recipe, continue_schedule: bool) -> Checkpoint:
+def _branch(
+    folder: str | Path, source: Checkpoint, recipe: Recipe, continue_schedule: bool
+) -> Checkpoint:
     """What a run of `recipe` takes over from `source`, the run in `folder`."""
     if source.packed is not None:
-        raise UserError(f"{folder} holds a quantized model, which cannot be trained: start from the run it was made from")
+        raise UserError(
+            f"{folder} holds a quantized model, which cannot be trained: start from the run it was made from"
+        )
     moments = {}
     for kind in ("first", "second", "average"):
-        arrays = {name.removeprefix(f"{kind}."): a for name, a in source.optimizer.items() if name.startswith(f"{kind}.")}
-        moments |= {f"{kind}.{name}": array for name, array in transplant(arrays, source.recipe, recipe).items()}
+        arrays = {
+            name.removeprefix(f"{kind}."): a
+            for name, a in source.optimizer.items()
+            if name.startswith(f"{kind}.")
+        }
+        moments |= {
+            f"{kind}.{name}": array
+            for name, array in transplant(arrays, source.recipe, recipe).items()
+        }
     parameters = transplant(source.parameters, source.recipe, recipe)
     return Checkpoint(recipe, parameters, moments, source.step if continue_schedule else 0)
 
@@ -290,15 +370,23 @@ def _teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None
     follows_heads = recipe.head_targets == "teacher"
     if (folder is None) != (recipe.distill_weight == 0.0 and not follows_heads):
         follower = "head_targets teacher" if follows_heads else "distill_weight"
-        needed = f"{follower} needs a teacher" if folder is None else "a teacher needs a distill_weight above 0"
+        needed = (
+            f"{follower} needs a teacher"
+            if folder is None
+            else "a teacher needs a distill_weight above 0"
+        )
         raise UserError(f"{needed}: give both or neither")
     if folder is None:
         return None
     run = load(folder, device.name)
     if follows_heads and run.model.depth < recipe.draft_depth:
-        raise UserError(f"the teacher {folder} has {run.model.depth} heads to follow, and {recipe.draft_depth} are trained")
+        raise UserError(
+            f"the teacher {folder} has {run.model.depth} heads to follow, and {recipe.draft_depth} are trained"
+        )
     if follows_heads and recipe.head_stride > 1 and not run.model.heads.positionwise:
-        raise UserError(f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, not {run.recipe.heads}")
+        raise UserError(
+            f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, not {run.recipe.heads}"
+        )
     if run.recipe.vocabulary_size != recipe.vocabulary_size:
         raise UserError(
             f"the teacher {folder} knows {run.recipe.vocabulary_size} tokens and this model {recipe.vocabulary_size}: "
@@ -307,12 +395,16 @@ def _teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None
     return run.model
 
 
-def _shards(device: Device, threads: int | None, before: Checkpoint | None, team: distributed.Alone) -> int:
+def _shards(
+    device: Device, threads: int | None, before: Checkpoint | None, team: distributed.Alone
+) -> int:
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
     if device.name != "cpu":
         return 1
-    return threads or (int(before.state["shards"]) if before else max(1, available_cores() // team.local_size))
+    return threads or (
+        int(before.state["shards"]) if before else max(1, available_cores() // team.local_size)
+    )
 
 
 def _result(out: Path, step: int, recipe: Recipe, state: dict) -> TrainingResult:

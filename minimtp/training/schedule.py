@@ -54,7 +54,9 @@ def head_weights(recipe: Recipe, step: int) -> list[float]:
     together = recipe.head_loss + (recipe.head_loss_end - recipe.head_loss) * progress
     falloff = [recipe.head_loss_decay**k for k in range(depth)]
     active = active_heads(recipe, step)
-    return [together * factor / sum(falloff) if k < active else 0.0 for k, factor in enumerate(falloff)]
+    return [
+        together * factor / sum(falloff) if k < active else 0.0 for k, factor in enumerate(falloff)
+    ]
 
 
 def active_heads(recipe: Recipe, step: int) -> int:

@@ -52,14 +52,22 @@ class Trainer:
         self.shards = min(shards, recipe.batch_size // self.team.size)
         self.quantized = False
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
-        fresh = {name: parameter.data for name, parameter in self.model.named_parameters()} if partial else {}
+        fresh = (
+            {name: parameter.data for name, parameter in self.model.named_parameters()}
+            if partial
+            else {}
+        )
         if at:
             fill(self.model, fresh | at.parameters, "the checkpoint")
         map_parameters(self.model, lambda array: to_device(array, device))
         if recipe.freeze_trunk:
             freeze(self.model.trunk)
-        self.flat = FlatParameters(self.model, apart=("heads",))  # their gradient never scales down the trunk's
-        self.optimizer = AdamW(self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
+        self.flat = FlatParameters(
+            self.model, apart=("heads",)
+        )  # their gradient never scales down the trunk's
+        self.optimizer = AdamW(
+            self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay
+        )
         self.optimizer.load_state(at.optimizer if at else {}, self.step)
         self.loss_scale = LossScale(recipe.precision, at.state.get("loss_scale") if at else None)
         self.average = None
@@ -92,7 +100,9 @@ class Trainer:
         rate = schedule.learning_rate(self.recipe, self.step)
         while True:
             with products_in(self.recipe.precision, self.device):
-                losses = self.team.sum_losses(lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights))
+                losses = self.team.sum_losses(
+                    lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights)
+                )
             self.team.sum_in_place(self.flat.gradients)
             norm = self.optimizer.step(rate, self.recipe.clip or None, self.loss_scale.value)
             if isfinite(norm) or not self.loss_scale.lower():

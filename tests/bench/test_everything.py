@@ -9,7 +9,13 @@ from minimtp.backend import Device
 from minimtp.bench import everything
 from minimtp.cli import main
 
-NAMES = ["bench-kernels.json", "bench-train.json", "compare-tiny.json", "bench-decode.json", "quality-tiny.json"]
+NAMES = [
+    "bench-kernels.json",
+    "bench-train.json",
+    "compare-tiny.json",
+    "bench-decode.json",
+    "quality-tiny.json",
+]
 
 
 class Measured(list):
@@ -30,22 +36,34 @@ def measured(monkeypatch, tmp_path):
         path.write_text(json.dumps(name))
 
     monkeypatch.setattr(everything, "describe_kernels", lambda device: (device, "of a test"))
-    monkeypatch.setattr(everything.kernels, "kernel_speeds", lambda *, out, device, **_: writes(out, "kernels", device))
-    monkeypatch.setattr(everything.train, "train", lambda preset, *, out, device, **_: writes(out, "train", device))
     monkeypatch.setattr(
-        everything.compare, "run", lambda preset, out, *, device: writes(out / "compare.json", "compare", device)
+        everything.kernels,
+        "kernel_speeds",
+        lambda *, out, device, **_: writes(out, "kernels", device),
+    )
+    monkeypatch.setattr(
+        everything.train, "train", lambda preset, *, out, device, **_: writes(out, "train", device)
+    )
+    monkeypatch.setattr(
+        everything.compare,
+        "run",
+        lambda preset, out, *, device: writes(out / "compare.json", "compare", device),
     )
     monkeypatch.setattr(
         everything.decode, "measure",
         lambda run, *, small, sizes, device, out: writes(out / "bench-decode.json", "decode", device),
     )  # fmt: skip
     monkeypatch.setattr(
-        everything.quality, "run", lambda bits, seeds, preset, out: writes(out / "quality.json", "quality")
+        everything.quality,
+        "run",
+        lambda bits, seeds, preset, out: writes(out / "quality.json", "quality"),
     )
     return done
 
 
-def test_all_measurements_are_made_one_after_the_other_and_their_files_lie_side_by_side(measured, tmp_path, capsys):
+def test_all_measurements_are_made_one_after_the_other_and_their_files_lie_side_by_side(
+    measured, tmp_path, capsys
+):
     assert main(["bench", "--all", "--preset", "tiny", "--out", "figures"]) == 0
     assert measured == ["kernels", "train", "compare", "decode", "quality"]
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.json")) == sorted(NAMES)
@@ -62,10 +80,14 @@ def test_what_is_measured_is_kept_and_what_is_missing_is_measured(measured, tmp_
     assert capsys.readouterr().out.count("stands in figures already") == len(NAMES) - 1
 
 
-def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(measured, tmp_path, monkeypatch, capsys):
+def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(
+    measured, tmp_path, monkeypatch, capsys
+):
     command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
     with monkeypatch.context() as patched:
-        patched.setattr(everything.checkpoint, "_put_in_place", Mock(side_effect=OSError("no space left")))
+        patched.setattr(
+            everything.checkpoint, "_put_in_place", Mock(side_effect=OSError("no space left"))
+        )
         assert main(command) == 2
     assert "compare-tiny.json cannot be written (no space left)" in capsys.readouterr().err
     assert not list((tmp_path / "figures").glob("compare-tiny.json*"))
@@ -76,15 +98,22 @@ def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(me
 def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
     monkeypatch.setattr(everything, "choose_device", lambda name: Device(name, None, "of a test"))
     assert main(["bench", "--all", "--preset", "gpu", "--device", "cuda", "--out", "figures"]) == 0
-    assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {"cuda"}
+    assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {
+        "cuda"
+    }
 
 
 def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, monkeypatch, capsys):
-    monkeypatch.setattr(everything, "describe_kernels", lambda device: ("plain", "Numba is missing"))
+    monkeypatch.setattr(
+        everything, "describe_kernels", lambda device: ("plain", "Numba is missing")
+    )
     assert main(["bench", "--all", "--preset", "tiny", "--out", "figures"]) == 0
     assert measured == ["train", "compare", "decode", "quality"]
     said = capsys.readouterr().out
-    assert "bench-kernels.json is left out, there are no compiled kernels to measure: Numba is missing" in said
+    assert (
+        "bench-kernels.json is left out, there are no compiled kernels to measure: Numba is missing"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +129,9 @@ def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, mo
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(measured, arguments, words, capsys, tmp_path):
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    measured, arguments, words, capsys, tmp_path
+):
     assert main(["bench", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert measured == [] and list(tmp_path.iterdir()) == []

@@ -19,7 +19,9 @@ def test_a_speed_up_is_the_median_of_turns_side_by_side(own):
 
 
 @given(machine=st.lists(rates, min_size=1, max_size=12), factor=st.floats(0.1, 10.0))
-def test_however_the_machine_drifts_from_pair_to_pair_the_speed_up_is_the_same(own, machine, factor):
+def test_however_the_machine_drifts_from_pair_to_pair_the_speed_up_is_the_same(
+    own, machine, factor
+):
     found = speed(own, [[factor * rate for rate in machine]]).speedup_over(speed(own, [machine]))
     assert found == pytest.approx(factor), "what slows both turns of a pair cancels in their ratio"
 

@@ -43,7 +43,10 @@ def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_s
     out = tmp_path / "kernels.json"
     assert main(["bench", "kernels", "--device", "cuda", "--rounds", "1", "--out", str(out)]) == 0
     said, result = capsys.readouterr().out, json.loads(out.read_text())
-    assert result["device"] == "cuda" and result["machine"]["processor"] in choose_device("cuda").reason
+    assert (
+        result["device"] == "cuda"
+        and result["machine"]["processor"] in choose_device("cuda").reason
+    )
     assert "of copy" in said and "products of large matrices in TFLOP/s: float32" in said
     formats = [p["format"] for p in result["products"] if p["outputs"] == 32]
     peers = [] if result["missing"] else list(kernels_cuda.TORCH)
@@ -51,18 +54,26 @@ def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_s
     assert set(result["matrix_gflops"]) == set(PRECISIONS)
     for p in result["products"]:
         assert p["c"]["1"] == 1 and set(p["c"]) == {"1", "2", "4", "8", "16"}
-        assert p["share_of_read"] == pytest.approx(p["gigabytes_per_second"] / p["read_gigabytes_per_second"])
+        assert p["share_of_read"] == pytest.approx(
+            p["gigabytes_per_second"] / p["read_gigabytes_per_second"]
+        )
     if device.xp.__name__ != "cupy":
         assert "PyTorch" in result["missing"] and "PyTorch" in said
-    assert (tmp_path / "kernels.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+    assert (tmp_path / "kernels.png").exists() == (
+        importlib.util.find_spec("matplotlib") is not None
+    )
     assert bench_kernels.readme(result).count("|") > 50
 
 
 def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(device):
     recipe = presets.preset("tiny")
     rng = np.random.default_rng(0)
-    batches = [rng.integers(0, 256, (recipe.batch_size, recipe.context_length + 1)) for _ in range(3)]
-    here, there = (sides.play(sides.Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda"))
+    batches = [
+        rng.integers(0, 256, (recipe.batch_size, recipe.context_length + 1)) for _ in range(3)
+    ]
+    here, there = (
+        sides.play(sides.Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda")
+    )
     assert here.device_seconds is None and there.device_seconds > 0
     assert len(there.losses) == len(batches) - 1
     assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])
@@ -73,10 +84,16 @@ def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, 
     recipe = presets.preset("tiny", heads="token_conditioned", draft_depth=2)
     model = build_model(recipe, np.random.default_rng(0))
     map_parameters(model, lambda array: to_device(array, device))
-    forms = [formats.deployed(name, round_to_nearest(model, spec)) for name, spec in formats.ROUNDED.items()]
+    forms = [
+        formats.deployed(name, round_to_nearest(model, spec))
+        for name, spec in formats.ROUNDED.items()
+    ]
     half = formats.deployed("fp16", round_to_nearest(model, formats.HALF))
     full = formats.deployed("fp32", model)
-    assert half.bytes_of_a_pass < 0.51 * full.bytes_of_a_pass and half.bytes_of_a_pass > forms[0].bytes_of_a_pass
+    assert (
+        half.bytes_of_a_pass < 0.51 * full.bytes_of_a_pass
+        and half.bytes_of_a_pass > forms[0].bytes_of_a_pass
+    )
     text = np.arange(9)
     result = formats.passes([half, *forms], text, choose_device("cuda"))
     assert [*result["passes"]] == ["fp16", "int8", "int4"] and result["cached_tokens"] == len(text)

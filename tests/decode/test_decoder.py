@@ -47,7 +47,9 @@ def stored(monkeypatch, tmp_path):
 @pytest.mark.parametrize("prompts", [[23, 5], [1, 13], [1, 4, 16], [20, 23, 7]], ids=str)
 def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run, stored, prompts):
     """A text that has filled its context has no room for a pass, and a short one knows nothing of a long one's passes."""
-    batch = Decoder(run).generate_batch([bytes(length) for length in prompts], max_new_tokens=20, stop=())
+    batch = Decoder(run).generate_batch(
+        [bytes(length) for length in prompts], max_new_tokens=20, stop=()
+    )
     list(batch)
     assert [len(row.tokens) > length for row, length in zip(batch.rows, prompts, strict=True)]
     for end, seconds in stored().items():
@@ -58,11 +60,16 @@ def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        (10**12, f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context_length}"),
+        (
+            10**12,
+            f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context_length}",
+        ),
         ("8", "the drafts of a tree must be a whole number"),
     ],
 )
-def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(run, draft, tree, message):
+def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(
+    run, draft, tree, message
+):
     with pytest.raises(UserError, match=message):
         Decoder(run, draft, tree=tree)
 
@@ -89,10 +96,18 @@ def test_kernels_are_loaded_before_the_first_text_of_its_kind_and_texts_after_it
     drafted, draft = [], decoder.drafter.draft
     decoder.drafter.draft = lambda depth, rule: (drafted.append(rule), draft(depth, rule))[1]
     sampled = {"temperature": 1.0}
-    kinds = {}, sampled, sampled | {"rule": "token"}, sampled | {"top_k": 3}, {"repetition_penalty": 1.1}
+    kinds = (
+        {},
+        sampled,
+        sampled | {"rule": "token"},
+        sampled | {"top_k": 3},
+        {"repetition_penalty": 1.1},
+    )
     for settings in kinds:
         drafted.clear()
-        decoder.generate(b"\1", **settings, stop=[bytes([token]) for token in range(SHAPE.vocabulary_size)])
+        decoder.generate(
+            b"\1", **settings, stop=[bytes([token]) for token in range(SHAPE.vocabulary_size)]
+        )
         assert drafted, settings
         drafted.clear()
         decoder.generate(b"\1\2", **settings)

@@ -77,15 +77,23 @@ def decoder(kind, context_length):
     model = model_with("token_conditioned" if kind in ("model", "ngram") else kind)
     target = ModelRunner(model.trunk, context_length)
     if kind == "model":
-        return target, ModelDrafter(ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4)
-    return target, NgramDrafter(4, shortest=1) if kind == "ngram" else head_drafter(model.heads, target)
+        return target, ModelDrafter(
+            ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4
+        )
+    return target, NgramDrafter(4, shortest=1) if kind == "ngram" else head_drafter(
+        model.heads, target
+    )
 
 
 def assert_equal_caches(cache, expected, what):
     rows = slice(cache.length)
     assert cache.length <= expected.length, what
-    np.testing.assert_allclose(cache.keys[..., rows], expected.keys[..., rows], rtol=0, atol=TOLERANCE, err_msg=what)
-    np.testing.assert_allclose(cache.values[:, rows], expected.values[:, rows], rtol=0, atol=TOLERANCE, err_msg=what)
+    np.testing.assert_allclose(
+        cache.keys[..., rows], expected.keys[..., rows], rtol=0, atol=TOLERANCE, err_msg=what
+    )
+    np.testing.assert_allclose(
+        cache.values[:, rows], expected.values[:, rows], rtol=0, atol=TOLERANCE, err_msg=what
+    )
 
 
 def check(target, drafter, tokens):
@@ -119,8 +127,12 @@ def check_heads(drafter, hidden, tokens):
     fresh.reset(tokens[0])
     fresh.commit(hidden, np.array(tokens[1:]))
     fresh._catch_up()
-    for number, (head, expected) in enumerate(zip(drafter._heads, fresh._heads, strict=True), start=1):
-        behind = number - 1 if isinstance(head, SequentialStep) else 0  # module k reads k tokens ahead
+    for number, (head, expected) in enumerate(
+        zip(drafter._heads, fresh._heads, strict=True), start=1
+    ):
+        behind = (
+            number - 1 if isinstance(head, SequentialStep) else 0
+        )  # module k reads k tokens ahead
         assert head.cache.length <= max(0, len(tokens) - 1 - behind), "a provisional row was kept"
         assert_equal_caches(head.cache, expected.cache, f"the cache of head {number}")
         rows = slice(head.cache.length)
@@ -136,7 +148,9 @@ def plain_text(kind, prompt, context_length):
     """What the target says alone, to the context's end, remembered."""
     key = kind, tuple(prompt), context_length
     if key not in PLAIN:
-        PLAIN[key] = list(generate(decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length))
+        PLAIN[key] = list(
+            generate(decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length)
+        )
     return PLAIN[key]
 
 
@@ -162,21 +176,37 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
                 return text[len(tokens) - len(prompt) :]
         return []
 
-    options = dict(max_new_tokens=max_new_tokens, sampling=SamplingParams(temperature), stop_tokens=stop, rule="shared-noise")
+    options = dict(
+        max_new_tokens=max_new_tokens,
+        sampling=SamplingParams(temperature),
+        stop_tokens=stop,
+        rule="shared-noise",
+    )
     helped = Helped(drafter, answers, right)
     seen = []
     for made in (target, helped):  # the batch makes twins of both for its other rows
         remember_twins(made, seen)
     batch = generate_batch(
-        target, helped, prompts, seed=seed, draft_depth=depth, make_policy=lambda target: Any(seed), **options
+        target,
+        helped,
+        prompts,
+        seed=seed,
+        draft_depth=depth,
+        make_policy=lambda target: Any(seed),
+        **options,
     )
     rows = list(zip([target, *seen[0::2]], [helped, *seen[1::2]], strict=True))
     for row, _ in batch.rounds():
         if batch.rows[row].reason is None:
             check(*rows[row], batch.rows[row].tokens)
     for row, prompt in enumerate(prompts):
-        alone = generate(decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options)
-        assert list(alone) == batch.rows[row].tokens[len(prompt) :] and alone.reason == batch.rows[row].reason
+        alone = generate(
+            decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options
+        )
+        assert (
+            list(alone) == batch.rows[row].tokens[len(prompt) :]
+            and alone.reason == batch.rows[row].reason
+        )
 
 
 @pytest.mark.parametrize("accepted", range(5))

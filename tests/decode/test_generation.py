@@ -38,7 +38,10 @@ def guessing(target, seed=0, right=0.6, depth=4):
 
     def function(tokens, wanted, rule):
         best = greedy_text(target, tokens, wanted)
-        drafts = [token if random.random() < right else int(random.integers(target.vocabulary_size)) for token in best]
+        drafts = [
+            token if random.random() < right else int(random.integers(target.vocabulary_size))
+            for token in best
+        ]
         return drafts[: random.integers(wanted + 1)] if random.random() < 0.2 else drafts, None
 
     return Watching(function, depth)
@@ -60,7 +63,9 @@ def sampling(target, other, depth=3):
 
 def drafting(*drafts, depth=None):
     """A drafter that proposes the same tokens every round."""
-    return Watching(lambda tokens, wanted, rule: (list(drafts[:wanted]), None), depth or len(drafts))
+    return Watching(
+        lambda tokens, wanted, rule: (list(drafts[:wanted]), None), depth or len(drafts)
+    )
 
 
 @settings(max_examples=150)
@@ -72,15 +77,23 @@ def drafting(*drafts, depth=None):
     right=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
     stop=st.sets(st.integers(0, 4), max_size=1),
 )
-def test_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(seed, context_length, max_new_tokens, depth, right, stop):
+def test_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(
+    seed, context_length, max_new_tokens, depth, right, stop
+):
     target = TableTarget(5, context_length, seed)
     drafter = guessing(target, seed, right)
-    run = generate(target, drafter, PROMPT, max_new_tokens=max_new_tokens, draft_depth=depth, stop_tokens=stop)
+    run = generate(
+        target, drafter, PROMPT, max_new_tokens=max_new_tokens, draft_depth=depth, stop_tokens=stop
+    )
     text = []
     for round_ in run.rounds():
         text += round_.tokens
-        assert target.cache == run.tokens[:-1], "the cache holds the committed tokens without the pending one"
-        assert run.tokens == [*PROMPT, *text] and round_.position == len(run.tokens) - len(round_.tokens)
+        assert target.cache == run.tokens[:-1], (
+            "the cache holds the committed tokens without the pending one"
+        )
+        assert run.tokens == [*PROMPT, *text] and round_.position == len(run.tokens) - len(
+            round_.tokens
+        )
         assert round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted]
         assert depth == 0 or drafter.tokens == run.tokens
         assert len(round_.drafts) <= depth
@@ -96,7 +109,10 @@ def test_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(seed
     counts = run.statistics
     assert counts.emitted == len(text) and counts.prompt_tokens == len(PROMPT)
     assert sum(counts.drafts_of_length) == sum(counts.drafts_accepted) == counts.steps
-    assert all(accepted <= drafted for accepted, drafted in zip(counts.accepted, counts.drafted, strict=True))
+    assert all(
+        accepted <= drafted
+        for accepted, drafted in zip(counts.accepted, counts.drafted, strict=True)
+    )
     ended_by_a_draft = reason == "stop" and round_.accepted == len(round_.tokens)
     assert counts.emitted == 1 + counts.steps + sum(counts.accepted) - ended_by_a_draft
     if depth == 0:
@@ -123,14 +139,21 @@ def test_a_mismatch_keeps_the_drafts_before_it_and_corrects_it(wrong_at, tokens_
     assert run.tokens[len(PROMPT) :] == greedy_text(target, PROMPT, 13)
 
 
-@given(prompt=st.lists(st.integers(0, 3), min_size=1, max_size=12), most=st.integers(1, 12), seed=st.integers(0, 9))
+@given(
+    prompt=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    most=st.integers(1, 12),
+    seed=st.integers(0, 9),
+)
 def test_a_prompt_fed_in_pieces_is_continued_as_one_fed_at_once(prompt, most, seed):
     """The drafter is told of the same rows, which it checks; no piece is larger than the target wants them."""
     texts = []
     for rows in (most, len(prompt)):
         target = TableTarget(seed=seed)
         target.max_rows, fed, forward = rows, [], target.forward
-        target.forward = lambda tokens, fed=fed, forward=forward: (fed.append(len(tokens)), forward(tokens))[1]
+        target.forward = lambda tokens, fed=fed, forward=forward: (
+            fed.append(len(tokens)),
+            forward(tokens),
+        )[1]
         run = generate(target, guessing(target, seed), prompt, max_new_tokens=6)
         texts.append(list(run))
         pieces = -(-len(prompt) // rows)
@@ -167,7 +190,13 @@ def test_a_drafted_stop_token_that_is_rejected_does_not_end_the_text():
 
 def test_stop_comes_before_length_and_length_before_context():
     def reason(stop, max_new_tokens, context_length):
-        run = generate(TableTarget(1, context_length), None, [0], max_new_tokens=max_new_tokens, stop_tokens=stop)
+        run = generate(
+            TableTarget(1, context_length),
+            None,
+            [0],
+            max_new_tokens=max_new_tokens,
+            stop_tokens=stop,
+        )
         return len(list(run)), run.reason
 
     assert reason([0], 1, 1) == (1, "stop")
@@ -196,7 +225,10 @@ def test_the_prompt_is_fed_once_and_each_step_feeds_the_pending_token_and_the_dr
     forward = target.forward
     target.forward = lambda tokens: (fed.append(tokens.tolist()), forward(tokens))[1]
     list(generate(target, drafting(1, 2, 0), [0, 0], max_new_tokens=4))
-    assert fed == [[0, 0], [1, 1, 2]]  # 4 - 1 - 1: the last of three drafts could not have been emitted
+    assert fed == [
+        [0, 0],
+        [1, 1, 2],
+    ]  # 4 - 1 - 1: the last of three drafts could not have been emitted
 
 
 def test_tokens_stream_one_by_one_and_work_happens_only_when_asked_for():
@@ -232,10 +264,16 @@ def exact_law(target, law, max_new_tokens, stop):
     return texts
 
 
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(0.6, top_k=2), SamplingParams(1.3, top_p=0.8)], ids=["plain", "top-k", "top-p"])
+@pytest.mark.parametrize(
+    "law",
+    [SamplingParams(), SamplingParams(0.6, top_k=2), SamplingParams(1.3, top_p=0.8)],
+    ids=["plain", "top-k", "top-p"],
+)
 @pytest.mark.parametrize(("depth", "stop"), [(0, ()), (1, ()), (2, (0,)), (3, ())], ids=str)
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(kind, law, depth, stop):
+def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(
+    kind, law, depth, stop
+):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
 
     def text(rng):
@@ -249,26 +287,66 @@ def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(
 def test_sampling_is_by_shared_noise_where_nothing_else_is_said():
     target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
     options = {"max_new_tokens": 20, "sampling": SamplingParams(), "seed": 3}
-    texts = [tuple(generate(target, None, PROMPT, **options, rule=rule)) for rule in ("shared-noise", "token")]
-    assert tuple(generate(target, sampling(target, other), PROMPT, **options)) == texts[0] != texts[1]
+    texts = [
+        tuple(generate(target, None, PROMPT, **options, rule=rule))
+        for rule in ("shared-noise", "token")
+    ]
+    assert (
+        tuple(generate(target, sampling(target, other), PROMPT, **options)) == texts[0] != texts[1]
+    )
 
 
 def test_sample_and_match_gives_the_same_text_with_any_drafter_that_draws_nothing():
     for seed in range(25):
-        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
-        drafters = [None, guessing(target, seed), sampling(target, other), sampling(target, target), drafting(0, 1, 2)]
-        options = {"max_new_tokens": 20, "sampling": SamplingParams(0.8), "seed": seed, "rule": "match"}
-        assert len({tuple(generate(target, drafter, PROMPT, **options)) for drafter in drafters}) == 1
+        target, other = (
+            TableTarget(seed=seed, sharpness=1.0),
+            TableTarget(seed=seed + 1, sharpness=1.0),
+        )
+        drafters = [
+            None,
+            guessing(target, seed),
+            sampling(target, other),
+            sampling(target, target),
+            drafting(0, 1, 2),
+        ]
+        options = {
+            "max_new_tokens": 20,
+            "sampling": SamplingParams(0.8),
+            "seed": seed,
+            "rule": "match",
+        }
+        assert (
+            len({tuple(generate(target, drafter, PROMPT, **options)) for drafter in drafters}) == 1
+        )
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.3])
 def test_with_shared_noise_the_same_seed_gives_the_same_text_with_any_drafter(temperature):
     law = SamplingParams(temperature)
     for seed in range(25):
-        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
-        drafters = [None, guessing(target, seed), sampling(target, other), sampling(target, target), drafting(0, 1, 2)]
+        target, other = (
+            TableTarget(seed=seed, sharpness=1.0),
+            TableTarget(seed=seed + 1, sharpness=1.0),
+        )
+        drafters = [
+            None,
+            guessing(target, seed),
+            sampling(target, other),
+            sampling(target, target),
+            drafting(0, 1, 2),
+        ]
         texts = {
-            tuple(generate(target, drafter, PROMPT, max_new_tokens=20, sampling=law, seed=seed, rule="shared-noise"))
+            tuple(
+                generate(
+                    target,
+                    drafter,
+                    PROMPT,
+                    max_new_tokens=20,
+                    sampling=law,
+                    seed=seed,
+                    rule="shared-noise",
+                )
+            )
             for drafter in drafters
         }
         assert len(texts) == 1
@@ -276,7 +354,15 @@ def test_with_shared_noise_the_same_seed_gives_the_same_text_with_any_drafter(te
 
 def test_with_shared_noise_a_drafter_that_knows_the_target_is_always_right():
     target = TableTarget(sharpness=1.0)
-    run = generate(target, sampling(target, target), PROMPT, max_new_tokens=21, sampling=SamplingParams(), seed=4, rule="shared-noise")
+    run = generate(
+        target,
+        sampling(target, target),
+        PROMPT,
+        max_new_tokens=21,
+        sampling=SamplingParams(),
+        seed=4,
+        rule="shared-noise",
+    )
     assert len(list(run)) == 21 and run.statistics.accepted == run.statistics.drafted
     assert run.statistics.tokens_per_step == 4.0
 
@@ -286,7 +372,17 @@ def test_the_seed_decides_the_text(rule):
     target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
 
     def text(seed):
-        return tuple(generate(target, sampling(target, other), PROMPT, max_new_tokens=20, sampling=SamplingParams(), seed=seed, rule=rule))
+        return tuple(
+            generate(
+                target,
+                sampling(target, other),
+                PROMPT,
+                max_new_tokens=20,
+                sampling=SamplingParams(),
+                seed=seed,
+                rule=rule,
+            )
+        )
 
     assert text(0) == text(0)
     assert len({text(seed) for seed in range(5)}) == 5
@@ -294,15 +390,32 @@ def test_the_seed_decides_the_text(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_sampled_text_keeps_the_cache_invariant_and_its_length(rule):
-    for seed, (context_length, max_new_tokens) in enumerate(itertools.product([3, 4, 7, 30], [1, 2, 5, 12])):
-        target, other = TableTarget(context_length=context_length, seed=seed), TableTarget(seed=seed + 9)
-        run = generate(target, sampling(target, other), PROMPT, max_new_tokens=max_new_tokens, sampling=SamplingParams(), seed=seed, rule=rule)
+    for seed, (context_length, max_new_tokens) in enumerate(
+        itertools.product([3, 4, 7, 30], [1, 2, 5, 12])
+    ):
+        target, other = (
+            TableTarget(context_length=context_length, seed=seed),
+            TableTarget(seed=seed + 9),
+        )
+        run = generate(
+            target,
+            sampling(target, other),
+            PROMPT,
+            max_new_tokens=max_new_tokens,
+            sampling=SamplingParams(),
+            seed=seed,
+            rule=rule,
+        )
         for _ in run.rounds():
             assert target.cache == run.tokens[:-1]
-        assert len(run.tokens) - len(PROMPT) == min(max_new_tokens, context_length + 1 - len(PROMPT))
+        assert len(run.tokens) - len(PROMPT) == min(
+            max_new_tokens, context_length + 1 - len(PROMPT)
+        )
 
 
-@pytest.mark.parametrize("drafts", [[4], [-1], [0, 0, 0, 0]], ids=["unknown token", "negative token", "too many"])
+@pytest.mark.parametrize(
+    "drafts", [[4], [-1], [0, 0, 0, 0]], ids=["unknown token", "negative token", "too many"]
+)
 def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
     drafter = FunctionDrafter(lambda tokens, depth, rule: (drafts, None), 3)
     with pytest.raises(ValueError, match="FunctionDrafter gave"):
@@ -330,12 +443,20 @@ def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
         ({"tree": -1}, "the drafts of a tree must be a whole number"),
         ({"tree": 4}, "a Watching drafts chains only"),
         ({"tree": 33}, "a tree of 33 drafts is larger than the model's context: use at most 32"),
-        ({"tree": 10**12, "drafter": None}, "a tree of 1000000000000 drafts is larger than the model's context"),
+        (
+            {"tree": 10**12, "drafter": None},
+            "a tree of 1000000000000 drafts is larger than the model's context",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(options, message):
     target = TableTarget()
-    options = {"drafter": drafting(0, 1, 2), "prompt": PROMPT, "max_new_tokens": 3, "sampling": GREEDY} | options
+    options = {
+        "drafter": drafting(0, 1, 2),
+        "prompt": PROMPT,
+        "max_new_tokens": 3,
+        "sampling": GREEDY,
+    } | options
     with pytest.raises(UserError, match=message) as caught:
         generate(target, **options)
     assert "\n" not in str(caught.value) and target.length == 0
@@ -371,13 +492,20 @@ def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_de
     drafter = TreeDrafting(TableTarget(5, context_length, seed if same else seed + 1))
     plain = generate(target, None, PROMPT, max_new_tokens=max_new_tokens, stop_tokens=stop)
     expected = list(plain)
-    run = generate(target, drafter, PROMPT, max_new_tokens=max_new_tokens, tree=nodes, stop_tokens=stop)
+    run = generate(
+        target, drafter, PROMPT, max_new_tokens=max_new_tokens, tree=nodes, stop_tokens=stop
+    )
     text = []
     for round_ in run.rounds():
         text += round_.tokens
-        assert target.cache == run.tokens[:-1], "the cache holds the committed tokens without the pending one"
+        assert target.cache == run.tokens[:-1], (
+            "the cache holds the committed tokens without the pending one"
+        )
         assert drafter.tokens == run.tokens == [*PROMPT, *text]
-        assert round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted] and len(round_.drafts) <= nodes
+        assert (
+            round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted]
+            and len(round_.drafts) <= nodes
+        )
     assert (text, run.reason) == (expected, plain.reason)
     counts = run.statistics
     assert counts.emitted == len(text)
@@ -386,14 +514,22 @@ def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_de
         assert counts.accepted == counts.drafted
 
 
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(0.6, top_k=2), SamplingParams(1.3, top_p=0.8)], ids=["plain", "top-k", "top-p"])
+@pytest.mark.parametrize(
+    "law",
+    [SamplingParams(), SamplingParams(0.6, top_k=2), SamplingParams(1.3, top_p=0.8)],
+    ids=["plain", "top-k", "top-p"],
+)
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
 def test_with_trees_the_law_of_sampled_text_is_exactly_the_targets(kind, law):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
 
     def text(rng):
         drafter = TreeDrafting(other, depth=2)
-        return tuple(Generation(target, drafter, np.array(PROMPT), kind(law, rng), 4, 2, Stop([0]), tree_nodes=3))
+        return tuple(
+            Generation(
+                target, drafter, np.array(PROMPT), kind(law, rng), 4, 2, Stop([0]), tree_nodes=3
+            )
+        )
 
     assert total_variation(every_outcome(text), exact_law(target, law, 4, [0])) <= 1e-12
 
@@ -401,8 +537,16 @@ def test_with_trees_the_law_of_sampled_text_is_exactly_the_targets(kind, law):
 @pytest.mark.parametrize("rule", ["shared-noise", "match"])
 def test_with_trees_the_same_seed_gives_the_text_of_plain_decoding(rule):
     for seed in range(25):
-        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
-        options = {"max_new_tokens": 20, "sampling": SamplingParams(0.9), "seed": seed, "rule": rule}
+        target, other = (
+            TableTarget(seed=seed, sharpness=1.0),
+            TableTarget(seed=seed + 1, sharpness=1.0),
+        )
+        options = {
+            "max_new_tokens": 20,
+            "sampling": SamplingParams(0.9),
+            "seed": seed,
+            "rule": rule,
+        }
         plain = list(generate(target, None, PROMPT, **options))
         for nodes, drafts in itertools.product([1, 3, 8], [other, target]):
             run = generate(target, TreeDrafting(drafts), PROMPT, tree=nodes, **options)
@@ -413,8 +557,17 @@ def test_with_trees_the_same_seed_gives_the_text_of_plain_decoding(rule):
 
 def test_processors_see_the_path_that_leads_to_a_row_of_a_tree():
     for seed, rule in itertools.product(range(10), ["shared-noise", "match"]):
-        target, other = TableTarget(seed=seed, sharpness=1.0), TableTarget(seed=seed + 1, sharpness=1.0)
-        options = {"max_new_tokens": 20, "sampling": SamplingParams(0.9), "seed": seed, "rule": rule, "logits_processors": [RepetitionPenalty(1.5)]}
+        target, other = (
+            TableTarget(seed=seed, sharpness=1.0),
+            TableTarget(seed=seed + 1, sharpness=1.0),
+        )
+        options = {
+            "max_new_tokens": 20,
+            "sampling": SamplingParams(0.9),
+            "seed": seed,
+            "rule": rule,
+            "logits_processors": [RepetitionPenalty(1.5)],
+        }
         plain = list(generate(target, None, PROMPT, **options))
         for drafts in (other, target):
             assert list(generate(target, TreeDrafting(drafts), PROMPT, tree=6, **options)) == plain

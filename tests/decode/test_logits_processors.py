@@ -22,12 +22,18 @@ PROMPT, VOCABULARY = [1, 0], 3
 def count_penalty(logits, text):
     """A processor of another kind: what stands in the text's last two places is less likely by how often it stands there."""
     rows = len(logits)
-    counts = [np.bincount(text[: len(text) - rows + 1 + row][-2:], minlength=logits.shape[1]) for row in range(rows)]
+    counts = [
+        np.bincount(text[: len(text) - rows + 1 + row][-2:], minlength=logits.shape[1])
+        for row in range(rows)
+    ]
     return logits - 1.5 * np.array(counts)
 
 
 KINDS = pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-PROCESSORS = {"repetition": [RepetitionPenalty(1.7)], "both": [RepetitionPenalty(0.6), count_penalty]}
+PROCESSORS = {
+    "repetition": [RepetitionPenalty(1.7)],
+    "both": [RepetitionPenalty(0.6), count_penalty],
+}
 
 
 def processed(logits_processors, logits, text):
@@ -58,8 +64,12 @@ def exact_law(target, law, logits_processors, length):
         longer = {}
         for text, probability in texts.items():
             prefix = [*PROMPT, *text]
-            row = law.probabilities(processed(logits_processors, target.logits(prefix), prefix)[None])[0]
-            longer |= {(*text, token): probability * share for token, share in enumerate(row) if share > 0}
+            row = law.probabilities(
+                processed(logits_processors, target.logits(prefix), prefix)[None]
+            )[0]
+            longer |= {
+                (*text, token): probability * share for token, share in enumerate(row) if share > 0
+            }
         texts = longer
     return texts
 
@@ -80,7 +90,9 @@ def all_at_once_drafter(other, depth):
     """Drafts as parallel heads do: several rows in one draw."""
 
     def function(tokens, wanted, rule):
-        drawn, scores = rule.draw(np.stack([other.logits([*tokens, index]) for index in range(wanted)]), 0)
+        drawn, scores = rule.draw(
+            np.stack([other.logits([*tokens, index]) for index in range(wanted)]), 0
+        )
         return drawn, scores
 
     return FunctionDrafter(function, depth)
@@ -102,38 +114,73 @@ class TreeDrafter(FunctionDrafter):
 
 def text_law(target, drafter, law, logits_processors, depth, length=4, kind=TokenRule, nodes=0):
     def text(rng):
-        rule = ProcessedRule(kind(law, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length)
-        return tuple(Generation(target, drafter, np.array(PROMPT), rule, length, depth, Stop(), tree_nodes=nodes))
+        rule = ProcessedRule(
+            kind(law, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length
+        )
+        return tuple(
+            Generation(
+                target, drafter, np.array(PROMPT), rule, length, depth, Stop(), tree_nodes=nodes
+            )
+        )
 
     return every_outcome(text)
 
 
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(0.7, top_k=2)], ids=["plain", "top-k"])
+@pytest.mark.parametrize(
+    "law", [SamplingParams(), SamplingParams(0.7, top_k=2)], ids=["plain", "top-k"]
+)
 @pytest.mark.parametrize("logits_processors", PROCESSORS.values(), ids=PROCESSORS)
-@pytest.mark.parametrize("drafts", [None, sampling_drafter, all_at_once_drafter], ids=["none", "chain", "parallel"])
+@pytest.mark.parametrize(
+    "drafts", [None, sampling_drafter, all_at_once_drafter], ids=["none", "chain", "parallel"]
+)
 @KINDS
 def test_drafted_text_has_exactly_the_processed_law(kind, law, logits_processors, drafts):
-    target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
-    found = text_law(target, drafts and drafts(other, 2), law, logits_processors, 2 if drafts else 0, kind=kind)
+    target, other = (
+        TableTarget(VOCABULARY, seed=1, sharpness=1.0),
+        TableTarget(VOCABULARY, seed=2, sharpness=1.0),
+    )
+    found = text_law(
+        target, drafts and drafts(other, 2), law, logits_processors, 2 if drafts else 0, kind=kind
+    )
     assert total_variation(found, exact_law(target, law, logits_processors, 4)) <= 1e-12
 
 
 @KINDS
-@given(seed=st.integers(0, 10**6), penalty=st.floats(0.3, 4), sharpness=st.sampled_from([0.5, 2.0]), depth=st.integers(1, 3))
+@given(
+    seed=st.integers(0, 10**6),
+    penalty=st.floats(0.3, 4),
+    sharpness=st.sampled_from([0.5, 2.0]),
+    depth=st.integers(1, 3),
+)
 @settings(max_examples=6)
-def test_under_any_penalty_drafted_text_has_the_penalized_law(kind, seed, penalty, sharpness, depth):
-    target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=sharpness) for one in range(2))
+def test_under_any_penalty_drafted_text_has_the_penalized_law(
+    kind, seed, penalty, sharpness, depth
+):
+    target, other = (
+        TableTarget(VOCABULARY, seed=seed + one, sharpness=sharpness) for one in range(2)
+    )
     logits_processors = [RepetitionPenalty(penalty)]
-    found = text_law(target, sampling_drafter(other, depth), SamplingParams(), logits_processors, depth, 3, kind)
-    assert total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+    found = text_law(
+        target, sampling_drafter(other, depth), SamplingParams(), logits_processors, depth, 3, kind
+    )
+    assert (
+        total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+    )
 
 
 @pytest.mark.parametrize("logits_processors", PROCESSORS.values(), ids=PROCESSORS)
 @KINDS
 def test_text_drafted_in_trees_has_exactly_the_processed_law(kind, logits_processors):
-    target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
-    found = text_law(target, TreeDrafter(other, 2), SamplingParams(), logits_processors, 2, 3, kind, nodes=3)
-    assert total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+    target, other = (
+        TableTarget(VOCABULARY, seed=1, sharpness=1.0),
+        TableTarget(VOCABULARY, seed=2, sharpness=1.0),
+    )
+    found = text_law(
+        target, TreeDrafter(other, 2), SamplingParams(), logits_processors, 2, 3, kind, nodes=3
+    )
+    assert (
+        total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+    )
 
 
 def accepted_on_average(kind, penalty, seed):
@@ -141,8 +188,15 @@ def accepted_on_average(kind, penalty, seed):
     target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=1.0) for one in range(2))
 
     def one_round(rng):
-        rule = ProcessedRule(kind(SamplingParams(), rng), [RepetitionPenalty(penalty)], np.array(PROMPT), len(PROMPT) + 4)
-        rounds = Generation(target, sampling_drafter(other, 2), np.array(PROMPT), rule, 4, 2, Stop()).rounds()
+        rule = ProcessedRule(
+            kind(SamplingParams(), rng),
+            [RepetitionPenalty(penalty)],
+            np.array(PROMPT),
+            len(PROMPT) + 4,
+        )
+        rounds = Generation(
+            target, sampling_drafter(other, 2), np.array(PROMPT), rule, 4, 2, Stop()
+        ).rounds()
         next(rounds)
         return next(rounds).accepted
 
@@ -162,17 +216,37 @@ def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law(kind):
         committed = text[: len(text) - len(logits) + 1]
         return np.concatenate([RepetitionPenalty(1.7)(row[None], committed) for row in logits])
 
-    target, other = TableTarget(VOCABULARY, seed=1, sharpness=1.0), TableTarget(VOCABULARY, seed=2, sharpness=1.0)
+    target, other = (
+        TableTarget(VOCABULARY, seed=1, sharpness=1.0),
+        TableTarget(VOCABULARY, seed=2, sharpness=1.0),
+    )
     found = text_law(target, sampling_drafter(other, 2), SamplingParams(), [blind], 2, kind=kind)
-    assert total_variation(found, exact_law(target, SamplingParams(), [RepetitionPenalty(1.7)], 4)) > 0.01
+    assert (
+        total_variation(found, exact_law(target, SamplingParams(), [RepetitionPenalty(1.7)], 4))
+        > 0.01
+    )
 
 
-@given(seed=st.integers(0, 500), temperature=st.sampled_from([0.0, 0.7]), name=st.sampled_from([*PROCESSORS]))
+@given(
+    seed=st.integers(0, 500),
+    temperature=st.sampled_from([0.0, 0.7]),
+    name=st.sampled_from([*PROCESSORS]),
+)
 def test_greedy_and_same_seed_text_is_the_same_with_and_without_drafts(seed, temperature, name):
     target, other = TableTarget(5, 40, seed, 1.0), TableTarget(5, 40, seed + 1, 1.0)
-    options = dict(max_new_tokens=25, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise", logits_processors=PROCESSORS[name])
+    options = dict(
+        max_new_tokens=25,
+        sampling=SamplingParams(temperature),
+        seed=seed,
+        rule="shared-noise",
+        logits_processors=PROCESSORS[name],
+    )
     plain = list(generate(target, None, PROMPT, **options))
-    for drafter in (sampling_drafter(other, 3), sampling_drafter(target, 4), all_at_once_drafter(other, 3)):
+    for drafter in (
+        sampling_drafter(other, 3),
+        sampling_drafter(target, 4),
+        all_at_once_drafter(other, 3),
+    ):
         assert list(generate(target, drafter, PROMPT, **options)) == plain
     if temperature == 0:
         tokens = list(PROMPT)

@@ -41,12 +41,17 @@ def pages(freed_memory: str) -> int:
     return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting"
+)
 def test_a_step_asks_the_system_for_no_page_that_the_last_step_had():
     assert pages("kept") < 100 < 500 < pages("given back")
 
 
-@pytest.mark.skipif(kernels.describe()[0] != "cpu", reason="Numba is missing: plain kernels keep packed weights decoded")
+@pytest.mark.skipif(
+    kernels.describe()[0] != "cpu",
+    reason="Numba is missing: plain kernels keep packed weights decoded",
+)
 @pytest.mark.parametrize("form", ["float32", "int4"])
 def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
     model = build_model(compare.recipes(preset("quick"))["mtp"], np.random.default_rng(0))
@@ -57,6 +62,13 @@ def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
         target, drafter = deploy(model)
         return Variant(form, target, drafter, drafter.max_depth)
 
-    sizes, needed = compare.MEASUREMENTS["quick"], weight_bytes(model) + deploy(model)[0].cache.nbytes
-    once, again = (peak_memory(build, np.arange(sizes.prompt), sizes.max_new_tokens) for _ in range(2))
-    assert needed <= again <= 1.2 * needed, f"{again / needed:.3f} times as much, and {once - again} bytes for loading kernels"
+    sizes, needed = (
+        compare.MEASUREMENTS["quick"],
+        weight_bytes(model) + deploy(model)[0].cache.nbytes,
+    )
+    once, again = (
+        peak_memory(build, np.arange(sizes.prompt), sizes.max_new_tokens) for _ in range(2)
+    )
+    assert needed <= again <= 1.2 * needed, (
+        f"{again / needed:.3f} times as much, and {once - again} bytes for loading kernels"
+    )

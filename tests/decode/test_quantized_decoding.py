@@ -31,14 +31,20 @@ from tests.strategies import tree_forms
 
 SPECS = {
     "a scale per token": QuantizationSpec(activations="int8-token"),
-    "three bits": QuantizationSpec("int3-ggml-signed-g32", "nf4-g32", "int3-ggml-signed-g32", "int8"),
+    "three bits": QuantizationSpec(
+        "int3-ggml-signed-g32", "nf4-g32", "int3-ggml-signed-g32", "int8"
+    ),
     "a cache of 8 bits": QuantizationSpec(cache="int8"),
     "a cache of 4 bits": QuantizationSpec(cache="int4"),
-    "everything": QuantizationSpec("int4-affine-channel", "int8-restricted-channel", "q4_1", "int8-token", cache="int4"),
+    "everything": QuantizationSpec(
+        "int4-affine-channel", "int8-restricted-channel", "q4_1", "int8-token", cache="int4"
+    ),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 each_kind = pytest.mark.parametrize("kind", KINDS)
-texts = st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=4, max_size=SHAPE.context_length)
+texts = st.lists(
+    st.integers(0, SHAPE.vocabulary_size - 1), min_size=4, max_size=SHAPE.context_length
+)
 
 
 def trained(spec, kind="token_conditioned", dtype=np.float64):
@@ -56,8 +62,12 @@ def test_decoding_says_what_the_training_forward_says(spec, text, pieces):
     runtime, logits = deploy(convert(model))[0], []
     for piece in [*pieces, *[1] * len(text)]:
         if runtime.length < len(text):
-            logits.append(runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits)
-    np.testing.assert_allclose(np.concatenate(logits), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+            logits.append(
+                runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits
+            )
+    np.testing.assert_allclose(
+        np.concatenate(logits), expected, rtol=0, atol=1e-10 * np.abs(expected).max()
+    )
 
 
 @each_spec
@@ -70,7 +80,9 @@ def test_a_tokens_bits_do_not_depend_on_what_it_is_fed_with(spec, text, pieces):
     found = []
     for piece in pieces:
         if runtime.length < len(text):
-            found.append(runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits)
+            found.append(
+                runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits
+            )
     assert np.concatenate(found).tobytes() == np.concatenate(expected).tobytes()
 
 
@@ -91,15 +103,22 @@ def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form,
         chain.truncate(3)
     runtime.keep(path)
     chain.forward(tree.tokens[path])
-    assert runtime.forward(np.array([1])).logits.tobytes() == chain.forward(np.array([1])).logits.tobytes()
+    assert (
+        runtime.forward(np.array([1])).logits.tobytes()
+        == chain.forward(np.array([1])).logits.tobytes()
+    )
 
 
 @each_spec
 @each_kind
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "law", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"]
+)
 def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
-    write = partial(generate, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3)
+    write = partial(
+        generate, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3
+    )
     alone = list(write(drafter=None))
     assert len(alone) == 16
     assert list(write(drafter=heads, draft_depth=DEPTH)) == alone
@@ -125,8 +144,13 @@ def test_the_cache_holds_what_few_bits_would_give_back(cache):
     model = trained(QuantizationSpec(cache=cache), dtype=np.float32)
     kernels.use("plain")
     try:
-        exact, rounded = (deploy(convert(each))[0] for each in (trained(QuantizationSpec(), dtype=np.float32), model))
-        first = np.array([3])  # a first token's keys and values come from nothing that was read from a cache
+        exact, rounded = (
+            deploy(convert(each))[0]
+            for each in (trained(QuantizationSpec(), dtype=np.float32), model)
+        )
+        first = np.array(
+            [3]
+        )  # a first token's keys and values come from nothing that was read from a cache
         exact.forward(first)
         rounded.forward(first)
     finally:
@@ -135,14 +159,29 @@ def test_the_cache_holds_what_few_bits_would_give_back(cache):
         written, wanted = getattr(rounded.cache, name), getattr(exact.cache, name)
         if name == "keys":  # (layers, heads, channels, context)
             written, wanted = written.transpose(0, 3, 1, 2), wanted.transpose(0, 3, 1, 2)
-        np.testing.assert_allclose(written[0, 0], rounded_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            written[0, 0], rounded_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"])
+@pytest.mark.parametrize(
+    "name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"]
+)
 def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied):
-    shape = ModelConfig(37, 8, num_layers=1, hidden_size=256, num_heads=4, num_kv_heads=2, intermediate_size=256, tied_embeddings=tied)
-    trunk = prepare(Transformer(shape, np.random.default_rng(0)), QuantizationSpec(name, name, name))
+    shape = ModelConfig(
+        37,
+        8,
+        num_layers=1,
+        hidden_size=256,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=256,
+        tied_embeddings=tied,
+    )
+    trunk = prepare(
+        Transformer(shape, np.random.default_rng(0)), QuantizationSpec(name, name, name)
+    )
     tokens = np.array([4, 0, 36, 4])
     with no_grad():
         expected = trunk.embedding(tokens[None]).data[0]
@@ -151,7 +190,9 @@ def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied)
 
 def test_models_that_kernels_know_take_all_their_rows_at_once():
     assert ModelRunner(convert(trained(QuantizationSpec())).trunk).rows_at_once
-    assert ModelRunner(convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk).rows_at_once
+    assert ModelRunner(
+        convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk
+    ).rows_at_once
     heads_only = convert(trained(QuantizationSpec(heads="int3-ggml-signed-g32")))
     assert ModelRunner(heads_only.trunk).rows_at_once and not deploy(heads_only)[0].rows_at_once
 
@@ -164,7 +205,11 @@ def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_t
     train(recipe, corpus, tmp_path / "run", report=lambda line: None)
     quantize(tmp_path / "run", tmp_path / "packed")
     texts = {
-        tuple(minimtp.generate(minimtp.load(tmp_path / name), "import ", max_new_tokens=16, draft=draft))
+        tuple(
+            minimtp.generate(
+                minimtp.load(tmp_path / name), "import ", max_new_tokens=16, draft=draft
+            )
+        )
         for name in ("run", "packed")
         for draft in ("heads", "none")
     }

@@ -18,17 +18,30 @@ from minimtp.quant.qat.modules import QuantizationSpec, prepare
 from tests.strategies import tree_forms
 
 needs_numba = pytest.mark.skipif(
-    kernels.describe()[0] != "cpu", reason="Numba is missing: plain products go through BLAS, whose bits vary"
+    kernels.describe()[0] != "cpu",
+    reason="Numba is missing: plain products go through BLAS, whose bits vary",
 )
 
-SHAPE = ModelConfig(vocabulary_size=40, context_length=24, num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=2, intermediate_size=96)
+SHAPE = ModelConfig(
+    vocabulary_size=40,
+    context_length=24,
+    num_layers=2,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=96,
+)
 TEXT = np.random.default_rng(3).integers(0, SHAPE.vocabulary_size, 24)
 
 
 def trunk(tied=True, dtype=np.float32):
-    model = Transformer(ModelConfig(**{**vars(SHAPE), "tied_embeddings": tied}), np.random.default_rng(0))
+    model = Transformer(
+        ModelConfig(**{**vars(SHAPE), "tied_embeddings": tied}), np.random.default_rng(0)
+    )
     noise = np.random.default_rng(1)  # nothing stays at its starting value of zero or one
-    map_parameters(model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype))
+    map_parameters(
+        model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype)
+    )
     return model
 
 
@@ -58,7 +71,9 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
     packed = round_to_nearest(model, QuantizationSpec())
     faked = prepare(model, QuantizationSpec())
     expected = faked.logits(faked.hidden(TEXT[None])).data[0]
-    np.testing.assert_allclose(feed(ModelRunner(packed), [24]), expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        feed(ModelRunner(packed), [24]), expected, rtol=0, atol=2e-4 * np.abs(expected).max()
+    )
 
 
 @needs_numba
@@ -81,7 +96,9 @@ def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_be
     runtime.forward(TEXT[12:20])
     runtime.truncate(6)
     again = runtime.forward(TEXT[6:10]).logits
-    np.testing.assert_allclose(again, feed(ModelRunner(trunk(dtype=np.float64)), [10])[6:], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        again, feed(ModelRunner(trunk(dtype=np.float64)), [10])[6:], rtol=0, atol=1e-12
+    )
 
 
 def test_a_model_in_training_for_4_bits_has_to_be_converted_first():
@@ -96,13 +113,21 @@ def test_tokens_beyond_the_context_are_an_error():
         runtime.forward(TEXT[:8])
 
 
-@pytest.mark.parametrize("kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", *ROUNDED))])
+@pytest.mark.parametrize(
+    "kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", *ROUNDED))]
+)
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
 @settings(max_examples=25)
-def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(kind, forms, seed):
+def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(
+    kind, forms, seed
+):
     """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere up to rounding."""
     runtime, chain, random = decoder(kind), decoder(kind), np.random.default_rng(seed)
-    equal = np.testing.assert_array_equal if kind != "float64" else partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    equal = (
+        np.testing.assert_array_equal
+        if kind != "float64"
+        else partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    )
     for model in (runtime, chain):
         model.forward(TEXT[:3])
     for form in forms:

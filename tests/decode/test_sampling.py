@@ -12,9 +12,9 @@ from minimtp.decode.sampling import GREEDY, GumbelNoise, SamplingParams, SeededR
 from minimtp.errors import UserError
 
 # Quarters, so that ties are common and exact.
-LOGITS = arrays.arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(1, 7)), elements=st.integers(-12, 12)).map(
-    lambda array: array / 4
-)
+LOGITS = arrays.arrays(
+    np.float64, st.tuples(st.integers(1, 3), st.integers(1, 7)), elements=st.integers(-12, 12)
+).map(lambda array: array / 4)
 PROPERTIES = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 1.7]),
@@ -30,7 +30,9 @@ def law_by_definition(logits, law):
         return [float(token == ranked[0]) for token in range(len(logits))]
     if law.top_k:
         ranked = ranked[: law.top_k]
-    weight = {token: math.exp((logits[token] - logits[ranked[0]]) / law.temperature) for token in ranked}
+    weight = {
+        token: math.exp((logits[token] - logits[ranked[0]]) / law.temperature) for token in ranked
+    }
     total, mass, kept = sum(weight.values()), 0.0, []
     for token in ranked:
         if mass < law.top_p * (1 - 1e-14):  # a sum of floats may fall short of the top_p it equals
@@ -43,7 +45,9 @@ def law_by_definition(logits, law):
 @given(LOGITS, st.sampled_from([0.0, -700.0, 700.0]))
 def test_a_softmax_is_exponentials_over_their_sum_wherever_the_scores_lie(own, scores, shift):
     expected = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(own(softmax)(scores + shift), expected, rtol=1e-12)  # the shift itself rounds to 1e-13
+    np.testing.assert_allclose(
+        own(softmax)(scores + shift), expected, rtol=1e-12
+    )  # the shift itself rounds to 1e-13
 
 
 def test_a_softmax_is_float64_and_gives_nothing_to_a_score_of_minus_infinity(own):
@@ -80,8 +84,14 @@ def test_the_rows_of_a_law_do_not_depend_on_one_another(own, logits, law):
 def test_top_k_comes_before_top_p_and_is_renormalised_in_between(own):
     logits = np.log([[0.4, 0.3, 0.2, 0.1]])
     # Of the two that top-k keeps, 0.4 / 0.7 = 0.57 is not yet 0.6. Without renormalising, or with top-p first, three survive.
-    np.testing.assert_allclose(own(SamplingParams)(top_k=2, top_p=0.6).probabilities(logits), [[4 / 7, 3 / 7, 0, 0]], atol=1e-15)
-    np.testing.assert_allclose(own(SamplingParams)(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(
+        own(SamplingParams)(top_k=2, top_p=0.6).probabilities(logits),
+        [[4 / 7, 3 / 7, 0, 0]],
+        atol=1e-15,
+    )
+    np.testing.assert_allclose(
+        own(SamplingParams)(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15
+    )
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
@@ -95,24 +105,39 @@ def test_a_small_temperature_approaches_greedy_without_overflow(temperature):
     logits = np.array([[1.0, 3.0, -2.0], [0.0, -1.0, -500.0]])
     with np.errstate(all="raise", under="ignore"):
         np.testing.assert_array_equal(
-            SamplingParams(temperature=temperature).probabilities(logits), GREEDY.probabilities(logits)
+            SamplingParams(temperature=temperature).probabilities(logits),
+            GREEDY.probabilities(logits),
         )
 
 
 @given(LOGITS, PROPERTIES)
 def test_the_law_of_float32_logits_is_that_of_float64_up_to_their_precision(logits, law):
     np.testing.assert_allclose(
-        law.probabilities(logits.astype(np.float32)), law.probabilities(logits), rtol=2e-5, atol=1e-12
+        law.probabilities(logits.astype(np.float32)),
+        law.probabilities(logits),
+        rtol=2e-5,
+        atol=1e-12,
     )
 
 
 def test_a_masked_logit_is_never_drawn_and_huge_logits_do_not_overflow():
-    probabilities = SamplingParams().probabilities(np.array([[-np.inf, 1e30, 1e30], [0.0, -np.inf, -1e30]], np.float32))
+    probabilities = SamplingParams().probabilities(
+        np.array([[-np.inf, 1e30, 1e30], [0.0, -np.inf, -1e30]], np.float32)
+    )
     np.testing.assert_array_equal(probabilities, [[0, 0.5, 0.5], [1, 0, 0]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("law", [GREEDY, SamplingParams(), SamplingParams(top_k=2), SamplingParams(top_p=0.5), SamplingParams(top_k=2, top_p=0.5)])
+@pytest.mark.parametrize(
+    "law",
+    [
+        GREEDY,
+        SamplingParams(),
+        SamplingParams(top_k=2),
+        SamplingParams(top_p=0.5),
+        SamplingParams(top_k=2, top_p=0.5),
+    ],
+)
 @pytest.mark.parametrize("place", [0, 3])
 def test_logits_that_are_no_numbers_are_refused(law, place, bad):
     """A NaN is smaller than any number where it is sorted, so what keeps the largest would hide it."""
@@ -152,7 +177,9 @@ def test_a_setting_out_of_range_is_one_sentence_to_the_user(settings, message):
 def within_chance(counts, law):
     """Chi-square below its mean plus five standard deviations, for counts drawn from the law."""
     expected = counts.sum() * law
-    return (((counts - expected) ** 2 / expected).sum() - (len(law) - 1)) / math.sqrt(2 * (len(law) - 1)) < 5
+    return (((counts - expected) ** 2 / expected).sum() - (len(law) - 1)) / math.sqrt(
+        2 * (len(law) - 1)
+    ) < 5
 
 
 def test_dice_choose_tokens_with_the_laws_frequencies_and_never_one_without_mass():
@@ -168,7 +195,9 @@ def test_dice_draw_tokens_from_scores_with_the_laws_frequencies():
     tokens = np.concatenate([rng.draw(scores) for _ in range(10_000)]).reshape(-1, 2)
     for column, expected in ((tokens[:, 0], law), (tokens[:, 1], law[::-1])):
         counts = np.bincount(column, minlength=4)
-        assert not counts[expected == 0].any() and within_chance(counts[expected > 0], expected[expected > 0])
+        assert not counts[expected == 0].any() and within_chance(
+            counts[expected > 0], expected[expected > 0]
+        )
     pairs = np.bincount(4 * tokens[:, 0] + tokens[:, 1], minlength=16)
     expected = np.outer(law, law[::-1]).ravel()
     assert within_chance(pairs[expected > 0], expected[expected > 0])
@@ -180,8 +209,12 @@ def test_dice_draw_distinct_tokens_one_after_another_from_what_is_left_of_the_la
         scores = np.log(law) + 3
     pairs = np.array([rng.draw_distinct(scores, 2) for _ in range(10_000)])
     counts = np.bincount(4 * pairs[:, 0] + pairs[:, 1], minlength=16).reshape(4, 4)
-    expected = np.array([[0 if i == j else law[i] * law[j] / (1 - law[i]) for j in range(4)] for i in range(4)])
-    assert not counts[expected == 0].any() and within_chance(counts[expected > 0], expected[expected > 0])
+    expected = np.array(
+        [[0 if i == j else law[i] * law[j] / (1 - law[i]) for j in range(4)] for i in range(4)]
+    )
+    assert not counts[expected == 0].any() and within_chance(
+        counts[expected > 0], expected[expected > 0]
+    )
     assert {tuple(sorted(rng.draw_distinct(scores, 4))) for _ in range(20)} == {(0, 2, 3)}
 
 
@@ -202,7 +235,10 @@ def test_noise_draws_from_the_law_and_independently_at_neighbouring_positions():
     assert within_chance(pairs, np.outer(law, law).ravel())
 
 
-@given(st.integers(0, 2**64 - 1), st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5))
+@given(
+    st.integers(0, 2**64 - 1),
+    st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5),
+)
 def test_the_noise_of_a_position_does_not_depend_on_what_was_asked_before(seed, questions):
     noise = GumbelNoise(seed, 3)
     answers = [noise.rows(position, count) for position, count in questions]

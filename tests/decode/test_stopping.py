@@ -20,7 +20,9 @@ def spell(tokens):
 def first_end(tokens, stop_tokens, strings):
     """How many tokens stand, by trying every prefix from the shortest on."""
     for count in range(1, len(tokens) + 1):
-        if tokens[count - 1] in stop_tokens or any(string in spell(tokens[:count]) for string in strings):
+        if tokens[count - 1] in stop_tokens or any(
+            string in spell(tokens[:count]) for string in strings
+        ):
             return count
     return None
 
@@ -71,7 +73,11 @@ def test_stop_strings_cut_drafted_text_where_they_cut_plain_text(seed, strings, 
 
 def test_the_prompt_does_not_count_as_having_said_a_stop_string():
     target = TableTarget(5, 16, 3)
-    text = list(generate(target, None, [0, 1, 0], max_new_tokens=8, stop_strings=["abab"], decode_bytes=spell))
+    text = list(
+        generate(
+            target, None, [0, 1, 0], max_new_tokens=8, stop_strings=["abab"], decode_bytes=spell
+        )
+    )
     expected = greedy_text(target, [0, 1, 0], 8)
     assert text == expected[: first_end(expected, (), [b"abab"])]
 
@@ -81,7 +87,9 @@ def test_nothing_is_drafted_behind_a_stop_string():
     drafter = FunctionDrafter(lambda tokens, wanted, rule: ([0, 1, 0, 0][:wanted], None), 4)
     run = generate(target, drafter, [3], max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell)
     rounds = list(run.rounds())
-    assert all(spell(round_.drafts).find(b"ab") in (-1, len(spell(round_.drafts)) - 2) for round_ in rounds)
+    assert all(
+        spell(round_.drafts).find(b"ab") in (-1, len(spell(round_.drafts)) - 2) for round_ in rounds
+    )
 
 
 def test_a_stop_string_may_hold_bytes_that_are_no_text():

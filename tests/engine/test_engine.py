@@ -52,12 +52,18 @@ SAMPLES = {
     "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1), normal(2, 2)]),
     "MatMul": (ops.MatMul, [normal(5, 2, 3), normal(3, 4)]),
     "LinearProduct": (fused.LinearProduct, [normal(2, 3, 4), normal(5, 4)]),
-    "EmbeddingLookup": (lambda: fused.EmbeddingLookup(np.array([[0, 2, 2], [1, 0, 2]])), [normal(4, 3)]),
+    "EmbeddingLookup": (
+        lambda: fused.EmbeddingLookup(np.array([[0, 2, 2], [1, 0, 2]])),
+        [normal(4, 3)],
+    ),
     "RMSNormalize": (lambda: fused.RMSNormalize(1e-5), [normal(2, 3, 8), normal(8)]),
     "GatedUpdate": (fused.GatedUpdate, [normal(2, 3, 4), normal(2, 3, 8)]),
     "SwiGLU": (fused.SwiGLU, [normal(2, 3, 8)]),
     "CausalAttention": (lambda: fused.CausalAttention(4, 2, *ANGLES), [normal(2, 5, 8 * 4)]),
-    "SoftCrossEntropy": (lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])), [3 * normal(2, 3)]),
+    "SoftCrossEntropy": (
+        lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])),
+        [3 * normal(2, 3)],
+    ),
     "CrossEntropy": (lambda: fused.CrossEntropy(np.array([0, 3, -1, 2])), [3 * normal(4, 5)]),
 }
 ANGLES = angles(5, 4)
@@ -66,7 +72,9 @@ DERIVATIVES = sorted(name for name, op in OURS.items() if not op.straight_throug
 
 
 def test_every_registered_operation_has_a_sample():
-    assert set(DERIVATIVES) <= set(SAMPLES), "an operation has no sample for the gradient check: add one to SAMPLES"
+    assert set(DERIVATIVES) <= set(SAMPLES), (
+        "an operation has no sample for the gradient check: add one to SAMPLES"
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -86,9 +94,13 @@ def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
 
 def test_attentions_gradient_does_not_depend_on_how_its_products_lie_in_memory(monkeypatch):
     make, inputs = SAMPLES["CausalAttention"]
-    scattered = SimpleNamespace(**vars(plain) | {"product": lambda a, b: np.asfortranarray(plain.product(a, b))})
+    scattered = SimpleNamespace(
+        **vars(plain) | {"product": lambda a, b: np.asfortranarray(plain.product(a, b))}
+    )
     monkeypatch.setattr(fused.kernels, "for_array", lambda x: scattered)
-    check_gradients(lambda *tensors: make().apply(*tensors), inputs, name="attention of scattered products")
+    check_gradients(
+        lambda *tensors: make().apply(*tensors), inputs, name="attention of scattered products"
+    )
 
 
 def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_received():
@@ -100,26 +112,40 @@ def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_re
         def backward(self, gradient):
             return gradient * self.a  # the 2 is missing
 
-    with pytest.raises(AssertionError, match=r"wrong square: gradient of input 0 at \(\d,\): expected .*, got"):
+    with pytest.raises(
+        AssertionError, match=r"wrong square: gradient of input 0 at \(\d,\): expected .*, got"
+    ):
         check_gradients(lambda a: WrongSquare().apply(a), [normal(4)], name="wrong square")
 
 
 def test_division_divides_and_obeys_the_quotient_rule(own):
     make, inputs = SAMPLES["Divide"]
-    np.testing.assert_allclose(own(ops.Divide)().forward(*inputs), inputs[0] / inputs[1], rtol=1e-15)
+    np.testing.assert_allclose(
+        own(ops.Divide)().forward(*inputs), inputs[0] / inputs[1], rtol=1e-15
+    )
     check_gradients(lambda a, b: own(ops.Divide)().apply(a, b), inputs, name="Divide")
-    check_gradients(lambda a, b: own(ops.Divide)().apply(a, b), [normal(2), normal(2) - 4.0], name="Divide by negatives")
+    check_gradients(
+        lambda a, b: own(ops.Divide)().apply(a, b),
+        [normal(2), normal(2) - 4.0],
+        name="Divide by negatives",
+    )
 
 
 def test_silu_is_x_times_its_sigmoid_and_obeys_the_product_rule(own):
     x = np.linspace(-6.0, 6.0, 13)
-    np.testing.assert_allclose(own(ops.SiLU)().forward(x), x / (1.0 + np.exp(-x)), rtol=0, atol=2e-15)  # a few roundings of 6
+    np.testing.assert_allclose(
+        own(ops.SiLU)().forward(x), x / (1.0 + np.exp(-x)), rtol=0, atol=2e-15
+    )  # a few roundings of 6
     check_gradients(lambda a: own(ops.SiLU)().apply(a), [x], name="SiLU")
 
 
 def test_silu_does_not_overflow_far_from_zero(own):
     with np.errstate(over="raise", invalid="raise"):
-        np.testing.assert_allclose(own(ops.SiLU)().forward(np.array([-1000.0, 0.0, 1000.0])), [0.0, 0.0, 1000.0], atol=1e-300)
+        np.testing.assert_allclose(
+            own(ops.SiLU)().forward(np.array([-1000.0, 0.0, 1000.0])),
+            [0.0, 0.0, 1000.0],
+            atol=1e-300,
+        )
 
 
 @given(arrays.broadcastable_shapes((2, 3, 4), min_dims=0, max_side=4), st.integers(0, 2**32))
@@ -129,14 +155,22 @@ def test_undoing_a_broadcast_gives_every_input_the_gradients_of_all_its_copies(o
     change = random.standard_normal(shape)
     gradient = random.standard_normal(np.broadcast_shapes(shape, (2, 3, 4)))
     result = own(tensor_module._undo_broadcasting)(gradient, shape)
-    assert result.shape == shape, f"an input of shape {shape} needs a gradient of that shape, got {result.shape}"
+    assert result.shape == shape, (
+        f"an input of shape {shape} needs a gradient of that shape, got {result.shape}"
+    )
     expected = float((gradient * change).sum())
     assert float((result * change).sum()) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_operators_agree_with_their_operations_on_gradients():
-    check_gradients(lambda a, b: (2.0 - a) / (b * b + 1.0) - 3.0 * a**2 + (1.0 / (b * b + 2.0)), [normal(3), normal(3)])
-    check_gradients(lambda a, b: (a @ b)[0].reshape(2, 2).transpose(1, 0).sum(axis=1), [normal(3, 2), normal(2, 4)])
+    check_gradients(
+        lambda a, b: (2.0 - a) / (b * b + 1.0) - 3.0 * a**2 + (1.0 / (b * b + 2.0)),
+        [normal(3), normal(3)],
+    )
+    check_gradients(
+        lambda a, b: (a @ b)[0].reshape(2, 2).transpose(1, 0).sum(axis=1),
+        [normal(3, 2), normal(2, 4)],
+    )
     check_gradients(lambda a: a.mean() * a, [normal(3, 2)])
 
 
@@ -234,7 +268,11 @@ class Pair(Module):
 
 
 def test_parameters_are_found_in_attributes_and_lists_and_shared_ones_once():
-    assert [name for name, _ in Pair().named_parameters()] == ["bias", "first.weight", "others.0.weight"]
+    assert [name for name, _ in Pair().named_parameters()] == [
+        "bias",
+        "first.weight",
+        "others.0.weight",
+    ]
 
 
 def test_replacing_a_module_replaces_it_wherever_it_stands():
@@ -251,7 +289,9 @@ def test_a_replaced_module_is_freed_without_the_garbage_collector():
         pair = replicate(Pair())
         watch = weakref.ref(pair.first.weight.data)
         watch_module = weakref.ref(pair.others[0])
-        replace_modules(pair, lambda name, module: Linear(1, 1, rng) if isinstance(module, Linear) else None)
+        replace_modules(
+            pair, lambda name, module: Linear(1, 1, rng) if isinstance(module, Linear) else None
+        )
         assert watch_module() is None
         assert watch() is None
     finally:
@@ -311,7 +351,9 @@ def test_groups_lie_together_cover_everything_and_are_clipped_by_their_own_norm(
     flat = FlatParameters(pair, apart=("first",))
     assert [name for name in flat.places] == ["bias", "others.0.weight", "first.weight"]
     assert flat.groups == [slice(0, 10), slice(10, 22)]
-    optimizer = AdamW(flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0)  # so large an eps makes Adam linear
+    optimizer = AdamW(
+        flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0
+    )  # so large an eps makes Adam linear
     before = flat.data.copy()
     flat.gradients[:10] = 0.01
     flat.gradients[10:] = 100.0
@@ -331,7 +373,11 @@ def test_adamw_finds_the_minimum_and_resumes_with_the_same_numbers():
         for _ in range(steps):
             flat.gradients[...] = flat.data - 1.0
             optimizer.step(0.05)
-        return flat.data.copy(), {name: array.copy() for name, array in optimizer.state().items()}, optimizer.steps
+        return (
+            flat.data.copy(),
+            {name: array.copy() for name, array in optimizer.state().items()},
+            optimizer.steps,
+        )
 
     assert np.abs(train(400)[0] - 1.0).max() < 1e-2
     assert np.array_equal(train(10)[0], train(6, train(4))[0])
@@ -340,7 +386,9 @@ def test_adamw_finds_the_minimum_and_resumes_with_the_same_numbers():
 def test_clipping_scales_the_gradient_to_the_given_norm():
     pair = Pair()
     flat = FlatParameters(pair)
-    optimizer = AdamW(flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0)  # so large an eps makes Adam linear
+    optimizer = AdamW(
+        flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0
+    )  # so large an eps makes Adam linear
     flat.gradients[...] = 1.0
     before = flat.data.copy()
     norm = optimizer.step(1.0, clip=0.5)

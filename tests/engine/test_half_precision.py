@@ -18,7 +18,13 @@ from minimtp.quant import packing
 from minimtp.quant.grids.registry import F16, MASKS, grid_named
 from minimtp.quant.packed import PackedMatrix, bits_per_weight, stored_arrays
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training, round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec, convert, make_room_for_learned_steps, prepare, restore
+from minimtp.quant.qat.modules import (
+    QuantizationSpec,
+    convert,
+    make_room_for_learned_steps,
+    prepare,
+    restore,
+)
 from tests.test_on_gpu import choose_kernels, model_with, moved, parted_at_a_tie  # noqa: F401  (the first is a fixture)
 from tests.tolerances import COMPARISONS, assert_close
 
@@ -30,16 +36,25 @@ def _weights(seed):
     """Float16 numbers of every size, and numbers beside and halfway between them."""
     rng = np.random.default_rng(seed)
     halves = rng.integers(0, 0x7BFF, (3, 8)).astype(np.uint16)
-    below, above = (bits.view(np.float16).astype(np.float32) for bits in (halves, halves + np.uint16(1)))
+    below, above = (
+        bits.view(np.float16).astype(np.float32) for bits in (halves, halves + np.uint16(1))
+    )
     above[~np.isfinite(above)] = F16.largest_magnitude
-    parts = [below, (below + above) / 2, np.nextafter(below, above), rng.standard_normal((3, 8)).astype(np.float32)]
+    parts = [
+        below,
+        (below + above) / 2,
+        np.nextafter(below, above),
+        rng.standard_normal((3, 8)).astype(np.float32),
+    ]
     return np.concatenate(parts, axis=1) * rng.choice([-1, 1], (3, 32)).astype(np.float32)
 
 
 def halved(model):
     """The model with every matrix rounded to float16 and kept as float32: what a packed one has to compute."""
     copy = replicate(model)
-    map_parameters(copy, lambda a: a.astype(np.float16).astype(np.float32) if a.ndim == 2 else a.copy())
+    map_parameters(
+        copy, lambda a: a.astype(np.float16).astype(np.float32) if a.ndim == 2 else a.copy()
+    )
     return copy
 
 
@@ -86,12 +101,16 @@ def test_methods_that_choose_scales_have_none_to_choose(method):
 @pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
 def test_there_is_no_step_to_learn(scales):
     with pytest.raises(UserError, match="f16"):
-        make_room_for_learned_steps(model_with("none"), QuantizationSpec("f16", "f16", "f16", scales=scales))
+        make_room_for_learned_steps(
+            model_with("none"), QuantizationSpec("f16", "f16", "f16", scales=scales)
+        )
 
 
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
-    x, weight = (np.random.default_rng(seed).standard_normal((5, 24)).astype(np.float32) for seed in (0, 1))
+    x, weight = (
+        np.random.default_rng(seed).standard_normal((5, 24)).astype(np.float32) for seed in (0, 1)
+    )
     matrix = PackedMatrix(grid_named("f16"), packing.quantize(F16, weight), activations)
     kernel = kernels.for_array(x)
     assert matrix.activations == "none" and matrix.has_a_kernel(kernel)
@@ -109,7 +128,9 @@ def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays(
     assert 16 < bits_per_weight(packed) < 16.5  # the norms are float32
     again = restore(model_with("token_conditioned", seed=9), HALVES, stored_arrays(packed))
     tokens = np.arange(12).reshape(1, 12)
-    logits = [trunk.logits(trunk.hidden(tokens)).data.tobytes() for trunk in (again.trunk, packed.trunk)]
+    logits = [
+        trunk.logits(trunk.hidden(tokens)).data.tobytes() for trunk in (again.trunk, packed.trunk)
+    ]
     assert logits[0] == logits[1]
 
 
@@ -131,14 +152,21 @@ def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
     for form in (round_to_nearest(model, HALVES), halved(model)):
         target, drafter = deploy(form)
         for law in (SamplingParams(0.0), SamplingParams(0.8)):
-            generation = generate(target, drafter, [3, 1, 4], max_new_tokens=16, sampling=law, seed=1)
+            generation = generate(
+                target, drafter, [3, 1, 4], max_new_tokens=16, sampling=law, seed=1
+            )
             texts.append(list(generation))
     assert target.rows_at_once and texts[:2] == texts[2:]
 
 
 @pytest.mark.usefixtures("cuda_sources")
 @settings(max_examples=8)
-@given(rows=st.integers(1, 40), outputs=st.integers(1, 50), columns=st.integers(1, 70), seed=st.integers(0, 2**32))
+@given(
+    rows=st.integers(1, 40),
+    outputs=st.integers(1, 50),
+    columns=st.integers(1, 70),
+    seed=st.integers(0, 2**32),
+)
 def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outputs, columns, seed):
     """Also of rows that no load of 16 bytes divides."""
     from minimtp.kernels import cuda
@@ -155,21 +183,31 @@ def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outpu
     out = device.xp.ones((rows, outputs), np.float32)
     cuda_products.add_linear(there, prepared, out)
     assert_close(out, 1 + expected, COMPARISONS["product"], size + 1)
-    assert_close(plain.linear(there, plain.prepare_f16(packed)), expected, COMPARISONS["product"], size)
+    assert_close(
+        plain.linear(there, plain.prepare_f16(packed)), expected, COMPARISONS["product"], size
+    )
 
 
 @pytest.mark.parametrize("choice", ["plain", "auto"])
 @pytest.mark.parametrize("kind", ["none", "token_conditioned"])
-def test_decoding_with_halves_reads_on_the_device_as_on_the_host(device, choose_kernels, kind, choice):  # noqa: F811
+def test_decoding_with_halves_reads_on_the_device_as_on_the_host(
+    device, choose_kernels, kind, choice
+):  # noqa: F811
     choose_kernels(choice, device)
     model = round_to_nearest(model_with(kind), HALVES)
     host, host_drafter = deploy(model)
     target, drafter = deploy(round_to_nearest(moved(model_with(kind), device), HALVES))
     if choice == "auto":
-        assert target._trunk.output.kind == "f16" and target._trunk.blocks[0].qkv.weight.dtype == np.float16
+        assert (
+            target._trunk.output.kind == "f16"
+            and target._trunk.blocks[0].qkv.weight.dtype == np.float16
+        )
     for law in (SamplingParams(0.0), SamplingParams(0.8)):
         both = (host, host_drafter), (target, drafter)
-        runs = [generate(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2) for t, d in both]
+        runs = [
+            generate(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2)
+            for t, d in both
+        ]
         for run in runs:
             list(run)
         if law.greedy:

@@ -17,7 +17,10 @@ from tests.test_on_gpu import text
 from tests.tolerances import COMPARISONS, assert_close, factors_rounded_to
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
-few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+few = settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 SHORT = [precision for precision in PRECISIONS if precision != "float32"]
 
 
@@ -32,13 +35,22 @@ def bfloat16(x):
 @few
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 def test_bfloat16_is_the_nearest_number_of_eight_bits_and_even_at_ties(device, bits):
-    x = np.array([*bits, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x3F808000, 0x3F818000], np.uint32).view(np.float32)
-    assert to_numpy(cuda_matrix.rounded(device.xp.asarray(x), "bfloat16")).tolist() == bfloat16(x).tolist()
+    x = np.array(
+        [*bits, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x3F808000, 0x3F818000], np.uint32
+    ).view(np.float32)
+    assert (
+        to_numpy(cuda_matrix.rounded(device.xp.asarray(x), "bfloat16")).tolist()
+        == bfloat16(x).tolist()
+    )
 
 
 @pytest.mark.parametrize("precision", SHORT)
 @few
-@given(sizes=st.tuples(*[st.integers(1, 20)] * 3), flips=st.tuples(*[st.booleans()] * 2), seed=st.integers(0, 2**32))
+@given(
+    sizes=st.tuples(*[st.integers(1, 20)] * 3),
+    flips=st.tuples(*[st.booleans()] * 2),
+    seed=st.integers(0, 2**32),
+)
 def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes, flips, seed):
     (m, k, n), rng = sizes, np.random.default_rng(seed)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n)))
@@ -46,7 +58,9 @@ def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes,
     mine = [there(x.T).T if flip else there(x) for x, flip in zip((a, b), flips, strict=True)]
     with products_in(precision, device):
         found = product(factor(mine[0]), factor(mine[1]))
-        again = product(factor(device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]), factor(mine[1]))  # rows apart
+        again = product(
+            factor(device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]), factor(mine[1])
+        )  # rows apart
     assert found.dtype == np.float32 and found.shape == (m, n)
     magnitude = np.abs(a).astype(np.float64) @ np.abs(b)
     bound = factors_rounded_to(precision, k, magnitude)
@@ -58,7 +72,10 @@ def test_outside_a_training_step_products_are_those_of_float32(device):
     x = device.xp.asarray(np.full((2, 2), 1 + 2.0**-20, np.float32))
     with products_in("bfloat16", device):
         assert to_numpy(product(factor(x), factor(x)))[0, 0] == 2
-        assert device.xp.cuda.cublas.getMathMode(device.xp.cuda.device.get_cublas_handle()) == cuda_matrix.MATH_TF32
+        assert (
+            device.xp.cuda.cublas.getMathMode(device.xp.cuda.device.get_cublas_handle())
+            == cuda_matrix.MATH_TF32
+        )
     assert factor(x) is x and to_numpy(product(x, x))[0, 0] > 2
     assert device.xp.cuda.cublas.getMathMode(device.xp.cuda.device.get_cublas_handle()) == 0
 
@@ -67,7 +84,15 @@ def trained(device, steps=6, **changes):
     recipe = presets.preset("tiny", tokens=steps * 4 * 32, **changes)
     trainer, corpus = Trainer(recipe, None, device, 1), text()
     losses = [
-        trainer.advance(corpus.batch(i, seed=0, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=recipe.draft_depth))[0]
+        trainer.advance(
+            corpus.batch(
+                i,
+                seed=0,
+                batch_size=recipe.batch_size,
+                context_length=recipe.context_length,
+                depth=recipe.draft_depth,
+            )
+        )[0]
         for i in range(steps)
     ]
     trainer.close()
@@ -76,9 +101,21 @@ def trained(device, steps=6, **changes):
 
 @pytest.mark.parametrize("precision", SHORT)
 @pytest.mark.parametrize(
-    "changes", [{}, {"heads": "token_conditioned", "draft_depth": 2, "quantization": "qat", "quantize_from": 0.5}], ids=str
+    "changes",
+    [
+        {},
+        {
+            "heads": "token_conditioned",
+            "draft_depth": 2,
+            "quantization": "qat",
+            "quantize_from": 0.5,
+        },
+    ],
+    ids=str,
 )
-def test_training_with_fewer_bits_follows_training_in_float32(device, monkeypatch, precision, changes):
+def test_training_with_fewer_bits_follows_training_in_float32(
+    device, monkeypatch, precision, changes
+):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     _, expected = trained(choose_device("cpu"), **changes)
     trainer, found = trained(device, precision=precision, **changes)
@@ -92,7 +129,9 @@ def test_training_with_fewer_bits_follows_training_in_float32(device, monkeypatc
 def test_a_step_whose_gradients_overflow_is_computed_again_with_half_the_scale(device, monkeypatch):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     with monkeypatch.context() as changed:
-        changed.setattr("minimtp.training.loss_scale.FIRST", 2.0**24)  # a loss's gradient, 1/128 of it, is beyond float16
+        changed.setattr(
+            "minimtp.training.loss_scale.FIRST", 2.0**24
+        )  # a loss's gradient, 1/128 of it, is beyond float16
         trainer, losses = trained(device, precision="float16")
     assert 1 < trainer.loss_scale.value < 2.0**24
     assert np.isfinite(losses).all() and trainer.step == trainer.optimizer.steps == 6
@@ -129,7 +168,22 @@ def test_a_checkpoint_keeps_the_scale(device, monkeypatch):
 @pytest.mark.parametrize("precision", SHORT)
 def test_the_cpu_refuses_fewer_bits_in_one_sentence_and_writes_nothing(tmp_path, capsys, precision):
     out = tmp_path / "run"
-    assert main(["train", "--preset", "tiny", "--device", "cpu", "--precision", precision, "--out", str(out)]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "--preset",
+                "tiny",
+                "--device",
+                "cpu",
+                "--precision",
+                precision,
+                "--out",
+                str(out),
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"precision {precision} needs a GPU" in said
     assert not out.exists()

@@ -32,23 +32,53 @@ from minimtp.training.presets import preset
 from tests.strategies import models
 
 BYTES = ByteTokenizer()
-needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs the extra interop (gguf)")
+needs_gguf = pytest.mark.skipif(
+    importlib.util.find_spec("gguf") is None, reason="needs the extra interop (gguf)"
+)
 needs_tokenizers = pytest.mark.skipif(
     importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"
 )
 needs_llama = pytest.mark.skipif(
-    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed: no second opinion"
+    importlib.util.find_spec("llama_cpp") is None,
+    reason="llama-cpp-python is not installed: no second opinion",
 )
-unusual_texts = st.one_of(st.text(), st.text(" \n\t\r'sdrevlm1a\u2581\u00a0\ufeff\u00e9\u0301\U0001f389\0"))
+unusual_texts = st.one_of(
+    st.text(), st.text(" \n\t\r'sdrevlm1a\u2581\u00a0\ufeff\u00e9\u0301\U0001f389\0")
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A poem, and runs that learned it: in full precision with heads, and through rounding."""
     folder = tmp_path_factory.mktemp("gguf")
-    (folder / "poem.txt").write_bytes(b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60)
-    small = ["--preset", "tiny", "--tokens", "6k", "--evaluate-bytes", "256", "--corpus", str(folder / "poem.txt")]
-    assert main(["train", *small, "--heads", "parallel", "--draft-depth", "2", "--out", str(folder / "float")]) == 0
+    (folder / "poem.txt").write_bytes(
+        b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
+    )
+    small = [
+        "--preset",
+        "tiny",
+        "--tokens",
+        "6k",
+        "--evaluate-bytes",
+        "256",
+        "--corpus",
+        str(folder / "poem.txt"),
+    ]
+    assert (
+        main(
+            [
+                "train",
+                *small,
+                "--heads",
+                "parallel",
+                "--draft-depth",
+                "2",
+                "--out",
+                str(folder / "float"),
+            ]
+        )
+        == 0
+    )
     assert main(["train", *small, "--quantization", "qat", "--out", str(folder / "qat")]) == 0
     return folder
 
@@ -60,7 +90,9 @@ def written(tmp_path, model, tokenizer=BYTES):
     gguf.write(tmp_path / "model.gguf", model, tokenizer, "model")
     reader = GGUFReader(tmp_path / "model.gguf")
     metadata = {key: field.contents() for key, field in reader.fields.items()}
-    return metadata, {tensor.name: (tensor.tensor_type, np.array(tensor.data)) for tensor in reader.tensors}
+    return metadata, {
+        tensor.name: (tensor.tensor_type, np.array(tensor.data)) for tensor in reader.tensors
+    }
 
 
 def expected(model):
@@ -68,7 +100,10 @@ def expected(model):
     config, trunk = model.config, model.trunk
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     width, inner = config.hidden_size, config.intermediate_size
-    found = {"token_embd": (trunk.embedding, 0, config.vocabulary_size), "output_norm": (trunk.final_norm, 0, width)}
+    found = {
+        "token_embd": (trunk.embedding, 0, config.vocabulary_size),
+        "output_norm": (trunk.final_norm, 0, width),
+    }
     if not config.tied_embeddings:
         found["output"] = trunk.output, 0, config.vocabulary_size
     for i, block in enumerate(trunk.blocks):
@@ -108,14 +143,27 @@ def test_every_tensor_of_the_file_is_byte_for_byte_what_decoding_multiplies_by(t
     check_tensors(model, tensors)
     config = model.config
     assert metadata["general.architecture"] == "llama"
-    assert metadata["llama.vocab_size"] == len(metadata["tokenizer.ggml.tokens"]) == config.vocabulary_size
-    assert metadata["llama.context_length"] == config.context_length and metadata["llama.block_count"] == config.num_layers
-    assert metadata["llama.embedding_length"] == config.hidden_size and metadata["llama.feed_forward_length"] == config.intermediate_size
+    assert (
+        metadata["llama.vocab_size"]
+        == len(metadata["tokenizer.ggml.tokens"])
+        == config.vocabulary_size
+    )
+    assert (
+        metadata["llama.context_length"] == config.context_length
+        and metadata["llama.block_count"] == config.num_layers
+    )
+    assert (
+        metadata["llama.embedding_length"] == config.hidden_size
+        and metadata["llama.feed_forward_length"] == config.intermediate_size
+    )
     assert metadata["llama.attention.head_count"] == config.num_heads
     assert metadata["llama.attention.head_count_kv"] == config.num_kv_heads
     assert metadata["llama.rope.dimension_count"] == config.head_dim
     assert metadata["llama.rope.freq_base"] == np.float32(config.rope_theta)
-    assert (metadata["tokenizer.ggml.add_bos_token"], metadata["tokenizer.ggml.add_eos_token"]) == (False, False)
+    assert (metadata["tokenizer.ggml.add_bos_token"], metadata["tokenizer.ggml.add_eos_token"]) == (
+        False,
+        False,
+    )
     assert metadata["tokenizer.ggml.eos_token_id"] == BYTES.end_token
     assert metadata["llama.attention.layer_norm_rms_epsilon"] == np.float32(config.norm_eps)
 
@@ -123,7 +171,10 @@ def test_every_tensor_of_the_file_is_byte_for_byte_what_decoding_multiplies_by(t
 @needs_gguf
 @pytest.mark.parametrize("grid", BLOCK_GRIDS)
 def test_every_grid_of_ggmls_is_written_as_its_own_type(tmp_path, grid):
-    model = build_model(preset("tiny", hidden_size=256, intermediate_size=256, tied_embeddings=False), np.random.default_rng(2))
+    model = build_model(
+        preset("tiny", hidden_size=256, intermediate_size=256, tied_embeddings=False),
+        np.random.default_rng(2),
+    )
     model = convert(prepare(model, QuantizationSpec(weights=grid, embedding="q8_0", output=grid)))
     metadata, tensors = written(tmp_path, model)
     check_tensors(model, tensors)
@@ -131,12 +182,18 @@ def test_every_grid_of_ggmls_is_written_as_its_own_type(tmp_path, grid):
 
     assert LlamaFileType(metadata["general.file_type"]).name.lower().startswith(f"mostly_{grid}")
     again = gguf.load(tmp_path / "model.gguf")
-    assert (again.packed.weights, again.packed.embedding, again.packed.output) == (grid, "q8_0", grid)
+    assert (again.packed.weights, again.packed.embedding, again.packed.output) == (
+        grid,
+        "q8_0",
+        grid,
+    )
 
 
 @needs_gguf
 def test_half_precision_is_written_as_its_own_halves_and_loaded_as_the_same_numbers(tmp_path):
-    model = round_to_nearest(build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec("f16", "f16", "f16"))
+    model = round_to_nearest(
+        build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec("f16", "f16", "f16")
+    )
     path = tmp_path / "half.gguf"
     gguf.write(path, model, BYTES, "half")
     file = gguf.read(path)
@@ -144,8 +201,12 @@ def test_half_precision_is_written_as_its_own_halves_and_loaded_as_the_same_numb
     assert file.types["blk.0.ffn_down.weight"] == file.types["token_embd.weight"] == "f16"
     assert file.tensors["blk.0.ffn_down.weight"].tobytes() == np.asarray(down.packed).tobytes()
     loaded = gguf.load(path).model
-    assert np.array_equal(loaded.blocks[0].feed_forward.down.weight.data, file.tensors["blk.0.ffn_down.weight"])
-    assert gguf.caveats(model) == ["this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too"]
+    assert np.array_equal(
+        loaded.blocks[0].feed_forward.down.weight.data, file.tensors["blk.0.ffn_down.weight"]
+    )
+    assert gguf.caveats(model) == [
+        "this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too"
+    ]
 
 
 @needs_gguf
@@ -172,13 +233,17 @@ def test_a_file_that_is_loaded_computes_the_same_bits_and_writes_the_same_file(t
     assert mine.tobytes() == theirs.tobytes()
     assert again.model.config == model.config
     gguf.export(again, tmp_path / "again" / "model.gguf")
-    assert (tmp_path / "again" / "model.gguf").read_bytes() == (tmp_path / "model.gguf").read_bytes()
+    assert (tmp_path / "again" / "model.gguf").read_bytes() == (
+        tmp_path / "model.gguf"
+    ).read_bytes()
 
 
 @needs_gguf
 def test_rope_base_and_epsilon_come_back_as_the_decimals_they_were(tmp_path):
     recipe = preset("tiny", rope_theta=12345.678, norm_eps=3e-6)
-    gguf.write(tmp_path / "model.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "model")
+    gguf.write(
+        tmp_path / "model.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "model"
+    )
     again = gguf.load(tmp_path / "model.gguf").recipe
     assert (again.rope_theta, again.norm_eps) == (12345.678, 3e-6)
 
@@ -186,7 +251,9 @@ def test_rope_base_and_epsilon_come_back_as_the_decimals_they_were(tmp_path):
 @needs_gguf
 def test_a_file_of_any_context_that_a_model_can_have_is_loaded(tmp_path):
     context_length = 2**20
-    recipe = preset("tiny", num_layers=1, context_length=context_length, batch_size=1, tokens=context_length)
+    recipe = preset(
+        "tiny", num_layers=1, context_length=context_length, batch_size=1, tokens=context_length
+    )
     gguf.write(tmp_path / "long.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "long")
     assert gguf.load(tmp_path / "long.gguf").recipe.context_length == context_length
 
@@ -196,11 +263,20 @@ def test_a_file_of_any_context_that_a_model_can_have_is_loaded(tmp_path):
 
 def test_each_byte_is_a_token_by_its_gpt_2_spelling_and_nothing_is_ever_merged():
     vocabulary = vocabulary_of(BYTES)
-    assert len(set(vocabulary.tokens)) == BYTES.vocabulary_size and vocabulary.tokens[BYTES.end_token] == "<|endoftext|>"
-    assert vocabulary.tokens[ord("A")] == "A" and vocabulary.tokens[ord(" ")] == "\u0120" and vocabulary.tokens[10] == "\u010a"
+    assert (
+        len(set(vocabulary.tokens)) == BYTES.vocabulary_size
+        and vocabulary.tokens[BYTES.end_token] == "<|endoftext|>"
+    )
+    assert (
+        vocabulary.tokens[ord("A")] == "A"
+        and vocabulary.tokens[ord(" ")] == "\u0120"
+        and vocabulary.tokens[10] == "\u010a"
+    )
     assert vocabulary.types == [1] * 256 + [3]  # llama.cpp's "normal", and "control" for the end
     left, right = vocabulary.merges[0].split(" ")
-    assert len(vocabulary.merges) == 1 and {left, right} == {"<|endoftext|>"}  # no text is ever cut into such a piece
+    assert len(vocabulary.merges) == 1 and {left, right} == {
+        "<|endoftext|>"
+    }  # no text is ever cut into such a piece
     assert isinstance(tokenizer_of(vocabulary), ByteTokenizer)
 
 
@@ -221,12 +297,17 @@ def bpe():
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trained.pre_tokenizer, trained.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=330, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
-    trained.train_from_iterator(["the cat sat on the mat, and the cät's 1234 hats are it's"] * 10, trainer)
+    trained.train_from_iterator(
+        ["the cat sat on the mat, and the cät's 1234 hats are it's"] * 10, trainer
+    )
     trained.add_tokens([AddedToken("<tab>", normalized=False)])
     content = json.loads(trained.to_str())
     content["model"]["vocab"]["<tab>"] = content["added_tokens"][-1]["id"] + 2
@@ -234,13 +315,20 @@ def bpe():
 
 
 @needs_tokenizers
-@given(text=st.one_of(unusual_texts, st.text("the cats on1'm<|>\n"), st.just("<tab>the cat<|endoftext|>sat")))
+@given(
+    text=st.one_of(
+        unusual_texts, st.text("the cats on1'm<|>\n"), st.just("<tab>the cat<|endoftext|>sat")
+    )
+)
 def test_a_tokenizer_file_comes_back_from_its_vocabulary_and_merges(bpe, text):
     tokenizer = FileTokenizer(json.dumps(bpe))
     vocabulary = vocabulary_of(tokenizer)
     again = tokenizer_of(vocabulary)
     assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
-    assert (again.vocabulary_size, again.end_token) == (tokenizer.vocabulary_size, tokenizer.end_token)
+    assert (again.vocabulary_size, again.end_token) == (
+        tokenizer.vocabulary_size,
+        tokenizer.end_token,
+    )
     assert vocabulary_of(again) == vocabulary
 
 
@@ -273,7 +361,10 @@ def test_the_command_says_what_is_in_the_file_and_what_is_not(folder, tmp_path, 
     assert main(["export", str(folder / "float"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert f"{out}: {out.stat().st_size:,} bytes, the trunk's 11 tensors (11 in f32)" in said
-    assert "note: the 2 prediction heads are not in the file" in said and f"llama-completion -m {out}" in said
+    assert (
+        "note: the 2 prediction heads are not in the file" in said
+        and f"llama-completion -m {out}" in said
+    )
     assert main(["export", str(folder / "qat"), "--out", str(out)]) == 0  # replaces it
     said = capsys.readouterr().out
     assert "(7 in q4_0, 3 in f32, 1 in q8_0)" in said and "note" not in said
@@ -287,19 +378,51 @@ def test_a_file_generates_and_evaluates_as_its_run_does(folder, tmp_path, capsys
         gguf.export(folder / name, tmp_path / f"{name}.gguf")
         texts, scores = [], []
         for run in (str(folder / name), str(tmp_path / f"{name}.gguf")):
-            assert main(["generate", run, "--prompt", "roses", "--max-new-tokens", "20", "--draft", "none"]) == 0
+            assert (
+                main(
+                    [
+                        "generate",
+                        run,
+                        "--prompt",
+                        "roses",
+                        "--max-new-tokens",
+                        "20",
+                        "--draft",
+                        "none",
+                    ]
+                )
+                == 0
+            )
             texts.append(capsys.readouterr().out)
-            assert main(["evaluate", run, "--corpus", str(folder / "poem.txt"), "--tokens", "200", "--json"]) == 0
+            assert (
+                main(
+                    [
+                        "evaluate",
+                        run,
+                        "--corpus",
+                        str(folder / "poem.txt"),
+                        "--tokens",
+                        "200",
+                        "--json",
+                    ]
+                )
+                == 0
+            )
             said = capsys.readouterr()
             scores.append(json.loads(said.out)["bits_per_byte"])
-            assert ("warning: the run does not say which text it was trained on" in said.err) == run.endswith(".gguf")
+            assert (
+                "warning: the run does not say which text it was trained on" in said.err
+            ) == run.endswith(".gguf")
         assert texts[0] == texts[1] and len(texts[0]) > 10
         assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
 @needs_gguf
 def test_a_grid_that_is_no_type_of_ggml_is_refused_and_nothing_is_written(tmp_path):
-    model = prepare(build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec(weights="int3-restricted-g32"))
+    model = prepare(
+        build_model(preset("tiny"), np.random.default_rng(0)),
+        QuantizationSpec(weights="int3-restricted-g32"),
+    )
     with pytest.raises(UserError, match="int3-restricted-g32, which is no type of ggml"):
         gguf.write(tmp_path / "new" / "model.gguf", model, BYTES, "model")
     assert list(tmp_path.iterdir()) == []
@@ -308,19 +431,31 @@ def test_a_grid_that_is_no_type_of_ggml_is_refused_and_nothing_is_written(tmp_pa
 @needs_gguf
 def test_what_llama_cpp_does_differently_is_told():
     def told(grid="q4_0", **changes):
-        model = build_model(preset("tiny", hidden_size=256, intermediate_size=256), np.random.default_rng(0))
-        return " ".join(gguf.caveats(convert(prepare(model, QuantizationSpec(weights=grid, heads=grid, **changes)))))
+        model = build_model(
+            preset("tiny", hidden_size=256, intermediate_size=256), np.random.default_rng(0)
+        )
+        return " ".join(
+            gguf.caveats(
+                convert(prepare(model, QuantizationSpec(weights=grid, heads=grid, **changes)))
+            )
+        )
 
     assert told() == told("q8_0") == told("q4_1") == ""
     assert "does not round the inputs" in told(activations="none")
     assert "one scale a token" in told(activations="int8-token")
-    assert "groups of 256" in told("q4_k") and "groups of 256" not in told("q4_k", activations="none")
+    assert "groups of 256" in told("q4_k") and "groups of 256" not in told(
+        "q4_k", activations="none"
+    )
     assert "cache of few bits" in told(cache="int4")
 
 
 @needs_gguf
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_a_file_that_cannot_be_finished_leaves_the_previous_one_as_it_was(folder, tmp_path, monkeypatch, failure):
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr
+)
+def test_a_file_that_cannot_be_finished_leaves_the_previous_one_as_it_was(
+    folder, tmp_path, monkeypatch, failure
+):
     from gguf import GGUFWriter
 
     def fails(self):
@@ -337,7 +472,9 @@ def test_a_file_that_cannot_be_finished_leaves_the_previous_one_as_it_was(folder
 
 
 @needs_gguf
-def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(folder, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(
+    folder, tmp_path, monkeypatch, capsys
+):
     from gguf import GGUFWriter
 
     def refused(*arguments):
@@ -357,14 +494,23 @@ def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(folder, tmp
     file = gguf.read(whole)
     for change, words in (
         (lambda f: f.metadata.update({"general.architecture": "gpt2"}), "of architecture gpt2"),
-        (lambda f: f.metadata.update({"tokenizer.ggml.pre": "qwen2"}), "a vocabulary of kind gpt2 qwen2"),
-        (lambda f: f.metadata.update({"llama.rope.dimension_count": 4}), "llama.rope.dimension_count is 4"),
+        (
+            lambda f: f.metadata.update({"tokenizer.ggml.pre": "qwen2"}),
+            "a vocabulary of kind gpt2 qwen2",
+        ),
+        (
+            lambda f: f.metadata.update({"llama.rope.dimension_count": 4}),
+            "llama.rope.dimension_count is 4",
+        ),
         (lambda f: f.metadata.update({"llama.rope.scaling.type": "yarn"}), "scaled by yarn"),
         (lambda f: f.metadata.pop("llama.block_count"), "does not say 'llama.block_count'"),
         (lambda f: f.tensors.pop("output_norm.weight"), "lacks output_norm.weight"),
         (lambda f: f.tensors.update({"rope_freqs.weight": np.ones(8)}), "has rope_freqs.weight"),
         (lambda f: f.types.update({"blk.0.attn_q.weight": "bf16"}), "which cannot be loaded"),
-        (lambda f: f.types.update({"token_embd.weight": "q8_0"}), "one type for those of the blocks"),
+        (
+            lambda f: f.types.update({"token_embd.weight": "q8_0"}),
+            "one type for those of the blocks",
+        ),
     ):
         changed = gguf.File(dict(file.metadata), dict(file.tensors), dict(file.types))
         change(changed)
@@ -373,7 +519,9 @@ def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(folder, tmp
             assert words in refused("evaluate", whole)
 
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert GGUFWriter and "minimtp[interop]" in refused("export", folder / "float", "--out", tmp_path / "other.gguf")
+    assert GGUFWriter and "minimtp[interop]" in refused(
+        "export", folder / "float", "--out", tmp_path / "other.gguf"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- llama.cpp
@@ -386,7 +534,10 @@ def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(folder, tmp
 def test_llama_cpp_computes_the_logits_of_full_precision_whatever_was_taken_back(model):
     """1e-5 of the largest: both sum some hundred float32 products, in another order."""
     ours, theirs = deploy(model.trunk)[0], LlamaDecoder.of(model, exact=True)
-    assert (theirs.vocabulary_size, theirs.context_length) == (ours.vocabulary_size, ours.context_length)
+    assert (theirs.vocabulary_size, theirs.context_length) == (
+        ours.vocabulary_size,
+        ours.context_length,
+    )
     rng, context_length = np.random.default_rng(4), model.config.context_length
     for rows in (1, context_length - 1, 1, context_length // 2, 2, context_length):
         keep = int(rng.integers(0, min(ours.length, context_length - rows) + 1))
@@ -395,7 +546,9 @@ def test_llama_cpp_computes_the_logits_of_full_precision_whatever_was_taken_back
         tokens = rng.integers(0, 257, rows)
         mine, other = ours.forward(tokens).logits, theirs.forward(tokens).logits
         assert ours.length == theirs.length == keep + rows
-        np.testing.assert_allclose(other, mine, rtol=0, atol=1e-5 * max(1.0, float(np.abs(mine).max())))
+        np.testing.assert_allclose(
+            other, mine, rtol=0, atol=1e-5 * max(1.0, float(np.abs(mine).max()))
+        )
     with pytest.raises(ValueError, match="do not fit a context"):
         theirs.forward(tokens)
 
@@ -433,16 +586,22 @@ def test_llama_cpp_computes_with_the_bytes_that_training_saw(grid, tied):
     rng = np.random.default_rng(5)
     model = build_model(recipe, rng)
     for parameter in model.parameters():
-        parameter.data = parameter.data + 0.05 * rng.standard_normal(parameter.data.shape, np.float32)
+        parameter.data = parameter.data + 0.05 * rng.standard_normal(
+            parameter.data.shape, np.float32
+        )
     model = convert(prepare(model, QuantizationSpec(weights=grid, embedding="q8_0")))
     theirs, ours = LlamaDecoder.of(model, exact=True), deploy(model)[0]
-    plain = replace_modules(model, lambda _, module: AsInGgml(module) if isinstance(module, PackedMatrix) else None)
+    plain = replace_modules(
+        model, lambda _, module: AsInGgml(module) if isinstance(module, PackedMatrix) else None
+    )
     off = []
     for text in rng.integers(0, 257, (40, 3)):
         reference = plain.logits(plain.hidden(text[None])).data[0]
         for target in (theirs, ours):
             target.truncate(0)
-            off.append(np.abs(target.forward(text).logits - reference).max() / np.abs(reference).max())
+            off.append(
+                np.abs(target.forward(text).logits - reference).max() / np.abs(reference).max()
+            )
     assert max(off) < 0.03
     assert np.quantile(off[::2], 0.75) < 1e-5
 
@@ -453,14 +612,27 @@ def test_a_library_with_the_older_names_of_its_functions_does_as_well(monkeypatc
     api = llama_peer._library()
     newer = {"llama_model_load_from_file", "llama_init_from_model", "llama_model_free", "llama_model_n_ctx_train",
              "llama_model_get_vocab", "llama_vocab_n_tokens", "llama_get_memory"}  # fmt: skip
-    older = SimpleNamespace(**{name: getattr(api, name) for name in dir(api) if name[:6] == "llama_" and name not in newer})
+    older = SimpleNamespace(
+        **{
+            name: getattr(api, name)
+            for name in dir(api)
+            if name[:6] == "llama_" and name not in newer
+        }
+    )
     older.llama_load_model_from_file, older.llama_new_context_with_model = (
         lambda *arguments: api.llama_model_load_from_file(*arguments), lambda *arguments: api.llama_init_from_model(*arguments)
     )  # fmt: skip
-    older.llama_free_model, older.llama_n_ctx_train = api.llama_model_free, api.llama_model_n_ctx_train
+    older.llama_free_model, older.llama_n_ctx_train = (
+        api.llama_model_free,
+        api.llama_model_n_ctx_train,
+    )
     older.llama_n_vocab = lambda model: api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
-    older.llama_tokenize = lambda model, *rest: api.llama_tokenize(api.llama_model_get_vocab(model), *rest)
-    older.llama_kv_self_seq_rm = lambda context_length, *rest: api.llama_memory_seq_rm(api.llama_get_memory(context_length), *rest)
+    older.llama_tokenize = lambda model, *rest: api.llama_tokenize(
+        api.llama_model_get_vocab(model), *rest
+    )
+    older.llama_kv_self_seq_rm = lambda context_length, *rest: api.llama_memory_seq_rm(
+        api.llama_get_memory(context_length), *rest
+    )
     model, tokens = build_model(preset("tiny"), np.random.default_rng(0)), np.arange(9)
     found = []
     for library in (api, older):
@@ -468,7 +640,13 @@ def test_a_library_with_the_older_names_of_its_functions_does_as_well(monkeypatc
         decoder = LlamaDecoder.of(model)
         decoder.forward(tokens)
         decoder.truncate(4)
-        found.append((decoder.forward(tokens).logits.tobytes(), decoder.tokenize("both"), decoder.vocabulary_size))
+        found.append(
+            (
+                decoder.forward(tokens).logits.tobytes(),
+                decoder.tokenize("both"),
+                decoder.vocabulary_size,
+            )
+        )
     assert found[0] == found[1] and found[0][1:] == (list(b"both"), 257)
 
 
@@ -501,7 +679,13 @@ def test_llama_cpps_tokenizer_makes_our_tokens_of_any_text(folder, tmp_path):
         assert llama.tokenize(text) == BYTES.encode(text).tolist()
 
     check()
-    for text in ("a  b\n\n\tc \u2581d", "<|endoftext|>", "\0\x01\x7f", "".join(map(chr, range(1, 0x800))), "\U0010ffff\ufffd"):
+    for text in (
+        "a  b\n\n\tc \u2581d",
+        "<|endoftext|>",
+        "\0\x01\x7f",
+        "".join(map(chr, range(1, 0x800))),
+        "\U0010ffff\ufffd",
+    ):
         assert llama.tokenize(text) == BYTES.encode(text).tolist()
 
 

@@ -12,8 +12,16 @@ def angles(length, pairs, seed=0):
     return np.random.default_rng(seed).uniform(-9, 9, (length, pairs))
 
 
-@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
-def test_a_rotation_turns_each_adjacent_pair_as_a_complex_number(own, seed, batch, length, heads, pairs):
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_a_rotation_turns_each_adjacent_pair_as_a_complex_number(
+    own, seed, batch, length, heads, pairs
+):
     x = np.random.default_rng(seed).standard_normal((batch, length, heads, 2 * pairs))
     angle = angles(length, pairs, seed)
     rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
@@ -35,7 +43,9 @@ def test_after_rotation_products_of_queries_and_keys_depend_on_their_distance_on
     angle = np.arange(12)[:, None] * 10000.0 ** (-np.arange(3) / 3)  # position times frequency
 
     def at(vector, position):
-        return own(plain.rotate)(vector.reshape(1, 1, 1, 6), np.cos(angle[[position]]), np.sin(angle[[position]])).ravel()
+        return own(plain.rotate)(
+            vector.reshape(1, 1, 1, 6), np.cos(angle[[position]]), np.sin(angle[[position]])
+        ).ravel()
 
     assert at(query, 3) @ at(key, 1) == pytest.approx(at(query, 11) @ at(key, 9), abs=1e-13)
     assert at(query, 3) @ at(key, 1) != pytest.approx(at(query, 4) @ at(key, 1), abs=1e-3)
@@ -45,9 +55,16 @@ def test_after_rotation_products_of_queries_and_keys_depend_on_their_distance_on
 def test_the_gradient_of_a_softmax_over_the_past_is_its_slope(own, seed, matrices, length, scale):
     random = np.random.default_rng(seed)
     scores, direction, gradient = random.standard_normal((3, matrices, length, length))
-    above, below = ((plain.causal_softmax(scores + h * direction, scale) * gradient).sum() for h in (1e-6, -1e-6))
-    received = own(plain.causal_softmax_backward)(gradient.copy(), plain.causal_softmax(scores.copy(), scale), scale)
-    assert float((received * direction).sum()) == pytest.approx(float(above - below) / 2e-6, rel=1e-6, abs=1e-8)
+    above, below = (
+        (plain.causal_softmax(scores + h * direction, scale) * gradient).sum()
+        for h in (1e-6, -1e-6)
+    )
+    received = own(plain.causal_softmax_backward)(
+        gradient.copy(), plain.causal_softmax(scores.copy(), scale), scale
+    )
+    assert float((received * direction).sum()) == pytest.approx(
+        float(above - below) / 2e-6, rel=1e-6, abs=1e-8
+    )
 
 
 def test_the_gradient_of_a_softmax_by_hand(own):
@@ -65,10 +82,14 @@ def test_the_gradients_of_a_normalization_are_its_slopes(own, seed, rows, width)
     weight, turn = random.standard_normal((2, width))
 
     def loss(step, along_x, along_weight):
-        y, _ = plain.rms_norm(x + step * along_x * direction, weight + step * along_weight * turn, 1e-2)
+        y, _ = plain.rms_norm(
+            x + step * along_x * direction, weight + step * along_weight * turn, 1e-2
+        )
         return float((y * gradient).sum())
 
-    dx, dweight = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 1e-2)[1])
+    dx, dweight = own(plain.rms_norm_backward)(
+        gradient, x, weight, plain.rms_norm(x, weight, 1e-2)[1]
+    )
     assert dx.shape == x.shape and dweight.shape == weight.shape
     slopes = [(loss(1e-6, *along) - loss(-1e-6, *along)) / 2e-6 for along in ((1, 0), (0, 1))]
     assert float((dx * direction).sum()) == pytest.approx(slopes[0], rel=1e-6, abs=1e-7)

@@ -21,7 +21,9 @@ from tests.strategies import product_sizes, tree_forms, weight_matrices
 from tests.tolerances import COMPARISONS, KERNELS, ROUNDING, assert_close
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
-needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test")
+needs_numba = pytest.mark.skipif(
+    not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test"
+)
 if HAS_NUMBA:
     from minimtp.kernels import cpu
 else:
@@ -81,7 +83,9 @@ def terms(name, arguments):
 def results(function, arguments, kind):
     """What the function returns or, where it returns nothing, its array arguments afterwards; arguments are copied."""
     arguments = [
-        a.astype(kind if a.dtype == np.float32 else a.dtype, copy=True) if isinstance(a, np.ndarray) else a
+        a.astype(kind if a.dtype == np.float32 else a.dtype, copy=True)
+        if isinstance(a, np.ndarray)
+        else a
         for a in arguments
     ]
     result = function(*arguments)
@@ -112,18 +116,27 @@ def test_float32_results_are_those_of_float64_up_to_rounding(kernel, name, seed)
 def test_every_function_has_a_twin_with_the_same_parameters():
     import inspect
 
-    public = {name for name, f in vars(plain).items() if inspect.isfunction(f) and f.__module__ == plain.__name__}
+    public = {
+        name
+        for name, f in vars(plain).items()
+        if inspect.isfunction(f) and f.__module__ == plain.__name__
+    }
     public -= {name for name in public if name.startswith(("_", "require"))}
     assert KERNELS.keys() < public
     if cpu is not None:
         assert public == {name for name in cpu.__all__}
         for name in public:
-            theirs, ours = inspect.signature(getattr(cpu, name)), inspect.signature(getattr(plain, name))
+            theirs, ours = (
+                inspect.signature(getattr(cpu, name)),
+                inspect.signature(getattr(plain, name)),
+            )
             assert [*theirs.parameters] == [*ours.parameters] or name.startswith("prepare"), name
 
 
 @each_twin
-def test_activations_whose_reciprocal_overflows_become_zero_which_is_more_than_half_a_step_away(kernel):
+def test_activations_whose_reciprocal_overflows_become_zero_which_is_more_than_half_a_step_away(
+    kernel,
+):
     x = np.full((1, 32), 7.4e-42, np.float32)
     codes, scales = kernel.quantize_activations(x)
     assert not codes.any()
@@ -131,16 +144,22 @@ def test_activations_whose_reciprocal_overflows_become_zero_which_is_more_than_h
 
 
 @needs_numba
-@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@pytest.mark.parametrize(
+    "name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"]
+)
 @given(x=weight_matrices())
 def test_rounding_to_a_grid_is_the_same_bit_for_bit_in_both_twins(name, x):
     assert getattr(cpu, name)(x).tobytes() == getattr(plain, name)(x).tobytes()
 
 
 @needs_numba
-@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@pytest.mark.parametrize(
+    "name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"]
+)
 @given(x=weight_matrices(), place=st.integers(0, 31), sign=st.sampled_from([1.0, -1.0]))
-def test_a_group_with_a_nan_is_all_nan_in_both_twins_and_its_neighbours_are_as_they_were(name, x, place, sign):
+def test_a_group_with_a_nan_is_all_nan_in_both_twins_and_its_neighbours_are_as_they_were(
+    name, x, place, sign
+):
     """No value equals a NaN, so whoever looks for the largest one must not run past the group: numbers lie behind it."""
     expected = getattr(plain, name)(x)
     expected[-1, -32:] = np.nan
@@ -149,14 +168,18 @@ def test_a_group_with_a_nan_is_all_nan_in_both_twins_and_its_neighbours_are_as_t
     broken[...] = x
     broken[-1, place - 32] = np.copysign(np.nan, sign)
     for kernel in (cpu, plain):
-        with np.errstate(invalid="ignore"):  # of a NaN no code can be made, and none is needed: its step is a NaN
+        with np.errstate(
+            invalid="ignore"
+        ):  # of a NaN no code can be made, and none is needed: its step is a NaN
             np.testing.assert_array_equal(getattr(kernel, name)(broken), expected)
 
 
 @needs_numba
 @given(x=weight_matrices(largest=3e38))
 def test_rounded_activations_are_the_same_bit_for_bit_in_both_twins(x):
-    for ours, theirs in zip(cpu.quantize_activations(x), plain.quantize_activations(x), strict=True):
+    for ours, theirs in zip(
+        cpu.quantize_activations(x), plain.quantize_activations(x), strict=True
+    ):
         assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
 
 
@@ -175,10 +198,14 @@ def test_a_rounded_activation_is_within_half_a_step(kernel, x):
     steps = np.repeat(scales, 32, axis=1).astype(np.float64)
     assert np.abs(codes).max() <= 127
     assert (np.abs(codes * steps - x) <= steps * (0.5 + 128 * ROUNDING)).all()
-    assert np.array_equal(kernel.fake_quantize_activations(x), codes * np.repeat(scales, 32, axis=1))
+    assert np.array_equal(
+        kernel.fake_quantize_activations(x), codes * np.repeat(scales, 32, axis=1)
+    )
 
 
-@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@pytest.mark.parametrize(
+    "name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"]
+)
 def test_float64_values_are_rounded_by_float32_arithmetic(name):
     x = np.random.default_rng(0).standard_normal((4, 64))
     result = getattr(plain, name)(x)
@@ -219,7 +246,9 @@ def test_a_target_or_token_that_does_not_exist_is_an_error(kernel):
     with pytest.raises(IndexError):
         kernel.cross_entropy(np.zeros((1, 3), np.float32), np.array([3]))
     with pytest.raises(IndexError):
-        kernel.embedding_backward(np.zeros((1, 3), np.float32), np.array([5]), np.zeros((5, 3), np.float32))
+        kernel.embedding_backward(
+            np.zeros((1, 3), np.float32), np.array([5]), np.zeros((5, 3), np.float32)
+        )
 
 
 @each_twin
@@ -243,8 +272,14 @@ def test_rotating_back_undoes_a_rotation(kernel):
 def test_attention_over_the_cache_is_a_loop_over_rows_and_heads(kernel):
     rng = np.random.default_rng(4)
     rows, heads, groups, head_dim, start = 5, 6, 2, 12, 9
-    q, keys, values = normal(rng, rows, heads, head_dim), normal(rng, groups, head_dim, 20), normal(rng, 20, groups, head_dim)
-    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # what the cache has not been given yet
+    q, keys, values = (
+        normal(rng, rows, heads, head_dim),
+        normal(rng, groups, head_dim, 20),
+        normal(rng, 20, groups, head_dim),
+    )
+    keys[:, :, start + rows :] = values[start + rows :] = (
+        np.nan
+    )  # what the cache has not been given yet
     found = kernel.cached_attention(q, keys, values, start, 0.3)
     for t in range(rows):
         for head in range(heads):
@@ -263,10 +298,14 @@ def test_adamw_is_the_published_update(kernel, decay_mask):
     kept = [p.astype(np.float32), np.zeros(5000, np.float32), np.zeros(5000, np.float32)]
     for step in range(1, 6):
         gradient = normal(rng, 5000)
-        kernel.adamw(kept[0], gradient, kept[1], kept[2], mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, step, 0.5)
+        kernel.adamw(
+            kept[0], gradient, kept[1], kept[2], mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, step, 0.5
+        )
         g = 0.5 * gradient.astype(np.float64)
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
-        p = p - 1e-2 * (m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8) + 0.1 * mask * p)
+        p = p - 1e-2 * (
+            m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8) + 0.1 * mask * p
+        )
     assert_close(kept[0], p, COMPARISONS["five steps of adamw"])
 
 
@@ -304,14 +343,19 @@ DERIVATIVES = {
     "causal_softmax": (
         lambda x, c: plain.causal_softmax(x[None, :, :6].copy(), 0.7),
         lambda g, x, c: np.pad(
-            plain.causal_softmax_backward(g.copy(), plain.causal_softmax(x[None, :, :6].copy(), 0.7), 0.7)[0],
+            plain.causal_softmax_backward(
+                g.copy(), plain.causal_softmax(x[None, :, :6].copy(), 0.7), 0.7
+            )[0],
             ((0, 0), (0, 2)),
         ),
     ),
     "cross_entropy": (
         lambda x, c: plain.cross_entropy(x, np.array([0, 7, -1, 3, 3, 2]))[0],
         lambda g, x, c: plain.cross_entropy_backward(
-            x, np.array([0, 7, -1, 3, 3, 2]), plain.cross_entropy(x, np.array([0, 7, -1, 3, 3, 2]))[1], g
+            x,
+            np.array([0, 7, -1, 3, 3, 2]),
+            plain.cross_entropy(x, np.array([0, 7, -1, 3, 3, 2]))[1],
+            g,
         ),
     ),
 }
@@ -327,7 +371,11 @@ def test_each_backward_is_the_derivative_of_its_forward(name, seed):
     g = rng.standard_normal(forward(x, other).shape)
     expected = slope(lambda x: float((g * forward(x, other)).sum()), x, direction)
     gradient = backward(g, x, other)
-    found = float((gradient * direction).sum()) if gradient.shape == x.shape else float(gradient @ direction[0])
+    found = (
+        float((gradient * direction).sum())
+        if gradient.shape == x.shape
+        else float(gradient @ direction[0])
+    )
     assert_close(found, expected, COMPARISONS["derivative, float64"])
 
 
@@ -366,12 +414,17 @@ def test_a_product_is_the_matrix_product_of_what_was_rounded(kernel, format_, si
     x, weight = normal(rng, rows, columns), normal(rng, outputs, columns)
     rounded_x, rounded_weight = x, weight
     if format_ != "f32":
-        rounded_x, rounded_weight = plain.fake_quantize_activations(x), getattr(plain, f"fake_quantize_{format_}")(weight)
+        rounded_x, rounded_weight = (
+            plain.fake_quantize_activations(x),
+            getattr(plain, f"fake_quantize_{format_}")(weight),
+        )
     matrix = prepared(kernel, format_, weight)
     assert (matrix.rows, matrix.columns) == weight.shape
     expected = rounded_x.astype(np.float64) @ rounded_weight.astype(np.float64).T
     magnitude = np.abs(rounded_x).astype(np.float64) @ np.abs(rounded_weight).astype(np.float64).T
-    assert_close(kernel.linear(x, matrix), expected, COMPARISONS["product"], (columns + 4) * magnitude)
+    assert_close(
+        kernel.linear(x, matrix), expected, COMPARISONS["product"], (columns + 4) * magnitude
+    )
 
 
 @needs_numba
@@ -391,7 +444,9 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_in_company(format_, size
 def test_a_float_product_takes_any_number_of_columns(seed, columns, rows):
     rng = np.random.default_rng(seed)
     x, weight = normal(rng, rows, columns), normal(rng, 45, columns)
-    assert_close(cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, COMPARISONS["product by NumPy"])
+    assert_close(
+        cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, COMPARISONS["product by NumPy"]
+    )
 
 
 @each_twin
@@ -433,7 +488,11 @@ def test_a_product_of_arrays_that_do_not_fit_is_an_error(kernel, format_):
 
 @each_twin
 def test_rows_that_do_not_divide_into_groups_are_an_error(kernel):
-    for function in (kernel.quantize_activations, kernel.fake_quantize_q4_0, kernel.fake_quantize_q8_0):
+    for function in (
+        kernel.quantize_activations,
+        kernel.fake_quantize_q4_0,
+        kernel.fake_quantize_q8_0,
+    ):
         with pytest.raises(ValueError, match="groups of 32"):
             function(np.ones((2, 33), np.float32))
 
@@ -446,16 +505,28 @@ def test_packed_weights_take_their_formats_bytes_up_to_whole_panels():
 
 
 @needs_numba
-@given(seed=st.integers(0, 2**32), rows=st.integers(1, 12), start=st.integers(0, 30), row=st.integers(0, 11))
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(1, 12),
+    start=st.integers(0, 30),
+    row=st.integers(0, 11),
+)
 @settings(max_examples=40)
-def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_company(seed, rows, start, row):
+def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_in_company(
+    seed, rows, start, row
+):
     rng, row = np.random.default_rng(seed), row % rows
     heads, groups, head_dim = [(4, 2, 8), (2, 2, 12), (3, 1, 32)][seed % 3]
     x, weight = normal(rng, rows, 50), normal(rng, 50)
     one = slice(row, row + 1)
-    assert cpu.rms_norm(x[one], weight, 1e-5)[0].tobytes() == cpu.rms_norm(x, weight, 1e-5)[0][one].tobytes()
+    assert (
+        cpu.rms_norm(x[one], weight, 1e-5)[0].tobytes()
+        == cpu.rms_norm(x, weight, 1e-5)[0][one].tobytes()
+    )
     gates = np.hstack([x, x])
-    assert cpu.gated_update(x[one], gates[one]).tobytes() == cpu.gated_update(x, gates)[one].tobytes()
+    assert (
+        cpu.gated_update(x[one], gates[one]).tobytes() == cpu.gated_update(x, gates)[one].tobytes()
+    )
     assert cpu.swiglu(8 * x[one]).tobytes() == cpu.swiglu(8 * x)[one].tobytes()
     q, angles = normal(rng, rows, heads, head_dim), normal(rng, 2, rows, head_dim // 2)
     alone = cpu.rotate(q[None, one], angles[0, one], angles[1, one])
@@ -476,8 +547,12 @@ def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
-    qkv, output, gate_up, down = (prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes)
-    return kernel.prepare_block(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5)
+    qkv, output, gate_up, down = (
+        prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
+    )
+    return kernel.prepare_block(
+        normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5
+    )
 
 
 def random_cache(rng, head_dim=CHANNELS):
@@ -497,12 +572,16 @@ def run_block(kernel, block, x, start, head_dim=CHANNELS):
 @needs_numba
 @each_format
 @pytest.mark.parametrize("rows, head_dim", [(1, 16), (3, 16), (8, 16), (3, 24), (5, 40)])
-def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, rows, head_dim, monkeypatch):
+def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
+    format_, rows, head_dim, monkeypatch
+):
     x = normal(np.random.default_rng(rows), rows, WIDTH)
     in_one_call = run_block(cpu, random_block(cpu, format_, head_dim=head_dim), x, 7, head_dim)
     block = random_block(plain, format_, cpu, head_dim)
     for name in ("rms_norm", "linear", "rotate", "cached_attention", "swiglu"):
-        monkeypatch.setattr(plain, name, getattr(cpu, name))  # now plain.transformer_block calls the compiled ones
+        monkeypatch.setattr(
+            plain, name, getattr(cpu, name)
+        )  # now plain.transformer_block calls the compiled ones
     for found, expected in zip(in_one_call, run_block(plain, block, x, 7, head_dim), strict=True):
         assert found.tobytes() == expected.tobytes()
 
@@ -530,11 +609,19 @@ def random_trunk(kernel, formats, matrices=None):
     shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
 
     def make(format_):
-        qkv, output, gate_up, down = (prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes)
+        qkv, output, gate_up, down = (
+            prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
+        )
         return normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down
 
     blocks = [partial(lambda made: made, make(format_)) for format_ in formats]
-    return blocks, normal(rng, WIDTH), prepared(matrices or kernel, "q8_0", normal(rng, 70, WIDTH)), HEADS, 1e-5
+    return (
+        blocks,
+        normal(rng, WIDTH),
+        prepared(matrices or kernel, "q8_0", normal(rng, 70, WIDTH)),
+        HEADS,
+        1e-5,
+    )
 
 
 def trunk_step_input(rows):
@@ -542,13 +629,21 @@ def trunk_step_input(rows):
     caches = [random_cache(rng) for _ in range(3)]
     angles = rng.uniform(-9, 9, (rows, CHANNELS // 2))
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return normal(rng, rows, WIDTH), *(np.stack(part) for part in zip(*caches, strict=True)), 7, cosine, sine
+    return (
+        normal(rng, rows, WIDTH),
+        *(np.stack(part) for part in zip(*caches, strict=True)),
+        7,
+        cosine,
+        sine,
+    )
 
 
 @needs_numba
 @each_format
 @pytest.mark.parametrize("rows", [1, 6])
-def test_a_trunk_in_one_call_has_the_bits_of_its_blocks_norm_and_output_one_by_one(format_, rows, monkeypatch):
+def test_a_trunk_in_one_call_has_the_bits_of_its_blocks_norm_and_output_one_by_one(
+    format_, rows, monkeypatch
+):
     found, expected = trunk_step_input(rows), trunk_step_input(rows)
     arguments = random_trunk(cpu, [format_] * 3)
     logits, hidden = cpu.trunk_step(found[0], cpu.prepare_trunk(*arguments), *found[1:])
@@ -572,7 +667,9 @@ def test_a_compiled_trunk_refuses_blocks_of_different_formats_and_a_wrong_number
 @each_format
 @given(form=tree_forms())
 @settings(max_examples=15)
-def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_own_path(kernel, format_, form):
+def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_own_path(
+    kernel, format_, form
+):
     """To the last bit with the compiled kernels; BLAS rounds products of one row and of many differently."""
     start, block = 5, random_block(kernel, format_)
     x, tree = normal(np.random.default_rng(12), len(form), WIDTH), Tree([0] * len(form), form)
@@ -580,14 +677,20 @@ def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_o
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     kept = [np.empty((len(form), GROUPS, CHANNELS), np.float32) for _ in range(2)]
     cache, found, at = random_cache(np.random.default_rng(11)), x.copy(), start + np.array(form)
-    kernel.transformer_block(found, block, *cache, start, cosine[at], sine[at], (stretches(form, start), *kept))
+    kernel.transformer_block(
+        found, block, *cache, start, cosine[at], sine[at], (stretches(form, start), *kept)
+    )
     for row in range(len(form)):
         path = [0, *tree.path_to(row)]
         keys, values = random_cache(np.random.default_rng(11))
         chain, at = x[path].copy(), slice(start, start + len(path))
         kernel.transformer_block(chain, block, keys, values, start, cosine[at], sine[at])
         last = start + len(path) - 1
-        for a, b in ((found[row], chain[-1]), (kept[0][row], keys[:, :, last]), (kept[1][row], values[last])):
+        for a, b in (
+            (found[row], chain[-1]),
+            (kept[0][row], keys[:, :, last]),
+            (kept[1][row], values[last]),
+        ):
             if kernel is plain:
                 assert_close(a, b, COMPARISONS["block"])
             else:
@@ -597,7 +700,9 @@ def test_a_row_of_a_tree_through_a_block_is_what_it_would_be_at_the_end_of_its_o
 def run_gated_step(kernel, format_, matrices=None):
     rng = np.random.default_rng(17)
     norms, part = normal(rng, 2, WIDTH), normal(rng, 1, 2 * WIDTH)
-    weights = [prepared(matrices or kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    weights = [
+        prepared(matrices or kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)
+    ]
     state = normal(rng, 1, WIDTH)
     step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
     logits, largest = kernel.gated_step(state, part, step)
@@ -606,10 +711,14 @@ def run_gated_step(kernel, format_, matrices=None):
 
 @needs_numba
 @each_format
-def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(format_, monkeypatch):
+def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
+    format_, monkeypatch
+):
     state, logits, largest = run_gated_step(cpu, format_)
     for name in ("rms_norm", "linear", "gated_update"):
-        monkeypatch.setattr(plain, name, getattr(cpu, name))  # now plain.gated_step calls the compiled ones
+        monkeypatch.setattr(
+            plain, name, getattr(cpu, name)
+        )  # now plain.gated_step calls the compiled ones
     expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
     assert state.tobytes() == expected_state.tobytes()
     assert logits.tobytes() == expected_logits.tobytes()
@@ -622,7 +731,9 @@ def test_token_parts_computed_when_asked_for_draft_what_a_table_of_them_drafts(k
     rng = np.random.default_rng(19)
     norms, state, noise = normal(rng, 3, WIDTH), normal(rng, 1, WIDTH), rng.gumbel(size=(6, 50))
     sizes = 2 * WIDTH, 50, 2 * WIDTH
-    from_state, output, from_token = (prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in sizes)
+    from_state, output, from_token = (
+        prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in sizes
+    )
     step = kernel.prepare_gated_step(norms[0], from_state, norms[1], output, 1e-5)
     computed = kernel.prepare_token_parts(output, norms[2], from_token, 1e-5)
     table = np.concatenate([computed[token : token + 1] for token in range(50)])
@@ -659,9 +770,15 @@ def test_a_greedy_draft_is_its_drafted_tokens_one_by_one(kernel, format_, least,
 
 @each_twin
 @each_format
-@given(least=st.sampled_from([0.0, 1e-4, 1e-2]), token=st.integers(0, 49), temperature=st.sampled_from([0.5, 1.0]))
+@given(
+    least=st.sampled_from([0.0, 1e-4, 1e-2]),
+    token=st.integers(0, 49),
+    temperature=st.sampled_from([0.5, 1.0]),
+)
 @settings(max_examples=12)
-def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(kernel, format_, least, token, temperature):
+def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(
+    kernel, format_, least, token, temperature
+):
     """A tree that is one token wide is the chain, and every other node is the likeliest of those that are left."""
     rng = np.random.default_rng(18)
     norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
@@ -684,9 +801,15 @@ def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(kernel, 
         expected.append(last)
     assert drafts.tolist() == expected
 
-    tokens, parents = kernel.gated_tree(state.copy(), token, parts, (6, 6, 1), 0.0, 1.5, step, noise, temperature)
-    assert tokens[1 : len(drafts) + 1].tolist() == drafts.tolist() and parents.tolist() == list(range(-1, 6))
-    tokens, parents = kernel.gated_tree(state.copy(), token, parts, (9, 4, 3), least, 1.5, step, noise, temperature)
+    tokens, parents = kernel.gated_tree(
+        state.copy(), token, parts, (6, 6, 1), 0.0, 1.5, step, noise, temperature
+    )
+    assert tokens[1 : len(drafts) + 1].tolist() == drafts.tolist() and parents.tolist() == list(
+        range(-1, 6)
+    )
+    tokens, parents = kernel.gated_tree(
+        state.copy(), token, parts, (9, 4, 3), least, 1.5, step, noise, temperature
+    )
     states, chances, depths, left = [state], [1.0], [0], {}
     for node in range(len(tokens)):
         if node:
@@ -699,7 +822,9 @@ def test_a_sampled_draft_and_a_tree_are_their_drafted_tokens_one_by_one(kernel, 
             scores, _ = follow(states[node], int(tokens[node]), depths[node])
             beliefs = np.exp(1.5 * (scores - scores.max()))
             likeliest = np.argsort(-scores, kind="stable")[:3]
-            left |= {(node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum()) for i in likeliest}
+            left |= {
+                (node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum()) for i in likeliest
+            }
     assert len(tokens) == 10 or max(left.values(), default=0) < least
 
 
@@ -722,9 +847,14 @@ def test_a_block_of_any_width_of_heads_is_that_of_float64(kernel, head_dim):
 
 @each_twin
 @given(seed=st.integers(0, 2**32), temperature=st.sampled_from([1.0, 0.5, 2.5]))
-def test_the_token_chosen_has_the_largest_score_and_of_equals_the_lowest_id(kernel, seed, temperature):
+def test_the_token_chosen_has_the_largest_score_and_of_equals_the_lowest_id(
+    kernel, seed, temperature
+):
     rng = np.random.default_rng(seed)
-    logits, noise = rng.integers(0, 5, (6, 9)).astype(np.float32), rng.integers(0, 3, (6, 9)).astype(np.float64)
+    logits, noise = (
+        rng.integers(0, 5, (6, 9)).astype(np.float32),
+        rng.integers(0, 3, (6, 9)).astype(np.float64),
+    )
     for given_noise in (noise, None):
         scores = logits / np.float32(temperature) + (0 if given_noise is None else noise)
         for row, token in enumerate(kernel.choose(logits, temperature, given_noise).tolist()):
@@ -754,7 +884,9 @@ def test_a_block_writes_its_own_rows_of_the_cache_only_and_refuses_rows_without_
     before = random_cache(np.random.default_rng(11))
     _, *after = run_block(kernel, block, x, start=ROOM - 3)
     for old, new in zip(before, after, strict=True):
-        old, new = (array if array.shape[0] == ROOM else array.transpose(2, 0, 1) for array in (old, new))
+        old, new = (
+            array if array.shape[0] == ROOM else array.transpose(2, 0, 1) for array in (old, new)
+        )
         assert np.array_equal(old[:-3], new[:-3]) and (old[-3:] != new[-3:]).all()
     with pytest.raises(ValueError, match="fit"):
         angles = np.ones((3, CHANNELS // 2), np.float32)
@@ -776,7 +908,9 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
     expected = cpu.linear(x, prepared(cpu, format_, weight))
     if portable:
         monkeypatch.setattr(cpu_vectors, "special_instructions", lambda context_length: set())
-    monkeypatch.setattr(cpu_products, "Q8", kind)  # how the codes of q8_0 are stored depends on how they are multiplied
+    monkeypatch.setattr(
+        cpu_products, "Q8", kind
+    )  # how the codes of q8_0 are stored depends on how they are multiplied
     panels = prepared(cpu, format_, weight).panels
     rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 3)
 
@@ -792,9 +926,13 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
 
 
 @needs_numba
-@pytest.mark.parametrize("totals", [4, 8, 16])  # 1, 2 or 4 vectors a part, as far as a panel has so many
+@pytest.mark.parametrize(
+    "totals", [4, 8, 16]
+)  # 1, 2 or 4 vectors a part, as far as a panel has so many
 @pytest.mark.parametrize("of_columns", [False, True])
-def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(totals, of_columns, monkeypatch):
+def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(
+    totals, of_columns, monkeypatch
+):
     from minimtp.kernels.cpu import tiles as cpu_tiles
 
     monkeypatch.setattr(cpu_tiles, "FLOAT_TOTALS", totals)
@@ -812,12 +950,28 @@ def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(totals, of_c
             lines = np.full(start + depth * stride, np.nan, np.float32)
             lines[start:].reshape(depth, stride)[:, :32] = weight.T
             found = np.full((7, 40), np.nan, np.float32)
-            multiply(np.ascontiguousarray(x.T) if of_columns else x, lines, start, stride, depth, found, fetches)
+            multiply(
+                np.ascontiguousarray(x.T) if of_columns else x,
+                lines,
+                start,
+                stride,
+                depth,
+                found,
+                fetches,
+            )
             assert found[2:6, 5:37].tobytes() == whole.tobytes()
             found[2:6, 5:37] = np.nan
             assert np.isnan(found).all()
     nothing = np.full((7, 40), np.nan, np.float32)
-    multiply(np.empty((0, 5) if of_columns else (5, 0), np.float32), np.empty(0, np.float32), 0, 32, 0, nothing, 0)
+    multiply(
+        np.empty((0, 5) if of_columns else (5, 0), np.float32),
+        np.empty(0, np.float32),
+        0,
+        32,
+        0,
+        nothing,
+        0,
+    )
     assert not nothing[2:6, 5:37].any()
 
 
@@ -833,11 +987,16 @@ def test_the_exponential_is_accurate_to_two_roundings_and_never_negative():
         for i in range(y.shape[0]):
             y[i] = cpu_math.exponential(x[i])
 
-    x = np.concatenate([np.linspace(-87.3, 88.3, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]).astype(np.float32)
+    x = np.concatenate(
+        [np.linspace(-87.3, 88.3, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]
+    ).astype(np.float32)
     y = np.empty_like(x)
     each(x, y)
     assert_close(y, np.exp(x.astype(np.float64)), COMPARISONS["exp"])
-    special, y = np.array([0, -87.4, -200, -1e30, -np.inf, 1e30, np.nan], np.float32), np.empty(7, np.float32)
+    special, y = (
+        np.array([0, -87.4, -200, -1e30, -np.inf, 1e30, np.nan], np.float32),
+        np.empty(7, np.float32),
+    )
     each(special, y)
     assert y[:5].tolist() == [1, 0, 0, 0, 0] and 2e38 < y[5] < np.inf and np.isnan(y[6])
 
@@ -852,10 +1011,19 @@ def test_rounding_to_float16_is_numpys():
             y[i] = cpu_math.as_float16(x[i])
 
     anything = np.random.default_rng(9).integers(0, 2**32, 300_000, np.uint32).view(np.float32)
-    halves = np.arange(31 << 10, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are finite, from 0 up
+    halves = (
+        np.arange(31 << 10, dtype=np.uint16).view(np.float16).astype(np.float32)
+    )  # all that are finite, from 0 up
     ties = 0.5 * (halves[1:] + halves[:-1])
     edges = np.array([65519.996, 65520, -65520, np.inf], np.float32)  # where float16 ends
-    x = [anything[np.isfinite(anything)], halves, ties, np.nextafter(ties, np.float32(0)), -ties, edges]
+    x = [
+        anything[np.isfinite(anything)],
+        halves,
+        ties,
+        np.nextafter(ties, np.float32(0)),
+        -ties,
+        edges,
+    ]
     x = np.concatenate(x).astype(np.float32)
     y = np.empty_like(x)
     each(x, y)
@@ -878,7 +1046,12 @@ def test_the_largest_of_a_row_is_found_among_any_floats(values):
 def run_python(code, **environment):
     """stdout and stderr of a new interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return done.stdout, done.stderr
 

@@ -27,7 +27,9 @@ def test_a_product_is_as_exact_as_the_magnitude_of_its_terms_allows(transposed):
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((65, 130), (130, 97)))
     if transposed:
         a, b = (np.ascontiguousarray(matrix.T).T for matrix in (a, b))
-    exact, magnitude = (f(a.astype(np.float64)) @ f(b.astype(np.float64)) for f in (np.asarray, np.abs))
+    exact, magnitude = (
+        f(a.astype(np.float64)) @ f(b.astype(np.float64)) for f in (np.asarray, np.abs)
+    )
     assert_close(cpu.product(a, b), exact, COMPARISONS["product"], (130 + 4) * magnitude)
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 AVX2 = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse3,+sse4.1,+sse4.2,+ssse3"
-OLDER = ("haswell", AVX2, "avx2 f16c"), ("generic", "", "")  # what Numba calls it, and what the kernels find in it
+OLDER = (
+    ("haswell", AVX2, "avx2 f16c"),
+    ("generic", "", ""),
+)  # what Numba calls it, and what the kernels find in it
 # The process that runs the tests first makes sure of what it compiles for.
 RUN = """
 import sys, pytest
@@ -24,21 +27,49 @@ assert (vectors.LANES, vectors.DOTS) == (8, False)
 assert vectors.special_instructions(cpu_target.target_context) == set(sys.argv[1].split())
 sys.exit(pytest.main(sys.argv[2:]))
 """
-TESTS = "kernels/test_kernels.py", "kernels/test_matmul.py", "decode/test_runtime.py", "decode/test_exactness.py"
+TESTS = (
+    "kernels/test_kernels.py",
+    "kernels/test_matmul.py",
+    "decode/test_runtime.py",
+    "decode/test_exactness.py",
+)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the older processors are x86's")
-@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is missing: there are no compiled kernels to test")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the older processors are x86's"
+)
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None,
+    reason="Numba is missing: there are no compiled kernels to test",
+)
 @pytest.mark.parametrize(("name", "features", "special"), OLDER, ids=[name for name, *_ in OLDER])
-def test_the_kernels_compiled_for_an_older_processor_pass_the_same_tests(name, features, special, tmp_path):
+def test_the_kernels_compiled_for_an_older_processor_pass_the_same_tests(
+    name, features, special, tmp_path
+):
     from llvmlite.binding import get_host_cpu_features
 
-    if not all(get_host_cpu_features().get(feature[1:]) for feature in features.split(",") if feature):
+    if not all(
+        get_host_cpu_features().get(feature[1:]) for feature in features.split(",") if feature
+    ):
         pytest.skip(f"this processor does not have the instructions of {name}")
-    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    settings = {
+        "NUMBA_CPU_NAME": name,
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
     folder = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", RUN, special, "-n0", "-p", "no:cacheprovider", "-k", "not plain"]
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        special,
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not plain",
+    ]
     done = subprocess.run(
         [*command, *(str(folder / test) for test in TESTS)],
         cwd=folder.parent, env=os.environ | settings | {"MINIMTP_KERNELS": "auto"}, capture_output=True, text=True,

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.panels import GROUP, PANEL, SCALE_BYTES, by_panel, q4_0_steps, quantized_panels
+from minimtp.kernels.cpu.panels import (
+    GROUP,
+    PANEL,
+    SCALE_BYTES,
+    by_panel,
+    q4_0_steps,
+    quantized_panels,
+)
 
 outputs, groups = st.integers(1, 70), st.integers(1, 3)
 seeds = st.integers(0, 2**32)
@@ -15,14 +22,18 @@ def test_a_panel_holds_32_rows_and_the_last_one_is_filled_up_with_zeros(own, row
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
     panels = own(by_panel)(matrix)
     count = -(-rows // PANEL)
-    assert panels.shape == (count, PANEL, columns), f"{rows} rows are {count} panels of {PANEL}, got the shape {panels.shape}"
+    assert panels.shape == (count, PANEL, columns), (
+        f"{rows} rows are {count} panels of {PANEL}, got the shape {panels.shape}"
+    )
     assert panels.dtype == kind, f"expected {np.dtype(kind)}, got {panels.dtype}"
     assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "rows in their order"
     assert not panels.reshape(-1, columns)[rows:].any(), "zeros after the last row"
 
 
 @given(rows=outputs, groups=groups, seed=seeds)
-def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_of_activations(own, rows, groups, seed):
+def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_of_activations(
+    own, rows, groups, seed
+):
     codes = np.random.default_rng(seed).integers(-8, 8, (rows, groups * GROUP)).astype(np.int8)
     packed = own(q4_0_steps)(codes)
     assert packed.shape == (-(-rows // PANEL), PANEL, groups, 4, 4) and packed.dtype == np.uint8
@@ -31,12 +42,18 @@ def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_o
         for b in range(4):
             low, high = (codes[:, 8 * step + half + b :: GROUP] + 8 for half in (0, 4))  # (N, K/32)
             found = by_row[:rows, :, step, b]
-            assert np.array_equal(found & 15, low), f"low half of byte {b}, step {step}: k = {8 * step + b}, 8 too large"
-            assert np.array_equal(found >> 4, high), f"high half of byte {b}, step {step}: k = {8 * step + 4 + b}, 8 too large"
+            assert np.array_equal(found & 15, low), (
+                f"low half of byte {b}, step {step}: k = {8 * step + b}, 8 too large"
+            )
+            assert np.array_equal(found >> 4, high), (
+                f"high half of byte {b}, step {step}: k = {8 * step + 4 + b}, 8 too large"
+            )
 
 
 @given(rows=outputs, groups=groups, steps=st.sampled_from([4, 8]), seed=seeds)
-def test_a_group_of_a_panel_is_its_scales_and_then_its_steps_output_beside_output(own, rows, groups, steps, seed):
+def test_a_group_of_a_panel_is_its_scales_and_then_its_steps_output_beside_output(
+    own, rows, groups, steps, seed
+):
     rng = np.random.default_rng(seed)
     scales = rng.standard_normal((rows, groups)).astype(np.float16).astype(np.float32)
     packed = rng.integers(0, 256, (-(-rows // PANEL), PANEL, groups, steps, 4)).astype(np.uint8)
@@ -46,13 +63,21 @@ def test_a_group_of_a_panel_is_its_scales_and_then_its_steps_output_beside_outpu
     for g in range(groups):
         group = panels[:, g * group_bytes : (g + 1) * group_bytes]
         found = np.ascontiguousarray(group[:, :SCALE_BYTES]).view(np.float16).reshape(-1)
-        assert np.array_equal(found[:rows], scales[:, g]), f"group {g} begins with the scales of its outputs, as float16"
+        assert np.array_equal(found[:rows], scales[:, g]), (
+            f"group {g} begins with the scales of its outputs, as float16"
+        )
         for step in range(steps):
-            dwords = group[:, SCALE_BYTES + step * 4 * PANEL :][:, : 4 * PANEL].reshape(-1, PANEL, 4)
-            assert np.array_equal(dwords, packed[:, :, g, step]), f"step {step} of group {g}: a dword for each output"
+            dwords = group[:, SCALE_BYTES + step * 4 * PANEL :][:, : 4 * PANEL].reshape(
+                -1, PANEL, 4
+            )
+            assert np.array_equal(dwords, packed[:, :, g, step]), (
+                f"step {step} of group {g}: a dword for each output"
+            )
 
 
 def test_panels_begin_at_a_cache_line(own):
     packed = np.zeros((1, PANEL, 1, 4, 4), np.uint8)
     for _ in range(8):
-        assert own(quantized_panels)(np.ones((3, 1), np.float32), packed).ctypes.data % 64 == 0, "see aligned_empty"
+        assert own(quantized_panels)(np.ones((3, 1), np.float32), packed).ctypes.data % 64 == 0, (
+            "see aligned_empty"
+        )

@@ -20,7 +20,11 @@ from minimtp.training.presets import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = ROOT / "lessons"
 NUMBERS = range(1, len(course.NAMES) + 1)
-MOST_CHANGES, LONGEST_STORY, LONGEST_RUN = 3, 40, 600  # settings, lines, seconds (about a minute where nothing else runs)
+MOST_CHANGES, LONGEST_STORY, LONGEST_RUN = (
+    3,
+    40,
+    600,
+)  # settings, lines, seconds (about a minute where nothing else runs)
 ALWAYS = {"minimtp"}  # its __init__ imports nothing
 
 
@@ -37,7 +41,9 @@ def parse(path):
 
 
 def every_lesson(test):
-    return pytest.mark.parametrize("number", NUMBERS, ids=lambda number: course.NAMES[number - 1])(test)
+    return pytest.mark.parametrize("number", NUMBERS, ids=lambda number: course.NAMES[number - 1])(
+        test
+    )
 
 
 # ------------------------------------------------------------------------------------------------- order and settings
@@ -76,9 +82,13 @@ def test_a_lesson_introduces_modules_that_exist_and_that_no_earlier_lesson_intro
 def test_what_a_lesson_introduces_imports_only_what_has_been_introduced(number):
     known = set(course.introduced(number))
     for module in known:
-        assert imported(library_file(module)) <= known, f"{module} needs a module that no lesson up to {number} introduces"
+        assert imported(library_file(module)) <= known, (
+            f"{module} needs a module that no lesson up to {number} introduces"
+        )
     for path in folder(number).glob("*.py"):
-        assert imported(path) <= known, f"{path.name} uses a module that no lesson up to {number} introduces"
+        assert imported(path) <= known, (
+            f"{path.name} uses a module that no lesson up to {number} introduces"
+        )
 
 
 @every_lesson
@@ -103,12 +113,20 @@ def test_a_preset_keeps_its_sizes_and_takes_over_what_the_lessons_changed():
 
 def definitions(tree):
     """{name: node} of the functions and classes at the top of a file."""
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
 
 
 def library_definition(number, name):
-    found = [node for module in course.introduced(number) if (node := definitions(parse(library_file(module))).get(name))]
-    assert len(found) == 1, f"{name} should be in one of the modules introduced so far, and is in {len(found)}"
+    found = [
+        node
+        for module in course.introduced(number)
+        if (node := definitions(parse(library_file(module))).get(name))
+    ]
+    assert len(found) == 1, (
+        f"{name} should be in one of the modules introduced so far, and is in {len(found)}"
+    )
     return found[0]
 
 
@@ -125,13 +143,19 @@ def outside_methods(node):
 
 def is_stub(function, number):
     body = function.body[1:] if ast.get_docstring(function) else function.body
-    return len(body) == 1 and ast.unparse(body[0]).startswith(f"raise NotImplementedError('lesson {number}: ")
+    return len(body) == 1 and ast.unparse(body[0]).startswith(
+        f"raise NotImplementedError('lesson {number}: "
+    )
 
 
 def stubs(number):
     """Names of what the lesson's exercise.py asks for."""
     tree = definitions(parse(folder(number) / "exercise.py"))
-    return {name: node for name, node in tree.items() if any(is_stub(f, number) for f in functions(node).values())}
+    return {
+        name: node
+        for name, node in tree.items()
+        if any(is_stub(f, number) for f in functions(node).values())
+    }
 
 
 @every_lesson
@@ -147,23 +171,39 @@ def test_a_stub_has_the_librarys_signature_and_docstring_and_no_body(number):
         assert mine.keys() == theirs.keys(), name
         for method, function in mine.items():
             other = theirs[method]
-            assert ast.dump(function.args) == ast.dump(other.args), f"{name}.{method}: another signature"
-            assert [ast.dump(d) for d in function.decorator_list] == [ast.dump(d) for d in other.decorator_list]
-            assert ast.get_docstring(function) == ast.get_docstring(other), f"{name}.{method}: another docstring"
-            given = [ast.dump(statement) for statement in function.body] == [ast.dump(statement) for statement in other.body]
-            assert given or is_stub(function, number), f"{name}.{method} is neither given whole nor left open"
+            assert ast.dump(function.args) == ast.dump(other.args), (
+                f"{name}.{method}: another signature"
+            )
+            assert [ast.dump(d) for d in function.decorator_list] == [
+                ast.dump(d) for d in other.decorator_list
+            ]
+            assert ast.get_docstring(function) == ast.get_docstring(other), (
+                f"{name}.{method}: another docstring"
+            )
+            given = [ast.dump(statement) for statement in function.body] == [
+                ast.dump(statement) for statement in other.body
+            ]
+            assert given or is_stub(function, number), (
+                f"{name}.{method} is neither given whole nor left open"
+            )
 
 
 def exercise_tests(number):
     """The test files that the lesson's text tells the reader to run."""
-    return [file for files in re.findall(r"^pytest --mine (.+)$", text(number), flags=re.MULTILINE) for file in files.split()]
+    return [
+        file
+        for files in re.findall(r"^pytest --mine (.+)$", text(number), flags=re.MULTILINE)
+        for file in files.split()
+    ]
 
 
 def solution(number):
     """The lesson's exercise.py with the library's own definitions in it."""
     parts = []
     for name in stubs(number):
-        modules = [m for m in course.introduced(number) if name in definitions(parse(library_file(m)))]
+        modules = [
+            m for m in course.introduced(number) if name in definitions(parse(library_file(m)))
+        ]
         home = importlib.import_module(modules[0])
         names = ", ".join(n for n in vars(home) if not n.startswith("__"))
         parts.append(f"from {modules[0]} import {names}\n")
@@ -177,11 +217,25 @@ def run_exercises(project):
     Open exercises have a line each, other tests as well.
     """
     files = [file for number in NUMBERS for file in exercise_tests(number)]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--hypothesis-profile=few", "--mine", *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        "--hypothesis-profile=few",
+        "--mine",
+        *files,
+    ]
     environment = os.environ | {"PYTHONPATH": f"{project}{os.pathsep}{ROOT}", "COLUMNS": "1000"}
-    output = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True
+    ).stdout
     outcomes = {file: [] for file in files}
-    for outcome, file, line in re.findall(r"^(PASSED|FAILED|ERROR|OPEN) (tests/[\w/]+\.py)(.*)$", output, flags=re.MULTILINE):
+    for outcome, file, line in re.findall(
+        r"^(PASSED|FAILED|ERROR|OPEN) (tests/[\w/]+\.py)(.*)$", output, flags=re.MULTILINE
+    ):
         outcomes[file].append((outcome, line))
     return outcomes
 
@@ -195,7 +249,9 @@ def outcomes(tmp_path_factory):
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, project / part)
     for number in NUMBERS:
-        (projects["solved"] / "lessons" / course.NAMES[number - 1] / "exercise.py").write_text(solution(number))
+        (projects["solved"] / "lessons" / course.NAMES[number - 1] / "exercise.py").write_text(
+            solution(number)
+        )
     with ThreadPoolExecutor(len(projects)) as pool:
         return dict(zip(projects, pool.map(run_exercises, projects.values()), strict=True))
 
@@ -242,7 +298,14 @@ def runs(tmp_path_factory):
         if number not in done:
             cwd = tmp_path_factory.mktemp("alone")
             code = REPORT_LOADED.format(module=f"lessons.{course.NAMES[number - 1]}")
-            done[number] = run_python(["-c", code, "--preset", "tiny", "--device", "cpu"], cwd, MINIMTP_KERNELS="plain"), cwd
+            done[number] = (
+                run_python(
+                    ["-c", code, "--preset", "tiny", "--device", "cpu"],
+                    cwd,
+                    MINIMTP_KERNELS="plain",
+                ),
+                cwd,
+            )
         return done[number]
 
     return run
@@ -266,27 +329,38 @@ def test_a_lesson_runs_alone_and_says_its_number_beside_the_last_ones(number, ru
     process, _ = runs(number)
     assert process.returncode == 0, process.stderr
     before, now = process.stdout.splitlines()[-2:]
-    assert before.split()[:2] == ["lesson", str(number - 1)] and now.split()[:2] == ["lesson", str(number)]
+    assert before.split()[:2] == ["lesson", str(number - 1)] and now.split()[:2] == [
+        "lesson",
+        str(number),
+    ]
 
 
 @every_lesson
 def test_a_run_loads_no_module_that_has_not_been_introduced(number, runs):
     process, _ = runs(number)
-    loaded = {name for name in process.stderr.splitlines()[-1].split() if not is_empty_package(name)} - ALWAYS
+    loaded = {
+        name for name in process.stderr.splitlines()[-1].split() if not is_empty_package(name)
+    } - ALWAYS
     assert loaded <= set(course.introduced(number))
 
 
 def is_empty_package(name):
     """A folder whose __init__ says nothing but what the folder is for."""
     path = library_file(name)
-    return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in parse(path).body)
+    return path.name == "__init__.py" and all(
+        isinstance(node, ast.Expr) for node in parse(path).body
+    )
 
 
 @every_lesson
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the pictures")
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the pictures"
+)
 def test_a_lesson_saves_its_picture(number, runs):
     _, cwd = runs(number)
-    assert (cwd / "runs" / "lessons" / "tiny" / f"lesson{number:02d}" / "picture.png").stat().st_size > 10_000
+    assert (
+        cwd / "runs" / "lessons" / "tiny" / f"lesson{number:02d}" / "picture.png"
+    ).stat().st_size > 10_000
 
 
 def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
@@ -312,18 +386,24 @@ SCIENTIFIC = (10.0, 0.0)  # errors of rounding
 MEAN = (1.1, 0.0)  # a decimal fraction without a unit
 EXACT = (1.0, 0.0)  # a count
 UNITS = "|".join(sorted(BOUNDS, key=len, reverse=True))
-NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)" rf"(?: ?({UNITS}))?(?!\w)")
+NUMBER = re.compile(
+    r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)" rf"(?: ?({UNITS}))?(?!\w)"
+)
 
 
 def numbers(line):
     """[(value, unit or "", as written)] of a line."""
-    return [(float(written.replace(",", "")), unit, written) for written, unit in NUMBER.findall(line)]
+    return [
+        (float(written.replace(",", "")), unit, written) for written, unit in NUMBER.findall(line)
+    ]
 
 
 def close(quoted, printed):
     (value, unit, written), (again, unit_again, _) = quoted, printed
     without_unit = SCIENTIFIC if "e" in written else MEAN if "." in written else EXACT
-    factor, absolute = OF_THE_RUINED if unit == "bits" and value > RUINED else BOUNDS.get(unit, without_unit)
+    factor, absolute = (
+        OF_THE_RUINED if unit == "bits" and value > RUINED else BOUNDS.get(unit, without_unit)
+    )
     if unit != unit_again:
         return False
     if value == again or abs(value - again) <= absolute:
@@ -337,7 +417,9 @@ def blocks(markdown, kind):
 
 def comparable(output):
     """The lines with something to compare: not the samples of text ("| ..."), which change with the last bit of a weight."""
-    return [line for line in output.splitlines() if line.strip() and not line.lstrip().startswith("|")]
+    return [
+        line for line in output.splitlines() if line.strip() and not line.lstrip().startswith("|")
+    ]
 
 
 @every_lesson
@@ -347,7 +429,9 @@ def test_a_lesson_prints_what_its_text_shows_within_the_stated_bounds(number, sh
     assert process.returncode == 0, process.stderr
     (quoted,) = blocks(text(number), "text")
     quoted, printed = comparable(quoted), comparable(process.stdout)
-    assert [NUMBER.sub("#", line).split() for line in quoted] == [NUMBER.sub("#", line).split() for line in printed]
+    assert [NUMBER.sub("#", line).split() for line in quoted] == [
+        NUMBER.sub("#", line).split() for line in printed
+    ]
     for mine, theirs in zip(quoted, printed, strict=True):
         for a, b in zip(numbers(mine), numbers(theirs), strict=True):
             assert close(a, b), f"the text says {a[2]} {a[1]} and the run {b[2]} {b[1]}: {theirs}"
@@ -363,12 +447,19 @@ def assert_printed(prose, printed):
     for value, _, written in numbers(prose):
         if "." in written:
             digits = len(written.partition(".")[2])
-            assert any(math.isclose(round(p, digits), value) for p in printed), f"{written} is not what the run printed"
+            assert any(math.isclose(round(p, digits), value) for p in printed), (
+                f"{written} is not what the run printed"
+            )
 
 
 @every_lesson
 def test_decimals_in_a_lessons_prose_stand_in_its_output_too(number):
-    prose = re.sub(r"^```.*?^```|^    .*?$|`[^`]*`|\[[^\]]*\]\([^)]*\)|arXiv [\d.]+", "", text(number), flags=re.M | re.S)
+    prose = re.sub(
+        r"^```.*?^```|^    .*?$|`[^`]*`|\[[^\]]*\]\([^)]*\)|arXiv [\d.]+",
+        "",
+        text(number),
+        flags=re.M | re.S,
+    )
     assert_printed(prose.partition("## Further reading")[0], printed_values(number))
 
 
@@ -403,9 +494,13 @@ def test_every_command_in_a_text_exists_with_its_options(number):
             assert words[2] == f"lessons.{course.NAMES[number - 1]}"
             course.make_parser(number).parse_args(words[3:])
         elif words[0] == "pytest":
-            assert all((ROOT / word).is_file() for word in words[1:] if not word.startswith("-")), command
+            assert all((ROOT / word).is_file() for word in words[1:] if not word.startswith("-")), (
+                command
+            )
         else:
-            raise AssertionError(f"{command!r}: a lesson's text may tell the reader to run python -m lessons... or pytest")
+            raise AssertionError(
+                f"{command!r}: a lesson's text may tell the reader to run python -m lessons... or pytest"
+            )
 
 
 def script(name):
@@ -415,7 +510,9 @@ def script(name):
     return module
 
 
-@pytest.mark.parametrize("path", sorted(LESSONS.rglob("README.md")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(LESSONS.rglob("README.md")), ids=lambda path: path.parent.name
+)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (path.parent / target).exists(), target

@@ -15,12 +15,22 @@ from tests.strategies import recipes
 
 
 def recipe_of(curriculum, steps, depth=3, **settings):
-    return Recipe(heads="parallel", draft_depth=depth, curriculum=curriculum, tokens=steps * 8 * 256, **settings)
+    return Recipe(
+        heads="parallel",
+        draft_depth=depth,
+        curriculum=curriculum,
+        tokens=steps * 8 * 256,
+        **settings,
+    )
 
 
 @pytest.mark.parametrize(
     ("curriculum", "expected"),
-    [("none", [3] * 8), ("forward", [0, 0, 1, 1, 2, 2, 3, 3]), ("reverse", [3, 3, 2, 2, 1, 1, 0, 0])],
+    [
+        ("none", [3] * 8),
+        ("forward", [0, 0, 1, 1, 2, 2, 3, 3]),
+        ("reverse", [3, 3, 2, 2, 1, 1, 0, 0]),
+    ],
 )
 def test_the_heads_of_eight_steps_are_these(own, curriculum, expected):
     counts = [own(schedule.active_heads)(recipe_of(curriculum, 8), step) for step in range(8)]
@@ -53,7 +63,9 @@ def test_without_heads_there_are_no_weights(own):
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
 def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(own, recipe):
-    ends = {recipe.steps - 1: recipe.head_loss_end} | {0: recipe.head_loss}  # a run of one step is at its start
+    ends = {recipe.steps - 1: recipe.head_loss_end} | {
+        0: recipe.head_loss
+    }  # a run of one step is at its start
     for step, together in ends.items():
         weights = own(schedule.head_weights)(recipe, step)
         assert sum(weights) == pytest.approx(together, abs=1e-12)
@@ -67,7 +79,9 @@ def test_a_head_keeps_its_weight_when_another_joins(own, recipe):
     everyone = own(schedule.head_weights)(dataclasses.replace(recipe, curriculum="none"), 0)
     for step in range(recipe.steps):
         count = schedule.active_heads(recipe, step)
-        assert own(schedule.head_weights)(recipe, step) == pytest.approx(everyone[:count] + [0.0] * (3 - count))
+        assert own(schedule.head_weights)(recipe, step) == pytest.approx(
+            everyone[:count] + [0.0] * (3 - count)
+        )
 
 
 def test_the_acceptance_of_a_small_text_is_this(own):
@@ -77,7 +91,11 @@ def test_the_acceptance_of_a_small_text_is_this(own):
 
 
 @given(
-    arrays.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)), elements=st.integers(0, 1))
+    arrays.arrays(
+        np.int64,
+        st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)),
+        elements=st.integers(0, 1),
+    )
 )
 def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(own, predicted):
     windows, context_length, depth = predicted.shape[0], predicted.shape[1], predicted.shape[2] - 1
@@ -85,7 +103,9 @@ def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(own,
         reached = accepted = 0
         for window in range(windows):
             for t in range(context_length - k):
-                stands = [predicted[window, t, j] == predicted[window, t + j, 0] for j in range(1, k + 1)]
+                stands = [
+                    predicted[window, t, j] == predicted[window, t + j, 0] for j in range(1, k + 1)
+                ]
                 reached += all(stands[:-1])
                 accepted += all(stands)
         assert share == (pytest.approx(accepted / reached) if reached else None)

@@ -45,7 +45,9 @@ def edited(function, *edits):
     """The function with pieces of its source replaced: pairs (old, new), each old one standing there exactly once."""
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in edits:
-        assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {function.__name__}"
+        assert source.count(old) == 1, (
+            f"{old!r} stands {source.count(old)} times in {function.__name__}"
+        )
         source = source.replace(old, new)
     names = dict(function.__globals__)
     exec(source, names)
@@ -70,7 +72,10 @@ def in_place(one: Mutant, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, wrong)
         for other in [] if classes else list(sys.modules.values()):
-            if getattr(other, "__name__", "").startswith(("minimtp.", "tests.")) and vars(other).get(name) is right:
+            if (
+                getattr(other, "__name__", "").startswith(("minimtp.", "tests."))
+                and vars(other).get(name) is right
+            ):
                 patch.setattr(other, name, wrong)
         yield
 

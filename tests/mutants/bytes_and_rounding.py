@@ -18,7 +18,9 @@ LAYOUT = test_packing.test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus
 @mutant("kernels.ggml.blocks:_nibbles", "llama.cpp #17083", test=LAYOUT)
 def neighbours_share_a_byte(nibbles):
     """As other formats have it; the converter's own reader agreed, only ggml did not."""
-    return lambda codes: pack4(codes.astype("uint8"), "adjacent-lo-first").reshape(len(codes), -1, 16)
+    return lambda codes: pack4(codes.astype("uint8"), "adjacent-lo-first").reshape(
+        len(codes), -1, 16
+    )
 
 
 @mutant("quant.bit_packing:_filled", "tilelang-ascend #1731",
@@ -36,10 +38,19 @@ def a_scale_for_a_whole_row_is_saved_as_zeros(pack):
     return zeros
 
 
-@mutant("quant.packing:pack", "AutoGPTQ's first format: research/qat.md 2.5", READ_BACK, "int4-affine-g32")
+@mutant(
+    "quant.packing:pack",
+    "AutoGPTQ's first format: research/qat.md 2.5",
+    READ_BACK,
+    "int4-affine-g32",
+)
 def zero_points_are_stored_less_one(pack):
     def less_one(grid, codes, scales):
-        return pack(grid, codes, scales._replace(zero=scales.zero - 1) if hasattr(scales, "zero") else scales)
+        return pack(
+            grid,
+            codes,
+            scales._replace(zero=scales.zero - 1) if hasattr(scales, "zero") else scales,
+        )
 
     return less_one
 

@@ -14,7 +14,12 @@ def a_scale_of_zero_is_divided_by(divisor):
     return lambda step: step
 
 
-@mutant("quant.grids.codebook:TernaryGrid._in_steps", "kyegomez/BitNet #123", NOTHING_UNDEFINED, "ternary-tensor")
+@mutant(
+    "quant.grids.codebook:TernaryGrid._in_steps",
+    "kyegomez/BitNet #123",
+    NOTHING_UNDEFINED,
+    "ternary-tensor",
+)
 def ternary_weights_that_are_all_zero_are_divided_by_their_mean(in_steps):
     def unguarded(self, x, scales, first=0):
         return x.astype("float32", copy=False) / self._spread(scales, first, x.shape[1])
@@ -32,13 +37,18 @@ def one_over_a_step_of_zero_is_infinite(reciprocal):
     return unguarded
 
 
-@mutant("kernels.ggml.scale_search:search_signed", "auto-round #1908, #1909", "zeros_stay_zeros", "q6_k")
+@mutant(
+    "kernels.ggml.scale_search:search_signed", "auto-round #1908, #1909", "zeros_stay_zeros", "q6_k"
+)
 def a_super_block_of_zeros_gets_a_scale_that_is_no_number(search):
     """The chunked rewrite of the search dropped the guard of 0 / 0; one NaN in a file of 2.9 million blocks is enough."""
     return edited(
         search,
         ("xp.where(sum_l2 != 0, sum_lx / sum_l2, xp.float32(0))", "sum_lx / sum_l2"),
-        ("    empty = xp.abs(extreme) < TOO_SMALL\n", "    empty = xp.zeros(extreme.shape, bool)\n"),
+        (
+            "    empty = xp.abs(extreme) < TOO_SMALL\n",
+            "    empty = xp.zeros(extreme.shape, bool)\n",
+        ),
     )
 
 
@@ -87,7 +97,12 @@ def a_scale_is_never_smaller_than_the_epsilon_of_bfloat16(stored):
     return floored
 
 
-@mutant("quant.grids.base:Grid.check_values", "pytorch #171777", "a_value_that_is_not_finite_is_refused_by_name", "q8_0")
+@mutant(
+    "quant.grids.base:Grid.check_values",
+    "pytorch #171777",
+    "a_value_that_is_not_finite_is_refused_by_name",
+    "q8_0",
+)
 def infinities_are_cast_to_an_integer(check):
     """Which gives 0, or the smallest integer, or anything: the cast is undefined."""
     return lambda self, x, name: None
@@ -108,8 +123,8 @@ def comparisons_let_what_is_no_number_pass(check):
 def the_sum_of_a_block_is_a_float16(scales):
     def overflowing(self, x):
         with numpy.errstate(all="ignore"):
-            return self._stored(self._over_groups(x, lambda group: abs(group).mean(axis=-1, dtype="float16")))
+            return self._stored(
+                self._over_groups(x, lambda group: abs(group).mean(axis=-1, dtype="float16"))
+            )
 
     return overflowing
-
-

@@ -30,7 +30,13 @@ def updates_inside_a_block_spill_into_the_next_one(gptq):
 
 @mutant("quant.ptq.gptq:gptq", "sparseml #2290", test=lambda: as_column_by_column(True))
 def scales_are_looked_up_by_the_position_and_not_by_the_column(gptq):
-    return edited(gptq, ("grid.nearest(now[:, j : j + 1], scales, column)", "grid.nearest(now[:, j : j + 1], scales, j)"))
+    return edited(
+        gptq,
+        (
+            "grid.nearest(now[:, j : j + 1], scales, column)",
+            "grid.nearest(now[:, j : j + 1], scales, j)",
+        ),
+    )
 
 
 @mutant("quant.ptq.gptq:gptq", "IST-DASLab/gptq: research/qat.md 2.7", test=as_column_by_column)

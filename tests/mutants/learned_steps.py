@@ -21,7 +21,9 @@ def the_step_has_the_derivative_of_the_staircase(backward):
 
 
 def steps_keep_their_sign():
-    test_learned.test_a_step_keeps_its_sign_however_far_it_is_learned(grid_named("int4-restricted-g32"), -1.1)
+    test_learned.test_a_step_keeps_its_sign_however_far_it_is_learned(
+        grid_named("int4-restricted-g32"), -1.1
+    )
 
 
 @mutant("quant.qat.learned:encode_learned", "LSQplus #12", test=steps_keep_their_sign)

@@ -18,7 +18,12 @@ HALF_A_STEP = "a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_ext
 # ------------------------------------------------------------------------------------------------------------- the range
 
 
-@mutant("quant.grids.uniform:UniformGrid.steps_to_the_extreme", "distiller #463", HALF_A_STEP, "int4-full-mid-g32")
+@mutant(
+    "quant.grids.uniform:UniformGrid.steps_to_the_extreme",
+    "distiller #463",
+    HALF_A_STEP,
+    "int4-full-mid-g32",
+)
 def the_scale_is_of_the_restricted_range_and_the_clip_of_the_full_one(steps):
     return property(lambda self: self.largest_code)
 
@@ -29,7 +34,12 @@ def the_scale_is_of_the_full_range_and_the_clip_of_the_restricted_one(steps):
     return property(lambda self: self.largest_code + 0.5)
 
 
-@mutant("kernels.ggml.blocks:levels_q4_0", "mlx-lm #1646, mlx-swift-lm #507", "the_outermost_codes_are_used", "q4_0")
+@mutant(
+    "kernels.ggml.blocks:levels_q4_0",
+    "mlx-lm #1646, mlx-swift-lm #507",
+    "the_outermost_codes_are_used",
+    "q4_0",
+)
 def the_extreme_has_lost_its_sign(levels_q4_0):
     def unsigned(x):
         xp = array_module(x)
@@ -45,14 +55,20 @@ def bytes_of_a_million_weights_are_ggmls():
     assert digest == stored_bytes()["q4_0/plain/sha256 of large spread"].tobytes()
 
 
-@mutant("kernels.ggml.blocks:levels_q4_0", "llama.cpp #8939, #15111", test=bytes_of_a_million_weights_are_ggmls)
+@mutant(
+    "kernels.ggml.blocks:levels_q4_0",
+    "llama.cpp #8939, #15111",
+    test=bytes_of_a_million_weights_are_ggmls,
+)
 def a_product_and_a_sum_are_rounded_once(levels_q4_0):
     """What a compiler does that fuses a*b+c: bytes that depend on the machine."""
 
     def fused(x):
         _, step = levels_q4_0(x)
         groups = x.astype("float64").reshape(len(x), -1, GROUP_SIZE)
-        inverse = numpy.where(step == 0, 0, numpy.float32(1) / numpy.where(step == 0, 1, step)).astype("float64")
+        inverse = numpy.where(
+            step == 0, 0, numpy.float32(1) / numpy.where(step == 0, 1, step)
+        ).astype("float64")
         return numpy.trunc((groups * inverse + 8.5).astype("float32")), step
 
     return fused
@@ -70,7 +86,12 @@ def nothing_is_rounded_at_all(encode):
     return floats
 
 
-@mutant("quant.grids.groups:GroupedGrid._stored", "llama.cpp discussion #26788", HALF_A_STEP, "int8-affine-channel")
+@mutant(
+    "quant.grids.groups:GroupedGrid._stored",
+    "llama.cpp discussion #26788",
+    HALF_A_STEP,
+    "int8-affine-channel",
+)
 def scales_are_bfloat16_where_the_file_has_float16(stored):
     def shorter(self, step):
         rounded = (step.view("uint32") + numpy.uint32(0x8000)) & numpy.uint32(0xFFFF0000)
@@ -86,7 +107,11 @@ def scales_are_bfloat16_where_the_file_has_float16(stored):
 def training_adds_the_zero_point_before_rounding_and_the_file_after(fake_quantize):
     def before(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
-        codes = numpy.clip(numpy.rint(x.astype("float32") / divisor(step) + zero), self.smallest_code, self.largest_code)
+        codes = numpy.clip(
+            numpy.rint(x.astype("float32") / divisor(step) + zero),
+            self.smallest_code,
+            self.largest_code,
+        )
         return ((codes - zero) * step).astype(x.dtype, copy=False)
 
     return before
@@ -97,7 +122,9 @@ def training_multiplies_by_the_reciprocal_and_the_file_divides(fake_quantize):
     def reciprocal(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
         levels = numpy.rint(x.astype("float32") * (numpy.float32(1) / divisor(step))) + zero
-        return ((numpy.clip(levels, self.smallest_code, self.largest_code) - zero) * step).astype(x.dtype, copy=False)
+        return ((numpy.clip(levels, self.smallest_code, self.largest_code) - zero) * step).astype(
+            x.dtype, copy=False
+        )
 
     return reciprocal
 
@@ -120,7 +147,12 @@ def training_has_a_floor_under_its_scale_that_the_file_does_not_have(fake_quanti
     return floored
 
 
-@mutant("quant.grids.base:Grid._fake_quantize", "openai/parameter-golf #304", SAME, "int8-restricted-tensor-f32")
+@mutant(
+    "quant.grids.base:Grid._fake_quantize",
+    "openai/parameter-golf #304",
+    SAME,
+    "int8-restricted-tensor-f32",
+)
 def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
     """A quarter of a bit per byte."""
 
@@ -134,7 +166,12 @@ def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
 # ---------------------------------------------------------------------------------------------------------------- groups
 
 
-@mutant("quant.grids.base:per_column", "vllm #39705", "a_group_is_rounded_the_same_alone_as_among_others", "nf4-g16")
+@mutant(
+    "quant.grids.base:per_column",
+    "vllm #39705",
+    "a_group_is_rounded_the_same_alone_as_among_others",
+    "nf4-g16",
+)
 def a_tile_that_spans_two_groups_is_multiplied_by_the_scale_of_the_first(per_column):
     def one_for_two(scales, group_size, first, columns):
         return numpy.repeat(scales[:, ::2], 2 * group_size, axis=1)[:, first : first + columns]
@@ -190,4 +227,10 @@ def below_the_lowest_level_the_gradient_passes(inside):
 
 @mutant("quant.grids.uniform:UniformGrid._inside", "research/qat.md 5, pitfall 3", test=MASKS)
 def the_mask_is_made_of_values_that_were_clipped_before(inside):
-    return edited(inside, ("    return ", "    levels = levels.clip(self.smallest_code, self.largest_code)\n    return "))
+    return edited(
+        inside,
+        (
+            "    return ",
+            "    levels = levels.clip(self.smallest_code, self.largest_code)\n    return ",
+        ),
+    )

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from minimtp.backend import numpy as np
-from minimtp.quant.bit_packing import ORDERS, flip_sign_bit, pack4, pack_bits, packed_size, unpack4, unpack_bits
+from minimtp.quant.bit_packing import (
+    ORDERS,
+    flip_sign_bit,
+    pack4,
+    pack_bits,
+    packed_size,
+    unpack4,
+    unpack_bits,
+)
 from minimtp.quant.grids.registry import Q4_0
 
 each_order = pytest.mark.parametrize("order", ORDERS)
@@ -14,7 +22,9 @@ shapes = st.one_of(st.tuples(st.integers(0, 70)), st.tuples(st.integers(1, 3), s
 
 
 @each_order
-@given(codes=shapes.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=st.integers(0, 15))))
+@given(
+    codes=shapes.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=st.integers(0, 15)))
+)
 def test_unpacking_undoes_packing_for_any_number_of_codes(order, codes):
     packed = pack4(codes, order)
     assert packed.dtype == np.uint8 and 2 * packed.shape[-1] - codes.shape[-1] < len(ORDERS[order])
@@ -32,8 +42,12 @@ def test_each_order_puts_the_codes_where_its_name_says():
     codes = np.arange(8, dtype=np.uint8)
     assert pack4(codes, "adjacent-lo-first").tolist() == [0x10, 0x32, 0x54, 0x76]
     assert pack4(codes, "adjacent-hi-first").tolist() == [0x01, 0x23, 0x45, 0x67]
-    assert pack4(codes, "adjacent-lo-first").view("<u4").item() == sum(code << 4 * i for i, code in enumerate(range(8)))
-    assert pack4(codes, "awq").view("<u4").item() == sum(code << 4 * i for i, code in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    assert pack4(codes, "adjacent-lo-first").view("<u4").item() == sum(
+        code << 4 * i for i, code in enumerate(range(8))
+    )
+    assert pack4(codes, "awq").view("<u4").item() == sum(
+        code << 4 * i for i, code in enumerate((0, 2, 4, 6, 1, 3, 5, 7))
+    )
     codes = np.arange(32, dtype=np.uint8) // 2
     assert pack4(codes, "ggml-split32").tolist() == [j // 2 | (j // 2 + 8) << 4 for j in range(16)]
 
@@ -41,7 +55,9 @@ def test_each_order_puts_the_codes_where_its_name_says():
 @given(codes=arrays.arrays(np.int8, (2, 64), elements=st.integers(-8, 7)))
 def test_the_bytes_of_q4_0_are_its_codes_in_ggmls_order(codes):
     blocks = Q4_0.pack(codes, np.ones((2, 2), np.float32)).reshape(2, 2, 18)[:, :, 2:]
-    assert np.array_equal(pack4((codes + 8).astype(np.uint8), "ggml-split32"), blocks.reshape(2, 32))
+    assert np.array_equal(
+        pack4((codes + 8).astype(np.uint8), "ggml-split32"), blocks.reshape(2, 32)
+    )
 
 
 def test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero():
@@ -57,7 +73,9 @@ def test_flipping_the_sign_bits_twice_changes_nothing_and_once_makes_twos_comple
     assert np.array_equal(flip_sign_bit(flipped), packed)
     offset_binary = unpack4(packed, "adjacent-lo-first", 40).astype(int) - 8
     twos_complement = unpack4(flipped, "adjacent-lo-first", 40).astype(int)
-    assert np.array_equal(np.where(twos_complement > 7, twos_complement - 16, twos_complement), offset_binary)
+    assert np.array_equal(
+        np.where(twos_complement > 7, twos_complement - 16, twos_complement), offset_binary
+    )
 
 
 @given(bits=st.integers(1, 8), shape=shapes, data=st.data())

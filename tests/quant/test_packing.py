@@ -11,15 +11,28 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
 from minimtp.quant.grids.codebook import NF4Grid
-from minimtp.quant.grids.registry import BLOCK_GRIDS, GRIDS, Q4_0, Q4_1, Q4_K, Q8_0, TernaryGrid, grid_named
+from minimtp.quant.grids.registry import (
+    BLOCK_GRIDS,
+    GRIDS,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q8_0,
+    TernaryGrid,
+    grid_named,
+)
 from tests.strategies import codes_and_scales, matrices_for, uniform_grids, weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_block_grid = pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
-needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="compares with the package gguf (extra: interop)")
+needs_gguf = pytest.mark.skipif(
+    find_spec("gguf") is None, reason="compares with the package gguf (extra: interop)"
+)
 
 grouped_grids = st.one_of(
-    uniform_grids(), st.builds(NF4Grid, st.integers(1, 40)), st.builds(TernaryGrid, st.sampled_from(["tensor", "channel", 7]))
+    uniform_grids(),
+    st.builds(NF4Grid, st.integers(1, 40)),
+    st.builds(TernaryGrid, st.sampled_from(["tensor", "channel", 7])),
 )
 
 
@@ -39,7 +52,9 @@ def test_unpacking_undoes_packing_for_any_codes_and_scales(grid, data):
 @given(data=st.data())
 def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
     """Bytes up to 0x7b: 0x7b__ is the last finite float16. Every byte of every format means something."""
-    blocks = data.draw(arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123)))
+    blocks = data.draw(
+        arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123))
+    )
     assert bits(packing.pack(grid, *packing.unpack(grid, blocks))) == bits(blocks)
 
 
@@ -67,14 +82,18 @@ def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size
     assert shape == (2, columns) and all(isinstance(number, int) for number in shape)
 
 
-@pytest.mark.parametrize(("name", "columns"), [("int3-affine-g30", 63), ("nf4-g64", 9), ("q4_k", 128), ("q4_0", 33)])
+@pytest.mark.parametrize(
+    ("name", "columns"), [("int3-affine-g30", 63), ("nf4-g64", 9), ("q4_k", 128), ("q4_0", 33)]
+)
 def test_a_number_of_columns_that_cannot_be_packed_is_refused(name, columns):
     with pytest.raises(UserError, match="multiples of (8|32|256) long"):
         packing.row_bytes(grid_named(name), columns)
 
 
 def test_what_cannot_be_packed_is_called_by_its_name_or_the_matrix():
-    with pytest.raises(UserError, match=r"^the matrix has shape \(1, 33\), which q4_0 cannot store"):
+    with pytest.raises(
+        UserError, match=r"^the matrix has shape \(1, 33\), which q4_0 cannot store"
+    ):
         packing.row_bytes(Q4_0, 33)
     with pytest.raises(UserError, match="^head 3 has shape"):
         packing.quantize(Q4_0, np.zeros((1, 33), np.float32), "head 3")
@@ -102,7 +121,10 @@ def test_a_q8_0_block_is_the_scale_and_then_the_codes_as_signed_bytes():
 
 
 def test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml():
-    assert packing.quantize(Q4_0, np.zeros((1, 32), np.float32)).tobytes() == b"\x00\x80" + b"\x88" * 16
+    assert (
+        packing.quantize(Q4_0, np.zeros((1, 32), np.float32)).tobytes()
+        == b"\x00\x80" + b"\x88" * 16
+    )
     assert packing.quantize(Q8_0, np.zeros((1, 32), np.float32)).tobytes() == bytes(34)
     assert packing.quantize(Q4_1, np.zeros((1, 32), np.float32)).tobytes() == bytes(20)
 
@@ -116,7 +138,11 @@ def test_the_bytes_are_those_of_gguf(grid, x):
     kind = gguf.GGMLQuantizationType[grid.name.upper()]
     # At and below this size 1 / d overflows, and gguf casts a NaN to an integer: whatever comes out is an accident.
     groups = x.reshape(-1, 32)
-    extent = np.ptp(groups, axis=-1, keepdims=True) if grid is Q4_1 else np.abs(groups).max(axis=-1, keepdims=True)
+    extent = (
+        np.ptp(groups, axis=-1, keepdims=True)
+        if grid is Q4_1
+        else np.abs(groups).max(axis=-1, keepdims=True)
+    )
     divisor = {Q4_0: 8, Q4_1: 15, Q8_0: 127}[grid]
     x = np.where(extent / np.float32(divisor) > 2.0**-128, groups, 0).reshape(x.shape)
     with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
@@ -142,7 +168,9 @@ def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
     """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a difference."""
     import gguf
 
-    blocks = data.draw(arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123)))
+    blocks = data.draw(
+        arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123))
+    )
     read = gguf.dequantize(blocks, gguf.GGMLQuantizationType[grid.name.upper()])
     assert np.array_equal(packing.dequantize(grid, blocks), read)
 
@@ -150,14 +178,26 @@ def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
 @each_block_grid
 def test_bytes_that_are_not_whole_blocks_are_refused(grid):
     size = grid.block_bytes
-    for bad in (np.zeros((2, size + 1), np.uint8), np.zeros((2, size), np.int8), np.zeros(size, np.uint8)):
-        with pytest.raises(UserError, match=f"does not hold {grid.name} blocks: rows must be multiples of {size} bytes"):
+    for bad in (
+        np.zeros((2, size + 1), np.uint8),
+        np.zeros((2, size), np.int8),
+        np.zeros(size, np.uint8),
+    ):
+        with pytest.raises(
+            UserError,
+            match=f"does not hold {grid.name} blocks: rows must be multiples of {size} bytes",
+        ):
             packing.unpack(grid, bad)
 
 
 def test_codes_that_the_grid_does_not_have_are_refused():
     scale = np.ones((1, 1), np.float32)
-    for grid, code in ((Q4_0, 8), (Q4_0, -9), (Q8_0, -128), (grid_named("int3-restricted-channel"), -4)):
+    for grid, code in (
+        (Q4_0, 8),
+        (Q4_0, -9),
+        (Q8_0, -128),
+        (grid_named("int3-restricted-channel"), -4),
+    ):
         with pytest.raises(ValueError, match="has codes"):
             packing.pack(grid, np.full((1, 32), code, np.int8), scale)
 
@@ -167,5 +207,7 @@ def test_codes_and_scales_that_do_not_belong_together_are_refused():
         with pytest.raises(ValueError, match="need scales of shape"):
             packing.pack(Q8_0, np.zeros(codes, np.int8), np.ones(scales, np.float32))
     codes, scales = Q4_K.encode(np.ones((1, 512), np.float32))
-    with pytest.raises(ValueError, match=r"^codes of shape \(1, 256\) need scales of shape \(1, 1\), not \(1, 2\)$"):
+    with pytest.raises(
+        ValueError, match=r"^codes of shape \(1, 256\) need scales of shape \(1, 1\), not \(1, 2\)$"
+    ):
         packing.pack(Q4_K, codes[:, :256], scales)

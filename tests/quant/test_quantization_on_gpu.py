@@ -38,10 +38,15 @@ def assert_same(found, expected, device):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", [search_scales, hqq, lambda *a: gptq(*a, moment_there(a[1]), largest_first=True)])
+@pytest.mark.parametrize(
+    "method", [search_scales, hqq, lambda *a: gptq(*a, moment_there(a[1]), largest_first=True)]
+)
 def test_a_method_rounds_on_the_device_as_on_the_host(name, method, device):
     grid = grid_named(name)
-    (codes, scales), (expected_codes, expected_scales) = method(grid, *there(device, X)), method(grid, X)
+    (codes, scales), (expected_codes, expected_scales) = (
+        method(grid, *there(device, X)),
+        method(grid, X),
+    )
     assert_same([codes, *arrays_of(scales)], [expected_codes, *arrays_of(expected_scales)], device)
 
 
@@ -56,7 +61,10 @@ def test_statistics_and_column_scales_are_those_of_the_host(device):
     expected.add(bell(16, 64))
     for name in ("second_moment", "importance", "magnitude"):
         assert_same(getattr(found, name), getattr(expected, name), device)
-    as_they_are = [column_scales(grid_named("q4_0"), x, s, lambda m: m) for x, s in ((*there(device, X), found), (X, expected))]
+    as_they_are = [
+        column_scales(grid_named("q4_0"), x, s, lambda m: m)
+        for x, s in ((*there(device, X), found), (X, expected))
+    ]
     assert_same(*as_they_are, device)
 
 
@@ -74,8 +82,14 @@ STEPS = np.full((4, 1), 0.05, np.float32)
 OPERATIONS = {
     "LSQ": (lambda: learned.LearnedStep(-8, 7), (X, STEPS)),
     "LSQ+": (lambda: learned.LearnedStepAndOffset(-8, 7), (X, STEPS, STEPS)),
-    "steps": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0")), (X, np.full(8, -0.4, np.float32))),
-    "bounds": (lambda: learned.FakeQuantizeLearned(grid_named("q4_0"), bound=True), (X, np.full(8, -0.4, np.float32))),
+    "steps": (
+        lambda: learned.FakeQuantizeLearned(grid_named("q4_0")),
+        (X, np.full(8, -0.4, np.float32)),
+    ),
+    "bounds": (
+        lambda: learned.FakeQuantizeLearned(grid_named("q4_0"), bound=True),
+        (X, np.full(8, -0.4, np.float32)),
+    ),
     "offsets": (
         lambda: learned.FakeQuantizeLearned(grid_named("q4_1")),
         (X, np.full(8, -0.4, np.float32), np.full(8, 0.3, np.float32)),

@@ -5,4 +5,6 @@ from types import FunctionType
 
 def with_names(function, **names):
     """The function as if its module had bound these names otherwise."""
-    return FunctionType(function.__code__, function.__globals__ | names, function.__name__, function.__defaults__)
+    return FunctionType(
+        function.__code__, function.__globals__ | names, function.__name__, function.__defaults__
+    )

@@ -31,7 +31,9 @@ def the_acceptance_forgets_what_was_drafted(p, q):
 
 def a_draft_stands_where_the_target_likes_it_better(p, q):
     """Accept d exactly where p(d) >= q(d): no coin. Typical acceptance (Medusa) is wrong in the same way."""
-    return chain_round(with_names(token_rule, ratio=lambda p, q, draft: float(p[draft] >= q[draft])), p, q)
+    return chain_round(
+        with_names(token_rule, ratio=lambda p, q, draft: float(p[draft] >= q[draft])), p, q
+    )
 
 
 def the_most_probable_token_is_said_to_be_drawn(p, q):
@@ -65,7 +67,9 @@ def the_drafts_laws_are_those_of_another_temperature(p, q):
 
 def the_token_after_all_drafts_is_drawn_from_the_law_before_it(p, q):
     """p_{K-1} for p_K: the target's last row was not computed, or not used."""
-    return chain_round(lambda p, q, drafts, rng: token_rule(p[[*range(len(drafts)), -2]], q, drafts, rng), p, q)
+    return chain_round(
+        lambda p, q, drafts, rng: token_rule(p[[*range(len(drafts)), -2]], q, drafts, rng), p, q
+    )
 
 
 def a_drawn_draft_that_looks_unlikely_is_left_out(p, q):
@@ -115,7 +119,9 @@ def a_block_stands_with_its_weight(p, q):
 
 def the_residual_of_a_block_has_no_weight(p, q):
     """norm(max(p - q, 0)) for norm(max(pi p - q, 0))."""
-    return chain_round(with_names(block_rule, residual=lambda p, q, weight=1.0: residual(p, q)), p, q)
+    return chain_round(
+        with_names(block_rule, residual=lambda p, q, weight=1.0: residual(p, q)), p, q
+    )
 
 
 def the_weight_of_a_block_may_exceed_one(p, q):
@@ -127,9 +133,13 @@ def blocks_are_judged_token_by_token(p, q):
     """min(1, p / q) of the last token for the weight of the block (vllm-ascend #7807)."""
 
     def rule(p, q, drafts, rng):
-        standing = [i for i, d in enumerate(drafts, start=1) if rng.happens(p[i - 1, d] / q[i - 1, d])]
+        standing = [
+            i for i, d in enumerate(drafts, start=1) if rng.happens(p[i - 1, d] / q[i - 1, d])
+        ]
         accepted = max(standing, default=0)
-        return accepted, rng.choose(p[accepted] if accepted == len(drafts) else residual(p[accepted], q[accepted]))
+        return accepted, rng.choose(
+            p[accepted] if accepted == len(drafts) else residual(p[accepted], q[accepted])
+        )
 
     return chain_round(rule, p, q)
 

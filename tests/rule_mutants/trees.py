@@ -21,8 +21,14 @@ def draws_without_replacement_are_judged_as_draws_with_it_from_the_leaves_up(p, 
 
 def draws_with_replacement_are_judged_as_draws_without_it(p, q):
     def rule(p, q, tree, rng):
-        distinct = all(len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children)
-        return recursive_rejection(p, q, Tree(tree.tokens, tree.depths), rng) if distinct else ([], rng.choose(p[0]))
+        distinct = all(
+            len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children
+        )
+        return (
+            recursive_rejection(p, q, Tree(tree.tokens, tree.depths), rng)
+            if distinct
+            else ([], rng.choose(p[0]))
+        )
 
     return tree_round(rule, p, q, FORM, one_draft, replacement=True)
 
@@ -42,7 +48,9 @@ def the_weight_of_a_row_survives_the_rejection_of_its_children(p, q):
 
 
 def the_residual_of_a_row_has_no_weight(p, q):
-    return tree_round(with_names(traversal, residual=lambda p, q, weight: residual(p, q)), p, q, FORM)
+    return tree_round(
+        with_names(traversal, residual=lambda p, q, weight: residual(p, q)), p, q, FORM
+    )
 
 
 def the_laws_of_the_rows_are_in_breadth_first_order(p, q):

@@ -29,7 +29,9 @@ def test_it_is_the_weighted_mean_of_what_it_followed(values, memory):
         weights = [keep * weight for weight in weights] + [1 - keep]
     assert sum(weights) == pytest.approx(1.0)
     average.put_in_place()
-    np.testing.assert_allclose(flat.data, sum(w * h for w, h in zip(weights, history, strict=True)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        flat.data, sum(w * h for w, h in zip(weights, history, strict=True)), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_weights_that_stand_still_are_their_own_average():
@@ -47,7 +49,9 @@ def test_the_first_weights_are_forgotten_soon():
     flat.data += 100
     for step in range(1, 51):
         average.follow(step)
-    assert (np.abs(average.values - flat.data) < 0.01).all()  # 100 times the product of step / (step + 10) is below 1e-8
+    assert (
+        np.abs(average.values - flat.data) < 0.01
+    ).all()  # 100 times the product of step / (step + 10) is below 1e-8
 
 
 def test_it_is_stored_by_name_and_taken_over():

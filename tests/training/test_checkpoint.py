@@ -29,10 +29,13 @@ from minimtp.training.recipe import Recipe
 
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 any_array = arrays.arrays(
-    st.sampled_from([np.float32, np.float64, np.uint8, np.int64]), arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
+    st.sampled_from([np.float32, np.float64, np.uint8, np.int64]),
+    arrays.array_shapes(min_dims=0, min_side=0, max_side=4),
 )
 
-packed = st.sampled_from([None, dataclasses.asdict(QuantizationSpec())])  # packed arrays are mapped, others read
+packed = st.sampled_from(
+    [None, dataclasses.asdict(QuantizationSpec())]
+)  # packed arrays are mapped, others read
 
 
 def same(one: dict, other: dict) -> bool:
@@ -45,7 +48,12 @@ def same(one: dict, other: dict) -> bool:
 def small(step: int = 3, **changes: object) -> Checkpoint:
     values = np.arange(40, dtype=np.float32).reshape(5, 8) + step
     return Checkpoint(
-        preset("tiny"), {"a.weight": values}, {"first.a.weight": values * 2}, step=step, tokens=step * 128, **changes
+        preset("tiny"),
+        {"a.weight": values},
+        {"first.a.weight": values * 2},
+        step=step,
+        tokens=step * 128,
+        **changes,
     )
 
 
@@ -56,10 +64,19 @@ def model_checkpoint(recipe: Recipe, **changes: object) -> Checkpoint:
 
 
 @one_folder
-@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5), st.integers(0, 10**15), packed)
+@given(
+    st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5),
+    st.integers(0, 10**15),
+    packed,
+)
 def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step, packed):
     written = Checkpoint(
-        preset("tiny"), parameters, {"first.x": np.ones(3)}, step, packed=packed, state={"seconds": 1.5, "shards": 2}
+        preset("tiny"),
+        parameters,
+        {"first.x": np.ones(3)},
+        step,
+        packed=packed,
+        state={"seconds": 1.5, "shards": 2},
     )
     checkpoint.write(tmp_path, written)
     read = checkpoint.read(tmp_path)
@@ -74,11 +91,18 @@ def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step,
 @given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5))
 def test_the_file_is_one_that_the_safetensors_library_reads(tmp_path, parameters):
     checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
-    assert same(load_file(tmp_path / FILE_NAME), {f"model.{name}": array for name, array in parameters.items()})
+    assert same(
+        load_file(tmp_path / FILE_NAME),
+        {f"model.{name}": array for name, array in parameters.items()},
+    )
 
 
 def test_every_array_lies_in_the_file_at_a_multiple_of_its_own_size(tmp_path):
-    parameters = {"a": np.ones(3, np.uint8), "b": np.ones(3, np.float64), "c": np.ones(3, np.float32)}
+    parameters = {
+        "a": np.ones(3, np.uint8),
+        "b": np.ones(3, np.float64),
+        "c": np.ones(3, np.float32),
+    }
     checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
     content = (tmp_path / FILE_NAME).read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -102,7 +126,9 @@ def test_the_settings_stand_beside_the_checkpoint_for_people(tmp_path):
     assert readable["step"] == 3
 
 
-@pytest.fixture(scope="module", params=[None, dataclasses.asdict(QuantizationSpec())], ids=["float", "packed"])
+@pytest.fixture(
+    scope="module", params=[None, dataclasses.asdict(QuantizationSpec())], ids=["float", "packed"]
+)
 def one_file(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("run")
     checkpoint.write(folder, small(packed=request.param))
@@ -128,14 +154,20 @@ def test_a_damaged_byte_is_found_wherever_it_is(one_file, data):
         read = checkpoint.read(folder)
     except UserError:
         return
-    assert read.recipe == small().recipe and read.step == small().step  # only JSON's white space may change unnoticed
+    assert (
+        read.recipe == small().recipe and read.step == small().step
+    )  # only JSON's white space may change unnoticed
     assert same(read.parameters, small().parameters) and same(read.optimizer, small().optimizer)
 
 
-def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it_changes_no_file(tmp_path):
+def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it_changes_no_file(
+    tmp_path,
+):
     recipe, spec = preset("tiny"), QuantizationSpec()
     model = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
-    checkpoint.write(tmp_path, Checkpoint(recipe, stored_arrays(model), step=1, packed=dataclasses.asdict(spec)))
+    checkpoint.write(
+        tmp_path, Checkpoint(recipe, stored_arrays(model), step=1, packed=dataclasses.asdict(spec))
+    )
     before = (tmp_path / FILE_NAME).read_bytes()
     tracemalloc.start()
     loaded = checkpoint.load(tmp_path).model
@@ -152,13 +184,17 @@ def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it
 
 
 @pytest.mark.parametrize("scales", ["grid", "learned"])
-def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(tmp_path, monkeypatch, scales):
+def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(
+    tmp_path, monkeypatch, scales
+):
     recipe = dataclasses.replace(preset("tiny"), quantization="qat", weight_scales=scales)
     written = model_checkpoint(recipe, step=0)
     checkpoint.write(tmp_path, written)
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float, **how: np.full(shape, 1e30, dtype))
     loaded = checkpoint.load(tmp_path).model
-    assert same({name: parameter.data for name, parameter in loaded.named_parameters()}, written.parameters)
+    assert same(
+        {name: parameter.data for name, parameter in loaded.named_parameters()}, written.parameters
+    )
 
 
 def test_a_folder_that_is_missing_or_has_no_checkpoint_is_an_error(tmp_path):
@@ -193,9 +229,15 @@ def test_a_setting_that_this_version_does_not_know_is_an_error(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda arrays: arrays.pop("blocks.0.attention.qkv.weight"), "lacks blocks.0.attention.qkv.weight"),
+        (
+            lambda arrays: arrays.pop("blocks.0.attention.qkv.weight"),
+            "lacks blocks.0.attention.qkv.weight",
+        ),
         (lambda arrays: arrays.update(extra=np.ones(2)), "has extra, which this model does not"),
-        (lambda arrays: arrays.update({"final_norm.weight": np.ones(3, np.float32)}), r"of shape \(3,\) and the model needs"),
+        (
+            lambda arrays: arrays.update({"final_norm.weight": np.ones(3, np.float32)}),
+            r"of shape \(3,\) and the model needs",
+        ),
     ],
     ids=["missing", "unexpected", "misshapen"],
 )
@@ -207,12 +249,17 @@ def test_arrays_that_do_not_fit_the_recipe_are_an_error_that_names_them(tmp_path
         checkpoint.load(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{}, {"heads": "sequential"}, {"tied_embeddings": False}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"heads": "sequential"}, {"tied_embeddings": False}], ids=str
+)
 def test_a_loaded_model_has_the_saved_parameters(tmp_path, changes):
     written = model_checkpoint(preset("tiny", **changes), corpus={"name": "poem"})
     checkpoint.write(tmp_path, written)
     run = checkpoint.load(tmp_path)
-    assert same({name: parameter.data for name, parameter in run.model.named_parameters()}, written.parameters)
+    assert same(
+        {name: parameter.data for name, parameter in run.model.named_parameters()},
+        written.parameters,
+    )
     assert (run.recipe, run.corpus, run.fake_quantized) == (written.recipe, {"name": "poem"}, False)
     assert run.tokenizer.decode(run.tokenizer.encode("text")) == "text"
 
@@ -223,13 +270,18 @@ def test_a_run_is_loaded_rounded_only_if_rounding_had_begun(tmp_path):
         checkpoint.write(tmp_path, model_checkpoint(recipe, step=step))
         run = checkpoint.load(tmp_path)
         assert run.fake_quantized == begun
-        assert any(isinstance(module, FakeQuantizedMatrix) for _, module in run.model.named_modules()) == begun
+        assert (
+            any(isinstance(module, FakeQuantizedMatrix) for _, module in run.model.named_modules())
+            == begun
+        )
 
 
 def test_a_packed_model_is_stored_as_its_blocks(tmp_path):
     recipe, spec = preset("tiny", heads="parallel"), QuantizationSpec()
     packed = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
-    checkpoint.write(tmp_path, Checkpoint(recipe, stored_arrays(packed), packed=dataclasses.asdict(spec)))
+    checkpoint.write(
+        tmp_path, Checkpoint(recipe, stored_arrays(packed), packed=dataclasses.asdict(spec))
+    )
     run = checkpoint.load(tmp_path)
     assert same(stored_arrays(run.model), stored_arrays(packed))
     assert run.packed == spec
@@ -241,7 +293,9 @@ def test_starting_points_give_the_trunk_to_any_heads_and_heads_to_their_own_kind
 
     plain, parallel = preset("tiny"), preset("tiny", heads="parallel", draft_depth=2)
     assert names(parallel, plain) == model_checkpoint(plain).parameters.keys()
-    assert names(plain, parallel) == {f"trunk.{name}" for name in model_checkpoint(plain).parameters}
+    assert names(plain, parallel) == {
+        f"trunk.{name}" for name in model_checkpoint(plain).parameters
+    }
     assert names(parallel, parallel) == model_checkpoint(parallel).parameters.keys()
     assert names(parallel, preset("tiny", heads="sequential")) == names(plain, parallel)
     deeper = dataclasses.replace(parallel, draft_depth=3)
@@ -269,7 +323,10 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be written to .*\(File too large\).*the previous checkpoint is intact"):
+        with pytest.raises(
+            UserError,
+            match=r"cannot be written to .*\(File too large\).*the previous checkpoint is intact",
+        ):
             checkpoint.write(tmp_path, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -278,8 +335,13 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "denied")])
-def test_a_failure_at_any_moment_of_writing_leaves_the_previous_checkpoint_intact(tmp_path, monkeypatch, call, error):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "denied")],
+)
+def test_a_failure_at_any_moment_of_writing_leaves_the_previous_checkpoint_intact(
+    tmp_path, monkeypatch, call, error
+):
     checkpoint.write(tmp_path, small(step=1))
 
     def fail(*arguments):
@@ -315,7 +377,9 @@ for step in range(int(sys.argv[2]), 10**6):
     last = 0
     for delay in (0.013, 0.034, 0.055):
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, str(tmp_path), str(last + 1)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         said = [int(process.stdout.readline())]
         time.sleep(delay)
@@ -325,6 +389,14 @@ for step in range(int(sys.argv[2]), 10**6):
         process.stdout.close()
         read = checkpoint.read(tmp_path)
         assert (read.parameters["a"] == read.step).all()
-        assert read.step in (said[-1], said[-1] + 1)  # it may have been killed before it could say so
+        assert read.step in (
+            said[-1],
+            said[-1] + 1,
+        )  # it may have been killed before it could say so
         last = read.step
-    assert {path.name for path in tmp_path.iterdir()} <= {FILE_NAME, PARTIAL_NAME, "recipe.json", "recipe.json.partial"}
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        FILE_NAME,
+        PARTIAL_NAME,
+        "recipe.json",
+        "recipe.json.partial",
+    }

@@ -25,12 +25,33 @@ needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None,
     reason="mpirun or mpi4py is missing (pip install mpich mpi4py): training in several processes is not tested",
 )
-SIZES = ["--preset", "tiny", "--tokens", str(30 * 4 * 32), "--evaluate-bytes", "2048", "--heads", "token_conditioned"]
+SIZES = [
+    "--preset",
+    "tiny",
+    "--tokens",
+    str(30 * 4 * 32),
+    "--evaluate-bytes",
+    "2048",
+    "--heads",
+    "token_conditioned",
+]
 
 
 def command(out, *options, processes=2):
     start = [MPIRUN, "-n", str(processes)] if processes > 1 else []
-    return [*start, sys.executable, "-m", "minimtp", "train", *SIZES, "--draft-depth", "2", "--out", str(out), *options]
+    return [
+        *start,
+        sys.executable,
+        "-m",
+        "minimtp",
+        "train",
+        *SIZES,
+        "--draft-depth",
+        "2",
+        "--out",
+        str(out),
+        *options,
+    ]
 
 
 def environment(**variables):
@@ -40,7 +61,11 @@ def environment(**variables):
 
 def run(out, *options, processes=2, **variables):
     return subprocess.run(
-        command(out, *options, processes=processes), env=environment(**variables), capture_output=True, text=True, timeout=300
+        command(out, *options, processes=processes),
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -58,7 +83,10 @@ def test_two_processes_give_the_bits_of_one_process_with_two_threads(tmp_path):
     ours, theirs = checkpoint.read(two), checkpoint.read(one)
     for name, array in {**theirs.parameters, **theirs.optimizer}.items():
         assert np.array_equal({**ours.parameters, **ours.optimizer}[name], array)
-    assert "processes 2, each with its rows" in result.stderr and result.stdout.count("try: minimtp") == 1
+    assert (
+        "processes 2, each with its rows" in result.stderr
+        and result.stdout.count("try: minimtp") == 1
+    )
     again = run(two, "--resume")
     assert again.returncode == 0 and "is finished" in again.stderr
 
@@ -79,14 +107,21 @@ def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_
     arguments = command(out, "--threads", "1")
     at = arguments.index("-m")
     arguments[at : at + 2] = ["-c", code]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert result.returncode != 0
-    assert "process 2 of 2 failed (KeyError: 'no room')" in result.stderr and "step 7 is saved; go on" in result.stderr
+    assert (
+        "process 2 of 2 failed (KeyError: 'no room')" in result.stderr
+        and "step 7 is saved; go on" in result.stderr
+    )
     assert checkpoint.read(out).step == 7
 
 
 @needs_mpi
-def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_others_waiting(tmp_path):
+def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_others_waiting(
+    tmp_path,
+):
     code = (
         "import sys; from minimtp.cli import main; from minimtp.training import distributed, run\n"
         "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
@@ -94,7 +129,20 @@ def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_othe
         "if distributed.join().rank == 0: run.Trainer = failing\n"
         "main(sys.argv[1:] + ['--out', 'second'])"
     )
-    arguments = [MPIRUN, "-n", "2", sys.executable, "-c", code, "train", *SIZES, "--draft-depth", "2", "--threads", "1"]
+    arguments = [
+        MPIRUN,
+        "-n",
+        "2",
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        *SIZES,
+        "--draft-depth",
+        "2",
+        "--threads",
+        "1",
+    ]
     result = subprocess.run(
         arguments, env=environment(MINIMTP_PATIENCE="30"), cwd=tmp_path, capture_output=True, text=True, timeout=300
     )  # fmt: skip
@@ -103,10 +151,21 @@ def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_othe
 
 
 @needs_mpi
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the process to kill in /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="finds the process to kill in /proc"
+)
 def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tmp_path):
     out = tmp_path / "run"
-    options = ["--checkpoint-every", "5", "--tokens", str(4000 * 4 * 32), "--evaluate-bytes", "0", "--threads", "1"]
+    options = [
+        "--checkpoint-every",
+        "5",
+        "--tokens",
+        str(4000 * 4 * 32),
+        "--evaluate-bytes",
+        "0",
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(
         command(out, *options), env=environment(MINIMTP_PATIENCE="30"), stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -115,14 +174,20 @@ def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tm
         deadline = time.monotonic() + 120
         while not checkpoint.exists(out) and time.monotonic() < deadline:
             time.sleep(0.1)
-        workers = [pid for pid in _descendants(process.pid) if "minimtp" in _words(pid) and "mpirun" not in _words(pid)[0]]
+        workers = [
+            pid
+            for pid in _descendants(process.pid)
+            if "minimtp" in _words(pid) and "mpirun" not in _words(pid)[0]
+        ]
         assert len(workers) >= 2
         os.kill(max(workers), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode != 0 and re.search(r"go on .* mpirun -n 2 minimtp train .* --resume", errors)
+    assert process.returncode != 0 and re.search(
+        r"go on .* mpirun -n 2 minimtp train .* --resume", errors
+    )
     assert checkpoint.read(out).step >= 5
 
 
@@ -137,7 +202,9 @@ def _descendants(pid):
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(entry.name)] = int(
+                (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            )
         except OSError:
             continue
     found, added = {pid}, True
@@ -150,7 +217,10 @@ def _descendants(pid):
 @needs_mpi
 def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
     result = run(tmp_path / "run", "--stop-at-step", "5")
-    assert f"saved at step 5; go on with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume" in result.stdout
+    assert (
+        f"saved at step 5; go on with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume"
+        in result.stdout
+    )
 
 
 @pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
@@ -158,18 +228,26 @@ def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, 
     team = distributed.Alone()
     team.size = size
     monkeypatch.setattr(distributed, "_joined", team)
-    assert str(Interrupted(Path("run"), 5, 30)).endswith(f"; go on with: {start} train --out run --resume")
+    assert str(Interrupted(Path("run"), 5, 30)).endswith(
+        f"; go on with: {start} train --out run --resume"
+    )
 
 
 def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(UserError, match=r"started 2 processes, and mpi4py cannot be used .*minimtp\[mpi\]"):
+    with pytest.raises(
+        UserError, match=r"started 2 processes, and mpi4py cannot be used .*minimtp\[mpi\]"
+    ):
         distributed.join()
 
 
-@pytest.mark.parametrize("started", [("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")])
-def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(monkeypatch, capsys, started):
+@pytest.mark.parametrize(
+    "started", [("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
+)
+def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(
+    monkeypatch, capsys, started
+):
     for name in (*distributed.SIZE_VARIABLES, *distributed.RANK_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     size, rank = started

@@ -25,13 +25,19 @@ def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, re
 
 
 def test_the_learning_rate_of_a_small_run_is_this(own):
-    recipe = Recipe(tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_learning_rate=0.2)
+    recipe = Recipe(
+        tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_learning_rate=0.2
+    )
     rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
     assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
 
 
 def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_the_target(own):
-    logits, targets, incoming = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]), np.array([1, 2]), np.array([1.0, 10.0])
+    logits, targets, incoming = (
+        np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]),
+        np.array([1, 2]),
+        np.array([1.0, 10.0]),
+    )
     log_sum_exp = plain.cross_entropy(logits, targets)[1]
     received = own(plain.cross_entropy_backward)(logits, targets, log_sum_exp, incoming)
     np.testing.assert_allclose(received, [[0.5, -0.75, 0.25], [1.0, 2.0, -3.0]], rtol=0, atol=1e-14)
@@ -39,7 +45,9 @@ def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_t
 
 def test_an_ignored_target_sends_no_gradient_back(own):
     logits, targets = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([-1, 0])
-    received = own(plain.cross_entropy_backward)(logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2))
+    received = own(plain.cross_entropy_backward)(
+        logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2)
+    )
     assert not received[0].any(), f"the row with target -1 should get zeros, got {received[0]}"
     assert received[1].any()
 
@@ -49,9 +57,16 @@ def test_the_gradient_of_a_cross_entropy_is_its_slope(own, seed, rows, vocabular
     random = np.random.default_rng(seed)
     logits, direction = 3 * random.standard_normal((2, rows, vocabulary))
     targets, incoming = random.integers(0, vocabulary, rows), random.standard_normal(rows)
-    above, below = (plain.cross_entropy(logits + step * direction, targets)[0] @ incoming for step in (1e-6, -1e-6))
-    received = own(plain.cross_entropy_backward)(logits, targets, plain.cross_entropy(logits, targets)[1], incoming)
-    assert float((received * direction).sum()) == pytest.approx((above - below) / 2e-6, rel=1e-6, abs=1e-7)
+    above, below = (
+        plain.cross_entropy(logits + step * direction, targets)[0] @ incoming
+        for step in (1e-6, -1e-6)
+    )
+    received = own(plain.cross_entropy_backward)(
+        logits, targets, plain.cross_entropy(logits, targets)[1], incoming
+    )
+    assert float((received * direction).sum()) == pytest.approx(
+        (above - below) / 2e-6, rel=1e-6, abs=1e-7
+    )
 
 
 def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
@@ -60,7 +75,9 @@ def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
     p, g = np.array(values, float), np.array(gradients, float)
     m, v = np.zeros_like(p), np.zeros_like(p)
     for step in range(1, steps + 1):
-        own(plain.adamw)(p, g, m, v, decay_mask, step=step, learning_rate=0.1, beta1=0.9, beta2=0.99, **settings)
+        own(plain.adamw)(
+            p, g, m, v, decay_mask, step=step, learning_rate=0.1, beta1=0.9, beta2=0.99, **settings
+        )
     return p, m, v
 
 
@@ -82,7 +99,15 @@ def test_adamw_adds_eps_to_the_root_and_not_under_it(own):
 
 
 def test_adamw_decays_in_proportion_to_the_parameter_where_the_mask_says_so(own):
-    p, _, _ = adamw(own, [10.0, 10.0], [0.0, 0.0], steps=1, decay_mask=np.array([1.0, 0.0]), weight_decay=0.3, eps=1e-8)
+    p, _, _ = adamw(
+        own,
+        [10.0, 10.0],
+        [0.0, 0.0],
+        steps=1,
+        decay_mask=np.array([1.0, 0.0]),
+        weight_decay=0.3,
+        eps=1e-8,
+    )
     np.testing.assert_allclose(p, [10 - 0.1 * 0.3 * 10, 10], rtol=1e-12)
 
 

@@ -17,7 +17,11 @@ from minimtp.training.presets import PRESETS, preset
 from minimtp.training.recipe import GROUPS, SETTINGS, Range, Recipe, kind_of
 from tests.strategies import recipes
 
-RANGES = {name: s.metadata["allowed"] for name, s in SETTINGS.items() if isinstance(s.metadata["allowed"], Range)}
+RANGES = {
+    name: s.metadata["allowed"]
+    for name, s in SETTINGS.items()
+    if isinstance(s.metadata["allowed"], Range)
+}
 
 
 @given(recipes())
@@ -26,7 +30,9 @@ def test_a_recipe_survives_being_written_as_json(recipe):
 
 
 def test_a_misspelt_key_is_an_error_that_names_the_closest_one():
-    with pytest.raises(UserError, match="unknown recipe key 'learning_rat': did you mean learning_rate"):
+    with pytest.raises(
+        UserError, match="unknown recipe key 'learning_rat': did you mean learning_rate"
+    ):
         Recipe.from_dict({"learning_rat": 0.1})
 
 
@@ -39,7 +45,9 @@ def test_a_key_like_no_other_is_an_error_that_lists_them():
 def test_a_number_outside_its_range_is_refused_by_name(name):
     allowed, kind = RANGES[name], kind_of(SETTINGS[name])
     outside = [allowed.low - 1, allowed.high * 2 + 1] + ([allowed.low] if allowed.open else [])
-    for value in [kind(value) for value in outside] + ([math.nan, math.inf] if kind is float else []):
+    for value in [kind(value) for value in outside] + (
+        [math.nan, math.inf] if kind is float else []
+    ):
         with pytest.raises(UserError, match=f"^{name} must be "):
             Recipe(**{name: value})
 
@@ -62,7 +70,10 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
         ({"curriculum": "forward"}, "needs prediction heads"),
         ({"freeze_trunk": True}, "nothing to train"),
         ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
-        ({"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256}, "never begins to quantize within 10 steps"),
+        (
+            {"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256},
+            "never begins to quantize within 10 steps",
+        ),
         ({"quantization": "qat", "hidden_size": 48, "num_heads": 4}, "groups of 32"),
         ({"quantization": "qat", "intermediate_size": 100}, "groups of 32"),
         ({"warmup": 0.7, "decay": 0.4}, "must not exceed 1"),
@@ -99,7 +110,9 @@ def test_a_recipe_cannot_be_changed():
 @settings(max_examples=20)
 @given(recipes(heads="none", draft_depth=0, curriculum="none"))
 def test_the_parameters_a_recipe_counts_are_those_its_model_has(recipe):
-    assert parameter_count(build_model(recipe, np.random.default_rng(0))) == recipe.trunk_parameters()
+    assert (
+        parameter_count(build_model(recipe, np.random.default_rng(0))) == recipe.trunk_parameters()
+    )
 
 
 def test_the_same_seed_gives_the_same_trunk_whatever_heads_stand_on_it():
@@ -121,7 +134,10 @@ def test_an_unknown_preset_is_an_error_that_names_the_closest():
         preset("labtop")
 
 
-@given(st.integers(1, 10**6), st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100))
+@given(
+    st.integers(1, 10**6),
+    st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100),
+)
 def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
     share = 1.0 - decay
     recipe = Recipe(tokens=steps * 8 * 256, decay=decay, warmup=0.0, detach_until=share)
@@ -131,4 +147,9 @@ def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay
     assert not schedule.heads_are_detached(recipe, start)
     assert start == 0 or schedule.heads_are_detached(recipe, start - 1)
     if start < steps:
-        assert dataclasses.replace(recipe, quantization="qat", quantize_from=share).first_quantized_step == start
+        assert (
+            dataclasses.replace(
+                recipe, quantization="qat", quantize_from=share
+            ).first_quantized_step
+            == start
+        )

@@ -68,7 +68,9 @@ def pictures():
 
 
 def recipe_of(steps: int = 12, **changes: object) -> Recipe:
-    return preset("tiny", **{"context_length": 16, "tokens": steps * 4 * 16, "evaluate_bytes": 256} | changes)
+    return preset(
+        "tiny", **{"context_length": 16, "tokens": steps * 4 * 16, "evaluate_bytes": 256} | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +85,17 @@ def losses(folder: Path) -> list[list[float]]:
 def stored(folder: Path) -> dict[str, bytes]:
     """Everything that training carries from step to step."""
     read = checkpoint.read(folder)
-    return {name: array.tobytes() for name, array in (read.parameters | read.optimizer).items()} | {"step": read.step}
+    return {name: array.tobytes() for name, array in (read.parameters | read.optimizer).items()} | {
+        "step": read.step
+    }
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -109,18 +117,38 @@ def test_a_branch_with_the_same_recipe_goes_on_as_the_stem_would_have(tmp_path, 
     recipe = recipe_of(**CONFIGURATIONS[name])
     train(recipe, corpus, tmp_path / "whole", threads=1, report=quiet)
     train(recipe, corpus, tmp_path / "stem", threads=1, stop_at_step=7, report=quiet)
-    train(recipe, corpus, tmp_path / "branch", start_from=tmp_path / "stem", continue_schedule=True, threads=1, report=quiet)
+    train(
+        recipe,
+        corpus,
+        tmp_path / "branch",
+        start_from=tmp_path / "stem",
+        continue_schedule=True,
+        threads=1,
+        report=quiet,
+    )
     assert stored(tmp_path / "branch") == stored(tmp_path / "whole")
     assert losses(tmp_path / "branch") == losses(tmp_path / "whole")[7:]
 
 
-def test_a_branch_with_new_heads_begins_with_the_stems_next_loss_and_with_fresh_heads(tmp_path, corpus):
+def test_a_branch_with_new_heads_begins_with_the_stems_next_loss_and_with_fresh_heads(
+    tmp_path, corpus
+):
     recipe = recipe_of()
     train(recipe, corpus, tmp_path / "stem", threads=1, report=quiet)
-    with_heads = dataclasses.replace(recipe, heads="sequential", draft_depth=2, tokens=2 * recipe.tokens, decay=0.0)
+    with_heads = dataclasses.replace(
+        recipe, heads="sequential", draft_depth=2, tokens=2 * recipe.tokens, decay=0.0
+    )
     longer = dataclasses.replace(recipe, tokens=2 * recipe.tokens, decay=0.0)
     for name, branch in (("heads", with_heads), ("plain", longer)):
-        train(branch, corpus, tmp_path / name, start_from=tmp_path / "stem", continue_schedule=True, threads=1, report=quiet)
+        train(
+            branch,
+            corpus,
+            tmp_path / name,
+            start_from=tmp_path / "stem",
+            continue_schedule=True,
+            threads=1,
+            report=quiet,
+        )
     first, plain = losses(tmp_path / "heads")[0], losses(tmp_path / "plain")[0]
     assert first[0] == plain[0]
     assert len(first) == 3 and min(first[1:]) > first[0]
@@ -130,12 +158,21 @@ def test_a_branch_with_new_heads_begins_with_the_stems_next_loss_and_with_fresh_
 def test_fine_tuning_starts_a_schedule_of_its_own_from_the_other_runs_weights(tmp_path, corpus):
     train(recipe_of(), corpus, tmp_path / "first", threads=1, report=quiet)
     tuned = recipe_of(steps=5, heads="parallel", draft_depth=2, freeze_trunk=True)
-    result = train(tuned, corpus, tmp_path / "tuned", start_from=tmp_path / "first", threads=1, report=quiet)
+    result = train(
+        tuned, corpus, tmp_path / "tuned", start_from=tmp_path / "first", threads=1, report=quiet
+    )
     assert result.step == 5
-    before, after = checkpoint.read(tmp_path / "first").parameters, checkpoint.read(tmp_path / "tuned").parameters
+    before, after = (
+        checkpoint.read(tmp_path / "first").parameters,
+        checkpoint.read(tmp_path / "tuned").parameters,
+    )
     assert all(np.array_equal(array, after[f"trunk.{name}"]) for name, array in before.items())
     fresh = build_model(tuned, np.random.default_rng(tuned.seed))
-    heads = [name for name, p in fresh.named_parameters() if name.startswith("heads.") and p.data.ndim == 2]
+    heads = [
+        name
+        for name, p in fresh.named_parameters()
+        if name.startswith("heads.") and p.data.ndim == 2
+    ]
     started = dict(fresh.named_parameters())
     assert not any(np.array_equal(after[name], started[name].data) for name in heads)
 
@@ -143,8 +180,19 @@ def test_fine_tuning_starts_a_schedule_of_its_own_from_the_other_runs_weights(tm
 def test_a_frozen_trunk_stays_frozen_when_a_branch_brings_moments(tmp_path, corpus):
     train(recipe_of(), corpus, tmp_path / "stem", threads=1, report=quiet)
     frozen = recipe_of(steps=16, heads="parallel", draft_depth=2, freeze_trunk=True)
-    train(frozen, corpus, tmp_path / "b", start_from=tmp_path / "stem", continue_schedule=True, threads=2, report=quiet)
-    before, after = checkpoint.read(tmp_path / "stem").parameters, checkpoint.read(tmp_path / "b").parameters
+    train(
+        frozen,
+        corpus,
+        tmp_path / "b",
+        start_from=tmp_path / "stem",
+        continue_schedule=True,
+        threads=2,
+        report=quiet,
+    )
+    before, after = (
+        checkpoint.read(tmp_path / "stem").parameters,
+        checkpoint.read(tmp_path / "b").parameters,
+    )
     assert all(np.array_equal(array, after[f"trunk.{name}"]) for name, array in before.items())
 
 
@@ -164,7 +212,13 @@ def test_a_batch_on_two_threads_gives_the_losses_and_gradients_of_one(corpus):
 
 def test_rounding_begins_at_its_step_and_not_before(tmp_path, corpus):
     train(recipe_of(), corpus, tmp_path / "plain", threads=1, report=quiet)
-    train(recipe_of(quantization="qat", quantize_from=0.5), corpus, tmp_path / "qat", threads=1, report=quiet)
+    train(
+        recipe_of(quantization="qat", quantize_from=0.5),
+        corpus,
+        tmp_path / "qat",
+        threads=1,
+        report=quiet,
+    )
     plain, rounded = losses(tmp_path / "plain"), losses(tmp_path / "qat")
     assert plain[:6] == rounded[:6]
     assert plain[6] != rounded[6]
@@ -173,7 +227,12 @@ def test_rounding_begins_at_its_step_and_not_before(tmp_path, corpus):
 @pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
 def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corpus, scales):
     grid = "q4_1" if scales == "learned-offset" else "int3-ggml-signed-g32"
-    rounded = {"quantization": "qat", "quantize_from": 0.5, "weight_scales": scales, "weight_grid": grid}
+    rounded = {
+        "quantization": "qat",
+        "quantize_from": 0.5,
+        "weight_scales": scales,
+        "weight_grid": grid,
+    }
     recipe = recipe_of(**rounded, average=0.9, learning_rate=1e-9)  # what is learned hardly moves
     trainer = Trainer(recipe, None, CPU, 1)
     for step in range(11):
@@ -181,7 +240,9 @@ def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corp
     learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
     for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
         found = {name: array for name, array in learned.items() if name.endswith(kind)}
-        assert max(np.abs(array).max() for array in found.values()) > 0.05  # they do not begin at zero
+        assert (
+            max(np.abs(array).max() for array in found.values()) > 0.05
+        )  # they do not begin at zero
         for name, array in found.items():
             np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
     trainer.close()
@@ -198,14 +259,18 @@ def test_the_gradient_is_clipped_to_the_recipes_norm_unless_that_is_zero(corpus)
 
 def test_what_can_be_learned_is_learned(tmp_path):
     corpus = Corpus("alphabet", [("alphabet", b"abcdefghijklmnopqrstuvwxyz" * 400)])
-    recipe = recipe_of(steps=120, heads="token_conditioned", draft_depth=2, quantization="qat", quantize_from=0.5)
+    recipe = recipe_of(
+        steps=120, heads="token_conditioned", draft_depth=2, quantization="qat", quantize_from=0.5
+    )
     result = train(recipe, corpus, tmp_path / "run", report=quiet)
     assert result.evaluation.bits_per_byte < 0.5
     assert min(result.evaluation.accuracy) > 0.9
     assert min(result.evaluation.acceptance) > 0.9
 
 
-def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_which(tmp_path, corpus, monkeypatch):
+def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_which(
+    tmp_path, corpus, monkeypatch
+):
     recipe, advance = recipe_of(checkpoint_every=5), Trainer.advance
 
     def killed(trainer, tokens):
@@ -220,13 +285,25 @@ def test_the_evaluation_kept_with_a_checkpoint_is_of_its_own_step_or_says_of_whi
     assert (kept.step, kept.state["evaluated_at"]) == (5, 5)
     assert kept.state["evaluation"] == evaluate(tmp_path, corpus).to_dict()
     stopped = train(recipe, corpus, tmp_path, resume=True, stop_at_step=7, report=quiet)
-    assert (stopped.step, stopped.evaluated_at, stopped.evaluation.to_dict()) == (7, 5, kept.state["evaluation"])
+    assert (stopped.step, stopped.evaluated_at, stopped.evaluation.to_dict()) == (
+        7,
+        5,
+        kept.state["evaluation"],
+    )
     finished = train(recipe, corpus, tmp_path, resume=True, report=quiet)
-    assert (finished.step, finished.evaluated_at, finished.evaluation) == (12, 12, evaluate(tmp_path, corpus))
+    assert (finished.step, finished.evaluated_at, finished.evaluation) == (
+        12,
+        12,
+        evaluate(tmp_path, corpus),
+    )
 
 
-@pytest.mark.parametrize(("every", "reached"), [(5, 5), (0, 12)], ids=["while it trains", "at its end"])
-def test_a_run_that_is_killed_while_it_evaluates_loses_no_step(tmp_path, corpus, monkeypatch, every, reached):
+@pytest.mark.parametrize(
+    ("every", "reached"), [(5, 5), (0, 12)], ids=["while it trains", "at its end"]
+)
+def test_a_run_that_is_killed_while_it_evaluates_loses_no_step(
+    tmp_path, corpus, monkeypatch, every, reached
+):
     recipe = recipe_of(checkpoint_every=every)
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
         patched.setattr("minimtp.training.run.evaluate_model", Mock(side_effect=MemoryError))
@@ -235,7 +312,9 @@ def test_a_run_that_is_killed_while_it_evaluates_loses_no_step(tmp_path, corpus,
     assert train(recipe, corpus, tmp_path, resume=True, report=quiet).finished
 
 
-def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(tmp_path, corpus, monkeypatch):
+def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(
+    tmp_path, corpus, monkeypatch
+):
     advance = Trainer.advance
 
     def advance_and_be_interrupted(trainer, tokens):
@@ -244,14 +323,18 @@ def test_whoever_stops_a_run_does_not_wait_for_the_evaluation_that_is_due(tmp_pa
         return advance(trainer, tokens)
 
     monkeypatch.setattr(Trainer, "advance", advance_and_be_interrupted)
-    monkeypatch.setattr("minimtp.training.run.evaluate_model", lambda *arguments: pytest.fail("evaluated"))
+    monkeypatch.setattr(
+        "minimtp.training.run.evaluate_model", lambda *arguments: pytest.fail("evaluated")
+    )
     with pytest.raises(Interrupted, match="stopped at step 5"):
         train(recipe_of(checkpoint_every=5), corpus, tmp_path, threads=1, report=quiet)
     assert checkpoint.read(tmp_path).step == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, number):
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    tmp_path, corpus, monkeypatch, number
+):
     recipe, advance = recipe_of(), Trainer.advance
     train(recipe, corpus, tmp_path / "whole", threads=1, report=quiet)
 
@@ -262,15 +345,21 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, corpus
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "advance", advance_and_be_interrupted)
-        with pytest.raises(Interrupted, match="stopped at step 5 of 12, saved in .*minimtp train --out .* --resume"):
+        with pytest.raises(
+            Interrupted, match="stopped at step 5 of 12, saved in .*minimtp train --out .* --resume"
+        ):
             train(recipe, corpus, tmp_path / "run", threads=1, report=quiet)
     assert checkpoint.read(tmp_path / "run").step == 5
     train(recipe, corpus, tmp_path / "run", resume=True, report=quiet)
     assert stored(tmp_path / "run") == stored(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("moment", ["last step of the stage", "last step of the run", "final evaluation"])
-def test_a_signal_at_the_very_end_still_stops_what_would_come_next(tmp_path, corpus, monkeypatch, moment):
+@pytest.mark.parametrize(
+    "moment", ["last step of the stage", "last step of the run", "final evaluation"]
+)
+def test_a_signal_at_the_very_end_still_stops_what_would_come_next(
+    tmp_path, corpus, monkeypatch, moment
+):
     def interrupted(function, at):
         def call(*arguments):
             if at is None or arguments[0].step == at:
@@ -280,16 +369,31 @@ def test_a_signal_at_the_very_end_still_stops_what_would_come_next(tmp_path, cor
         return call
 
     at = {"last step of the stage": 6, "last step of the run": 11}.get(moment)
-    place = "minimtp.training.run.evaluate_model" if at is None else "minimtp.training.run.Trainer.advance"
+    place = (
+        "minimtp.training.run.evaluate_model"
+        if at is None
+        else "minimtp.training.run.Trainer.advance"
+    )
     monkeypatch.setattr(place, interrupted(evaluate_model if at is None else Trainer.advance, at))
-    with pytest.raises(Interrupted, match="stopped at step 7 of 12" if at == 6 else "the run is finished and saved"):
-        train(recipe_of(), corpus, tmp_path, stop_at_step=7 if at == 6 else None, threads=1, report=quiet)
+    with pytest.raises(
+        Interrupted, match="stopped at step 7 of 12" if at == 6 else "the run is finished and saved"
+    ):
+        train(
+            recipe_of(),
+            corpus,
+            tmp_path,
+            stop_at_step=7 if at == 6 else None,
+            threads=1,
+            report=quiet,
+        )
     assert checkpoint.read(tmp_path).step == (7 if at == 6 else 12)
     assert train(None, corpus, tmp_path, resume=True, report=quiet).evaluation
 
 
 def test_a_second_signal_stops_at_once():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job begins with it ignored
     try:
         with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
             signal.raise_signal(signal.SIGINT)
@@ -321,7 +425,11 @@ def test_an_existing_run_is_never_written_over_unless_it_is_resumed(tmp_path, co
     recipe, run = recipe_of(), tmp_path / "run"
     train(recipe, corpus, run, stop_at_step=None if finished else 5, report=quiet)
     before = digest(run)
-    words = "already holds a finished run: choose another" if finished else "a run at step 5 of 12: add --resume"
+    words = (
+        "already holds a finished run: choose another"
+        if finished
+        else "a run at step 5 of 12: add --resume"
+    )
     with pytest.raises(UserError, match=words):
         train(recipe, corpus, run, report=quiet)
     assert digest(run) == before
@@ -350,7 +458,13 @@ def test_a_resumed_run_insists_on_its_recipe_and_its_text(tmp_path, corpus):
     with pytest.raises(UserError, match="has learning_rate 0.01, not 0.02"):
         train(recipe_of(learning_rate=0.02), corpus, tmp_path, resume=True, report=quiet)
     with pytest.raises(UserError, match="resume with the same text"):
-        train(recipe_of(), Corpus("other", [("other", b"x" * 9000)]), tmp_path, resume=True, report=quiet)
+        train(
+            recipe_of(),
+            Corpus("other", [("other", b"x" * 9000)]),
+            tmp_path,
+            resume=True,
+            report=quiet,
+        )
     assert digest(tmp_path) == before
 
 
@@ -369,7 +483,9 @@ def test_a_run_finds_its_text_again_by_itself(tmp_path):
     assert train(None, (), tmp_path / "run", resume=True, report=quiet).finished
 
 
-def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no_other(tmp_path, monkeypatch):
+def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no_other(
+    tmp_path, monkeypatch
+):
     class Backwards(ByteTokenizer):
         def to_dict(self):
             return {"kind": "backwards"}
@@ -385,10 +501,19 @@ def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no
     train(recipe_of(2), (), tmp_path / "same", start_from=source, report=quiet)
     train(recipe_of(2), [tmp_path / "other.txt"], tmp_path / "new", start_from=source, report=quiet)
     began, same, new = (checkpoint.read(tmp_path / name) for name in ("source", "same", "new"))
-    assert same.corpus == began.corpus and new.corpus["sources"] == [str((tmp_path / "other.txt").resolve())]
+    assert same.corpus == began.corpus and new.corpus["sources"] == [
+        str((tmp_path / "other.txt").resolve())
+    ]
     assert same.tokenizer == new.tokenizer == {"kind": "backwards"}
     with pytest.raises(UserError, match="belong to another tokenizer: leave --tokenizer out"):
-        train(recipe_of(2), (), tmp_path / "no", start_from=source, tokenizer=ByteTokenizer(), report=quiet)
+        train(
+            recipe_of(2),
+            (),
+            tmp_path / "no",
+            start_from=source,
+            tokenizer=ByteTokenizer(),
+            report=quiet,
+        )
     assert not (tmp_path / "no").exists()
 
 
@@ -397,12 +522,18 @@ def test_a_run_that_starts_from_another_reads_its_text_with_its_tokenizer_and_no
     [
         (True, {}, "BLAS may use its own as well"),
         (True, {"OMP_NUM_THREADS": "1"}, ""),
-        (True, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, "BLAS may use its own as well"),
+        (
+            True,
+            {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
+            "BLAS may use its own as well",
+        ),
         (True, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, ""),
         (False, {}, ""),
     ],
 )
-def test_the_line_about_threads_says_when_blas_may_use_its_own(tmp_path, corpus, monkeypatch, loaded_before, settings, words):
+def test_the_line_about_threads_says_when_blas_may_use_its_own(
+    tmp_path, corpus, monkeypatch, loaded_before, settings, words
+):
     for variable in backend.BLAS_THREAD_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     for variable, value in settings.items():
@@ -417,7 +548,9 @@ def test_the_line_about_threads_says_when_blas_may_use_its_own(tmp_path, corpus,
 def test_a_log_line_is_written_for_every_step_once_even_after_a_crash(tmp_path, corpus):
     recipe = recipe_of(checkpoint_every=5)
     train(recipe, corpus, tmp_path, stop_at_step=7, report=quiet)
-    with open(tmp_path / "log.jsonl", "a") as log:  # as if the process had been killed while it wrote step 9
+    with open(
+        tmp_path / "log.jsonl", "a"
+    ) as log:  # as if the process had been killed while it wrote step 9
         log.write('{"step": 8, "tokens": 512, "losses": [1.0]}\n{"step": 9, "tok')
     train(recipe, corpus, tmp_path, resume=True, report=quiet)
     lines = read_log(tmp_path)
@@ -431,8 +564,15 @@ def test_a_log_line_is_written_for_every_step_once_even_after_a_crash(tmp_path, 
 
 
 def test_the_log_says_null_for_a_head_that_was_not_trained(tmp_path, corpus):
-    train(recipe_of(heads="parallel", draft_depth=2, curriculum="forward"), corpus, tmp_path, report=quiet)
-    assert [sum(loss is not None for loss in line) for line in losses(tmp_path)] == [1] * 4 + [2] * 4 + [3] * 4
+    train(
+        recipe_of(heads="parallel", draft_depth=2, curriculum="forward"),
+        corpus,
+        tmp_path,
+        report=quiet,
+    )
+    assert [sum(loss is not None for loss in line) for line in losses(tmp_path)] == [1] * 4 + [
+        2
+    ] * 4 + [3] * 4
 
 
 def test_the_schedule_in_the_log_is_that_of_the_recipe(tmp_path, corpus):
@@ -442,7 +582,9 @@ def test_the_schedule_in_the_log_is_that_of_the_recipe(tmp_path, corpus):
     assert logged == [schedule.learning_rate(recipe, step) for step in range(12)]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_checkpoint(tmp_path, corpus, monkeypatch):
+def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_checkpoint(
+    tmp_path, corpus, monkeypatch
+):
     recipe, advance = recipe_of(checkpoint_every=4), Trainer.advance
 
     def diverge(trainer, tokens):
@@ -450,7 +592,9 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_che
         return (losses_ * math.nan if trainer.step == 7 else losses_), rate, norm
 
     monkeypatch.setattr(Trainer, "advance", diverge)
-    with pytest.raises(UserError, match="the loss is nan and .* at step 7: lower the learning_rate"):
+    with pytest.raises(
+        UserError, match="the loss is nan and .* at step 7: lower the learning_rate"
+    ):
         train(recipe, corpus, tmp_path, report=quiet)
     assert checkpoint.read(tmp_path).step == 4
 
@@ -459,19 +603,29 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice_and_the_last_good_che
     ("changes", "options", "words"),
     [
         ({"vocabulary_size": 300}, {}, "vocabulary_size 300 is not the tokenizer's, which has 257"),
-        ({"context_length": 1024, "tokens": 40 * 1024, "batch_size": 40}, {}, "one batch of 40 x 1024 needs 40,960 tokens"),
+        (
+            {"context_length": 1024, "tokens": 40 * 1024, "batch_size": 40},
+            {},
+            "one batch of 40 x 1024 needs 40,960 tokens",
+        ),
         ({}, {"threads": 0}, "threads must be at least 1"),
         ({}, {"start_from": "missing"}, "there is no run folder missing"),
         ({}, {"resume": True}, "there is no run to resume"),
         ({}, {"stop_at_step": 0}, "stop_at_step"),
         ({}, {"teacher": "missing"}, "a teacher needs a distill_weight"),
         ({"distill_weight": 0.5}, {}, "distill_weight needs a teacher"),
-        ({"heads": "parallel", "draft_depth": 1, "head_targets": "teacher"}, {}, "head_targets teacher needs a teacher"),
+        (
+            {"heads": "parallel", "draft_depth": 1, "head_targets": "teacher"},
+            {},
+            "head_targets teacher needs a teacher",
+        ),
         ({"distill_weight": 0.5}, {"teacher": "missing"}, "there is no run folder .*missing"),
     ],
     ids=str,
 )
-def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, corpus, changes, options, words):
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    tmp_path, corpus, changes, options, words
+):
     with pytest.raises(UserError, match=words):
         train(recipe_of(**changes), corpus, tmp_path / "run", report=quiet, **options)
     assert not (tmp_path / "run").exists()
@@ -490,7 +644,9 @@ def test_bits_per_byte_are_per_byte_of_text_and_not_per_token():
     documents = Corpus("short documents", [(str(n), b"x" * 9) for n in range(200)])
     model = build_model(recipe_of(), np.random.default_rng(0))
     model.embedding.weight.data[...] = 0
-    result = evaluate_model(model, documents, 10, 100)  # every tenth token ends a document and stands for no byte
+    result = evaluate_model(
+        model, documents, 10, 100
+    )  # every tenth token ends a document and stands for no byte
     assert result.bytes == result.tokens * 9 // 10
     assert result.bits_per_byte == pytest.approx(math.log2(257) / 0.9, rel=1e-6)
 
@@ -505,23 +661,34 @@ def test_the_bytes_that_count_are_those_of_the_predicted_tokens():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_evaluation_does_not_depend_on_the_number_of_threads(corpus, threads):
     model = build_model(recipe_of(heads="parallel", draft_depth=2), np.random.default_rng(0))
-    assert evaluate_model(model, corpus, 16, 4000, threads) == evaluate_model(model, corpus, 16, 4000, 2)
+    assert evaluate_model(model, corpus, 16, 4000, threads) == evaluate_model(
+        model, corpus, 16, 4000, 2
+    )
 
 
 def test_evaluating_a_folder_gives_what_training_said_at_its_end(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
     for name in ("plain", "token-conditioned, rounded late"):
-        result = train(recipe_of(**CONFIGURATIONS[name]), [tmp_path / "poem.txt"], tmp_path / name, report=quiet)
+        result = train(
+            recipe_of(**CONFIGURATIONS[name]),
+            [tmp_path / "poem.txt"],
+            tmp_path / name,
+            report=quiet,
+        )
         assert evaluate(tmp_path / name) == result.evaluation
 
 
-def test_rounding_a_finished_model_writes_a_smaller_run_that_evaluates_nearly_the_same(tmp_path, corpus):
+def test_rounding_a_finished_model_writes_a_smaller_run_that_evaluates_nearly_the_same(
+    tmp_path, corpus
+):
     train(recipe_of(heads="parallel", draft_depth=2), corpus, tmp_path / "run", report=quiet)
     exact = evaluate(tmp_path / "run", corpus)
     for bits, most in ((4, 8.5), (8, 10)):
         packed = quantize(tmp_path / "run", tmp_path / f"int{bits}", f"q{bits}_0")
         assert bits < bits_per_weight(packed.model) < most
-        assert evaluate(tmp_path / f"int{bits}", corpus).bits_per_byte == pytest.approx(exact.bits_per_byte, rel=0.02)
+        assert evaluate(tmp_path / f"int{bits}", corpus).bits_per_byte == pytest.approx(
+            exact.bits_per_byte, rel=0.02
+        )
     with pytest.raises(UserError, match="already holds a checkpoint"):
         quantize(tmp_path / "run", tmp_path / "int4")
     with pytest.raises(UserError, match="is quantized already"):
@@ -537,30 +704,60 @@ def test_heads_get_the_grid_whose_drafts_are_still_accepted(tmp_path, corpus, mo
     counted = {"before": [0.8, 0.04], "q4_0": [0.785, 0.04], "q8_0": [0.7, None]}
 
     def acceptance(model, batches):
-        grids = {module.grid.name for _, module in model.heads.named_modules() if hasattr(module, "grid")}
+        grids = {
+            module.grid.name for _, module in model.heads.named_modules() if hasattr(module, "grid")
+        }
         return counted[grids.pop() if grids else "before"]
 
     monkeypatch.setattr("minimtp.training.quantize.acceptance", acceptance)
     said = []
-    packed = quantize(tmp_path / "run", tmp_path / "fine", head_grid="measured", calibration=corpus, report=said.append)
-    assert (packed.packed.weights, packed.packed.heads) == ("q4_0", "q8_0")  # a hundredth is too much to lose
+    packed = quantize(
+        tmp_path / "run",
+        tmp_path / "fine",
+        head_grid="measured",
+        calibration=corpus,
+        report=said.append,
+    )
+    assert (packed.packed.weights, packed.packed.heads) == (
+        "q4_0",
+        "q8_0",
+    )  # a hundredth is too much to lose
     assert said == [f"heads on {name}: acceptance {now} (before: 80.0% 4.0%)" for name, now in
                     (("q4_0", "78.5% 4.0%"), ("q8_0", "70.0% ?"))]  # fmt: skip
     counted["q4_0"], said = [0.791, 0.035], []
-    packed = quantize(tmp_path / "run", tmp_path / "coarse", head_grid="measured", calibration=corpus, report=said.append)
-    assert packed.packed.heads == "q4_0" and len(said) == 2 and said[1].startswith("warning: head 2 is dead: 3.5%")
+    packed = quantize(
+        tmp_path / "run",
+        tmp_path / "coarse",
+        head_grid="measured",
+        calibration=corpus,
+        report=said.append,
+    )
+    assert (
+        packed.packed.heads == "q4_0"
+        and len(said) == 2
+        and said[1].startswith("warning: head 2 is dead: 3.5%")
+    )
 
 
-def test_the_grid_of_trained_heads_is_the_cheapest_that_keeps_what_evaluating_finds_them_to_be_worth(tmp_path, corpus):
+def test_the_grid_of_trained_heads_is_the_cheapest_that_keeps_what_evaluating_finds_them_to_be_worth(
+    tmp_path, corpus
+):
     """Nothing is pretended here: a small model that has learned something, heads rounded and measured, and measured again."""
-    train(recipe_of(steps=150, heads="token_conditioned", draft_depth=3), corpus, tmp_path / "run", report=quiet)
+    train(
+        recipe_of(steps=150, heads="token_conditioned", draft_depth=3),
+        corpus,
+        tmp_path / "run",
+        report=quiet,
+    )
     run, batches = load(tmp_path / "run"), calibration_batches(corpus, 16, 3)
     before = acceptance(run.model, batches)
     assert before[0] > 0.3  # these heads draft
     chosen = {}
     for grid in ("int2-restricted-g32", "q4_0", "q8_0"):
         said = []
-        found = quantize(run, tmp_path / grid, grid, head_grid="measured", calibration=corpus, report=said.append)
+        found = quantize(
+            run, tmp_path / grid, grid, head_grid="measured", calibration=corpus, report=said.append
+        )
         chosen[grid] = found.packed.heads
         worth = {}
         for heads in {grid, "q8_0"}:
@@ -569,20 +766,34 @@ def test_the_grid_of_trained_heads_is_the_cheapest_that_keeps_what_evaluating_fi
         kept = all(now >= then - MOST_LOST for now, then in zip(worth[grid], before, strict=True))
         assert chosen[grid] == (grid if kept else "q8_0")
         same = load(tmp_path / f"{grid} {chosen[grid]}").model
-        assert [a.tobytes() for a in stored_arrays(found.model).values()] == [a.tobytes() for a in stored_arrays(same).values()]
+        assert [a.tobytes() for a in stored_arrays(found.model).values()] == [
+            a.tobytes() for a in stored_arrays(same).values()
+        ]
         assert said[0].startswith(f"heads on {grid}: acceptance {worth[grid][0]:.1%}")
         assert f"(before: {before[0]:.1%}" in said[0]
-        assert len([line for line in said if line.startswith("heads on")]) == len({grid, chosen[grid]})
+        assert len([line for line in said if line.startswith("heads on")]) == len(
+            {grid, chosen[grid]}
+        )
     assert chosen["int2-restricted-g32"] == "q8_0"
 
 
 def test_acceptance_is_counted_as_evaluating_does(tmp_path, corpus):
-    train(recipe_of(heads="token_conditioned", draft_depth=2), corpus, tmp_path / "run", report=quiet)
-    model, windows = load(tmp_path / "run").model, corpus.validation_windows(256, context_length=16, depth=2)
-    assert acceptance(model, np.array_split(windows, 3)) == evaluate_model(model, corpus, 16, 256).acceptance
+    train(
+        recipe_of(heads="token_conditioned", draft_depth=2), corpus, tmp_path / "run", report=quiet
+    )
+    model, windows = (
+        load(tmp_path / "run").model,
+        corpus.validation_windows(256, context_length=16, depth=2),
+    )
+    assert (
+        acceptance(model, np.array_split(windows, 3))
+        == evaluate_model(model, corpus, 16, 256).acceptance
+    )
 
 
-def test_a_grid_for_heads_is_refused_where_there_are_none_or_where_they_were_trained_for_another(tmp_path, corpus):
+def test_a_grid_for_heads_is_refused_where_there_are_none_or_where_they_were_trained_for_another(
+    tmp_path, corpus
+):
     train(recipe_of(), corpus, tmp_path / "plain", report=quiet)
     with pytest.raises(UserError, match="has no prediction heads: leave --head-grid out"):
         quantize(tmp_path / "plain", tmp_path / "out", head_grid="q8_0")
@@ -596,7 +807,9 @@ def test_a_grid_for_heads_is_refused_where_there_are_none_or_where_they_were_tra
 
 
 def test_a_run_trained_through_rounding_is_packed_on_its_own_grids(tmp_path, corpus):
-    result = train(recipe_of(quantization="qat", weight_grid="q8_0"), corpus, tmp_path / "run", report=quiet)
+    result = train(
+        recipe_of(quantization="qat", weight_grid="q8_0"), corpus, tmp_path / "run", report=quiet
+    )
     with pytest.raises(UserError, match="was trained for q8_0 weights: leave --grid out"):
         quantize(tmp_path / "run", tmp_path / "int4", "q4_0")
     assert quantize(tmp_path / "run", tmp_path / "packed").packed.weights == "q8_0"
@@ -606,7 +819,10 @@ def test_a_run_trained_through_rounding_is_packed_on_its_own_grids(tmp_path, cor
 
 def test_a_student_follows_its_teacher_and_finds_it_again_when_resumed(tmp_path, corpus):
     train(recipe_of(steps=60), corpus, tmp_path / "teacher", threads=1, report=quiet)
-    student, options = recipe_of(seed=1, distill_weight=1.0), {"teacher": tmp_path / "teacher", "threads": 2, "report": quiet}
+    student, options = (
+        recipe_of(seed=1, distill_weight=1.0),
+        {"teacher": tmp_path / "teacher", "threads": 2, "report": quiet},
+    )
     train(student, corpus, tmp_path / "whole", **options)
     train(student, corpus, tmp_path / "parts", stop_at_step=5, **options)
     train(student, corpus, tmp_path / "parts", resume=True, report=quiet)
@@ -616,7 +832,8 @@ def test_a_student_follows_its_teacher_and_finds_it_again_when_resumed(tmp_path,
         tokens = corpus.validation_windows(512, context_length=16)[:, :-1]
         with no_grad():
             logits = [
-                model.logits(model.hidden(tokens)).data for model in (load(tmp_path / n).model for n in ("teacher", name))
+                model.logits(model.hidden(tokens)).data
+                for model in (load(tmp_path / n).model for n in ("teacher", name))
             ]
         p, q = (np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) for x in logits)
         return float((p * np.log(p / q)).sum(axis=-1).mean())
@@ -626,14 +843,20 @@ def test_a_student_follows_its_teacher_and_finds_it_again_when_resumed(tmp_path,
 
 
 @pytest.mark.usefixtures("pictures")
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)")
-@pytest.mark.parametrize("changes", [{}, {"heads": "parallel", "draft_depth": 2, "curriculum": "forward"}], ids=str)
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)"
+)
+@pytest.mark.parametrize(
+    "changes", [{}, {"heads": "parallel", "draft_depth": 2, "curriculum": "forward"}], ids=str
+)
 def test_the_loss_curve_is_drawn_beside_the_log(tmp_path, corpus, changes):
     train(recipe_of(**changes), corpus, tmp_path, report=quiet)
     assert (tmp_path / picture.PICTURE_NAME).read_bytes().startswith(b"\x89PNG")
 
 
-def test_nobody_misses_the_loss_curve_where_matplotlib_is_not_installed(tmp_path, corpus, monkeypatch):
+def test_nobody_misses_the_loss_curve_where_matplotlib_is_not_installed(
+    tmp_path, corpus, monkeypatch
+):
     train(recipe_of(), corpus, tmp_path, report=quiet)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert picture.draw_losses(tmp_path) is None
@@ -651,7 +874,13 @@ def test_a_dead_head_is_a_warning_that_names_it_and_says_what_to_do():
     alive, shares = [0.8, None, 0.05], [0.8, 0.049, None, 0.0]
     assert dead_heads(alive) == []
     warnings = dead_heads(shares)
-    assert [sentence.split(":")[1] for sentence in warnings] == [" head 2 is dead", " head 4 is dead"]
-    assert "4.9% of its drafts are accepted, under 5%" in warnings[0] and "draft at most 1" in warnings[0]
+    assert [sentence.split(":")[1] for sentence in warnings] == [
+        " head 2 is dead",
+        " head 4 is dead",
+    ]
+    assert (
+        "4.9% of its drafts are accepted, under 5%" in warnings[0]
+        and "draft at most 1" in warnings[0]
+    )
     described = Evaluation(1.0, [0.5] * 5, shares, [1.0] * 5, 8, 8).describe().splitlines()
     assert described[-2:] == warnings

@@ -14,7 +14,9 @@ def bell(seed, shape):
 
 def uniform(seed, shape):
     """Numbers in [0, 1) with 16 bits."""
-    return (np.random.PCG64(seed).random_raw(int(np.prod(shape))) >> 48).astype(np.float32).reshape(shape) / np.float32(65536)
+    return (np.random.PCG64(seed).random_raw(int(np.prod(shape))) >> 48).astype(np.float32).reshape(
+        shape
+    ) / np.float32(65536)
 
 
 def small_cases():
@@ -27,7 +29,8 @@ def small_cases():
     groups = np.repeat(bell(3, (2, 32)), 16, axis=1)
     cases = {
         "bell": x * np.float32(0.02),
-        "spread": x * np.float32(2) ** np.floor(20 * np.repeat(uniform(4, (2, 32)), 16, axis=1) - 15),
+        "spread": x
+        * np.float32(2) ** np.floor(20 * np.repeat(uniform(4, (2, 32)), 16, axis=1) - 15),
         "lattice": np.rint(x * 9) * np.float32(2.0**-7),
         "sparse": x * (u < 0.05),
         "positive": np.abs(x),

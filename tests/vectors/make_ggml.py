@@ -31,8 +31,12 @@ def compiled(sources: Path, folder: Path) -> ctypes.CDLL:
 def blocks(ggml, name, x, weights):
     function = getattr(ggml, "quantize_" + name.replace("_k", "_K"))
     x = np.ascontiguousarray(x, np.float32)
-    packed = np.zeros((len(x), x.shape[1] // (256 if name.endswith("k") else 32) * FORMATS[name]), np.uint8)
-    pointers = [None if a is None else a.ctypes.data_as(ctypes.c_void_p) for a in (x, packed, weights)]
+    packed = np.zeros(
+        (len(x), x.shape[1] // (256 if name.endswith("k") else 32) * FORMATS[name]), np.uint8
+    )
+    pointers = [
+        None if a is None else a.ctypes.data_as(ctypes.c_void_p) for a in (x, packed, weights)
+    ]
     function(*pointers[:2], ctypes.c_int64(len(x)), ctypes.c_int64(x.shape[1]), pointers[2])
     return packed
 

@@ -47,8 +47,12 @@ class LlamaDecoder:
             raise OSError(f"llama.cpp does not load {path}")
         free_model = _function(api, "llama_model_free", "llama_free_model")
         weakref.finalize(self, free_model, model)
-        self.vocabulary = _function(api, "llama_model_get_vocab", default=lambda model: model)(model)
-        self.vocabulary_size = _function(api, "llama_vocab_n_tokens", "llama_n_vocab")(self.vocabulary)
+        self.vocabulary = _function(api, "llama_model_get_vocab", default=lambda model: model)(
+            model
+        )
+        self.vocabulary_size = _function(api, "llama_vocab_n_tokens", "llama_n_vocab")(
+            self.vocabulary
+        )
         self.context_length = _function(api, "llama_model_n_ctx_train", "llama_n_ctx_train")(model)
         self.max_rows, self.length = self.context_length, 0
 
@@ -57,8 +61,12 @@ class LlamaDecoder:
         settings.n_threads = settings.n_threads_batch = 1
         if exact:
             settings.type_k = settings.type_v = F32
-            settings.flash_attn_type = 0  # older versions have it switched off, and know this name not
-        self.context = context = _function(api, "llama_init_from_model", "llama_new_context_with_model")(model, settings)
+            settings.flash_attn_type = (
+                0  # older versions have it switched off, and know this name not
+            )
+        self.context = context = _function(
+            api, "llama_init_from_model", "llama_new_context_with_model"
+        )(model, settings)
         if not context:
             raise OSError(f"llama.cpp makes no context of {self.context_length} tokens for {path}")
         self.batch = api.llama_batch_init(self.context_length, 0, 1)
@@ -92,10 +100,16 @@ class LlamaDecoder:
         """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit the context."""
         batch, rows, start = self.batch, len(tokens), self.length
         if start + rows > self.context_length:
-            raise ValueError(f"{rows} tokens behind {start} do not fit a context of {self.context_length}")
+            raise ValueError(
+                f"{rows} tokens behind {start} do not fit a context of {self.context_length}"
+            )
         batch.n_tokens = rows
         for row in range(rows):
-            batch.token[row], batch.pos[row], batch.logits[row] = int(tokens[row]), start + row, True
+            batch.token[row], batch.pos[row], batch.logits[row] = (
+                int(tokens[row]),
+                start + row,
+                True,
+            )
             batch.n_seq_id[row], batch.seq_id[row][0] = 1, 0
         status = self.api.llama_decode(self.context, batch)
         if status != 0:
@@ -103,7 +117,9 @@ class LlamaDecoder:
         self.length = start + rows
         logits = np.empty((rows, self.vocabulary_size), np.float32)
         for row in range(rows):
-            logits[row] = np.ctypeslib.as_array(self.api.llama_get_logits_ith(self.context, row), (self.vocabulary_size,))
+            logits[row] = np.ctypeslib.as_array(
+                self.api.llama_get_logits_ith(self.context, row), (self.vocabulary_size,)
+            )
         return Logits(logits)
 
     def tokenize(self, text: str) -> list[int]:

@@ -68,14 +68,18 @@ def models(loaded: LoadedRun, device: str) -> dict[str, LanguageModel]:
 def deployed(name: str, model: LanguageModel) -> Form:
     """The model as `minimtp generate` decodes it."""
     target, heads = deploy(model)
-    return Form(name, target, heads, weight_bytes(model), bits_per_weight(model), bytes_of_a_pass(model))
+    return Form(
+        name, target, heads, weight_bytes(model), bits_per_weight(model), bytes_of_a_pass(model)
+    )
 
 
 def bytes_of_a_pass(model: LanguageModel) -> int:
     """Bytes of the weights that a token needs on its way: the trunk's, but one row only of a table that is only looked up."""
     trunk = model.trunk
     table = weight_bytes(trunk.embedding)
-    return weight_bytes(trunk) - (0 if trunk.output is None else table - table // trunk.config.vocabulary_size)
+    return weight_bytes(trunk) - (
+        0 if trunk.output is None else table - table // trunk.config.vocabulary_size
+    )
 
 
 def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Form], dict[str, str]]:
@@ -92,9 +96,13 @@ def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Form], dict[str, str]
     try:
         for name, dtype, decoder in kinds:
             share = np.dtype(dtype).itemsize / np.dtype(np.float32).itemsize
-            size, read = (int(share * count) for count in (weight_bytes(model), bytes_of_a_pass(model)))
+            size, read = (
+                int(share * count) for count in (weight_bytes(model), bytes_of_a_pass(model))
+            )
             target = decoder(model.trunk, device, dtype)
-            found.append(Form(f"{TORCH} {name}", target, None, size, share * bits_per_weight(model), read))
+            found.append(
+                Form(f"{TORCH} {name}", target, None, size, share * bits_per_weight(model), read)
+            )
     except ImportError as error:
         return [], {TORCH: f"cannot be used: {str(error).splitlines()[0]}"}
     return found, {}
@@ -111,9 +119,21 @@ def in_llama(models: dict[str, LanguageModel], device: str) -> tuple[list[Form],
         for name, model in models.items():
             target, size = LlamaDecoder.of(model), weight_bytes(model.trunk)
             found.append(
-                Form(f"{LLAMA} {name}", target, None, size, bits_per_weight(model.trunk), bytes_of_a_pass(model))
+                Form(
+                    f"{LLAMA} {name}",
+                    target,
+                    None,
+                    size,
+                    bits_per_weight(model.trunk),
+                    bytes_of_a_pass(model),
+                )
             )
-    except (ImportError, RuntimeError, OSError, UserError) as error:  # a library that is not whole, a model that is no GGUF
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+        UserError,
+    ) as error:  # a library that is not whole, a model that is no GGUF
         return [], {LLAMA: f"cannot be measured: {str(error).splitlines()[0]}"}
     return found, {}
 
@@ -126,7 +146,10 @@ def variants(all_forms: Sequence[Form]) -> dict[str, tuple[Variant, Form]]:
         if form.heads is not None:
             name, most = f"{form.name} + heads", form.heads.max_depth
             lengths = partial(AdaptivePolicy, Costs(form.target, most), most)
-            found[name] = Variant(name, form.target, form.heads, most, CONFIDENCE, policy=lengths), form
+            found[name] = (
+                Variant(name, form.target, form.heads, most, CONFIDENCE, policy=lengths),
+                form,
+            )
     return found
 
 

@@ -108,7 +108,9 @@ def measure(
     rows: list[dict[str, object]] = []
     racing = {temperature: list(_racing(variants, law)) for temperature, law in laws.items()}
     turns = sizes.repeats * sizes.prompts * len(prompts) * sum(map(len, racing.values()))
-    variants[0].target.forward(np.zeros(sizes.prompt, np.int64))  # passes cost what they do behind a prompt
+    variants[0].target.forward(
+        np.zeros(sizes.prompt, np.int64)
+    )  # passes cost what they do behind a prompt
     passes, _ = costs.at(sizes.prompt)
     with tqdm(total=turns, desc="decoding", unit="text", disable=None, file=sys.stderr) as bar:
         for text, chosen in prompts.items():
@@ -120,7 +122,13 @@ def measure(
                 rows += _rows(text, temperature, racing[temperature], found, passes, sizes)
         first = next(iter(prompts.values()))
         by_format = formats.measure(
-            loaded, first, temperatures, device=device_name, max_new_tokens=sizes.max_new_tokens, repeats=sizes.repeats, seed=seed
+            loaded,
+            first,
+            temperatures,
+            device=device_name,
+            max_new_tokens=sizes.max_new_tokens,
+            repeats=sizes.repeats,
+            seed=seed,
         )
     result = {
         "measurement": "decode", "run": str(folder), "recipe": loaded.recipe.to_dict(),
@@ -153,12 +161,33 @@ def _variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Variant]
         found.append(Variant(f"{name}, {depth} at a time", target, drafter, depth))
         if most > depth and drafter.stops_early:
             found.append(Variant(f"{name}, while likely", target, drafter, most, CONFIDENCE))
-        found.append(Variant(f"{name}, adaptive", target, drafter, most, CONFIDENCE, policy=_adaptive(costs, most)))
+        found.append(
+            Variant(
+                f"{name}, adaptive",
+                target,
+                drafter,
+                most,
+                CONFIDENCE,
+                policy=_adaptive(costs, most),
+            )
+        )
         if hasattr(drafter, "draft_tree"):
-            found.append(Variant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, most, tree=FIXED_DEPTH))
+            found.append(
+                Variant(f"{name}, tree of {FIXED_DEPTH}", target, drafter, most, tree=FIXED_DEPTH)
+            )
             nodes = min(LARGEST_TREE, target.context_length)
             lengths = _adaptive(costs, most, nodes)
-            found.append(Variant(f"{name}, trees, adaptive", target, drafter, most, CONFIDENCE, policy=lengths, tree=nodes))
+            found.append(
+                Variant(
+                    f"{name}, trees, adaptive",
+                    target,
+                    drafter,
+                    most,
+                    CONFIDENCE,
+                    policy=lengths,
+                    tree=nodes,
+                )
+            )
     return found, costs
 
 
@@ -177,14 +206,21 @@ def _racing(variants: Sequence[Variant], sampling: SamplingParams) -> Iterator[V
 
 
 def _rows(
-    text: str, temperature: float, racing: Sequence[Variant], found: dict[str, Speed], passes: Sequence[float], sizes: Sizes
+    text: str,
+    temperature: float,
+    racing: Sequence[Variant],
+    found: dict[str, Speed],
+    passes: Sequence[float],
+    sizes: Sizes,
 ) -> Iterator[dict[str, object]]:
     """A row for each contestant; all are held against the first, plain decoding with the rule that is the default."""
     plain = found[racing[0].name]
     for variant in racing:
         speed = found[variant.name]
         way, rule = variant.name.split(" | ")
-        ratios = sorted(a / b for a, b in zip(chain(*speed.turns), chain(*plain.turns), strict=True))
+        ratios = sorted(
+            a / b for a, b in zip(chain(*speed.turns), chain(*plain.turns), strict=True)
+        )
         low, high = (float(np.quantile(ratios, share)) for share in (0.25, 0.75))
         yield {
             "text": text, "temperature": temperature, "way": way, "rule": rule,
@@ -201,7 +237,10 @@ def _rows(
 
 def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
     """See the top of this file. passes: seconds of a pass over 1, 2, ... tokens."""
-    verifying = sum(steps * passes[rows - 1] for rows, steps in enumerate(speed.passes_of_length) if steps) / speed.steps
+    verifying = (
+        sum(steps * passes[rows - 1] for rows, steps in enumerate(speed.passes_of_length) if steps)
+        / speed.steps
+    )
     return speed.tokens_per_step * passes[0] / (verifying + speed.seconds_of_drafting)
 
 
@@ -234,10 +273,16 @@ def fitting(sizes: Sizes, loaded: LoadedRun) -> Sizes:
     """The sizes, made to fit the model's context. Raises UserError for numbers that make no measurement."""
     for name, value in asdict(sizes).items():
         if not 1 <= value <= 10_000:
-            raise UserError(f"{name.replace('_', ' ')} must be at least 1 and at most 10,000, not {value}")
+            raise UserError(
+                f"{name.replace('_', ' ')} must be at least 1 and at most 10,000, not {value}"
+            )
     context_length = loaded.recipe.context_length
     prompt = min(sizes.prompt, max(1, context_length // 4))
-    return replace(sizes, prompt=prompt, max_new_tokens=max(2, min(sizes.max_new_tokens, context_length + 1 - prompt)))
+    return replace(
+        sizes,
+        prompt=prompt,
+        max_new_tokens=max(2, min(sizes.max_new_tokens, context_length + 1 - prompt)),
+    )
 
 
 def choose_prompts(
@@ -251,7 +296,9 @@ def choose_prompts(
     for text in texts:
         try:
             if text == "random":
-                letters = np.random.default_rng(seed).integers(32, 127, (4 * sizes.prompts, sizes.prompt), np.uint8)
+                letters = np.random.default_rng(seed).integers(
+                    32, 127, (4 * sizes.prompts, sizes.prompt), np.uint8
+                )
                 tokens = loaded.tokenizer.encode(letters.tobytes())
             else:
                 source = {"code": "stdlib", "prose": "shakespeare"}[text]

@@ -10,11 +10,22 @@ PLAIN = "plain"
 SAME_TEXT = "shared-noise"  # the rule that promises it
 ADAPTIVE = "adaptive"  # how the name of a way ends whose lengths are chosen as `generate` does
 SAID = 10  # losing cases; the others are in the file
-COLOURS = ("#0072b2", "#e69f00", "#a8123c", "#009e73", "#56b4e9", "#cc79a7")  # told apart by the colour-blind as well
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#a8123c",
+    "#009e73",
+    "#56b4e9",
+    "#cc79a7",
+)  # told apart by the colour-blind as well
 Row = Mapping[str, object]
 
 
-def table(result: Mapping[str, object], markdown: bool = False, shown: Callable[[str, str], bool] = lambda *_: True) -> str:
+def table(
+    result: Mapping[str, object],
+    markdown: bool = False,
+    shown: Callable[[str, str], bool] = lambda *_: True,
+) -> str:
     """A line a way and rule, a column a text and temperature: speed-up over plain decoding, and tokens a step.
 
     shown: tells of a way and a rule whether they are.
@@ -25,9 +36,16 @@ def table(result: Mapping[str, object], markdown: bool = False, shown: Callable[
     lines = [["", *(f"{text} T={temperature:g}" for text, temperature in columns)]]
     ways = _ways(rows)
     plain = [cells[*ways[0], *column] for column in columns]
-    lines.append([f"{PLAIN}, {ways[0][1]}, tokens/s", *(f"{row['tokens_per_second']:,.0f}" for row in plain)])
+    lines.append(
+        [f"{PLAIN}, {ways[0][1]}, tokens/s", *(f"{row['tokens_per_second']:,.0f}" for row in plain)]
+    )
     for way, rule in filter(lambda pair: shown(*pair), ways[1:]):
-        lines.append([f"{way}, {rule}", *(_cell(cells.get((way, rule, *column)), markdown) for column in columns)])
+        lines.append(
+            [
+                f"{way}, {rule}",
+                *(_cell(cells.get((way, rule, *column)), markdown) for column in columns),
+            ]
+        )
     text = aligned(lines, markdown)
     if markdown:
         return text
@@ -43,7 +61,14 @@ def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
     rows, missing, passes = (result["formats"].get(name) for name in ("rows", "missing", "passes"))
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
     cells = {(row["name"], row["temperature"]): row for row in rows}
-    lines = [["", "weights", *(["us a pass", "of copy"] if passes else []), *(f"tokens/s T={t:g}" for t in temperatures)]]
+    lines = [
+        [
+            "",
+            "weights",
+            *(["us a pass", "of copy"] if passes else []),
+            *(f"tokens/s T={t:g}" for t in temperatures),
+        ]
+    ]
     for name in dict.fromkeys(row["name"] for row in rows):
         found = [cells[name, temperature] for temperature in temperatures]
         speeds = [f"{row['tokens_per_second']:,.0f} ({row['speedup']:.2f}x)" for row in found]
@@ -70,13 +95,18 @@ def aligned(lines: list[list[str]], markdown: bool, said_at: int | None = None) 
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
     widths = [max(map(len, column)) for column in zip(*lines[:said_at], strict=True)]
     widths[0] = max(len(line[0]) for line in lines)
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    ]
     return "\n".join(text)
 
 
 def losses(rows: Sequence[Row]) -> list[Row]:
     """The rows that are slower than plain decoding, the worst first."""
-    return sorted((row for row in rows if row["way"] != PLAIN and _loses(row)), key=lambda row: row["speedup"])
+    return sorted(
+        (row for row in rows if row["way"] != PLAIN and _loses(row)), key=lambda row: row["speedup"]
+    )
 
 
 def _loses(row: Row) -> bool:
@@ -101,7 +131,9 @@ def readme(result: Mapping[str, object]) -> str:
     rows, machine, sizes = result["rows"], result["machine"], result["sizes"]
     drafting, losing = [row for row in rows if row["way"] != PLAIN], losses(rows)
     passes = result["seconds_of_a_pass"]
-    costs = ", ".join(f"{passes[n - 1] / passes[0]:.2f} for {n}" for n in (2, 4, 8, 16) if n <= len(passes))
+    costs = ", ".join(
+        f"{passes[n - 1] / passes[0]:.2f} for {n}" for n in (2, 4, 8, 16) if n <= len(passes)
+    )
     adaptive = [row for row in drafting if row["way"].endswith(ADAPTIVE)]
     promised = [row for row in drafting if row["rule"] == SAME_TEXT]
     said = (
@@ -114,12 +146,18 @@ def readme(result: Mapping[str, object]) -> str:
         f"With shared noise {sum(row['same_texts'] for row in promised)} of "
         f"{sum(row['texts'] for row in promised)} texts equal those of plain decoding with the same seed, token for token."
     )
-    brief = table(result, markdown=True, shown=lambda way, rule: rule == SAME_TEXT or way == drafting[0]["way"])
+    brief = table(
+        result,
+        markdown=True,
+        shown=lambda way, rule: rule == SAME_TEXT or way == drafting[0]["way"],
+    )
     return f"{brief}\n\n{said}\n\n{formats_table(result, markdown=True)}"
 
 
 def _counted(losing: Sequence[Row], rows: Sequence[Row]) -> str:
-    return f"{len(losing)} of {len(rows)} cases" + (f", at worst {losing[0]['speedup']:.2f}x" if losing else "")
+    return f"{len(losing)} of {len(rows)} cases" + (
+        f", at worst {losing[0]['speedup']:.2f}x" if losing else ""
+    )
 
 
 def draw(result: Mapping[str, object], path: Path) -> Path | None:
@@ -129,7 +167,9 @@ def draw(result: Mapping[str, object], path: Path) -> Path | None:
     from matplotlib.figure import Figure
 
     rows = [row for row in result["rows"] if row["way"] != PLAIN]
-    texts, temperatures = (list(dict.fromkeys(row[name] for row in rows)) for name in ("text", "temperature"))
+    texts, temperatures = (
+        list(dict.fromkeys(row[name] for row in rows)) for name in ("text", "temperature")
+    )
     ways = _ways(rows)
     figure = Figure(figsize=(15, 4.4 + 0.24 * len(ways)), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1 + 0.24 * len(ways), 3.4))
@@ -142,7 +182,9 @@ def draw(result: Mapping[str, object], path: Path) -> Path | None:
             below = [row["speedup"] - row["speedup_low"] for row in seen]
             above = [row["speedup_high"] - row["speedup"] for row in seen]
             label = f"temperature {temperature:g}"
-            panel.errorbar(middle, places, xerr=[below, above], fmt="o", color=colour, capsize=2, label=label)
+            panel.errorbar(
+                middle, places, xerr=[below, above], fmt="o", color=colour, capsize=2, label=label
+            )
         panel.axvline(1, color="black", linewidth=1)
         panel.set(title=text, xlabel="speed-up over plain decoding")
     panels[0].set_yticks(range(len(ways)), [f"{way}, {rule}" for way, rule in ways], fontsize=9)
@@ -156,16 +198,37 @@ def draw(result: Mapping[str, object], path: Path) -> Path | None:
         predicted.plot(*points, "o", color=colour, markersize=4, alpha=0.7, label=text)
     ends = [0, 1.05 * max(max(row["predicted_speedup"], row["speedup"]) for row in rows)]
     predicted.plot(ends, ends, color="black", linewidth=0.8)
-    predicted.set(xlabel="predicted from c(T) and acceptance", ylabel="measured", title="speed-up", xlim=ends, ylim=ends)
+    predicted.set(
+        xlabel="predicted from c(T) and acceptance",
+        ylabel="measured",
+        title="speed-up",
+        xlim=ends,
+        ylim=ends,
+    )
     for text, colour in zip(texts, COLOURS, strict=False):
-        for temperature, line in zip((temperatures[0], temperatures[-1]), ("o-", "o--"), strict=True):
-            row = next(row for row in rows if (row["text"], row["temperature"]) == (text, temperature))
+        for temperature, line in zip(
+            (temperatures[0], temperatures[-1]), ("o-", "o--"), strict=True
+        ):
+            row = next(
+                row for row in rows if (row["text"], row["temperature"]) == (text, temperature)
+            )
             shares = [share for share in row["acceptance"] if share is not None]
             acceptance.plot(range(1, len(shares) + 1), shares, line, color=colour, markersize=4,
                             label=f"{text}, temperature {temperature:g}")  # fmt: skip
-    acceptance.set(xlabel="depth of the draft", ylabel="accepted / drafted", ylim=(0, 1.02), title="acceptance: " + ways[0][0])
+    acceptance.set(
+        xlabel="depth of the draft",
+        ylabel="accepted / drafted",
+        ylim=(0, 1.02),
+        title="acceptance: " + ways[0][0],
+    )
     passes = result["seconds_of_a_pass"]
-    costs.plot(range(1, len(passes) + 1), [seconds / passes[0] for seconds in passes], "o-", color=COLOURS[0], markersize=4)
+    costs.plot(
+        range(1, len(passes) + 1),
+        [seconds / passes[0] for seconds in passes],
+        "o-",
+        color=COLOURS[0],
+        markersize=4,
+    )
     costs.set(xlabel="T, tokens in a pass", ylabel="c(T) / c(1)", title="what a pass costs", ylim=0)
     for axes in (predicted, acceptance):
         axes.legend(fontsize=8)

@@ -27,7 +27,14 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.decode.measure import FIXED_DEPTH, LARGEST_TREE, Sizes, choose_prompts, fitting, json_lines
+from minimtp.bench.decode.measure import (
+    FIXED_DEPTH,
+    LARGEST_TREE,
+    Sizes,
+    choose_prompts,
+    fitting,
+    json_lines,
+)
 from minimtp.bench.decode.report import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.registry import every_drafter
@@ -67,9 +74,13 @@ def measure(
     cannot be used.
     """
     if places < 2:
-        raise UserError(f"places must be at least 2, for one says nothing about how far others differ, not {places}")
+        raise UserError(
+            f"places must be at least 2, for one says nothing about how far others differ, not {places}"
+        )
     loaded = load(folder, device)
-    sizes = fitting(Sizes(prompts=places, prompt=64, max_new_tokens=2 + ROUNDS * (FIXED_DEPTH + 1)), loaded)
+    sizes = fitting(
+        Sizes(prompts=places, prompt=64, max_new_tokens=2 + ROUNDS * (FIXED_DEPTH + 1)), loaded
+    )
     laws = [SamplingParams(temperature) for temperature in temperatures]
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     target, heads = deploy(loaded.model)
@@ -81,12 +92,19 @@ def measure(
     rows = []
     for text, law in product(prompts, laws):
         ways = list(_ways(drafters, law))
-        with tqdm(total=len(ways) * places, desc=f"{text}, T={law.temperature:g}", disable=None, file=stderr) as bar:
+        with tqdm(
+            total=len(ways) * places,
+            desc=f"{text}, T={law.temperature:g}",
+            disable=None,
+            file=stderr,
+        ) as bar:
             counts = {}
             for way in ways:
                 name, form, rule = way
                 depth = min(FIXED_DEPTH, drafters[name].max_depth)
-                options = dict(max_new_tokens=sizes.max_new_tokens, sampling=law, rule=rule, draft_depth=depth)
+                options = dict(
+                    max_new_tokens=sizes.max_new_tokens, sampling=law, rule=rule, draft_depth=depth
+                )
                 counts[way] = np.array([
                     tokens_a_round(target, drafters[name], prompt, seed=seed + place, tree=FORMS[form], **options)
                     for place, prompt in enumerate(prompts[text])
@@ -111,7 +129,9 @@ def tokens_a_round(target: Target, drafter: object, prompt: np.ndarray, **option
     """The mean over the first `ROUNDS` rounds behind the prompt's own, or as many as the context has room for."""
     rounds = generate(target, drafter, prompt, **options).rounds()
     next(rounds)
-    return statistics.fmean(len(round_.tokens) for round_, _ in zip(rounds, range(ROUNDS), strict=False))
+    return statistics.fmean(
+        len(round_.tokens) for round_, _ in zip(rounds, range(ROUNDS), strict=False)
+    )
 
 
 def _ways(drafters: dict[str, object], sampling: SamplingParams) -> Iterator[tuple[str, str, str]]:
@@ -122,9 +142,17 @@ def _ways(drafters: dict[str, object], sampling: SamplingParams) -> Iterator[tup
                 yield name, form, rule
 
 
-def _rows(text: str, temperature: float, counts: dict[tuple[str, str, str], np.ndarray]) -> Iterator[Row]:
+def _rows(
+    text: str, temperature: float, counts: dict[tuple[str, str, str], np.ndarray]
+) -> Iterator[Row]:
     for (name, form, rule), found in counts.items():
-        row = {"text": text, "temperature": temperature, "drafter": name, "form": form, "rule": rule}
+        row = {
+            "text": text,
+            "temperature": temperature,
+            "drafter": name,
+            "form": form,
+            "rule": rule,
+        }
         row["tokens_a_round"] = interval(found)
         row["over_chain"] = None if form == CHAIN else interval(found - counts[name, CHAIN, rule])
         token = counts.get((name, form, TOKEN))
@@ -140,7 +168,11 @@ def interval(values: np.ndarray) -> list[float]:
 def behind(rows: Sequence[Row]) -> tuple[int, list[str]]:
     """(how many comparisons of trees with chains and of the block rule with the token rule there are, those that are lost)."""
     compared = [(row, "its chain", row["over_chain"]) for row in rows if row["over_chain"]]
-    compared += [(row, "the token rule", row["over_token"]) for row in rows if row["over_token"] and row["rule"] == BLOCK]
+    compared += [
+        (row, "the token rule", row["over_token"])
+        for row in rows
+        if row["over_token"] and row["rule"] == BLOCK
+    ]
     lost = [
         f"behind {other}: {row['text']} at temperature {row['temperature']:g}, {row['drafter']}, {row['form']}, {row['rule']}: "
         f"{_signed(difference)}"
@@ -155,7 +187,10 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
     rows = result["rows"]
     columns = list(dict.fromkeys((row["text"], row["temperature"]) for row in rows))
     drafters = dict.fromkeys(row["drafter"] for row in rows)
-    cells = {(row["drafter"], row["form"], row["rule"], row["text"], row["temperature"]): row for row in rows}
+    cells = {
+        (row["drafter"], row["form"], row["rule"], row["text"], row["temperature"]): row
+        for row in rows
+    }
     lines = [["", *(f"{text} T={temperature:g}" for text, temperature in columns)]]
     for way in product(drafters, FORMS, RULES):
         found = [cells.get((*way, *column)) for column in columns]

@@ -18,7 +18,10 @@ from minimtp.kernels.cuda.packed_linear import Prepared
 from minimtp.kernels.ggml import blocks
 
 OURS = ("q4_0", "q8_0", "f16", "f32", "cublas f32, launched")
-TORCH = {"torch f16": False, "torch f16, graph": True}  # whether its calls are replayed as a CUDA graph
+TORCH = {
+    "torch f16": False,
+    "torch f16, graph": True,
+}  # whether its calls are replayed as a CUDA graph
 CALLS = 16  # of a product that are timed together
 SIXTEEN_BITS = 2  # bytes
 
@@ -27,12 +30,16 @@ def measure(device: Device, shapes: Sequence[tuple[int, int]], rounds: int) -> d
     """What the file says of the products, the yardsticks, and why a peer is missing."""
     products, copying, missing = [], [], _missing()
     peers = [] if missing else list(TORCH)
-    with tqdm(total=len(shapes) * (len(OURS) + len(peers)), desc="kernels", unit="matrix", disable=None) as bar:
+    with tqdm(
+        total=len(shapes) * (len(OURS) + len(peers)), desc="kernels", unit="matrix", disable=None
+    ) as bar:
         for shape in shapes:
             bandwidth = gpu.copy_gigabytes_per_second(device.xp)
             copying.append(bandwidth)
             for name in (*OURS, *peers):
-                size, timed = _ours(device, name, shape) if name in OURS else _torch(device, name, shape)
+                size, timed = (
+                    _ours(device, name, shape) if name in OURS else _torch(device, name, shape)
+                )
                 seconds = {rows: [] for rows in ROWS}
                 for _ in range(rounds):
                     for rows in ROWS:
@@ -73,14 +80,20 @@ def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Calla
     turns = max(CALLS, len(copies))
 
     def timed(rows: int) -> float:
-        return gpu.seconds(xp, [lambda i=i: product(rows, copies[i % len(copies)]) for i in range(turns)])
+        return gpu.seconds(
+            xp, [lambda i=i: product(rows, copies[i % len(copies)]) for i in range(turns)]
+        )
 
     return size, timed
 
 
 def _copy(matrix: Prepared) -> Prepared:
     """Elsewhere in the memory."""
-    return replace(matrix, weight=matrix.weight.copy(), scales=None if matrix.scales is None else matrix.scales.copy())
+    return replace(
+        matrix,
+        weight=matrix.weight.copy(),
+        scales=None if matrix.scales is None else matrix.scales.copy(),
+    )
 
 
 def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Callable[[int], float]]:
@@ -88,7 +101,9 @@ def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Call
 
     size = SIXTEEN_BITS * shape[0] * shape[1]
     peer = TorchProduct(*shape, _copies(device, size))
-    return size, lambda rows: peer.seconds(rows, TORCH[name], max(CALLS, len(peer.weights)), gpu.TIMES)
+    return size, lambda rows: peer.seconds(
+        rows, TORCH[name], max(CALLS, len(peer.weights)), gpu.TIMES
+    )
 
 
 def _missing() -> dict[str, str]:

@@ -38,7 +38,15 @@ from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks
 from minimtp.training import checkpoint
 
-SHAPES = ((128, 128), (512, 512), (1024, 1024), (2048, 2048), (4096, 4096), (16384, 8192), (32768, 16384))  # (outputs, inputs)
+SHAPES = (
+    (128, 128),
+    (512, 512),
+    (1024, 1024),
+    (2048, 2048),
+    (4096, 4096),
+    (16384, 8192),
+    (32768, 16384),
+)  # (outputs, inputs)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
 COLOURS = ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b", "#d4ac0d")
@@ -105,10 +113,15 @@ def _measure_all(shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, ob
     with tqdm(total=len(shapes) * len(FORMATS), desc="kernels", unit="matrix", disable=None) as bar:
         for shape in shapes:
             measured += _measure(shape, rounds, bar.update)
-    return {"products": measured, "sgemm_gflops": statistics.median(machine.sgemm_gflops(1) for _ in range(rounds))}
+    return {
+        "products": measured,
+        "sgemm_gflops": statistics.median(machine.sgemm_gflops(1) for _ in range(rounds)),
+    }
 
 
-def _measure(shape: tuple[int, int], rounds: int, progress: Callable[[int], object]) -> list[dict[str, object]]:
+def _measure(
+    shape: tuple[int, int], rounds: int, progress: Callable[[int], object]
+) -> list[dict[str, object]]:
     """Every format's figures for one matrix, taken in turn."""
     contenders = []
     for format_ in FORMATS:
@@ -123,14 +136,24 @@ def _measure(shape: tuple[int, int], rounds: int, progress: Callable[[int], obje
         for rows in ROWS:
             for c in contenders:
                 seconds[c.format][rows].append(_seconds(lambda c=c, rows=rows: c.call(rows)))
-    return [figures(c.format, c.bytes, shape, seconds[c.format], reading[c.bytes]) for c in contenders]
+    return [
+        figures(c.format, c.bytes, shape, seconds[c.format], reading[c.bytes]) for c in contenders
+    ]
 
 
 def figures(
-    format_: str, size: int, shape: tuple[int, int], seconds: dict[int, list[float]], reading: Sequence[float]
+    format_: str,
+    size: int,
+    shape: tuple[int, int],
+    seconds: dict[int, list[float]],
+    reading: Sequence[float],
 ) -> dict[str, object]:
     """What the file says of one matrix of `size` bytes: seconds by rows, and the seconds that reading as many bytes takes."""
-    one, read, weights = statistics.median(seconds[1]), statistics.median(reading), shape[0] * shape[1]
+    one, read, weights = (
+        statistics.median(seconds[1]),
+        statistics.median(reading),
+        shape[0] * shape[1],
+    )
     return {
         "format": format_, "outputs": shape[0], "inputs": shape[1], "bytes": size,
         "microseconds": {rows: 1e6 * statistics.median(times) for rows, times in seconds.items()},
@@ -153,7 +176,10 @@ def _contender(format_: str, shape: tuple[int, int]) -> Contender:
     if format_ == "numpy":
         transposed = np.tile(few, (outputs // 32, 1)).T
         return Contender(
-            format_, transposed.size, transposed.nbytes, lambda rows: np.matmul(x[:rows], transposed, out=y[:rows])
+            format_,
+            transposed.size,
+            transposed.nbytes,
+            lambda rows: np.matmul(x[:rows], transposed, out=y[:rows]),
         )
     if format_ == "f32":
         panel = kernel.prepare_f32(few)
@@ -162,7 +188,12 @@ def _contender(format_: str, shape: tuple[int, int]) -> Contender:
     else:
         panel = kernel.prepare_q8_0(blocks.pack_q8_0(*blocks.encode_q8_0(few)))
     matrix = panel.repeated(outputs // 32)
-    return Contender(format_, outputs * inputs, matrix.nbytes, lambda rows: kernel.linear(x[:rows], matrix, y[:rows]))
+    return Contender(
+        format_,
+        outputs * inputs,
+        matrix.nbytes,
+        lambda rows: kernel.linear(x[:rows], matrix, y[:rows]),
+    )
 
 
 def _readers(size: int) -> tuple[Callable[[], object], ...]:
@@ -170,7 +201,11 @@ def _readers(size: int) -> tuple[Callable[[], object], ...]:
     vector = np.ones(max(1, size // 4), np.float32)
     width = math.isqrt(vector.size)
     matrix = vector[: vector.size // width * width].reshape(-1, width)
-    return lambda: np.dot(vector, vector), lambda: np.matmul(vector[: len(matrix)], matrix), vector.max
+    return (
+        lambda: np.dot(vector, vector),
+        lambda: np.matmul(vector[: len(matrix)], matrix),
+        vector.max,
+    )
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -187,7 +222,16 @@ def _seconds(call: Callable[[], object]) -> float:
 def table(result: dict[str, object], markdown: bool = False) -> str:
     """What the command prints."""
     shown, yardstick = (2, 4, 8, 16), "of copy" if _on_a_gpu(result) else "of read"
-    head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", yardstick, *(f"c({rows})" for rows in shown)]
+    head = [
+        "matrix",
+        "format",
+        "MB",
+        "us",
+        "Gweight/s",
+        "GB/s",
+        yardstick,
+        *(f"c({rows})" for rows in shown),
+    ]
     lines = []
     for p in result["products"]:
         c = {int(rows): value for rows, value in p["c"].items()}
@@ -201,10 +245,15 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
         rule = ["---", "---", *("---:" for _ in head[2:])]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
     widths = [max(len(cells[i]) for cells in (head, *lines)) for i in range(len(head))]
-    padded = ([cell.rjust(width) for cell, width in zip(cells, widths, strict=True)] for cells in (head, *lines))
+    padded = (
+        [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        for cells in (head, *lines)
+    )
     said = [f"{name} {reason}" for name, reason in result.get("missing", {}).items()]
     if "matrix_gflops" in result:
-        rates = ", ".join(f"{name} {rate / 1e3:.1f}" for name, rate in result["matrix_gflops"].items())
+        rates = ", ".join(
+            f"{name} {rate / 1e3:.1f}" for name, rate in result["matrix_gflops"].items()
+        )
         said.append(f"products of large matrices in TFLOP/s: {rates}")
     return "\n".join(["\n".join("  ".join(cells) for cells in padded), *said])
 
@@ -222,7 +271,9 @@ def readme(result: dict[str, object]) -> str:
     else:
         how = f"One thread of {described['processor']}{machine.other_work(described)}, medians of {result['rounds']} rounds in "
         how += "turn. Of read: the share of the speed at which NumPy reads as many bytes, in the fastest of three ways"
-    return f"{table(result, markdown=True)}\n\n{how}; c(T): the time of T rows over the time of one."
+    return (
+        f"{table(result, markdown=True)}\n\n{how}; c(T): the time of T rows over the time of one."
+    )
 
 
 def draw(result: dict[str, object], path: Path) -> Path | None:
@@ -241,12 +292,16 @@ def draw(result: dict[str, object], path: Path) -> Path | None:
         products = [p for p in result["products"] if p["format"] == format_]
         weights = [p["outputs"] * p["inputs"] for p in products]
         label = "NumPy, float32" if format_ == "numpy" else format_
-        speed.plot(weights, [p["gweights_per_second"] for p in products], "o-", color=colour, label=label)
+        speed.plot(
+            weights, [p["gweights_per_second"] for p in products], "o-", color=colour, label=label
+        )
         if format_ in ("q4_0", "q8_0", "f16", "f32"):
             limits = [p["gweights_per_second"] / p["share_of_read"] for p in products]
             speed.plot(weights, limits, ":", color=colour, label=f"memory's limit for {format_}")
         last = next(p for p in products if (p["outputs"], p["inputs"]) == largest)
-        rows_axes.plot([int(r) for r in last["c"]], list(last["c"].values()), "o-", color=colour, label=label)
+        rows_axes.plot(
+            [int(r) for r in last["c"]], list(last["c"].values()), "o-", color=colour, label=label
+        )
         roofline.plot(*_operations(last), "o-", color=colour, label=label)
     speed.set(xscale="log", yscale="log", xlabel="weights of the matrix", ylabel=f"Gweight/s, one row, {where}",
               title="one token: weights a second")  # fmt: skip
@@ -267,7 +322,9 @@ def draw(result: dict[str, object], path: Path) -> Path | None:
 
 def _operations(product: dict[str, object]) -> tuple[list[float], list[float]]:
     """(operations for a byte of weights, operations a second in 1e9), by rows: two for a weight and a row."""
-    operations = [2 * product["outputs"] * product["inputs"] * int(rows) for rows in product["microseconds"]]
+    operations = [
+        2 * product["outputs"] * product["inputs"] * int(rows) for rows in product["microseconds"]
+    ]
     times = product["microseconds"].values()
     return (
         [count / product["bytes"] for count in operations],

@@ -56,7 +56,13 @@ RECIPES = {
     "tiny": presets.preset("tiny"),
     # `quick` as two wide layers, so that all rows are whole super-blocks of 256
     "quick": presets.preset(
-        "quick", hidden_size=256, num_layers=2, intermediate_size=512, tokens=600_000, learning_rate=1.5e-3, evaluate_bytes=262_144
+        "quick",
+        hidden_size=256,
+        num_layers=2,
+        intermediate_size=512,
+        tokens=600_000,
+        learning_rate=1.5e-3,
+        evaluate_bytes=262_144,
     ),
 }
 # 97.5 % quantiles of Student's t by degrees of freedom
@@ -94,21 +100,34 @@ def run(
     recipe, text = RECIPES[preset], open_corpus(corpus)
     text.require(recipe.batch_size, recipe.context_length, 0)
     out = checkpoint.make_folder(out or Path("runs", f"quality-{preset}"))
-    setting = {"measurement": "quality", "preset": preset, "recipe": recipe.to_dict(), "corpus": text.to_dict()}
+    setting = {
+        "measurement": "quality",
+        "preset": preset,
+        "recipe": recipe.to_dict(),
+        "corpus": text.to_dict(),
+    }
     cells = _finished(out, setting)
     load_before = machine.load()
-    wanted = [Cell(seed, number, method) for seed in range(seeds) for number, method in rows(recipe, bits)]
+    wanted = [
+        Cell(seed, number, method) for seed in range(seeds) for number, method in rows(recipe, bits)
+    ]
     report(f"corpus    {text.describe()}")
-    report(f"rows      {len(wanted)}, of which {sum(cell.name in cells for cell in wanted)} are measured already, in {out}")
+    report(
+        f"rows      {len(wanted)}, of which {sum(cell.name in cells for cell in wanted)} are measured already, in {out}"
+    )
     try:
         for cell in wanted:
             if cell.name not in cells:
                 cells[cell.name] = measured(cell, recipe, text, out, threads)
                 cells[cell.name] |= {"seed": cell.seed, "bits": cell.bits, "method": cell.method}
                 _write(out, setting | {"cells": cells})
-                report(f"{cell.name}: {cells[cell.name]['nats']:.4f} nats, {cells[cell.name]['seconds']:.0f} s")
+                report(
+                    f"{cell.name}: {cells[cell.name]['nats']:.4f} nats, {cells[cell.name]['seconds']:.0f} s"
+                )
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"stopped in {stop.folder}, saved; the same command goes on from there") from None
+        raise KeyboardInterrupt(
+            f"stopped in {stop.folder}, saved; the same command goes on from there"
+        ) from None
     found = [cells[cell.name] for cell in wanted]
     result = setting | {
         "seeds": seeds, "bits": list(bits), "rows": summary(found), "cells": cells,
@@ -141,14 +160,19 @@ def rows(recipe: Recipe, bits: Sequence[int]) -> list[tuple[int, str]]:
     found = [(32, FP), *([(32, FP_DISTILLED)] if trained else [])]
     for number in bits:
         found += [(number, method) for method in METHODS]
-        if number == SUPERBLOCK_BITS and recipe.hidden_size % SUPERBLOCK == recipe.intermediate_size % SUPERBLOCK == 0:
+        if (
+            number == SUPERBLOCK_BITS
+            and recipe.hidden_size % SUPERBLOCK == recipe.intermediate_size % SUPERBLOCK == 0
+        ):
             found.append((number, SUPERBLOCKS))
         if number < TRAINED_BELOW:
             found += [(number, QAT), (number, QAT_DISTILLED)]
     return found
 
 
-def measured(cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int | None) -> dict[str, object]:
+def measured(
+    cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int | None
+) -> dict[str, object]:
     """Train or round one cell's model, and evaluate it: nats, bytes and bits of its weights, seconds."""
     recipe = replace(recipe, seed=cell.seed)
     folder = out / f"seed{cell.seed}"
@@ -167,7 +191,10 @@ def measured(cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int |
         began = time.perf_counter()  # the stem is everybody's
         student, branch = recipe, {"start_from": folder / "stem", "continue_schedule": True}
         if cell.method in (FP_DISTILLED, QAT_DISTILLED):
-            student, branch["teacher"] = replace(student, distill_weight=DISTILL_WEIGHT), folder / FP
+            student, branch["teacher"] = (
+                replace(student, distill_weight=DISTILL_WEIGHT),
+                folder / FP,
+            )
         if cell.method in (QAT, QAT_DISTILLED):
             student = replace(
                 student, quantization="qat", quantize_from=1.0 - recipe.decay, weight_grid=GRIDS[cell.bits],
@@ -179,10 +206,16 @@ def measured(cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int |
             model = convert(model)
     else:
         control = load(folder / FP).model
-        grid, method = ("q4_k", "importance") if cell.method == SUPERBLOCKS else (GRIDS[cell.bits], cell.method)
+        grid, method = (
+            ("q4_k", "importance")
+            if cell.method == SUPERBLOCKS
+            else (GRIDS[cell.bits], cell.method)
+        )
         batches = calibration_batches(text, recipe.context_length, 0)
         began = time.perf_counter()
-        model = quantize_after_training(control, QuantizationSpec(weights=grid, heads=grid), method, batches)
+        model = quantize_after_training(
+            control, QuantizationSpec(weights=grid, heads=grid), method, batches
+        )
     seconds = time.perf_counter() - began
     evaluation = evaluate_model(model, text, recipe.context_length, recipe.evaluate_bytes, threads)
     return {
@@ -231,12 +264,16 @@ def _finished(out: Path, setting: dict[str, object]) -> dict[str, dict]:
         return {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name, value in json.loads(json.dumps(setting)).items() if before[name] != value]
+        different = [
+            name for name, value in json.loads(json.dumps(setting)).items() if before[name] != value
+        ]
         cells = dict(before["cells"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: delete it to measure again") from None
     if different:
-        raise UserError(f"{out} holds a measurement with other {' and '.join(different)}: choose another --out, or delete it")
+        raise UserError(
+            f"{out} holds a measurement with other {' and '.join(different)}: choose another --out, or delete it"
+        )
     return cells
 
 

@@ -18,7 +18,9 @@ def table(rows: Sequence[dict[str, object]], markdown: bool = False) -> str:
     lines = [HEADINGS, *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[1] *= -1  # the method's name stands on the left
-    return "\n".join("  ".join(_padded(*pair) for pair in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(
+        "  ".join(_padded(*pair) for pair in zip(line, widths, strict=True)) for line in lines
+    )
 
 
 def _padded(cell: str, width: int) -> str:
@@ -39,7 +41,11 @@ def _cells(row: dict[str, object]) -> list[str]:
 def readme(result: dict[str, object]) -> str:
     """What the README shows: the table, and what its figures depend on."""
     machine, seeds = result["machine"], result["seeds"]
-    certainty = f"with 95 % intervals over {seeds} seeds" if seeds > 1 else "from a single seed, so without intervals"
+    certainty = (
+        f"with 95 % intervals over {seeds} seeds"
+        if seeds > 1
+        else "from a single seed, so without intervals"
+    )
     command = f"minimtp bench quality --bits {','.join(map(str, result['bits']))} --seeds {seeds}"
     return "\n".join([
         table(result["rows"], markdown=True),
@@ -60,14 +66,20 @@ def draw(rows: Sequence[dict[str, object]], path: Path) -> Path | None:
     axes = figure.subplots()
     methods = dict.fromkeys(row["method"] for row in rows if "recovered" in row)
     for method in methods:
-        points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["bits_per_weight"])
+        points = sorted(
+            (row for row in rows if row["method"] == method), key=lambda row: row["bits_per_weight"]
+        )
         axes.errorbar(
             [row["bits_per_weight"] for row in points], [row["loss"] for row in points],
             [row["interval"] or 0.0 for row in points], fmt="o-", capsize=3, markersize=4, label=method,
         )  # fmt: skip
     axes.axhline(0.0, color="black", linewidth=0.8, label="full precision, same tokens")
     axes.set_yscale("symlog", linthresh=0.01)
-    axes.set(xlabel="bits per weight of the file", ylabel="held-out nats lost (95 % over seeds)", title="what rounding costs")
+    axes.set(
+        xlabel="bits per weight of the file",
+        ylabel="held-out nats lost (95 % over seeds)",
+        title="what rounding costs",
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

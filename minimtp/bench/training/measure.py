@@ -45,7 +45,16 @@ from minimtp.backend import Device, available_cores, choose_device, empty_gpu_po
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
 from minimtp.bench.training.report import table
-from minimtp.bench.training.workers import AHEAD, OTHERS, OURS, PEERS, UNCOUNTED, Round, Worker, started
+from minimtp.bench.training.workers import (
+    AHEAD,
+    OTHERS,
+    OURS,
+    PEERS,
+    UNCOUNTED,
+    Round,
+    Worker,
+    started,
+)
 from minimtp.engine.precision import require
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training import checkpoint, presets
@@ -53,7 +62,12 @@ from minimtp.training.data.corpus import open_corpus
 from minimtp.training.recipe import Recipe
 
 CHECKED_STEPS = 20
-TOLERANCES = {"float32": 1e-4, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 5e-2}  # of the loss; see the top of this file
+TOLERANCES = {
+    "float32": 1e-4,
+    "tf32": 5e-2,
+    "float16": 5e-2,
+    "bfloat16": 5e-2,
+}  # of the loss; see the top of this file
 
 
 def train(
@@ -76,7 +90,11 @@ def train(
     if device != "cpu" and threads is not None:
         raise UserError("threads are the CPU's: leave --threads out, or measure --device cpu")
     threads = (available_cores() if device == "cpu" else 1) if threads is None else threads
-    for name, value, most in (("steps", steps, 10_000), ("rounds", rounds, 1_000), ("threads", threads, available_cores())):
+    for name, value, most in (
+        ("steps", steps, 10_000),
+        ("rounds", rounds, 1_000),
+        ("threads", threads, available_cores()),
+    ):
         if not 1 <= value <= most:
             raise UserError(f"{name} must be at least 1 and at most {most}, not {value}")
     if out is not None and Path(out).is_dir():
@@ -84,8 +102,13 @@ def train(
     chosen, recipe = choose_device(device), presets.preset(preset, precision=precision)
     require(precision, chosen)
     uncounted = UNCOUNTED[chosen.name]
-    per_step, needed = recipe.batch_size * recipe.context_length, CHECKED_STEPS + rounds * (uncounted + steps)
-    recipe = replace(recipe, tokens=max(recipe.tokens, needed * per_step))  # the schedule does not end before we do
+    per_step, needed = (
+        recipe.batch_size * recipe.context_length,
+        CHECKED_STEPS + rounds * (uncounted + steps),
+    )
+    recipe = replace(
+        recipe, tokens=max(recipe.tokens, needed * per_step)
+    )  # the schedule does not end before we do
     load = machine.load()
     text = open_corpus()
     text.require(recipe.batch_size, recipe.context_length, 0)
@@ -94,25 +117,45 @@ def train(
 
     def batches(first: int, count: int) -> list[np.ndarray]:
         numbers = range(first, first + count)
-        return [text.batch(i, seed=recipe.seed, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=AHEAD) for i in numbers]
+        return [
+            text.batch(
+                i,
+                seed=recipe.seed,
+                batch_size=recipe.batch_size,
+                context_length=recipe.context_length,
+                depth=AHEAD,
+            )
+            for i in numbers
+        ]
 
     with ExitStack() as stack:
         workers, missing = started(recipe, threads, chosen.name, kernel_choice, stack)
-        where = f"{threads} thread{'s' * (threads > 1)}" if chosen.name == "cpu" else f"{precision}, {chosen.reason}"
+        where = (
+            f"{threads} thread{'s' * (threads > 1)}"
+            if chosen.name == "cpu"
+            else f"{precision}, {chosen.reason}"
+        )
         report(
             f"{preset}: {recipe.trunk_parameters():,} parameters, {recipe.batch_size} x {recipe.context_length} tokens a step, "
             f"{rounds} rounds of {steps} steps a side, in turn, {where}"
         )
         machine.warn_if_busy(load, report)
-        losses, difference, played, peaks = _take_turns(workers, batches, steps, rounds, threads, chosen, precision)
+        losses, difference, played, peaks = _take_turns(
+            workers, batches, steps, rounds, threads, chosen, precision
+        )
         abouts = {name: worker.about for name, worker in workers.items()}
 
-    rates = {name: [steps * per_step / (r.device_seconds or r.seconds) for r in found] for name, found in played.items()}
+    rates = {
+        name: [steps * per_step / (r.device_seconds or r.seconds) for r in found]
+        for name, found in played.items()
+    }
     per_token, peak = operations_per_token(recipe), statistics.median(peaks)
     sides = {name: about | _spread(rates[name], per_token, peak) for name, about in abouts.items()}
     if chosen.name != "cpu":
         for name, side in sides.items():
-            side["tokens_per_second_by_host"] = statistics.median(steps * per_step / r.seconds for r in played[name])
+            side["tokens_per_second_by_host"] = statistics.median(
+                steps * per_step / r.seconds for r in played[name]
+            )
     result = {
         "measurement": "train", "preset": preset, "recipe": recipe.to_dict(), "parameters": recipe.trunk_parameters(),
         "tokens_per_step": per_step, "steps": steps, "rounds": rounds, "threads": threads, "device": chosen.name,
@@ -142,8 +185,15 @@ def _take_turns(
     precision: str,
 ) -> tuple[dict[str, list[float]], float | None, dict[str, list[Round]], list[float]]:
     """(the first losses of each side, their largest difference, each of its rounds, the peak's GFLOP/s)."""
-    losses, played, peaks, uncounted = {}, {name: [] for name in workers}, [], UNCOUNTED[device.name]
-    with tqdm(total=(rounds + 1) * len(workers), unit="round", disable=None, file=sys.stderr) as bar:
+    losses, played, peaks, uncounted = (
+        {},
+        {name: [] for name in workers},
+        [],
+        UNCOUNTED[device.name],
+    )
+    with tqdm(
+        total=(rounds + 1) * len(workers), unit="round", disable=None, file=sys.stderr
+    ) as bar:
         for name, worker in workers.items():
             losses[name] = worker.run(batches(0, CHECKED_STEPS)).losses
             bar.update()
@@ -165,11 +215,15 @@ def operations_per_token(recipe: Recipe) -> int:
     """Floating-point operations of a training step, a token; see the top of this file for what is counted."""
     norms = (2 * recipe.num_layers + 1) * recipe.hidden_size
     lookup = 0 if recipe.tied_embeddings else recipe.vocabulary_size * recipe.hidden_size
-    attention = recipe.num_layers * recipe.hidden_size * (recipe.context_length + 1)  # the mean over positions of 2 D products a token seen
+    attention = (
+        recipe.num_layers * recipe.hidden_size * (recipe.context_length + 1)
+    )  # the mean over positions of 2 D products a token seen
     return 6 * (recipe.trunk_parameters() - norms - lookup) + 6 * attention
 
 
-def largest_difference(losses: dict[str, Sequence[float]], precision: str = "float32") -> float | None:
+def largest_difference(
+    losses: dict[str, Sequence[float]], precision: str = "float32"
+) -> float | None:
     """Between minimtp's losses and the peers', as a share of the loss; None without a peer.
 
     Raises MeasurementFailed beyond the tolerance.

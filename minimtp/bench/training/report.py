@@ -21,7 +21,9 @@ def table(result: Mapping[str, object]) -> str:
         ratio = "".join(f"{ratio[key]:>11.2f}" for key in ("median", "lowest", "highest"))
         rows.append((f"minimtp / {OTHERS[name].name}", ratio))
     width = max(len(title) for title, _ in rows)
-    lines = [f"{'':<{width}}{'tokens/s':>11}{'slowest':>11}{'fastest':>11}{'GFLOP/s':>12}{'of peak':>9}"]
+    lines = [
+        f"{'':<{width}}{'tokens/s':>11}{'slowest':>11}{'fastest':>11}{'GFLOP/s':>12}{'of peak':>9}"
+    ]
     lines += [f"{title:<{width}}{row}" for title, row in rows]
     losses = result["losses"]
     if losses["largest_difference"] is not None:
@@ -38,13 +40,25 @@ def readme(result: Mapping[str, object]) -> str:
     """What the README shows: the speeds as a Markdown table, and what they depend on."""
     on_a_gpu, machine, (peak, whose) = _on_a_gpu(result), result["machine"], _peak(result)
     share = "of the peak" if on_a_gpu else "of sgemm's peak"
-    lines = [f"|  | tokens/s | slowest | fastest | GFLOP/s | {share} | minimtp's speed over it |", "| --- |" + " ---: |" * 6]
+    lines = [
+        f"|  | tokens/s | slowest | fastest | GFLOP/s | {share} | minimtp's speed over it |",
+        "| --- |" + " ---: |" * 6,
+    ]
     for name, side in result["sides"].items():
         ratio = result["ratios"].get(name)
-        quicker = "" if ratio is None else f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
-        speeds = " | ".join(f"{side[key]:,.0f}" for key in ("tokens_per_second", "slowest", "fastest", "gflops"))
+        quicker = (
+            ""
+            if ratio is None
+            else f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
+        )
+        speeds = " | ".join(
+            f"{side[key]:,.0f}" for key in ("tokens_per_second", "slowest", "fastest", "gflops")
+        )
         lines.append(f"| {side['title']} | {speeds} | {side['share_of_peak']:.0%} | {quicker} |")
-    lines += [f"| {OTHERS[name].name} | {reason} |  |  |  |  |  |" for name, reason in result["missing"].items()]
+    lines += [
+        f"| {OTHERS[name].name} | {reason} |  |  |  |  |  |"
+        for name, reason in result["missing"].items()
+    ]
     where = f"in {result['precision']} on" if on_a_gpu else f"on {_threads(result['threads'])} of"
     clock = ", on the device's clock" if on_a_gpu else ""
     return "\n".join([

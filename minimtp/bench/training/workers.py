@@ -45,7 +45,9 @@ class Minimtp:
     def run(self, batches: Sequence[np.ndarray]) -> list[float]:
         """A step on each of the batches (B, T + 1); their mean losses in nats, each before its step."""
         with closing(Batches(batches.__getitem__, self.device, len(batches))) as source:
-            return [float(self.trainer.advance(source.at(step))[0][0]) for step in range(len(batches))]
+            return [
+                float(self.trainer.advance(source.at(step))[0][0]) for step in range(len(batches))
+            ]
 
     def elapsed(self, run: Callable[[], object]) -> float | None:
         """Run it: the GPU's own seconds, None on the CPU."""
@@ -75,7 +77,9 @@ class MinimtpWithHeads(Minimtp):
     name = "minimtp MTP, 4 tokens"
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
-        super().__init__(replace(compare.recipes(recipe)["mtp"], draft_depth=AHEAD), threads, device)
+        super().__init__(
+            replace(compare.recipes(recipe)["mtp"], draft_depth=AHEAD), threads, device
+        )
         self.about |= {"title": self.name, "ahead": AHEAD}
 
 
@@ -116,8 +120,12 @@ class Worker:
     Raises ImportError when what the side needs is not there, UserError for settings it refuses.
     """
 
-    def __init__(self, name: str, recipe: Recipe, threads: int, device: str, kernel_choice: str | None) -> None:
-        context = get_context("spawn")  # nothing of this process's threads and settings goes along but the environment
+    def __init__(
+        self, name: str, recipe: Recipe, threads: int, device: str, kernel_choice: str | None
+    ) -> None:
+        context = get_context(
+            "spawn"
+        )  # nothing of this process's threads and settings goes along but the environment
         self.connection, theirs = context.Pipe()
         settings = name, recipe, threads, device, kernel_choice
         self.process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
@@ -128,7 +136,9 @@ class Worker:
     def run(self, batches: Sequence[np.ndarray], uncounted: int = 0) -> Round:
         """See `play`. The batches are (B, T + 1 + AHEAD), of which a side gets what it can use."""
         unseen = AHEAD - self.about.get("ahead", 0)
-        return self._answer(([tokens[:, : tokens.shape[1] - unseen] for tokens in batches], uncounted))
+        return self._answer(
+            ([tokens[:, : tokens.shape[1] - unseen] for tokens in batches], uncounted)
+        )
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -143,14 +153,18 @@ class Worker:
             answer = self.connection.recv()
         except (EOFError, OSError):  # it is gone
             self.process.join()
-            raise MeasurementFailed(f"a worker of the measurement ended with exit code {self.process.exitcode}") from None
+            raise MeasurementFailed(
+                f"a worker of the measurement ended with exit code {self.process.exitcode}"
+            ) from None
         if isinstance(answer, Exception):
             self.close()
             raise answer
         return answer
 
 
-def _work(connection, name: str, recipe: Recipe, threads: int, device: str, kernel_choice: str | None) -> None:
+def _work(
+    connection, name: str, recipe: Recipe, threads: int, device: str, kernel_choice: str | None
+) -> None:
     """What a worker does: describe itself, then answer each list of batches with what became of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     try:

@@ -26,7 +26,9 @@ COLOURS = {"accepted": "32", "rejected": "9;31", "corrected": "33", "prompt": "2
 MARKS = {"accepted": ("{=", "=}"), "rejected": ("[-", "-]"), "corrected": ("{+", "+}")}
 
 
-def show(generation: Generation, tokenizer: object, out: TextIO | None = None, colour: bool | None = None) -> None:
+def show(
+    generation: Generation, tokenizer: object, out: TextIO | None = None, colour: bool | None = None
+) -> None:
     """Write the prompt, then the text as it is generated, then what the kinds mean and how often drafts were accepted.
 
     tokenizer: has decode_bytes(tokens) -> bytes. out: where to, standard output by default. colour: whether to use
@@ -57,7 +59,9 @@ def pieces(
         rejected = round_.drafts[round_.accepted :]
         if text := visible(decoder.decode(decode_bytes(round_.tokens[: round_.accepted]))):
             yield "accepted", text
-        if rejected and (text := visible(decode_bytes(rejected).decode("utf-8", "replace"), keep="")):
+        if rejected and (
+            text := visible(decode_bytes(rejected).decode("utf-8", "replace"), keep="")
+        ):
             yield "rejected", text
         if text := visible(decoder.decode(decode_bytes(round_.tokens[round_.accepted :]))):
             yield "corrected" if rejected else "plain", text
@@ -78,7 +82,9 @@ def visible(text: str, keep: str = "\n\t") -> str:
     if text.isprintable():
         return text
     return "".join(
-        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
+        letter
+        if letter.isprintable() or letter in keep
+        else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
 

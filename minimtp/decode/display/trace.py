@@ -35,7 +35,9 @@ class Trace:
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
-        self.taken: list[tuple[Round, float, float]] = []  # the round, its seconds in the drafter and in the target
+        self.taken: list[
+            tuple[Round, float, float]
+        ] = []  # the round, its seconds in the drafter and in the target
 
     @property
     def tokens(self) -> list[int]:
@@ -59,12 +61,22 @@ class Trace:
             if statistics.steps == 0:  # the prompt's pass
                 self.taken.append((round_, 0.0, statistics.seconds_prompt))
             else:
-                self.taken.append((round_, statistics.seconds_draft - drafting, statistics.seconds_verify - verifying))
+                self.taken.append(
+                    (
+                        round_,
+                        statistics.seconds_draft - drafting,
+                        statistics.seconds_verify - verifying,
+                    )
+                )
             drafting, verifying = statistics.seconds_draft, statistics.seconds_verify
             yield round_
 
     def to_dict(
-        self, decode_bytes: DecodeBytes, title: str, settings: Mapping[str, object], plain_tokens_per_second: float | None
+        self,
+        decode_bytes: DecodeBytes,
+        title: str,
+        settings: Mapping[str, object],
+        plain_tokens_per_second: float | None,
     ) -> dict[str, object]:
         """What the page is given.
 
@@ -79,7 +91,9 @@ class Trace:
         for round_, drafting, verifying in self.taken:
             drafts = [own_text(decode_bytes([draft])) for draft in round_.drafts]
             emitted = len(round_.tokens)
-            follows = own_text(decode_bytes(round_.tokens[-1:])) if emitted > round_.accepted else None
+            follows = (
+                own_text(decode_bytes(round_.tokens[-1:])) if emitted > round_.accepted else None
+            )
             rounds.append({
                 "drafts": drafts, "accepted": round_.accepted, "text": read[round_.position : round_.position + emitted],
                 "next": follows, "tree": _walk(round_, decode_bytes), "draft": drafting, "verify": verifying,
@@ -90,13 +104,25 @@ class Trace:
         }  # fmt: skip
 
 
-def describe(run: object, drafter: str, temperature: float, **settings: object) -> dict[str, object]:
+def describe(
+    run: object, drafter: str, temperature: float, **settings: object
+) -> dict[str, object]:
     """The settings of a text worth showing: the model's size, how it drafted, the law; what was left alone is left out."""
-    words = {"parameters": f"{run.recipe.trunk_parameters():,}", "bits a weight": f"{bits_per_weight(run.model):.2f}"}
-    words |= {"drafter": run.recipe.heads if drafter == "heads" else drafter, "temperature": f"{temperature:g}"}
+    words = {
+        "parameters": f"{run.recipe.trunk_parameters():,}",
+        "bits a weight": f"{bits_per_weight(run.model):.2f}",
+    }
+    words |= {
+        "drafter": run.recipe.heads if drafter == "heads" else drafter,
+        "temperature": f"{temperature:g}",
+    }
     # What was asked for, and what it is where nobody asked.
     asked = {"top_k": 0, "top_p": 1.0, "draft_length": "auto", "repetition_penalty": 1.0, "tree": 0}
-    words |= {name.replace("_", "-"): settings[name] for name, usual in asked.items() if settings.get(name, usual) != usual}
+    words |= {
+        name.replace("_", "-"): settings[name]
+        for name, usual in asked.items()
+        if settings.get(name, usual) != usual
+    }
     if temperature:
         words |= {"rule": settings["rule"], "seed": settings["seed"]}
     return words | {"kernels": settings["kernels"]}
@@ -111,7 +137,11 @@ def _walk(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, object]] |
         row = next(child for child in tree.children[row] if tree.tokens[child] == token)
         stands.add(row)
     return [
-        {"draft": own_text(decode_bytes([tree.tokens[row]])), "depth": tree.depths[row], "stands": row in stands}
+        {
+            "draft": own_text(decode_bytes([tree.tokens[row]])),
+            "depth": tree.depths[row],
+            "stands": row in stands,
+        }
         for row in range(1, len(tree.tokens))
     ]
 
@@ -142,11 +172,17 @@ def require_place(path: str | Path) -> Path:
     path = Path(path)
     kind = kind_at(path)
     if kind_at(path.parent) != "folder":
-        raise UserError(f"the folder {path.parent} does not exist: make it, or give the trace another place")
+        raise UserError(
+            f"the folder {path.parent} does not exist: make it, or give the trace another place"
+        )
     if kind == "folder":
-        raise UserError(f"{path} is a folder: give the trace the name of a file, such as {path / 'trace.html'}")
+        raise UserError(
+            f"{path} is a folder: give the trace the name of a file, such as {path / 'trace.html'}"
+        )
     if kind != "nothing" and not _is_trace(path):
-        raise UserError(f"{path} is there already and no trace: give the trace another name, or remove the file")
+        raise UserError(
+            f"{path} is there already and no trace: give the trace another name, or remove the file"
+        )
     return path
 
 
@@ -155,7 +191,9 @@ def _is_trace(path: Path) -> bool:
         with open(path, "rb") as file:
             return file.read(len(BEGINNING)) == BEGINNING.encode()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give the trace another name") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give the trace another name"
+        ) from None
 
 
 def page(
@@ -171,7 +209,9 @@ def page(
     title: what was decoded with. settings: name and value, shown as they are. plain_tokens_per_second: plain decoding's speed
     of the same text, where it was measured.
     """
-    data = json.dumps(trace.to_dict(decode_bytes, title, settings, plain_tokens_per_second), separators=(",", ":"))
+    data = json.dumps(
+        trace.to_dict(decode_bytes, title, settings, plain_tokens_per_second), separators=(",", ":")
+    )
     return BEGINNING + _template().replace(PLACE, data.replace("<", "\\u003c"), 1)
 
 

@@ -46,7 +46,9 @@ class Drafter(Protocol):
 
     def commit(self, hidden: object | None, tokens: np.ndarray) -> None: ...
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | np.ndarray, np.ndarray | None]: ...
+    def draft(
+        self, depth: int, rule: Rule
+    ) -> tuple[Sequence[int] | np.ndarray, np.ndarray | None]: ...
 
 
 class FunctionDrafter:

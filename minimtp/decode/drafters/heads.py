@@ -41,7 +41,9 @@ from minimtp.model.heads import (
     TokenConditionedHeads,
 )
 
-TABLE_SHARE = 0.1  # of a model's weights and cache: token parts that take less are computed once and kept
+TABLE_SHARE = (
+    0.1  # of a model's weights and cache: token parts that take less are computed once and kept
+)
 
 
 def head_drafter(heads: Heads, runtime: ModelRunner) -> Drafter:
@@ -55,9 +57,13 @@ def head_drafter(heads: Heads, runtime: ModelRunner) -> Drafter:
     raise TypeError(f"no drafter for {type(heads).__name__}")
 
 
-def _gather(tokens: list[Array], scores: list[np.ndarray | None]) -> tuple[Array, np.ndarray | None]:
+def _gather(
+    tokens: list[Array], scores: list[np.ndarray | None]
+) -> tuple[Array, np.ndarray | None]:
     """Draws made one at a time, as one array of tokens and one of scores."""
-    return array_module(tokens[0]).concatenate(tokens), None if scores[0] is None else np.concatenate(scores)
+    return array_module(tokens[0]).concatenate(tokens), None if scores[
+        0
+    ] is None else np.concatenate(scores)
 
 
 class TokenConditionedDrafter:
@@ -71,21 +77,33 @@ class TokenConditionedDrafter:
     reads_hidden, stops_early = True, True
     max_depth = 15  # with the pending token, the 16 rows that the kernels verify best
 
-    def __init__(self, heads: TokenConditionedHeads, runtime: ModelRunner, min_confidence: float = 0.0) -> None:
+    def __init__(
+        self, heads: TokenConditionedHeads, runtime: ModelRunner, min_confidence: float = 0.0
+    ) -> None:
         head, config = heads.head, runtime.config
         self.min_confidence = min_confidence
         self._xp, self._kernel = array_module(runtime.final_norm), runtime.kernel
         # Each half of the inputs is rounded by itself: with one scale a token, a little finer than both together in training.
         from_state = prepare_product(head.gate_candidate, self._kernel, 0, config.hidden_size)
         self._from_token = prepare_product(head.gate_candidate, self._kernel, config.hidden_size)
-        self._token_norm, self._embed, self._epsilon = head.token_norm.weight.data, runtime.embed, config.norm_eps
+        self._token_norm, self._embed, self._epsilon = (
+            head.token_norm.weight.data,
+            runtime.embed,
+            config.norm_eps,
+        )
         self._step = self._kernel.prepare_gated_step(
-            head.state_norm.weight.data, from_state, head.norm.weight.data, runtime.output, config.norm_eps
+            head.state_norm.weight.data,
+            from_state,
+            head.norm.weight.data,
+            runtime.output,
+            config.norm_eps,
         )
         self._token_parts = None  # for drafts in one call
         table_bytes = runtime.vocabulary_size * self._from_token.rows * runtime.final_norm.itemsize
         if table_bytes <= TABLE_SHARE * (runtime.weight_bytes + runtime.cache.nbytes):
-            self._token_parts = self._token_part(self._xp.arange(runtime.vocabulary_size))  # (V, 2D)
+            self._token_parts = self._token_part(
+                self._xp.arange(runtime.vocabulary_size)
+            )  # (V, 2D)
         elif runtime.table is not None:
             self._token_parts = self._kernel.prepare_token_parts(
                 runtime.table, self._token_norm, self._from_token, self._epsilon
@@ -108,12 +126,22 @@ class TokenConditionedDrafter:
         if guess is not None:
             arguments = self._hidden.copy(), self._pending, self._token_parts
             if guess.noise is None:
-                return self._kernel.gated_greedy_draft(*arguments, depth, self.min_confidence, self._step), None
+                return self._kernel.gated_greedy_draft(
+                    *arguments, depth, self.min_confidence, self._step
+                ), None
             settings = guess.noise, guess.temperature, self.min_confidence, self._step
             return self._kernel.gated_sampled_draft(*arguments, *settings), None
-        state, token, tokens, scores, confidence = self._hidden.copy(), self._pending_token(), [], [], 1.0
+        state, token, tokens, scores, confidence = (
+            self._hidden.copy(),
+            self._pending_token(),
+            [],
+            [],
+            1.0,
+        )
         for index in range(depth):
-            logits, largest_probability = self._kernel.gated_step(state, self._token_part(token), self._step)
+            logits, largest_probability = self._kernel.gated_step(
+                state, self._token_part(token), self._step
+            )
             if self.min_confidence:
                 confidence *= float(largest_probability)
                 if confidence < self.min_confidence:
@@ -146,7 +174,9 @@ class TokenConditionedDrafter:
 
     def _token_part(self, tokens: Array) -> Array:
         """(R,) tokens -> (R, 2D): their share of gate and candidate, which no state enters."""
-        if isinstance(self._token_parts, np.ndarray) and tokens.shape[0] == 1:  # a view costs a tenth of a lookup
+        if (
+            isinstance(self._token_parts, np.ndarray) and tokens.shape[0] == 1
+        ):  # a view costs a tenth of a lookup
             return self._token_parts[int(tokens[0]) : int(tokens[0]) + 1]
         if self._token_parts is not None:
             return self._token_parts[tokens]
@@ -160,7 +190,10 @@ class BlockHead:
     def __init__(self, head: ParallelHead | SequentialHead, runtime: ModelRunner) -> None:
         self._runtime, self._shape = runtime, runtime.config
         self._kernel = runtime.kernel
-        self._block, self._norm = BlockWeights(head.block, runtime.config, self._kernel), head.norm.weight.data
+        self._block, self._norm = (
+            BlockWeights(head.block, runtime.config, self._kernel),
+            head.norm.weight.data,
+        )
         xp, dtype = array_module(runtime.final_norm), runtime.final_norm.dtype
         self.cache = KeyValueCache(
             1, runtime.context_length, self._shape.num_kv_heads, self._shape.head_dim, dtype, xp
@@ -170,7 +203,10 @@ class BlockHead:
     def clone(self) -> "BlockHead":
         """Another one with these weights and rows of its own."""
         other = copy(self)
-        other.cache, other.states = self.cache.clone(), array_module(self.states).empty_like(self.states)
+        other.cache, other.states = (
+            self.cache.clone(),
+            array_module(self.states).empty_like(self.states),
+        )
         return other
 
     def extend(self, x: Array) -> None:
@@ -187,7 +223,10 @@ class SequentialStep(BlockHead):
 
     def __init__(self, head: SequentialHead, runtime: ModelRunner) -> None:
         super().__init__(head, runtime)
-        self._state_norm, self._token_norm = head.state_norm.weight.data, head.token_norm.weight.data
+        self._state_norm, self._token_norm = (
+            head.state_norm.weight.data,
+            head.token_norm.weight.data,
+        )
         self._join = prepare_product(head.join, self._kernel)
 
     def extend_from(self, states: Array, tokens: Array) -> None:
@@ -197,7 +236,9 @@ class SequentialStep(BlockHead):
             return
         state, _ = kernel.rms_norm(states, self._state_norm, epsilon)
         token, _ = kernel.rms_norm(self._runtime.embed(tokens), self._token_norm, epsilon)
-        self.extend(kernel.linear(array_module(state).concatenate([state, token], axis=1), self._join))
+        self.extend(
+            kernel.linear(array_module(state).concatenate([state, token], axis=1), self._join)
+        )
 
 
 class BlockHeadDrafter:
@@ -214,7 +255,11 @@ class BlockHeadDrafter:
         self.max_depth = heads.depth
         self._xp, self._kernel = array_module(runtime.final_norm), runtime.kernel
         self._output = runtime.output
-        context_length, width, dtype = runtime.context_length, runtime.config.hidden_size, runtime.final_norm.dtype
+        context_length, width, dtype = (
+            runtime.context_length,
+            runtime.config.hidden_size,
+            runtime.final_norm.dtype,
+        )
         self._heads = [self.step(head, runtime) for head in heads.steps]
         self._hidden = self._xp.empty((context_length, width), dtype)
         self._tokens = self._xp.zeros(context_length + self.max_depth + 1, np.int64)
@@ -223,7 +268,10 @@ class BlockHeadDrafter:
     def clone(self) -> "BlockHeadDrafter":
         other = copy(self)
         other._heads = [head.clone() for head in self._heads]
-        other._hidden, other._tokens = self._xp.empty_like(self._hidden), self._xp.zeros_like(self._tokens)
+        other._hidden, other._tokens = (
+            self._xp.empty_like(self._hidden),
+            self._xp.zeros_like(self._tokens),
+        )
         return other
 
     def reset(self, first_token: int) -> None:
@@ -256,7 +304,9 @@ class ParallelDrafter(BlockHeadDrafter):
         """(K, V): what the first `depth` heads say of the tokens that follow the pending one."""
         self._catch_up()
         last = self._rows - 1
-        states = self._xp.concatenate([head.states[last : last + 1] for head in self._heads[:depth]])  # (K, D)
+        states = self._xp.concatenate(
+            [head.states[last : last + 1] for head in self._heads[:depth]]
+        )  # (K, D)
         return self._kernel.linear(states, self._output)
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
@@ -281,7 +331,9 @@ class SequentialDrafter(BlockHeadDrafter):
         module = self._heads[index]
         rows = slice(module.cache.length, max(stop, module.cache.length))
         states = self._heads[index - 1].states if index else self._hidden
-        module.extend_from(states[rows], self._tokens[rows.start + index + 1 : rows.stop + index + 1])
+        module.extend_from(
+            states[rows], self._tokens[rows.start + index + 1 : rows.stop + index + 1]
+        )
         return module
 
     def _catch_up(self) -> None:
@@ -292,7 +344,9 @@ class SequentialDrafter(BlockHeadDrafter):
         rows, tokens, scores = self._rows, [], []
         for index in range(depth):
             module = self._run(index, rows)
-            token, score = rule.draw(self._kernel.linear(module.states[rows - 1 : rows], self._output), index)
+            token, score = rule.draw(
+                self._kernel.linear(module.states[rows - 1 : rows], self._output), index
+            )
             self._tokens[rows + index + 1] = self._xp.asarray(token)[0]
             tokens.append(token)
             scores.append(score)

@@ -52,7 +52,9 @@ class ModelDrafter:
         length = min(self.model.length, self._committed - 1)
         wrong = np.flatnonzero(self._fed[start:length] != self._text[start:length])
         self.model.truncate(start + int(wrong[0]) if len(wrong) else length)
-        if len(tokens) > self.max_depth + 1:  # the prompt: run at once, so that its cost is not counted as drafting
+        if (
+            len(tokens) > self.max_depth + 1
+        ):  # the prompt: run at once, so that its cost is not counted as drafting
             self._feed(self._text[self.model.length : self._committed - 1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
@@ -73,7 +75,9 @@ class ModelDrafter:
                 logits = self._feed(to_numpy(token))
         if not tokens:
             return [], None
-        return array_module(tokens[0]).concatenate(tokens), None if scores[0] is None else np.concatenate(scores)
+        return array_module(tokens[0]).concatenate(tokens), None if scores[
+            0
+        ] is None else np.concatenate(scores)
 
     def _feed(self, tokens: np.ndarray) -> Array:
         """Feed (R,) tokens; the logits (1, V) behind the last."""

@@ -36,7 +36,9 @@ class NgramDrafter:
         return NgramDrafter(self.max_depth, self.longest, self.shortest)
 
     def reset(self, first_token: int) -> None:
-        self._text = chr(first_token)  # a character for each token: searching is then what strings are best at
+        self._text = chr(
+            first_token
+        )  # a character for each token: searching is then what strings are best at
         self._said: set[str] = set()  # every stretch of `shortest` tokens that ends before _known
         self._known = self.shortest
 
@@ -58,7 +60,11 @@ class NgramDrafter:
 
     def _longest_repeated_end(self) -> tuple[int, int]:
         """(how many tokens, at most `longest`; where they begin at the latest earlier place) of an end that was said before."""
-        text, known, least_missing = self._text, self.shortest, min(self.longest, len(self._text) - 1) + 1
+        text, known, least_missing = (
+            self._text,
+            self.shortest,
+            min(self.longest, len(self._text) - 1) + 1,
+        )
         place = text.rfind(text[-known:], 0, -1)
         while least_missing - known > 1:
             tried = (known + least_missing) // 2

@@ -21,10 +21,14 @@ class Source:
 
 SOURCES = {
     "heads": Source("heads", "the run's own prediction heads, if it has any", lambda heads: heads),
-    "ngram": Source("n-gram", "what followed the last time the text said this", lambda heads: NgramDrafter()),
+    "ngram": Source(
+        "n-gram", "what followed the last time the text said this", lambda heads: NgramDrafter()
+    ),
     "none": Source("none", "nothing", lambda heads: None),
 }
-ANOTHER_RUN = Source("another run", "another run of the same tokens, usually a smaller one", lambda drafter: drafter)
+ANOTHER_RUN = Source(
+    "another run", "another run of the same tokens, usually a smaller one", lambda drafter: drafter
+)
 
 
 def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter | None:
@@ -34,7 +38,9 @@ def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter 
     """
     if isinstance(source, str):
         if source not in SOURCES:
-            raise UserError(f"unknown draft {source!r}: use {', '.join(SOURCES)}, or another run as model:RUN")
+            raise UserError(
+                f"unknown draft {source!r}: use {', '.join(SOURCES)}, or another run as model:RUN"
+            )
         return SOURCES[source].make(heads)
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH)
@@ -42,11 +48,15 @@ def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter 
     from minimtp.decode.drafters.model import ModelDrafter
 
     if source.tokenizer.to_dict() != run.tokenizer.to_dict():
-        raise UserError(f"{source.folder} has another tokenizer than {run.folder}: draft with a run of the same")
+        raise UserError(
+            f"{source.folder} has another tokenizer than {run.folder}: draft with a run of the same"
+        )
     return ModelDrafter(deploy(source.model)[0])
 
 
-def every_drafter(run: object, heads: Drafter | None, small: object | None = None) -> dict[str, Drafter]:
+def every_drafter(
+    run: object, heads: Drafter | None, small: object | None = None
+) -> dict[str, Drafter]:
     """All that can draft for the loaded `run`, by title; small: another run, which drafts as well."""
     made = {source.title: source.make(heads) for source in SOURCES.values()}
     if small is not None:

@@ -62,7 +62,9 @@ def grow(
     return depth_first(tokens, parents, None if scores.get(0) is None else scores)
 
 
-def depth_first(tokens: Sequence[int], parents: Sequence[int], scores: Mapping[int, np.ndarray] | None = None) -> Tree:
+def depth_first(
+    tokens: Sequence[int], parents: Sequence[int], scores: Mapping[int, np.ndarray] | None = None
+) -> Tree:
     """The tree of N + 1 nodes in any order in which a parent comes before its children, these as they were drawn.
 
     tokens, parents: by node, -1 is the root's parent. scores: by node (1, V), of those about which the drafter was asked.

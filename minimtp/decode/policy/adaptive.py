@@ -60,10 +60,17 @@ FIRST_CREDIT, MOST_CREDIT, MOST_DEBT = 3.0, 24.0, 4.0  # plain rounds
 FIRST_REST, LONGEST_REST = 32, 128  # rounds
 ALLOWANCE = 0.015  # credit that a round of rest earns
 SHORTEST_PLAN, LONGEST_PLAN = 2, 24  # rounds
-REFERENCES, SECOND_REFERENCE, NEXT_REFERENCE = 4, 24, 192  # rounds without drafts: at the start, and after so many that drafted
+REFERENCES, SECOND_REFERENCE, NEXT_REFERENCE = (
+    4,
+    24,
+    192,
+)  # rounds without drafts: at the start, and after so many that drafted
 FIRST_TURN, LONGEST_TURN = 16, 256  # rounds until chains, or trees, are tried again
 FRESHNESS = 0.3  # weight of a plan in a way's speed
-FALLS, RISES = 0.3, 0.02  # weight of a round in t, which whatever disturbs a machine only makes longer
+FALLS, RISES = (
+    0.3,
+    0.02,
+)  # weight of a round in t, which whatever disturbs a machine only makes longer
 OUTLIER = 2.0  # what takes longer than expected by such a factor counts as so long
 
 
@@ -72,7 +79,9 @@ class Way:
     """Chains or trees: what is known of drafting so."""
 
     drafting: Line = field(default_factory=Line)
-    extra: float = 2.0  # by how much a round is longer than a plain one, in plain rounds; at first a guess
+    extra: float = (
+        2.0  # by how much a round is longer than a plain one, in plain rounds; at first a guess
+    )
     speed: float = 0.0  # tokens a second
     cold: bool = True  # never tried
 
@@ -96,16 +105,22 @@ class AdaptivePolicy:
         self._turn, self._turn_left = FIRST_TURN, LONGEST_PLAN
         self._credit, self._rest, self._until_reference = FIRST_CREDIT, FIRST_REST, 0
         self._plan = DraftPlan(0, 0)
-        self._statistics = self._seen = Statistics()  # of the text; a copy of them as they were when the plan was made
+        self._statistics = self._seen = (
+            Statistics()
+        )  # of the text; a copy of them as they were when the plan was made
 
     def choose(self, most: int, length: int, statistics: Statistics) -> DraftPlan:
         done = self._learn()
-        if length >= self._passes_end or statistics is not self._statistics:  # a text that begins may be in another bucket
+        if (
+            length >= self._passes_end or statistics is not self._statistics
+        ):  # a text that begins may be in another bucket
             self._enter_bucket(length)
         left = self._plan.rounds - done
         self._statistics, self._seen = statistics, statistics.copy()
         # Where another text begins, a rest goes on in it.
-        self._plan = DraftPlan(0, left) if self._plan.drafts == 0 and left > 0 else self._next_plan(most)
+        self._plan = (
+            DraftPlan(0, left) if self._plan.drafts == 0 and left > 0 else self._next_plan(most)
+        )
         return self._plan
 
     def _next_plan(self, most: int) -> DraftPlan:
@@ -118,17 +133,26 @@ class AdaptivePolicy:
             self._forget(RESUMED_MEMORY)
             return DraftPlan(0, rest)
         if self._until_reference <= 0:
-            self._until_reference = SECOND_REFERENCE if self._plain == inf else NEXT_REFERENCE  # the first rounds are cold
+            self._until_reference = (
+                SECOND_REFERENCE if self._plain == inf else NEXT_REFERENCE
+            )  # the first rounds are cold
             return DraftPlan(0, REFERENCES)
         way, credit = self._way, self._credit
         if self._nodes and self._turn_left <= 0 and (other := self._other(way)).extra <= credit / 4:
             way, credit = other, credit / 2  # a trial may not end drafting
         if way is self._trees:
-            extra, plan = way.extra, DraftPlan(most, nodes=self._nodes, min_acceptance=self._least_chance())
+            extra, plan = (
+                way.extra,
+                DraftPlan(most, nodes=self._nodes, min_acceptance=self._least_chance()),
+            )
         else:
             drafts, extra = self._best_length()
             plan = DraftPlan(min(drafts, most))
-        rounds = max(SHORTEST_PLAN, min(int(credit / max(extra, 1e-9)), LONGEST_PLAN)) if way.drafting else 1
+        rounds = (
+            max(SHORTEST_PLAN, min(int(credit / max(extra, 1e-9)), LONGEST_PLAN))
+            if way.drafting
+            else 1
+        )
         plan = plan._replace(rounds=rounds)
         self._until_reference -= plan.rounds
         self._turn_left -= plan.rounds
@@ -140,9 +164,15 @@ class AdaptivePolicy:
         rounds, passes = new.steps, self._passes
         if rounds == 0:
             return 0
-        longer = sum(count * (passes[rows - 1] - passes[0]) for rows, count in enumerate(new.passes_of_length) if count)
+        longer = sum(
+            count * (passes[rows - 1] - passes[0])
+            for rows, count in enumerate(new.passes_of_length)
+            if count
+        )
         plain = (new.seconds_verify - longer) / rounds
-        if self._plan.drafts == 0 or plain < self._plain:  # with drafts it is also what judging them took
+        if (
+            self._plan.drafts == 0 or plain < self._plain
+        ):  # with drafts it is also what judging them took
             self._measure_plain(plain, rounds)
         if self._plan.drafts == 0:
             return rounds
@@ -170,7 +200,9 @@ class AdaptivePolicy:
         if self._plain == inf:
             self._plain = max(seconds, self._passes[0])
         share = FALLS if seconds < self._plain else RISES
-        seconds = min(max(seconds, self._passes[0]), OUTLIER * self._plain)  # the shortest of all passes was measured, too
+        seconds = min(
+            max(seconds, self._passes[0]), OUTLIER * self._plain
+        )  # the shortest of all passes was measured, too
         self._plain += (1 - (1 - share) ** rounds) * (seconds - self._plain)
 
     def _count(self, new: Statistics) -> None:
@@ -194,7 +226,9 @@ class AdaptivePolicy:
             return
         other = self._other(way)
         if way is not self._way:
-            self._turn = FIRST_TURN if way.speed > other.speed else min(2 * self._turn, LONGEST_TURN)
+            self._turn = (
+                FIRST_TURN if way.speed > other.speed else min(2 * self._turn, LONGEST_TURN)
+            )
         elif other.speed <= way.speed:
             return
         self._way = max(way, other, key=lambda way: way.speed)
@@ -221,7 +255,9 @@ class AdaptivePolicy:
         """Of a tree's node: what it costs, in tokens at the speed that is reached."""
         if not self._trees.speed:
             return 0.0
-        cost = (self._passes[self._nodes] - self._passes[0]) / self._nodes + self._trees.drafting.slope
+        cost = (
+            self._passes[self._nodes] - self._passes[0]
+        ) / self._nodes + self._trees.drafting.slope
         return cost * self._trees.speed
 
     def _best_length(self) -> tuple[int, float]:

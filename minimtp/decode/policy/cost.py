@@ -25,7 +25,16 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.target import Target
 
-MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # rows; a longer pass is taken to cost what the last two measured ones suggest
+MEASURED = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+    16,
+)  # rows; a longer pass is taken to cost what the last two measured ones suggest
 FIRST_BUCKET, BUCKET_GROWTH = 128, 4
 PASSES, SECONDS = 7, 0.25  # of each length, and at most so long unless two passes take longer
 
@@ -36,9 +45,13 @@ class Costs:
     identity: what the cost depends on, as JSON; None keeps nothing on the disk.
     """
 
-    def __init__(self, target: Target, most: int, identity: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, target: Target, most: int, identity: dict[str, object] | None = None
+    ) -> None:
         self._target, self._rows = target, most + 1
-        self._path = None if identity is None else _cache_folder() / f"cost-{_digest(identity)}.json"
+        self._path = (
+            None if identity is None else _cache_folder() / f"cost-{_digest(identity)}.json"
+        )
         self._identity = identity
         self._measured: dict[int, list[float]] = {}  # by bucket
 
@@ -57,7 +70,9 @@ class Costs:
         end = FIRST_BUCKET
         while end <= length:
             end *= BUCKET_GROWTH
-        if len(self._measured.get(end, ())) < len(_with_room(self._target)):  # or it was at the end of the context
+        if len(self._measured.get(end, ())) < len(
+            _with_room(self._target)
+        ):  # or it was at the end of the context
             self._measured[end] = seconds = self._stored().get(str(end)) or measure(self._target)
             if len(seconds) == len(MEASURED):
                 self._store(end, seconds)
@@ -66,7 +81,9 @@ class Costs:
     def _store(self, end: int, seconds: list[float]) -> None:
         stored = self._stored()
         if self._path is not None and str(end) not in stored:
-            _write(self._path, {"identity": self._identity, "seconds": stored | {str(end): seconds}})
+            _write(
+                self._path, {"identity": self._identity, "seconds": stored | {str(end): seconds}}
+            )
 
     def _stored(self) -> dict[str, list[float]]:
         """What the file holds, by bucket; nothing where it cannot be used."""
@@ -75,10 +92,18 @@ class Costs:
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             usable = stored["identity"] == self._identity
-            found = {end: [float(s) for s in seconds] for end, seconds in stored["seconds"].items()} if usable else {}
+            found = (
+                {end: [float(s) for s in seconds] for end, seconds in stored["seconds"].items()}
+                if usable
+                else {}
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-        return {end: seconds for end, seconds in found.items() if len(seconds) == len(MEASURED) and min(seconds) > 0}
+        return {
+            end: seconds
+            for end, seconds in found.items()
+            if len(seconds) == len(MEASURED) and min(seconds) > 0
+        }
 
 
 def measure(target: Target) -> list[float]:
@@ -86,11 +111,15 @@ def measure(target: Target) -> list[float]:
     length, lengths = target.length, _with_room(target)
     shortest = dict.fromkeys(lengths, float("inf"))
     started = perf_counter()
-    for turn in range(1 + PASSES):  # the first warms up; in turn, so that a slow moment does not fall on one length
+    for turn in range(
+        1 + PASSES
+    ):  # the first warms up; in turn, so that a slow moment does not fall on one length
         for rows in lengths:
             tokens = np.zeros(rows, np.int64)
             began = perf_counter()
-            to_numpy(target.forward(tokens).logits[-1])  # a GPU has finished when its numbers are here
+            to_numpy(
+                target.forward(tokens).logits[-1]
+            )  # a GPU has finished when its numbers are here
             elapsed = perf_counter() - began
             target.truncate(length)
             if turn:
@@ -112,7 +141,9 @@ def _interpolated(seconds: list[float], rows: int) -> list[float]:
     rising, measured = np.maximum.accumulate(seconds), MEASURED[: len(seconds)]
     slope = (rising[-1] - rising[-2]) / (measured[-1] - measured[-2]) if len(measured) > 1 else 0.0
     wanted = np.arange(1, rows + 1)
-    return (np.interp(wanted, measured, rising) + slope * np.maximum(wanted - measured[-1], 0)).tolist()
+    return (
+        np.interp(wanted, measured, rising) + slope * np.maximum(wanted - measured[-1], 0)
+    ).tolist()
 
 
 def _cache_folder() -> Path:
@@ -120,7 +151,11 @@ def _cache_folder() -> Path:
     if chosen := os.environ.get("MINIMTP_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minimtp" / "cache"
+        return (
+            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+            / "minimtp"
+            / "cache"
+        )
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "minimtp"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimtp"

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 GUESS_WEIGHT = 2.0  # rounds that a guess counts for
-FIRMNESS = 0.05  # of a slope that is known already: drafts that are all of one length say nothing about it
+FIRMNESS = (
+    0.05  # of a slope that is known already: drafts that are all of one length say nothing about it
+)
 FADES = 0.8  # what a measurement still counts for when the next one is made
 
 
@@ -18,10 +20,14 @@ class Line:
         """So many rounds drafted so many tokens in all, in so many seconds."""
         mean = tokens / rounds
         new = (rounds, tokens, tokens * mean, seconds, seconds * mean)
-        self._sums = weight, n, nn, s, ns = [FADES * old + more for old, more in zip(self._sums, new, strict=True)]
+        self._sums = weight, n, nn, s, ns = [
+            FADES * old + more for old, more in zip(self._sums, new, strict=True)
+        ]
         if n:
             known = self.slope or s / n
-            slope = (ns - n * s / weight + FIRMNESS * nn * known) / (nn - n * n / weight + FIRMNESS * nn)
+            slope = (ns - n * s / weight + FIRMNESS * nn * known) / (
+                nn - n * n / weight + FIRMNESS * nn
+            )
             self.slope = min(max(slope, 0.0), s / n)
         self.start = max(0.0, (s - self.slope * n) / weight)
 
@@ -33,7 +39,9 @@ class Line:
         return self._sums[0] > 0
 
 
-def survival(ended: Sequence[float], whole: Sequence[float], most: int, guess: float) -> list[float]:
+def survival(
+    ended: Sequence[float], whole: Sequence[float], most: int, guess: float
+) -> list[float]:
     """The shares of rounds that reach depth 1 .. most.
 
     ended: rounds by the depth they reached; whole: those among them that were not asked to go further. guess: the share that

@@ -37,7 +37,9 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
     return len(drafts), choose(len(drafts))
 
 
-def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def token_rule(
+    p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """The token rule of speculative sampling: judge the drafts one at a time, stop at the first that fails.
 
     Rule: accept d with probability min(1, p(d) / q(d)); at the first rejection draw from norm(max(p - q, 0)); when all
@@ -57,7 +59,9 @@ def token_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: 
     return len(drafts), rng.choose(p[len(drafts)])
 
 
-def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource) -> tuple[int, int]:
+def block_rule(
+    p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
+) -> tuple[int, int]:
     """The block rule: judge d_1 .. d_i as one block for every i, and keep the longest block that stands.
 
     Rule: with the weights pi_0 = 1 and pi_i = min(1, pi_{i-1} p_{i-1}(d_i) / q_{i-1}(d_i)), block i stands with probability
@@ -88,7 +92,9 @@ def block_rule(p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: 
 def ratio(p: np.ndarray, q: np.ndarray, draft: int) -> float:
     """p(d) / q(d) of a drawn draft. Raises ValueError where q(d) = 0: then q is not the law it was drawn from."""
     if q[draft] <= 0:
-        raise ValueError(f"token {draft} was drafted, but the law it is said to be drawn from excludes it")
+        raise ValueError(
+            f"token {draft} was drafted, but the law it is said to be drawn from excludes it"
+        )
     return float(p[draft]) / float(q[draft])
 
 
@@ -96,7 +102,9 @@ def block_chance(p: np.ndarray, q: np.ndarray, weight: float) -> float:
     """S / (S + 1 - weight), S = sum max(weight p - q, 0): of the target's mass that drafts will not bring, the share that
     this block has to bring itself. 1 where there is none (0 / 0): p = q and weight 1, so nothing is ever rejected."""
     mass = float(np.maximum(weight * p - q, 0.0).sum())
-    missing = mass + (1.0 - weight)  # in this order a weight of 1 gives exactly 1, however small the mass
+    missing = mass + (
+        1.0 - weight
+    )  # in this order a weight of 1 gives exactly 1, however small the mass
     return mass / missing if missing > 0 else 1.0
 
 

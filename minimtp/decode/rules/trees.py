@@ -51,7 +51,9 @@ class Tree:
         parents, children, path = [-1], [[] for _ in self.tokens], [0]
         for row, depth in enumerate(self.depths):
             if row and not 1 <= depth <= len(path) or not row and depth:
-                raise ValueError(f"row {row} cannot have depth {depth} in a depth-first walk: {list(self.depths)}")
+                raise ValueError(
+                    f"row {row} cannot have depth {depth} in a depth-first walk: {list(self.depths)}"
+                )
             if row:
                 del path[depth:]
                 parents.append(path[-1])
@@ -98,7 +100,9 @@ def matching_path(choose: Callable[[int], int], tree: Tree) -> tuple[list[int], 
         path.append(row)
 
 
-def recursive_rejection(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tuple[list[int], int]:
+def recursive_rejection(
+    p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource
+) -> tuple[list[int], int]:
     """The token rule at every row, with another chance for each child.
 
     Rule: at a row, for its children c in the order drawn: accept c with probability min(1, p'(c) / q'(c)) and go on there;
@@ -153,7 +157,10 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
             found = judge(child, min(1.0, weight * ratio(wanted, drawn_from, token)))
             if found:
                 return [child, *found[0]], found[1]
-            weight, wanted = block_chance(wanted, drawn_from, weight), residual(wanted, drawn_from, weight)
+            weight, wanted = (
+                block_chance(wanted, drawn_from, weight),
+                residual(wanted, drawn_from, weight),
+            )
             drawn_from = drawn_from if tree.replacement else without(drawn_from, token)
         return ([], rng.choose(wanted)) if rng.happens(weight) else None
 

@@ -43,7 +43,14 @@ from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.chains import block_rule, matching_rule, token_rule
 from minimtp.decode.rules.trees import Tree, matching_path, recursive_rejection, traversal
-from minimtp.decode.sampling import NOT_FINITE, GumbelNoise, RandomSource, SamplingParams, SeededRandomSource, softmax
+from minimtp.decode.sampling import (
+    NOT_FINITE,
+    GumbelNoise,
+    RandomSource,
+    SamplingParams,
+    SeededRandomSource,
+    softmax,
+)
 from minimtp.errors import UserError
 
 
@@ -59,7 +66,9 @@ class Guess(NamedTuple):
     """Drafts are the largest of logits / temperature + noise, of equals the lowest id."""
 
     temperature: float
-    noise: object | None  # (depth, V) float64 of the library asked for, a row for each draft; None: zeros
+    noise: (
+        object | None
+    )  # (depth, V) float64 of the library asked for, a row for each draft; None: zeros
     sharpness: float  # see `_most_probable`
 
 
@@ -68,7 +77,9 @@ class Rule(Protocol):
 
     def draw(self, logits: object, index: int) -> tuple[object, np.ndarray | None]: ...
 
-    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]: ...
+    def verify(
+        self, logits: object, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]: ...
 
     def draw_children(self, logits: object, path: Sequence[int], width: int) -> Children: ...
 
@@ -94,7 +105,9 @@ class Greedy:
     def draw(self, logits: object, index: int) -> tuple[object, None]:
         return logits.argmax(axis=-1), None
 
-    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+    def verify(
+        self, logits: object, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
         if type(logits) is not np.ndarray:
             return _require_number(*matching_rule(_choices(logits).__getitem__, drafts))
         accepted, token = matching_rule(logits.argmax(axis=-1).tolist().__getitem__, drafts)
@@ -137,13 +150,19 @@ class SharedNoise:
         if type(logits) is not np.ndarray:
             xp = array_module(logits)
             noise = self.noise.rows_on(xp, self.position + index, len(logits))
-            return xp.maximum(_choose(self.law, logits, noise), 0), None  # where logits are no numbers any draft will do
+            return xp.maximum(
+                _choose(self.law, logits, noise), 0
+            ), None  # where logits are no numbers any draft will do
         return self._with_noise(logits, self.position + index).argmax(axis=-1), None
 
-    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+    def verify(
+        self, logits: object, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
         if type(logits) is not np.ndarray:
             noise = self.noise.rows_on(array_module(logits), self.position, len(logits))
-            accepted, token = matching_rule(_choose(self.law, logits, noise).tolist().__getitem__, drafts)
+            accepted, token = matching_rule(
+                _choose(self.law, logits, noise).tolist().__getitem__, drafts
+            )
             self.position += accepted + 1
             return _require_number(accepted, token)
         choices = self._with_noise(logits, self.position).argmax(axis=-1).tolist()
@@ -158,13 +177,19 @@ class SharedNoise:
     def guess(self, depth: int, xp: ModuleType = np) -> Guess | None:
         if _truncates(self.law):
             return None
-        noise = self.noise.rows(self.position, depth) if xp is np else self.noise.rows_on(xp, self.position, depth)
+        noise = (
+            self.noise.rows(self.position, depth)
+            if xp is np
+            else self.noise.rows_on(xp, self.position, depth)
+        )
         return Guess(self.law.temperature, noise, SHARPNESS)
 
     def verify_tree(self, logits: object, tree: Tree) -> tuple[list[int], int]:
         if type(logits) is not np.ndarray:
             xp = array_module(logits)
-            noise = self.noise.rows_on(xp, self.position, max(tree.depths) + 1)[xp.asarray(tree.depths)]  # (N+1, V)
+            noise = self.noise.rows_on(xp, self.position, max(tree.depths) + 1)[
+                xp.asarray(tree.depths)
+            ]  # (N+1, V)
             path, token = matching_path(_choose(self.law, logits, noise).tolist().__getitem__, tree)
             self.position += len(path) + 1
             return _require_number(path, token)
@@ -196,7 +221,9 @@ class Match:
     def draw(self, logits: object, index: int) -> tuple[object, None]:
         return logits.argmax(axis=-1), None
 
-    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+    def verify(
+        self, logits: object, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
         rows = to_numpy(self.law.scores(logits))
         accepted, token = matching_rule(self._sample(rows), drafts)
         _require_finite(rows[accepted, token])
@@ -238,7 +265,9 @@ class TokenRule:
         scores = to_numpy(self.law.scores(logits))
         return self.rng.draw(scores), scores
 
-    def verify(self, logits: object, drafts: Sequence[int], scores: np.ndarray | None) -> tuple[int, int]:
+    def verify(
+        self, logits: object, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
         if not len(drafts):
             rows = to_numpy(self.law.scores(logits))
             token = int(self.rng.draw(rows)[0])
@@ -273,10 +302,17 @@ class BlockRule(TokenRule):
     tree = staticmethod(traversal)
 
 
-RULES = ("shared-noise", "token", "block", "match")  # the names the user gives; a greedy law makes them the same
+RULES = (
+    "shared-noise",
+    "token",
+    "block",
+    "match",
+)  # the names the user gives; a greedy law makes them the same
 
 
-def make_rule(name: str, sampling: SamplingParams, seed: int, vocabulary_size: int, position: int) -> Rule:
+def make_rule(
+    name: str, sampling: SamplingParams, seed: int, vocabulary_size: int, position: int
+) -> Rule:
     """The rule called `name`, for a text whose first new token has this `position`. A greedy law needs no randomness.
 
     Raises UserError for an unknown name.
@@ -287,7 +323,9 @@ def make_rule(name: str, sampling: SamplingParams, seed: int, vocabulary_size: i
         return Greedy()
     if name == "shared-noise":
         return SharedNoise(sampling, GumbelNoise(seed, vocabulary_size), position)
-    return {"token": TokenRule, "block": BlockRule, "match": Match}[name](sampling, SeededRandomSource(seed))
+    return {"token": TokenRule, "block": BlockRule, "match": Match}[name](
+        sampling, SeededRandomSource(seed)
+    )
 
 
 def _most_probable(scores: np.ndarray, width: int, sharpness: float) -> Children:
@@ -310,7 +348,11 @@ def _choose(sampling: SamplingParams, logits: object, noise: object) -> object:
     """(R, V) logits and noise on a device -> int64 (R,) there, the token with the largest of score + noise of each row, -1
     where its logit is no finite number. Nothing of it waits."""
     kernel = kernels.for_array(logits)
-    return kernel.choose(sampling.scores(logits), 1.0, noise) if _truncates(sampling) else kernel.choose(logits, sampling.temperature, noise)
+    return (
+        kernel.choose(sampling.scores(logits), 1.0, noise)
+        if _truncates(sampling)
+        else kernel.choose(logits, sampling.temperature, noise)
+    )
 
 
 def _require_number(accepted: object, token: int) -> tuple:

@@ -99,7 +99,9 @@ def write(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: st
     with checkpoint.in_place_of(path) as partial:
         writer = gguf.GGUFWriter(partial, "llama")
         try:
-            most = Counter(kind for kind, array in tensors.values() if array.ndim == 2).most_common(1)[0][0]
+            most = Counter(kind for kind, array in tensors.values() if array.ndim == 2).most_common(
+                1
+            )[0][0]
             writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             writer.add_name(name)
@@ -112,7 +114,9 @@ def write(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: st
             writer.write_tensors_to_file()
         finally:
             writer.close()
-    return Exported(path, path.stat().st_size, Counter(kind for kind, _ in tensors.values()), caveats(model))
+    return Exported(
+        path, path.stat().st_size, Counter(kind for kind, _ in tensors.values()), caveats(model)
+    )
 
 
 def read(path: str | Path) -> File:
@@ -125,8 +129,14 @@ def read(path: str | Path) -> File:
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     except Exception as error:  # the library raises whatever a damaged length or offset leads to
-        raise UserError(f"{path} is damaged, or no GGUF file ({' '.join(str(error).split())}): give another one") from None
-    return File(metadata, tensors, {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors})
+        raise UserError(
+            f"{path} is damaged, or no GGUF file ({' '.join(str(error).split())}): give another one"
+        ) from None
+    return File(
+        metadata,
+        tensors,
+        {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors},
+    )
 
 
 def load(path: str | Path, device: str = "cpu") -> LoadedRun:
@@ -138,9 +148,13 @@ def load(path: str | Path, device: str = "cpu") -> LoadedRun:
     try:
         recipe, tokenizer = _recipe(file), tokenizer_of(_vocabulary(file))
     except KeyError as error:
-        raise UserError(f"{path} does not say {error}: it is not a whole model, give another one") from None
+        raise UserError(
+            f"{path} does not say {error}: it is not a whole model, give another one"
+        ) from None
     if tokenizer.vocabulary_size != recipe.vocabulary_size:
-        raise UserError(f"{path} has {recipe.vocabulary_size} rows and {tokenizer.vocabulary_size} tokens: give another file")
+        raise UserError(
+            f"{path} has {recipe.vocabulary_size} rows and {tokenizer.vocabulary_size} tokens: give another file"
+        )
     model, spec = build_model(recipe, None), None
     arrays, grids = _arrays(path, file, model.config)
     weights, embedding = grids["blocks.0.attention.qkv"], grids["embedding"]
@@ -148,29 +162,47 @@ def load(path: str | Path, device: str = "cpu") -> LoadedRun:
         fill(model, arrays, path)
         map_parameters(model, lambda array: to_device(array, chosen))
     else:
-        spec = QuantizationSpec(weights=weights, heads=weights, embedding=embedding, output=grids.get("output", "same"))
-        model = restore(model, spec, {name: to_device(array, chosen) for name, array in arrays.items()})
+        spec = QuantizationSpec(
+            weights=weights, heads=weights, embedding=embedding, output=grids.get("output", "same")
+        )
+        model = restore(
+            model, spec, {name: to_device(array, chosen) for name, array in arrays.items()}
+        )
     return LoadedRun(Path(path), model, recipe, tokenizer, 0, 0, {}, spec, False, {})
 
 
 def caveats(model: LanguageModel) -> list[str]:
     """What the run has that its file cannot say, a sentence each."""
-    packed = [module for _, module in model.trunk.named_modules() if isinstance(module, PackedMatrix)]
+    packed = [
+        module for _, module in model.trunk.named_modules() if isinstance(module, PackedMatrix)
+    ]
     in_blocks = [matrix for matrix in packed if matrix.grid is not F16]
     rounded = {matrix.activations for matrix in in_blocks}
     said = []
     if model.depth:
-        said.append(f"the {model.depth} prediction heads are not in the file: llama.cpp has none like them")
+        said.append(
+            f"the {model.depth} prediction heads are not in the file: llama.cpp has none like them"
+        )
     if len(in_blocks) < len(packed):
-        said.append("this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too")
+        said.append(
+            "this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too"
+        )
     if "none" in rounded:
-        said.append("this run does not round the inputs of its products; llama.cpp rounds them to int8 in groups of 32")
+        said.append(
+            "this run does not round the inputs of its products; llama.cpp rounds them to int8 in groups of 32"
+        )
     if "int8-token" in rounded:
-        said.append("this run rounds inputs with one scale a token; llama.cpp rounds them in groups of 32")
+        said.append(
+            "this run rounds inputs with one scale a token; llama.cpp rounds them in groups of 32"
+        )
     if "int8" in rounded and {matrix.grid.group_size for matrix in in_blocks} - {32}:
-        said.append("this run rounds inputs in groups of 32; llama.cpp rounds those of q4_k and q6_k in groups of 256")
+        said.append(
+            "this run rounds inputs in groups of 32; llama.cpp rounds those of q4_k and q6_k in groups of 256"
+        )
     if any(hasattr(module, "stored") for _, module in model.trunk.named_modules()):
-        said.append("this run reads keys and values from a cache of few bits; llama.cpp's default cache is float16")
+        said.append(
+            "this run reads keys and values from a cache of few bits; llama.cpp's default cache is float16"
+        )
     return said
 
 
@@ -178,10 +210,19 @@ def layout(config: ModelConfig) -> Iterator[tuple[str, dict[str, int]]]:
     """(a module of the trunk, {tensor: its rows}), the rows of the one being those of the others, in that order."""
     yield "embedding", {"token_embd.weight": config.vocabulary_size}
     heads, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    rows = {"attn_q": heads, "attn_k": groups, "attn_v": groups, "ffn_gate": config.intermediate_size, "ffn_up": config.intermediate_size}
+    rows = {
+        "attn_q": heads,
+        "attn_k": groups,
+        "attn_v": groups,
+        "ffn_gate": config.intermediate_size,
+        "ffn_up": config.intermediate_size,
+    }
     for i in range(config.num_layers):
         for module, parts in BLOCK.items():
-            yield f"blocks.{i}.{module}", {f"blk.{i}.{part}.weight": rows.get(part, config.hidden_size) for part in parts}
+            yield (
+                f"blocks.{i}.{module}",
+                {f"blk.{i}.{part}.weight": rows.get(part, config.hidden_size) for part in parts},
+            )
     yield "final_norm", {"output_norm.weight": config.hidden_size}
     if not config.tied_embeddings:
         yield "output", {"output.weight": config.vocabulary_size}
@@ -241,14 +282,24 @@ def _recipe(file: File) -> Recipe:
     """Raises KeyError for a missing entry, UserError for one that our models do not have."""
     known = file.metadata
     if known["general.architecture"] != "llama":
-        raise UserError(f"a file of architecture {known['general.architecture']} cannot be loaded: llama can")
+        raise UserError(
+            f"a file of architecture {known['general.architecture']} cannot be loaded: llama can"
+        )
     width, heads = known["llama.embedding_length"], known["llama.attention.head_count"]
     head_dim = width // heads
-    for key in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
+    for key in (
+        "llama.rope.dimension_count",
+        "llama.attention.key_length",
+        "llama.attention.value_length",
+    ):
         if known.get(key, head_dim) != head_dim:
-            raise UserError(f"{key} is {known[key]}, but heads of width {head_dim} are wanted: this file cannot be loaded")
+            raise UserError(
+                f"{key} is {known[key]}, but heads of width {head_dim} are wanted: this file cannot be loaded"
+            )
     if known.get("llama.rope.scaling.type", "none") != "none":
-        raise UserError(f"rotary positions scaled by {known['llama.rope.scaling.type']} cannot be loaded: none can")
+        raise UserError(
+            f"rotary positions scaled by {known['llama.rope.scaling.type']} cannot be loaded: none can"
+        )
     context_length = known["llama.context_length"]
     return Recipe(
         vocabulary_size=len(known["tokenizer.ggml.tokens"]), context_length=context_length, batch_size=1, tokens=context_length,  # any training will do
@@ -269,14 +320,18 @@ def _vocabulary(file: File) -> Vocabulary:
     known = file.metadata
     kind = known["tokenizer.ggml.model"], known.get("tokenizer.ggml.pre")
     if kind != (MODEL, PATTERN):
-        raise UserError(f"a vocabulary of kind {' '.join(map(str, kind))} cannot be loaded: {MODEL} {PATTERN} can")
+        raise UserError(
+            f"a vocabulary of kind {' '.join(map(str, kind))} cannot be loaded: {MODEL} {PATTERN} can"
+        )
     return Vocabulary(
         known["tokenizer.ggml.tokens"], known["tokenizer.ggml.token_type"], known["tokenizer.ggml.merges"],
         known["tokenizer.ggml.eos_token_id"],
     )  # fmt: skip
 
 
-def _arrays(path: str | Path, file: File, config: ModelConfig) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
+def _arrays(
+    path: str | Path, file: File, config: ModelConfig
+) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
     """What `restore` or `fill` take, and the grid of each matrix by the name of its module, None for floats."""
     arrays, grids, left = {}, {}, dict(file.tensors)
     for module, parts in layout(config):
@@ -286,15 +341,25 @@ def _arrays(path: str | Path, file: File, config: ModelConfig) -> tuple[dict[str
         joined = [left.pop(tensor) for tensor in parts]
         kinds = {file.types[tensor] for tensor in parts}
         kind = kinds.pop()
-        if kinds or kind not in ("f32", "f16", *BLOCK_GRIDS) or len({array.shape[1:] for array in joined}) > 1:
-            raise UserError(f"{path} holds {', '.join(parts)} as {', '.join([kind, *kinds])}, which cannot be loaded")
+        if (
+            kinds
+            or kind not in ("f32", "f16", *BLOCK_GRIDS)
+            or len({array.shape[1:] for array in joined}) > 1
+        ):
+            raise UserError(
+                f"{path} holds {', '.join(parts)} as {', '.join([kind, *kinds])}, which cannot be loaded"
+            )
         if joined[0].ndim == 2:
             grids[module] = kind if kind in BLOCK_GRIDS else None
         floats = grids.get(module) is None
         array = np.concatenate(joined)
-        arrays[f"{module}.{'weight' if floats else 'packed'}"] = array.astype(np.float32) if floats else array
+        arrays[f"{module}.{'weight' if floats else 'packed'}"] = (
+            array.astype(np.float32) if floats else array
+        )
     if left:
-        raise UserError(f"{path} has {', '.join(sorted(left)[:3])}, which this model does not: it cannot be loaded")
+        raise UserError(
+            f"{path} has {', '.join(sorted(left)[:3])}, which this model does not: it cannot be loaded"
+        )
     tables = {grids["embedding"], grids.get("output", grids["embedding"])}
     trunk = {grid for module, grid in grids.items() if module.startswith("blocks")}
     if len(trunk) > 1 or (None in trunk | tables and len(trunk | tables) > 1):
@@ -307,5 +372,7 @@ def _library() -> ModuleType:
     try:
         import gguf
     except ImportError:
-        raise UserError("GGUF files need the extra interop: pip install 'minimtp[interop]'") from None
+        raise UserError(
+            "GGUF files need the extra interop: pip install 'minimtp[interop]'"
+        ) from None
     return gguf

@@ -15,7 +15,12 @@ import json
 from typing import NamedTuple
 
 from minimtp.errors import UserError
-from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer, byte_spellings, tokenizer_from_dict
+from minimtp.training.data.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    byte_spellings,
+    tokenizer_from_dict,
+)
 
 END = "<|endoftext|>"
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type of llama.cpp
@@ -41,12 +46,19 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
     content = json.loads(str(tokenizer.to_dict()["file"]))
     _require_plain_bpe(content)
-    tokens = Library.from_str(json.dumps(content)).get_vocab()  # the file's own ids of added tokens need not be these
-    names, types = {token: name for name, token in tokens.items()}, dict.fromkeys(tokens.values(), NORMAL)
+    tokens = Library.from_str(
+        json.dumps(content)
+    ).get_vocab()  # the file's own ids of added tokens need not be these
+    names, types = (
+        {token: name for name, token in tokens.items()},
+        dict.fromkeys(tokens.values(), NORMAL),
+    )
     for added in content.get("added_tokens") or ():
         types[tokens[added["content"]]] = CONTROL if added["special"] else USER_DEFINED
     every = range(tokenizer.vocabulary_size)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]
+    ]
     return Vocabulary(
         [names.get(token, f"[unused {token}]") for token in every], [types.get(token, UNUSED) for token in every],
         merges or [NEVER], tokenizer.end_token,
@@ -58,7 +70,12 @@ def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
     if vocabulary == vocabulary_of(ByteTokenizer()):
         return ByteTokenizer()
     every = list(enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)))
-    pattern = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    pattern = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     content = {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
@@ -85,10 +102,23 @@ def _require_plain_bpe(content: dict) -> None:
         wrong = "cuts texts into words in another way than GPT-2"
     elif content.get("normalizer") or any(model.get(name) for name in BEYOND_GPT2):
         wrong = "changes texts before or while it merges"
-    elif any(added[side] for added in content.get("added_tokens") or () for side in ("lstrip", "rstrip", "single_word")):
+    elif any(
+        added[side]
+        for added in content.get("added_tokens") or ()
+        for side in ("lstrip", "rstrip", "single_word")
+    ):
         wrong = "has added tokens that take the spaces beside them"
     if wrong:
-        raise UserError(f"the run's tokenizer {wrong}, which a GGUF file cannot say: export a run with bytes or plain BPE")
+        raise UserError(
+            f"the run's tokenizer {wrong}, which a GGUF file cannot say: export a run with bytes or plain BPE"
+        )
 
 
-BEYOND_GPT2 = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+BEYOND_GPT2 = (
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)

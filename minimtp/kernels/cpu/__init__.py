@@ -1,13 +1,13 @@
 """The compiled twins of `plain.py`: the same names and signatures, for float32 NumPy arrays, with Numba.
 
-    kernels/cpu/training.py      the loops of a training step         kernels/cpu/math.py       exp, maximum, float16
-    kernels/cpu/gemm.py        products of whole matrices           kernels/cpu/fake_quantize.py    weights to the grids
-    kernels/cpu/packed_linear.py      a few rows times a matrix            kernels/cpu/tiles.py      its innermost loops
-    kernels/cpu/panels.py        how their weights lie                kernels/cpu/vectors.py    vector instructions
-    kernels/cpu/activations.py   activations to int8                  kernels/cpu/embedding_rows.py  rows of weights
-    kernels/cpu/attention.py     a few rows over the cache
-    kernels/cpu/block.py         a block, or all of them, in one call
-    kernels/cpu/gated_head.py    a drafted token in one call          compiling.py      how all of it is compiled
+kernels/cpu/training.py      the loops of a training step         kernels/cpu/math.py       exp, maximum, float16
+kernels/cpu/gemm.py        products of whole matrices           kernels/cpu/fake_quantize.py    weights to the grids
+kernels/cpu/packed_linear.py      a few rows times a matrix            kernels/cpu/tiles.py      its innermost loops
+kernels/cpu/panels.py        how their weights lie                kernels/cpu/vectors.py    vector instructions
+kernels/cpu/activations.py   activations to int8                  kernels/cpu/embedding_rows.py  rows of weights
+kernels/cpu/attention.py     a few rows over the cache
+kernels/cpu/block.py         a block, or all of them, in one call
+kernels/cpu/gated_head.py    a drafted token in one call          compiling.py      how all of it is compiled
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)
@@ -16,7 +16,11 @@ from minimtp.kernels.cpu.activations import quantize_activations
 from minimtp.kernels.cpu.attention import cached_attention
 from minimtp.kernels.cpu.block import prepare_block, prepare_trunk, transformer_block, trunk_step
 from minimtp.kernels.cpu.embedding_rows import embedding
-from minimtp.kernels.cpu.fake_quantize import fake_quantize_activations, fake_quantize_q4_0, fake_quantize_q8_0
+from minimtp.kernels.cpu.fake_quantize import (
+    fake_quantize_activations,
+    fake_quantize_q4_0,
+    fake_quantize_q8_0,
+)
 from minimtp.kernels.cpu.gated_head import (
     gated_greedy_draft,
     gated_sampled_draft,
@@ -26,7 +30,13 @@ from minimtp.kernels.cpu.gated_head import (
     prepare_token_parts,
 )
 from minimtp.kernels.cpu.gemm import product
-from minimtp.kernels.cpu.packed_linear import linear, prepare_f16, prepare_f32, prepare_q4_0, prepare_q8_0
+from minimtp.kernels.cpu.packed_linear import (
+    linear,
+    prepare_f16,
+    prepare_f32,
+    prepare_q4_0,
+    prepare_q8_0,
+)
 from minimtp.kernels.cpu.training import (
     adamw,
     causal_softmax,
@@ -42,7 +52,9 @@ from minimtp.kernels.cpu.training import (
     swiglu,
     swiglu_backward,
 )
-from minimtp.kernels.plain import choose  # for devices: on the host the rules of verification choose by themselves
+from minimtp.kernels.plain import (
+    choose,
+)  # for devices: on the host the rules of verification choose by themselves
 
 __all__ = [
     "adamw",

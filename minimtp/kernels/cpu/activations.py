@@ -39,7 +39,9 @@ def quantize_activations(x):
     require_whole_groups(x)
     x = np.ascontiguousarray(x)
     codes = np.empty(x.shape, np.int8)
-    scales, starts = (np.empty((x.shape[0], x.shape[1] // GROUP), kind) for kind in (np.float32, np.int32))
+    scales, starts = (
+        np.empty((x.shape[0], x.shape[1] // GROUP), kind) for kind in (np.float32, np.int32)
+    )
     _quantize(x, codes, scales, starts)
     return codes, scales
 
@@ -49,23 +51,31 @@ def _rounding(code_matrix, store_codes):
 
     @intrinsic
     def round_rows(typing_context, x, codes, scales, starts):
-        if not fit((x, codes, scales, starts), (FLOAT_MATRIX, code_matrix, FLOAT_MATRIX, INT_MATRIX)):
+        if not fit(
+            (x, codes, scales, starts), (FLOAT_MATRIX, code_matrix, FLOAT_MATRIX, INT_MATRIX)
+        ):
             return None
 
         def generate(context, builder, signature, arguments):
             emit = Emitter(context, builder, signature.args, arguments)
             x, codes, scales, starts = (emit.row(array, 0, 0) for array in emit.arrays)
             rows = builder.extract_value(emit.arrays[2].shape, 0)
-            with cgutils.for_range(builder, emit.times(rows, emit.width(emit.arrays[2]))) as along_groups:
+            with cgutils.for_range(
+                builder, emit.times(rows, emit.width(emit.arrays[2]))
+            ) as along_groups:
                 group = along_groups.index
                 place = emit.advance(x, emit.times(group, 4 * GROUP))
                 values = [emit.load(FLOATS, place, 4 * LANES * v) for v in range(VECTORS)]
                 magnitude = _largest_magnitude(emit, values)
-                usable = builder.fcmp_ordered(">", magnitude, ir.Constant(FLOAT, LARGEST_WITHOUT_INVERSE))
+                usable = builder.fcmp_ordered(
+                    ">", magnitude, ir.Constant(FLOAT, LARGEST_WITHOUT_INVERSE)
+                )
                 inverse = builder.fdiv(ir.Constant(FLOAT, 127.0), magnitude)
                 inverse = emit.everywhere(builder.select(usable, inverse, ir.Constant(FLOAT, 0.0)))
                 integers = [_rounded(emit, builder.fmul(value, inverse)) for value in values]
-                emit.store(builder.fdiv(magnitude, ir.Constant(FLOAT, 127.0)), scales, emit.times(group, 4))
+                emit.store(
+                    builder.fdiv(magnitude, ir.Constant(FLOAT, 127.0)), scales, emit.times(group, 4)
+                )
                 store_codes(emit, integers, codes, starts, group)
             return context.get_dummy_value()
 
@@ -94,7 +104,9 @@ def _store_codes(emit, integers, codes, group):
     place = emit.advance(codes, emit.times(group, GROUP))
     total = emit.constant(INTS, 0)
     for v, vector in enumerate(integers):
-        emit.store(emit.builder.trunc(vector, ir.VectorType(ir.IntType(8), LANES)), place, LANES * v)
+        emit.store(
+            emit.builder.trunc(vector, ir.VectorType(ir.IntType(8), LANES)), place, LANES * v
+        )
         total = emit.builder.add(total, vector)
     return total
 
@@ -106,10 +118,15 @@ def _store_for_shorts(emit, integers, codes, starts, group):
     builder = emit.builder
     total = _store_codes(emit, integers, codes, group)
     total = emit.folded(builder.add, total, 4)  # the sums of each fourth code
-    total = builder.add(total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)]))  # first + second, third + fourth
+    total = builder.add(
+        total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)])
+    )  # first + second, third + fourth
     total = builder.mul(total, emit.constant(INTS, -8))
     low, high = (builder.extract_element(total, ir.Constant(INT32, lane)) for lane in (0, 2))
-    low, high = builder.and_(low, ir.Constant(INT32, 0xFFFF)), builder.shl(high, ir.Constant(INT32, 16))
+    low, high = (
+        builder.and_(low, ir.Constant(INT32, 0xFFFF)),
+        builder.shl(high, ir.Constant(INT32, 16)),
+    )
     emit.store(builder.or_(low, high), starts, emit.times(group, 4))
 
 
@@ -129,7 +146,10 @@ def _store_shorts(emit, integers, codes, starts, group):
         emit.store(short, place, 2 * LANES * v)
 
 
-round_to_bytes, round_for_dots = _rounding(CODE_MATRIX, _store_for_shorts), _rounding(CODE_MATRIX, _store_for_dots)
+round_to_bytes, round_for_dots = (
+    _rounding(CODE_MATRIX, _store_for_shorts),
+    _rounding(CODE_MATRIX, _store_for_dots),
+)
 round_to_shorts = _rounding(SHORT_MATRIX, _store_shorts)
 
 

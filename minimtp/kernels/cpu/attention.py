@@ -20,9 +20,18 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 def cached_attention(q, keys, values, start, scale):
     rows, heads, head_dim = q.shape
-    by_group = q.reshape(rows, len(keys), -1, head_dim).swapaxes(0, 1).reshape(len(keys), -1, head_dim)
+    by_group = (
+        q.reshape(rows, len(keys), -1, head_dim).swapaxes(0, 1).reshape(len(keys), -1, head_dim)
+    )
     out = np.empty(q.shape, np.float32)
-    attend(np.ascontiguousarray(by_group), np.ascontiguousarray(keys), np.ascontiguousarray(values), start, scale, out)
+    attend(
+        np.ascontiguousarray(by_group),
+        np.ascontiguousarray(keys),
+        np.ascontiguousarray(values),
+        start,
+        scale,
+        out,
+    )
     return out
 
 
@@ -31,7 +40,12 @@ def attend(q, keys, values, start, scale, out):
     """`cached_attention` of q (G, T * H/G, C), the rows of a group by token, then by head, into out (T, H, C)."""
     (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
     shared, length = rows // new, start + new
-    if start < 0 or length > min(room, values.shape[0]) or keys.shape[0] != groups or groups * shared != out.shape[1]:
+    if (
+        start < 0
+        or length > min(room, values.shape[0])
+        or keys.shape[0] != groups
+        or groups * shared != out.shape[1]
+    ):
         raise ValueError("cached_attention: the cache does not fit the queries")
     scores = np.empty((rows, (length + PANEL - 1) // PANEL * PANEL), np.float32)
     sums = np.empty((rows, (head_dim + PANEL - 1) // PANEL * PANEL), np.float32)
@@ -40,7 +54,16 @@ def attend(q, keys, values, start, scale, out):
     for group in range(groups):
         for first in range(0, length, PANEL):
             if first + PANEL <= room:
-                multiply_floats(q[group], all_keys, (group * head_dim * room) + first, room, head_dim, scores, first, 0)
+                multiply_floats(
+                    q[group],
+                    all_keys,
+                    (group * head_dim * room) + first,
+                    room,
+                    head_dim,
+                    scores,
+                    first,
+                    0,
+                )
             else:
                 edge = _last_keys(keys, group, first, length)
                 multiply_floats(q[group], edge, 0, PANEL, head_dim, scores, first, 0)
@@ -56,7 +79,9 @@ def attend(q, keys, values, start, scale, out):
         for t in range(new):
             for head in range(shared):
                 for c in range(head_dim):
-                    out[t, group * shared + head, c] = sums[t * shared + head, c] * inverses[t * shared + head]
+                    out[t, group * shared + head, c] = (
+                        sums[t * shared + head, c] * inverses[t * shared + head]
+                    )
 
 
 @compiled(fastmath=reassociate)

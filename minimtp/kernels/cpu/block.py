@@ -34,7 +34,9 @@ class PreparedBlock:
     epsilon: float
 
 
-def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon):
+def prepare_block(
+    attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
+):
     # Copies, so that weights mapped from a file, which cannot be written to, are not a type of their own to Numba.
     norms = [np.array(norm, np.float32) for norm in (attention_norm, feed_forward_norm)]
     matrices = (qkv, attention_output, gate_up, down)
@@ -67,12 +69,24 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
             stack[index] = array
     final_norm = np.array(final_norm, np.float32)
     return PreparedTrunk(
-        weights, first.kinds, first.sizes, final_norm, output.panels, output.kind, output.rows, epsilon, _no_tree(len(blocks))
+        weights,
+        first.kinds,
+        first.sizes,
+        final_norm,
+        output.panels,
+        output.kind,
+        output.rows,
+        epsilon,
+        _no_tree(len(blocks)),
     )
 
 
 def _stack(array, count):
-    return aligned_empty((count, *array.shape)) if array.dtype == np.uint8 else np.empty((count, *array.shape), array.dtype)
+    return (
+        aligned_empty((count, *array.shape))
+        if array.dtype == np.uint8
+        else np.empty((count, *array.shape), array.dtype)
+    )
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
@@ -123,7 +137,17 @@ def _trunk_step(
 
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
     _transformer_block(
-        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine, sine, *(tree or NO_TREE)
+        x,
+        *block.weights,
+        block.kinds,
+        block.sizes,
+        block.epsilon,
+        keys,
+        values,
+        start,
+        cosine,
+        sine,
+        *(tree or NO_TREE),
     )
 
 
@@ -155,7 +179,11 @@ def _transformer_block(
     if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, head_dim):
         raise ValueError("transformer_block: the rows do not fit the cache")
     angles = (rows, head_dim // 2)
-    if joined_width != (heads + 2 * groups) * head_dim or cosine.shape != angles or sine.shape != angles:
+    if (
+        joined_width != (heads + 2 * groups) * head_dim
+        or cosine.shape != angles
+        or sine.shape != angles
+    ):
         raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
     normed, inverse_rms = np.empty_like(x), np.empty(rows, np.float32)
     normalize(x, attention_norm, epsilon, normed, inverse_rms)
@@ -166,10 +194,17 @@ def _transformer_block(
     for stretch in range(max(1, stretches.shape[0])):
         first, stop, position = 0, rows, start
         if not chain:
-            first, stop, position = stretches[stretch, 0], stretches[stretch, 1], stretches[stretch, 2]
+            first, stop, position = (
+                stretches[stretch, 0],
+                stretches[stretch, 1],
+                stretches[stretch, 2],
+            )
         if not (0 <= first < stop <= rows and 0 <= position <= room - (stop - first)):
             raise ValueError("transformer_block: the rows do not fit the cache")
-        q, at = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32), slice(first, stop)
+        q, at = (
+            np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32),
+            slice(first, stop),
+        )
         _rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
         attend(q, keys, values, position, head_dim**-0.5, attended[at])
         if not chain:

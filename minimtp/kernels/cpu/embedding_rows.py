@@ -34,10 +34,18 @@ def decode_rows(kind, panels, count, tokens, rows):
                 row[k] = weights[k * (F32_BYTES // 4) + column]
         elif kind == Q4_0:
             for group in range(row.shape[0] // GROUP):
-                _decode_q4_0(panel[group * Q4_0_BYTES : (group + 1) * Q4_0_BYTES], column, row[group * GROUP :])
+                _decode_q4_0(
+                    panel[group * Q4_0_BYTES : (group + 1) * Q4_0_BYTES],
+                    column,
+                    row[group * GROUP :],
+                )
         else:
             for group in range(row.shape[0] // GROUP):
-                _decode_q8_0(panel[group * Q8_0_BYTES : (group + 1) * Q8_0_BYTES], column, row[group * GROUP :])
+                _decode_q8_0(
+                    panel[group * Q8_0_BYTES : (group + 1) * Q8_0_BYTES],
+                    column,
+                    row[group * GROUP :],
+                )
 
 
 @compiled

@@ -54,12 +54,16 @@ def _fake_quantize_q4_0(x, y):
         first = np.int32(GROUP)
         for j in range(x.shape[1]):
             first = min(first, np.int32(j) if abs(x[i, j]) == magnitude else np.int32(GROUP))
-        extreme = x[i, first] if first < GROUP else magnitude  # a NaN equals no value, itself neither
+        extreme = (
+            x[i, first] if first < GROUP else magnitude
+        )  # a NaN equals no value, itself neither
         step = extreme / np.float32(-8)
         inverse = ONE / step if abs(step) > SMALLEST_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):
-            level = np.int32(x[i, j] * inverse + np.float32(8.5))  # not negative, so the conversion's cut is a floor
+            level = np.int32(
+                x[i, j] * inverse + np.float32(8.5)
+            )  # not negative, so the conversion's cut is a floor
             y[i, j] = np.float32(min(level, np.int32(15)) - np.int32(8)) * stored
 
 
@@ -72,7 +76,9 @@ def _fake_quantize_q8_0(x, y):
         for j in range(y.shape[1]):
             exact = x[i, j] * inverse
             whole = np.int32(exact)
-            beyond = np.int32((exact - np.float32(whole)) * TWO)  # 1 or -1 from a half on: ties go away from zero
+            beyond = np.int32(
+                (exact - np.float32(whole)) * TWO
+            )  # 1 or -1 from a half on: ties go away from zero
             y[i, j] = np.float32(whole + beyond) * stored
 
 
@@ -83,4 +89,6 @@ def _fake_quantize_activations(x, y):
         inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
         scale = magnitude / LARGEST_CODE
         for j in range(y.shape[1]):
-            y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale  # by way of an integer: no -0.0
+            y[i, j] = (
+                np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale
+            )  # by way of an integer: no -0.0

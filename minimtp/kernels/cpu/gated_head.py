@@ -12,7 +12,11 @@ from minimtp.kernels.plain.gated_drafts import TokenParts
 
 ONE = np.float32(1)
 NO_NOISE = np.empty((0, 0))
-NO_TABLE, NO_NORM, NO_PANELS = np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty((0, 0), np.uint8)
+NO_TABLE, NO_NORM, NO_PANELS = (
+    np.empty((0, 0), np.float32),
+    np.empty(0, np.float32),
+    np.empty((0, 0), np.uint8),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,20 @@ def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
-    return TokenParts(table, np.array(norm, np.float32), from_token, epsilon, embedding, rms_norm, linear)
+    return TokenParts(
+        table, np.array(norm, np.float32), from_token, epsilon, embedding, rms_norm, linear
+    )
 
 
 def _sources(token_parts):
     """Where `_token_part` finds or computes them: arrays, and numbers."""
     if isinstance(token_parts, TokenParts):
         table, from_token = token_parts.table, token_parts.from_token
-        return (NO_TABLE, token_parts.norm, table.panels, from_token.panels), (table.kind, table.rows, from_token.kind)
+        return (NO_TABLE, token_parts.norm, table.panels, from_token.panels), (
+            table.kind,
+            table.rows,
+            from_token.kind,
+        )
     return (token_parts, NO_NORM, NO_PANELS, NO_PANELS), (0, 0, 0)
 
 
@@ -79,7 +89,9 @@ def gated_greedy_draft(state, token, token_parts, depth, min_confidence, step):
 
 
 def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confidence, step):
-    return _whole_draft(state, token, token_parts, len(noise), min_confidence, step, noise, np.float32(temperature))
+    return _whole_draft(
+        state, token, token_parts, len(noise), min_confidence, step, noise, np.float32(temperature)
+    )
 
 
 def _whole_draft(state, token, token_parts, depth, min_confidence, step, noise, temperature):
@@ -93,24 +105,54 @@ def _whole_draft(state, token, token_parts, depth, min_confidence, step, noise, 
 
 @compiled
 def _draft(
-    state, sources, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, drafts
+    state,
+    sources,
+    state_norm,
+    from_state,
+    norm,
+    output,
+    kinds,
+    epsilon,
+    vocabulary,
+    settings,
+    noise,
+    drafts,
 ):
     token, depth, min_confidence, temperature = settings
-    logits, confidence, room = np.empty((1, vocabulary), np.float32), ONE, np.empty((1, 2 * state.shape[1]), np.float32)
+    logits, confidence, room = (
+        np.empty((1, vocabulary), np.float32),
+        ONE,
+        np.empty((1, 2 * state.shape[1]), np.float32),
+    )
     for index in range(depth):
         part = _token_part(token, sources, epsilon, room)
-        confidence *= _gated_step(state, part, state_norm, from_state, norm, output, kinds, epsilon, logits)
+        confidence *= _gated_step(
+            state, part, state_norm, from_state, norm, output, kinds, epsilon, logits
+        )
         if confidence < min_confidence:
             return index
-        token = logits[0].argmax() if noise.shape[0] == 0 else (logits[0] / temperature + noise[index]).argmax()
+        token = (
+            logits[0].argmax()
+            if noise.shape[0] == 0
+            else (logits[0] / temperature + noise[index]).argmax()
+        )
         drafts[index] = token
     return depth
 
 
-def gated_tree(state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0):
+def gated_tree(
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
+):
     nodes, depth, width = sizes
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
-    settings = (token, depth, width, float(min_acceptance), np.float32(sharpness), np.float32(temperature))
+    settings = (
+        token,
+        depth,
+        width,
+        float(min_acceptance),
+        np.float32(sharpness),
+        np.float32(temperature),
+    )
     count = _tree(
         state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary, settings,
         NO_NOISE if noise is None else noise, tokens, parents,
@@ -120,7 +162,19 @@ def gated_tree(state, token, token_parts, sizes, min_acceptance, sharpness, step
 
 @compiled
 def _tree(
-    state, sources, state_norm, from_state, norm, output, kinds, epsilon, vocabulary, settings, noise, tokens, parents
+    state,
+    sources,
+    state_norm,
+    from_state,
+    norm,
+    output,
+    kinds,
+    epsilon,
+    vocabulary,
+    settings,
+    noise,
+    tokens,
+    parents,
 ):
     token, depth, width, min_acceptance, sharpness, temperature = settings
     most = tokens.shape[0]
@@ -128,14 +182,28 @@ def _tree(
     logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
     room = np.empty((1, 2 * state.shape[1]), np.float32)
     # What may follow each node, the likeliest first: tokens, chances, and how many of them are taken.
-    candidates, chances, taken = np.empty((most, width), np.int64), np.empty((most, width)), np.empty(most, np.int64)
+    candidates, chances, taken = (
+        np.empty((most, width), np.int64),
+        np.empty((most, width)),
+        np.empty(most, np.int64),
+    )
     states[0], tokens[0], parents[0], depths[0], chance, node = state[0], token, -1, 0, 1.0, 0
     while node + 1 < most:
         taken[node] = width  # nothing may follow
         if depths[node] < depth:
             taken[node] = 0
             part = _token_part(tokens[node], sources, epsilon, room)
-            _gated_step(states[node : node + 1], part, state_norm, from_state, norm, output, kinds, epsilon, logits)
+            _gated_step(
+                states[node : node + 1],
+                part,
+                state_norm,
+                from_state,
+                norm,
+                output,
+                kinds,
+                epsilon,
+                logits,
+            )
             scores[:] = logits[0] / temperature
             if noise.shape[0] > 0:
                 scores += noise[depths[node]]

@@ -24,11 +24,21 @@ from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.packed_linear import multiply_floats
 from minimtp.kernels.cpu.panels import CACHE_LINE, PANEL
 from minimtp.kernels.cpu.tiles import float_tile
-from minimtp.kernels.cpu.vectors import DOTS, FLOAT_MATRIX, FLOAT_VECTOR, FLOATS, LANES, Emitter, fit
+from minimtp.kernels.cpu.vectors import (
+    DOTS,
+    FLOAT_MATRIX,
+    FLOAT_VECTOR,
+    FLOATS,
+    LANES,
+    Emitter,
+    fit,
+)
 
 LINE = CACHE_LINE // 4  # floats
 
-_columns_1, _columns_2, _columns_4, _columns_8 = (float_tile(rows, of_columns=True) for rows in (1, 2, 4, 8))
+_columns_1, _columns_2, _columns_4, _columns_8 = (
+    float_tile(rows, of_columns=True) for rows in (1, 2, 4, 8)
+)
 
 
 def product(a, b):
@@ -107,15 +117,25 @@ def _transpose(typing_context, b, row, column, panel, start):
     def generate(context, builder, signature, arguments):
         emit = Emitter(context, builder, signature.args, arguments)
         b, row, column, panel, start = emit.arrays
-        square = [emit.load(FLOATS, emit.row(b, emit.plus(row, j), 4, column)) for j in range(LANES)]
+        square = [
+            emit.load(FLOATS, emit.row(b, emit.plus(row, j), 4, column)) for j in range(LANES)
+        ]
         distance = LANES // 2
-        while distance:  # two vectors exchange the halves, then the quarters, ... that lie on the wrong side
-            low = [lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)]
-            high = [lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)]
+        while (
+            distance
+        ):  # two vectors exchange the halves, then the quarters, ... that lie on the wrong side
+            low = [
+                lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)
+            ]
+            high = [
+                lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)
+            ]
             for j in range(LANES):
                 if j & distance == 0:
                     pair = square[j], square[j + distance]
-                    square[j], square[j + distance] = (emit.lanes(pair[0], order, pair[1]) for order in (low, high))
+                    square[j], square[j + distance] = (
+                        emit.lanes(pair[0], order, pair[1]) for order in (low, high)
+                    )
             distance //= 2
         for k, line in enumerate(square):
             emit.store(line, emit.item(panel, start, 4), 4 * PANEL * k)

@@ -47,7 +47,9 @@ def multiply_add(typing_context, a, b, c):
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.f32"), arguments)
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.f32"), arguments
+        )
 
     return types.float32(types.float32, types.float32, types.float32), generate
 
@@ -58,7 +60,9 @@ INVERSE_LN2 = np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-ROUNDER = np.float32(12582912)  # 1.5 * 2^23: added to a small float32 it leaves the rounded integer in the low bits
+ROUNDER = np.float32(
+    12582912
+)  # 1.5 * 2^23: added to a small float32 it leaves the rounded integer in the low bits
 EXPONENT_SHIFT, EXPONENT_OF_ONE = np.int32(23), np.int32(127 << 23)
 SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.37)  # where 2^n is still a normal number
 
@@ -118,12 +122,16 @@ def as_float16(x):
     bits = bits_of(x)
     magnitude = np.int32(bits & WITHOUT_SIGN)
     sign = np.int32(bits ^ magnitude)
-    if magnitude < np.int32(0x38800000):  # below 2^-14 float16 has fixed steps of 2^-24, as float32 has next to 0.5
+    if magnitude < np.int32(
+        0x38800000
+    ):  # below 2^-14 float16 has fixed steps of 2^-24, as float32 has next to 0.5
         rounded = bits_of((float_of(magnitude) + HALF) - HALF)
     else:  # drop 13 of the 23 bits of the fraction
         odd = np.int32(np.int32(magnitude >> np.int32(13)) & np.int32(1))
         rounded = np.int32((magnitude + np.int32(0xFFF) + odd) & np.int32(~0x1FFF))
-        if magnitude >= np.int32(0x477FF000):  # 65520 is half way to 2^16, which is beyond the format: infinity, or a NaN
+        if magnitude >= np.int32(
+            0x477FF000
+        ):  # 65520 is half way to 2^16, which is beyond the format: infinity, or a NaN
             rounded = max(magnitude, np.int32(0x7F800000))
     return float_of(np.int32(rounded | sign))
 
@@ -134,5 +142,9 @@ def float16_as_float32(bits):
     magnitude = np.int32(bits) & np.int32(0x7FFF)
     # The same fraction under an exponent that is too small by 112, which the product makes up for, for subnormals, too.
     shifted = np.int32(magnitude << 13)
-    value = float_of(shifted) * TWO_TO_112 if magnitude < 0x7C00 else float_of(np.int32(INFINITY_BITS | shifted))
+    value = (
+        float_of(shifted) * TWO_TO_112
+        if magnitude < 0x7C00
+        else float_of(np.int32(INFINITY_BITS | shifted))
+    )
     return -value if np.int32(bits) & np.int32(0x8000) else value

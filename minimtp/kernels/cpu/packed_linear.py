@@ -14,16 +14,32 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.panels import GROUP, PANEL, SCALE_BYTES, aligned_empty, by_panel, q4_0_steps, quantized_panels
+from minimtp.kernels.cpu.panels import (
+    GROUP,
+    PANEL,
+    SCALE_BYTES,
+    aligned_empty,
+    by_panel,
+    q4_0_steps,
+    quantized_panels,
+)
 from minimtp.kernels.cpu.tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
 from minimtp.kernels.ggml import blocks as ggml
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE = 1 << 19  # bytes, from which on a matrix is asked for in advance; a smaller one lies in the second cache
-F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = 4 * PANEL, SCALE_BYTES + Q4.code_bytes, SCALE_BYTES + Q8.code_bytes
+LARGE = (
+    1 << 19
+)  # bytes, from which on a matrix is asked for in advance; a smaller one lies in the second cache
+F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = (
+    4 * PANEL,
+    SCALE_BYTES + Q4.code_bytes,
+    SCALE_BYTES + Q8.code_bytes,
+)
 
 # A tile of one row waits for its own totals, so a row that is left over is never done alone: five rows as three and two.
-_f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (float_tile(rows) for rows in range(1, 9))
+_f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (
+    float_tile(rows) for rows in range(1, 9)
+)
 _q4_0_1, _q4_0_2, _q4_0_3, _q4_0_4 = (quantized_tile(Q4, rows) for rows in range(1, 5))
 _q8_0_1, _q8_0_2, _q8_0_3, _q8_0_4 = (quantized_tile(Q8, rows) for rows in range(1, 5))
 _round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
@@ -69,7 +85,9 @@ def prepare_f32(weight):
 
 
 def prepare_f16(numbers):
-    return prepare_f32(numbers.view(np.float16))  # no product of halves is worth it here: they are widened once
+    return prepare_f32(
+        numbers.view(np.float16)
+    )  # no product of halves is worth it here: they are widened once
 
 
 def prepare_q4_0(blocks):
@@ -81,7 +99,9 @@ def prepare_q4_0(blocks):
 def prepare_q8_0(blocks):
     codes, scales = ggml.unpack_q8_0(blocks)
     rows, columns = codes.shape
-    packed = (by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(-1, PANEL, columns // GROUP, 8, 4)
+    packed = (by_panel(codes).view(np.uint8) + np.uint8(Q8.stored_offset)).reshape(
+        -1, PANEL, columns // GROUP, 8, 4
+    )
     return Prepared(rows, columns, quantized_panels(scales, packed), Q8_0)
 
 
@@ -153,7 +173,10 @@ def _copy_edge(edge, y, column):
 @compiled
 def _multiply_q4_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
-    codes, scales = np.empty(x.shape, np.int8), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
+    codes, scales = (
+        np.empty(x.shape, np.int8),
+        np.empty((x.shape[0], x.shape[1] // GROUP), np.float32),
+    )
     starts = np.empty(scales.shape, np.int32)
     _round_for_q4_0(x, codes, scales, starts)
     for panel in range(panels.shape[0]):
@@ -186,7 +209,10 @@ def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
 @compiled
 def _multiply_q8_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
-    codes, scales = np.empty(x.shape, Q8_0_CODE), np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
+    codes, scales = (
+        np.empty(x.shape, Q8_0_CODE),
+        np.empty((x.shape[0], x.shape[1] // GROUP), np.float32),
+    )
     starts = np.empty(scales.shape, np.int32)
     _round_for_q8_0(x, codes, scales, starts)
     for panel in range(panels.shape[0]):

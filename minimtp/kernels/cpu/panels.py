@@ -33,7 +33,11 @@ def by_panel(matrix):
 
 def q4_0_steps(codes):
     """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte, each 8 too large."""
-    steps = by_panel(codes + np.int8(8)).view(np.uint8).reshape(-1, PANEL, codes.shape[1] // GROUP, 4, 2, 4)
+    steps = (
+        by_panel(codes + np.int8(8))
+        .view(np.uint8)
+        .reshape(-1, PANEL, codes.shape[1] // GROUP, 4, 2, 4)
+    )
     return steps[..., 0, :] | steps[..., 1, :] << np.uint8(4)
 
 

@@ -61,7 +61,9 @@ from minimtp.kernels.cpu.vectors import (
 
 VECTORS = PANEL // LANES  # of a panel
 MOST_ROWS = LANES // 2  # of a tile
-FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)  # that fit the registers beside what they are computed from
+FLOAT_TOTALS, QUANTIZED_TOTALS = (
+    (16, 8) if DOTS else (8, 8)
+)  # that fit the registers beside what they are computed from
 STRETCH = 128  # k's: 16 KB of a panel of floats
 NEAR_AHEAD, FAR_AHEAD = 8192, 16384  # bytes of a panel; measured, like the next line
 FEWEST_FETCHING, FAR_CACHE = (3, SECOND) if ZEN else (1, NEAREST)  # rows of a tile
@@ -75,7 +77,9 @@ def _parts(rows, most_totals):
 
 def _fetch(emit, fetches, address, size, ahead, cache):
     """Ask the memory for `size` bytes that a tile reads `ahead` bytes of its panel later, unless `fetches` is 0."""
-    with emit.builder.if_then(emit.builder.icmp_signed("!=", fetches, emit.number(0)), likely=False):
+    with emit.builder.if_then(
+        emit.builder.icmp_signed("!=", fetches, emit.number(0)), likely=False
+    ):
         emit.prefetch(address, ahead, size, cache)
 
 
@@ -98,41 +102,61 @@ def float_tile(rows, of_columns=False):
             emit = Emitter(context, builder, signature.args, arguments)
             x, row, w, start, stride, depth, out, out_row, out_column, fetches = emit.arrays
             if of_columns:
-                x_rows, next_k = [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)], emit.times(emit.width(x), 4)
+                x_rows, next_k = (
+                    [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)],
+                    emit.times(emit.width(x), 4),
+                )
             else:
                 x_rows, next_k = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)], 4
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             weights, line = emit.item(w, start, 4), emit.times(stride, 4)
             parts = _parts(rows, FLOAT_TOTALS)
-            ahead, cache = (NEAR_AHEAD, NEAREST) if len(parts) == 1 and rows < 6 else (FAR_AHEAD, FAR_CACHE)
+            ahead, cache = (
+                (NEAR_AHEAD, NEAREST) if len(parts) == 1 and rows < 6 else (FAR_AHEAD, FAR_CACHE)
+            )
 
             def walk(first, count, part, beginning):
                 """Add to the totals of `part`, which begin with what `beginning` gives, `count` k's from `first` on."""
                 totals = [[emit.variable(beginning(y, c)) for c in part] for y in y_rows]
                 with cgutils.for_range(builder, count) as along_k:
                     k = emit.plus(first, along_k.index)
-                    here = emit.advance(weights, emit.plus(emit.times(k, line), 4 * LANES * part[0]))
+                    here = emit.advance(
+                        weights, emit.plus(emit.times(k, line), 4 * LANES * part[0])
+                    )
                     if rows >= FEWEST_FETCHING:
                         _fetch(emit, fetches, here, 4 * LANES * len(part), ahead, cache)
                     loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in range(len(part))]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(k, next_k))
                         for total, weight in zip(totals[r], loaded, strict=True):
-                            builder.store(emit.multiply_add(activation, weight, builder.load(total)), total)
+                            builder.store(
+                                emit.multiply_add(activation, weight, builder.load(total)), total
+                            )
                 _store_totals(emit, totals, y_rows, part)
 
             zero = emit.constant(FLOATS, 0.0)
             if len(parts) == 1:
                 walk(0, depth, parts[0], lambda y, c: zero)
                 return context.get_dummy_value()
-            stretches = emit.plus(1, builder.sdiv(emit.plus(depth, -1), emit.number(STRETCH)))  # one, empty, of depth 0
+            stretches = emit.plus(
+                1, builder.sdiv(emit.plus(depth, -1), emit.number(STRETCH))
+            )  # one, empty, of depth 0
             with cgutils.for_range(builder, stretches) as along_stretches:
                 first = emit.times(along_stretches.index, STRETCH)
                 left = builder.sub(depth, first)
-                count = builder.select(builder.icmp_signed("<", left, emit.number(STRETCH)), left, emit.number(STRETCH))
+                count = builder.select(
+                    builder.icmp_signed("<", left, emit.number(STRETCH)), left, emit.number(STRETCH)
+                )
                 begins = builder.icmp_signed("==", along_stretches.index, emit.number(0))
                 for part in parts:
-                    walk(first, count, part, lambda y, c: builder.select(begins, zero, emit.load(FLOATS, y, 4 * LANES * c)))
+                    walk(
+                        first,
+                        count,
+                        part,
+                        lambda y, c: builder.select(
+                            begins, zero, emit.load(FLOATS, y, 4 * LANES * c)
+                        ),
+                    )
             return context.get_dummy_value()
 
         return types.void(*kinds), generate
@@ -153,7 +177,9 @@ class Q4Shorts:
 
     @staticmethod
     def start(emit, start_row, group):
-        return emit.builder.bitcast(emit.load_everywhere(INT32, start_row, emit.times(group, 4)), SHORTS)
+        return emit.builder.bitcast(
+            emit.load_everywhere(INT32, start_row, emit.times(group, 4)), SHORTS
+        )
 
     @staticmethod
     def unpack(emit, packed):
@@ -184,11 +210,15 @@ class Q8Shorts:
     @staticmethod
     def unpack(emit, packed):
         packed = emit.builder.bitcast(packed, SHORTS)
-        return emit.sign_extended_low_half(packed, 8), emit.builder.ashr(packed, emit.constant(SHORTS, 8))
+        return emit.sign_extended_low_half(packed, 8), emit.builder.ashr(
+            packed, emit.constant(SHORTS, 8)
+        )
 
     @staticmethod
     def add_products(emit, total, codes, x):
-        return emit.builder.add(total, emit.products_of_shorts(codes, emit.builder.bitcast(x, SHORTS)))
+        return emit.builder.add(
+            total, emit.products_of_shorts(codes, emit.builder.bitcast(x, SHORTS))
+        )
 
     @staticmethod
     def finish(emit, total):
@@ -236,7 +266,9 @@ def quantized_tile(kind, rows):
     group_bytes = SCALE_BYTES + kind.code_bytes
 
     @intrinsic
-    def tile(typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, fetches):
+    def tile(
+        typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, fetches
+    ):
         expected = (kind.code_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
         if not fit((x, scales, starts, panels, out), expected):
             return None
@@ -256,7 +288,9 @@ def quantized_tile(kind, rows):
             start_rows = [emit.row(starts, emit.plus(row, r), 4) for r in range(rows)]
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             for part in _parts(rows, QUANTIZED_TOTALS):
-                totals = [[emit.variable(emit.constant(FLOATS, 0.0)) for _ in part] for _ in range(rows)]
+                totals = [
+                    [emit.variable(emit.constant(FLOATS, 0.0)) for _ in part] for _ in range(rows)
+                ]
                 with cgutils.for_range(builder, groups) as along_groups:
                     group = along_groups.index
                     block = emit.advance(base, emit.times(group, group_bytes))
@@ -268,20 +302,39 @@ def quantized_tile(kind, rows):
                     with cgutils.for_range(builder, steps) as along_steps:
                         step = along_steps.index
                         here = emit.advance(codes_block, emit.times(step, 4 * PANEL))
-                        codes = [kind.unpack(emit, emit.load(BYTES, here, 4 * LANES * c)) for c in part]
-                        x_offset = emit.times(emit.plus(emit.times(group, kind.steps), step), 32 * kind.code_size // kind.steps)
+                        codes = [
+                            kind.unpack(emit, emit.load(BYTES, here, 4 * LANES * c)) for c in part
+                        ]
+                        x_offset = emit.times(
+                            emit.plus(emit.times(group, kind.steps), step),
+                            32 * kind.code_size // kind.steps,
+                        )
                         for r in range(rows):
                             for piece in range(len(codes[0])):
-                                four = emit.load_everywhere(INT32, x_rows[r], emit.plus(x_offset, 4 * piece))
+                                four = emit.load_everywhere(
+                                    INT32, x_rows[r], emit.plus(x_offset, 4 * piece)
+                                )
                                 for total, code in zip(sums[r], codes, strict=True):
-                                    builder.store(kind.add_products(emit, builder.load(total), code[piece], four), total)
-                    weight_scales = [emit.float16_to_float32(emit.load(HALFS, block, 2 * LANES * c)) for c in part]
+                                    builder.store(
+                                        kind.add_products(
+                                            emit, builder.load(total), code[piece], four
+                                        ),
+                                        total,
+                                    )
+                    weight_scales = [
+                        emit.float16_to_float32(emit.load(HALFS, block, 2 * LANES * c))
+                        for c in part
+                    ]
                     for r in range(rows):
                         x_scale = emit.load_everywhere(FLOAT, scale_rows[r], emit.times(group, 4))
                         for c, total in enumerate(totals[r]):
-                            exact = builder.sitofp(kind.finish(emit, builder.load(sums[r][c])), FLOATS)
+                            exact = builder.sitofp(
+                                kind.finish(emit, builder.load(sums[r][c])), FLOATS
+                            )
                             scale = builder.fmul(weight_scales[c], x_scale)
-                            builder.store(emit.multiply_add(exact, scale, builder.load(total)), total)
+                            builder.store(
+                                emit.multiply_add(exact, scale, builder.load(total)), total
+                            )
                 _store_totals(emit, totals, y_rows, part)
             return context.get_dummy_value()
 

@@ -152,7 +152,9 @@ def rotate(x, cos, sin):
     y = np.empty_like(x)
     batch, length, heads, head_dim = x.shape
     pairs = (batch, length, heads, head_dim // 2, 2)
-    _rotate(x.reshape(pairs), np.ascontiguousarray(cos), np.ascontiguousarray(sin), y.reshape(pairs))
+    _rotate(
+        x.reshape(pairs), np.ascontiguousarray(cos), np.ascontiguousarray(sin), y.reshape(pairs)
+    )
     return y
 
 
@@ -292,7 +294,13 @@ def _adamw(parameters, gradients, first, second, decay_mask, rates):
     eps, weight_decay, learning_rate, gradient_scale = rates[4], rates[5], rates[6], rates[7]
     for start in range(0, parameters.shape[0], CHUNK):
         chunk = slice(start, min(start + CHUNK, parameters.shape[0]))
-        p, g, m, v, decay = parameters[chunk], gradients[chunk], first[chunk], second[chunk], decay_mask[chunk]
+        p, g, m, v, decay = (
+            parameters[chunk],
+            gradients[chunk],
+            first[chunk],
+            second[chunk],
+            decay_mask[chunk],
+        )
         # Two loops, because LLVM gives up on vectorizing one that needs more than a few tests for overlapping arrays.
         for j in range(m.shape[0]):
             gradient = g[j] * gradient_scale

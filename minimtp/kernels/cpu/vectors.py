@@ -22,17 +22,27 @@ def processor_name(context):
 
 def processor_features(context):
     """Names of the instruction sets of the processor that functions are compiled for."""
-    return {feature[1:] for feature in context.codegen().magic_tuple()[2].split(",") if feature.startswith("+")}
+    return {
+        feature[1:]
+        for feature in context.codegen().magic_tuple()[2].split(",")
+        if feature.startswith("+")
+    }
 
 
 # AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
-DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(cpu_target.target_context)
+DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(
+    cpu_target.target_context
+)
 LANES = 16 if DOTS else 8  # 32-bit lanes of a vector
 ZEN = processor_name(cpu_target.target_context).startswith("znver")
 NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
-FLOATS, INTS, HALFS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
+FLOATS, INTS, HALFS = (
+    ir.VectorType(FLOAT, LANES),
+    ir.VectorType(INT32, LANES),
+    ir.VectorType(ir.IntType(16), LANES),
+)
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
 
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
@@ -43,7 +53,8 @@ BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.
 def fit(given, expected):
     """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files) are, too."""
     return all(
-        isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (kind.dtype, kind.ndim, kind.layout)
+        isinstance(array, types.Array)
+        and (array.dtype, array.ndim, array.layout) == (kind.dtype, kind.ndim, kind.layout)
         for array, kind in zip(given, expected, strict=True)
     )
 
@@ -56,7 +67,9 @@ def special_instructions(context):
         found |= {"dots"}
     elif "avx2" in features:
         found |= {"avx2"}
-    return found | {"f16c"} if triple.startswith("aarch64") else found  # its own conversion of float16 is always there
+    return (
+        found | {"f16c"} if triple.startswith("aarch64") else found
+    )  # its own conversion of float16 is always there
 
 
 class Emitter:
@@ -65,11 +78,17 @@ class Emitter:
     def __init__(self, context, builder, kinds, arguments):
         self.context, self.builder = context, builder
         self.arrays = [
-            context.make_array(kind)(context, builder, argument) if isinstance(kind, types.Array) else argument
+            context.make_array(kind)(context, builder, argument)
+            if isinstance(kind, types.Array)
+            else argument
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
         special = special_instructions(context)
-        self.with_avx2, self.with_dots, self.with_float16 = ("avx2" in special, "dots" in special, "f16c" in special)
+        self.with_avx2, self.with_dots, self.with_float16 = (
+            "avx2" in special,
+            "dots" in special,
+            "f16c" in special,
+        )
 
     def width(self, array):
         return self.builder.extract_value(array.shape, 1)
@@ -77,11 +96,15 @@ class Emitter:
     def row(self, array, index, item_bytes, column=0):
         """Address of array[index, column]."""
         item = self.plus(self.times(index, self.width(array)), column)
-        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes))
+        return self.advance(
+            self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes)
+        )
 
     def item(self, array, index, item_bytes):
         """Address of array[index], for an array of one dimension."""
-        return self.advance(self.builder.bitcast(array.data, INT8.as_pointer()), self.times(index, item_bytes))
+        return self.advance(
+            self.builder.bitcast(array.data, INT8.as_pointer()), self.times(index, item_bytes)
+        )
 
     def advance(self, address, offset):
         return self.builder.gep(address, [self.number(offset)])
@@ -118,7 +141,9 @@ class Emitter:
 
     def everywhere(self, scalar):
         undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
-        return self.lanes(self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES)
+        return self.lanes(
+            self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES
+        )
 
     def folded(self, operation, x, smallest_distance=1):
         """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2, LANES/4, ...)."""
@@ -159,7 +184,9 @@ class Emitter:
 
     def call(self, name, result, *arguments):
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, kind, name), arguments
+        )
 
     def multiply_add(self, a, b, total):
         return self.call(f"llvm.fmuladd.v{LANES}f32", FLOATS, a, b, total)
@@ -187,10 +214,15 @@ class Emitter:
         """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x (signed bytes)."""
         b = self.builder
         if self.with_avx2:
-            return b.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES)))
+            return b.add(
+                total, self.call("llvm.x86.avx2.pmadd.ub.sw", SHORTS, codes, b.bitcast(x, BYTES))
+            )
         codes, x = b.bitcast(codes, SHORTS), b.bitcast(x, SHORTS)
         eight = self.constant(SHORTS, 8)
-        total = b.add(total, b.mul(b.and_(codes, self.constant(SHORTS, 255)), self.sign_extended_low_half(x, 8)))
+        total = b.add(
+            total,
+            b.mul(b.and_(codes, self.constant(SHORTS, 255)), self.sign_extended_low_half(x, 8)),
+        )
         return b.add(total, b.mul(b.lshr(codes, eight), b.ashr(x, eight)))
 
     def products_of_shorts(self, a, c):

@@ -1,8 +1,8 @@
 """The twins of `plain.py` for float32 arrays on the GPU: the same names and signatures, with CUDA.
 
-    cuda/*.cu            the kernels themselves        kernels/cuda/source.py     how they are compiled and launched
-    kernels/cuda/training.py     a training step               kernels/cuda/packed_linear.py   a few rows times a matrix
-    kernels/cuda/block.py        decoding                      kernels/cuda/graph.py      many launches recorded as one
+cuda/*.cu            the kernels themselves        kernels/cuda/source.py     how they are compiled and launched
+kernels/cuda/training.py     a training step               kernels/cuda/packed_linear.py   a few rows times a matrix
+kernels/cuda/block.py        decoding                      kernels/cuda/graph.py      many launches recorded as one
 """
 
 from minimtp.kernels.cuda.block import (

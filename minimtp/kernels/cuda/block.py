@@ -25,16 +25,24 @@ WIDEST_HEAD = 512  # channels
 
 def _position(start) -> tuple:
     """`start` as the two arguments of the kernels: a number, and where to find one to add to it."""
-    return (0, start) if hasattr(start, "dtype") and getattr(start, "ndim", 0) else (int(start), NOWHERE)
+    return (
+        (0, start)
+        if hasattr(start, "dtype") and getattr(start, "ndim", 0)
+        else (int(start), NOWHERE)
+    )
 
 
 def cached_attention(q, keys, values, start, scale):
     """As in `plain.py`. Raises ValueError for heads of more than 512 channels."""
     xp, (tokens, heads, head_dim), (groups, _, room) = array_module(q), q.shape, keys.shape
     if head_dim > WIDEST_HEAD:
-        raise ValueError(f"a head of {head_dim} channels is wider than the {WIDEST_HEAD} that the kernel takes")
+        raise ValueError(
+            f"a head of {head_dim} channels is wider than the {WIDEST_HEAD} that the kernel takes"
+        )
     offset, place = _position(start)
-    last = room if place is not NOWHERE else offset + tokens  # a graph is for any position: idle blocks return at once
+    last = (
+        room if place is not NOWHERE else offset + tokens
+    )  # a graph is for any position: idle blocks return at once
     stretches = blocks_for(last, CHUNK)
     q, keys, values = whole(q, keys, values)
     partial = xp.empty((tokens, heads, stretches, head_dim + 2), xp.float32)
@@ -45,14 +53,29 @@ def cached_attention(q, keys, values, start, scale):
     y = xp.empty((tokens, heads, head_dim), xp.float32)
     block = 32 * blocks_for(head_dim, 32)
     launch(
-        "attention", "cached_attention_join", (heads, tokens), block, partial, heads, head_dim, stretches, offset, place, y
+        "attention",
+        "cached_attention_join",
+        (heads, tokens),
+        block,
+        partial,
+        heads,
+        head_dim,
+        stretches,
+        offset,
+        place,
+        y,
     )
     return y
 
 
 def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine, tree=None):
     """As in `plain.py`; whether the rows fit the cache is the caller's to know where `start` is on the device."""
-    xp, tokens, (groups, head_dim, room), heads = array_module(x), x.shape[0], keys.shape, block.heads
+    xp, tokens, (groups, head_dim, room), heads = (
+        array_module(x),
+        x.shape[0],
+        keys.shape,
+        block.heads,
+    )
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
     joined = linear(normed, block.qkv)  # (T, (H + 2G) C)
     cosine, sine = whole(cosine, sine)
@@ -84,12 +107,16 @@ class PreparedTrunk(plain.PreparedTrunk):
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
-    return PreparedTrunk(**vars(plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)), graphs=Graphs())
+    return PreparedTrunk(
+        **vars(plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)), graphs=Graphs()
+    )
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     """As in `plain.py`; of `start` see `transformer_block`."""
-    for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
+    for i, (block, block_keys, block_values) in enumerate(
+        zip(trunk.blocks, keys, values, strict=True)
+    ):
         block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
         transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
@@ -153,7 +180,9 @@ def gated_greedy_draft(state, token, token_parts, depth, min_confidence, step):
 
 def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confidence, step):
     noise = array_module(state).asarray(noise)
-    return _gated_draft(state, token, token_parts, len(noise), temperature, (noise,), min_confidence, step)
+    return _gated_draft(
+        state, token, token_parts, len(noise), temperature, (noise,), min_confidence, step
+    )
 
 
 def _gated_draft(state, token, token_parts, depth, temperature, noise, min_confidence, step):
@@ -169,7 +198,13 @@ def _gated_draft(state, token, token_parts, depth, temperature, noise, min_confi
         for place in range(depth):
             here = slice(place, place + 1)
             logits = _next_logits(state, token_parts[token], step)
-            token = _choose(logits, temperature, noise[0][here] if noise else None, tokens[here], probabilities[here])
+            token = _choose(
+                logits,
+                temperature,
+                noise[0][here] if noise else None,
+                tokens[here],
+                probabilities[here],
+            )
         found = xp.empty((2, depth), xp.float64)
         found[0], found[1] = tokens, probabilities
         return (found,)
@@ -179,10 +214,23 @@ def _gated_draft(state, token, token_parts, depth, temperature, noise, min_confi
     tokens, probabilities = found.get()  # (2, K)
     doubtful = probabilities.cumprod() < min_confidence
     count = int(doubtful.argmax()) if doubtful.any() else depth
-    return numpy.maximum(tokens[:count], 0).astype(numpy.int64)  # where logits are no numbers any draft will do
+    return numpy.maximum(tokens[:count], 0).astype(
+        numpy.int64
+    )  # where logits are no numbers any draft will do
 
 
-def gated_tree(state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0):
+def gated_tree(
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
+):
     return gated_drafts.likeliest_tree(
-        gated_step, state, token, token_parts, sizes, min_acceptance, sharpness, step, noise, temperature
+        gated_step,
+        state,
+        token,
+        token_parts,
+        sizes,
+        min_acceptance,
+        sharpness,
+        step,
+        noise,
+        temperature,
     )

@@ -35,13 +35,19 @@ class Graphs:
         seen, graph = key in self._kept, self._kept.pop(key, None)
         if graph is None:
             xp = array_module(*inputs)
-            given = [xp.full(1, value, value.dtype) if isinstance(value, numpy.generic) else value for value in inputs]
+            given = [
+                xp.full(1, value, value.dtype) if isinstance(value, numpy.generic) else value
+                for value in inputs
+            ]
             if seen and self._usable:
                 try:
                     graph = _Graph(xp, function, given)
                 except Exception as error:  # CuPy and the driver have their own families; slower is better than not at all
                     self._usable = False
-                    print(f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower", file=sys.stderr)
+                    print(
+                        f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower",
+                        file=sys.stderr,
+                    )
             if len(self._kept) == MOST_KEPT:
                 xp.cuda.Device().synchronize()  # it may still be running
                 del self._kept[next(iter(self._kept))]

@@ -9,7 +9,9 @@ from minimtp.kernels.plain import GROUP, require_whole_groups
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
 WARPS = 4  # of a block
-MOST_FLOAT_ROWS = 64  # more are a prompt, whose products cuBLAS has, quicker and in an order of its own
+MOST_FLOAT_ROWS = (
+    64  # more are a prompt, whose products cuBLAS has, quicker and in an order of its own
+)
 ALIGNMENT = 16  # bytes: what a thread loads at once
 VECTORS = {"f32": 4, "f16": 8}  # numbers of so many bytes
 
@@ -118,6 +120,20 @@ def _product(x, prepared, out, add):
     if prepared.scales is None:
         inputs, width = (_aligned(x), prepared.weight), prepared.columns // VECTORS[prepared.kind]
     else:
-        inputs, width = (*_quantized(x), prepared.weight, prepared.scales), prepared.columns // GROUP
-    launch("products", f"linear_{prepared.kind}_{rows}", grid, 32 * WARPS, *inputs, tokens, prepared.rows, width, int(add), out)
+        inputs, width = (
+            (*_quantized(x), prepared.weight, prepared.scales),
+            prepared.columns // GROUP,
+        )
+    launch(
+        "products",
+        f"linear_{prepared.kind}_{rows}",
+        grid,
+        32 * WARPS,
+        *inputs,
+        tokens,
+        prepared.rows,
+        width,
+        int(add),
+        out,
+    )
     return out

@@ -19,7 +19,9 @@ NOWHERE = numpy.uintp(0)  # the null pointer, as a kernel's argument
 def source(name: str) -> str:
     """The text that is compiled for `cuda/NAME.cu`."""
     common = (FOLDER / "common.cuh").read_text(encoding="utf-8").replace("#pragma once\n", "")
-    return common + (FOLDER / f"{name}.cu").read_text(encoding="utf-8").replace('#include "common.cuh"\n', "")
+    return common + (FOLDER / f"{name}.cu").read_text(encoding="utf-8").replace(
+        '#include "common.cuh"\n', ""
+    )
 
 
 @cache

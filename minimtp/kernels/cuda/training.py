@@ -21,7 +21,17 @@ def _each(name: str, size: int, *arguments: object) -> None:
 def rms_norm(x, weight, eps):
     xp, (rows, width) = array_module(x), x.shape
     y, inverse_rms = xp.empty((rows, width), x.dtype), xp.empty(rows, x.dtype)
-    launch("norms", "rms_norm", (rows,), row_threads(width), *whole(x, weight), float(eps), width, y, inverse_rms)
+    launch(
+        "norms",
+        "rms_norm",
+        (rows,),
+        row_threads(width),
+        *whole(x, weight),
+        float(eps),
+        width,
+        y,
+        inverse_rms,
+    )
     return y, inverse_rms
 
 
@@ -29,11 +39,34 @@ def rms_norm_backward(grad, x, weight, inverse_rms):
     xp, (rows, width) = array_module(x), x.shape
     grad, x, weight = whole(grad, x, weight)
     dx = xp.empty_like(x)
-    launch("norms", "rms_norm_backward_x", (rows,), row_threads(width), grad, x, weight, inverse_rms, width, dx)
+    launch(
+        "norms",
+        "rms_norm_backward_x",
+        (rows,),
+        row_threads(width),
+        grad,
+        x,
+        weight,
+        inverse_rms,
+        width,
+        dx,
+    )
     per_share = max(8, blocks_for(rows, SHARES))
     partial = xp.empty((blocks_for(rows, per_share), width), x.dtype)
     grid = blocks_for(width, 32), len(partial)
-    launch("norms", "rms_norm_backward_weight", grid, BLOCK, grad, x, inverse_rms, rows, width, per_share, partial)
+    launch(
+        "norms",
+        "rms_norm_backward_weight",
+        grid,
+        BLOCK,
+        grad,
+        x,
+        inverse_rms,
+        rows,
+        width,
+        per_share,
+        partial,
+    )
     return dx, partial.sum(axis=0)
 
 
@@ -47,7 +80,9 @@ def swiglu(gate_up):
 def swiglu_backward(grad, gate_up):
     grad, gate_up = whole(grad, gate_up)
     result = array_module(grad).empty_like(gate_up)
-    _each("swiglu_backward", grad.size, grad, gate_up, numpy.int64(grad.size), grad.shape[1], result)
+    _each(
+        "swiglu_backward", grad.size, grad, gate_up, numpy.int64(grad.size), grad.shape[1], result
+    )
     return result
 
 
@@ -88,14 +123,33 @@ def _masked(name: str, scores: object, *arguments: object) -> None:
     *arrays, scale = arguments
     matrices, length, columns = scores.shape
     rows = matrices * length
-    launch("attention", name, (blocks_for(rows, 4),), 128, *arrays, numpy.int64(rows), length, columns, float(scale))
+    launch(
+        "attention",
+        name,
+        (blocks_for(rows, 4),),
+        128,
+        *arrays,
+        numpy.int64(rows),
+        length,
+        columns,
+        float(scale),
+    )
 
 
 def cross_entropy(logits, targets):
     xp, (rows, vocabulary) = array_module(logits), logits.shape
     losses, log_sum_exp = xp.empty(rows, logits.dtype), xp.empty(rows, logits.dtype)
     targets = targets.astype(xp.int64, copy=False)
-    launch("loss", "cross_entropy", (rows,), row_threads(vocabulary), *whole(logits, targets), vocabulary, losses, log_sum_exp)
+    launch(
+        "loss",
+        "cross_entropy",
+        (rows,),
+        row_threads(vocabulary),
+        *whole(logits, targets),
+        vocabulary,
+        losses,
+        log_sum_exp,
+    )
     return losses, log_sum_exp
 
 
@@ -114,7 +168,9 @@ def embedding_backward(grad, tokens, out):
     order = xp.argsort(tokens, kind="stable").astype(xp.int64, copy=False)
     starts = xp.searchsorted(tokens[order], xp.arange(vocabulary + 1)).astype(xp.int64, copy=False)
     grid = vocabulary, blocks_for(width, 32)
-    launch("loss", "embedding_backward", grid, BLOCK, *whole(grad), order, starts, width, in_place(out))
+    launch(
+        "loss", "embedding_backward", grid, BLOCK, *whole(grad), order, starts, width, in_place(out)
+    )
 
 
 def adamw(
@@ -123,8 +179,16 @@ def adamw(
     """As in `plain.py`; `gradient_scale` may be a number on the device, which the host then need not wait for."""
     xp, size = array_module(parameters), parameters.size
     arrays = [in_place(array) for array in (parameters, *whole(gradients), first, second)]
-    mask = decay_mask if getattr(decay_mask, "ndim", 0) else xp.full(size, decay_mask, parameters.dtype)
-    scale = gradient_scale if hasattr(gradient_scale, "ndim") else xp.full(1, gradient_scale, parameters.dtype)
+    mask = (
+        decay_mask
+        if getattr(decay_mask, "ndim", 0)
+        else xp.full(size, decay_mask, parameters.dtype)
+    )
+    scale = (
+        gradient_scale
+        if hasattr(gradient_scale, "ndim")
+        else xp.full(1, gradient_scale, parameters.dtype)
+    )
     _each(
         "adamw", size, *arrays, *whole(mask), numpy.int64(size), float(learning_rate), float(eps), float(weight_decay),
         1 / (1 - beta1**step), 1 / (1 - beta2**step), 1 - beta1, 1 - beta2, scale.astype(parameters.dtype, copy=False),

@@ -91,13 +91,17 @@ def pack_q4_0(codes, scales):
     high four bits.
     """
     xp = array_module(codes)
-    return xp.concatenate([bytes_of_float16(scales), _nibbles(codes + xp.int8(8))], axis=-1).reshape(len(codes), -1)
+    return xp.concatenate(
+        [bytes_of_float16(scales), _nibbles(codes + xp.int8(8))], axis=-1
+    ).reshape(len(codes), -1)
 
 
 def unpack_q4_0(blocks):
     """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q4_0`."""
     blocks = blocks.reshape(len(blocks), -1, Q4_0_BLOCK_BYTES)
-    return codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(blocks[:, :, :2])
+    return codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(
+        blocks[:, :, :2]
+    )
 
 
 def pack_q4_1(codes, scales, minima):
@@ -118,7 +122,9 @@ def pack_q8_0(codes, scales):
     """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 34): the float16 scale, then 32 signed bytes."""
     xp = array_module(codes)
     rows, columns = codes.shape
-    code_bytes = xp.ascontiguousarray(codes).view(xp.uint8).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
+    code_bytes = (
+        xp.ascontiguousarray(codes).view(xp.uint8).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
+    )
     return xp.concatenate([bytes_of_float16(scales), code_bytes], axis=-1).reshape(rows, -1)
 
 
@@ -127,7 +133,9 @@ def unpack_q8_0(blocks):
     xp = array_module(blocks)
     rows = blocks.shape[0]
     blocks = blocks.reshape(rows, -1, Q8_0_BLOCK_BYTES)
-    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(rows, -1), float16_from_bytes(blocks[:, :, :2])
+    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(
+        rows, -1
+    ), float16_from_bytes(blocks[:, :, :2])
 
 
 def _groups_float32(x):
@@ -138,13 +146,20 @@ def _groups_float32(x):
 
 def _nibbles(codes):
     """codes 0..15 (N, K) -> uint8 (N, K/32, 16): code j of a group in the low, code j + 16 in the high half of byte j."""
-    halves = codes.astype("uint8").reshape(len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2)
+    halves = codes.astype("uint8").reshape(
+        len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2
+    )
     return halves[:, :, 0] | (halves[:, :, 1] << 4)
 
 
 def codes_from_nibbles(nibbles):
     """uint8 (N, K/32, 16) -> int8 (N, K); undoes `_nibbles`."""
-    return array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1).astype("int8").reshape(len(nibbles), -1)
+    return (
+        array_module(nibbles)
+        .concatenate([nibbles & 15, nibbles >> 4], axis=-1)
+        .astype("int8")
+        .reshape(len(nibbles), -1)
+    )
 
 
 def _reciprocal(step):

@@ -16,7 +16,9 @@ from minimtp.kernels.ggml.scale_search import in_order, search_affine, search_si
 
 def encode_q4_0_by_importance(x, importance):
     """`blocks.encode_q4_0` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
-    with numpy.errstate(all="ignore"):  # groups of zeros divide by zero, and are put right by the search
+    with numpy.errstate(
+        all="ignore"
+    ):  # groups of zeros divide by zero, and are put right by the search
         codes, scale = search_signed(*_weighed_groups(x, importance), 8)
     return codes.T.astype("int8").reshape(x.shape), as_stored(scale.reshape(x.shape[0], -1, 1))
 
@@ -24,9 +26,15 @@ def encode_q4_0_by_importance(x, importance):
 def encode_q4_1_by_importance(x, importance):
     """`blocks.encode_q4_1` with the scales that lose least: x (N, K), importance float32 (K,) -> the same shapes."""
     with numpy.errstate(all="ignore"):
-        codes, scale, depth = search_affine(*_weighed_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True)
+        codes, scale, depth = search_affine(
+            *_weighed_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True
+        )
     shape = x.shape[0], -1, 1
-    return codes.T.astype("int8").reshape(x.shape), as_stored(scale.reshape(shape)), as_stored(-depth.reshape(shape))
+    return (
+        codes.T.astype("int8").reshape(x.shape),
+        as_stored(scale.reshape(shape)),
+        as_stored(-depth.reshape(shape)),
+    )
 
 
 def _weighed_groups(x, importance):

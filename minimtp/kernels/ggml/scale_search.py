@@ -19,7 +19,9 @@ a*b+c; the tests compare with bytes that ggml wrote.
 from minimtp.backend import array_module, numpy
 
 TOO_SMALL = numpy.float32(1e-15)  # groups whose largest magnitude is below are stored as zeros
-MAGIC = numpy.float32(12582912)  # 1.5 * 2**23: adding it leaves a number's nearest integer in the low bits
+MAGIC = numpy.float32(
+    12582912
+)  # 1.5 * 2**23: adding it leaves a number's nearest integer in the low bits
 
 
 def nearest_integer(x):
@@ -58,7 +60,9 @@ def search_signed(x, weights, largest):
     scale = xp.where(sum_l2 != 0, sum_lx / sum_l2, xp.float32(0))
     best = scale * sum_lx
     for i in (*range(-9, 0), *range(1, 10)):
-        other, sum_lx, sum_l2 = trial(-(xp.float32(largest) + xp.float32(0.1) * xp.float32(i)) / extreme)
+        other, sum_lx, sum_l2 = trial(
+            -(xp.float32(largest) + xp.float32(0.1) * xp.float32(i)) / extreme
+        )
         better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
         codes = xp.where(better, other, codes)
         scale = xp.where(better, sum_lx / sum_l2, scale)
@@ -90,15 +94,23 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
     codes = xp.clip(nearest_integer(inverse * (x - low)), 0, largest)
     smallest_error = error(scale, codes, low)
     for i in range(trials + 1):
-        inverse = (xp.float32(start) + xp.float32(step) * xp.float32(i) + xp.float32(largest)) / (high - low)
+        inverse = (xp.float32(start) + xp.float32(step) * xp.float32(i) + xp.float32(largest)) / (
+            high - low
+        )
         scaled = inverse * (x - low)
         if guarded:
-            other = nearest_integer(xp.where(scaled > 0, xp.minimum(scaled, xp.float32(largest)), xp.float32(0)))
+            other = nearest_integer(
+                xp.where(scaled > 0, xp.minimum(scaled, xp.float32(largest)), xp.float32(0))
+            )
         else:
             other = xp.clip(nearest_integer(scaled), 0, largest)
         levels = other.astype(xp.float32)
         weighted = weights * levels
-        sum_l, sum_l2, sum_xl = in_order(weighted), in_order(weighted * levels), in_order(weighted * x)
+        sum_l, sum_l2, sum_xl = (
+            in_order(weighted),
+            in_order(weighted * levels),
+            in_order(weighted * x),
+        )
         determinant = sum_w * sum_l2 - sum_l * sum_l
         other_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         other_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
@@ -111,7 +123,11 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
         scale = xp.where(better, other_scale, scale)
         low = xp.where(better, other_low, low)
         smallest_error = xp.where(better, other_error, smallest_error)
-    return xp.where(constant, 0, codes), xp.where(constant, xp.float32(0), scale), xp.where(constant, depth_of_constant, -low)
+    return (
+        xp.where(constant, 0, codes),
+        xp.where(constant, xp.float32(0), scale),
+        xp.where(constant, depth_of_constant, -low),
+    )
 
 
 def search_positive(x, weights, largest):
@@ -144,7 +160,12 @@ def search_positive(x, weights, largest):
             other = xp.minimum(nearest_integer(x[i] * l2 / lx), largest)
             level = other.astype(xp.float32)
             new_lx, new_l2 = lx + wx * level, l2 + weights[i] * level * level
-            better = (lx > 0) & (l2 > 0) & (other != codes[i]) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
+            better = (
+                (lx > 0)
+                & (l2 > 0)
+                & (other != codes[i])
+                & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
+            )
             codes[i] = xp.where(better, other, codes[i])
             levels[i] = xp.where(better, level, levels[i])
             sum_lx, sum_l2 = xp.where(better, new_lx, sum_lx), xp.where(better, new_l2, sum_l2)

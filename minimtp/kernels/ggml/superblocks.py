@@ -55,7 +55,9 @@ def encode_q4_k(x, importance=None):
         else:
             blocks = _grouped(x, SUPER_SIZE)  # (256, M)
             spread = xp.float32(2) * in_order(blocks * blocks) / xp.float32(SUPER_SIZE)
-            weights = _importance_columns(x, importance, Q4_K_GROUP) * xp.sqrt(xp.repeat(spread, 8) + groups * groups)
+            weights = _importance_columns(x, importance, Q4_K_GROUP) * xp.sqrt(
+                xp.repeat(spread, 8) + groups * groups
+            )
             codes, scale, depth = search_affine(groups, weights, 15, -0.9, 0.05, 36, guarded=True)
             totals = in_order(weights).reshape(-1, 8).T
             scales, d = search_positive(scale.reshape(-1, 8).T, totals, 63)
@@ -79,10 +81,16 @@ def encode_q6_k(x, importance=None):
     xp = array_module(x)
     groups = _grouped(x, Q6_K_GROUP)  # (16, M * 16), M super-blocks
     with numpy.errstate(all="ignore"):
-        weights = groups * groups if importance is None else _importance_columns(x, importance, Q6_K_GROUP)
+        weights = (
+            groups * groups
+            if importance is None
+            else _importance_columns(x, importance, Q6_K_GROUP)
+        )
         codes, scale = search_signed(groups, weights, 32)
         scale = scale.reshape(-1, 16)
-        largest = xp.take_along_axis(scale, xp.argmax(xp.abs(scale), axis=1)[:, None], axis=1)  # (M, 1)
+        largest = xp.take_along_axis(
+            scale, xp.argmax(xp.abs(scale), axis=1)[:, None], axis=1
+        )  # (M, 1)
         empty = xp.abs(largest) < TOO_SMALL
         inverse = xp.float32(-128) / largest
         d = xp.where(empty, xp.float32(0), _as_float16(xp.float32(1) / inverse))
@@ -102,7 +110,9 @@ def pack_q4_k(codes, d, dmin, scales, depths):
     last = (scales[..., 4:] & 15) | (depths[..., 4:] << 4)
     chunks = codes.astype(xp.uint8).reshape(rows, blocks, 4, 2, 32)
     nibbles = (chunks[:, :, :, 0] | (chunks[:, :, :, 1] << 4)).reshape(rows, blocks, 128)
-    return xp.concatenate([bytes_of_float16(d), bytes_of_float16(dmin), *first, last, nibbles], axis=-1).reshape(rows, -1)
+    return xp.concatenate(
+        [bytes_of_float16(d), bytes_of_float16(dmin), *first, last, nibbles], axis=-1
+    ).reshape(rows, -1)
 
 
 def unpack_q4_k(packed):
@@ -115,7 +125,13 @@ def unpack_q4_k(packed):
     codes = xp.concatenate([nibbles & 15, nibbles >> 4], axis=3).astype(xp.int8).reshape(rows, -1)
     scales = xp.concatenate([scales & 63, (last & 15) | (scales >> 6 << 4)], axis=-1)
     depths = xp.concatenate([depths & 63, (last >> 4) | (depths >> 6 << 4)], axis=-1)
-    return codes, float16_from_bytes(packed[..., :2]), float16_from_bytes(packed[..., 2:4]), scales, depths
+    return (
+        codes,
+        float16_from_bytes(packed[..., :2]),
+        float16_from_bytes(packed[..., 2:4]),
+        scales,
+        depths,
+    )
 
 
 def pack_q6_k(codes, d, scales):
@@ -125,7 +141,9 @@ def pack_q6_k(codes, d, scales):
     halves = (codes + xp.int8(32)).astype(xp.uint8).reshape(rows, blocks, 2, 4, 32)
     low, top = halves & 15, halves >> 4
     low = (low[:, :, :, :2] | (low[:, :, :, 2:] << 4)).reshape(rows, blocks, 128)
-    top = (top[..., 0, :] | (top[..., 1, :] << 2) | (top[..., 2, :] << 4) | (top[..., 3, :] << 6)).reshape(rows, blocks, 64)
+    top = (
+        top[..., 0, :] | (top[..., 1, :] << 2) | (top[..., 2, :] << 4) | (top[..., 3, :] << 6)
+    ).reshape(rows, blocks, 64)
     scale_bytes = xp.ascontiguousarray(scales).view(xp.uint8)
     return xp.concatenate([low, top, scale_bytes, bytes_of_float16(d)], axis=-1).reshape(rows, -1)
 
@@ -140,7 +158,11 @@ def unpack_q6_k(packed):
     low = xp.concatenate([low & 15, low >> 4], axis=3)  # (N, K/256, 2, 4, 32)
     top = xp.concatenate([top >> shift & 3 for shift in (0, 2, 4, 6)], axis=3)
     codes = (low | (top << 4)).astype(xp.int8).reshape(rows, -1) - xp.int8(32)
-    return codes, float16_from_bytes(packed[..., 208:]), xp.ascontiguousarray(packed[..., 192:208]).view(xp.int8)
+    return (
+        codes,
+        float16_from_bytes(packed[..., 208:]),
+        xp.ascontiguousarray(packed[..., 192:208]).view(xp.int8),
+    )
 
 
 def _sixty_three_steps(x):

@@ -23,7 +23,9 @@ from minimtp.kernels.ggml import blocks as ggml
 from minimtp.kernels.plain import gated_drafts
 
 GROUP = ggml.GROUP_SIZE  # values that share a scale
-BLOCK = 1 << 16  # parameters that are updated at a time: what is computed of them in between stays in the cache
+BLOCK = (
+    1 << 16
+)  # parameters that are updated at a time: what is computed of them in between stays in the cache
 LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
 
 # ------------------------------------------------------------------------------------------------------------ products
@@ -53,7 +55,9 @@ def rms_norm_backward(grad, x, weight, inverse_rms):
     """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,)."""
     normalized = x * inverse_rms[:, None]  # (N, D)
     dx = grad * weight
-    along = (dx * normalized).mean(axis=-1)[:, None]  # the share of the gradient that only rescales the row
+    along = (dx * normalized).mean(axis=-1)[
+        :, None
+    ]  # the share of the gradient that only rescales the row
     dweight = (grad * normalized).sum(axis=0)
     normalized *= along
     dx -= normalized
@@ -127,7 +131,9 @@ def rotate(x, cos, sin):
     x (B, T, H, C), cos and sin (T, C/2) -> new array (B, T, H, C). The inverse is `rotate(x, cos, -sin)`, and so is the
     backward: a rotation's transpose is its inverse.
     """
-    pairs = array_module(x).ascontiguousarray(x).view(f"c{2 * x.itemsize}")  # (B, T, H, C/2), a + ib
+    pairs = (
+        array_module(x).ascontiguousarray(x).view(f"c{2 * x.itemsize}")
+    )  # (B, T, H, C/2), a + ib
     return (pairs * (cos + 1j * sin).astype(pairs.dtype)[:, None]).view(x.dtype)
 
 
@@ -166,7 +172,9 @@ def cached_attention(q, keys, values, start, scale):
     rows, heads, head_dim = q.shape
     groups = keys.shape[0]
     length = start + rows
-    queries = q.reshape(rows, groups, heads // groups, head_dim).transpose(1, 2, 0, 3)  # (G, H/G, T, C)
+    queries = q.reshape(rows, groups, heads // groups, head_dim).transpose(
+        1, 2, 0, 3
+    )  # (G, H/G, T, C)
     keys = keys[:, None, :, :length]  # (G, 1, C, S)
     values = values[:length].transpose(1, 0, 2)[:, None]  # (G, 1, S, C)
     scores = xp.matmul(queries, keys) * q.dtype.type(scale)  # (G, H/G, T, S)
@@ -175,7 +183,9 @@ def cached_attention(q, keys, values, start, scale):
     scores -= scores.max(axis=-1, keepdims=True)
     xp.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return xp.ascontiguousarray(xp.matmul(scores, values).transpose(2, 0, 1, 3)).reshape(rows, heads, head_dim)
+    return xp.ascontiguousarray(xp.matmul(scores, values).transpose(2, 0, 1, 3)).reshape(
+        rows, heads, head_dim
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- loss, embedding
@@ -287,7 +297,9 @@ def quantize_activations(x):
     groups = x.astype(xp.float32, copy=False).reshape(len(x), -1, GROUP)
     largest = xp.abs(groups).max(axis=-1, keepdims=True)  # (N, K/32, 1)
     usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
-    inverse = xp.where(usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0))
+    inverse = xp.where(
+        usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0)
+    )
     codes = xp.rint(groups * inverse).astype(xp.int8)
     return codes.reshape(x.shape), (largest / xp.float32(127))[..., 0]
 
@@ -310,7 +322,9 @@ class Prepared:
     """A weight matrix ready for `linear`. Here quantized weights are decoded once and kept as floats."""
 
     weight: object  # (N, K)
-    rounding: Callable | None = None  # what `linear` puts its inputs through first, (T, K) -> (T, K)
+    rounding: Callable | None = (
+        None  # what `linear` puts its inputs through first, (T, K) -> (T, K)
+    )
 
     @property
     def rows(self) -> int:
@@ -353,7 +367,9 @@ def linear(x, prepared, out=None):
     """
     if prepared.rounding is not None:
         x = prepared.rounding(x)
-    weight = prepared.weight.astype(x.dtype, copy=False)  # as it lies in training: in another layout BLAS adds up otherwise
+    weight = prepared.weight.astype(
+        x.dtype, copy=False
+    )  # as it lies in training: in another layout BLAS adds up otherwise
     return array_module(x).matmul(x, weight.T, out=out)
 
 
@@ -380,12 +396,18 @@ class PreparedBlock:
     down: object
     heads: int  # query heads
     epsilon: float
-    stored: Callable | None = None  # what the cache makes of keys and values, (T, G, C) -> (T, G, C); None: it keeps them
+    stored: Callable | None = (
+        None  # what the cache makes of keys and values, (T, G, C) -> (T, G, C); None: it keeps them
+    )
 
 
-def prepare_block(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon):
+def prepare_block(
+    attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
+):
     """One transformer block made ready for `transformer_block`; the matrices have been through `prepare_*`."""
-    return PreparedBlock(attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon)
+    return PreparedBlock(
+        attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
+    )
 
 
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
@@ -408,7 +430,9 @@ def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
     if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
-    joined = linear(normed, block.qkv).reshape(1, rows, -1, head_dim)  # queries, keys, values: (1, T, H+2G, C)
+    joined = linear(normed, block.qkv).reshape(
+        1, rows, -1, head_dim
+    )  # queries, keys, values: (1, T, H+2G, C)
     rotated = rotate(joined[:, :, : block.heads + groups], cosine, sine)[0]  # (T, H+G, C)
     new_keys, new_values = rotated[:, block.heads :], joined[0, :, block.heads + groups :]
     if block.stored is not None:
@@ -418,7 +442,11 @@ def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
         at = slice(position, position + stop - first)
         keys[:, :, at] = new_keys[first:stop].transpose(1, 2, 0)
         values[at] = new_values[first:stop]
-        attended.append(cached_attention(rotated[first:stop, : block.heads], keys, values, position, head_dim**-0.5))
+        attended.append(
+            cached_attention(
+                rotated[first:stop, : block.heads], keys, values, position, head_dim**-0.5
+            )
+        )
     if tree is not None:
         tree[1][...], tree[2][...] = new_keys, new_values
     attended = array_module(x).concatenate(attended) if tree else attended[0]  # (T, H, C)
@@ -453,7 +481,9 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     x (T, D) is overwritten; keys (L, G, C, S) and values (L, S, G, C) are the caches of the L blocks; of a tree, kept keys
     and values are (L, T, G, C). The rest is as in `transformer_block`.
     """
-    for i, (block, block_keys, block_values) in enumerate(zip(trunk.blocks, keys, values, strict=True)):
+    for i, (block, block_keys, block_values) in enumerate(
+        zip(trunk.blocks, keys, values, strict=True)
+    ):
         block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
         transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
@@ -519,10 +549,14 @@ def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confi
 
     noise: (K, V) float64, a row a token, on the host or where the state is.
     """
-    return gated_drafts.sampled_draft(gated_step, state, token, token_parts, noise, temperature, min_confidence, step)
+    return gated_drafts.sampled_draft(
+        gated_step, state, token, token_parts, noise, temperature, min_confidence, step
+    )
 
 
-def gated_tree(state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0):
+def gated_tree(
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
+):
     """A tree of drafts, always with the likeliest node next: tokens (N + 1,) and parents (N + 1,), int64 on the host.
 
     Node 0 is `token`, with the parent -1. sizes: at most how many drafts, how many behind one another, and how many different
@@ -532,5 +566,14 @@ def gated_tree(state, token, token_parts, sizes, min_acceptance, sharpness, step
     taken, of equal scores the lowest token.
     """
     return gated_drafts.likeliest_tree(
-        gated_step, state, token, token_parts, sizes, min_acceptance, sharpness, step, noise, temperature
+        gated_step,
+        state,
+        token,
+        token_parts,
+        sizes,
+        min_acceptance,
+        sharpness,
+        step,
+        noise,
+        temperature,
     )

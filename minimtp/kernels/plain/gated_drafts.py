@@ -39,11 +39,25 @@ def sampled_draft(gated_step, state, token, token_parts, noise, temperature, min
     return numpy.array(drafts, numpy.int64)
 
 
-def likeliest_tree(gated_step, state, token, token_parts, sizes, min_acceptance, sharpness, step, noise, temperature):
+def likeliest_tree(
+    gated_step,
+    state,
+    token,
+    token_parts,
+    sizes,
+    min_acceptance,
+    sharpness,
+    step,
+    noise,
+    temperature,
+):
     """See `plain.gated_tree`."""
     nodes, depth, width = sizes
     tokens, parents, depths, states = [token], [-1], [0], [state]
-    follow, chance = [], 1.0  # for each node the (chance, token) that may follow it, the likeliest last
+    follow, chance = (
+        [],
+        1.0,
+    )  # for each node the (chance, token) that may follow it, the likeliest last
     while len(tokens) <= nodes:
         follow.append([])
         if depths[-1] < depth:
@@ -54,8 +68,12 @@ def likeliest_tree(gated_step, state, token, token_parts, sizes, min_acceptance,
                 scores = scores + noise[depths[-1]]
             weights = numpy.exp(sharpness * (scores - scores.max()))
             likeliest = numpy.argsort(-scores, kind="stable")[:width]
-            follow[-1] = [(chance * float(weights[i] / weights.sum()), int(i)) for i in likeliest[::-1]]
-        best = max(range(len(follow)), key=lambda node: follow[node][-1][0] if follow[node] else -1.0)
+            follow[-1] = [
+                (chance * float(weights[i] / weights.sum()), int(i)) for i in likeliest[::-1]
+            ]
+        best = max(
+            range(len(follow)), key=lambda node: follow[node][-1][0] if follow[node] else -1.0
+        )
         if not follow[best] or not follow[best][-1][0] >= min_acceptance:
             break
         chance, drafted = follow[best].pop()

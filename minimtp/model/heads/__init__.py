@@ -51,7 +51,9 @@ class SequentialHead(Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def __call__(self, state: Tensor, token: Tensor) -> Tensor:
-        return self.norm(self.block(self.join(concatenate(self.state_norm(state), self.token_norm(token)))))
+        return self.norm(
+            self.block(self.join(concatenate(self.state_norm(state), self.token_norm(token))))
+        )
 
 
 class TokenConditionedHead(Module):

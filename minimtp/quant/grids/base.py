@@ -43,7 +43,9 @@ class Grid(ABC):
     largest_magnitude: float
     inputs: str = "int8"
 
-    def encode(self, x: Array, name: str = "the array", importance: Array | None = None) -> tuple[Array, Scales]:
+    def encode(
+        self, x: Array, name: str = "the array", importance: Array | None = None
+    ) -> tuple[Array, Scales]:
         """x (N, K) -> codes int8 (N, K) and scales, each number exactly one of its stored type.
 
         x may be float32 or float64; the codes are chosen in float32, as in the stored format. importance: (K,), how much an
@@ -93,7 +95,9 @@ class Grid(ABC):
         if squares <= self.largest_magnitude**2:
             return
         if not bool(xp.isfinite(x).all()):
-            raise UserError(f"{name} holds values that are not finite, so it cannot be quantized: training has diverged")
+            raise UserError(
+                f"{name} holds values that are not finite, so it cannot be quantized: training has diverged"
+            )
         largest = float(xp.abs(x).max())
         if largest > self.largest_magnitude:
             raise UserError(
@@ -125,11 +129,15 @@ class Grid(ABC):
         """`straight_through_mask` for round-clip and clip-round."""
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Scales]:
-        raise UserError(f"{self.name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k")
+        raise UserError(
+            f"{self.name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k"
+        )
 
     def _check_importance(self, x: Array, importance: Array, name: str) -> None:
         xp = array_module(x)
-        if importance.shape != x.shape[1:] or not bool((xp.isfinite(importance) & (importance >= 0)).all()):
+        if importance.shape != x.shape[1:] or not bool(
+            (xp.isfinite(importance) & (importance >= 0)).all()
+        ):
             raise UserError(
                 f"the importance of {name} must be {x.shape[1]} finite numbers of at least 0, one per column: "
                 f"it has shape {importance.shape}"

@@ -59,7 +59,9 @@ class NF4Grid(GroupedGrid):
         xp = array_module(x)
         levels = _nf4_levels(xp)
         between = (levels[1:] + levels[:-1]) / xp.float32(2)
-        relative = x.astype("float32", copy=False) / divisor(self._spread(scales, first, x.shape[1]))
+        relative = x.astype("float32", copy=False) / divisor(
+            self._spread(scales, first, x.shape[1])
+        )
         return xp.searchsorted(between, relative).astype("int8")
 
     def _inside(self, x: Array, mask: str) -> None:
@@ -81,13 +83,17 @@ class TernaryGrid(GroupedGrid):
     def scales(self, x: Array) -> Array:
         xp = array_module(x)
         x = x.astype(xp.float32, copy=False)
-        return self._stored(self._over_groups(x, lambda group: xp.abs(group).mean(axis=-1, dtype="float64")))
+        return self._stored(
+            self._over_groups(x, lambda group: xp.abs(group).mean(axis=-1, dtype="float64"))
+        )
 
     def decode(self, codes: Array, scales: Array, first: int = 0) -> Array:
         return codes.astype("float32") * self._spread(scales, first, codes.shape[1])
 
     def nearest(self, x: Array, scales: Array, first: int = 0) -> Array:
-        return array_module(x).clip(half_even(self._in_steps(x, scales, first)), -1, 1).astype("int8")
+        return (
+            array_module(x).clip(half_even(self._in_steps(x, scales, first)), -1, 1).astype("int8")
+        )
 
     def _in_steps(self, x: Array, scales: Array, first: int = 0) -> Array:
         return x.astype("float32", copy=False) / divisor(self._spread(scales, first, x.shape[1]))

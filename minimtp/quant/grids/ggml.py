@@ -105,9 +105,14 @@ class SteppedGrid(BlockGrid):
     def _steps(self, scales: Any) -> tuple[Array, Array | None]:
         """The step of each `columns_per_step` columns and, where a value is code * step + offset, the offset."""
 
-    def _steps_and_offsets(self, scales: Any, first: int, columns: int) -> tuple[Array, Array | None]:
+    def _steps_and_offsets(
+        self, scales: Any, first: int, columns: int
+    ) -> tuple[Array, Array | None]:
         """Both for each column (N, columns)."""
-        spread = (a if a is None else per_column(a, self.columns_per_step, first, columns) for a in self._steps(scales))
+        spread = (
+            a if a is None else per_column(a, self.columns_per_step, first, columns)
+            for a in self._steps(scales)
+        )
         return tuple(spread)
 
     def _in_steps(self, x: Array, scales: Any, first: int = 0) -> Array:
@@ -232,7 +237,9 @@ class Q4_KGrid(SteppedGrid):
     columns_per_step = superblocks.Q4_K_GROUP
     smallest_code, largest_code = 0, 15
     block_bytes = superblocks.Q4_K_BLOCK_BYTES
-    largest_magnitude = 32 * LARGEST_FLOAT16  # 63 for the extreme itself, but a fitted minimum may lie beyond it
+    largest_magnitude = (
+        32 * LARGEST_FLOAT16
+    )  # 63 for the extreme itself, but a fitted minimum may lie beyond it
 
     def pack(self, codes: Array, scales: Q4_KScales) -> Array:
         return superblocks.pack_q4_k(codes, *scales)
@@ -264,7 +271,9 @@ class Q6_KGrid(SteppedGrid):
     columns_per_step = superblocks.Q6_K_GROUP
     smallest_code, largest_code = -32, 31
     block_bytes = superblocks.Q6_K_BLOCK_BYTES
-    largest_magnitude = 2048 * LARGEST_FLOAT16  # 4096 for the extreme itself, but a fitted scale may be larger
+    largest_magnitude = (
+        2048 * LARGEST_FLOAT16
+    )  # 4096 for the extreme itself, but a fitted scale may be larger
 
     def pack(self, codes: Array, scales: Q6_KScales) -> Array:
         return superblocks.pack_q6_k(codes, *scales)
@@ -282,7 +291,9 @@ class Q6_KGrid(SteppedGrid):
         return codes, Q6_KScales(*scales)
 
     def _steps(self, scales: Q6_KScales) -> tuple[Array, None]:
-        return (scales.step[..., None] * scales.scales.astype("float32")).reshape(len(scales.step), -1), None
+        return (scales.step[..., None] * scales.scales.astype("float32")).reshape(
+            len(scales.step), -1
+        ), None
 
 
 class F16Grid(BlockGrid):

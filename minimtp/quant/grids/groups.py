@@ -37,10 +37,16 @@ class GroupedGrid(Grid):
     steps_to_the_extreme: float  # the largest magnitude of a group over its scale
 
     def __post_init__(self) -> None:
-        if self.granularity not in GRANULARITIES and not (isinstance(self.granularity, int) and self.granularity > 0):
-            raise UserError(f"unknown granularity {self.granularity!r}: use tensor, channel or a group's number of columns")
+        if self.granularity not in GRANULARITIES and not (
+            isinstance(self.granularity, int) and self.granularity > 0
+        ):
+            raise UserError(
+                f"unknown granularity {self.granularity!r}: use tensor, channel or a group's number of columns"
+            )
         if self.scale_type not in SCALE_BITS:
-            raise UserError(f"unknown scale type {self.scale_type!r}: use {' or '.join(SCALE_BITS)}")
+            raise UserError(
+                f"unknown scale type {self.scale_type!r}: use {' or '.join(SCALE_BITS)}"
+            )
 
     @property
     def name(self) -> str:
@@ -53,12 +59,18 @@ class GroupedGrid(Grid):
 
     @property
     def largest_magnitude(self) -> float:
-        return self.steps_to_the_extreme * LARGEST_FLOAT16 if self.scale_type == "float16" else LARGEST_FLOAT32 / 4
+        return (
+            self.steps_to_the_extreme * LARGEST_FLOAT16
+            if self.scale_type == "float16"
+            else LARGEST_FLOAT32 / 4
+        )
 
     def check_columns(self, shape: tuple[int, ...], name: str) -> None:
         """Raise UserError unless the shape is that of a matrix with at least one element."""
         if len(shape) != 2 or 0 in shape:
-            raise UserError(f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes matrices with elements")
+            raise UserError(
+                f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes matrices with elements"
+            )
 
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
         if self.granularity == "tensor":
@@ -95,7 +107,11 @@ class GroupedGrid(Grid):
 
     def _spread(self, scales: Array, first: int, columns: int) -> Array:
         """One number per group -> an array that broadcasts against (N, columns)."""
-        return scales if self.group_size is None else per_column(scales, self.group_size, first, columns)
+        return (
+            scales
+            if self.group_size is None
+            else per_column(scales, self.group_size, first, columns)
+        )
 
 
 def signed_extreme(group: Array) -> Array:

@@ -31,7 +31,15 @@ import re
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import MASKS, Grid
 from minimtp.quant.grids.codebook import NF4Grid, TernaryGrid
-from minimtp.quant.grids.ggml import BlockGrid, F16Grid, Q4_0Grid, Q4_1Grid, Q4_KGrid, Q6_KGrid, Q8_0Grid
+from minimtp.quant.grids.ggml import (
+    BlockGrid,
+    F16Grid,
+    Q4_0Grid,
+    Q4_1Grid,
+    Q4_KGrid,
+    Q6_KGrid,
+    Q8_0Grid,
+)
 from minimtp.quant.grids.groups import GroupedGrid
 from minimtp.quant.grids.uniform import POLICIES, UniformGrid
 
@@ -43,7 +51,9 @@ __all__ = [
 Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = Q4_0Grid(), Q4_1Grid(), Q8_0Grid(), Q4_KGrid(), Q6_KGrid()
 F16 = F16Grid()
 GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}  # those with integer products
-BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}  # those that files hold
+BLOCK_GRIDS: dict[str, BlockGrid] = {
+    grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)
+}  # those that files hold
 
 _KIND = rf"int(?P<bits>\d)-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"
 _GROUPED = re.compile(rf"(?P<kind>{_KIND})-(?P<over>tensor|channel|g[1-9]\d*)(?P<f32>-f32)?")

@@ -50,4 +50,8 @@ def stochastic(generator: Any) -> Rounding:
     return rounded
 
 
-ROUNDINGS: dict[str, Rounding] = {"half-even": half_even, "half-away": half_away, "half-up": half_up}
+ROUNDINGS: dict[str, Rounding] = {
+    "half-even": half_even,
+    "half-away": half_away,
+    "half-up": half_up,
+}

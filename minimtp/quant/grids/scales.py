@@ -37,7 +37,9 @@ def step_of(grid: Grid, scales: Scales) -> Array:
     if isinstance(scales, tuple):
         if scales._fields != ("step", "zero"):
             steps = "more than a step per group" if scales else "no steps"
-            raise UserError(f"{grid.name} has {steps}, so it cannot be learned: use q4_0, q8_0 or a uniform grid")
+            raise UserError(
+                f"{grid.name} has {steps}, so it cannot be learned: use q4_0, q8_0 or a uniform grid"
+            )
         return scales.step
     return scales
 
@@ -45,7 +47,9 @@ def step_of(grid: Grid, scales: Scales) -> Array:
 def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
     """The step and the lowest level of each group. Raises UserError for grids that store no such level."""
     if getattr(scales, "_fields", ()) != ("step", "minimum"):
-        raise UserError(f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or scales learned")
+        raise UserError(
+            f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or scales learned"
+        )
     return scales
 
 
@@ -64,4 +68,6 @@ def stretched_and_shifted(grid: Grid, scales: Scales, factors: Array, offsets: A
 def _stored(grid: Grid, numbers: Array) -> Array:
     if getattr(grid, "scale_type", "float16") != "float16":
         return numbers
-    return rounded_to_float16(array_module(numbers).clip(numbers, -LARGEST_FLOAT16, LARGEST_FLOAT16))
+    return rounded_to_float16(
+        array_module(numbers).clip(numbers, -LARGEST_FLOAT16, LARGEST_FLOAT16)
+    )

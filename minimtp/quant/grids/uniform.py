@@ -78,7 +78,9 @@ class UniformGrid(GroupedGrid):
     @property
     def steps_to_the_extreme(self) -> float:
         """The largest magnitude of a group, in steps; for `affine` half the distance between lowest and highest value."""
-        return {"restricted": self.largest_code, "ggml-signed": -self.smallest_code}.get(self.policy, self.largest_code + 0.5)
+        return {"restricted": self.largest_code, "ggml-signed": -self.smallest_code}.get(
+            self.policy, self.largest_code + 0.5
+        )
 
     @property
     def bits_per_zero(self) -> int:

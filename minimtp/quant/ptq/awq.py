@@ -29,7 +29,9 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics
 from minimtp.quant.ptq.gptq import output_error
 
 EXPONENTS = tuple(i / 20 for i in range(20))
-SMALLEST_MAGNITUDE = 1e-4  # of an input's, relative to the largest: an input that hardly ever fires is not blown up
+SMALLEST_MAGNITUDE = (
+    1e-4  # of an input's, relative to the largest: an input that hardly ever fires is not blown up
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def scale_columns(model: Module) -> None:
         fold.product.statistics = None
 
 
-def column_scales(grid: Grid, weight: Array, statistics: Statistics, tie: Callable[[Array], Array]) -> Array:
+def column_scales(
+    grid: Grid, weight: Array, statistics: Statistics, tie: Callable[[Array], Array]
+) -> Array:
     """The s (K,) float64 that costs the outputs of weight (N, K) the least error when rounded to the grid."""
     xp = array_module(weight)
     moment, magnitude = statistics.second_moment, tie(statistics.magnitude)
@@ -83,7 +87,9 @@ def folds(model: Module) -> Iterator[Fold]:
         elif isinstance(module, SequentialHead):
             yield Fold(module.join, _dividing(module.state_norm.weight, module.token_norm.weight))
         elif isinstance(module, TokenConditionedHead):
-            yield Fold(module.gate_candidate, _dividing(module.state_norm.weight, module.token_norm.weight))
+            yield Fold(
+                module.gate_candidate, _dividing(module.state_norm.weight, module.token_norm.weight)
+            )
 
 
 def _of_block(block: Block) -> Iterator[Fold]:
@@ -97,10 +103,16 @@ def _of_block(block: Block) -> Iterator[Fold]:
 
     def tie(magnitudes: Array) -> Array:
         shared = by_value_head(magnitudes).mean(axis=1, keepdims=True)
-        return array_module(magnitudes).broadcast_to(shared, (groups, heads // groups, channels)).reshape(-1)
+        return (
+            array_module(magnitudes)
+            .broadcast_to(shared, (groups, heads // groups, channels))
+            .reshape(-1)
+        )
 
     divide = _dividing_rows(attention.qkv.weight)
-    yield Fold(attention.output, lambda scales: divide(by_value_head(scales)[:, 0].reshape(-1)), tie)
+    yield Fold(
+        attention.output, lambda scales: divide(by_value_head(scales)[:, 0].reshape(-1)), tie
+    )
     yield Fold(attention.qkv, _dividing(block.attention_norm.weight))
     yield Fold(feed_forward.gate_up, _dividing(block.feed_forward_norm.weight))
 

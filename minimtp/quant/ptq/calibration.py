@@ -92,4 +92,8 @@ def collect(model: Module, products: Iterable[CalibratedLinear], batches: Iterab
 
 def calibrated(model: Module) -> dict[str, CalibratedLinear]:
     """The model's products by name, in the order in which they are used."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, CalibratedLinear)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, CalibratedLinear)
+    }

@@ -93,15 +93,21 @@ def output_error(difference: Array, second_moment: Array) -> float:
 def _inverse_factor(second_moment: Array, name: str) -> Array:
     """The upper Cholesky factor U of the damped moment's inverse, H⁻¹ = Uᵀ U: (K, K) float64."""
     xp = array_module(second_moment)
-    moment = to_numpy(second_moment).astype(np.float64)  # factored on the host: libraries for GPUs report a failure differently
+    moment = to_numpy(second_moment).astype(
+        np.float64
+    )  # factored on the host: libraries for GPUs report a failure differently
     if not np.isfinite(moment).all():
-        raise UserError(f"the inputs of {name} are not finite on the calibration text: the model is broken there")
+        raise UserError(
+            f"the inputs of {name} are not finite on the calibration text: the model is broken there"
+        )
     diagonal = np.diagonal(moment).copy()
     dead = diagonal <= 0
     diagonal[dead] = 1.0
     index = np.arange(len(diagonal))
     damping = DAMPING * float(diagonal.mean())
-    while True:  # rounding can leave a nearly singular moment with a negative eigenvalue: then it takes more
+    while (
+        True
+    ):  # rounding can leave a nearly singular moment with a negative eigenvalue: then it takes more
         moment[index, index] = diagonal + damping
         try:
             factor = np.linalg.cholesky(np.linalg.inv(moment)).T

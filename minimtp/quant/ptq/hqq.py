@@ -75,12 +75,21 @@ def _refitted(grid: Grid, target: Array, codes: Array, scales: Scales) -> Scales
     xp, columns = array_module(target), target.shape[1]
     step, offset = _parts(grid, scales)
     if offset is None:
-        numbers = grid.decode(codes, xp.ones_like(step)).astype(xp.float64)  # a codebook's entries, or the codes themselves
+        numbers = grid.decode(codes, xp.ones_like(step)).astype(
+            xp.float64
+        )  # a codebook's entries, or the codes themselves
         squares = group_total(grid, scales, numbers * numbers)
         fitted = group_total(grid, scales, numbers * target) / xp.where(squares == 0, 1.0, squares)
-        return xp.where(squares == 0, step, stretched(grid, fitted.astype(xp.float32), xp.float32(1)))
+        return xp.where(
+            squares == 0, step, stretched(grid, fitted.astype(xp.float32), xp.float32(1))
+        )
     count = group_total(grid, scales, xp.ones_like(target))
-    mean = group_total(grid, scales, target - codes * per_weight(grid, step, columns).astype(xp.float64)) / count
+    mean = (
+        group_total(
+            grid, scales, target - codes * per_weight(grid, step, columns).astype(xp.float64)
+        )
+        / count
+    )
     stored = rounded_to_float16(mean.astype(xp.float32))
     return type(scales)(step, xp.where(xp.isfinite(stored), stored, offset))
 
@@ -91,4 +100,6 @@ def _parts(grid: Grid, scales: Scales) -> tuple[Array, Array | None]:
         return scales, None
     if getattr(scales, "_fields", ()) == ("step", "minimum"):
         return scales
-    raise UserError(f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it")
+    raise UserError(
+        f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it"
+    )

@@ -54,7 +54,9 @@ def has_superblocks(scales: Scales) -> bool:
     return isinstance(scales, tuple) and len({array.shape for array in scales}) > 1
 
 
-def group_errors(grid: Grid, weight: Array, codes: Array, scales: Scales, importance: Array) -> Array:
+def group_errors(
+    grid: Grid, weight: Array, codes: Array, scales: Scales, importance: Array
+) -> Array:
     """The weighted squared error of each group: float64, in the shape of the scales."""
     difference = grid.decode(codes, scales).astype("float64") - weight
     return group_total(grid, scales, difference * difference * importance)
@@ -69,7 +71,9 @@ def group_total(grid: Grid, scales: Scales, values: Array) -> Array:
     if whole < columns:
         sums = xp.concatenate([sums, values[:, whole:].sum(axis=1, keepdims=True)], axis=1)
     first = scales[0] if isinstance(scales, tuple) else scales
-    return sums if len(first) == len(sums) else sums.sum(axis=0, keepdims=True)  # one scale for the whole matrix
+    return (
+        sums if len(first) == len(sums) else sums.sum(axis=0, keepdims=True)
+    )  # one scale for the whole matrix
 
 
 def per_weight(grid: Grid, groups: Array, columns: int) -> Array:

@@ -47,7 +47,9 @@ def quantize_after_training(
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: use {', '.join(METHODS)}")
     if method in METHODS_WITH_TEXT and not batches:
-        raise UserError(f"method {method} needs calibration text: give some, or use method {' or '.join(_WITHOUT_TEXT)}")
+        raise UserError(
+            f"method {method} needs calibration text: give some, or use method {' or '.join(_WITHOUT_TEXT)}"
+        )
     copy = prepare(_copy(model), spec, linear=CalibratedLinear)
     products = calibrated(copy)
     if method != "rtn" and any(product.grid is F16 for product in products.values()):
@@ -75,7 +77,12 @@ _WITHOUT_TEXT = [method for method in METHODS if method not in METHODS_WITH_TEXT
 
 
 def _round(product: CalibratedLinear, method: str) -> tuple[Array, Scales]:
-    grid, weight, name, statistics = product.grid, product.weight.data, f"{product.name}.weight", product.statistics
+    grid, weight, name, statistics = (
+        product.grid,
+        product.weight.data,
+        f"{product.name}.weight",
+        product.statistics,
+    )
     if method == "hqq":
         return hqq(grid, weight, name)
     if method == "rtn":
@@ -83,7 +90,9 @@ def _round(product: CalibratedLinear, method: str) -> tuple[Array, Scales]:
     beforehand = search_scales(grid, weight, statistics.importance, name)
     if method != "gptq":
         return beforehand
-    return gptq(grid, weight, statistics.second_moment, name, beforehand=beforehand, largest_first=True)
+    return gptq(
+        grid, weight, statistics.second_moment, name, beforehand=beforehand, largest_first=True
+    )
 
 
 def _copy(model: Module) -> Module:

@@ -85,7 +85,9 @@ class RoundedProduct(Op):
         return dx, *(dmatrix if isinstance(dmatrix, tuple) else (dmatrix,))
 
     def _rows(self) -> Array:
-        return factor(round_activations(self.x.reshape(-1, self.x.shape[-1]), self.activations))  # (M, K)
+        return factor(
+            round_activations(self.x.reshape(-1, self.x.shape[-1]), self.activations)
+        )  # (M, K)
 
 
 class RoundedLookup(EmbeddingLookup):
@@ -129,5 +131,7 @@ def _round_tokens(rows: Array) -> Array:
     exact = rows.astype(xp.float32, copy=False)
     largest = xp.abs(exact).max(axis=1, keepdims=True)
     usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
-    inverse = xp.where(usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0))
+    inverse = xp.where(
+        usable, xp.float32(127) / xp.where(usable, largest, xp.float32(1)), xp.float32(0)
+    )
     return (xp.rint(exact * inverse) * (largest / xp.float32(127))).astype(rows.dtype, copy=False)

@@ -33,7 +33,9 @@ def hadamard(head_dim: int, like: Array) -> Array:
     size = head_dim & -head_dim
     block = xp.ones((1, 1))
     while len(block) < size:
-        block = xp.concatenate([xp.concatenate([block, block], 1), xp.concatenate([block, -block], 1)])
+        block = xp.concatenate(
+            [xp.concatenate([block, block], 1), xp.concatenate([block, -block], 1)]
+        )
     return xp.kron(xp.eye(head_dim // size), block * size**-0.5).astype(like.dtype)
 
 
@@ -55,7 +57,11 @@ def decode_rows(codes: Array, scales: Scales, cache: str) -> Array:
 def rounded_rows(rows: Array, cache: str) -> Array:
     """rows (..., C) as a cache of few bits gives them back, in their own shape and dtype."""
     flat = rows.reshape(-1, rows.shape[-1])
-    return decode_rows(*encode_rows(flat, cache), cache).astype(rows.dtype, copy=False).reshape(rows.shape)
+    return (
+        decode_rows(*encode_rows(flat, cache), cache)
+        .astype(rows.dtype, copy=False)
+        .reshape(rows.shape)
+    )
 
 
 class RoundedCacheAttention(CausalAttention):
@@ -63,7 +69,9 @@ class RoundedCacheAttention(CausalAttention):
 
     straight_through = True
 
-    def __init__(self, cache: str, heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
+    def __init__(
+        self, cache: str, heads: int, num_kv_heads: int, cosine: Array, sine: Array
+    ) -> None:
         super().__init__(heads, num_kv_heads, cosine, sine)
         self.cache = cache
 

@@ -39,7 +39,12 @@ from minimtp.backend import array_module
 from minimtp.engine.tensor import Array, Op
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid
-from minimtp.quant.grids.scales import step_and_minimum_of, step_of, stretched, stretched_and_shifted
+from minimtp.quant.grids.scales import (
+    step_and_minimum_of,
+    step_of,
+    stretched,
+    stretched_and_shifted,
+)
 from minimtp.quant.ptq.importance import group_total, per_weight, search_scales
 
 
@@ -105,7 +110,11 @@ class FakeQuantizeLearned(Op):
         grid, scales, xp = self.grid, self.scales, array_module(gradient)
         value = grid.decode(self.codes, scales)
         inside = within_levels(grid, self.weight, self.codes, scales)
-        lowest = per_weight(grid, scales.minimum, value.shape[1]) if self.has_offsets else value.dtype.type(0)
+        lowest = (
+            per_weight(grid, scales.minimum, value.shape[1])
+            if self.has_offsets
+            else value.dtype.type(0)
+        )
         moved = value - xp.where(inside, value if self.bound else self.weight, lowest)
         gradients = [gradient * inside, self._by_group(gradient * moved)]
         if self.has_offsets:
@@ -114,11 +123,17 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def _by_group(self, values: Array) -> Array:
-        return group_total(self.grid, self.scales, values).reshape(-1).astype(values.dtype, copy=False)
+        return (
+            group_total(self.grid, self.scales, values).reshape(-1).astype(values.dtype, copy=False)
+        )
 
 
 def encode_learned(
-    grid: Grid, weight: Array, logarithms: Array, name: str = "the weights", offsets: Array | None = None
+    grid: Grid,
+    weight: Array,
+    logarithms: Array,
+    name: str = "the weights",
+    offsets: Array | None = None,
 ) -> tuple[Array, Scales]:
     """The codes and scales of `FakeQuantizeLearned`: what a file stores. Its arguments and errors."""
     codes, scales = grid.encode(weight, name)
@@ -129,14 +144,19 @@ def encode_learned(
     if offsets is None:
         scales = stretched(grid, scales, factors)
     else:
-        scales = stretched_and_shifted(grid, scales, factors, offsets.astype("float32").reshape(step.shape))
+        scales = stretched_and_shifted(
+            grid, scales, factors, offsets.astype("float32").reshape(step.shape)
+        )
     return grid.nearest(weight, scales), scales
 
 
 def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Array:
     """Which weights lie between the lowest and the highest level of their group, both included: booleans (N, K)."""
     xp = array_module(weight)
-    ends = [grid.decode(xp.full_like(codes, code), scales) for code in (grid.smallest_code, grid.largest_code)]
+    ends = [
+        grid.decode(xp.full_like(codes, code), scales)
+        for code in (grid.smallest_code, grid.largest_code)
+    ]
     exact = weight.astype(xp.float32, copy=False)
     return (exact >= xp.minimum(*ends)) & (exact <= xp.maximum(*ends))
 
@@ -147,10 +167,14 @@ def first_logarithms(grid: Grid, weight: Array, name: str = "the weights") -> Ar
     return _logarithms(own, found)
 
 
-def first_logarithms_and_offsets(grid: Grid, weight: Array, name: str = "the weights") -> tuple[Array, Array]:
+def first_logarithms_and_offsets(
+    grid: Grid, weight: Array, name: str = "the weights"
+) -> tuple[Array, Array]:
     """The same where offsets are learned too: logarithms and offsets, each flat float32."""
     scales = _own_and_found(grid, weight, name)
-    (own, own_minimum), (found, found_minimum) = (step_and_minimum_of(grid, each) for each in scales)
+    (own, own_minimum), (found, found_minimum) = (
+        step_and_minimum_of(grid, each) for each in scales
+    )
     xp = array_module(weight)
     offsets = (found_minimum - own_minimum) / xp.where(own == 0, xp.float32(1), own)
     return _logarithms(own, found), xp.where(own == 0, xp.float32(0), offsets).reshape(-1)

@@ -34,7 +34,12 @@ from minimtp.quant.grids.scales import step_and_minimum_of, step_of
 from minimtp.quant.packed import ACTIVATIONS, PackedEmbedding, PackedLinear, PackedMatrix
 from minimtp.quant.qat.fake_quantize import FakeQuantize, RoundedLookup, RoundedProduct
 from minimtp.quant.qat.kv_cache import CACHES, AttentionOverRoundedCache
-from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned, first_logarithms, first_logarithms_and_offsets
+from minimtp.quant.qat.learned import (
+    FakeQuantizeLearned,
+    encode_learned,
+    first_logarithms,
+    first_logarithms_and_offsets,
+)
 
 SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 
@@ -70,9 +75,13 @@ class QuantizationSpec:
         if self.cache not in CACHES:
             raise UserError(f"unknown cache {self.cache!r}: use {', '.join(CACHES)}")
         if self.activations not in ACTIVATIONS:
-            raise UserError(f"unknown activation rounding {self.activations!r}: use {', '.join(ACTIVATIONS)}")
+            raise UserError(
+                f"unknown activation rounding {self.activations!r}: use {', '.join(ACTIVATIONS)}"
+            )
         if self.straight_through not in MASKS:
-            raise UserError(f"unknown straight-through mask {self.straight_through!r}: use {', '.join(MASKS)}")
+            raise UserError(
+                f"unknown straight-through mask {self.straight_through!r}: use {', '.join(MASKS)}"
+            )
 
     @property
     def output_grid(self) -> str:
@@ -125,21 +134,35 @@ class LearnedLinear(FakeQuantizedLinear):
     `offsets` (groups,), where there are any, how many of the grid's own steps the levels are moved."""
 
     def __init__(
-        self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str, log_steps: Parameter, offsets: Parameter | None
+        self,
+        weight: Parameter,
+        grid: Grid,
+        spec: QuantizationSpec,
+        name: str,
+        log_steps: Parameter,
+        offsets: Parameter | None,
     ) -> None:
         super().__init__(weight, grid, spec, name)
         self.log_steps, self.offsets = log_steps, offsets
 
     @property
     def operands(self) -> tuple[Parameter, ...]:
-        return (self.weight, self.log_steps) if self.offsets is None else (self.weight, self.log_steps, self.offsets)
+        return (
+            (self.weight, self.log_steps)
+            if self.offsets is None
+            else (self.weight, self.log_steps, self.offsets)
+        )
 
     def rounding(self) -> Op:
-        return FakeQuantizeLearned(self.grid, f"{self.name}.weight", self.spec.scales == "learned-bound")
+        return FakeQuantizeLearned(
+            self.grid, f"{self.name}.weight", self.spec.scales == "learned-bound"
+        )
 
     def encode(self) -> tuple[Array, Scales]:
         offsets = None if self.offsets is None else self.offsets.data
-        return encode_learned(self.grid, self.weight.data, self.log_steps.data, f"{self.name}.weight", offsets)
+        return encode_learned(
+            self.grid, self.weight.data, self.log_steps.data, f"{self.name}.weight", offsets
+        )
 
 
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
@@ -152,7 +175,9 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
         return self.product(hidden)
 
 
-def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear) -> Module:
+def prepare(
+    model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear
+) -> Module:
     """Swap every `Linear` and `Embedding` of the model, in place, for a fake-quantized one with the same Parameter.
 
     linear: what a Linear becomes. Returns the model. Works before and after the parameters were moved into flat arrays.
@@ -160,7 +185,10 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
     Raises UserError, before anything is swapped, when a matrix or its inputs do not fit their grid; ValueError for a model
     that is prepared or packed already.
     """
-    if any(isinstance(module, FakeQuantizedMatrix | PackedMatrix) for _, module in model.named_modules()):
+    if any(
+        isinstance(module, FakeQuantizedMatrix | PackedMatrix)
+        for _, module in model.named_modules()
+    ):
         raise ValueError("the model is already quantized; prepare takes a full-precision one")
     grids = _grids(model, spec)
 
@@ -171,7 +199,9 @@ def prepare(model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMat
         if isinstance(module, Embedding):
             return FakeQuantizedEmbedding(module.weight, grid, spec, name)
         log_steps, offsets = getattr(module, "log_steps", None), getattr(module, "offsets", None)
-        if log_steps is None or linear is not FakeQuantizedLinear:  # steps are learned in training only
+        if (
+            log_steps is None or linear is not FakeQuantizedLinear
+        ):  # steps are learned in training only
             return linear(module.weight, grid, spec, name)
         if not log_steps.data.any():  # nothing has been learned yet
             weight = module.weight.data, f"{name}.weight"
@@ -197,7 +227,9 @@ def make_room_for_learned_steps(model: Module, spec: QuantizationSpec) -> None:
         if isinstance(module, Linear):
             grid, weight = grids[id(module)], module.weight.data
             zeros = array_module(weight).zeros
-            scales = grid.encode(zeros(weight.shape, weight.dtype))[1]  # how many, not which: the weights may be unset yet
+            scales = grid.encode(zeros(weight.shape, weight.dtype))[
+                1
+            ]  # how many, not which: the weights may be unset yet
             step = step_and_minimum_of(grid, scales)[0] if with_offsets else step_of(grid, scales)
             module.log_steps = Parameter(zeros(step.size, weight.dtype))
             if with_offsets:
@@ -238,7 +270,9 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
         array = left.pop(name, None)
         if array is None or array.shape != shape or array.dtype != dtype:
             found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
-            raise UserError(f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file is another model's")
+            raise UserError(
+                f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file is another model's"
+            )
         return array
 
     def swap(name: str, module: Module) -> Module | None:
@@ -254,7 +288,9 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
     if left:
-        raise UserError(f"the file holds {', '.join(sorted(left))}, which this model does not have: it is another model's")
+        raise UserError(
+            f"the file holds {', '.join(sorted(left))}, which this model does not have: it is another model's"
+        )
     return model
 
 
@@ -262,7 +298,10 @@ def _with_cache(model: Module, spec: QuantizationSpec) -> Module:
     """The model, every attention reading its keys and values from the spec's cache."""
     if spec.cache == "float":
         return model
-    return replace_modules(model, lambda _, m: AttentionOverRoundedCache(m, spec.cache) if isinstance(m, Attention) else None)
+    return replace_modules(
+        model,
+        lambda _, m: AttentionOverRoundedCache(m, spec.cache) if isinstance(m, Attention) else None,
+    )
 
 
 def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
@@ -272,7 +311,9 @@ def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     for _, module in modules:
         if isinstance(module, Transformer) and module.output is not None:
             tables.setdefault(id(module.output.weight), spec.output_grid)
-    under_heads = {id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()}
+    under_heads = {
+        id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()
+    }
     grids: dict[int, Grid] = {}
     for name, module in modules:
         if not isinstance(module, Linear | Embedding):
@@ -289,7 +330,9 @@ def _grids(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     return grids
 
 
-def _packed(module: Module, grid: Grid, blocks: Array, spec: QuantizationSpec, dtype: Any) -> PackedMatrix:
+def _packed(
+    module: Module, grid: Grid, blocks: Array, spec: QuantizationSpec, dtype: Any
+) -> PackedMatrix:
     if isinstance(module, Embedding | FakeQuantizedEmbedding):
         return PackedEmbedding(grid, blocks, spec.activations, dtype)
     return PackedLinear(grid, blocks, spec.activations)
@@ -298,7 +341,11 @@ def _packed(module: Module, grid: Grid, blocks: Array, spec: QuantizationSpec, d
 def _copy(model: Module) -> Module:
     """A second tree. Matrices are shared until they are packed; the other parameters, few and small, are copied."""
     copy = replicate(model)
-    masters = {id(module.weight) for _, module in copy.named_modules() if isinstance(module, FakeQuantizedMatrix)}
+    masters = {
+        id(module.weight)
+        for _, module in copy.named_modules()
+        if isinstance(module, FakeQuantizedMatrix)
+    }
     for parameter in copy.parameters():
         if id(parameter) not in masters:
             parameter.data = array_module(parameter.data).array(parameter.data)

@@ -22,7 +22,9 @@ class Batches:
         self._coming: dict[int, Future] = {}
         if self._xp is not None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-            self._gpu = self._xp.cuda.Device().id  # a thread begins on the first one, whichever this process uses
+            self._gpu = (
+                self._xp.cuda.Device().id
+            )  # a thread begins on the first one, whichever this process uses
             self._stream = self._xp.cuda.Stream(non_blocking=True)
 
     def at(self, step: int) -> Array:

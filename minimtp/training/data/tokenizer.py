@@ -63,7 +63,9 @@ def _byte_alphabet() -> dict[str, int]:
     """The printable character that byte-level vocabularies spell each byte with (GPT-2's): itself where it is one."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + rank): byte for rank, byte in enumerate(others)
+    }
 
 
 _BYTES = _byte_alphabet()
@@ -94,19 +96,27 @@ class FileTokenizer:
         try:
             import tokenizers
         except ImportError:
-            raise UserError("this tokenizer needs the extra interop: pip install 'minimtp[interop]'") from None
+            raise UserError(
+                "this tokenizer needs the extra interop: pip install 'minimtp[interop]'"
+            ) from None
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"this is not a tokenizer file that the tokenizers library reads: {error}") from None
+            raise UserError(
+                f"this is not a tokenizer file that the tokenizers library reads: {error}"
+            ) from None
         decoder = self._tokenizer.decoder
         if decoder is None or decoder.decode([SPACE]) != " ":
-            raise UserError("this tokenizer is not byte-level, and its tokens do not spell bytes: give a byte-level BPE file")
+            raise UserError(
+                "this tokenizer is not byte-level, and its tokens do not spell bytes: give a byte-level BPE file"
+            )
         self._content = content
         self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
         known = [self._tokenizer.token_to_id(name) for name in self.END_NAMES]
         if all(token is None for token in known):
-            raise UserError(f"the tokenizer has no end-of-document token; one of {', '.join(self.END_NAMES)} is needed")
+            raise UserError(
+                f"the tokenizer has no end-of-document token; one of {', '.join(self.END_NAMES)} is needed"
+            )
         self.end_token = next(token for token in known if token is not None)
         self._bytes = self._bytes_of_tokens()
 
@@ -163,4 +173,6 @@ def tokenizer_from_dict(stored: dict[str, object]) -> Tokenizer:
         return ByteTokenizer()
     if stored.get("kind") == "tokenizers":
         return FileTokenizer(str(stored["file"]))
-    raise UserError(f"this run uses a tokenizer of kind {stored.get('kind')!r}, which this version does not know")
+    raise UserError(
+        f"this run uses a tokenizer of kind {stored.get('kind')!r}, which this version does not know"
+    )

@@ -17,14 +17,21 @@ from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 from minimtp.training.recipe import PRECISIONS
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed"
+)
 STEPS = 20
 SIXTEEN = ["bfloat16", "float16"]
 
 
 def batches(recipe, steps=STEPS):
     rng = np.random.default_rng(3)
-    rows = np.cumsum(rng.integers(0, 3, (steps, recipe.batch_size, recipe.context_length + 1)), axis=-1) % 50  # learnable
+    rows = (
+        np.cumsum(
+            rng.integers(0, 3, (steps, recipe.batch_size, recipe.context_length + 1)), axis=-1
+        )
+        % 50
+    )  # learnable
     return list(rows)
 
 
@@ -50,7 +57,9 @@ def rates_of_float32(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float32", *SIXTEEN])
-@pytest.mark.parametrize("changes", [{}, {"clip": 0.0, "tied_embeddings": False}, {"warmup": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip": 0.0, "tied_embeddings": False}, {"warmup": 0.5}], ids=str
+)
 def test_recorded_steps_are_the_steps(place, rates_of_float32, precision, changes):
     """On the CPU in bits: the same operations on the same numbers. A GPU may choose another kernel for a recording."""
     recipe = replace(preset("tiny"), precision=precision, **changes)
@@ -76,7 +85,9 @@ def test_what_a_side_gives_back_after_a_round_changes_no_later_step(place, rates
 
 
 @pytest.mark.parametrize("kind", [sides.TorchPeer, sides.GraphedTorchPeer])
-def test_a_step_of_a_peer_that_overflows_is_taken_again_with_half_the_scale(place, monkeypatch, kind):
+def test_a_step_of_a_peer_that_overflows_is_taken_again_with_half_the_scale(
+    place, monkeypatch, kind
+):
     recipe = replace(preset("tiny"), precision="float16")
     expected = kind(recipe, 1, place).run(batches(recipe))
     monkeypatch.setattr("minimtp.bench.baselines.pytorch.training.FIRST", 2.0**24)
@@ -86,7 +97,9 @@ def test_a_step_of_a_peer_that_overflows_is_taken_again_with_half_the_scale(plac
     assert 1 < peer.scale < 2.0**24 and peer.taken == STEPS
     steps = {float(state["step"]) for state in peer.optimizer.state.values()}
     assert steps == {STEPS}  # what was not taken is not counted
-    np.testing.assert_allclose(found, expected, rtol=1e-2)  # smaller gradients lose fewer bits with a larger scale
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-2
+    )  # smaller gradients lose fewer bits with a larger scale
 
 
 @pytest.mark.parametrize("precision", SIXTEEN)
@@ -99,7 +112,9 @@ def test_with_fewer_bits_both_sides_train_the_same_model(device, monkeypatch, pr
     theirs = sides.TorchPeer(recipe, 1).run(batches(recipe))
     exact = sides.TorchPeer(replace(recipe, precision="float32"), 1).run(batches(recipe))
     assert theirs != exact
-    np.testing.assert_allclose(theirs, ours, rtol={"bfloat16": 2.0**-8, "float16": 2.0**-11}[precision])
+    np.testing.assert_allclose(
+        theirs, ours, rtol={"bfloat16": 2.0**-8, "float16": 2.0**-11}[precision]
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -108,11 +123,17 @@ def test_a_precision_is_what_a_user_of_pytorch_sets_for_it(place, precision):
 
     peer = sides.TorchPeer(replace(preset("tiny"), precision=precision), 1, place)
     if place == "cuda":
-        assert torch.get_float32_matmul_precision() == ("highest" if precision == "float32" else "high")
+        assert torch.get_float32_matmul_precision() == (
+            "highest" if precision == "float32" else "high"
+        )
     seen, loss = [], peer.loss
 
     def noting(*tokens):
-        seen.append(torch.nn.functional.linear(torch.ones(2, 2, device=place), torch.ones(2, 2, device=place)).dtype)
+        seen.append(
+            torch.nn.functional.linear(
+                torch.ones(2, 2, device=place), torch.ones(2, 2, device=place)
+            ).dtype
+        )
         return loss(*tokens)
 
     peer.loss = noting
@@ -135,8 +156,12 @@ def test_repeated_keys_and_values_are_attended_to_as_grouped_ones(groups):
 def random_model(recipe):
     rng = np.random.default_rng(1)
     model = build_model(recipe, rng)
-    for parameter in model.parameters():  # products that start at zero would hide what comes before them
-        parameter.data = parameter.data + 0.05 * rng.standard_normal(parameter.data.shape, np.float32)
+    for (
+        parameter
+    ) in model.parameters():  # products that start at zero would hide what comes before them
+        parameter.data = parameter.data + 0.05 * rng.standard_normal(
+            parameter.data.shape, np.float32
+        )
     return model
 
 
@@ -146,7 +171,9 @@ ALLOWED = {"float32": 1e-4, "float16": 2e-2}
 
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
-@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}, {"num_layers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}, {"num_layers": 2}], ids=str
+)
 def test_pytorch_decodes_the_same_model_with_its_cache(place, changes, recorded, dtype):
     from minimtp.bench.baselines.pytorch.decoding import GraphedTorchDecoder, TorchDecoder
 
@@ -155,7 +182,15 @@ def test_pytorch_decodes_the_same_model_with_its_cache(place, changes, recorded,
     ours = ModelRunner(model.trunk)
     theirs = (GraphedTorchDecoder if recorded else TorchDecoder)(model.trunk, place, dtype)
     # a prompt, a token, a draft of which some is taken back, tokens to the end of the context
-    for rows, keep in ((5, 5), (1, 6), (8, 9), (1, 10), (1, 11), (3, 13), *((1, n) for n in range(14, 33))):
+    for rows, keep in (
+        (5, 5),
+        (1, 6),
+        (8, 9),
+        (1, 10),
+        (1, 11),
+        (3, 13),
+        *((1, n) for n in range(14, 33)),
+    ):
         tokens = rng.integers(0, model.trunk.config.vocabulary_size, rows)
         found, expected = theirs.forward(tokens).logits, ours.forward(tokens).logits
         np.testing.assert_allclose(found, expected, rtol=ALLOWED[dtype], atol=ALLOWED[dtype])
@@ -180,7 +215,9 @@ def test_a_launch_leaves_the_length_as_it_is_and_says_the_same_again(place):
         with decoder.torch.inference_mode():
             first, again = (decoder.launch(decoder.positions[:1]).clone() for _ in range(2))
         assert decoder.length == 3 and bool((first == again).all())
-        np.testing.assert_array_equal(decoder.forward(np.array([0])).logits, first.float().cpu().numpy())
+        np.testing.assert_array_equal(
+            decoder.forward(np.array([0])).logits, first.float().cpu().numpy()
+        )
         if place == "cuda":
             assert 0 < decoder.seconds_of_a_pass(2, 2) < 1
 

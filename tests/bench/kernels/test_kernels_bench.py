@@ -11,7 +11,9 @@ from minimtp.backend import numpy as np
 from minimtp.bench.kernels import measure as bench
 from minimtp.cli import main
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="measures what Numba compiles")
+needs_numba = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="measures what Numba compiles"
+)
 
 
 @needs_numba
@@ -20,18 +22,29 @@ def test_the_file_holds_every_product_and_what_the_figures_depend_on(tmp_path, c
     out = tmp_path / "new" / "kernels.json"
     assert main(["bench", "kernels", "--largest", "1", "--rounds", "2", "--out", str(out)]) == 0
     said, result = capsys.readouterr().out, json.loads(out.read_text())
-    assert [(p["outputs"], p["format"]) for p in result["products"]] == [(n, f) for n in (128, 512) for f in bench.FORMATS]
+    assert [(p["outputs"], p["format"]) for p in result["products"]] == [
+        (n, f) for n in (128, 512) for f in bench.FORMATS
+    ]
     for p in result["products"]:
         assert p["c"]["1"] == 1.0
         assert set(p["c"]) == set(p["microseconds"]) == {str(rows) for rows in bench.ROWS}
         assert p["microseconds_fastest"] <= p["microseconds"]["1"] <= p["microseconds_slowest"]
         assert p["gigabytes_per_second"] == pytest.approx(p["bytes"] / p["microseconds"]["1"] / 1e3)
-        assert p["share_of_read"] == pytest.approx(p["gigabytes_per_second"] / p["read_gigabytes_per_second"])
+        assert p["share_of_read"] == pytest.approx(
+            p["gigabytes_per_second"] / p["read_gigabytes_per_second"]
+        )
         assert f"{p['gweights_per_second']:.1f}" in said
     sizes = {p["format"]: p["bytes"] for p in result["products"] if p["outputs"] == 512}
-    assert sizes == {"q4_0": 512 * 512 * 18 // 32, "q8_0": 512 * 512 * 34 // 32, "f32": 4 << 18, "numpy": 4 << 18}
+    assert sizes == {
+        "q4_0": 512 * 512 * 18 // 32,
+        "q8_0": 512 * 512 * 34 // 32,
+        "f32": 4 << 18,
+        "numpy": 4 << 18,
+    }
     assert {"numpy", "numba", "python"} <= set(result["versions"])
-    assert (tmp_path / "new" / "kernels.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+    assert (tmp_path / "new" / "kernels.png").exists() == (
+        importlib.util.find_spec("matplotlib") is not None
+    )
 
 
 @needs_numba
@@ -39,11 +52,16 @@ def test_the_file_holds_every_product_and_what_the_figures_depend_on(tmp_path, c
 def test_what_is_measured_is_the_product_with_all_the_weights(format_):
     contender = bench._contender(format_, (96, 64))
     rng = np.random.default_rng(0)
-    x, few = rng.standard_normal((max(bench.ROWS), 64)).astype(np.float32), rng.standard_normal((32, 64)).astype(np.float32)
+    x, few = (
+        rng.standard_normal((max(bench.ROWS), 64)).astype(np.float32),
+        rng.standard_normal((32, 64)).astype(np.float32),
+    )
     found = contender.call(3)
     assert found.shape == (3, 96)
     assert np.array_equal(found[:, :32], found[:, 64:])
-    assert np.abs(found[:, :32] - x[:3] @ few.T).max() < (1e-4 if format_ in ("f32", "numpy") else 4.0)
+    assert np.abs(found[:, :32] - x[:3] @ few.T).max() < (
+        1e-4 if format_ in ("f32", "numpy") else 4.0
+    )
     assert contender.weights == 96 * 64
 
 
@@ -51,9 +69,14 @@ def test_what_is_measured_is_the_product_with_all_the_weights(format_):
 def test_the_yardstick_is_the_fastest_of_the_ways_to_read(monkeypatch):
     ways = {2.0: print, 0.5: repr, 3.0: str}
     monkeypatch.setattr(bench, "_readers", lambda size: tuple(ways.values()))
-    monkeypatch.setattr(bench, "_seconds", lambda call: next((s for s, way in ways.items() if way is call), 1.0))
+    monkeypatch.setattr(
+        bench, "_seconds", lambda call: next((s for s, way in ways.items() if way is call), 1.0)
+    )
     for found in bench._measure((96, 64), 2, lambda count: None):
-        assert found["share_of_read"] == 0.5 and found["read_gigabytes_per_second"] == found["bytes"] / 0.5e9
+        assert (
+            found["share_of_read"] == 0.5
+            and found["read_gigabytes_per_second"] == found["bytes"] / 0.5e9
+        )
 
 
 def test_every_way_to_read_meets_every_byte():
@@ -62,7 +85,9 @@ def test_every_way_to_read_meets_every_byte():
 
 
 def test_without_compiled_kernels_there_is_nothing_to_measure(monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "describe", lambda device="cpu": ("plain", "Numba is not installed"))
+    monkeypatch.setattr(
+        kernels, "describe", lambda device="cpu": ("plain", "Numba is not installed")
+    )
     assert main(["bench", "kernels"]) == 2
     assert "Numba is not installed" in capsys.readouterr().err
 

@@ -25,7 +25,15 @@ def poem(tmp_path, monkeypatch):
 
 
 def cell(seed, bits, method, nats):
-    return {"seed": seed, "bits": bits, "method": method, "nats": nats, "bits_per_weight": 4.5, "bytes": 9, "seconds": 1.0}
+    return {
+        "seed": seed,
+        "bits": bits,
+        "method": method,
+        "nats": nats,
+        "bits_per_weight": 4.5,
+        "bytes": 9,
+        "seconds": 1.0,
+    }
 
 
 def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypatch, capsys):
@@ -40,7 +48,9 @@ def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypat
     monkeypatch.setattr(quality, "measured", stops_after_four)
     command = ["bench", "quality", *poem, "--bits", "3", "--seeds", "1"]
     assert main(command) == 130
-    monkeypatch.setattr(quality, "measured", lambda cell, *rest: done.append(cell.name) or original(cell, *rest))
+    monkeypatch.setattr(
+        quality, "measured", lambda cell, *rest: done.append(cell.name) or original(cell, *rest)
+    )
     assert main(command) == 0
     assert len(done) == len(set(done)) == ROWS
     assert main(command) == 0 and len(done) == ROWS  # and nothing is measured again
@@ -49,14 +59,25 @@ def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypat
     rows = {row["method"]: row for row in result["rows"]}
     assert list(rows) == ["fp", "fp + distillation", *METHODS, "qat", "qat + distillation"]
     assert rows["fp"]["loss"] == 0 and rows["fp"]["bits_per_weight"] == 32
-    assert all(3.5 < rows[method]["bits_per_weight"] < 8.5 for method in rows if not method.startswith("fp"))
+    assert all(
+        3.5 < rows[method]["bits_per_weight"] < 8.5
+        for method in rows
+        if not method.startswith("fp")
+    )
     assert {"processor", "cores"} <= result["machine"].keys() and result["corpus"]["fingerprint"]
-    runs = [load(f"quality/seed0/{name}") for name in ("fp", "fp+distillation", "qat3", "qat+distillation3")]
-    assert len({run.step for run in runs}) == len({run.tokens for run in runs}) == 1  # the same tokens
+    runs = [
+        load(f"quality/seed0/{name}")
+        for name in ("fp", "fp+distillation", "qat3", "qat+distillation3")
+    ]
+    assert (
+        len({run.step for run in runs}) == len({run.tokens for run in runs}) == 1
+    )  # the same tokens
     assert [run.fake_quantized for run in runs] == [False, False, True, True]
     stem = checkpoint.read("quality/seed0/stem")
     assert stem.step == runs[2].recipe.first_quantized_step
-    assert main([*command[:-1], "2", "--bits", "4"]) == 0  # more seeds and other bits, from the same stem
+    assert (
+        main([*command[:-1], "2", "--bits", "4"]) == 0
+    )  # more seeds and other bits, from the same stem
     assert len(done) == 3 * ROWS - 2
 
 
@@ -66,7 +87,10 @@ def test_super_blocks_are_measured_where_rows_are_whole_ones():
 
 
 def test_where_rounding_costs_next_to_nothing_only_the_control_is_trained():
-    assert quality.rows(quality.RECIPES["quick"], (8,)) == [(32, "fp"), *((8, method) for method in METHODS)]
+    assert quality.rows(quality.RECIPES["quick"], (8,)) == [
+        (32, "fp"),
+        *((8, method) for method in METHODS),
+    ]
 
 
 def test_losses_are_against_the_control_of_the_same_seed_and_recovery_is_of_the_means():
@@ -82,11 +106,18 @@ def test_losses_are_against_the_control_of_the_same_seed_and_recovery_is_of_the_
 
 
 def test_a_single_seed_has_no_interval_and_rounding_that_costs_nothing_leaves_nothing_to_recover():
-    rows = quality.summary([cell(0, 32, "fp", 2.0), cell(0, 8, "rtn", 1.99), cell(0, 8, "gptq", 2.0)])
+    rows = quality.summary(
+        [cell(0, 32, "fp", 2.0), cell(0, 8, "rtn", 1.99), cell(0, 8, "gptq", 2.0)]
+    )
     assert [row["interval"] for row in rows] == [None] * 3
     assert rows[1]["recovered"] is rows[2]["recovered"] is None
     printed = table(rows).splitlines()
-    assert len(printed) == 4 and "-0.0100" in printed[2] and "±" not in printed[2] and "%" not in printed[3]
+    assert (
+        len(printed) == 4
+        and "-0.0100" in printed[2]
+        and "±" not in printed[2]
+        and "%" not in printed[3]
+    )
 
 
 def test_students_quantiles_are_those_of_the_t_distribution():
@@ -96,7 +127,9 @@ def test_students_quantiles_are_those_of_the_t_distribution():
         density = [(1 + x * x / n) ** (-(n + 1) / 2) for x in points]
         inside = quantile / 4000 * (sum(density) - (density[0] + density[-1]) / 2)
         gamma = {1: 3.141592653589793, 2: 2 * 2**0.5}
-        whole = gamma[1] if n % 2 else gamma[2]  # the integral of the density, by its recurrence in n
+        whole = (
+            gamma[1] if n % 2 else gamma[2]
+        )  # the integral of the density, by its recurrence in n
         for m in range(1 if n % 2 else 2, n, 2):
             whole *= m / (m + 1) * ((m + 2) / m) ** 0.5
         assert inside / whole == pytest.approx(0.475, abs=1e-4), n
@@ -114,12 +147,16 @@ def test_students_quantiles_are_those_of_the_t_distribution():
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(poem, options, words, capsys, tmp_path):
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    poem, options, words, capsys, tmp_path
+):
     assert main(["bench", "quality", *poem, *options]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "quality").exists()
 
 
-def test_a_folder_with_another_measurement_or_a_damaged_one_is_not_written_over(poem, capsys, tmp_path):
+def test_a_folder_with_another_measurement_or_a_damaged_one_is_not_written_over(
+    poem, capsys, tmp_path
+):
     folder = tmp_path / "quality"
     folder.mkdir()
     for text, words in (('{"measurement": "quality"}', "is damaged"), ("no json", "is damaged")):
@@ -127,7 +164,9 @@ def test_a_folder_with_another_measurement_or_a_damaged_one_is_not_written_over(
         assert main(["bench", "quality", *poem]) == 2
         assert words in capsys.readouterr().err and (folder / "quality.json").read_text() == text
     (folder / "quality.json").write_text(
-        json.dumps({"measurement": "quality", "preset": "quick", "recipe": {}, "corpus": {}, "cells": {}})
+        json.dumps(
+            {"measurement": "quality", "preset": "quick", "recipe": {}, "corpus": {}, "cells": {}}
+        )
     )
     assert main(["bench", "quality", *poem]) == 2
     assert "a measurement with other preset and recipe and corpus" in capsys.readouterr().err

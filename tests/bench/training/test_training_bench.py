@@ -21,14 +21,24 @@ from minimtp.errors import MeasurementFailed
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed")
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch (torch) is not installed"
+)
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile needs a C++ compiler"
+)
 QUICK = ["bench", "train", "--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1"]
 
 
 def first_losses(side, recipe):
     rng = np.random.default_rng(3)
-    rows = np.cumsum(rng.integers(0, 3, (bench.CHECKED_STEPS, recipe.batch_size, recipe.context_length + 1)), axis=-1) % 50  # learnable
+    rows = (
+        np.cumsum(
+            rng.integers(0, 3, (bench.CHECKED_STEPS, recipe.batch_size, recipe.context_length + 1)),
+            axis=-1,
+        )
+        % 50
+    )  # learnable
     return side.run(list(rows))
 
 
@@ -40,29 +50,42 @@ def ours():
 
 @needs_torch
 @pytest.mark.parametrize(
-    "changes", [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}, {"clip": 0.0, "num_layers": 2}], ids=str
+    "changes",
+    [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}, {"clip": 0.0, "num_layers": 2}],
+    ids=str,
 )
 def test_both_sides_train_the_same_model(changes):
     recipe = replace(preset("tiny"), **changes)
     ours, theirs = (first_losses(side(recipe, 1), recipe) for side in (sides.Minimtp, TorchPeer))
     assert ours[0] > ours[-1] + 0.5
-    assert bench.largest_difference({"minimtp": ours, "torch": theirs}) <= bench.TOLERANCES["float32"]
+    assert (
+        bench.largest_difference({"minimtp": ours, "torch": theirs}) <= bench.TOLERANCES["float32"]
+    )
 
 
 @needs_torch
-@pytest.mark.parametrize("changes", [{"clip": 0.0}, {"weight_decay": 0.09}, {"beta2": 0.96}, {"warmup": 0.04}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"clip": 0.0}, {"weight_decay": 0.09}, {"beta2": 0.96}, {"warmup": 0.04}], ids=str
+)
 def test_a_peer_trained_with_another_setting_is_found_out(ours, changes):
     recipe = replace(preset("tiny"), **changes)
     with pytest.raises(MeasurementFailed, match="do not train the same model"):
-        bench.largest_difference({"minimtp": ours, "torch": first_losses(TorchPeer(recipe, 1), recipe)})
+        bench.largest_difference(
+            {"minimtp": ours, "torch": first_losses(TorchPeer(recipe, 1), recipe)}
+        )
 
 
 @needs_torch
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_peer_in_fewer_bits_trains_the_same_model_as_far_as_rounding_lets_it(ours, precision):
-    theirs = first_losses(TorchPeer(replace(preset("tiny"), precision=precision), 1), preset("tiny"))
+    theirs = first_losses(
+        TorchPeer(replace(preset("tiny"), precision=precision), 1), preset("tiny")
+    )
     assert theirs != ours
-    assert bench.largest_difference({"minimtp": ours, "torch": theirs}, precision) > bench.TOLERANCES["float32"] / 10
+    assert (
+        bench.largest_difference({"minimtp": ours, "torch": theirs}, precision)
+        > bench.TOLERANCES["float32"] / 10
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +112,9 @@ def test_operations_are_six_for_each_weight_of_a_product_and_the_visible_half_of
     model = build_model(recipe, np.random.default_rng(0))
     matrices = {name: p.data.size for name, p in model.named_parameters() if p.data.ndim == 2}
     multiplied = sum(size for name, size in matrices.items() if tied or name != "embedding.weight")
-    seen = np.tril(np.ones((recipe.context_length, recipe.context_length))).sum()  # pairs of a query and a key
+    seen = np.tril(
+        np.ones((recipe.context_length, recipe.context_length))
+    ).sum()  # pairs of a query and a key
     attention = 3 * recipe.num_layers * 2 * 2 * recipe.hidden_size * seen / recipe.context_length
     assert bench.operations_per_token(recipe) == 6 * multiplied + attention
     assert recipe.trunk_parameters() == parameter_count(model)
@@ -128,8 +153,13 @@ def test_without_pytorch_its_column_says_so_and_the_rest_is_measured(monkeypatch
     result = json.loads(out.read_text())
     assert set(result["sides"]) == {"minimtp", "qat", "heads"}
     assert set(result["ratios"]) == {"qat", "heads"}
-    assert result["losses"]["heads"] == result["losses"]["minimtp"], "heads learn detached at first, and cost the trunk nothing"
-    assert result["losses"]["qat"] != result["losses"]["minimtp"] and result["losses"]["largest_difference"] is None
+    assert result["losses"]["heads"] == result["losses"]["minimtp"], (
+        "heads learn detached at first, and cost the trunk nothing"
+    )
+    assert (
+        result["losses"]["qat"] != result["losses"]["minimtp"]
+        and result["losses"]["largest_difference"] is None
+    )
     assert set(result["missing"]) == {"torch", "torch.compile"}
     assert "torch" not in result["versions"]
 
@@ -155,7 +185,10 @@ def test_where_pytorch_finds_no_compiler_its_column_says_so(monkeypatch):
 def test_the_compiled_peer_trains_the_same_model(ours):
     recipe = preset("tiny")
     theirs = first_losses(CompiledTorchPeer(recipe, 1), recipe)
-    assert bench.largest_difference({"minimtp": ours, "torch.compile": theirs}) <= bench.TOLERANCES["float32"]
+    assert (
+        bench.largest_difference({"minimtp": ours, "torch.compile": theirs})
+        <= bench.TOLERANCES["float32"]
+    )
 
 
 def test_the_load_is_that_before_the_measurement_however_often_it_is_asked_for(monkeypatch):
@@ -166,7 +199,9 @@ def test_the_load_is_that_before_the_measurement_however_often_it_is_asked_for(m
     machine.load.cache_clear()
 
 
-@pytest.mark.parametrize(("load", "said"), [(None, ""), (0.5, ""), (0.6, ", other work running before (load 0.6)")])
+@pytest.mark.parametrize(
+    ("load", "said"), [(None, ""), (0.5, ""), (0.6, ", other work running before (load 0.6)")]
+)
 def test_a_table_says_of_other_work_where_there_was_some(load, said):
     assert machine.other_work({"load_before": load}) == said
 
@@ -184,21 +219,49 @@ def test_the_file_holds_everything_that_the_figures_depend_on(tmp_path, capsys):
     assert re.search(r"^minimtp / PyTorch +\d", said, re.MULTILINE)
     result = json.loads(out.read_text())
     assert {"python", "numpy", "torch", "minimtp"} <= set(result["versions"])
-    assert result["machine"].keys() == {"processor", "cores", "blas_threads", "system", "load_before"}
-    assert (result["threads"], result["steps"], result["rounds"], result["preset"]) == (1, 2, 2, "tiny")
+    assert result["machine"].keys() == {
+        "processor",
+        "cores",
+        "blas_threads",
+        "system",
+        "load_before",
+    }
+    assert (result["threads"], result["steps"], result["rounds"], result["preset"]) == (
+        1,
+        2,
+        2,
+        "tiny",
+    )
     for side in result["sides"].values():
         rates = side["tokens_per_second_by_round"]
         assert len(rates) == 2
-        assert side["slowest"] == min(rates) <= side["tokens_per_second"] <= side["fastest"] == max(rates)
-        assert side["gflops"] == pytest.approx(side["tokens_per_second"] * result["operations_per_token"] / 1e9)
+        assert (
+            side["slowest"]
+            == min(rates)
+            <= side["tokens_per_second"]
+            <= side["fastest"]
+            == max(rates)
+        )
+        assert side["gflops"] == pytest.approx(
+            side["tokens_per_second"] * result["operations_per_token"] / 1e9
+        )
         assert side["share_of_peak"] == pytest.approx(side["gflops"] / result["sgemm_gflops"])
         assert side["threads"] == 1
     for peer, ratio in result["ratios"].items():
-        ours, theirs = (result["sides"][name]["tokens_per_second_by_round"] for name in ("minimtp", peer))
+        ours, theirs = (
+            result["sides"][name]["tokens_per_second_by_round"] for name in ("minimtp", peer)
+        )
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        assert ratio == pytest.approx({"median": sum(ratios) / 2, "lowest": min(ratios), "highest": max(ratios)})
+        assert ratio == pytest.approx(
+            {"median": sum(ratios) / 2, "lowest": min(ratios), "highest": max(ratios)}
+        )
     assert result["losses"]["largest_difference"] <= result["losses"]["tolerance"]
-    assert len(result["losses"]["minimtp"]) == len(result["losses"]["torch"]) == result["losses"]["steps"] == 20
+    assert (
+        len(result["losses"]["minimtp"])
+        == len(result["losses"]["torch"])
+        == result["losses"]["steps"]
+        == 20
+    )
     assert "plain" in result["sides"]["minimtp"]["how"]
 
 
@@ -206,7 +269,14 @@ def test_what_was_measured_is_in_the_file_before_it_is_shown(monkeypatch, tmp_pa
     monkeypatch.setattr(sides, "Worker", IdleWorker)
     monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))
     with pytest.raises(BrokenPipeError):
-        bench.train("tiny", steps=2, rounds=2, threads=1, out=tmp_path / "train.json", report=lambda line: None)
+        bench.train(
+            "tiny",
+            steps=2,
+            rounds=2,
+            threads=1,
+            out=tmp_path / "train.json",
+            report=lambda line: None,
+        )
     assert json.loads((tmp_path / "train.json").read_text())["measurement"] == "train"
 
 
@@ -225,7 +295,9 @@ def test_what_was_measured_is_in_the_file_before_it_is_shown(monkeypatch, tmp_pa
     ],
     ids=str,
 )
-def test_a_measurement_that_cannot_be_made_is_refused_before_it_begins(arguments, words, tmp_path, monkeypatch, capsys):
+def test_a_measurement_that_cannot_be_made_is_refused_before_it_begins(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(sides, "Worker", lambda *settings: pytest.fail("began"))

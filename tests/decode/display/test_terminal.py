@@ -60,13 +60,25 @@ def test_a_token_without_bytes_such_as_the_end_of_a_document_shows_nothing():
     assert shown([Round(0, [65, 256], 2, [65, 256])]) == [("accepted", "A")]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 256), max_size=5), st.integers(0, 5), st.integers(0, 256)), max_size=6))
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 256), max_size=5), st.integers(0, 5), st.integers(0, 256)
+        ),
+        max_size=6,
+    )
+)
 def test_the_pieces_of_the_text_are_the_text_and_hold_no_control_characters(rounds):
-    rounds = [Round(0, drafts, min(a, len(drafts)), [*drafts[:a], token]) for drafts, a, token in rounds]
+    rounds = [
+        Round(0, drafts, min(a, len(drafts)), [*drafts[:a], token]) for drafts, a, token in rounds
+    ]
     parts = shown(rounds)
     text = raw([token for round_ in rounds for token in round_.tokens]).decode("utf-8", "replace")
     assert "".join(part for kind, part in parts if kind != "rejected") == visible(text)
-    assert all(part and (part.replace("\n", "").replace("\t", "") or "x").isprintable() for _, part in parts)
+    assert all(
+        part and (part.replace("\n", "").replace("\t", "") or "x").isprintable()
+        for _, part in parts
+    )
 
 
 def test_escape_sequences_of_a_model_do_not_reach_the_terminal():
@@ -84,7 +96,9 @@ def test_marks_and_colours_enclose_the_text():
 @pytest.mark.parametrize("colour", [True, False])
 def test_showing_a_generation_writes_its_text_and_its_acceptance(colour):
     target, out = TableTarget(4, seed=1), io.StringIO()
-    right = FunctionDrafter(lambda tokens, depth, rule: (greedy_text(target, tokens, depth), None), 3)
+    right = FunctionDrafter(
+        lambda tokens, depth, rule: (greedy_text(target, tokens, depth), None), 3
+    )
     run = generate(target, right, [0, 1], max_new_tokens=9)
     show(run, Letters(), out, colour)
     text, summary = re.sub(r"\x1b\[[0-9;]*m|\{=|=\}|\{\+|\+\}", "", out.getvalue()).split("\n\n")
@@ -125,6 +139,10 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch):
 
 
 def test_acceptance_names_only_depths_that_were_drafted():
-    assert acceptance(Statistics(drafts_of_length=[3], drafts_accepted=[3])) == "nothing was drafted"
-    counts = Statistics(emitted=5, steps=2, drafts_of_length=[0, 1, 1, 0], drafts_accepted=[0, 2, 0, 0])
+    assert (
+        acceptance(Statistics(drafts_of_length=[3], drafts_accepted=[3])) == "nothing was drafted"
+    )
+    counts = Statistics(
+        emitted=5, steps=2, drafts_of_length=[0, 1, 1, 0], drafts_accepted=[0, 2, 0, 0]
+    )
     assert acceptance(counts) == "accepted by depth: 100 %, 0 %; 2.00 tokens a step"

@@ -47,11 +47,14 @@ def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=()
         right = greedy_text(target, tokens, depth)
         places = range(len(tokens), len(tokens) + len(right))
         return [
-            (token + (place % wrong_every == 0)) % vocabulary_size for token, place in zip(right, places, strict=True)
+            (token + (place % wrong_every == 0)) % vocabulary_size
+            for token, place in zip(right, places, strict=True)
         ], None
 
     drafter = FunctionDrafter(draft, depth) if depth else None
-    trace = Trace(generate(target, drafter, prompt, max_new_tokens=max_new_tokens, stop_tokens=stop))
+    trace = Trace(
+        generate(target, drafter, prompt, max_new_tokens=max_new_tokens, stop_tokens=stop)
+    )
     list(trace)
     return trace
 
@@ -82,12 +85,18 @@ def data_of(html):
 def test_a_trace_is_read_as_the_generation_and_its_seconds_add_up_to_the_statistics():
     trace, again = traced(), traced()
     assert trace.tokens == [0, 1, 2, *greedy_text(TableTarget(4, 200, seed=2), [0, 1, 2], 40)]
-    assert [taken.tokens for taken, _, _ in trace.taken] == [taken.tokens for taken, _, _ in again.taken]
+    assert [taken.tokens for taken, _, _ in trace.taken] == [
+        taken.tokens for taken, _, _ in again.taken
+    ]
     assert trace.reason == "length"
     statistics = trace.statistics
     assert trace.taken[0][1:] == (0.0, statistics.seconds_prompt)
-    assert sum(drafting for _, drafting, _ in trace.taken) == pytest.approx(statistics.seconds_draft)
-    assert sum(verifying for _, _, verifying in trace.taken[1:]) == pytest.approx(statistics.seconds_verify)
+    assert sum(drafting for _, drafting, _ in trace.taken) == pytest.approx(
+        statistics.seconds_draft
+    )
+    assert sum(verifying for _, _, verifying in trace.taken[1:]) == pytest.approx(
+        statistics.seconds_verify
+    )
     assert len(trace.taken) == statistics.steps + 1
 
 
@@ -107,8 +116,16 @@ class TreeDrafter(FunctionDrafter):
 
 def traced_trees(vocabulary_size=4):
     other = TableTarget(vocabulary_size, 200, seed=2)
-    drafter = TreeDrafter(SimpleNamespace(logits=lambda tokens: 0.6 * other.logits(tokens) + np.arange(vocabulary_size) % 2))
-    trace = Trace(generate(TableTarget(vocabulary_size, 200, seed=2), drafter, [0, 1, 2], max_new_tokens=40, tree=6))
+    drafter = TreeDrafter(
+        SimpleNamespace(
+            logits=lambda tokens: 0.6 * other.logits(tokens) + np.arange(vocabulary_size) % 2
+        )
+    )
+    trace = Trace(
+        generate(
+            TableTarget(vocabulary_size, 200, seed=2), drafter, [0, 1, 2], max_new_tokens=40, tree=6
+        )
+    )
     list(trace)
     return trace
 
@@ -122,7 +139,9 @@ def test_of_a_tree_the_page_holds_every_draft_in_its_place_and_the_path_that_sta
             assert shown["tree"] is None
             continue
         rows = zip(round_.tree.tokens[1:], round_.tree.depths[1:], strict=True)
-        assert [(row["draft"], row["depth"]) for row in shown["tree"]] == [(letters([t]).decode(), depth) for t, depth in rows]
+        assert [(row["draft"], row["depth"]) for row in shown["tree"]] == [
+            (letters([t]).decode(), depth) for t, depth in rows
+        ]
         standing = [row for row in shown["tree"] if row["stands"]]
         assert [row["draft"] for row in standing] == shown["drafts"][: shown["accepted"]]
         assert [row["depth"] for row in standing] == list(range(1, shown["accepted"] + 1))
@@ -156,10 +175,24 @@ def test_a_byte_that_is_no_utf8_belongs_to_its_own_token():
 @pytest.mark.parametrize("stop", [(), (13,)], ids=str)
 def test_the_page_holds_every_round_as_it_happened(depth, stop):
     trace = traced(len(ODD), depth=depth, stop=stop)
-    data = data_of(page(trace, spell, title="<i>", settings={"a": "\udcff</title>"}, plain_tokens_per_second=10.5))
-    assert (data["title"], data["settings"], data["reason"]) == ("<i>", [["a", "\udcff</title>"]], trace.reason)
+    data = data_of(
+        page(
+            trace,
+            spell,
+            title="<i>",
+            settings={"a": "\udcff</title>"},
+            plain_tokens_per_second=10.5,
+        )
+    )
+    assert (data["title"], data["settings"], data["reason"]) == (
+        "<i>",
+        [["a", "\udcff</title>"]],
+        trace.reason,
+    )
     assert data["plainTokensPerSecond"] == 10.5
-    whole = data["prompt"] + "".join(itertools.chain.from_iterable(taken["text"] for taken in data["rounds"]))
+    whole = data["prompt"] + "".join(
+        itertools.chain.from_iterable(taken["text"] for taken in data["rounds"])
+    )
     assert whole.encode("utf-8", "surrogateescape") == spell(trace.tokens)
 
     def own(token):
@@ -167,19 +200,35 @@ def test_the_page_holds_every_round_as_it_happened(depth, stop):
 
     for shown, (round_, drafting, verifying) in zip(data["rounds"], trace.taken, strict=True):
         assert shown["drafts"] == [own(draft) for draft in round_.drafts]
-        assert (shown["accepted"], shown["draft"], shown["verify"]) == (round_.accepted, drafting, verifying)
+        assert (shown["accepted"], shown["draft"], shown["verify"]) == (
+            round_.accepted,
+            drafting,
+            verifying,
+        )
         assert len(shown["text"]) == len(round_.tokens)
-        assert shown["next"] == (own(round_.tokens[-1]) if len(round_.tokens) > round_.accepted else None)
+        assert shown["next"] == (
+            own(round_.tokens[-1]) if len(round_.tokens) > round_.accepted else None
+        )
 
 
 def test_the_page_asks_for_nothing_beyond_itself():
     html = page(traced(len(ODD)), spell, title="", settings={})
     assert html.startswith(BEGINNING)
     tags = Reader(html).tags
-    assert [tag for tag, _ in tags].count("script") == 2  # the data and the program: no token ended one early
-    assert not [tag for tag, attributes in tags if tag in ("link", "img", "iframe") or attributes.keys() & {"src", "href"}]
-    assert "default-src 'none'" in next(attributes["content"] for _, attributes in tags if "http-equiv" in attributes)
-    assert re.findall(r"https?://[^\"'\s]+", html) == ["http://www.w3.org/2000/svg"]  # the name of a format, never fetched
+    assert [tag for tag, _ in tags].count(
+        "script"
+    ) == 2  # the data and the program: no token ended one early
+    assert not [
+        tag
+        for tag, attributes in tags
+        if tag in ("link", "img", "iframe") or attributes.keys() & {"src", "href"}
+    ]
+    assert "default-src 'none'" in next(
+        attributes["content"] for _, attributes in tags if "http-equiv" in attributes
+    )
+    assert re.findall(r"https?://[^\"'\s]+", html) == [
+        "http://www.w3.org/2000/svg"
+    ]  # the name of a format, never fetched
     assert not re.findall(r"@import|url\(", html)
 
 
@@ -188,7 +237,11 @@ def test_an_earlier_trace_may_be_replaced_and_nothing_else(tmp_path):
     (tmp_path / "old.html").write_text(page(traced(), letters, title="", settings={}))
     assert require_place(tmp_path / "old.html") == tmp_path / "old.html"
     assert require_place(tmp_path / "new.html") == tmp_path / "new.html"
-    for name, words in (("notes.html", "no trace"), ("", "is a folder"), ("away/new.html", "does not exist")):
+    for name, words in (
+        ("notes.html", "no trace"),
+        ("", "is a folder"),
+        ("away/new.html", "does not exist"),
+    ):
         with pytest.raises(UserError, match=words):
             require_place(tmp_path / name)
 
@@ -196,19 +249,55 @@ def test_an_earlier_trace_may_be_replaced_and_nothing_else(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traced")
-    (folder / "poem.txt").write_bytes(b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60)
-    small = ["--preset", "tiny", "--context-length", "32", "--tokens", "640", "--evaluate-bytes", "256"]
-    model = ["--heads", "token_conditioned", "--corpus", str(folder / "poem.txt"), "--out", str(folder / "run")]
+    (folder / "poem.txt").write_bytes(
+        b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
+    )
+    small = [
+        "--preset",
+        "tiny",
+        "--context-length",
+        "32",
+        "--tokens",
+        "640",
+        "--evaluate-bytes",
+        "256",
+    ]
+    model = [
+        "--heads",
+        "token_conditioned",
+        "--corpus",
+        str(folder / "poem.txt"),
+        "--out",
+        str(folder / "run"),
+    ]
     assert main(["train", *small, *model]) == 0
     return folder / "run"
 
 
-SHOWN = ["--show", "--draft-length", "3"]  # a fixed length, since the clock chooses other ones each time, and they are seen
+SHOWN = [
+    "--show",
+    "--draft-length",
+    "3",
+]  # a fixed length, since the clock chooses other ones each time, and they are seen
 
 
-@pytest.mark.parametrize("options", [[], SHOWN, ["--draft", "none"], ["--temperature", "1", "--top-k", "5"]], ids=str)
-def test_generate_writes_the_same_text_with_a_trace_and_the_page_of_it(run, options, tmp_path, capsys):
-    command = ["generate", str(run), "--prompt", "roses ", "--max-new-tokens", "20", "--draft-confidence", "0", *options]
+@pytest.mark.parametrize(
+    "options", [[], SHOWN, ["--draft", "none"], ["--temperature", "1", "--top-k", "5"]], ids=str
+)
+def test_generate_writes_the_same_text_with_a_trace_and_the_page_of_it(
+    run, options, tmp_path, capsys
+):
+    command = [
+        "generate",
+        str(run),
+        "--prompt",
+        "roses ",
+        "--max-new-tokens",
+        "20",
+        "--draft-confidence",
+        "0",
+        *options,
+    ]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert main([*command, "--trace", str(tmp_path / "trace.html")]) == 0
@@ -222,10 +311,15 @@ def test_generate_writes_the_same_text_with_a_trace_and_the_page_of_it(run, opti
     assert data["plainTokensPerSecond"] > 0
     settings = dict(data["settings"])
     assert settings["drafter"] == ("none" if "none" in options else "token_conditioned")
-    assert ("seed" in settings, settings.get("top-k")) == (("--temperature" in options), "5" if "--top-k" in options else None)
+    assert ("seed" in settings, settings.get("top-k")) == (
+        ("--temperature" in options),
+        "5" if "--top-k" in options else None,
+    )
 
 
-def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(run, tmp_path, capsys):
+def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(
+    run, tmp_path, capsys
+):
     (tmp_path / "poem.html").write_text("mine")
     assert main(["generate", str(run), "--trace", str(tmp_path / "poem.html")]) == 2
     said = capsys.readouterr()
@@ -235,24 +329,43 @@ def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(ru
 
 
 def test_files_that_are_no_code_are_shipped_with_the_package():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["package-data"]
     package = ROOT / "minimtp"
     for path in package.rglob("*"):
         if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
-            assert any(fnmatch.fnmatch(path.relative_to(package).as_posix(), pattern) for pattern in patterns["minimtp"]), path
+            assert any(
+                fnmatch.fnmatch(path.relative_to(package).as_posix(), pattern)
+                for pattern in patterns["minimtp"]
+            ), path
 
 
 # Colours as they are seen: linear light through the matrices of Machado et al. 2009 (severity 1) for three kinds of colour
 # blindness, compared by their distance in CIELAB; contrast as WCAG 2.2 defines it.
 SIGHT = {
     "normal": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 TEMPLATE = (ROOT / "minimtp" / "decode" / "display" / "trace.html").read_text(encoding="utf-8")
 THEMES = {
-    name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", TEMPLATE.partition(selector)[2].partition("}")[0]))
+    name: dict(
+        re.findall(r"--([\w-]+): (#[0-9a-f]{6})", TEMPLATE.partition(selector)[2].partition("}")[0])
+    )
     for name, selector in (("light", "\n:root {"), ("dark", '\n:root[data-theme="dark"] {'))
 }
 
@@ -263,7 +376,11 @@ def linear(colour):
 
 
 def lab(light):
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
     x = np.array(to_xyz) @ np.clip(light, 0, 1) / [0.95047, 1.0, 1.08883]
     f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
@@ -281,7 +398,9 @@ def test_the_kinds_of_tokens_are_told_apart_by_everybody(theme, sight):
     colours = THEMES[theme]
 
     def distance(a, b):
-        return np.linalg.norm(lab(SIGHT[sight] @ linear(colours[a])) - lab(SIGHT[sight] @ linear(colours[b])))
+        return np.linalg.norm(
+            lab(SIGHT[sight] @ linear(colours[a])) - lab(SIGHT[sight] @ linear(colours[b]))
+        )
 
     for a, b in itertools.combinations(("accepted", "corrected", "rejected"), 2):
         assert max(distance(a, b), distance(f"{a}-fill", f"{b}-fill")) >= 20, (a, b)

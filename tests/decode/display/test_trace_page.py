@@ -15,7 +15,15 @@ import pytest
 from minimtp.decode.display.trace import page
 from tests.decode.display.test_trace import ODD, THEMES, letters, spell, traced, traced_trees
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+BROWSER = next(
+    filter(
+        None,
+        map(
+            shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+        ),
+    ),
+    None,
+)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
@@ -36,7 +44,13 @@ def driver():
     os.environ["SE_OFFLINE"] = "true"  # it is to look for nothing on the network
     options = Options()
     options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -50,7 +64,15 @@ def look(driver, tmp_path):
 
     def opened(trace, decode=letters, size=WIDE, plain=None):
         path = tmp_path / "trace.html"
-        path.write_text(page(trace, decode, title="runs/mine", settings={"drafter": "test"}, plain_tokens_per_second=plain))
+        path.write_text(
+            page(
+                trace,
+                decode,
+                title="runs/mine",
+                settings={"drafter": "test"},
+                plain_tokens_per_second=plain,
+            )
+        )
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         driver.get("about:blank")
@@ -124,7 +146,9 @@ def test_space_plays_to_the_end_and_a_key_stops_it(look):
     last = driver.execute_script("return document.body.dataset.step")
     press(driver, "+", "+", "+", "+", " ")  # from the end it begins anew
     assert driver.execute_script("return document.body.dataset.step") != last
-    WebDriverWait(driver, 20).until(lambda driver: driver.execute_script("return document.body.dataset.step") == last)
+    WebDriverWait(driver, 20).until(
+        lambda driver: driver.execute_script("return document.body.dataset.step") == last
+    )
     press(driver, "-", "-", "-", "-", "-", "-", " ", "ARROW_RIGHT")
     assert "play" in driver.execute_script("return document.getElementById('play').textContent")
 
@@ -133,13 +157,19 @@ def test_its_figures_are_the_statistics(look):
     trace = traced(max_new_tokens=40)
     statistics = trace.statistics
     driver = look(trace, plain=statistics.tokens_per_second / 2)
-    figures = driver.execute_script("return [...document.querySelectorAll('.figure b')].map(figure => figure.textContent)")
+    figures = driver.execute_script(
+        "return [...document.querySelectorAll('.figure b')].map(figure => figure.textContent)"
+    )
     assert figures[:5] == [
         f"{statistics.tokens_per_step:.2f}", f"{statistics.tokens_per_second:,.0f}", "2.00×", "40", str(statistics.steps)
     ]  # fmt: skip
-    shares = driver.execute_script("return [...document.querySelectorAll('.share')].map(share => share.textContent)")
+    shares = driver.execute_script(
+        "return [...document.querySelectorAll('.share')].map(share => share.textContent)"
+    )
     depths = zip(statistics.accepted, statistics.drafted, strict=True)
-    assert [share.split()[-1] for share in shares] == [f"{accepted}/{drafted}" for accepted, drafted in depths]
+    assert [share.split()[-1] for share in shares] == [
+        f"{accepted}/{drafted}" for accepted, drafted in depths
+    ]
 
 
 def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
@@ -151,7 +181,9 @@ def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
         return [...range.cloneContents().querySelectorAll('.token:not(.rejected)')].length""")
     assert before == 1 + 39 // 2  # the first token comes from the prompt's pass, for both
     driver = look(trace, plain=trace.statistics.tokens_per_second * 2)
-    assert not driver.execute_script("return document.getElementById('behind')")  # ahead of us: there is nothing to mark
+    assert not driver.execute_script(
+        "return document.getElementById('behind')"
+    )  # ahead of us: there is nothing to mark
 
 
 def test_what_a_model_writes_is_shown_and_never_obeyed(look):
@@ -159,7 +191,9 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(look):
     driver = look(trace, spell)
     press(driver, "r")
     assert driver.title == "runs/mine"
-    assert driver.execute_script("return document.querySelectorAll('img, script').length") == 2  # our own scripts
+    assert (
+        driver.execute_script("return document.querySelectorAll('img, script').length") == 2
+    )  # our own scripts
     shown = driver.execute_script("return document.getElementById('text').textContent")
     escaped = ("FF", "€", "U+001B[2J", "U+202E", "U+2028", "↵", "⇥")
     for text in ("</script>", "<img src=x onerror=", "<!--", "é🙂", *escaped):
@@ -171,7 +205,9 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(look):
     assert driver.title == "runs/mine"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots (matplotlib)"
+)
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
 @pytest.mark.parametrize("theme", THEMES)
 def test_the_picture_holds_the_colours_of_its_theme_and_nothing_sticks_out(look, theme, size):
@@ -181,8 +217,13 @@ def test_the_picture_holds_the_colours_of_its_theme_and_nothing_sticks_out(look,
     if driver.execute_script("return document.documentElement.dataset.theme") != theme:
         press(driver, "t")
     press(driver, "r")
-    picture = (imread(io.BytesIO(driver.get_screenshot_as_png()))[:, :, :3] * 255).round().astype(int)
-    seen = {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(picture.reshape(-1, 3), axis=0)}
+    picture = (
+        (imread(io.BytesIO(driver.get_screenshot_as_png()))[:, :, :3] * 255).round().astype(int)
+    )
+    seen = {
+        f"#{red:02x}{green:02x}{blue:02x}"
+        for red, green, blue in np.unique(picture.reshape(-1, 3), axis=0)
+    }
     for name in ("page", "panel", "accepted-fill", "corrected-fill", "rejected-fill"):
         assert THEMES[theme][name] in seen, name
     assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
@@ -195,9 +236,14 @@ def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
     trace = traced(max_new_tokens=40)
     driver, steps = look(trace), expected_steps(trace)
     chart, columns = driver.find_element(By.ID, "chart"), len(trace.taken)
-    place = round(chart.size["width"] * (5.5 / columns - 0.5))  # in the sixth column; the first is the prompt
+    place = round(
+        chart.size["width"] * (5.5 / columns - 0.5)
+    )  # in the sixth column; the first is the prompt
     ActionChains(driver).move_to_element_with_offset(chart, place, 0).click().perform()
-    assert driver.execute_script("return document.getElementById('round').textContent") == f"round 5 of {columns - 1}"
+    assert (
+        driver.execute_script("return document.getElementById('round').textContent")
+        == f"round 5 of {columns - 1}"
+    )
     driver.execute_script("location.hash = '#3'")
     press(driver, "r", "r")  # by then the event has been handled
     assert driver.execute_script(VISIBLE) == steps[3]
@@ -214,12 +260,18 @@ def test_a_tree_shows_all_its_drafts_each_under_the_depth_it_was_drafted_for(loo
         drafted = driver.execute_script(chips)[: len(tree) if tree else 0]
         if tree:
             rows = zip(tree.tokens[1:], tree.depths[1:], strict=True)
-            assert [(text, depth) for _, text, depth in drafted] == [(letters([t]).decode(), depth) for t, depth in rows]
+            assert [(text, depth) for _, text, depth in drafted] == [
+                (letters([t]).decode(), depth) for t, depth in rows
+            ]
         assert sum(kind == "accepted" for kind, _, _ in drafted) == round_.accepted
 
 
 def test_a_text_without_drafts_has_a_page_too(look):
     driver = look(traced(depth=0))
-    assert "nothing was drafted" in driver.execute_script("return document.getElementById('depths').textContent")
+    assert "nothing was drafted" in driver.execute_script(
+        "return document.getElementById('depths').textContent"
+    )
     press(driver, "HOME", "ARROW_RIGHT", "ARROW_RIGHT")
-    assert "nothing drafted, 1 token" in driver.execute_script("return document.getElementById('says').textContent")
+    assert "nothing drafted, 1 token" in driver.execute_script(
+        "return document.getElementById('says').textContent"
+    )

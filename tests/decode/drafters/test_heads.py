@@ -22,7 +22,15 @@ from minimtp.model.transformer import ModelConfig, Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec, prepare
 
-SHAPE = ModelConfig(vocabulary_size=40, context_length=24, num_layers=1, hidden_size=32, num_heads=2, num_kv_heads=1, intermediate_size=64)
+SHAPE = ModelConfig(
+    vocabulary_size=40,
+    context_length=24,
+    num_layers=1,
+    hidden_size=32,
+    num_heads=2,
+    num_kv_heads=1,
+    intermediate_size=64,
+)
 DEPTH = 4
 KINDS = list(HEADS)
 
@@ -83,10 +91,16 @@ class Recording(Greedy):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15)
 @given(
-    text=st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=3, max_size=SHAPE.context_length),
-    pieces=st.lists(st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8),
+    text=st.lists(
+        st.integers(0, SHAPE.vocabulary_size - 1), min_size=3, max_size=SHAPE.context_length
+    ),
+    pieces=st.lists(
+        st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8
+    ),
 )
-def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafted_before(kind, text, pieces):
+def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafted_before(
+    kind, text, pieces
+):
     model = model_with(kind)
     hidden = model.hidden(np.array([text])).data[0]
     drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk)), 0
@@ -106,19 +120,27 @@ def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafte
             drafts, scores = drafter.draft(depth, rule)
             expected, logits = trained_draft(model, text[: committed + 1], depth)
             assert scores is None and drafts.tolist() == expected
-            np.testing.assert_allclose(rule.seen[:depth], logits, rtol=0, atol=1e-10 * np.abs(logits).max())
+            np.testing.assert_allclose(
+                rule.seen[:depth], logits, rtol=0, atol=1e-10 * np.abs(logits).max()
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("context_length", [6, SHAPE.context_length])
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 40])
-def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_used_again(kind, context_length, max_new_tokens):
+def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_used_again(
+    kind, context_length, max_new_tokens
+):
     model = model_with(kind)
     runtime = ModelRunner(model.trunk, context_length)
     drafter = head_drafter(model.heads, runtime)
     for prompt in ([3], [1, 2, 3, 4, 5, 6]):
         plain = list(generate(runtime, None, prompt, max_new_tokens=max_new_tokens))
-        fresh = list(generate(runtime, head_drafter(model.heads, runtime), prompt, max_new_tokens=max_new_tokens).rounds())
+        fresh = list(
+            generate(
+                runtime, head_drafter(model.heads, runtime), prompt, max_new_tokens=max_new_tokens
+            ).rounds()
+        )
         run = generate(runtime, drafter, prompt, max_new_tokens=max_new_tokens)
         assert list(run.rounds()) == fresh and run.tokens == prompt + plain
         assert runtime.length == len(run.tokens) - 1
@@ -139,14 +161,19 @@ def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, l
     for nodes, depth in ((7, 3), (1, 4), (12, DEPTH)):
         tree = drafter.draft_tree(nodes, depth, Greedy(), least)
         expected = grow(5, follow, Greedy(), nodes, depth, least)
-        assert (list(tree.tokens), list(tree.depths)) == (list(expected.tokens), list(expected.depths))
+        assert (list(tree.tokens), list(tree.depths)) == (
+            list(expected.tokens),
+            list(expected.depths),
+        )
     drafts, _ = drafter.draft(2, Greedy())  # growing a tree leaves nothing behind
     assert drafts.tolist() == trained_draft(model, text, 2)[0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("rule", ["shared-noise", "match"])
-def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_for_each_token(rule, temperature):
+def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_for_each_token(
+    rule, temperature
+):
     model, text, law = model_with("token_conditioned"), [3, 1, 4, 1, 5], SamplingParams(temperature)
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(text[0])
@@ -173,8 +200,12 @@ def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
             fresh, length = ModelRunner(model.trunk), runtime.length
             fresh.forward(np.array(run.tokens[:-1]))
             assert fresh.length == length
-            np.testing.assert_allclose(runtime.cache.keys[..., :length], fresh.cache.keys[..., :length], atol=1e-10)
-            np.testing.assert_allclose(runtime.cache.values[:, :length], fresh.cache.values[:, :length], atol=1e-10)
+            np.testing.assert_allclose(
+                runtime.cache.keys[..., :length], fresh.cache.keys[..., :length], atol=1e-10
+            )
+            np.testing.assert_allclose(
+                runtime.cache.values[:, :length], fresh.cache.values[:, :length], atol=1e-10
+            )
         assert run.reason == "context"
         if law == GREEDY or rule in ("shared-noise", "match"):
             assert run.tokens[3:] == list(generate(runtime, None, [1, 2, 3], **options))
@@ -187,12 +218,17 @@ def test_sampled_drafts_come_with_the_scores_that_the_rule_asks_for(kind, rule):
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(1)
     drafter.commit(model.hidden(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
-    drafts, scores = drafter.draft(3, make_rule(rule, SamplingParams(top_k=5), 0, SHAPE.vocabulary_size, 4))
+    drafts, scores = drafter.draft(
+        3, make_rule(rule, SamplingParams(top_k=5), 0, SHAPE.vocabulary_size, 4)
+    )
     assert drafts.shape == (3,)
     if rule in ("shared-noise", "match"):
         assert scores is None
     else:
-        assert scores.shape == (3, SHAPE.vocabulary_size) and ((scores > -np.inf).sum(axis=1) == 5).all()
+        assert (
+            scores.shape == (3, SHAPE.vocabulary_size)
+            and ((scores > -np.inf).sum(axis=1) == 5).all()
+        )
         assert (scores[np.arange(3), drafts] > -np.inf).all()
 
 
@@ -201,9 +237,16 @@ def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
     model = model_with(kind)
     runtime = ModelRunner(model.trunk)
     for seed in range(5):
-        options = {"max_new_tokens": 20, "sampling": SamplingParams(0.8), "seed": seed, "rule": "shared-noise"}
+        options = {
+            "max_new_tokens": 20,
+            "sampling": SamplingParams(0.8),
+            "seed": seed,
+            "rule": "shared-noise",
+        }
         plain = list(generate(runtime, None, [1, 2], **options))
-        assert list(generate(runtime, head_drafter(model.heads, runtime), [1, 2], **options)) == plain
+        assert (
+            list(generate(runtime, head_drafter(model.heads, runtime), [1, 2], **options)) == plain
+        )
 
 
 @pytest.mark.parametrize("kind", ["parallel", "token_conditioned"])
@@ -215,9 +258,14 @@ def test_heads_that_know_the_future_are_always_accepted(kind):
     model.trunk.embedding.weight.data[:, 0] = 1.0
     model.trunk.embedding.weight.data[7, 0] = 2.0
     runtime = ModelRunner(model.trunk)
-    run = generate(runtime, head_drafter(model.heads, runtime), [1, 2], max_new_tokens=21, draft_depth=DEPTH)
+    run = generate(
+        runtime, head_drafter(model.heads, runtime), [1, 2], max_new_tokens=21, draft_depth=DEPTH
+    )
     assert list(run) == [7] * 21
-    assert run.statistics.accepted == run.statistics.drafted and run.statistics.tokens_per_step == DEPTH + 1
+    assert (
+        run.statistics.accepted == run.statistics.drafted
+        and run.statistics.tokens_per_step == DEPTH + 1
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,7 +285,9 @@ def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
 
 
 @pytest.mark.parametrize("table_share", [0, 10])
-def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(monkeypatch, table_share):
+def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(
+    monkeypatch, table_share
+):
     monkeypatch.setattr(head_drafters, "TABLE_SHARE", table_share)
     model = model_with("token_conditioned")
     text = [3, 1, 4, 1, 5]
@@ -283,7 +333,9 @@ def test_unknown_heads_have_no_drafter():
 
 def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one():
     seen = []
-    drafter = FunctionDrafter(lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2)
+    drafter = FunctionDrafter(
+        lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2
+    )
     runtime = ModelRunner(model_with("parallel").trunk)
     for prompt in ([5, 6, 7], [8]):
         run = generate(runtime, drafter, prompt, max_new_tokens=6, sampling=GREEDY)

@@ -34,7 +34,9 @@ def expected_drafts(tokens, depth, longest, shortest):
     tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
     more=st.integers(0, 4), shortest=st.integers(1, 4),
 )  # fmt: skip
-def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(own, tokens, depth, more, shortest):
+def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(
+    own, tokens, depth, more, shortest
+):
     longest = shortest + more
     found = drafts_after(own(NgramDrafter)(longest=longest, shortest=shortest), tokens, depth)
     expected = expected_drafts(tokens, depth, longest, shortest)
@@ -68,9 +70,15 @@ def test_drafts_do_not_depend_on_how_often_one_was_asked_for(own, parts, asked):
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))
 def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
     target = TableTarget(3, 60, seed)
-    options = dict(max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise")
+    options = dict(
+        max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
+    )
     plain = list(generate(target, None, [0, 1], **options))
     drafter = own(NgramDrafter)(shortest=1)
-    assert list(generate(target, drafter, [0, 1], **options)) == plain == list(generate(target, drafter, [0, 1], **options))
+    assert (
+        list(generate(target, drafter, [0, 1], **options))
+        == plain
+        == list(generate(target, drafter, [0, 1], **options))
+    )
     if temperature == 0:
         assert plain == greedy_text(target, [0, 1], 50)

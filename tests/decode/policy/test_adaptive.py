@@ -8,7 +8,13 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import generate
-from minimtp.decode.policy.adaptive import ALLOWANCE, FIRST_CREDIT, FIRST_LENGTH, REFERENCES, AdaptivePolicy
+from minimtp.decode.policy.adaptive import (
+    ALLOWANCE,
+    FIRST_CREDIT,
+    FIRST_LENGTH,
+    REFERENCES,
+    AdaptivePolicy,
+)
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.statistics import Statistics
 from tests.table_models import TableTarget, greedy_text
@@ -31,10 +37,19 @@ class Text:
 
     def __init__(self, machine, lengths, seed=0):
         self.machine, self.lengths, self.random = machine, lengths, np.random.default_rng(seed)
-        self.statistics = Statistics(1, 1, 0, 0.0, 0.0, 0.0, [0] * (MOST + 1), [0] * (MOST + 1), [0] * (MOST + 2))
+        self.statistics = Statistics(
+            1, 1, 0, 0.0, 0.0, 0.0, [0] * (MOST + 1), [0] * (MOST + 1), [0] * (MOST + 2)
+        )
         self.asked, self.trees, self.left = [], [], 0
 
-    def run(self, rounds, acceptance, draft_seconds=lambda drafts: 5e-6 * drafts, overhead=3e-6, in_trees=None):
+    def run(
+        self,
+        rounds,
+        acceptance,
+        draft_seconds=lambda drafts: 5e-6 * drafts,
+        overhead=3e-6,
+        in_trees=None,
+    ):
         """in_trees: the acceptance where a tree was planned, which is drafted as large as it may be."""
         counts = self.statistics
         for round_ in range(rounds):
@@ -43,7 +58,10 @@ class Text:
                 self.left = self.plan.rounds
             self.left -= 1
             wanted, drafted = self.plan.drafts, self.plan.nodes or self.plan.drafts
-            accepted, share = 0, (in_trees or acceptance)(round_) if self.plan.nodes else acceptance(round_)
+            accepted, share = (
+                0,
+                (in_trees or acceptance)(round_) if self.plan.nodes else acceptance(round_),
+            )
             while accepted < wanted and self.random.random() < share:
                 accepted += 1
             counts.steps, counts.emitted = counts.steps + 1, counts.emitted + accepted + 1
@@ -62,7 +80,9 @@ class Text:
 
 
 def speed(machine, share, drafts, draft_seconds=5e-6, overhead=3e-6):
-    return sum(share**depth for depth in range(drafts + 1)) / (machine.passes[drafts] + overhead + drafts * draft_seconds)
+    return sum(share**depth for depth in range(drafts + 1)) / (
+        machine.passes[drafts] + overhead + drafts * draft_seconds
+    )
 
 
 def run(machine, acceptance, rounds, **options):
@@ -71,7 +91,9 @@ def run(machine, acceptance, rounds, **options):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("row", [1e-6, 10e-6, 60e-6])
-def test_it_comes_close_to_the_best_fixed_length_and_never_falls_far_behind_plain_decoding(share, row):
+def test_it_comes_close_to_the_best_fixed_length_and_never_falls_far_behind_plain_decoding(
+    share, row
+):
     machine = Machine(row=row)
     text = run(machine, lambda round_: share, 4000)
     reached = (text.statistics.emitted - 1) / text.seconds
@@ -83,7 +105,9 @@ def test_it_comes_close_to_the_best_fixed_length_and_never_falls_far_behind_plai
 def test_it_learns_what_a_draft_costs_besides_its_tokens(asking):
     """A drafter whose first token is dear and whose others are free should be asked for all of them, or not at all."""
     machine = Machine(row=1e-6)
-    text = run(machine, lambda round_: 0.8, 4000, draft_seconds=lambda drafts: asking * (drafts > 0))
+    text = run(
+        machine, lambda round_: 0.8, 4000, draft_seconds=lambda drafts: asking * (drafts > 0)
+    )
     assert np.median(text.asked[1000:]) >= MOST - 1
 
 
@@ -99,7 +123,9 @@ def test_text_that_cannot_be_drafted_costs_the_first_credit_and_the_allowance(ro
 
 
 def test_it_notices_within_a_few_dozen_rounds_that_a_text_becomes_easy_or_hard():
-    asked = run(Machine(), lambda round_: 0.0 if round_ < 600 else 1.0 if round_ < 1200 else 0.0, 1800).asked
+    asked = run(
+        Machine(), lambda round_: 0.0 if round_ < 600 else 1.0 if round_ < 1200 else 0.0, 1800
+    ).asked
     assert np.mean(asked[300:600]) < 0.5
     assert np.mean(asked[760:1200]) > MOST - 1
     assert np.mean(asked[1300:]) < 0.5
@@ -119,7 +145,9 @@ def test_between_two_trials_nothing_is_asked():
     assert len(questions) < 2000 / 30
 
 
-@pytest.mark.parametrize(("chains", "trees", "expected"), [(0.5, 0.85, True), (0.6, 0.6, False), (0.9, 0.3, False)])
+@pytest.mark.parametrize(
+    ("chains", "trees", "expected"), [(0.5, 0.85, True), (0.6, 0.6, False), (0.9, 0.3, False)]
+)
 def test_trees_are_grown_where_they_bring_more_tokens_a_second_than_chains(chains, trees, expected):
     """A tree of 8 costs as much as a chain of 8, and a chain may be shorter."""
     machine = Machine(row=4e-6)
@@ -140,7 +168,9 @@ def test_one_slow_round_does_not_end_drafting():
     text = run(Machine(), lambda round_: 0.9, 200)
     text.statistics.seconds_verify += 1.0  # the process was put to sleep for a second
     asked = text.run(50, lambda round_: 0.9).asked[200:]
-    assert sum(wanted == 0 for wanted in asked) <= REFERENCES  # rounds that measure what drafting nothing costs
+    assert (
+        sum(wanted == 0 for wanted in asked) <= REFERENCES
+    )  # rounds that measure what drafting nothing costs
 
 
 def test_first_rounds_that_took_long_do_not_end_drafting_for_good():
@@ -160,7 +190,9 @@ class Knowing(FunctionDrafter):
     """Drafts what the target will say, as a chain or as a tree."""
 
     def __init__(self, target):
-        super().__init__(lambda tokens, wanted, rule: (greedy_text(target, tokens, wanted), None), MOST)
+        super().__init__(
+            lambda tokens, wanted, rule: (greedy_text(target, tokens, wanted), None), MOST
+        )
         self.target = target
 
     def draft_tree(self, nodes, depth, rule, min_acceptance):
@@ -177,7 +209,9 @@ class Knowing(FunctionDrafter):
 def test_the_text_does_not_depend_on_what_was_planned(seed, temperature, slowness, nodes):
     target = TableTarget(5, 80, seed)
     drafter = Knowing(target)
-    options = dict(max_new_tokens=60, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise")
+    options = dict(
+        max_new_tokens=60, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
+    )
     lengths = AdaptivePolicy(Machine(row=slowness), MOST, nodes)
     run = generate(target, drafter, [1, 2], policy=lengths, tree=nodes, **options)
     asked = [len(round_.drafts) for round_ in run.rounds()]
@@ -188,7 +222,11 @@ def test_the_text_does_not_depend_on_what_was_planned(seed, temperature, slownes
 def test_a_text_that_begins_is_planned_by_what_passes_cost_there_and_not_where_the_last_text_ended():
     class Buckets:
         def at(self, length):
-            return (Machine(row=60e-6).passes, 1000) if length >= 100 else (Machine(row=1e-6).passes, 100)
+            return (
+                (Machine(row=60e-6).passes, 1000)
+                if length >= 100
+                else (Machine(row=1e-6).passes, 100)
+            )
 
     lengths, machine = AdaptivePolicy(Buckets(), MOST), Machine(row=1e-6)
     long = Text(machine, lengths).statistics

@@ -55,7 +55,9 @@ def test_a_bucket_is_measured_once_and_other_processes_find_it_in_the_file(folde
 
 def test_costs_between_and_beyond_the_measured_lengths_are_on_straight_lines(monkeypatch):
     monkeypatch.setattr(cost, "measure", lambda target: [float(10 + rows) for rows in MEASURED])
-    assert Costs(Counting(), 29).at(0)[0] == pytest.approx([float(10 + rows) for rows in range(1, 31)])
+    assert Costs(Counting(), 29).at(0)[0] == pytest.approx(
+        [float(10 + rows) for rows in range(1, 31)]
+    )
 
 
 def test_another_identity_has_another_file(folder):
@@ -95,7 +97,12 @@ def test_near_the_end_of_the_context_what_fits_is_measured_and_not_kept(folder, 
     target = Counting(64)
     target.forward(np.zeros(64 - room, np.int64))
     seconds, _ = Costs(target, 7, {"model": "x"}).at(target.length)
-    assert len(seconds) == 8 and min(seconds) > 0 and target.length == 64 - room and not folder.exists()
+    assert (
+        len(seconds) == 8
+        and min(seconds) > 0
+        and target.length == 64 - room
+        and not folder.exists()
+    )
 
 
 def test_the_cache_folder_is_the_systems_own(monkeypatch, tmp_path):

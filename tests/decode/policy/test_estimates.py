@@ -23,13 +23,17 @@ def counted(rounds, most, times=MANY):
 def test_where_every_round_asked_for_all_depths_survival_is_the_plain_share(own, accepted):
     shares = own(survival)(*counted([(5, a) for a in accepted], 5), 5, 0.5)
     expected = [np.mean([a >= depth for a in accepted]) for depth in range(1, 6)]
-    assert shares == pytest.approx(expected, abs=1e-4), "of rounds that may all go on, those that did"
+    assert shares == pytest.approx(expected, abs=1e-4), (
+        "of rounds that may all go on, those that did"
+    )
 
 
 def test_rounds_that_asked_for_little_do_not_speak_against_deeper_drafts(own):
     rounds = [(1, 1)] * 2 + [(4, 3), (4, 4)]
     shares = own(survival)(*counted(rounds, 4), 4, 0.5)
-    assert shares == pytest.approx([1, 1, 1, 0.5], abs=1e-4), "a round that asked for one and got it says nothing of a second"
+    assert shares == pytest.approx([1, 1, 1, 0.5], abs=1e-4), (
+        "a round that asked for one and got it says nothing of a second"
+    )
 
 
 def test_where_nothing_was_observed_the_guess_decides(own):
@@ -44,5 +48,9 @@ def test_the_guess_at_a_depth_is_the_share_of_the_depth_before_and_counts_as_two
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), max_size=60))
 def test_survival_never_rises_with_depth(own, rounds):
-    shares = own(survival)(*counted([(asked, min(asked, accepted)) for asked, accepted in rounds], 5, times=1), 5, 0.7)
-    assert all(1 + 1e-12 >= a >= b - 1e-12 >= -1e-12 for a, b in zip(shares, shares[1:], strict=False))
+    shares = own(survival)(
+        *counted([(asked, min(asked, accepted)) for asked, accepted in rounds], 5, times=1), 5, 0.7
+    )
+    assert all(
+        1 + 1e-12 >= a >= b - 1e-12 >= -1e-12 for a, b in zip(shares, shares[1:], strict=False)
+    )

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.rules.chains import block_rule, token_rule
 from minimtp.decode.rules.trees import Tree, matching_path, recursive_rejection, traversal
-from minimtp.decode.rules.verify import SHARPNESS, STANDS, BlockRule, Greedy, Match, SharedNoise, TokenRule
+from minimtp.decode.rules.verify import (
+    SHARPNESS,
+    STANDS,
+    BlockRule,
+    Greedy,
+    Match,
+    SharedNoise,
+    TokenRule,
+)
 from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSource
 from tests.rule_properties import (
     PAIRS,
@@ -26,10 +34,16 @@ from tests.rule_properties import (
 from tests.strategies import tree_forms
 
 EXACT = 1e-12  # as in test_verify.py
-RULES = pytest.mark.parametrize("rule", [recursive_rejection, traversal], ids=lambda rule: rule.__name__)
-FORMS = pytest.mark.parametrize("form", [[0, 1, 1, 1], [0, 1, 2, 1], [0, 1, 1, 2, 3], [0, 1, 2, 3, 1]], ids=str)
+RULES = pytest.mark.parametrize(
+    "rule", [recursive_rejection, traversal], ids=lambda rule: rule.__name__
+)
+FORMS = pytest.mark.parametrize(
+    "form", [[0, 1, 1, 1], [0, 1, 2, 1], [0, 1, 1, 2, 3], [0, 1, 2, 3, 1]], ids=str
+)
 WITH, WITHOUT = (one_draft, True), (distinct_drafts, False)
-DRAWS = pytest.mark.parametrize("draws", [WITHOUT, WITH], ids=["without replacement", "with replacement"])
+DRAWS = pytest.mark.parametrize(
+    "draws", [WITHOUT, WITH], ids=["without replacement", "with replacement"]
+)
 
 
 def sample_and_match(p, q, tree, rng):
@@ -47,7 +61,9 @@ def test_a_rule_gives_the_targets_law_for_children_drawn_from_theirs(form, rule,
 @pytest.mark.slow
 @DRAWS
 @RULES
-@pytest.mark.parametrize("form", [[0, 1, 2, 2, 1, 2], [0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 1, 2]], ids=str)
+@pytest.mark.parametrize(
+    "form", [[0, 1, 2, 2, 1, 2], [0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 1, 2]], ids=str
+)
 def test_a_rule_gives_the_targets_law_in_larger_trees(form, rule, draws):
     for name in ("random-0", "random-4", "random-6", "support-smaller-than-the-tree-is-wide"):
         p, q = PAIRS[name]
@@ -81,12 +97,17 @@ def test_the_form_of_a_tree_may_depend_on_all_that_was_drawn_before(rule):
 
 @DRAWS
 @FORMS
-def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_behind_rejection(form, draws):
+def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_behind_rejection(
+    form, draws
+):
     depth = next((row - 1 for row, depth in enumerate(form) if row != depth), len(form) - 1)
     for name, (p, q) in itertools.islice(PAIRS.items(), 20):
-        token, block = (mean_accepted(chain_round(rule, p, q, depth=depth)) for rule in (token_rule, block_rule))
+        token, block = (
+            mean_accepted(chain_round(rule, p, q, depth=depth)) for rule in (token_rule, block_rule)
+        )
         rejection, whole_paths = (
-            mean_accepted(tree_round(rule, p, q, form, *draws)) for rule in (recursive_rejection, traversal)
+            mean_accepted(tree_round(rule, p, q, form, *draws))
+            for rule in (recursive_rejection, traversal)
         )
         assert rejection >= token - EXACT and whole_paths >= block - EXACT, name
         assert whole_paths >= rejection - EXACT, name
@@ -96,11 +117,15 @@ def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_be
 @FORMS
 def test_drawing_children_without_replacement_is_never_behind_drawing_them_with_it(form, rule):
     for name, (p, q) in itertools.islice(PAIRS.items(), 10):
-        without, with_ = (mean_accepted(tree_round(rule, p, q, form, *draws)) for draws in (WITHOUT, WITH))
+        without, with_ = (
+            mean_accepted(tree_round(rule, p, q, form, *draws)) for draws in (WITHOUT, WITH)
+        )
         assert without >= with_ - EXACT, name
 
 
-@pytest.mark.parametrize(("rule", "chain_rule"), [(recursive_rejection, token_rule), (traversal, block_rule)])
+@pytest.mark.parametrize(
+    ("rule", "chain_rule"), [(recursive_rejection, token_rule), (traversal, block_rule)]
+)
 @pytest.mark.parametrize("name", [f"random-{index}" for index in range(4)])
 def test_in_a_chain_a_trees_rule_is_the_chains(name, rule, chain_rule):
     p, q = PAIRS[name]
@@ -111,12 +136,18 @@ def test_in_a_chain_a_trees_rule_is_the_chains(name, rule, chain_rule):
 @RULES
 def test_a_child_that_its_own_law_excludes_is_an_error_not_a_wrong_text(rule):
     p, q = PAIRS["disjoint"]
-    with pytest.raises(ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"):
+    with pytest.raises(
+        ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"
+    ):
         text_law(tree_round(rule, p, q, [0, 1, 1], lambda rng, law, count: [0, 1]), p)
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)], ids=["plain", "top-k", "top-p"])
+@pytest.mark.parametrize(
+    "law",
+    [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)],
+    ids=["plain", "top-k", "top-p"],
+)
 def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law, kind):
     random = np.random.default_rng(2)
     logits = {prefix: random.standard_normal(3) for prefix in PAIRS["random-0"][0]}
@@ -124,8 +155,12 @@ def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law
 
     def one_round(rng):
         rule = kind(law, rng)
-        tree = grow(0, lambda node, parent, path: draft_logits[tuple(path)][None], rule, nodes=4, depth=2)
-        texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(len(tree.tokens))]
+        tree = grow(
+            0, lambda node, parent, path: draft_logits[tuple(path)][None], rule, nodes=4, depth=2
+        )
+        texts = [
+            tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(len(tree.tokens))
+        ]
         path, token = rule.verify_tree(np.array([logits[text] for text in texts]), tree)
         return (*(tree.tokens[row] for row in path), token), len(path)
 
@@ -134,20 +169,35 @@ def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
-def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_not_on_what_was_drawn(seed, width):
+def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_not_on_what_was_drawn(
+    seed, width
+):
     logits = np.random.default_rng(seed).standard_normal((1, 5))
-    drawn = [TokenRule(SamplingParams(), SeededRandomSource(other)).draw_children(logits, [], width) for other in range(8)]
+    drawn = [
+        TokenRule(SamplingParams(), SeededRandomSource(other)).draw_children(logits, [], width)
+        for other in range(8)
+    ]
     assume(len({tuple(children.tokens) for children in drawn}) > 1)
     beliefs = drawn[0].beliefs
     assert all(children.beliefs == beliefs for children in drawn)
-    assert sorted(beliefs, reverse=True) == beliefs and 0 < sum(beliefs) <= 1 + 1e-12 and beliefs[0] >= STANDS
+    assert (
+        sorted(beliefs, reverse=True) == beliefs
+        and 0 < sum(beliefs) <= 1 + 1e-12
+        and beliefs[0] >= STANDS
+    )
 
 
 def test_where_a_drafter_is_sure_a_drawn_tree_is_a_chain_and_where_it_is_not_it_is_broad():
     sure, unsure = np.array([[20.0, 0.0, 0.0]]), np.zeros((1, 3))
 
     def depths(logits):
-        return grow(0, lambda node, parent, path: logits, TokenRule(SamplingParams(), SeededRandomSource(0)), nodes=7, depth=7).depths
+        return grow(
+            0,
+            lambda node, parent, path: logits,
+            TokenRule(SamplingParams(), SeededRandomSource(0)),
+            nodes=7,
+            depth=7,
+        ).depths
 
     assert depths(sure) == list(range(8))
     assert max(depths(unsure)) < 7
@@ -192,12 +242,23 @@ def sharpened(laws):
 
 def brute_force_tree(laws, nodes, depth):
     """The sum of the chances of the `nodes` most probable paths of at most `depth` tokens."""
-    paths = [text for length in range(1, depth + 1) for text in itertools.product(range(3), repeat=length)]
-    chances = [np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in paths]
+    paths = [
+        text
+        for length in range(1, depth + 1)
+        for text in itertools.product(range(3), repeat=length)
+    ]
+    chances = [
+        np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in paths
+    ]
     return sum(sorted(chances, reverse=True)[:nodes])
 
 
-@given(st.sampled_from(list(PAIRS)), st.integers(0, 12), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.3]))
+@given(
+    st.sampled_from(list(PAIRS)),
+    st.integers(0, 12),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.1, 0.3]),
+)
 def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
     """So if drafts stand as often as is believed, no tree of so many accepts more, a chain being one of them."""
     laws = PAIRS[name][1]
@@ -211,17 +272,29 @@ def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, de
             return np.log(laws[tuple(path)])[None]
 
     tree = grow(7, follow, Greedy(), nodes, depth, least)
-    assert tree.tokens[0] == 7 and len(tree) <= nodes and max(tree.depths) <= depth and len(asked) == len(set(asked))
-    texts = [tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(1, len(tree.tokens))]
+    assert (
+        tree.tokens[0] == 7
+        and len(tree) <= nodes
+        and max(tree.depths) <= depth
+        and len(asked) == len(set(asked))
+    )
+    texts = [
+        tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(1, len(tree.tokens))
+    ]
     assert len(set(texts)) == len(texts)
-    chances = [np.prod([believed[text[:index]][token] for index, token in enumerate(text)]) for text in texts]
+    chances = [
+        np.prod([believed[text[:index]][token] for index, token in enumerate(text)])
+        for text in texts
+    ]
     assert all(chance >= least * (1 - 1e-12) for chance in chances)
     if least == 0:
         assert sum(chances) == pytest.approx(brute_force_tree(believed, nodes, depth), abs=1e-12)
 
 
 @given(tree_forms(), st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 1.3]))
-def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_have(form, seed, temperature):
+def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_have(
+    form, seed, temperature
+):
     random, law, start = np.random.default_rng(seed), SamplingParams(temperature), 5
     plan = Tree([0] * len(form), form)
     logits = {}  # by the text so far
@@ -236,7 +309,9 @@ def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_hav
             tokens, _, scores = rule.draw_children(drafted[None], texts[row], len(children))
             assert scores is None and len(set(tokens)) == len(tokens)
             assert tokens[0] == rule.draw(drafted[None], form[row])[0][0]
-            texts |= {child: (*texts[row], token) for child, token in zip(children, tokens, strict=False)}
+            texts |= {
+                child: (*texts[row], token) for child, token in zip(children, tokens, strict=False)
+            }
     rows = sorted(texts)
     tree = Tree([texts[row][-1] if row else 0 for row in rows], [form[row] for row in rows])
     path, token = rule.verify_tree(np.array([of(texts[row]) for row in rows]), tree)

@@ -9,14 +9,24 @@ from minimtp.decode.logits_processors import ProcessedRule
 from minimtp.decode.rules import verify
 from minimtp.decode.rules.chains import block_rule, matching_rule, token_rule
 from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import BlockRule, Greedy, Match, Rule, SharedNoise, TokenRule, make_rule
+from minimtp.decode.rules.verify import (
+    BlockRule,
+    Greedy,
+    Match,
+    Rule,
+    SharedNoise,
+    TokenRule,
+    make_rule,
+)
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
 from minimtp.errors import UserError
 from tests.rule_properties import DEPTH, PAIRS, chain_round, mean_accepted, most_probable, wrong_by
 from tests.table_models import every_outcome
 
 EXACT = 1e-12  # sums of some thousand products of float64: a right rule is off by about 1e-16, a wrong one by 1e-2
-each_rule = pytest.mark.parametrize("rule", [matching_rule, token_rule, block_rule], ids=lambda rule: rule.__name__)
+each_rule = pytest.mark.parametrize(
+    "rule", [matching_rule, token_rule, block_rule], ids=lambda rule: rule.__name__
+)
 
 
 def on_laws(own, rule):
@@ -58,7 +68,9 @@ def test_a_rule_gives_the_targets_law_for_one_hot_drafts_and_all_accept_equally_
 def test_the_block_rule_never_accepts_less_than_the_token_rule_and_often_more(own):
     more = []
     for name, (p, q) in PAIRS.items():
-        token, block = (mean_accepted(chain_round(rule, p, q)) for rule in (own(token_rule), own(block_rule)))
+        token, block = (
+            mean_accepted(chain_round(rule, p, q)) for rule in (own(token_rule), own(block_rule))
+        )
         assert block >= token - EXACT, name
         more.append(block > token + 0.01)
     assert np.mean(more) > 0.5
@@ -68,7 +80,9 @@ def test_the_block_rule_never_accepts_less_than_the_token_rule_and_often_more(ow
 def test_the_token_rule_accepts_a_draft_as_often_as_the_two_laws_overlap(own, name):
     p, q = PAIRS[name]
     overlap = np.minimum(p[()], q[()]).sum()
-    assert mean_accepted(chain_round(own(token_rule), p, q, depth=1)) == pytest.approx(overlap, abs=EXACT)
+    assert mean_accepted(chain_round(own(token_rule), p, q, depth=1)) == pytest.approx(
+        overlap, abs=EXACT
+    )
 
 
 @pytest.mark.parametrize("rule", [token_rule, block_rule])
@@ -81,12 +95,18 @@ def test_without_drafts_a_rule_is_plain_sampling(own, rule):
 @pytest.mark.parametrize("rule", [token_rule, block_rule])
 def test_a_draft_that_its_own_law_excludes_is_an_error_not_a_wrong_text(own, rule):
     law = np.array([[0.0, 1.0], [0.5, 0.5]])
-    with pytest.raises(ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"):
+    with pytest.raises(
+        ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"
+    ):
         every_outcome(lambda rng: own(rule)(law, law, [0], rng))
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)], ids=["plain", "top-k", "top-p"])
+@pytest.mark.parametrize(
+    "law",
+    [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)],
+    ids=["plain", "top-k", "top-p"],
+)
 def test_a_rules_object_draws_and_verifies_with_the_final_law(law, kind):
     random = np.random.default_rng(2)
     logits = {prefix: random.standard_normal((1, 3)) for prefix in PAIRS["random-0"][0]}
@@ -107,13 +127,21 @@ def test_a_rules_object_draws_and_verifies_with_the_final_law(law, kind):
 
     p = {prefix: law.probabilities(row)[0] for prefix, row in logits.items()}
     assert wrong_by(one_round, p) <= EXACT
-    if law != SamplingParams():  # a real bug: the settings of sampling were not applied to the target (vLLM #10198)
+    if (
+        law != SamplingParams()
+    ):  # a real bug: the settings of sampling were not applied to the target (vLLM #10198)
         assert wrong_by(lambda rng: one_round(rng, truncated=False), p) > 0.01
 
 
 @pytest.mark.parametrize(
     ("drafts", "expected"),
-    [([1, 2, 0], (3, 3)), ([1, 2, 1], (2, 0)), ([1, 0, 0], (1, 2)), ([0, 2, 0], (0, 1)), ([], (0, 1))],
+    [
+        ([1, 2, 0], (3, 3)),
+        ([1, 2, 1], (2, 0)),
+        ([1, 0, 0], (1, 2)),
+        ([0, 2, 0], (0, 1)),
+        ([], (0, 1)),
+    ],
     ids=["all accepted", "last wrong", "middle wrong", "first wrong", "no drafts"],
 )
 def test_greedy_accepts_up_to_the_first_difference_and_corrects_it(drafts, expected):
@@ -130,7 +158,17 @@ def test_greedy_takes_the_lowest_of_equal_logits():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", verify.RULES)
-@pytest.mark.parametrize("law", [SamplingParams(), SamplingParams(0), SamplingParams(top_k=2), SamplingParams(top_p=0.9), SamplingParams(0.7, top_k=2, top_p=0.9)], ids=str)
+@pytest.mark.parametrize(
+    "law",
+    [
+        SamplingParams(),
+        SamplingParams(0),
+        SamplingParams(top_k=2),
+        SamplingParams(top_p=0.9),
+        SamplingParams(0.7, top_k=2, top_p=0.9),
+    ],
+    ids=str,
+)
 def test_every_rule_refuses_logits_that_are_no_numbers(law, name, bad):
     logits = np.zeros((1, 4), np.float32)
     logits[0, 2] = bad
@@ -150,7 +188,9 @@ def test_shared_noise_emits_the_same_tokens_whatever_was_drafted():
     for seed in range(200):
         logits = random.standard_normal((3, 3))
         plain = [SharedNoise(law, GumbelNoise(seed, 3), 7 + row) for row in range(3)]
-        choices = [rule.verify(logits[row : row + 1], [], None)[1] for row, rule in enumerate(plain)]
+        choices = [
+            rule.verify(logits[row : row + 1], [], None)[1] for row, rule in enumerate(plain)
+        ]
         rule = SharedNoise(law, GumbelNoise(seed, 3), 7)
         drafts = rule.draw(logits[:2] + 0.3 * random.standard_normal((2, 3)), 0)[0].tolist()
         accepted, token = rule.verify(logits, drafts, None)
@@ -171,16 +211,24 @@ def test_a_greedy_law_needs_no_randomness_under_any_rule_and_unknown_rules_are_r
         assert isinstance(make_rule(name, SamplingParams(temperature=0), 0, 4, 0), Greedy)
         assert isinstance(make_rule(name, SamplingParams(top_k=1), 0, 4, 0), Greedy)
         assert not isinstance(make_rule(name, SamplingParams(), 0, 4, 0), Greedy)
-    with pytest.raises(UserError, match="unknown verification rule 'typical': use one of shared-noise, token, block, match"):
+    with pytest.raises(
+        UserError,
+        match="unknown verification rule 'typical': use one of shared-noise, token, block, match",
+    ):
         make_rule("typical", SamplingParams(), 0, 4, 0)
 
 
 @pytest.mark.parametrize("kind", [Greedy, SharedNoise, Match, TokenRule, BlockRule, ProcessedRule])
 def test_every_rule_answers_the_questions_that_a_rule_is_asked(kind):
     def parameters(function):
-        return [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+        return [
+            (parameter.name, parameter.default)
+            for parameter in inspect.signature(function).parameters.values()
+        ]
 
-    questions = {name: function for name, function in vars(Rule).items() if not name.startswith("_")}
+    questions = {
+        name: function for name, function in vars(Rule).items() if not name.startswith("_")
+    }
     assert set(questions) == {"draw", "verify", "draw_children", "verify_tree", "guess"}
     for name, function in questions.items():
         assert parameters(getattr(kind, name)) == parameters(function), name

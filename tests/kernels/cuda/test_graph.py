@@ -64,7 +64,10 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded_and_says_so_once(device,
 def test_a_number_of_the_host_is_recorded_not_computed_again(device):
     numbers = iter([1.0, 2.0, 3.0, 4.0])
     graphs = Graphs()
-    results = [float(graphs.run("key", lambda x: (x + next(numbers),), device.xp.zeros(1))[0][0]) for _ in range(3)]
+    results = [
+        float(graphs.run("key", lambda x: (x + next(numbers),), device.xp.zeros(1))[0][0])
+        for _ in range(3)
+    ]
     assert results == [1.0, 3.0, 3.0]
 
 
@@ -73,6 +76,8 @@ def test_rows_of_a_packed_table_can_be_looked_up_in_a_recording(grid, device, ca
     packed = packing.quantize(grid, bell(5, (4, 512)))
     table, graphs = to_device(packed, device), Graphs()
     for row in (2, 0, 3):
-        (found,) = graphs.run("key", lambda rows: (packing.dequantize(grid, table[rows]),), device.xp.asarray([row]))
+        (found,) = graphs.run(
+            "key", lambda rows: (packing.dequantize(grid, table[rows]),), device.xp.asarray([row])
+        )
         assert np.array_equal(to_numpy(found), packing.dequantize(grid, packed[row : row + 1]))
     assert graphs.recorded() == 1 and "cannot be recorded" not in capsys.readouterr().err

@@ -25,7 +25,10 @@ from tests.strategies import product_sizes, weight_matrices
 from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
-few = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+few = settings(
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def there(device, value):
@@ -34,7 +37,10 @@ def there(device, value):
 
 def on_device(function, arguments, device):
     """`results` of the function on the device, back on the host."""
-    arguments = [there(device, argument.copy() if isinstance(argument, np.ndarray) else argument) for argument in arguments]
+    arguments = [
+        there(device, argument.copy() if isinstance(argument, np.ndarray) else argument)
+        for argument in arguments
+    ]
     result = function(*arguments)
     if result is None:
         result = tuple(a for a in arguments if isinstance(a, device.xp.ndarray))
@@ -42,10 +48,17 @@ def on_device(function, arguments, device):
 
 
 def test_every_function_has_a_cuda_twin_with_the_same_parameters():
-    public = {name for name, f in vars(plain).items() if inspect.isfunction(f) and f.__module__ == plain.__name__}
+    public = {
+        name
+        for name, f in vars(plain).items()
+        if inspect.isfunction(f) and f.__module__ == plain.__name__
+    }
     assert {name for name in public if not name.startswith(("_", "require"))} == set(cuda.__all__)
     for name in cuda.__all__:
-        theirs, ours = inspect.signature(getattr(cuda, name)), inspect.signature(getattr(plain, name))
+        theirs, ours = (
+            inspect.signature(getattr(cuda, name)),
+            inspect.signature(getattr(plain, name)),
+        )
         assert [*theirs.parameters] == [*ours.parameters], name
 
 
@@ -64,58 +77,95 @@ def test_a_cuda_kernel_gives_the_float64_result_up_to_rounding(device, name, see
             assert_close(result, true, KERNELS[name], scale)
 
 
-@pytest.mark.parametrize("name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"])
+@pytest.mark.parametrize(
+    "name", ["fake_quantize_q4_0", "fake_quantize_q8_0", "fake_quantize_activations"]
+)
 @few
 @given(x=weight_matrices())
 def test_rounding_on_the_device_is_bit_for_bit_that_of_the_plain_twin(device, name, x):
-    assert to_numpy(getattr(cuda, name)(there(device, x))).tobytes() == getattr(plain, name)(x).tobytes()
+    assert (
+        to_numpy(getattr(cuda, name)(there(device, x))).tobytes()
+        == getattr(plain, name)(x).tobytes()
+    )
 
 
 @few
 @given(x=weight_matrices(largest=3e38))
 def test_activations_are_rounded_on_the_device_as_by_the_plain_twin(device, x):
-    for ours, theirs in zip(cuda.quantize_activations(there(device, x)), plain.quantize_activations(x), strict=True):
+    for ours, theirs in zip(
+        cuda.quantize_activations(there(device, x)), plain.quantize_activations(x), strict=True
+    ):
         assert ours.dtype == theirs.dtype and to_numpy(ours).tobytes() == theirs.tobytes()
 
 
 PREPARE = {
     "f32": lambda kernel, weight, move: kernel.prepare_f32(move(weight)),
-    "f16": lambda kernel, weight, move: kernel.prepare_f16(move(weight.astype(np.float16).view(np.uint8))),
-    "q4_0": lambda kernel, weight, move: kernel.prepare_q4_0(move(blocks.pack_q4_0(*blocks.encode_q4_0(weight)))),
-    "q8_0": lambda kernel, weight, move: kernel.prepare_q8_0(move(blocks.pack_q8_0(*blocks.encode_q8_0(weight)))),
+    "f16": lambda kernel, weight, move: kernel.prepare_f16(
+        move(weight.astype(np.float16).view(np.uint8))
+    ),
+    "q4_0": lambda kernel, weight, move: kernel.prepare_q4_0(
+        move(blocks.pack_q4_0(*blocks.encode_q4_0(weight)))
+    ),
+    "q8_0": lambda kernel, weight, move: kernel.prepare_q8_0(
+        move(blocks.pack_q8_0(*blocks.encode_q8_0(weight)))
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", PREPARE)
 @few
 @given(sizes=product_sizes())
-def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_the_others(device, kind, sizes):
+def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_the_others(
+    device, kind, sizes
+):
     rows, outputs, columns, seed = sizes
     rng = np.random.default_rng(seed)
     x, weight = normal(rng, rows, columns), normal(rng, outputs, columns)
     exact = plain.linear(x.astype(np.float64), PREPARE[kind](plain, weight, lambda a: a))
     prepared = PREPARE[kind](cuda, weight, lambda a: there(device, a))
     found = to_numpy(cuda.linear(there(device, x), prepared))
-    assert_close(found, exact, COMPARISONS["product"], np.abs(x).max() * np.abs(weight).max() * columns)
+    assert_close(
+        found, exact, COMPARISONS["product"], np.abs(x).max() * np.abs(weight).max() * columns
+    )
     if rows <= cuda_products.MOST_FLOAT_ROWS or kind != "f32":
         row = int(rng.integers(rows))
-        assert to_numpy(cuda.linear(there(device, x[row : row + 1].copy()), prepared)).tobytes() == found[row].tobytes()
+        assert (
+            to_numpy(cuda.linear(there(device, x[row : row + 1].copy()), prepared)).tobytes()
+            == found[row].tobytes()
+        )
 
 
 @few
-@given(rows=st.integers(1, 16), start=st.integers(0, 300), groups=st.sampled_from([1, 2]), seed=st.integers(0, 2**32))
-def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(device, rows, start, groups, seed):
+@given(
+    rows=st.integers(1, 16),
+    start=st.integers(0, 300),
+    groups=st.sampled_from([1, 2]),
+    seed=st.integers(0, 2**32),
+)
+def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(
+    device, rows, start, groups, seed
+):
     rng, room = np.random.default_rng(seed), start + rows
     head_dim = 2 * int(rng.integers(1, 65))
-    q, keys, values = normal(rng, rows, 2, head_dim), normal(rng, groups, head_dim, room), normal(rng, room, groups, head_dim)
+    q, keys, values = (
+        normal(rng, rows, 2, head_dim),
+        normal(rng, groups, head_dim, room),
+        normal(rng, room, groups, head_dim),
+    )
     ours = [there(device, array) for array in (q, keys, values)]
     together = to_numpy(cuda.cached_attention(*ours, start, 0.3))
-    true = plain.cached_attention(*(array.astype(np.float64) for array in (q, keys, values)), start, 0.3)
+    true = plain.cached_attention(
+        *(array.astype(np.float64) for array in (q, keys, values)), start, 0.3
+    )
     assert_close(together, true, KERNELS["cached_attention"], np.abs(true).max())
     token = int(rng.integers(rows))
-    alone = cuda.cached_attention(there(device, q[token : token + 1].copy()), *ours[1:], start + token, 0.3)
+    alone = cuda.cached_attention(
+        there(device, q[token : token + 1].copy()), *ours[1:], start + token, 0.3
+    )
     assert to_numpy(alone)[0].tobytes() == together[token].tobytes()
-    at = device.xp.asarray(np.array([start], np.int32))  # the position from the device, as a graph has it
+    at = device.xp.asarray(
+        np.array([start], np.int32)
+    )  # the position from the device, as a graph has it
     assert to_numpy(cuda.cached_attention(*ours, at, 0.3)).tobytes() == together.tobytes()
 
 
@@ -124,7 +174,9 @@ def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(device, ro
     rows=st.integers(1, 9), vocabulary=st.integers(1, 700), temperature=st.sampled_from([1.0, 0.7, 3.0]),
     kind=st.sampled_from(["ties", "noise with ties", "any"]), seed=st.integers(0, 2**32),
 )  # fmt: skip
-def test_the_device_chooses_the_tokens_of_the_plain_twin(device, rows, vocabulary, temperature, kind, seed):
+def test_the_device_chooses_the_tokens_of_the_plain_twin(
+    device, rows, vocabulary, temperature, kind, seed
+):
     rng, noise = np.random.default_rng(seed), None
     logits = rng.integers(0, 4, (rows, vocabulary)).astype(np.float32)
     if kind == "noise with ties":
@@ -145,24 +197,41 @@ def test_scores_on_the_device_have_the_bits_of_the_host(device):
     """A token whose noise is what another's logit / temperature should be ties with it, and no last bit decides."""
     logits = normal(np.random.default_rng(0), 200)
     zeros, quotients = np.zeros(200), logits / np.float32(0.7)
-    for first, second in (((logits, zeros), (zeros, quotients)), ((zeros, quotients), (logits, zeros))):
+    for first, second in (
+        ((logits, zeros), (zeros, quotients)),
+        ((zeros, quotients), (logits, zeros)),
+    ):
         pairs = [np.stack(part, axis=1) for part in zip(first, second, strict=True)]
-        found = cuda.choose(there(device, pairs[0].astype(np.float32)), 0.7, there(device, pairs[1].astype(np.float64)))
+        found = cuda.choose(
+            there(device, pairs[0].astype(np.float32)),
+            0.7,
+            there(device, pairs[1].astype(np.float64)),
+        )
         assert not to_numpy(found).any()
-    nearly = there(device, np.array([[1.0, 1.0 + 1e-12]])), there(device, np.ones((1, 2), np.float32))
+    nearly = (
+        there(device, np.array([[1.0, 1.0 + 1e-12]])),
+        there(device, np.ones((1, 2), np.float32)),
+    )
     assert to_numpy(cuda.choose(nearly[1], 0.7, nearly[0])).tolist() == [1]  # the sum is a float64
 
 
 @few
 @given(rows=st.integers(1, 9), vocabulary=st.integers(1, 700), seed=st.integers(0, 2**32))
-def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(device, rows, vocabulary, seed):
+def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(
+    device, rows, vocabulary, seed
+):
     from minimtp.kernels.cuda.block import _choose
 
     logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)
     probabilities = device.xp.empty(rows, np.float32)
-    assert to_numpy(_choose(there(device, logits), 1.0, None, None, probabilities)).tolist() == logits.argmax(axis=1).tolist()
+    assert (
+        to_numpy(_choose(there(device, logits), 1.0, None, None, probabilities)).tolist()
+        == logits.argmax(axis=1).tolist()
+    )
     expected = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
-    assert_close(probabilities, expected, COMPARISONS["largest probability"], (8 + vocabulary) * expected)
+    assert_close(
+        probabilities, expected, COMPARISONS["largest probability"], (8 + vocabulary) * expected
+    )
 
 
 def test_float32_arrays_of_the_device_take_the_cuda_kernels_and_float64_the_plain_ones(device):
@@ -171,7 +240,9 @@ def test_float32_arrays_of_the_device_take_the_cuda_kernels_and_float64_the_plai
     assert kernels.describe("cuda")[0] == "cuda"
 
 
-def test_a_gpu_whose_compiler_is_unusable_computes_with_plain_array_code_and_says_so_once(device, monkeypatch, capsys):
+def test_a_gpu_whose_compiler_is_unusable_computes_with_plain_array_code_and_says_so_once(
+    device, monkeypatch, capsys
+):
     def broken(**options):
         raise RuntimeError("libnvrtc.so.13 not found")
 
@@ -186,14 +257,27 @@ def test_a_gpu_whose_compiler_is_unusable_computes_with_plain_array_code_and_say
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("name", cuda_source.NAMES)
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed: the sources are not compiled for real devices")
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None,
+    reason="nvcc is not installed: the sources are not compiled for real devices",
+)
 def test_every_source_compiles_for_real_devices_without_a_warning(tmp_path, name, architecture):
     (tmp_path / f"{name}.cu").write_text(cuda_source.source(name))
-    command = ["nvcc", *cuda_source.OPTIONS, f"-arch={architecture}", "-cubin", "-o", "out.cubin", f"{name}.cu"]
+    command = [
+        "nvcc",
+        *cuda_source.OPTIONS,
+        f"-arch={architecture}",
+        "-cubin",
+        "-o",
+        "out.cubin",
+        f"{name}.cu",
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr and (tmp_path / "out.cubin").stat().st_size > 0
 
 
 def test_every_source_is_listed():
-    assert sorted(path.stem for path in cuda_source.FOLDER.glob("*.cu")) == sorted(cuda_source.NAMES)
+    assert sorted(path.stem for path in cuda_source.FOLDER.glob("*.cu")) == sorted(
+        cuda_source.NAMES
+    )

@@ -16,7 +16,9 @@ def draw_and_check(law, data):
     assume(those)
     any_uniform = uniform_grids().filter(lambda grid: law.about(grid) and law.holds(grid))
     uniform = any(hasattr(grid, "policy") for grid in those)
-    grid = data.draw(st.one_of(st.sampled_from(those), any_uniform) if uniform else st.sampled_from(those))
+    grid = data.draw(
+        st.one_of(st.sampled_from(those), any_uniform) if uniform else st.sampled_from(those)
+    )
     x, seed = data.draw(matrices_for(grid)), data.draw(st.integers(0, 2**32))
     try:
         law.check(grid, x, np.random.default_rng(seed))
@@ -24,7 +26,9 @@ def draw_and_check(law, data):
         assume(False)
 
 
-@pytest.mark.parametrize("law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name
+)
 @given(data=st.data())
 @settings(max_examples=40)
 def test_it_holds(law, data):
@@ -32,7 +36,9 @@ def test_it_holds(law, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name
+)
 @given(data=st.data())
 @settings(max_examples=600)
 def test_it_holds_in_hundreds_of_examples(law, data):
@@ -43,4 +49,6 @@ def test_it_holds_in_hundreds_of_examples(law, data):
 def test_on_the_fixed_examples_a_grid_breaks_exactly_the_laws_that_are_false_for_it(grid):
     false = {law.name for law in PROPERTIES if law.about(grid) and not law.holds(grid)}
     broken = broken_properties(grid)
-    assert broken.keys() == false, {name: text for name, text in broken.items() if name not in false}
+    assert broken.keys() == false, {
+        name: text for name, text in broken.items() if name not in false
+    }

@@ -27,7 +27,9 @@ def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution():
 def test_every_level_of_nf4_is_used_about_equally_often_by_bell_shaped_weights():
     codes = grid_named("nf4-g64").encode(bell(9, (256, 512)))[0]
     share = np.bincount(codes.reshape(-1), minlength=16) / codes.size
-    assert share.min() > 0.015 and share.max() < 0.12  # the outermost ones are rarer: 64 draws have one extreme
+    assert (
+        share.min() > 0.015 and share.max() < 0.12
+    )  # the outermost ones are rarer: 64 draws have one extreme
 
 
 def test_half_way_between_two_levels_the_lower_one_is_taken():
@@ -39,12 +41,16 @@ def test_half_way_between_two_levels_the_lower_one_is_taken():
 
 def test_counter_example_nf4_is_not_symmetric():
     x = np.array([[1, 0.5, -0.5]], np.float32)
-    assert not np.array_equal(grid_named("nf4-channel").fake_quantize(-x), -grid_named("nf4-channel").fake_quantize(x))
+    assert not np.array_equal(
+        grid_named("nf4-channel").fake_quantize(-x), -grid_named("nf4-channel").fake_quantize(x)
+    )
 
 
 def test_ternary_weights_are_the_mean_magnitude_or_nothing():
     codes, scales = grid_named("ternary-tensor").encode(MEANS)
-    assert scales == 2 and codes.tolist() == [[1, 0, 0, 0, -1, 1]]  # 3/2 rounds to the even 2 and -1/2 to 0
+    assert scales == 2 and codes.tolist() == [
+        [1, 0, 0, 0, -1, 1]
+    ]  # 3/2 rounds to the even 2 and -1/2 to 0
 
 
 def test_counter_example_ternary_rounding_twice_is_not_rounding_once():
@@ -70,10 +76,16 @@ def test_between_a_step_and_one_and_a_half_the_two_masks_of_ternary_weights_diff
 def test_small_ternary_layers_are_not_rounded_to_zero_by_an_epsilon(name):
     x = bell(10, (4, 64))
     small = x * np.float32(2.0**-40)
-    assert np.array_equal(grid_named(name).fake_quantize(small), grid_named(name).fake_quantize(x) * np.float32(2.0**-40))
+    assert np.array_equal(
+        grid_named(name).fake_quantize(small),
+        grid_named(name).fake_quantize(x) * np.float32(2.0**-40),
+    )
 
 
 def test_the_mean_of_many_ternary_weights_is_taken_in_double_precision():
     x = bell(12, (8, 5001))
     means = [math.fsum(abs(float(weight)) for weight in row) / 5001 for row in x]
-    assert grid_named("ternary-channel-f32").encode(x)[1][:, 0].tolist() == np.array(means, np.float32).tolist()
+    assert (
+        grid_named("ternary-channel-f32").encode(x)[1][:, 0].tolist()
+        == np.array(means, np.float32).tolist()
+    )

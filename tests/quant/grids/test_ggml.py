@@ -36,8 +36,15 @@ def test_the_stored_bytes_are_of_the_weights_that_the_cases_make_today(stored):
 @pytest.mark.parametrize("case", small_cases())
 @each_block_grid
 def test_the_bytes_are_those_of_ggml(grid, case, how, stored):
-    expected, found = stored[f"{grid.name}/{how}/{case}"], encoded(grid, stored[f"weights/{case}"], WEIGHTS[how])
-    if (grid, case, how) == (Q4_0, "subnormal", "plain"):  # 1 / d overflows: ggml casts NaN to an integer there
+    expected, found = (
+        stored[f"{grid.name}/{how}/{case}"],
+        encoded(grid, stored[f"weights/{case}"], WEIGHTS[how]),
+    )
+    if (grid, case, how) == (
+        Q4_0,
+        "subnormal",
+        "plain",
+    ):  # 1 / d overflows: ggml casts NaN to an integer there
         assert np.array_equal(packing.dequantize(grid, found), packing.dequantize(grid, expected))
     else:
         assert np.array_equal(found, expected)
@@ -53,14 +60,20 @@ def test_the_bytes_of_a_million_weights_are_those_of_ggml(grid, case, how, store
 
 
 def weighted_error(grid, x, weights, chosen_by):
-    return float((np.square(grid.decode(*grid.encode(x, importance=chosen_by)) - x) * weights).sum(dtype=np.float64))
+    return float(
+        (np.square(grid.decode(*grid.encode(x, importance=chosen_by)) - x) * weights).sum(
+            dtype=np.float64
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "q4_k", "q6_k"])
 def test_weighing_errors_by_importance_lowers_the_weighted_error_of_bell_shaped_weights(name):
     """Typical and no theorem: the search is greedy, and the scales of scales are rounded after it."""
     x, weights = large_cases()["bell"][:64], importance()
-    assert weighted_error(grid_named(name), x, weights, weights) < 0.95 * weighted_error(grid_named(name), x, weights, None)
+    assert weighted_error(grid_named(name), x, weights, weights) < 0.95 * weighted_error(
+        grid_named(name), x, weights, None
+    )
 
 
 def test_q8_0_ignores_importance_as_ggml_does():
@@ -68,15 +81,22 @@ def test_q8_0_ignores_importance_as_ggml_does():
     assert np.array_equal(encoded(Q8_0, x, importance()), encoded(Q8_0, x, None))
 
 
-@pytest.mark.parametrize("bad", [np.ones(511), -np.ones(512), np.full(512, np.nan), np.ones((1, 512))])
+@pytest.mark.parametrize(
+    "bad", [np.ones(511), -np.ones(512), np.full(512, np.nan), np.ones((1, 512))]
+)
 def test_an_importance_that_is_none_is_refused_by_name(bad):
-    with pytest.raises(UserError, match="the importance of head 3 must be 512 finite numbers of at least 0, one per column"):
+    with pytest.raises(
+        UserError,
+        match="the importance of head 3 must be 512 finite numbers of at least 0, one per column",
+    ):
         Q4_K.encode(np.zeros((2, 512), np.float32), "head 3", bad)
 
 
 @pytest.mark.parametrize("name", ["int4-restricted-g32", "nf4-g64", "ternary-tensor"])
 def test_grids_that_cannot_weigh_errors_refuse_an_importance(name):
-    with pytest.raises(UserError, match=f"{name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k"):
+    with pytest.raises(
+        UserError, match=f"{name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k"
+    ):
         grid_named(name).encode(np.zeros((2, 64), np.float32), importance=np.ones(64))
 
 
@@ -129,7 +149,11 @@ def test_counter_example_one_huge_weight_silences_its_neighbours(grid):
     assert len(np.unique(group)) == 1
 
 
-@pytest.mark.parametrize(("grid", "bits"), [*zip(BLOCK_GRIDS.values(), (4.5, 5.0, 8.5, 4.5, 6.5625), strict=True)], ids=str)
+@pytest.mark.parametrize(
+    ("grid", "bits"),
+    [*zip(BLOCK_GRIDS.values(), (4.5, 5.0, 8.5, 4.5, 6.5625), strict=True)],
+    ids=str,
+)
 def test_the_published_bits_per_weight_count_every_scale(grid, bits):
     assert grid.bits_per_weight == bits
     assert packing.quantize(grid, np.ones((3, 512), np.float32)).nbytes * 8 == 3 * 512 * bits

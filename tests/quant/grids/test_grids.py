@@ -57,7 +57,9 @@ def test_counter_example_of_two_equal_extremes_q4_0_keeps_the_first():
 
 
 @given(x=weight_matrices())
-def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_group_the_outermost(x):
+def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_group_the_outermost(
+    x,
+):
     groups = x.reshape(-1, 32)
     groups = groups[np.abs(groups).max(axis=-1) > 127 * 2.0**-127]  # below, the codes are 0
     if len(groups):
@@ -67,9 +69,13 @@ def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_gr
 
 
 def test_halves_are_rounded_away_from_zero_in_q8_0_and_upwards_in_q4_0():
-    q8_0 = row(127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0)))  # the step is 1
+    q8_0 = row(
+        127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0))
+    )  # the step is 1
     assert Q8_0.encode(q8_0)[0][0, :8].tolist() == [127, 1, 2, 3, -1, -2, -3, 0]
-    q4_0 = row(-8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5)  # the step is 1; where it is negative, upwards means downwards
+    q4_0 = row(
+        -8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5
+    )  # the step is 1; where it is negative, upwards means downwards
     assert Q4_0.encode(q4_0)[0][0, :7].tolist() == [-8, 1, 2, 3, 0, -1, -2]
     assert Q4_0.fake_quantize(-q4_0)[0, :7].tolist() == [8, -1, -2, -3, 0, 1, 2]
 
@@ -93,5 +99,7 @@ def test_a_group_too_small_for_a_float16_scale_becomes_zeros(grid, kernel, size)
 
 
 def test_an_unknown_grid_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown grid 'q4_3': use q4_0, q4_1, q8_0, q4_k, q6_k, or"):
+    with pytest.raises(
+        UserError, match="unknown grid 'q4_3': use q4_0, q4_1, q8_0, q4_k, q6_k, or"
+    ):
         grid_named("q4_3")

@@ -21,7 +21,9 @@ def test_there_are_at_least_25_defects_with_the_number_of_a_project_and_all_are_
 def test_a_property_kills_it(one, monkeypatch):
     with in_place(one, monkeypatch):
         if one.test is None:
-            assert broken_properties(grid_named(one.grid), [law for law in PROPERTIES if law.name == one.law]), one.found
+            assert broken_properties(
+                grid_named(one.grid), [law for law in PROPERTIES if law.name == one.law]
+            ), one.found
         else:
             with pytest.raises(Exception):  # noqa: B017  (a wrong number or a crash: both are noticed)
                 one.test()
@@ -36,6 +38,8 @@ def test_the_whole_catalogue_kills_it_by_the_law_that_it_names(one, monkeypatch)
     assert one.law in broken, f"{one.found} breaks {sorted(broken) or 'nothing'}"
 
 
-@pytest.mark.parametrize("test", dict.fromkeys(one.test for one in MUTANTS if one.test), ids=lambda test: test.__name__)
+@pytest.mark.parametrize(
+    "test", dict.fromkeys(one.test for one in MUTANTS if one.test), ids=lambda test: test.__name__
+)
 def test_what_kills_it_holds_without_it(test):
     test()

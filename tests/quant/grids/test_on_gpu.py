@@ -30,11 +30,16 @@ def test_a_grid_rounds_and_packs_on_the_device_as_on_the_host(grid, device):
     assert np.array_equal(to_numpy(packed), packing.quantize(grid, x))
     assert np.array_equal(to_numpy(packing.dequantize(grid, packed)), grid.fake_quantize(x))
     for mask in ("round-clip", "clip-round"):
-        found, expected = grid.straight_through_mask(there, mask), grid.straight_through_mask(x, mask)
+        found, expected = (
+            grid.straight_through_mask(there, mask),
+            grid.straight_through_mask(x, mask),
+        )
         assert (found is expected is None) or np.array_equal(to_numpy(found), expected)
 
 
-@pytest.mark.parametrize("grid", [g for g in GRIDS if g.name in ("q4_0", "q4_1", "q4_k", "q6_k")], ids=str)
+@pytest.mark.parametrize(
+    "grid", [g for g in GRIDS if g.name in ("q4_0", "q4_1", "q4_k", "q6_k")], ids=str
+)
 def test_importance_is_weighed_on_the_device_as_on_the_host(grid, device):
     x, weights = bell(11, (2, 512)), importance()
     found = grid.pack(*grid.encode(to_device(x, device), importance=to_device(weights, device)))

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.quant.grids.rounding import ROUNDINGS, half_away, half_even, half_up, stochastic
 
-numbers = st.lists(st.floats(-(2.0**30), 2.0**30, width=32), min_size=1, max_size=20).map(lambda x: np.array(x, np.float32))
+numbers = st.lists(st.floats(-(2.0**30), 2.0**30, width=32), min_size=1, max_size=20).map(
+    lambda x: np.array(x, np.float32)
+)
 each_mode = pytest.mark.parametrize("rounding", ROUNDINGS.values(), ids=ROUNDINGS.keys())
 
 
@@ -31,7 +33,9 @@ HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
 def test_halves_go_away_from_zero_and_what_lies_just_below_a_half_does_not(own):
     assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
     below = np.nextafter(HALVES, np.float32(0))
-    assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], "x + 0.5 rounds by itself: 0.49999997 becomes 1"
+    assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], (
+        "x + 0.5 rounds by itself: 0.49999997 becomes 1"
+    )
 
 
 @given(x=numbers)
@@ -49,7 +53,9 @@ def test_halves_go_where_the_name_says():
 
 @each_mode
 def test_away_from_halves_every_mode_goes_to_the_nearer_integer_on_both_sides_of_zero(rounding):
-    x = np.array([-2.75, -2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75], np.float32)
+    x = np.array(
+        [-2.75, -2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75], np.float32
+    )
     assert rounding(x).tolist() == [-3, -2, -2, -1, -1, 0, 0, 1, 1, 2, 2, 3]
 
 

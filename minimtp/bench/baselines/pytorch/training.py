@@ -38,24 +38,37 @@ class TorchPeer:
     recordable = False  # whether a step can be recorded: then what changes from step to step lies on the device
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
-        for variable in BLAS_THREAD_VARIABLES:  # set to 1 for NumPy's sake; PyTorch reads them when it is imported
+        for variable in (
+            BLAS_THREAD_VARIABLES
+        ):  # set to 1 for NumPy's sake; PyTorch reads them when it is imported
             os.environ.pop(variable, None)
         self.torch = torch = torch_on(device)
         self.recipe, self.device, self.taken = recipe, device, 0
         torch.set_num_threads(threads)
         if device == "cuda":
-            torch.set_float32_matmul_precision("highest" if recipe.precision == "float32" else "high")
+            torch.set_float32_matmul_precision(
+                "highest" if recipe.precision == "float32" else "high"
+            )
         self.about = {
             "title": f"{self.name} {torch.__version__}",
             "threads": torch.get_num_threads(),
             "how": self.how,
-            "versions": {"torch": str(torch.__version__)},  # as it is, who unpickles it loads PyTorch
+            "versions": {
+                "torch": str(torch.__version__)
+            },  # as it is, who unpickles it loads PyTorch
         }
         model = build_model(recipe, np.random.default_rng(recipe.seed))
         arrays = {name: parameter.data for name, parameter in model.named_parameters()}
-        self.weights = {name: torch.tensor(array, device=device, requires_grad=True) for name, array in arrays.items()}
-        position = np.arange(recipe.context_length)[:, None] * model.blocks[0].attention.rotary.frequencies  # (T, C/2)
-        self.turn = torch.tensor(np.exp(1j * position).astype(np.complex64), device=device)[:, None]  # (T, 1, C/2)
+        self.weights = {
+            name: torch.tensor(array, device=device, requires_grad=True)
+            for name, array in arrays.items()
+        }
+        position = (
+            np.arange(recipe.context_length)[:, None] * model.blocks[0].attention.rotary.frequencies
+        )  # (T, C/2)
+        self.turn = torch.tensor(np.exp(1j * position).astype(np.complex64), device=device)[
+            :, None
+        ]  # (T, 1, C/2)
         weights = self.weights.values()
         groups = [
             {"params": [w for w in weights if w.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -66,7 +79,10 @@ class TorchPeer:
             fused=True, capturable=self.recordable,
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(
-            device, init_scale=FIRST, growth_interval=PATIENCE, enabled=recipe.precision == "float16"
+            device,
+            init_scale=FIRST,
+            growth_interval=PATIENCE,
+            enabled=recipe.precision == "float16",
         )
         self.scale = self.scaler.get_scale()
 
@@ -115,8 +131,14 @@ class TorchPeer:
         """The step, unless its gradients overflow: then the scale is halved and nothing else has changed."""
         torch, precision = self.torch, self.recipe.precision
         self.optimizer.zero_grad(set_to_none=True)
-        short = {"dtype": getattr(torch, precision)} if precision in SIXTEEN_BITS else {"enabled": False}
-        with torch.autocast(self.device, cache_enabled=False, **short):  # no weight is multiplied twice
+        short = (
+            {"dtype": getattr(torch, precision)}
+            if precision in SIXTEEN_BITS
+            else {"enabled": False}
+        )
+        with torch.autocast(
+            self.device, cache_enabled=False, **short
+        ):  # no weight is multiplied twice
             loss = self.loss(tokens[:, :-1], tokens[:, 1:])
         self.scaler.scale(loss).backward()
         if self.recipe.clip:
@@ -137,11 +159,19 @@ class TorchPeer:
         x = self.torch.nn.functional.embedding(tokens, weights["embedding.weight"])  # (B, T, D)
         for i in range(self.recipe.num_layers):
             block = f"blocks.{i}"
-            qkv = linear(self._norm(x, f"{block}.attention_norm"), weights[f"{block}.attention.qkv.weight"])
+            qkv = linear(
+                self._norm(x, f"{block}.attention_norm"), weights[f"{block}.attention.qkv.weight"]
+            )
             x = x + linear(self._attention(qkv), weights[f"{block}.attention.output.weight"])
-            gate_up = linear(self._norm(x, f"{block}.feed_forward_norm"), weights[f"{block}.feed_forward.gate_up.weight"])
+            gate_up = linear(
+                self._norm(x, f"{block}.feed_forward_norm"),
+                weights[f"{block}.feed_forward.gate_up.weight"],
+            )
             gate, up = gate_up.chunk(2, dim=-1)
-            x = x + linear(self.torch.nn.functional.silu(gate) * up, weights[f"{block}.feed_forward.down.weight"])
+            x = x + linear(
+                self.torch.nn.functional.silu(gate) * up,
+                weights[f"{block}.feed_forward.down.weight"],
+            )
         output = weights["embedding.weight" if self.recipe.tied_embeddings else "output.weight"]
         return linear(self._norm(x, "final_norm"), output)
 
@@ -153,11 +183,18 @@ class TorchPeer:
         """(B, T, (H + 2G) C) -> (B, T, H C)."""
         torch, heads, groups = self.torch, self.recipe.num_heads, self.recipe.num_kv_heads
         joined = qkv.unflatten(-1, (heads + 2 * groups, -1))  # (B, T, H+2G, C)
-        rotated = self._rotated(joined[:, :, : heads + groups].unflatten(-1, (-1, 2))).flatten(-2)  # (B, T, H+G, C)
-        query, key = rotated.transpose(1, 2).split([heads, groups], dim=1)  # (B, H, T, C), (B, G, T, C)
+        rotated = self._rotated(joined[:, :, : heads + groups].unflatten(-1, (-1, 2))).flatten(
+            -2
+        )  # (B, T, H+G, C)
+        query, key = rotated.transpose(1, 2).split(
+            [heads, groups], dim=1
+        )  # (B, H, T, C), (B, G, T, C)
         value = joined[:, :, heads + groups :].transpose(1, 2)
         if self.device == "cuda" and groups < heads and self.recipe.precision not in SIXTEEN_BITS:
-            key, value = (x.unsqueeze(2).expand(-1, -1, heads // groups, -1, -1).flatten(1, 2) for x in (key, value))
+            key, value = (
+                x.unsqueeze(2).expand(-1, -1, heads // groups, -1, -1).flatten(1, 2)
+                for x in (key, value)
+            )
             groups = heads
         attention = torch.nn.functional.scaled_dot_product_attention
         context_length = attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
@@ -165,7 +202,9 @@ class TorchPeer:
 
     def _rotated(self, pairs):
         """Channels in pairs (B, T, H, C/2, 2), turned by their position's angles, in float32."""
-        return self.torch.view_as_real(self.torch.view_as_complex(pairs.float()) * self.turn).type_as(pairs)
+        return self.torch.view_as_real(
+            self.torch.view_as_complex(pairs.float()) * self.turn
+        ).type_as(pairs)
 
 
 class CompiledTorchPeer(TorchPeer):
@@ -174,12 +213,16 @@ class CompiledTorchPeer(TorchPeer):
     name, how = "torch.compile", "inductor, fused AdamW"
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that would outlive this one
+        os.environ.setdefault(
+            "TORCHINDUCTOR_COMPILE_THREADS", "1"
+        )  # no pool of processes that would outlive this one
         super().__init__(recipe, threads, device)
         try:
             self.torch.compile(lambda x: x + 1)(self.torch.zeros(2))
         except Exception as error:  # PyTorch wraps a missing compiler in classes of its own, one for each way to miss it
-            raise ImportError(f"torch.compile does not work here: {str(error).splitlines()[0]}") from None
+            raise ImportError(
+                f"torch.compile does not work here: {str(error).splitlines()[0]}"
+            ) from None
         self.cosine, self.sine = self.torch.view_as_real(self.turn).unbind(-1)  # (T, 1, C/2) each
         self.loss = self.torch.compile(self.loss)
 
@@ -203,7 +246,9 @@ class GraphedTorchPeer(TorchPeer):
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cuda") -> None:
         super().__init__(recipe, threads, device)
-        self.tokens = self.torch.zeros((recipe.batch_size, recipe.context_length + 1), dtype=self.torch.int64, device=device)
+        self.tokens = self.torch.zeros(
+            (recipe.batch_size, recipe.context_length + 1), dtype=self.torch.int64, device=device
+        )
         self.stream, self.attempts = self.torch.cuda.Stream(), 0
         self.replay = self.found = None  # the recording, and where it puts the loss
 
@@ -222,10 +267,16 @@ class GraphedTorchPeer(TorchPeer):
     def attempt(self, tokens):
         self.attempts += 1
         if self.attempts <= self.BESIDE:
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # AdamW would be faster if never recorded
-                return beside(self.torch, self.stream, lambda: super(GraphedTorchPeer, self).attempt(tokens))
+            with warnings.catch_warnings(
+                action="ignore", category=UserWarning
+            ):  # AdamW would be faster if never recorded
+                return beside(
+                    self.torch, self.stream, lambda: super(GraphedTorchPeer, self).attempt(tokens)
+                )
         if self.replay is None:
-            self.optimizer.zero_grad(set_to_none=True)  # here already: what a recording lets go of, it cannot use
+            self.optimizer.zero_grad(
+                set_to_none=True
+            )  # here already: what a recording lets go of, it cannot use
             self.replay = recorded(self.torch, self._attempt_to_be_found)
         self.replay()
         return self.found.clone()
