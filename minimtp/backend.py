@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 from minimtp.errors import UserError
 
@@ -43,9 +44,12 @@ if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get(
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
-    "Device", "array_module", "available_cores", "blas_threads", "blas_threads_warning", "choose_device", "empty_gpu_pool",
+    "Array", "Device", "array_module", "available_cores", "blas_threads", "blas_threads_warning", "choose_device", "empty_gpu_pool",
     "gpu_pool_bytes", "keep_freed_memory", "numpy", "processor", "to_device", "to_numpy",
 ]  # fmt: skip
+
+# A numpy.ndarray on the CPU or a cupy.ndarray, which has the same interface, on the GPU.
+Array: TypeAlias = numpy.ndarray
 
 
 @dataclass(frozen=True)

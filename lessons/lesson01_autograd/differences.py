@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from minimtp.backend import array_module
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.backend import Array, array_module
+from minimtp.engine.tensor import Tensor
 
 
 def difference(

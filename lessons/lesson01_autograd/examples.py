@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from types import ModuleType
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.engine import ops
-from minimtp.engine.tensor import Array, Op, Tensor
+from minimtp.engine.tensor import Op, Tensor
 
 rng = np.random.default_rng(1)
 

@@ -1,7 +1,7 @@
 """Lesson 1's exercises. Fill in the bodies, then:  pytest --mine tests/engine/test_engine.py"""
 
-from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
-from minimtp.engine.tensor import Array, Op
+from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
+from minimtp.engine.tensor import Op
 
 
 class Divide(Op):

@@ -1,10 +1,11 @@
 """The smallest language model that is worth training: the last few bytes, through two products, to the next one."""
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy
 from minimtp.engine.module import Module
 from minimtp.engine.ops import SiLU, concatenate
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Tensor
 from minimtp.model.layers import Embedding, Linear
 
 

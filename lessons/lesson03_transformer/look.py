@@ -2,10 +2,10 @@
 
 import math
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention
-from minimtp.engine.tensor import Array, no_grad
+from minimtp.engine.tensor import no_grad
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.training.checkpoint import LoadedRun

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-from minimtp.backend import Device, to_device, to_numpy
+from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource
-from minimtp.engine.tensor import Array, no_grad
+from minimtp.engine.tensor import no_grad
 from minimtp.model.transformer import Transformer
 
 Chooser = Callable[[Array], int]  # the logits (1, V) of the next token -> the token

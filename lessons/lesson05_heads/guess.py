@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array, no_grad
+from minimtp.engine.tensor import no_grad
 from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import LanguageModel, Transformer

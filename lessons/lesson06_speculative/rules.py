@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
 from minimtp.decode.rules.chains import ratio, residual
 from minimtp.decode.rules.verify import TokenRule
 from minimtp.decode.sampling import RandomSource, softmax
-from minimtp.engine.tensor import Array, no_grad
+from minimtp.engine.tensor import no_grad
 from minimtp.model.heads import MultiTokenModel
 
 

@@ -3,8 +3,7 @@
 pytest --mine tests/quant/grids/test_rounding.py tests/quant/test_bit_packing.py tests/quant/ptq/test_ptq.py
 """
 
-from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
-from minimtp.engine.tensor import Array
+from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid

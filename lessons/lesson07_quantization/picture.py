@@ -1,9 +1,8 @@
 """Lesson 7's picture: weights on two grids, the error inside its bound, and what each method costs."""
 
 from lessons.lesson07_quantization.rounded import Rounded
+from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.backend import to_numpy
-from minimtp.engine.tensor import Array
 from minimtp.quant.grids.registry import Q4_0, grid_named
 
 BLUE, RED, GREY = "#2e86c1", "#c0392b", "#7f8c8d"

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-from minimtp.backend import Device, to_device, to_numpy
+from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import replicate
-from minimtp.engine.tensor import Array
 from minimtp.model.layers import Linear
 from minimtp.model.transformer import Transformer
 from minimtp.quant.bit_packing import pack4, unpack4

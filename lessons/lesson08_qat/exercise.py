@@ -3,8 +3,8 @@
 pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
 """
 
-from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
-from minimtp.engine.tensor import Array, Op
+from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
+from minimtp.engine.tensor import Op
 from minimtp.quant.grids.registry import MASKS, Grid
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from lessons.course import timed
 from minimtp import kernels
-from minimtp.backend import Device, to_device, to_numpy
+from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array
 from minimtp.kernels.ggml import blocks
 
 FLOAT, DECODED, LOOP, BESIDE, KERNEL = (

@@ -18,11 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Children, Rule
-from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 
 LogitsProcessor = Callable[[Array, np.ndarray], Array]

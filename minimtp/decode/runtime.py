@@ -22,11 +22,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeptRows, KeyValueCache
 from minimtp.engine.module import Module, weight_bytes
-from minimtp.engine.tensor import Array
 from minimtp.model.transformer import Block, ModelConfig, Transformer
 
 ROWS = 16  # of a prompt that are fed at once on the CPU: as many as a verification has, so that buffers need not be larger

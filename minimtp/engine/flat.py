@@ -4,9 +4,8 @@ An optimizer step, a gradient norm, a sum over shards are then one pass over one
 parameter. The parameters of the model become views, so nothing else notices.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array
 
 
 class FlatParameters:

@@ -5,9 +5,9 @@ backward pass is chosen for memory: inputs and small statistics rather than inte
 """
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.precision import factor, product
-from minimtp.engine.tensor import Array, Op
+from minimtp.engine.tensor import Op
 
 QUERIES = 64  # of attention at a time
 

@@ -7,9 +7,9 @@ For a function f and random weights w, L(x) = sum(w * f(x)) is one number, and f
 
 from collections.abc import Callable, Sequence
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Tensor
 
 
 def check_gradients(

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from minimtp.engine.tensor import Array, Parameter
+from minimtp.backend import Array
+from minimtp.engine.tensor import Parameter
 
 
 class Module:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from minimtp.backend import array_module
-from minimtp.engine.tensor import Array, Op, Tensor
+from minimtp.backend import Array, array_module
+from minimtp.engine.tensor import Op, Tensor
 
 
 class Add(Op):

@@ -9,9 +9,8 @@ The gradient of each of the parameters' groups is first scaled down to a norm of
 from math import isfinite
 
 from minimtp import kernels
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.engine.flat import FlatParameters
-from minimtp.engine.tensor import Array
 
 
 class AdamW:

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from minimtp import kernels
-from minimtp.backend import Device
-from minimtp.engine.tensor import Array
+from minimtp.backend import Array, Device
 from minimtp.errors import UserError
 
 SIXTEEN_BITS = ("bfloat16", "float16")

@@ -23,9 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from minimtp.backend import array_module, numpy
-
-Array = Any  # a numpy.ndarray or a cupy.ndarray
+from minimtp.backend import Array, array_module, numpy
 
 _thread = (
     threading.local()

@@ -1,9 +1,10 @@
 """The building blocks: a projection, a token table, a normalization."""
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import EmbeddingLookup, LinearProduct, RMSNormalize
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array, Parameter, Tensor
+from minimtp.engine.tensor import Parameter, Tensor
 
 Rng = (
     np.random.Generator | None

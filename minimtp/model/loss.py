@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice, repeat
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
 from minimtp.engine.module import frozen
-from minimtp.engine.tensor import Array, Tensor, backpropagate, no_grad
+from minimtp.engine.tensor import Tensor, backpropagate, no_grad
 from minimtp.model.transformer import LanguageModel as Model
 
 

@@ -4,9 +4,8 @@ A query and a key turned this way have a product that depends on their distance 
 as in GGUF's llama files; Hugging Face files pair i with i + C/2, which is a permutation of the projection's rows.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array
 
 
 class Rotary:

@@ -17,9 +17,10 @@ This file knows nothing of prediction heads and nothing of quantization: those w
 from dataclasses import dataclass
 from typing import Protocol
 
+from minimtp.backend import Array
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array, Parameter, Tensor
+from minimtp.engine.tensor import Parameter, Tensor
 from minimtp.model.layers import Embedding, Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 

@@ -17,11 +17,8 @@ is `adjacent-lo-first`. Lengths that do not fill the last byte, or the last unit
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from minimtp.backend import array_module
-
-Array = Any  # a numpy.ndarray or a cupy.ndarray
+from minimtp.backend import Array, array_module
 
 # For each order: how many codes form a unit, and which of them are in the low and high halves of its bytes, in turn.
 ORDERS: dict[str, tuple[int, ...]] = {

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, weight_bytes
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Tensor
 from minimtp.quant import packing
 from minimtp.quant.grids.registry import Grid
 from minimtp.quant.qat.fake_quantize import round_activations

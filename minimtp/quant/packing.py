@@ -11,13 +11,11 @@ stands in each of its rows. So that a row's length says how many columns it has,
 
 from typing import Any
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.quant.bit_packing import pack_bits, packed_size, unpack_bits
 from minimtp.quant.grids.registry import BlockGrid, Grid
 from minimtp.quant.grids.uniform import AffineScales
-
-Array = Any  # a numpy.ndarray or a cupy.ndarray
 
 WHOLE_BYTES = 8  # columns whose codes end with a byte, whatever their bits
 

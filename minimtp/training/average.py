@@ -8,9 +8,8 @@ full-precision masters that are averaged, then rounded once: the mean of rounded
 memory is short, or the first weights would stay in it.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.flat import FlatParameters
-from minimtp.engine.tensor import Array
 
 FIRST_STEPS = 10
 

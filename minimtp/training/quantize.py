@@ -17,9 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 from minimtp.model.loss import evaluate_losses
 from minimtp.quant.grids.registry import F16

@@ -11,14 +11,13 @@ A floating-point sum depends on its order, so bits depend on how many shards the
 
 from math import isfinite
 
-from minimtp.backend import Device, array_module, keep_freed_memory, to_device
+from minimtp.backend import Array, Device, array_module, keep_freed_memory, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
 from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import products_in
 from minimtp.engine.replicas import Replicas
-from minimtp.engine.tensor import Array
 from minimtp.model.loss import accumulate_gradients
 from minimtp.training import schedule
 from minimtp.training.build import Model, build_model, fill, quantization_spec

@@ -23,7 +23,7 @@ what was really committed, from the true states: keeping what the drafts made of
 from copy import copy
 from typing import Any
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.drafters.drafter import Drafter
@@ -31,7 +31,6 @@ from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Rule
 from minimtp.decode.runtime import BlockWeights, ModelRunner, prepare_product
-from minimtp.engine.tensor import Array
 from minimtp.model.heads import (
     Heads,
     ParallelHead,

@@ -11,11 +11,10 @@ For m committed tokens and a of K drafts accepted that leaves min(a + 1, K) of t
 last draft has not been fed, and goes first next time.
 """
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.verify import Rule
 from minimtp.decode.target import Target
-from minimtp.engine.tensor import Array
 
 
 class ModelDrafter:

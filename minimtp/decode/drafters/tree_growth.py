@@ -14,10 +14,10 @@ and a token that was taken stays.
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Rule
-from minimtp.engine.tensor import Array
 
 WIDTH = 4  # candidates for one place
 

@@ -20,10 +20,11 @@ sequential modules, used alike in training and decoding: the state comes first i
 
 from collections.abc import Iterator
 
+from minimtp.backend import Array
 from minimtp.engine.fused import GatedUpdate
 from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Tensor
 from minimtp.model.layers import Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 from minimtp.model.transformer import Block, ModelConfig, Transformer

@@ -17,10 +17,9 @@ Values that are not finite are refused with a sentence that names the tensor: a 
 from abc import ABC, abstractmethod
 from typing import Any
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
 
-Array = Any  # a numpy.ndarray or a cupy.ndarray
 Scales = Any  # an Array, or a named tuple of them
 
 MASKS = ("pass", "round-clip", "clip-round")

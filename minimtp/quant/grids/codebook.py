@@ -18,8 +18,7 @@ from functools import cache
 from types import ModuleType
 from typing import ClassVar
 
-from minimtp.backend import array_module
-from minimtp.quant.grids.base import Array
+from minimtp.backend import Array, array_module
 from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
 from minimtp.quant.grids.rounding import half_even
 

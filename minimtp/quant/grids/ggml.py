@@ -17,11 +17,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks, superblocks
 from minimtp.kernels.ggml import importance_weighted as weighed_blocks
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Array, Grid, per_column
+from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, per_column
 from minimtp.quant.grids.rounding import half_even
 
 

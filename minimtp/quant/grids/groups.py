@@ -11,9 +11,9 @@ small that it is no normal float32, become zeros.
 from abc import abstractmethod
 from collections.abc import Callable
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Array, Grid, per_column
+from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, per_column
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}

@@ -14,9 +14,8 @@ All are exact in floating point: none computes x + 0.5, which turns 0.49999997 i
 from collections.abc import Callable
 from typing import Any
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 
-Array = Any  # a numpy.ndarray or a cupy.ndarray
 Rounding = Callable[[Array], Array]
 
 

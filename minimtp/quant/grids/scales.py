@@ -5,9 +5,9 @@ Methods that choose scales group by group take parts of them, put parts together
 
 from collections.abc import Callable
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Array, Grid, Scales, rounded_to_float16
+from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, Scales, rounded_to_float16
 
 
 def map_scales(function: Callable[..., Array], *scales: Scales) -> Scales:

@@ -25,9 +25,8 @@ full-mid, ggml's `quantize_row_q4_0_ref` for the signed extreme.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import Array
 from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
 from minimtp.quant.grids.rounding import Rounding, half_even
 

@@ -19,9 +19,9 @@ The inputs' magnitudes are those of the whole text, so a model scaled so is the 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array, Parameter
+from minimtp.engine.tensor import Parameter
 from minimtp.model.heads import SequentialHead, TokenConditionedHead
 from minimtp.model.transformer import Block
 from minimtp.quant.grids.registry import Grid

@@ -13,10 +13,10 @@ taken with the layers before it already rounded, errors and all.
 
 from collections.abc import Iterable
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.fused import LinearProduct
 from minimtp.engine.module import Module
-from minimtp.engine.tensor import Array, Tensor
+from minimtp.engine.tensor import Tensor
 from minimtp.model.loss import evaluate_losses
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.qat.fake_quantize import round_activations

@@ -25,9 +25,8 @@ Choices:
   for them. Groups stay those of the format; their scales then have to be chosen beforehand, from the weights as they were.
 """
 
-from minimtp.backend import array_module, to_numpy
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid

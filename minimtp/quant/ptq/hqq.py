@@ -17,8 +17,7 @@ and round again. Residuals are measured in steps of the grid, so that β means t
 every iteration, which lets go of less and less. Each group keeps the best scales it has seen, the grid's own among them.
 """
 
-from minimtp.backend import array_module
-from minimtp.engine.tensor import Array
+from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import Scales, rounded_to_float16
 from minimtp.quant.grids.registry import Grid

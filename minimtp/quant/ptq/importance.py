@@ -13,8 +13,7 @@ of round-to-nearest. Formats whose groups share their scales' own scale in super
 which weighs by importance too; it is left to them.
 """
 
-from minimtp.backend import array_module
-from minimtp.engine.tensor import Array
+from minimtp.backend import Array, array_module
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid
 from minimtp.quant.grids.scales import choose_scales

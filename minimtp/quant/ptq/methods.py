@@ -15,9 +15,8 @@ it already rounded, so that it makes up for their errors too.
 
 from collections.abc import Callable, Sequence
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replicate
-from minimtp.engine.tensor import Array
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import F16

@@ -27,10 +27,10 @@ surrogates instead.
 from collections.abc import Callable
 
 from minimtp import kernels
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.fused import EmbeddingLookup
 from minimtp.engine.precision import factor, product
-from minimtp.engine.tensor import Array, Op
+from minimtp.engine.tensor import Op
 from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids.registry import MASKS, Grid
 

@@ -16,9 +16,8 @@ into its cache what `rounded_rows` makes of keys and values: the numbers that su
 that the text is the deployed model's though the memory is not yet saved.
 """
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.fused import CausalAttention
-from minimtp.engine.tensor import Array
 from minimtp.model.transformer import Attention
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid, grid_named

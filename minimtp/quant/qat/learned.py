@@ -35,8 +35,8 @@ Their papers learn offsets and bounds of activations. Here activations follow th
 of them is clipped.
 """
 
-from minimtp.backend import array_module
-from minimtp.engine.tensor import Array, Op
+from minimtp.backend import Array, array_module
+from minimtp.engine.tensor import Op
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid
 from minimtp.quant.grids.scales import (

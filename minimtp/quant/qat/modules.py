@@ -19,9 +19,9 @@ whole groups is an error that names it, and so is one whose inputs are not.
 from dataclasses import dataclass
 from typing import Any
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replace_modules, replicate
-from minimtp.engine.tensor import Array, Op, Parameter, Tensor
+from minimtp.engine.tensor import Op, Parameter, Tensor
 from minimtp.errors import UserError
 from minimtp.kernels.plain import GROUP
 from minimtp.model.heads import Heads

@@ -8,9 +8,8 @@ asked for. A batch is a pure function of its step, so neither can change what is
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from minimtp.backend import Device
+from minimtp.backend import Array, Device
 from minimtp.backend import numpy as np
-from minimtp.engine.tensor import Array
 
 
 class Batches:
