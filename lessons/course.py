@@ -70,10 +70,10 @@ class Lesson:
         for number, (how, value) in ((self.number - 1, before), (self.number, now)):
             print(f"  lesson {number:<2}  {how:<{width}}  {value:>16}")
 
-    def picture(
+    def save_plot(
         self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
     ) -> None:
-        """Save draw(figure, *data) as picture.png in the lesson's folder; without matplotlib, say how to get it."""
+        """Save draw(figure, *data) as plot.png in the lesson's folder; without matplotlib, say how to get it."""
         try:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
@@ -85,7 +85,7 @@ class Lesson:
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, *data)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "picture.png"
+        path = self.folder / "plot.png"
         figure.savefig(path, dpi=90)
         print(f"picture   {path}", file=sys.stderr)
 

@@ -1,9 +1,9 @@
 """Lesson 1: python -m lessons.lesson01_autograd"""
 
 from lessons import course
-from lessons.lesson01_autograd.differences import difference, differences
 from lessons.lesson01_autograd.examples import EXAMPLES, ForgetfulSiLU, by_backward, network
-from lessons.lesson01_autograd.picture import draw
+from lessons.lesson01_autograd.finite_differences import difference, differences
+from lessons.lesson01_autograd.plot import draw
 from minimtp.engine.gradcheck import check_gradients
 
 
@@ -39,7 +39,7 @@ def main(lesson: course.Lesson) -> None:
     )
 
     steps, exact = [10.0**-k for k in range(1, 13)], float(exact[0, 0])
-    lesson.picture(
+    lesson.save_plot(
         draw, costs, steps, [abs(difference(loss, weights, 0, 0, h) - exact) for h in steps], errors
     )
     lesson.result(

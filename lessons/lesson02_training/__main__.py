@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson02_training.loop import Descent, bits_per_byte, learn
-from lessons.lesson02_training.picture import draw
+from lessons.lesson02_training.plot import draw
 from minimtp.training.data.corpus import Corpus, open_corpus
 
 
@@ -41,7 +41,7 @@ def main(lesson: course.Lesson) -> None:
         f"  on held-out text   {bits_per_byte(memorized.model, held_out, device):.2f} bits per byte"
     )
 
-    lesson.picture(draw, descents, adam, memorized)
+    lesson.save_plot(draw, descents, adam, memorized)
     lesson.result(
         "bits per byte",
         ("untrained", f"{adam.watched[0][1]:.2f} bits"),

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson02_training.loop import bits_per_byte, context_for, learn
-from lessons.lesson03_transformer.look import attention, bits_by_position, largest_change_before
-from lessons.lesson03_transformer.picture import draw
+from lessons.lesson03_transformer.analysis import attention, bits_by_position, largest_change_before
+from lessons.lesson03_transformer.plot import draw
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
 from minimtp.training.checkpoint import load
@@ -44,7 +44,7 @@ def main(lesson: course.Lesson) -> None:
     change = largest_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
     print(f"  another byte at place {middle} changes the logits before it by {change:g}")
 
-    lesson.picture(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(13, 4.6))
+    lesson.save_plot(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(13, 4.6))
     lesson.result(
         "bits per byte",
         ("a window of 8", f"{windows[8]:.2f} bits"),

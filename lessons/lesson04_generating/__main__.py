@@ -1,8 +1,8 @@
 """Lesson 4: python -m lessons.lesson04_generating"""
 
 from lessons import course
-from lessons.lesson04_generating.picture import draw
-from lessons.lesson04_generating.write import drawn_from, remember, timed, ways
+from lessons.lesson04_generating.generate import drawn_from, remember, timed, ways
+from lessons.lesson04_generating.plot import draw
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import load
@@ -37,7 +37,7 @@ def main(lesson: course.Lesson) -> None:
     for name, law in PROPERTIES.items():
         text, _ = timed(remember(runtime, prompt, drawn_from(law)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
-    lesson.picture(draw, seconds, run, "import ")
+    lesson.save_plot(draw, seconds, run, "import ")
     lesson.result(
         "writing",
         ("rereading", f"{speeds[0]:,.0f} tokens/s"),

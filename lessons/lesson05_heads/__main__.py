@@ -1,8 +1,8 @@
 """Lesson 5: python -m lessons.lesson05_heads"""
 
 from lessons import course
-from lessons.lesson05_heads.guess import come_true, guesses, guesses_without_heads, in_a_row
-from lessons.lesson05_heads.picture import draw
+from lessons.lesson05_heads.plot import draw
+from lessons.lesson05_heads.predictions import come_true, guesses, guesses_without_heads, in_a_row
 from minimtp.backend import numpy as np
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
@@ -41,7 +41,7 @@ def main(lesson: course.Lesson) -> None:
         guessed[kind] = guesses(run.model, to_device(windows, device))
         report(kind, parameter_count(run.model.heads), come_true(guessed[kind], windows))
 
-    lesson.picture(draw, guessed, windows, runs["parallel"], run, size=(13, 4.4))
+    lesson.save_plot(draw, guessed, windows, runs["parallel"], run, size=(13, 4.4))
     before, now = (
         in_a_row(come_true(guessed[kind], windows)) for kind in ("no heads", "8 times longer")
     )

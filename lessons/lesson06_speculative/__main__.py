@@ -1,9 +1,9 @@
 """Lesson 6: python -m lessons.lesson06_speculative"""
 
 from lessons import course
-from lessons.lesson06_speculative.picture import draw
+from lessons.lesson06_speculative.measure import write_all
+from lessons.lesson06_speculative.plot import draw
 from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
-from lessons.lesson06_speculative.write import write_all
 from minimtp.backend import to_device
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.runtime import ModelRunner
@@ -30,7 +30,7 @@ def main(lesson: course.Lesson) -> None:
             target, drafter, prompts[::4], temperature, run.recipe.draft_depth
         )
 
-    lesson.picture(draw, p, q, written, run.tokenizer, size=(14, 5))
+    lesson.save_plot(draw, p, q, written, run.tokenizer, size=(14, 5))
     speeds = [
         f"{written[0][way].tokens_per_second:,.0f} tokens/s"
         for way in ("plain decoding", "equal to the argmax")

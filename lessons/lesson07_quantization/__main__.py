@@ -1,8 +1,8 @@
 """Lesson 7: python -m lessons.lesson07_quantization"""
 
 from lessons import course
-from lessons.lesson07_quantization.picture import draw
-from lessons.lesson07_quantization.rounded import Judge, errors_in_steps, misread, noise, products
+from lessons.lesson07_quantization.plot import draw
+from lessons.lesson07_quantization.quantized import Judge, errors_in_steps, misread, noise, products
 from minimtp.quant.grids.registry import Q4_0
 from minimtp.quant.ptq.methods import METHODS
 from minimtp.training.checkpoint import load
@@ -49,7 +49,7 @@ def main(lesson: course.Lesson) -> None:
                 f"{bits} bits a code: {found[bits].bits_per_byte:.3f} bits" for bits in found
             )
         )
-    lesson.picture(
+    lesson.save_plot(
         draw, products(run.model)[0], (weight, error, clipped), methods, before, size=(14, 4.6)
     )
     lesson.result(

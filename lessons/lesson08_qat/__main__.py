@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson07_quantization.rounded import Judge
+from lessons.lesson07_quantization.quantized import Judge
 from lessons.lesson08_qat.derivatives import differences, share_without_slope
-from lessons.lesson08_qat.picture import draw
-from lessons.lesson08_qat.tune import Diary, Tuner, grid_of, rounding_after_steps
+from lessons.lesson08_qat.finetune import Diary, Tuner, grid_of, rounding_after_steps
+from lessons.lesson08_qat.plot import draw
 from minimtp.training.checkpoint import load
 from minimtp.training.data.corpus import open_corpus
 
@@ -58,7 +58,7 @@ def main(lesson: course.Lesson) -> None:
             f"{bits} bits a code: "
             + ", ".join(f"{name} {value:.3f} bits" for name, value in found[bits].items())
         )
-    lesson.picture(draw, diary, found, exact, size=(14, 4.6))
+    lesson.save_plot(draw, diary, found, exact, size=(14, 4.6))
     after, before = (
         f"{min(found[2][name] for name in WAYS):.3f} bits",
         f"{found[2]['gptq']:.3f} bits",

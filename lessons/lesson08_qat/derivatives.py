@@ -1,6 +1,6 @@
 """Derivatives of rounding: the true one, and the step's by hand, beside differences of what is being differentiated."""
 
-from lessons.lesson07_quantization.rounded import products
+from lessons.lesson07_quantization.quantized import products
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor

@@ -1,8 +1,8 @@
 """Lesson 9: python -m lessons.lesson09_int4"""
 
 from lessons import course
-from lessons.lesson09_int4.picture import draw
-from lessons.lesson09_int4.race import DECODED, FLOAT, KERNEL, LOOP, ROWS, Race, shapes
+from lessons.lesson09_int4.plot import draw
+from lessons.lesson09_int4.variants import DECODED, FLOAT, KERNEL, LOOP, ROWS, Race, shapes
 from minimtp import kernels
 
 
@@ -38,7 +38,7 @@ def main(lesson: course.Lesson) -> None:
     for name in costs:
         print(f"  {name:<36}{race.change_in_company(name):>9.0e}")
 
-    lesson.picture(draw, speeds, limits, costs, size=(15, 4.6))
+    lesson.save_plot(draw, speeds, limits, costs, size=(15, 4.6))
     slow, how = (
         (LOOP, "multiplied in a loop") if LOOP in race.contenders else (DECODED, "decoded first")
     )

@@ -35,7 +35,7 @@ def main(lesson: course.Lesson) -> None:
     show_speeds(found, "temperature 1", "_t1")
     show_repetition(runs["standard"], corpus, prompts[0], sizes.max_new_tokens)
     show_claims(found)
-    lesson.picture(draw, found, size=(14, 4.2))
+    lesson.save_plot(draw, found, size=(14, 4.2))
     before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))
     require_equal_texts(found)
     lesson.result(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lessons.lesson04_generating.write import drawn_from, reread_as_in_training, timed
+from lessons.lesson04_generating.generate import drawn_from, reread_as_in_training, timed
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy

@@ -1,7 +1,7 @@
 """Lesson 8's picture: the step's derivative, weights that learn through their rounding, and training against rounding."""
 
 from lessons.lesson08_qat.derivatives import HIGH, LOW, by_hand
-from lessons.lesson08_qat.tune import Diary
+from lessons.lesson08_qat.finetune import Diary
 from minimtp.backend import numpy as np
 
 COLOURS = {

@@ -1,6 +1,6 @@
 """Lesson 7's picture: weights on two grids, the error inside its bound, and what each method costs."""
 
-from lessons.lesson07_quantization.rounded import Rounded
+from lessons.lesson07_quantization.quantized import Rounded
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.quant.grids.registry import Q4_0, grid_named

@@ -1,6 +1,6 @@
 """Lesson 5's picture: how far each kind of head sees, how often its drafts would stand, and some of them."""
 
-from lessons.lesson05_heads.guess import come_true, draft
+from lessons.lesson05_heads.predictions import come_true, draft
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.training.checkpoint import LoadedRun

@@ -1,6 +1,6 @@
 """Lesson 9's picture: every way's speed beside the memory's, what more rows cost, and where weights lie."""
 
-from lessons.lesson09_int4.race import BESIDE, DECODED, FLOAT, KERNEL, LOOP, ROWS
+from lessons.lesson09_int4.variants import BESIDE, DECODED, FLOAT, KERNEL, LOOP, ROWS
 from minimtp.backend import numpy as np
 
 COLOURS = {
