@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from minimtp.bench.decode import report as decode_report
-from minimtp.bench.decode import rounds as decode_rounds
-from minimtp.bench.kernels import measure as kernels
+from minimtp.bench.decode import tokens_per_round as decode_rounds
+from minimtp.bench.kernels import speed as kernels
 from minimtp.bench.quality import report as quality_report
 from minimtp.bench.training import report as train_report
 from minimtp.compare import claims

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.backend import choose_device
-from minimtp.bench.decode import measure as decode
-from minimtp.bench.kernels import measure as kernels
+from minimtp.bench.decode import speed as decode
+from minimtp.bench.kernels import speed as kernels
 from minimtp.bench.quality import measure as quality
-from minimtp.bench.training import measure as train
+from minimtp.bench.training import speed as train
 from minimtp.compare import compare
 from minimtp.errors import UserError
 from minimtp.kernels import describe as describe_kernels
@@ -74,17 +74,17 @@ def everything(
         _copy(comparison / compare.FILE_NAME, out / f"compare-{preset}.json")
 
     def rounded() -> None:
-        quality.run(extent.bits, extent.seeds, preset, rounding)
+        quality.measure_quality(extent.bits, extent.seeds, preset, rounding)
         _copy(rounding / quality.FILE_NAME, out / f"quality-{preset}.json")
 
     parts: dict[str, Callable[[], object]] = {
-        "bench-kernels.json": lambda: kernels.kernel_speeds(
+        "bench-kernels.json": lambda: kernels.measure_kernels(
             largest=extent.largest,
             rounds=extent.rounds,
             device=device,
             out=out / "bench-kernels.json",
         ),
-        "bench-train.json": lambda: train.train(
+        "bench-train.json": lambda: train.measure_training(
             preset,
             device=device,
             precision=extent.precision,
@@ -93,7 +93,7 @@ def everything(
             out=out / "bench-train.json",
         ),
         f"compare-{preset}.json": compared,
-        decode.FILE_NAME: lambda: decode.measure(
+        decode.FILE_NAME: lambda: decode.measure_decoding(
             comparison / "mtp",
             small=comparison / "mtp_qat_int4",
             sizes=extent.sizes,

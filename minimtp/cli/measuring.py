@@ -80,9 +80,9 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def bench_train(options: argparse.Namespace) -> int:
-    from minimtp.bench.training import measure as measurement
+    from minimtp.bench.training import speed as measurement
 
-    measurement.train(
+    measurement.measure_training(
         options.preset, device=options.device, precision=options.precision, steps=options.steps, rounds=options.rounds,
         threads=options.threads, kernel_choice=options.kernels, out=options.out,
     )  # fmt: skip
@@ -93,26 +93,26 @@ def bench_quality(options: argparse.Namespace) -> int:
     from minimtp.bench.quality import measure as measurement
 
     use_kernels(options)
-    measurement.run(
+    measurement.measure_quality(
         options.bits, options.seeds, options.preset, options.out, corpus=options.corpus, threads=options.threads
     )  # fmt: skip
     return 0
 
 
 def bench_kernels(options: argparse.Namespace) -> int:
-    from minimtp.bench.kernels.measure import kernel_speeds
+    from minimtp.bench.kernels.speed import measure_kernels
 
-    kernel_speeds(
+    measure_kernels(
         largest=options.largest, rounds=options.rounds, device=options.device, out=options.out
     )
     return 0
 
 
 def bench_decode(options: argparse.Namespace) -> int:
-    from minimtp.bench.decode import measure as measurement
+    from minimtp.bench.decode import speed as measurement
 
     use_kernels(options)
-    measurement.measure(
+    measurement.measure_decoding(
         options.run, small=options.small, device=options.device, seed=options.seed, out=options.out,
         sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new_tokens, options.repeats),
         **({"temperatures": options.temperatures} if options.temperatures else {}),
@@ -122,10 +122,10 @@ def bench_decode(options: argparse.Namespace) -> int:
 
 
 def bench_rounds(options: argparse.Namespace) -> int:
-    from minimtp.bench.decode import rounds as measurement
+    from minimtp.bench.decode import tokens_per_round as measurement
 
     use_kernels(options)
-    measurement.measure(
+    measurement.measure_tokens_per_round(
         options.run, places=options.places, small=options.small, device=options.device, seed=options.seed, out=options.out,
         **({"temperatures": options.temperatures} if options.temperatures else {}),
         **({"texts": options.texts} if options.texts else {}),

@@ -38,11 +38,11 @@ def measured(monkeypatch, tmp_path):
     monkeypatch.setattr(everything, "describe_kernels", lambda device: (device, "of a test"))
     monkeypatch.setattr(
         everything.kernels,
-        "kernel_speeds",
+        "measure_kernels",
         lambda *, out, device, **_: writes(out, "kernels", device),
     )
     monkeypatch.setattr(
-        everything.train, "train", lambda preset, *, out, device, **_: writes(out, "train", device)
+        everything.train, "measure_training", lambda preset, *, out, device, **_: writes(out, "train", device)
     )
     monkeypatch.setattr(
         everything.compare,
@@ -50,12 +50,12 @@ def measured(monkeypatch, tmp_path):
         lambda preset, out, *, device: writes(out / "compare.json", "compare", device),
     )
     monkeypatch.setattr(
-        everything.decode, "measure",
+        everything.decode, "measure_decoding",
         lambda run, *, small, sizes, device, out: writes(out / "bench-decode.json", "decode", device),
     )  # fmt: skip
     monkeypatch.setattr(
         everything.quality,
-        "run",
+        "measure_quality",
         lambda bits, seeds, preset, out: writes(out / "quality.json", "quality"),
     )
     return done

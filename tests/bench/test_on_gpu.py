@@ -8,11 +8,11 @@ import pytest
 from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
-from minimtp.bench.decode import formats
 from minimtp.bench.decode import report as decode_report
-from minimtp.bench.kernels import cuda as kernels_cuda
-from minimtp.bench.kernels import measure as bench_kernels
-from minimtp.bench.training import workers as sides
+from minimtp.bench.decode import weight_formats as formats
+from minimtp.bench.kernels import speed as bench_kernels
+from minimtp.bench.kernels import speed_on_gpu as kernels_cuda
+from minimtp.bench.training import implementations as sides
 from minimtp.cli import main
 from minimtp.engine.module import map_parameters
 from minimtp.quant.ptq.methods import round_to_nearest

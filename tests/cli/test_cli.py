@@ -265,7 +265,7 @@ def test_a_full_memory_is_told_in_a_sentence(capsys, run, monkeypatch):
 
 def test_a_measurement_that_cannot_be_believed_exits_with_1_and_says_why(capsys, monkeypatch):
     monkeypatch.setattr(
-        "minimtp.bench.training.measure.train",
+        "minimtp.bench.training.speed.measure_training",
         Mock(side_effect=MeasurementFailed("the losses differ")),
     )
     assert main(["bench", "train"]) == 1

@@ -12,7 +12,7 @@ import pytest
 import minimtp
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.bench.decode.formats import ROUNDED
+from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.bench.interleaved import TIE
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import FunctionDrafter

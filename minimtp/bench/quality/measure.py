@@ -82,7 +82,7 @@ class Cell:
         return f"{self.method} at {self.bits} bits, seed {self.seed}"
 
 
-def run(
+def measure_quality(
     bits: Sequence[int] = tuple(GRIDS),
     seeds: int = 3,
     preset: str = "quick",

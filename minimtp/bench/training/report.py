@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from minimtp.bench.training.workers import OTHERS
+from minimtp.bench.training.implementations import OTHERS
 from minimtp.machine import other_work
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.training import workers as sides
+from minimtp.bench.training import implementations as sides
 from minimtp.decode.runtime import ModelRunner
 from minimtp.training import schedule
 from minimtp.training.build import build_model

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.pytorch.decoding import TorchDecoder
-from minimtp.bench.decode import formats
-from minimtp.bench.decode import measure as decode
 from minimtp.bench.decode import report as decode_report
-from minimtp.bench.decode import rounds as decode_rounds
+from minimtp.bench.decode import speed as decode
+from minimtp.bench.decode import tokens_per_round as decode_rounds
+from minimtp.bench.decode import weight_formats as formats
 from minimtp.bench.interleaved import Speed
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
@@ -149,7 +149,7 @@ def test_a_text_that_is_not_installed_is_left_out_and_said_to_be(run, monkeypatc
     ("arguments", "words"),
     [
         (["--prompts", "0"], "prompts must be at least 1"),
-        (["--max-new-tokens", "1M"], "max new must be at least 1 and at most"),
+        (["--max-new-tokens", "1M"], "max new tokens must be at least 1 and at most"),
         (["--temperatures", "-1"], "temperature must be 0"),
         (["--texts", "poetry"], "--texts must be one of"),
         (["--small", "nowhere"], "nowhere"),
@@ -181,7 +181,7 @@ def test_a_small_model_with_other_tokens_is_refused(run, tmp_path, monkeypatch):
         lambda folder, device: small if folder == other else original(folder, device),
     )
     with pytest.raises(UserError, match="another tokenizer"):
-        decode.measure(run, small=other, report=lambda line: None)
+        decode.measure_decoding(run, small=other, report=lambda line: None)
 
 
 def test_the_same_weights_are_measured_in_every_form_beside_pytorch_or_the_reason_why_not(
@@ -341,7 +341,7 @@ def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_pl
         (d, form, rule, t) for d in forms for form in forms[d] for t in rules for rule in rules[t]
     }
     for (drafter, form, rule, temperature), row in rows.items():
-        mean, half = row["tokens_a_round"]
+        mean, half = row["tokens_per_round"]
         assert 1 <= mean <= 1 + decode.FIXED_DEPTH and half >= 0
         assert (row["over_chain"] is None) == (form == "chain")
         assert (row["over_token"] is None) == (temperature == 0 or rule == "token")
@@ -351,7 +351,7 @@ def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_pl
         ):
             if row[name]:  # the file has five digits of each
                 assert row[name][0] == pytest.approx(
-                    mean - rows[*other, temperature]["tokens_a_round"][0], abs=2e-4
+                    mean - rows[*other, temperature]["tokens_per_round"][0], abs=2e-4
                 )
     heads = [line for line in said.splitlines() if line.startswith("heads, ")]
     assert len(heads) == len(decode_rounds.FORMS) * len(RULES)
@@ -361,14 +361,17 @@ def test_a_round_of_every_rule_with_chains_and_trees_is_counted_from_the_same_pl
 
 
 @pytest.mark.parametrize(
-    ("measurement", "sizes"),
-    [(decode, {"sizes": decode.Sizes(1, 6, 6, 1)}), (decode_rounds, {"places": 2})],
+    ("module", "measure", "sizes"),
+    [
+        (decode, decode.measure_decoding, {"sizes": decode.Sizes(1, 6, 6, 1)}),
+        (decode_rounds, decode_rounds.measure_tokens_per_round, {"places": 2}),
+    ],
     ids=["decode", "rounds"],
 )
-def test_what_was_measured_is_in_the_file_before_it_is_shown(
-    run, tmp_path, monkeypatch, measurement, sizes
+def test_results_are_saved_before_their_table_is_printed(
+    run, tmp_path, monkeypatch, module, measure, sizes
 ):
-    monkeypatch.setattr(measurement, "table", Mock(side_effect=BrokenPipeError))
+    monkeypatch.setattr(module, "table", Mock(side_effect=BrokenPipeError))
     options = {
         "temperatures": [0.0],
         "texts": ["random"],
@@ -376,8 +379,8 @@ def test_what_was_measured_is_in_the_file_before_it_is_shown(
         "report": lambda line: None,
     }
     with pytest.raises(BrokenPipeError):
-        measurement.measure(run, **options, **sizes)
-    assert json.loads((tmp_path / measurement.FILE_NAME).read_text(encoding="utf-8"))["rows"]
+        measure(run, **options, **sizes)
+    assert json.loads((tmp_path / module.FILE_NAME).read_text(encoding="utf-8"))["rows"]
 
 
 def test_rounds_behind_a_place_are_those_of_the_loop_without_the_prompts_own(run):
@@ -390,7 +393,7 @@ def test_rounds_behind_a_place_are_those_of_the_loop_without_the_prompts_own(run
     lengths = [len(round_.tokens) for round_ in generation.rounds()]
     assert lengths[0] == 1 and len(lengths) > 1 + decode_rounds.ROUNDS
     expected = lengths[1 : 1 + decode_rounds.ROUNDS]
-    assert decode_rounds.tokens_a_round(target, drafter, prompt, **options) == pytest.approx(
+    assert decode_rounds.tokens_per_round(target, drafter, prompt, **options) == pytest.approx(
         sum(expected) / len(expected)
     )
 

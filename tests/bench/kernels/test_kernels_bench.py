@@ -8,7 +8,7 @@ import pytest
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.bench.kernels import measure as bench
+from minimtp.bench.kernels import speed as bench
 from minimtp.cli import main
 
 needs_numba = pytest.mark.skipif(
@@ -115,5 +115,5 @@ def test_what_was_measured_is_in_the_file_before_it_is_shown(tmp_path, monkeypat
     monkeypatch.setattr(bench, "_measure_all", lambda *arguments: {"products": []})
     monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))
     with pytest.raises(BrokenPipeError):
-        bench.kernel_speeds(out=tmp_path / "kernels.json", report=lambda line: None)
+        bench.measure_kernels(out=tmp_path / "kernels.json", report=lambda line: None)
     assert json.loads((tmp_path / "kernels.json").read_text())["measurement"] == "kernels"

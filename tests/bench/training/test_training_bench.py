@@ -13,8 +13,8 @@ import pytest
 from minimtp import machine
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.pytorch.training import CompiledTorchPeer, TorchPeer
-from minimtp.bench.training import measure as bench
-from minimtp.bench.training import workers as sides
+from minimtp.bench.training import implementations as sides
+from minimtp.bench.training import speed as bench
 from minimtp.cli import main
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import MeasurementFailed
@@ -269,7 +269,7 @@ def test_what_was_measured_is_in_the_file_before_it_is_shown(monkeypatch, tmp_pa
     monkeypatch.setattr(sides, "Worker", IdleWorker)
     monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))
     with pytest.raises(BrokenPipeError):
-        bench.train(
+        bench.measure_training(
             "tiny",
             steps=2,
             rounds=2,

@@ -27,7 +27,8 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.decode.measure import (
+from minimtp.bench.decode.report import aligned
+from minimtp.bench.decode.speed import (
     FIXED_DEPTH,
     LARGEST_TREE,
     Sizes,
@@ -35,7 +36,6 @@ from minimtp.bench.decode.measure import (
     fitting,
     json_lines,
 )
-from minimtp.bench.decode.report import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import generate
@@ -56,7 +56,7 @@ TOKEN, BLOCK = "token", "block"
 Row = dict[str, object]
 
 
-def measure(
+def measure_tokens_per_round(
     folder: str | Path,
     *,
     places: int = 1000,
@@ -106,7 +106,7 @@ def measure(
                     max_new_tokens=sizes.max_new_tokens, sampling=law, rule=rule, draft_depth=depth
                 )
                 counts[way] = np.array([
-                    tokens_a_round(target, drafters[name], prompt, seed=seed + place, tree=FORMS[form], **options)
+                    tokens_per_round(target, drafters[name], prompt, seed=seed + place, tree=FORMS[form], **options)
                     for place, prompt in enumerate(prompts[text])
                 ])  # fmt: skip
                 bar.update(places)
@@ -125,7 +125,7 @@ def measure(
     return result
 
 
-def tokens_a_round(target: Target, drafter: object, prompt: np.ndarray, **options: object) -> float:
+def tokens_per_round(target: Target, drafter: object, prompt: np.ndarray, **options: object) -> float:
     """The mean over the first `ROUNDS` rounds behind the prompt's own, or as many as the context has room for."""
     rounds = generate(target, drafter, prompt, **options).rounds()
     next(rounds)
@@ -153,7 +153,7 @@ def _rows(
             "form": form,
             "rule": rule,
         }
-        row["tokens_a_round"] = interval(found)
+        row["tokens_per_round"] = interval(found)
         row["over_chain"] = None if form == CHAIN else interval(found - counts[name, CHAIN, rule])
         token = counts.get((name, form, TOKEN))
         row["over_token"] = None if token is None or rule == TOKEN else interval(found - token)
@@ -209,7 +209,7 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return ""
-    mean, half = row["tokens_a_round"]
+    mean, half = row["tokens_per_round"]
     names = {"over_chain": "chain", "over_token": "token"}
     ahead = ", ".join(f"{other} {_signed(row[name])}" for name, other in names.items() if row[name])
     return f"{mean:.2f} +- {half:.2f}" + (f" ({ahead})" if ahead else "")

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.decode import formats
+from minimtp.bench.decode import weight_formats as formats
 from minimtp.bench.decode.report import PLAIN, draw, formats_table, table
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.decode.decoder import CONFIDENCE, deploy
@@ -73,7 +73,7 @@ class Sizes:
     repeats: int = 3
 
 
-def measure(
+def measure_decoding(
     folder: str | Path,
     *,
     sizes: Sizes | None = None,
@@ -121,7 +121,7 @@ def measure(
                 )  # fmt: skip
                 rows += _rows(text, temperature, racing[temperature], found, passes, sizes)
         first = next(iter(prompts.values()))
-        by_format = formats.measure(
+        by_format = formats.measure_weight_formats(
             loaded,
             first,
             temperatures,

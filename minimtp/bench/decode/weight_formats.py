@@ -153,7 +153,7 @@ def variants(all_forms: Sequence[Form]) -> dict[str, tuple[Variant, Form]]:
     return found
 
 
-def measure(
+def measure_weight_formats(
     loaded: LoadedRun,
     prompts: Sequence[np.ndarray],
     temperatures: Sequence[float],

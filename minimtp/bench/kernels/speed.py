@@ -16,7 +16,7 @@ product of small integers may exceed it. All on one thread and taken in turn: ea
 rounds, each round the median of some calls. Weights of a large matrix repeat (a panel of 32 rows is copied), its memory does
 not.
 
-On a GPU (`--device cuda`, bench/kernels/cuda.py) the yardsticks are its copy bandwidth and its products of large matrices, cuBLAS
+On a GPU (`--device cuda`, bench/kernels/speed_on_gpu.py) the yardsticks are its copy bandwidth and its products of large matrices, cuBLAS
 takes NumPy's place, and PyTorch's product in half precision stands beside them where it is installed with CUDA.
 """
 
@@ -63,7 +63,7 @@ class Contender:
     call: Callable[[int], object]
 
 
-def kernel_speeds(
+def measure_kernels(
     *,
     largest: int = 512,
     rounds: int = 5,
@@ -90,9 +90,9 @@ def kernel_speeds(
     machine.warn_if_busy(load, report)
     shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= largest << 20]
     if chosen.name == "cuda":
-        from minimtp.bench.kernels import cuda as kernels_cuda
+        from minimtp.bench.kernels import speed_on_gpu
 
-        found = kernels_cuda.measure(chosen, shapes, rounds)
+        found = speed_on_gpu.measure_kernels_on_gpu(chosen, shapes, rounds)
     else:
         found = _measure_all(shapes, rounds)
     result = {

@@ -1,6 +1,6 @@
 """How fast minimtp is beside others, measured so that the comparison can be trusted: `minimtp bench train`.
 
-Training the preset's standard model, in minimtp and in PyTorch on the same device (bench/training/workers.py): on the CPU with the same threads,
+Training the preset's standard model, in minimtp and in PyTorch on the same device (bench/training/implementations.py): on the CPU with the same threads,
 eager and compiled; on a GPU in the same precision, eager and with whole steps recorded as a CUDA graph. And in minimtp through
 the rounding to 4 bits, and with heads for three more tokens, for what those cost.
 
@@ -44,8 +44,7 @@ from minimtp import machine
 from minimtp.backend import Device, available_cores, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
-from minimtp.bench.training.report import table
-from minimtp.bench.training.workers import (
+from minimtp.bench.training.implementations import (
     AHEAD,
     OTHERS,
     OURS,
@@ -55,6 +54,7 @@ from minimtp.bench.training.workers import (
     Worker,
     started,
 )
+from minimtp.bench.training.report import table
 from minimtp.engine.precision import require
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training import checkpoint, presets
@@ -70,7 +70,7 @@ TOLERANCES = {
 }  # of the loss; see the top of this file
 
 
-def train(
+def measure_training(
     preset: str = "quick",
     *,
     device: str = "cpu",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from minimtp.backend import Device, empty_gpu_pool
 from minimtp.bench import gpu
-from minimtp.bench.kernels.measure import ROWS, figures
+from minimtp.bench.kernels.speed import ROWS, figures
 from minimtp.kernels import cuda
 from minimtp.kernels.cuda.packed_linear import Prepared
 from minimtp.kernels.ggml import blocks
@@ -26,7 +26,7 @@ CALLS = 16  # of a product that are timed together
 SIXTEEN_BITS = 2  # bytes
 
 
-def measure(device: Device, shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, object]:
+def measure_kernels_on_gpu(device: Device, shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, object]:
     """What the file says of the products, the yardsticks, and why a peer is missing."""
     products, copying, missing = [], [], _missing()
     peers = [] if missing else list(TORCH)
