@@ -45,7 +45,7 @@ import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
     "Array", "Device", "array_module", "available_cores", "blas_threads", "blas_threads_warning", "choose_device", "empty_gpu_pool",
-    "gpu_pool_bytes", "keep_freed_memory", "numpy", "processor", "to_device", "to_numpy",
+    "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "processor", "to_device", "to_numpy",
 ]  # fmt: skip
 
 # A numpy.ndarray on the CPU or a cupy.ndarray, which has the same interface, on the GPU.
@@ -67,6 +67,11 @@ def array_module(*arrays: object) -> ModuleType:
     if cupy is not None and any(isinstance(array, cupy.ndarray) for array in arrays):
         return cupy
     return numpy
+
+
+def is_array(value: object) -> bool:
+    """Whether the value is an array, or a number of NumPy's types, on either device."""
+    return isinstance(value, (numpy.ndarray, numpy.generic)) or array_module(value) is not numpy
 
 
 def choose_device(requested: str = "auto") -> Device:

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.engine.precision import factor, product, products_in, require
+from minimtp.engine.precision import matmul, matmul_precision, operand, require
 from minimtp.errors import UserError
 from minimtp.kernels.cuda.graph import Recording
 from minimtp.training.recipe import PRECISIONS
@@ -78,9 +78,9 @@ def copy_gigabytes_per_second(xp: ModuleType) -> float:
 def matrix_gflops(device: Device, precision: str) -> float:
     """In a precision of training. Raises UserError for one that the GPU does not have."""
     a = noise(device.xp, SIDE, SIDE)
-    with products_in(precision, device):
-        left, right = factor(a), factor(a)
-        return 2 * SIDE**3 / median_elapsed(device.xp, lambda: product(left, right), TIMES) / 1e9
+    with matmul_precision(precision, device):
+        left, right = operand(a), operand(a)
+        return 2 * SIDE**3 / median_elapsed(device.xp, lambda: matmul(left, right), TIMES) / 1e9
 
 
 def matrix_gflops_by_precision(device: Device) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """All parameters in one array.
 
-An optimizer step, a gradient norm, a sum over shards are then one pass over one array each, instead of one small pass per
-parameter. The parameters of the model become views, so nothing else notices.
+An optimizer step, a gradient norm, a sum over shards are then one pass over one array each, instead
+of one small pass per parameter. The parameters of the model become views, so nothing else notices.
 """
 
 from minimtp.backend import Array, array_module
@@ -11,10 +11,11 @@ from minimtp.engine.module import Module
 class FlatParameters:
     """Moves the trainable parameters of `model` into one array; frozen ones stay where they are.
 
-    data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0 elsewhere (vectors).
+    data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0
+    elsewhere (vectors).
     places: dotted name -> (slice into the arrays, shape).
-    groups: slices that cover the arrays; a group's gradient is clipped by its own norm. `apart` names the modules that are
-    groups of their own; the rest is one.
+    groups: slices that cover the arrays; a group's gradient is clipped by its own norm. `apart`
+    names the modules that are groups of their own; the rest is one.
 
     Raises ValueError when the parameters differ in dtype or device.
     """
@@ -52,7 +53,9 @@ class FlatParameters:
         self.gradients = self.new_gradients(model)
 
     def new_gradients(self, model: Module) -> Array:
-        """A zeroed (P,) array that from now on holds the gradients of `model`, this model or a replica of it."""
+        """A zeroed (P,) array that from now on holds the gradients of `model`, this model or a
+        replica of it.
+        """
         gradients = array_module(self.data).zeros_like(self.data)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

@@ -1,34 +1,37 @@
 """The operations a language model spends its time in, each one step of the graph instead of ten.
 
-They call `minimtp.kernels`, which computes the same thing in plain arrays or in compiled loops. What each one saves for its
+They call `minimtp.kernels`, which computes the same thing in plain arrays or in compiled loops.
+What each one saves for its
 backward pass is chosen for memory: inputs and small statistics rather than intermediate results.
 """
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
-from minimtp.engine.precision import factor, product
+from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
 
 QUERIES = 64  # of attention at a time
 
 
-class LinearProduct(Op):
+class LinearMatMul(Op):
     """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows."""
 
     def forward(self, x: Array, weight: Array) -> Array:
         self.shape = x.shape
-        self.x, self.weight = factor(x.reshape(-1, x.shape[-1])), factor(weight)  # (M, K), (N, K)
-        return product(self.x, self.weight.T).reshape(*x.shape[:-1], weight.shape[0])
+        self.x, self.weight = operand(x.reshape(-1, x.shape[-1])), operand(weight)  # (M, K), (N, K)
+        return matmul(self.x, self.weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        rows = factor(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
-        return product(rows, self.weight).reshape(self.shape), product(
+        rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
+        return matmul(rows, self.weight).reshape(self.shape), matmul(
             rows.T, self.x
         )  # (..., K), (N, K)
 
 
 class EmbeddingLookup(Op):
-    """weight[tokens]: tokens (B, T) integers, weight (V, D) -> (B, T, D). A token's row receives all its gradients."""
+    """weight[tokens]: tokens (B, T) integers, weight (V, D) -> (B, T, D). A token's row receives
+    all its gradients.
+    """
 
     def __init__(self, tokens: Array) -> None:
         self.tokens = tokens
@@ -45,7 +48,9 @@ class EmbeddingLookup(Op):
 
 
 class RMSNormalize(Op):
-    """y = weight * x / sqrt(mean(x²) + epsilon) along the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    """y = weight * x / sqrt(mean(x²) + epsilon) along the last axis (Zhang & Sennrich 2019, arXiv
+    1910.07467).
+    """
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = epsilon
@@ -65,7 +70,9 @@ class RMSNormalize(Op):
 
 
 class SwiGLU(Op):
-    """silu(gate) * up for gate_up (..., 2F) holding gate, then up -> (..., F) (Shazeer 2020, arXiv 2002.05202)."""
+    """silu(gate) * up for gate_up (..., 2F) holding gate, then up -> (..., F) (Shazeer 2020, arXiv
+    2002.05202).
+    """
 
     def forward(self, gate_up: Array) -> Array:
         self.gate_up = gate_up.reshape(-1, gate_up.shape[-1])  # (M, 2F)
@@ -79,9 +86,11 @@ class SwiGLU(Op):
 
 
 class GatedUpdate(Op):
-    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D) holding gate, then candidate.
+    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D)
+    holding gate, then candidate.
 
-    The smallest of gated recurrent steps: the gate says, channel by channel, how much of the state is replaced.
+    The smallest of gated recurrent steps: the gate says, channel by channel, how much of the state
+    is replaced.
     """
 
     def forward(self, state: Array, gate_candidate: Array) -> Array:
@@ -104,18 +113,21 @@ class GatedUpdate(Op):
 
 
 class CausalAttention(Op):
-    """Rotary grouped-query attention over a whole sequence, from the fused projection to the joined heads.
+    """Rotary grouped-query attention over a whole sequence, from the fused projection to the joined
+    heads.
 
-    qkv (B, T, (H + 2G) C) holds H query heads, G key heads and G value heads of C channels; query head h reads key and
-    value head h // (H/G). With R the rotation by position (Su et al. 2021, arXiv 2104.09864), on adjacent pairs,
+    qkv (B, T, (H + 2G) C) holds H query heads, G key heads and G value heads of C channels; query
+    head h reads key and value head h // (H/G). With R the rotation by position (Su et al. 2021,
+    arXiv 2104.09864), on adjacent pairs,
 
         q' = R q,  k' = R k,  P = softmax(q' k'ᵀ / sqrt(C)) over the past and itself,  output = P v     (B, T, H C)
 
-    Backward, with g the output's gradient:  dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C),
-    dq' = dS k',  dk' = dSᵀ q',  and R is undone by the opposite rotation. The H/G query heads of a group are stacked as
-    rows of one product, which also sums their gradients of k and v.
+    Backward, with g the output's gradient:  dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP))
+    / sqrt(C), dq' = dS k',  dk' = dSᵀ q',  and R is undone by the opposite rotation. The H/G query
+    heads of a group are stacked as rows of one product, which also sums their gradients of k and v.
 
-    Queries are taken `QUERIES` at a time, with the keys up to the last of them: most of what the mask hides is never computed.
+    Queries are taken `QUERIES` at a time, with the keys up to the last of them: most of what the
+    mask hides is never computed.
     """
 
     def __init__(self, heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
@@ -140,13 +152,13 @@ class CausalAttention(Op):
         context_length = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
-            scores = kernel.product(
+            scores = kernel.matmul(
                 self._rows(self.query, now), self.key[:, : now.stop].swapaxes(1, 2)
             )  # (B*G, H/G*L, S)
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
             self._set_rows(
-                context_length, now, kernel.product(probabilities, self.value[:, : now.stop])
+                context_length, now, kernel.matmul(probabilities, self.value[:, : now.stop])
             )
             self.probabilities.append(probabilities)
         return self._by_position(context_length).reshape(batch, length, -1)  # (B, T, H*C)
@@ -164,16 +176,16 @@ class CausalAttention(Op):
         )
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
             rows = self._rows(context_length, now)  # (B*G, H/G*L, C)
-            dvalue[:, : now.stop] += kernel.product(probabilities.swapaxes(1, 2), rows)
+            dvalue[:, : now.stop] += kernel.matmul(probabilities.swapaxes(1, 2), rows)
             # (B*G, H/G*L, S), so far the gradient of the probabilities
-            dscores = kernel.product(rows, self.value[:, : now.stop].swapaxes(1, 2))
+            dscores = kernel.matmul(rows, self.value[:, : now.stop].swapaxes(1, 2))
             by_head = (-1, now.stop - now.start, now.stop)
             gradients = kernel.causal_softmax_backward(
                 dscores.reshape(by_head), probabilities.reshape(by_head), self.scale
             )
             dscores = gradients.reshape(dscores.shape)
-            self._set_rows(dquery, now, kernel.product(dscores, self.key[:, : now.stop]))
-            dkey[:, : now.stop] += kernel.product(
+            self._set_rows(dquery, now, kernel.matmul(dscores, self.key[:, : now.stop]))
+            dkey[:, : now.stop] += kernel.matmul(
                 dscores.swapaxes(1, 2), self._rows(self.query, now)
             )
         turned = xp.concatenate(
@@ -213,9 +225,11 @@ class CausalAttention(Op):
 
 
 class CrossEntropy(Op):
-    """Nats that each target costs: logits (N, V), targets (N,) integers -> (N,); a target of -1 is ignored (0 nats).
+    """Nats that each target costs: logits (N, V), targets (N,) integers -> (N,); a target of -1 is
+    ignored (0 nats).
 
-    The gradient is softmax(logits) - onehot(target), times the row's incoming gradient; no softmax is stored.
+    The gradient is softmax(logits) - onehot(target), times the row's incoming gradient; no softmax
+    is stored.
     """
 
     def __init__(self, targets: Array) -> None:
@@ -232,10 +246,12 @@ class CrossEntropy(Op):
 
 
 class SoftCrossEntropy(Op):
-    """Nats that a law costs: logits (N, V) against `law` (N, V), rows summing to 1 -> (N,), -sum_v law_v log softmax_v.
+    """Nats that a law costs: logits (N, V) against `law` (N, V), rows summing to 1 -> (N,), -sum_v
+    law_v log softmax_v.
 
-    Up to the law's own entropy, a constant, this is the divergence KL(law || softmax(logits)), and so is its gradient,
-    softmax(logits) - law: what distillation follows (Hinton et al. 2015, arXiv 1503.02531, at temperature 1).
+    Up to the law's own entropy, a constant, this is the divergence KL(law || softmax(logits)), and
+    so is its gradient, softmax(logits) - law: what distillation follows (Hinton et al. 2015, arXiv
+    1503.02531, at temperature 1).
     """
 
     def __init__(self, law: Array) -> None:

@@ -24,10 +24,12 @@ def check_gradients(
 ) -> float:
     """Compare the gradients of `function(*tensors)` with central differences, for every input.
 
-    inputs: float64 arrays, all on one device. Of a large input, `most_elements` random elements are checked. An error is
-    relative to the larger of 1 and the gradient's size. Returns the largest one found.
+    inputs: float64 arrays, all on one device. Of a large input, `most_elements` random elements are
+    checked. An error is relative to the larger of 1 and the gradient's size. Returns the largest
+    one found.
 
-    Raises AssertionError naming the function, the input, the index, the expected and the received value.
+    Raises AssertionError naming the function, the input, the index, the expected and the received
+    value.
     """
     rng, xp = np.random.default_rng(seed), array_module(*inputs)
     tensors = [Tensor(xp.array(array, dtype=np.float64), requires_grad=True) for array in inputs]

@@ -9,10 +9,14 @@ from minimtp.engine.tensor import Parameter
 
 
 class Module:
-    """Something with parameters. Attributes that are Parameters, Modules or lists of Modules are part of the tree."""
+    """Something with parameters. Attributes that are Parameters, Modules or lists of Modules are
+    part of the tree.
+    """
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """(name, module) of the modules directly below; a list's members are named `list.0`, `list.1`, ..."""
+        """(name, module) of the modules directly below; a list's members are named `list.0`,
+        `list.1`, ...
+        """
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -28,7 +32,9 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter) of every parameter in the tree; one that is shared is named where it is met first."""
+        """(dotted name, parameter) of every parameter in the tree; one that is shared is named
+        where it is met first.
+        """
         seen: set[int] = set()
         for path, module in self.named_modules():
             for name, value in vars(module).items():
@@ -68,8 +74,8 @@ Visit = Callable[[str, Module], Module | None]
 
 
 def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are held: 4 for a float32 number, and what packed rows take, scales included. What is used
-    twice counts once.
+    """Bytes of all weights as they are held: 4 for a float32 number, and what packed rows take,
+    scales included. What is used twice counts once.
     """
     packed = {
         id(module.packed): module.packed
@@ -82,26 +88,33 @@ def weight_bytes(model: Module) -> int:
 
 
 def replace_modules(root: Module, visit: Visit) -> Module:
-    """Put another module wherever `visit(dotted name, module)` returns one; returns the root, itself perhaps replaced.
+    """Put another module wherever `visit(dotted name, module)` returns one; returns the root,
+    itself perhaps replaced.
 
-    The replacement is not walked again. A module that stands in two places is visited once and replaced in both.
+    The replacement is not walked again. A module that stands in two places is visited once and
+    replaced in both.
     """
     return _replaced("", root, visit, {})
 
 
 def replicate(module: Module) -> Module:
-    """A second tree over the same parameter arrays, with gradients of its own. What is shared inside stays shared."""
+    """A second tree over the same parameter arrays, with gradients of its own. What is shared
+    inside stays shared.
+    """
     return _replica(module, {})
 
 
-# Functions rather than closures: a closure that calls itself is a reference cycle, and would keep the replaced modules, the
-# whole full-precision model, in memory until the garbage collector happens to run.
+# Functions rather than closures: a closure that calls itself is a reference cycle, and would keep
+# the replaced modules, the whole full-precision model, in memory until the garbage collector
+# happens to run.
 
 
 def _replaced(
     name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]
 ) -> Module:
-    """decided: what stands for each module by its id, beside the original, which is kept so that its id stays taken."""
+    """decided: what stands for each module by its id, beside the original, which is kept so that
+    its id stays taken.
+    """
     if id(module) in decided:
         return decided[id(module)][1]
     replacement = visit(name, module)

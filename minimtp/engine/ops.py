@@ -1,10 +1,17 @@
-"""The elementary operations. Each names its derivative in its backward; shapes may broadcast, the engine undoes it."""
+"""The elementary operations, each with its derivative, and the operators of `Tensor` that they
+define.
+
+Inputs may broadcast. The backward pass in tensor.py undoes it.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 from minimtp.backend import Array, array_module
-from minimtp.engine.tensor import Op, Tensor
+from minimtp.engine.tensor import Number, Op, Tensor
+
+Operand: TypeAlias = Tensor | Array | Number
+Place: TypeAlias = int | slice | Array | tuple[int | slice | Array, ...]
 
 
 class Add(Op):
@@ -77,9 +84,7 @@ class SiLU(Op):
 
     def forward(self, a: Array) -> Array:
         self.a = a
-        self.sigmoid = 0.5 * (
-            1.0 + array_module(a).tanh(0.5 * a)
-        )  # this form of the sigmoid cannot overflow
+        self.sigmoid = 0.5 * (1.0 + array_module(a).tanh(0.5 * a))  # this form cannot overflow
         return a * self.sigmoid
 
     def backward(self, gradient: Array) -> Array:
@@ -128,9 +133,9 @@ class Transpose(Op):
 
 
 class Index(Op):
-    """a[index]; an element that was read several times receives the sum of its gradients."""
+    """a[index]. An element that was read several times receives the sum of its gradients."""
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Place) -> None:
         self.index = index
 
     def forward(self, a: Array) -> Array:
@@ -141,7 +146,7 @@ class Index(Op):
         xp = array_module(gradient)
         result = xp.zeros_like(self.a)
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
-        if all(isinstance(part, int | slice) for part in parts):  # then nothing was read twice
+        if all(isinstance(part, int | slice) for part in parts):  # nothing was read twice
             result[self.index] = gradient
         else:
             xp.add.at(result, self.index, gradient)
@@ -149,7 +154,7 @@ class Index(Op):
 
 
 class Concatenate(Op):
-    """Joins along the last axis: (..., A), (..., B), ... -> (..., A + B + ...)."""
+    """Join arrays along the last axis: (..., A), (..., B), ... -> (..., A + B + ...)."""
 
     def forward(self, *arrays: Array) -> Array:
         self.widths = [array.shape[-1] for array in arrays]
@@ -164,7 +169,10 @@ class Concatenate(Op):
 
 
 class MatMul(Op):
-    """(..., M, K) @ (..., K, N) -> (..., M, N); leading axes broadcast. Vectors are not accepted: give them an axis."""
+    """(..., M, K) @ (..., K, N) -> (..., M, N). Leading axes broadcast.
+
+    Raises ValueError for vectors: give them a second axis.
+    """
 
     def forward(self, a: Array, b: Array) -> Array:
         if a.ndim < 2 or b.ndim < 2:
@@ -179,3 +187,73 @@ class MatMul(Op):
 def concatenate(*tensors: Tensor) -> Tensor:
     """Join tensors along their last axis."""
     return Concatenate().apply(*tensors)
+
+
+def _add(a: Tensor, b: Operand) -> Tensor:
+    return Add().apply(a, b)
+
+
+def _subtract(a: Tensor, b: Operand) -> Tensor:
+    return a + (-b)
+
+
+def _subtract_from(a: Tensor, b: Operand) -> Tensor:
+    return (-a) + b
+
+
+def _multiply(a: Tensor, b: Operand) -> Tensor:
+    return Multiply().apply(a, b)
+
+
+def _divide(a: Tensor, b: Operand) -> Tensor:
+    return Divide().apply(a, b)
+
+
+def _divide_into(a: Tensor, b: Operand) -> Tensor:
+    return Divide().apply(b, a)
+
+
+def _negate(a: Tensor) -> Tensor:
+    return a * -1.0
+
+
+def _power(a: Tensor, exponent: float) -> Tensor:
+    return Power(exponent).apply(a)
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    return MatMul().apply(a, b)
+
+
+def _index(a: Tensor, place: Place) -> Tensor:
+    return Index(place).apply(a)
+
+
+def _reshape(a: Tensor, *shape: int) -> Tensor:
+    return Reshape(shape).apply(a)
+
+
+def _transpose(a: Tensor, *axes: int) -> Tensor:
+    return Transpose(axes).apply(a)
+
+
+def _sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    return Sum(axis, keepdims).apply(a)
+
+
+def _mean(a: Tensor) -> Tensor:
+    return a.sum() * (1.0 / a.data.size)
+
+
+Tensor.__add__, Tensor.__radd__ = _add, _add
+Tensor.__sub__, Tensor.__rsub__ = _subtract, _subtract_from
+Tensor.__mul__, Tensor.__rmul__ = _multiply, _multiply
+Tensor.__truediv__, Tensor.__rtruediv__ = _divide, _divide_into
+Tensor.__neg__ = _negate
+Tensor.__pow__ = _power
+Tensor.__matmul__ = _matmul
+Tensor.__getitem__ = _index
+Tensor.reshape = _reshape
+Tensor.transpose = _transpose
+Tensor.sum = _sum
+Tensor.mean = _mean

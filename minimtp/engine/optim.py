@@ -1,4 +1,5 @@
-"""AdamW on flat parameters: Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+"""AdamW on flat parameters: Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov &
+Hutter 2019, algorithm 2).
 
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g²
     x = x - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - rate decay x
@@ -34,8 +35,9 @@ class AdamW:
     def step(
         self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0
     ) -> float:
-        """Update the parameters from `flat.gradients`, which are `gradient_scale` times as large as they should be, and return
-        the gradient's norm before clipping. A norm that is not finite changes nothing.
+        """Update the parameters from `flat.gradients`, which are `gradient_scale` times as large as
+        they should be, and return the gradient's norm before clipping. A norm that is not finite
+        changes nothing.
         """
         flat = self.flat
         kernel = kernels.for_array(flat.data)
@@ -63,7 +65,9 @@ class AdamW:
         }
 
     def load_state(self, state: dict[str, Array], steps: int) -> None:
-        """Take over the moments that `state` has; parameters it does not know (new heads) keep theirs at zero."""
+        """Take over the moments that `state` has; parameters it does not know (new heads) keep
+        theirs at zero.
+        """
         for name, view in self.state().items():
             if name in state:
                 view[...] = array_module(view).asarray(state[name])

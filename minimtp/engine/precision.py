@@ -1,18 +1,20 @@
-"""In which numbers a training step multiplies: float32, or fewer bits, which a GPU multiplies many times as fast.
+"""In which numbers a training step multiplies: float32, or fewer bits, which a GPU multiplies many
+times as fast.
 
     float32     24 bits, as everywhere else
     tf32        float32 arrays, of whose numbers the GPU's tensor cores see 11 bits when they multiply
     bfloat16    factors rounded to 8 bits, with float32's range
     float16     factors rounded to 11 bits; what is below 6e-8 becomes 0, so losses are scaled up (training/loss_scale.py)
 
-Only factors of products are rounded. Sums are float32, and so is everything else: results, master weights, moments, norms,
-softmax, losses. With 16 bits the products with weights are of that kind, and those within attention are TF32.
+Only factors of products are rounded. Sums are float32, and so is everything else: results, master
+weights, moments, norms, softmax, losses. With 16 bits the products with weights are of that kind,
+and those within attention are TF32.
 
 A product is two steps, so that a factor is rounded once and kept short for the backward pass:
 
-    product(factor(x), factor(w).T)
+    matmul(operand(x), operand(w).T)
 
-Only training multiplies so, within `products_in`: evaluation and decoding are in float32.
+Only training multiplies so, within `matmul_precision`: evaluation and decoding are in float32.
 """
 
 from collections.abc import Iterator
@@ -43,8 +45,10 @@ def require(precision: str, device: Device) -> None:
 
 
 @contextmanager
-def products_in(precision: str, device: Device) -> Iterator[None]:
-    """Within, products of float32 arrays are computed in this precision. Raises UserError as `require`."""
+def matmul_precision(precision: str, device: Device) -> Iterator[None]:
+    """Within, products of float32 arrays are computed in this precision. Raises UserError as
+    `require`.
+    """
     global _chosen
     if precision == "float32":
         yield
@@ -60,7 +64,7 @@ def products_in(precision: str, device: Device) -> Iterator[None]:
         _chosen = before
 
 
-def factor(x: Array) -> Array:
+def operand(x: Array) -> Array:
     """x (M, K) as a product sees it."""
     if _chosen in SIXTEEN_BITS and x.dtype.char == "f":
         from minimtp.kernels.cuda import gemm as cuda_matrix
@@ -69,10 +73,10 @@ def factor(x: Array) -> Array:
     return x
 
 
-def product(a: Array, b: Array) -> Array:
+def matmul(a: Array, b: Array) -> Array:
     """a (M, K) @ b (K, N), factors -> (M, N), of 16-bit factors in float32."""
     if _chosen == "float32" or a.dtype.char == "d":
-        return kernels.for_array(a).product(a, b)
+        return kernels.for_array(a).matmul(a, b)
     from minimtp.kernels.cuda import gemm as cuda_matrix
 
     return cuda_matrix.multiply(a, b)

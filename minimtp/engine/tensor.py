@@ -1,57 +1,88 @@
 """Reverse-mode automatic differentiation on arrays, in one sitting.
 
-A `Tensor` is an array that remembers which operation made it. An operation is an object with two methods on raw arrays:
+A `Tensor` is an array that remembers which operation made it. An operation is an object with two
+methods on raw arrays:
 
-    forward(*inputs) -> output              keeps on itself what the backward needs
+    forward(*inputs) -> output              stores on itself what the backward needs
     backward(gradient of output) -> gradients of the inputs
 
-`Tensor.backward()` walks the operations from the result back to the leaves in reverse topological order and applies the
-chain rule: the gradient of a tensor is the sum of what each of its uses sends back.
+`Tensor.backward()` walks the operations from the result back to the leaves in reverse topological
+order. It applies the
+chain rule: the gradient of a tensor is the sum of the gradients that its uses send back.
 
 Choices:
-* An operation refers to its inputs, a tensor to the operation that made it, and nothing refers forward. Without cycles a
-  graph is freed by reference counting the moment the result is dropped.
-* The walk is a loop, not a recursion: a chain of 5,000 operations is no problem.
-* Broadcasting is undone here, once, so no operation has to think of it.
-* The walk lets go of each operation as soon as it has been used, so memory falls during the backward pass. A second
-  `backward()` through the same operations is an error that says so; gradients of separate graphs add up in `.grad`.
-* Only first derivatives: backward works on arrays, not on tensors.
+* An operation refers to its inputs, and a tensor to the operation that made it. Nothing refers
+  forward. Without cycles, reference counting frees a graph the moment its result is dropped.
+* The walk is a loop, not a recursion, so a chain of 5,000 operations is no problem.
+* Broadcasting is undone here, once, so that no operation has to handle it.
+* The walk releases each operation after use, so memory falls during the backward pass. A second
+  `backward()` through the same operations raises an error that says so. Gradients of separate
+  graphs add up in `.grad`.
+* Only first derivatives exist: backward works on arrays, not on tensors.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
-from minimtp.backend import Array, array_module, numpy
+from minimtp.backend import Array, array_module, is_array, numpy
 
-_thread = (
-    threading.local()
-)  # shards of a batch run in threads; one may evaluate while another records
+Number: TypeAlias = int | float
+
+
+class _Recording(threading.local):
+    """Whether this thread records operations. One shard of a batch may evaluate while another one
+    records.
+    """
+
+    on = True
+
+
+_recording = _Recording()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Operations inside the block (in this thread) are computed but not recorded."""
-    before = getattr(_thread, "recording", True)
-    _thread.recording = False
+    """Compute the operations inside the block, in this thread, without recording them."""
+    before = _recording.on
+    _recording.on = False
     try:
         yield
     finally:
-        _thread.recording = before
+        _recording.on = before
 
 
 class Tensor:
     """An array with a gradient.
 
-    data: a floating NumPy or CuPy array (other things are converted with NumPy).
-    grad: None, or an array of the same shape; only leaves (tensors made by no operation) with `requires_grad` keep one.
+    data: a floating-point array; numbers and lists become a float64 NumPy array.
+    grad: None, or an array of the same shape. Only leaves (tensors made by no operation) with
+    `requires_grad` have one.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "operation")
 
-    def __init__(self, data: Array, requires_grad: bool = False) -> None:
-        self.data = data if hasattr(data, "dtype") else numpy.asarray(data, dtype=float)
+    # The operators below are declared here and attached by ops.py, which defines the operations.
+    __add__: Callable[..., "Tensor"]
+    __radd__: Callable[..., "Tensor"]
+    __sub__: Callable[..., "Tensor"]
+    __rsub__: Callable[..., "Tensor"]
+    __mul__: Callable[..., "Tensor"]
+    __rmul__: Callable[..., "Tensor"]
+    __truediv__: Callable[..., "Tensor"]
+    __rtruediv__: Callable[..., "Tensor"]
+    __neg__: Callable[..., "Tensor"]
+    __pow__: Callable[..., "Tensor"]
+    __matmul__: Callable[..., "Tensor"]
+    __getitem__: Callable[..., "Tensor"]
+    reshape: Callable[..., "Tensor"]
+    transpose: Callable[..., "Tensor"]
+    sum: Callable[..., "Tensor"]
+    mean: Callable[..., "Tensor"]
+
+    def __init__(self, data: Array | Number | Sequence, requires_grad: bool = False) -> None:
+        self.data = data if is_array(data) else numpy.asarray(data, dtype=float)
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self.operation: Op | None = None
@@ -61,22 +92,24 @@ class Tensor:
         return self.data.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> numpy.dtype:
         return self.data.dtype
 
     def detach(self) -> "Tensor":
-        """A leaf with the same data that no gradient passes through."""
+        """Return a leaf with the same data. No gradient passes through it."""
         return Tensor(self.data)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r})"
 
     def backward(self, gradient: Array | None = None) -> None:
-        """Add d(self)/d(leaf), contracted with `gradient`, to the `.grad` of every leaf that self depends on.
+        """Add d(self)/d(leaf), contracted with `gradient`, to the `.grad` of every leaf that self
+        depends on.
 
-        gradient: same shape as self; it may be left out for a tensor of one element (then it is 1).
+        gradient: same shape as self. A tensor of one element does not need it (default: 1).
 
-        Raises ValueError for a missing or misshapen gradient, RuntimeError when the graph was walked before.
+        Raises ValueError if the gradient is missing or has the wrong shape, RuntimeError if the
+        graph was walked before.
         """
         if gradient is None:
             if self.data.size != 1:
@@ -85,74 +118,6 @@ class Tensor:
                 )
             gradient = array_module(self.data).ones_like(self.data)
         backpropagate([self], [gradient])
-
-    # Operators. The operations live in ops.py, which imports this file; hence the imports inside.
-
-    def __add__(self, other: Any) -> "Tensor":
-        from minimtp.engine.ops import Add
-
-        return Add().apply(self, other)
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Any) -> "Tensor":
-        from minimtp.engine.ops import Multiply
-
-        return Multiply().apply(self, other)
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> "Tensor":
-        return self * -1.0
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return self + (-other)
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return (-self) + other
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        from minimtp.engine.ops import Divide
-
-        return Divide().apply(self, other)
-
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        from minimtp.engine.ops import Divide
-
-        return Divide().apply(other, self)
-
-    def __pow__(self, exponent: float) -> "Tensor":
-        from minimtp.engine.ops import Power
-
-        return Power(exponent).apply(self)
-
-    def __matmul__(self, other: "Tensor") -> "Tensor":
-        from minimtp.engine.ops import MatMul
-
-        return MatMul().apply(self, other)
-
-    def __getitem__(self, index: Any) -> "Tensor":
-        from minimtp.engine.ops import Index
-
-        return Index(index).apply(self)
-
-    def reshape(self, *shape: int) -> "Tensor":
-        from minimtp.engine.ops import Reshape
-
-        return Reshape(shape).apply(self)
-
-    def transpose(self, *axes: int) -> "Tensor":
-        from minimtp.engine.ops import Transpose
-
-        return Transpose(axes).apply(self)
-
-    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        from minimtp.engine.ops import Sum
-
-        return Sum(axis, keepdims).apply(self)
-
-    def mean(self) -> "Tensor":
-        return self.sum() * (1.0 / self.data.size)
 
 
 class Parameter(Tensor):
@@ -165,11 +130,12 @@ class Parameter(Tensor):
 
 
 class Op:
-    """An operation: forward and backward side by side, used once.
+    """An operation: forward and backward side by side. An object is used once.
 
-    Options go to the constructor, arrays to `forward`. `backward` returns one gradient per input of `forward` (a single
-    array when there is one input), None where there is none. Subclasses enter `Op.registry` when they are defined, so one
-    test walks all of them. An operation whose backward is *not* the derivative of its forward says `straight_through = True`.
+    Options go to the constructor, arrays to `forward`. `backward` returns one gradient per input of
+    `forward` (a single array if there is one input), and None for an input without a gradient.
+    Subclasses enter `Op.registry` when they are defined, so that one test can walk all of them. An
+    operation whose backward is *not* the derivative of its forward sets `straight_through = True`.
     """
 
     registry: ClassVar[dict[str, type["Op"]]] = {}
@@ -185,30 +151,34 @@ class Op:
     def backward(self, gradient: Array) -> Array | tuple[Array | None, ...]:
         raise NotImplementedError
 
-    def apply(self, *inputs: Any) -> Tensor:
-        """The result as a Tensor; recorded if any input requires a gradient and recording is on."""
+    def apply(self, *inputs: Tensor | Array | Number) -> Tensor:
+        """Return the result as a Tensor. It is recorded if an input requires a gradient and
+        recording is on.
+        """
         first = next(value for value in inputs if isinstance(value, Tensor))
         tensors = tuple(
             value if isinstance(value, Tensor) else _constant(value, first) for value in inputs
         )
         output = Tensor(self.forward(*(tensor.data for tensor in tensors)))
-        if getattr(_thread, "recording", True) and any(tensor.requires_grad for tensor in tensors):
+        if _recording.on and any(tensor.requires_grad for tensor in tensors):
             self.inputs = tensors
             output.requires_grad = True
             output.operation = self
         return output
 
     def release(self) -> None:
-        """Let go of inputs and of everything that forward kept."""
+        """Drop the inputs and everything that forward stored."""
         self.__dict__.clear()
 
 
 def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None:
-    """Add the gradients of sum_r <results[r], gradients[r]> to the `.grad` of every leaf, in one walk.
+    """Add the gradients of sum_r <results[r], gradients[r]> to the `.grad` of every leaf, in one
+    walk.
 
     A result may itself be an intermediate step of another one.
 
-    Raises ValueError for a misshapen gradient, RuntimeError when part of the graph was walked before.
+    Raises ValueError if a gradient has the wrong shape, RuntimeError if part of the graph was
+    walked before.
     """
     pending: dict[int, Array] = {}
     for result, gradient in zip(results, gradients, strict=True):
@@ -217,9 +187,9 @@ def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None
         pending[id(result)] = pending[id(result)] + gradient if id(result) in pending else gradient
     order = _topological_order(results)
     while order:
-        tensor = order.pop()  # nothing but its uses keeps a tensor alive, and those are done
+        tensor = order.pop()  # only its uses keep a tensor alive, and those are done
         gradient = pending.pop(id(tensor), None)
-        if gradient is None:  # every operation that used it had no gradient for it
+        if gradient is None:  # no operation that used it sent a gradient
             continue
         operation = tensor.operation
         if operation is None:
@@ -232,18 +202,20 @@ def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None
             if part is None or not source.requires_grad:
                 continue
             part = _undo_broadcasting(part, source.shape)
-            # Never in place: an operation may hand the same array to several inputs.
+            # Not in place: an operation may return the same array for several inputs.
             pending[id(source)] = pending[id(source)] + part if id(source) in pending else part
         operation.release()
 
 
-def _constant(value: Any, like: Tensor) -> Tensor:
-    """A number or an array beside a tensor takes the tensor's device and dtype."""
+def _constant(value: Array | Number, like: Tensor) -> Tensor:
+    """Convert a number or an array to the device and dtype of `like`, the tensor it is combined
+    with.
+    """
     return Tensor(array_module(like.data).asarray(value, dtype=like.dtype))
 
 
 def _topological_order(results: Sequence[Tensor]) -> list[Tensor]:
-    """Every tensor that needs a gradient, each after the tensors it was made from."""
+    """Return every tensor that needs a gradient, each after the tensors it was made from."""
     order: list[Tensor] = []
     seen: set[int] = set()
     stack = [(result, False) for result in results]
@@ -267,19 +239,20 @@ def _topological_order(results: Sequence[Tensor]) -> list[Tensor]:
 
 def _accumulate_in_leaf(leaf: Tensor, gradient: Array) -> None:
     if leaf.grad is None:
-        leaf.grad = gradient.copy()  # the array may be shared with another leaf
+        leaf.grad = gradient.copy()  # another leaf may share the array
     else:
         leaf.grad += gradient
 
 
 def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over the axes along which an input of `shape` was repeated."""
+    """Sum the gradient over the axes along which an input of `shape` was repeated."""
     if gradient.shape == shape:
         return gradient
     added = gradient.ndim - len(shape)
-    axes = tuple(range(added)) + tuple(
+    stretched = tuple(
         added + axis
         for axis, size in enumerate(shape)
         if size == 1 and gradient.shape[added + axis] != 1
     )
+    axes = tuple(range(added)) + stretched
     return gradient.sum(axis=axes, keepdims=True).reshape(shape)

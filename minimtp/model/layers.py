@@ -2,7 +2,7 @@
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.engine.fused import EmbeddingLookup, LinearProduct, RMSNormalize
+from minimtp.engine.fused import EmbeddingLookup, LinearMatMul, RMSNormalize
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter, Tensor
 
@@ -24,7 +24,7 @@ class Linear(Module):
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        return LinearProduct().apply(x, self.weight)
+        return LinearMatMul().apply(x, self.weight)
 
 
 class Embedding(Module):
@@ -41,7 +41,7 @@ class Embedding(Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The table used the other way round, as a tied output: (..., width) -> (..., vocabulary)."""
-        return LinearProduct().apply(hidden, self.weight)
+        return LinearMatMul().apply(hidden, self.weight)
 
 
 class RMSNorm(Module):

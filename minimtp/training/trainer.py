@@ -16,7 +16,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
 from minimtp.engine.optim import AdamW
-from minimtp.engine.precision import products_in
+from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
 from minimtp.model.loss import accumulate_gradients
 from minimtp.training import schedule
@@ -98,7 +98,7 @@ class Trainer:
 
         rate = schedule.learning_rate(self.recipe, self.step)
         while True:
-            with products_in(self.recipe.precision, self.device):
+            with matmul_precision(self.recipe.precision, self.device):
                 losses = self.team.sum_losses(
                     lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights)
                 )

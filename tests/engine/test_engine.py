@@ -51,7 +51,7 @@ SAMPLES = {
     "IndexOfASlice": (lambda: ops.Index((slice(None), slice(1, None, 2))), [normal(3, 4)]),
     "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1), normal(2, 2)]),
     "MatMul": (ops.MatMul, [normal(5, 2, 3), normal(3, 4)]),
-    "LinearProduct": (fused.LinearProduct, [normal(2, 3, 4), normal(5, 4)]),
+    "LinearMatMul": (fused.LinearMatMul, [normal(2, 3, 4), normal(5, 4)]),
     "EmbeddingLookup": (
         lambda: fused.EmbeddingLookup(np.array([[0, 2, 2], [1, 0, 2]])),
         [normal(4, 3)],
@@ -95,7 +95,7 @@ def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
 def test_attentions_gradient_does_not_depend_on_how_its_products_lie_in_memory(monkeypatch):
     make, inputs = SAMPLES["CausalAttention"]
     scattered = SimpleNamespace(
-        **vars(plain) | {"product": lambda a, b: np.asfortranarray(plain.product(a, b))}
+        **vars(plain) | {"matmul": lambda a, b: np.asfortranarray(plain.matmul(a, b))}
     )
     monkeypatch.setattr(fused.kernels, "for_array", lambda x: scattered)
     check_gradients(

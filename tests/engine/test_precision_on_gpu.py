@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import choose_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.cli import main
-from minimtp.engine.precision import factor, product, products_in
+from minimtp.engine.precision import matmul, matmul_precision, operand
 from minimtp.kernels.cuda import gemm as cuda_matrix
 from minimtp.training import presets
 from minimtp.training.loss_scale import FIRST, PATIENCE, LossScale
@@ -56,10 +56,10 @@ def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes,
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n)))
     there = device.xp.asarray
     mine = [there(x.T).T if flip else there(x) for x, flip in zip((a, b), flips, strict=True)]
-    with products_in(precision, device):
-        found = product(factor(mine[0]), factor(mine[1]))
-        again = product(
-            factor(device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]), factor(mine[1])
+    with matmul_precision(precision, device):
+        found = matmul(operand(mine[0]), operand(mine[1]))
+        again = matmul(
+            operand(device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]), operand(mine[1])
         )  # rows apart
     assert found.dtype == np.float32 and found.shape == (m, n)
     magnitude = np.abs(a).astype(np.float64) @ np.abs(b)
@@ -70,13 +70,13 @@ def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes,
 
 def test_outside_a_training_step_products_are_those_of_float32(device):
     x = device.xp.asarray(np.full((2, 2), 1 + 2.0**-20, np.float32))
-    with products_in("bfloat16", device):
-        assert to_numpy(product(factor(x), factor(x)))[0, 0] == 2
+    with matmul_precision("bfloat16", device):
+        assert to_numpy(matmul(operand(x), operand(x)))[0, 0] == 2
         assert (
             device.xp.cuda.cublas.getMathMode(device.xp.cuda.device.get_cublas_handle())
             == cuda_matrix.MATH_TF32
         )
-    assert factor(x) is x and to_numpy(product(x, x))[0, 0] > 2
+    assert operand(x) is x and to_numpy(matmul(x, x))[0, 0] > 2
     assert device.xp.cuda.cublas.getMathMode(device.xp.cuda.device.get_cublas_handle()) == 0
 
 

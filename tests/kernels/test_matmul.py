@@ -17,7 +17,7 @@ def test_a_product_of_whole_numbers_is_exact_however_the_matrices_lie_in_memory(
     a, b = factors
     expected = a.astype(np.int64) @ b.astype(np.int64)
     for kernel in (plain, cpu):
-        found = kernel.product(a, b)
+        found = kernel.matmul(a, b)
         assert found.dtype == np.float32 and np.array_equal(found, expected)
 
 
@@ -30,10 +30,10 @@ def test_a_product_is_as_exact_as_the_magnitude_of_its_terms_allows(transposed):
     exact, magnitude = (
         f(a.astype(np.float64)) @ f(b.astype(np.float64)) for f in (np.asarray, np.abs)
     )
-    assert_close(cpu.product(a, b), exact, COMPARISONS["product"], (130 + 4) * magnitude)
+    assert_close(cpu.matmul(a, b), exact, COMPARISONS["product"], (130 + 4) * magnitude)
 
 
 def test_matrices_that_do_not_fit_are_an_error():
     for a, b in (((3, 4), (5, 6)), ((2, 3, 4), (2, 5, 6)), ((2, 3, 4), (3, 4, 5))):
         with pytest.raises(ValueError):
-            cpu.product(np.ones(a, np.float32), np.ones(b, np.float32))
+            cpu.matmul(np.ones(a, np.float32), np.ones(b, np.float32))

@@ -29,7 +29,7 @@ from minimtp.kernels.cpu.gated_head import (
     prepare_gated_step,
     prepare_token_parts,
 )
-from minimtp.kernels.cpu.gemm import product
+from minimtp.kernels.cpu.gemm import matmul
 from minimtp.kernels.cpu.packed_linear import (
     linear,
     prepare_f16,
@@ -84,7 +84,7 @@ __all__ = [
     "prepare_q8_0",
     "prepare_token_parts",
     "prepare_trunk",
-    "product",
+    "matmul",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",

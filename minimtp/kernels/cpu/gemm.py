@@ -41,9 +41,9 @@ _columns_1, _columns_2, _columns_4, _columns_8 = (
 )
 
 
-def product(a, b):
+def matmul(a, b):
     if not DOTS:
-        return plain.product(a, b)
+        return plain.matmul(a, b)
     y = np.empty((*a.shape[:-1], b.shape[-1]), np.float32)
     count = len(a) if a.ndim == 3 else 1
     a, of_columns = _contiguous(a.reshape(count, *a.shape[-2:]))
@@ -64,9 +64,9 @@ def _products(a, of_columns, b, of_rows, y):
     """y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is (B, N, K) instead of (B, K, N)."""
     depth, columns = (b.shape[2], b.shape[1]) if of_rows else (b.shape[1], b.shape[2])
     if depth != (a.shape[1] if of_columns else a.shape[2]):
-        raise ValueError("product: the matrices do not fit")
+        raise ValueError("matmul: the matrices do not fit")
     if y.shape[1] != (a.shape[2] if of_columns else a.shape[1]) or y.shape[2] != columns:
-        raise ValueError("product: the result has another shape")
+        raise ValueError("matmul: the result has another shape")
     memory = np.empty(depth * PANEL + LINE, np.float32)
     panel = memory[(-memory.ctypes.data // 4) % LINE :]
     edge = np.empty((y.shape[1], PANEL), np.float32)

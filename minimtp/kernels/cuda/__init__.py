@@ -46,7 +46,7 @@ from minimtp.kernels.cuda.training import (
     swiglu,
     swiglu_backward,
 )
-from minimtp.kernels.plain import product  # cuBLAS
+from minimtp.kernels.plain import matmul  # cuBLAS
 
 __all__ = [
     "adamw",
@@ -76,7 +76,7 @@ __all__ = [
     "prepare_q8_0",
     "prepare_token_parts",
     "prepare_trunk",
-    "product",
+    "matmul",
     "quantize_activations",
     "rms_norm",
     "rms_norm_backward",

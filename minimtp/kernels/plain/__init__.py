@@ -31,7 +31,7 @@ LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not
 # ------------------------------------------------------------------------------------------------------------ products
 
 
-def product(a, b):
+def matmul(a, b):
     """a (M, K) @ b (K, N) -> (M, N), or B of each, (B, M, K) @ (B, K, N) -> (B, M, N); transposed views are as welcome."""
     return a @ b
 

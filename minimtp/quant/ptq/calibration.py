@@ -14,7 +14,7 @@ taken with the layers before it already rounded, errors and all.
 from collections.abc import Iterable
 
 from minimtp.backend import Array, array_module
-from minimtp.engine.fused import LinearProduct
+from minimtp.engine.fused import LinearMatMul
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.loss import evaluate_losses
@@ -75,7 +75,7 @@ class CalibratedLinear(FakeQuantizedLinear):
         seen = round_activations(x.data, self.activations)
         if self.statistics is not None:
             self.statistics.add(seen.reshape(-1, seen.shape[-1]))
-        return LinearProduct().apply(Tensor(seen), self.rounded())
+        return LinearMatMul().apply(Tensor(seen), self.rounded())
 
 
 def collect(model: Module, products: Iterable[CalibratedLinear], batches: Iterable[Array]) -> None:

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.engine.fused import EmbeddingLookup
-from minimtp.engine.precision import factor, product
+from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
 from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids.registry import MASKS, Grid
@@ -75,17 +75,18 @@ class RoundedProduct(Op):
 
     def forward(self, x: Array, *matrix: Array) -> Array:
         self.x, self.matrix = x, matrix
-        rounded = factor(self.rounding().forward(*matrix))  # (N, K)
-        return product(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)
+        rounded = operand(self.rounding().forward(*matrix))  # (N, K)
+        return matmul(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)
 
     def backward(self, gradient: Array) -> tuple[Array, ...]:
-        rows, rounding = factor(gradient.reshape(-1, gradient.shape[-1])), self.rounding()  # (M, N)
-        dx = product(rows, factor(rounding.forward(*self.matrix))).reshape(self.x.shape)  # (..., K)
-        dmatrix = rounding.backward(product(rows.T, self._rows()))  # (N, K)
+        rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
+        rounding = self.rounding()
+        dx = matmul(rows, operand(rounding.forward(*self.matrix))).reshape(self.x.shape)  # (..., K)
+        dmatrix = rounding.backward(matmul(rows.T, self._rows()))  # (N, K)
         return dx, *(dmatrix if isinstance(dmatrix, tuple) else (dmatrix,))
 
     def _rows(self) -> Array:
-        return factor(
+        return operand(
             round_activations(self.x.reshape(-1, self.x.shape[-1]), self.activations)
         )  # (M, K)
 

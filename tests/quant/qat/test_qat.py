@@ -10,7 +10,7 @@ from minimtp import kernels
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
-from minimtp.engine.fused import EmbeddingLookup, LinearProduct
+from minimtp.engine.fused import EmbeddingLookup, LinearMatMul
 from minimtp.engine.module import map_parameters, replicate, weight_bytes
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
@@ -636,7 +636,7 @@ def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradient
     seen = Tensor(round_activations(x.data, activations), requires_grad=True)
     for operand in matrix.operands:
         operand.grad = None
-    expected = LinearProduct().apply(seen, matrix.rounded())
+    expected = LinearMatMul().apply(seen, matrix.rounded())
     expected.backward(gradient)
     assert same_bits(
         found, [expected.data, seen.grad, *(operand.grad for operand in matrix.operands)]
