@@ -91,11 +91,11 @@ def recipes(draw, **fixed):
         "num_heads": num_heads, "num_kv_heads": num_kv_heads, "intermediate_size": draw(st.sampled_from([32, 64])),
         "tied_embeddings": draw(st.booleans()),
         "heads": heads, "draft_depth": 0 if heads == "none" else draw(st.integers(1, 4)),
-        "head_loss": draw(st.floats(0, 1)), "head_loss_end": draw(st.floats(0, 1)),
+        "head_loss_weight": draw(st.floats(0, 1)), "final_head_loss_weight": draw(st.floats(0, 1)),
         "head_loss_decay": draw(st.floats(0.1, 1)),
         "curriculum": "none" if heads == "none" else draw(st.sampled_from(["none", "forward", "reverse"])),
         "batch_size": batch, "tokens": batch * context_length * steps + draw(st.integers(0, batch * context_length - 1)),
-        "warmup": warmup, "decay": draw(st.floats(0, 1 - warmup)), "final_learning_rate": draw(st.floats(0, 1)),
+        "warmup_fraction": warmup, "decay_fraction": draw(st.floats(0, 1 - warmup)), "final_learning_rate_factor": draw(st.floats(0, 1)),
         "learning_rate": draw(st.floats(1e-5, 1)), "seed": draw(st.integers(0, 2**63 - 1)),
     }  # fmt: skip
     if settings_["hidden_size"] % 32 == 0:

@@ -12,7 +12,7 @@ def main(lesson: course.Lesson) -> None:
     """How does text turn random numbers into a model, and how do we know that it did?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     held_out = corpus.validation_windows(
-        recipe.evaluate_bytes, context_length=recipe.context_length
+        recipe.evaluation_tokens, context_length=recipe.context_length
     )  # (W, T + 1)
     watch = held_out[:: max(1, len(held_out) // 32)]
 

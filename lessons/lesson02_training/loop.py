@@ -87,7 +87,7 @@ def learn(
         result.losses.append(sum(nats) * BITS)
         if not result.alive:
             break
-        optimizer.step(learning_rate(recipe, step), recipe.clip)
+        optimizer.step(learning_rate(recipe, step), recipe.max_gradient_norm)
     replicas.close()
     result.watched.append((step + 1, bits_per_byte(model, watch, device)))
     return result

@@ -18,7 +18,7 @@ def main(lesson: course.Lesson) -> None:
     """How can a model use all that was written before, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     held_out = corpus.validation_windows(
-        recipe.evaluate_bytes, context_length=recipe.context_length
+        recipe.evaluation_tokens, context_length=recipe.context_length
     )  # (W, T + 1)
     windows, middle = {}, recipe.context_length // 2
     for seen in (8, recipe.context_length // 4, middle):
@@ -26,7 +26,7 @@ def main(lesson: course.Lesson) -> None:
             replace(recipe, learning_rate=1e-2), corpus, device, held_out[:8], seen=seen
         )
         texts = corpus.validation_windows(
-            recipe.evaluate_bytes, context_length=context_for(seen, recipe)
+            recipe.evaluation_tokens, context_length=context_for(seen, recipe)
         )
         windows[seen] = bits_per_byte(trained.model, texts, device)
         print(

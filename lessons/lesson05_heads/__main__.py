@@ -22,7 +22,9 @@ def main(lesson: course.Lesson) -> None:
     """Can a model say more than one token at a time?"""
     recipe, device = lesson.recipe, lesson.device
     windows = open_corpus().validation_windows(
-        recipe.evaluate_bytes // 2, context_length=recipe.context_length, depth=recipe.draft_depth
+        recipe.evaluation_tokens // 2,
+        context_length=recipe.context_length,
+        depth=recipe.draft_depth,
     )
     print("guesses that come true: in a row, and by distance")
     print(

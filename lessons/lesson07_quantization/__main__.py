@@ -18,7 +18,7 @@ STEPS = {
 def main(lesson: course.Lesson) -> None:
     """How few bits can a weight have, and what does each bit cost?"""
     run = load(lesson.trained(3), lesson.device.name)
-    judge = Judge(run.model, open_corpus(), lesson.device, lesson.recipe.evaluate_bytes // 2)
+    judge = Judge(run.model, open_corpus(), lesson.device, lesson.recipe.evaluation_tokens // 2)
     before = judge.bits_per_byte(run.model)
     print(f"float32                 32.00 bits a weight  noise  0.0 %  {before:.3f} bits per byte")
     for bits in (8, 4, 2):

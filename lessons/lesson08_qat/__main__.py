@@ -25,10 +25,12 @@ def main(lesson: course.Lesson) -> None:
         lesson.recipe,
     )
     few = replace(
-        recipe, tokens=max(recipe.tokens // 16, 1024), evaluate_bytes=recipe.evaluate_bytes // 2
+        recipe,
+        tokens=max(recipe.tokens // 16, 1024),
+        evaluation_tokens=recipe.evaluation_tokens // 2,
     )
     judge, tuner = (
-        Judge(model, corpus, lesson.device, few.evaluate_bytes),
+        Judge(model, corpus, lesson.device, few.evaluation_tokens),
         Tuner(model, corpus, lesson.device, few),
     )
     print(

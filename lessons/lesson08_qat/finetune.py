@@ -33,7 +33,7 @@ class Tuner:
 
     def bits_per_byte(self, model: Transformer) -> float:
         return evaluate_model(
-            model, self.corpus, self.recipe.context_length, self.recipe.evaluate_bytes
+            model, self.corpus, self.recipe.context_length, self.recipe.evaluation_tokens
         ).bits_per_byte
 
     def tuned(
@@ -82,7 +82,7 @@ class Tuner:
                 for shard in np.array_split(tokens, len(replicas.models))
             ]
             replicas.run(backward, shards)
-            optimizer.step(learning_rate(recipe, step), recipe.clip)
+            optimizer.step(learning_rate(recipe, step), recipe.max_gradient_norm)
             if after_step:
                 after_step(model)
         replicas.close()

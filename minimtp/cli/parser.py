@@ -119,7 +119,7 @@ def make_parser() -> Parser:
         "--stop-at-step", type=whole, metavar="N", help="save and stop there, as if interrupted"
     )
     new.add_argument(
-        "--own-text",
+        "--self-generated",
         type=whole,
         metavar="N",
         help="train on N tokens that the run of --from writes first",

@@ -22,7 +22,7 @@ def train(options: argparse.Namespace) -> int:
     result = run_training(
         _recipe(options), options.corpus, out, resume=options.resume, start_from=options.start_from,
         continue_schedule=options.continue_schedule, stop_at_step=options.stop_at_step, teacher=options.teacher,
-        own_text=options.own_text, device=options.device, threads=options.threads, tokenizer=tokenizer,
+        self_generated=options.self_generated, device=options.device, threads=options.threads, tokenizer=tokenizer,
     )  # fmt: skip
     if result.evaluation:
         if result.evaluated_at != result.step:
@@ -82,7 +82,7 @@ def _refuse_what_would_be_ignored(options: argparse.Namespace, out: str) -> None
         for name, value in (
             ("--from", options.start_from),
             ("--tokenizer", options.tokenizer),
-            ("--own-text", options.own_text),
+            ("--self-generated", options.self_generated),
         ):
             if value:
                 raise UserError(

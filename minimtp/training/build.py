@@ -48,7 +48,7 @@ def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
     return QuantizationSpec(
         weights=recipe.weight_grid, embedding=recipe.embedding_grid, output=recipe.output_grid, heads=recipe.head_grid,
         activations=recipe.activations, straight_through=recipe.straight_through, scales=recipe.weight_scales,
-        cache=recipe.cache,
+        cache=recipe.kv_cache,
     )  # fmt: skip
 
 

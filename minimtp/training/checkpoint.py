@@ -42,7 +42,7 @@ from minimtp.training.recipe import Recipe
 if TYPE_CHECKING:
     from minimtp.quant.qat.modules import QuantizationSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "checkpoint.safetensors"
 PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
@@ -323,8 +323,8 @@ def _header(path: Path, metadata: dict[str, str]) -> dict:
         ) from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has checkpoint format {version} (minimtp {header.get('minimtp_version')}) and this is minimtp "
-            f"{minimtp.__version__}, which reads format {FORMAT_VERSION}: use that version"
+            f"{path} has checkpoint format {version}, written by minimtp {header.get('minimtp_version')}, but this "
+            f"version reads format {FORMAT_VERSION}: train the run again, or use the version that wrote it"
         )
     return header
 

@@ -81,7 +81,7 @@ def evaluate(
     """Evaluate a trained run, or the run in a folder, on the held-out part of a corpus.
 
     corpus: a Corpus, or what `open_corpus` takes; None for the one the run was trained on. tokens: how many to predict, at
-    most (None: the recipe's evaluate_bytes). Raises UserError for a run, corpus or number that cannot be used.
+    most (None: the recipe's evaluation_tokens). Raises UserError for a run, corpus or number that cannot be used.
     """
     for name, number in (("tokens", tokens), ("threads", threads)):
         if number is not None and number < 1:
@@ -95,7 +95,7 @@ def evaluate(
         run.model,
         corpus,
         run.recipe.context_length,
-        tokens or run.recipe.evaluate_bytes or 131_072,
+        tokens or run.recipe.evaluation_tokens or 131_072,
         threads,
     )
 

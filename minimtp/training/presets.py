@@ -5,7 +5,7 @@ from minimtp.training.recipe import Recipe, check_known
 PRESETS: dict[str, dict[str, object]] = {
     "tiny": {  # seconds: for tests and for trying the commands
         "context_length": 32, "num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64,
-        "tokens": 8_192, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 0, "evaluate_bytes": 4_096,
+        "tokens": 8_192, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 0, "evaluation_tokens": 4_096,
     },
     "quick": {  # 0.8 million parameters, minutes on two cores: many small steps of short windows learn most in that time
         "context_length": 128, "num_layers": 4, "hidden_size": 128, "num_kv_heads": 2, "intermediate_size": 352, "tokens": 1_400_000, "batch_size": 4,
@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "gpu": {  # 101 million parameters
         "context_length": 1024, "num_layers": 16, "hidden_size": 768, "num_heads": 12, "num_kv_heads": 4, "intermediate_size": 2048,
-        "tokens": 500_000_000, "batch_size": 32, "learning_rate": 6e-4, "evaluate_bytes": 1_048_576,
+        "tokens": 500_000_000, "batch_size": 32, "learning_rate": 6e-4, "evaluation_tokens": 1_048_576,
     },
 }  # fmt: skip
 

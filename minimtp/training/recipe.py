@@ -80,8 +80,8 @@ class Recipe:
 
     heads: str = _setting("heads", "none", "kind of prediction heads", ("none", "parallel", "sequential", "token_conditioned"))
     draft_depth: int | None = _setting("heads", None, "tokens predicted after the next; 7 with heads, 0 without", Range(0, 64))
-    head_loss: float = _setting("heads", 0.3, "weight of all head losses together, at the start", Range(0.0, 100.0))
-    head_loss_end: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
+    head_loss_weight: float = _setting("heads", 0.3, "weight of all head losses together, at the start", Range(0.0, 100.0))
+    final_head_loss_weight: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
     head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
     curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
     head_targets: str = _setting("heads", "text", "what heads learn: the text, or a law", ("text", "trunk", "teacher"))
@@ -96,7 +96,7 @@ class Recipe:
     head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices")
     weight_scales: str = _setting("quantize", "grid", "learned: train groups' steps (LSQ), offset (LSQ+), bound (PACT)", SCALES)
     activations: str = _setting("quantize", "int8", "rounding of products' inputs, per group or token", ACTIVATIONS)
-    cache: str = _setting("quantize", "float", "rounding of the keys and values that attention reads", CACHES)
+    kv_cache: str = _setting("quantize", "float", "rounding of the keys and values that attention reads", CACHES)
     straight_through: str = _setting("quantize", "pass", "which clipped weights still get a gradient", MASKS)
     quantize_from: float = _setting("quantize", 0.0, "share of the steps before rounding begins", SHARE)
     distill_weight: float = _setting("quantize", 0.0, "share of the loss that follows the --teacher's probabilities", SHARE)
@@ -104,18 +104,18 @@ class Recipe:
     tokens: int = _setting("training", 2_000_000, "tokens to train on", Range(1, 10**15))
     batch_size: int = _setting("training", 8, "sequences per step", Range(1, 2**20))
     learning_rate: float = _setting("training", 4e-3, "highest learning rate", Range(0.0, 10.0, open=True))
-    warmup: float = _setting("training", 0.02, "share of the steps that raise the rate from zero", SHARE)
-    decay: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
-    final_learning_rate: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
+    warmup_fraction: float = _setting("training", 0.02, "share of the steps that raise the rate from zero", SHARE)
+    decay_fraction: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
+    final_learning_rate_factor: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
     weight_decay: float = _setting("training", 0.1, "decoupled weight decay of the matrices", Range(0.0, 10.0))
     beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", MEMORY)
     beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", MEMORY)
-    average: float = _setting("training", 0.0, "memory of the average that the finished model is (0: the last weights)", MEMORY)
-    clip: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
+    ema_decay: float = _setting("training", 0.0, "memory of the average that the finished model is (0: the last weights)", MEMORY)
+    max_gradient_norm: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
     precision: str = _setting("training", "float32", "bits of products' factors in training, on a GPU", PRECISIONS)
     seed: int = _setting("training", 0, "seed of the first weights and of the order of the batches", Range(0, 2**63 - 1))
     checkpoint_every: int = _setting("training", 1000, "steps between checkpoints (0: only at the end)", Range(0, 10**12))
-    evaluate_bytes: int = _setting("training", 131_072, "held-out tokens that an evaluation reads (0: none)", Range(0, 10**12))
+    evaluation_tokens: int = _setting("training", 131_072, "held-out tokens that an evaluation reads (0: none)", Range(0, 10**12))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -204,9 +204,9 @@ class Recipe:
             raise UserError(
                 "distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them"
             )
-        if self.warmup + self.decay > 1.0:
+        if self.warmup_fraction + self.decay_fraction > 1.0:
             raise UserError(
-                f"warmup {self.warmup:g} and decay {self.decay:g} are shares of the same steps: together they must not exceed 1"
+                f"warmup_fraction {self.warmup_fraction:g} and decay_fraction {self.decay_fraction:g} are shares of the same steps: together they must not exceed 1"
             )
         if self.steps < 1:
             raise UserError(

@@ -3,18 +3,18 @@
 Both are pure functions of the step, so that a resumed or branched run needs nothing but its step to go on exactly as
 the uninterrupted one would have.
 
-**Learning rate**: warm-up, hold, linear decay. With S steps, of which the first W = round(warmup * S) warm up and the last
-D = round(decay * S) decay, step s (counted from 0) has
+**Learning rate**: warm-up, hold, linear decay. With S steps, of which the first W = round(warmup_fraction * S) warm up and the last
+D = round(decay_fraction * S) decay, step s (counted from 0) has
 
     rate(s) = peak * (s + 1) / (W + 1)                             while s < W
             = peak                                                 while s < S - D
-            = peak * (1 - (1 - final) * (s - (S - D)) / D)         to the end
+            = peak * (1 - (1 - factor) * (s - (S - D)) / D)         to the end
 
 so that no step has a rate of zero. The held rate makes branching cheap (Hu et al. 2024, arXiv 2404.06395): one stem
 is trained once, and several short decays start from it. A cosine would have to be planned from the first step.
 
 **Head weights**: the objective is L_1 + sum_k w_k L_k, with L_1 the next token's loss and L_k the loss of the head
-that looks k tokens further. All heads together weigh lambda, which goes linearly from `head_loss` to `head_loss_end`
+that looks k tokens further. All heads together weigh lambda, which goes linearly from `head_loss_weight` to `final_head_loss_weight`
 (DeepSeek-V3, arXiv 2412.19437, lowers it from 0.3 to 0.1):
 
     w_k = lambda(s) * decay^(k-1) * active_k(s) / sum_j decay^(j-1)
@@ -31,18 +31,18 @@ from minimtp.training.recipe import Recipe
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of step `step` (counted from 0)."""
-    warmup_steps = round(recipe.warmup * recipe.steps)
+    warmup_steps = round(recipe.warmup_fraction * recipe.steps)
     rate = recipe.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
     decay_steps = recipe.steps - decay_start(recipe)
     into_decay = step - decay_start(recipe)
     if into_decay > 0:
-        rate *= 1.0 - (1.0 - recipe.final_learning_rate) * min(1.0, into_decay / decay_steps)
+        rate *= 1.0 - (1.0 - recipe.final_learning_rate_factor) * min(1.0, into_decay / decay_steps)
     return rate
 
 
 def decay_start(recipe: Recipe) -> int:
     """S - D, the step at which the decay begins: where a stem ends and its branches start."""
-    return recipe.step_at(1.0 - recipe.decay)
+    return recipe.step_at(1.0 - recipe.decay_fraction)
 
 
 def head_weights(recipe: Recipe, step: int) -> list[float]:
@@ -51,7 +51,10 @@ def head_weights(recipe: Recipe, step: int) -> list[float]:
     if depth == 0:
         return []
     progress = step / max(1, recipe.steps - 1)
-    together = recipe.head_loss + (recipe.head_loss_end - recipe.head_loss) * progress
+    together = (
+        recipe.head_loss_weight
+        + (recipe.final_head_loss_weight - recipe.head_loss_weight) * progress
+    )
     falloff = [recipe.head_loss_decay**k for k in range(depth)]
     active = active_heads(recipe, step)
     return [

@@ -70,10 +70,10 @@ class Trainer:
         self.optimizer.load_state(at.optimizer if at else {}, self.step)
         self.loss_scale = LossScale(recipe.precision, at.state.get("loss_scale") if at else None)
         self.average = None
-        if recipe.average:
+        if recipe.ema_decay:
             from minimtp.training.average import WeightAverage
 
-            self.average = WeightAverage(self.flat, recipe.average, at.optimizer if at else {})
+            self.average = WeightAverage(self.flat, recipe.ema_decay, at.optimizer if at else {})
         self.replicas = Replicas(self.model, self.flat, self.shards)
 
     def advance(self, tokens: Array) -> tuple[np.ndarray, float, float]:
@@ -103,7 +103,9 @@ class Trainer:
                     lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights)
                 )
             self.team.sum_in_place(self.flat.gradients)
-            norm = self.optimizer.step(rate, self.recipe.clip or None, self.loss_scale.value)
+            norm = self.optimizer.step(
+                rate, self.recipe.max_gradient_norm or None, self.loss_scale.value
+            )
             if isfinite(norm) or not self.loss_scale.lower():
                 break
         self.loss_scale.stepped()

@@ -42,7 +42,7 @@ SMALL = [
     "16",
     "--tokens",
     "640",
-    "--evaluate-bytes",
+    "--evaluation-tokens",
     "256",
 ]  # ten steps
 TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
@@ -128,7 +128,7 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
     assert "there is no run folder missing" in refused(capsys, *command, "missing")
     file.write_bytes(content[: len(content) // 2])
     assert "is damaged" in refused(capsys, *command, "run")
-    file.write_bytes(content.replace(b'format_version\\": 1', b'format_version\\": 9'))
+    file.write_bytes(content.replace(b'format_version\\": 2', b'format_version\\": 9'))
     assert "has checkpoint format 9" in refused(capsys, *command, "run")
     file.unlink()
     assert "run holds no checkpoint" in refused(capsys, *command, "run")
@@ -140,7 +140,7 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--warmup", "2"], "warmup must be at least 0 and at most 1, not 2"),
+        (["--warmup-fraction", "2"], "warmup_fraction must be at least 0 and at most 1, not 2"),
         (["--hidden-size", "0"], "hidden_size must be at least 2"),
         (["--learning-rate", "nan"], "'nan' is not a finite number"),
         (["--learning-rate", "fast"], "'fast' is not a number"),
@@ -150,7 +150,7 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
             "heads must be one of none, parallel, sequential, token_conditioned, not serial",
         ),
         (["--draft-depth", "3"], "draft_depth 3 needs prediction heads"),
-        (["--warmup", "0.7"], "together they must not exceed 1"),
+        (["--warmup-fraction", "0.7"], "together they must not exceed 1"),
         (["--freeze-trunk"], "nothing to train"),
         (["--distill-weight", "0.5"], "distill_weight needs a teacher"),
         (["--threads", "0"], "threads must be at least 1"),

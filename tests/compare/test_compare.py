@@ -364,7 +364,7 @@ def test_rounding_that_loses_less_than_training_through_it_is_said_to():
 def test_the_recipes_differ_in_heads_and_rounding_only():
     wanted = compare.recipes(preset("quick"))
     assert not {name for name in wanted["standard"].differences(wanted["mtp"])} - {
-        "heads", "draft_depth", "head_loss", "head_loss_end", "head_stride", "head_targets", "detach_until",
+        "heads", "draft_depth", "head_loss_weight", "final_head_loss_weight", "head_stride", "head_targets", "detach_until",
     }  # fmt: skip
     assert wanted["mtp"].differences(wanted["mtp_qat_int4"]) == ["quantization", "quantize_from"]
     for recipe in wanted.values():

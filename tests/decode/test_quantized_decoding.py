@@ -201,7 +201,7 @@ def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_t
     """The whole way: train, load, generate with drafts and without, pack, generate again."""
     corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
     recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",
-                    cache="int4", weight_scales="learned-bound", batch_size=4, tokens=32 * 32 * 8, evaluate_bytes=0)  # fmt: skip
+                    kv_cache="int4", weight_scales="learned-bound", batch_size=4, tokens=32 * 32 * 8, evaluation_tokens=0)  # fmt: skip
     train(recipe, corpus, tmp_path / "run", report=lambda line: None)
     quantize(tmp_path / "run", tmp_path / "packed")
     texts = {

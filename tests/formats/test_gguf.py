@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
         "tiny",
         "--tokens",
         "6k",
-        "--evaluate-bytes",
+        "--evaluation-tokens",
         "256",
         "--corpus",
         str(folder / "poem.txt"),

@@ -15,7 +15,7 @@ from minimtp.training.presets import PRESETS
 def test_a_lesson_runs_on_device_arrays(number, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(
-        PRESETS, "tiny", PRESETS["tiny"] | {"tokens": 1024, "evaluate_bytes": 1024}
+        PRESETS, "tiny", PRESETS["tiny"] | {"tokens": 1024, "evaluation_tokens": 1024}
     )  # the stand-in is slow
     story = importlib.import_module(f"lessons.{course.NAMES[number - 1]}.__main__")
     course.run(number, story.main, ["--device", "cuda", "--preset", "tiny"])

@@ -40,7 +40,9 @@ def test_the_heads_of_eight_steps_are_these(own, curriculum, expected):
 @given(recipes(heads="parallel", draft_depth=3), st.data())
 def test_a_curriculum_adds_or_removes_heads_one_at_a_time_from_the_nearest_on(own, recipe, data):
     kind = data.draw(st.sampled_from(["forward", "reverse"]))
-    recipe = dataclasses.replace(recipe, curriculum=kind, head_loss=0.5, head_loss_end=0.5)
+    recipe = dataclasses.replace(
+        recipe, curriculum=kind, head_loss_weight=0.5, final_head_loss_weight=0.5
+    )
     counts = [own(schedule.active_heads)(recipe, step) for step in range(recipe.steps)]
     assert counts == sorted(counts, reverse=kind == "reverse")
     assert counts[0] == (0 if kind == "forward" else 3)
@@ -50,7 +52,9 @@ def test_a_curriculum_adds_or_removes_heads_one_at_a_time_from_the_nearest_on(ow
 
 
 def test_the_head_weights_of_a_small_run_are_these(own):
-    recipe = recipe_of("forward", 5, depth=2, head_loss=0.6, head_loss_end=0.2, head_loss_decay=0.5)
+    recipe = recipe_of(
+        "forward", 5, depth=2, head_loss_weight=0.6, final_head_loss_weight=0.2, head_loss_decay=0.5
+    )
     weights = [own(schedule.head_weights)(recipe, step) for step in range(5)]
     # All together 0.6, 0.5, 0.4, 0.3, 0.2; the first of two heads gets 2/3, the second 1/3, once they have joined.
     expected = [[0, 0], [0, 0], [0.4 * 2 / 3, 0], [0.3 * 2 / 3, 0], [0.2 * 2 / 3, 0.2 / 3]]
@@ -63,8 +67,8 @@ def test_without_heads_there_are_no_weights(own):
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
 def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(own, recipe):
-    ends = {recipe.steps - 1: recipe.head_loss_end} | {
-        0: recipe.head_loss
+    ends = {recipe.steps - 1: recipe.final_head_loss_weight} | {
+        0: recipe.head_loss_weight
     }  # a run of one step is at its start
     for step, together in ends.items():
         weights = own(schedule.head_weights)(recipe, step)
@@ -75,7 +79,7 @@ def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(own, recipe)
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="forward"))
 def test_a_head_keeps_its_weight_when_another_joins(own, recipe):
-    recipe = dataclasses.replace(recipe, head_loss=0.5, head_loss_end=0.5)
+    recipe = dataclasses.replace(recipe, head_loss_weight=0.5, final_head_loss_weight=0.5)
     everyone = own(schedule.head_weights)(dataclasses.replace(recipe, curriculum="none"), 0)
     for step in range(recipe.steps):
         count = schedule.active_heads(recipe, step)

@@ -214,7 +214,9 @@ def test_another_format_version_is_an_error_that_names_both(tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "FORMAT_VERSION", 7)
         checkpoint.write(tmp_path, small())
-    with pytest.raises(UserError, match="has checkpoint format 7.* which reads format 1"):
+    with pytest.raises(
+        UserError, match="has checkpoint format 7.*reads format 2: train the run again"
+    ):
         checkpoint.read(tmp_path)
 
 

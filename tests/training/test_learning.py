@@ -15,18 +15,24 @@ from tests.strategies import recipes
 def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
     rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
     peak, start = recipe.learning_rate, schedule.decay_start(recipe)
-    warm = round(recipe.warmup * recipe.steps)
+    warm = round(recipe.warmup_fraction * recipe.steps)
     for step, rate in enumerate(rates):
         assert 0 < rate <= peak, f"step {step}: expected more than 0 and at most {peak}, got {rate}"
     assert rates[:warm] == sorted(rates[:warm])
     assert all(rate == peak for rate in rates[warm : start + 1])
     assert rates[start:] == sorted(rates[start:], reverse=True)
-    assert all(rate >= peak * recipe.final_learning_rate * (1 - 1e-12) for rate in rates[start:])
+    assert all(
+        rate >= peak * recipe.final_learning_rate_factor * (1 - 1e-12) for rate in rates[start:]
+    )
 
 
 def test_the_learning_rate_of_a_small_run_is_this(own):
     recipe = Recipe(
-        tokens=10 * 8 * 256, learning_rate=1.0, warmup=0.2, decay=0.4, final_learning_rate=0.2
+        tokens=10 * 8 * 256,
+        learning_rate=1.0,
+        warmup_fraction=0.2,
+        decay_fraction=0.4,
+        final_learning_rate_factor=0.2,
     )
     rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
     assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]

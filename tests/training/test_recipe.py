@@ -76,7 +76,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
         ),
         ({"quantization": "qat", "hidden_size": 48, "num_heads": 4}, "groups of 32"),
         ({"quantization": "qat", "intermediate_size": 100}, "groups of 32"),
-        ({"warmup": 0.7, "decay": 0.4}, "must not exceed 1"),
+        ({"warmup_fraction": 0.7, "decay_fraction": 0.4}, "must not exceed 1"),
         ({"tokens": 100}, "do not fill one step"),
     ],
 )
@@ -91,7 +91,7 @@ def test_heads_bring_their_default_depth_and_no_heads_bring_none():
 
 
 def test_a_whole_number_is_accepted_where_any_number_is():
-    assert Recipe(clip=2) == Recipe(clip=2.0)
+    assert Recipe(max_gradient_norm=2) == Recipe(max_gradient_norm=2.0)
 
 
 def test_every_setting_has_a_group_and_help_and_stands_in_the_description():
@@ -140,7 +140,9 @@ def test_an_unknown_preset_is_an_error_that_names_the_closest():
 )
 def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
     share = 1.0 - decay
-    recipe = Recipe(tokens=steps * 8 * 256, decay=decay, warmup=0.0, detach_until=share)
+    recipe = Recipe(
+        tokens=steps * 8 * 256, decay_fraction=decay, warmup_fraction=0.0, detach_until=share
+    )
     start = schedule.decay_start(recipe)
     assert 0 <= start <= steps and abs(start - share * steps) <= 0.5 + 1e-6
     assert recipe.step_at(0.0) == 0 and recipe.step_at(1.0) == steps

@@ -44,9 +44,9 @@ CONFIGURATIONS = {
     },
     "learning its steps late, token by token": {
         "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32", "weight_scales": "learned",
-        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1, "average": 0.9,
+        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1, "ema_decay": 0.9,
     },
-    "rounded and averaged": {"quantization": "qat", "average": 0.9},
+    "rounded and averaged": {"quantization": "qat", "ema_decay": 0.9},
     "rounded to 8 bits from the start": {"quantization": "qat", "weight_grid": "q8_0", "activations": "none"},
 }  # fmt: skip
 
@@ -69,7 +69,8 @@ def pictures():
 
 def recipe_of(steps: int = 12, **changes: object) -> Recipe:
     return preset(
-        "tiny", **{"context_length": 16, "tokens": steps * 4 * 16, "evaluate_bytes": 256} | changes
+        "tiny",
+        **{"context_length": 16, "tokens": steps * 4 * 16, "evaluation_tokens": 256} | changes,
     )
 
 
@@ -136,9 +137,9 @@ def test_a_branch_with_new_heads_begins_with_the_stems_next_loss_and_with_fresh_
     recipe = recipe_of()
     train(recipe, corpus, tmp_path / "stem", threads=1, report=quiet)
     with_heads = dataclasses.replace(
-        recipe, heads="sequential", draft_depth=2, tokens=2 * recipe.tokens, decay=0.0
+        recipe, heads="sequential", draft_depth=2, tokens=2 * recipe.tokens, decay_fraction=0.0
     )
-    longer = dataclasses.replace(recipe, tokens=2 * recipe.tokens, decay=0.0)
+    longer = dataclasses.replace(recipe, tokens=2 * recipe.tokens, decay_fraction=0.0)
     for name, branch in (("heads", with_heads), ("plain", longer)):
         train(
             branch,
@@ -233,7 +234,7 @@ def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corp
         "weight_scales": scales,
         "weight_grid": grid,
     }
-    recipe = recipe_of(**rounded, average=0.9, learning_rate=1e-9)  # what is learned hardly moves
+    recipe = recipe_of(**rounded, ema_decay=0.9, learning_rate=1e-9)  # what is learned hardly moves
     trainer = Trainer(recipe, None, CPU, 1)
     for step in range(11):
         trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16))
@@ -250,7 +251,7 @@ def test_learned_steps_are_averaged_from_where_they_begin_and_not_from_zero(corp
 
 def test_the_gradient_is_clipped_to_the_recipes_norm_unless_that_is_zero(corpus):
     for clip in (0.01, 0.0):
-        trainer = Trainer(recipe_of(clip=clip), None, CPU, 1)
+        trainer = Trainer(recipe_of(max_gradient_norm=clip), None, CPU, 1)
         _, _, norm = trainer.advance(corpus.batch(0, seed=0, batch_size=4, context_length=16))
         assert norm > 0.01
         seen = float(np.linalg.norm(trainer.optimizer.first)) / (1 - 0.9)

@@ -62,7 +62,7 @@ RECIPES = {
         intermediate_size=512,
         tokens=600_000,
         learning_rate=1.5e-3,
-        evaluate_bytes=262_144,
+        evaluation_tokens=262_144,
     ),
 }
 # 97.5 % quantiles of Student's t by degrees of freedom
@@ -197,7 +197,7 @@ def measured(
             )
         if cell.method in (QAT, QAT_DISTILLED):
             student = replace(
-                student, quantization="qat", quantize_from=1.0 - recipe.decay, weight_grid=GRIDS[cell.bits],
+                student, quantization="qat", quantize_from=1.0 - recipe.decay_fraction, weight_grid=GRIDS[cell.bits],
                 head_grid=GRIDS[cell.bits], weight_scales="learned",
             )  # fmt: skip
         name = cell.method.replace(" ", "") + (str(cell.bits) if cell.bits in GRIDS else "")
@@ -217,7 +217,9 @@ def measured(
             control, QuantizationSpec(weights=grid, heads=grid), method, batches
         )
     seconds = time.perf_counter() - began
-    evaluation = evaluate_model(model, text, recipe.context_length, recipe.evaluate_bytes, threads)
+    evaluation = evaluate_model(
+        model, text, recipe.context_length, recipe.evaluation_tokens, threads
+    )
     return {
         "nats": evaluation.nats[0], "bytes": weight_bytes(model), "bits_per_weight": bits_per_weight(model), "seconds": seconds
     }  # fmt: skip

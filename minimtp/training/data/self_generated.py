@@ -24,12 +24,14 @@ from minimtp.errors import UserError
 from minimtp.training.checkpoint import LoadedRun, make_folder
 from minimtp.training.data.corpus import Corpus
 
-FOLDER = "own-text"
+FOLDER = "self-generated"
 BEGINNING = 8  # of a text's context, one part in so many is given, the rest is the model's own
 FILE_BYTES = 1 << 16
 
 
-def write_own_text(run: LoadedRun, corpus: Corpus, out: str | Path, tokens: int, seed: int) -> Path:
+def generate_training_text(
+    run: LoadedRun, corpus: Corpus, out: str | Path, tokens: int, seed: int
+) -> Path:
     """Write at least `tokens` tokens of the run's own text into a folder below `out`, and return it.
 
     corpus: whose training part gives the beginnings. The same run, corpus and seed write the same text. What an interruption
@@ -37,7 +39,7 @@ def write_own_text(run: LoadedRun, corpus: Corpus, out: str | Path, tokens: int,
     with, and for a folder that cannot be written.
     """
     if tokens < 1:
-        raise UserError(f"own_text must be at least 1 token, not {tokens}")
+        raise UserError(f"self_generated must be at least 1 token, not {tokens}")
     context_length = run.recipe.context_length
     beginning = max(1, context_length // BEGINNING)
     if len(corpus.train) <= beginning:

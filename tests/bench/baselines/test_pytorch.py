@@ -58,7 +58,9 @@ def rates_of_float32(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", *SIXTEEN])
 @pytest.mark.parametrize(
-    "changes", [{}, {"clip": 0.0, "tied_embeddings": False}, {"warmup": 0.5}], ids=str
+    "changes",
+    [{}, {"max_gradient_norm": 0.0, "tied_embeddings": False}, {"warmup_fraction": 0.5}],
+    ids=str,
 )
 def test_recorded_steps_are_the_steps(place, rates_of_float32, precision, changes):
     """On the CPU in bits: the same operations on the same numbers. A GPU may choose another kernel for a recording."""

@@ -51,7 +51,12 @@ def ours():
 @needs_torch
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}, {"clip": 0.0, "num_layers": 2}],
+    [
+        {},
+        {"tied_embeddings": False},
+        {"num_kv_heads": 2},
+        {"max_gradient_norm": 0.0, "num_layers": 2},
+    ],
     ids=str,
 )
 def test_both_sides_train_the_same_model(changes):
@@ -65,7 +70,14 @@ def test_both_sides_train_the_same_model(changes):
 
 @needs_torch
 @pytest.mark.parametrize(
-    "changes", [{"clip": 0.0}, {"weight_decay": 0.09}, {"beta2": 0.96}, {"warmup": 0.04}], ids=str
+    "changes",
+    [
+        {"max_gradient_norm": 0.0},
+        {"weight_decay": 0.09},
+        {"beta2": 0.96},
+        {"warmup_fraction": 0.04},
+    ],
+    ids=str,
 )
 def test_a_peer_trained_with_another_setting_is_found_out(ours, changes):
     recipe = replace(preset("tiny"), **changes)

@@ -259,7 +259,7 @@ def run(tmp_path_factory):
         "32",
         "--tokens",
         "640",
-        "--evaluate-bytes",
+        "--evaluation-tokens",
         "256",
     ]
     model = [

@@ -732,7 +732,7 @@ def test_one_recipe_gives_everything_its_own_rounding():
     """Trunk, table, output, heads, activations and cache: each as the recipe says, in training and in what is deployed."""
     recipe = preset("tiny", heads="sequential", draft_depth=2, quantization="qat", tied_embeddings=False,
                     weight_grid="int3-ggml-signed-g32", embedding_grid="q8_0",
-                    output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", cache="int4")  # fmt: skip
+                    output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", kv_cache="int4")  # fmt: skip
     model = prepare(build_model(recipe, np.random.default_rng(0)), quantization_spec(recipe))
     packed = convert(model)
 

@@ -11,7 +11,7 @@ from minimtp.cli import main
 from minimtp.errors import UserError
 from minimtp.training import checkpoint, distributed
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.self_generated import write_own_text
+from minimtp.training.data.self_generated import generate_training_text
 
 SMALL = [
     "--preset",
@@ -62,15 +62,15 @@ def test_the_same_run_writes_the_same_text_and_enough_of_it(run):
     loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
     texts = []
     for out in ("a", "a", "b"):
-        folder = write_own_text(loaded, corpus, out, 1500, seed=1)
+        folder = generate_training_text(loaded, corpus, out, 1500, seed=1)
         texts.append({path.name: path.read_bytes() for path in folder.iterdir()})
-        assert not folder.with_name("own-text.partial").exists()
+        assert not folder.with_name("self-generated.partial").exists()
     assert texts[0] == texts[1] == texts[2] and sum(map(len, texts[0].values())) >= 1500
-    other = write_own_text(loaded, corpus, "c", 1500, seed=2)
+    other = generate_training_text(loaded, corpus, "c", 1500, seed=2)
     assert {path.name: path.read_bytes() for path in other.iterdir()} != texts[0]
 
 
-def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(run, capsys):
+def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_resumed(run, capsys):
     heads = [
         "--heads",
         "token_conditioned",
@@ -85,11 +85,11 @@ def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(ru
         "--from",
         "run",
         *heads,
-        "--head-loss",
+        "--head-loss-weight",
         "1",
         "--tokens",
         "4k",
-        "--own-text",
+        "--self-generated",
         "3k",
         "--out",
         "heads",
@@ -98,7 +98,7 @@ def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(ru
     assert main(["train", "--out", "heads", "--resume"]) == 0
     before, after = checkpoint.read("run").parameters, checkpoint.read("heads").parameters
     assert all(np.array_equal(array, after[f"trunk.{name}"]) for name, array in before.items())
-    assert checkpoint.read("heads").corpus["sources"][0].endswith("heads/own-text")
+    assert checkpoint.read("heads").corpus["sources"][0].endswith("heads/self-generated")
     capsys.readouterr()
     assert main([*command, "--resume"]) == 2
     assert "leave --from out to resume it" in capsys.readouterr().err
@@ -112,17 +112,30 @@ def test_heads_join_a_frozen_trunk_on_its_own_text_and_the_run_can_be_resumed(ru
     assert generation.statistics.tokens_per_step > 1.5
 
 
-def test_own_text_needs_a_run_that_writes_it_and_a_positive_number(run, capsys):
-    assert main(["train", *SMALL, "--corpus", "poem.txt", "--own-text", "100", "--out", "new"]) == 2
-    assert "give that run with --from" in capsys.readouterr().err
-    with pytest.raises(UserError, match="own_text must be at least 1 token, not 0"):
-        write_own_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
+def test_self_generated_text_needs_a_run_that_generates_it_and_a_positive_number(run, capsys):
+    assert (
+        main(["train", *SMALL, "--corpus", "poem.txt", "--self-generated", "100", "--out", "new"])
+        == 2
+    )
+    assert "name that run with --from" in capsys.readouterr().err
+    with pytest.raises(UserError, match="self_generated must be at least 1 token, not 0"):
+        generate_training_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
 
 
 def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
     with open("two.txt", "wb") as file:
         file.write(b"x")
-    command = ["train", "--from", "run", "--corpus", "two.txt", "--own-text", "100", "--out", "new"]
+    command = [
+        "train",
+        "--from",
+        "run",
+        "--corpus",
+        "two.txt",
+        "--self-generated",
+        "100",
+        "--out",
+        "new",
+    ]
     assert main(command) == 2
     assert capsys.readouterr().err.endswith(
         "minimtp: two.txt is too short: a beginning needs 3 tokens, and it has 2 to train on: give more text\n"
@@ -130,15 +143,15 @@ def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
     assert not Path("new").exists()
 
 
-def test_own_text_is_not_written_by_several_processes_at_once(run, capsys, monkeypatch):
+def test_self_generated_text_is_not_written_by_several_processes_at_once(run, capsys, monkeypatch):
     several = distributed.Alone()
     several.size = 2
-    command = ["train", "--from", "run", "--tokens", "4k", "--own-text", "3k", "--out", "new"]
+    command = ["train", "--from", "run", "--tokens", "4k", "--self-generated", "3k", "--out", "new"]
     with monkeypatch.context() as patched:
         patched.setattr(distributed, "join", lambda: several)
         assert main(command) == 2
     said = capsys.readouterr().err
-    assert "own_text is written by one process: " in said and not Path("new").exists()
+    assert "self_generated text is generated by one process: " in said and not Path("new").exists()
     assert main([*command, "--stop-at-step", "1"]) == 0  # what the sentence says to do
     assert main(["train", "--out", "new", "--resume", "--stop-at-step", "2"]) == 0
-    assert checkpoint.read("new").corpus["sources"][0].endswith("new/own-text")
+    assert checkpoint.read("new").corpus["sources"][0].endswith("new/self-generated")

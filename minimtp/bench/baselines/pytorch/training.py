@@ -141,9 +141,9 @@ class TorchPeer:
         ):  # no weight is multiplied twice
             loss = self.loss(tokens[:, :-1], tokens[:, 1:])
         self.scaler.scale(loss).backward()
-        if self.recipe.clip:
+        if self.recipe.max_gradient_norm:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.clip)
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.max_gradient_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
