@@ -111,7 +111,7 @@ def recipes(standard: Recipe) -> dict[str, Recipe]:
     mtp = replace(
         standard, heads="token_conditioned", draft_depth=7, head_targets="trunk", head_stride=4,
         head_loss_weight=1.5, final_head_loss_weight=0.3,  # so large costs the trunk nothing measurable, and drafts are better for it
-        detach_until=1.0 - standard.decay,
+        detach_until=1.0 - standard.decay_fraction,
     )  # fmt: skip
     qat = replace(mtp, quantization="qat", quantize_from=1.0 - standard.decay_fraction)
     return {"standard": standard, "mtp": mtp, "mtp_qat_int4": qat}
