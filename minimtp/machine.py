@@ -1,4 +1,6 @@
-"""What the figures of a measurement depend on: the machine, how busy it was, what it can do, and the versions of what ran."""
+"""The machine: its processor, its cores, other work on it, its peak speed, and the versions of what
+runs on it.
+"""
 
 import os
 import platform
@@ -6,26 +8,61 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 
 import minimtp
-from minimtp.backend import available_cores, blas_threads, processor
+from minimtp.backend import blas_threads, gpu_name
 from minimtp.backend import numpy as np
 
-BUSY = 0.5  # processes that were running on average in the last minute
-SIDE = 1024  # of the square matrices whose product is the peak: they fit the cache, and are large enough for BLAS
+BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
+SIDE = 1024  # of the square matrices that measure the peak: large enough for BLAS, and they fit the cache
 
 
-def describe(load: float | None, device: str = "cpu") -> dict[str, object]:
-    """The machine, with the `load` that was found before the measurement; its processor is the one that was measured."""
+def available_cores() -> int:
+    """Return the number of processor cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not restrict processes to cores
+        return os.cpu_count() or 1
+
+
+def processor(device: str = "cpu") -> str:
+    """Return the name of the processor, or of the GPU if `device` is "cuda".
+
+    The name includes family and model on Linux, because virtual machines report "AMD EPYC" for
+    every generation.
+    """
+    if device == "cuda":
+        return gpu_name()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        pairs = [line.split(":", 1) for line in lines if ":" in line]
+        facts = {name.strip(): value.strip() for name, value in pairs}
+        if "model name" in facts:
+            labels = (("family", "cpu family"), ("model", "model"))
+            details = [f"{label} {facts[key]}" for label, key in labels if key in facts]
+            return facts["model name"] + (f" ({', '.join(details)})" if details else "")
+    return platform.processor() or platform.machine()
+
+
+def describe(load: float | None, device: str = "cpu") -> dict[str, str | int | float | None]:
+    """Describe the machine for a file of results.
+
+    load: the result of `load` before the measurement. device: the device that was measured, "cpu"
+    or "cuda".
+    """
     return {
-        "processor": processor(device), "cores": available_cores(), "blas_threads": blas_threads()[1] or None,
-        "system": platform.platform(), "load_before": load,
-    }  # fmt: skip
+        "processor": processor(device),
+        "cores": available_cores(),
+        "blas_threads": blas_threads()[1] or None,
+        "system": platform.platform(),
+        "load_before": load,
+    }
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of minimtp, and of the libraries that this process has loaded, peers among them."""
+    """Return the versions of Python, minimtp, and the libraries that this process has loaded."""
     found = {
         "python": platform.python_version(),
         "minimtp": minimtp.__version__,
@@ -37,35 +74,42 @@ def versions() -> dict[str, str]:
 
 @cache
 def load() -> float | None:
-    """Processes that were running on average in the minute before this one first asked: later, they are its own. None where
-    the system does not tell.
+    """Return the average number of running processes in the minute before the first call, or None
+    if unknown.
+
+    The first result is kept, because later ones include this process's own work.
     """
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has no such number
+        return None
 
 
 def is_busy(load: float | None) -> bool:
-    """Whether other work disturbs what is measured."""
+    """Whether other work disturbs a measurement."""
     return load is not None and load > BUSY
 
 
-def other_work(machine: dict[str, object]) -> str:
-    """What a table says of other work, from what `describe` found; nothing where there was none."""
+def other_work(machine: dict[str, str | int | float | None]) -> str:
+    """Return a clause about other work for the caption of a table, or "". machine: from `describe`."""
     load = machine.get("load_before")
     return f", other work running before (load {load:.1f})" if is_busy(load) else ""
 
 
 def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
-    """Say that the figures are worth nothing where other work was running."""
+    """Report that results will be unreliable if other work was running."""
     if is_busy(load):
         report(
-            f"the machine was busy before (load {load:.1f}): believe no figure, and measure again when it is quiet"
+            f"the machine was busy before the run (load {load:.1f}), so these results are unreliable: "
+            "rerun when it is idle"
         )
 
 
 def sgemm_gflops(threads: int, products: int = 8) -> float:
-    """What NumPy's float32 product reaches on that many threads, each with matrices of its own, in GFLOP/s.
+    """Return the speed of NumPy's float32 matrix product on that many threads, in GFLOP/s.
 
-    minimtp keeps BLAS itself on one thread (backend.py), so this is how its training could use the cores at best.
+    Each thread has matrices of its own. minimtp keeps BLAS itself on one thread (backend.py), so
+    this is an upper bound for the speed of its training.
     """
     a = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
     results = [np.empty_like(a) for _ in range(threads)]
@@ -77,4 +121,5 @@ def sgemm_gflops(threads: int, products: int = 8) -> float:
     with ThreadPoolExecutor(threads) as pool:
         began = perf_counter()
         list(pool.map(multiply, results))
-        return 2 * SIDE**3 * products * threads / (perf_counter() - began) / 1e9
+        seconds = perf_counter() - began
+    return 2 * SIDE**3 * products * threads / seconds / 1e9

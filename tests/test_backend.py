@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from minimtp import backend
-from minimtp.backend import BLAS_THREAD_VARIABLES, available_cores, choose_device, numpy
+from minimtp.backend import BLAS_THREAD_VARIABLES, choose_device, numpy
 from minimtp.errors import UserError
+from minimtp.machine import available_cores
 
 
 class StubCupy(SimpleNamespace):
@@ -66,7 +67,7 @@ def test_the_pool_of_a_chosen_gpu_has_a_limit_and_the_users_own_is_kept(monkeypa
     monkeypatch.setitem(sys.modules, "cupy", cupy := StubCupy())
     pool = cupy.get_default_memory_pool()
     choose_device("cuda")
-    assert pool.fraction == backend.LARGEST_SHARE_OF_GPU
+    assert pool.fraction == backend.MAX_POOL_SHARE
     pool.fraction = 0.5
     choose_device("cuda")
     assert pool.fraction == 0.5

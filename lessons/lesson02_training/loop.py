@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from lessons.lesson02_training.model import WindowModel
-from minimtp.backend import Array, Device, available_cores, to_device
+from minimtp.backend import Array, Device, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import map_parameters
 from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.engine.tensor import no_grad
+from minimtp.machine import available_cores
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate

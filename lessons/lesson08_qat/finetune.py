@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from minimtp.backend import Device, array_module, available_cores, to_device, to_numpy
+from minimtp.backend import Device, array_module, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
+from minimtp.machine import available_cores
 from minimtp.model.layers import Linear
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import Transformer

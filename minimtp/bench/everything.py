@@ -24,8 +24,8 @@ from minimtp.bench.quality import measure as quality
 from minimtp.bench.training import speed as train
 from minimtp.compare import compare
 from minimtp.errors import UserError
+from minimtp.files import make_folder, write_text
 from minimtp.kernels import describe as describe_kernels
-from minimtp.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def everything(
             "preset gpu takes days on a CPU: measure it with --device cuda, or take preset quick"
         )
     kernel, reason = describe_kernels(choose_device(device).name)
-    extent, out = EXTENTS[preset], checkpoint.make_folder(out or Path("runs", f"bench-{preset}"))
+    extent, out = EXTENTS[preset], make_folder(out or Path("runs", f"bench-{preset}"))
     comparison, rounding = out / f"compare-{preset}", out / f"quality-{preset}"
 
     def compared() -> None:
@@ -120,4 +120,4 @@ def everything(
 
 def _copy(measured: Path, path: Path) -> None:
     """All of it or nothing: what stands there counts as measured."""
-    checkpoint.write_text(path, measured.read_text(encoding="utf-8"))
+    write_text(path, measured.read_text(encoding="utf-8"))

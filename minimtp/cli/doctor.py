@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import available_cores, blas_threads, choose_device, processor
+from minimtp.backend import blas_threads, choose_device
 from minimtp.errors import UserError
+from minimtp.machine import available_cores, processor
 from minimtp.training.data.corpus import open_corpus
 
 EXTRAS = {

@@ -25,8 +25,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def quantize(options: argparse.Namespace) -> int:
     import minimtp
-    from minimtp.engine.module import weight_bytes
-    from minimtp.quant.packed import bits_per_weight
+    from minimtp.quant.packed import bits_per_weight, weight_bytes
 
     if options.bits and options.grid:
         raise UserError("--bits is short for a --grid: give one of them")

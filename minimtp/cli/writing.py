@@ -119,7 +119,7 @@ def _write_trace(
     from minimtp import kernels
     from minimtp.backend import choose_device
     from minimtp.decode.display.trace import describe, page
-    from minimtp.training.checkpoint import write_text
+    from minimtp.files import write_text
 
     kernel, _ = kernels.describe(choose_device(options.device).name)
     drafts = dict(drafter=options.draft, draft_length=options.draft_length, tree=options.tree)

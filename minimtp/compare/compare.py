@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import minimtp
 from minimtp import kernels, machine
-from minimtp.backend import Device, available_cores, choose_device
+from minimtp.backend import Device, choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import (
     Speed,
@@ -45,9 +45,10 @@ from minimtp.compare.claims import judge, memory, table
 from minimtp.compare.plot import draw_comparison
 from minimtp.decode.decoder import deploy
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.engine.module import weight_bytes
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.quant.packed import bits_per_weight
+from minimtp.files import make_folder, write_text
+from minimtp.machine import available_cores
+from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.training import checkpoint, presets
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.data.corpus import Corpus, open_corpus
@@ -145,7 +146,7 @@ def run(
         "corpus": text.to_dict(), "device": {"name": chosen.name, "kernels": kernel, "threads": threads or available_cores()},
         "minimtp_version": minimtp.__version__,
     }  # fmt: skip
-    out = checkpoint.make_folder(out or Path("runs", f"compare-{preset}"))
+    out = make_folder(out or Path("runs", f"compare-{preset}"))
     finished = _finished(out, setting)
     if finished:
         _announce(finished, out, report)
@@ -176,7 +177,7 @@ def run(
         "decode_threads": 1,  # those of "device" train and evaluate
         "seconds": kept.seconds,
     }  # fmt: skip
-    checkpoint.write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
+    write_text(out / FILE_NAME, json.dumps(_without_nan(result), indent=2) + "\n")
     (out / KEPT).unlink()
     draw_comparison(result, out)
     _announce(result, out, report)
@@ -299,7 +300,7 @@ class _Kept:
             self._write()
 
     def _write(self) -> None:
-        checkpoint.write_text(self._path, json.dumps(self._content))
+        write_text(self._path, json.dumps(self._content))
 
 
 def _evaluated(loaded: LoadedRun, text: Corpus, threads: int | None) -> dict[str, object]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import minimtp
 from minimtp import kernels
-from minimtp.backend import array_module, processor
+from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import Batch, generate_batch
 from minimtp.decode.drafters.drafter import Drafter, FunctionDrafter
@@ -22,6 +22,7 @@ from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
+from minimtp.machine import processor
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
 

@@ -73,20 +73,6 @@ def frozen(module: Module) -> Iterator[None]:
 Visit = Callable[[str, Module], Module | None]
 
 
-def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are held: 4 for a float32 number, and what packed rows take,
-    scales included. What is used twice counts once.
-    """
-    packed = {
-        id(module.packed): module.packed
-        for _, module in model.named_modules()
-        if hasattr(module, "packed")
-    }
-    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(
-        array.nbytes for array in packed.values()
-    )
-
-
 def replace_modules(root: Module, visit: Visit) -> Module:
     """Put another module wherever `visit(dotted name, module)` returns one; returns the root,
     itself perhaps replaced.

@@ -12,7 +12,7 @@ import os
 import sys
 from types import ModuleType
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import array_module, can_compile_cuda, numpy
 from minimtp.errors import UserError
 from minimtp.kernels import plain
 
@@ -70,7 +70,7 @@ def describe(device: str = "cpu") -> tuple[str, str]:
 def _load_cuda(xp: ModuleType) -> ModuleType | None:
     """kernels.cuda, or None when plain kernels were asked for, the array is none of CuPy's, or its compiler is unusable."""
     global _cuda, _cuda_obstacle
-    if _choice_now() == "plain" or not hasattr(xp, "RawModule"):
+    if _choice_now() == "plain" or not can_compile_cuda(xp):
         return None
     if _cuda is None or _cuda[0] is not xp:
         from minimtp.kernels import cuda

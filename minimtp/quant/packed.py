@@ -1,11 +1,14 @@
-"""Packed modules: what is deployed. They hold packed rows of bytes instead of float matrices, and no gradient passes them.
+"""Packed modules: what is deployed. They hold packed rows of bytes instead of float matrices, and
+no gradient passes them.
 
-A `PackedLinear` multiplies by exactly the numbers that its fake-quantized predecessor multiplied by, and sees its inputs
-rounded in exactly the same way; with the plain kernels its outputs are equal bit for bit. How the bytes are laid out for
-speed is the kernels' affair: `prepare(kernel)` gives the object that `kernel.linear` takes.
+A `PackedLinear` multiplies by exactly the numbers that its fake-quantized predecessor multiplied
+by, and sees its inputs rounded in exactly the same way; with the plain kernels its outputs are
+equal bit for bit. How the bytes are laid out for speed is the kernels' affair: `prepare(kernel)`
+gives the object that `kernel.linear` takes.
 
-What a model costs is counted here too, everything included: blocks with their scales, full-precision norms, and float
-matrices where there are any; a matrix that is used twice counts once.
+What a model costs is counted here too, everything included: blocks with their scales,
+full-precision norms, and float matrices where there are any; a matrix that is used twice counts
+once.
 """
 
 from functools import partial
@@ -14,7 +17,7 @@ from typing import Any
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
-from minimtp.engine.module import Module, weight_bytes
+from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.quant import packing
 from minimtp.quant.grids.registry import Grid
@@ -26,8 +29,8 @@ ACTIVATIONS = ("int8", "int8-token", "none")
 class PackedMatrix(Module):
     """An (N, K) matrix as packed rows.
 
-    grid: the grid; packed: uint8 (N, `packing.row_bytes` of K); activations: what a product sees of its inputs, one
-    of ACTIVATIONS; a grid whose products never round their inputs has its way.
+    grid: the grid; packed: uint8 (N, `packing.row_bytes` of K); activations: what a product sees of
+    its inputs, one of ACTIVATIONS; a grid whose products never round their inputs has its way.
     Raises UserError when `packed` does not hold whole rows of the grid.
     """
 
@@ -44,8 +47,8 @@ class PackedMatrix(Module):
     def prepare(self, kernel: ModuleType, first: int = 0, last: int | None = None) -> Any:
         """The columns from `first` to before `last`, whole groups, laid out for `kernel.linear`.
 
-        Made new at each call: decoding keeps it instead of this module. Where `has_a_kernel` says no it is laid out for the
-        plain kernels, which round inputs in any way.
+        Made new at each call: decoding keeps it instead of this module. Where `has_a_kernel` says
+        no it is laid out for the plain kernels, which round inputs in any way.
         """
         xp, last = array_module(self.packed), self.shape[1] if last is None else last
         if self.has_product(kernel):
@@ -66,7 +69,9 @@ class PackedMatrix(Module):
         return packing.dequantize(self.grid, self.packed)
 
     def product(self, x: Tensor) -> Tensor:
-        """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is "none"."""
+        """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is
+        "none".
+        """
         rows = x.data.reshape(-1, x.shape[-1])  # (M, K)
         kernel = kernels.for_array(rows)
         on_kernel = self.has_a_kernel(kernel)
@@ -88,7 +93,9 @@ class PackedLinear(PackedMatrix):
 
 
 class PackedEmbedding(PackedMatrix):
-    """A token table: tokens (B, T) -> their rows (B, T, K) in `dtype`. Only the rows that are looked up are decoded."""
+    """A token table: tokens (B, T) -> their rows (B, T, K) in `dtype`. Only the rows that are
+    looked up are decoded.
+    """
 
     def __init__(
         self, grid: Grid, packed: Array, activations: str = "int8", dtype: Any = "float32"
@@ -108,8 +115,8 @@ class PackedEmbedding(PackedMatrix):
 def stored_arrays(model: Module) -> dict[str, Array]:
     """Everything that a file of this model has to hold, by dotted name.
 
-    Parameters under their own names, blocks as `MODULE.packed`; what is shared is listed once, where it is met first.
-    `minimtp.quant.qat.modules.restore` puts them back.
+    Parameters under their own names, blocks as `MODULE.packed`; what is shared is listed once,
+    where it is met first. `minimtp.quant.qat.modules.restore` puts them back.
     """
     arrays = {name: parameter.data for name, parameter in model.named_parameters()}
     seen: set[int] = set()
@@ -118,6 +125,20 @@ def stored_arrays(model: Module) -> dict[str, Array]:
             seen.add(id(module.packed))
             arrays[f"{name}.packed" if name else "packed"] = module.packed
     return arrays
+
+
+def weight_bytes(model: Module) -> int:
+    """Return the bytes of all weights as they are stored: 4 per float32 number, and packed rows
+    with their scales.
+
+    An array that is used twice counts once.
+    """
+    packed = {
+        id(module.packed): module.packed.nbytes
+        for _, module in model.named_modules()
+        if isinstance(module, PackedMatrix)
+    }
+    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(packed.values())
 
 
 def bits_per_weight(model: Module) -> float:

@@ -18,11 +18,8 @@ arrays. Tensors must match the model that the recipe builds, name by name and sh
 Every way in which a folder cannot be read or written is a UserError of one sentence.
 """
 
-import contextlib
 import json
-import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +31,7 @@ from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
-from minimtp.files import kind_at
+from minimtp.files import atomic_write, kind_at, make_folder, reason_for, write_text
 from minimtp.training.build import Arrays, Model, build_model, fill, quantization_spec
 from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
 from minimtp.training.recipe import Recipe
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 FILE_NAME = "checkpoint.safetensors"
-PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 LOG_NAME = "log.jsonl"
 HEADER_KEY = "minimtp"
@@ -100,19 +96,14 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step, "tokens": checkpoint.tokens, "corpus": checkpoint.corpus,
         "tokenizer": checkpoint.tokenizer, "packed": checkpoint.packed, "state": checkpoint.state,
     }  # fmt: skip
-    partial = folder / PARTIAL_NAME
+    encoded = json.dumps(header)
+    metadata = {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))}
     try:
-        encoded = json.dumps(header)
-        write_safetensors(
-            partial, arrays, {HEADER_KEY: encoded, "crc32": str(_checksum(encoded, arrays))}
-        )
-        _put_in_place(partial, folder / FILE_NAME)
-    except OSError as error:
-        _discard(partial)
-        raise UserError(
-            f"the checkpoint cannot be written to {folder} ({_cause(error)}); make room or choose another folder"
-            + (", the previous checkpoint is intact" if exists(folder) else "")
-        ) from None
+        with atomic_write(folder / FILE_NAME) as partial:
+            write_safetensors(partial, arrays, metadata)
+    except UserError as error:
+        intact = ", the previous checkpoint is intact" if exists(folder) else ""
+        raise UserError(f"{error}{intact}") from None
     readable = {key: value for key, value in header.items() if key != "tokenizer"}
     write_text(folder / RECIPE_NAME, json.dumps(readable, indent=2) + "\n")
 
@@ -142,7 +133,7 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
             )
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that we do not write
         raise UserError(
-            f"{path} is damaged ({_cause(error)}): delete it, or give another run folder"
+            f"{path} is damaged ({reason_for(error)}): delete it, or give another run folder"
         ) from None
     if str(_checksum(metadata[HEADER_KEY], arrays)) != metadata.get("crc32"):
         raise UserError(
@@ -218,17 +209,6 @@ def quantization_began(checkpoint: Checkpoint) -> bool:
     return first is not None and checkpoint.step > first
 
 
-def make_folder(folder: str | Path) -> Path:
-    """The folder, made if need be. Raises UserError when it cannot be."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the folder {folder} cannot be made ({_cause(error)}): choose another --out"
-        ) from None
-    return Path(folder)
-
-
 def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     """Write a safetensors file: the header's length (8 bytes), the header (JSON), then the arrays' bytes in its order.
 
@@ -271,47 +251,6 @@ def _mapped(path: Path) -> Arrays:
     }  # fmt: skip
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small text file atomically. Raises UserError when it cannot be written."""
-    with in_place_of(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def in_place_of(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place in one step at the end, or is deleted where that is not reached.
-
-    Raises UserError when it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        _put_in_place(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({_cause(error)}): make room or choose another folder"
-        ) from None
-    finally:
-        _discard(partial)
-
-
-def _discard(partial: Path) -> None:
-    with contextlib.suppress(OSError):  # it may never have been there, or be out of reach
-        partial.unlink()
-
-
-def _put_in_place(partial: Path, path: Path) -> None:
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if os.name == "posix":  # elsewhere folders cannot be opened, and renames are durable without it
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _header(path: Path, metadata: dict[str, str]) -> dict:
     """The JSON that `write` put into the file. Raises UserError when the file is not ours or of another format."""
     try:
@@ -348,8 +287,3 @@ def _below(prefix: str, arrays: Arrays) -> Arrays:
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-
-
-def _cause(error: Exception) -> str:
-    """The reason in a few words: the system's own where there is one."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
 
-from minimtp.backend import array_module, available_cores, to_numpy
+from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.machine import available_cores
 from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
 from minimtp.training.checkpoint import LoadedRun, load

@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.training.checkpoint import LOG_NAME, write_text
+from minimtp.files import write_text
+from minimtp.training.checkpoint import LOG_NAME
 
 
 class RunLog:

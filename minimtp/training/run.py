@@ -17,17 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
-from minimtp.backend import (
-    Device,
-    available_cores,
-    blas_threads_warning,
-    choose_device,
-    empty_gpu_pool,
-)
+from minimtp.backend import Device, blas_threads_warning, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
 from minimtp.errors import UserError
+from minimtp.files import make_folder
+from minimtp.machine import available_cores
 from minimtp.training import checkpoint, distributed
 from minimtp.training.build import Model, transplant
 from minimtp.training.checkpoint import Checkpoint, load
@@ -145,7 +141,7 @@ def train(
     guide = _teacher(state["teacher"], recipe, chosen)
     team.any(False)  # all have read what was there before the first one writes
     if team.rank == 0:
-        checkpoint.make_folder(out)
+        make_folder(out)
     trainer = Trainer(
         recipe, at, chosen, shards, partial=at is not before, teacher=guide, team=team
     )

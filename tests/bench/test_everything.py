@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from minimtp import files
 from minimtp.backend import Device
 from minimtp.bench import everything
 from minimtp.cli import main
@@ -42,7 +43,9 @@ def measured(monkeypatch, tmp_path):
         lambda *, out, device, **_: writes(out, "kernels", device),
     )
     monkeypatch.setattr(
-        everything.train, "measure_training", lambda preset, *, out, device, **_: writes(out, "train", device)
+        everything.train,
+        "measure_training",
+        lambda preset, *, out, device, **_: writes(out, "train", device),
     )
     monkeypatch.setattr(
         everything.compare,
@@ -85,9 +88,7 @@ def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(
 ):
     command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
     with monkeypatch.context() as patched:
-        patched.setattr(
-            everything.checkpoint, "_put_in_place", Mock(side_effect=OSError("no space left"))
-        )
+        patched.setattr(files, "move_into_place", Mock(side_effect=OSError("no space left")))
         assert main(command) == 2
     assert "compare-tiny.json cannot be written (no space left)" in capsys.readouterr().err
     assert not list((tmp_path / "figures").glob("compare-tiny.json*"))

@@ -11,7 +11,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Variant, peak_memory
 from minimtp.compare import compare
 from minimtp.decode.decoder import deploy
-from minimtp.engine.module import weight_bytes
+from minimtp.quant.packed import weight_bytes
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec
 from minimtp.training.build import build_model

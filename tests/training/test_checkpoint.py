@@ -18,12 +18,13 @@ from safetensors.numpy import load_file
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.files import PARTIAL
 from minimtp.quant.packed import stored_arrays
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import FakeQuantizedMatrix, QuantizationSpec
 from minimtp.training import checkpoint
 from minimtp.training.build import build_model, fill, transplant
-from minimtp.training.checkpoint import FILE_NAME, PARTIAL_NAME, Checkpoint
+from minimtp.training.checkpoint import FILE_NAME, Checkpoint
 from minimtp.training.presets import preset
 from minimtp.training.recipe import Recipe
 
@@ -327,13 +328,13 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
     try:
         with pytest.raises(
             UserError,
-            match=r"cannot be written to .*\(File too large\).*the previous checkpoint is intact",
+            match=r"cannot be written .*\(File too large\).*the previous checkpoint is intact",
         ):
             checkpoint.write(tmp_path, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert checkpoint.read(tmp_path).step == 1
-    assert not (tmp_path / PARTIAL_NAME).exists()
+    assert not (tmp_path / f"{FILE_NAME}{PARTIAL}").exists()
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -398,7 +399,7 @@ for step in range(int(sys.argv[2]), 10**6):
         last = read.step
     assert {path.name for path in tmp_path.iterdir()} <= {
         FILE_NAME,
-        PARTIAL_NAME,
+        f"{FILE_NAME}{PARTIAL}",
         "recipe.json",
         "recipe.json.partial",
     }

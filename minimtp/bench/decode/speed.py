@@ -49,10 +49,9 @@ from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import SamplingParams
-from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight
-from minimtp.training import checkpoint
+from minimtp.files import make_folder, write_text
+from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.data.corpus import open_corpus
 
@@ -95,7 +94,7 @@ def measure_decoding(
     laws = {temperature: SamplingParams(temperature) for temperature in temperatures}
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     if out is not None:
-        out = checkpoint.make_folder(out)
+        out = make_folder(out)
     variants, costs = _variants(loaded, load(small, device) if small else None)
     device_name = choose_device(device).name
     kernel, why = kernels.describe(device_name)
@@ -140,7 +139,7 @@ def measure_decoding(
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     report("")
     report(formats_table(result))

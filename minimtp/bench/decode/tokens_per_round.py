@@ -43,7 +43,7 @@ from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.training import checkpoint
+from minimtp.files import make_folder, write_text
 from minimtp.training.checkpoint import load
 
 FILE_NAME = "bench-rounds.json"
@@ -86,7 +86,7 @@ def measure_tokens_per_round(
     target, heads = deploy(loaded.model)
     drafters = every_drafter(loaded, heads, load(small, device) if small else None)
     if out is not None:
-        out = checkpoint.make_folder(out)
+        out = make_folder(out)
     for name, reason in missing.items():
         report(f"{name} is left out: {reason}")
     rows = []
@@ -118,14 +118,16 @@ def measure_tokens_per_round(
         "kernels": kernels.describe(choose_device(device).name)[0], "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     if out is not None:
         report(f"saved {out / FILE_NAME}")
     return result
 
 
-def tokens_per_round(target: Target, drafter: object, prompt: np.ndarray, **options: object) -> float:
+def tokens_per_round(
+    target: Target, drafter: object, prompt: np.ndarray, **options: object
+) -> float:
     """The mean over the first `ROUNDS` rounds behind the prompt's own, or as many as the context has room for."""
     rounds = generate(target, drafter, prompt, **options).rounds()
     next(rounds)

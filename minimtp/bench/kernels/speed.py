@@ -35,8 +35,8 @@ from minimtp import kernels, machine
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.files import make_folder, write_text
 from minimtp.kernels.ggml import blocks
-from minimtp.training import checkpoint
 
 SHAPES = (
     (128, 128),
@@ -85,7 +85,7 @@ def measure_kernels(
     if kernel == "plain":
         raise UserError(f"there are no compiled kernels to measure: {reason}")
     if out is not None:
-        checkpoint.make_folder(Path(out).parent)
+        make_folder(Path(out).parent)
     load = machine.load()
     machine.warn_if_busy(load, report)
     shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= largest << 20]
@@ -100,7 +100,7 @@ def measure_kernels(
         "machine": machine.describe(load, chosen.name), "versions": machine.versions(),
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
+        write_text(Path(out), json.dumps(result, indent=2) + "\n")
     report(table(result))
     if out is not None:
         picture = draw(result, Path(out).with_suffix(".png"))

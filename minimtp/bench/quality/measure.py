@@ -28,11 +28,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimtp import machine
-from minimtp.backend import available_cores
 from minimtp.bench.quality.report import draw, table
-from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight
+from minimtp.files import make_folder, write_text
+from minimtp.machine import available_cores
+from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training
 from minimtp.quant.qat.modules import QuantizationSpec, convert
 from minimtp.training import checkpoint, presets
@@ -99,7 +99,7 @@ def measure_quality(
     check(bits, seeds, preset)
     recipe, text = RECIPES[preset], open_corpus(corpus)
     text.require(recipe.batch_size, recipe.context_length, 0)
-    out = checkpoint.make_folder(out or Path("runs", f"quality-{preset}"))
+    out = make_folder(out or Path("runs", f"quality-{preset}"))
     setting = {
         "measurement": "quality",
         "preset": preset,
@@ -280,4 +280,4 @@ def _finished(out: Path, setting: dict[str, object]) -> dict[str, dict]:
 
 
 def _write(out: Path, result: dict[str, object]) -> None:
-    checkpoint.write_text(out / FILE_NAME, json.dumps(result, indent=2) + "\n")
+    write_text(out / FILE_NAME, json.dumps(result, indent=2) + "\n")

@@ -41,7 +41,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import machine
-from minimtp.backend import Device, available_cores, choose_device, empty_gpu_pool
+from minimtp.backend import Device, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
 from minimtp.bench.training.implementations import (
@@ -57,7 +57,9 @@ from minimtp.bench.training.implementations import (
 from minimtp.bench.training.report import table
 from minimtp.engine.precision import require
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.training import checkpoint, presets
+from minimtp.files import make_folder, write_text
+from minimtp.machine import available_cores
+from minimtp.training import presets
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.recipe import Recipe
 
@@ -113,7 +115,7 @@ def measure_training(
     text = open_corpus()
     text.require(recipe.batch_size, recipe.context_length, 0)
     if out is not None:
-        checkpoint.make_folder(Path(out).parent)
+        make_folder(Path(out).parent)
 
     def batches(first: int, count: int) -> list[np.ndarray]:
         numbers = range(first, first + count)
@@ -168,7 +170,7 @@ def measure_training(
         "corpus": text.to_dict(),
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(Path(out), json.dumps(result, indent=2) + "\n")
+        write_text(Path(out), json.dumps(result, indent=2) + "\n")
     report(table(result))
     if out is not None:
         report(f"saved {out}")

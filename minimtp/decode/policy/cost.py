@@ -24,6 +24,8 @@ from time import perf_counter
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.target import Target
+from minimtp.errors import UserError
+from minimtp.files import make_folder, write_text
 
 MEASURED = (
     1,
@@ -81,9 +83,10 @@ class Costs:
     def _store(self, end: int, seconds: list[float]) -> None:
         stored = self._stored()
         if self._path is not None and str(end) not in stored:
-            _write(
-                self._path, {"identity": self._identity, "seconds": stored | {str(end): seconds}}
-            )
+            content = {"identity": self._identity, "seconds": stored | {str(end): seconds}}
+            with contextlib.suppress(UserError):  # an unwritable folder is ignored
+                make_folder(self._path.parent)
+                write_text(self._path, json.dumps(content), shared=True)
 
     def _stored(self) -> dict[str, list[float]]:
         """What the file holds, by bucket; nothing where it cannot be used."""
@@ -163,12 +166,3 @@ def _cache_folder() -> Path:
 
 def _digest(identity: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    """Replace the file in one step, so that another process never reads half of it; a folder out of reach is no matter."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, path)

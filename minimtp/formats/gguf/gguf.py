@@ -36,7 +36,7 @@ from minimtp.backend import choose_device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, map_parameters
 from minimtp.errors import UserError
-from minimtp.files import kind_at
+from minimtp.files import atomic_write, kind_at, make_folder
 from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, tokenizer_of, vocabulary_of
 from minimtp.model.transformer import LanguageModel, ModelConfig
 from minimtp.quant.grids.registry import BLOCK_GRIDS, F16
@@ -95,8 +95,8 @@ def write(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: st
     tensors, vocabulary = _tensors(model), vocabulary_of(tokenizer)
     if kind_at(path) not in ("nothing", "file"):
         raise UserError(f"{path} is no file: give the name of one to write")
-    checkpoint.make_folder(path.parent)
-    with checkpoint.in_place_of(path) as partial:
+    make_folder(path.parent)
+    with atomic_write(path) as partial:
         writer = gguf.GGUFWriter(partial, "llama")
         try:
             most = Counter(kind for kind, array in tensors.values() if array.ndim == 2).most_common(

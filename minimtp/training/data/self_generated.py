@@ -21,7 +21,8 @@ from minimtp.decode.decoder import Decoder
 from minimtp.decode.options import generate
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
-from minimtp.training.checkpoint import LoadedRun, make_folder
+from minimtp.files import make_folder, write_text
+from minimtp.training.checkpoint import LoadedRun
 from minimtp.training.data.corpus import Corpus
 
 FOLDER = "self-generated"
@@ -65,7 +66,7 @@ def generate_training_text(
             written, text = written + new, text + 1
             bar.update(new)
             if len(pending) >= FILE_BYTES or written >= tokens:
-                _write(partial / f"{files:05}.txt", pending)
+                write_text(partial / f"{files:05}.txt", pending)
                 pending, files = "", files + 1
     final = Path(out, FOLDER)
     if final.exists():
@@ -77,12 +78,3 @@ def generate_training_text(
 def _readable(text: str) -> str:
     """Without the control characters that make a file look binary; a model may write anything."""
     return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_bytes(text.encode("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room or choose another --out"
-        ) from None

@@ -11,7 +11,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.fused import EmbeddingLookup, LinearMatMul
-from minimtp.engine.module import map_parameters, replicate, weight_bytes
+from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.errors import UserError
@@ -21,7 +21,13 @@ from minimtp.model.loss import accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import ModelConfig, Transformer
 from minimtp.quant import packing
 from minimtp.quant.grids.registry import GRIDS, MASKS, Q4_0, Q8_0, grid_named
-from minimtp.quant.packed import PackedEmbedding, PackedMatrix, bits_per_weight, stored_arrays
+from minimtp.quant.packed import (
+    PackedEmbedding,
+    PackedMatrix,
+    bits_per_weight,
+    stored_arrays,
+    weight_bytes,
+)
 from minimtp.quant.ptq.methods import quantize_after_training, round_to_nearest
 from minimtp.quant.qat.fake_quantize import round_activations
 from minimtp.quant.qat.kv_cache import AttentionOverRoundedCache
