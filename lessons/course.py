@@ -1,13 +1,15 @@
-"""What the run of every lesson shares: its options, its settings, where it writes, and the lines it ends with.
+"""Code shared by the runs of all lessons: options, settings, output folder and final lines.
 
 A lesson's folder holds
 
-    recipe.py      INTRODUCES, the modules it explains, and `recipe`, the last lesson's settings with at most three changed
-    __main__.py    main(lesson), its story; `course.run(N, main)` calls it
-    exercise.py    stubs of library functions, for the reader to fill in
+    recipe.py      INTRODUCES, the modules that the lesson explains, and `recipe`, its settings
+                   (those of the previous lesson with at most three changed)
+    __main__.py    main(lesson), the lesson's story; `course.run(N, main)` calls it
+    exercise.py    stubs of library functions for the reader to fill in
     README.md      the text
 
-Results go to standard output and are what the lesson's README shows; choices and progress go to standard error.
+Results go to standard output, and the lesson's README quotes them. Settings and progress go to
+standard error.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import ModuleType
 
 from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
@@ -32,7 +35,7 @@ NAMES = sorted(
 
 @dataclass
 class Lesson:
-    """One run of a lesson: its number, its settings, the device, and the folder for all runs of these settings."""
+    """One run of a lesson. `runs` is the folder for all lessons run with the same preset."""
 
     number: int
     recipe: Recipe
@@ -42,14 +45,15 @@ class Lesson:
 
     @property
     def folder(self) -> Path:
-        """Where this lesson writes."""
+        """The folder for this lesson's output."""
         return self.runs / f"lesson{self.number:02d}"
 
     def trained(self, number: int | None = None, name: str = "model", **changed: object) -> Path:
-        """The run folder of a lesson's model (this lesson's by default): as an earlier run left it, or trained now.
+        """Return the run folder of a lesson's model. Train the model first if necessary.
 
-        name, changed: a variant, with other settings than the recipe's. A lesson whose recipe.py says `STARTS_FROM = N` goes on
-        from lesson N's weights.
+        number: the lesson, by default this one. name, changed: a variant with some settings
+        changed. If a lesson's recipe.py sets `STARTS_FROM = N`, its model starts from the weights
+        of lesson N.
         """
         from minimtp.training.checkpoint import started
         from minimtp.training.run import train
@@ -58,81 +62,92 @@ class Lesson:
         folder = self.runs / f"lesson{number:02d}" / name
         before = getattr(_module(number, "recipe"), "STARTS_FROM", None)
         train(
-            replace(recipe_of(number, self.preset), **changed), out=folder, resume=started(folder), device=self.device.name,
+            replace(recipe_of(number, self.preset), **changed),
+            out=folder,
+            resume=started(folder),
+            device=self.device.name,
             start_from=self.trained(before) if before and not started(folder) else None,
-        )  # fmt: skip
+        )
         return folder
 
-    def result(self, what: str, before: tuple[str, str], now: tuple[str, str]) -> None:
-        """Print the lesson's number beside the last lesson's: (how, number with its unit) each."""
+    def result(self, title: str, before: tuple[str, str], now: tuple[str, str]) -> None:
+        """Print the previous result and this one. Each is (method, number with its unit)."""
         width = max(len(before[0]), len(now[0]))
-        print(f"\n{what}")
-        for number, (how, value) in ((self.number - 1, before), (self.number, now)):
-            print(f"  lesson {number:<2}  {how:<{width}}  {value:>16}")
+        print(f"\n{title}")
+        for number, (method, value) in ((self.number - 1, before), (self.number, now)):
+            print(f"  lesson {number:<2}  {method:<{width}}  {value:>16}")
 
     def save_plot(
         self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
     ) -> None:
-        """Save draw(figure, *data) as plot.png in the lesson's folder; without matplotlib, say how to get it."""
+        """Save the figure of draw(figure, *data) as plot.png, if matplotlib is installed."""
         try:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
-            print(
-                'picture   none: pip install -e ".[plots]" brings matplotlib, which draws it',
-                file=sys.stderr,
-            )
+            hint = 'no matplotlib, so no plot; install it with: pip install -e ".[plots]"'
+            print(f"plot      {hint}", file=sys.stderr)
             return
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, *data)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plot.png"
         figure.savefig(path, dpi=90)
-        print(f"picture   {path}", file=sys.stderr)
+        print(f"plot      {path}", file=sys.stderr)
 
 
 def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None = None) -> None:
-    """Read the options, run main(lesson), and exit: 0, 1 for figures that cannot be believed, 2 for what cannot be used."""
+    """Parse the options and run main(lesson).
+
+    Exit codes: 0 for success, 1 for a failed measurement, 2 for unusable input, 130 for Ctrl-C.
+    """
     parser = make_parser(number, main.__doc__)
     options = parser.parse_args(arguments)
     try:
         device = choose_device(options.device)
         recipe = recipe_of(number, options.preset)
-        lesson = Lesson(
-            number, recipe, device, options.out / (options.preset or "standard"), options.preset
-        )
+        runs = options.out / (options.preset or "standard")
+        lesson = Lesson(number, recipe, device, runs, options.preset)
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
-        began = time.perf_counter()
+        start = time.perf_counter()
         main(lesson)
-        print(f"finished  in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        print(f"finished  in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except MeasurementFailed as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except OSError as error:
-        what, why = error.filename or "the system", error.strerror or error
-        parser.exit(2, f"{parser.prog}: {what}: {why}; make room, or give another --out\n")
+        path, reason = error.filename or "the system", error.strerror or error
+        advice = "free disk space, or choose another --out"
+        parser.exit(2, f"{parser.prog}: {path}: {reason}; {advice}\n")
     except KeyboardInterrupt as stopped:
         parser.exit(130, f"\n{parser.prog}: {str(stopped) or 'stopped'}\n")
 
 
 def make_parser(number: int, question: str | None = None) -> argparse.ArgumentParser:
-    """The options of a lesson's run."""
+    """Return the option parser of a lesson's run."""
     parser = argparse.ArgumentParser(
         prog=f"python -m lessons.{NAMES[number - 1]}", description=question
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(
         "--preset",
-        help=f"sizes and budget of a preset instead of the lesson's: {', '.join(PRESETS)}",
+        help=f"model size and training budget, instead of the lesson's own: {', '.join(PRESETS)}",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/lessons"), help="folder for runs and pictures"
+        "--out",
+        type=Path,
+        default=Path("runs/lessons"),
+        help="folder for runs and plots (default: runs/lessons)",
     )
     return parser
 
 
 def recipe_of(number: int, preset_name: str | None = None) -> Recipe:
-    """The lesson's recipe; under a preset, its sizes and budget, with what the lessons so far changed laid over the rest."""
+    """Return the lesson's recipe.
+
+    A preset sets the model size and the training budget. All other settings that the lessons so
+    far have changed are kept.
+    """
     recipe = _module(number, "recipe").recipe
     if preset_name is None:
         return recipe
@@ -147,12 +162,12 @@ def recipe_of(number: int, preset_name: str | None = None) -> Recipe:
 
 
 def introduced(number: int) -> list[str]:
-    """The library's modules that lessons 1 to `number` explain."""
+    """Return the library modules that lessons 1 to `number` explain."""
     return [module for n in range(1, number + 1) for module in _module(n, "recipe").INTRODUCES]
 
 
 def changes(number: int) -> dict[str, object]:
-    """The settings in which the lesson's recipe differs from the last one's."""
+    """Return the settings of the lesson's recipe that differ from the previous lesson's."""
     before, now = (_module(n, "recipe").recipe for n in (number - 1, number))
     return {
         field.name: getattr(now, field.name)
@@ -161,29 +176,35 @@ def changes(number: int) -> dict[str, object]:
     }
 
 
-def _module(number: int, part: str) -> object:
+def _module(number: int, part: str) -> ModuleType:
     return importlib.import_module(f"lessons.{NAMES[number - 1]}.{part}")
 
 
 def timed(
     work: Callable[..., object], *arguments: object, repeats: int = 1
 ) -> tuple[float, object]:
-    """Seconds of the fastest of `repeats` calls work(*arguments), and what the last one returned."""
+    """Call work(*arguments) `repeats` times. Return (fastest time in seconds, last result)."""
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = work(*arguments)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return min(seconds), result
 
 
 def applied(operation: Callable[[], Op]) -> Callable[..., Tensor]:
-    """The operation as a function of tensors: an Op object serves once, so every call makes a new one."""
+    """Return the operation as a function of tensors.
+
+    Each call makes a new Op, because an Op object can be applied only once.
+    """
     return lambda *tensors: operation().apply(*tensors)
 
 
 def quoted(text: str) -> str:
-    """Text as a model wrote it, each line after a bar, blanks at a line's end as dots. Such lines differ between machines."""
+    """Format generated text: a bar before each line, and trailing spaces as dots.
+
+    Such lines differ between machines, so the tests do not compare them.
+    """
     lines = text.replace("\r", "\n").split("\n")
     return "\n".join(
         "  | " + line.rstrip(" ") + "·" * (len(line) - len(line.rstrip(" "))) for line in lines

@@ -8,44 +8,39 @@ from minimtp.engine.gradcheck import check_gradients
 
 
 def main(lesson: course.Lesson) -> None:
-    """How does a program know the derivative of what it computes?"""
+    """How can a program compute the derivatives of its own result?"""
     costs = []
     for hidden in (3, 10, 30, 100):
         loss, weights = network(hidden, lesson.device.xp)
-        slow, tried = course.timed(differences, loss, weights)
+        slow, approximate = course.timed(differences, loss, weights)
         fast, (exact, _) = course.timed(by_backward, loss, weights, repeats=10)
         costs.append((sum(array.size for array in weights), slow, fast))
-    print(f"{costs[-1][0]:,} derivatives of one loss")
-    print(f"  by central differences  {2 * costs[-1][0]:,} evaluations of it")
-    print(
-        f"  by backward             1 evaluation and one walk back; they differ by {float(abs(exact - tried[0]).max()):.0e}"
-    )
+    count, largest = costs[-1][0], float(abs(exact - approximate[0]).max())
+    print(f"{count:,} derivatives of one loss")
+    print(f"  by central differences  {2 * count:,} evaluations of the loss")
+    passes = "1 forward pass and 1 backward pass"
+    print(f"  by backpropagation      {passes}; the largest difference is {largest:.0e}")
 
     errors = {}
     for name, (operation, inputs) in EXAMPLES.items():
         errors[name] = check_gradients(course.applied(operation), inputs, name=name)
     worst = max(errors, key=errors.get)
-    print(
-        f"\n{len(errors)} operations checked one by one: largest error {errors[worst]:.0e}, {worst}"
-    )
+    worst_error = f"largest error {errors[worst]:.0e}, {worst}"
+    print(f"\n{len(errors)} operations checked one by one: {worst_error}")
+    wrong, inputs = course.applied(ForgetfulSiLU), EXAMPLES["SiLU"][1]
     try:
-        check_gradients(
-            course.applied(ForgetfulSiLU), EXAMPLES["SiLU"][1], name="SiLU without the product rule"
-        )
+        check_gradients(wrong, inputs, name="SiLU without the product rule")
     except AssertionError as error:
-        print(f"a wrong one is caught. {error}")
-    errors["forgetful SiLU"] = check_gradients(
-        course.applied(ForgetfulSiLU), EXAMPLES["SiLU"][1], tolerance=1e9
-    )
+        print(f"a wrong derivative is caught. {error}")
+    errors["forgetful SiLU"] = check_gradients(wrong, inputs, tolerance=1e9)
 
     steps, exact = [10.0**-k for k in range(1, 13)], float(exact[0, 0])
-    lesson.save_plot(
-        draw, costs, steps, [abs(difference(loss, weights, 0, 0, h) - exact) for h in steps], errors
-    )
+    step_errors = [abs(difference(loss, weights, 0, 0, h) - exact) for h in steps]
+    lesson.save_plot(draw, costs, steps, step_errors, errors)
     lesson.result(
         "one gradient",
         ("central differences", f"{1e3 * slow:.2f} ms"),
-        ("backward", f"{1e3 * fast:.2f} ms"),
+        ("backpropagation", f"{1e3 * fast:.2f} ms"),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the lesson differentiates: one example of every elementary operation, a mistake, and a small network."""
+"""Functions to differentiate: every elementary operation, a wrong one, and a small network."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -15,7 +15,7 @@ def normal(*shape: int) -> Array:
     return rng.standard_normal(shape)
 
 
-# How to make the operation, and its inputs.
+# For each operation: a function that makes it, and example inputs.
 EXAMPLES: dict[str, tuple[Callable[[], Op], list[Array]]] = {
     "Add": (ops.Add, [normal(3, 4), normal(4)]),
     "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
@@ -35,14 +35,17 @@ EXAMPLES: dict[str, tuple[Callable[[], Op], list[Array]]] = {
 
 
 class ForgetfulSiLU(ops.SiLU):
-    """x * sigmoid(x), differentiated as if sigmoid(x) were a constant: the product rule is forgotten."""
+    """Wrong: differentiates x * sigmoid(x) as if sigmoid(x) were a constant (no product rule)."""
 
     def backward(self, gradient: Array) -> Array:
         return gradient * self.sigmoid
 
 
 def network(hidden: int, xp: ModuleType) -> tuple[Callable[..., Tensor], list[Array]]:
-    """The loss of a two-layer network on 64 points of 32 numbers, as a function of its two weight matrices, and these."""
+    """Return the loss function of a two-layer network, and its two weight matrices.
+
+    The network is evaluated on 64 random points with 32 numbers each.
+    """
     x, y = Tensor(xp.asarray(normal(64, 32))), Tensor(xp.asarray(normal(64, 1)))
 
     def loss(first: Tensor, second: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ def network(hidden: int, xp: ModuleType) -> tuple[Callable[..., Tensor], list[Ar
 
 
 def by_backward(loss: Callable[..., Tensor], weights: list[Array]) -> list[Array]:
-    """The loss's gradient, one array per array of `weights`: one evaluation, one walk back."""
+    """Return the gradient, one array per weight matrix: one forward and one backward pass."""
     tensors = [Tensor(array, requires_grad=True) for array in weights]
     loss(*tensors).backward()
     return [tensor.grad for tensor in tensors]

@@ -6,24 +6,26 @@ from minimtp.engine.tensor import Op
 
 class Divide(Op):
     def forward(self, a: Array, b: Array) -> Array:
-        raise NotImplementedError("lesson 1: a / b, and what the backward will need")
+        raise NotImplementedError("lesson 1: return a / b, and store what backward will need")
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        raise NotImplementedError("lesson 1: the gradients of a and of b")
+        raise NotImplementedError("lesson 1: return the gradients of a and b")
 
 
 class SiLU(Op):
     """x * sigmoid(x)."""
 
     def forward(self, a: Array) -> Array:
-        raise NotImplementedError("lesson 1: a * sigmoid(a), without overflow for a = -1000")
+        raise NotImplementedError("lesson 1: return a * sigmoid(a), without overflow at a = -1000")
 
     def backward(self, gradient: Array) -> Array:
-        raise NotImplementedError("lesson 1: the gradient of a; mind the product rule")
+        raise NotImplementedError(
+            "lesson 1: return the gradient of a; do not forget the product rule"
+        )
 
 
 def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an input of `shape` was repeated."""
     raise NotImplementedError(
-        "lesson 1: first the axes that were added in front, then those of size 1 that grew"
+        "lesson 1: sum over the axes added in front, then over the repeated axes of size 1"
     )

@@ -1,4 +1,4 @@
-"""The wrong way: derivatives by trying."""
+"""The slow way to a gradient: finite differences."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,10 @@ from minimtp.engine.tensor import Tensor
 def difference(
     loss: Callable[..., Tensor], weights: Sequence[Array], which: int, index: int, step: float
 ) -> float:
-    """(L(w + h) - L(w - h)) / 2h, where w is element `index` of array number `which`."""
+    """Return (L(w + h) - L(w - h)) / 2h with h = step, for one element w.
+
+    which: the index of the array in `weights`. index: the index of the element in the flat array.
+    """
     numbers = weights[which].reshape(-1)  # a view
     original, values = numbers[index].copy(), []
     for shifted in (original + step, original - step):
@@ -22,7 +25,10 @@ def difference(
 def differences(
     loss: Callable[..., Tensor], weights: Sequence[Array], step: float = 1e-5
 ) -> list[Array]:
-    """The gradient, one array per array of `weights`: two evaluations of the loss for every number in them."""
+    """Return the gradient, one array per array of `weights`.
+
+    This needs two evaluations of the loss per number.
+    """
     xp = array_module(*weights)
     gradients = [
         [difference(loss, weights, which, i, step) for i in range(w.size)]

@@ -1,4 +1,4 @@
-"""What lesson 1 adds: the engine, and the settings that all lessons start from (a small model and a minute's budget)."""
+"""Lesson 1 adds the autograd engine. Its recipe is a small model, trained for about a minute."""
 
 from minimtp.training.recipe import Recipe
 
@@ -13,6 +13,7 @@ INTRODUCES = (
 )
 
 recipe = Recipe(
-    context_length=128, num_layers=3, hidden_size=128, num_heads=4, num_kv_heads=2, intermediate_size=256,
-    tokens=800_000, batch_size=4, learning_rate=3e-3, checkpoint_every=0, evaluation_tokens=65_536,
+    context_length=128, num_layers=3, hidden_size=128,
+    num_heads=4, num_kv_heads=2, intermediate_size=256,
+    tokens=800_000, batch_size=4, learning_rate=3e-3, checkpoint_every=0, evaluate_bytes=65_536,
 )  # fmt: skip

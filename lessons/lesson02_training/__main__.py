@@ -9,42 +9,37 @@ from minimtp.training.data.corpus import Corpus, open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
-    """How does text turn random numbers into a model, and how do we know that it did?"""
+    """How does training turn random numbers into a language model, and how do we know it worked?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
-    held_out = corpus.validation_windows(
-        recipe.evaluation_tokens, context_length=recipe.context_length
-    )  # (W, T + 1)
-    watch = held_out[:: max(1, len(held_out) // 32)]
+    length = recipe.context_length
+    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=length)  # (W, T + 1)
+    sample = held_out[:: max(1, len(held_out) // 32)]
 
     descents = {}
     for rate in (0.1, 1.0, 3.0):
-        descents[rate] = learn(replace(recipe, learning_rate=rate), corpus, device, watch, Descent)
-        bits = bits_per_byte(descents[rate].model, held_out, device)
-        fate = (
-            f"{bits:.2f} bits per byte"
-            if descents[rate].alive
-            else "the loss is not a number any more"
-        )
-        print(f"gradient descent, rate {rate:<5g}  {fate}")
-    adam = learn(recipe, corpus, device, watch)
+        descents[rate] = learn(replace(recipe, learning_rate=rate), corpus, device, sample, Descent)
+        outcome = "diverges (the loss is NaN or infinite)"
+        if not descents[rate].diverged:
+            outcome = f"{bits_per_byte(descents[rate].model, held_out, device):.2f} bits per byte"
+        print(f"gradient descent, rate {rate:<5g}  {outcome}")
+    adam = learn(recipe, corpus, device, sample)
     bits = bits_per_byte(adam.model, held_out, device)
     print(f"AdamW, rate {recipe.learning_rate:<16g}  {bits:.2f} bits per byte")
 
-    little = Corpus(
-        "a little", [("text", corpus.tokenizer.decode_bytes(corpus.train[:25_000])[:20_000])]
-    )
-    memorized = learn(recipe, little, device, watch)
-    seen = little.batch(0, seed=1, batch_size=64, context_length=recipe.context_length)
-    print(f"\nAdamW on the same {little.train_bytes:,} bytes again and again")
-    print(f"  on these bytes     {bits_per_byte(memorized.model, seen, device):.2f} bits per byte")
-    print(
-        f"  on held-out text   {bits_per_byte(memorized.model, held_out, device):.2f} bits per byte"
-    )
+    start_of_text = corpus.tokenizer.decode_bytes(corpus.train[:25_000])[:20_000]
+    small = Corpus("a small corpus", [("text", start_of_text)])
+    memorized = learn(recipe, small, device, sample)
+    seen = small.batch(0, seed=1, batch_size=64, context_length=length)
+    print(f"\nAdamW on the same {small.train_bytes:,} bytes again and again")
+    for name, windows in (("on these bytes", seen), ("on held-out text", held_out)):
+        value = bits_per_byte(memorized.model, windows, device)
+        print(f"  {name:<16}   {value:.2f} bits per byte")
 
     lesson.save_plot(draw, descents, adam, memorized)
+    untrained = adam.held_out[0][1]
     lesson.result(
         "bits per byte",
-        ("untrained", f"{adam.watched[0][1]:.2f} bits"),
+        ("untrained", f"{untrained:.2f} bits"),
         ("a window of 8", f"{bits:.2f} bits"),
     )
 

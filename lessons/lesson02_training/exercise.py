@@ -6,13 +6,13 @@ from minimtp.training.recipe import Recipe
 
 def cross_entropy_backward(logits, targets, log_sum_exp, grad):
     """Gradient of `cross_entropy`: grad (N,) of the losses -> (N, V), (softmax - one-hot) * grad, 0 where ignored."""
-    raise NotImplementedError("lesson 2: the gradient of the logits")
+    raise NotImplementedError("lesson 2: return the gradient with respect to the logits")
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of step `step` (counted from 0)."""
     raise NotImplementedError(
-        "lesson 2: warm-up, hold, decay; the formula stands at the top of training/schedule.py"
+        "lesson 2: warm up, hold, decay; the formula is at the top of training/schedule.py"
     )
 
 
@@ -37,5 +37,5 @@ def adamw(
     parameter gets. The gradients are left as they are.
     """
     raise NotImplementedError(
-        "lesson 2: both moments, their correction, and the step, all in place"
+        "lesson 2: update both moments, correct their bias and make the step, all in place"
     )

@@ -1,4 +1,4 @@
-"""The training loop, whole: a batch, its gradients, a step, again."""
+"""The whole training loop: take a batch, compute its gradients, make a step, repeat."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from minimtp.training.data.corpus import Corpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate
 
-BITS = 1 / math.log(2)  # a nat in bits
-ROWS = 16  # windows that are evaluated at once
+BITS = 1 / math.log(2)  # bits per nat
+EVALUATION_ROWS = 16  # windows per forward pass in evaluation
 
 
 class Descent:
-    """The plainest optimizer: every number goes downhill, in proportion to its slope."""
+    """Plain gradient descent: subtract the gradient, multiplied by the learning rate."""
 
     def __init__(self, flat: FlatParameters) -> None:
         self.flat = flat
@@ -34,45 +34,44 @@ class Descent:
 
 @dataclass
 class Trained:
-    """A model after training: `losses` of every step and `watched`, (step, loss on other text), in bits per byte."""
+    """A trained model and its losses in bits per byte.
+
+    losses: the training loss of every step. held_out: (step, loss on held-out text) now and then.
+    """
 
     model: WindowModel
     losses: list[float] = field(default_factory=list)
-    watched: list[tuple[int, float]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
 
     @property
-    def alive(self) -> bool:
-        return all(map(math.isfinite, self.losses))
+    def diverged(self) -> bool:
+        return not all(map(math.isfinite, self.losses))
 
 
 def learn(
     recipe: Recipe,
     corpus: Corpus,
     device: Device,
-    watch: np.ndarray,
+    sample: np.ndarray,
     optimizer: type = AdamW,
     seen: int = 8,
 ) -> Trained:
-    """Train a fresh model, and stop early where the loss is no number any more.
+    """Train a new model. Stop early if the loss is NaN or infinite.
 
-    watch: (W, T + 1) tokens of which the loss is noted from time to time. seen: bytes that a prediction depends on.
+    sample: held-out tokens (W, T + 1) for evaluation during training.
+    seen: the number of bytes that a prediction depends on.
     """
-    model = WindowModel(
-        recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, np.random.default_rng(recipe.seed)
-    )
+    rng = np.random.default_rng(recipe.seed)
+    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, rng)
     map_parameters(model, lambda array: to_device(array, device))
     flat, result = FlatParameters(model), Trained(model)
-    replicas = Replicas(
-        model, flat, min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1
-    )
+    cores = min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1
+    replicas = Replicas(model, flat, cores)
     optimizer = optimizer(flat)
-    for step in tqdm(
-        range(recipe.steps),
-        desc=f"{type(optimizer).__name__} {recipe.learning_rate:g}",
-        disable=None,
-    ):
+    name = f"{type(optimizer).__name__} {recipe.learning_rate:g}"
+    for step in tqdm(range(recipe.steps), desc=name, disable=None):
         if step % max(1, recipe.steps // 20) == 0:
-            result.watched.append((step, bits_per_byte(model, watch, device)))
+            result.held_out.append((step, bits_per_byte(model, sample, device)))
         tokens = corpus.batch(
             step,
             seed=recipe.seed,
@@ -86,21 +85,27 @@ def learn(
             lambda model, shard: backward(model, shard, len(shard) / recipe.batch_size), shards
         )
         result.losses.append(sum(nats) * BITS)
-        if not result.alive:
+        if result.diverged:
             break
         optimizer.step(learning_rate(recipe, step), recipe.max_gradient_norm)
     replicas.close()
-    result.watched.append((step + 1, bits_per_byte(model, watch, device)))
+    result.held_out.append((step + 1, bits_per_byte(model, sample, device)))
     return result
 
 
 def context_for(seen: int, recipe: Recipe) -> int:
-    """So many bytes hold as many predictions for a window of any size as the recipe's do for one of 8."""
+    """Return the window length in bytes that gives every model equally many predictions.
+
+    A model that sees 8 bytes gets the recipe's context length.
+    """
     return recipe.context_length + seen - 8
 
 
 def backward(model: WindowModel, tokens: Array, share: float) -> float:
-    """Add the gradient of share * loss to the parameters' and return that; what overflows is for the caller to see."""
+    """Add the gradient of share * loss to the parameters' gradients. Return share * loss.
+
+    share: the fraction of the batch that `tokens` holds. The result can be NaN or infinite.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         loss = model.loss(tokens) * share
         loss.backward()
@@ -108,8 +113,9 @@ def backward(model: WindowModel, tokens: Array, share: float) -> float:
 
 
 def bits_per_byte(model: WindowModel, windows: np.ndarray, device: Device) -> float:
-    """The model's loss on (W, T + 1) tokens; no number for a model that has overflowed."""
+    """Return the model's mean loss on (W, T + 1) tokens; NaN or infinite if the model diverged."""
     with no_grad(), np.errstate(over="ignore", invalid="ignore"):
-        parts = [windows[start : start + ROWS] for start in range(0, len(windows), ROWS)]
+        starts = range(0, len(windows), EVALUATION_ROWS)
+        parts = [windows[start : start + EVALUATION_ROWS] for start in starts]
         nats = [float(model.loss(to_device(part, device)).data) * len(part) for part in parts]
     return sum(nats) / len(windows) * BITS

@@ -1,4 +1,4 @@
-"""The smallest language model that is worth training: the last few bytes, through two products, to the next one."""
+"""A minimal language model: it predicts the next byte from the last few, with two linear layers."""
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
@@ -10,7 +10,10 @@ from minimtp.model.layers import Embedding, Linear
 
 
 class WindowModel(Module):
-    """What follows each window of `seen` bytes (Bengio et al. 2003): tokens (B, T) -> logits (B, T - seen + 1, V)."""
+    """Predict the byte after each window of `seen` bytes (Bengio et al. 2003).
+
+    tokens (B, T) -> logits (B, T - seen + 1, V).
+    """
 
     def __init__(
         self, vocabulary: int, width: int, hidden: int, seen: int, rng: np.random.Generator
@@ -22,14 +25,14 @@ class WindowModel(Module):
 
     def __call__(self, tokens: Array) -> Tensor:
         vectors = self.embedding(tokens)  # (B, T, D)
-        count = tokens.shape[1] - self.seen + 1
-        window = concatenate(
-            *(vectors[:, i : i + count] for i in range(self.seen))
-        )  # (B, count, seen * D)
+        n = tokens.shape[1] - self.seen + 1
+        window = concatenate(*(vectors[:, i : i + n] for i in range(self.seen)))  # (B, n, seen * D)
         return self.output(SiLU().apply(self.inner(window)))
 
     def loss(self, tokens: Array) -> Tensor:
-        """Mean nats of every byte of (B, T + 1) tokens that has `seen` bytes before it."""
+        """Return the mean loss in nats over all bytes of (B, T + 1) tokens with `seen` bytes before
+        them.
+        """
         targets = tokens[:, self.seen :].reshape(-1)
         logits = self(tokens[:, :-1])
         return CrossEntropy(targets).apply(logits.reshape(targets.size, logits.shape[-1])).mean()

@@ -1,4 +1,4 @@
-"""What lesson 2 adds: text, parameters, an optimizer, a schedule, several cores."""
+"""Lesson 2 adds the corpus, parameters, an optimizer, a schedule, and several cores."""
 
 from dataclasses import replace
 
