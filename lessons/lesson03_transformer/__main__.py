@@ -11,45 +11,42 @@ from minimtp.engine.flat import parameter_count
 from minimtp.training.checkpoint import load
 from minimtp.training.data.corpus import open_corpus
 
-SNIPPET = "def area(width, height):\n    return width * height\n"
+SNIPPET = "def area(width):\n    return width * width\n"
 
 
 def main(lesson: course.Lesson) -> None:
-    """How can a model use all that was written before, and not just the last eight bytes?"""
+    """How can a model use all of the text before a position, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
-    held_out = corpus.validation_windows(
-        recipe.evaluation_tokens, context_length=recipe.context_length
-    )  # (W, T + 1)
-    windows, middle = {}, recipe.context_length // 2
-    for seen in (8, recipe.context_length // 4, middle):
-        trained = learn(
-            replace(recipe, learning_rate=1e-2), corpus, device, held_out[:8], seen=seen
-        )
+    length, middle = recipe.context_length, recipe.context_length // 2
+    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=length)  # (W, T + 1)
+    fast = replace(recipe, learning_rate=1e-2)
+    windows = {}
+    for seen in (8, length // 4, middle):
+        model = learn(fast, corpus, device, held_out[:8], seen=seen).model
         texts = corpus.validation_windows(
             recipe.evaluation_tokens, context_length=context_for(seen, recipe)
         )
-        windows[seen] = bits_per_byte(trained.model, texts, device)
-        print(
-            f"window of {seen:<3} {parameter_count(trained.model):>9,} parameters  {windows[seen]:.2f} bits per byte"
-        )
+        windows[seen] = bits_per_byte(model, texts, device)
+        report(f"window of {seen}", parameter_count(model), windows[seen])
 
     run = load(lesson.trained(), device.name)
     bits = bits_by_position(run.model, to_device(held_out, device))  # (T,)
-    print(
-        f"transformer   {parameter_count(run.model):>9,} parameters  {bits.mean():.2f} bits per byte"
-    )
-    print(
-        f"  with less than 8 bytes before {bits[:8].mean():.2f} bits, with {middle} or more {bits[middle:].mean():.2f} bits"
-    )
+    early, late = bits[:8].mean(), bits[middle:].mean()
+    report("transformer", parameter_count(run.model), bits.mean())
+    print(f"  after fewer than 8 bytes {early:.2f} bits, after {middle} or more {late:.2f} bits")
     change = largest_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
-    print(f"  another byte at place {middle} changes the logits before it by {change:g}")
+    print(f"  a different byte at position {middle} changes the logits before it by {change:g}")
 
-    lesson.save_plot(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(13, 4.6))
+    lesson.save_plot(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(15, 5))
     lesson.result(
         "bits per byte",
         ("a window of 8", f"{windows[8]:.2f} bits"),
         ("a transformer", f"{bits.mean():.2f} bits"),
     )
+
+
+def report(name: str, parameters: int, bits: float) -> None:
+    print(f"{name:<14}{parameters:>9,} parameters  {bits:.2f} bits per byte")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Looking into a trained transformer: what each place gains from the text before it, and where its heads look."""
+"""Analysis of a trained transformer: loss by position, a test of the mask, attention weights."""
 
 import math
 
@@ -12,7 +12,7 @@ from minimtp.training.checkpoint import LoadedRun
 
 
 def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
-    """Mean bits of the byte after each position of (W, T + 1) tokens: (T,)."""
+    """Return the mean loss in bits at each position of (W, T + 1) tokens, as an array (T,)."""
     parts = [
         to_numpy(evaluate_losses(model, windows[i : i + 16])[0])[:, :, 0]
         for i in range(0, len(windows), 16)
@@ -20,33 +20,35 @@ def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
     return np.concatenate(parts).mean(axis=0) / math.log(2)
 
 
-def largest_change_before(model: Transformer, tokens: Array, place: int) -> float:
-    """How much the logits before `place` change when the token there does; it should be nothing at all."""
+def largest_change_before(model: Transformer, tokens: Array, position: int) -> float:
+    """Change the token at `position`. Return the largest change of any logit before it.
+
+    The causal mask is correct if the result is 0.
+    """
     changed = tokens.copy()
-    changed[:, place] = (changed[:, place] + 1) % model.config.vocabulary_size
+    changed[:, position] = (changed[:, position] + 1) % model.config.vocabulary_size
     with no_grad():
         before, after = (model.logits(model.hidden(t)).data for t in (tokens, changed))
-    return float(abs(before - after)[:, :place].max())
+    return float(abs(before - after)[:, :position].max())
 
 
 def attention(run: LoadedRun, text: str) -> np.ndarray:
-    """(layers, heads, T, T): how much of its attention each place of a short text (at most 64 bytes) gives to each before."""
+    """Return the attention weights for a text of at most 64 bytes, as an array (layers, heads, T,
+    T).
+    """
     model = run.model
     table = model.embedding.weight.data
     tokens = array_module(table).asarray([run.tokenizer.encode(text).tolist()])  # (1, T)
+    length = tokens.shape[1]
     maps = []
     with no_grad():
-        x = model.embedding(tokens)
+        x = model.embedding(tokens)  # (1, T, D)
         for block in model.blocks:
-            part = block.attention
-            operation = CausalAttention(
-                part.heads, part.num_kv_heads, *part.rotary.tables(tokens.shape[1], table)
-            )
-            operation.forward(part.qkv(block.attention_norm(x)).data)
-            maps.append(
-                to_numpy(operation.probabilities[0]).reshape(
-                    part.heads, tokens.shape[1], tokens.shape[1]
-                )
-            )
+            layer = block.attention
+            tables = layer.rotary.tables(length, table)
+            operation = CausalAttention(layer.heads, layer.num_kv_heads, *tables)
+            operation.forward(layer.qkv(block.attention_norm(x)).data)
+            weights = to_numpy(operation.probabilities[0])
+            maps.append(weights.reshape(layer.heads, length, length))
             x = block(x)
     return np.array(maps)

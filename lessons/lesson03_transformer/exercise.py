@@ -9,14 +9,14 @@ def rotate(x, cos, sin):
     x (B, T, H, C), cos and sin (T, C/2) -> new array (B, T, H, C). The inverse is `rotate(x, cos, -sin)`, and so is the
     backward: a rotation's transpose is its inverse.
     """
-    raise NotImplementedError("lesson 3: turn every pair (even, odd) by its angle")
+    raise NotImplementedError("lesson 3: rotate every pair (even, odd) by its angle")
 
 
 def causal_softmax_backward(grad, probabilities, scale):
     """Gradient of `causal_softmax` for the scores: grad (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad`."""
-    raise NotImplementedError("lesson 3: p * (g - sum of p * g), times the scale, in place")
+    raise NotImplementedError("lesson 3: p * (g - sum(p * g)) * scale for every row, in place")
 
 
 def rms_norm_backward(grad, x, weight, inverse_rms):
     """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,)."""
-    raise NotImplementedError("lesson 3: the gradient of x, then that of the weight")
+    raise NotImplementedError("lesson 3: return the gradients of x and of the weight")

@@ -1,4 +1,4 @@
-"""What lesson 3 adds: the transformer, and training as a run that is kept in a folder."""
+"""Lesson 3 adds the transformer, and training runs that are saved in a folder."""
 
 from dataclasses import replace
 
