@@ -16,7 +16,7 @@ PROPERTIES = {
 
 
 def main(lesson: course.Lesson) -> None:
-    """How does a model write, without reading everything again for each byte?"""
+    """How does a model generate text without processing the whole text again for each byte?"""
     run = load(lesson.trained(3), lesson.device.name)
     prompt = [int(token) for token in run.tokenizer.encode(PROMPT)]
     runtime = ModelRunner(

@@ -19,7 +19,7 @@ def report(name: str, weights: int, right: np.ndarray) -> None:
 
 
 def main(lesson: course.Lesson) -> None:
-    """Can a model say more than one token at a time?"""
+    """Can a model predict more than one token per forward pass?"""
     recipe, device = lesson.recipe, lesson.device
     windows = open_corpus().validation_windows(
         recipe.evaluation_tokens // 2,

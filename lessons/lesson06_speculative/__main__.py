@@ -12,7 +12,7 @@ from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
-    """How can guesses be kept, when the text must stay what the model alone would have written?"""
+    """How can we use predicted tokens if the output must stay exactly that of the model alone?"""
     run, context_length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
     prompts = open_corpus().validation_windows(160 * context_length, context_length=context_length)[
         :, : context_length * 3 // 8

@@ -16,7 +16,7 @@ STEPS = {
 
 
 def main(lesson: course.Lesson) -> None:
-    """How few bits can a weight have, and what does each bit cost?"""
+    """How few bits can a weight have, and how much quality is lost with each bit we remove?"""
     run = load(lesson.trained(3), lesson.device.name)
     judge = Judge(run.model, open_corpus(), lesson.device, lesson.recipe.evaluation_tokens // 2)
     before = judge.bits_per_byte(run.model)

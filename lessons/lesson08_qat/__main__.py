@@ -18,7 +18,7 @@ WAYS = {
 
 
 def main(lesson: course.Lesson) -> None:
-    """Can a model learn weights that survive their rounding?"""
+    """Can a model learn weights that still work after rounding?"""
     model, corpus, recipe = (
         load(lesson.trained(3), lesson.device.name).model,
         open_corpus(),

@@ -7,7 +7,7 @@ from minimtp import kernels
 
 
 def main(lesson: course.Lesson) -> None:
-    """Why are weights of four bits slower to multiply than those of thirty-two, and how do they become faster?"""
+    """Why are 4-bit weights slower to multiply than float32 weights, and how can they be faster?"""
     which, why = kernels.describe(lesson.device.name)
     print("products with one row")
     if which == "plain":

@@ -23,7 +23,7 @@ from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
-    """How much is gained with everything together, and when may one believe such a figure?"""
+    """How much do we gain with all parts together, and when can we trust such a number?"""
     corpus, sizes = open_corpus(), MEASUREMENTS[lesson.preset or "quick"]
     standard = replace(lesson.recipe, heads="none", draft_depth=None, quantization="none")
     runs = trained(recipes(standard), corpus, lesson.folder, lesson.device.name)
