@@ -15,5 +15,5 @@ INTRODUCES = (
 recipe = Recipe(
     context_length=128, num_layers=3, hidden_size=128,
     num_heads=4, num_kv_heads=2, intermediate_size=256,
-    tokens=800_000, batch_size=4, learning_rate=3e-3, checkpoint_every=0, evaluate_bytes=65_536,
+    tokens=800_000, batch_size=4, learning_rate=3e-3, checkpoint_every=0, evaluation_tokens=65_536,
 )  # fmt: skip

@@ -12,7 +12,9 @@ def main(lesson: course.Lesson) -> None:
     """How does training turn random numbers into a language model, and how do we know it worked?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length = recipe.context_length
-    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=length)  # (W, T + 1)
+    held_out = corpus.validation_windows(
+        recipe.evaluation_tokens, context_length=length
+    )  # (W, T + 1)
     sample = held_out[:: max(1, len(held_out) // 32)]
 
     descents = {}

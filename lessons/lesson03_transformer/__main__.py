@@ -18,7 +18,9 @@ def main(lesson: course.Lesson) -> None:
     """How can a model use all of the text before a position, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length, middle = recipe.context_length, recipe.context_length // 2
-    held_out = corpus.validation_windows(recipe.evaluate_bytes, context_length=length)  # (W, T + 1)
+    held_out = corpus.validation_windows(
+        recipe.evaluation_tokens, context_length=length
+    )  # (W, T + 1)
     fast = replace(recipe, learning_rate=1e-2)
     windows = {}
     for seen in (8, length // 4, middle):
