@@ -17,6 +17,7 @@ INTRODUCES = (
     "minimtp.engine.replicas",
     "minimtp.model.layers",
     "minimtp.files",
+    "minimtp.machine",
     "minimtp.training.data.texts",
     "minimtp.training.data.tokenizer",
     "minimtp.training.data.corpus",

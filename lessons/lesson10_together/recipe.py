@@ -16,7 +16,6 @@ INTRODUCES = (
     "minimtp.bench.interleaved",
     "minimtp.training.quantize",
     "minimtp.cli.doctor",
-    "minimtp.machine",
     "minimtp.compare.claims",
     "minimtp.compare.plot",
     "minimtp.compare.compare",
