@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minimtp.bench.decode import report as decode_report
 from minimtp.bench.decode import tokens_per_round as decode_rounds
-from minimtp.bench.kernels import speed as kernels
+from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality_report
 from minimtp.bench.training import report as train_report
 from minimtp.compare import claims

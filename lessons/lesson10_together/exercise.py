@@ -22,18 +22,18 @@ class Speed:
     fastest: float
     tokens_per_step: float
     acceptance: list[float]  # by depth: accepted / drafted
-    turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
+    rates: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
     texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
     steps: int = 0  # passes after the prompt's, over all prompts once
     passes_of_length: list[int] = field(
         default_factory=list
     )  # of those, how many were over 0, 1, ... tokens
-    seconds_of_drafting: float = 0.0  # a step, the median of the turns
+    drafting_seconds_per_step: float = 0.0  # a step, the median of the turns
 
     def speedup_over(self, other: "Speed") -> float:
-        """Median over prompts and repeats of the ratio of two turns side by side."""
+        """Median over prompts and repeats of the ratio of two neighbouring runs."""
         raise NotImplementedError(
-            "lesson 10: which two turns lay side by side? What of all their ratios is robust?"
+            "lesson 10: which two runs are neighbours? Which statistic of all their ratios is robust?"
         )
 
 

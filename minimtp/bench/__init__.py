@@ -1,1 +1,2 @@
-"""Measurements, each a command `minimtp bench NAME`, with what it depends on, its spread, and the cases that lose."""
+"""Measurements, each a command `minimtp bench NAME`, with what it depends on, its spread, and the
+cases that lose."""

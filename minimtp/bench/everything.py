@@ -6,11 +6,12 @@
     bench-decode.json         ways of drafting, rules of verification, forms of the weights (decode.py)
     quality-PRESET.json       what rounding costs (quality.py)
 
-With a GPU (`--device cuda`) all of them on it, but for quality-PRESET.json, which is no question of speed; `--preset gpu` has
-the sizes that a GPU is for, and trains in half precision.
+With a GPU (`--device cuda`) all of them on it, but for quality-PRESET.json, which is no question of
+speed; `--preset gpu` has the sizes that a GPU is for, and trains in half precision.
 
-One after the other, so that none disturbs another. What stands in the folder already is not measured again: delete a file to
-have it measured anew. compare and quality keep their parts too, in folders of their own.
+One after the other, so that none disturbs another. What stands in the folder already is not
+measured again: delete a file to have it measured anew. compare and quality keep their parts too, in
+folders of their own.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def everything(
 
     parts: dict[str, Callable[[], object]] = {
         "bench-kernels.json": lambda: kernels.measure_kernels(
-            largest=extent.largest,
+            max_size=extent.largest,
             rounds=extent.rounds,
             device=device,
             out=out / "bench-kernels.json",

@@ -1,42 +1,35 @@
-"""How fast several decoders are, measured so that the comparison can be trusted.
+"""Compare the decoding speed of several variants in a way that can be trusted.
 
-A shared machine drifts: one contestant measured in a quiet minute and the next in a busy one say nothing about each other.
-So the contestants take turns, prompt by prompt, in one process; each turn is one text; a figure is the median over the
-repeats of the whole set of prompts, given with its range, and a speed-up is the median of ratios of turns that lay side by
-side. The prompt's own pass is not counted: it is the same for all.
-
-Every contestant's greedy text is compared with the text of its own plain decoding, token by token. With compiled kernels they
-must be equal. BLAS rounds a product of one row differently from a product of eight, so on the plain kernels a text may
-part from the plain one where the two best logits are closer than rounding can tell; such a place is counted, anything else
-is an error.
+The speed of a shared machine drifts. If one variant is measured in a quiet minute and the next in a
+busy one, the two figures cannot be compared. The variants therefore alternate prompt by prompt in
+one process. One run is one generated sequence. A speed is the median over the repeats of the whole
+set of prompts, given with its range. A speed-up is the median of the ratios of runs that were
+neighbours in time. Prefill is not counted, because it is the same for every variant.
 """
 
-import gc
 import itertools
 import math
 import statistics
-import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from minimtp.backend import empty_gpu_pool, gpu_pool_bytes, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import DraftPolicy
 from minimtp.decode.options import generate
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.statistics import Statistics
 from minimtp.decode.target import Target
-
-TIE = 1e-4  # relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred products
 
 
 @dataclass
 class Variant:
-    """A decoder: a target, and how it drafts: at most `draft_depth` tokens, fewer below `least_confidence`.
+    """A way to decode: a target, and how it drafts.
 
-    rule: how sampled drafts are verified. policy: makes, for a whole race, who chooses among the draft lengths. tree: so many
-    drafts a round as a tree, 0 for a chain.
+    draft_depth: maximum number of drafts per round. min_confidence: stop drafting below it. rule:
+    the verification rule. policy: makes the draft policy that one measurement uses; None drafts
+    `draft_depth` tokens every time. tree: number of drafts in a draft tree; 0 drafts a chain.
     """
 
     name: str
@@ -51,25 +44,34 @@ class Variant:
 
 @dataclass
 class Speed:
-    """What was measured of one contestant."""
+    """The measured speed of one variant."""
 
     tokens_per_second: float  # median over the repeats
     slowest: float
     fastest: float
     tokens_per_step: float
-    acceptance: list[float]  # by depth: accepted / drafted
-    turns: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
-    texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
-    steps: int = 0  # passes after the prompt's, over all prompts once
-    passes_of_length: list[int] = field(
-        default_factory=list
-    )  # of those, how many were over 0, 1, ... tokens
-    seconds_of_drafting: float = 0.0  # a step, the median of the turns
+    acceptance: list[float]  # accepted / drafted, by depth
+    rates: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
+    texts: list[list[int]] = field(repr=False)  # one per prompt, prompt included
+    steps: int = 0  # forward passes after prefill, over all prompts once
+    passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
+    drafting_seconds_per_step: float = 0.0  # median of the runs
 
     def speedup_over(self, other: "Speed") -> float:
-        """Median over prompts and repeats of the ratio of two turns side by side."""
-        mine, others = (itertools.chain.from_iterable(turns) for turns in (self.turns, other.turns))
+        """Median over prompts and repeats of the ratio of two neighbouring runs."""
+        mine = itertools.chain.from_iterable(self.rates)
+        others = itertools.chain.from_iterable(other.rates)
         return statistics.median(a / b for a, b in zip(mine, others, strict=True))
+
+
+@dataclass
+class Run:
+    """One generated sequence. Prefill and the token that it produces are not timed."""
+
+    tokens: list[int]  # prompt included
+    emitted: int  # tokens after the first
+    seconds: float
+    statistics: Statistics
 
 
 def measure_interleaved(
@@ -80,46 +82,28 @@ def measure_interleaved(
     sampling: SamplingParams,
     repeats: int = 3,
     seed: int = 0,
-    progress: Callable[[int], object] = lambda turns: None,
+    progress: Callable[[int], object] = lambda runs: None,
 ) -> dict[str, Speed]:
-    """Let the contestants continue the same prompts in turn, and measure them.
+    """Let the variants continue the same prompts, alternating, and return their speeds by name.
 
-    Texts are continued to `max_new_tokens` tokens or the context's end; no stop tokens. A first round over one prompt warms up
-    and is not counted. `progress` is called with the number of turns done since the last call.
+    Each run generates `max_new_tokens` tokens, or fills the context; there are no stop tokens. A
+    warm-up run of each variant is not counted. `progress` receives the number of finished runs
+    since its last call.
     """
-    policies = {c.name: c.policy() if c.policy else None for c in variants}
-    for c in variants:
-        _turn(c, prompts[0], max_new_tokens, sampling, seed, policies[c.name])
-    turns: dict[str, list[list[float]]] = {c.name: [] for c in variants}
-    texts: dict[str, list[list[int]]] = {c.name: [] for c in variants}
-    counts = {c.name: _Counts() for c in variants}
-    seconds, drafting = {c.name: [] for c in variants}, {c.name: [] for c in variants}
-    for repeat in range(repeats):
-        for c in variants:
-            turns[c.name].append([])
-            seconds[c.name].append([0, 0.0])
+    policies = {v.name: v.policy() if v.policy else None for v in variants}
+    results = {v.name: _Results() for v in variants}
+    for variant in variants:
+        run_once(variant, prompts[0], max_new_tokens, sampling, seed, policies[variant.name])
+    for _ in range(repeats):
+        for result in results.values():
+            result.begin_repeat()
         for index, prompt in enumerate(prompts):
-            for c in variants:
-                text, emitted, elapsed, counted = _turn(
-                    c, prompt, max_new_tokens, sampling, seed + index, policies[c.name]
-                )
-                turns[c.name][repeat].append(emitted / elapsed)
-                seconds[c.name][repeat][0] += emitted
-                seconds[c.name][repeat][1] += elapsed
-                drafting[c.name].append(counted.seconds_draft / max(1, counted.steps))
-                if repeat == 0:
-                    texts[c.name].append(text)
-                    counts[c.name].add(counted)
+            for variant in variants:
+                policy = policies[variant.name]
+                run = run_once(variant, prompt, max_new_tokens, sampling, seed + index, policy)
+                results[variant.name].add(run)
                 progress(1)
-    results = {}
-    for c in variants:
-        rates = [tokens / elapsed for tokens, elapsed in seconds[c.name]]
-        results[c.name] = Speed(
-            statistics.median(rates), min(rates), max(rates), counts[c.name].tokens_per_step(),
-            counts[c.name].acceptance(), turns[c.name], texts[c.name],
-            counts[c.name].steps, counts[c.name].lengths, statistics.median(drafting[c.name]),
-        )  # fmt: skip
-    return results
+    return {name: result.speed() for name, result in results.items()}
 
 
 def tune(
@@ -130,11 +114,11 @@ def tune(
     max_new_tokens: int,
     sampling: SamplingParams,
 ) -> None:
-    """Give the contestant the draft depth and the least confidence with which it is fastest on these prompts."""
+    """Set the variant's draft depth and minimum confidence to the fastest pair on these prompts."""
     settings = list(itertools.product(depths, confidences))
     variants = [
-        replace(variant, name=str(i), draft_depth=d, min_confidence=c)
-        for i, (d, c) in enumerate(settings)
+        replace(variant, name=str(i), draft_depth=depth, min_confidence=confidence)
+        for i, (depth, confidence) in enumerate(settings)
     ]
     speeds = measure_interleaved(
         variants, prompts, max_new_tokens=max_new_tokens, sampling=sampling, repeats=1
@@ -143,116 +127,92 @@ def tune(
     variant.draft_depth, variant.min_confidence = settings[int(fastest)]
 
 
-@dataclass
-class Agreement:
-    """Greedy texts against the target's own plain decoding."""
-
-    texts: int = 0
-    equal: int = 0
-    ties: int = 0  # parted where the two best logits are equal up to rounding
-    wrong: list[str] = field(default_factory=list)  # one sentence a text that parted anywhere else
-
-
-def check_greedy_texts(
-    variant: Variant,
-    prompts: Sequence[np.ndarray],
-    texts: Sequence[Sequence[int]],
-    allow_ties: bool,
-) -> Agreement:
-    """Decode each prompt plainly with the contestant's own target and compare with `texts`.
-
-    allow_ties: count a text that parts at a tie of the two best logits as such; otherwise it is wrong like any other.
-    """
-    agreement = Agreement()
-    target = variant.target
-    for prompt, text in zip(prompts, texts, strict=True):
-        agreement.texts += 1
-        plain = generate(target, None, prompt, max_new_tokens=len(text) - len(prompt))
-        for _ in plain:
-            pass
-        if plain.tokens == list(text):
-            agreement.equal += 1
-            continue
-        place = next(i for i, (a, b) in enumerate(zip(plain.tokens, text, strict=False)) if a != b)
-        target.truncate(0)
-        logits = np.sort(to_numpy(target.forward(np.asarray(text[:place])).logits[-1]))
-        margin = float(logits[-1] - logits[-2]) / max(1.0, float(np.abs(logits).max()))
-        if allow_ties and margin <= TIE:
-            agreement.ties += 1
-        else:
-            agreement.wrong.append(
-                f"{variant.name}: token {place} of a text is {text[place]}, plain decoding gives {plain.tokens[place]} "
-                f"and the two best logits differ by {margin:.2g} of the largest"
-            )
-    return agreement
-
-
-def peak_memory(build: Callable[[], Variant], prompt: np.ndarray, max_new_tokens: int) -> int:
-    """Bytes alive at the worst moment of decoding one text greedily: weights, cache, tables, buffers.
-
-    Host memory as Python's allocators count it, beyond what was there before the decoder was built: with NumPy's arrays and
-    those that compiled kernels compute in, without mapped files. On a GPU also by how much the memory pool had to grow.
-    """
-    empty_gpu_pool()
-    pool_before = gpu_pool_bytes()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        variant = build()
-        gc.collect()
-        tracemalloc.reset_peak()
-        _turn(variant, prompt, max_new_tokens, GREEDY, 0)
-        return tracemalloc.get_traced_memory()[1] - before + gpu_pool_bytes() - pool_before
-    finally:
-        tracemalloc.stop()
-
-
-@dataclass
-class _Counts:
-    emitted: int = 0
-    steps: int = 0
-    lengths: list[int] = field(default_factory=list)
-    drafted: list[int] = field(default_factory=list)
-    accepted: list[int] = field(default_factory=list)
-
-    def add(self, counted: object) -> None:
-        self.emitted += counted.emitted - 1  # the first token comes from the prompt's pass
-        self.steps += counted.steps
-        pairs = (
-            (self.lengths, counted.passes_of_length),
-            (self.drafted, counted.drafted),
-            (self.accepted, counted.accepted),
-        )
-        for total, new in pairs:
-            total.extend([0] * (len(new) - len(total)))
-            for depth, count in enumerate(new):
-                total[depth] += count
-
-    def tokens_per_step(self) -> float:
-        return self.emitted / self.steps if self.steps else math.nan
-
-    def acceptance(self) -> list[float]:
-        return [a / d if d else math.nan for a, d in zip(self.accepted, self.drafted, strict=True)]
-
-
-def _turn(
+def run_once(
     variant: Variant,
     prompt: np.ndarray,
     max_new_tokens: int,
     sampling: SamplingParams,
     seed: int,
     policy: DraftPolicy | None = None,
-) -> tuple:
-    """One text: its tokens, how many came after the first, the seconds they took, the statistics."""
+) -> Run:
+    """Generate one sequence and time it from the second token on."""
     if variant.drafter:
         variant.drafter.min_confidence = variant.min_confidence
     generation = generate(
-        variant.target, variant.drafter, prompt, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, draft_depth=variant.draft_depth,
-        rule=variant.rule, tree=variant.tree, policy=policy,
-    )  # fmt: skip
+        variant.target,
+        variant.drafter,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        seed=seed,
+        draft_depth=variant.draft_depth,
+        rule=variant.rule,
+        tree=variant.tree,
+        policy=policy,
+    )
     next(generation)
     started = perf_counter()
     for _ in generation:
         pass
-    elapsed = perf_counter() - started
-    return generation.tokens, generation.statistics.emitted - 1, elapsed, generation.statistics
+    seconds = perf_counter() - started
+    found = generation.statistics
+    return Run(generation.tokens, found.emitted - 1, seconds, found)
+
+
+@dataclass
+class _Results:
+    """The runs of one variant so far. The first repeat's texts and counts stand for all repeats."""
+
+    rates: list[list[float]] = field(default_factory=list)
+    totals: list[list[float]] = field(default_factory=list)  # [tokens, seconds] by repeat
+    drafting: list[float] = field(default_factory=list)  # seconds per step, by run
+    texts: list[list[int]] = field(default_factory=list)
+    emitted: int = 0
+    steps: int = 0
+    lengths: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+
+    def begin_repeat(self) -> None:
+        self.rates.append([])
+        self.totals.append([0, 0.0])
+
+    def add(self, run: Run) -> None:
+        self.rates[-1].append(run.emitted / run.seconds)
+        self.totals[-1][0] += run.emitted
+        self.totals[-1][1] += run.seconds
+        self.drafting.append(run.statistics.seconds_draft / max(1, run.statistics.steps))
+        if len(self.totals) == 1:
+            self.texts.append(run.tokens)
+            self._count(run)
+
+    def _count(self, run: Run) -> None:
+        found = run.statistics
+        self.emitted += run.emitted
+        self.steps += found.steps
+        _add_counts(self.lengths, found.passes_of_length)
+        _add_counts(self.drafted, found.drafted)
+        _add_counts(self.accepted, found.accepted)
+
+    def speed(self) -> Speed:
+        rates = [tokens / seconds for tokens, seconds in self.totals]
+        pairs = zip(self.accepted, self.drafted, strict=True)
+        return Speed(
+            tokens_per_second=statistics.median(rates),
+            slowest=min(rates),
+            fastest=max(rates),
+            tokens_per_step=self.emitted / self.steps if self.steps else math.nan,
+            acceptance=[accepted / drafted if drafted else math.nan for accepted, drafted in pairs],
+            rates=self.rates,
+            texts=self.texts,
+            steps=self.steps,
+            passes_of_length=self.lengths,
+            drafting_seconds_per_step=statistics.median(self.drafting),
+        )
+
+
+def _add_counts(total: list[int], new: Sequence[int]) -> None:
+    """Add counts by index, extending `total` if `new` is longer."""
+    total.extend([0] * (len(new) - len(total)))
+    for index, count in enumerate(new):
+        total[index] += count

@@ -102,7 +102,7 @@ def bench_kernels(options: argparse.Namespace) -> int:
     from minimtp.bench.kernels.speed import measure_kernels
 
     measure_kernels(
-        largest=options.largest, rounds=options.rounds, device=options.device, out=options.out
+        max_size=options.max_size, rounds=options.rounds, device=options.device, out=options.out
     )
     return 0
 

@@ -367,9 +367,9 @@ def make_parser() -> Parser:
 
     new = command(
         bench_kernels, "[options]", "products of 1 to 16 rows, beside the memory's speed and NumPy's product",
-        "minimtp bench kernels --largest 64",
+        "minimtp bench kernels --max-size 64",
     )  # fmt: skip
-    new.add_argument("--largest", type=whole, default=512, metavar="MB",
+    new.add_argument("--max-size", type=whole, default=512, metavar="MB",
                      help="of a matrix in float32; 512, the default, exceeds most caches even as int4")  # fmt: skip
     new.add_argument(
         "--rounds", type=whole, default=5, metavar="N", help="rounds of each product (default: 5)"

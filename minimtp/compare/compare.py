@@ -33,14 +33,9 @@ import minimtp
 from minimtp import kernels, machine
 from minimtp.backend import Device, choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.interleaved import (
-    Speed,
-    Variant,
-    check_greedy_texts,
-    measure_interleaved,
-    peak_memory,
-    tune,
-)
+from minimtp.bench.agreement import check_greedy_texts
+from minimtp.bench.interleaved import Speed, Variant, measure_interleaved, tune
+from minimtp.bench.memory import peak_memory
 from minimtp.compare.claims import judge, memory, table
 from minimtp.compare.plot import draw_comparison
 from minimtp.decode.decoder import deploy

@@ -1,4 +1,5 @@
-"""`minimtp bench --all`: every measurement once, in order, and after an interruption only what is missing."""
+"""`minimtp bench --all`: every measurement once, in order, and after an interruption only what is
+missing."""
 
 import json
 from unittest.mock import Mock
@@ -25,7 +26,8 @@ class Measured(list):
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """What was measured, in order: names, and the devices. Each measurement writes only that it was made."""
+    """What was measured, in order: names, and the devices. Each measurement writes only that it was
+    made."""
     monkeypatch.chdir(tmp_path)
     done, devices = Measured(), []
     done.devices = devices

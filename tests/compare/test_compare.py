@@ -8,8 +8,9 @@ import pytest
 
 from minimtp import machine
 from minimtp.backend import numpy as np
-from minimtp.bench import interleaved as measure
-from minimtp.bench.interleaved import Variant, check_greedy_texts, measure_interleaved, tune
+from minimtp.bench import interleaved
+from minimtp.bench.agreement import Agreement, check_greedy_texts
+from minimtp.bench.interleaved import Run, Variant, measure_interleaved, tune
 from minimtp.cli import main
 from minimtp.compare import claims, compare
 from minimtp.decode.sampling import GREEDY
@@ -238,7 +239,7 @@ def test_a_race_gives_each_contestant_every_prompt_and_counts_its_steps():
     assert speeds["plain"].tokens_per_step == 1.0
     assert speeds["drafting"].tokens_per_step == 5.0
     assert speeds["drafting"].acceptance == [1.0] * 4
-    assert np.shape(speeds["drafting"].turns) == (3, 2)
+    assert np.shape(speeds["drafting"].rates) == (3, 2)
 
 
 def test_equal_texts_agree():
@@ -269,7 +270,7 @@ def test_a_text_that_differs_from_plain_decoding_is_told_with_exit_code_1_each_t
     finished, monkeypatch, tmp_path, capsys
 ):
     def parted(variant, prompts, texts, allow_ties):
-        return measure.Agreement(
+        return Agreement(
             2, 1, 0, [f"{variant.name}: token 9 of a text is 1, plain decoding gives 2"]
         )
 
@@ -295,15 +296,11 @@ def test_a_text_too_short_to_measure_on_is_refused_before_anything_is_written(tm
 def test_tuning_chooses_the_fastest_way_to_draft(monkeypatch):
     rates = {(4, 0.0): 10.0, (4, 0.5): 30.0, (2, 0.0): 20.0, (2, 0.5): 5.0}
 
-    def turn(variant, prompt, max_new_tokens, law, seed, lengths):
-        return (
-            [],
-            1,
-            1 / rates[variant.draft_depth, variant.min_confidence],
-            Statistics(emitted=2, steps=1),
-        )
+    def run_once(variant, prompt, max_new_tokens, sampling, seed, policy):
+        seconds = 1 / rates[variant.draft_depth, variant.min_confidence]
+        return Run([], 1, seconds, Statistics(emitted=2, steps=1))
 
-    monkeypatch.setattr(measure, "_turn", turn)
+    monkeypatch.setattr(interleaved, "run_once", run_once)
     variant = Variant("drafting", Counting(), Knowing(), 4)
     tune(variant, (4, 2), (0.0, 0.5), PROMPTS, 11, GREEDY)
     assert (variant.draft_depth, variant.min_confidence) == (4, 0.5)

@@ -13,7 +13,7 @@ import minimtp
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.weight_formats import ROUNDED
-from minimtp.bench.interleaved import TIE
+from minimtp.bench.agreement import TIE
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.options import generate

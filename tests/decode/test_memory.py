@@ -8,7 +8,8 @@ import pytest
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.bench.interleaved import Variant, peak_memory
+from minimtp.bench.interleaved import Variant
+from minimtp.bench.memory import peak_memory
 from minimtp.compare import compare
 from minimtp.decode.decoder import deploy
 from minimtp.quant.packed import weight_bytes

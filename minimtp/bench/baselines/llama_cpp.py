@@ -1,10 +1,12 @@
-"""The same decoding in llama.cpp, to be measured beside ours: the same weights as a GGUF file, through its C functions.
+"""The same decoding in llama.cpp, to be measured beside ours: the same weights as a GGUF file,
+through its C functions.
 
-One thread, as minimtp decodes, on the CPU, and otherwise as llama.cpp comes: it lays blocks out anew for this processor when it
-loads them, keeps keys and values in float16, and computes attention over them in one piece where it can.
+One thread, as minimtp decodes, on the CPU, and otherwise as llama.cpp comes: it lays blocks out
+anew for this processor when it loads them, keeps keys and values in float16, and computes attention
+over them in one piece where it can.
 
-The only file that imports llama_cpp, and not before a peer is made. Its functions were renamed more than once; a name that an
-older version has stands behind the newer one.
+The only file that imports llama_cpp, and not before a peer is made. Its functions were renamed more
+than once; a name that an older version has stands behind the newer one.
 """
 
 import ctypes
@@ -33,8 +35,9 @@ class Logits(NamedTuple):
 class LlamaDecoder:
     """A GGUF file decoding in llama.cpp: a `Target` of decode/generation.py.
 
-    exact: keys and values in float32, and attention step by step: slower for long texts, and no rounding that ours has not.
-    Raises ImportError where llama_cpp cannot be used, OSError for a file that llama.cpp does not load.
+    exact: keys and values in float32, and attention step by step: slower for long texts, and no
+    rounding that ours has not. Raises ImportError where llama_cpp cannot be used, OSError for a
+    file that llama.cpp does not load.
     """
 
     def __init__(self, path: str | Path, exact: bool = False) -> None:
@@ -82,7 +85,8 @@ class LlamaDecoder:
 
     @classmethod
     def of(cls, model: LanguageModel, exact: bool = False) -> "LlamaDecoder":
-        """The trunk of a model of ours, by way of a temporary file. Raises UserError for one that GGUF cannot hold."""
+        """The trunk of a model of ours, by way of a temporary file. Raises UserError for one that
+        GGUF cannot hold."""
         folder = tempfile.TemporaryDirectory(prefix="minimtp-", ignore_cleanup_errors=True)
         path = Path(folder.name, "trunk.gguf")
         gguf.write(path, model, ByteTokenizer(), "trunk")
@@ -97,7 +101,8 @@ class LlamaDecoder:
         self.length = length
 
     def forward(self, tokens: np.ndarray) -> Logits:
-        """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit the context."""
+        """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit
+        the context."""
         batch, rows, start = self.batch, len(tokens), self.length
         if start + rows > self.context_length:
             raise ValueError(
@@ -123,7 +128,8 @@ class LlamaDecoder:
         return Logits(logits)
 
     def tokenize(self, text: str) -> list[int]:
-        """A text's tokens by llama.cpp's own tokenizer; marks such as the end are no marks in it."""
+        """A text's tokens by llama.cpp's own tokenizer; marks such as the end are no marks in
+        it."""
         raw = text.encode()
         room = len(raw) + 8
         found = (ctypes.c_int32 * room)()
@@ -150,7 +156,8 @@ def _library() -> ModuleType:
 
 
 def _silence(api: ModuleType) -> object:
-    """A log that keeps nothing; C calls it for as long as the process lives, so it has to live as long."""
+    """A log that keeps nothing; C calls it for as long as the process lives, so it has to live as
+    long."""
     if not _kept:
         _kept.append(api.llama_log_callback(lambda level, text, data: None))
     return _kept[0]

@@ -1,22 +1,24 @@
-"""What rules and trees bring, apart from time: `minimtp bench rounds`.
+"""What rules and trees gain, apart from time: `minimtp bench rounds`.
 
-Seconds are a machine's, the tokens that a round emits are the rule's. So nothing is timed here: from many places of a held-out
-text each way of drafting writes on for `ROUNDS` rounds, and their tokens are counted. That is too short for a model to run in
-circles. The places are the same for all ways, so that differences show that the figures themselves are too rough for: each is
-given with its 95 % confidence interval over the places,
+Seconds depend on the machine; the tokens of a round depend only on the rule and the drafts. Nothing is
+timed here. From many places of a held-out text, each variant generates for `ROUNDS` rounds, and their
+tokens are counted. That is too short for a model to fall into a loop. All variants start from the same
+places, so differences are visible that the figures themselves are too noisy for. Each difference is
+given with its 95 % confidence interval over the places:
 
-    over the chain    a tree less the chain of the same rule. A tree accepts at least what the chain of its first children does,
-                      but with as many drafts it is not as deep
-    over token        a rule less the token rule, the drafts being of the same form. The block rule brings no less on average
-                      (Sun et al. 2024, 2403.10444), nor does traversal for trees (Weng et al. 2025, 2505.12398); to write
-                      plain decoding's text, as the two others do, may cost some
+    over the chain    a tree minus the chain of the same rule. A tree accepts at least what the chain of
+                      its first children accepts, but with as many drafts it is not as deep
+    over token        a rule minus the token rule, with drafts of the same form. On average the block
+                      rule accepts no fewer drafts (Sun et al. 2024, 2403.10444), nor does traversal for
+                      trees (Weng et al. 2025, 2505.12398). The other two rules generate the text of
+                      plain decoding, which may cost acceptance
 
-and a tree, or the block rule, is said to be behind where the whole interval, made half as wide again, lies below zero: that
-happens by chance once in six hundred times where there is no difference, and there are dozens of comparisons.
+A tree or the block rule counts as behind if the interval, widened by half, lies below zero. Without a
+real difference that happens by chance once in six hundred comparisons, and there are dozens.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from math import sqrt
 from pathlib import Path
@@ -27,33 +29,30 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.decode.report import aligned
-from minimtp.bench.decode.speed import (
-    FIXED_DEPTH,
-    LARGEST_TREE,
-    Sizes,
-    choose_prompts,
-    fitting,
-    json_lines,
-)
+from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
+from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
+from minimtp.bench.json_lines import json_lines
+from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import generate
 from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.training import checkpoint
 from minimtp.training.checkpoint import load
 
 FILE_NAME = "bench-rounds.json"
 TEXTS, TEMPERATURES = ("code", "prose"), (0.0, 1.0)
 ROUNDS = 4
-FORMS = {"chain": 0, f"tree of {FIXED_DEPTH}": FIXED_DEPTH, f"tree of {LARGEST_TREE}": LARGEST_TREE}
 CHAIN = "chain"
-SURE = 1.5  # intervals, to say that a way is behind
+FORMS = {CHAIN: 0, f"tree of {FIXED_DEPTH}": FIXED_DEPTH, f"tree of {MAX_TREE}": MAX_TREE}
+CERTAINTY = 1.5  # half intervals below zero that count as behind
 TOKEN, BLOCK = "token", "block"
 Row = dict[str, object]
+Kind = tuple[str, str, str]  # (drafter, form, rule)
 
 
 def measure_tokens_per_round(
@@ -68,93 +67,103 @@ def measure_tokens_per_round(
     out: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, object]:
-    """Count the tokens of a round with the run in `folder`, at most `FIXED_DEPTH` drafts deep, from `places` of each text.
+    """Count the tokens per round of the run in `folder`, with draft depths up to `FIXED_DEPTH`.
 
-    small: a run with the same tokens that drafts as well. out: a folder to write what was found to. Raises UserError for what
-    cannot be used.
+    places: starting points per text. small: a run with the same tokenizer that drafts too. out: a
+    folder for the result. Raises UserError if an option is invalid.
     """
     if places < 2:
-        raise UserError(
-            f"places must be at least 2, for one says nothing about how far others differ, not {places}"
-        )
+        raise UserError(f"places must be at least 2 to estimate an interval, not {places}")
     loaded = load(folder, device)
-    sizes = fitting(
-        Sizes(prompts=places, prompt=64, max_new_tokens=2 + ROUNDS * (FIXED_DEPTH + 1)), loaded
-    )
-    laws = [SamplingParams(temperature) for temperature in temperatures]
+    max_new_tokens = 2 + ROUNDS * (FIXED_DEPTH + 1)
+    wanted = Sizes(prompts=places, prompt=64, max_new_tokens=max_new_tokens)
+    sizes = fit_to_context(wanted, loaded)
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     target, heads = deploy(loaded.model)
     drafters = every_drafter(loaded, heads, load(small, device) if small else None)
     if out is not None:
-        out = make_folder(out)
+        out = checkpoint.make_folder(out)
     for name, reason in missing.items():
         report(f"{name} is left out: {reason}")
     rows = []
-    for text, law in product(prompts, laws):
-        ways = list(_ways(drafters, law))
-        with tqdm(
-            total=len(ways) * places,
-            desc=f"{text}, T={law.temperature:g}",
-            disable=None,
-            file=stderr,
-        ) as bar:
-            counts = {}
-            for way in ways:
-                name, form, rule = way
-                depth = min(FIXED_DEPTH, drafters[name].max_depth)
-                options = dict(
-                    max_new_tokens=sizes.max_new_tokens, sampling=law, rule=rule, draft_depth=depth
-                )
-                counts[way] = np.array([
-                    tokens_per_round(target, drafters[name], prompt, seed=seed + place, tree=FORMS[form], **options)
-                    for place, prompt in enumerate(prompts[text])
-                ])  # fmt: skip
-                bar.update(places)
-        rows += _rows(text, law.temperature, counts)
+    for text, temperature in product(prompts, temperatures):
+        sampling = SamplingParams(temperature)
+        counts = _count(target, drafters, prompts[text], sampling, sizes, seed, text)
+        rows += _rows(text, temperature, counts)
     result = {
         "measurement": "rounds", "run": str(folder), "recipe": loaded.recipe.to_dict(),
-        "parameters": loaded.recipe.trunk_parameters(), "small": None if small is None else str(small),
-        "places": places, "prompt": sizes.prompt, "rounds": ROUNDS, "depth": FIXED_DEPTH, "seed": seed, "missing": missing,
-        "kernels": kernels.describe(choose_device(device).name)[0], "versions": machine.versions(), "rows": rows,
+        "parameters": loaded.recipe.trunk_parameters(),
+        "small": None if small is None else str(small), "places": places, "prompt": sizes.prompt,
+        "rounds": ROUNDS, "depth": FIXED_DEPTH, "seed": seed, "missing": missing,
+        "kernels": kernels.describe(choose_device(device).name)[0],
+        "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
     if out is not None:
-        write_text(out / FILE_NAME, json_lines(result))
+        checkpoint.write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     if out is not None:
         report(f"saved {out / FILE_NAME}")
     return result
 
 
+def _count(
+    target: Target,
+    drafters: Mapping[str, Drafter],
+    prompts: Sequence[np.ndarray],
+    sampling: SamplingParams,
+    sizes: Sizes,
+    seed: int,
+    text: str,
+) -> dict[Kind, np.ndarray]:
+    """Tokens per round at every place, by drafter, form and rule."""
+    kinds = list(_kinds(drafters, sampling))
+    description = f"{text}, T={sampling.temperature:g}"
+    counts = {}
+    total = len(kinds) * len(prompts)
+    with tqdm(total=total, desc=description, disable=None, file=stderr) as bar:
+        for name, form, rule in kinds:
+            drafter = drafters[name]
+            options = dict(
+                max_new_tokens=sizes.max_new_tokens,
+                sampling=sampling,
+                rule=rule,
+                draft_depth=min(FIXED_DEPTH, drafter.max_depth),
+                tree=FORMS[form],
+            )
+            means = [
+                tokens_per_round(target, drafter, prompt, seed=seed + place, **options)
+                for place, prompt in enumerate(prompts)
+            ]
+            counts[name, form, rule] = np.array(means)
+            bar.update(len(prompts))
+    return counts
+
+
 def tokens_per_round(
-    target: Target, drafter: object, prompt: np.ndarray, **options: object
+    target: Target, drafter: Drafter, prompt: np.ndarray, **options: object
 ) -> float:
-    """The mean over the first `ROUNDS` rounds behind the prompt's own, or as many as the context has room for."""
+    """Mean over the first `ROUNDS` rounds after prefill, or over as many as fit the context.
+
+    options: those of `generate`.
+    """
     rounds = generate(target, drafter, prompt, **options).rounds()
     next(rounds)
-    return statistics.fmean(
-        len(round_.tokens) for round_, _ in zip(rounds, range(ROUNDS), strict=False)
-    )
+    found = zip(rounds, range(ROUNDS), strict=False)
+    return statistics.fmean(len(round_.tokens) for round_, _ in found)
 
 
-def _ways(drafters: dict[str, object], sampling: SamplingParams) -> Iterator[tuple[str, str, str]]:
-    """(drafter, form, rule), one rule where all are the same."""
+def _kinds(drafters: Mapping[str, Drafter], sampling: SamplingParams) -> Iterator[Kind]:
+    """(drafter, form, rule); only the first rule at temperature 0, where all are the same."""
     for (name, drafter), form in product(drafters.items(), FORMS):
         if form == CHAIN or hasattr(drafter, "draft_tree"):
             for rule in RULES[:1] if sampling.greedy else RULES:
                 yield name, form, rule
 
 
-def _rows(
-    text: str, temperature: float, counts: dict[tuple[str, str, str], np.ndarray]
-) -> Iterator[Row]:
+def _rows(text: str, temperature: float, counts: Mapping[Kind, np.ndarray]) -> Iterator[Row]:
     for (name, form, rule), found in counts.items():
-        row = {
-            "text": text,
-            "temperature": temperature,
-            "drafter": name,
-            "form": form,
-            "rule": rule,
-        }
+        row: Row = {"text": text, "temperature": temperature}
+        row |= {"drafter": name, "form": form, "rule": rule}
         row["tokens_per_round"] = interval(found)
         row["over_chain"] = None if form == CHAIN else interval(found - counts[name, CHAIN, rule])
         token = counts.get((name, form, TOKEN))
@@ -168,44 +177,45 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def behind(rows: Sequence[Row]) -> tuple[int, list[str]]:
-    """(how many comparisons of trees with chains and of the block rule with the token rule there are, those that are lost)."""
+    """Return (number of comparisons, a sentence for each that is lost).
+
+    Trees are compared with their chains, the block rule with the token rule.
+    """
     compared = [(row, "its chain", row["over_chain"]) for row in rows if row["over_chain"]]
-    compared += [
-        (row, "the token rule", row["over_token"])
-        for row in rows
-        if row["over_token"] and row["rule"] == BLOCK
-    ]
-    lost = [
-        f"behind {other}: {row['text']} at temperature {row['temperature']:g}, {row['drafter']}, {row['form']}, {row['rule']}: "
-        f"{_signed(difference)}"
-        for row, other, difference in compared
-        if difference[0] + SURE * difference[1] < 0
-    ]
+    for row in rows:
+        if row["over_token"] and row["rule"] == BLOCK:
+            compared.append((row, "the token rule", row["over_token"]))
+    lost = []
+    for row, other, difference in compared:
+        if difference[0] + CERTAINTY * difference[1] < 0:
+            case = f"{row['text']} at temperature {row['temperature']:g}, {row['drafter']}"
+            case += f", {row['form']}, {row['rule']}"
+            lost.append(f"behind {other}: {case}: {_signed(difference)}")
     return len(compared), lost
 
 
-def table(result: dict[str, object], markdown: bool = False) -> str:
-    """A line a drafter, form and rule; for each text and temperature tokens a round, and what they are ahead."""
+def table(result: Mapping[str, object], markdown: bool = False) -> str:
+    """Tokens per round and differences: a line per drafter, form and rule, a column per text and
+    temperature."""
     rows = result["rows"]
     columns = list(dict.fromkeys((row["text"], row["temperature"]) for row in rows))
     drafters = dict.fromkeys(row["drafter"] for row in rows)
-    cells = {
-        (row["drafter"], row["form"], row["rule"], row["text"], row["temperature"]): row
-        for row in rows
-    }
+    keys = ("drafter", "form", "rule", "text", "temperature")
+    cells = {tuple(row[key] for key in keys): row for row in rows}
     lines = [["", *(f"{text} T={temperature:g}" for text, temperature in columns)]]
-    for way in product(drafters, FORMS, RULES):
-        found = [cells.get((*way, *column)) for column in columns]
+    for kind in product(drafters, FORMS, RULES):
+        found = [cells.get((*kind, *column)) for column in columns]
         if any(found):
-            lines.append([", ".join(way), *map(_cell, found)])
+            lines.append([", ".join(kind), *map(_cell, found)])
     compared, lost = behind(rows)
-    said = (
-        f"Tokens a round, at most {result['depth']} drafts deep, in the first {result['rounds']} rounds behind "
-        f"{result['places']} places of held-out text, with 95 % confidence intervals. In brackets: what a tree gains over the "
-        f"chain of the same rule, and a rule over the token rule with drafts of the same form. Of {compared} comparisons of "
-        f"trees and of the block rule {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
+    note = (
+        f"Tokens per round with at most {result['depth']} drafts in sequence, over the first "
+        f"{result['rounds']} rounds at {result['places']} places of held-out text, with 95 % "
+        "confidence intervals. In brackets: a tree minus the chain of the same rule, and a rule minus "
+        f"the token rule with drafts of the same form. Of {compared} comparisons of trees and of the "
+        f"block rule, {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
     )
-    return "\n".join([aligned(lines, markdown), "", said, *lost])
+    return "\n".join([aligned(lines, markdown), "", note, *lost])
 
 
 def _cell(row: Row | None) -> str:

@@ -1,19 +1,23 @@
-"""One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, beside others: a part of `minimtp bench decode`.
+"""One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, next to the baselines.
 
-All take turns on the same prompts (code, where it is measured), on the CPU with one thread each. Weights are rounded to nearest
-here: what rounding costs in quality is the business of `minimtp bench quality`. A model that is packed already is measured as
-it is. PyTorch decodes the float weights (../torch_peer), eagerly, and on a GPU also with a token's pass as a CUDA graph, in
-float32 and in float16; llama.cpp decodes every form of the trunk on the CPU (../llama_peer). Both go through the same loop, so
-what differs is the pass alone. Where a peer is missing, the report says so.
+This is a part of `minimtp bench decode`. All variants alternate on the same prompts (code, if it is
+measured). On the CPU each uses one thread. Weights are rounded to nearest here: `minimtp bench quality`
+measures what rounding costs in quality. A model that is packed already is measured as it is.
 
-On a GPU half precision is what everybody decodes with, so the form in float16 comes first, and the others are held against it.
-There decoding one token can be no faster than its memory. So beside each form stand the seconds of a pass over one token, on
-the device's own clock, and what share of its copy bandwidth they make with the bytes that such a pass cannot do without: every
-weight of a product once, and the keys and values of the tokens before it. The host launches each pass, and where that takes
-longer than the pass, as for small models, the share is the host's.
+PyTorch decodes the float weights eagerly (../baselines/pytorch). On a GPU it also decodes with the
+forward pass of a token as a CUDA graph, in float32 and in float16. llama.cpp decodes every format of the
+trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the forward pass
+differs. The report says which baseline is missing and why.
+
+On a GPU everybody decodes in half precision. The float16 format therefore comes first, and the others
+are compared with it. A token can be no faster than the memory. Each format is shown with the time of a
+forward pass over one token, by the device's own clock, and its share of the copy bandwidth. The share
+counts the bytes that the pass must read: every weight of a matrix product once, and the cached keys and
+values. The host launches each pass. If launching takes longer than the pass, as for small models, the
+share reflects the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -23,6 +27,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench import gpu
 from minimtp.bench.baselines.llama_cpp import LlamaDecoder
 from minimtp.bench.baselines.pytorch.decoding import GraphedTorchDecoder, TorchDecoder
+from minimtp.bench.decode.prompts import Sizes
 from minimtp.bench.interleaved import Variant, measure_interleaved
 from minimtp.decode.decoder import CONFIDENCE, deploy
 from minimtp.decode.drafters.drafter import Drafter
@@ -40,23 +45,23 @@ from minimtp.training.checkpoint import LoadedRun
 ROUNDED = {"int8": QuantizationSpec(weights="q8_0", heads="q8_0"), "int4": QuantizationSpec()}
 HALF = QuantizationSpec(weights="f16", embedding="f16", heads="f16")
 TORCH, LLAMA = "PyTorch", "llama.cpp"
-CALLS = 16  # passes that are timed together
+CALLS = 16  # forward passes timed together
 
 
 @dataclass
-class Form:
-    """One model's weights in one form, ready to decode: bytes of all of them, and of those that a pass over a token reads."""
+class Format:
+    """One model's weights in one format, ready to decode."""
 
     name: str
     target: ModelRunner | TorchDecoder | LlamaDecoder
     heads: Drafter | None
-    bytes: int
-    bits: float
-    bytes_of_a_pass: int
+    bytes: int  # all weights
+    bits: float  # per weight
+    bytes_per_pass: int  # weights that a forward pass over one token reads
 
 
 def models(loaded: LoadedRun, device: str) -> dict[str, LanguageModel]:
-    """The model in every form that is measured; the first is what all the others are held against."""
+    """The model in every format; the others are compared with the first."""
     if loaded.packed is not None or loaded.fake_quantized:
         return {"packed": convert(loaded.model) if loaded.fake_quantized else loaded.model}
     half = {} if device == "cpu" else {"fp16": round_to_nearest(loaded.model, HALF)}
@@ -64,91 +69,83 @@ def models(loaded: LoadedRun, device: str) -> dict[str, LanguageModel]:
     return half | {"fp32": loaded.model} | packed
 
 
-def deployed(name: str, model: LanguageModel) -> Form:
+def deployed(name: str, model: LanguageModel) -> Format:
     """The model as `minimtp generate` decodes it."""
     target, heads = deploy(model)
-    return Form(
-        name, target, heads, weight_bytes(model), bits_per_weight(model), bytes_of_a_pass(model)
-    )
+    size, bits = weight_bytes(model), bits_per_weight(model)
+    return Format(name, target, heads, size, bits, bytes_per_pass(model))
 
 
-def bytes_of_a_pass(model: LanguageModel) -> int:
-    """Bytes of the weights that a token needs on its way: the trunk's, but one row only of a table that is only looked up."""
+def bytes_per_pass(model: LanguageModel) -> int:
+    """Bytes of the trunk's weights that a forward pass over one token reads.
+
+    An untied token table counts with one row, because it is only looked up.
+    """
     trunk = model.trunk
+    if trunk.output is None:
+        return weight_bytes(trunk)
     table = weight_bytes(trunk.embedding)
-    return weight_bytes(trunk) - (
-        0 if trunk.output is None else table - table // trunk.config.vocabulary_size
-    )
+    return weight_bytes(trunk) - (table - table // trunk.config.vocabulary_size)
 
 
-def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Form], dict[str, str]]:
-    """(the same weights in PyTorch, why it is missing)."""
+def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Format], dict[str, str]]:
+    """Return (the same weights in PyTorch, why PyTorch is missing)."""
     if loaded.packed is not None or loaded.fake_quantized:
         return [], {TORCH: "decodes full precision only, and these weights are packed"}
     if find_spec("torch") is None:
-        return [], {TORCH: "is not installed; pip install torch measures it too"}
+        return [], {TORCH: "is not installed; pip install torch to measure it too"}
     kinds = [("fp32", "float32", TorchDecoder)]
     if device != "cpu":
-        kinds += [("fp32, CUDA graph", "float32", GraphedTorchDecoder), ("fp16", "float16", TorchDecoder),
-                  ("fp16, CUDA graph", "float16", GraphedTorchDecoder)]  # fmt: skip
+        kinds += [
+            ("fp32, CUDA graph", "float32", GraphedTorchDecoder),
+            ("fp16", "float16", TorchDecoder),
+            ("fp16, CUDA graph", "float16", GraphedTorchDecoder),
+        ]
     found, model = [], loaded.model
     try:
         for name, dtype, decoder in kinds:
             share = np.dtype(dtype).itemsize / np.dtype(np.float32).itemsize
-            size, read = (
-                int(share * count) for count in (weight_bytes(model), bytes_of_a_pass(model))
-            )
             target = decoder(model.trunk, device, dtype)
-            found.append(
-                Form(f"{TORCH} {name}", target, None, size, share * bits_per_weight(model), read)
-            )
+            size = int(share * weight_bytes(model))
+            read = int(share * bytes_per_pass(model))
+            bits = share * bits_per_weight(model)
+            found.append(Format(f"{TORCH} {name}", target, None, size, bits, read))
     except ImportError as error:
         return [], {TORCH: f"cannot be used: {str(error).splitlines()[0]}"}
     return found, {}
 
 
-def in_llama(models: dict[str, LanguageModel], device: str) -> tuple[list[Form], dict[str, str]]:
-    """(the trunks of the models in llama.cpp, why it is missing)."""
+def in_llama(
+    measured: Mapping[str, LanguageModel], device: str
+) -> tuple[list[Format], dict[str, str]]:
+    """Return (the trunks of the models in llama.cpp, why llama.cpp is missing)."""
     if device != "cpu":
         return [], {LLAMA: "is measured on the CPU only"}
     if find_spec("llama_cpp") is None:
-        return [], {LLAMA: "is not installed; pip install llama-cpp-python measures it too"}
+        return [], {LLAMA: "is not installed; pip install llama-cpp-python to measure it too"}
     found = []
     try:
-        for name, model in models.items():
-            target, size = LlamaDecoder.of(model), weight_bytes(model.trunk)
-            found.append(
-                Form(
-                    f"{LLAMA} {name}",
-                    target,
-                    None,
-                    size,
-                    bits_per_weight(model.trunk),
-                    bytes_of_a_pass(model),
-                )
-            )
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-        UserError,
-    ) as error:  # a library that is not whole, a model that is no GGUF
+        for name, model in measured.items():
+            target = LlamaDecoder.of(model)
+            size, bits = weight_bytes(model.trunk), bits_per_weight(model.trunk)
+            read = bytes_per_pass(model)
+            found.append(Format(f"{LLAMA} {name}", target, None, size, bits, read))
+    # The library may be incomplete, and some models do not fit a GGUF file.
+    except (ImportError, RuntimeError, OSError, UserError) as error:
         return [], {LLAMA: f"cannot be measured: {str(error).splitlines()[0]}"}
     return found, {}
 
 
-def variants(all_forms: Sequence[Form]) -> dict[str, tuple[Variant, Form]]:
+def variants(formats: Sequence[Format]) -> dict[str, tuple[Variant, Format]]:
     """The decoders by name, with and without heads."""
     found = {}
-    for form in all_forms:
+    for form in formats:
         found[form.name] = Variant(form.name, form.target), form
         if form.heads is not None:
-            name, most = f"{form.name} + heads", form.heads.max_depth
-            lengths = partial(AdaptivePolicy, Costs(form.target, most), most)
-            found[name] = (
-                Variant(name, form.target, form.heads, most, CONFIDENCE, policy=lengths),
-                form,
-            )
+            name, depth = f"{form.name} + heads", form.heads.max_depth
+            policy = partial(AdaptivePolicy, Costs(form.target, depth), depth)
+            variant = Variant(name, form.target, form.heads, depth, CONFIDENCE, policy=policy)
+            found[name] = variant, form
     return found
 
 
@@ -156,62 +153,71 @@ def measure_weight_formats(
     loaded: LoadedRun,
     prompts: Sequence[np.ndarray],
     temperatures: Sequence[float],
+    sizes: Sizes,
     *,
     device: str,
-    max_new_tokens: int,
-    repeats: int,
     seed: int,
 ) -> dict[str, object]:
-    """Rows by temperature and name, each with its speed-up over the first; and why peers are missing.
+    """Return rows by temperature and name, with speed-ups over the first, and the missing baselines.
 
-    On a GPU also its copy bandwidth, and a form's pass over one token in the middle of such a text.
+    On a GPU also its copy bandwidth and a forward pass over one token in the middle of a text.
     """
     measured = models(loaded, device)
     ours = [deployed(name, model) for name, model in measured.items()]
     torch, torch_is_missing = in_torch(loaded, device)
     llama, llama_is_missing = in_llama(measured, device)
-    racing = variants([*ours, *torch, *llama])
+    compared = variants([*ours, *torch, *llama])
     rows = []
     for temperature in temperatures:
-        found = measure_interleaved(
-            [variant for variant, _ in racing.values()], prompts, max_new_tokens=max_new_tokens, sampling=SamplingParams(temperature), repeats=repeats,
+        speeds = measure_interleaved(
+            [variant for variant, _ in compared.values()],
+            prompts,
+            max_new_tokens=sizes.max_new_tokens,
+            sampling=SamplingParams(temperature),
+            repeats=sizes.repeats,
             seed=seed,
-        )  # fmt: skip
-        baseline = found[ours[0].name]
-        rows += [
-            {
-                "name": name, "temperature": temperature, "weight_bytes": form.bytes, "bits_per_weight": form.bits,
-                "tokens_per_second": found[name].tokens_per_second, "slowest": found[name].slowest,
-                "fastest": found[name].fastest, "tokens_per_step": found[name].tokens_per_step,
-                "speedup": found[name].speedup_over(baseline),
-            }
-            for name, (_, form) in racing.items()
-        ]  # fmt: skip
+        )
+        baseline = speeds[ours[0].name]
+        for name, (_, form) in compared.items():
+            speed = speeds[name]
+            rows.append({
+                "name": name, "temperature": temperature, "weight_bytes": form.bytes,
+                "bits_per_weight": form.bits, "tokens_per_second": speed.tokens_per_second,
+                "slowest": speed.slowest, "fastest": speed.fastest,
+                "tokens_per_step": speed.tokens_per_step, "speedup": speed.speedup_over(baseline),
+            })  # fmt: skip
     result = {"rows": rows, "missing": torch_is_missing | llama_is_missing}
     if device != "cpu":
-        length = min(len(prompts[0]) + max_new_tokens // 2, loaded.recipe.context_length - 1)
+        middle = len(prompts[0]) + sizes.max_new_tokens // 2
+        length = min(middle, loaded.recipe.context_length - 1)
         result |= passes([*ours, *torch], np.resize(prompts[0], length), choose_device(device))
     return result
 
 
-def passes(all_forms: Sequence[Form], text: np.ndarray, device: Device) -> dict[str, object]:
-    """A pass over one token behind a text (T,): its microseconds on the GPU's clock, the bytes it has to read, and the share of
-    the copy bandwidth that this makes."""
+def passes(formats: Sequence[Format], text: np.ndarray, device: Device) -> dict[str, object]:
+    """Measure a forward pass over one token after the tokens `text` (T,), for each format.
+
+    Gives its microseconds by the GPU's clock, the bytes it has to read, and their share of the copy
+    bandwidth.
+    """
     bandwidth, found = gpu.copy_gigabytes_per_second(device.xp), {}
-    for form in all_forms:
+    for form in formats:
         form.target.truncate(0)
         form.target.forward(text)
-        seconds, cache = _seconds(form.target, device), _cache_bytes(form.target)
-        size = form.bytes_of_a_pass + cache * len(text) // form.target.context_length
+        seconds, cache = _seconds_per_pass(form.target, device), _cache_bytes(form.target)
+        size = form.bytes_per_pass + cache * len(text) // form.target.context_length
+        share = size / seconds / 1e9 / bandwidth
         found[form.name] = {
-            "microseconds": 1e6 * seconds, "bytes": size, "share_of_copy": size / seconds / 1e9 / bandwidth
-        }  # fmt: skip
+            "microseconds": 1e6 * seconds,
+            "bytes": size,
+            "share_of_copy": share,
+        }
         form.target.truncate(0)
     return {"copy_gigabytes_per_second": bandwidth, "cached_tokens": len(text), "passes": found}
 
 
-def _seconds(target: ModelRunner | TorchDecoder, device: Device) -> float:
-    """Of the GPU, for a pass over one token behind those that are cached."""
+def _seconds_per_pass(target: ModelRunner | TorchDecoder, device: Device) -> float:
+    """GPU seconds of a forward pass over one token after the cached ones."""
     if isinstance(target, TorchDecoder):
         return target.seconds_of_a_pass(CALLS, gpu.TIMES)
     length, token = target.length, np.zeros(1, np.int64)
@@ -225,6 +231,6 @@ def _seconds(target: ModelRunner | TorchDecoder, device: Device) -> float:
 
 
 def _cache_bytes(target: ModelRunner | TorchDecoder) -> int:
-    """Of keys and values for the whole context."""
+    """Bytes of the keys and values of the whole context."""
     cache = target if isinstance(target, TorchDecoder) else target.cache
     return cache.keys.nbytes + cache.values.nbytes

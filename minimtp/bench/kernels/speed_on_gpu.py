@@ -1,6 +1,7 @@
-"""`minimtp bench kernels --device cuda`: the kernels' products, cuBLAS's and PyTorch's, on the device's own clock (gpu.py).
+"""The kernels' matrix products, cuBLAS's and PyTorch's on a GPU, timed by the device's own clock.
 
-CuPy records no call of cuBLAS, so that row is launched call by call, and for small matrices shows what launching takes.
+CuPy cannot record calls of cuBLAS into a CUDA graph. The cuBLAS row is therefore launched call by
+call, and for small matrices its time is the time of a launch.
 """
 
 import statistics
@@ -12,34 +13,33 @@ from tqdm import tqdm
 
 from minimtp.backend import Device, empty_gpu_pool
 from minimtp.bench import gpu
-from minimtp.bench.kernels.speed import ROWS, figures
+from minimtp.bench.kernels.figures import ROWS, figures
 from minimtp.kernels import cuda
 from minimtp.kernels.cuda.packed_linear import Prepared
 from minimtp.kernels.ggml import blocks
 
 OURS = ("q4_0", "q8_0", "f16", "f32", "cublas f32, launched")
-TORCH = {
-    "torch f16": False,
-    "torch f16, graph": True,
-}  # whether its calls are replayed as a CUDA graph
-CALLS = 16  # of a product that are timed together
-SIXTEEN_BITS = 2  # bytes
+TORCH = {"torch f16": False, "torch f16, graph": True}  # name: whether it replays a CUDA graph
+CALLS = 16  # products timed together
+HALF_PRECISION_BYTES = 2
+SecondsByRows = Callable[[int], float]
 
 
-def measure_kernels_on_gpu(device: Device, shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, object]:
-    """What the file says of the products, the yardsticks, and why a peer is missing."""
+def measure_kernels_on_gpu(
+    device: Device, shapes: Sequence[tuple[int, int]], rounds: int
+) -> dict[str, object]:
+    """Measure all products; returns them with the yardsticks and why a baseline is missing."""
     products, copying, missing = [], [], _missing()
-    peers = [] if missing else list(TORCH)
-    with tqdm(
-        total=len(shapes) * (len(OURS) + len(peers)), desc="kernels", unit="matrix", disable=None
-    ) as bar:
+    baselines = [] if missing else list(TORCH)
+    names = (*OURS, *baselines)
+    total = len(shapes) * len(names)
+    with tqdm(total=total, desc="kernels", unit="matrix", disable=None) as bar:
         for shape in shapes:
             bandwidth = gpu.copy_gigabytes_per_second(device.xp)
             copying.append(bandwidth)
-            for name in (*OURS, *peers):
-                size, timed = (
-                    _ours(device, name, shape) if name in OURS else _torch(device, name, shape)
-                )
+            for name in names:
+                measured = _ours if name in OURS else _torch
+                size, timed = measured(device, name, shape)
                 seconds = {rows: [] for rows in ROWS}
                 for _ in range(rounds):
                     for rows in ROWS:
@@ -50,24 +50,32 @@ def measure_kernels_on_gpu(device: Device, shapes: Sequence[tuple[int, int]], ro
                 bar.update()
     rates = gpu.matrix_gflops_by_precision(device)
     return {
-        "products": products, "missing": missing, "copy_gigabytes_per_second": statistics.median(copying),
+        "products": products, "missing": missing,
+        "copy_gigabytes_per_second": statistics.median(copying),
         "sgemm_gflops": rates["float32"], "matrix_gflops": rates,
     }  # fmt: skip
 
 
 def _copies(device: Device, size: int) -> int:
-    """Of a matrix, used in turn: what fits the cache is read from it, as in decoding; of what does not, nothing may be left."""
+    """How many copies of a matrix to use in turn.
+
+    A matrix that fits the cache is read from it, as in decoding. Of a larger one, nothing may be
+    left in the cache when it is used again.
+    """
     cache = gpu.cache_bytes(device.xp)
     return 1 if 4 * size <= cache else -(-gpu.CACHES * cache // size)
 
 
-def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Callable[[int], float]]:
-    """(bytes of the weights, seconds of a product of that many rows)."""
-    (outputs, inputs), xp = shape, device.xp
-    x, weight = gpu.noise(xp, max(ROWS), inputs), gpu.noise(xp, outputs, inputs)
+def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, SecondsByRows]:
+    """(bytes of the weights, function that returns the seconds of a product of that many rows)."""
+    outputs, inputs = shape
+    xp = device.xp
+    x = gpu.noise(xp, max(ROWS), inputs)
+    weight = gpu.noise(xp, outputs, inputs)
     if name == "cublas f32, launched":
         copies = [weight.copy() for _ in range(_copies(device, weight.nbytes))]
-        size, product = weight.nbytes, lambda rows, matrix: xp.matmul(x[:rows], matrix.T)
+        size = weight.nbytes
+        multiply = lambda rows, matrix: xp.matmul(x[:rows], matrix.T)  # noqa: E731
     else:
         first = {
             "f32": lambda: cuda.prepare_f32(weight),
@@ -76,40 +84,36 @@ def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Calla
             "q8_0": lambda: cuda.prepare_q8_0(blocks.pack_q8_0(*blocks.encode_q8_0(weight))),
         }[name]()
         copies = [first, *(_copy(first) for _ in range(_copies(device, first.nbytes) - 1))]
-        size, product = first.nbytes, lambda rows, matrix: cuda.linear(x[:rows], matrix)
-    turns = max(CALLS, len(copies))
+        size = first.nbytes
+        multiply = lambda rows, matrix: cuda.linear(x[:rows], matrix)  # noqa: E731
+    count = max(CALLS, len(copies))
 
     def timed(rows: int) -> float:
-        return gpu.seconds(
-            xp, [lambda i=i: product(rows, copies[i % len(copies)]) for i in range(turns)]
-        )
+        calls = [lambda i=i: multiply(rows, copies[i % len(copies)]) for i in range(count)]
+        return gpu.seconds(xp, calls)
 
     return size, timed
 
 
 def _copy(matrix: Prepared) -> Prepared:
-    """Elsewhere in the memory."""
-    return replace(
-        matrix,
-        weight=matrix.weight.copy(),
-        scales=None if matrix.scales is None else matrix.scales.copy(),
-    )
+    """The same matrix at another place in memory."""
+    scales = None if matrix.scales is None else matrix.scales.copy()
+    return replace(matrix, weight=matrix.weight.copy(), scales=scales)
 
 
-def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Callable[[int], float]]:
+def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, SecondsByRows]:
     from minimtp.bench.baselines.pytorch.matmul import TorchProduct
 
-    size = SIXTEEN_BITS * shape[0] * shape[1]
-    peer = TorchProduct(*shape, _copies(device, size))
-    return size, lambda rows: peer.seconds(
-        rows, TORCH[name], max(CALLS, len(peer.weights)), gpu.TIMES
-    )
+    size = HALF_PRECISION_BYTES * shape[0] * shape[1]
+    baseline = TorchProduct(*shape, _copies(device, size))
+    calls = max(CALLS, len(baseline.weights))
+    return size, lambda rows: baseline.seconds(rows, TORCH[name], calls, gpu.TIMES)
 
 
 def _missing() -> dict[str, str]:
-    """Why PyTorch is, if it is."""
+    """Why PyTorch is not measured; empty if it is."""
     if find_spec("torch") is None:
-        return {"PyTorch": "is not installed; pip install torch measures it too"}
+        return {"PyTorch": "is not installed; pip install torch to measure it too"}
     from minimtp.bench.baselines.pytorch.device import torch_on
 
     try:

@@ -1,6 +1,8 @@
-"""What rounding costs and what wins it back, method by method and bit by bit: `minimtp bench quality`.
+"""What rounding costs and what wins it back, method by method and bit by bit: `minimtp bench
+quality`.
 
-For every seed one stem is trained in full precision up to the decay of the learning rate, and branches from there:
+For every seed one stem is trained in full precision up to the decay of the learning rate, and
+branches from there:
 
     fp                 the decay in full precision. The control: every branch has seen the same tokens
     fp + distillation  the decay once more, half of the loss following fp's probabilities: what distillation alone gives
@@ -8,16 +10,19 @@ For every seed one stem is trained in full precision up to the decay of the lear
     qat                the decay through the rounding, groups' steps learned too (quant/qat/modules.py, quant/qat/learned.py)
     qat + distillation the same, half of the loss following the control's probabilities instead of the text
 
-Starting the rounding with the decay is what costs least (arXiv 2509.22935). A branch differs from the control in its rounding
-and in nothing else, so what is counted is its loss minus the control's of the same seed, on the same held-out text. Products
-see int8 activations in every row but the two of fp; the token table is q8_0 in all of them. At 8 bits there is nothing to win
-back, and nothing is trained.
+Starting the rounding with the decay is what costs least (arXiv 2509.22935). A branch differs from
+the control in its rounding and in nothing else, so what is counted is its loss minus the control's
+of the same seed, on the same held-out text. Products see int8 activations in every row but the two
+of fp; the token table is q8_0 in all of them. At 8 bits there is nothing to win back, and nothing
+is trained.
 
-**Recovered** is the share of round-to-nearest's loss that is gone: (rtn - method) / (rtn - fp), means over the seeds. Intervals
-are 95 % over seeds (Student's t), so they say what another seed would change, not what another text would. **Bits per weight**
-are those of the file: scales, table and norms included.
+**Recovered** is the share of round-to-nearest's loss that is gone: (rtn - method) / (rtn - fp),
+means over the seeds. Intervals are 95 % over seeds (Student's t), so they say what another seed
+would change, not what another text would. **Bits per weight** are those of the file: scales, table
+and norms included.
 
-Everything that is finished stays in the folder: after an interruption the same command goes on where it was.
+Everything that is finished stays in the folder: after an interruption the same command goes on
+where it was.
 """
 
 import json
@@ -173,7 +178,8 @@ def rows(recipe: Recipe, bits: Sequence[int]) -> list[tuple[int, str]]:
 def measured(
     cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int | None
 ) -> dict[str, object]:
-    """Train or round one cell's model, and evaluate it: nats, bytes and bits of its weights, seconds."""
+    """Train or round one cell's model, and evaluate it: nats, bytes and bits of its weights,
+    seconds."""
     recipe = replace(recipe, seed=cell.seed)
     folder = out / f"seed{cell.seed}"
     stem_steps = decay_start(recipe)
@@ -226,7 +232,8 @@ def measured(
 
 
 def summary(cells: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """The rows of the table from the cells of all seeds: means, 95 % intervals, and the share of rtn's loss recovered."""
+    """The rows of the table from the cells of all seeds: means, 95 % intervals, and the share of
+    rtn's loss recovered."""
     by_row: dict[tuple[int, str], list[dict]] = {}
     for cell in cells:
         by_row.setdefault((cell["bits"], cell["method"]), []).append(cell)
@@ -248,7 +255,8 @@ def summary(cells: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def recovered(rounded: float, loss: float) -> float | None:
-    """The share of the loss `rounded` that a method with the loss `loss` does not have; None where rounding cost nothing."""
+    """The share of the loss `rounded` that a method with the loss `loss` does not have; None where
+    rounding cost nothing."""
     return (rounded - loss) / rounded if rounded > 0 else None
 
 
@@ -260,7 +268,8 @@ def half_interval(values: Sequence[float]) -> float | None:
 
 
 def _finished(out: Path, setting: dict[str, object]) -> dict[str, dict]:
-    """The cells that were measured in this setting. Raises UserError for a damaged file and for another setting's."""
+    """The cells that were measured in this setting. Raises UserError for a damaged file and for
+    another setting's."""
     path = out / FILE_NAME
     if not path.is_file():
         return {}

@@ -57,7 +57,8 @@ def readme(result: dict[str, object]) -> str:
 
 
 def draw(rows: Sequence[dict[str, object]], path: Path) -> Path | None:
-    """Loss against bits per weight, a line a method. None where matplotlib (the extra `plots`) is not installed."""
+    """Loss against bits per weight, a line a method. None where matplotlib (the extra `plots`) is
+    not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure

@@ -1,9 +1,11 @@
-"""The sides of `minimtp bench train`, each in a process of its own: minimtp, and PyTorch as it is used (../torch_peer).
+"""The sides of `minimtp bench train`, each in a process of its own: minimtp, and PyTorch as it is
+used (../torch_peer).
 
-Several libraries in one process disturb each other's threads, and on a GPU each keeps what memory it ever took. So a side lives
-in a process that sleeps until it is sent the batches of a round, and on a GPU it gives back what only a step needs when the
-round is over: all of them together may need more than there is. Taking it again, and recording a graph again, falls into the
-first steps of the next round, which are not counted.
+Several libraries in one process disturb each other's threads, and on a GPU each keeps what memory
+it ever took. So a side lives in a process that sleeps until it is sent the batches of a round, and
+on a GPU it gives back what only a step needs when the round is over: all of them together may need
+more than there is. Taking it again, and recording a graph again, falls into the first steps of the
+next round, which are not counted.
 """
 
 import signal
@@ -43,7 +45,8 @@ class Minimtp:
         }
 
     def run(self, batches: Sequence[np.ndarray]) -> list[float]:
-        """A step on each of the batches (B, T + 1); their mean losses in nats, each before its step."""
+        """A step on each of the batches (B, T + 1); their mean losses in nats, each before its
+        step."""
         with closing(Batches(batches.__getitem__, self.device, len(batches))) as source:
             return [
                 float(self.trainer.advance(source.at(step))[0][0]) for step in range(len(batches))
@@ -72,7 +75,8 @@ class MinimtpThroughRounding(Minimtp):
 
 
 class MinimtpWithHeads(Minimtp):
-    """The same trunk with heads for three tokens more, trained as `minimtp compare` trains heads: in most steps detached."""
+    """The same trunk with heads for three tokens more, trained as `minimtp compare` trains heads:
+    in most steps detached."""
 
     name = "minimtp MTP, 4 tokens"
 
@@ -165,7 +169,8 @@ class Worker:
 def _work(
     connection, name: str, recipe: Recipe, threads: int, device: str, kernel_choice: str | None
 ) -> None:
-    """What a worker does: describe itself, then answer each list of batches with what became of it."""
+    """What a worker does: describe itself, then answer each list of batches with what became of
+    it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     try:
         if kernel_choice:

@@ -1,33 +1,41 @@
-"""How fast minimtp is beside others, measured so that the comparison can be trusted: `minimtp bench train`.
+"""How fast minimtp is beside others, measured so that the comparison can be trusted: `minimtp bench
+train`.
 
-Training the preset's standard model, in minimtp and in PyTorch on the same device (bench/training/implementations.py): on the CPU with the same threads,
-eager and compiled; on a GPU in the same precision, eager and with whole steps recorded as a CUDA graph. And in minimtp through
+Training the preset's standard model, in minimtp and in PyTorch on the same device
+(bench/training/implementations.py): on the CPU with the same threads, eager and compiled; on a GPU
+in the same precision, eager and with whole steps recorded as a CUDA graph. And in minimtp through
 the rounding to 4 bits, and with heads for three more tokens, for what those cost.
 
-**In turn.** A shared machine drifts, and several libraries in one process disturb each other. So each side lives in a process
-of its own, which sleeps until it is sent the batches of a round; a round is some training steps, and the sides take turns,
-round by round, each beginning every other time. A speed is the median over the rounds, given with its range; the ratio is the
-median of the ratios of rounds that lay side by side. Cutting the batches is not counted, bringing them to a GPU is. A busy
-machine is told of, for it hurts unequally: PyTorch's threads spin until all have arrived, so with two of them and one core
-taken by other work it was 8 to 80 times slower than with one.
+**In turn.** A shared machine drifts, and several libraries in one process disturb each other. So
+each side lives in a process of its own, which sleeps until it is sent the batches of a round; a
+round is some training steps, and the sides take turns, round by round, each beginning every other
+time. A speed is the median over the rounds, given with its range; the ratio is the median of the
+ratios of rounds that lay side by side. Cutting the batches is not counted, bringing them to a GPU
+is. A busy machine is told of, for it hurts unequally: PyTorch's threads spin until all have
+arrived, so with two of them and one core taken by other work it was 8 to 80 times slower than with
+one.
 
-**The clock** is the host's on the CPU. On a GPU it is the device's own, from an event before the round to one after it, with
-all the time in which it had nothing to do; the host's clock stands beside it.
+**The clock** is the host's on the CPU. On a GPU it is the device's own, from an event before the
+round to one after it, with all the time in which it had nothing to do; the host's clock stands
+beside it.
 
-**Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up and compile, are not
-counted, and the losses of the sides that train the same must agree. In float32 within 1e-4 of the loss: it is rounded to 1e-7
-of itself, sums in another order differ by one or two of those, and every step of training multiplies the difference: 6e-7 was
-seen with `quick`, 4e-5 with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay wrong by a tenth makes
-more than is allowed, as the tests show. With fewer bits the sides round at other
-places: up to 1.9e-2 apart were seen with `tiny` in bfloat16, 1.2e-2 in float16, 2e-4 with `quick`; what is allowed there still
-finds a wrong learning rate, but the proof of equal work is float32.
+**Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up
+and compile, are not counted, and the losses of the sides that train the same must agree. In float32
+within 1e-4 of the loss: it is rounded to 1e-7 of itself, sums in another order differ by one or two
+of those, and every step of training multiplies the difference: 6e-7 was seen with `quick`, 4e-5
+with `laptop`. With `tiny` a clipping, a warm-up, a beta or a weight decay wrong by a tenth makes
+more than is allowed, as the tests show. With fewer bits the sides round at other places: up to
+1.9e-2 apart were seen with `tiny` in bfloat16, 1.2e-2 in float16, 2e-4 with `quick`; what is
+allowed there still finds a wrong learning rate, but the proof of equal work is float32.
 
-**The peak** is what products of large matrices reach, once a round, between the others: on the CPU NumPy's, of 1024 x 1024, on
-as many threads; on a GPU cuBLAS's, of 8192 x 8192, in the same precision (gpu.py).
+**The peak** is what products of large matrices reach, once a round, between the others: on the CPU
+NumPy's, of 1024 x 1024, on as many threads; on a GPU cuBLAS's, of 8192 x 8192, in the same
+precision (gpu.py).
 
-**Counted** as operations, 2 for a multiplication and an addition: 6 for each token and weight of a product (2 forward, 4
-backward; norms and the table's look-up are none), and for attention 6 (T + 1) D a token and layer, three times the forward's
-two products of which the mask leaves one half. Nothing is counted twice for being computed twice.
+**Counted** as operations, 2 for a multiplication and an addition: 6 for each token and weight of a
+product (2 forward, 4 backward; norms and the table's look-up are none), and for attention 6 (T + 1)
+D a token and layer, three times the forward's two products of which the mask leaves one half.
+Nothing is counted twice for being computed twice.
 """
 
 import json
@@ -84,10 +92,11 @@ def measure_training(
     out: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, object]:
-    """Measure `rounds` rounds of `steps` training steps a side, and return (with `out`, also write) what was found.
+    """Measure `rounds` rounds of `steps` training steps a side, and return (with `out`, also write)
+    what was found.
 
-    threads: of each side, on the CPU only. Raises UserError for what cannot be used, and MeasurementFailed when the losses of
-    two sides differ.
+    threads: of each side, on the CPU only. Raises UserError for what cannot be used, and
+    MeasurementFailed when the losses of two sides differ.
     """
     if device != "cpu" and threads is not None:
         raise UserError("threads are the CPU's: leave --threads out, or measure --device cpu")
@@ -186,7 +195,8 @@ def _take_turns(
     device: Device,
     precision: str,
 ) -> tuple[dict[str, list[float]], float | None, dict[str, list[Round]], list[float]]:
-    """(the first losses of each side, their largest difference, each of its rounds, the peak's GFLOP/s)."""
+    """(the first losses of each side, their largest difference, each of its rounds, the peak's
+    GFLOP/s)."""
     losses, played, peaks, uncounted = (
         {},
         {name: [] for name in workers},
@@ -214,7 +224,8 @@ def _take_turns(
 
 
 def operations_per_token(recipe: Recipe) -> int:
-    """Floating-point operations of a training step, a token; see the top of this file for what is counted."""
+    """Floating-point operations of a training step, a token; see the top of this file for what is
+    counted."""
     norms = (2 * recipe.num_layers + 1) * recipe.hidden_size
     lookup = 0 if recipe.tied_embeddings else recipe.vocabulary_size * recipe.hidden_size
     attention = (

@@ -1,6 +1,8 @@
-"""What minimtp is measured against: the peers train and decode the same model in every form, and a recorded step is the step.
+"""What minimtp is measured against: the peers train and decode the same model in every form, and a
+recorded step is the step.
 
-Without a GPU CUDA graphs are recorded by a stand-in (torch_graphs_on_host.py); with `pytest -m gpu` they are the real ones.
+Without a GPU CUDA graphs are recorded by a stand-in (torch_graphs_on_host.py); with `pytest -m gpu`
+they are the real ones.
 """
 
 import importlib.util
@@ -51,7 +53,8 @@ def place(request, monkeypatch):
 
 @pytest.fixture
 def rates_of_float32(monkeypatch):
-    """On the device a learning rate is an array of float32; without one it is a number of Python's."""
+    """On the device a learning rate is an array of float32; without one it is a number of
+    Python's."""
     exact = schedule.learning_rate
     monkeypatch.setattr(schedule, "learning_rate", lambda *at: float(np.float32(exact(*at))))
 
@@ -63,7 +66,8 @@ def rates_of_float32(monkeypatch):
     ids=str,
 )
 def test_recorded_steps_are_the_steps(place, rates_of_float32, precision, changes):
-    """On the CPU in bits: the same operations on the same numbers. A GPU may choose another kernel for a recording."""
+    """On the CPU in bits: the same operations on the same numbers. A GPU may choose another kernel
+    for a recording."""
     recipe = replace(preset("tiny"), precision=precision, **changes)
     peers = sides.TorchPeer, sides.GraphedTorchPeer
     eager, recorded = (peer(recipe, 1, place).run(batches(recipe)) for peer in peers)
@@ -106,8 +110,8 @@ def test_a_step_of_a_peer_that_overflows_is_taken_again_with_half_the_scale(
 
 @pytest.mark.parametrize("precision", SIXTEEN)
 def test_with_fewer_bits_both_sides_train_the_same_model(device, monkeypatch, precision):
-    """Ours on the device, PyTorch's by the same rounding wherever it computes. Weights that start at zero are trained from the
-    first step on, so that every product takes part."""
+    """Ours on the device, PyTorch's by the same rounding wherever it computes. Weights that start
+    at zero are trained from the first step on, so that every product takes part."""
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     recipe = replace(preset("tiny"), precision=precision, learning_rate=1e-3)
     ours = sides.Minimtp(recipe, 1, "cuda").run(batches(recipe))
@@ -167,7 +171,8 @@ def random_model(recipe):
     return model
 
 
-# Of logits of a few units: float32 sums of some hundred products in another order; weights, keys and every result in 11 bits.
+# Of logits of a few units: float32 sums of some hundred products in another order; weights, keys
+# and every result in 11 bits.
 ALLOWED = {"float32": 1e-4, "float16": 2e-2}
 
 

@@ -1,4 +1,5 @@
-"""The measurement of drafting: every way and rule has its row, what it predicts is its own formula, and what loses is said."""
+"""The measurement of drafting: every way and rule has its row, what it predicts is its own formula,
+and what loses is said."""
 
 import importlib.util
 import itertools
@@ -117,7 +118,7 @@ def test_with_the_default_rule_every_drafter_writes_the_text_of_plain_decoding(m
 
 def test_the_prediction_is_tokens_a_step_over_what_a_step_costs():
     speed = Speed(
-        0, 0, 0, 2.5, [], [], [], steps=4, passes_of_length=[0, 1, 0, 3], seconds_of_drafting=0.5
+        0, 0, 0, 2.5, [], [], [], steps=4, passes_of_length=[0, 1, 0, 3], drafting_seconds_per_step=0.5
     )
     assert decode.predicted_speedup(speed, [2.0, 2.5, 3.0]) == pytest.approx(
         2.5 * 2.0 / ((2.0 + 3 * 3.0) / 4 + 0.5)
@@ -399,7 +400,8 @@ def test_rounds_behind_a_place_are_those_of_the_loop_without_the_prompts_own(run
 
 
 def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
-    """Of 2,000 intervals about 200 normal numbers each 95 % should; 2 % are 4 standard deviations of that share."""
+    """Of 2,000 intervals about 200 normal numbers each 95 % should; 2 % are 4 standard deviations
+    of that share."""
     found = [
         decode_rounds.interval(sample)
         for sample in np.random.default_rng(0).standard_normal((2000, 200))

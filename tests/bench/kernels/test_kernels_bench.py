@@ -1,4 +1,4 @@
-"""What `minimtp bench kernels` writes, says and refuses; its figures are no test's business."""
+"""What `minimtp bench kernels` saves, prints and refuses. Speeds are not tested."""
 
 import importlib.util
 import json
@@ -17,10 +17,12 @@ needs_numba = pytest.mark.skipif(
 
 
 @needs_numba
-def test_the_file_holds_every_product_and_what_the_figures_depend_on(tmp_path, capsys, monkeypatch):
+def test_the_file_holds_every_product_and_the_conditions_of_the_measurement(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     out = tmp_path / "new" / "kernels.json"
-    assert main(["bench", "kernels", "--largest", "1", "--rounds", "2", "--out", str(out)]) == 0
+    assert main(["bench", "kernels", "--max-size", "1", "--rounds", "2", "--out", str(out)]) == 0
     said, result = capsys.readouterr().out, json.loads(out.read_text())
     assert [(p["outputs"], p["format"]) for p in result["products"]] == [
         (n, f) for n in (128, 512) for f in bench.FORMATS
@@ -49,24 +51,24 @@ def test_the_file_holds_every_product_and_what_the_figures_depend_on(tmp_path, c
 
 @needs_numba
 @pytest.mark.parametrize("format_", bench.FORMATS)
-def test_what_is_measured_is_the_product_with_all_the_weights(format_):
-    contender = bench._contender(format_, (96, 64))
+def test_the_timed_call_multiplies_with_the_whole_matrix(format_):
+    product_ = bench._timed_product(format_, (96, 64))
     rng = np.random.default_rng(0)
     x, few = (
         rng.standard_normal((max(bench.ROWS), 64)).astype(np.float32),
         rng.standard_normal((32, 64)).astype(np.float32),
     )
-    found = contender.call(3)
+    found = product_.call(3)
     assert found.shape == (3, 96)
     assert np.array_equal(found[:, :32], found[:, 64:])
     assert np.abs(found[:, :32] - x[:3] @ few.T).max() < (
         1e-4 if format_ in ("f32", "numpy") else 4.0
     )
-    assert contender.weights == 96 * 64
+    assert product_.weights == 96 * 64
 
 
 @needs_numba
-def test_the_yardstick_is_the_fastest_of_the_ways_to_read(monkeypatch):
+def test_the_yardstick_is_the_fastest_way_to_read(monkeypatch):
     ways = {2.0: print, 0.5: repr, 3.0: str}
     monkeypatch.setattr(bench, "_readers", lambda size: tuple(ways.values()))
     monkeypatch.setattr(
@@ -79,12 +81,12 @@ def test_the_yardstick_is_the_fastest_of_the_ways_to_read(monkeypatch):
         )
 
 
-def test_every_way_to_read_meets_every_byte():
+def test_every_way_to_read_touches_every_byte():
     product, matrix_product, largest = bench._readers(4 * 60**2)
     assert product() == matrix_product().sum() == 60**2 and largest() == 1
 
 
-def test_without_compiled_kernels_there_is_nothing_to_measure(monkeypatch, capsys):
+def test_the_command_is_refused_without_compiled_kernels(monkeypatch, capsys):
     monkeypatch.setattr(
         kernels, "describe", lambda device="cpu": ("plain", "Numba is not installed")
     )
@@ -93,13 +95,15 @@ def test_without_compiled_kernels_there_is_nothing_to_measure(monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
-        (["--largest", "0"], "largest must be"), (["--rounds", "0"], "rounds must be"), (["--out", "."], "is a folder"),
+        (["--max-size", "0"], "max_size must be"),
+        (["--rounds", "0"], "rounds must be"),
+        (["--out", "."], "is a folder"),
         (["--out", "file/new/kernels.json"], "cannot be made"),
     ],
 )  # fmt: skip
-def test_numbers_and_places_that_cannot_be_used_are_refused_before_anything_is_measured(
+def test_bad_options_are_refused_before_anything_is_measured(
     arguments, words, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -110,7 +114,7 @@ def test_numbers_and_places_that_cannot_be_used_are_refused_before_anything_is_m
     assert words in capsys.readouterr().err
 
 
-def test_what_was_measured_is_in_the_file_before_it_is_shown(tmp_path, monkeypatch):
+def test_results_are_saved_before_their_table_is_printed(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "describe", lambda device: ("cpu", "of a test"))
     monkeypatch.setattr(bench, "_measure_all", lambda *arguments: {"products": []})
     monkeypatch.setattr(bench, "table", Mock(side_effect=BrokenPipeError))

@@ -1,4 +1,5 @@
-"""The table of what rounding costs: every row measured once, with the same tokens, and the arithmetic of its last columns."""
+"""The table of what rounding costs: every row measured once, with the same tokens, and the
+arithmetic of its last columns."""
 
 import json
 import statistics

@@ -1,4 +1,5 @@
-"""The measurement of training speed: equal work on both sides, found out where it is not, and complete in what it writes."""
+"""The measurement of training speed: equal work on both sides, found out where it is not, and
+complete in what it writes."""
 
 import importlib.util
 import json

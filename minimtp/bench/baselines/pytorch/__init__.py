@@ -1,4 +1,5 @@
-"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of PyTorch would write.
+"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of
+PyTorch would write.
 
     training.py    the standard model in training: eager, compiled, or whole steps as a CUDA graph
     decoding.py    its decoding with a cache: eager, or a token's pass as a CUDA graph

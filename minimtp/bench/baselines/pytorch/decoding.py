@@ -1,7 +1,8 @@
 """A full-precision trunk decoding in PyTorch: eagerly, or a token's pass as a CUDA graph.
 
-Weights and cache are of one type, float32 or float16; angles and logits are float32. The query heads of a group are rows of one
-product with the group's keys, so that no key is repeated and every kernel of PyTorch's attention takes them.
+Weights and cache are of one type, float32 or float16; angles and logits are float32. The query
+heads of a group are rows of one product with the group's keys, so that no key is repeated and every
+kernel of PyTorch's attention takes them.
 """
 
 from typing import NamedTuple
@@ -22,8 +23,8 @@ class Logits(NamedTuple):
 class TorchDecoder:
     """A trunk with a cache of keys and values: a `Target` of decode/generation.py.
 
-    One thread of the CPU, as minimtp decodes, or a GPU: so it may take its turns in the same process. dtype: "float32" or
-    "float16". Raises ImportError where PyTorch cannot be used.
+    One thread of the CPU, as minimtp decodes, or a GPU: so it may take its turns in the same
+    process. dtype: "float32" or "float16". Raises ImportError where PyTorch cannot be used.
     """
 
     def __init__(self, trunk: Transformer, device: str = "cpu", dtype: str = "float32") -> None:
@@ -69,7 +70,8 @@ class TorchDecoder:
             return Logits(logits.float().cpu().numpy())
 
     def seconds_of_a_pass(self, calls: int, times: int) -> float:
-        """Seconds of the GPU for a pass over one token behind the cached ones, median of `times` runs of `calls`."""
+        """Seconds of the GPU for a pass over one token behind the cached ones, median of `times`
+        runs of `calls`."""
         with self.torch.inference_mode():
             token = self.positions[:1]
 
@@ -80,12 +82,14 @@ class TorchDecoder:
             return median_elapsed(self.torch, run, times) / calls
 
     def launch(self, tokens):
-        """What computes the logits (T, V) of (T,) tokens on the device; it waits for nothing, and the length stays."""
+        """What computes the logits (T, V) of (T,) tokens on the device; it waits for nothing, and
+        the length stays."""
         stop = self.length + len(tokens)
         return self._pass(tokens, self.positions[self.length : stop], stop, masked=len(tokens) > 1)
 
     def _pass(self, tokens, positions, stop: int, masked: bool):
-        """Tokens (T,) at these positions, which see the cached ones before `stop` up to their own; masked: if not all."""
+        """Tokens (T,) at these positions, which see the cached ones before `stop` up to their own;
+        masked: if not all."""
         torch, functional, config, weights = (
             self.torch,
             self.torch.nn.functional,
@@ -142,8 +146,8 @@ class TorchDecoder:
 
 
 class GraphedTorchDecoder(TorchDecoder):
-    """The same, with a pass over one token recorded as a CUDA graph once and replayed. It reads the whole cache, behind a mask:
-    its length cannot be recorded."""
+    """The same, with a pass over one token recorded as a CUDA graph once and replayed. It reads the
+    whole cache, behind a mask: its length cannot be recorded."""
 
     def __init__(self, trunk: Transformer, device: str = "cuda", dtype: str = "float32") -> None:
         super().__init__(trunk, device, dtype)

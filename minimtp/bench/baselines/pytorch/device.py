@@ -1,4 +1,5 @@
-"""PyTorch on the CPU or on a GPU: where it can be used, what it launches as a CUDA graph, and the device's own time of it."""
+"""PyTorch on the CPU or on a GPU: where it can be used, what it launches as a CUDA graph, and the
+device's own time of it."""
 
 import statistics
 from collections.abc import Callable
@@ -9,7 +10,8 @@ Result = TypeVar("Result")
 
 
 def torch_on(device: str) -> ModuleType:
-    """PyTorch, if it can use the device, "cpu" or "cuda". Raises ImportError, saying why, where it cannot."""
+    """PyTorch, if it can use the device, "cpu" or "cuda". Raises ImportError, saying why, where it
+    cannot."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -34,7 +36,8 @@ def median_elapsed(torch: ModuleType, run: Callable[[], object], times: int) -> 
 
 
 def beside(torch: ModuleType, stream: object, run: Callable[[], Result]) -> Result:
-    """run() on another stream, in order with what this one does: how PyTorch asks for what comes before a recording."""
+    """run() on another stream, in order with what this one does: how PyTorch asks for what comes
+    before a recording."""
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         result = run()
@@ -43,7 +46,8 @@ def beside(torch: ModuleType, stream: object, run: Callable[[], Result]) -> Resu
 
 
 def recorded(torch: ModuleType, run: Callable[[], object]) -> Callable[[], object]:
-    """What run() launches, as a CUDA graph to be replayed; nothing of it is computed yet. It must have run before."""
+    """What run() launches, as a CUDA graph to be replayed; nothing of it is computed yet. It must
+    have run before."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()

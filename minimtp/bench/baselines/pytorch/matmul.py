@@ -4,7 +4,8 @@ from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, tor
 
 
 class TorchProduct:
-    """float16 weights (N, K) on the GPU, times 1 to 16 rows, by PyTorch. Raises ImportError where it has no CUDA.
+    """float16 weights (N, K) on the GPU, times 1 to 16 rows, by PyTorch. Raises ImportError where
+    it has no CUDA.
 
     copies: of the weights, used in turn, so that none is found in the cache.
     """
@@ -16,7 +17,8 @@ class TorchProduct:
         self.x = torch.randn(16, inputs, **half)
 
     def seconds(self, rows: int, as_graph: bool, calls: int, times: int) -> float:
-        """Seconds of the device for one product, median of `times` runs of `calls`: launched anew, or as a CUDA graph."""
+        """Seconds of the device for one product, median of `times` runs of `calls`: launched anew,
+        or as a CUDA graph."""
         torch = self.torch
 
         def run() -> None:

@@ -1,17 +1,22 @@
-"""The standard model in training in PyTorch: eager, through torch.compile, or whole steps as a CUDA graph.
+"""The standard model in training in PyTorch: eager, through torch.compile, or whole steps as a CUDA
+graph.
 
-Everything that can be equal is: the first weights, the batches, the schedule, clipping, and AdamW with decay on the matrices
-only. Each operation is PyTorch's own fused one where it has one (rms_norm, scaled_dot_product_attention with grouped heads,
-silu, cross_entropy, AdamW). Eagerly, the rotation is one complex product, the fastest of the three usual ways on a CPU; for
-torch.compile, which makes no code of complex numbers, it is written in real ones and fused by the compiler.
+Everything that can be equal is: the first weights, the batches, the schedule, clipping, and AdamW
+with decay on the matrices only. Each operation is PyTorch's own fused one where it has one
+(rms_norm, scaled_dot_product_attention with grouped heads, silu, cross_entropy, AdamW). Eagerly,
+the rotation is one complex product, the fastest of the three usual ways on a CPU; for
+torch.compile, which makes no code of complex numbers, it is written in real ones and fused by the
+compiler.
 
-**Precision** is what a user of PyTorch sets for it: tf32 allows cuBLAS to use it; with 16 bits the forward pass runs under
-autocast, weights stay float32, and in float16 a GradScaler scales the loss. It starts where ours does (training/loss_scale.py),
-and a step that overflows is taken again with half the scale, as ours is: so both sides take the same steps.
+**Precision** is what a user of PyTorch sets for it: tf32 allows cuBLAS to use it; with 16 bits the
+forward pass runs under autocast, weights stay float32, and in float16 a GradScaler scales the loss.
+It starts where ours does (training/loss_scale.py), and a step that overflows is taken again with
+half the scale, as ours is: so both sides take the same steps.
 
-**On a GPU** a batch goes there from pinned memory, and nothing waits for it; losses stay there until the round is over. Only in
-float16 the host asks after each step whether it was taken. Fused attention takes grouped heads in 16 bits only, so with more
-bits keys and values are repeated for it: without that PyTorch would keep every probability.
+**On a GPU** a batch goes there from pinned memory, and nothing waits for it; losses stay there
+until the round is over. Only in float16 the host asks after each step whether it was taken. Fused
+attention takes grouped heads in 16 bits only, so with more bits keys and values are repeated for
+it: without that PyTorch would keep every probability.
 """
 
 import os
@@ -29,7 +34,8 @@ from minimtp.training.recipe import Recipe
 
 
 class TorchPeer:
-    """The recipe's standard model in training, in the recipe's precision, on `threads` threads of the CPU or on a GPU.
+    """The recipe's standard model in training, in the recipe's precision, on `threads` threads of
+    the CPU or on a GPU.
 
     Raises ImportError where PyTorch cannot be used.
     """
@@ -87,7 +93,8 @@ class TorchPeer:
         self.scale = self.scaler.get_scale()
 
     def run(self, batches: Sequence[np.ndarray]) -> list[float]:
-        """A step on each of the batches (B, T + 1); their mean losses in nats, each before its step."""
+        """A step on each of the batches (B, T + 1); their mean losses in nats, each before its
+        step."""
         return self.torch.stack([self.step(self.moved(tokens)) for tokens in batches]).tolist()
 
     def elapsed(self, run: Callable[[], object]) -> float | None:
@@ -128,7 +135,8 @@ class TorchPeer:
             group["lr"] = rate
 
     def attempt(self, tokens):
-        """The step, unless its gradients overflow: then the scale is halved and nothing else has changed."""
+        """The step, unless its gradients overflow: then the scale is halved and nothing else has
+        changed."""
         torch, precision = self.torch, self.recipe.precision
         self.optimizer.zero_grad(set_to_none=True)
         short = (
@@ -208,7 +216,8 @@ class TorchPeer:
 
 
 class CompiledTorchPeer(TorchPeer):
-    """The same on the CPU through torch.compile, forward and backward. Raises ImportError where it finds no C++ compiler."""
+    """The same on the CPU through torch.compile, forward and backward. Raises ImportError where it
+    finds no C++ compiler."""
 
     name, how = "torch.compile", "inductor, fused AdamW"
 
@@ -233,11 +242,13 @@ class CompiledTorchPeer(TorchPeer):
 
 
 class GraphedTorchPeer(TorchPeer):
-    """The same, whole steps recorded as a CUDA graph: forward, backward, clipping and AdamW are one launch.
+    """The same, whole steps recorded as a CUDA graph: forward, backward, clipping and AdamW are one
+    launch.
 
-    What PyTorch asks for is kept: the first steps run on a stream beside, to set up what a recording may not; batch and
-    learning rate lie at fixed places; gradients have none when the recording begins, so that they get theirs in its memory.
-    Those first steps are steps of the training like any other.
+    What PyTorch asks for is kept: the first steps run on a stream beside, to set up what a
+    recording may not; batch and learning rate lie at fixed places; gradients have none when the
+    recording begins, so that they get theirs in its memory. Those first steps are steps of the
+    training like any other.
     """
 
     name, how = "PyTorch, CUDA graph", "whole steps recorded, fused AdamW"

