@@ -20,6 +20,7 @@ from pathlib import Path
 
 from minimtp.backend import choose_device
 from minimtp.bench.decode import speed as decode
+from minimtp.bench.decode.prompts import Sizes
 from minimtp.bench.kernels import speed as kernels
 from minimtp.bench.quality import measure as quality
 from minimtp.bench.training import speed as train
@@ -36,16 +37,16 @@ class Extent:
     largest: int  # MB of a matrix in float32
     rounds: int
     steps: int
-    sizes: decode.Sizes
+    sizes: Sizes
     bits: tuple[int, ...]
     seeds: int
     precision: str = "float32"  # of training
 
 
 EXTENTS = {
-    "tiny": Extent(1, 1, 2, decode.Sizes(prompts=1, max_new_tokens=16, repeats=1), (3,), 1),
-    "quick": Extent(512, 5, 20, decode.Sizes(repeats=8), (8, 4, 3, 2), 3),
-    "gpu": Extent(2048, 5, 20, decode.Sizes(max_new_tokens=256), (), 0, "bfloat16"),
+    "tiny": Extent(1, 1, 2, Sizes(prompts=1, max_new_tokens=16, repeats=1), (3,), 1),
+    "quick": Extent(512, 5, 20, Sizes(repeats=8), (8, 4, 3, 2), 3),
+    "gpu": Extent(2048, 5, 20, Sizes(max_new_tokens=256), (), 0, "bfloat16"),
 }
 
 

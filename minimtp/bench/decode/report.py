@@ -35,9 +35,7 @@ def table(
     text = aligned(lines, markdown)
     if markdown:
         return text
-    note = (
-        "speed-up over plain decoding (tokens per step); at temperature 0 all rules are the same"
-    )
+    note = "speed-up over plain decoding (tokens per step); at temperature 0 all rules are the same"
     return "\n".join([text, note, "", *_losses_in_words(rows)])
 
 

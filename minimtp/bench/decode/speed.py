@@ -2,9 +2,9 @@
 
 The speed-up depends on the text. Every drafter, with every verification rule, therefore continues
 prompts of three kinds (prompts.py) at several temperatures, alternating with plain decoding
-(bench/interleaved.py). A speed is the median over the repeats, with its range. A speed-up is the median
-of the ratios of neighbouring runs, with their middle half. A variant below 1 loses, and the report says
-so.
+(bench/interleaved.py). A speed is the median over the repeats, with its range. A speed-up is the
+median of the ratios of neighbouring runs, with their middle half. A variant below 1 loses, and the
+report says so.
 
 **Predicted** is the standard estimate (Leviathan et al. 2023, 2211.17192, section 3.3), with every
 quantity measured:
@@ -12,11 +12,11 @@ quantity measured:
     speed-up = tokens per step * c(1) / (mean of c(T) over the steps + drafting seconds per step)
 
 c(T) is the time of a forward pass over T tokens (decode/policy/cost.py). The estimate leaves out
-sampling, verification and bookkeeping. Their cost is the difference from the measured speed-up, unless
-plain decoding pays more for them per token.
+sampling, verification and bookkeeping. Their cost is the difference from the measured speed-up,
+unless plain decoding pays more for them per token.
 
-**Equal texts.** At temperature 0, and with shared noise at any temperature, every variant must generate
-the text of plain decoding. Each row counts the texts that are equal.
+**Equal texts.** At temperature 0, and with shared noise at any temperature, every variant must
+generate the text of plain decoding. Each row counts the texts that are equal.
 
 **Repeated share.** Greedy text of a small model falls into loops, which are easy to draft. Each row
 gives the share of tokens that repeat an earlier stretch of `STRETCH` tokens and its continuation.
@@ -43,9 +43,8 @@ from minimtp.bench.decode.weight_formats import measure_weight_formats
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.json_lines import json_lines
 from minimtp.decode.sampling import SamplingParams
-from minimtp.engine.module import weight_bytes
-from minimtp.quant.packed import bits_per_weight
-from minimtp.training import checkpoint
+from minimtp.files import make_folder, write_text
+from minimtp.quant.packed import bits_per_weight, weight_bytes
 from minimtp.training.checkpoint import load
 
 FILE_NAME, PLOT_NAME = "bench-decode.json", "bench-decode.png"
@@ -66,7 +65,8 @@ def measure_decoding(
     out: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, object]:
-    """Measure the run in `folder` and return the result. With `out`, a folder, also save and plot it.
+    """Measure the run in `folder` and return the result. With `out`, a folder, also save and plot
+    it.
 
     small: a run with the same tokenizer that drafts too. Raises UserError if an option is invalid.
     """
@@ -76,7 +76,7 @@ def measure_decoding(
     samplings = [SamplingParams(temperature) for temperature in temperatures]
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     if out is not None:
-        out = checkpoint.make_folder(out)
+        out = make_folder(out)
     variants, costs = all_variants(loaded, load(small, device) if small else None)
     device_name = choose_device(device).name
     kernel, why = kernels.describe(device_name)
@@ -105,7 +105,7 @@ def measure_decoding(
         "versions": machine.versions(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     report("")
     report(formats_table(result))
@@ -172,7 +172,8 @@ def _rows(
 
 
 def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
-    """The estimate of this file's docstring. passes: seconds of a forward pass over 1, 2, ... rows."""
+    """The estimate of this file's docstring. passes: seconds of a forward pass over 1, 2, ...
+    rows."""
     counts = enumerate(speed.passes_of_length)
     verifying = sum(steps * passes[rows - 1] for rows, steps in counts if steps) / speed.steps
     return speed.tokens_per_step * passes[0] / (verifying + speed.drafting_seconds_per_step)

@@ -1,10 +1,10 @@
 """What rules and trees gain, apart from time: `minimtp bench rounds`.
 
-Seconds depend on the machine; the tokens of a round depend only on the rule and the drafts. Nothing is
-timed here. From many places of a held-out text, each variant generates for `ROUNDS` rounds, and their
-tokens are counted. That is too short for a model to fall into a loop. All variants start from the same
-places, so differences are visible that the figures themselves are too noisy for. Each difference is
-given with its 95 % confidence interval over the places:
+Seconds depend on the machine; the tokens of a round depend only on the rule and the drafts. Nothing
+is timed here. From many places of a held-out text, each variant generates for `ROUNDS` rounds, and
+their tokens are counted. That is too short for a model to fall into a loop. All variants start from
+the same places, so differences are visible that the figures themselves are too noisy for. Each
+difference is given with its 95 % confidence interval over the places:
 
     over the chain    a tree minus the chain of the same rule. A tree accepts at least what the chain of
                       its first children accepts, but with as many drafts it is not as deep
@@ -13,8 +13,8 @@ given with its 95 % confidence interval over the places:
                       trees (Weng et al. 2025, 2505.12398). The other two rules generate the text of
                       plain decoding, which may cost acceptance
 
-A tree or the block rule counts as behind if the interval, widened by half, lies below zero. Without a
-real difference that happens by chance once in six hundred comparisons, and there are dozens.
+A tree or the block rule counts as behind if the interval, widened by half, lies below zero. Without
+a real difference that happens by chance once in six hundred comparisons, and there are dozens.
 """
 
 import statistics
@@ -41,7 +41,7 @@ from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.training import checkpoint
+from minimtp.files import make_folder, write_text
 from minimtp.training.checkpoint import load
 
 FILE_NAME = "bench-rounds.json"
@@ -82,7 +82,7 @@ def measure_tokens_per_round(
     target, heads = deploy(loaded.model)
     drafters = every_drafter(loaded, heads, load(small, device) if small else None)
     if out is not None:
-        out = checkpoint.make_folder(out)
+        out = make_folder(out)
     for name, reason in missing.items():
         report(f"{name} is left out: {reason}")
     rows = []
@@ -99,7 +99,7 @@ def measure_tokens_per_round(
         "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
     if out is not None:
-        checkpoint.write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result))
     report(table(result))
     if out is not None:
         report(f"saved {out / FILE_NAME}")

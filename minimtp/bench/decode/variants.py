@@ -20,7 +20,8 @@ MAX_TREE = 15
 
 
 def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Variant], Costs]:
-    """Return (plain decoding and every way to draft with this run, the costs of its forward passes).
+    """Return (plain decoding and every way to draft with this run, the costs of its forward
+    passes).
 
     All variants share one target. small: another run that drafts too.
     """

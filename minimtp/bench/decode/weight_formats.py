@@ -1,20 +1,21 @@
 """One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, next to the baselines.
 
 This is a part of `minimtp bench decode`. All variants alternate on the same prompts (code, if it is
-measured). On the CPU each uses one thread. Weights are rounded to nearest here: `minimtp bench quality`
-measures what rounding costs in quality. A model that is packed already is measured as it is.
+measured). On the CPU each uses one thread. Weights are rounded to nearest here: `minimtp bench
+quality` measures what rounding costs in quality. A model that is packed already is measured as it
+is.
 
 PyTorch decodes the float weights eagerly (../baselines/pytorch). On a GPU it also decodes with the
-forward pass of a token as a CUDA graph, in float32 and in float16. llama.cpp decodes every format of the
-trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the forward pass
-differs. The report says which baseline is missing and why.
+forward pass of a token as a CUDA graph, in float32 and in float16. llama.cpp decodes every format
+of the trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the forward
+pass differs. The report says which baseline is missing and why.
 
-On a GPU everybody decodes in half precision. The float16 format therefore comes first, and the others
-are compared with it. A token can be no faster than the memory. Each format is shown with the time of a
-forward pass over one token, by the device's own clock, and its share of the copy bandwidth. The share
-counts the bytes that the pass must read: every weight of a matrix product once, and the cached keys and
-values. The host launches each pass. If launching takes longer than the pass, as for small models, the
-share reflects the host.
+On a GPU everybody decodes in half precision. The float16 format therefore comes first, and the
+others are compared with it. A token can be no faster than the memory. Each format is shown with the
+time of a forward pass over one token, by the device's own clock, and its share of the copy
+bandwidth. The share counts the bytes that the pass must read: every weight of a matrix product
+once, and the cached keys and values. The host launches each pass. If launching takes longer than
+the pass, as for small models, the share reflects the host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -158,7 +159,8 @@ def measure_weight_formats(
     device: str,
     seed: int,
 ) -> dict[str, object]:
-    """Return rows by temperature and name, with speed-ups over the first, and the missing baselines.
+    """Return rows by temperature and name, with speed-ups over the first, and the missing
+    baselines.
 
     On a GPU also its copy bandwidth and a forward pass over one token in the middle of a text.
     """
@@ -207,11 +209,7 @@ def passes(formats: Sequence[Format], text: np.ndarray, device: Device) -> dict[
         seconds, cache = _seconds_per_pass(form.target, device), _cache_bytes(form.target)
         size = form.bytes_per_pass + cache * len(text) // form.target.context_length
         share = size / seconds / 1e9 / bandwidth
-        found[form.name] = {
-            "microseconds": 1e6 * seconds,
-            "bytes": size,
-            "share_of_copy": share,
-        }
+        found[form.name] = {"microseconds": 1e6 * seconds, "bytes": size, "share_of_copy": share}
         form.target.truncate(0)
     return {"copy_gigabytes_per_second": bandwidth, "cached_tokens": len(text), "passes": found}
 
@@ -219,7 +217,7 @@ def passes(formats: Sequence[Format], text: np.ndarray, device: Device) -> dict[
 def _seconds_per_pass(target: ModelRunner | TorchDecoder, device: Device) -> float:
     """GPU seconds of a forward pass over one token after the cached ones."""
     if isinstance(target, TorchDecoder):
-        return target.seconds_of_a_pass(CALLS, gpu.TIMES)
+        return target.seconds_per_pass(CALLS, gpu.TIMES)
     length, token = target.length, np.zeros(1, np.int64)
 
     def run() -> None:

@@ -226,7 +226,7 @@ def test_a_launch_leaves_the_length_as_it_is_and_says_the_same_again(place):
             decoder.forward(np.array([0])).logits, first.float().cpu().numpy()
         )
         if place == "cuda":
-            assert 0 < decoder.seconds_of_a_pass(2, 2) < 1
+            assert 0 < decoder.seconds_per_pass(2, 2) < 1
 
 
 def test_without_cuda_a_peer_on_the_gpu_says_so():

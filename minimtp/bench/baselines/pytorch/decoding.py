@@ -69,7 +69,7 @@ class TorchDecoder:
             self.length += len(tokens)
             return Logits(logits.float().cpu().numpy())
 
-    def seconds_of_a_pass(self, calls: int, times: int) -> float:
+    def seconds_per_pass(self, calls: int, times: int) -> float:
         """Seconds of the GPU for a pass over one token behind the cached ones, median of `times`
         runs of `calls`."""
         with self.torch.inference_mode():

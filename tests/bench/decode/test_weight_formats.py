@@ -1,0 +1,90 @@
+"""The same model in several weight formats, and the baselines it is measured next to."""
+
+import importlib.util
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.bench.baselines.pytorch.decoding import TorchDecoder
+from minimtp.bench.decode import weight_formats as formats
+from minimtp.decode.runtime import ModelRunner
+from minimtp.errors import UserError
+from minimtp.training.build import build_model
+from minimtp.training.checkpoint import load
+from minimtp.training.presets import preset
+from minimtp.training.quantize import quantize
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_LLAMA = importlib.util.find_spec("llama_cpp") is not None
+
+
+def test_every_format_is_measured_next_to_the_baselines_that_are_installed(measured):
+    found = measured[1]["formats"]
+    names = ["fp32", "fp32 + heads", "int8", "int8 + heads", "int4", "int4 + heads"]
+    names += ["PyTorch fp32"] * HAS_TORCH
+    names += ["llama.cpp fp32", "llama.cpp int8", "llama.cpp int4"] * HAS_LLAMA
+    cases = {(row["name"], row["temperature"]) for row in found["rows"]}
+    assert cases == set(itertools.product(names, [0.0, 0.7, 1.0]))
+    sizes = {row["name"]: row["weight_bytes"] for row in found["rows"]}
+    assert sizes["fp32"] == sizes["fp32 + heads"] > sizes["int8"] > sizes["int4"]
+    missing = set() if HAS_LLAMA else {"llama.cpp"}
+    missing |= set() if HAS_TORCH else {"PyTorch"}
+    assert set(found["missing"]) == missing
+    versions = measured[1]["versions"]
+    assert ("torch" in versions, "llama_cpp" in versions) == (HAS_TORCH, HAS_LLAMA)
+
+
+def test_a_missing_baseline_is_reported_with_the_reason(run, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    assert "not installed" in formats.in_torch(load(run), "cpu")[1]["PyTorch"]
+    assert "not installed" in formats.in_llama({}, "cpu")[1]["llama.cpp"]
+    assert "CPU only" in formats.in_llama({}, "cuda")[1]["llama.cpp"]
+
+
+def test_on_a_gpu_the_other_formats_are_compared_with_half_precision(run):
+    assert [*formats.models(load(run), "cuda")] == ["fp16", "fp32", "int8", "int4"]
+
+
+def test_a_baseline_that_cannot_decode_the_model_is_missing_with_the_reason(run, monkeypatch):
+    def cannot(model):
+        raise UserError("this grid is not a ggml type")
+
+    monkeypatch.setattr(formats, "find_spec", lambda name: name == "llama_cpp")
+    monkeypatch.setattr(formats.LlamaDecoder, "of", cannot)
+    found, missing = formats.in_llama(formats.models(load(run), "cpu"), "cpu")
+    assert found == []
+    assert missing["llama.cpp"] == "cannot be measured: this grid is not a ggml type"
+
+
+def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
+    packed = quantize(run, tmp_path / "packed")
+    ((name, model),) = formats.models(packed, "cpu").items()
+    form = formats.deployed(name, model)
+    assert [*formats.variants([form])] == ["packed", "packed + heads"]
+    assert 4 < form.bits < 9 and form.bytes_per_pass < form.bytes
+    assert "full precision only" in formats.in_torch(packed, "cpu")[1]["PyTorch"]
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch (torch) is not installed")
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}], ids=str)
+def test_pytorch_decodes_the_same_model_with_its_cache(changes):
+    """Tolerance 1e-4: logits of a few units, float32 sums of some hundred products in another
+    order."""
+    recipe = replace(preset("tiny"), **changes)
+    rng = np.random.default_rng(1)
+    model = build_model(recipe, rng)
+    # Matrices that are initialized to zero would hide the layers before them.
+    for parameter in model.parameters():
+        noise = rng.standard_normal(parameter.data.shape, np.float32)
+        parameter.data = parameter.data + 0.05 * noise
+    ours, theirs = ModelRunner(model.trunk), TorchDecoder(model.trunk)
+    # (rows fed, rows kept): a prompt, a token, and drafts of which some are dropped again.
+    for rows, keep in ((5, 5), (1, 6), (8, 9), (1, 10), (3, 13)):
+        tokens = rng.integers(0, recipe.vocabulary_size, rows)
+        found, expected = theirs.forward(tokens).logits, ours.forward(tokens).logits
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        for target in (ours, theirs):
+            target.truncate(keep)
+            assert target.length == keep
