@@ -91,8 +91,8 @@ def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, 
     half = formats.deployed("fp16", round_to_nearest(model, formats.HALF))
     full = formats.deployed("fp32", model)
     assert (
-        half.bytes_per_pass < 0.51 * full.bytes_of_a_pass
-        and half.bytes_per_pass > forms[0].bytes_of_a_pass
+        half.bytes_per_pass < 0.51 * full.bytes_per_pass
+        and half.bytes_per_pass > forms[0].bytes_per_pass
     )
     text = np.arange(9)
     result = formats.passes([half, *forms], text, choose_device("cuda"))

@@ -1,4 +1,4 @@
-"""`bench decode`: every variant and rule has a row, and bad options are refused before the start."""
+"""`bench decode`: every variant and rule has a row; bad options are refused before the start."""
 
 import importlib.util
 import itertools
