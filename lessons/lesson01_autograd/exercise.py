@@ -1,6 +1,9 @@
-"""Lesson 1's exercises. Fill in the bodies, then:  pytest --mine tests/engine/test_engine.py"""
+"""Exercises of lesson 1. Fill in the bodies, then run:
 
-from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
+pytest --mine tests/engine/test_engine.py
+"""
+
+from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.engine.tensor import Op
 
 

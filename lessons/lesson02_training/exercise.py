@@ -1,6 +1,9 @@
-"""Lesson 2's exercises. Fill in the bodies, then:  pytest --mine tests/training/test_learning.py"""
+"""Exercises of lesson 2. Fill in the bodies, then run:
 
-from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
+pytest --mine tests/training/test_learning.py
+"""
+
+from minimtp.backend import array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.training.recipe import Recipe
 
 

@@ -1,6 +1,9 @@
-"""Lesson 3's exercises. Fill in the bodies, then:  pytest --mine tests/kernels/test_attention.py"""
+"""Exercises of lesson 3. Fill in the bodies, then run:
 
-from minimtp.backend import array_module  # noqa: F401  (the library an array belongs to: numpy or cupy)
+pytest --mine tests/kernels/test_attention.py
+"""
+
+from minimtp.backend import array_module  # noqa: F401  (returns numpy or cupy)
 
 
 def rotate(x, cos, sin):

@@ -1,14 +1,14 @@
 """Lesson 4: python -m lessons.lesson04_generating"""
 
 from lessons import course
-from lessons.lesson04_generating.generate import drawn_from, remember, timed, ways
+from lessons.lesson04_generating.generate import generators, sampler, timed, with_cache
 from lessons.lesson04_generating.plot import draw
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import load
 
 PROMPT = "def "
-PROPERTIES = {
+SETTINGS = {
     "temperature 0": GREEDY,
     "temperature 1": SamplingParams(),
     "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9),
@@ -19,29 +19,27 @@ def main(lesson: course.Lesson) -> None:
     """How does a model generate text without processing the whole text again for each byte?"""
     run = load(lesson.trained(3), lesson.device.name)
     prompt = [int(token) for token in run.tokenizer.encode(PROMPT)]
-    runtime = ModelRunner(
-        run.model, 4 * run.recipe.context_length
-    )  # longer texts than it was trained on: only to see the time
+    # Longer sequences than the model was trained on, only to measure the time.
+    runner = ModelRunner(run.model, 4 * run.recipe.context_length)
     count = run.recipe.context_length - len(prompt)
     texts, seconds, speeds = {}, {}, []
     print(f'{count} bytes after "{PROMPT}"')
-    for way, writer in ways(run.model, runtime, lesson.device, prompt).items():
-        texts[way], seconds[way] = timed(writer, runtime.context_length - len(prompt) - 1)
-        speeds.append((count - 1) / sum(seconds[way][: count - 1]))
-        print(f"  {way:<41}{speeds[-1]:>7,.0f} tokens/s")
-    print(f"  all three write the same text: {len(set(map(tuple, texts.values()))) == 1}")
-    print(
-        f"  the cache takes {ModelRunner(run.model).cache.nbytes:,} bytes for {run.recipe.context_length} positions"
-    )
+    for name, generator in generators(run.model, runner, lesson.device, prompt).items():
+        texts[name], seconds[name] = timed(generator, runner.context_length - len(prompt) - 1)
+        speeds.append((count - 1) / sum(seconds[name][: count - 1]))
+        print(f"  {name:<41}{speeds[-1]:>7,.0f} tokens/s")
+    print(f"  all three generate the same text: {len(set(map(tuple, texts.values()))) == 1}")
+    cache_bytes = ModelRunner(run.model).cache.nbytes
+    print(f"  the cache takes {cache_bytes:,} bytes for {run.recipe.context_length} positions")
 
-    for name, law in PROPERTIES.items():
-        text, _ = timed(remember(runtime, prompt, drawn_from(law)), count)
+    for name, sampling in SETTINGS.items():
+        text, _ = timed(with_cache(runner, prompt, sampler(sampling)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
-    lesson.save_plot(draw, seconds, run, "import ")
+    lesson.save_plot(draw, seconds, run, "import ", size=(13, 4.4))
     lesson.result(
-        "writing",
-        ("rereading", f"{speeds[0]:,.0f} tokens/s"),
-        ("a cache", f"{speeds[2]:,.0f} tokens/s"),
+        "generation speed",
+        ("without a cache", f"{speeds[0]:,.0f} tokens/s"),
+        ("with a KV cache", f"{speeds[2]:,.0f} tokens/s"),
     )
 
 

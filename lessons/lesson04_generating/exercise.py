@@ -1,4 +1,7 @@
-"""Lesson 4's exercises. Fill in the bodies, then:  pytest --mine tests/decode/test_sampling.py tests/decode/test_cache.py"""
+"""Exercises of lesson 4. Fill in the bodies, then run:
+
+pytest --mine tests/decode/test_sampling.py tests/decode/test_cache.py
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from minimtp.errors import UserError
 def softmax(scores: object) -> object:
     """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
     raise NotImplementedError(
-        "lesson 4: the exponentials of scores - _maxima(scores), made to sum to one"
+        "lesson 4: return the exponentials of scores - _maxima(scores), normalized to sum to 1"
     )
 
 
@@ -73,15 +76,15 @@ class KeyValueCache:
         rows.
         Raises ValueError where the rows do not fit.
         """
-        raise NotImplementedError("lesson 4: keys and values behind the rows that are there")
+        raise NotImplementedError("lesson 4: write the keys and values after the committed rows")
 
     def extend(self, rows: int) -> None:
         """Count `rows` rows, written to every layer, as part of the cache."""
-        raise NotImplementedError("lesson 4: count the rows, or refuse them")
+        raise NotImplementedError("lesson 4: add the rows to the length, or raise an error")
 
     def truncate(self, length: int) -> None:
         """Forget the rows at and beyond `length`. Raises ValueError where there are fewer than that."""
-        raise NotImplementedError("lesson 4: forget rows, or refuse to")
+        raise NotImplementedError("lesson 4: lower the length, or raise an error")
 
 
 @dataclass(frozen=True)
@@ -150,5 +153,5 @@ class SamplingParams:
     def _kept(self, scores: object) -> object:
         """(R, V) bool: which tokens survive top-k and then top-p."""
         raise NotImplementedError(
-            "lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and go back to tokens"
+            "lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and map back to tokens"
         )

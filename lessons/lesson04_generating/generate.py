@@ -1,4 +1,4 @@
-"""Writing a text, one token at a time, in three ways that say the same."""
+"""Three ways to generate text, one token at a time. All three give the same text."""
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -10,69 +10,71 @@ from minimtp.decode.sampling import SamplingParams, SeededRandomSource
 from minimtp.engine.tensor import no_grad
 from minimtp.model.transformer import Transformer
 
-Chooser = Callable[[Array], int]  # the logits (1, V) of the next token -> the token
+Sampler = Callable[[Array], int]  # logits (1, V) of the next token -> the token
 
 
-def drawn_from(sampling: SamplingParams, seed: int = 0) -> Chooser:
-    """Draws every token from the law of its logits."""
+def sampler(sampling: SamplingParams, seed: int = 0) -> Sampler:
+    """Return a function that samples a token from the distribution of its logits."""
     rng = SeededRandomSource(seed)
     return lambda logits: rng.choose(to_numpy(sampling.probabilities(logits))[0])
 
 
-def reread_as_in_training(
-    model: Transformer, device: Device, tokens: list[int], choose: Chooser
+def recompute_with_training_code(
+    model: Transformer, device: Device, tokens: list[int], sample: Sampler
 ) -> Iterator[int]:
-    """Each token from the whole text again, through the model that was trained."""
+    """Generate each token with a forward pass of the training code over the whole sequence."""
     while True:
         with no_grad():
             hidden = model.hidden(to_device(np.array([tokens]), device))  # (1, T, D)
             logits = model.logits(hidden[:, -1:]).data[0]  # (1, V)
-        tokens = [*tokens, choose(logits)]
+        tokens = [*tokens, sample(logits)]
         yield tokens[-1]
 
 
-def reread(runtime: ModelRunner, tokens: list[int], choose: Chooser) -> Iterator[int]:
-    """Each token from the whole text again, through the code that is made for decoding."""
+def recompute(runner: ModelRunner, tokens: list[int], sample: Sampler) -> Iterator[int]:
+    """Generate each token with a forward pass of the decoding code over the whole sequence."""
     while True:
-        runtime.truncate(0)
-        tokens = [*tokens, choose(runtime.forward(np.array(tokens)).logits[-1:])]
+        runner.truncate(0)
+        tokens = [*tokens, sample(runner.forward(np.array(tokens)).logits[-1:])]
         yield tokens[-1]
 
 
-def remember(runtime: ModelRunner, tokens: list[int], choose: Chooser) -> Iterator[int]:
-    """Each token from the last one alone: all that matters of the others is in the cache."""
-    runtime.truncate(0)
-    logits = runtime.forward(np.array(tokens)).logits
+def with_cache(runner: ModelRunner, tokens: list[int], sample: Sampler) -> Iterator[int]:
+    """Generate each token with a forward pass over the last token and the KV cache."""
+    runner.truncate(0)
+    logits = runner.forward(np.array(tokens)).logits
     while True:
-        token = choose(logits[-1:])
+        token = sample(logits[-1:])
         yield token
-        logits = runtime.forward(np.array([token])).logits
+        logits = runner.forward(np.array([token])).logits
 
 
-def ways(
-    model: Transformer, runtime: ModelRunner, device: Device, tokens: list[int]
+def generators(
+    model: Transformer, runner: ModelRunner, device: Device, tokens: list[int]
 ) -> dict[str, Iterator[int]]:
-    """The three of them, by name, at temperature 0; each has written one token (compiled code is compiled by then)."""
-    greedy = drawn_from(SamplingParams(temperature=0))
-    writers = {
-        "the whole text again, as in training": reread_as_in_training(
+    """Return the three generators at temperature 0, by name.
+
+    Each has generated one token already, so that compiling the kernels is not timed.
+    """
+    greedy = sampler(SamplingParams(temperature=0))
+    cached = ModelRunner(model, runner.context_length)
+    found = {
+        "whole sequence, training code": recompute_with_training_code(
             model, device, tokens, greedy
         ),
-        "the whole text again, made for decoding": reread(runtime, tokens, greedy),
-        "the last byte, and the cache": remember(
-            ModelRunner(model, runtime.context_length), tokens, greedy
-        ),
+        "whole sequence, decoding code": recompute(runner, tokens, greedy),
+        "last byte only, with a KV cache": with_cache(cached, tokens, greedy),
     }
-    for writer in writers.values():
-        next(writer)
-    return writers
+    for generator in found.values():
+        next(generator)
+    return found
 
 
-def timed(writer: Iterator[int], count: int) -> tuple[list[int], list[float]]:
-    """The next `count` tokens, and the seconds that each took."""
+def timed(generator: Iterator[int], count: int) -> tuple[list[int], list[float]]:
+    """Return the next `count` tokens, and the seconds for each."""
     tokens, seconds = [], []
     for _ in range(count):
-        began = perf_counter()
-        tokens.append(next(writer))
-        seconds.append(perf_counter() - began)
+        start = perf_counter()
+        tokens.append(next(generator))
+        seconds.append(perf_counter() - start)
     return tokens, seconds

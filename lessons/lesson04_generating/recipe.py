@@ -1,4 +1,4 @@
-"""What lesson 4 adds: decoding with a cache, and drawing from a law. The model is lesson 3's, as it is."""
+"""Lesson 4 adds decoding with a KV cache, and sampling. The model is lesson 3's, unchanged."""
 
 from lessons.lesson03_transformer.recipe import recipe as previous
 

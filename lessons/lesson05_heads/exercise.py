@@ -1,4 +1,7 @@
-"""Lesson 5's exercises. Fill in the bodies, then:  pytest --mine tests/model/test_heads.py"""
+"""Exercises of lesson 5. Fill in the bodies, then run:
+
+pytest --mine tests/model/test_heads.py
+"""
 
 from minimtp.backend import numpy as np
 from minimtp.training.recipe import Recipe

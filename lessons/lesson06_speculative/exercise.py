@@ -1,4 +1,7 @@
-"""Lesson 6's exercises. Fill in the bodies, then:  pytest --mine tests/decode/rules/test_verify.py"""
+"""Exercises of lesson 6. Fill in the bodies, then run:
+
+pytest --mine tests/decode/rules/test_verify.py
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -1,9 +1,9 @@
-"""Lesson 7's exercises. Fill in the bodies, then:
+"""Exercises of lesson 7. Fill in the bodies, then run:
 
 pytest --mine tests/quant/grids/test_rounding.py tests/quant/test_bit_packing.py tests/quant/ptq/test_ptq.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
+from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid

@@ -1,9 +1,9 @@
-"""Lesson 8's exercises. Fill in the bodies, then:
+"""Exercises of lesson 8. Fill in the bodies, then run:
 
 pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (numpy or cupy, by the array)
+from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.engine.tensor import Op
 from minimtp.quant.grids.registry import MASKS, Grid
 

@@ -1,4 +1,7 @@
-"""Lesson 9's exercises. Fill in the bodies, then:  pytest --mine tests/kernels/test_panels.py"""
+"""Exercises of lesson 9. Fill in the bodies, then run:
+
+pytest --mine tests/kernels/test_panels.py
+"""
 
 from minimtp.backend import numpy as np  # noqa: F401  (for your layouts)
 from minimtp.kernels.cpu.panels import aligned_empty  # noqa: F401  (memory that begins at a cache line)

@@ -1,4 +1,4 @@
-"""Lesson 10's exercises. Fill in the bodies, then:
+"""Exercises of lesson 10. Fill in the bodies, then run:
 
 pytest --mine tests/bench/test_interleaved.py tests/decode/drafters/test_ngram.py tests/decode/policy/test_estimates.py
 """

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lessons.lesson04_generating.generate import drawn_from, reread_as_in_training, timed
+from lessons.lesson04_generating.generate import recompute_with_training_code, sampler, timed
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
@@ -39,6 +39,6 @@ def written(
 
 def rereading_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:
     """Tokens a second of lesson 4's first way to write."""
-    writer = reread_as_in_training(run.model.trunk, device, prompt.tolist(), drawn_from(GREEDY))
+    writer = recompute_with_training_code(run.model.trunk, device, prompt.tolist(), sampler(GREEDY))
     next(writer)
     return (count - 1) / sum(timed(writer, count - 1)[1])
