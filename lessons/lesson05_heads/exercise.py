@@ -10,14 +10,14 @@ from minimtp.training.recipe import Recipe
 def active_heads(recipe: Recipe, step: int) -> int:
     """How many heads, nearest first, the curriculum trains in step `step`."""
     raise NotImplementedError(
-        "lesson 5: recipe.draft_depth + 1 equal shares of recipe.steps; which of them is this step in?"
+        "lesson 5: recipe.steps has recipe.draft_depth + 1 equal parts; in which part is this step?"
     )
 
 
 def head_weights(recipe: Recipe, step: int) -> list[float]:
     """Weight of the loss at each extra depth 1..draft_depth in step `step`; 0 while the curriculum leaves it out."""
     raise NotImplementedError(
-        "lesson 5: together, then apart by the decay, then 0 for those that are not active"
+        "lesson 5: their sum, each head's share of it by the decay, and 0 for inactive heads"
     )
 
 
@@ -28,5 +28,5 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
     """
     raise NotImplementedError(
-        "lesson 5: for each depth, the drafts that got there and those that stood"
+        "lesson 5: for each depth, count the drafts that reach it and those accepted there"
     )

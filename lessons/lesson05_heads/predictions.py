@@ -1,6 +1,4 @@
-"""Guessing several bytes from one pass of the model, and counting how many of them come true."""
-
-from collections.abc import Iterator
+"""Predict several bytes from one forward pass of the model, and count the correct predictions."""
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
@@ -10,44 +8,47 @@ from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import LanguageModel, Transformer
 
 
-def guesses(model: LanguageModel, windows: Array) -> np.ndarray:
-    """(W, T, 1 + K) likeliest tokens ahead, those before each being known, for (W, T + 1 + K) tokens."""
-    return np.concatenate([to_numpy(evaluate_losses(model, part)[1]) for part in _parts(windows)])
+def predictions(model: LanguageModel, windows: Array) -> np.ndarray:
+    """Return the most likely tokens ahead (W, T, 1 + K), for tokens (W, T + 1 + K).
+
+    Each prediction sees the true tokens before it (teacher forcing).
+    """
+    parts = (windows[start : start + 16] for start in range(0, len(windows), 16))
+    return np.concatenate([to_numpy(evaluate_losses(model, part)[1]) for part in parts])
 
 
-def guesses_without_heads(model: Transformer, windows: Array, depth: int) -> np.ndarray:
-    """The same for the wrong way: whatever is ahead is guessed to be what the output says of the next token."""
-    return np.repeat(guesses(model, windows[:, : windows.shape[1] - depth]), 1 + depth, axis=-1)
+def predictions_without_heads(model: Transformer, windows: Array, depth: int) -> np.ndarray:
+    """The wrong way: use the prediction of the next token for every token ahead. (W, T, 1 + K)."""
+    next_tokens = predictions(model, windows[:, : windows.shape[1] - depth])
+    return np.repeat(next_tokens, 1 + depth, axis=-1)
 
 
-def come_true(guessed: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(W, T, 1 + K): whether each guess is the token of the text."""
-    length = guessed.shape[1]
-    return np.stack(
-        [guessed[:, :, k] == windows[:, 1 + k : 1 + k + length] for k in range(guessed.shape[2])],
-        axis=-1,
-    )
+def correct(predicted: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Return whether each prediction equals the token of the text, as booleans (W, T, 1 + K)."""
+    length, count = predicted.shape[1:]
+    targets = [windows[:, 1 + k : 1 + k + length] for k in range(count)]
+    return predicted == np.stack(targets, axis=-1)
 
 
-def in_a_row(right: np.ndarray) -> float:
-    """How many guesses come true before the first that does not, on average: what a draft is worth."""
+def correct_in_a_row(right: np.ndarray) -> float:
+    """Return the mean number of correct predictions before the first wrong one."""
     return float(np.cumprod(right, axis=-1).sum(axis=-1).mean())
 
 
 def draft(model: MultiTokenModel, tokens: Array) -> np.ndarray:
-    """What is guessed after (B, T) tokens by heads that read no other position's guesses: (B, 1 + K)."""
+    """Return the tokens drafted after (B, T) tokens, as (B, 1 + K). Each head sees the drafts
+    before it.
+
+    The heads must not attend to other positions' drafts: parallel or token-conditioned.
+    """
     xp = array_module(tokens)
-    following = xp.zeros((*tokens.shape, model.depth), tokens.dtype)
-    guesses = []
+    following = xp.zeros((*tokens.shape, model.depth), tokens.dtype)  # (B, T, K)
+    drafts = []
     with no_grad():
         hidden = model.hidden(tokens)  # (B, T, D)
         for k in range(1 + model.depth):
             states = [hidden, *model.heads.states(hidden, following, model.trunk)]
-            guesses.append(model.logits(states[k]).data[:, -1].argmax(axis=-1))  # (B,)
+            drafts.append(model.logits(states[k]).data[:, -1].argmax(axis=-1))  # (B,)
             if k < model.depth:
-                following[:, -1, k] = guesses[-1]
-    return to_numpy(xp.stack(guesses, axis=-1))
-
-
-def _parts(windows: Array) -> Iterator[Array]:
-    return (windows[start : start + 16] for start in range(0, len(windows), 16))
+                following[:, -1, k] = drafts[-1]
+    return to_numpy(xp.stack(drafts, axis=-1))

@@ -1,4 +1,4 @@
-"""What lesson 5 adds: prediction heads, trained on lesson 3's model, which stays as it is."""
+"""Lesson 5 adds prediction heads, trained on top of lesson 3's frozen model."""
 
 from dataclasses import replace
 

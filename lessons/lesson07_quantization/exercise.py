@@ -1,6 +1,8 @@
-"""Exercises of lesson 7. Fill in the bodies, then run:
+r"""Exercises of lesson 7. Fill in the bodies, then run:
 
-pytest --mine tests/quant/grids/test_rounding.py tests/quant/test_bit_packing.py tests/quant/ptq/test_ptq.py
+pytest --mine tests/quant/grids/test_rounding.py \
+    tests/quant/test_bit_packing.py \
+    tests/quant/ptq/test_ptq.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)

@@ -1,6 +1,8 @@
-"""Exercises of lesson 10. Fill in the bodies, then run:
+r"""Exercises of lesson 10. Fill in the bodies, then run:
 
-pytest --mine tests/bench/test_interleaved.py tests/decode/drafters/test_ngram.py tests/decode/policy/test_estimates.py
+pytest --mine tests/bench/test_interleaved.py \
+    tests/decode/drafters/test_ngram.py \
+    tests/decode/policy/test_estimates.py
 """
 
 import itertools  # noqa: F401  (for your answers)
