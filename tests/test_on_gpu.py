@@ -26,7 +26,7 @@ from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.verify import make_rule
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
-from minimtp.decode.statistics import DraftPlan
+from minimtp.decode.policy.plan import DraftPlan
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import Op

@@ -8,12 +8,11 @@ from lessons.lesson06_speculative.rules import Forgetful, Trusting
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.generation import Generation
+from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.rules.verify import Rule, make_rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
-from minimtp.decode.statistics import Round
-from minimtp.decode.stopping import Stop
+from minimtp.decode.round import Round
 
 DEPTHS = (1, 3, 5, 7, 11, 15)
 Maker = Callable[[int, int], Rule]  # seed, position of the first new token -> a rule for one text
@@ -75,9 +74,8 @@ def write(
         for seed, prompt in enumerate(prompts):
             chosen = rule(seed, len(prompt))
             guesses = drafter if depth else None
-            generation = Generation(
-                target, guesses, prompt, chosen, count, depth, Stop(), tree_nodes=tree * depth
-            )
+            limits = Limits(count, depth, tree_nodes=tree * depth)
+            generation = Generation(target, guesses, prompt, chosen, limits)
             running = generation.rounds()
             story = [next(running)]  # the prompt's own pass
             began = perf_counter()

@@ -12,7 +12,11 @@ INTRODUCES = (
     "minimtp.decode.logits_processors",
     "minimtp.decode.stopping",
     "minimtp.decode.target",
+    "minimtp.decode.round",
     "minimtp.decode.statistics",
+    "minimtp.decode.policy.plan",
+    "minimtp.decode.tree_round",
+    "minimtp.decode.managed_drafter",
     "minimtp.decode.generation",
     "minimtp.decode.options",
 )

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.generation import DraftPolicy, Generation, longest
+from minimtp.decode.generation import Generation, Limits, max_length
 from minimtp.decode.logits_processors import LogitsProcessor, ProcessedRule
+from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.rules.verify import make_rule
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.decode.stopping import Stop
@@ -65,12 +66,11 @@ def generate(
     chosen = make_rule(rule, sampling, seed, target.vocabulary_size, len(prompt))
     if logits_processors:
         chosen = ProcessedRule(
-            chosen, logits_processors, prompt, longest(prompt, max_new_tokens, target)
+            chosen, logits_processors, prompt, max_length(len(prompt), max_new_tokens, target)
         )
-    return Generation(
-        target, drafter if draft_depth else None, prompt, chosen, max_new_tokens, draft_depth,
-        Stop(stop_tokens, stop_strings, decode_bytes), policy, tree,
-    )  # fmt: skip
+    stop = Stop(stop_tokens, stop_strings, decode_bytes)
+    limits = Limits(max_new_tokens, draft_depth, tree, stop)
+    return Generation(target, drafter if draft_depth else None, prompt, chosen, limits, policy)
 
 
 def require_seed(seed: int) -> None:

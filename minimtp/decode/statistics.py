@@ -1,68 +1,76 @@
-"""What happened while a text was written: its rounds one by one, and the counts and seconds of all of them."""
+"""Counts and times of one generation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-from minimtp.decode.rules.trees import Tree
-
-
-class DraftPlan(NamedTuple):
-    """How the next rounds are to draft."""
-
-    drafts: int  # at most so many behind one another
-    rounds: int = 1  # in each of so many rounds
-    nodes: int = 0  # at most so many in all, as a tree; 0: a chain
-    min_acceptance: float = 0.0  # a node of a tree that is less likely to stand does not pay
-
-
-class Round(NamedTuple):
-    """What one pass of the target brought."""
-
-    position: int  # of the first token emitted
-    drafts: list[
-        int
-    ]  # what was proposed for that position and the following ones; of a tree, one path
-    accepted: int  # how many of the drafts stand
-    tokens: list[
-        int
-    ]  # emitted: the accepted drafts and, unless a drafted stop token ended the text, one token more
-    tree: Tree | None = None  # what was proposed, where that was a tree
-
+from minimtp.decode.round import Round
 
 COUNTS = ("drafts_of_length", "drafts_accepted", "passes_of_length")
 
 
 @dataclass
 class Statistics:
-    """Counts and seconds of one generation. The prompt's own pass is no step, though it emits the first token."""
+    """Counts and seconds of one generation.
+
+    A step is a forward pass of the target after prefill. Prefill is not a step, although it produces the first token.
+    The three lists count steps by length: entry i is the number of steps that drafted, accepted or fed exactly i tokens.
+    """
 
     prompt_tokens: int = 0
-    emitted: int = 0
-    steps: int = 0  # passes of the target after the prompt's
+    emitted: int = 0  # new tokens
+    steps: int = 0
     seconds_prompt: float = 0.0
-    seconds_draft: float = 0.0  # in the drafter, its bookkeeping included
+    seconds_draft: float = 0.0  # in the drafter, including its bookkeeping
     seconds_verify: float = 0.0  # in the target and the rule
-    drafts_of_length: list[int] = field(default_factory=list)  # steps that drafted exactly i tokens
-    drafts_accepted: list[int] = field(default_factory=list)  # steps that accepted exactly i tokens
-    passes_of_length: list[int] = field(
-        default_factory=list
-    )  # steps whose pass was over exactly i tokens
+    drafts_of_length: list[int] = field(default_factory=list)
+    drafts_accepted: list[int] = field(default_factory=list)
+    passes_of_length: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of_prompt(cls, prompt_tokens: int, draft_depth: int, tree_nodes: int) -> "Statistics":
+        """Return the statistics of a generation before its first pass."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            drafts_of_length=[0] * (draft_depth + 1),
+            drafts_accepted=[0] * (draft_depth + 1),
+            passes_of_length=[0] * (max(draft_depth, tree_nodes) + 2),
+        )
+
+    def add(self, round_: Round, seconds_draft: float, seconds_verify: float) -> None:
+        """Count one round after prefill."""
+        drafted = len(round_.drafts)
+        self.emitted += len(round_.tokens)
+        self.steps += 1
+        self.drafts_of_length[drafted] += 1
+        self.drafts_accepted[round_.accepted] += 1
+        self.passes_of_length[1 + (drafted if round_.tree is None else len(round_.tree))] += 1
+        self.seconds_draft += seconds_draft
+        self.seconds_verify += seconds_verify
 
     def copy(self) -> "Statistics":
         return replace(self, **{name: getattr(self, name).copy() for name in COUNTS})
 
     def since(self, earlier: "Statistics") -> "Statistics":
-        """What was added to an earlier copy."""
+        """Return what was added after `earlier`, a copy made before."""
+        counts = {
+            name: [new - old for new, old in zip(mine, theirs, strict=True)]
+            for name, mine, theirs in (
+                ("drafts_of_length", self.drafts_of_length, earlier.drafts_of_length),
+                ("drafts_accepted", self.drafts_accepted, earlier.drafts_accepted),
+                ("passes_of_length", self.passes_of_length, earlier.passes_of_length),
+            )
+        }
         return Statistics(
-            0, self.emitted - earlier.emitted, self.steps - earlier.steps, 0.0,
-            self.seconds_draft - earlier.seconds_draft, self.seconds_verify - earlier.seconds_verify,
-            *([new - old for new, old in zip(getattr(self, name), getattr(earlier, name), strict=True)] for name in COUNTS),
-        )  # fmt: skip
+            emitted=self.emitted - earlier.emitted,
+            steps=self.steps - earlier.steps,
+            seconds_draft=self.seconds_draft - earlier.seconds_draft,
+            seconds_verify=self.seconds_verify - earlier.seconds_verify,
+            **counts,
+        )
 
     @property
     def rows(self) -> int:
-        """Tokens in the passes after the prompt's, drafts that were rejected included."""
+        """Tokens in all forward passes after prefill, including rejected drafts."""
         return sum(length * count for length, count in enumerate(self.passes_of_length))
 
     @property
@@ -77,12 +85,12 @@ class Statistics:
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens emitted by a verification step, 1 for plain decoding; 1 as well where there was no step."""
+        """New tokens per step: 1.0 for plain decoding, and if there were no steps."""
         return (self.emitted - 1) / self.steps if self.steps else 1.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed after the prompt, the reader's own time excluded; 0 where there was no step."""
+        """Decoding speed after prefill, excluding the caller's time; 0.0 if there were no steps."""
         seconds = self.seconds_draft + self.seconds_verify
         return (self.emitted - 1) / seconds if self.steps and seconds > 0 else 0.0
 

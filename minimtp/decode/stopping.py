@@ -1,48 +1,43 @@
-"""Where a text ends because of what it says: at a stop token, or where a stop string is complete.
+"""Stop conditions: a text ends at a stop token, or when a stop string is complete.
 
-A stop string may begin in one token and end in another, or lie in the middle of one. The text ends with the first token at
-which its new part contains the string; that token is kept whole, as a stop token is. The prompt's own text does not count.
+A stop string may begin in one token and end in another, or lie in the middle of one. The text ends with the first token that
+completes the string. That token is kept whole, and so is a stop token. The prompt does not count.
 
-The same question is asked of drafts, which nobody has committed to yet, and of tokens that were emitted. So looking (`find`)
-and remembering (`extend`) are two methods.
+The same question is asked about drafts, which are not committed yet, and about committed tokens. So `find` looks without
+remembering, and `extend` remembers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 from minimtp.errors import UserError
 
+DecodeBytes = Callable[[Sequence[int]], bytes]
+
 
 class Stop:
-    """The ends of one text: `tokens`, any of which ends it, and `strings`, found with `decode_bytes(tokens) -> bytes`.
+    """The stop conditions of one text: any of `tokens`, or any of `strings`, found with `decode_bytes`.
 
-    Raises UserError for an empty string, and ValueError for strings without decode_bytes.
+    Raises UserError if a string is empty, and ValueError if there are strings but no decode_bytes.
     """
 
     def __init__(
         self,
         tokens: Iterable[int] = (),
         strings: Iterable[str | bytes] = (),
-        decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
+        decode_bytes: DecodeBytes | None = None,
     ) -> None:
         self._tokens = frozenset(tokens)
-        self._strings = [
-            s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s)
-            for s in strings
-        ]
+        self._strings = [_bytes_of(string) for string in strings]
         if not all(self._strings):
-            raise UserError(
-                "a stop string is empty, and would end every text at once: give at least one character"
-            )
+            raise UserError("a stop string is empty: give at least one character")
         if self._strings and decode_bytes is None:
-            raise ValueError("stop strings need decode_bytes, to know what tokens say")
+            raise ValueError("stop strings need decode_bytes, which turns tokens into bytes")
         self._decode_bytes = decode_bytes
-        # A token has at least one byte, but for the few that have none and end documents: so many tokens hold all that a
-        # string can have begun in.
-        self._memory = max(map(len, self._strings), default=0)
-        self._recent: list[int] = []
+        self._longest = max(map(len, self._strings), default=0)  # bytes
+        self._recent: list[int] = []  # the last tokens, in which a stop string may have begun
 
     def find(self, tokens: Sequence[int]) -> int | None:
-        """How many of these tokens the text would keep, were they emitted next: up to the one that ends it. None: all."""
+        """Return how many of `tokens` the text would keep, up to the one that ends it; None if none of them does."""
         if self._strings:
             return self._find_string(tokens)
         for index, token in enumerate(tokens):
@@ -50,12 +45,13 @@ class Stop:
                 return index + 1
         return None
 
-    def extend(self, tokens: Sequence[int]) -> bool:
-        """These tokens were emitted; whether they end the text."""
-        ended = self.find(tokens) is not None
+    def extend(self, tokens: Sequence[int]) -> int | None:
+        """Append `tokens` to the text. Return what `find` returns for them."""
+        kept = self.find(tokens)
         if self._strings:
-            self._recent = [*self._recent, *tokens][-self._memory :]
-        return ended
+            self._recent += tokens
+            self._forget()
+        return kept
 
     def _find_string(self, tokens: Sequence[int]) -> int | None:
         for index, token in enumerate(tokens):
@@ -65,3 +61,18 @@ class Stop:
             if any(string in text for string in self._strings):
                 return index + 1
         return None
+
+    def _forget(self) -> None:
+        """Drop the oldest tokens while the others hold at least as many bytes as the longest string.
+
+        Bytes are counted, not tokens, because some tokens (marks in a chat, for instance) have no bytes at all.
+        """
+        while len(self._recent) > 1:
+            rest = self._recent[1:]
+            if len(self._decode_bytes(rest)) < self._longest:
+                break
+            self._recent = rest
+
+
+def _bytes_of(string: str | bytes) -> bytes:
+    return string.encode("utf-8", "surrogateescape") if isinstance(string, str) else bytes(string)

@@ -1,37 +1,45 @@
-"""What a model has to offer to be decoded with: passes over a few tokens, and a cache whose end can be forgotten."""
+"""The interface of a model that is decoded: forward passes over a few new tokens, and a cache that can be truncated."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 
 
-class Step(Protocol):
-    """What one pass of a target returns: logits (T, V), and hidden (T, D) or None."""
+class ForwardOutput(NamedTuple):
+    """The result of one forward pass over T tokens."""
 
-    logits: object
-    hidden: object
+    logits: Array  # (T, V): row t predicts the token after token t
+    hidden: Array  # (T, D): the hidden states that drafters read; D = 0 if the target has none
 
 
 class Target(Protocol):
-    """The model whose text is wanted. Arrays it is given are reused by the caller: it must not keep them."""
+    """The model whose output is wanted, with the cache of one sequence. `ModelRunner` makes one from a model.
+
+    A target must not keep arrays it is given (the caller reuses them), nor reuse the arrays it returns.
+    """
 
     vocabulary_size: int
     context_length: int
     length: int  # rows in its cache
-    max_rows: int  # of a pass over a prompt; a longer one is fed in pieces
+    max_rows: int  # maximum number of prompt tokens per forward pass
 
-    def forward(self, tokens: np.ndarray) -> Step:
-        """Feed (T,) int64 tokens behind the cached rows; appends T rows to the cache. What it returns is not used again."""
+    def forward(self, tokens: np.ndarray) -> ForwardOutput:
+        """Feed (T,) int64 tokens after the cached rows, and append T rows to the cache."""
 
     def truncate(self, length: int) -> None:
-        """Forget the rows at and beyond `length`."""
+        """Drop all cache rows from `length` on."""
 
     def clone(self) -> "Target":
-        """The same model with an empty cache of its own, for another text."""
+        """Return the same model with an empty cache of its own, for another sequence."""
 
-    def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> Step:
-        """Feed the rows of a tree, in depth-first order; the cache stays as it is. For trees only, as is `keep`."""
+
+class TreeTarget(Target, Protocol):
+    """A target that can verify trees of drafts (rules/trees.py)."""
+
+    def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
+        """Feed the rows of a tree in depth-first order. The cache does not change until `keep` is called."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Append these rows of the tree that was fed last, a path that begins at its root."""
+        """Append the rows of one path of the last tree, from its root on, to the cache."""

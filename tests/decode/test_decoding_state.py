@@ -18,7 +18,7 @@ from minimtp.decode.options import generate
 from minimtp.decode.rules.verify import Greedy
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
-from minimtp.decode.statistics import DraftPlan
+from minimtp.decode.policy.plan import DraftPlan
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.generation import Generation
+from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.options import generate
 from minimtp.decode.rules.verify import RULES, BlockRule, Match, TokenRule
@@ -95,7 +95,7 @@ def test_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(
             round_.tokens
         )
         assert round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted]
-        assert depth == 0 or drafter.tokens == run.tokens
+        assert depth == 0 or run.reason is not None or drafter.tokens == run.tokens
         assert len(round_.drafts) <= depth
 
     expected = greedy_text(target, PROMPT, min(max_new_tokens, context_length + 1 - len(PROMPT)))
@@ -278,7 +278,7 @@ def test_the_law_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(
 
     def text(rng):
         drafter = sampling(target, other) if depth else None
-        run = Generation(target, drafter, np.array(PROMPT), kind(law, rng), 4, depth, Stop(stop))
+        run = Generation(target, drafter, PROMPT, kind(law, rng), Limits(4, depth, stop=Stop(stop)))
         return tuple(run)
 
     assert total_variation(every_outcome(text), exact_law(target, law, 4, stop)) <= 1e-12
@@ -501,7 +501,8 @@ def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_de
         assert target.cache == run.tokens[:-1], (
             "the cache holds the committed tokens without the pending one"
         )
-        assert drafter.tokens == run.tokens == [*PROMPT, *text]
+        assert run.tokens == [*PROMPT, *text]
+        assert run.reason is not None or drafter.tokens == run.tokens
         assert (
             round_.tokens[: round_.accepted] == round_.drafts[: round_.accepted]
             and len(round_.drafts) <= nodes
@@ -526,9 +527,7 @@ def test_with_trees_the_law_of_sampled_text_is_exactly_the_targets(kind, law):
     def text(rng):
         drafter = TreeDrafting(other, depth=2)
         return tuple(
-            Generation(
-                target, drafter, np.array(PROMPT), kind(law, rng), 4, 2, Stop([0]), tree_nodes=3
-            )
+            Generation(target, drafter, PROMPT, kind(law, rng), Limits(4, 2, 3, Stop([0])))
         )
 
     assert total_variation(every_outcome(text), exact_law(target, law, 4, [0])) <= 1e-12

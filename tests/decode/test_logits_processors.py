@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.generation import Generation
+from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import ProcessedRule, RepetitionPenalty
 from minimtp.decode.options import generate
 from minimtp.decode.rules.verify import BlockRule, Match, TokenRule
 from minimtp.decode.sampling import SamplingParams
-from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, total_variation
 
@@ -118,9 +117,7 @@ def text_law(target, drafter, law, logits_processors, depth, length=4, kind=Toke
             kind(law, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length
         )
         return tuple(
-            Generation(
-                target, drafter, np.array(PROMPT), rule, length, depth, Stop(), tree_nodes=nodes
-            )
+            Generation(target, drafter, PROMPT, rule, Limits(length, depth, tree_nodes=nodes))
         )
 
     return every_outcome(text)
@@ -194,9 +191,7 @@ def accepted_on_average(kind, penalty, seed):
             np.array(PROMPT),
             len(PROMPT) + 4,
         )
-        rounds = Generation(
-            target, sampling_drafter(other, 2), np.array(PROMPT), rule, 4, 2, Stop()
-        ).rounds()
+        rounds = Generation(target, sampling_drafter(other, 2), PROMPT, rule, Limits(4, 2)).rounds()
         next(rounds)
         return next(rounds).accepted
 

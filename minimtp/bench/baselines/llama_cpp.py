@@ -15,21 +15,14 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from minimtp.backend import numpy as np
+from minimtp.decode.target import ForwardOutput
 from minimtp.formats.gguf import gguf
 from minimtp.model.transformer import LanguageModel
 from minimtp.training.data.tokenizer import ByteTokenizer
 
 F32 = 0  # of enum ggml_type
-
-
-class Logits(NamedTuple):
-    """What a pass says: logits (T, V); no hidden states, since nothing drafts from them."""
-
-    logits: np.ndarray
-    hidden: None = None
 
 
 class LlamaDecoder:
@@ -100,7 +93,7 @@ class LlamaDecoder:
             self._forget(length)
         self.length = length
 
-    def forward(self, tokens: np.ndarray) -> Logits:
+    def forward(self, tokens: np.ndarray) -> ForwardOutput:
         """Feed (T,) integers behind the cached positions. Raises ValueError when they do not fit
         the context."""
         batch, rows, start = self.batch, len(tokens), self.length
@@ -125,7 +118,7 @@ class LlamaDecoder:
             logits[row] = np.ctypeslib.as_array(
                 self.api.llama_get_logits_ith(self.context, row), (self.vocabulary_size,)
             )
-        return Logits(logits)
+        return ForwardOutput(logits, logits[:, :0])  # nothing drafts from hidden states
 
     def tokenize(self, text: str) -> list[int]:
         """A text's tokens by llama.cpp's own tokenizer; marks such as the end are no marks in

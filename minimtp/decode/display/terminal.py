@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 from minimtp.decode.generation import Generation
-from minimtp.decode.statistics import Round, Statistics
+from minimtp.decode.round import Round
+from minimtp.decode.statistics import Statistics
 
 COLOURS = {"accepted": "32", "rejected": "9;31", "corrected": "33", "prompt": "2"}
 MARKS = {"accepted": ("{=", "=}"), "rejected": ("[-", "-]"), "corrected": ("{+", "+}")}

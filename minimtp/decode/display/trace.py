@@ -17,7 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from minimtp.decode.generation import Generation
-from minimtp.decode.statistics import Round, Statistics
+from minimtp.decode.round import Round
+from minimtp.decode.statistics import Statistics
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.quant.packed import bits_per_weight

@@ -26,9 +26,10 @@ the target's own whatever was drafted.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from minimtp.backend import numpy as np
+from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Rule
 
 
@@ -49,6 +50,13 @@ class Drafter(Protocol):
     def draft(
         self, depth: int, rule: Rule
     ) -> tuple[Sequence[int] | np.ndarray, np.ndarray | None]: ...
+
+
+@runtime_checkable
+class TreeDrafter(Protocol):
+    """A drafter that can also draft trees."""
+
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree: ...
 
 
 class FunctionDrafter:

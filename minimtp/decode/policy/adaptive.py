@@ -50,7 +50,8 @@ from math import inf
 
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.estimates import Line, survival
-from minimtp.decode.statistics import DraftPlan, Statistics
+from minimtp.decode.policy.plan import DraftPlan
+from minimtp.decode.statistics import Statistics
 
 MEMORY = 48.0  # rounds; then what was counted is halved
 RESUMED_MEMORY = 0.25  # of what was counted, where drafting begins again

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from minimtp.decode.display.terminal import acceptance, pieces, show, styled, visible, wants_colour
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.options import generate
-from minimtp.decode.statistics import Round, Statistics
+from minimtp.decode.round import Round
+from minimtp.decode.statistics import Statistics
 from tests.table_models import TableTarget, greedy_text
 
 

@@ -5,19 +5,11 @@ heads of a group are rows of one product with the group's keys, so that no key i
 kernel of PyTorch's attention takes them.
 """
 
-from typing import NamedTuple
-
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, torch_on
+from minimtp.decode.target import ForwardOutput
 from minimtp.model.transformer import Transformer
-
-
-class Logits(NamedTuple):
-    """What a pass says: logits (T, V); no hidden states, since nothing drafts from them."""
-
-    logits: np.ndarray
-    hidden: None = None
 
 
 class TorchDecoder:
@@ -62,12 +54,13 @@ class TorchDecoder:
         """Forget the positions at and beyond `length`."""
         self.length = length
 
-    def forward(self, tokens: np.ndarray) -> Logits:
+    def forward(self, tokens: np.ndarray) -> ForwardOutput:
         """Feed (T,) integers behind the cached positions."""
         with self.torch.inference_mode():
             logits = self.launch(self.torch.from_numpy(np.asarray(tokens)).to(self.device))
             self.length += len(tokens)
-            return Logits(logits.float().cpu().numpy())
+            host = logits.float().cpu().numpy()
+            return ForwardOutput(host, host[:, :0])  # nothing drafts from hidden states
 
     def seconds_per_pass(self, calls: int, times: int) -> float:
         """Seconds of the GPU for a pass over one token behind the cached ones, median of `times`

@@ -1,0 +1,89 @@
+"""Everything that a generation adds to a drafter: checks, stops, pauses and timing. The round (round.py) sees none of it.
+
+* A drafter's answer is checked before it is verified, so a faulty drafter is an error and never a wrong text.
+* Nothing is drafted after a stop token, or after the token that completes a stop string.
+* In a round that drafts nothing (a pause), the drafter does not run. Its share of the committed text is saved, and delivered
+  in one piece when it is next asked for a draft. So a pause costs what plain decoding costs.
+* `seconds` adds up the time spent in the drafter.
+"""
+
+from time import perf_counter
+
+from minimtp.backend import Array, array_module, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.verify import Rule
+from minimtp.decode.stopping import Stop
+
+NO_DRAFTS: tuple[list[int], None] = ([], None)
+
+
+class ManagedDrafter:
+    """`drafter` as a generation uses it; without one (None) it drafts nothing."""
+
+    def __init__(self, drafter: Drafter | None, stop: Stop, vocabulary_size: int) -> None:
+        self.seconds = 0.0
+        self._drafter, self._stop, self._vocabulary_size = drafter, stop, vocabulary_size
+        self._reads_hidden = drafter is not None and drafter.reads_hidden
+        self._paused = False  # whether the current round drafts nothing
+        self._saved_hidden: list[Array] = []
+        self._saved_tokens: list[np.ndarray] = []
+
+    def reset(self, first_token: int) -> None:
+        if self._drafter is not None:
+            self._drafter.reset(first_token)
+
+    def draft(self, depth: int, rule: Rule) -> tuple[list[int], np.ndarray | None]:
+        """Return at most `depth` checked drafts, cut after the first stop. Raises ValueError for a faulty drafter."""
+        self._paused = depth == 0
+        if self._paused:
+            return NO_DRAFTS
+        started = perf_counter()
+        self._deliver()
+        proposed, scores = self._drafter.draft(depth, rule)
+        drafts = proposed if isinstance(proposed, list) else np.asarray(to_numpy(proposed)).tolist()
+        if drafts:
+            self._check(drafts, depth)
+            kept = self._stop.find(drafts)
+            if kept is not None:
+                drafts, scores = drafts[:kept], None if scores is None else scores[:kept]
+        self.seconds += perf_counter() - started
+        return drafts, scores
+
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:
+        self._paused = False
+        started = perf_counter()
+        self._deliver()
+        tree = self._drafter.draft_tree(nodes, depth, rule, min_acceptance)
+        self.seconds += perf_counter() - started
+        return tree
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        if self._drafter is None:
+            return
+        if self._reads_hidden:
+            self._saved_hidden.append(hidden)
+        self._saved_tokens.append(tokens)
+        if not self._paused:
+            started = perf_counter()
+            self._deliver()
+            self.seconds += perf_counter() - started
+
+    def _deliver(self) -> None:
+        """Give the drafter the committed rows that it has not received yet."""
+        tokens, hidden = self._saved_tokens, self._saved_hidden
+        if not tokens:
+            return
+        self._drafter.commit(_joined(hidden) if hidden else None, _joined(tokens))
+        self._saved_tokens, self._saved_hidden = [], []
+
+    def _check(self, drafts: list[int], depth: int) -> None:
+        size = self._vocabulary_size
+        if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= size:
+            name = type(self._drafter).__name__
+            raise ValueError(f"asked for {depth} drafts below {size}, {name} gave {drafts}")
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)
