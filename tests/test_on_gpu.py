@@ -24,9 +24,9 @@ from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.options import generate
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
+from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.verify import make_rule
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
-from minimtp.decode.policy.plan import DraftPlan
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import Op

@@ -9,10 +9,10 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation, Limits
+from minimtp.decode.round import Round
 from minimtp.decode.rules.verify import Rule, make_rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
-from minimtp.decode.round import Round
 
 DEPTHS = (1, 3, 5, 7, 11, 15)
 Maker = Callable[[int, int], Rule]  # seed, position of the first new token -> a rule for one text

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation
-from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.options import generate
+from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.round import Round
 from minimtp.decode.target import Target
 from minimtp.errors import UserError

@@ -15,10 +15,10 @@ from minimtp.decode.drafters.heads import SequentialStep, head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import generate
+from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.verify import Greedy
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
-from minimtp.decode.policy.plan import DraftPlan
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]
