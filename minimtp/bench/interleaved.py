@@ -16,8 +16,8 @@ from time import perf_counter
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.options import generate
+from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.target import Target
