@@ -21,7 +21,7 @@ from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.logits_processors import RepetitionPenalty
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.plan import DraftPlan
@@ -319,7 +319,7 @@ def test_the_host_waits_once_a_verification_and_once_a_draft(
     law, rule, heads, depth, waits = WAITS[case]
     choose_kernels("auto", device)
     target, drafter = deploy(in_form(moved(model_with(heads), device), "int4"))
-    generation = generate(
+    generation = start_generation(
         target, drafter, [3, 1, 4], max_new_tokens=40, sampling=law, rule=rule, draft_depth=depth
     )
     rounds = generation.rounds()
@@ -343,7 +343,7 @@ def test_the_host_waits_once_a_verification_and_once_a_draft(
 def test_a_plain_round_is_a_replay_a_choice_and_a_read(monkeypatch, device, choose_kernels, law):
     choose_kernels("auto", device)
     target, _ = deploy(in_form(moved(model_with("none"), device), "int4"))
-    rounds = generate(target, None, [3, 1, 4], max_new_tokens=40, sampling=law).rounds()
+    rounds = start_generation(target, None, [3, 1, 4], max_new_tokens=40, sampling=law).rounds()
     for _ in range(4):
         next(rounds)
     monkeypatch.setattr(
@@ -366,7 +366,7 @@ def test_every_draft_length_has_a_graph_for_its_draft_and_one_for_its_verificati
     target, drafter = deploy(moved(model_with("token_conditioned"), device))
     plan = itertools.cycle([DraftPlan(depth) for depth in (1, 2, 3) for _ in range(4)])
     lengths = SimpleNamespace(choose=lambda most, length, statistics: next(plan))
-    rounds = generate(
+    rounds = start_generation(
         target, drafter, [3, 1, 4], max_new_tokens=44, sampling=law, policy=lengths
     ).rounds()
     drafted = {len(next(rounds).drafts) for _ in range(13)}
@@ -393,7 +393,7 @@ def test_the_longest_draft_is_recorded_and_replayed_as_it_is_computed(
     (host, host_drafter), (target, drafter) = deploy(model), deploy(moved(model, device))
     texts = []
     for one, other in ((host, host_drafter), (target, drafter)):
-        rounds = generate(
+        rounds = start_generation(
             one, other, [3, 1, 4], max_new_tokens=44, sampling=law, seed=3, draft_depth=15
         ).rounds()
         texts.append([next(rounds) for _ in range(3)])
@@ -477,7 +477,7 @@ def test_decoding_reads_as_on_the_host(device, choose_kernels, kind, form, choic
     cases += [(wide, "shared-noise", 7), (wide, "block", 7)]
     for seed, (law, rule, tree) in enumerate(cases):
         runs = [
-            generate(
+            start_generation(
                 t,
                 d,
                 [3, 1, 4, 1, 5],
@@ -521,7 +521,7 @@ def test_every_way_to_write_reads_as_on_the_host(device, choose_kernels, way, ch
             list(batch)
             texts.append([row.tokens for row in batch.rows])
         else:
-            generation = generate(target, drafter, [3, 1, 4, 3, 1], **options)
+            generation = start_generation(target, drafter, [3, 1, 4, 3, 1], **options)
             list(generation)
             texts.append(generation.tokens)
     assert texts[1] == texts[0]  # only a tie within 1e-6 of a random score could part them
@@ -532,7 +532,7 @@ def test_a_long_text_keeps_little_noise_on_the_device_and_no_more_graphs_than_it
 ):
     choose_kernels("auto", device)
     target, drafter = deploy(moved(model_with("token_conditioned"), device), context_length=400)
-    generation = generate(
+    generation = start_generation(
         target, drafter, [3, 1, 4], max_new_tokens=300, sampling=SamplingParams(0.8), draft_depth=2
     )
     held = []

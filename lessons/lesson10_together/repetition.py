@@ -7,7 +7,7 @@ from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import LoadedRun
 
@@ -32,7 +32,10 @@ def written(
     """The model's own texts, prompts included."""
     target, _ = deploy(run.model)
     return [
-        [*map(int, p), *generate(target, None, p, max_new_tokens=count, sampling=sampling, seed=s)]
+        [
+            *map(int, p),
+            *start_generation(target, None, p, max_new_tokens=count, sampling=sampling, seed=s),
+        ]
         for s, p in enumerate(prompts)
     ]
 

@@ -16,7 +16,7 @@ from time import perf_counter
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.statistics import Statistics
@@ -138,7 +138,7 @@ def run_once(
     """Generate one sequence and time it from the second token on."""
     if variant.drafter:
         variant.drafter.min_confidence = variant.min_confidence
-    generation = generate(
+    generation = start_generation(
         variant.target,
         variant.drafter,
         prompt,

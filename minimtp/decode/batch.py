@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.round import Round
 from minimtp.decode.target import Target
@@ -85,7 +85,7 @@ def generate_batch(
         )
         policy = make_policy(own_target)
         rows.append(
-            generate(
+            start_generation(
                 own_target, own_drafter, prompt, seed=row_seed(seed, row), policy=policy, **options
             )
         )

@@ -14,8 +14,7 @@ from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.generation import Generation
 from minimtp.decode.logits_processors import RepetitionPenalty
-from minimtp.decode.options import generate as generate_tokens
-from minimtp.decode.options import require_tree
+from minimtp.decode.options import require_tree, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.runtime import ModelRunner
@@ -89,7 +88,7 @@ class Decoder:
 
     def generate(self, prompt: str | bytes, *, seed: int = 0, **options: object) -> Generation:
         """Continue the prompt; the options are those of `minimtp.generate`. One text at a time: the next begins anew."""
-        return generate_tokens(
+        return start_generation(
             self.target, self.drafter, self.run.tokenizer.encode(prompt), seed=seed, policy=self._policy,
             **self._settings(**options),
         )  # fmt: skip
@@ -146,7 +145,7 @@ class Decoder:
             "stop_tokens": (),
             "stop_strings": (),
         }  # enough for a draft, and no end before it
-        for _ in generate_tokens(self.target, drafter, [self.run.tokenizer.end_token], **settings):
+        for _ in start_generation(self.target, drafter, [self.run.tokenizer.end_token], **settings):
             pass
 
 

@@ -14,7 +14,7 @@ from minimtp.decode.target import Target
 from minimtp.errors import UserError
 
 
-def generate(
+def start_generation(
     target: Target,
     drafter: Drafter | None,
     prompt: Iterable[int],

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.decode.batch import generate_batch, row_seed
 from minimtp.decode.drafters.drafter import FunctionDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
@@ -42,7 +42,7 @@ def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(
     for row, token in batch:
         streamed[row].append(token)
     for row, prompt in enumerate(prompts):
-        alone = generate(
+        alone = start_generation(
             target.clone(), half_right(target), prompt, seed=row_seed(seed, row), **options
         )
         assert streamed[row] == list(alone)

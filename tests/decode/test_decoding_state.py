@@ -14,7 +14,7 @@ from minimtp.decode.batch import generate_batch, row_seed
 from minimtp.decode.drafters.heads import SequentialStep, head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.verify import Greedy
 from minimtp.decode.runtime import ModelRunner
@@ -149,7 +149,9 @@ def plain_text(kind, prompt, context_length):
     key = kind, tuple(prompt), context_length
     if key not in PLAIN:
         PLAIN[key] = list(
-            generate(decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length)
+            start_generation(
+                decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length
+            )
         )
     return PLAIN[key]
 
@@ -200,7 +202,7 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
         if batch.rows[row].reason is None:
             check(*rows[row], batch.rows[row].tokens)
     for row, prompt in enumerate(prompts):
-        alone = generate(
+        alone = start_generation(
             decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options
         )
         assert (

@@ -12,11 +12,11 @@ import pytest
 import minimtp
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.bench.agreement import TIE
+from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import FunctionDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
 from minimtp.engine.module import map_parameters
@@ -58,7 +58,7 @@ def count_equal(kind, form, prompts, rule, law):
         prompt = rng.integers(0, SHAPE.vocabulary_size, rng.integers(1, 20))
         texts = []
         for depth in (0, int(rng.integers(1, drafter.max_depth + 1))):
-            run = generate(
+            run = start_generation(
                 target,
                 drafter,
                 prompt,
@@ -127,9 +127,9 @@ def test_text_is_the_same_where_most_of_up_to_15_drafts_are_accepted(
             "seed": seed,
             "rule": rule,
         }
-        plain = generate(target, None, prompt, **options)
+        plain = start_generation(target, None, prompt, **options)
         list(plain)
-        run = generate(target, FunctionDrafter(nearly, 15), prompt, **options)
+        run = start_generation(target, FunctionDrafter(nearly, 15), prompt, **options)
         list(run)
         assert run.tokens == plain.tokens
         drafted, accepted = (
@@ -155,9 +155,9 @@ def partings(form, rule, temperature, texts, new=256):
         target, drafter = decoders[list(HEADS)[seed % len(HEADS)]]
         prompt = rng.integers(0, LONG.vocabulary_size, rng.integers(1, 30))
         options = {"max_new_tokens": new, "sampling": law, "seed": seed, "rule": rule}
-        plain = generate(target, None, prompt, **options)
+        plain = start_generation(target, None, prompt, **options)
         depth, tree = int(rng.integers(1, drafter.max_depth + 1)), int(rng.choice([0, 0, 4, 12]))
-        drafted = generate(target, drafter, prompt, draft_depth=depth, tree=tree, **options)
+        drafted = start_generation(target, drafter, prompt, draft_depth=depth, tree=tree, **options)
         list(plain), list(drafted)
         assert len(plain.tokens) == len(drafted.tokens) == len(prompt) + new
         if plain.tokens != drafted.tokens:
@@ -236,7 +236,7 @@ def test_the_first_tokens_of_a_trained_model_have_the_models_law(trained, rule, 
     )
     for seed in range(100 * TEXTS):
         text = tuple(
-            generate(
+            start_generation(
                 target,
                 drafter,
                 prompt,

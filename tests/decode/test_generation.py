@@ -11,7 +11,7 @@ from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import RepetitionPenalty
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.verify import RULES, BlockRule, Match, TokenRule
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.decode.stopping import Stop
@@ -82,7 +82,7 @@ def test_greedy_text_ends_caches_and_statistics_are_those_of_plain_decoding(
 ):
     target = TableTarget(5, context_length, seed)
     drafter = guessing(target, seed, right)
-    run = generate(
+    run = start_generation(
         target, drafter, PROMPT, max_new_tokens=max_new_tokens, draft_depth=depth, stop_tokens=stop
     )
     text = []
@@ -133,7 +133,7 @@ def test_a_mismatch_keeps_the_drafts_before_it_and_corrects_it(wrong_at, tokens_
             drafts[wrong_at] = (drafts[wrong_at] + 1) % 4
         return drafts, None
 
-    run = generate(target, Watching(function, 3), PROMPT, max_new_tokens=13)
+    run = start_generation(target, Watching(function, 3), PROMPT, max_new_tokens=13)
     rounds = list(run.rounds())
     assert all(len(round_.tokens) == tokens_per_round for round_ in rounds[1:4])
     assert run.tokens[len(PROMPT) :] == greedy_text(target, PROMPT, 13)
@@ -154,7 +154,7 @@ def test_a_prompt_fed_in_pieces_is_continued_as_one_fed_at_once(prompt, most, se
             fed.append(len(tokens)),
             forward(tokens),
         )[1]
-        run = generate(target, guessing(target, seed), prompt, max_new_tokens=6)
+        run = start_generation(target, guessing(target, seed), prompt, max_new_tokens=6)
         texts.append(list(run))
         pieces = -(-len(prompt) // rows)
         assert sum(fed[:pieces]) == len(prompt) and max(fed[:pieces]) <= rows
@@ -175,7 +175,9 @@ class Reciting(TableTarget):
 @pytest.mark.parametrize("drafts", [[1, 3, 2, 0], [1, 3], [1], [1, 2], [0], []], ids=str)
 def test_a_stop_token_ends_the_text_exactly_there_wherever_it_was_drafted(drafts):
     target = Reciting([0, 0, 1, 3, 2, 0, 1, 1], vocabulary_size=4, context_length=8)
-    run = generate(target, drafting(*drafts, depth=4), [0], max_new_tokens=7, stop_tokens=[3])
+    run = start_generation(
+        target, drafting(*drafts, depth=4), [0], max_new_tokens=7, stop_tokens=[3]
+    )
     rounds = list(run.rounds())
     assert run.tokens == [0, 0, 1, 3] and run.reason == "stop"
     assert target.cache == [0, 0, 1], "the stop token was committed, and stays pending"
@@ -184,13 +186,13 @@ def test_a_stop_token_ends_the_text_exactly_there_wherever_it_was_drafted(drafts
 
 def test_a_drafted_stop_token_that_is_rejected_does_not_end_the_text():
     target = Reciting([0, 0, 1, 1, 2, 2], vocabulary_size=4, context_length=6)
-    run = generate(target, drafting(3, 3), [0], max_new_tokens=4, stop_tokens=[3])
+    run = start_generation(target, drafting(3, 3), [0], max_new_tokens=4, stop_tokens=[3])
     assert list(run) == [0, 1, 1, 2] and run.reason == "length"
 
 
 def test_stop_comes_before_length_and_length_before_context():
     def reason(stop, max_new_tokens, context_length):
-        run = generate(
+        run = start_generation(
             TableTarget(1, context_length),
             None,
             [0],
@@ -208,13 +210,13 @@ def test_stop_comes_before_length_and_length_before_context():
 def test_a_prompt_of_the_whole_context_still_gives_the_one_token_that_follows_it(depth):
     target = TableTarget(context_length=6)
     prompt = [0, 1, 2, 3, 0, 1]
-    run = generate(target, guessing(target), prompt, max_new_tokens=9, draft_depth=depth)
+    run = start_generation(target, guessing(target), prompt, max_new_tokens=9, draft_depth=depth)
     assert list(run) == greedy_text(target, prompt, 1) and run.reason == "context"
 
 
 def test_max_new_one_makes_one_pass_and_drafts_nothing():
     target, drafter = TableTarget(), drafting(0, 1)
-    run = generate(target, drafter, PROMPT, max_new_tokens=1)
+    run = start_generation(target, drafter, PROMPT, max_new_tokens=1)
     assert len(list(run.rounds())) == 1 and run.reason == "length"
     assert run.statistics.steps == 0 and run.statistics.tokens_per_step == 1.0
     assert run.statistics.tokens_per_second == 0.0
@@ -224,7 +226,7 @@ def test_the_prompt_is_fed_once_and_each_step_feeds_the_pending_token_and_the_dr
     fed, target = [], Reciting([0, 0, 1, 1, 2, 2, 3], vocabulary_size=4, context_length=9)
     forward = target.forward
     target.forward = lambda tokens: (fed.append(tokens.tolist()), forward(tokens))[1]
-    list(generate(target, drafting(1, 2, 0), [0, 0], max_new_tokens=4))
+    list(start_generation(target, drafting(1, 2, 0), [0, 0], max_new_tokens=4))
     assert fed == [
         [0, 0],
         [1, 1, 2],
@@ -233,7 +235,7 @@ def test_the_prompt_is_fed_once_and_each_step_feeds_the_pending_token_and_the_dr
 
 def test_tokens_stream_one_by_one_and_work_happens_only_when_asked_for():
     target = TableTarget()
-    run = generate(target, guessing(target, right=1.0), PROMPT, max_new_tokens=12)
+    run = start_generation(target, guessing(target, right=1.0), PROMPT, max_new_tokens=12)
     assert target.length == 0
     first = next(run)
     assert target.length == len(PROMPT) and run.statistics.emitted == 1
@@ -244,8 +246,8 @@ def test_tokens_stream_one_by_one_and_work_happens_only_when_asked_for():
 
 def test_a_new_text_starts_from_an_empty_cache():
     target = TableTarget()
-    first = list(generate(target, guessing(target), PROMPT, max_new_tokens=8))
-    assert list(generate(target, guessing(target), PROMPT, max_new_tokens=8)) == first
+    first = list(start_generation(target, guessing(target), PROMPT, max_new_tokens=8))
+    assert list(start_generation(target, guessing(target), PROMPT, max_new_tokens=8)) == first
 
 
 def exact_law(target, law, max_new_tokens, stop):
@@ -288,11 +290,13 @@ def test_sampling_is_by_shared_noise_where_nothing_else_is_said():
     target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
     options = {"max_new_tokens": 20, "sampling": SamplingParams(), "seed": 3}
     texts = [
-        tuple(generate(target, None, PROMPT, **options, rule=rule))
+        tuple(start_generation(target, None, PROMPT, **options, rule=rule))
         for rule in ("shared-noise", "token")
     ]
     assert (
-        tuple(generate(target, sampling(target, other), PROMPT, **options)) == texts[0] != texts[1]
+        tuple(start_generation(target, sampling(target, other), PROMPT, **options))
+        == texts[0]
+        != texts[1]
     )
 
 
@@ -316,7 +320,13 @@ def test_sample_and_match_gives_the_same_text_with_any_drafter_that_draws_nothin
             "rule": "match",
         }
         assert (
-            len({tuple(generate(target, drafter, PROMPT, **options)) for drafter in drafters}) == 1
+            len(
+                {
+                    tuple(start_generation(target, drafter, PROMPT, **options))
+                    for drafter in drafters
+                }
+            )
+            == 1
         )
 
 
@@ -337,7 +347,7 @@ def test_with_shared_noise_the_same_seed_gives_the_same_text_with_any_drafter(te
         ]
         texts = {
             tuple(
-                generate(
+                start_generation(
                     target,
                     drafter,
                     PROMPT,
@@ -354,7 +364,7 @@ def test_with_shared_noise_the_same_seed_gives_the_same_text_with_any_drafter(te
 
 def test_with_shared_noise_a_drafter_that_knows_the_target_is_always_right():
     target = TableTarget(sharpness=1.0)
-    run = generate(
+    run = start_generation(
         target,
         sampling(target, target),
         PROMPT,
@@ -373,7 +383,7 @@ def test_the_seed_decides_the_text(rule):
 
     def text(seed):
         return tuple(
-            generate(
+            start_generation(
                 target,
                 sampling(target, other),
                 PROMPT,
@@ -397,7 +407,7 @@ def test_sampled_text_keeps_the_cache_invariant_and_its_length(rule):
             TableTarget(context_length=context_length, seed=seed),
             TableTarget(seed=seed + 9),
         )
-        run = generate(
+        run = start_generation(
             target,
             sampling(target, other),
             PROMPT,
@@ -419,7 +429,7 @@ def test_sampled_text_keeps_the_cache_invariant_and_its_length(rule):
 def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
     drafter = FunctionDrafter(lambda tokens, depth, rule: (drafts, None), 3)
     with pytest.raises(ValueError, match="FunctionDrafter gave"):
-        list(generate(TableTarget(), drafter, PROMPT, max_new_tokens=20))
+        list(start_generation(TableTarget(), drafter, PROMPT, max_new_tokens=20))
 
 
 @pytest.mark.parametrize(
@@ -458,7 +468,7 @@ def test_bad_input_is_one_sentence_before_any_work(options, message):
         "sampling": GREEDY,
     } | options
     with pytest.raises(UserError, match=message) as caught:
-        generate(target, **options)
+        start_generation(target, **options)
     assert "\n" not in str(caught.value) and target.length == 0
 
 
@@ -490,9 +500,9 @@ def test_with_trees_greedy_text_ends_caches_and_statistics_are_those_of_plain_de
 ):
     target, nodes = TableTarget(5, context_length, seed), min(nodes, context_length)
     drafter = TreeDrafting(TableTarget(5, context_length, seed if same else seed + 1))
-    plain = generate(target, None, PROMPT, max_new_tokens=max_new_tokens, stop_tokens=stop)
+    plain = start_generation(target, None, PROMPT, max_new_tokens=max_new_tokens, stop_tokens=stop)
     expected = list(plain)
-    run = generate(
+    run = start_generation(
         target, drafter, PROMPT, max_new_tokens=max_new_tokens, tree=nodes, stop_tokens=stop
     )
     text = []
@@ -546,9 +556,9 @@ def test_with_trees_the_same_seed_gives_the_text_of_plain_decoding(rule):
             "seed": seed,
             "rule": rule,
         }
-        plain = list(generate(target, None, PROMPT, **options))
+        plain = list(start_generation(target, None, PROMPT, **options))
         for nodes, drafts in itertools.product([1, 3, 8], [other, target]):
-            run = generate(target, TreeDrafting(drafts), PROMPT, tree=nodes, **options)
+            run = start_generation(target, TreeDrafting(drafts), PROMPT, tree=nodes, **options)
             assert list(run) == plain
             if drafts is target and rule == "shared-noise":
                 assert run.statistics.accepted == run.statistics.drafted
@@ -567,6 +577,9 @@ def test_processors_see_the_path_that_leads_to_a_row_of_a_tree():
             "rule": rule,
             "logits_processors": [RepetitionPenalty(1.5)],
         }
-        plain = list(generate(target, None, PROMPT, **options))
+        plain = list(start_generation(target, None, PROMPT, **options))
         for drafts in (other, target):
-            assert list(generate(target, TreeDrafting(drafts), PROMPT, tree=6, **options)) == plain
+            assert (
+                list(start_generation(target, TreeDrafting(drafts), PROMPT, tree=6, **options))
+                == plain
+            )

@@ -9,7 +9,7 @@ from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import ProcessedRule, RepetitionPenalty
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.verify import BlockRule, Match, TokenRule
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
@@ -236,13 +236,13 @@ def test_greedy_and_same_seed_text_is_the_same_with_and_without_drafts(seed, tem
         rule="shared-noise",
         logits_processors=PROCESSORS[name],
     )
-    plain = list(generate(target, None, PROMPT, **options))
+    plain = list(start_generation(target, None, PROMPT, **options))
     for drafter in (
         sampling_drafter(other, 3),
         sampling_drafter(target, 4),
         all_at_once_drafter(other, 3),
     ):
-        assert list(generate(target, drafter, PROMPT, **options)) == plain
+        assert list(start_generation(target, drafter, PROMPT, **options)) == plain
     if temperature == 0:
         tokens = list(PROMPT)
         for _ in range(25):
@@ -252,7 +252,7 @@ def test_greedy_and_same_seed_text_is_the_same_with_and_without_drafts(seed, tem
 
 def test_a_drafter_that_knows_the_target_is_always_accepted_under_a_penalty():
     target = TableTarget(6, 60, sharpness=1.0)
-    run = generate(
+    run = start_generation(
         target, sampling_drafter(target, 3), PROMPT, max_new_tokens=41, sampling=SamplingParams(), seed=4, rule="shared-noise",
         logits_processors=[RepetitionPenalty(1.5)],
     )  # fmt: skip

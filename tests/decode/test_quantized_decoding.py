@@ -13,7 +13,6 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import generate
 from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Greedy
 from minimtp.decode.runtime import ModelRunner
@@ -117,7 +116,7 @@ def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form,
 def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
     write = partial(
-        generate, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3
+        start_generation, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3
     )
     alone = list(write(drafter=None))
     assert len(alone) == 16

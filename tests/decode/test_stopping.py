@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters.drafter import FunctionDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
@@ -62,7 +62,7 @@ def test_stop_strings_cut_drafted_text_where_they_cut_plain_text(seed, strings, 
     target, prompt = TableTarget(5, 64, seed), [0, 1]
     plain = greedy_text(target, prompt, 40)
     end = first_end(plain, tokens, [string.encode() for string in strings])
-    run = generate(
+    run = start_generation(
         target, drafting_well(target) if drafted else None, prompt, max_new_tokens=40,
         stop_tokens=tokens, stop_strings=strings, decode_bytes=spell,
     )  # fmt: skip
@@ -74,7 +74,7 @@ def test_stop_strings_cut_drafted_text_where_they_cut_plain_text(seed, strings, 
 def test_the_prompt_does_not_count_as_having_said_a_stop_string():
     target = TableTarget(5, 16, 3)
     text = list(
-        generate(
+        start_generation(
             target, None, [0, 1, 0], max_new_tokens=8, stop_strings=["abab"], decode_bytes=spell
         )
     )
@@ -85,7 +85,9 @@ def test_the_prompt_does_not_count_as_having_said_a_stop_string():
 def test_nothing_is_drafted_behind_a_stop_string():
     target = TableTarget(5, 32, 1)
     drafter = FunctionDrafter(lambda tokens, wanted, rule: ([0, 1, 0, 0][:wanted], None), 4)
-    run = generate(target, drafter, [3], max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell)
+    run = start_generation(
+        target, drafter, [3], max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell
+    )
     rounds = list(run.rounds())
     assert all(
         spell(round_.drafts).find(b"ab") in (-1, len(spell(round_.drafts)) - 2) for round_ in rounds

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.errors import UserError
@@ -152,7 +152,7 @@ def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
     for form in (round_to_nearest(model, HALVES), halved(model)):
         target, drafter = deploy(form)
         for law in (SamplingParams(0.0), SamplingParams(0.8)):
-            generation = generate(
+            generation = start_generation(
                 target, drafter, [3, 1, 4], max_new_tokens=16, sampling=law, seed=1
             )
             texts.append(list(generation))
@@ -205,7 +205,7 @@ def test_decoding_with_halves_reads_on_the_device_as_on_the_host(
     for law in (SamplingParams(0.0), SamplingParams(0.8)):
         both = (host, host_drafter), (target, drafter)
         runs = [
-            generate(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2)
+            start_generation(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2)
             for t, d in both
         ]
         for run in runs:

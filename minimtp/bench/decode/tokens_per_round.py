@@ -36,7 +36,7 @@ from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.registry import every_drafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.verify import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
@@ -146,7 +146,7 @@ def tokens_per_round(
 
     options: those of `generate`.
     """
-    rounds = generate(target, drafter, prompt, **options).rounds()
+    rounds = start_generation(target, drafter, prompt, **options).rounds()
     next(rounds)
     found = zip(rounds, range(ROUNDS), strict=False)
     return statistics.fmean(len(round_.tokens) for round_, _ in found)

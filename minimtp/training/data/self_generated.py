@@ -18,7 +18,7 @@ from tqdm import tqdm
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed
 from minimtp.decode.decoder import Decoder
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
@@ -57,7 +57,7 @@ def generate_training_text(
     with tqdm(total=tokens, unit="tok", unit_scale=True, desc=FOLDER, disable=None) as bar:
         while written < tokens:
             start = int(places.integers(len(corpus.train) - beginning))
-            generation = generate(
+            generation = start_generation(
                 decoder.target, decoder.drafter, corpus.train[start : start + beginning].astype(np.int64), max_new_tokens=context_length,
                 sampling=SamplingParams(1.0), seed=row_seed(seed, text), stop_tokens=[run.tokenizer.end_token], rule="shared-noise",
             )  # fmt: skip

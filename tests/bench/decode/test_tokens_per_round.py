@@ -64,7 +64,7 @@ def test_the_counted_rounds_are_those_of_the_decoding_loop_without_prefill(run):
     target, drafter = deploy(load(run, "cpu").model)
     prompt = np.array([65, 66, 67])
     options = dict(max_new_tokens=29, sampling=SamplingParams(1.0), seed=3, draft_depth=5)
-    generation = rounds.generate(target, drafter, prompt, **options)
+    generation = rounds.start_generation(target, drafter, prompt, **options)
     lengths = [len(round_.tokens) for round_ in generation.rounds()]
     assert lengths[0] == 1 and len(lengths) > 1 + rounds.ROUNDS
     expected = np.mean(lengths[1 : 1 + rounds.ROUNDS])

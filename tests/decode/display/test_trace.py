@@ -19,7 +19,7 @@ from minimtp.cli import main
 from minimtp.decode.display.trace import BEGINNING, Trace, owned_text, page, require_place
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
 
@@ -53,7 +53,7 @@ def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=()
 
     drafter = FunctionDrafter(draft, depth) if depth else None
     trace = Trace(
-        generate(target, drafter, prompt, max_new_tokens=max_new_tokens, stop_tokens=stop)
+        start_generation(target, drafter, prompt, max_new_tokens=max_new_tokens, stop_tokens=stop)
     )
     list(trace)
     return trace
@@ -122,7 +122,7 @@ def traced_trees(vocabulary_size=4):
         )
     )
     trace = Trace(
-        generate(
+        start_generation(
             TableTarget(vocabulary_size, 200, seed=2), drafter, [0, 1, 2], max_new_tokens=40, tree=6
         )
     )

@@ -11,7 +11,7 @@ from minimtp.decode.drafters import heads as head_drafters
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.verify import RULES, Greedy, make_rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
@@ -135,13 +135,13 @@ def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_us
     runtime = ModelRunner(model.trunk, context_length)
     drafter = head_drafter(model.heads, runtime)
     for prompt in ([3], [1, 2, 3, 4, 5, 6]):
-        plain = list(generate(runtime, None, prompt, max_new_tokens=max_new_tokens))
+        plain = list(start_generation(runtime, None, prompt, max_new_tokens=max_new_tokens))
         fresh = list(
-            generate(
+            start_generation(
                 runtime, head_drafter(model.heads, runtime), prompt, max_new_tokens=max_new_tokens
             ).rounds()
         )
-        run = generate(runtime, drafter, prompt, max_new_tokens=max_new_tokens)
+        run = start_generation(runtime, drafter, prompt, max_new_tokens=max_new_tokens)
         assert list(run.rounds()) == fresh and run.tokens == prompt + plain
         assert runtime.length == len(run.tokens) - 1
         assert len(plain) == min(max_new_tokens, context_length + 1 - len(prompt))
@@ -195,7 +195,9 @@ def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
     runtime = ModelRunner(model.trunk)
     for law in (GREEDY, SamplingParams(0.8)):
         options = {"max_new_tokens": 40, "sampling": law, "seed": 1, "rule": rule}
-        run = generate(runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options)
+        run = start_generation(
+            runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options
+        )
         for _ in run.rounds():
             fresh, length = ModelRunner(model.trunk), runtime.length
             fresh.forward(np.array(run.tokens[:-1]))
@@ -208,7 +210,7 @@ def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
             )
         assert run.reason == "context"
         if law == GREEDY or rule in ("shared-noise", "match"):
-            assert run.tokens[3:] == list(generate(runtime, None, [1, 2, 3], **options))
+            assert run.tokens[3:] == list(start_generation(runtime, None, [1, 2, 3], **options))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,9 +245,10 @@ def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
             "seed": seed,
             "rule": "shared-noise",
         }
-        plain = list(generate(runtime, None, [1, 2], **options))
+        plain = list(start_generation(runtime, None, [1, 2], **options))
         assert (
-            list(generate(runtime, head_drafter(model.heads, runtime), [1, 2], **options)) == plain
+            list(start_generation(runtime, head_drafter(model.heads, runtime), [1, 2], **options))
+            == plain
         )
 
 
@@ -258,7 +261,7 @@ def test_heads_that_know_the_future_are_always_accepted(kind):
     model.trunk.embedding.weight.data[:, 0] = 1.0
     model.trunk.embedding.weight.data[7, 0] = 2.0
     runtime = ModelRunner(model.trunk)
-    run = generate(
+    run = start_generation(
         runtime, head_drafter(model.heads, runtime), [1, 2], max_new_tokens=21, draft_depth=DEPTH
     )
     assert list(run) == [7] * 21
@@ -338,7 +341,7 @@ def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one()
     )
     runtime = ModelRunner(model_with("parallel").trunk)
     for prompt in ([5, 6, 7], [8]):
-        run = generate(runtime, drafter, prompt, max_new_tokens=6, sampling=GREEDY)
+        run = start_generation(runtime, drafter, prompt, max_new_tokens=6, sampling=GREEDY)
         seen.clear()
         states = [list(run.tokens) for _ in run.rounds()]
         assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
@@ -349,5 +352,9 @@ def test_no_hidden_states_are_kept_for_a_function_which_could_not_read_them():
     drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
     commit = drafter.commit
     drafter.commit = lambda hidden, tokens: (told.append(hidden), commit(hidden, tokens))
-    list(generate(ModelRunner(model_with("parallel").trunk), drafter, [5, 6, 7], max_new_tokens=6))
+    list(
+        start_generation(
+            ModelRunner(model_with("parallel").trunk), drafter, [5, 6, 7], max_new_tokens=6
+        )
+    )
     assert told and all(hidden is None for hidden in told)

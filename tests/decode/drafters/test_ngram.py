@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from tests.table_models import TableTarget, greedy_text
 
@@ -73,12 +73,12 @@ def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
     options = dict(
         max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
     )
-    plain = list(generate(target, None, [0, 1], **options))
+    plain = list(start_generation(target, None, [0, 1], **options))
     drafter = own(NgramDrafter)(shortest=1)
     assert (
-        list(generate(target, drafter, [0, 1], **options))
+        list(start_generation(target, drafter, [0, 1], **options))
         == plain
-        == list(generate(target, drafter, [0, 1], **options))
+        == list(start_generation(target, drafter, [0, 1], **options))
     )
     if temperature == 0:
         assert plain == greedy_text(target, [0, 1], 50)

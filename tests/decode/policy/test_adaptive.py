@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import generate
+from minimtp.decode.options import start_generation
 from minimtp.decode.policy.adaptive import (
     ALLOWANCE,
     FIRST_CREDIT,
@@ -213,9 +213,9 @@ def test_the_text_does_not_depend_on_what_was_planned(seed, temperature, slownes
         max_new_tokens=60, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
     )
     lengths = AdaptivePolicy(Machine(row=slowness), MOST, nodes)
-    run = generate(target, drafter, [1, 2], policy=lengths, tree=nodes, **options)
+    run = start_generation(target, drafter, [1, 2], policy=lengths, tree=nodes, **options)
     asked = [len(round_.drafts) for round_ in run.rounds()]
-    assert run.tokens[2:] == list(generate(target, None, [1, 2], **options))
+    assert run.tokens[2:] == list(start_generation(target, None, [1, 2], **options))
     assert asked[0] == 0 and max(asked) <= MOST
 
 
