@@ -16,13 +16,15 @@ from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 def half_away(x: Array) -> Array:
     """x, any shape -> the nearest integers in x's dtype, halves away from zero."""
     raise NotImplementedError(
-        "lesson 7: the nearest integers, halves away from zero, and 0.49999997 to 0"
+        "lesson 7: round to the nearest integer, halves away from zero, and 0.49999997 to 0"
     )
 
 
 def pack_bits(codes: Array, bits: int) -> Array:
     """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
-    raise NotImplementedError("lesson 7: every code behind the bits of the one before it")
+    raise NotImplementedError(
+        "lesson 7: write the bits of each code after the bits of the code before it"
+    )
 
 
 def gptq(
@@ -42,5 +44,5 @@ def gptq(
     Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
     """
     raise NotImplementedError(
-        "lesson 7: round a column, and let the columns behind it make up for the error"
+        "lesson 7: round one column, and change the later columns to compensate for its error"
     )

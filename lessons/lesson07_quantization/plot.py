@@ -1,66 +1,75 @@
-"""Lesson 7's picture: weights on two grids, the error inside its bound, and what each method costs."""
+"""Lesson 7's plot: weights on two grids, errors within their bound, and the loss of each method."""
 
-from lessons.lesson07_quantization.quantized import Rounded
+from typing import TYPE_CHECKING
+
+from lessons.lesson07_quantization.quantized import Quantized
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.quant.grids.registry import Q4_0, grid_named
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 BLUE, RED, GREY = "#2e86c1", "#c0392b", "#7f8c8d"
-METHODS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
+METHOD_COLOURS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
+SHOWN = 12_000  # points per colour
 
 
 def draw(
-    figure: object,
+    figure: "Figure",
     matrix: Array,
-    errors: tuple[np.ndarray, ...],
-    methods: dict[str, dict[int, Rounded]],
+    errors: tuple[np.ndarray, np.ndarray, np.ndarray],
+    methods: dict[str, dict[int, Quantized]],
     before: float,
 ) -> None:
-    grids, bound, cost = figure.subplots(1, 3)
-    group = to_numpy(matrix)[:1, :32]
-    for row, (name, grid) in enumerate(
-        {"its own step": Q4_0, "a step for all": grid_named("int4-restricted-tensor")}.items()
+    """Draw the three parts.
+
+    errors: the result of `errors_in_scales`. methods: results by method and bits. before: the
+    float32 loss.
+    """
+    grids, bound, loss = figure.subplots(1, 3)
+    draw_grids(grids, matrix)
+    draw_errors(bound, *errors)
+    for i, ((method, found), colour) in enumerate(
+        zip(methods.items(), METHOD_COLOURS, strict=True)
     ):
+        places = [bits + (i - (len(methods) - 1) / 2) * 0.16 for bits in found]
+        added = [result.bits_per_byte - before for result in found.values()]
+        loss.bar(places, added, 0.15, color=colour, label=method)
+    loss.set(title="loss added by quantization", xlabel="bits per code", xticks=[2, 3, 4])
+    loss.set_ylabel("bits per byte above float32")
+    loss.legend(fontsize=8)
+    loss.grid(alpha=0.3, axis="y")
+    loss.set_axisbelow(True)
+
+
+def draw_grids(axes: "Axes", matrix: Array) -> None:
+    """Show the first group of a matrix between the levels of its own scale and of one scale."""
+    group = to_numpy(matrix)[:1, :32]
+    grids = {
+        "scale of the group": Q4_0,
+        "scale of the matrix": grid_named("int4-restricted-tensor"),
+    }
+    for row, (name, grid) in enumerate(grids.items()):
         codes = np.arange(grid.smallest_code, grid.largest_code + 1, dtype=np.int8)
         scales = to_numpy(grid.encode(matrix)[1])[:1, :1]
         levels = grid.decode(codes[None], scales)[0]
-        grids.vlines(levels, row - 0.3, row + 0.3, color=GREY, linewidth=1)
-        grids.plot(group[0], np.linspace(row - 0.22, row + 0.22, 32), ".", color=BLUE, markersize=5)
-        grids.text(0.02, row + 0.38, name, transform=grids.get_yaxis_transform(), fontsize=9)
+        axes.vlines(levels, row - 0.3, row + 0.3, color=GREY, linewidth=1)
+        axes.plot(group[0], np.linspace(row - 0.22, row + 0.22, 32), ".", color=BLUE, markersize=5)
+        axes.text(0.02, row + 0.38, name, transform=axes.get_yaxis_transform(), fontsize=9)
     widest = 1.3 * np.abs(group).max()
-    grids.set(title="32 weights, and the levels of 4 bits", xlabel="weight", yticks=[])
-    grids.set(xlim=(-widest, widest), ylim=(-0.5, 1.6))
+    axes.set(title="32 weights and the 4-bit levels", xlabel="weight", yticks=[])
+    axes.set(xlim=(-widest, widest), ylim=(-0.5, 1.6))
 
-    weight, error, clipped = errors
-    shown = slice(None, 12_000)
-    bound.axhspan(-0.5, 0.5, color="#d5f5e3")
+
+def draw_errors(axes: "Axes", weights: np.ndarray, errors: np.ndarray, clipped: np.ndarray) -> None:
+    """Show the error of each weight, with the bound of half a scale shaded."""
+    axes.axhspan(-0.5, 0.5, color="#d5f5e3")
     for part, colour, label in ((~clipped, BLUE, "rounded"), (clipped, RED, "clipped")):
-        chosen = np.flatnonzero(part)[shown]
-        bound.plot(weight[chosen], error[chosen], ",", color=colour)
-        bound.plot([], [], "s", color=colour, label=label)
-    bound.set(
-        title="every weight's error on q4_0",
-        xlabel="weight, in steps",
-        ylabel="error, in steps",
-        ylim=(-1.1, 1.1),
-    )
-    bound.legend(fontsize=8)
-
-    for i, ((method, found), colour) in enumerate(zip(methods.items(), METHODS, strict=True)):
-        places = [bits + (i - (len(methods) - 1) / 2) * 0.16 for bits in found]
-        cost.bar(
-            places,
-            [rounded.bits_per_byte - before for rounded in found.values()],
-            0.15,
-            color=colour,
-            label=method,
-        )
-    cost.set(
-        title="what rounding costs",
-        xlabel="bits of a code",
-        ylabel="bits per byte above float32",
-        xticks=[2, 3, 4],
-    )
-    cost.legend(fontsize=8)
-    cost.grid(alpha=0.3, axis="y")
-    cost.set_axisbelow(True)
+        chosen = np.flatnonzero(part)[:SHOWN]
+        axes.plot(weights[chosen], errors[chosen], ",", color=colour)
+        axes.plot([], [], "s", color=colour, label=label)
+    axes.set(title="error of every weight on q4_0", xlabel="weight / scale", ylabel="error / scale")
+    axes.set_ylim(-1.1, 1.1)
+    axes.legend(fontsize=8)

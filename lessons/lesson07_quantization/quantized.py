@@ -1,4 +1,4 @@
-"""A model rounded to a grid by a method: what is left of it, and how far its weights have moved."""
+"""Quantize a model to a grid with a method; measure its size, its loss and its rounding errors."""
 
 from typing import NamedTuple
 
@@ -16,59 +16,58 @@ from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 
 
-class Rounded(NamedTuple):
-    """bits_per_weight: of the whole model, steps and norms included. bits_per_byte: of held-out text."""
+class Quantized(NamedTuple):
+    """A quantized model's size, including scales and norms, and its loss on held-out text."""
 
     bits_per_weight: float
     bits_per_byte: float
 
+    def describe(self, noise: float) -> str:
+        size = f"{self.bits_per_weight:>6.2f} bits per weight  noise {100 * noise:>4.1f} %"
+        return f"{size}  {self.bits_per_byte:.3f} bits per byte"
 
-class Judge:
-    """Rounds one model in many ways, and measures all of them on the same held-out text.
 
-    tokens: of held-out text; a quarter as many of the training text are read by the methods that look at text.
+class Evaluator:
+    """Quantize one model in many ways, and evaluate all of them on the same held-out text.
+
+    tokens: the number of held-out tokens. Methods that need calibration text get a quarter as many
+    training tokens.
     """
 
     def __init__(self, model: Transformer, corpus: Corpus, device: Device, tokens: int) -> None:
-        self.model, self.corpus, self.tokens, self.context_length = (
-            model,
-            corpus,
-            tokens,
-            model.config.context_length,
-        )
+        self.model = model
+        self.corpus = corpus
+        self.tokens = tokens
+        self.context_length = model.config.context_length
         windows = max(2, tokens // 4 // self.context_length)
-        text = corpus.batch(
-            0, seed=1, batch_size=windows, context_length=self.context_length
-        )  # of the training part
-        self.batches = [
-            to_device(part, device) for part in np.array_split(text, max(1, windows // 16))
-        ]
+        text = corpus.batch(0, seed=1, batch_size=windows, context_length=self.context_length)
+        parts = np.array_split(text, max(1, windows // 16))
+        self.batches = [to_device(part, device) for part in parts]
 
     def bits_per_byte(self, model: Transformer) -> float:
         return evaluate_model(model, self.corpus, self.context_length, self.tokens).bits_per_byte
 
-    def rounded(self, grid: str, method: str = "rtn") -> Rounded:
-        """All products on the grid, the token table, which is the output too, on q8_0."""
+    def quantized(self, grid: str, method: str = "rtn") -> Quantized:
+        """Quantize all matrices to the grid. The token embedding (also the output) uses q8_0."""
         spec = QuantizationSpec(weights=grid, activations="none")
         model = quantize_after_training(self.model, spec, method, self.batches)
-        return Rounded(bits_per_weight(model), self.bits_per_byte(model))
+        return Quantized(bits_per_weight(model), self.bits_per_byte(model))
 
 
-def products(model: Transformer) -> list[Array]:
-    """The matrices (N, K) of the model's products."""
+def matrices(model: Transformer) -> list[Array]:
+    """Return the weight matrices (N, K) of all linear layers."""
     return [module.weight.data for _, module in model.named_modules() if isinstance(module, Linear)]
 
 
 def noise(model: Transformer, grid: str) -> float:
-    """The power of the rounding error of all products, as a share of that of the weights."""
-    errors = [grid_named(grid).fake_quantize(weight) - weight for weight in products(model)]
-    return sum(float((e * e).sum()) for e in errors) / sum(
-        float((w * w).sum()) for w in products(model)
-    )
+    """Return the sum of the squared rounding errors over the sum of the squared weights."""
+    errors = [grid_named(grid).fake_quantize(weight) - weight for weight in matrices(model)]
+    error_power = sum(float((e * e).sum()) for e in errors)
+    return error_power / sum(float((w * w).sum()) for w in matrices(model))
 
 
 def misread(model: Transformer) -> Transformer:
-    """The model on q4_0, its codes packed two neighbours to a byte, and read as if they were ggml's blocks."""
+    """Wrong: quantize to q4_0, pack adjacent codes into bytes, and read these as ggml's blocks."""
     copy = replicate(model)
     for _, module in copy.named_modules():
         if isinstance(module, Linear):
@@ -79,12 +78,15 @@ def misread(model: Transformer) -> Transformer:
     return copy
 
 
-def errors_in_steps(grid: Grid, weight: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each element of a matrix (N, K): the weight and its error, both in steps of its group, and whether it was clipped."""
+def errors_in_scales(grid: Grid, weight: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (weights, errors, clipped) for the elements of a matrix (N, K).
+
+    Weights and errors are divided by the scale of their group. Elements with scale 0 are left out.
+    """
     codes, scales = grid.encode(weight)
-    step = np.repeat(to_numpy(scales), grid.group_size, axis=1)
+    scale = np.repeat(to_numpy(scales), grid.group_size, axis=1)
     inside = grid.straight_through_mask(weight, "round-clip")
     clipped = np.zeros(weight.shape, bool) if inside is None else ~to_numpy(inside)
-    used = step != 0
-    weight, level = to_numpy(weight)[used] / step[used], to_numpy(codes)[used]
-    return weight, level - weight, clipped[used]
+    used = scale != 0
+    in_scales, levels = to_numpy(weight)[used] / scale[used], to_numpy(codes)[used]
+    return in_scales, levels - in_scales, clipped[used]

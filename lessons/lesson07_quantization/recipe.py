@@ -1,4 +1,4 @@
-"""What lesson 7 adds: grids, packing, and rounding a finished model. The model that is rounded is lesson 3's, as it is."""
+"""Lesson 7 adds grids, packing, and quantization of a trained model: lesson 3's, unchanged."""
 
 from lessons.lesson06_speculative.recipe import recipe as previous
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson07_quantization.quantized import Judge
+from lessons.lesson07_quantization.quantized import Evaluator
 from lessons.lesson08_qat.derivatives import differences, share_without_slope
 from lessons.lesson08_qat.finetune import Diary, Tuner, grid_of, rounding_after_steps
 from lessons.lesson08_qat.plot import draw
@@ -30,7 +30,7 @@ def main(lesson: course.Lesson) -> None:
         evaluation_tokens=recipe.evaluation_tokens // 2,
     )
     judge, tuner = (
-        Judge(model, corpus, lesson.device, few.evaluation_tokens),
+        Evaluator(model, corpus, lesson.device, few.evaluation_tokens),
         Tuner(model, corpus, lesson.device, few),
     )
     print(
@@ -51,7 +51,7 @@ def main(lesson: course.Lesson) -> None:
     found, diary = {}, Diary(2)
     for bits in (2, 3, 4):
         found[bits] = {
-            method: judge.rounded(grid_of(bits), method).bits_per_byte for method in ("rtn", "gptq")
+            method: judge.quantized(grid_of(bits), method).bits_per_byte for method in ("rtn", "gptq")
         }
         for name, settings in WAYS.items():
             watch = {"after_step": diary} if bits == 2 and name == "trained" else {}

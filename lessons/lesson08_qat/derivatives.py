@@ -1,6 +1,6 @@
 """Derivatives of rounding: the true one, and the step's by hand, beside differences of what is being differentiated."""
 
-from lessons.lesson07_quantization.quantized import products
+from lessons.lesson07_quantization.quantized import matrices
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor
@@ -14,7 +14,7 @@ LOW, HIGH = -8, 7
 def share_without_slope(model: Transformer, h: float = 1e-6) -> float:
     """The share of the weights whose code is the same h below and h above, their steps held fixed: a derivative of 0."""
     same, count = 0, 0
-    for weight in products(model):
+    for weight in matrices(model):
         _, scales = Q4_0.encode(weight)
         up, down = (
             Q4_0.nearest(weight + array_module(weight).float32(move), scales) for move in (h, -h)

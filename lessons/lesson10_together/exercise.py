@@ -17,20 +17,18 @@ from minimtp.decode.rules.verify import Rule
 
 @dataclass
 class Speed:
-    """What was measured of one contestant."""
+    """The measured speed of one variant."""
 
     tokens_per_second: float  # median over the repeats
     slowest: float
     fastest: float
     tokens_per_step: float
-    acceptance: list[float]  # by depth: accepted / drafted
+    acceptance: list[float]  # accepted / drafted, by depth
     rates: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
-    texts: list[list[int]] = field(repr=False)  # one a prompt, prompt included
-    steps: int = 0  # passes after the prompt's, over all prompts once
-    passes_of_length: list[int] = field(
-        default_factory=list
-    )  # of those, how many were over 0, 1, ... tokens
-    drafting_seconds_per_step: float = 0.0  # a step, the median of the turns
+    texts: list[list[int]] = field(repr=False)  # one per prompt, prompt included
+    steps: int = 0  # forward passes after prefill, over all prompts once
+    passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
+    drafting_seconds_per_step: float = 0.0  # median of the runs
 
     def speedup_over(self, other: "Speed") -> float:
         """Median over prompts and repeats of the ratio of two neighbouring runs."""
