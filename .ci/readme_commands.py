@@ -1,17 +1,24 @@
-"""Print the commands of a Markdown file's `sh` blocks, then its `python` blocks as commands, to be run by CI.
+"""Print the commands of a Markdown file's `sh` blocks, then its `python` blocks as commands, for CI
+to run.
 
-With --small, training, comparing and the lessons take the preset `tiny`, which runs the same code in seconds; installing is
-left out (CI has just done it, from this checkout), and so are pytest (CI runs it in an environment of its own) and the commands
-for a GPU.
-"""
+    python .ci/readme_commands.py [--small] FILE
+
+With --small, training, comparing and the lessons use the preset `tiny`, which runs the same code in
+seconds. Omitted are installing (CI has just installed this checkout), pytest (CI runs it in an
+environment of its own), and commands for a GPU."""
 
 import re
 import sys
 from pathlib import Path
 
+OMITTED = ("pip install", "pytest", "git clone", "cd ")
+TRAINS = re.compile(r"(minimtp (compare|train)|python -m lessons\.\w+)\b")
+
 
 def commands(text: str) -> list[str]:
-    """The command lines of all ```sh blocks, comments stripped, continued lines joined, `a && b` taken apart."""
+    """Return the commands of all ```sh blocks: without comments, continued lines joined, `a && b`
+    split.
+    """
     lines = []
     for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
@@ -21,22 +28,16 @@ def commands(text: str) -> list[str]:
 
 
 def programs(text: str) -> list[str]:
-    """The ```python blocks, each as a command that runs it."""
-    return [
-        f"python - <<'END'\n{block}END"
-        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    ]
+    """Return each ```python block as a command that runs it."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [f"python - <<'END'\n{block}END" for block in blocks]
 
 
 def small(command: str) -> str | None:
-    """The command as CI runs it, None to leave it out."""
-    if (
-        command.startswith(("pip install", "pytest", "git clone", "cd "))
-        or "--device cuda" in command
-    ):
+    """Return the command as CI runs it, None to omit it."""
+    if command.startswith(OMITTED) or "--device cuda" in command:
         return None
-    learns = re.match(r"(minimtp (compare|train)|python -m lessons\.\w+)\b", command)
-    if learns and not re.search(r"--(from|resume)\b", command):
+    if TRAINS.match(command) and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     if command.startswith("minimtp bench quality"):
         command += " --preset tiny --bits 4,2 --seeds 1"

@@ -1,4 +1,6 @@
-"""The README says what the code does now: its table is the measured one, its commands exist."""
+"""README.md and data/results/README.md agree with the code: their tables, their commands and their
+links.
+"""
 
 import importlib.util
 import re
@@ -7,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from minimtp.cli.parser import make_parser
+from minimtp.cli import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (
+    "README.md",
+    "data/results/README.md",
+    "minimtp/README.md",
+    "minimtp/kernels/cuda/README.md",
+)
+
+
+def read(page):
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def script(name):
@@ -20,27 +31,27 @@ def script(name):
     return module
 
 
-COMMANDS = script("readme_commands").commands(README)
-GPU = script("readme_commands").commands(
-    (ROOT / "minimtp" / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8")
-)
+README = read("README.md")
+COMMANDS = {page: script("readme_commands").commands(read(page)) for page in PAGES}
 
 
-def test_the_tables_are_the_measured_ones():
-    tables = script("readme_table")
-    assert set(re.findall(r"<!-- table:(\S+) -->", README)) == {*tables.BLOCKS, "processors"}
-    assert tables.updated(README) == README
+def test_the_tables_agree_with_the_measured_files():
+    tables = script("tables")
+    pages = [page.read_text(encoding="utf-8") for page in tables.PAGES]
+    assert [tables.updated(page) for page in pages] == pages
+    names = [name for page in pages for name in re.findall(r"<!-- table:(\S+) -->", page)]
+    assert sorted(names) == sorted([*tables.BLOCKS, *tables.SUMMARIES])
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS + GPU if command.startswith("minimtp")]
+    "command", [c for page in PAGES for c in COMMANDS[page] if c.startswith("minimtp")]
 )
-def test_every_command_exists_with_its_options(command):
+def test_every_documented_command_exists_with_its_options(command):
     make_parser().parse_args(shlex.split(command)[1:])
 
 
-def test_the_first_two_commands_install_and_do_the_main_job_and_the_tests():
-    assert COMMANDS[:4] == [
+def test_the_first_two_commands_install_and_compare_and_run_the_tests():
+    assert COMMANDS["README.md"][:4] == [
         'pip install -e ".[fast]"',
         "minimtp compare",
         'pip install -e ".[dev]"',
@@ -48,8 +59,14 @@ def test_the_first_two_commands_install_and_do_the_main_job_and_the_tests():
     ]
 
 
-def test_every_file_in_the_tree_exists():
-    tree = README.partition("## Where things are")[2].partition("\n\nImports")[0]
-    for folder, files in re.findall(r"^      (\w+)/ +(.*)$", tree, flags=re.MULTILINE):
-        for name in re.findall(r"\w+\.py", files):
-            assert (ROOT / "minimtp" / folder / name).is_file(), f"{folder}/{name}"
+def test_the_readme_is_short_and_its_first_forty_lines_say_how_to_start():
+    assert len(README.encode()) <= 8_000
+    assert "minimtp compare\n" in "\n".join(README.splitlines()[:40])
+    for line in README.splitlines():
+        assert line.count("|") <= 6, "a table of more than five columns"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_and_figure_of_a_page_exists(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", read(page)):
+        assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -10,30 +10,25 @@ from lessons.lesson10_together.report import (
     show_repetition,
     show_speeds,
 )
-from minimtp.compare.compare import (
-    MEASUREMENTS,
-    choose_prompts,
-    measured,
-    recipes,
-    require_equal_texts,
-    trained,
-)
+from minimtp.compare.configurations import recipes, train_configurations
+from minimtp.compare.measurement import SIZES, choose_prompts, measure_configurations
 from minimtp.compare.plot import draw
+from minimtp.compare.run import require_equal_texts
 from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
     """How much do we gain with all parts together, and when can we trust such a number?"""
-    corpus, sizes = open_corpus(), MEASUREMENTS[lesson.preset or "quick"]
+    corpus, sizes = open_corpus(), SIZES[lesson.preset or "quick"]
     standard = replace(lesson.recipe, heads="none", draft_depth=None, quantization="none")
-    runs = trained(recipes(standard), corpus, lesson.folder, lesson.device.name)
+    runs = train_configurations(recipes(standard), corpus, lesson.folder, lesson.device.name)
     prompts = choose_prompts(corpus, sizes)
-    found = measured(runs, corpus, prompts, sizes, lesson.device)
-    show_headline(found, runs["standard"], prompts[0][0], sizes.max_new_tokens, lesson.device)
+    found = measure_configurations(runs, corpus, prompts, sizes, lesson.device)
+    show_headline(found, runs["standard"], prompts.held_out[0], sizes.max_new_tokens, lesson.device)
     show_quality(found)
     show_speeds(found, "temperature 0", "")
     show_speeds(found, "temperature 1", "_t1")
-    show_repetition(runs["standard"], corpus, prompts[0], sizes.max_new_tokens)
+    show_repetition(runs["standard"], corpus, prompts.held_out, sizes.max_new_tokens)
     show_claims(found)
     lesson.save_plot(draw, found, size=(14, 4.2))
     before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))

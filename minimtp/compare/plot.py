@@ -1,83 +1,95 @@
-"""The comparison as a picture. Needs matplotlib (the extra `plots`); nothing else does."""
+"""The comparison as a figure. Needs matplotlib (the extra `plots`); everything else works without
+it.
+"""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-PICTURE_NAME = "compare.png"
-COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449", "#ca6f1e")
+from minimtp.compare.result_cache import Figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FILE_NAME = "compare.png"
+COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449", "#ca6f1e")  # by configuration
+TEMPERATURES = (("", "temperature 0"), ("_t1", "temperature 1"))  # suffix of the results' names
 
 
-def draw_comparison(result: dict[str, object], folder: Path) -> Path | None:
-    """The comparison's picture, in compare.png. None where matplotlib is not installed."""
+def draw_comparison(result: Figures, folder: Path) -> Path | None:
+    """Draw compare.png into the folder. Return None if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     draw(figure, result["configurations"])
-    path = folder / PICTURE_NAME
+    path = folder / FILE_NAME
     figure.savefig(path, dpi=120)
     return path
 
 
-def draw(figure: object, configurations: list[dict[str, object]]) -> None:
-    """Speed, quality against size, and acceptance by depth, side by side."""
+def draw(figure: "Figure", configurations: Sequence[Figures]) -> None:
+    """Draw speed, quality by size, and acceptance by draft depth, side by side."""
     speed, quality, acceptance = figure.subplots(1, 3)
+    _draw_speed(speed, configurations)
+    _draw_quality(quality, configurations)
+    _draw_acceptance(acceptance, configurations)
+    for axes in (speed, quality, acceptance):
+        axes.grid(alpha=0.3)
 
-    for shift, suffix, alpha, label in (
-        (-0.2, "", 1.0, "temperature 0"),
-        (0.2, "_t1", 0.5, "temperature 1"),
-    ):
-        for i, (c, colour) in enumerate(zip(configurations, COLOURS, strict=True)):
+
+def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
+    """Bars with the speed-up above them and the range over the repeats; pale bars for temperature
+    1.
+    """
+    for shift, alpha, (suffix, _) in zip((-0.2, 0.2), (1.0, 0.5), TEMPERATURES, strict=True):
+        for i, (c, colour) in enumerate(zip(configurations, COLOURS, strict=False)):
             value = c[f"tokens_per_second{suffix}"]
-            spread = [
-                [value - c[f"tokens_per_second_slowest{suffix}"]],
-                [c[f"tokens_per_second_fastest{suffix}"] - value],
-            ]
-            speed.bar(
-                i + shift,
-                value,
-                0.38,
-                color=colour,
-                alpha=alpha,
-                yerr=spread,
-                capsize=2,
-                label=None if i else label,
-            )
-            top, gain = (
-                (i + shift, c[f"tokens_per_second_fastest{suffix}"]),
+            slowest = c[f"tokens_per_second_slowest{suffix}"]
+            fastest = c[f"tokens_per_second_fastest{suffix}"]
+            spread = [[value - slowest], [fastest - value]]
+            axes.bar(i + shift, value, 0.38, color=colour, alpha=alpha, yerr=spread, capsize=2)
+            axes.annotate(
                 f"{c[f'speedup{suffix}']:.2f}x",
+                (i + shift, fastest),
+                (0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
             )
-            speed.annotate(gain, top, (0, 4), textcoords="offset points", ha="center", fontsize=8)
-    speed.set_xticks(
-        range(len(configurations)),
-        [c["title"].replace(", ", ",\n") for c in configurations],
-        fontsize=8,
-    )
-    speed.set(ylabel="tokens per second", title="decoding speed (solid: temperature 0, pale: 1)")
+    titles = [c["title"].replace(", ", ",\n") for c in configurations]
+    axes.set_xticks(range(len(titles)), titles, fontsize=9)
+    axes.set(ylabel="tokens per second", title="decoding speed (pale: temperature 1)")
+    axes.margins(y=0.1)
 
-    for c, colour in zip(configurations, COLOURS, strict=True):
-        quality.scatter(
-            c["weight_bytes"] / 1e6, c["bits_per_byte"], color=colour, s=60, label=c["title"]
-        )
-    quality.set(
-        xlabel="weights, MB",
-        ylabel="bits per byte, held out (lower is better)",
-        title="quality against size",
-    )
-    quality.set_xlim(left=0)
-    quality.margins(y=0.3)
-    quality.legend(fontsize=8)
 
-    for c, colour in zip(configurations, COLOURS, strict=True):
-        for suffix, line in (("", "o-"), ("_t1", "o--")):
-            if shares := [share for share in c[f"acceptance{suffix}"] if share is not None]:
-                acceptance.plot(range(1, len(shares) + 1), shares, line, color=colour, markersize=4)
-    acceptance.set(
-        xlabel="depth of the draft",
-        ylabel="accepted / drafted",
+def _draw_quality(axes: "Axes", configurations: Sequence[Figures]) -> None:
+    for c, colour in zip(configurations, COLOURS, strict=False):
+        size = c["weight_bytes"] / 1e6
+        axes.scatter(size, c["bits_per_byte"], color=colour, s=60, label=c["title"])
+    axes.set(
+        xlabel="weights in MB",
+        ylabel="bits per held-out byte (lower is better)",
+        title="quality and size",
+    )
+    axes.set_xlim(left=0)
+    axes.margins(y=0.3)
+    axes.legend(fontsize=9)
+
+
+def _draw_acceptance(axes: "Axes", configurations: Sequence[Figures]) -> None:
+    for c, colour in zip(configurations, COLOURS, strict=False):
+        for (suffix, _), line in zip(TEMPERATURES, ("o-", "o--"), strict=True):
+            shares = [share for share in c[f"acceptance{suffix}"] if share is not None]
+            if shares:
+                depths = range(1, len(shares) + 1)
+                axes.plot(depths, shares, line, color=colour, markersize=4)
+    axes.set(
+        xlabel="position in the draft",
+        ylabel="accepted share of the drafted tokens",
         ylim=(0, 1),
         title="acceptance (dashed: temperature 1)",
     )
-    for axes in (speed, quality, acceptance):
-        axes.grid(alpha=0.3)

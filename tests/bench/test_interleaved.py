@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.bench.interleaved import Speed
+from minimtp.backend import numpy as np
+from minimtp.bench import interleaved
+from minimtp.bench.interleaved import Run, Speed, Variant, measure_interleaved, tune
+from minimtp.decode.sampling import GREEDY
+from minimtp.decode.statistics import Statistics
+from tests.bench.counting_target import PROMPTS, CountingDrafter, CountingTarget
 
 any_rate = st.floats(1.0, 1e5)
 
@@ -33,3 +38,33 @@ def test_disturbing_fewer_than_half_of_the_runs_does_not_change_the_speedup(
         mine[place] /= 50
     found = speed(own, [mine]).speedup_over(speed(own, [[1000.0] * count]))
     assert found == pytest.approx(factor), "the median ignores the size of the outliers"
+
+
+def test_every_variant_continues_every_prompt_and_its_steps_are_counted():
+    variants = [
+        Variant("plain", CountingTarget()),
+        Variant("drafting", CountingTarget(), CountingDrafter(), 4),
+    ]
+    runs = []
+    speeds = measure_interleaved(
+        variants, PROMPTS, max_new_tokens=11, sampling=GREEDY, repeats=3, progress=runs.append
+    )
+    assert sum(runs) == 2 * 2 * 3
+    assert speeds["plain"].texts == speeds["drafting"].texts == [[*range(1, 14)], [*range(7, 21)]]
+    assert speeds["plain"].tokens_per_step == 1.0
+    assert speeds["drafting"].tokens_per_step == 5.0
+    assert speeds["drafting"].acceptance == [1.0] * 4
+    assert np.shape(speeds["drafting"].rates) == (3, 2)
+
+
+def test_tuning_chooses_the_fastest_draft_depth_and_confidence(monkeypatch):
+    rates = {(4, 0.0): 10.0, (4, 0.5): 30.0, (2, 0.0): 20.0, (2, 0.5): 5.0}
+
+    def run_once(variant, prompt, max_new_tokens, sampling, seed, policy):
+        seconds = 1 / rates[variant.draft_depth, variant.min_confidence]
+        return Run([], 1, seconds, Statistics(emitted=2, steps=1))
+
+    monkeypatch.setattr(interleaved, "run_once", run_once)
+    variant = Variant("drafting", CountingTarget(), CountingDrafter(), 4)
+    tune(variant, (4, 2), (0.0, 0.5), PROMPTS, 11, GREEDY)
+    assert (variant.draft_depth, variant.min_confidence) == (4, 0.5)

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 import minimtp
 from minimtp import kernels
 from minimtp.backend import BLAS_THREAD_VARIABLES
-from minimtp.cli import main, parser
-from minimtp.cli.parser import make_parser
-from minimtp.cli.training import _recipe
-from minimtp.cli.values import whole
-from minimtp.cli.writing import stream
+from minimtp.cli import main, make_parser
+from minimtp.cli.generate import stream
+from minimtp.cli.recipe_options import chosen_recipe
+from minimtp.cli.values import whole_number
 from minimtp.decode.decoder import Decoder
 from minimtp.errors import MeasurementFailed
 from minimtp.training import checkpoint
@@ -155,7 +154,7 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
         (["--distill-weight", "0.5"], "distill_weight needs a teacher"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--threads", "-1"], "threads must be at least 1, not -1"),
-        (["--continue-schedule"], "give that run with --from"),
+        (["--continue-schedule"], "name that run with --from"),
         (["--kernels", "fast"], "--kernels must be one of auto, plain, not 'fast'"),
         (["--device", "gpu"], "--device must be one of auto, cpu, cuda, not 'gpu'"),
         (["--preset", "quik"], "--preset must be one of tiny, quick, laptop, gpu, not 'quik'"),
@@ -193,7 +192,7 @@ def test_a_recipe_file_with_an_unknown_key_or_no_json_is_refused(capsys):
     }.items():
         Path("recipe.json").write_text(content)
         assert words in refused(capsys, "train", "--recipe", "recipe.json", "--out", "out")
-    assert "give one of them" in refused(
+    assert "use one of them" in refused(
         capsys, "train", *SMALL, "--recipe", "recipe.json", "--out", "out"
     )
 
@@ -253,14 +252,14 @@ def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(
     monkeypatch.setattr("minimtp.training.run.draw_losses", full)
     assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "new"]) == 2
     assert capsys.readouterr().err.endswith(
-        "\nminimtp: loss.png: No space left on device; make room, or give another path\n"
+        "\nminimtp: loss.png: No space left on device: free disk space, or choose another path\n"
     )
     assert checkpoint.read("new").step == 10
 
 
 def test_a_full_memory_is_told_in_a_sentence(capsys, run, monkeypatch):
     monkeypatch.setattr("minimtp.training.evaluate.evaluate", Mock(side_effect=MemoryError))
-    assert "the memory is full: take a smaller batch" in refused(capsys, "evaluate", "run")
+    assert "out of memory: use a smaller batch" in refused(capsys, "evaluate", "run")
 
 
 def test_a_measurement_that_cannot_be_believed_exits_with_1_and_says_why(capsys, monkeypatch):
@@ -275,7 +274,7 @@ def test_a_measurement_that_cannot_be_believed_exits_with_1_and_says_why(capsys,
 def test_options_that_say_how_a_run_begins_are_refused_when_it_has_begun(capsys, run):
     for option, value in (("--from", "run"), ("--tokenizer", "tokenizer.json")):
         sentence = refused(capsys, "train", "--out", "run", "--resume", option, value)
-        assert f"run holds a run that has begun: leave {option} out to resume it" in sentence
+        assert f"run holds a run that has already started: omit {option} to resume it" in sentence
 
 
 def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
@@ -320,10 +319,10 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
         (["--stop", ""], "a stop string is empty"),
         (["--repetition-penalty", "0"], "a repetition penalty is a number above 0"),
         (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
-        (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one a line"),
+        (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
         (
             ["--prompt", "a", "--prompt", "b", "--show"],
-            "--show and --trace follow one text: give one --prompt",
+            "--show and --trace follow one text: give a single --prompt",
         ),
     ],
     ids=str,
@@ -333,7 +332,7 @@ def test_a_generation_that_is_not_possible_is_refused(capsys, run, options, word
 
 
 def test_other_commands_refuse_what_they_cannot_do(capsys, run):
-    assert "give one of them" in refused(
+    assert "use one of them" in refused(
         capsys, "quantize", "run", "--bits", "4", "--grid", "q4_0", "--out", "new"
     )
     assert "4, 8" in refused(capsys, "quantize", "run", "--bits", "3", "--out", "new")
@@ -421,7 +420,7 @@ def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":
             assert main(["quantize", "run", "--bits", "4", "--out", "int4"]) == 0
-            assert "bits each (before: " in capsys.readouterr().out
+            assert "bits per weight (before: " in capsys.readouterr().out
         assert main(["evaluate", name, "--corpus", "poem.txt"]) == 0
         assert words in capsys.readouterr().out
         texts = set()
@@ -439,7 +438,7 @@ def test_a_run_is_trained_generated_from_evaluated_and_quantized(capsys, run):
             said = capsys.readouterr()
             assert said.out.startswith("roses ")
             assert re.search(
-                r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens/step; --max-new-tokens reached",
+                r"9 tokens, [\d,]+ tokens/s, \d\.\d\d tokens per step; reached --max-new-tokens",
                 said.err,
             )
             texts.add(said.out)
@@ -471,7 +470,9 @@ def test_several_prompts_are_each_continued_as_if_they_were_alone(capsys, run):
         )
         said = capsys.readouterr()
         texts.append(said.out)
-        assert re.search(r"27 tokens in 3 texts, [\d,]+ tokens/s, \d\.\d\d tokens/step", said.err)
+        assert re.search(
+            r"27 tokens in 3 texts, [\d,]+ tokens/s, \d\.\d\d tokens per step", said.err
+        )
     assert texts[0] == texts[1]
     assert texts[0].startswith(f"[1] {alone}\n[2] violets") and "\n[3] sugar " in texts[0]
 
@@ -618,7 +619,7 @@ def test_the_resolved_settings_and_each_choice_with_its_reason_are_printed(capsy
     for words in (
         "learning_rate 0.01",
         "fingerprint",
-        "cpu: asked for",
+        "device    cpu: ",
         "kernels   ",
         "threads   1, ",
         "step 0 of 10",
@@ -669,7 +670,15 @@ def test_ctrl_c_in_the_last_step_exits_130_too_and_says_that_the_run_is_finished
 def test_the_doctor_says_what_would_be_used_and_why(capsys):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for topic in ("minimtp", "libraries", "device", "kernels", "threads", "BLAS", "corpus", "fast"):
+    for topic in (
+        "minimtp",
+        "libraries",
+        "device",
+        "kernels",
+        "threads",
+        "default text",
+        "extra fast",
+    ):
         assert re.search(rf"^{topic} +\S", said, re.MULTILINE)
 
 
@@ -678,14 +687,14 @@ def test_the_doctor_says_what_would_be_used_and_why(capsys):
     [
         (
             {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            "1 thread: shards already keep every core busy",
+            "1 per matrix product: the threads above already keep every core busy",
         ),
-        ({"OMP_NUM_THREADS": "4"}, "4 threads: OMP_NUM_THREADS says so"),
+        ({"OMP_NUM_THREADS": "4"}, "4 per matrix product: OMP_NUM_THREADS is set"),
         (
             {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"},
-            "2 threads: OPENBLAS_NUM_THREADS says so",
+            "2 per matrix product: OPENBLAS_NUM_THREADS is set",
         ),
-        ({}, "unlimited threads: NumPy was loaded before minimtp"),
+        ({}, "unlimited: NumPy was imported before minimtp"),
     ],
 )
 def test_the_doctor_says_who_decided_the_threads_of_blas(capsys, monkeypatch, settings, said):
@@ -694,7 +703,7 @@ def test_the_doctor_says_who_decided_the_threads_of_blas(capsys, monkeypatch, se
     for variable, setting in settings.items():
         monkeypatch.setenv(variable, setting)
     assert main(["doctor"]) == 0
-    assert re.search(rf"^BLAS +{said}", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(rf"^NumPy's threads +{said}", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_kernels_are_chosen_on_the_command_line(capsys):
@@ -712,7 +721,7 @@ def test_compare_hands_its_options_to_the_comparison(monkeypatch):
     def run_(preset, out=None, **options):
         received.update(options, preset=preset, out=out)
 
-    monkeypatch.setattr("minimtp.compare.compare.run", run_)
+    monkeypatch.setattr("minimtp.compare.run.compare", run_)
     assert (
         main(
             [
@@ -756,7 +765,7 @@ def test_every_command_explains_itself_with_an_example(capsys, command):
         options = make_parser().parse_args(
             example.group().split("minimtp ")[1].replace('"import "', "import").split()
         )
-        assert options.command is getattr(parser, command)
+        assert options.command_name == command
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -773,14 +782,14 @@ def test_every_setting_of_a_recipe_can_be_given_as_an_option(recipe):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         else:
             arguments += [option, repr(value) if isinstance(value, float) else str(value)]
-    assert _recipe(make_parser().parse_args(arguments)) == recipe
+    assert chosen_recipe(make_parser().parse_args(arguments)) == recipe
 
 
 def test_a_preset_is_the_recipe_when_nothing_else_is_said():
     parse = make_parser().parse_args
-    assert _recipe(parse(["train", "--preset", "laptop"])) == preset("laptop")
-    assert _recipe(parse(["train"])) == Recipe()
-    assert _recipe(parse(["train", "--resume"])) is None
+    assert chosen_recipe(parse(["train", "--preset", "laptop"])) == preset("laptop")
+    assert chosen_recipe(parse(["train"])) == Recipe()
+    assert chosen_recipe(parse(["train", "--resume"])) is None
 
 
 @pytest.mark.parametrize(
@@ -795,12 +804,12 @@ def test_a_preset_is_the_recipe_when_nothing_else_is_said():
     ],
 )
 def test_whole_numbers_are_written_as_people_write_them(text, value):
-    assert whole(text) == value
+    assert whole_number(text) == value
 
 
 @given(st.integers(0, 10**18))
 def test_a_large_whole_number_keeps_every_digit(number):
-    assert whole(str(number)) == number
+    assert whole_number(str(number)) == number
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

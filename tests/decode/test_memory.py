@@ -10,13 +10,13 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Variant
 from minimtp.bench.memory import peak_memory
-from minimtp.compare import compare
+from minimtp.compare.measurement import SIZES
 from minimtp.decode.decoder import deploy
 from minimtp.quant.packed import weight_bytes
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.presets import preset
+from minimtp.training.presets import preset, with_heads
 
 PAGES_OF_A_STEP = """
 import resource, sys
@@ -55,7 +55,7 @@ def test_a_step_asks_the_system_for_no_page_that_the_last_step_had():
 )
 @pytest.mark.parametrize("form", ["float32", "int4"])
 def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
-    model = build_model(compare.recipes(preset("quick"))["mtp"], np.random.default_rng(0))
+    model = build_model(with_heads(preset("quick")), np.random.default_rng(0))
     if form == "int4":
         model = round_to_nearest(model, QuantizationSpec())
 
@@ -64,7 +64,7 @@ def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
         return Variant(form, target, drafter, drafter.max_depth)
 
     sizes, needed = (
-        compare.MEASUREMENTS["quick"],
+        SIZES["quick"],
         weight_bytes(model) + deploy(model)[0].cache.nbytes,
     )
     once, again = (

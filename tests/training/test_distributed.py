@@ -218,7 +218,7 @@ def _descendants(pid):
 def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
     result = run(tmp_path / "run", "--stop-at-step", "5")
     assert (
-        f"saved at step 5; go on with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume"
+        f"saved at step 5; resume with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume"
         in result.stdout
     )
 

@@ -23,9 +23,9 @@ from minimtp.backend import choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
 from minimtp.bench.baselines.pytorch.training import CompiledTorchPeer, GraphedTorchPeer, TorchPeer
-from minimtp.compare import compare
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training.data.batches import Batches
+from minimtp.training.presets import with_heads
 from minimtp.training.recipe import Recipe
 from minimtp.training.trainer import Trainer
 
@@ -81,9 +81,7 @@ class MinimtpWithHeads(Minimtp):
     name = "minimtp MTP, 4 tokens"
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
-        super().__init__(
-            replace(compare.recipes(recipe)["mtp"], draft_depth=AHEAD), threads, device
-        )
+        super().__init__(replace(with_heads(recipe), draft_depth=AHEAD), threads, device)
         self.about |= {"title": self.name, "ahead": AHEAD}
 
 

@@ -101,7 +101,7 @@ def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_res
     assert checkpoint.read("heads").corpus["sources"][0].endswith("heads/self-generated")
     capsys.readouterr()
     assert main([*command, "--resume"]) == 2
-    assert "leave --from out to resume it" in capsys.readouterr().err
+    assert "omit --from to resume it" in capsys.readouterr().err
     # What was learned pays: a poem known by heart is drafted nearly always right, by heads that never saw it.
     generation = minimtp.generate(
         minimtp.load("heads"), "roses", max_new_tokens=12, draft_length=3, draft_confidence=0

@@ -1,5 +1,6 @@
-"""`minimtp bench --all`: every measurement once, in order, and after an interruption only what is
-missing."""
+"""`minimtp bench --all` runs every measurement once, in order, and after an interruption only the
+missing ones.
+"""
 
 import json
 from unittest.mock import Mock
@@ -8,8 +9,8 @@ import pytest
 
 from minimtp import files
 from minimtp.backend import Device
-from minimtp.bench import everything
 from minimtp.cli import main
+from minimtp.cli.bench import everything
 
 NAMES = [
     "bench-kernels.json",
@@ -26,8 +27,9 @@ class Measured(list):
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """What was measured, in order: names, and the devices. Each measurement writes only that it was
-    made."""
+    """The names and devices of the measurements, in order. Each measurement only writes its own
+    name to its file.
+    """
     monkeypatch.chdir(tmp_path)
     done, devices = Measured(), []
     done.devices = devices
@@ -45,13 +47,13 @@ def measured(monkeypatch, tmp_path):
         lambda *, out, device, **_: writes(out, "kernels", device),
     )
     monkeypatch.setattr(
-        everything.train,
+        everything.training,
         "measure_training",
         lambda preset, *, out, device, **_: writes(out, "train", device),
     )
     monkeypatch.setattr(
-        everything.compare,
-        "run",
+        everything.comparison,
+        "compare",
         lambda preset, out, *, device: writes(out / "compare.json", "compare", device),
     )
     monkeypatch.setattr(
@@ -66,26 +68,26 @@ def measured(monkeypatch, tmp_path):
     return done
 
 
-def test_all_measurements_are_made_one_after_the_other_and_their_files_lie_side_by_side(
+def test_all_measurements_run_in_order_and_write_their_files_into_one_folder(
     measured, tmp_path, capsys
 ):
     assert main(["bench", "--all", "--preset", "tiny", "--out", "figures"]) == 0
     assert measured == ["kernels", "train", "compare", "decode", "quality"]
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.json")) == sorted(NAMES)
-    assert "all of them are in figures" in capsys.readouterr().out
+    assert "all results are in figures" in capsys.readouterr().out
 
 
-def test_what_is_measured_is_kept_and_what_is_missing_is_measured(measured, tmp_path, capsys):
+def test_existing_files_are_kept_and_only_missing_ones_are_measured(measured, tmp_path, capsys):
     command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
     assert main(command) == 0
     (tmp_path / "figures" / "bench-train.json").unlink()
     measured.clear()
     assert main(command) == 0
     assert measured == ["train"]
-    assert capsys.readouterr().out.count("stands in figures already") == len(NAMES) - 1
+    assert capsys.readouterr().out.count(": delete it to measure again") == len(NAMES) - 1
 
 
-def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(
+def test_a_copy_that_fails_halfway_does_not_count_as_measured(
     measured, tmp_path, monkeypatch, capsys
 ):
     command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
@@ -98,7 +100,7 @@ def test_a_file_that_breaks_off_while_it_is_copied_does_not_count_as_measured(
     assert measured == ["kernels", "train", "compare", "compare", "decode", "quality"]
 
 
-def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, monkeypatch):
+def test_with_a_gpu_every_measurement_of_speed_runs_on_it(measured, monkeypatch):
     monkeypatch.setattr(everything, "choose_device", lambda name: Device(name, None, "of a test"))
     assert main(["bench", "--all", "--preset", "gpu", "--device", "cuda", "--out", "figures"]) == 0
     assert measured == ["kernels", "train", "compare", "decode"] and set(measured.devices) == {
@@ -106,7 +108,7 @@ def test_a_gpu_is_asked_for_everything_that_is_a_question_of_speed(measured, mon
     }
 
 
-def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, monkeypatch, capsys):
+def test_without_compiled_kernels_everything_else_is_still_measured(measured, monkeypatch, capsys):
     monkeypatch.setattr(
         everything, "describe_kernels", lambda device: ("plain", "Numba is missing")
     )
@@ -114,7 +116,7 @@ def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, mo
     assert measured == ["train", "compare", "decode", "quality"]
     said = capsys.readouterr().out
     assert (
-        "bench-kernels.json is left out, there are no compiled kernels to measure: Numba is missing"
+        "omitting bench-kernels.json: there are no compiled kernels to measure (Numba is missing)"
         in said
     )
 
@@ -122,17 +124,17 @@ def test_without_compiled_kernels_the_rest_is_measured_all_the_same(measured, mo
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "say what to measure, or --all"),
+        ([], "name a measurement, or use --all"),
         (["--all", "--preset", "laptop"], "preset must be one of tiny, quick"),
         (["--all", "--preset", "gpu"], "preset gpu takes days on a CPU"),
-        (["--all", "quality"], "not both: leave out the name"),
-        (["--preset", "tiny", "quality"], "not both: put --preset behind the name"),
-        (["--device", "cuda", "kernels"], "not both: put --device behind the name"),
-        (["--out", "figures", "train"], "not both: put --out behind the name"),
+        (["--all", "quality"], "not both: omit the name"),
+        (["--preset", "tiny", "quality"], "not both: write --preset after the name"),
+        (["--device", "cuda", "kernels"], "not both: write --device after the name"),
+        (["--out", "figures", "train"], "not both: write --out after the name"),
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+def test_options_that_cannot_be_measured_are_refused_before_anything_is_written(
     measured, arguments, words, capsys, tmp_path
 ):
     assert main(["bench", *arguments]) == 2

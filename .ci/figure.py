@@ -1,0 +1,53 @@
+"""Draw the figure of README.md, data/results/compare-laptop.png, from
+data/results/compare-laptop.json.
+
+python .ci/figure.py
+"""
+
+import json
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+SHOWN = ("standard", "mtp", "mtp_qat_int4")
+LABELS = ("standard", "prediction\nheads (MTP)", "MTP + 4-bit\nweights (QAT)")
+COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449")
+
+
+def bars(axes: Axes, title: str, values: list[float], texts: list[str]) -> None:
+    """One bar per configuration, with its text above it."""
+    axes.bar(range(len(values)), values, 0.6, color=COLOURS)
+    for place, (value, text) in enumerate(zip(values, texts, strict=True)):
+        offset = (0, 4)
+        axes.annotate(
+            text, (place, value), offset, textcoords="offset points", ha="center", fontsize=12
+        )
+    axes.set_title(title, fontsize=13)
+    axes.set_xticks(range(len(values)), LABELS, fontsize=11)
+    axes.set_yticks([])
+    axes.set_ylim(0, 1.18 * max(values))
+    axes.spines[["left", "right", "top"]].set_visible(False)
+
+
+def draw(figure: Figure, result: dict) -> None:
+    by_name = {c["name"]: c for c in result["configurations"]}
+    chosen = [by_name[name] for name in SHOWN]
+    figure.get_layout_engine().set(wspace=0.08)
+    speed, memory, quality = figure.subplots(1, 3)
+    speeds = [c["tokens_per_second"] for c in chosen]
+    texts = [f"{c['tokens_per_second']:,.0f}\n{c['speedup']:.1f}x" for c in chosen]
+    bars(speed, "tokens per second", speeds, [texts[0].split("\n")[0], *texts[1:]])
+    speed.set_ylim(0, 1.3 * max(speeds))
+    megabytes = [c["peak_memory_bytes"] / 1e6 for c in chosen]
+    bars(memory, "memory while decoding", megabytes, [f"{value:.1f} MB" for value in megabytes])
+    percent = [c["quality_percent"] for c in chosen]
+    bars(quality, "quality on unseen text", percent, [f"{value:.1f} %" for value in percent])
+
+
+if __name__ == "__main__":
+    result = json.loads((RESULTS / "compare-laptop.json").read_text(encoding="utf-8"))
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    draw(figure, result)
+    figure.savefig(RESULTS / "compare-laptop.png", dpi=110)

@@ -1,0 +1,34 @@
+"""`minimtp export`: write a model for llama.cpp."""
+
+import argparse
+
+from minimtp.cli.parser import Commands, add_run
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "export",
+        run,
+        usage="RUN --out FILE",
+        summary="write a model without its heads as a GGUF file, which llama.cpp runs",
+        example="minimtp export runs/mine-int4 --out mine.gguf",
+    )
+    add_run(parser, "a run folder")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="file to write; an existing file is replaced"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from minimtp.formats.gguf import gguf
+
+    done = gguf.export(options.run, options.out)
+    types = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
+    print(
+        f"{done.path}: {done.size:,} bytes, {done.types.total()} tensors ({types}) and the "
+        "tokenizer"
+    )
+    for caveat in done.caveats:
+        print(f"note: {caveat}")
+    print(f'run it with llama.cpp: llama-completion -m {done.path} -no-cnv -p "import "')
+    return 0

@@ -1,0 +1,229 @@
+"""`minimtp generate`: continue one prompt as it is generated, or several at once."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
+from minimtp.cli.parser import Commands, add_device, add_kernels, add_run, use_kernels
+from minimtp.errors import UserError
+
+if TYPE_CHECKING:
+    from minimtp.decode.batch import Batch
+    from minimtp.decode.decoder import Decoder
+    from minimtp.decode.display.trace import Trace
+    from minimtp.decode.generation import Generation
+    from minimtp.training.checkpoint import LoadedRun
+    from minimtp.training.data.tokenizer import Tokenizer
+
+MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "generate",
+        run,
+        usage="RUN [options]",
+        summary="continue a text",
+        example='minimtp generate runs/mine --prompt "import " --temperature 0.7 --show',
+    )
+    add_run(parser)
+    add_text_options(parser)
+    add_draft_options(parser)
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="mark the accepted, the rejected and the corrected tokens in colour",
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write an HTML page that replays the generation step by step",
+    )
+    add_device(parser)
+    add_kernels(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.decode.display.trace import require_place
+
+    use_kernels(options)
+    prompts = _prompts(options)
+    if len(prompts) > 1 and (options.trace or options.show):
+        raise UserError("--show and --trace follow one text: give a single --prompt")
+    if options.trace:
+        require_place(options.trace)
+    loaded = minimtp.load(options.run, device=options.device)
+    decoder = _decoder(loaded, options)
+    if len(prompts) > 1:
+        _generate_batch(decoder, prompts, loaded, decoding_settings(options))
+    else:
+        _generate_one(decoder, prompts[0], loaded, options)
+    return 0
+
+
+def _prompts(options: argparse.Namespace) -> list[str | bytes]:
+    """Return the prompts: each --prompt, then each line of --prompts. Raises UserError if the file
+    has none.
+    """
+    prompts = [sys.stdin.buffer.read() if prompt == "-" else prompt for prompt in options.prompt]
+    if options.prompts:
+        try:
+            lines = Path(options.prompts).read_bytes().splitlines()
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"the prompts {options.prompts} cannot be read: {reason}") from None
+        prompts += [line for line in lines if line]
+        if not prompts:
+            raise UserError(f"{options.prompts} holds no prompts: write one per line")
+    return prompts or ["import "]
+
+
+def _decoder(loaded: "LoadedRun", options: argparse.Namespace) -> "Decoder":
+    import minimtp
+    from minimtp.decode.decoder import Decoder
+
+    kind, _, folder = options.draft.partition(":")
+    draft = options.draft
+    if kind == "model" and folder:
+        draft = minimtp.load(folder, device=options.device)
+    return Decoder(loaded, draft, options.draft_length, options.draft_confidence, options.tree)
+
+
+def _generate_one(
+    decoder: "Decoder", prompt: str | bytes, loaded: "LoadedRun", options: argparse.Namespace
+) -> None:
+    """Print the text as it is generated, then its speed; write the trace."""
+    from minimtp.decode.display.terminal import show
+    from minimtp.decode.display.trace import Trace
+
+    generation = decoder.generate(prompt, **decoding_settings(options))
+    if options.trace:
+        generation = Trace(generation)
+    if options.show:
+        show(generation, loaded.tokenizer)
+    else:
+        shown = _printable()
+        text = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
+        print(text, end="", flush=True)
+        for text in stream(generation, loaded.tokenizer):
+            print(shown(text), end="", flush=True)
+    counts = generation.statistics
+    print(
+        f"\n{counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
+        f"{counts.tokens_per_step:.2f} tokens per step; {_ending(generation, loaded)}",
+        file=sys.stderr,
+    )
+    if options.trace:
+        _write_trace(options, loaded, generation, prompt)
+
+
+def _generate_batch(
+    decoder: "Decoder", prompts: list[str | bytes], loaded: "LoadedRun", settings: dict[str, object]
+) -> None:
+    """Print each text, with its number, as soon as it and those before it are complete; then the
+    speed of all.
+    """
+    batch = decoder.generate_batch(prompts, **settings)
+    shown = _printable()
+    printed = 0
+    for _ in batch.rounds():
+        while printed < len(batch.rows) and batch.rows[printed].reason is not None:
+            row = batch.rows[printed]
+            printed += 1
+            print(f"[{printed}] {shown(loaded.tokenizer.decode(row.tokens))}", flush=True)
+            ending = _ending(row, loaded)
+            print(f"[{printed}] {row.statistics.emitted} tokens; {ending}", file=sys.stderr)
+    print(_batch_speed(batch), file=sys.stderr)
+
+
+def _batch_speed(batch: "Batch") -> str:
+    """Describe the speed of all texts together. Prefill, which emits each text's first token, does
+    not count.
+    """
+    counts = [row.statistics for row in batch.rows]
+    seconds = sum(count.seconds_draft + count.seconds_verify for count in counts)
+    tokens = sum(count.emitted for count in counts)
+    after_prefill = tokens - len(counts)
+    steps = sum(count.steps for count in counts)
+    speed = after_prefill / seconds if steps else 0
+    per_step = after_prefill / steps if steps else 1
+    return (
+        f"{tokens} tokens in {len(counts)} texts, {speed:,.0f} tokens/s, "
+        f"{per_step:.2f} tokens per step"
+    )
+
+
+def _printable() -> Callable[[str], str]:
+    """Return the function that makes text safe to print: a terminal obeys control characters, a
+    file stores them.
+    """
+    from minimtp.decode.display.terminal import visible
+
+    return visible if sys.stdout.isatty() else str
+
+
+def _ending(generation: "Generation", loaded: "LoadedRun") -> str:
+    return {
+        "stop": "the text ended",
+        "length": "reached --max-new-tokens",
+        "context": f"the context of {loaded.recipe.context_length} tokens is full",
+    }[generation.reason]
+
+
+def _write_trace(
+    options: argparse.Namespace, loaded: "LoadedRun", trace: "Trace", prompt: str | bytes
+) -> None:
+    """Write the page of the text just generated, with the speed of plain decoding for
+    comparison.
+    """
+    import minimtp
+    from minimtp import kernels
+    from minimtp.backend import choose_device
+    from minimtp.decode.display.trace import describe, page
+    from minimtp.files import write_text
+
+    settings = decoding_settings(options)
+    kernel, _ = kernels.describe(choose_device(options.device).name)
+    described = describe(
+        loaded,
+        drafter=options.draft,
+        draft_length=options.draft_length,
+        tree=options.tree,
+        kernels=kernel,
+        **settings,
+    )
+    plain = trace
+    if options.draft != "none":
+        plain = minimtp.generate(loaded, prompt, draft="none", **settings)
+        for _ in plain:
+            pass
+    html = page(
+        trace,
+        loaded.tokenizer.decode_bytes,
+        title=str(options.run),
+        settings=described,
+        plain_tokens_per_second=plain.statistics.tokens_per_second,
+    )
+    write_text(Path(options.trace), html)
+    print(
+        f"saved {options.trace}: open it in a browser; space plays, the arrow keys step",
+        file=sys.stderr,
+    )
+
+
+def stream(tokens: Iterable[int], tokenizer: "Tokenizer") -> Iterator[str]:
+    """Yield text as soon as its characters are complete: hold back the tokens of an unfinished
+    character.
+    """
+    pending = []
+    for token in tokens:
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        if not text.endswith("\ufffd") or len(pending) >= MAX_TOKENS_PER_CHARACTER:
+            yield text
+            pending = []
+    yield tokenizer.decode(pending)

@@ -1,0 +1,135 @@
+"""The options of `minimtp generate`: what is generated, and how it is drafted."""
+
+import argparse
+
+from minimtp.cli.values import draft_length, number, whole_number
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the prompts, the sampling and the end of the text."""
+    add = parser.add_argument
+    add(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="text to continue; - reads standard input; repeat for several prompts (default: "
+        '"import ")',
+    )
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="file with one prompt per line; each prompt is continued independently",
+    )
+    add(
+        "--max-new-tokens",
+        type=whole_number,
+        default=256,
+        metavar="N",
+        help="maximum number of new tokens (default: 256)",
+    )
+    add(
+        "--temperature",
+        type=number,
+        default=0.0,
+        metavar="T",
+        help="0: always the most likely token (the default); 1: the model's own probabilities; "
+        "more: wilder",
+    )
+    add(
+        "--top-k",
+        type=whole_number,
+        default=0,
+        metavar="K",
+        help="sample from the K most likely tokens only (default: 0, from all)",
+    )
+    add(
+        "--top-p",
+        type=number,
+        default=1.0,
+        metavar="P",
+        help="sample from the smallest set of most likely tokens whose probabilities sum to at "
+        "least P "
+        "(default: 1, from all)",
+    )
+    add(
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="random seed: the same seed gives the same text (default: 0)",
+    )
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop when the new text contains TEXT; repeat for several",
+    )
+    add(
+        "--repetition-penalty",
+        type=number,
+        default=1.0,
+        metavar="X",
+        help="above 1: make tokens that have occurred before less likely (default: 1)",
+    )
+
+
+def add_draft_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of drafting and verification."""
+    add = parser.add_argument
+    add(
+        "--draft",
+        default="heads",
+        metavar="heads|ngram|model:RUN|none",
+        help="what proposes tokens, which the model then verifies: its prediction heads (the "
+        "default), "
+        "repetitions in the text, a smaller model, or nothing",
+    )
+    add(
+        "--draft-length",
+        type=draft_length,
+        default="auto",
+        metavar="auto|N",
+        help="tokens to propose at a time: as many as make it faster (auto, the default), or at "
+        "most N",
+    )
+    add(
+        "--draft-confidence",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="end a draft when its probability, as the heads estimate it, falls below P (default: "
+        "0.05)",
+    )
+    add(
+        "--tree",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="propose a tree of up to N tokens, with alternatives where the heads are unsure "
+        "(default: 0, no tree)",
+    )
+    add(
+        "--rule",
+        default="shared-noise",
+        metavar="NAME",
+        help="how proposed tokens are verified when sampling; no rule changes the model's "
+        "probabilities. "
+        "shared-noise (the default): the same seed gives the same text whatever is proposed; "
+        "token, block: accept more; match: accept what the model samples anyway",
+    )
+
+
+def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
+    """Return the keyword arguments of `Decoder.generate`."""
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "seed": options.seed,
+        "rule": options.rule,
+        "stop": options.stop,
+        "repetition_penalty": options.repetition_penalty,
+    }

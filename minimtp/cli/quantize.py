@@ -1,0 +1,74 @@
+"""`minimtp quantize`: store a model's weights in few bits."""
+
+import argparse
+
+from minimtp.cli.parser import Commands, add_run
+from minimtp.cli.values import whole_number
+from minimtp.errors import UserError
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "quantize",
+        run,
+        usage="RUN --out DIR [options]",
+        summary="store a model's weights in few bits",
+        example="minimtp quantize runs/mine --method gptq --out runs/mine-int4",
+    )
+    add = parser.add_argument
+    add_run(parser, "a run folder")
+    add("--bits", type=whole_number, choices=(4, 8), help="short for --grid q4_0 or --grid q8_0")
+    add(
+        "--grid",
+        metavar="NAME",
+        help="number format of the weights, such as q4_0, q8_0 or f16 "
+        "(default: the format the run was trained for, otherwise q4_0)",
+    )
+    add(
+        "--method",
+        metavar="NAME",
+        help="rtn: round to nearest (the default); hqq: half-quadratic; importance: weighted by "
+        "the inputs' size; "
+        "awq: activation-aware; gptq: corrects each column's error in the next ones. "
+        "A run that was trained through rounding needs none",
+    )
+    add(
+        "--head-grid",
+        metavar="NAME",
+        help="number format of the prediction heads; a coarse one lowers the acceptance of drafts "
+        "(default: as --grid)",
+    )
+    add(
+        "--calibration",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="text that importance, awq and gptq look at (default: the run's training text)",
+    )
+    add("--out", required=True, metavar="DIR", help="run folder to write")
+
+
+def run(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.quant.packed import bits_per_weight, weight_bytes
+
+    if options.bits and options.grid:
+        raise UserError("--bits and --grid both choose the number format: use one of them")
+    grid = f"q{options.bits}_0" if options.bits else options.grid
+    loaded = minimtp.load(options.run)
+    packed = minimtp.quantize(
+        loaded,
+        options.out,
+        grid,
+        method=options.method,
+        head_grid=options.head_grid,
+        calibration=options.calibration,
+        report=print,
+    )
+    before, after = loaded.model, packed.model
+    print(
+        f"{options.out}: {weight_bytes(after):,} bytes of weights, {bits_per_weight(after):.2f} "
+        "bits per weight "
+        f"(before: {weight_bytes(before):,} bytes, {bits_per_weight(before):.2f} bits)"
+    )
+    return 0

@@ -1,0 +1,109 @@
+"""The settings of `minimtp train`: one option per field of the recipe, and the recipe that the
+options describe.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from minimtp.cli.parser import Parser
+from minimtp.cli.values import number, whole_number
+from minimtp.errors import UserError
+from minimtp.training.presets import PRESETS
+from minimtp.training.recipe import GROUPS, SETTINGS, Recipe, kind_of
+
+DESTINATION = "recipe."  # begins the name under which a setting is found among the parsed options
+
+
+def add_recipe_options(parser: Parser) -> None:
+    """Add one option per setting, grouped as in the recipe."""
+    for group, title in GROUPS.items():
+        section = parser.add_argument_group(f"settings of {title}")
+        for setting in SETTINGS.values():
+            if setting.metadata["group"] == group:
+                _add_setting(section, setting)
+
+
+def _add_setting(section: argparse._ArgumentGroup, setting: dataclasses.Field) -> None:
+    """Add the option of one setting. It appears among the parsed options only if it was given."""
+    kind = kind_of(setting)
+    name = "--" + setting.name.replace("_", "-")
+    common = {
+        "dest": DESTINATION + setting.name,
+        "default": argparse.SUPPRESS,
+        "help": setting.metadata["help"] + _default(setting),
+    }
+    if kind is bool:
+        section.add_argument(name, action=argparse.BooleanOptionalAction, **common)
+        return
+    words = setting.metadata["allowed"] if kind is str else None
+    placeholder = {int: "N", float: "X", str: "|".join(words or ["NAME"])}[kind]
+    convert = {int: whole_number, float: number, str: str}[kind]
+    section.add_argument(name, type=convert, metavar=placeholder, **common)
+
+
+def _default(setting: dataclasses.Field) -> str:
+    if setting.default is None:
+        return ""
+    shown = {True: "yes", False: "no"}[setting.default] if setting.type is bool else setting.default
+    return f" (default: {shown})"
+
+
+def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
+    """Return the recipe that the options describe: that of a preset, a file or another run, with
+    single settings changed.
+
+    Return None if a run is resumed and no setting is given: the stored recipe is used.
+    Raises UserError for contradictory options and for a file that cannot be read.
+    """
+    given = {
+        name.removeprefix(DESTINATION): value
+        for name, value in vars(options).items()
+        if name.startswith(DESTINATION)
+    }
+    if options.resume and not (given or options.preset or options.recipe or options.start_from):
+        return None
+    base = _base_settings(options)
+    new_heads = "heads" in given and "draft_depth" not in given
+    if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
+        base.pop("draft_depth", None)  # it belonged to other heads
+    return Recipe.from_dict(base | given)
+
+
+def _base_settings(options: argparse.Namespace) -> dict[str, object]:
+    """Return the settings to start from. A model that is loaded with --from keeps its size."""
+    if options.preset and options.recipe:
+        raise UserError(
+            "--preset and --recipe both choose the settings to start from: use one of them"
+        )
+    base: dict[str, object] = {}
+    if options.preset:
+        base = dict(PRESETS[options.preset])
+    elif options.recipe:
+        base = _recipe_file(options.recipe)
+    if options.start_from:
+        from minimtp.training.build import MODEL_SETTINGS
+        from minimtp.training.checkpoint import read
+
+        source = read(options.start_from, optimizer=False).recipe.to_dict()
+        base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source
+    return base
+
+
+def _recipe_file(path: str) -> dict[str, object]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the recipe {path} cannot be read ({error})") from None
+    values = values.get("recipe", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise UserError(f"the recipe {path} is not a JSON object of settings")
+    return values
+
+
+def default_folder(options: argparse.Namespace) -> str:
+    """Return the run folder of `train` without --out."""
+    if options.start_from:
+        return f"{Path(options.start_from)}-next"
+    return f"runs/{options.preset or 'run'}"

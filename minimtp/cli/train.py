@@ -1,0 +1,131 @@
+"""`minimtp train`: train a model."""
+
+import argparse
+
+from minimtp.cli.parser import (
+    Commands,
+    add_corpus,
+    add_device,
+    add_kernels,
+    add_threads,
+    use_kernels,
+)
+from minimtp.cli.recipe_options import add_recipe_options, chosen_recipe, default_folder
+from minimtp.cli.values import whole_number
+from minimtp.errors import UserError
+from minimtp.training.presets import PRESETS
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "train",
+        run,
+        usage="[options]",
+        summary="train a model",
+        example="minimtp train --preset quick --heads token_conditioned --out runs/mine",
+    )
+    add = parser.add_argument
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="start from the settings of this size; the options below change single settings",
+    )
+    add(
+        "--recipe",
+        metavar="FILE",
+        help="start from the settings in a JSON file, such as the recipe.json of a run",
+    )
+    add_corpus(parser)
+    add(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.json of the tokenizers library (default: the tokenizer of the --from "
+        "run, otherwise bytes)",
+    )
+    add("--out", metavar="DIR", help="run folder to write (default: runs/PRESET)")
+    add("--resume", action="store_true", help="resume the run in --out")
+    add(
+        "--from",
+        dest="start_from",
+        metavar="RUN",
+        help="start from the weights and settings of another run",
+    )
+    add(
+        "--continue-schedule",
+        action="store_true",
+        help="with --from: also continue from that run's step and optimizer state",
+    )
+    add(
+        "--stop-at-step",
+        type=whole_number,
+        metavar="N",
+        help="save and stop after step N, as if interrupted",
+    )
+    add(
+        "--self-generated",
+        type=whole_number,
+        metavar="N",
+        help="with --from: let that run generate N tokens first, and train on those",
+    )
+    add(
+        "--teacher",
+        metavar="RUN",
+        help="run whose predicted probabilities the model learns from (see --distill-weight)",
+    )
+    add_device(parser)
+    add_threads(parser)
+    add_kernels(parser)
+    add_recipe_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from minimtp.training.data.tokenizer import open_tokenizer
+    from minimtp.training.distributed import command_to_resume
+    from minimtp.training.run import train
+
+    use_kernels(options)
+    out = options.out or default_folder(options)
+    _check_start(options, out)
+    tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
+    result = train(
+        chosen_recipe(options),
+        options.corpus,
+        out,
+        resume=options.resume,
+        start_from=options.start_from,
+        continue_schedule=options.continue_schedule,
+        stop_at_step=options.stop_at_step,
+        teacher=options.teacher,
+        self_generated=options.self_generated,
+        device=options.device,
+        threads=options.threads,
+        tokenizer=tokenizer,
+    )
+    if result.evaluation:
+        if result.evaluated_at != result.step:
+            print(f"evaluated at step {result.evaluated_at}:")
+        print(result.evaluation.describe())
+    if not result.finished:
+        print(f"saved at step {result.step}; resume with: {command_to_resume(out)}")
+    print(f'try: minimtp generate {out} --prompt "import "')
+    return 0
+
+
+def _check_start(options: argparse.Namespace, out: str) -> None:
+    """Raise UserError for options that describe the start of a run, if this command starts none."""
+    from minimtp.training import checkpoint
+
+    if options.continue_schedule and not options.start_from:
+        raise UserError("--continue-schedule continues another run: name that run with --from")
+    if not (options.resume and checkpoint.exists(out)):
+        return
+    for name, value in (
+        ("--from", options.start_from),
+        ("--tokenizer", options.tokenizer),
+        ("--self-generated", options.self_generated),
+    ):
+        if value:
+            raise UserError(
+                f"{out} holds a run that has already started: omit {name} to resume it, or choose "
+                "another --out"
+            )

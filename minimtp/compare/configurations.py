@@ -1,0 +1,62 @@
+"""The configurations that are compared: their recipes, and how they are trained from one stem."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from minimtp.training import checkpoint
+from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.presets import with_heads
+from minimtp.training.quantize import quantize
+from minimtp.training.recipe import Recipe
+from minimtp.training.run import train
+from minimtp.training.schedule import decay_start
+
+TITLES = {  # by the name of the configuration, which is also the name of its folder
+    "standard": "standard",
+    "mtp": "MTP",
+    "mtp_qat_int4": "MTP + QAT int4",
+    "mtp_int4_rounded": "MTP, int4 by rounding",
+}
+TRAINED_IN = {"standard": "standard", "mtp": "mtp", "mtp_qat_int4": "mtp_qat"}
+PACKED_FROM = {"mtp_qat_int4": "mtp_qat", "mtp_int4_rounded": "mtp"}
+
+
+def recipes(standard: Recipe) -> dict[str, Recipe]:
+    """Return the recipes of the three trained configurations; `standard` is that of the first."""
+    mtp = with_heads(standard)
+    qat = replace(mtp, quantization="qat", quantize_from=1.0 - standard.decay_fraction)
+    return {"standard": standard, "mtp": mtp, "mtp_qat_int4": qat}
+
+
+def train_configurations(
+    wanted: dict[str, Recipe], corpus: Corpus, out: Path, device: str, threads: int | None = None
+) -> dict[str, LoadedRun]:
+    """Train what `out` does not hold yet of the recipes `wanted`, and load the four configurations
+    as they are deployed.
+
+    Raises Interrupted if the user stops it.
+    """
+
+    def train_or_resume(recipe: Recipe, name: str, **options: object) -> None:
+        train(
+            recipe,
+            corpus,
+            out / name,
+            resume=checkpoint.started(out / name),
+            device=device,
+            threads=threads,
+            report=lambda line: None,
+            **options,
+        )
+
+    stem_steps = decay_start(wanted["standard"])
+    branch = {"start_from": out / "stem", "continue_schedule": True} if stem_steps else {}
+    if stem_steps:
+        train_or_resume(wanted["mtp"], "stem", stop_at_step=stem_steps)
+    for name, recipe in wanted.items():
+        train_or_resume(recipe, TRAINED_IN[name], **branch)
+    for name, source in PACKED_FROM.items():
+        if not checkpoint.exists(out / name):
+            quantize(out / source, out / name)
+    return {name: load(out / name, device) for name in TITLES}

@@ -1,0 +1,188 @@
+"""`minimtp compare`: the whole comparison, in a folder. The same command resumes it, or shows its
+finished result.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import minimtp
+from minimtp import kernels, machine
+from minimtp.backend import Device, choose_device
+from minimtp.compare.claims import judge
+from minimtp.compare.configurations import recipes, train_configurations
+from minimtp.compare.measurement import (
+    SIZES,
+    Prompts,
+    Sizes,
+    choose_prompts,
+    measure_configurations,
+)
+from minimtp.compare.plot import draw_comparison
+from minimtp.compare.report import KEYS, print_report
+from minimtp.compare.result_cache import Figures, ResultCache, as_json, without_nan
+from minimtp.errors import MeasurementFailed, UserError
+from minimtp.files import make_folder, write_text
+from minimtp.machine import available_cores
+from minimtp.training import presets
+from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.interrupt import Interrupted
+from minimtp.training.recipe import Recipe
+
+FILE_NAME = "compare.json"
+CACHE_NAME = "measured.json"  # exists until everything is measured
+MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
+
+
+class Disagreement(MeasurementFailed):
+    """Speculative decoding did not give the text of plain decoding. The message lists every
+    difference.
+    """
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is compared, and with which device and threads."""
+
+    preset: str
+    recipe: Recipe  # of the standard configuration
+    corpus: Corpus
+    prompts: Prompts
+    device: Device
+    threads: int
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES[self.preset]
+
+    @property
+    def kernels(self) -> tuple[str, str]:
+        """The kernels that run, and why."""
+        return kernels.describe(self.device.name)
+
+    @property
+    def setting(self) -> Figures:
+        """Everything that the results depend on, as JSON values."""
+        return as_json(
+            {
+                "preset": self.preset,
+                "recipes": {name: r.to_dict() for name, r in recipes(self.recipe).items()},
+                "sizes": asdict(self.sizes),
+                "corpus": self.corpus.to_dict(),
+                "device": {
+                    "name": self.device.name,
+                    "kernels": self.kernels[0],
+                    "threads": self.threads,
+                },
+                "minimtp_version": minimtp.__version__,
+            }
+        )
+
+
+def compare(
+    preset: str = "quick",
+    out: str | Path | None = None,
+    *,
+    corpus: Sequence[str | Path] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> Figures:
+    """Compare the configurations in the folder `out`, and return the content of compare.json.
+
+    Raises UserError for options that cannot be used and folders that cannot be written,
+    KeyboardInterrupt if the user stops it, and Disagreement, after writing all results, if a
+    configuration's greedy text differs from plain decoding."""
+    recipe = presets.preset(preset, seed=seed)
+    text = open_corpus(corpus)
+    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH)
+    prompts = choose_prompts(text, SIZES[preset])
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, not {threads}")
+    job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
+    out = make_folder(out or Path("runs", f"compare-{preset}"))
+    result = finished_result(out, job.setting)
+    if result is None:
+        result = _train_and_measure(job, out, report)
+        write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n")
+        (out / CACHE_NAME).unlink()
+        draw_comparison(result, out)
+    print_report(result, out, report)
+    require_equal_texts(result["configurations"])
+    return result
+
+
+def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Figures:
+    """Train and measure what `out` does not hold yet."""
+    load_before = machine.load()
+    machine.warn_if_busy(load_before, report)
+    report(f"corpus    {job.corpus.describe()}")
+    report(f"settings  of the standard configuration\n{job.recipe.describe()}")
+    report(f"device    {job.device.name}: {job.device.reason}")
+    report(f"kernels   {': '.join(job.kernels)}")
+    report(f"threads   {job.threads} for training, 1 for decoding")
+    cache = ResultCache(out / CACHE_NAME, job.setting)
+    try:
+        with cache.counting():
+            runs = train_configurations(
+                recipes(job.recipe), job.corpus, out, job.device.name, job.threads
+            )
+            configurations = measure_configurations(
+                runs,
+                job.corpus,
+                job.prompts,
+                job.sizes,
+                job.device,
+                threads=job.threads,
+                get_part=cache.get,
+            )
+    except Interrupted as stop:
+        message = f"stopped and saved in {stop.folder}; run the same command again to resume"
+        raise KeyboardInterrupt(message) from None
+    claims = judge({c["name"]: c for c in configurations})
+    return {
+        "configurations": configurations,
+        "claims": [claim.to_dict() for claim in claims],
+        **job.setting,
+        "recipe": job.recipe.to_dict(),
+        "machine": machine.describe(load_before, job.device.name) | machine.versions(),
+        "decode_threads": 1,  # the threads of "device" are for training and evaluation
+        "seconds": cache.seconds,
+    }
+
+
+def require_equal_texts(configurations: Sequence[Figures]) -> None:
+    """Raise Disagreement if a configuration's drafted greedy texts differ from plain decoding."""
+    wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
+    if wrong:
+        message = "drafted texts differ from plain decoding, which is a defect of minimtp:"
+        raise Disagreement("\n".join([message, *wrong]))
+
+
+def finished_result(out: Path, setting: Figures) -> Figures | None:
+    """Return the content of compare.json, None if there is none.
+
+    setting: JSON values. Raises UserError if the file is damaged, has an older format, or another
+    setting."""
+    path = out / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        different = [name for name, value in setting.items() if result[name] != value]
+        complete = all(KEYS <= configuration.keys() for configuration in result["configurations"])
+        if not complete:
+            raise KeyError("a column")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is damaged or was written by an earlier version: delete it to measure again"
+        ) from None
+    if different:
+        names = " and ".join(different)
+        raise UserError(
+            f"{out} holds a comparison with other {names}: choose another --out, or delete the "
+            "folder"
+        )
+    return result

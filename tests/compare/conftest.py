@@ -1,0 +1,23 @@
+"""The comparison that the tests of this folder look at."""
+
+import pytest
+
+from minimtp.bench.interleaved import tune
+from minimtp.compare import measurement
+from minimtp.compare.run import compare
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A whole comparison of the smallest preset: its folder and its result.
+
+    The draft depth is not chosen by time, so the results do not depend on the machine.
+    """
+    out = tmp_path_factory.mktemp("compare")
+
+    def choose_the_first(variant, depths, confidences, *rest):
+        tune(variant, depths[:1], confidences[:1], *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measurement, "tune", choose_the_first)
+        return out, compare("tiny", out, threads=2, report=lambda line: None)
