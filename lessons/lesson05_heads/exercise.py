@@ -17,7 +17,7 @@ def active_heads(recipe: Recipe, step: int) -> int:
 def head_weights(recipe: Recipe, step: int) -> list[float]:
     """Weight of the loss at each extra depth 1..draft_depth in step `step`; 0 while the curriculum leaves it out."""
     raise NotImplementedError(
-        "lesson 5: their sum, each head's share of it by the decay, and 0 for inactive heads"
+        "lesson 5: divide the sum for this step among the heads; inactive heads get 0"
     )
 
 

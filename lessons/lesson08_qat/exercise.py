@@ -24,11 +24,11 @@ class FakeQuantize(Op):
 
     def forward(self, weight: Array) -> Array:
         raise NotImplementedError(
-            "lesson 8: the weights on their grid; and what will the backward ask for?"
+            "lesson 8: return the rounded weights, and store what backward will need"
         )
 
     def backward(self, gradient: Array) -> Array:
-        raise NotImplementedError("lesson 8: the gradient, where the mask lets it pass")
+        raise NotImplementedError("lesson 8: return the gradient, multiplied by the mask")
 
 
 class LearnedStep(Op):
@@ -41,12 +41,12 @@ class LearnedStep(Op):
 
     def forward(self, w: Array, step: Array) -> Array:
         raise NotImplementedError(
-            "lesson 8: the step times the codes; keep codes, levels and how many share a step"
+            "lesson 8: return scale * codes; store codes, levels and the number of weights per scale"
         )
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
         raise NotImplementedError(
-            "lesson 8: two gradients: code minus level for the step, inside, and the code outside"
+            "lesson 8: two gradients; for the scale: code - level inside, the code outside"
         )
 
     def _inside(self) -> Array:
@@ -63,10 +63,10 @@ class LearnedStepAndOffset(Op):
 
     def forward(self, w: Array, step: Array, offset: Array) -> Array:
         raise NotImplementedError(
-            "lesson 8: LSQ of what lies above the offset, and the offset again"
+            "lesson 8: subtract the offset, apply LSQ, and add the offset again"
         )
 
     def backward(self, gradient: Array) -> tuple[Array, Array, Array]:
         raise NotImplementedError(
-            "lesson 8: three gradients: what does an offset move that was not clipped?"
+            "lesson 8: three gradients; does the offset move a weight that is not clipped?"
         )

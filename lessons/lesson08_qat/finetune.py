@@ -1,4 +1,4 @@
-"""A finished model trained a little longer, in every way that this lesson compares, on the same text in the same order."""
+"""Train copies of a model a little further, on the same text in the same order."""
 
 from collections.abc import Callable
 
@@ -17,27 +17,24 @@ from minimtp.model.transformer import Transformer
 from minimtp.quant.grids.registry import grid_named
 from minimtp.quant.qat.modules import QuantizationSpec, make_room_for_learned_steps, prepare
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import evaluate_model
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate
 
 
-def grid_of(bits: int) -> str:
+def grid_name(bits: int) -> str:
     return f"int{bits}-ggml-signed-g32"
 
 
-class Tuner:
-    """Trains copies of one model for the recipe's budget, and measures them on the same held-out text."""
+class Finetuner:
+    """Trains copies of one model with the budget of a recipe."""
 
     def __init__(self, model: Transformer, corpus: Corpus, device: Device, recipe: Recipe) -> None:
-        self.model, self.corpus, self.device, self.recipe = model, corpus, device, recipe
+        self.model = model
+        self.corpus = corpus
+        self.device = device
+        self.recipe = recipe
 
-    def bits_per_byte(self, model: Transformer) -> float:
-        return evaluate_model(
-            model, self.corpus, self.recipe.context_length, self.recipe.evaluation_tokens
-        ).bits_per_byte
-
-    def tuned(
+    def train(
         self,
         bits: int | None,
         *,
@@ -45,20 +42,17 @@ class Tuner:
         distill: float = 0.0,
         after_step: Callable[[Transformer], None] | None = None,
     ) -> Transformer:
-        """A copy, trained on: its products on a grid of `bits` bits, or, with None, in full precision."""
-        recipe, model = self.recipe, copied(self.model)
-        if bits:
-            spec = QuantizationSpec(weights=grid_of(bits), activations="none", scales=scales)
-            if scales == "learned":
-                make_room_for_learned_steps(model, spec)
-            model = prepare(model, spec)
+        """Return a trained copy, with its matrices on a grid of `bits` bits, or in float32 if None.
+
+        scales: "grid", or "learned" for LSQ. distill: the fraction of the loss that follows the
+        teacher.
+        after_step: called with the model after each step.
+        """
+        recipe, model = self.recipe, self._copy(bits, scales)
         flat = FlatParameters(model)
         optimizer = AdamW(flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay)
-        replicas = Replicas(
-            model,
-            flat,
-            min(available_cores(), recipe.batch_size) if self.device.name == "cpu" else 1,
-        )
+        on_cpu = self.device.name == "cpu"
+        replicas = Replicas(model, flat, min(available_cores(), recipe.batch_size) if on_cpu else 1)
 
         def backward(model: Transformer, tokens: np.ndarray) -> None:
             share = len(tokens) / recipe.batch_size
@@ -66,61 +60,61 @@ class Tuner:
                 model, tokens, (), share, teacher=self.model, distill_weight=distill
             )
 
-        name = (
-            f"{bits or 32} bits"
-            + (", a teacher" if distill else "")
-            + (", learned steps" if scales == "learned" else "")
-        )
-        for step in tqdm(range(recipe.steps), desc=name, disable=None):
+        teacher, learned = ", teacher" * (distill > 0), ", LSQ" * (scales == "learned")
+        for step in tqdm(
+            range(recipe.steps), desc=f"{bits or 32} bits{teacher}{learned}", disable=None
+        ):
             tokens = self.corpus.batch(
                 step,
                 seed=recipe.seed + 1,
                 batch_size=recipe.batch_size,
                 context_length=recipe.context_length,
             )  # (B, T + 1)
-            shards = [
-                to_device(shard, self.device)
-                for shard in np.array_split(tokens, len(replicas.models))
-            ]
-            replicas.run(backward, shards)
+            shards = np.array_split(tokens, len(replicas.models))
+            replicas.run(backward, [to_device(shard, self.device) for shard in shards])
             optimizer.step(learning_rate(recipe, step), recipe.max_gradient_norm)
             if after_step:
                 after_step(model)
         replicas.close()
         return model
 
+    def _copy(self, bits: int | None, scales: str) -> Transformer:
+        """Return a copy with its own arrays, prepared for quantization-aware training if `bits`."""
+        model = replicate(self.model)
+        for parameter in model.parameters():
+            parameter.data = array_module(parameter.data).array(parameter.data)
+        if not bits:
+            return model
+        spec = QuantizationSpec(weights=grid_name(bits), activations="none", scales=scales)
+        if scales == "learned":
+            make_room_for_learned_steps(model, spec)
+        return prepare(model, spec)
 
-def copied(model: Transformer) -> Transformer:
-    """A second model with arrays of its own."""
-    copy = replicate(model)
-    for parameter in copy.parameters():
-        parameter.data = array_module(parameter.data).array(parameter.data)
-    return copy
 
+def round_after_step(bits: int) -> Callable[[Transformer], None]:
+    """Return a function that rounds the weights themselves after a step, which is wrong."""
+    grid = grid_named(grid_name(bits))
 
-def rounding_after_steps(bits: int) -> Callable[[Transformer], None]:
-    """Wrong: the weights themselves are rounded after every step."""
-
-    def round_all(model: Transformer) -> None:
+    def round_weights(model: Transformer) -> None:
         for _, module in model.named_modules():
             if isinstance(module, Linear):
-                module.weight.data[...] = grid_named(grid_of(bits)).fake_quantize(
-                    module.weight.data
-                )
+                module.weight.data[...] = grid.fake_quantize(module.weight.data)
 
-    return round_all
+    return round_weights
 
 
-class Diary:
-    """Writes down, after every step, some master weights, in steps of their groups, and the codes they are rounded to."""
+class WeightHistory:
+    """Records some master weights, divided by their scales, and their codes after every step."""
 
     def __init__(self, bits: int, rows: int = 16) -> None:
-        self.grid, self.rows, self.masters, self.codes = grid_named(grid_of(bits)), rows, [], []
+        self.grid = grid_named(grid_name(bits))
+        self.rows = rows
+        self.masters: list[np.ndarray] = []
+        self.codes: list[np.ndarray] = []
 
     def __call__(self, model: Transformer) -> None:
         weights = model.blocks[0].attention.qkv.weight.data[: self.rows]
-        codes, steps = map(to_numpy, self.grid.encode(weights))
-        self.masters.append(
-            (to_numpy(weights) / np.repeat(steps, self.grid.group_size, axis=1)).reshape(-1)
-        )
+        codes, scales = map(to_numpy, self.grid.encode(weights))
+        scales = np.repeat(scales, self.grid.group_size, axis=1)
+        self.masters.append((to_numpy(weights) / scales).reshape(-1))
         self.codes.append(codes.reshape(-1))

@@ -1,4 +1,4 @@
-"""What lesson 8 adds: training through the rounding. Trunk and heads of lesson 5 train on, together."""
+"""Lesson 8 adds quantization-aware training, starting from the trunk and heads of lesson 5."""
 
 from dataclasses import replace
 
