@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 _HOME_OF = {
     "load": "minimtp.training.checkpoint",
     "generate": "minimtp.decode.decoder",
+    "Decoder": "minimtp.decode.decoder",
+    "DraftConfig": "minimtp.decode.decoder",
+    "SamplingParams": "minimtp.decode.sampling",
     "train": "minimtp.training.run",
     "evaluate": "minimtp.training.evaluate",
     "quantize": "minimtp.training.quantize",

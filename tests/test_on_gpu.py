@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import choose_device, gpu_pool_bytes, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.batch import generate_batch
+from minimtp.decode.batch import start_batch
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
@@ -517,7 +517,7 @@ def test_every_way_to_write_reads_as_on_the_host(device, choose_kernels, way, ch
         elif way == "penalty":
             options["logits_processors"] = [RepetitionPenalty(1.4)]
         if way == "batch":
-            batch = generate_batch(target, drafter, [[3, 1, 4], [1, 5]], **options)
+            batch = start_batch(target, drafter, [[3, 1, 4], [1, 5]], **options)
             list(batch)
             texts.append([row.tokens for row in batch.rows])
         else:

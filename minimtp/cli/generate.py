@@ -12,7 +12,7 @@ from minimtp.errors import UserError
 
 if TYPE_CHECKING:
     from minimtp.decode.batch import Batch
-    from minimtp.decode.decoder import Decoder
+    from minimtp.decode.decoder import Decoder, DraftConfig
     from minimtp.decode.display.trace import Trace
     from minimtp.decode.generation import Generation
     from minimtp.training.checkpoint import LoadedRun
@@ -48,6 +48,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     import minimtp
+    from minimtp.decode.decoder import Decoder
     from minimtp.decode.display.trace import require_place
 
     use_kernels(options)
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     if options.trace:
         require_place(options.trace)
     loaded = minimtp.load(options.run, device=options.device)
-    decoder = _decoder(loaded, options)
+    decoder = Decoder(loaded, _draft_config(options))
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, decoding_settings(options))
     else:
@@ -82,15 +83,17 @@ def _prompts(options: argparse.Namespace) -> list[str | bytes]:
     return prompts or ["import "]
 
 
-def _decoder(loaded: "LoadedRun", options: argparse.Namespace) -> "Decoder":
+def _draft_config(options: argparse.Namespace) -> "DraftConfig":
     import minimtp
-    from minimtp.decode.decoder import Decoder
+    from minimtp.decode.decoder import DraftConfig
 
-    kind, _, folder = options.draft.partition(":")
-    draft = options.draft
-    if kind == "model" and folder:
-        draft = minimtp.load(folder, device=options.device)
-    return Decoder(loaded, draft, options.draft_length, options.draft_confidence, options.tree)
+    kind, _, path = options.draft.partition(":")
+    drafter = options.draft
+    if kind == "model" and path:
+        drafter = minimtp.load(path, device=options.device)
+    return DraftConfig(
+        drafter, options.draft_length, options.draft_confidence, options.tree, options.rule
+    )
 
 
 def _generate_one(
@@ -118,7 +121,7 @@ def _generate_one(
         file=sys.stderr,
     )
     if options.trace:
-        _write_trace(options, loaded, generation, prompt)
+        _write_trace(options, decoder, generation, prompt)
 
 
 def _generate_batch(
@@ -175,7 +178,7 @@ def _ending(generation: "Generation", loaded: "LoadedRun") -> str:
 
 
 def _write_trace(
-    options: argparse.Namespace, loaded: "LoadedRun", trace: "Trace", prompt: str | bytes
+    options: argparse.Namespace, decoder: "Decoder", trace: "Trace", prompt: str | bytes
 ) -> None:
     """Write the page of the text just generated, with the speed of plain decoding for
     comparison.
@@ -183,22 +186,27 @@ def _write_trace(
     import minimtp
     from minimtp import kernels
     from minimtp.backend import choose_device
+    from minimtp.decode.decoder import DraftConfig
     from minimtp.decode.display.trace import describe, page
     from minimtp.files import write_text
 
     settings = decoding_settings(options)
+    loaded, draft = decoder.loaded, decoder.draft
     kernel, _ = kernels.describe(choose_device(options.device).name)
     described = describe(
-        loaded,
-        drafter=options.draft,
-        draft_length=options.draft_length,
-        tree=options.tree,
+        loaded.model,
+        parameters=loaded.recipe.trunk_parameters(),
+        drafter=loaded.recipe.heads if options.draft == "heads" else options.draft,
+        draft=draft,
+        sampling=settings["sampling"],
+        seed=options.seed,
+        repetition_penalty=options.repetition_penalty,
         kernels=kernel,
-        **settings,
     )
     plain = trace
     if options.draft != "none":
-        plain = minimtp.generate(loaded, prompt, draft="none", **settings)
+        no_draft = DraftConfig("none", rule=draft.rule)
+        plain = minimtp.generate(loaded, prompt, draft=no_draft, **settings)
         for _ in plain:
             pass
     html = page(

@@ -123,13 +123,12 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
 
 def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
     """Return the keyword arguments of `Decoder.generate`."""
+    from minimtp.decode.sampling import SamplingParams
+
     return {
         "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
+        "sampling": SamplingParams(options.temperature, options.top_k, options.top_p),
         "seed": options.seed,
-        "rule": options.rule,
         "stop": options.stop,
         "repetition_penalty": options.repetition_penalty,
     }

@@ -1,13 +1,15 @@
-"""Several texts side by side, each exactly what it would be alone.
+"""Batched generation. Each sequence is identical to the one generated alone.
 
-Every row has a cache, a drafter, an acceptance, a draft length and an end of its own, and noise of its own: that of its number,
-by `row_seed`. Rows take turns, a round each. So row r of a batch is, token for token, the text of `generate` with the seed
-`row_seed(seed, r)`, whoever its neighbours are, and whether there are any.
+Every row has its own cache, drafter, draft length, end and random numbers (`row_seed`). The rows
+alternate, one round each. So row r of a batch is, token for token, the text that `start_generation`
+gives with the seed `row_seed(seed, r)`, whatever the other rows are.
 
-What that gives up: a pass is over one row's tokens, so the weights are read once for each row and not once for all. On a
-processor whose cache holds the weights, or for drafts of many tokens, that costs little; where one pass over all rows would be
-nearly free (a large model on a GPU), the whole batch takes as long as its rows one after another. In return there is no
-padding, no row waits for the longest one, and nothing has to be proved again: each row is the one decoding loop.
+What this gives up: a forward pass covers the tokens of one row, so the weights are read once per row
+and not once for all rows. That costs little if the processor's cache holds the weights, or if drafts
+are long. With a large model on a GPU, where one pass over all rows would take hardly longer than one
+over a single row, the whole batch takes as long as its rows one after another. In return there is no
+padding, no row waits for the longest one, and exactness needs no new proof: each row is the ordinary
+decoding loop.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,18 +25,16 @@ from minimtp.errors import UserError
 
 
 def row_seed(seed: int, row: int) -> int:
-    """The seed of a batch's row: row 0 has the batch's own, the others one mixed from both numbers."""
-    return (
-        seed
-        if row == 0
-        else int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
-    )
+    """Return the seed of one row: `seed` for row 0, derived from `seed` and `row` for the others."""
+    if row == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
 
 
 class Batch:
-    """Texts being written in turns: iterate over `rounds()`, or over (row, token).
+    """Several running generations: iterate over it for (row, token), or over `rounds()`.
 
-    rows: the generations, by row; each has its `tokens`, `reason` and `statistics`.
+    rows: the generations; each has its `tokens`, `reason` and `statistics`.
     """
 
     def __init__(self, rows: Sequence[Generation]) -> None:
@@ -49,7 +49,7 @@ class Batch:
         return next(self._stream)
 
     def rounds(self) -> Iterator[tuple[int, Round]]:
-        """(row, round) of the rounds that are still to come: one of each unfinished row in turn."""
+        """Return an iterator over the remaining (row, round): one round per unfinished row, in turn."""
         return self._rounds
 
     def _run(self) -> Iterator[tuple[int, Round]]:
@@ -61,32 +61,39 @@ class Batch:
                     del unfinished[row]
 
 
-def generate_batch(
+def _no_policy(target: Target) -> None:
+    return None
+
+
+def start_batch(
     target: Target,
     drafter: Drafter | None,
     prompts: Iterable[Iterable[int]],
     *,
     seed: int = 0,
-    make_policy: Callable[[Target], DraftPolicy | None] = lambda target: None,
+    make_policy: Callable[[Target], DraftPolicy | None] = _no_policy,
     **options: object,
 ) -> Batch:
-    """Continue each of the prompts as `generate` would, with the same options, in turns.
+    """Start one generation per prompt; the options are those of `start_generation`.
 
-    make_lengths: called once a row with the row's target, for who chooses its draft lengths.
-    Raises UserError where there is no prompt, and for what `generate` refuses.
+    make_policy: called once per row with the row's target; returns the row's draft policy.
+    Raises UserError if there is no prompt, or if `start_generation` rejects a prompt or an option.
     """
     prompts = list(prompts)
     if not prompts:
         raise UserError("there is no prompt: give at least one text to continue")
     rows = []
     for row, prompt in enumerate(prompts):
-        own_target, own_drafter = (
-            (target, drafter) if row == 0 else (target.clone(), drafter and drafter.clone())
+        first = row == 0
+        row_target = target if first else target.clone()
+        row_drafter = drafter if first or drafter is None else drafter.clone()
+        generation = start_generation(
+            row_target,
+            row_drafter,
+            prompt,
+            seed=row_seed(seed, row),
+            policy=make_policy(row_target),
+            **options,
         )
-        policy = make_policy(own_target)
-        rows.append(
-            start_generation(
-                own_target, own_drafter, prompt, seed=row_seed(seed, row), policy=policy, **options
-            )
-        )
+        rows.append(generation)
     return Batch(rows)

@@ -1,15 +1,15 @@
-"""The front door of decoding: options that can be used, or one sentence that says what is wrong with them."""
+"""Validate the options and start a generation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.generation import Generation, Limits, max_length
 from minimtp.decode.logits_processors import LogitsProcessor, ProcessedRule
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.rules.verify import make_rule
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.decode.stopping import Stop
+from minimtp.decode.stopping import DecodeBytes, Stop
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 
@@ -22,93 +22,106 @@ def start_generation(
     max_new_tokens: int,
     sampling: SamplingParams = GREEDY,
     seed: int = 0,
+    rule: str = "shared-noise",
     draft_depth: int | None = None,
-    policy: DraftPolicy | None = None,
     tree: int = 0,
+    policy: DraftPolicy | None = None,
     stop_tokens: Iterable[int] = (),
     stop_strings: Iterable[str | bytes] = (),
-    decode_bytes: Callable[[Sequence[int]], bytes] | None = None,
+    decode_bytes: DecodeBytes | None = None,
     logits_processors: Sequence[LogitsProcessor] = (),
-    rule: str = "shared-noise",
 ) -> Generation:
-    """Continue `prompt` by at most `max_new_tokens` tokens, as `target` alone would, with `drafter` for speed.
+    """Validate the options, and start continuing `prompt` by at most `max_new_tokens` tokens.
 
-    prompt: token ids, 1 to context_length of them. draft_depth: tokens drafted a round at most, None for as many as the
-    drafter can, 0 for plain decoding; policy: who chooses among those (None: always that many). tree: verify so many drafts a
-    round, at most context_length and at most draft_depth behind one another, as a tree; 0 for a chain. rule: how sampled drafts
-    are verified, a name of `verify.RULES`; by default one where the seed alone decides the text. stop_tokens and stop_strings
-    end the text (stopping.py; strings need decode_bytes). processors: change the logits by what was said before
-    (decode/logits_processors.py). The target's cache is cleared first.
+    The output is the target's own; the drafter only makes it faster. Nothing is computed before the
+    first token is requested, and then the target's cache is cleared.
 
-    Raises UserError for a prompt, an option or a combination that cannot be used.
+    prompt: token ids, 1 to context_length of them.
+    rule: the verification rule for sampled drafts, a name of RULES.
+    draft_depth: the maximum number of drafts in a row; None: as many as the drafter can, 0: plain
+        decoding.
+    tree: the maximum number of drafts per round as a tree, at most `draft_depth` deep; 0: chains.
+    policy: chooses the draft depth of each round (default: always the maximum).
+    stop_tokens, stop_strings: end the text (stopping.py); strings need `decode_bytes`.
+    logits_processors: change the logits depending on the text so far (logits_processors.py).
+
+    Raises UserError if the prompt, an option or a combination of options cannot be used.
     """
-    prompt = _checked_prompt(prompt, target)
-    if not (_is_whole(max_new_tokens) and max_new_tokens >= 1):
+    tokens = _checked_prompt(prompt, target)
+    if not (_is_integer(max_new_tokens) and max_new_tokens >= 1):
         raise UserError(
             f"the number of new tokens must be a whole number of at least 1, not {max_new_tokens!r}"
         )
     require_seed(seed)
-    most = 0 if drafter is None else drafter.max_depth
-    if draft_depth is None:
-        draft_depth = most
-    if not (_is_whole(draft_depth) and 0 <= draft_depth <= most):
-        has = (
-            "there is no drafter"
-            if drafter is None
-            else f"this drafter drafts at most {most} tokens"
-        )
-        raise UserError(
-            f"draft depth {draft_depth!r} is not possible: {has}, use a whole number from 0 to {most}"
-        )
+    depth = _checked_depth(draft_depth, drafter)
     require_tree(tree, target)
-    if tree and draft_depth and not hasattr(drafter, "draft_tree"):
+    if tree and depth and not isinstance(drafter, TreeDrafter):
         raise UserError(f"a {type(drafter).__name__} drafts chains only: leave the tree out")
-    chosen = make_rule(rule, sampling, seed, target.vocabulary_size, len(prompt))
+    verification = make_rule(rule, sampling, seed, target.vocabulary_size, len(tokens))
     if logits_processors:
-        chosen = ProcessedRule(
-            chosen, logits_processors, prompt, max_length(len(prompt), max_new_tokens, target)
-        )
+        longest = max_length(len(tokens), max_new_tokens, target)
+        verification = ProcessedRule(verification, logits_processors, tokens, longest)
     stop = Stop(stop_tokens, stop_strings, decode_bytes)
-    limits = Limits(max_new_tokens, draft_depth, tree, stop)
-    return Generation(target, drafter if draft_depth else None, prompt, chosen, limits, policy)
+    limits = Limits(max_new_tokens, depth, tree, stop)
+    return Generation(target, drafter if depth else None, tokens, verification, limits, policy)
 
 
 def require_seed(seed: int) -> None:
-    """Raise UserError for a seed that cannot be used."""
-    if not (_is_whole(seed) and 0 <= seed < 2**64):
+    """Raise UserError unless `seed` is a whole number from 0 to 2^64 - 1."""
+    if not (_is_integer(seed) and 0 <= seed < 2**64):
         raise UserError(f"a seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
 
 
 def require_tree(tree: int, target: Target) -> None:
-    """Raise UserError unless `tree` is a number of drafts that room may be made for."""
-    if not (_is_whole(tree) and tree >= 0):
+    """Raise UserError unless `tree` is a number of drafts that fits the model's context."""
+    if not (_is_integer(tree) and tree >= 0):
         raise UserError(
-            f"the drafts of a tree must be a whole number of at least 0 (0 drafts a chain), not {tree!r}"
+            "the number of drafts in a tree must be a whole number of at least 0 "
+            f"(0 drafts a chain), not {tree!r}"
         )
     if tree > target.context_length:
         raise UserError(
-            f"a tree of {tree} drafts is larger than the model's context: use at most {target.context_length} drafts"
+            f"a tree of {tree} drafts is larger than the model's context: "
+            f"use at most {target.context_length} drafts"
         )
 
 
+def _checked_depth(draft_depth: int | None, drafter: Drafter | None) -> int:
+    deepest = 0 if drafter is None else drafter.max_depth
+    if draft_depth is None:
+        return deepest
+    if _is_integer(draft_depth) and 0 <= draft_depth <= deepest:
+        return draft_depth
+    if drafter is None:
+        limit = "there is no drafter"
+    else:
+        limit = f"this drafter drafts at most {deepest} tokens"
+    raise UserError(
+        f"draft depth {draft_depth!r} is not possible: {limit}, "
+        f"use a whole number from 0 to {deepest}"
+    )
+
+
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
+    """Return the prompt as (P,) int64."""
     tokens = np.asarray(prompt if isinstance(prompt, np.ndarray) else list(prompt))
     if tokens.size == 0:
         raise UserError("the prompt is empty: give at least one token to continue")
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise UserError("a prompt must be a sequence of token ids; encode text first")
+        raise UserError("a prompt must be a sequence of token ids: encode text first")
     if len(tokens) > target.context_length:
         raise UserError(
-            f"the prompt has {len(tokens)} tokens and the model's context is {target.context_length}: shorten it"
+            f"the prompt has {len(tokens)} tokens and the model's context is "
+            f"{target.context_length}: shorten it"
         )
     outside = tokens[(tokens < 0) | (tokens >= target.vocabulary_size)]
     if outside.size:
         raise UserError(
-            f"the prompt contains token {outside[0]}, the model knows 0 to {target.vocabulary_size - 1}: "
-            "encode the prompt with the model's own tokenizer"
+            f"the prompt contains token {outside[0]}, but the model knows only 0 to "
+            f"{target.vocabulary_size - 1}: encode the prompt with the model's own tokenizer"
         )
     return tokens.astype(np.int64)
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

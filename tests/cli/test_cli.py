@@ -25,7 +25,7 @@ from minimtp.cli import main, make_parser
 from minimtp.cli.generate import stream
 from minimtp.cli.recipe_options import chosen_recipe
 from minimtp.cli.values import whole_number
-from minimtp.decode.decoder import Decoder
+from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.errors import MeasurementFailed
 from minimtp.training import checkpoint
 from minimtp.training.data.tokenizer import ByteTokenizer
@@ -308,7 +308,7 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
         (["--draft-length", "-1"], "draft depth -1 is not possible"),
         (["--draft-length", "3", "--draft", "none"], "there is no drafter"),
         (["--draft-length", "often"], "'often' is not a number"),
-        (["--draft-confidence", "2"], "draft_confidence is a probability"),
+        (["--draft-confidence", "2"], "the draft confidence must be a probability"),
         (["--seed", "-1"], "seed"),
         (
             ["--draft", "nrgam"],
@@ -495,19 +495,14 @@ def test_a_stop_string_and_a_repetition_penalty_reach_the_text(capsys, run):
 
 def test_what_drafts_has_to_have_the_same_tokenizer_and_may_be_a_function(run):
     loaded = minimtp.load("run")
-    plain = list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft="none"))
-    assert (
-        list(
-            minimtp.generate(
-                loaded,
-                "roses ",
-                max_new_tokens=9,
-                draft=lambda tokens, depth, rule: ([97] * depth, None),
-            )
-        )
-        == plain
-    )
-    assert list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft=loaded)) == plain
+
+    def text(drafter):
+        draft = DraftConfig(drafter)
+        return list(minimtp.generate(loaded, "roses ", max_new_tokens=9, draft=draft))
+
+    plain = text("none")
+    assert text(lambda tokens, depth, rule: ([97] * depth, None)) == plain
+    assert text(loaded) == plain
     other = argparse.Namespace(
         tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), folder="other"
     )
@@ -515,7 +510,7 @@ def test_what_drafts_has_to_have_the_same_tokenizer_and_may_be_a_function(run):
         minimtp.UserError,
         match="other has another tokenizer than run: draft with a run of the same",
     ):
-        minimtp.generate(loaded, "roses ", draft=other)
+        text(other)
 
 
 def test_a_decoder_writes_one_text_after_another_and_keeps_what_passes_cost(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.batch import generate_batch, row_seed
+from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.drafter import FunctionDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
@@ -37,7 +37,7 @@ def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(
     options = dict(
         max_new_tokens=12, sampling=SamplingParams(temperature), stop_tokens=stop, rule=rule
     )
-    batch = generate_batch(target, half_right(target), prompts, seed=seed, **options)
+    batch = start_batch(target, half_right(target), prompts, seed=seed, **options)
     streamed = [[] for _ in prompts]
     for row, token in batch:
         streamed[row].append(token)
@@ -56,7 +56,7 @@ def test_a_row_does_not_change_when_its_neighbours_do():
     options = dict(max_new_tokens=20, sampling=SamplingParams(1.0), rule="shared-noise", seed=3)
 
     def third_row(*neighbours):
-        batch = generate_batch(target, half_right(target), [*neighbours, [1, 2]], **options)
+        batch = start_batch(target, half_right(target), [*neighbours, [1, 2]], **options)
         list(batch)
         return batch.rows[2].tokens
 
@@ -64,7 +64,7 @@ def test_a_row_does_not_change_when_its_neighbours_do():
 
 
 def test_rows_of_the_same_prompt_are_different_samples():
-    batch = generate_batch(
+    batch = start_batch(
         TableTarget(5, 40, sharpness=0.5),
         None,
         [[1, 2]] * 4,
@@ -77,7 +77,7 @@ def test_rows_of_the_same_prompt_are_different_samples():
 
 def test_rows_take_turns_and_a_finished_row_takes_none():
     target = TableTarget(5, 40)
-    batch = generate_batch(target, None, [[0], [1] * 38, [2]], max_new_tokens=6)
+    batch = start_batch(target, None, [[0], [1] * 38, [2]], max_new_tokens=6)
     rows = [row for row, _ in batch.rounds()]
     assert rows == [0, 1, 2] * 3 + [0, 2] * 3
     assert [row.reason for row in batch.rows] == ["length", "context", "length"]
@@ -92,11 +92,11 @@ def test_a_rows_seed_is_a_seed_and_the_first_rows_is_the_batchs(seed, row):
 def test_a_batch_without_prompts_and_one_with_a_bad_prompt_are_refused_before_any_work():
     target = TableTarget()
     with pytest.raises(UserError, match="there is no prompt"):
-        generate_batch(target, None, [], max_new_tokens=3)
+        start_batch(target, None, [], max_new_tokens=3)
     with pytest.raises(UserError, match="the prompt is empty"):
-        generate_batch(target, None, [[1], []], max_new_tokens=3)
+        start_batch(target, None, [[1], []], max_new_tokens=3)
     with pytest.raises(
         UserError, match="a tree of 1000000000000 drafts is larger than the model's context"
     ):
-        generate_batch(target, half_right(target), [[1], [2]], max_new_tokens=3, tree=10**12)
+        start_batch(target, half_right(target), [[1], [2]], max_new_tokens=3, tree=10**12)
     assert target.length == 0

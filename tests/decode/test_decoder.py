@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from minimtp.decode.decoder import Decoder
+from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.policy import cost
+from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
@@ -64,14 +65,14 @@ def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run
             10**12,
             f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context_length}",
         ),
-        ("8", "the drafts of a tree must be a whole number"),
+        ("8", "the number of drafts in a tree must be a whole number"),
     ],
 )
 def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(
     run, draft, tree, message
 ):
     with pytest.raises(UserError, match=message):
-        Decoder(run, draft, tree=tree)
+        Decoder(run, DraftConfig(draft, tree=tree))
 
 
 def test_a_function_is_asked_about_texts_that_are_written_and_about_no_others(run):
@@ -81,35 +82,36 @@ def test_a_function_is_asked_about_texts_that_are_written_and_about_no_others(ru
         seen.append(list(tokens))
         return [0] * depth, None
 
-    decoder = Decoder(run, function, draft_length=3)
+    decoder = Decoder(run, DraftConfig(function, length=3))
     for prompt in (b"\1\2", b"\3"):
         for temperature in (0.0, 1.0):
             seen.clear()
-            generation = decoder.generate(prompt, max_new_tokens=6, temperature=temperature)
+            generation = decoder.generate(
+                prompt, max_new_tokens=6, sampling=SamplingParams(temperature)
+            )
             assert not seen
             list(generation)
             assert seen and all(tokens == generation.tokens[: len(tokens)] for tokens in seen)
 
 
-def test_kernels_are_loaded_before_the_first_text_of_its_kind_and_texts_after_it_begin_at_once(run):
-    decoder = Decoder(run)
+@pytest.mark.parametrize("rule", ["shared-noise", "token"])
+def test_kernels_are_loaded_before_the_first_text_of_a_kind_and_later_texts_start_at_once(
+    run, rule
+):
+    decoder = Decoder(run, DraftConfig(rule=rule))
     drafted, draft = [], decoder.drafter.draft
     decoder.drafter.draft = lambda depth, rule: (drafted.append(rule), draft(depth, rule))[1]
-    sampled = {"temperature": 1.0}
-    kinds = (
+    every_token = [bytes([token]) for token in range(SHAPE.vocabulary_size)]
+    for options in (
         {},
-        sampled,
-        sampled | {"rule": "token"},
-        sampled | {"top_k": 3},
+        {"sampling": SamplingParams(1.0)},
+        {"sampling": SamplingParams(1.0, top_k=3)},
         {"repetition_penalty": 1.1},
-    )
-    for settings in kinds:
+    ):
         drafted.clear()
-        decoder.generate(
-            b"\1", **settings, stop=[bytes([token]) for token in range(SHAPE.vocabulary_size)]
-        )
-        assert drafted, settings
+        decoder.generate(b"\1", **options, stop=every_token)
+        assert drafted, options
         drafted.clear()
-        decoder.generate(b"\1\2", **settings)
-        decoder.generate_batch([b"\1\2"], **settings | {"stop": b"\3"})
-        assert not drafted, settings
+        decoder.generate(b"\1\2", **options)
+        decoder.generate_batch([b"\1\2"], **options, stop=b"\3")
+        assert not drafted, options

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.batch import generate_batch, row_seed
+from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.heads import SequentialStep, head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
@@ -188,7 +188,7 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
     seen = []
     for made in (target, helped):  # the batch makes twins of both for its other rows
         remember_twins(made, seen)
-    batch = generate_batch(
+    batch = start_batch(
         target,
         helped,
         prompts,

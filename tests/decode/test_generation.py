@@ -440,7 +440,7 @@ def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
         ({"prompt": [0.5]}, "a prompt must be a sequence of token ids"),
         ({"prompt": [[0, 1]]}, "a prompt must be a sequence of token ids"),
         ({"prompt": [0] * 33}, "the prompt has 33 tokens and the model's context is 32"),
-        ({"prompt": [0, 4]}, "the prompt contains token 4, the model knows 0 to 3"),
+        ({"prompt": [0, 4]}, "the prompt contains token 4, but the model knows only 0 to 3"),
         ({"prompt": [-1]}, "the prompt contains token -1"),
         ({"prompt": b"byte"}, "the prompt contains token 98"),
         ({"max_new_tokens": 0}, "the number of new tokens must be"),
@@ -450,7 +450,7 @@ def test_a_faulty_drafter_is_an_error_and_not_a_wrong_text(drafts):
         ({"draft_depth": -1}, "draft depth -1 is not possible"),
         ({"drafter": None, "draft_depth": 1}, "there is no drafter"),
         ({"rule": "typical"}, "unknown verification rule 'typical'"),
-        ({"tree": -1}, "the drafts of a tree must be a whole number"),
+        ({"tree": -1}, "the number of drafts in a tree must be a whole number"),
         ({"tree": 4}, "a Watching drafts chains only"),
         ({"tree": 33}, "a tree of 33 drafts is larger than the model's context: use at most 32"),
         (

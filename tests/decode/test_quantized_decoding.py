@@ -13,6 +13,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.options import start_generation
 from minimtp.decode.rules.trees import Tree
 from minimtp.decode.rules.verify import Greedy
 from minimtp.decode.runtime import ModelRunner
@@ -206,10 +207,13 @@ def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_t
     texts = {
         tuple(
             minimtp.generate(
-                minimtp.load(tmp_path / name), "import ", max_new_tokens=16, draft=draft
+                minimtp.load(tmp_path / name),
+                "import ",
+                max_new_tokens=16,
+                draft=minimtp.DraftConfig(drafter),
             )
         )
         for name in ("run", "packed")
-        for draft in ("heads", "none")
+        for drafter in ("heads", "none")
     }
     assert len(texts) == 1 and len(texts.pop()) == 16

@@ -80,7 +80,7 @@ def measure_tokens_per_round(
     sizes = fit_to_context(wanted, loaded)
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     target, heads = deploy(loaded.model)
-    drafters = every_drafter(loaded, heads, load(small, device) if small else None)
+    drafters = every_drafter(loaded, heads, load(small, device) if small else None, deploy)
     if out is not None:
         out = make_folder(out)
     for name, reason in missing.items():

@@ -26,7 +26,7 @@ def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Varia
     All variants share one target. small: another run that drafts too.
     """
     target, heads = deploy(loaded.model)
-    drafters = every_drafter(loaded, heads, small)
+    drafters = every_drafter(loaded, heads, small, deploy)
     costs = Costs(target, max(MAX_TREE, *(drafter.max_depth for drafter in drafters.values())))
     max_nodes = min(MAX_TREE, target.context_length)
     found = [Variant(PLAIN, target)]

@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from minimtp.decode.decoder import DraftConfig
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
+from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.errors import UserError
 from minimtp.files import kind_at
+from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed import bits_per_weight
 
 PLACE = "__TRACE__"  # of the data in the template
@@ -106,27 +109,33 @@ class Trace:
 
 
 def describe(
-    run: object, drafter: str, temperature: float, **settings: object
+    model: LanguageModel,
+    parameters: int,
+    drafter: str,
+    draft: DraftConfig,
+    sampling: SamplingParams,
+    seed: int,
+    repetition_penalty: float,
+    kernels: str,
 ) -> dict[str, object]:
-    """The settings of a text worth showing: the model's size, how it drafted, the law; what was left alone is left out."""
-    words = {
-        "parameters": f"{run.recipe.trunk_parameters():,}",
-        "bits a weight": f"{bits_per_weight(run.model):.2f}",
+    """Return the settings that the page shows, by name. Settings at their defaults are left out."""
+    settings: dict[str, object] = {
+        "parameters": f"{parameters:,}",
+        "bits per weight": f"{bits_per_weight(model):.2f}",
+        "drafter": drafter,
+        "temperature": f"{sampling.temperature:g}",
     }
-    words |= {
-        "drafter": run.recipe.heads if drafter == "heads" else drafter,
-        "temperature": f"{temperature:g}",
+    optional = {
+        "top-k": (sampling.top_k, 0),
+        "top-p": (sampling.top_p, 1.0),
+        "draft-length": (draft.length, "auto"),
+        "repetition-penalty": (repetition_penalty, 1.0),
+        "tree": (draft.tree, 0),
     }
-    # What was asked for, and what it is where nobody asked.
-    asked = {"top_k": 0, "top_p": 1.0, "draft_length": "auto", "repetition_penalty": 1.0, "tree": 0}
-    words |= {
-        name.replace("_", "-"): settings[name]
-        for name, usual in asked.items()
-        if settings.get(name, usual) != usual
-    }
-    if temperature:
-        words |= {"rule": settings["rule"], "seed": settings["seed"]}
-    return words | {"kernels": settings["kernels"]}
+    settings |= {name: value for name, (value, default) in optional.items() if value != default}
+    if sampling.temperature:
+        settings |= {"rule": draft.rule, "seed": seed}
+    return settings | {"kernels": kernels}
 
 
 def _walk(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, object]] | None:

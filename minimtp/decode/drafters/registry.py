@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimtp.decode.drafters.drafter import Drafter, FunctionDrafter
+from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.errors import UserError
 
@@ -31,7 +32,9 @@ ANOTHER_RUN = Source(
 )
 
 
-def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter | None:
+def make_drafter(
+    source: object, run: object, heads: Drafter | None, deploy: Callable
+) -> Drafter | None:
     """A drafter for the loaded `run`. source: a name of SOURCES, another loaded run, or a function (see `FunctionDrafter`).
 
     Raises UserError for a name that nobody knows and a run of other tokens.
@@ -44,9 +47,6 @@ def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter 
         return SOURCES[source].make(heads)
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH)
-    from minimtp.decode.decoder import deploy
-    from minimtp.decode.drafters.model import ModelDrafter
-
     if source.tokenizer.to_dict() != run.tokenizer.to_dict():
         raise UserError(
             f"{source.folder} has another tokenizer than {run.folder}: draft with a run of the same"
@@ -55,10 +55,10 @@ def make_drafter(source: object, run: object, heads: Drafter | None) -> Drafter 
 
 
 def every_drafter(
-    run: object, heads: Drafter | None, small: object | None = None
+    run: object, heads: Drafter | None, small: object | None, deploy: Callable
 ) -> dict[str, Drafter]:
     """All that can draft for the loaded `run`, by title; small: another run, which drafts as well."""
     made = {source.title: source.make(heads) for source in SOURCES.values()}
     if small is not None:
-        made[ANOTHER_RUN.title] = make_drafter(small, run, heads)
+        made[ANOTHER_RUN.title] = make_drafter(small, run, heads, deploy)
     return {title: drafter for title, drafter in made.items() if drafter is not None}

@@ -104,7 +104,10 @@ def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_res
     assert "omit --from to resume it" in capsys.readouterr().err
     # What was learned pays: a poem known by heart is drafted nearly always right, by heads that never saw it.
     generation = minimtp.generate(
-        minimtp.load("heads"), "roses", max_new_tokens=12, draft_length=3, draft_confidence=0
+        minimtp.load("heads"),
+        "roses",
+        max_new_tokens=12,
+        draft=minimtp.DraftConfig(length=3, min_confidence=0.0),
     )
     assert list(generation) == list(
         minimtp.generate(minimtp.load("run"), "roses", max_new_tokens=12)
