@@ -6,7 +6,17 @@ from lessons.lesson01_autograd.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.kernels",
+    "minimtp.kernels.plain.attention",
+    "minimtp.kernels.plain.block",
     "minimtp.kernels.plain.gated_drafts",
+    "minimtp.kernels.plain.gated_head",
+    "minimtp.kernels.plain.gates",
+    "minimtp.kernels.plain.loss",
+    "minimtp.kernels.plain.norms",
+    "minimtp.kernels.plain.optimizer",
+    "minimtp.kernels.plain.packed_linear",
+    "minimtp.kernels.plain.quantize",
+    "minimtp.kernels.plain.sampling",
     "minimtp.kernels.plain",
     "minimtp.kernels.ggml.blocks",
     "minimtp.engine.fused",

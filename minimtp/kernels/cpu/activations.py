@@ -28,7 +28,7 @@ from minimtp.kernels.cpu.vectors import (
     Emitter,
     fit,
 )
-from minimtp.kernels.plain import GROUP, LARGEST_WITHOUT_INVERSE, require_whole_groups
+from minimtp.kernels.plain.quantize import GROUP, LARGEST_WITHOUT_INVERSE, require_whole_groups
 
 VECTORS = GROUP // LANES
 ROUNDER = 12582912.0  # 1.5 * 2^23

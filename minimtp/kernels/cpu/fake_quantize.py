@@ -9,7 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float_of
 from minimtp.kernels.ggml.blocks import GROUP_SIZE, LARGEST_STEP_WITHOUT_RECIPROCAL
-from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE, require_whole_groups
+from minimtp.kernels.plain.quantize import LARGEST_WITHOUT_INVERSE, require_whole_groups
 
 GROUP = GROUP_SIZE
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)

@@ -12,7 +12,8 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, embedding, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import gated_update, rms_norm, row_threads, swiglu
-from minimtp.kernels.plain import PreparedBlock, gated_drafts, prepare_block
+from minimtp.kernels.plain import gated_drafts
+from minimtp.kernels.plain.block import PreparedBlock, prepare_block
 
 __all__ = [
     "cached_attention", "choose", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from minimtp.backend import array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, launch, whole
 from minimtp.kernels.ggml import blocks as ggml
-from minimtp.kernels.plain import GROUP, require_whole_groups
+from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
 WARPS = 4  # of a block

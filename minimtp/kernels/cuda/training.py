@@ -2,7 +2,7 @@
 
 from minimtp.backend import array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
-from minimtp.kernels.plain import GROUP, require_whole_groups
+from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
 BLOCK = 256
 SHARES = 64  # of the rows, whose gradients of a norm's weight are summed apart

@@ -1,4 +1,6 @@
-"""Whole drafts by a gated head in plain array code, for any device's `gated_step`; `plain.gated_step` says what a step is."""
+"""Whole drafts by a gated head in plain array code, for any device's `gated_step`;
+`plain.gated_step` says what a step is.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ from minimtp.backend import Array, array_module
 from minimtp.engine.fused import EmbeddingLookup
 from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
-from minimtp.kernels.plain import LARGEST_WITHOUT_INVERSE
+from minimtp.kernels.plain.quantize import LARGEST_WITHOUT_INVERSE
 from minimtp.quant.grids.registry import MASKS, Grid
 
 

@@ -23,7 +23,7 @@ from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replace_modules, replicate
 from minimtp.engine.tensor import Op, Parameter, Tensor
 from minimtp.errors import UserError
-from minimtp.kernels.plain import GROUP
+from minimtp.kernels.plain.quantize import GROUP
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Attention, Transformer

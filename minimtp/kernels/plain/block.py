@@ -1,0 +1,159 @@
+"""A transformer block, or the whole trunk, on a few new tokens, in plain array code.
+
+The compiled version is one call, because eleven calls from Python take longer than the arithmetic
+of a small model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from minimtp.backend import Array, array_module
+from minimtp.kernels.plain.attention import cached_attention, rotate
+from minimtp.kernels.plain.gates import swiglu
+from minimtp.kernels.plain.norms import rms_norm
+from minimtp.kernels.plain.packed_linear import Prepared, linear
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """One transformer block's weights: two norms (D,), four matrices prepared by `prepare_*`, and
+    settings.
+    """
+
+    attention_norm: Array
+    qkv: Prepared
+    attention_output: Prepared
+    feed_forward_norm: Array
+    gate_up: Prepared
+    down: Prepared
+    heads: int  # query heads
+    epsilon: float
+    # What the cache stores of keys and values, (T, G, C) -> (T, G, C). None: the numbers
+    # themselves.
+    stored: Callable[[Array], Array] | None = None
+
+
+def prepare_block(
+    attention_norm: Array,
+    qkv: Prepared,
+    attention_output: Prepared,
+    feed_forward_norm: Array,
+    gate_up: Prepared,
+    down: Prepared,
+    heads: int,
+    epsilon: float,
+) -> PreparedBlock:
+    """Prepare one transformer block for `transformer_block`. The matrices were prepared by
+    `prepare_*`.
+    """
+    return PreparedBlock(
+        attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
+    )
+
+
+def transformer_block(
+    x: Array,
+    block: PreparedBlock,
+    keys: Array,
+    values: Array,
+    start: int,
+    cosine: Array,
+    sine: Array,
+    tree: tuple[Array, Array, Array] | None = None,
+) -> None:
+    """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN
+    PLACE.
+
+    x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1
+    of the cache, keys (G, C, S) and values (S, G, C). Its positions before `start` hold the past.
+    cosine and sine (T, C/2) rotate to the positions from `start`. All arrays are contiguous.
+
+    tree: (stretches, tree keys, tree values) if the tokens are a tree in depth-first order instead
+    of a chain. A stretch is a chain of rows, int64 (first row, row after the last, position of the
+    first). The cache serves as the walk's stack: a row is written to the position of its depth.
+    When a stretch has been written, the positions before it hold its ancestors, because rows
+    written since then lie deeper. So each row attends to exactly the numbers that it would attend
+    to in a chain. The walk overwrites positions, so the keys and values of all rows are also copied
+    to `tree keys` and `tree values`, (T, G, C) each. cosine and sine rotate each row to its own
+    position.
+
+    Raises ValueError if the rows do not fit the cache.
+    """
+    rows = len(x)
+    kv_heads, head_dim, room = keys.shape
+    stretches = [(0, rows, start)] if tree is None else tree[0].tolist()
+    if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
+        raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
+    normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
+    joined = linear(normed, block.qkv).reshape(1, rows, -1, head_dim)  # q, k, v: (1, T, H+2G, C)
+    rotated = rotate(joined[:, :, : block.heads + kv_heads], cosine, sine)[0]  # (T, H+G, C)
+    queries, new_keys = rotated[:, : block.heads], rotated[:, block.heads :]
+    new_values = joined[0, :, block.heads + kv_heads :]
+    if block.stored is not None:
+        new_keys, new_values = block.stored(new_keys), block.stored(new_values)
+    outputs = []
+    for first, stop, position in stretches:
+        at = slice(position, position + stop - first)
+        keys[:, :, at] = new_keys[first:stop].transpose(1, 2, 0)
+        values[at] = new_values[first:stop]
+        outputs.append(
+            cached_attention(queries[first:stop], keys, values, position, head_dim**-0.5)
+        )
+    if tree is not None:
+        _, tree_keys, tree_values = tree
+        tree_keys[...] = new_keys
+        tree_values[...] = new_values
+    attended = array_module(x).concatenate(outputs) if tree else outputs[0]  # (T, H, C)
+    x += linear(attended.reshape(rows, -1), block.attention_output)
+    normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
+    x += linear(swiglu(linear(normed, block.gate_up)), block.down)
+
+
+@dataclass(frozen=True)
+class PreparedTrunk:
+    """All blocks, the final norm (D,), and the output, a matrix prepared by `prepare_*`."""
+
+    blocks: tuple[PreparedBlock, ...]
+    final_norm: Array
+    output: Prepared
+    epsilon: float
+
+
+def prepare_trunk(
+    blocks: Sequence[Callable[[], tuple]],
+    final_norm: Array,
+    output: Prepared,
+    heads: int,
+    epsilon: float,
+) -> PreparedTrunk:
+    """Prepare a trunk for `trunk_step`.
+
+    blocks: for each block a function that returns the first six arguments of `prepare_block`. The
+    functions are called one after the other, so that there are never two copies of all the weights
+    at the same time. All blocks must have the same sizes and formats.
+    """
+    prepared = tuple(prepare_block(*weights(), heads, epsilon) for weights in blocks)
+    return PreparedTrunk(prepared, final_norm, output, epsilon)
+
+
+def trunk_step(
+    x: Array,
+    trunk: PreparedTrunk,
+    keys: Array,
+    values: Array,
+    start: int,
+    cosine: Array,
+    sine: Array,
+    tree: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T,
+    D).
+
+    x (T, D) is overwritten. keys (L, G, C, S) and values (L, S, G, C) are the caches of the L
+    blocks. Tree keys and tree values are (L, T, G, C). The rest is as in `transformer_block`.
+    """
+    for i, block in enumerate(trunk.blocks):
+        block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
+        transformer_block(x, block, keys[i], values[i], start, cosine, sine, block_tree)
+    hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
+    return linear(hidden, trunk.output), hidden

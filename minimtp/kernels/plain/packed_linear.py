@@ -1,0 +1,92 @@
+"""Matrix products in plain array code: of whole matrices in training, with prepared weights in
+decoding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minimtp.backend import Array, array_module
+from minimtp.kernels.ggml import blocks as ggml
+from minimtp.kernels.plain.quantize import fake_quantize_activations
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b for one pair of matrices or for B pairs. Transposed views are accepted.
+
+    a (M, K), b (K, N) -> (M, N), or a (B, M, K), b (B, K, N) -> (B, M, N).
+    """
+    return a @ b
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A weight matrix ready for `linear`. Here quantized weights are decoded once and stored as
+    floats.
+    """
+
+    weight: Array  # (N, K)
+    rounding: Callable[[Array], Array] | None = None  # `linear` rounds its inputs (T, K) with this
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+
+def prepare_f32(weight: Array) -> Prepared:
+    """Prepare a float matrix (N, K) for `linear`."""
+    return Prepared(weight)
+
+
+def prepare_f16(numbers: Array) -> Prepared:
+    """Prepare a float16 matrix, given as bytes uint8 (N, 2K), for `linear`. Its products are
+    float32.
+    """
+    return Prepared(array_module(numbers).ascontiguousarray(numbers).view("<f2").astype("float32"))
+
+
+def prepare_q4_0(blocks: Array) -> Prepared:
+    """Prepare Q4_0 blocks, uint8 (N, K/32 * 18), for `linear`."""
+    return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), fake_quantize_activations)
+
+
+def prepare_q8_0(blocks: Array) -> Prepared:
+    """Prepare Q8_0 blocks, uint8 (N, K/32 * 34), for `linear`."""
+    return Prepared(ggml.decode(*ggml.unpack_q8_0(blocks)), fake_quantize_activations)
+
+
+def linear(x: Array, prepared: Prepared, out: Array | None = None) -> Array:
+    """y = x Wᵀ for x (T, K) and a prepared W (N, K) -> (T, N), written to `out` if it is given.
+
+    If the weights are quantized, the inputs are quantized first. A row's result may depend on the
+    number of rows, because BLAS chooses its order of addition by the shape. The compiled `linear`
+    guarantees that it does not.
+    """
+    if prepared.rounding is not None:
+        x = prepared.rounding(x)
+    # The same memory layout as in training: with another one, BLAS adds in another order.
+    weight = prepared.weight.astype(x.dtype, copy=False)
+    return array_module(x).matmul(x, weight.T, out=out)
+
+
+def embedding(prepared: Prepared, tokens: Array) -> Array:
+    """Return the rows of a prepared matrix (N, K) for tokens (T,), as floats: (T, K), a new array.
+
+    A tied output matrix is also the table of token embeddings. Raises IndexError if a token is N or
+    more.
+    """
+    return prepared.weight[tokens]
+
+
+def embedding_backward(grad: Array, tokens: Array, out: Array) -> None:
+    """Add each row of grad (N, D) to the row of out (V, D) that its token (N,) names. Tokens may
+    repeat.
+    """
+    array_module(grad).add.at(out, tokens, grad)
