@@ -50,7 +50,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     import minimtp
-    from minimtp.quant.packed import bits_per_weight, weight_bytes
+    from minimtp.engine.module import weight_bytes
+    from minimtp.quant.packed import bits_per_weight
 
     if options.bits and options.grid:
         raise UserError("--bits and --grid both choose the number format: use one of them")

@@ -25,9 +25,8 @@ from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeptRows, KeyValueCache
-from minimtp.engine.module import Module
+from minimtp.engine.module import Module, weight_bytes
 from minimtp.model.transformer import Block, ModelConfig, Transformer
-from minimtp.quant.packed import weight_bytes
 
 ROWS = 16  # of a prompt that are fed at once on the CPU: as many as a verification has, so that buffers need not be larger
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
-from minimtp.engine.module import Module
+from minimtp.engine.module import Module, weight_bytes
 from minimtp.engine.tensor import Tensor
 from minimtp.quant import packing
 from minimtp.quant.grids.registry import Grid
@@ -39,6 +39,9 @@ class PackedMatrix(Module):
         self.activations = "none" if grid.inputs == "none" else activations
         self.shape = packing.matrix_shape(grid, packed)
         self._prepared: tuple[ModuleType, Any] | None = None
+
+    def buffers(self) -> list[Array]:
+        return [self.packed]
 
     def has_a_kernel(self, kernel: ModuleType) -> bool:
         """Whether a product of these kernels rounds weights and inputs as this matrix does."""
@@ -125,20 +128,6 @@ def stored_arrays(model: Module) -> dict[str, Array]:
             seen.add(id(module.packed))
             arrays[f"{name}.packed" if name else "packed"] = module.packed
     return arrays
-
-
-def weight_bytes(model: Module) -> int:
-    """Return the bytes of all weights as they are stored: 4 per float32 number, and packed rows
-    with their scales.
-
-    An array that is used twice counts once.
-    """
-    packed = {
-        id(module.packed): module.packed.nbytes
-        for _, module in model.named_modules()
-        if isinstance(module, PackedMatrix)
-    }
-    return sum(parameter.data.nbytes for parameter in model.parameters()) + sum(packed.values())
 
 
 def bits_per_weight(model: Module) -> float:

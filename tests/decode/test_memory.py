@@ -12,7 +12,7 @@ from minimtp.bench.interleaved import Variant
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.measurement import SIZES
 from minimtp.decode.decoder import deploy
-from minimtp.quant.packed import weight_bytes
+from minimtp.engine.module import weight_bytes
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec
 from minimtp.training.build import build_model

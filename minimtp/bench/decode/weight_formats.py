@@ -36,9 +36,10 @@ from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec, convert
 from minimtp.training.checkpoint import LoadedRun

@@ -34,10 +34,11 @@ from pathlib import Path
 
 from minimtp import machine
 from minimtp.bench.quality.report import draw, table
+from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
 from minimtp.machine import available_cores
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training
 from minimtp.quant.qat.modules import QuantizationSpec, convert
 from minimtp.training import checkpoint, presets
