@@ -2,50 +2,41 @@
 
 from lessons import course
 from lessons.lesson09_int4.plot import draw
-from lessons.lesson09_int4.variants import DECODED, FLOAT, KERNEL, LOOP, ROWS, Race, shapes
+from lessons.lesson09_int4.variants import DEQUANTIZED, FLOAT, KERNEL, LOOP, ROWS, Matrix, shapes
 from minimtp import kernels
 
 
 def main(lesson: course.Lesson) -> None:
     """Why are 4-bit weights slower to multiply than float32 weights, and how can they be faster?"""
-    which, why = kernels.describe(lesson.device.name)
-    print("products with one row")
-    if which == "plain":
-        print(
-            f"no compiled kernels ({why}): no loops here, and the kernel is array code that keeps floats"
-        )
+    kind, reason = kernels.describe(lesson.device.name)
+    print("matrix products with one row")
+    if kind == "plain":
+        print(f"no compiled kernels ({reason}), so no loops; the kernel is array code with floats")
     speeds, limits = {}, {}
     for outputs, inputs in shapes(lesson.recipe.hidden_size):
-        race = Race(outputs, inputs, lesson.device)
-        speeds[race.size], limits[race.size] = (
-            race.speeds(),
-            {name: race.memory(name) for name in (FLOAT, KERNEL)},
-        )
-        print(f"\n{race.size} weights")
-        for name, speed in speeds[race.size].items():
+        matrix = Matrix(outputs, inputs, lesson.device)
+        speeds[matrix.size] = matrix.speeds()
+        limits[matrix.size] = {name: matrix.read_speed(name) for name in (FLOAT, KERNEL)}
+        print(f"\n{matrix.size} weights")
+        for name, speed in speeds[matrix.size].items():
             print(f"  {name:<25}{speed:>8.2f} Gweight/s")
-        for name, speed in limits[race.size].items():
+        for name, speed in limits[matrix.size].items():
             print(f"  read {name.partition(',')[0]:<20}{speed:>8.2f} Gweight/s")
 
-    costs = {name: race.cost_of_rows(name) for name in (FLOAT, KERNEL)}
-    print(
-        "\nthe time of T rows over the time of one"
-        + "".join(f"  T = {rows:<3}" for rows in ROWS[1:])
-    )
+    costs = {name: matrix.cost_of_rows(name) for name in (FLOAT, KERNEL)}
+    columns = "".join(f"  T = {rows:<3}" for rows in ROWS[1:])
+    print(f"\ntime for T rows over the time for one  {columns}")
     for name, cost in costs.items():
         print(f"  {name:<36}" + "".join(f"{c:>7.2f} x" for c in cost[1:]))
-    print("\nhow far a row's result moves in the company of seven others")
+    print("\nchange of a row's result if seven other rows are present")
     for name in costs:
-        print(f"  {name:<36}{race.change_in_company(name):>9.0e}")
+        print(f"  {name:<36}{matrix.change_in_batch(name):>9.0e}")
 
-    lesson.save_plot(draw, speeds, limits, costs, size=(15, 4.6))
-    slow, how = (
-        (LOOP, "multiplied in a loop") if LOOP in race.contenders else (DECODED, "decoded first")
-    )
-    before, now = (f"{speeds[race.size][name]:.2f} Gweight/s" for name in (slow, KERNEL))
-    lesson.result(
-        f"one row with {race.size} weights of 4 bits", (how, before), ("by the kernel", now)
-    )
+    lesson.save_plot(draw, speeds, limits, costs, size=(16, 4.8))
+    slow, method = (LOOP, "a loop") if LOOP in matrix.variants else (DEQUANTIZED, "dequantized")
+    before, now = (f"{speeds[matrix.size][name]:.2f} Gweight/s" for name in (slow, KERNEL))
+    title = f"one row, {matrix.size} weights, 4-bit codes"
+    lesson.result(title, (method, before), ("the kernel", now))
 
 
 if __name__ == "__main__":

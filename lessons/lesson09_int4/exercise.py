@@ -3,21 +3,21 @@
 pytest --mine tests/kernels/test_panels.py
 """
 
-from minimtp.backend import numpy as np  # noqa: F401  (for your layouts)
-from minimtp.kernels.cpu.panels import aligned_empty  # noqa: F401  (memory that begins at a cache line)
+from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
+from minimtp.kernels.cpu.panels import aligned_empty  # noqa: F401  (starts at a cache line)
 
 
 def by_panel(matrix):
     """(N, K) -> (ceil(N / 32), 32, K), with rows of zeros at the end."""
     raise NotImplementedError(
-        "lesson 9: how many rows of zeros make whole panels? Of the kind of numbers that the matrix has"
+        "lesson 9: pad with rows of zeros with the dtype of the matrix, and reshape into panels"
     )
 
 
 def q4_0_steps(codes):
     """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte, each 8 too large."""
     raise NotImplementedError(
-        "lesson 9: cut K into (K/32, 4 steps, low or high, 4 bytes); which axis is joined into one byte?"
+        "lesson 9: split K into (K/32, 4 steps, low or high, 4 bytes); which axis makes one byte?"
     )
 
 
@@ -26,5 +26,5 @@ def quantized_panels(scales, packed):
     its steps.
     """
     raise NotImplementedError(
-        "lesson 9: which axes have to change places, so that neighbours in memory are outputs?"
+        "lesson 9: which axes have to be swapped to make outputs adjacent in memory?"
     )

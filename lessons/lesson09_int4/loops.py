@@ -1,4 +1,4 @@
-"""Two int4 products of one row that Numba compiles without help: the obvious one, and one that it can make vectors of."""
+"""Two int4 products with one row, compiled by Numba: a naive loop and one it can vectorize."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
@@ -6,7 +6,10 @@ from minimtp.kernels.cpu.compiling import compiled
 
 @compiled
 def weight_by_weight(x, nibbles, scales, y):
-    """y (N,) = W x, from x (K,), ggml's nibbles uint8 (N, K/2) and scales (N, K/32): one weight after the other."""
+    """Compute y (N,) = W x, one weight after the other.
+
+    x (K,); nibbles uint8 (N, K/2) in ggml's order; scales (N, K/32).
+    """
     for n in range(y.shape[0]):
         total = np.float32(0)
         for g in range(scales.shape[1]):
@@ -20,9 +23,12 @@ def weight_by_weight(x, nibbles, scales, y):
 
 
 @compiled
-def output_beside_output(codes, x_scales, nibbles, scales, y):
-    """The same from rounded activations, codes int8 (K,) and x_scales (K/32,); weights lie with neighbouring outputs beside
-    each other, nibbles (P, K/2, W) and scales (P, K/32, W), y (P, W). A sum of 16 products of 0..15 and int8 fits 16 bits.
+def outputs_in_parallel(codes, x_scales, nibbles, scales, y):
+    """Compute the same with quantized inputs, for W outputs at once.
+
+    codes int8 (K,) and x_scales (K/32,) are the inputs. Adjacent outputs are adjacent in memory:
+    nibbles (P, K/2, W), scales (P, K/32, W), y (P, W). A sum of 16 products of 0..15 and int8
+    fits in 16 bits.
     """
     width = y.shape[1]
     low, high = np.empty(width, np.int16), np.empty(width, np.int16)

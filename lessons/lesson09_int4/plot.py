@@ -1,86 +1,70 @@
-"""Lesson 9's picture: every way's speed beside the memory's, what more rows cost, and where weights lie."""
+"""Lesson 9's plot: the speed of each variant and of reading, the cost of rows, memory layouts."""
 
-from lessons.lesson09_int4.variants import BESIDE, DECODED, FLOAT, KERNEL, LOOP, ROWS
+from typing import TYPE_CHECKING
+
+from lessons.lesson09_int4.variants import DEQUANTIZED, FLOAT, KERNEL, LOOP, PARALLEL, ROWS
 from minimtp.backend import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {
     FLOAT: "#7f8c8d",
-    DECODED: "#c0392b",
+    DEQUANTIZED: "#c0392b",
     LOOP: "#ca6f1e",
-    BESIDE: "#2e86c1",
+    PARALLEL: "#2e86c1",
     KERNEL: "#1e8449",
 }
-OUTPUTS, INPUTS = 64, 64  # of the matrix whose layouts are shown
+OUTPUTS, INPUTS = 64, 64  # size of the matrix whose layouts are shown
+Speeds = dict[str, dict[str, float]]  # Gweight/s by size and variant
 
 
-def draw(figure: object, speeds: dict, limits: dict, costs: dict) -> None:
-    race, rows, file, panels = figure.subplots(1, 4, width_ratios=(2.2, 1.3, 1, 1))
+def draw(figure: "Figure", speeds: Speeds, limits: Speeds, costs: dict[str, list[float]]) -> None:
+    """Draw the four parts. limits: the speed of reading. costs: c(T) by variant."""
+    bars, rows, file, panels = figure.subplots(1, 4, width_ratios=(2.2, 1.3, 1, 1))
+    draw_speeds(bars, speeds, limits)
+    for name, cost in costs.items():
+        rows.plot(ROWS, cost, "o-", color=COLOURS[name], label=name, markersize=4)
+    rows.plot(ROWS, ROWS, ":", color="black", linewidth=1, label="rows one by one")
+    rows.set(title="time for T rows over one", xlabel="rows T", ylim=(0, max(ROWS)), xticks=ROWS)
+    rows.legend(fontsize=8)
+    for axes in (bars, rows):
+        axes.grid(alpha=0.3)
+    for axes, order, title in ((file, in_a_file(), "file"), (panels, in_panels(), "panels")):
+        axes.imshow(order, cmap="viridis", interpolation="nearest")
+        axes.set(title=f"{title} (dark is read first)", xlabel="input", ylabel="output")
+        axes.set(xticks=(0, 32), yticks=(0, 32))
+
+
+def draw_speeds(axes: "Axes", speeds: Speeds, limits: Speeds) -> None:
     names = list(next(iter(speeds.values())))
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         places = [at + (i - (len(names) - 1) / 2) * width for at in range(len(speeds))]
-        race.bar(
-            places,
-            [speed[name] for speed in speeds.values()],
-            width,
-            color=COLOURS[name],
-            label=name,
-        )
+        values = [speed[name] for speed in speeds.values()]
+        axes.bar(places, values, width, color=COLOURS[name], label=name)
     for name in (FLOAT, KERNEL):
-        label = f"reading {name.partition(',')[0]} weights"
         for at, limit in enumerate(limits.values()):
-            race.plot(
-                [at - 0.45, at + 0.45],
-                [limit[name]] * 2,
-                ":",
-                color=COLOURS[name],
-                label=None if at else label,
-            )
-    race.set(
-        yscale="log",
-        title="one row: weights a second",
-        ylabel="Gweight/s",
-        xticks=range(len(speeds)),
+            label = None if at else f"read {name.partition(',')[0]} weights"
+            ends, heights = [at - 0.45, at + 0.45], [limit[name]] * 2
+            axes.plot(ends, heights, ":", color=COLOURS[name], label=label)
+    axes.set(
+        yscale="log", title="speed with one row", ylabel="Gweight/s", xticks=range(len(speeds))
     )
-    race.set_xticklabels(speeds)
-    race.set_ylim(top=12 * max(max(limit.values()) for limit in limits.values()))
-    race.legend(fontsize=7, ncols=2, loc="upper left")
-
-    for name, cost in costs.items():
-        rows.plot(ROWS, cost, "o-", color=COLOURS[name], label=name, markersize=4)
-    rows.plot(ROWS, ROWS, ":", color="black", linewidth=1, label="rows one by one")
-    rows.set(title="time of T rows over one", xlabel="rows T", ylim=(0, max(ROWS)), xticks=ROWS)
-    rows.legend(fontsize=7)
-    for axes in (race, rows):
-        axes.grid(alpha=0.3)
-
-    for axes, places, title in (
-        (file, in_a_file(), "in a file"),
-        (panels, in_panels(), "in panels"),
-    ):
-        axes.imshow(places, cmap="viridis", interpolation="nearest")
-        axes.set(
-            title=f"{title}: dark is read first",
-            xlabel="input",
-            ylabel="output",
-            xticks=(0, 32),
-            yticks=(0, 32),
-        )
+    axes.set_xticklabels(speeds)
+    axes.set_ylim(top=20 * max(max(limit.values()) for limit in limits.values()))
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def in_a_file() -> np.ndarray:
-    """(OUTPUTS, INPUTS): the byte of Q4_0 blocks in which each weight lies."""
+    """Return the position of each weight's byte in Q4_0 blocks, (OUTPUTS, INPUTS)."""
     n, k = np.indices((OUTPUTS, INPUTS))
     return (n * (INPUTS // 32) + k // 32) * 18 + 2 + k % 16
 
 
 def in_panels() -> np.ndarray:
-    """The same for panels: group, step, output, byte."""
+    """Return the same for panels, with the order group, step, output, byte."""
     n, k = np.indices((OUTPUTS, INPUTS))
-    return (
-        ((n // 32) * (INPUTS // 32) + k // 32) * 576
-        + 64
-        + (k % 32 // 8) * 128
-        + (n % 32) * 4
-        + k % 4
-    )
+    group = (n // 32) * (INPUTS // 32) + k // 32
+    return group * 576 + 64 + (k % 32 // 8) * 128 + (n % 32) * 4 + k % 4

@@ -1,4 +1,4 @@
-"""What lesson 9 adds: the compiled kernels. The model and its numbers are lesson 8's, as they are."""
+"""Lesson 9 adds the compiled kernels. The settings are lesson 8's, unchanged."""
 
 from lessons.lesson08_qat.recipe import recipe as previous
 

@@ -1,4 +1,4 @@
-"""Ways to multiply a few rows by one matrix, and how fast each of them is."""
+"""Several ways to multiply a few rows by one matrix, and the speed of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,92 +9,98 @@ from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
 
-FLOAT, DECODED, LOOP, BESIDE, KERNEL = (
-    "float32, NumPy", "int4, decoded first", "int4, weight by weight", "int4, output by output", "int4, the kernel"
-)  # fmt: skip
+FLOAT = "float32, NumPy"
+DEQUANTIZED = "int4, dequantized first"
+LOOP = "int4, weight by weight"
+PARALLEL = "int4, outputs in parallel"
+KERNEL = "int4, kernel"
 ROWS = (1, 2, 4, 8, 16)
-TOGETHER = 512  # outputs that BESIDE computes at once
+PARALLEL_OUTPUTS = 512  # outputs that PARALLEL computes at once
 
 
 @dataclass
-class Contender:
-    """multiply(x (T, K)) -> (T, N)."""
+class Variant:
+    """One way to multiply: multiply(x (T, K)) -> (T, N)."""
 
     multiply: Callable[[Array], Array]
-    bytes: float  # of a weight
+    bytes_per_weight: float
 
     def seconds(self, x: Array) -> float:
-        """Of the fastest of some calls, the first not counted."""
+        """Return the time of the fastest of seven calls, after one warm-up call."""
         self.finished(x)
         return timed(self.finished, x, repeats=7)[0]
 
     def finished(self, x: Array) -> Array:
+        """Multiply, and wait for a GPU by copying a part of the result to the host."""
         y = self.multiply(x)
-        return (
-            y if isinstance(y, np.ndarray) else to_numpy(y[:, :1])
-        )  # a GPU is done when its result can be read
+        return y if isinstance(y, np.ndarray) else to_numpy(y[:, :1])
 
 
-class Race:
-    """One matrix of `outputs` x `inputs` random weights on Q4_0's grid, and everyone who can multiply by it."""
+class Matrix:
+    """A matrix of random weights on Q4_0's grid, with all variants of multiplying by it."""
 
     def __init__(self, outputs: int, inputs: int, device: Device) -> None:
         rng = np.random.default_rng(0)
         self.weights, self.size = outputs * inputs, f"{outputs} x {inputs}"
         self.x = to_device(rng.standard_normal((max(ROWS), inputs)).astype(np.float32), device)
-        few = blocks.pack_q4_0(
+        rows = blocks.pack_q4_0(
             *blocks.encode_q4_0(rng.standard_normal((32, inputs)).astype(np.float32))
         )
-        packed = np.tile(few, (outputs // 32, 1))  # weights repeat, their memory does not
-        there, floats = (
-            to_device(packed, device),
-            to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device),
-        )
+        packed = np.tile(rows, (outputs // 32, 1))  # the weights repeat, but not their memory
+        on_device = to_device(packed, device)
+        floats = to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device)
         kernel = kernels.for_array(self.x)
-        prepared = kernel.prepare_q4_0(there)
-        self.contenders = {
-            FLOAT: Contender(lambda x: x @ floats.T, 4),
-            DECODED: Contender(lambda x: x @ blocks.decode(*blocks.unpack_q4_0(there)).T, 18 / 32),
+        prepared = kernel.prepare_q4_0(on_device)
+
+        def dequantize_and_multiply(x: Array) -> Array:
+            return x @ blocks.decode(*blocks.unpack_q4_0(on_device)).T
+
+        self.variants = {
+            FLOAT: Variant(lambda x: x @ floats.T, 4),
+            DEQUANTIZED: Variant(dequantize_and_multiply, 18 / 32),
         }
         if kernels.describe(device.name)[0] == "cpu":
-            self.contenders |= _loops(packed)
-        self.contenders[KERNEL] = Contender(
+            self.variants |= _loops(packed)
+        self.variants[KERNEL] = Variant(
             lambda x: kernel.linear(x, prepared), prepared.nbytes / self.weights
         )
 
     def speeds(self) -> dict[str, float]:
-        """Gweight/s with one row."""
-        return {
-            name: self.weights / c.seconds(self.x[:1]) / 1e9 for name, c in self.contenders.items()
-        }
+        """Return the speed of each variant with one row, in Gweight/s."""
+        one = self.x[:1]
+        return {name: self.weights / v.seconds(one) / 1e9 for name, v in self.variants.items()}
 
-    def memory(self, name: str) -> float:
-        """Gweight/s if the weights only had to be read: the dot product of as many bytes with themselves."""
-        vector = self.x.ravel()[:1].repeat(int(self.contenders[name].bytes * self.weights) // 4)
-        return self.weights / Contender(lambda x: x.dot(x).reshape(1, 1), 4).seconds(vector) / 1e9
+    def read_speed(self, name: str) -> float:
+        """Return the speed of only reading the weights, in Gweight/s.
+
+        It is measured as the dot product of a vector of equally many bytes with itself.
+        """
+        size = int(self.variants[name].bytes_per_weight * self.weights) // 4
+        vector = self.x.ravel()[:1].repeat(size)
+        return self.weights / Variant(lambda x: x.dot(x).reshape(1, 1), 4).seconds(vector) / 1e9
 
     def cost_of_rows(self, name: str) -> list[float]:
-        """c(T), the time of T rows over the time of one, for the T of ROWS."""
-        seconds = [self.contenders[name].seconds(self.x[:rows]) for rows in ROWS]
+        """Return c(T), the time for T rows over the time for one, for each T in ROWS."""
+        seconds = [self.variants[name].seconds(self.x[:rows]) for rows in ROWS]
         return [s / seconds[0] for s in seconds]
 
-    def change_in_company(self, name: str) -> float:
-        """How far a row's result with eight rows can be from what it is alone."""
-        multiply, x = self.contenders[name].multiply, self.x[:8]
-        together = multiply(x)
-        return max(float(abs(multiply(x[i : i + 1])[0] - together[i]).max()) for i in range(len(x)))
+    def change_in_batch(self, name: str) -> float:
+        """Return the largest difference between a row's result alone and in a batch of eight."""
+        multiply, x = self.variants[name].multiply, self.x[:8]
+        batch = multiply(x)
+        return max(float(abs(multiply(x[i : i + 1])[0] - batch[i]).max()) for i in range(len(x)))
 
 
-def _loops(packed: np.ndarray) -> dict[str, Contender]:
-    """The two that Numba compiles from loops; they take one row."""
-    from lessons.lesson09_int4.loops import output_beside_output, weight_by_weight
+def _loops(packed: np.ndarray) -> dict[str, Variant]:
+    """Return the two loops that Numba compiles. They multiply one row."""
+    from lessons.lesson09_int4.loops import outputs_in_parallel, weight_by_weight
 
     _, scales = blocks.unpack_q4_0(packed)  # (N, K/32)
     outputs, groups = scales.shape
     nibbles = packed.reshape(outputs, groups, -1)[:, :, 2:].reshape(outputs, -1)  # (N, K/2)
-    together = min(TOGETHER, outputs)
-    nibbles_beside, scales_beside = (
-        np.ascontiguousarray(a.reshape(-1, together, a.shape[1]).swapaxes(1, 2))
+    width = min(PARALLEL_OUTPUTS, outputs)
+    panel_nibbles, panel_scales = (
+        np.ascontiguousarray(a.reshape(-1, width, a.shape[1]).swapaxes(1, 2))
         for a in (nibbles, scales)
     )
 
@@ -103,15 +109,18 @@ def _loops(packed: np.ndarray) -> dict[str, Contender]:
         weight_by_weight(x[0], nibbles, scales, y[0])
         return y
 
-    def beside(x: np.ndarray) -> np.ndarray:
+    def parallel(x: np.ndarray) -> np.ndarray:
         codes, x_scales = kernels.for_array(x).quantize_activations(x)
-        y = np.empty((outputs // together, together), np.float32)
-        output_beside_output(codes[0], x_scales[0], nibbles_beside, scales_beside, y)
+        y = np.empty((outputs // width, width), np.float32)
+        outputs_in_parallel(codes[0], x_scales[0], panel_nibbles, panel_scales, y)
         return y.reshape(1, -1)
 
-    return {LOOP: Contender(loop, 20 / 32), BESIDE: Contender(beside, 20 / 32)}
+    return {LOOP: Variant(loop, 20 / 32), PARALLEL: Variant(parallel, 20 / 32)}
 
 
 def shapes(width: int) -> list[tuple[int, int]]:
-    """A matrix that fits the nearest caches, one that fits the last, and one that fits none; smaller for smaller models."""
+    """Return (outputs, inputs) of three matrices, from small to large.
+
+    For the lesson's width they fit in the first caches, in the last-level cache, and in no cache.
+    """
     return [(min(a * width, 16384), min(b * width, 8192)) for a, b in ((4, 4), (16, 16), (128, 64))]
