@@ -7,8 +7,10 @@ from minimtp.backend import array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.training.recipe import Recipe
 
 
-def cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    """Gradient of `cross_entropy`: grad (N,) of the losses -> (N, V), (softmax - one-hot) * grad, 0 where ignored."""
+def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, grad: Array) -> Array:
+    """Gradient of `cross_entropy`: grad (N,) -> (softmax - one-hot) * grad, (N, V); 0 for ignored
+    rows.
+    """
     raise NotImplementedError("lesson 2: return the gradient with respect to the logits")
 
 
@@ -20,24 +22,26 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def adamw(
-    parameters,
-    gradients,
-    first,
-    second,
-    decay_mask,
-    learning_rate,
-    beta1,
-    beta2,
-    eps,
-    weight_decay,
-    step,
-    gradient_scale,
-):
-    """One step of Adam (Kingma & Ba 2015) with decoupled decay (Loshchilov & Hutter 2019), in place on flat (P,).
+    parameters: Array,
+    gradients: Array,
+    first: Array,
+    second: Array,
+    decay_mask: Array | float,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    gradient_scale: float,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015) with decoupled decay (Loshchilov & Hutter 2019), in
+    place.
 
-    `first` and `second` are the running moments, corrected here for their start at zero; `step` counts from 1;
-    `gradient_scale` multiplies the gradient (clipping); `decay_mask`, a scalar or (P,), says how much of the decay each
-    parameter gets. The gradients are left as they are.
+    parameters, gradients, first, second: (P,). The gradients are not changed. `first` and `second`
+    are the running moments, stored without the correction for their start at zero. decay_mask: a
+    number or (P,), the share of the weight decay that each parameter gets. step counts from 1.
+    gradient_scale multiplies the gradient (clipping).
     """
     raise NotImplementedError(
         "lesson 2: update both moments, correct their bias and make the step, all in place"
