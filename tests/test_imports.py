@@ -1,8 +1,16 @@
-"""The structure of the package, read from its imports."""
+"""The house: which part may import which, how long a file and how full a folder may be, and what a
+start loads.
+
+Imports point down in the order of LEVELS. Imports inside functions and under TYPE_CHECKING count as
+well: they are dependencies like any other. `import minimtp` does not count, because that file holds
+the version and lazy exports.
+"""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,101 +18,177 @@ import pytest
 import minimtp
 
 PACKAGE = Path(minimtp.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
-LAYERS = [  # each may import from itself and from those above it in this list
-    {"errors", "backend", "files", "machine"},
-    {"kernels"},
-    {"engine"},
-    {"model"},
-    {"quant"},
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[0] != "_"
+)
+LEVELS = [  # from the top down; a part may import parts of its own level and of those below it
+    {"cli"},
+    {"bench", "compare", "plan"},
+    {"formats"},
+    {"training"},
     {"decode"},
-    {"training", "formats"},
-    {"compare", "bench", "cli", "__main__"},
+    {"quant"},
+    {"model"},
+    {"engine"},
+    {"kernels"},
+    {"backend", "files", "errors", "machine"},
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+MAX_LINES = 350
+MAX_FILES = 14
+HEAVY = {
+    "numpy",
+    "numba",
+    "cupy",
+    "torch",
+    "tqdm",
+    "safetensors",
+    "matplotlib",
+    "gguf",
+    "tokenizers",
+}
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
-def imported(path: Path, at_module_level: bool = False) -> set[str]:
-    """Dotted names of the modules that the file imports."""
+def module_of(path: Path) -> str:
+    """minimtp/engine/ops.py -> engine.ops; minimtp/engine/__init__.py -> engine."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def names_imported(path: Path, at_module_level: bool = False) -> Iterator[tuple[str, str | None]]:
+    """(dotted module, name or None) of each `import module` and each `from module import name` in
+    the file.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = set()
     for node in tree.body if at_module_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            assert node.level == 0, f"{path} has a relative import: write out the whole name"
+            yield from ((node.module, alias.name) for alias in node.names)
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def modules_imported(path: Path) -> frozenset[str]:
+    """The modules of this package that the file imports; `from package import module` is the module
+    alone.
+    """
+    found = set()
+    for module, name in names_imported(path):
+        if module.split(".")[0] == "minimtp":
+            inside = module.removeprefix("minimtp").removeprefix(".")
+            member = f"{inside}.{name}".removeprefix(".")
+            found.add(member if member in MODULES else inside)
+    return frozenset(found - {""})
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_its_own_layer_and_from_those_below(path):
-    part = part_of(path)
-    if part == "__init__":
-        return
-    assert part in LEVEL, f"{part} has no place in the layers: put it into LAYERS"
-    for name in imported(path):
-        if name.startswith("minimtp."):
-            other = name.split(".")[1]
-            if other in LEVEL:  # minimtp.__version__ and the like are no module
-                assert LEVEL[other] <= LEVEL[part], (
-                    f"{path.name} imports {name}, which lies above it"
-                )
+def libraries_imported(path: Path, at_module_level: bool = False) -> set[str]:
+    return {module.split(".")[0] for module, _ in names_imported(path, at_module_level)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def part_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of nodes that reach each other (strongly connected components of two or more nodes)."""
+    reached = {node: set(targets) for node, targets in imports.items()}
+    for middle in imports:  # Warshall's algorithm
+        for node in imports:
+            if middle in reached[node]:
+                reached[node] |= reached[middle]
+    found = {
+        tuple(sorted(b for b in imports if b in reached[a] and a in reached[b])) for a in imports
+    }
+    return sorted(list(circle) for circle in found if len(circle) > 1)
+
+
+@each_file
+def test_a_file_imports_only_from_its_own_level_and_below(path):
+    part = part_of(module_of(path))
+    assert part in LEVEL, f"{part} has no level: put it into LEVELS"
+    above = sorted(name for name in modules_imported(path) if LEVEL[part_of(name)] < LEVEL[part])
+    assert not above, f"{module_of(path)} imports {', '.join(above)}, which lies above {part}"
+
+
+def test_no_two_parts_import_each_other():
+    imports = {part: set() for part in LEVEL}
+    for path in FILES:
+        part = part_of(module_of(path))
+        imports[part] |= {part_of(name) for name in modules_imported(path)} - {part}
+    assert not circles(imports)
+
+
+def test_no_two_files_import_each_other():
+    imports = {module_of(path): set(modules_imported(path)) for path in FILES}
+    assert not circles(imports), "move what both need to a file that both may import"
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"a", "c"}}) == []
+
+
+@each_file
+def test_a_file_is_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{lines} lines, more than {MAX_LINES}: it is probably two ideas"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda f: f.name)
+def test_a_folder_has_few_files(folder):
+    names = sorted(path.name for path in folder.glob("*.py"))
+    assert len(names) <= MAX_FILES, f"{len(names)} files, more than {MAX_FILES}: {', '.join(names)}"
+
+
+@each_file
 def test_only_the_backend_imports_an_array_library(path):
-    if part_of(path) == "backend":
+    module = module_of(path)
+    if module == "backend":
         return
-    compiled = part_of(path) == "kernels" and "cpu" in path.parts
-    allowed = {"numpy", "numba", "llvmlite"} if compiled else set()  # Numba has to see NumPy itself
-    if "pytorch" in path.parts:
-        allowed = {"torch"} - {
-            name.split(".")[0] for name in imported(path, at_module_level=True)
-        }  # when it is needed only
-    libraries = {name.split(".")[0] for name in imported(path)} & {
-        "numpy",
-        "cupy",
-        "numba",
-        "llvmlite",
-        "torch",
-    }
-    assert libraries <= allowed
+    compiled = module.startswith("kernels.cpu")
+    allowed = {"numpy", "numba", "llvmlite"} if compiled else set()  # Numba must see NumPy itself
+    if "pytorch" in path.parts:  # imported only when it is needed
+        allowed = {"torch"} - libraries_imported(path, at_module_level=True)
+    array_libraries = {"numpy", "cupy", "numba", "llvmlite", "torch"}
+    assert libraries_imported(path) & array_libraries <= allowed
 
 
-@pytest.mark.parametrize(("library", "file"), [("gguf", "formats"), ("llama_cpp", "bench")])
-def test_what_reads_other_programs_files_is_imported_in_one_place_and_only_when_needed(
-    library, file
-):
-    importing = {part_of(path) for path in FILES if library in imported(path)}
-    assert importing == {file}
-    assert not any(library in imported(path, at_module_level=True) for path in FILES)
+@pytest.mark.parametrize(("library", "part"), [("gguf", "formats"), ("llama_cpp", "bench")])
+def test_an_optional_library_is_imported_by_one_part_and_only_when_needed(library, part):
+    importing = {part_of(module_of(path)) for path in FILES if library in libraries_imported(path)}
+    assert importing == {part}
+    assert not any(library in libraries_imported(path, at_module_level=True) for path in FILES)
 
 
-def loaded_after(statement: str) -> set[str]:
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules in memory after the statement was run in a new process."""
     code = f"import sys\n{statement}\nprint(*(name for name in sys.modules if '.' not in name))"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout.split()
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
+    return set(process.stdout.split("\n")[-2].split())
 
 
-def test_importing_the_package_loads_neither_numpy_nor_any_extra():
-    assert not loaded_after("import minimtp") & {
-        "numpy",
-        "numba",
-        "cupy",
-        "tqdm",
-        "safetensors",
-        "matplotlib",
-    }
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import minimtp",
+        "from minimtp.cli import main\ntry: main(['-h'])\nexcept SystemExit: pass",
+        "from minimtp.cli import main\ntry: main(['train', '-h'])\nexcept SystemExit: pass",
+    ],
+    ids=["import", "help", "train-help"],
+)
+def test_importing_the_package_and_asking_for_help_load_no_heavy_library(statement):
+    assert not loaded_by(statement) & HEAVY
 
 
-def test_the_functions_of_the_package_are_found_when_asked_for():
+def test_every_public_name_is_found_and_another_one_is_an_error():
     for name in minimtp.__all__:
         assert callable(getattr(minimtp, name))
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
