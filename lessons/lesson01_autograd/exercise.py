@@ -3,7 +3,7 @@
 pytest --mine tests/engine/test_engine.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 from minimtp.engine.tensor import Op
 
 

@@ -3,7 +3,7 @@
 pytest --mine tests/training/test_learning.py
 """
 
-from minimtp.backend import array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 from minimtp.training.recipe import Recipe
 
 

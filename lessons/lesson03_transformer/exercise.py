@@ -3,7 +3,7 @@
 pytest --mine tests/kernels/test_attention.py
 """
 
-from minimtp.backend import array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:

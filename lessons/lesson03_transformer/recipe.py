@@ -7,6 +7,7 @@ from lessons.lesson02_training.recipe import recipe as previous
 INTRODUCES = (
     "minimtp.model.rotary",
     "minimtp.model.transformer",
+    "minimtp.model.loaded",
     "minimtp.model.loss",
     "minimtp.training.data.batches",
     "minimtp.training.build",

@@ -5,7 +5,7 @@ pytest --mine tests/quant/grids/test_rounding.py \
     tests/quant/ptq/test_ptq.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.registry import Grid

@@ -3,7 +3,7 @@
 pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 from minimtp.engine.tensor import Op
 from minimtp.quant.grids.registry import MASKS, Grid
 
