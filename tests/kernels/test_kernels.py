@@ -912,12 +912,12 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
         cpu_products, "Q8", kind
     )  # how the codes of q8_0 are stored depends on how they are multiplied
     panels = prepared(cpu, format_, weight).panels
-    rounding, tile = kind.round_rows, cpu_tiles.quantized_tile(kind, 3)
+    rounding, tile = kind.round_rows, cpu_tiles.quantized_tile({0: kind}, 3)
 
     @cpu.numba.njit
     def multiply(x, panels, codes, scales, starts, y, fetches):
         rounding(x, codes, scales, starts)
-        tile(codes, scales, starts, 0, panels, 0, y, 0, 0, fetches)
+        tile(0, codes, scales, starts, 0, panels, 0, y, 0, 0, fetches)
 
     codes = np.empty((3, 96), np.int8 if kind.code_size == 1 else np.int16)
     y = np.empty((3, 32), np.float32)

@@ -40,8 +40,9 @@ F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = (
 _f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (
     float_tile(rows) for rows in range(1, 9)
 )
-_q4_0_1, _q4_0_2, _q4_0_3, _q4_0_4 = (quantized_tile(Q4, rows) for rows in range(1, 5))
-_q8_0_1, _q8_0_2, _q8_0_3, _q8_0_4 = (quantized_tile(Q8, rows) for rows in range(1, 5))
+_tile_1, _tile_2, _tile_3, _tile_4 = (
+    quantized_tile({Q4_0: Q4, Q8_0: Q8}, rows) for rows in range(1, 5)
+)
 _round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
 Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
 
@@ -173,72 +174,50 @@ def _copy_edge(edge, y, column):
 @compiled
 def _multiply_q4_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
-    codes, scales = (
-        np.empty(x.shape, np.int8),
-        np.empty((x.shape[0], x.shape[1] // GROUP), np.float32),
-    )
+    codes = np.empty(x.shape, np.int8)
+    scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     _round_for_q4_0(x, codes, scales, starts)
-    for panel in range(panels.shape[0]):
-        column = panel * PANEL
-        if column + PANEL <= y.shape[1]:
-            _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column)
-        else:
-            edge = np.empty((x.shape[0], PANEL), np.float32)
-            _multiply_q4_0_panel(codes, scales, starts, panels, panel, edge, 0)
-            _copy_edge(edge, y, column)
-
-
-@compiled
-def _multiply_q4_0_panel(codes, scales, starts, panels, panel, y, column):
-    fetches = 1 if panels.size >= LARGE else 0
-    row = 0
-    while row < y.shape[0]:
-        rows = _next_rows(y.shape[0] - row, 4)
-        if rows == 4:
-            _q4_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        elif rows == 3:
-            _q4_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        elif rows == 2:
-            _q4_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        else:
-            _q4_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        row, fetches = row + rows, 0  # the other rows find the panel in the cache
+    _multiply_quantized(Q4_0, codes, scales, starts, panels, y)
 
 
 @compiled
 def _multiply_q8_0(x, panels, y):
     _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
-    codes, scales = (
-        np.empty(x.shape, Q8_0_CODE),
-        np.empty((x.shape[0], x.shape[1] // GROUP), np.float32),
-    )
+    codes = np.empty(x.shape, Q8_0_CODE)
+    scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     _round_for_q8_0(x, codes, scales, starts)
+    _multiply_quantized(Q8_0, codes, scales, starts, panels, y)
+
+
+@compiled
+def _multiply_quantized(kind, codes, scales, starts, panels, y):
+    """kind: a constant, for each of which Numba compiles a version."""
     for panel in range(panels.shape[0]):
         column = panel * PANEL
         if column + PANEL <= y.shape[1]:
-            _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column)
+            _multiply_panel(kind, codes, scales, starts, panels, panel, y, column)
         else:
-            edge = np.empty((x.shape[0], PANEL), np.float32)
-            _multiply_q8_0_panel(codes, scales, starts, panels, panel, edge, 0)
+            edge = np.empty((codes.shape[0], PANEL), np.float32)
+            _multiply_panel(kind, codes, scales, starts, panels, panel, edge, 0)
             _copy_edge(edge, y, column)
 
 
 @compiled
-def _multiply_q8_0_panel(codes, scales, starts, panels, panel, y, column):
+def _multiply_panel(kind, codes, scales, starts, panels, panel, y, column):
     fetches = 1 if panels.size >= LARGE else 0
     row = 0
     while row < y.shape[0]:
         rows = _next_rows(y.shape[0] - row, 4)
         if rows == 4:
-            _q8_0_4(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            _tile_4(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 3:
-            _q8_0_3(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            _tile_3(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
         elif rows == 2:
-            _q8_0_2(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            _tile_2(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
         else:
-            _q8_0_1(codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            _tile_1(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
         row, fetches = row + rows, 0  # the other rows find the panel in the cache
 
 

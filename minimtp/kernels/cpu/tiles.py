@@ -257,26 +257,42 @@ class Q8Dots(Q4Dots):
 Q4, Q8 = (Q4Dots, Q8Dots) if DOTS else (Q4Shorts, Q8Shorts)
 
 
-def quantized_tile(kind, rows):
-    """Emits tile(codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row, out_column, fetches).
+def quantized_tile(formats, rows):
+    """Return tile(kind, codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row,
+    out_column, fetches).
 
-    out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for `rows` values of r and 32
-    of j. fetches: as in `float_tile`.
+    out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for `rows` values of r
+    and 32 of j. fetches: as in `float_tile`. kind: a key of `formats`, constant in the caller, so that the format's
+    instructions are chosen when the caller is compiled.
     """
-    group_bytes = SCALE_BYTES + kind.code_bytes
 
-    @intrinsic
+    @intrinsic(prefer_literal=True)
     def tile(
-        typing_context, x, scales, starts, row, panels, panel, out, out_row, out_column, fetches
+        typing_context,
+        key,
+        x,
+        scales,
+        starts,
+        row,
+        panels,
+        panel,
+        out,
+        out_row,
+        out_column,
+        fetches,
     ):
+        if not isinstance(key, types.Literal):
+            return None
+        kind = formats[key.literal_value]
+        group_bytes = SCALE_BYTES + kind.code_bytes
         expected = (kind.code_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
         if not fit((x, scales, starts, panels, out), expected):
             return None
         integer = types.intp
-        kinds = (x, scales, starts, integer, panels, integer, out, integer, integer, integer)
+        kinds = (key, x, scales, starts, integer, panels, integer, out, integer, integer, integer)
 
         def generate(context, builder, signature, arguments):
-            emit = Emitter(context, builder, signature.args, arguments)
+            emit = Emitter(context, builder, signature.args[1:], arguments[1:])
             x, scales, starts, row, panels, panel, out, out_row, out_column, fetches = emit.arrays
             groups = emit.width(scales)
             # The number of steps is a constant, but LLVM must not know: it would unroll the loop and spill the
