@@ -1,1 +1,23 @@
-"""Turning a model into text: cache, sampling, drafting, verification, and the one loop that joins them."""
+"""Decoding: from a model and a prompt to text, with or without drafts.
+
+Three nouns:
+
+    Target      the model whose output is wanted: forward passes over new tokens, and a cache.
+                `ModelRunner` is the target made from a trained model.
+    Decoder     a loaded model that is ready to generate; keep it for more than one text.
+    Generation  one running text: an iterator over its tokens or its rounds.
+
+The path of a prompt to a verified round:
+
+    decoder.py          the public interface: generate, Decoder, DraftConfig
+    options.py          validates the options and starts a generation
+    generation.py       repeats rounds until the text ends
+    round.py            the core: draft, verify, truncate, commit; start reading here
+    drafters/           what proposes tokens
+    rules/              which proposals are accepted
+
+Around it: managed_drafter.py (checks, stops, pauses and timing around a drafter), tree_round.py
+(rounds whose drafts are trees), policy/ (how far to draft), sampling.py and logits_processors.py
+(from logits to probabilities), stopping.py, statistics.py, batch.py (several texts), target.py and
+the model behind it, and display/ (accepted and rejected tokens in a terminal or a web page).
+"""

@@ -35,7 +35,7 @@ CONFIDENCE = 0.05  # a chain ends where its drafts are less likely than this, al
 
 @dataclass(frozen=True)
 class DraftConfig:
-    """How tokens are drafted and verified. It changes the speed, and not the distribution of the text.
+    """How tokens are drafted and verified. This changes the speed, and never the distribution.
 
     drafter: what drafts, one of
 
@@ -85,8 +85,8 @@ def generate(
 ) -> Generation:
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
-    Returns an iterator over the new tokens; `loaded.tokenizer.decode` turns them into text. For more
-    than one text, keep a `Decoder`: it prepares the model once. The options are those of
+    Returns an iterator over the new tokens; `loaded.tokenizer.decode` turns them into text. For
+    more than one text, keep a `Decoder`: it prepares the model once. The options are those of
     `Decoder.generate`. Raises UserError if an option or the prompt cannot be used.
     """
     return Decoder(loaded, draft).generate(
@@ -102,8 +102,8 @@ def generate(
 class Decoder:
     """A loaded model that is ready to generate.
 
-    The weights are laid out for the kernels once. What the decoder learns about draft lengths serves
-    all texts. Raises UserError if `draft` does not fit the model.
+    The weights are laid out for the kernels once. What the decoder learns about draft lengths
+    serves all texts. Raises UserError if `draft` does not fit the model.
     """
 
     def __init__(self, loaded: LoadedModel, draft: DraftConfig = DEFAULT_DRAFT) -> None:
@@ -152,7 +152,7 @@ class Decoder:
         stop: str | bytes | Sequence[str | bytes] = (),
         repetition_penalty: float = 1.0,
     ) -> Batch:
-        """Continue each prompt as if it were alone (batch.py). The options are those of `generate`."""
+        """Continue each prompt as if it were alone (batch.py), with the options of `generate`."""
         options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
         tokens = [self.loaded.tokenizer.encode(prompt) for prompt in prompts]
         make_policy = self._new_policy
@@ -161,7 +161,7 @@ class Decoder:
         )
 
     def _new_policy(self, target: ModelRunner) -> AdaptivePolicy | None:
-        """Return a policy for texts of `target`, a clone of the decoder's. All of them share the measured costs."""
+        """Return a policy for texts of `target`, a clone. All policies share the measured costs."""
         if self._costs is None:
             return None
         return AdaptivePolicy(self._costs.of(target), self.drafter.max_depth, self.draft.tree)
@@ -173,7 +173,10 @@ class Decoder:
         stop: str | bytes | Sequence[str | bytes],
         repetition_penalty: float,
     ) -> dict[str, object]:
-        """Return the options of `start_generation`. Loads the kernels they need, so that no text is timed with that."""
+        """Return the options of `start_generation`, after loading the kernels that they need.
+
+        The times of a text do not include loading kernels.
+        """
         tokenizer, draft = self.loaded.tokenizer, self.draft
         penalized = repetition_penalty != 1.0
         options = {
@@ -211,7 +214,7 @@ class Decoder:
 def deploy(
     model: LanguageModel, context_length: int | None = None
 ) -> tuple[ModelRunner, Drafter | None]:
-    """Prepare a trained model for decoding: return its trunk as a target, and the drafter of its heads (None without heads).
+    """Prepare a trained model for decoding: return the target and the drafter of the heads, if any.
 
     A model that was trained with fake quantization is packed first, on the grids it was trained on.
     """

@@ -1,16 +1,16 @@
 """One running generation: rounds (round.py) until the text ends.
 
-The round does the decoding. This file does what surrounds it: it asks the policy how far to draft, measures time, and ends the
-text. Plain decoding is the same loop with a policy that never drafts.
+The round does the decoding. This file does what surrounds it: it asks the policy how far to draft,
+measures time, and ends the text. Plain decoding is the same loop with a policy that never drafts.
 
 A text ends for one of three reasons, in this order of precedence:
 
-    "stop"      a stop token, or the token that completes a stop string, was emitted; it is the last token
+    "stop"      a stop token, or the token that completes a stop string, is the last token
     "length"    `max_new_tokens` tokens were emitted
     "context"   the model has no position left for the last token
 
-The draft depth is limited so that a round can neither exceed `max_new_tokens` nor feed a position that the model does not
-have.
+The draft depth is limited so that a round can neither exceed `max_new_tokens` nor feed a position
+that the model does not have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,12 +39,15 @@ class Limits:
 
 
 class Generation:
-    """A text that is being generated: iterate over it for its tokens, or over `rounds()` to see how they came about.
+    """A text that is being generated: iterate over it for its tokens, or over `rounds()` to see
+    how they came about.
 
-    Both iterators advance the same text, and each forward pass runs only when its tokens are requested. `tokens` are all
-    committed tokens, including the prompt. `reason` is None until the text has ended, then "stop", "length" or "context".
+    Both iterators advance the same text, and each forward pass runs only when its tokens are
+    requested. `tokens` are all committed tokens, including the prompt. `reason` is None until the
+    text has ended, then "stop", "length" or "context".
 
-    prompt: token ids, at least one. policy: decides how far to draft (default: always as far as `limits` allows).
+    prompt: token ids, at least one. policy: decides how far to draft (default: always as far as
+    `limits` allows).
     """
 
     def __init__(
@@ -110,7 +113,9 @@ class Generation:
         return self._schedule.next_plan(self._max_length - length - 1, length - 1, self.statistics)
 
     def _end(self, round_: Round) -> Round:
-        """Set `reason` if the text ends with this round. Return the round without what follows a stop."""
+        """Set `reason` if the text ends with this round. Return the round without what follows a
+        stop.
+        """
         kept = self._stop.extend(round_.tokens)
         if kept is not None:
             self.reason = "stop"
@@ -130,5 +135,7 @@ class Generation:
 
 
 def max_length(prompt_tokens: int, max_new_tokens: int, target: Target) -> int:
-    """Return how long a text can become. Its last token needs no position, because it is never fed."""
+    """Return how long a text can become. Its last token needs no position, because it is never
+    fed.
+    """
     return min(prompt_tokens + max_new_tokens, target.context_length + 1)

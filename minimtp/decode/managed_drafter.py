@@ -1,9 +1,13 @@
-"""Everything that a generation adds to a drafter: checks, stops, pauses and timing. The round (round.py) sees none of it.
+"""What a generation adds to a drafter: checks, stops, pauses and timing.
 
-* A drafter's answer is checked before it is verified, so a faulty drafter is an error and never a wrong text.
+The round (round.py) sees none of it.
+
+* A drafter's answer is checked before it is verified, so a faulty drafter is an error and never a
+  wrong text.
 * Nothing is drafted after a stop token, or after the token that completes a stop string.
-* In a round that drafts nothing (a pause), the drafter does not run. Its share of the committed text is saved, and delivered
-  in one piece when it is next asked for a draft. So a pause costs what plain decoding costs.
+* In a round that drafts nothing (a pause), the drafter does not run. Its share of the committed
+  text is saved, and delivered in one piece when it is next asked for a draft. So a pause costs
+  what plain decoding costs.
 * `seconds` adds up the time spent in the drafter.
 """
 
@@ -35,7 +39,10 @@ class ManagedDrafter:
             self._drafter.reset(first_token)
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], np.ndarray | None]:
-        """Return at most `depth` checked drafts, cut after the first stop. Raises ValueError for a faulty drafter."""
+        """Return at most `depth` drafts, cut after the first stop.
+
+        Raises ValueError if the drafter gave too many, or unknown tokens.
+        """
         self._paused = depth == 0
         if self._paused:
             return NO_DRAFTS

@@ -1,20 +1,24 @@
 """One round of speculative decoding: draft, verify, truncate, commit.
 
-A language model (the *target*) generates one token per forward pass. Speculative decoding lets a cheap *drafter* propose the
-next few tokens. The target then verifies all of them in one forward pass, which costs little more than a pass over one token.
-A verification *rule* keeps the output exactly the target's own, however poor the drafts are.
+A language model (the *target*) generates one token per forward pass. Speculative decoding lets a
+cheap *drafter* propose the next few tokens. The target then verifies all of them in one forward
+pass, which costs little more than a pass over one token. A verification *rule* keeps the output
+exactly the target's own, however poor the drafts are.
 
-**Invariant.** Between rounds, for m committed tokens, the target's cache holds exactly m - 1 rows: one for every token but the
-last. That last token is *pending*: it belongs to the text, but the target has not seen it yet.
+**Invariant.** Between rounds, for m committed tokens, the target's cache holds exactly m - 1 rows:
+one for every token but the last. That last token is *pending*: it belongs to the text, but the
+target has not seen it yet.
 
-    draft      the drafter proposes K <= depth tokens d_1 .. d_K
-    verify     one forward pass over [pending, d_1 .. d_K] gives K + 1 rows of logits; row j predicts the token after d_j.
-               The rule accepts the first a drafts and samples the token that follows them.
-    truncate   the pass added K + 1 rows to the cache; the rows of pending, d_1 .. d_a remain, so m becomes m + a + 1
-               and the cache holds m + a rows
-    commit     the drafter receives the a + 1 new tokens and the hidden states that predicted them
+    draft      The drafter proposes K <= depth tokens d_1 .. d_K.
+    verify     One forward pass over [pending, d_1 .. d_K] gives K + 1 rows of logits. Row j predicts
+               the token after d_j. The rule accepts the first a drafts and samples the token that
+               follows them.
+    truncate   The pass added K + 1 cache rows. Keep those of pending, d_1 .. d_a: m + a rows, for
+               m + a + 1 committed tokens.
+    commit     The drafter receives the a + 1 new tokens and the hidden states that predicted them.
 
-With K = 0 the same lines are plain decoding. The prompt is fed by `prefill`, which also samples the first new token.
+With K = 0 the same lines are plain decoding. The prompt is fed by `prefill`, which also samples
+the first new token.
 
 Source: Leviathan et al. 2023 (2211.17192), algorithm 1; Chen et al. 2023 (2302.01318), algorithm 2.
 """
@@ -42,7 +46,7 @@ class Round(NamedTuple):
 
 
 def prefill(tokens: list[int], target: Target, drafter: Drafter, rule: Rule) -> Round:
-    """Feed the prompt `tokens` and append the first new token. Resets the target's cache and the drafter."""
+    """Reset the target and the drafter, feed the prompt `tokens`, and append the first new token."""
     target.truncate(0)
     drafter.reset(tokens[0])
     prompt, hidden = np.array(tokens), []
@@ -58,7 +62,7 @@ def prefill(tokens: list[int], target: Target, drafter: Drafter, rule: Rule) -> 
 def speculative_round(
     tokens: list[int], target: Target, drafter: Drafter, rule: Rule, depth: int
 ) -> Round:
-    """Extend the committed `tokens` in place by 1 to depth + 1 tokens, with at most `depth` drafts."""
+    """Draft at most `depth` tokens, and append 1 to depth + 1 tokens to the committed `tokens`."""
     position = len(tokens)
     drafts, scores = drafter.draft(depth, rule)  # scores (K, V)
     step = target.forward(np.array([tokens[-1], *drafts]))  # logits (K + 1, V), hidden (K + 1, D)

@@ -12,8 +12,9 @@ COUNTS = ("drafts_of_length", "drafts_accepted", "passes_of_length")
 class Statistics:
     """Counts and seconds of one generation.
 
-    A step is a forward pass of the target after prefill. Prefill is not a step, although it produces the first token.
-    The three lists count steps by length: entry i is the number of steps that drafted, accepted or fed exactly i tokens.
+    A step is a forward pass of the target after prefill. Prefill is not a step, although it
+    produces the first token. The three lists count steps by length: entry i is the number of steps
+    that drafted, accepted or fed exactly i tokens.
     """
 
     prompt_tokens: int = 0

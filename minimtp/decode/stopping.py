@@ -1,10 +1,11 @@
 """Stop conditions: a text ends at a stop token, or when a stop string is complete.
 
-A stop string may begin in one token and end in another, or lie in the middle of one. The text ends with the first token that
-completes the string. That token is kept whole, and so is a stop token. The prompt does not count.
+A stop string may begin in one token and end in another, or lie in the middle of one. The text ends
+with the first token that completes the string. That token is kept whole, and so is a stop token.
+The prompt does not count.
 
-The same question is asked about drafts, which are not committed yet, and about committed tokens. So `find` looks without
-remembering, and `extend` remembers.
+The same question is asked about drafts, which are not committed yet, and about committed tokens.
+So `find` looks without remembering, and `extend` remembers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,8 @@ DecodeBytes = Callable[[Sequence[int]], bytes]
 
 
 class Stop:
-    """The stop conditions of one text: any of `tokens`, or any of `strings`, found with `decode_bytes`.
+    """The stop conditions of one text: any of `tokens`, or any of `strings`, found with
+    `decode_bytes`.
 
     Raises UserError if a string is empty, and ValueError if there are strings but no decode_bytes.
     """
@@ -37,7 +39,9 @@ class Stop:
         self._recent: list[int] = []  # the last tokens, in which a stop string may have begun
 
     def find(self, tokens: Sequence[int]) -> int | None:
-        """Return how many of `tokens` the text would keep, up to the one that ends it; None if none of them does."""
+        """Return how many of `tokens` the text would keep, up to the one that ends it; None if
+        none of them does.
+        """
         if self._strings:
             return self._find_string(tokens)
         for index, token in enumerate(tokens):
@@ -63,9 +67,11 @@ class Stop:
         return None
 
     def _forget(self) -> None:
-        """Drop the oldest tokens while the others hold at least as many bytes as the longest string.
+        """Drop the oldest tokens while the others hold at least as many bytes as the longest
+        string.
 
-        Bytes are counted, not tokens, because some tokens (marks in a chat, for instance) have no bytes at all.
+        Bytes are counted, not tokens, because some tokens (marks in a chat, for instance) have no
+        bytes at all.
         """
         while len(self._recent) > 1:
             rest = self._recent[1:]

@@ -1,4 +1,6 @@
-"""The interface of a model that is decoded: forward passes over a few new tokens, and a cache that can be truncated."""
+"""The interface of a model that is decoded: forward passes over a few new tokens, and a cache that
+can be truncated.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -15,9 +17,11 @@ class ForwardOutput(NamedTuple):
 
 
 class Target(Protocol):
-    """The model whose output is wanted, with the cache of one sequence. `ModelRunner` makes one from a model.
+    """The model whose output is wanted, with the cache of one sequence. `ModelRunner` makes one
+    from a model.
 
-    A target must not keep arrays it is given (the caller reuses them), nor reuse the arrays it returns.
+    A target must not keep arrays it is given (the caller reuses them), nor reuse the arrays it
+    returns.
     """
 
     vocabulary_size: int
@@ -39,7 +43,9 @@ class TreeTarget(Target, Protocol):
     """A target that can verify trees of drafts (rules/trees.py)."""
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
-        """Feed the rows of a tree in depth-first order. The cache does not change until `keep` is called."""
+        """Feed the rows of a tree in depth-first order. The cache does not change until `keep` is
+        called.
+        """
 
     def keep(self, rows: Sequence[int]) -> None:
         """Append the rows of one path of the last tree, from its root on, to the cache."""

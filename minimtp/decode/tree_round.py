@@ -1,7 +1,8 @@
 """A round whose drafts are a tree: draft, verify, truncate, commit, as in round.py.
 
-One forward pass verifies all nodes (rules/trees.py says how a tree is laid out). The rule accepts a path from the root, and
-the target keeps the rows of that path only. From there on the state is the same as if the path had been drafted as a chain.
+One forward pass verifies all nodes (rules/trees.py says how a tree is laid out). The rule accepts
+a path from the root, and the target keeps the rows of that path only. From there on the state is
+the same as if the path had been drafted as a chain.
 """
 
 from minimtp.backend import array_module
@@ -16,7 +17,9 @@ from minimtp.decode.target import TreeTarget
 def speculative_tree_round(
     tokens: list[int], target: TreeTarget, drafter: TreeDrafter, rule: Rule, plan: DraftPlan
 ) -> Round:
-    """Extend the committed `tokens` in place, with a tree of at most plan.nodes drafts, at most plan.drafts deep."""
+    """Extend the committed `tokens` in place, with a tree of at most plan.nodes drafts, at most
+    plan.drafts deep.
+    """
     position = len(tokens)
     tree = drafter.draft_tree(plan.nodes, plan.drafts, rule, plan.min_acceptance)  # N drafts
     step = target.forward_tree(tree.tokens, tree.depths)  # logits (N + 1, V), hidden (N + 1, D)

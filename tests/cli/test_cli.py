@@ -561,7 +561,7 @@ def test_show_and_json_and_standard_input(capsys, run, monkeypatch):
         )
         == 0
     )
-    assert "tokens a step" in capsys.readouterr().out
+    assert "tokens per step" in capsys.readouterr().out
     assert main(["evaluate", "run", "--tokens", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 64
     for given_, shown in ((b"sugar ", "sugar "), (b"caf\xe9 ", "caf\ufffd ")):

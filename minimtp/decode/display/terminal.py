@@ -1,39 +1,60 @@
-"""Watching a text being written: which tokens were drafted and stood, which were rejected, and what came in their place.
+"""Show in a terminal which tokens were drafted and accepted, which were rejected, and what
+replaced them.
 
-Everything comes from the rounds of a generation, so what is shown is what happened. On a terminal the kinds of tokens are
-colours; where there are none (a file, a pipe, the variable NO_COLOR, see no-color.org) they are marks, in the manner of
-`git diff --word-diff`:
+Everything comes from the rounds of a generation, so the output shows what really happened. On a
+terminal the kinds of tokens have colours. Without colours (a file, a pipe, or the variable
+NO_COLOR, see no-color.org) they have marks, like those of `git diff --word-diff`:
 
-    accepted   drafted, and the model agreed       green    {=text=}
-    rejected   drafted, not part of the text       red      [-text-]
-    corrected  the model's token instead           yellow   {+text+}
-    plain      the model's token, nothing drafted in its place
+    accepted   drafted, and the model agreed               green    {=text=}
+    rejected   drafted, but not part of the text           red      [-text-]
+    corrected  the model's own token, after a rejection    yellow   {+text+}
+    plain      the model's own token, with no draft rejected in its place
 
-Bytes are a model's to choose, so they are made safe: UTF-8 is decoded as it becomes complete, what is invalid becomes
-U+FFFD, and control characters, which could otherwise move the cursor or set the terminal, are written out as escapes.
+A model can emit any bytes, so they are made safe. UTF-8 is decoded as soon as a character is
+complete, and invalid bytes become U+FFFD. Control characters, which could move the cursor or change
+the terminal's settings, are written as escapes.
 """
 
 import codecs
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
 from minimtp.decode.statistics import Statistics
+from minimtp.decode.stopping import DecodeBytes
 
 COLOURS = {"accepted": "32", "rejected": "9;31", "corrected": "33", "prompt": "2"}
 MARKS = {"accepted": ("{=", "=}"), "rejected": ("[-", "-]"), "corrected": ("{+", "+}")}
 
 
-def show(
-    generation: Generation, tokenizer: object, out: TextIO | None = None, colour: bool | None = None
-) -> None:
-    """Write the prompt, then the text as it is generated, then what the kinds mean and how often drafts were accepted.
+class BytesDecoder(Protocol):
+    """The part of a tokenizer that is needed here."""
 
-    tokenizer: has decode_bytes(tokens) -> bytes. out: where to, standard output by default. colour: whether to use
-    colours, by default where `out` is a terminal that wants them. Takes the generation to its end.
+    decode_bytes: DecodeBytes
+
+
+class Watched(Protocol):
+    """A generation, or a `Trace` of one."""
+
+    tokens: list[int]
+    statistics: Statistics
+    rounds: Callable[[], Iterator[Round]]
+
+
+def show(
+    generation: Generation | Watched,
+    tokenizer: BytesDecoder,
+    out: TextIO | None = None,
+    colour: bool | None = None,
+) -> None:
+    """Run the generation to its end. Write the prompt, the text as it grows, a legend and the
+    acceptance rates.
+
+    out: standard output by default. colour: by default, use colours if `out` is a terminal that
+    shows them.
     """
     out = out or sys.stdout
     colour = wants_colour(out) if colour is None else colour
@@ -47,11 +68,11 @@ def show(
 
 
 def pieces(
-    prompt: Sequence[int], rounds: Iterable[Round], decode_bytes: Callable[[Sequence[int]], bytes]
+    prompt: Sequence[int], rounds: Iterable[Round], decode_bytes: DecodeBytes
 ) -> Iterator[tuple[str, str]]:
-    """The text in pieces (kind, safe text), one after another, none empty.
+    """Yield the text in pieces (kind, safe text), none of them empty.
 
-    A character whose bytes are spread over pieces belongs to the piece that completes it.
+    A character whose bytes are spread over several pieces belongs to the piece that completes it.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     if text := visible(decoder.decode(decode_bytes(prompt))):
@@ -60,10 +81,10 @@ def pieces(
         rejected = round_.drafts[round_.accepted :]
         if text := visible(decoder.decode(decode_bytes(round_.tokens[: round_.accepted]))):
             yield "accepted", text
-        if rejected and (
-            text := visible(decode_bytes(rejected).decode("utf-8", "replace"), keep="")
-        ):
-            yield "rejected", text
+        # Rejected drafts are not part of the text, so they do not go through its decoder.
+        rejected_text = visible(decode_bytes(rejected).decode("utf-8", "replace"), keep="")
+        if rejected_text:
+            yield "rejected", rejected_text
         if text := visible(decoder.decode(decode_bytes(round_.tokens[round_.accepted :]))):
             yield "corrected" if rejected else "plain", text
     if text := visible(decoder.decode(b"", final=True)):
@@ -71,7 +92,7 @@ def pieces(
 
 
 def styled(kind: str, text: str, colour: bool) -> str:
-    """The text with the colour or the marks of its kind around it."""
+    """Return the text with the colour or the marks of its kind around it."""
     if colour:
         return f"\x1b[{COLOURS[kind]}m{text}\x1b[0m" if kind in COLOURS else text
     before, after = MARKS.get(kind, ("", ""))
@@ -79,7 +100,9 @@ def styled(kind: str, text: str, colour: bool) -> str:
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """The text with every character that is not printable, but for those in `keep`, written as an escape like \\x1b."""
+    """Return the text with all characters that are not printable, except those in `keep`, as
+    escapes like \\x1b.
+    """
     if text.isprintable():
         return text
     return "".join(
@@ -91,13 +114,13 @@ def visible(text: str, keep: str = "\n\t") -> str:
 
 
 def encodable(text: str, out: TextIO) -> str:
-    """The text with what `out` cannot encode replaced by question marks: a narrow terminal is no reason to stop."""
+    """Replace characters that `out` cannot encode by question marks."""
     encoding = getattr(out, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def wants_colour(out: TextIO) -> bool:
-    """Whether colours would be seen: a terminal that understands them, and nobody said no."""
+    """Return whether `out` is a terminal that shows colours, and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     understands = sys.platform != "win32" or "WT_SESSION" in os.environ
@@ -105,9 +128,10 @@ def wants_colour(out: TextIO) -> bool:
 
 
 def acceptance(statistics: Statistics) -> str:
-    """One line: the share of drafted tokens that were accepted, by depth; a depth that was never drafted is left out."""
+    """Describe in one line which share of the drafts was accepted at each drafted depth."""
     depths = zip(statistics.accepted, statistics.drafted, strict=True)
-    shares = [f"{100 * accepted / drafted:.0f} %" for accepted, drafted in depths if drafted]
+    shares = [f"{100 * accepted / drafted:.0f}%" for accepted, drafted in depths if drafted]
     if not shares:
         return "nothing was drafted"
-    return f"accepted by depth: {', '.join(shares)}; {statistics.tokens_per_step:.2f} tokens a step"
+    per_step = f"{statistics.tokens_per_step:.2f} tokens per step"
+    return f"accepted by depth: {', '.join(shares)}; {per_step}"

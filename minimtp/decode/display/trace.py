@@ -1,47 +1,55 @@
-"""A text's growth as one page for a browser: which tokens were drafted, which stood, what it cost, round by round.
+"""Show how a text was generated, round by round, as one page for a browser.
 
-The page (trace.html beside this file) holds everything it needs: no network, no library, it opens from a file. Its data is
-this module's `Trace`, and nothing in it was not measured: a round's seconds are what the generation's statistics gained by it.
+The page (trace.html beside this file) contains everything it needs, so it opens from a file and
+uses no network and no library. All its numbers were measured: the seconds of a round are those
+that the generation's statistics gained in it.
 
-**Text.** A token is bytes, and bytes need not be UTF-8. A character belongs to the token that completes it, a byte that is
-no UTF-8 to its own token; such bytes travel as lone surrogates (PEP 383), which the page shows as hexadecimal. What a model
-writes is data to the page and never markup: it lies in JSON with every "<" escaped, and is shown with `textContent` only.
+**Text.** A token is bytes, and bytes need not be UTF-8. A character belongs to the token that
+completes it, and an invalid byte belongs to its own token. Invalid bytes travel as lone surrogates
+(PEP 383), and the page shows them as hexadecimal numbers. The page treats generated text as data
+and never as markup: the text lies in JSON with every "<" escaped, and it is shown with
+`textContent` only.
 
-**Beside plain decoding.** After the same time plain decoding is somewhere else in the text. Given its measured speed, the page
-marks where.
+**Plain decoding beside it.** Given the measured speed of plain decoding, the page marks the place
+that plain decoding would have reached in the same time.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from minimtp.decode.decoder import DraftConfig
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.statistics import Statistics
+from minimtp.decode.stopping import DecodeBytes
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed import bits_per_weight
 
-PLACE = "__TRACE__"  # of the data in the template
+PLACEHOLDER = "__TRACE__"  # in the template, replaced by the data
 BEGINNING = "<!doctype html>\n<!-- minimtp trace -->\n"
-DecodeBytes = Callable[[Sequence[int]], bytes]
+
+
+class TimedRound(NamedTuple):
+    round: Round
+    seconds_draft: float
+    seconds_verify: float
 
 
 class Trace:
-    """A generation that remembers its rounds and their seconds while somebody else reads it.
+    """A generation that records its rounds and their times while it is read.
 
-    Read it as the generation itself: over its tokens, or over `rounds()`.
+    Read it like the generation itself: over its tokens, or over `rounds()`.
     """
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
-        self.taken: list[
-            tuple[Round, float, float]
-        ] = []  # the round, its seconds in the drafter and in the target
+        self.taken: list[TimedRound] = []  # the rounds so far
 
     @property
     def tokens(self) -> list[int]:
@@ -59,19 +67,16 @@ class Trace:
         return (token for round_ in self.rounds() for token in round_.tokens)
 
     def rounds(self) -> Iterator[Round]:
-        """The generation's rounds, each remembered before it is handed on."""
+        """Yield the generation's rounds, and record each of them first."""
         statistics, drafting, verifying = self.statistics, 0.0, 0.0
         for round_ in self.generation.rounds():
-            if statistics.steps == 0:  # the prompt's pass
-                self.taken.append((round_, 0.0, statistics.seconds_prompt))
+            if statistics.steps == 0:  # prefill
+                taken = TimedRound(round_, 0.0, statistics.seconds_prompt)
             else:
-                self.taken.append(
-                    (
-                        round_,
-                        statistics.seconds_draft - drafting,
-                        statistics.seconds_verify - verifying,
-                    )
-                )
+                seconds_draft = statistics.seconds_draft - drafting
+                seconds_verify = statistics.seconds_verify - verifying
+                taken = TimedRound(round_, seconds_draft, seconds_verify)
+            self.taken.append(taken)
             drafting, verifying = statistics.seconds_draft, statistics.seconds_verify
             yield round_
 
@@ -82,30 +87,64 @@ class Trace:
         settings: Mapping[str, object],
         plain_tokens_per_second: float | None,
     ) -> dict[str, object]:
-        """What the page is given.
-
-        prompt: its text. rounds: for each, `drafts` (each draft's own text), `accepted` (how many stand), `text` (of each
-        token emitted, as it reads in the whole), `next` (the own text of the token that follows the drafts that stand, None
-        where a drafted stop token ended the text), `tree` (None, or each of its drafts with its depth and whether it stands),
-        `draft` and `verify` (seconds; of the prompt's round only `verify`).
-        """
-        start = self.statistics.prompt_tokens
-        read = owned_text([decode_bytes([token]) for token in self.tokens])
-        rounds = []
-        for round_, drafting, verifying in self.taken:
-            drafts = [own_text(decode_bytes([draft])) for draft in round_.drafts]
-            emitted = len(round_.tokens)
-            follows = (
-                own_text(decode_bytes(round_.tokens[-1:])) if emitted > round_.accepted else None
-            )
-            rounds.append({
-                "drafts": drafts, "accepted": round_.accepted, "text": read[round_.position : round_.position + emitted],
-                "next": follows, "tree": _walk(round_, decode_bytes), "draft": drafting, "verify": verifying,
-            })  # fmt: skip
+        """Return the data of the page; `_round_data` describes that of a round."""
+        texts = owned_text([decode_bytes([token]) for token in self.tokens])
+        prompt = texts[: self.statistics.prompt_tokens]
         return {
-            "title": title, "settings": [[name, str(value)] for name, value in settings.items()], "reason": self.reason,
-            "prompt": "".join(read[:start]), "rounds": rounds, "plainTokensPerSecond": plain_tokens_per_second,
-        }  # fmt: skip
+            "title": title,
+            "settings": [[name, str(value)] for name, value in settings.items()],
+            "reason": self.reason,
+            "prompt": "".join(prompt),
+            "rounds": [_round_data(taken, texts, decode_bytes) for taken in self.taken],
+            "plainTokensPerSecond": plain_tokens_per_second,
+        }
+
+
+def _round_data(
+    taken: TimedRound, texts: Sequence[str], decode_bytes: DecodeBytes
+) -> dict[str, object]:
+    """Return the data of one round.
+
+    drafts: the text of each draft on its own. accepted: the number of accepted drafts. text: the
+    text of each emitted token, as a part of the whole text. next: the text, on its own, of the
+    token that follows the accepted drafts; None if an accepted stop token ended the text. tree:
+    None for a chain. draft, verify: seconds.
+    """
+    round_, seconds_draft, seconds_verify = taken
+    end = round_.position + len(round_.tokens)
+    follows = None
+    if len(round_.tokens) > round_.accepted:
+        follows = own_text(decode_bytes(round_.tokens[-1:]))
+    return {
+        "drafts": [own_text(decode_bytes([draft])) for draft in round_.drafts],
+        "accepted": round_.accepted,
+        "text": texts[round_.position : end],
+        "next": follows,
+        "tree": _tree_data(round_, decode_bytes),
+        "draft": seconds_draft,
+        "verify": seconds_verify,
+    }
+
+
+def _tree_data(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, object]] | None:
+    """Return the nodes of the round's tree in depth-first order, without the root; None for a
+    chain.
+    """
+    tree = round_.tree
+    if tree is None:
+        return None
+    row, accepted = 0, set()
+    for token in round_.drafts[: round_.accepted]:
+        row = next(child for child in tree.children[row] if tree.tokens[child] == token)
+        accepted.add(row)
+    return [
+        {
+            "draft": own_text(decode_bytes([tree.tokens[row]])),
+            "depth": tree.depths[row],
+            "accepted": row in accepted,
+        }
+        for row in range(1, len(tree.tokens))
+    ]
 
 
 def describe(
@@ -118,7 +157,9 @@ def describe(
     repetition_penalty: float,
     kernels: str,
 ) -> dict[str, object]:
-    """Return the settings that the page shows, by name. Settings at their defaults are left out."""
+    """Return the settings that the page shows, by name. Options with their default value are left
+    out.
+    """
     settings: dict[str, object] = {
         "parameters": f"{parameters:,}",
         "bits per weight": f"{bits_per_weight(model):.2f}",
@@ -138,31 +179,15 @@ def describe(
     return settings | {"kernels": kernels}
 
 
-def _walk(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, object]] | None:
-    """The rows of a round's tree in its depth-first order, the root left out; None for a chain."""
-    if round_.tree is None:
-        return None
-    tree, row, stands = round_.tree, 0, set()
-    for token in round_.drafts[: round_.accepted]:
-        row = next(child for child in tree.children[row] if tree.tokens[child] == token)
-        stands.add(row)
-    return [
-        {
-            "draft": own_text(decode_bytes([tree.tokens[row]])),
-            "depth": tree.depths[row],
-            "stands": row in stands,
-        }
-        for row in range(1, len(tree.tokens))
-    ]
-
-
 def own_text(token: bytes) -> str:
-    """The text of a token on its own; bytes that are no UTF-8 become the lone surrogates U+DC80 to U+DCFF."""
+    """Return the text of a token on its own; invalid bytes become the lone surrogates U+DC80 to
+    U+DCFF.
+    """
     return token.decode("utf-8", "surrogateescape")
 
 
 def owned_text(tokens: Sequence[bytes]) -> list[str]:
-    """The text of each token of a text: characters that it completes, and those of its bytes that are no UTF-8."""
+    """Return for each token of a text the characters that it completes, and its invalid bytes."""
     parts = [""] * len(tokens)
     owner, owner_ends, position = -1, 0, 0
     for letter in own_text(b"".join(tokens)):
@@ -175,23 +200,25 @@ def owned_text(tokens: Sequence[bytes]) -> list[str]:
 
 
 def require_place(path: str | Path) -> Path:
-    """The path, if a page may be written there: a new file in a folder that exists, or an earlier trace.
+    """Return the path if a page may be written there: a new file in an existing folder, or an
+    earlier trace.
 
-    Raises UserError for anything else, so that a slip of the fingers costs nobody a file.
+    Raises UserError for anything else, so that a typing mistake does not overwrite a file.
     """
     path = Path(path)
     kind = kind_at(path)
     if kind_at(path.parent) != "folder":
         raise UserError(
-            f"the folder {path.parent} does not exist: make it, or give the trace another place"
+            f"the folder {path.parent} does not exist: create it, or choose another file"
         )
     if kind == "folder":
+        example = path / "trace.html"
         raise UserError(
-            f"{path} is a folder: give the trace the name of a file, such as {path / 'trace.html'}"
+            f"{path} is a folder: give the name of a file for the trace, such as {example}"
         )
     if kind != "nothing" and not _is_trace(path):
         raise UserError(
-            f"{path} is there already and no trace: give the trace another name, or remove the file"
+            f"{path} exists and is not a trace: choose another file, or remove this one"
         )
     return path
 
@@ -202,7 +229,7 @@ def _is_trace(path: Path) -> bool:
             return file.read(len(BEGINNING)) == BEGINNING.encode()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): give the trace another name"
+            f"{path} cannot be read ({error.strerror}): choose another file for the trace"
         ) from None
 
 
@@ -214,15 +241,14 @@ def page(
     settings: Mapping[str, object],
     plain_tokens_per_second: float | None = None,
 ) -> str:
-    """The page of a trace that has been read to its end, as HTML.
+    """Return the HTML page of a finished trace.
 
-    title: what was decoded with. settings: name and value, shown as they are. plain_tokens_per_second: plain decoding's speed
-    of the same text, where it was measured.
+    title: the name of the model. settings: names and values to show. plain_tokens_per_second: the
+    speed of plain decoding on the same text, if it was measured.
     """
-    data = json.dumps(
-        trace.to_dict(decode_bytes, title, settings, plain_tokens_per_second), separators=(",", ":")
-    )
-    return BEGINNING + _template().replace(PLACE, data.replace("<", "\\u003c"), 1)
+    data = trace.to_dict(decode_bytes, title, settings, plain_tokens_per_second)
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return BEGINNING + _template().replace(PLACEHOLDER, text, 1)
 
 
 def _template() -> str:

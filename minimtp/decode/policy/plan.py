@@ -1,7 +1,8 @@
-"""How the next rounds draft: the plan, the policies that make plans, and the schedule that follows them.
+"""How the next rounds draft: the plan, the policies that make plans, and the schedule that follows
+them.
 
-A round of a small model takes about 30 microseconds, no more than a decision about it. So a policy plans several rounds at
-once. A plan of zero drafts is a *pause*: its rounds are plain decoding.
+A round of a small model takes about 30 microseconds, no more than a decision about it. So a policy
+plans several rounds at once. A plan of zero drafts is a *pause*: its rounds are plain decoding.
 """
 
 from typing import NamedTuple, Protocol
@@ -27,10 +28,11 @@ class DraftPolicy(Protocol):
     """Decides how far to draft (see adaptive.py)."""
 
     def choose(self, max_drafts: int, length: int, statistics: Statistics) -> DraftPlan:
-        """Plan the next rounds, at most `max_drafts` deep, with `length` rows in the target's cache.
+        """Plan the next rounds, at most `max_drafts` deep, with `length` rows in the target's
+        cache.
 
-        statistics: those of the running generation, the same object for each of its calls. They show what became of the
-        last plan. The first call for a generation comes after its prefill.
+        statistics: those of the running generation, the same object for each of its calls. They
+        show what became of the last plan. The first call for a generation comes after its prefill.
         """
 
 

@@ -105,7 +105,7 @@ def test_showing_a_generation_writes_its_text_and_its_acceptance(colour):
     text, summary = re.sub(r"\x1b\[[0-9;]*m|\{=|=\}|\{\+|\+\}", "", out.getvalue()).split("\n\n")
     assert text == Letters.decode_bytes(run.tokens).decode()
     assert summary == f"accepted {'rejected' if colour else '[-rejected-]'} corrected\n" + (
-        "accepted by depth: 100 %, 100 %, 100 %; 4.00 tokens a step\n"
+        "accepted by depth: 100%, 100%, 100%; 4.00 tokens per step\n"
     )
     assert ("\x1b" in out.getvalue()) is colour
 
@@ -146,4 +146,4 @@ def test_acceptance_names_only_depths_that_were_drafted():
     counts = Statistics(
         emitted=5, steps=2, drafts_of_length=[0, 1, 1, 0], drafts_accepted=[0, 2, 0, 0]
     )
-    assert acceptance(counts) == "accepted by depth: 100 %, 0 %; 2.00 tokens a step"
+    assert acceptance(counts) == "accepted by depth: 100%, 0%; 2.00 tokens per step"

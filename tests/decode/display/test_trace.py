@@ -142,7 +142,7 @@ def test_of_a_tree_the_page_holds_every_draft_in_its_place_and_the_path_that_sta
         assert [(row["draft"], row["depth"]) for row in shown["tree"]] == [
             (letters([t]).decode(), depth) for t, depth in rows
         ]
-        standing = [row for row in shown["tree"] if row["stands"]]
+        standing = [row for row in shown["tree"] if row["accepted"]]
         assert [row["draft"] for row in standing] == shown["drafts"][: shown["accepted"]]
         assert [row["depth"] for row in standing] == list(range(1, shown["accepted"] + 1))
         branched += len(set(round_.tree.depths)) < len(round_.tree.depths)
@@ -238,7 +238,7 @@ def test_an_earlier_trace_may_be_replaced_and_nothing_else(tmp_path):
     assert require_place(tmp_path / "old.html") == tmp_path / "old.html"
     assert require_place(tmp_path / "new.html") == tmp_path / "new.html"
     for name, words in (
-        ("notes.html", "no trace"),
+        ("notes.html", "not a trace"),
         ("", "is a folder"),
         ("away/new.html", "does not exist"),
     ):
@@ -324,7 +324,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(
     assert main(["generate", str(run), "--trace", str(tmp_path / "poem.html")]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "is there already and no trace" in said.err
+    assert "exists and is not a trace" in said.err
     assert (tmp_path / "poem.html").read_text() == "mine"
 
 
