@@ -10,9 +10,9 @@ one for every token but the last. That last token is *pending*: it belongs to th
 target has not seen it yet.
 
     draft      The drafter proposes K <= depth tokens d_1 .. d_K.
-    verify     One forward pass over [pending, d_1 .. d_K] gives K + 1 rows of logits. Row j predicts
-               the token after d_j. The rule accepts the first a drafts and samples the token that
-               follows them.
+    verify     One forward pass over [pending, d_1 .. d_K] gives K + 1 rows of logits. Row j
+               predicts the token after d_j. The rule accepts the first a drafts and samples the
+               token that follows them.
     truncate   The pass added K + 1 cache rows. Keep those of pending, d_1 .. d_a: m + a rows, for
                m + a + 1 committed tokens.
     commit     The drafter receives the a + 1 new tokens and the hidden states that predicted them.
@@ -46,7 +46,7 @@ class Round(NamedTuple):
 
 
 def prefill(tokens: list[int], target: Target, drafter: Drafter, rule: Rule) -> Round:
-    """Reset the target and the drafter, feed the prompt `tokens`, and append the first new token."""
+    """Reset target and drafter, feed the prompt `tokens`, and append the first new token."""
     target.truncate(0)
     drafter.reset(tokens[0])
     prompt, hidden = np.array(tokens), []
