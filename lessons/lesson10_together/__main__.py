@@ -3,13 +3,7 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson10_together.report import (
-    show_claims,
-    show_headline,
-    show_quality,
-    show_repetition,
-    show_speeds,
-)
+from lessons.lesson10_together import report
 from minimtp.compare.configurations import recipes, train_configurations
 from minimtp.compare.measurement import SIZES, choose_prompts, measure_configurations
 from minimtp.compare.plot import draw
@@ -22,21 +16,19 @@ def main(lesson: course.Lesson) -> None:
     corpus, sizes = open_corpus(), SIZES[lesson.preset or "quick"]
     standard = replace(lesson.recipe, heads="none", draft_depth=None, quantization="none")
     runs = train_configurations(recipes(standard), corpus, lesson.folder, lesson.device.name)
-    prompts = choose_prompts(corpus, sizes)
+    prompts, count = choose_prompts(corpus, sizes), sizes.max_new_tokens
     found = measure_configurations(runs, corpus, prompts, sizes, lesson.device)
-    show_headline(found, runs["standard"], prompts.held_out[0], sizes.max_new_tokens, lesson.device)
-    show_quality(found)
-    show_speeds(found, "temperature 0", "")
-    show_speeds(found, "temperature 1", "_t1")
-    show_repetition(runs["standard"], corpus, prompts.held_out, sizes.max_new_tokens)
-    show_claims(found)
+    report.show_headline(found, runs["standard"], prompts.held_out[0], count, lesson.device)
+    report.show_quality(found)
+    report.show_speeds(found, "temperature 0", "")
+    report.show_speeds(found, "temperature 1", "_t1")
+    report.show_repetition(runs["standard"], corpus, prompts.held_out, count)
+    report.show_claims(found)
     lesson.save_plot(draw, found, size=(14, 4.2))
     before, now = (f"{c['tokens_per_second']:,.0f} tokens/s" for c in (found[0], found[2]))
     require_equal_texts(found)
     lesson.result(
-        "writing at temperature 0",
-        ("the model alone", before),
-        ("heads and int4, trained for both", now),
+        "generation speed at temperature 0", ("standard model", before), ("heads and int4 QAT", now)
     )
 
 

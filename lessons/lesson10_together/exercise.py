@@ -33,7 +33,7 @@ class Speed:
     def speedup_over(self, other: "Speed") -> float:
         """Median over prompts and repeats of the ratio of two neighbouring runs."""
         raise NotImplementedError(
-            "lesson 10: which two runs are neighbours? Which statistic of all their ratios is robust?"
+            "lesson 10: which two runs are neighbours? which statistic of their ratios is robust?"
         )
 
 
@@ -66,7 +66,7 @@ class NgramDrafter:
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
         raise NotImplementedError(
-            "lesson 10: which earlier place says the same, and for how many tokens?"
+            "lesson 10: find the latest earlier occurrence of the longest suffix, and return what follows"
         )
 
     def _longest_repeated_end(self) -> tuple[int, int]:
@@ -96,5 +96,5 @@ def survival(
     goes on from one depth to the next before anything was observed.
     """
     raise NotImplementedError(
-        "lesson 10: of the rounds that could go on from this depth, which share did?"
+        "lesson 10: what fraction of the rounds that could continue from this depth did continue?"
     )

@@ -1,4 +1,4 @@
-"""What lesson 10 adds: the comparison. Everything is trained from the beginning, at the rate that lesson 3 began with."""
+"""Lesson 10 adds the comparison. Everything is trained from the start, at lesson 3's rate."""
 
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ INTRODUCES = (
     "minimtp.bench.interleaved",
     "minimtp.bench.agreement",
     "minimtp.bench.memory",
+    "minimtp.bench.table_text",
     "minimtp.training.quantize",
     "minimtp.compare.configurations",
     "minimtp.compare.result_cache",

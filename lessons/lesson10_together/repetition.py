@@ -1,4 +1,4 @@
-"""How much of a text was to be expected because the text has said it before, and how slow writing can be made."""
+"""How repetitive texts are, and the speed of the slowest way to generate text."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,11 @@ from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.training.checkpoint import LoadedRun
 
 
-def looked_up(texts: Sequence[Sequence[int]], start: int) -> float:
-    """The share of the tokens from `start` on that are what followed when the text last said the same three tokens."""
+def repetition_rate(texts: Sequence[Sequence[int]], start: int) -> float:
+    """Return the fraction of the tokens from `start` on that a repetition predicts.
+
+    The prediction is the token that followed the last earlier occurrence of the same three tokens.
+    """
     right = total = 0
     for text in texts:
         drafter = NgramDrafter()
@@ -26,22 +29,24 @@ def looked_up(texts: Sequence[Sequence[int]], start: int) -> float:
     return right / total
 
 
-def written(
+def generate_texts(
     run: LoadedRun, prompts: Sequence[np.ndarray], count: int, sampling: SamplingParams
 ) -> list[list[int]]:
-    """The model's own texts, prompts included."""
+    """Return one text of the model per prompt, including the prompt."""
     target, _ = deploy(run.model)
-    return [
-        [
-            *map(int, p),
-            *start_generation(target, None, p, max_new_tokens=count, sampling=sampling, seed=s),
-        ]
-        for s, p in enumerate(prompts)
-    ]
+    texts = []
+    for seed, prompt in enumerate(prompts):
+        tokens = start_generation(
+            target, None, prompt, max_new_tokens=count, sampling=sampling, seed=seed
+        )
+        texts.append([*map(int, prompt), *tokens])
+    return texts
 
 
-def rereading_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:
-    """Tokens a second of lesson 4's first way to write."""
-    writer = recompute_with_training_code(run.model.trunk, device, prompt.tolist(), sampler(GREEDY))
-    next(writer)
-    return (count - 1) / sum(timed(writer, count - 1)[1])
+def recompute_speed(run: LoadedRun, prompt: np.ndarray, count: int, device: Device) -> float:
+    """Return the tokens per second of lesson 4's slowest method, in greedy decoding."""
+    generator = recompute_with_training_code(
+        run.model.trunk, device, prompt.tolist(), sampler(GREEDY)
+    )
+    next(generator)
+    return (count - 1) / sum(timed(generator, count - 1)[1])

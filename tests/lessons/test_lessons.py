@@ -374,7 +374,7 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(tmp_path):
 # How far a number that is printed again may lie from the one in the text, by its unit: (factor, absolute).
 BOUNDS = {
     "s": (8.0, 0.0), "ms": (8.0, 0.0), "tokens/s": (8.0, 0.0), "x": (5.0, 0.0),  # the machine, and what else it does
-    "Gweight/s": (8.0, 0.0), "a pass": (3.0, 0.0),  # how far to draft was chosen by the clock
+    "Gweight/s": (8.0, 0.0), "per pass": (3.0, 0.0),  # how far to draft was chosen by the clock
     "bits": (1.05, 0.2), "%": (1.0, 6.0), "tokens": (1.2, 0.0),  # another Python has another standard library
 }  # fmt: skip
 # Another processor rounds products otherwise, and training makes another model of that. Between two generations of one maker's
