@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.tree import Tree
 from tests.table_models import every_outcome, total_variation
 
 DEPTH = 3  # drafts in a chain, and behind one another in a tree
@@ -66,7 +66,7 @@ def one_draft(rng, law, count):
 
 def distinct_drafts(rng, law, count):
     with np.errstate(divide="ignore"):
-        return rng.draw_distinct(np.log(law), count)
+        return rng.sample_distinct(np.log(law), count)
 
 
 def most_probable(rng, law, count):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling import softmax
 
 
@@ -100,10 +100,10 @@ class ScriptedDice:
     def choose(self, law):
         return self._answer(law)
 
-    def draw(self, scores):
+    def sample(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])
 
-    def draw_distinct(self, scores, count):
+    def sample_distinct(self, scores, count):
         tokens, law = [], softmax(scores[None])[0]
         while len(tokens) < count and law.any():
             tokens.append(self._answer(law / law.sum()))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.chains import ratio, residual
-from minimtp.decode.rules.verify import TokenRule
+from minimtp.decode.rules.residual import probability_ratio, residual_distribution
+from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling import RandomSource, softmax
 from minimtp.engine.tensor import no_grad
 from minimtp.model.heads import MultiTokenModel
@@ -23,7 +23,7 @@ def forgetful_rule(
 ) -> tuple[int, int]:
     """Wrong: the token rule, but what replaces a rejected draft is drawn from the model's whole law."""
     for j, draft in enumerate(drafts):
-        if not rng.happens(ratio(p[j], q[j], draft)):
+        if not rng.happens(probability_ratio(p[j], q[j], draft)):
             return j, rng.choose(p[j])
     return len(drafts), rng.choose(p[-1])
 
@@ -49,7 +49,7 @@ def emitted(
 ONE_BYTE = {
     "every draft stands": lambda p, q: q,
     "replaced by the model's law": lambda p, q: emitted(p, q, lambda p, q: p),
-    "replaced by what is left": lambda p, q: emitted(p, q, residual),
+    "replaced by what is left": lambda p, q: emitted(p, q, residual_distribution),
 }
 
 

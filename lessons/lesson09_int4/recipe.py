@@ -14,6 +14,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu.attention",
     "minimtp.kernels.cpu.block",
     "minimtp.kernels.cpu.gated_head",
+    "minimtp.kernels.cpu.sampling",
     "minimtp.kernels.cpu.fake_quantize",
     "minimtp.kernels.cpu.gemm",
     "minimtp.kernels.cpu.training",

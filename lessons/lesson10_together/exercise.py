@@ -10,9 +10,10 @@ import statistics  # noqa: F401
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.decode.policy.estimates import GUESS_WEIGHT  # noqa: F401
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
 
 
 @dataclass
@@ -38,30 +39,31 @@ class Speed:
 
 
 class NgramDrafter:
-    """Proposes what followed the latest earlier occurrence of the longest repeated end of the text.
+    """Drafts what followed the latest earlier occurrence of the text's longest repeated suffix.
 
-    longest, shortest: how many tokens must be repeated, at most tried and at least needed. A token more of evidence is one
-    more token drafted: after a repetition of n tokens at most 2 n are proposed.
+    min_length, max_length: number of tokens that must be repeated, and that are compared at most. A
+    longer repetition allows a longer draft: after a repetition of n tokens it has at most 2 n
+    tokens.
     """
 
-    reads_hidden, stops_early, min_confidence = False, False, 0.0
+    reads_hidden = False
+    stops_early = False
+    min_confidence = 0.0
 
-    def __init__(self, max_depth: int = 15, longest: int = 12, shortest: int = 3) -> None:
+    def __init__(self, max_depth: int = 15, max_length: int = 12, min_length: int = 3) -> None:
         self.max_depth = max_depth
-        self.longest, self.shortest = longest, shortest
+        self.max_length, self.min_length = max_length, min_length
         self.reset(0)
 
     def clone(self) -> "NgramDrafter":
-        return NgramDrafter(self.max_depth, self.longest, self.shortest)
+        return NgramDrafter(self.max_depth, self.max_length, self.min_length)
 
     def reset(self, first_token: int) -> None:
-        self._text = chr(
-            first_token
-        )  # a character for each token: searching is then what strings are best at
-        self._said: set[str] = set()  # every stretch of `shortest` tokens that ends before _known
-        self._known = self.shortest
+        self._text = chr(first_token)  # one character per token, because strings search fast
+        self._seen: set[str] = set()  # the n-grams of `min_length` tokens that end before _known
+        self._known = self.min_length
 
-    def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
+    def commit(self, hidden: Array | None, tokens: np.ndarray) -> None:
         self._text += "".join(map(chr, tokens.tolist()))
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
@@ -69,22 +71,21 @@ class NgramDrafter:
             "lesson 10: find the latest earlier occurrence of the longest suffix, and return what follows"
         )
 
-    def _longest_repeated_end(self) -> tuple[int, int]:
-        """(how many tokens, at most `longest`; where they begin at the latest earlier place) of an end that was said before."""
-        text, known, least_missing = (
-            self._text,
-            self.shortest,
-            min(self.longest, len(self._text) - 1) + 1,
-        )
-        place = text.rfind(text[-known:], 0, -1)
-        while least_missing - known > 1:
-            tried = (known + least_missing) // 2
-            found = text.rfind(text[-tried:], 0, -1)
-            if found < 0:
-                least_missing = tried
+    def _longest_repeated_suffix(self) -> tuple[int, int]:
+        """Return the length of the longest repeated suffix and the start of its latest earlier
+        occurrence.
+        """
+        text, found = self._text, self.min_length
+        missing = min(self.max_length, len(text) - 1) + 1  # a length that is too long
+        place = text.rfind(text[-found:], 0, -1)
+        while missing - found > 1:
+            tried = (found + missing) // 2
+            earlier = text.rfind(text[-tried:], 0, -1)
+            if earlier < 0:
+                missing = tried
             else:
-                known, place = tried, found
-        return known, place
+                found, place = tried, earlier
+        return found, place
 
 
 def survival(

@@ -10,6 +10,7 @@ INTRODUCES = (
     "minimtp.decode.policy.adaptive",
     "minimtp.decode.drafters.ngram",
     "minimtp.decode.drafters.model",
+    "minimtp.decode.drafters.function",
     "minimtp.decode.batch",
     "minimtp.decode.drafters.registry",
     "minimtp.decode.decoder",

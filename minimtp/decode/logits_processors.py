@@ -1,17 +1,21 @@
-"""Laws that depend on the text so far, such as a penalty on what was said before.
+"""Distributions that depend on the text so far, such as a penalty on tokens that already occurred.
 
-A processor changes the logits before they become a law:
+A processor changes logits before they become a distribution:
 
-    processor(logits (R, V), text (N,)) -> (R, V)        row j is about the token that follows text[: N - R + 1 + j]
+    processor(logits (R, V), text (N,)) -> (R, V)
 
-so R rows are about the last R - 1 tokens of the text and the one behind it. That is what verification needs: row j of a round
-is conditioned on the drafts d_1 .. d_j, and a processor that does not see them gives another law than plain decoding does.
-A row must depend on its own logits and its own part of the text only.
+Row j predicts the token after text[: N - R + 1 + j].
 
-`Processed` puts processors around any verification rule. The rule then sees processed logits on both sides, when it draws
-drafts and when it judges them, and what is proved of it holds for the processed law: the drafts are drawn from exactly the
-scores that verification is told. Where a drafter asks for several drafts at once, none knows the others; so its rows see the
-committed text alone, which costs acceptance and nothing else.
+So R rows predict the last R - 1 tokens of the text and the token after it. Verification needs this:
+row j of a round is conditioned on the drafts d_1 .. d_j, and a processor that does not see them
+gives another distribution than plain decoding. A row must depend on its own logits and its own part
+of the text only.
+
+`ProcessedRule` applies processors to the logits of any verification rule, both when it samples
+drafts and when it verifies them. So the drafts are sampled from exactly the scores that
+verification gets, and the rule's guarantee holds for the processed distribution. If a drafter
+samples several drafts at once, none of them knows the others. Its rows are then processed with the
+committed text alone, which lowers acceptance and changes nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +24,8 @@ from types import ModuleType
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Children, Rule
+from minimtp.decode.rules.rule import Children, Coupling, Rule
+from minimtp.decode.rules.tree import Tree
 from minimtp.errors import UserError
 
 LogitsProcessor = Callable[[Array, np.ndarray], Array]
@@ -29,11 +33,13 @@ LogitsProcessor = Callable[[Array, np.ndarray], Array]
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Makes every token of the text so far, prompt included, less likely: logits z > 0 become z / penalty, others z * penalty.
+    """Makes every token of the text so far, including the prompt, less likely.
 
-    Source: Keskar et al. 2019 (CTRL, 1909.05858), section 4.1, with the sign handled so that a penalty above 1 always lowers
-    (a quotient alone would raise negative logits). 1 changes nothing; below 1 repetition is encouraged.
-    Raises UserError for a penalty that is not a number above 0.
+    Logits z > 0 of these tokens become z / penalty, others z * penalty. A penalty of 1 changes
+    nothing, below 1 it encourages repetition.
+    Source: Keskar et al. 2019 (CTRL, 1909.05858), section 4.1. The paper divides all logits, which
+    would raise negative ones.
+    Raises UserError if the penalty is not a number above 0.
     """
 
     penalty: float
@@ -41,27 +47,25 @@ class RepetitionPenalty:
     def __post_init__(self) -> None:
         if not (isinstance(self.penalty, int | float) and 0 < self.penalty < float("inf")):
             raise UserError(
-                f"a repetition penalty is a number above 0 (1 changes nothing), not {self.penalty!r}"
+                "a repetition penalty must be a number above 0 (1 changes nothing), "
+                f"not {self.penalty!r}"
             )
 
     def __call__(self, logits: Array, text: np.ndarray) -> Array:
         xp, rows = array_module(logits), len(logits)
         known = len(text) - rows + 1  # tokens that the first row has seen
-        said = np.zeros(logits.shape, bool)
-        said[:, text[:known]] = True
+        occurred = np.zeros(logits.shape, bool)
+        occurred[:, text[:known]] = True
         for row in range(1, rows):
-            said[row:, text[known + row - 1]] = True
-        return xp.where(
-            xp.asarray(said),
-            xp.where(logits > 0, logits / self.penalty, logits * self.penalty),
-            logits,
-        )
+            occurred[row:, text[known + row - 1]] = True
+        penalized = xp.where(logits > 0, logits / self.penalty, logits * self.penalty)
+        return xp.where(xp.asarray(occurred), penalized, logits)
 
 
 class ProcessedRule:
-    """A rule of verify.py whose laws are processed; it follows the text, from the prompt on, by what it verifies.
+    """A verification rule on processed logits. It follows the text from what it verifies.
 
-    prompt: (P,) integers. longest: of the whole text, prompt and drafts included.
+    prompt: (P,) integers. max_length: of the whole text, including prompt and drafts.
     """
 
     def __init__(
@@ -69,20 +73,23 @@ class ProcessedRule:
         rule: Rule,
         logits_processors: Sequence[LogitsProcessor],
         prompt: np.ndarray,
-        longest: int,
+        max_length: int,
     ) -> None:
         self.rule = rule
         self.logits_processors = list(logits_processors)
-        self._text = np.zeros(longest, np.int64)
+        self._text = np.zeros(max_length, np.int64)
         self._text[: len(prompt)] = prompt
         self._committed = len(prompt)
 
-    def draw(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]:
+    @property
+    def coupling(self) -> Coupling:
+        return self.rule.coupling
+
+    def sample(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]:
         known = self._committed + index
-        rows = [
-            self._process(logits[row : row + 1], self._text[:known]) for row in range(len(logits))
-        ]
-        tokens, scores = self.rule.draw(array_module(logits).concatenate(rows), index)
+        text = self._text[:known]
+        rows = [self._process(logits[row : row + 1], text) for row in range(len(logits))]
+        tokens, scores = self.rule.sample(array_module(logits).concatenate(rows), index)
         self._text[known : known + len(rows)] = to_numpy(tokens)
         return tokens, scores
 
@@ -90,19 +97,15 @@ class ProcessedRule:
         self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
     ) -> tuple[int, int]:
         start = self._committed
-        self._text[start : start + len(drafts)] = drafts
-        logits = self._process(logits, self._text[: start + len(drafts)])
+        logits = self._process(logits, self._text_with(drafts))
         accepted, token = self.rule.verify(logits, drafts, scores)
         self._committed = start + accepted + 1
         self._text[start + accepted] = token
         return accepted, token
 
-    def guess(self, depth: int, xp: ModuleType = np) -> None:
-        """Each draft's logits are processed with those before it, so `draw` has to be asked."""
-        return None
-
-    def draw_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
-        return self.rule.draw_children(self._process(logits, self._text_with(path)), path, width)
+    def sample_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
+        processed = self._process(logits, self._text_with(path))
+        return self.rule.sample_children(processed, path, width)
 
     def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]:
         rows = []
@@ -114,8 +117,14 @@ class ProcessedRule:
         self._committed += len(path) + 1
         return path, token
 
+    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> None:
+        """Each draft's logits are processed with the drafts before it, so `sample` has to be
+        called.
+        """
+        return None
+
     def _text_with(self, drafted: Sequence[int]) -> np.ndarray:
-        """The committed text and these drafts behind it."""
+        """Return the committed text followed by these drafts."""
         stop = self._committed + len(drafted)
         self._text[self._committed : stop] = drafted
         return self._text[:stop]

@@ -1,18 +1,23 @@
-"""The law a token is drawn from: temperature, top-k, top-p, and the randomness that does the drawing.
+"""From logits to the distribution that a token is sampled from, and the random numbers for sampling
+it.
 
-A model's logits z become the *final law* p in three steps, in this order, each ending in something that sums to one:
+A model's logits z become the *sampling distribution* p in three steps, in this order. Each step
+ends with a distribution:
 
-    1. temperature    p proportional to exp(z / T);   T = 0 is the limit: all the mass on the largest logit
-    2. top-k          keep the k likeliest tokens, renormalise
-    3. top-p          keep the likeliest tokens until their mass reaches p (Holtzman et al. 2019, 1904.09751),
-                      renormalise
+    1. temperature    p proportional to exp(z / T)
+                      T = 0 is the limit: the largest logit gets probability 1
+    2. top-k          keep the k most likely tokens, renormalize
+    3. top-p          keep the most likely tokens until their probabilities reach p, renormalize
+                      (nucleus sampling, Holtzman et al. 2019, 1904.09751)
 
-Everything that verifies drafts works with this final law. Verifying against the untruncated one is a real bug, and a
-large one (total variation 0.3 in our tests), so nothing else in this package turns logits into probabilities.
+Everything that verifies drafts works with this distribution. Verifying against the distribution
+before truncation is a real bug with a large effect (total variation 0.3 in our tests), so no other
+file of this package turns logits into probabilities.
 
-Choices: a tie always falls to the lowest token id, in the argmax and at the edges of top-k and top-p, so that the law
-is a function of the logits alone. T = 0 never divides: it is an argmax. Laws are float64, whatever the logits are:
-exactness is proved at 1e-12, and V numbers a token are cheap.
+Choices: ties go to the lowest token id, in the argmax and at the edges of top-k and top-p, so the
+distribution is a function of the logits alone. T = 0 never divides: it is an argmax. Probabilities
+are float64 for logits of any type, because exactness is proved to 1e-12 and V numbers per token are
+cheap.
 """
 
 import math
@@ -20,7 +25,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 
@@ -31,11 +36,11 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
+    """How logits become probabilities. By default, with the model's own distribution.
 
-    temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =
-    all.
-    Raises UserError for a setting out of range.
+    temperature: 0 (greedy), or at least 1e-6. top_k: number of most likely tokens to keep, 0 keeps
+    all. top_p: probability that the kept tokens must reach together, 1 keeps all.
+    Raises UserError if a setting is out of range.
     """
 
     temperature: float = 1.0
@@ -43,128 +48,135 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (
-            _is_number(self.temperature)
-            and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)
-        ):
+        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        positive = _is_number(temperature) and 1e-6 <= temperature < math.inf
+        if not (positive or _is_number(temperature) and temperature == 0):
             raise UserError(
-                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}"
+                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {temperature!r}"
             )
-        if not (
-            isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0
-        ):
+        if not (isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 0):
             raise UserError(
-                f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}"
+                f"top-k must be a whole number of at least 0 (0 keeps every token), not {top_k!r}"
             )
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+        if not (_is_number(top_p) and 0 < top_p <= 1):
             raise UserError(
-                f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}"
+                f"top-p must be above 0 and at most 1 (1 keeps every token), not {top_p!r}"
             )
 
     @property
     def greedy(self) -> bool:
-        """True where all the mass is on one token whatever the logits are, so that nothing random is needed."""
+        """Whether one token gets probability 1, so that no random numbers are needed."""
         return self.temperature == 0 or self.top_k == 1
 
-    def scores(self, logits: object) -> object:
-        """(R, V) logits -> (R, V) logarithms of the final law up to a constant a row; -inf = cannot be drawn."""
-        xp = array_module(logits)
-        if self.greedy:
-            scores = xp.full_like(logits, -xp.inf)
-            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = (
-                0  # argmax: the first of equals
-            )
-            return scores
-        scores = logits if self.temperature == 1 else logits / self.temperature
-        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
-            scores = xp.where(self._kept(scores), scores, -xp.inf)
-        return scores
+    @property
+    def truncates(self) -> bool:
+        """Whether top-k or top-p may exclude tokens."""
+        return self.top_k > 0 or self.top_p < 1
 
-    def probabilities(self, logits: object) -> object:
-        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one.
+    def scores(self, logits: Array) -> Array:
+        """Return the logarithms of the probabilities, up to a constant per row: (R, V) -> (R, V).
 
-        Raises UserError where a row has no finite maximum: then the model is broken, and any token would be a wrong
-        one.
+        An excluded token has -inf.
         """
         xp = array_module(logits)
         if self.greedy:
-            _maxima(logits)
+            scores = xp.full_like(logits, -xp.inf)
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
+            return scores
+        scores = logits if self.temperature == 1 else logits / self.temperature
+        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
+            scores = xp.where(self._keeps(scores), scores, -xp.inf)
+        return scores
+
+    def probabilities(self, logits: Array) -> Array:
+        """Return the probabilities (R, V), float64, of logits (R, V) of any float type.
+
+        Raises UserError if the maximum of a row is not finite, because then the model is broken.
+        """
+        xp = array_module(logits)
+        if self.greedy:
+            _finite_maxima(logits)
             return xp.exp(self.scores(logits), dtype=xp.float64)
         return softmax(self.scores(logits))
 
-    def _kept(self, scores: object) -> object:
-        """(R, V) bool: which tokens survive top-k and then top-p."""
+    def _keeps(self, scores: Array) -> Array:
+        """Return which tokens survive top-k and then top-p: scores (R, V) -> bool (R, V)."""
         xp = array_module(scores)
-        order = xp.argsort(
-            -scores, axis=-1, kind="stable"
-        )  # stable: of equals the lowest id comes first
+        order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: ties go to the lowest id
         survives = xp.ones(scores.shape, bool)  # by rank
         if 0 < self.top_k < scores.shape[-1]:
             survives[:, self.top_k :] = False
         if self.top_p < 1:
             ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
-            ranked = (
-                softmax(ranked) if xp is np else _shares(ranked, ranked[:, :1])
-            )  # a device is not waited for
+            with np.errstate(invalid="ignore"):  # an infinite logit: the rule that samples finds it
+                ranked = _softmax(ranked, ranked[:, :1])
             mass_before = xp.cumsum(ranked, axis=-1) - ranked
-            survives &= (
-                mass_before < self.top_p
-            )  # the token that reaches top_p is kept: its predecessors did not
+            survives &= mass_before < self.top_p  # keeps the token that reaches top_p
             survives[:, 0] = True
         rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
-        kept = xp.take_along_axis(survives, rank, axis=-1)
-        return kept | xp.isnan(scores)  # which sort as the smallest: whoever draws has to find out
+        keeps = xp.take_along_axis(survives, rank, axis=-1)
+        return keeps | xp.isnan(scores)  # NaN sorts last; keep it, so that whoever samples finds it
 
 
 GREEDY = SamplingParams(temperature=0.0)
-NOT_FINITE = "the model's output is not a number: its training diverged or its file is damaged, use another checkpoint"
+NOT_FINITE = (
+    "the model's output is not a number: its training diverged or its file is damaged, use another "
+    "checkpoint"
+)
 
 
-def softmax(scores: object) -> object:
-    """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
-    return _shares(scores, _maxima(scores))
+def softmax(scores: Array) -> Array:
+    """Return the softmax (R, V), float64, of scores (R, V).
+
+    Exponentials are computed in the scores' precision, sums in float64.
+    Raises UserError if the maximum of a row is not finite.
+    """
+    return _softmax(scores, _finite_maxima(scores))
 
 
-def _shares(scores: object, largest: object) -> object:
-    """`softmax` of scores (R, V) whose rows have the maxima `largest` (R, 1)."""
+def _softmax(scores: Array, maxima: Array) -> Array:
+    """`softmax` of scores (R, V) whose rows have the maxima (R, 1). Does not wait for the GPU."""
     xp = array_module(scores)
-    weights = xp.exp(scores - largest).astype(xp.float64)
+    weights = xp.exp(scores - maxima).astype(xp.float64)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 
 
-def _maxima(rows: object) -> object:
-    """(R, V) -> (R, 1). Raises UserError for a maximum that is infinite or no number."""
-    largest = rows.max(axis=-1, keepdims=True)
-    if not math.isfinite(float(largest.sum())):
+def _finite_maxima(rows: Array) -> Array:
+    """Return the maxima (R, 1) of rows (R, V). Raises UserError if one is infinite or NaN."""
+    maxima = rows.max(axis=-1, keepdims=True)
+    if not math.isfinite(float(maxima.sum())):
         raise UserError(NOT_FINITE)
-    return largest
+    return maxima
 
 
 class RandomSource(Protocol):
-    """All the randomness of sampling and verification: four questions.
+    """All the randomness of sampling and verification, in four methods.
 
-    The verification rules ask nothing else, which is what lets a test answer the questions in every possible way and
+    Verification rules call nothing else. So a test can answer the calls in every possible way and
     add up the exact probability of each outcome.
     """
 
     def happens(self, probability: float) -> bool:
-        """True with this probability (1 or more: always)."""
+        """Return True with this probability (1 or more: always)."""
 
-    def choose(self, law: np.ndarray) -> int:
-        """A token of the (V,) float64 law."""
+    def choose(self, probabilities: np.ndarray) -> int:
+        """Sample a token from probabilities (V,) float64."""
 
-    def draw(self, scores: np.ndarray) -> np.ndarray:
-        """(R, V) scores, logarithms of laws up to a constant a row -> (R,) tokens of those laws."""
+    def sample(self, scores: np.ndarray) -> np.ndarray:
+        """Sample a token (R,) from the softmax of each row of scores (R, V)."""
 
-    def draw_distinct(self, scores: np.ndarray, count: int) -> list[int]:
-        """At most `count` draws without replacement from the law of (V,) scores, in order; fewer where it has fewer tokens."""
+    def sample_distinct(self, scores: np.ndarray, count: int) -> list[int]:
+        """Sample up to `count` tokens from the softmax of scores (V,), without replacement.
+
+        Fewer if fewer tokens have a probability above 0.
+        """
 
 
 class SeededRandomSource:
-    """`Dice` rolled by a seeded generator: the same seed gives the same answers to the same questions."""
+    """A `RandomSource` whose answers depend on the seed and the earlier calls only."""
 
-    ROWS = 32  # of noise, made at once
+    ROWS = 32  # rows of noise to generate at once
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -174,87 +186,86 @@ class SeededRandomSource:
     def happens(self, probability: float) -> bool:
         return self._random() < probability
 
-    def choose(self, law: np.ndarray) -> int:
-        """Inversion: the first token at which the cumulative law passes a uniform number. Never one without mass."""
-        cumulative = law.cumsum()
+    def choose(self, probabilities: np.ndarray) -> int:
+        """Inverse transform sampling. Never returns a token with probability 0."""
+        cumulative = probabilities.cumsum()
         total = cumulative[-1]
         point = self._random() * total
-        if (
-            point >= total
-        ):  # the product may round up to the total; the last token with mass is meant
+        if point >= total:  # by rounding; then take the last token with a probability above 0
             return int(cumulative.searchsorted(total, side="left"))
         return int(cumulative.searchsorted(point, side="right"))
 
-    def draw(self, scores: np.ndarray) -> np.ndarray:
-        """The largest of score + Gumbel noise: no exponentials, no normalisation, two passes over a row."""
+    def sample(self, scores: np.ndarray) -> np.ndarray:
+        """Gumbel-max: the argmax of score + Gumbel noise.
+
+        Needs no exponentials and no normalization, and two passes over a row.
+        """
         rows = len(scores)
         if len(self._noise) < rows:
             self._noise = gumbel_noise(self._generator, (max(rows, self.ROWS), scores.shape[1]))
         noise, self._noise = self._noise[:rows], self._noise[rows:]
         return (scores + noise).argmax(axis=-1)
 
-    def draw_distinct(self, scores: np.ndarray, count: int) -> list[int]:
-        """The `count` largest of score + Gumbel noise (Kool et al. 2019, 1903.06059), the largest first."""
+    def sample_distinct(self, scores: np.ndarray, count: int) -> list[int]:
+        """Gumbel-top-k (Kool et al. 2019, 1903.06059): the highest of score + Gumbel noise."""
         perturbed = scores + gumbel_noise(self._generator, (1, len(scores)))[0]
         tokens = np.argsort(-perturbed)[:count]
         return tokens[perturbed[tokens] > -np.inf].tolist()
 
 
 def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Standard Gumbel noise G, finite: argmax(log p + G) over the tokens is a draw from p (Gumbel 1954)."""
+    """Return finite standard Gumbel noise G (Gumbel 1954).
+
+    argmax(log p + G) over the tokens is a sample from p.
+    """
     exponential = generator.standard_exponential(shape)
-    np.maximum(
-        exponential, np.finfo(np.float64).tiny, out=exponential
-    )  # -log(0) would meet a score of -inf
+    smallest = np.finfo(np.float64).tiny
+    np.maximum(exponential, smallest, out=exponential)  # -log(0) + a score of -inf would be NaN
     np.log(exponential, out=exponential)
     return np.negative(exponential, out=exponential)
 
 
 class GumbelNoise:
-    """Gumbel noise G for every (seed, position, token), whoever asks first: argmax(log p + G) is a draw from p.
+    """Gumbel noise G for every (seed, position, token): argmax(log p + G) is a sample from p.
 
-    Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of a position is
-    computed from its number, not from what was drawn before it. So a token depends on the seed, its position and its
-    law only.
+    Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of
+    a position is computed from the position, not from earlier random numbers. So a sampled token
+    depends on the seed, its position and p only.
     """
 
-    BLOCK = 64  # positions made at once: setting a generator up costs as much as a thousand draws
+    BLOCK = (
+        64  # positions to generate at once: setting up a generator costs as much as 1000 numbers
+    )
+    CACHED_BLOCKS = 3  # per device
 
     def __init__(self, seed: int, vocabulary_size: int) -> None:
         self._seed = seed
         self._shape = (self.BLOCK, vocabulary_size)
-        self._blocks: dict[int, np.ndarray] = {}
-        self._sent: dict[int, object] = {}
+        self._blocks: dict[ModuleType, dict[int, Array]] = {}  # by array library and number
 
-    def rows(self, position: int, count: int) -> np.ndarray:
-        """(count, V) float64 noise of the positions from `position` on."""
-        block, offset = divmod(position, self.BLOCK)
-        rows = self._block(block)[offset : offset + count]
+    def rows(self, position: int, count: int, xp: ModuleType = np) -> Array:
+        """Return the noise (count, V), float64, of the positions from `position` on.
+
+        They are an array of `xp`: a block is copied to the GPU once, when its first position is
+        requested.
+        """
+        number, offset = divmod(position, self.BLOCK)
+        rows = self._block(number, xp)[offset : offset + count]
         while len(rows) < count:
-            block += 1
-            rows = np.concatenate([rows, self._block(block)[: count - len(rows)]])
+            number += 1
+            rows = xp.concatenate([rows, self._block(number, xp)[: count - len(rows)]])
         return rows
 
-    def rows_on(self, xp: ModuleType, position: int, count: int) -> object:
-        """`rows` as an array of `xp`, on a device: a block is sent there once, when its first position is asked for."""
-        first, last = position // self.BLOCK, (position + count - 1) // self.BLOCK
-        sent = [self._sent_block(xp, block) for block in range(first, last + 1)]
-        start = position - first * self.BLOCK
-        return (sent[0] if len(sent) == 1 else xp.concatenate(sent))[start : start + count]
+    def _block(self, number: int, xp: ModuleType) -> Array:
+        blocks = self._blocks.setdefault(xp, {})
+        if number not in blocks:
+            block = self._generate(number) if xp is np else xp.asarray(self._block(number, np))
+            if len(blocks) >= self.CACHED_BLOCKS:
+                blocks.clear()
+            blocks[number] = block
+        return blocks[number]
 
-    def _sent_block(self, xp: ModuleType, block: int) -> object:
-        if block not in self._sent:
-            if len(self._sent) > 2:
-                self._sent.clear()
-            self._sent[block] = xp.asarray(self._block(block))
-        return self._sent[block]
-
-    def _block(self, block: int) -> np.ndarray:
-        if block not in self._blocks:
-            if len(self._blocks) > 2:
-                self._blocks.clear()
-            generator = np.random.Generator(
-                np.random.Philox(key=self._seed, counter=[0, block, 0, 0])
-            )
-            self._blocks[block] = gumbel_noise(generator, self._shape)
-        return self._blocks[block]
+    def _generate(self, number: int) -> np.ndarray:
+        counter = [0, number, 0, 0]
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
+        return gumbel_noise(generator, self._shape)

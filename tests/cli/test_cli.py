@@ -317,7 +317,7 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),
         (["--stop", ""], "a stop string is empty"),
-        (["--repetition-penalty", "0"], "a repetition penalty is a number above 0"),
+        (["--repetition-penalty", "0"], "a repetition penalty must be a number above 0"),
         (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
         (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.weight_formats import ROUNDED
-from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.runtime import ModelRunner
 from minimtp.engine.module import map_parameters
 from minimtp.model.transformer import ModelConfig, Transformer

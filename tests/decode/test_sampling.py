@@ -192,7 +192,7 @@ def test_dice_draw_tokens_from_scores_with_the_laws_frequencies():
     rng, law = SeededRandomSource(1), np.array([0.1, 0.0, 0.6, 0.3])
     with np.errstate(divide="ignore"):
         scores = np.log(np.array([law, law[::-1]])) + 3  # up to a constant
-    tokens = np.concatenate([rng.draw(scores) for _ in range(10_000)]).reshape(-1, 2)
+    tokens = np.concatenate([rng.sample(scores) for _ in range(10_000)]).reshape(-1, 2)
     for column, expected in ((tokens[:, 0], law), (tokens[:, 1], law[::-1])):
         counts = np.bincount(column, minlength=4)
         assert not counts[expected == 0].any() and within_chance(
@@ -207,7 +207,7 @@ def test_dice_draw_distinct_tokens_one_after_another_from_what_is_left_of_the_la
     rng, law = SeededRandomSource(1), np.array([0.1, 0.0, 0.6, 0.3])
     with np.errstate(divide="ignore"):
         scores = np.log(law) + 3
-    pairs = np.array([rng.draw_distinct(scores, 2) for _ in range(10_000)])
+    pairs = np.array([rng.sample_distinct(scores, 2) for _ in range(10_000)])
     counts = np.bincount(4 * pairs[:, 0] + pairs[:, 1], minlength=16).reshape(4, 4)
     expected = np.array(
         [[0 if i == j else law[i] * law[j] / (1 - law[i]) for j in range(4)] for i in range(4)]
@@ -215,7 +215,7 @@ def test_dice_draw_distinct_tokens_one_after_another_from_what_is_left_of_the_la
     assert not counts[expected == 0].any() and within_chance(
         counts[expected > 0], expected[expected > 0]
     )
-    assert {tuple(sorted(rng.draw_distinct(scores, 4))) for _ in range(20)} == {(0, 2, 3)}
+    assert {tuple(sorted(rng.sample_distinct(scores, 4))) for _ in range(20)} == {(0, 2, 3)}
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])

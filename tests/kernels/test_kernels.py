@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.trees import Tree
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.runtime import stretches
 from minimtp.errors import UserError
 from minimtp.kernels import plain

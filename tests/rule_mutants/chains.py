@@ -5,34 +5,41 @@ A mutant is a function of a target's and a drafter's laws that returns a round, 
 
 import numpy as np
 
-from minimtp.decode.rules.chains import block_rule, matching_rule, one_hot, residual, token_rule
+from minimtp.decode.rules.block import block_rule
+from minimtp.decode.rules.matching import matching_rule
+from minimtp.decode.rules.residual import one_hot, residual_distribution
+from minimtp.decode.rules.token import token_rule
 from tests.rule_mutants import with_names
 from tests.rule_properties import chain_round, most_probable
 
 
 def a_rejected_token_is_drawn_again_from_the_target(p, q):
     """The residual forgotten: tokens that drafts bring often come twice as often again."""
-    return chain_round(with_names(token_rule, residual=lambda p, q, weight=1.0: p), p, q)
+    return chain_round(
+        with_names(token_rule, residual_distribution=lambda p, q, weight=1.0: p), p, q
+    )
 
 
 def the_residual_keeps_what_is_negative(p, q):
     """|p - q| for max(p - q, 0)."""
 
-    def residual(p, q, weight=1.0):
+    def residual_distribution(p, q, weight=1.0):
         return np.abs(p - q) / np.abs(p - q).sum() if (p != q).any() else p
 
-    return chain_round(with_names(token_rule, residual=residual), p, q)
+    return chain_round(with_names(token_rule, residual_distribution=residual_distribution), p, q)
 
 
 def the_acceptance_forgets_what_was_drafted(p, q):
     """Accept with probability p(d), as if the draft were certain, and resample as if it were drawn."""
-    return chain_round(with_names(token_rule, ratio=lambda p, q, draft: p[draft]), p, q)
+    return chain_round(with_names(token_rule, probability_ratio=lambda p, q, draft: p[draft]), p, q)
 
 
 def a_draft_stands_where_the_target_likes_it_better(p, q):
     """Accept d exactly where p(d) >= q(d): no coin. Typical acceptance (Medusa) is wrong in the same way."""
     return chain_round(
-        with_names(token_rule, ratio=lambda p, q, draft: float(p[draft] >= q[draft])), p, q
+        with_names(token_rule, probability_ratio=lambda p, q, draft: float(p[draft] >= q[draft])),
+        p,
+        q,
     )
 
 
@@ -43,7 +50,7 @@ def the_most_probable_token_is_said_to_be_drawn(p, q):
 
 def a_certain_draft_can_be_drawn_again_after_it_was_rejected(p, q):
     """One-hot drafts, and the residual still holds the draft."""
-    rule = with_names(token_rule, residual=lambda p, q, weight=1.0: p)
+    rule = with_names(token_rule, residual_distribution=lambda p, q, weight=1.0: p)
     return chain_round(rule, p, q, most_probable, lambda prefixes: None)
 
 
@@ -114,13 +121,17 @@ def blocks_end_at_the_first_that_fails(p, q):
 
 def a_block_stands_with_its_weight(p, q):
     """pi_i for h_i before the last draft."""
-    return chain_round(with_names(block_rule, block_chance=lambda p, q, weight: weight), p, q)
+    return chain_round(with_names(block_rule, block_acceptance=lambda p, q, weight: weight), p, q)
 
 
 def the_residual_of_a_block_has_no_weight(p, q):
     """norm(max(p - q, 0)) for norm(max(pi p - q, 0))."""
     return chain_round(
-        with_names(block_rule, residual=lambda p, q, weight=1.0: residual(p, q)), p, q
+        with_names(
+            block_rule, residual_distribution=lambda p, q, weight=1.0: residual_distribution(p, q)
+        ),
+        p,
+        q,
     )
 
 
@@ -138,7 +149,9 @@ def blocks_are_judged_token_by_token(p, q):
         ]
         accepted = max(standing, default=0)
         return accepted, rng.choose(
-            p[accepted] if accepted == len(drafts) else residual(p[accepted], q[accepted])
+            p[accepted]
+            if accepted == len(drafts)
+            else residual_distribution(p[accepted], q[accepted])
         )
 
     return chain_round(rule, p, q)

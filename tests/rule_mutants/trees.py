@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from minimtp.decode.rules.chains import residual
-from minimtp.decode.rules.trees import Tree, recursive_rejection, traversal
+from minimtp.decode.rules.block import traversal
+from minimtp.decode.rules.residual import residual_distribution
+from minimtp.decode.rules.token import recursive_rejection
+from minimtp.decode.rules.tree import Tree
 from tests.rule_mutants import with_names
 from tests.rule_properties import most_probable, one_draft, tree_round
 
@@ -12,11 +14,11 @@ FORM = [0, 1, 2, 2, 1]
 
 def draws_without_replacement_are_judged_as_draws_with_it(p, q):
     """q is not renormalised after a rejection."""
-    return tree_round(with_names(recursive_rejection, without=lambda q, token: q), p, q, FORM)
+    return tree_round(with_names(recursive_rejection, without_token=lambda q, token: q), p, q, FORM)
 
 
 def draws_without_replacement_are_judged_as_draws_with_it_from_the_leaves_up(p, q):
-    return tree_round(with_names(traversal, without=lambda q, token: q), p, q, FORM)
+    return tree_round(with_names(traversal, without_token=lambda q, token: q), p, q, FORM)
 
 
 def draws_with_replacement_are_judged_as_draws_without_it(p, q):
@@ -40,16 +42,25 @@ def the_most_probable_children_are_said_to_be_drawn(p, q):
 
 def the_second_child_is_judged_by_the_first_childs_target(p, q):
     """p is not replaced by its residual after a rejection."""
-    return tree_round(with_names(recursive_rejection, residual=lambda p, q: p), p, q, FORM)
+    return tree_round(
+        with_names(recursive_rejection, residual_distribution=lambda p, q: p), p, q, FORM
+    )
 
 
 def the_weight_of_a_row_survives_the_rejection_of_its_children(p, q):
-    return tree_round(with_names(traversal, block_chance=lambda p, q, weight: weight), p, q, FORM)
+    return tree_round(
+        with_names(traversal, block_acceptance=lambda p, q, weight: weight), p, q, FORM
+    )
 
 
 def the_residual_of_a_row_has_no_weight(p, q):
     return tree_round(
-        with_names(traversal, residual=lambda p, q, weight: residual(p, q)), p, q, FORM
+        with_names(
+            traversal, residual_distribution=lambda p, q, weight: residual_distribution(p, q)
+        ),
+        p,
+        q,
+        FORM,
     )
 
 

@@ -1,40 +1,43 @@
-"""Drafters: guesses at the next few tokens, cheap enough that being wrong costs little.
+"""The interface of a drafter.
 
-One interface for all of them. The loop in loop.py tells a drafter what was committed, and asks it for drafts:
+The decoding loop (decode/generation.py) tells a drafter which tokens were committed, and asks it
+for drafts:
 
-    reset(first_token)         a new text begins; its first token
-    commit(hidden, tokens)     R rows are committed: the target's hidden states (R, D) of consecutive positions (None if it
-                               has none, or the drafter does not read them: `reads_hidden`), and the R tokens that follow
-                               them; the last of these is the pending token
-    draft(depth, rule)         drafts for the `depth` positions after the pending token, fewer if the drafter has no
-                               idea, and the scores (depth, V) of the laws they were drawn from (verify.py), or
-                               None: then each counts as certain
+    reset(first_token)      start a new sequence with this token
+    commit(hidden, tokens)  R rows are committed: the target's hidden states (R, D) of consecutive
+                            positions, and the R tokens that follow them; the last is the pending
+                            token. hidden is None if the drafter does not read it (`reads_hidden`)
+                            or the target has none
+    draft(depth, rule)      return up to `depth` drafts (K,) for the positions after the pending
+                            token, and their scores (K, V): the logarithms of the distributions
+                            they were sampled from, up to a constant per row. Scores are None if
+                            the drafts count as one-hot
+    clone()                 return a drafter with the same weights for another sequence; the two
+                            share no state that changes
 
-    twin()                     another drafter with the same weights, for another text; it shares nothing that changes
+A drafter samples its tokens with `rule.sample`, which knows temperature and random numbers
+(rules/rule.py). It sees committed rows only, never rejected drafts, so nothing that it stores has
+to be rolled back. Any drafter is safe: verification makes the text the target's own, whatever was
+drafted.
 
-A drafter that can say what follows any path of drafted tokens may offer trees as well (decode/drafters/tree_growth.py):
-
-    draft_tree(nodes, depth, rule, least_chance)   a tree of at most `nodes` drafts, at most `depth` behind one another, none
-                                                   that is thought less likely to stand than `least_chance`
-
-A drafter that knows how sure it is (`stops_early`) stops by its attribute `least_confidence` (0: never); it decides before it
-draws a token, from the tokens before it, so that the text keeps its law.
-
-A drafter sees committed rows only, never rejected ones, so nothing it keeps has to be rolled back. It draws its tokens
-with `rule.draw`, which knows temperature and randomness (verify.py). Any drafter is *safe*: verification makes the text
-the target's own whatever was drafted.
+A drafter that knows how sure it is (`stops_early`) ends its draft when the probability it gives to
+the whole draft falls below `min_confidence` (0: never). It decides before it samples a token, from
+the tokens before it, so the output keeps the target's distribution.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.tree import Tree
 
 
 class Drafter(Protocol):
-    """See the module's docstring. Arrays given to `commit` are reused by the caller: copy what is kept."""
+    """See the module's docstring. Copy what you keep of the arrays given to `commit`: the caller
+    reuses them.
+    """
 
     max_depth: int
     reads_hidden: bool
@@ -45,38 +48,29 @@ class Drafter(Protocol):
 
     def reset(self, first_token: int) -> None: ...
 
-    def commit(self, hidden: object | None, tokens: np.ndarray) -> None: ...
+    def commit(self, hidden: Array | None, tokens: np.ndarray) -> None: ...
 
-    def draft(
-        self, depth: int, rule: Rule
-    ) -> tuple[Sequence[int] | np.ndarray, np.ndarray | None]: ...
+    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, np.ndarray | None]: ...
 
 
 @runtime_checkable
 class TreeDrafter(Protocol):
-    """A drafter that can also draft trees."""
+    """A drafter that can also draft trees, because it knows what may follow any path of drafted
+    tokens (tree_growth.py).
+    """
 
-    def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree: ...
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:
+        """Return a tree of up to `nodes` drafts, at most `depth` deep, without drafts that are less
+        likely to be accepted than `min_acceptance`.
+        """
 
 
-class FunctionDrafter:
-    """Any function of the text so far: function(tokens, depth, rule) -> (drafts, scores or None)."""
-
-    reads_hidden, stops_early, min_confidence = False, False, 0.0
-
-    def __init__(self, function: Callable[[list[int], int, Rule], tuple], max_depth: int) -> None:
-        self.function = function
-        self.max_depth = max_depth
-        self.tokens: list[int] = []
-
-    def clone(self) -> "FunctionDrafter":
-        return FunctionDrafter(self.function, self.max_depth)
-
-    def reset(self, first_token: int) -> None:
-        self.tokens = [first_token]
-
-    def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
-        self.tokens += tokens.tolist()
-
-    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | np.ndarray, np.ndarray | None]:
-        return self.function(self.tokens, depth, rule)
+def join_samples(
+    samples: Sequence[tuple[Array, np.ndarray | None]],
+) -> tuple[Sequence[int] | Array, np.ndarray | None]:
+    """Return the results of several `rule.sample` as one: tokens (K,), and scores (K, V) or None."""
+    if not samples:
+        return [], None
+    tokens, scores = zip(*samples, strict=True)
+    joined = array_module(tokens[0]).concatenate(tokens)
+    return joined, None if scores[0] is None else np.concatenate(scores)

@@ -1,37 +1,42 @@
-"""Drafting with a separate, smaller model of the same vocabulary: the first form of speculative decoding (Leviathan et al.
-2023, 2211.17192; Chen et al. 2023, 2302.01318).
+"""Drafting with a separate, smaller model of the same vocabulary: the first form of speculative
+decoding.
 
-The small model has a cache of its own. To draft it is fed the committed tokens it has not seen, the pending one last, and
-then each of its own drafts but the last, so after K drafts it holds K - 1 rows that nobody has committed to. Those that
-verification accepted are right and stay: the next call keeps the rows up to the first token that differs from the committed
-text and feeds the rest. Nothing else has to be told to it, and after every round its cache is what feeding the committed
-text would have made of it.
+Source: Leviathan et al. 2023 (2211.17192), Chen et al. 2023 (2302.01318).
 
-For m committed tokens and a of K drafts accepted that leaves min(a + 1, K) of the round's rows; when all were accepted, the
-last draft has not been fed, and goes first next time.
+The small model has its own KV cache. To draft, it is fed the committed tokens that it has not seen,
+the pending one last, and then each of its own drafts except the last. So after K drafts the cache
+holds K - 1 rows that are not committed. Rows of drafts that were accepted are correct and stay: the
+next call keeps the rows up to the first token that differs from the committed text, and feeds the
+rest. Nothing else has to be reported to the small model, and after every round its cache is what
+feeding the committed text would have made of it.
+
+For m committed tokens and a of K drafts accepted, min(a + 1, K) of the round's rows stay. If all
+were accepted, the last draft has not been fed, and is fed first in the next call.
 """
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.rules.rule import Rule
 from minimtp.decode.target import Target
 
 
 class ModelDrafter:
-    """Drafts with `model`, a target of its own.
+    """Drafts with `model`, which is a target of its own.
 
-    It stops where it does not believe in its draft: where the product of its largest probabilities falls below
-    `least_confidence`, which is decided before the token is drawn. Beyond the model's own context it drafts nothing.
+    A draft ends when the product of its maximum probabilities falls below `min_confidence`; that is
+    decided before the token is sampled. Beyond the model's own context length it drafts nothing.
     """
 
-    reads_hidden, stops_early = False, True
+    reads_hidden = False
+    stops_early = True
 
     def __init__(self, model: Target, max_depth: int = 8, min_confidence: float = 0.0) -> None:
         self.model = model
         self.max_depth = max_depth
         self.min_confidence = min_confidence
         self._text = np.zeros(model.context_length, np.int64)
-        self._committed = 0  # tokens of the text, which may grow longer than what fits
+        self._committed = 0  # tokens of the text, which may grow longer than the model's context
         self._fed = np.zeros(model.context_length, np.int64)  # the tokens of the model's rows
 
     def clone(self) -> "ModelDrafter":
@@ -41,19 +46,19 @@ class ModelDrafter:
         self.model.truncate(0)
         self._text[0], self._committed = first_token, 1
 
-    def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
+    def commit(self, hidden: Array | None, tokens: np.ndarray) -> None:
         start, self._committed = self._committed, self._committed + len(tokens)
         if self._committed > self.model.context_length:
             return
         self._text[start : self._committed] = tokens
-        # Rows before `start` hold what was committed earlier. The pending token is not kept among the rows even where it was
-        # drafted and fed: the next draft begins with the logits behind it.
+        # Rows before `start` hold what was committed earlier. The pending token's row is dropped
+        # even if it was drafted and fed, because the next draft begins with the logits after it.
         length = min(self.model.length, self._committed - 1)
         wrong = np.flatnonzero(self._fed[start:length] != self._text[start:length])
         self.model.truncate(start + int(wrong[0]) if len(wrong) else length)
         if (
             len(tokens) > self.max_depth + 1
-        ):  # the prompt: run at once, so that its cost is not counted as drafting
+        ):  # a prompt: run it now, so it is not counted as drafting
             self._feed(self._text[self.model.length : self._committed - 1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
@@ -61,29 +66,24 @@ class ModelDrafter:
         if depth <= 0:
             return [], None
         logits = self._feed(self._text[self.model.length : self._committed])
-        tokens, scores, confidence = [], [], 1.0
+        samples, confidence = [], 1.0
         for index in range(depth):
             if self.min_confidence:
-                confidence *= _largest_probability(logits)
+                confidence *= _max_probability(logits)
                 if confidence < self.min_confidence:
                     break
-            token, score = rule.draw(logits, index)
-            tokens.append(token)
-            scores.append(score)
+            token, scores = rule.sample(logits, index)
+            samples.append((token, scores))
             if index + 1 < depth:
                 logits = self._feed(to_numpy(token))
-        if not tokens:
-            return [], None
-        return array_module(tokens[0]).concatenate(tokens), None if scores[
-            0
-        ] is None else np.concatenate(scores)
+        return join_samples(samples)
 
     def _feed(self, tokens: np.ndarray) -> Array:
-        """Feed (R,) tokens; the logits (1, V) behind the last."""
+        """Feed the tokens (R,). Return the logits (1, V) after the last one."""
         self._fed[self.model.length : self.model.length + len(tokens)] = tokens
         return self.model.forward(tokens).logits[-1:]
 
 
-def _largest_probability(logits: Array) -> float:
+def _max_probability(logits: Array) -> float:
     row = logits[0]
     return float(1.0 / array_module(row).exp(row - row.max()).sum())

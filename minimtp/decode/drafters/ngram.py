@@ -1,76 +1,79 @@
-"""Drafting by looking up: what followed the last time the text said this?
+"""Drafting by lookup: what followed the last time this n-gram occurred?
 
-Code, quotations, tables and lists repeat themselves word for word. So the longest end of the text that occurs earlier in it is
-searched, and what stood behind the earlier place is the draft (Saxena 2023, "Prompt lookup decoding"). No model, no training;
-on text that does not repeat itself it proposes nothing.
+Code, quotations, tables and lists repeat themselves word for word. So the drafter searches the text
+for an earlier occurrence of its longest repeated suffix, and drafts the tokens that followed there
+(Saxena 2023, "Prompt lookup decoding"). It needs no model and no training. If the text does not
+repeat itself, it drafts nothing.
 
-Where the earlier place overlaps the end, as in "abcabca", its continuation is the draft itself: the text goes on with period
-3, and so does the draft, to any length.
+If the earlier occurrence overlaps the suffix, as in "abcabca", its continuation is the draft
+itself: the text goes on with period 3, and so does the draft, to any length.
 
-**Time.** Mostly the answer is that there is nothing, and then it costs half a microsecond: which of the shortest ends that
-count were said before is kept in a set, brought up to date when a draft is asked for. Only where the text did repeat itself is
-it searched, and since an end that occurs earlier has no shorter end that does not, by halving.
+**Time.** Usually there is no repetition, and finding that out takes half a microsecond: a set holds
+all n-grams of the minimum length, and is brought up to date when a draft is requested. The text is
+searched only if its last n-gram is in the set. If a suffix occurs earlier, so does every shorter
+suffix, so the longest one is found by bisection.
 
-A draft is certain of itself, its law is one-hot: verification accepts a draft d with the target's own probability of d.
+Drafts are one-hot (q(d) = 1): the target accepts a draft d with its own probability of d.
 """
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
 
 
 class NgramDrafter:
-    """Proposes what followed the latest earlier occurrence of the longest repeated end of the text.
+    """Drafts what followed the latest earlier occurrence of the text's longest repeated suffix.
 
-    longest, shortest: how many tokens must be repeated, at most tried and at least needed. A token more of evidence is one
-    more token drafted: after a repetition of n tokens at most 2 n are proposed.
+    min_length, max_length: number of tokens that must be repeated, and that are compared at most. A
+    longer repetition allows a longer draft: after a repetition of n tokens it has at most 2 n
+    tokens.
     """
 
-    reads_hidden, stops_early, min_confidence = False, False, 0.0
+    reads_hidden = False
+    stops_early = False
+    min_confidence = 0.0
 
-    def __init__(self, max_depth: int = 15, longest: int = 12, shortest: int = 3) -> None:
+    def __init__(self, max_depth: int = 15, max_length: int = 12, min_length: int = 3) -> None:
         self.max_depth = max_depth
-        self.longest, self.shortest = longest, shortest
+        self.max_length, self.min_length = max_length, min_length
         self.reset(0)
 
     def clone(self) -> "NgramDrafter":
-        return NgramDrafter(self.max_depth, self.longest, self.shortest)
+        return NgramDrafter(self.max_depth, self.max_length, self.min_length)
 
     def reset(self, first_token: int) -> None:
-        self._text = chr(
-            first_token
-        )  # a character for each token: searching is then what strings are best at
-        self._said: set[str] = set()  # every stretch of `shortest` tokens that ends before _known
-        self._known = self.shortest
+        self._text = chr(first_token)  # one character per token, because strings search fast
+        self._seen: set[str] = set()  # the n-grams of `min_length` tokens that end before _known
+        self._known = self.min_length
 
-    def commit(self, hidden: object | None, tokens: np.ndarray) -> None:
+    def commit(self, hidden: Array | None, tokens: np.ndarray) -> None:
         self._text += "".join(map(chr, tokens.tolist()))
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
-        text, shortest = self._text, self.shortest
+        text, min_length = self._text, self.min_length
         for end in range(self._known, len(text)):
-            self._said.add(text[end - shortest : end])
+            self._seen.add(text[end - min_length : end])
         self._known = max(self._known, len(text))
-        if len(text) <= shortest or text[-shortest:] not in self._said:
+        if len(text) <= min_length or text[-min_length:] not in self._seen:
             return [], None
-        repeated, place = self._longest_repeated_end()
-        start = place + repeated
+        length, place = self._longest_repeated_suffix()
+        start = place + length
         period = len(text) - start
-        count = min(depth, 2 * repeated)
+        count = min(depth, 2 * length)
         return [ord(text[start + index % period]) for index in range(count)], None
 
-    def _longest_repeated_end(self) -> tuple[int, int]:
-        """(how many tokens, at most `longest`; where they begin at the latest earlier place) of an end that was said before."""
-        text, known, least_missing = (
-            self._text,
-            self.shortest,
-            min(self.longest, len(self._text) - 1) + 1,
-        )
-        place = text.rfind(text[-known:], 0, -1)
-        while least_missing - known > 1:
-            tried = (known + least_missing) // 2
-            found = text.rfind(text[-tried:], 0, -1)
-            if found < 0:
-                least_missing = tried
+    def _longest_repeated_suffix(self) -> tuple[int, int]:
+        """Return the length of the longest repeated suffix and the start of its latest earlier
+        occurrence.
+        """
+        text, found = self._text, self.min_length
+        missing = min(self.max_length, len(text) - 1) + 1  # a length that is too long
+        place = text.rfind(text[-found:], 0, -1)
+        while missing - found > 1:
+            tried = (found + missing) // 2
+            earlier = text.rfind(text[-tried:], 0, -1)
+            if earlier < 0:
+                missing = tried
             else:
-                known, place = tried, found
-        return known, place
+                found, place = tried, earlier
+        return found, place

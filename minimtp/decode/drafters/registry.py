@@ -1,64 +1,69 @@
-"""What can draft, by the names that the user gives: one list for `generate`, for its help and for `bench decode`."""
+"""Drafters by the names that users give: one list for `generate` and `bench decode`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-from minimtp.decode.drafters.drafter import Drafter, FunctionDrafter
+from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.target import Target
+from minimtp.engine.module import Module
 from minimtp.errors import UserError
 
-FUNCTION_DEPTH = 8  # tokens that a function is asked for at most, where nobody says otherwise
+FUNCTION_DEPTH = 8  # maximum number of drafts to request from a user's function
+
+TITLES = {"heads": "heads", "ngram": "n-gram", "none": "none"}  # by the name that the user gives
+ANOTHER_RUN = "another run"
+
+# The model of a run -> the target, and the drafter of its heads (decoder.py)
+Deploy = Callable[[Module], tuple[Target, Drafter | None]]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A kind of drafter. make: from the run's own heads (None where it has none), None where there is nothing to draft with."""
-
-    title: str
-    explanation: str
-    make: Callable[[Drafter | None], Drafter | None]
+class Tokenizer(Protocol):
+    def to_dict(self) -> dict[str, object]: ...
 
 
-SOURCES = {
-    "heads": Source("heads", "the run's own prediction heads, if it has any", lambda heads: heads),
-    "ngram": Source(
-        "n-gram", "what followed the last time the text said this", lambda heads: NgramDrafter()
-    ),
-    "none": Source("none", "nothing", lambda heads: None),
-}
-ANOTHER_RUN = Source(
-    "another run", "another run of the same tokens, usually a smaller one", lambda drafter: drafter
-)
+class Run(Protocol):
+    """What this file needs of a loaded run."""
+
+    folder: Path
+    model: Module
+    tokenizer: Tokenizer
 
 
 def make_drafter(
-    source: object, run: object, heads: Drafter | None, deploy: Callable
+    source: str | Run | DraftFunction, run: Run, heads: Drafter | None, deploy: Deploy
 ) -> Drafter | None:
-    """A drafter for the loaded `run`. source: a name of SOURCES, another loaded run, or a function (see `FunctionDrafter`).
+    """Return the drafter for the loaded `run`, None if it has nothing to draft with.
 
-    Raises UserError for a name that nobody knows and a run of other tokens.
+    source: "heads", "ngram" or "none", another loaded run, or a function (function.py). heads: the
+    drafter of the run's own heads. deploy: prepares the model of another run for decoding.
+
+    Raises UserError if the name is unknown, or if the other run has another tokenizer.
     """
     if isinstance(source, str):
-        if source not in SOURCES:
-            raise UserError(
-                f"unknown draft {source!r}: use {', '.join(SOURCES)}, or another run as model:RUN"
-            )
-        return SOURCES[source].make(heads)
+        if source not in TITLES:
+            names = ", ".join(TITLES)
+            raise UserError(f"unknown draft {source!r}: use {names}, or another run as model:RUN")
+        return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH)
     if source.tokenizer.to_dict() != run.tokenizer.to_dict():
         raise UserError(
-            f"{source.folder} has another tokenizer than {run.folder}: draft with a run of the same"
+            f"{source.folder} has another tokenizer than {run.folder}: draft with a run that has "
+            "the same tokenizer"
         )
     return ModelDrafter(deploy(source.model)[0])
 
 
 def every_drafter(
-    run: object, heads: Drafter | None, small: object | None, deploy: Callable
+    run: Run, heads: Drafter | None, small: Run | None, deploy: Deploy
 ) -> dict[str, Drafter]:
-    """All that can draft for the loaded `run`, by title; small: another run, which drafts as well."""
-    made = {source.title: source.make(heads) for source in SOURCES.values()}
+    """Return all drafters for the loaded `run` by title. small: another run to draft with, or None."""
+    sources = {title: name for name, title in TITLES.items()}
     if small is not None:
-        made[ANOTHER_RUN.title] = make_drafter(small, run, heads, deploy)
+        sources[ANOTHER_RUN] = small
+    made = {title: make_drafter(source, run, heads, deploy) for title, source in sources.items()}
     return {title: drafter for title, drafter in made.items() if drafter is not None}

@@ -1,87 +1,78 @@
-"""Growing a tree of drafts: the most promising token next, until there are as many as one pass should verify.
+"""Growing a tree of drafts: the draft that is most likely to be accepted next, until the tree is
+full.
 
-A drafter says for a path of drafted tokens what it expects to follow; the rule draws candidates from that and says how likely
-each is to be accepted (`verify.Children`). The product of these beliefs along a path is the chance that the path stands, and
-the sum of the chances of all rows is the number of drafts that will be accepted. So the best tree of N drafts is the N
-candidates with the largest chances, and since a child's is never larger than its parent's or its elder sibling's, taking the
-largest again and again finds them (as in EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276).
-Where the drafter is sure the tree is a chain; where it is not, it is broad.
+A drafter says for a path of drafted tokens what it expects next. The rule chooses candidates from
+that, and acceptance.py estimates how likely each is to be accepted. The product of the estimates
+along a path is the probability that the path is accepted, and the sum of these probabilities over
+all rows is the expected number of accepted drafts. So the best tree of N drafts consists of the N
+candidates with the highest probabilities. A child's probability is never higher than that of its
+parent or of the child before it, so taking the highest again and again finds these N (as in
+EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276). If the drafter is
+sure, the tree is a chain; if not, it is broad.
 
-The rules stay exact: whether one more child is taken is decided from beliefs, which do not depend on the tokens drawn there,
-and a token that was taken stays.
+The rules stay exact: whether one more child is taken depends on estimates, which do not depend on
+the tokens sampled there, and a token that was taken stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heappop, heappush
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.drafters.acceptance import estimated_acceptance
+from minimtp.decode.rules.rule import Coupling, Rule
+from minimtp.decode.rules.tree import Tree
+from minimtp.kernels.plain.best_first_tree import best_first_tree
 
-WIDTH = 4  # candidates for one place
+WIDTH = 4  # maximum number of children of a node
+
+Follow = Callable[[int, int, list[int]], Array]
 
 
 def grow(
-    pending: int,
-    follow: Callable[[int, int, list[int]], Array],
-    rule: Rule,
-    nodes: int,
-    depth: int,
-    min_acceptance: float = 0.0,
+    pending: int, follow: Follow, rule: Rule, nodes: int, depth: int, min_acceptance: float = 0.0
 ) -> Tree:
-    """A tree of at most `nodes` drafts, none deeper than `depth` or with a smaller chance than `least_chance`.
+    """Return a tree of up to `nodes` drafts, at most `depth` deep, each with an estimate of at
+    least `min_acceptance`.
 
-    follow(node, parent, path) -> logits (1, V): what the drafter expects after the tokens `path`, drafted behind `pending`;
-    the last of them is `node`, whose number is new, and the ones before it are `parent`, which has been asked about before.
-    Node 0 is the pending token itself, with the empty path and the parent -1.
+    follow(node, parent, path) -> logits (1, V): what the drafter expects after the drafted tokens
+    `path`. `node` is the number of the last of these tokens and is new; `parent` is the number of
+    the token before it, which was passed earlier. Node 0 is the pending token, with an empty path
+    and the parent -1.
     """
-    tokens, parents, paths = [pending], [-1], [[]]
-    candidates, scores = {}, {}
-    # The largest chance first, of equals the earliest; rank -1 is a node about which the drafter has not been asked.
-    heap = [(-1.0, 0, 0, -1)]
-    count = 0
-    while heap and len(tokens) <= nodes:
-        chance, _, node, rank = heappop(heap)
-        if -chance < min_acceptance:
-            break
-        if rank < 0:
-            if len(paths[node]) == depth:
-                continue
-            drawn = rule.draw_children(follow(node, parents[node], paths[node]), paths[node], WIDTH)
-            candidates[node], scores[node] = (chance, drawn), drawn.scores
-        else:
-            heappush(heap, (chance, count, len(tokens), -1))
-            parents.append(node)
-            tokens.append(candidates[node][1].tokens[rank])
-            paths.append([*paths[node], tokens[-1]])
-        count += 1
-        before, drawn = candidates[node]
-        if rank + 1 < len(drawn.tokens):
-            heappush(heap, (before * drawn.beliefs[rank + 1], count, node, rank + 1))
-    return depth_first(tokens, parents, None if scores.get(0) is None else scores)
+    scores = {}
+
+    def candidates(node: int, parent: int, path: list[int]) -> tuple[list[int], list[float]]:
+        children = rule.sample_children(follow(node, parent, path), path, WIDTH)
+        if rule.coupling is Coupling.REJECTION_SAMPLING:
+            scores[node] = children.scores
+        return children.tokens, estimated_acceptance(children, rule.coupling)
+
+    tokens, parents = best_first_tree(pending, candidates, nodes, depth, min_acceptance)
+    return depth_first(tokens, parents, scores or None)
 
 
 def depth_first(
     tokens: Sequence[int], parents: Sequence[int], scores: Mapping[int, np.ndarray] | None = None
 ) -> Tree:
-    """The tree of N + 1 nodes in any order in which a parent comes before its children, these as they were drawn.
+    """Return the tree of N + 1 nodes, given in any order in which parents come first and siblings
+    as they were sampled.
 
-    tokens, parents: by node, -1 is the root's parent. scores: by node (1, V), of those about which the drafter was asked.
+    tokens, parents: by node; the root's parent is -1. scores: (1, V) by node, of the nodes whose
+    children were sampled.
     """
     children: list[list[int]] = [[] for _ in tokens]
     for node in range(len(tokens) - 1, 0, -1):
-        children[parents[node]].append(node)  # the last first, as a stack wants them
-    order, depths, ahead = [], [], [(0, 0)]
-    while ahead:
-        node, depth = ahead.pop()
+        children[parents[node]].append(node)  # the last child first, because a stack reverses them
+    order, depths, stack = [], [], [(0, 0)]
+    while stack:
+        node, depth = stack.pop()
         order.append(node)
         depths.append(depth)
-        ahead += [(child, depth + 1) for child in children[node]]
-    laws = None
+        stack += [(child, depth + 1) for child in children[node]]
+    rows = None
     if scores is not None:
-        laws = np.zeros((len(tokens), scores[0].shape[1]), scores[0].dtype)
+        rows = np.zeros((len(tokens), scores[0].shape[1]), scores[0].dtype)
         for row, node in enumerate(order):
             if node in scores:
-                laws[row] = scores[node][0]
-    return Tree([tokens[node] for node in order], depths, laws)
+                rows[row] = scores[node][0]
+    return Tree([tokens[node] for node in order], depths, rows)

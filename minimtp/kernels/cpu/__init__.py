@@ -37,6 +37,7 @@ from minimtp.kernels.cpu.packed_linear import (
     prepare_q4_0,
     prepare_q8_0,
 )
+from minimtp.kernels.cpu.sampling import choose
 from minimtp.kernels.cpu.training import (
     adamw,
     causal_softmax,
@@ -52,9 +53,6 @@ from minimtp.kernels.cpu.training import (
     swiglu,
     swiglu_backward,
 )
-from minimtp.kernels.plain import (
-    choose,
-)  # for devices: on the host the rules of verification choose by themselves
 
 __all__ = [
     "adamw",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import minimtp
 from minimtp.cli import main
 from minimtp.decode.display.trace import BEGINNING, Trace, owned_text, page, require_place
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import start_generation
 from minimtp.errors import UserError

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.adaptive import (

@@ -7,18 +7,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from minimtp.decode.drafters.acceptance import FIRST_SAMPLE, SHARPNESS, estimated_acceptance
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.rules.chains import block_rule, token_rule
-from minimtp.decode.rules.trees import Tree, matching_path, recursive_rejection, traversal
-from minimtp.decode.rules.verify import (
-    SHARPNESS,
-    STANDS,
-    BlockRule,
-    Greedy,
-    Match,
-    SharedNoise,
-    TokenRule,
-)
+from minimtp.decode.rules.block import BlockRule, block_rule, traversal
+from minimtp.decode.rules.greedy import Greedy
+from minimtp.decode.rules.match import Match
+from minimtp.decode.rules.matching import matching_path
+from minimtp.decode.rules.rule import Coupling
+from minimtp.decode.rules.shared_noise import SharedNoise
+from minimtp.decode.rules.token import TokenRule, recursive_rejection, token_rule
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSource
 from tests.rule_properties import (
     PAIRS,
@@ -137,7 +135,8 @@ def test_in_a_chain_a_trees_rule_is_the_chains(name, rule, chain_rule):
 def test_a_child_that_its_own_law_excludes_is_an_error_not_a_wrong_text(rule):
     p, q = PAIRS["disjoint"]
     with pytest.raises(
-        ValueError, match="token 0 was drafted, but the law it is said to be drawn from excludes it"
+        ValueError,
+        match="token 0 was drafted, but its declared draft distribution gives it probability 0",
     ):
         text_law(tree_round(rule, p, q, [0, 1, 1], lambda rng, law, count: [0, 1]), p)
 
@@ -174,16 +173,17 @@ def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_
 ):
     logits = np.random.default_rng(seed).standard_normal((1, 5))
     drawn = [
-        TokenRule(SamplingParams(), SeededRandomSource(other)).draw_children(logits, [], width)
+        TokenRule(SamplingParams(), SeededRandomSource(other)).sample_children(logits, [], width)
         for other in range(8)
     ]
     assume(len({tuple(children.tokens) for children in drawn}) > 1)
-    beliefs = drawn[0].beliefs
-    assert all(children.beliefs == beliefs for children in drawn)
+    estimates = [estimated_acceptance(children, Coupling.REJECTION_SAMPLING) for children in drawn]
+    beliefs = estimates[0]
+    assert all(estimate == beliefs for estimate in estimates)
     assert (
         sorted(beliefs, reverse=True) == beliefs
         and 0 < sum(beliefs) <= 1 + 1e-12
-        and beliefs[0] >= STANDS
+        and beliefs[0] >= FIRST_SAMPLE
     )
 
 
@@ -227,16 +227,20 @@ def test_a_greedy_tree_goes_where_the_argmax_goes_and_emits_it_where_it_leaves_t
 
 
 def test_greedy_children_are_the_most_probable_of_equals_the_lowest_id_and_none_that_cannot_be_drawn():
-    tokens, beliefs, scores = Greedy().draw_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
-    assert tokens == [1, 2, 3] and scores is None
-    shares = np.exp(SHARPNESS * np.array([3.0, 3.0, 2.0, 1.0]))
-    assert beliefs == pytest.approx((shares / shares.sum()).tolist()[:3])
-    assert Greedy().draw_children(np.array([[0.0, -np.inf, -np.inf, 1.0]]), [], 4).tokens == [3, 0]
+    children = Greedy().sample_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
+    assert children.tokens == [1, 2, 3]
+    shares = np.exp(SHARPNESS[Coupling.SAME_ARGMAX] * np.array([3.0, 3.0, 2.0, 1.0]))
+    estimates = estimated_acceptance(children, Greedy.coupling)
+    assert estimates == pytest.approx((shares / shares.sum()).tolist()[:3])
+    assert Greedy().sample_children(np.array([[0.0, -np.inf, -np.inf, 1.0]]), [], 4).tokens == [
+        3,
+        0,
+    ]
 
 
 def sharpened(laws):
     """What a greedy rule believes of a draft: that the likeliest one is the target's choice more often than its law says."""
-    powers = {prefix: law**SHARPNESS for prefix, law in laws.items()}
+    powers = {prefix: law ** SHARPNESS[Coupling.SAME_ARGMAX] for prefix, law in laws.items()}
     return {prefix: power / power.sum() for prefix, power in powers.items()}
 
 
@@ -306,9 +310,9 @@ def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_hav
     for row, children in enumerate(plan.children):
         if row in texts and children:
             drafted = of(texts[row]) + 0.5 * random.standard_normal(4)
-            tokens, _, scores = rule.draw_children(drafted[None], texts[row], len(children))
-            assert scores is None and len(set(tokens)) == len(tokens)
-            assert tokens[0] == rule.draw(drafted[None], form[row])[0][0]
+            tokens = rule.sample_children(drafted[None], texts[row], len(children)).tokens
+            assert len(set(tokens)) == len(tokens)
+            assert tokens[0] == rule.sample(drafted[None], form[row])[0][0]
             texts |= {
                 child: (*texts[row], token) for child, token in zip(children, tokens, strict=False)
             }

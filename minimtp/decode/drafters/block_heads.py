@@ -1,0 +1,93 @@
+"""What parallel and sequential heads share as drafters: one transformer block with a KV cache per
+head.
+"""
+
+from abc import ABC, abstractmethod
+from copy import copy
+
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.runtime import BlockWeights, ModelRunner
+from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
+
+
+class BlockHead:
+    """One head: the weights of its block, its KV cache, and the states of its rows."""
+
+    def __init__(self, head: ParallelHead | SequentialHead, runner: ModelRunner) -> None:
+        xp, dtype = array_module(runner.final_norm), runner.final_norm.dtype
+        self._runner = runner
+        self._config = config = runner.config
+        self._kernel = runner.kernel
+        self._block = BlockWeights(head.block, config, self._kernel)
+        self._norm = head.norm.weight.data
+        self.cache = KeyValueCache(
+            1, runner.context_length, config.num_kv_heads, config.head_dim, dtype, xp
+        )
+        self.states = xp.empty((runner.context_length, config.hidden_size), dtype)
+
+    def clone(self) -> "BlockHead":
+        """Return a head with the same weights and its own empty cache."""
+        other = copy(self)
+        other.cache = self.cache.clone()
+        other.states = array_module(self.states).empty_like(self.states)
+        return other
+
+    def extend(self, x: Array) -> None:
+        """Run the block on R inputs (R, D), the rows after the cached ones, and store their states.
+        Overwrites x.
+        """
+        start, stop = self.cache.length, self.cache.length + len(x)
+        cosine, sine = self._runner.cosine[start:stop], self._runner.sine[start:stop]
+        self._block.forward(x, self.cache, 0, cosine, sine)
+        self.cache.extend(len(x))
+        self.states[start:stop], _ = self._kernel.rms_norm(x, self._norm, self._config.norm_eps)
+
+
+class BlockHeadDrafter(ABC):
+    """Stores committed tokens and hidden states, and runs the heads when a draft is requested.
+
+    The heads then catch up on all rows that they have not seen. After a long prompt they catch up
+    at once, so that its cost is not counted as drafting.
+    """
+
+    head_type: type[BlockHead] = BlockHead
+    reads_hidden = True
+    stops_early = False
+    min_confidence = 0.0
+
+    def __init__(self, heads: ParallelHeads | SequentialHeads, runner: ModelRunner) -> None:
+        self.max_depth = heads.depth
+        self._xp = xp = array_module(runner.final_norm)
+        self._kernel = runner.kernel
+        self._output = runner.output
+        self._heads = [self.head_type(head, runner) for head in heads.steps]
+        shape = runner.context_length, runner.config.hidden_size
+        self._hidden = xp.empty(shape, runner.final_norm.dtype)
+        self._tokens = xp.zeros(runner.context_length + self.max_depth + 1, np.int64)
+        self._rows = 0  # committed rows; with the pending token there is one more token than rows
+
+    def clone(self) -> "BlockHeadDrafter":
+        other = copy(self)
+        other._heads = [head.clone() for head in self._heads]
+        other._hidden = self._xp.empty_like(self._hidden)
+        other._tokens = self._xp.zeros_like(self._tokens)
+        return other
+
+    def reset(self, first_token: int) -> None:
+        self._rows = 0
+        self._tokens[0] = first_token
+        for head in self._heads:
+            head.cache.truncate(0)
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        start, self._rows = self._rows, self._rows + len(tokens)
+        self._hidden[start : self._rows] = hidden
+        self._tokens[start + 1 : self._rows + 1] = self._xp.asarray(tokens)
+        if len(tokens) > self.max_depth + 1:
+            self._catch_up()
+
+    @abstractmethod
+    def _catch_up(self) -> None:
+        """Run every head over the committed rows that it has not seen."""

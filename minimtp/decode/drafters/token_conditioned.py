@@ -1,0 +1,125 @@
+"""Drafting with the token-conditioned head: a recurrence that starts at the last committed hidden
+state.
+"""
+
+from copy import copy
+
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.decode.drafters.acceptance import SHARPNESS
+from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
+from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.tree import Tree
+from minimtp.decode.runtime import ModelRunner, prepare_product
+from minimtp.model.heads import TokenConditionedHeads
+
+TABLE_SHARE = (
+    0.1  # of a model's weights and cache: a smaller table of token parts is kept in memory
+)
+
+
+class TokenConditionedDrafter:
+    """Drafts with one head for every depth, so it may draft deeper than it was trained for, up to
+    `max_depth`.
+
+    A draft ends when the product of its maximum probabilities falls below `min_confidence`. That is
+    decided before a token is sampled, from the tokens before it, so the output keeps the target's
+    distribution.
+    """
+
+    reads_hidden = True
+    stops_early = True
+    max_depth = 15  # with the pending token, the 16 rows that the kernels verify best
+
+    def __init__(
+        self, heads: TokenConditionedHeads, runner: ModelRunner, min_confidence: float = 0.0
+    ) -> None:
+        head, epsilon = heads.head, runner.config.norm_eps
+        hidden_size = runner.config.hidden_size
+        self.min_confidence = min_confidence
+        self._xp = array_module(runner.final_norm)
+        self._kernel = runner.kernel
+        # Each half of the inputs is rounded by itself: with one scale per token, slightly finer
+        # than both halves together, as in training.
+        from_state = prepare_product(head.gate_candidate, self._kernel, 0, hidden_size)
+        self._from_token = prepare_product(head.gate_candidate, self._kernel, hidden_size)
+        self._token_norm = head.token_norm.weight.data
+        self._embed = runner.embed
+        self._epsilon = epsilon
+        norms = head.state_norm.weight.data, head.norm.weight.data
+        self._step = self._kernel.prepare_gated_step(
+            norms[0], from_state, norms[1], runner.output, epsilon
+        )
+        self._token_parts = None  # see `_token_part`; needed to draft in one call
+        table_bytes = runner.vocabulary_size * self._from_token.rows * runner.final_norm.itemsize
+        if table_bytes <= TABLE_SHARE * (runner.weight_bytes + runner.cache.nbytes):
+            self._token_parts = self._token_part(self._xp.arange(runner.vocabulary_size))
+        elif runner.table is not None:
+            self._token_parts = self._kernel.prepare_token_parts(
+                runner.table, self._token_norm, self._from_token, epsilon
+            )
+        self._hidden: Array | None = None  # (1, D), of the last committed row
+        self._pending = 0  # the pending token
+
+    def clone(self) -> "TokenConditionedDrafter":
+        return copy(self)  # the state of a sequence is replaced, never changed in place
+
+    def reset(self, first_token: int) -> None:
+        self._hidden = None
+
+    def commit(self, hidden: Array, tokens: np.ndarray) -> None:
+        self._hidden = hidden[-1:].copy()
+        self._pending = int(tokens[-1])
+
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+        argmax = None if self._token_parts is None else rule.perturbed_argmax(depth, self._xp)
+        if argmax is not None:
+            arguments = self._hidden.copy(), self._pending, self._token_parts
+            if argmax.noise is None:
+                return self._kernel.gated_greedy_draft(
+                    *arguments, depth, self.min_confidence, self._step
+                ), None
+            settings = argmax.noise, argmax.temperature, self.min_confidence, self._step
+            return self._kernel.gated_sampled_draft(*arguments, *settings), None
+        state, token, samples, confidence = self._hidden.copy(), self._pending_token(), [], 1.0
+        for index in range(depth):
+            logits, max_probability = self._kernel.gated_step(
+                state, self._token_part(token), self._step
+            )
+            if self.min_confidence:
+                confidence *= float(max_probability)
+                if confidence < self.min_confidence:
+                    break
+            token, scores = rule.sample(logits, index)
+            token = self._xp.asarray(token)  # stays on the GPU if it was sampled there
+            samples.append((token, scores))
+        return join_samples(samples)
+
+    def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:
+        argmax = None if self._token_parts is None else rule.perturbed_argmax(depth)
+        if argmax is not None:
+            sizes, sharpness = (nodes, depth, WIDTH), SHARPNESS[rule.coupling]
+            tokens, parents = self._kernel.gated_tree(
+                self._hidden, self._pending, self._token_parts, sizes, min_acceptance, sharpness,
+                self._step, argmax.noise, argmax.temperature,
+            )  # fmt: skip
+            return depth_first(tokens.tolist(), parents.tolist())
+        states = {-1: self._hidden}  # by node
+
+        def follow(node: int, parent: int, path: list[int]) -> Array:
+            states[node] = states[parent].copy()
+            token = self._xp.asarray(path[-1:]) if path else self._pending_token()
+            return self._kernel.gated_step(states[node], self._token_part(token), self._step)[0]
+
+        return grow(self._pending, follow, rule, nodes, depth, min_acceptance)
+
+    def _pending_token(self) -> Array:
+        return self._xp.full(1, self._pending, np.int64)
+
+    def _token_part(self, tokens: Array) -> Array:
+        """Return the part (R, 2D) of gate and candidate that depends on the tokens (R,) alone."""
+        if self._token_parts is not None:
+            return self._token_parts[tokens]
+        normed, _ = self._kernel.rms_norm(self._embed(tokens), self._token_norm, self._epsilon)
+        return self._kernel.linear(normed, self._from_token)

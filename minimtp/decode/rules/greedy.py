@@ -1,0 +1,45 @@
+"""Greedy verification: the rule at temperature 0."""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from minimtp import kernels
+from minimtp.backend import Array, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.decode.rules.matching import (
+    highest_scores,
+    matching_path,
+    matching_rule,
+    require_finite,
+)
+from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
+from minimtp.decode.rules.tree import Tree
+
+
+class Greedy:
+    """Accept drafts that equal the target's argmax. Ties go to the lowest id.
+
+    Source: Stern et al. 2018 (1811.03115), "Blockwise parallel decoding", section 3.
+    Guarantee: token for token the output of plain greedy decoding.
+    """
+
+    coupling = Coupling.SAME_ARGMAX
+
+    def sample(self, logits: Array, index: int) -> tuple[Array, None]:
+        return logits.argmax(axis=-1), None
+
+    def verify(
+        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]:
+        choices = kernels.for_array(logits).choose(logits, 1.0).tolist()
+        return require_finite(*matching_rule(choices.__getitem__, drafts))
+
+    def sample_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
+        return highest_scores(to_numpy(logits), width)
+
+    def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]:
+        choices = kernels.for_array(logits).choose(logits, 1.0).tolist()
+        return require_finite(*matching_path(choices.__getitem__, tree))
+
+    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
+        return PerturbedArgmax(temperature=1.0, noise=None)

@@ -1,0 +1,81 @@
+"""The interface of a verification rule: how the drafter samples, and how the target verifies.
+
+A rule couples two distributions: p of the target and q of the drafter. So one object says how
+drafts are sampled and how they are verified, both for a chain of drafts and for a tree:
+
+    sample(logits (R, V), index)                 -> draft tokens (R,), number `index` and following,
+                                                    and their scores (R, V) or None
+    verify(logits (K+1, V), drafts, scores)      -> (accepted, token)
+
+    sample_children(logits (1, V), path, width)  -> up to `width` different tokens that may follow
+                                                    the drafted tokens `path`
+    verify_tree(logits (N+1, V), tree)           -> (path, token); the path has the accepted rows
+                                                    from the root down, without the root
+
+    perturbed_argmax(depth, xp)                  -> how compiled code can choose a whole draft, or
+                                                    None if it has to call `sample`
+
+Row j of the target's logits is about the token that follows the first j drafts. Scores (R, V) are
+the logarithms of the distributions q that drafts were sampled from, up to a constant per row: the
+drafter's logits divided by the temperature. They are None if the rule does not need them, or if a
+draft was not sampled. A drafter may ignore `sample` and propose anything, such as n-grams. Drafts
+without scores count as one-hot: q(d) = 1.
+
+Logits may live on the GPU. Greedy and shared-noise verification choose tokens there, and only the
+chosen tokens are copied to the host. The other rules copy rows of scores or probabilities and
+verify on the host.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+from minimtp.backend import Array
+from minimtp.backend import numpy as np
+from minimtp.decode.rules.tree import Tree
+
+
+class Coupling(Enum):
+    """How a draft token and the target's token at the same position are chosen together.
+
+    The probability of acceptance depends on it, so the growth of trees uses it
+    (drafters/acceptance.py).
+    """
+
+    SAME_ARGMAX = "both are an argmax, with the same noise or with none"
+    INDEPENDENT = "the draft is the drafter's argmax, the target samples"
+    REJECTION_SAMPLING = "the draft is sampled, and accepted with a probability from p and q"
+
+
+class Children(NamedTuple):
+    """Candidate tokens for one place of a tree, the first one to verify first."""
+
+    tokens: list[int]
+    scores: np.ndarray  # (1, V), on the host; the children have the highest or were sampled
+
+
+class PerturbedArgmax(NamedTuple):
+    """Each draft is argmax(logits / temperature + noise); ties go to the lowest id."""
+
+    temperature: float
+    noise: Array | None  # (depth, V) float64, one row per draft; None means no noise
+
+
+class Rule(Protocol):
+    """See the module's docstring. A rule serves one sequence: it may count emitted tokens."""
+
+    @property
+    def coupling(self) -> Coupling: ...
+
+    def sample(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]: ...
+
+    def verify(
+        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+    ) -> tuple[int, int]: ...
+
+    def sample_children(self, logits: Array, path: Sequence[int], width: int) -> Children: ...
+
+    def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]: ...
+
+    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax | None: ...
