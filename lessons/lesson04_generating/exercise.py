@@ -7,16 +7,20 @@ import math
 from dataclasses import dataclass
 from types import ModuleType
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 from minimtp.decode.cache import _aligned_zeros
-from minimtp.decode.sampling import _is_number, _maxima
+from minimtp.decode.sampling import _finite_maxima, _is_number
 from minimtp.errors import UserError
 
 
-def softmax(scores: object) -> object:
-    """(R, V) -> (R, V) float64. Exponentials in the precision that the scores are known to, sums in float64."""
+def softmax(scores: Array) -> Array:
+    """Return the softmax (R, V), float64, of scores (R, V).
+
+    Exponentials are computed in the scores' precision, sums in float64.
+    Raises UserError if the maximum of a row is not finite.
+    """
     raise NotImplementedError(
-        "lesson 4: return the exponentials of scores - _maxima(scores), normalized to sum to 1"
+        "lesson 4: return the exponentials of scores - _finite_maxima(scores), normalized to sum to 1"
     )
 
 
@@ -89,11 +93,11 @@ class KeyValueCache:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How logits become probabilities. `Law()` is the model's own law, `Law(temperature=0)` greedy decoding.
+    """How logits become probabilities. By default, with the model's own distribution.
 
-    temperature: 0, or at least 1e-6. top_k: how many tokens may be drawn, 0 = all. top_p: the mass they must cover, 1 =
-    all.
-    Raises UserError for a setting out of range.
+    temperature: 0 (greedy), or at least 1e-6. top_k: number of most likely tokens to keep, 0 keeps
+    all. top_p: probability that the kept tokens must reach together, 1 keeps all.
+    Raises UserError if a setting is out of range.
     """
 
     temperature: float = 1.0
@@ -101,57 +105,59 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (
-            _is_number(self.temperature)
-            and (self.temperature == 0 or 1e-6 <= self.temperature < math.inf)
-        ):
+        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        positive = _is_number(temperature) and 1e-6 <= temperature < math.inf
+        if not (positive or _is_number(temperature) and temperature == 0):
             raise UserError(
-                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {self.temperature!r}"
+                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {temperature!r}"
             )
-        if not (
-            isinstance(self.top_k, int) and not isinstance(self.top_k, bool) and self.top_k >= 0
-        ):
+        if not (isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 0):
             raise UserError(
-                f"top-k must be a whole number of at least 0 (0 keeps every token), not {self.top_k!r}"
+                f"top-k must be a whole number of at least 0 (0 keeps every token), not {top_k!r}"
             )
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+        if not (_is_number(top_p) and 0 < top_p <= 1):
             raise UserError(
-                f"top-p must be above 0 and at most 1 (1 keeps every token), not {self.top_p!r}"
+                f"top-p must be above 0 and at most 1 (1 keeps every token), not {top_p!r}"
             )
 
     @property
     def greedy(self) -> bool:
-        """True where all the mass is on one token whatever the logits are, so that nothing random is needed."""
+        """Whether one token gets probability 1, so that no random numbers are needed."""
         return self.temperature == 0 or self.top_k == 1
 
-    def scores(self, logits: object) -> object:
-        """(R, V) logits -> (R, V) logarithms of the final law up to a constant a row; -inf = cannot be drawn."""
-        xp = array_module(logits)
-        if self.greedy:
-            scores = xp.full_like(logits, -xp.inf)
-            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = (
-                0  # argmax: the first of equals
-            )
-            return scores
-        scores = logits if self.temperature == 1 else logits / self.temperature
-        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
-            scores = xp.where(self._kept(scores), scores, -xp.inf)
-        return scores
+    @property
+    def truncates(self) -> bool:
+        """Whether top-k or top-p may exclude tokens."""
+        return self.top_k > 0 or self.top_p < 1
 
-    def probabilities(self, logits: object) -> object:
-        """(R, V) logits of any float type -> (R, V) float64 final law, rows sum to one.
+    def scores(self, logits: Array) -> Array:
+        """Return the logarithms of the probabilities, up to a constant per row: (R, V) -> (R, V).
 
-        Raises UserError where a row has no finite maximum: then the model is broken, and any token would be a wrong
-        one.
+        An excluded token has -inf.
         """
         xp = array_module(logits)
         if self.greedy:
-            _maxima(logits)
+            scores = xp.full_like(logits, -xp.inf)
+            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
+            return scores
+        scores = logits if self.temperature == 1 else logits / self.temperature
+        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
+            scores = xp.where(self._keeps(scores), scores, -xp.inf)
+        return scores
+
+    def probabilities(self, logits: Array) -> Array:
+        """Return the probabilities (R, V), float64, of logits (R, V) of any float type.
+
+        Raises UserError if the maximum of a row is not finite, because then the model is broken.
+        """
+        xp = array_module(logits)
+        if self.greedy:
+            _finite_maxima(logits)
             return xp.exp(self.scores(logits), dtype=xp.float64)
         return softmax(self.scores(logits))
 
-    def _kept(self, scores: object) -> object:
-        """(R, V) bool: which tokens survive top-k and then top-p."""
+    def _keeps(self, scores: Array) -> Array:
+        """Return which tokens survive top-k and then top-p: scores (R, V) -> bool (R, V)."""
         raise NotImplementedError(
             "lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and map back to tokens"
         )

@@ -1,23 +1,29 @@
 """Exercises of lesson 6. Fill in the bodies, then run:
 
-pytest --mine tests/decode/rules/test_verify.py
+pytest --mine tests/decode/rules/test_chains.py
 """
 
 from collections.abc import Callable, Sequence
 
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.chains import block_chance, one_hot, ratio, residual  # noqa: F401  (for your rules)
+from minimtp.decode.rules.residual import (  # noqa: F401  (for your rules)
+    block_acceptance,
+    one_hot,
+    probability_ratio,
+    residual_distribution,
+)
 from minimtp.decode.sampling import RandomSource
 
 
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:
-    """Accept drafts for as long as they are what the target itself chose; the first choice that differs is the token.
+    """Accept drafts while they equal the target's own choices, then emit the first that differs.
 
-    Rule: y_j = choose(j) is the target's own choice, a draw from p_j; go on while y_j = d_{j+1}; emit every y_j.
-    Source: Stern et al. 2018 (1811.03115) for the argmax; sampled choices are what llama.cpp verifies with.
-    Guarantee: only the target's own choices are ever emitted, so any draft at all is safe, even one that was picked among
-    several or dropped halfway. `choose` is asked once for each token that is emitted and in order, so randomness is used up
-    exactly as plain decoding uses it up. Drafts drawn independently from q are accepted with probability sum p q only.
+    Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Go on while y_j
+    = d_{j+1}. Emit every y_j.
+    Source: Stern et al. 2018 (1811.03115) with the argmax. llama.cpp verifies with sampled choices.
+    Guarantee: the output is that of plain decoding. `choose` is called once per emitted token, in
+    order, so random numbers are consumed exactly as in plain decoding. Drafts sampled independently
+    from q are accepted with probability sum p q.
 
     Returns (accepted, token).
     """
@@ -29,17 +35,20 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
 def token_rule(
     p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
-    """The token rule of speculative sampling: judge the drafts one at a time, stop at the first that fails.
+    """Verify drafts one at a time and stop at the first rejection.
 
-    Rule: accept d with probability min(1, p(d) / q(d)); at the first rejection draw from norm(max(p - q, 0)); when all
-    are accepted draw one more from p_K.
-    Source: Leviathan et al. 2023 (2211.17192), Chen et al. 2023 (2302.01318).
-    Guarantee: every emitted token has the law p given the ones before it, provided d_j was drawn from exactly q_{j-1}.
-    Draft j + 1 is accepted with probability sum min(p_j, q_j), the most that any rule judging one token at a time can
-    reach.
+    Rule: accept d with probability min(1, p(d) / q(d)). At the first rejection, sample from the
+    residual distribution norm(max(p - q, 0)). If all K drafts are accepted, sample one more token
+    from p_K.
+    Source: Leviathan et al. 2023 (2211.17192), section 2.3 and algorithm 1; Chen et al. 2023
+    (2302.01318), algorithm 2.
+    Guarantee: every emitted token has the distribution p given the tokens before it, provided d_j
+    was sampled from exactly q_{j-1}. Draft j + 1 is accepted with probability sum min(p_j, q_j) = 1
+    - TV(p_j, q_j), the maximum for any exact rule that verifies one token at a time.
 
-    p: (K+1, V) float64. q: (K, V) float64, or None for one-hot drafts. drafts: K tokens.
-    Returns (accepted, token). Raises ValueError for a draft that its own law excludes, since then q is not its law.
+    p: (K+1, V) float64, p[j] is the target's distribution after j drafts. q: (K, V) float64, or
+    None for one-hot drafts. drafts: K tokens. Returns (accepted, token).
+    Raises ValueError if q gives a draft probability 0, because then it was not sampled from q.
     """
     raise NotImplementedError(
         "lesson 6: a coin for each draft; what is left of p for the first that fails"
@@ -49,18 +58,21 @@ def token_rule(
 def block_rule(
     p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
-    """The block rule: judge d_1 .. d_i as one block for every i, and keep the longest block that stands.
+    """Verify d_1 .. d_i as one block for every i, and accept the longest block whose coin succeeds.
 
-    Rule: with the weights pi_0 = 1 and pi_i = min(1, pi_{i-1} p_{i-1}(d_i) / q_{i-1}(d_i)), block i stands with probability
+    Rule: with the weights w_0 = 1 and w_i = min(1, w_{i-1} p_{i-1}(d_i) / q_{i-1}(d_i)), the coin
+    of block i succeeds with probability
 
-        h_i = S_i / (S_i + 1 - pi_i),  S_i = sum max(pi_i p_i - q_i, 0),     and h_K = pi_K
+        h_i = S_i / (S_i + 1 - w_i),  S_i = sum max(w_i p_i - q_i, 0),     and h_K = w_K
 
-    independently of the others. Accept a = the largest i whose block stands, 0 if none does. Draw the token from p_K when
-    a = K, else from norm(max(pi_a p_a - q_a, 0)). Every block is tried: a coin that fails does not end it, which is where
-    this rule is easily turned into a wrong one.
-    Source: Sun et al. 2024, "Block verification accelerates speculative decoding" (2403.10444).
-    Guarantee: the text has the target's law, provided d_j was drawn from exactly q_{j-1}. No rule for chains accepts more
-    tokens on average; the token rule accepts fewer wherever an unlikely token is followed by ones that make up for it.
+    independently of the others. Accept a = the largest i whose coin succeeds, 0 if none does.
+    Sample the token from p_K if a = K, otherwise from norm(max(w_a p_a - q_a, 0)). Every block is
+    tried: stopping at the first failure, as the token rule does, would be wrong.
+    Source: Sun et al. 2024, "Block verification accelerates speculative decoding" (2403.10444),
+    algorithm 2.
+    Guarantee: the output has the target's distribution, provided d_j was sampled from exactly
+    q_{j-1}. No exact rule for chains accepts more tokens on average. The token rule accepts fewer
+    if tokens that follow an unlikely one make up for it.
 
     Arguments, result and errors are those of `token_rule`.
     """

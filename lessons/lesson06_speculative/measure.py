@@ -10,7 +10,8 @@ from minimtp.backend import to_numpy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.round import Round
-from minimtp.decode.rules.verify import Rule, make_rule
+from minimtp.decode.rules.registry import make_rule
+from minimtp.decode.rules.rule import Rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
 

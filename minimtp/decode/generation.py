@@ -21,7 +21,7 @@ from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.managed_drafter import ManagedDrafter
 from minimtp.decode.policy.plan import PAUSE, DraftPlan, DraftPolicy, FixedPolicy, Schedule
 from minimtp.decode.round import Round, prefill, speculative_round
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import Stop
 from minimtp.decode.target import Target

@@ -16,8 +16,8 @@ from time import perf_counter
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.stopping import Stop
 
 NO_DRAFTS: tuple[list[int], None] = ([], None)

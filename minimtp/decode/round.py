@@ -28,8 +28,8 @@ from typing import NamedTuple
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.target import Target
 
 

@@ -10,7 +10,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import TreeDrafter
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.round import Round
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
 from minimtp.decode.target import TreeTarget
 
 

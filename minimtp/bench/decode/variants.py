@@ -6,10 +6,11 @@ from functools import partial
 
 from minimtp.bench.interleaved import Variant
 from minimtp.decode.decoder import CONFIDENCE, deploy
+from minimtp.decode.drafters.drafter import TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.rules.verify import RULES
+from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.training.checkpoint import LoadedRun
 
@@ -40,7 +41,7 @@ def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Varia
             found.append(replace(confident, name=f"{name}, min confidence"))
         policy = _adaptive(costs, maximum)
         found.append(replace(confident, name=f"{name}, {ADAPTIVE}", policy=policy))
-        if hasattr(drafter, "draft_tree"):
+        if isinstance(drafter, TreeDrafter):
             found.append(replace(variant, name=f"{name}, tree of {FIXED_DEPTH}", tree=FIXED_DEPTH))
             policy = _adaptive(costs, maximum, max_nodes)
             trees = f"{name}, trees, {ADAPTIVE}"

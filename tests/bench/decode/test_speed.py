@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minimtp.bench.decode import prompts, speed
 from minimtp.bench.interleaved import Speed
 from minimtp.cli import main
-from minimtp.decode.rules.verify import RULES
+from minimtp.decode.rules.registry import RULES
 from minimtp.errors import UserError
 from tests.bench.decode.conftest import SIZES
 

@@ -10,7 +10,7 @@ from minimtp.bench.decode import tokens_per_round as rounds
 from minimtp.bench.decode.variants import FIXED_DEPTH
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
-from minimtp.decode.rules.verify import RULES
+from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.training.checkpoint import load
 
