@@ -7,6 +7,7 @@ from lessons.lesson01_autograd.recipe import recipe as previous
 INTRODUCES = (
     "minimtp.kernels",
     "minimtp.kernels.plain.attention",
+    "minimtp.kernels.plain.best_first_tree",
     "minimtp.kernels.plain.block",
     "minimtp.kernels.plain.gated_drafts",
     "minimtp.kernels.plain.gated_head",

@@ -11,7 +11,8 @@ from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import Batch, start_batch
-from minimtp.decode.drafters.drafter import Drafter, FunctionDrafter
+from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.generation import Generation
@@ -19,7 +20,7 @@ from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.options import require_tree, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.rules.verify import Rule
+from minimtp.decode.rules.rule import Rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.errors import UserError

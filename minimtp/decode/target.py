@@ -40,7 +40,7 @@ class Target(Protocol):
 
 
 class TreeTarget(Target, Protocol):
-    """A target that can verify trees of drafts (rules/trees.py)."""
+    """A target that can verify trees of drafts (rules/tree.py)."""
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
         """Feed the rows of a tree in depth-first order. The cache does not change until `keep` is

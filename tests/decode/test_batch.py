@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.batch import row_seed, start_batch
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed, start_batch
-from minimtp.decode.drafters.heads import SequentialStep, head_drafter
+from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.drafters.sequential import SequentialModule
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPlan
-from minimtp.decode.rules.verify import Greedy
+from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
 from tests.decode.drafters.test_heads import SHAPE, model_with
@@ -80,7 +81,7 @@ def decoder(kind, context_length):
         return target, ModelDrafter(
             ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4
         )
-    return target, NgramDrafter(4, shortest=1) if kind == "ngram" else head_drafter(
+    return target, NgramDrafter(4, min_length=1) if kind == "ngram" else head_drafter(
         model.heads, target
     )
 
@@ -131,7 +132,7 @@ def check_heads(drafter, hidden, tokens):
         zip(drafter._heads, fresh._heads, strict=True), start=1
     ):
         behind = (
-            number - 1 if isinstance(head, SequentialStep) else 0
+            number - 1 if isinstance(head, SequentialModule) else 0
         )  # module k reads k tokens ahead
         assert head.cache.length <= max(0, len(tokens) - 1 - behind), "a provisional row was kept"
         assert_equal_caches(head.cache, expected.cache, f"the cache of head {number}")

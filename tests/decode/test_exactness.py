@@ -15,9 +15,9 @@ from minimtp.backend import numpy as np
 from minimtp.bench.agreement import TIE
 from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.decode.decoder import deploy
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.verify import RULES
+from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
 from minimtp.engine.module import map_parameters
 from minimtp.model.heads import HEADS, MultiTokenModel

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.verify import RULES, BlockRule, Match, TokenRule
+from minimtp.decode.rules.block import BlockRule
+from minimtp.decode.rules.match import Match
+from minimtp.decode.rules.registry import RULES
+from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
@@ -53,7 +56,7 @@ def sampling(target, other, depth=3):
     def function(tokens, wanted, rule):
         tokens, scores = list(tokens), []
         for index in range(wanted):
-            drawn, score = rule.draw(other.logits(tokens)[None], index)
+            drawn, score = rule.sample(other.logits(tokens)[None], index)
             tokens.append(int(drawn[0]))
             scores.append(score)
         return tokens[-wanted:], None if scores[0] is None else np.concatenate(scores)

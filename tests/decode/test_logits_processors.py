@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import ProcessedRule, RepetitionPenalty
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.verify import BlockRule, Match, TokenRule
+from minimtp.decode.rules.block import BlockRule
+from minimtp.decode.rules.match import Match
+from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, total_variation
@@ -77,7 +79,7 @@ def sampling_drafter(other, depth):
     def function(tokens, wanted, rule):
         tokens, scores = list(tokens), []
         for index in range(wanted):
-            drawn, score = rule.draw(other.logits(tokens)[None], index)
+            drawn, score = rule.sample(other.logits(tokens)[None], index)
             tokens.append(int(drawn[0]))
             scores.append(score)
         return tokens[-wanted:], None if scores[0] is None else np.concatenate(scores)
@@ -89,7 +91,7 @@ def all_at_once_drafter(other, depth):
     """Drafts as parallel heads do: several rows in one draw."""
 
     def function(tokens, wanted, rule):
-        drawn, scores = rule.draw(
+        drawn, scores = rule.sample(
             np.stack([other.logits([*tokens, index]) for index in range(wanted)]), 0
         )
         return drawn, scores
@@ -261,5 +263,5 @@ def test_a_drafter_that_knows_the_target_is_always_accepted_under_a_penalty():
 
 @pytest.mark.parametrize("penalty", [0, -1, float("inf"), float("nan"), "1"], ids=str)
 def test_a_penalty_that_is_no_positive_number_is_refused(penalty):
-    with pytest.raises(UserError, match="a repetition penalty is a number above 0"):
+    with pytest.raises(UserError, match="a repetition penalty must be a number above 0"):
         RepetitionPenalty(penalty)

@@ -14,8 +14,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.trees import Tree
-from minimtp.decode.rules.verify import Greedy
+from minimtp.decode.rules.greedy import Greedy
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
 from minimtp.engine.tensor import no_grad
@@ -123,7 +123,7 @@ def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
     assert len(alone) == 16
     assert list(write(drafter=heads, draft_depth=DEPTH)) == alone
     assert list(write(drafter=heads, tree=6)) == alone
-    assert list(write(drafter=NgramDrafter(4, shortest=1))) == alone
+    assert list(write(drafter=NgramDrafter(4, min_length=1))) == alone
 
 
 @each_kind

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError

@@ -34,10 +34,10 @@ from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
 from minimtp.bench.json_lines import json_lines
 from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
-from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.verify import RULES
+from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
@@ -155,7 +155,7 @@ def tokens_per_round(
 def _kinds(drafters: Mapping[str, Drafter], sampling: SamplingParams) -> Iterator[Kind]:
     """(drafter, form, rule); only the first rule at temperature 0, where all are the same."""
     for (name, drafter), form in product(drafters.items(), FORMS):
-        if form == CHAIN or hasattr(drafter, "draft_tree"):
+        if form == CHAIN or isinstance(drafter, TreeDrafter):
             for rule in RULES[:1] if sampling.greedy else RULES:
                 yield name, form, rule
 

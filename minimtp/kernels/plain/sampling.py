@@ -13,5 +13,5 @@ def choose(logits: Array, temperature: float, noise: Array | None = None) -> Arr
     xp = array_module(logits)
     scores = logits if temperature == 1 else logits / temperature
     tokens = (scores if noise is None else scores + noise).argmax(axis=-1)
-    finite = xp.isfinite(xp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
+    finite = xp.isfinite(logits[xp.arange(len(tokens)), tokens])
     return xp.where(finite, tokens, -1)

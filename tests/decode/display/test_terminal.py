@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.display.terminal import acceptance, pieces, show, styled, visible, wants_colour
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.round import Round
 from minimtp.decode.statistics import Statistics

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters import heads as head_drafters
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters import token_conditioned
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import start_generation
-from minimtp.decode.rules.verify import RULES, Greedy, make_rule
+from minimtp.decode.rules.greedy import Greedy
+from minimtp.decode.rules.registry import RULES, make_rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.engine.module import map_parameters
@@ -80,11 +81,11 @@ def trained_logits(model, tokens, path):
 class Recording(Greedy):
     """Greedy drafting that keeps the logits it saw."""
 
-    def draw(self, logits, index):
+    def sample(self, logits, index):
         self.seen = logits if index == 0 else np.concatenate([self.seen, logits])
-        return super().draw(logits, index)
+        return super().sample(logits, index)
 
-    def guess(self, depth, xp=np):
+    def perturbed_argmax(self, depth, xp=np):
         return None  # so that `draw` is asked
 
 
@@ -180,7 +181,7 @@ def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_
     drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
     for seed in range(20):
         whole, asked = (make_rule(rule, law, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
-        asked.guess = lambda depth, xp=np: None
+        asked.perturbed_argmax = lambda depth, xp=np: None
         for least in (0.0, 0.02):
             drafter.min_confidence = least
             assert list(drafter.draft(DEPTH, whole)[0]) == list(drafter.draft(DEPTH, asked)[0])
@@ -291,7 +292,7 @@ def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
 def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_parts(
     monkeypatch, table_share
 ):
-    monkeypatch.setattr(head_drafters, "TABLE_SHARE", table_share)
+    monkeypatch.setattr(token_conditioned, "TABLE_SHARE", table_share)
     model = model_with("token_conditioned")
     text = [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))

@@ -38,7 +38,7 @@ def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(
     own, tokens, depth, more, shortest
 ):
     longest = shortest + more
-    found = drafts_after(own(NgramDrafter)(longest=longest, shortest=shortest), tokens, depth)
+    found = drafts_after(own(NgramDrafter)(max_length=longest, min_length=shortest), tokens, depth)
     expected = expected_drafts(tokens, depth, longest, shortest)
     assert found == expected, f"after {tokens} the drafts are {expected}"
 
@@ -74,7 +74,7 @@ def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
         max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
     )
     plain = list(start_generation(target, None, [0, 1], **options))
-    drafter = own(NgramDrafter)(shortest=1)
+    drafter = own(NgramDrafter)(min_length=1)
     assert (
         list(start_generation(target, drafter, [0, 1], **options))
         == plain
