@@ -35,7 +35,7 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 KNOWN = {  # violations that remain, to be removed from here as the areas are finished
     "upwards": {"training.checkpoint"},
     "circles": {"training.checkpoint", "formats.gguf.gguf", "training", "formats"},
-    "lines": {"decode.drafters.heads", "decode.rules.verify", "formats.gguf.gguf", "quant.qat.modules", "training.run"},
+    "lines": {"formats.gguf.gguf", "quant.qat.modules", "training.run"},
     "files": {"decode", "kernels/cpu", "training"},
 }  # fmt: skip
 MAX_LINES = 350
