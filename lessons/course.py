@@ -55,18 +55,19 @@ class Lesson:
         changed. If a lesson's recipe.py sets `STARTS_FROM = N`, its model starts from the weights
         of lesson N.
         """
-        from minimtp.training.checkpoint import started
-        from minimtp.training.run import train
+        from minimtp.training.run.folder import started
+        from minimtp.training.run.start import Start
+        from minimtp.training.run.train import train
 
         number = number or self.number
         folder = self.runs / f"lesson{number:02d}" / name
         before = getattr(_module(number, "recipe"), "STARTS_FROM", None)
+        start_from = self.trained(before) if before and not started(folder) else None
         train(
             replace(recipe_of(number, self.preset), **changed),
             out=folder,
-            resume=started(folder),
+            start=Start(resume=started(folder), start_from=start_from),
             device=self.device.name,
-            start_from=self.trained(before) if before and not started(folder) else None,
         )
         return folder
 

@@ -1,28 +1,47 @@
-"""minimtp: multi-token prediction, quantization-aware training and exact speculative decoding from scratch.
+"""minimtp: multi-token prediction, quantization-aware training and exact speculative decoding.
 
     import minimtp
-    run = minimtp.load("runs/mine")
-    text = run.tokenizer.decode(list(minimtp.generate(run, "def main(", max_new_tokens=64)))
+    loaded = minimtp.load("runs/mine")
+    tokens = minimtp.generate(loaded, "def main(", max_new_tokens=64)
+    print(loaded.tokenizer.decode(list(tokens)))
 
-The functions below are imported when first used, so that `import minimtp` stays quick.
+Each name below is imported when it is first used, so that `import minimtp` is fast.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _HOME_OF
+    from minimtp.decode.decoder import Decoder as Decoder
+    from minimtp.decode.decoder import DraftConfig as DraftConfig
+    from minimtp.decode.decoder import generate as generate
+    from minimtp.decode.sampling import SamplingParams as SamplingParams
+    from minimtp.errors import UserError as UserError
+    from minimtp.formats.gguf.writer import export as export
+    from minimtp.formats.load import load as load
+    from minimtp.model.loaded import LoadedModel as LoadedModel
+    from minimtp.training.evaluate import evaluate as evaluate
+    from minimtp.training.quantize import quantize as quantize
+    from minimtp.training.recipe import Recipe as Recipe
+    from minimtp.training.run.start import Start as Start
+    from minimtp.training.run.train import train as train
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "load": "minimtp.training.checkpoint",
-    "generate": "minimtp.decode.decoder",
     "Decoder": "minimtp.decode.decoder",
     "DraftConfig": "minimtp.decode.decoder",
-    "SamplingParams": "minimtp.decode.sampling",
-    "train": "minimtp.training.run",
-    "evaluate": "minimtp.training.evaluate",
-    "quantize": "minimtp.training.quantize",
-    "export": "minimtp.formats.gguf.gguf",
+    "LoadedModel": "minimtp.model.loaded",
     "Recipe": "minimtp.training.recipe",
+    "SamplingParams": "minimtp.decode.sampling",
+    "Start": "minimtp.training.run.start",
     "UserError": "minimtp.errors",
+    "evaluate": "minimtp.training.evaluate",
+    "export": "minimtp.formats.gguf.writer",
+    "generate": "minimtp.decode.decoder",
+    "load": "minimtp.formats.load",
+    "quantize": "minimtp.training.quantize",
+    "train": "minimtp.training.run.train",
 }
 __all__ = [*_HOME_OF]
 

@@ -33,10 +33,10 @@ LEVELS = [  # from the top down; a part may import parts of its own level and of
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 KNOWN = {  # violations that remain, to be removed from here as the areas are finished
-    "upwards": {"training.checkpoint"},
-    "circles": {"training.checkpoint", "formats.gguf.gguf", "training", "formats"},
-    "lines": {"formats.gguf.gguf", "quant.qat.modules", "training.run"},
-    "files": {"decode", "kernels/cpu", "training"},
+    "upwards": set(),
+    "circles": set(),
+    "lines": {"quant.qat.modules"},
+    "files": {"decode", "kernels/cpu"},
 }  # fmt: skip
 MAX_LINES = 350
 MAX_FILES = 14

@@ -8,7 +8,7 @@ from lessons.lesson03_transformer.analysis import attention, bits_by_position, l
 from lessons.lesson03_transformer.plot import draw
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 
 SNIPPET = "def area(width):\n    return width * width\n"

@@ -8,7 +8,7 @@ from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import no_grad
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
-from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.run.folder import LoadedRun
 
 
 def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:

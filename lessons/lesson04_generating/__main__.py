@@ -5,7 +5,7 @@ from lessons.lesson04_generating.generate import generators, sampler, timed, wit
 from lessons.lesson04_generating.plot import draw
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 
 PROMPT = "def "
 SETTINGS = {

@@ -6,7 +6,7 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
-from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.run.folder import LoadedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

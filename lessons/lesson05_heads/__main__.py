@@ -11,7 +11,7 @@ from lessons.lesson05_heads.predictions import (
 from minimtp.backend import numpy as np
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 
 KINDS = ("parallel", "sequential", "token_conditioned")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from lessons.lesson05_heads.predictions import correct, draft
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
-from minimtp.training.checkpoint import LoadedRun
 from minimtp.training.evaluate import teacher_forced_acceptance
+from minimtp.training.run.folder import LoadedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

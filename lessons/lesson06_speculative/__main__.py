@@ -7,7 +7,7 @@ from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
 from minimtp.backend import to_device
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.runtime import ModelRunner
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 
 

@@ -10,9 +10,9 @@ from lessons.lesson07_quantization.quantized import (
     misread,
     noise,
 )
+from minimtp.formats.load import load
 from minimtp.quant.grids.registry import Q4_0
 from minimtp.quant.ptq.methods import METHODS
-from minimtp.training.checkpoint import load
 from minimtp.training.data.corpus import open_corpus
 
 SCALES = {

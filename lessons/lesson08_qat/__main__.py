@@ -7,7 +7,7 @@ from lessons.lesson07_quantization.quantized import Evaluator
 from lessons.lesson08_qat.derivatives import largest_differences, share_without_slope
 from lessons.lesson08_qat.finetune import Finetuner, WeightHistory, grid_name, round_after_step
 from lessons.lesson08_qat.plot import draw
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 
 QAT = {"QAT": {}, "QAT + teacher": {"distill": 0.7}, "QAT + LSQ": {"scales": "learned"}}

@@ -9,7 +9,7 @@ from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.run.folder import LoadedRun
 
 
 def repetition_rate(texts: Sequence[Sequence[int]], start: int) -> float:

@@ -9,8 +9,8 @@ from minimtp.backend import numpy as np
 from minimtp.compare.claims import judge
 from minimtp.compare.result_cache import Figures
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.training.checkpoint import LoadedRun
 from minimtp.training.data.corpus import Corpus
+from minimtp.training.run.folder import LoadedRun
 
 # The results of standard, MTP, MTP + QAT int4 and MTP rounded, in this order.
 Results = Sequence[Figures]

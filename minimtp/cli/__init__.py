@@ -85,9 +85,9 @@ def _run(arguments: list[str] | None) -> int:
         parser.print_help()
         return 0
     if options.command is not train.run:
-        from minimtp.training import distributed
+        from minimtp.training.run.mpirun import refuse_several
 
-        distributed.refuse_several(options.command_name)
+        refuse_several(options.command_name)
     code = options.command(options)
     sys.stdout.flush()
     return code

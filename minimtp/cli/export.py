@@ -20,9 +20,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from minimtp.formats.gguf import gguf
+    import minimtp
 
-    done = gguf.export(options.run, options.out)
+    done = minimtp.export(minimtp.load(options.run), options.out)
     types = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
     print(
         f"{done.path}: {done.size:,} bytes, {done.types.total()} tensors ({types}) and the "

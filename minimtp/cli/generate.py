@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from minimtp.decode.decoder import Decoder, DraftConfig
     from minimtp.decode.display.trace import Trace
     from minimtp.decode.generation import Generation
-    from minimtp.training.checkpoint import LoadedRun
     from minimtp.training.data.tokenizer import Tokenizer
+    from minimtp.training.run.folder import LoadedRun
 
 MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
 

@@ -84,7 +84,7 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
         base = _recipe_file(options.recipe)
     if options.start_from:
         from minimtp.training.build import MODEL_SETTINGS
-        from minimtp.training.checkpoint import read
+        from minimtp.training.run.checkpoint import read
 
         source = read(options.start_from, optimizer=False).recipe.to_dict()
         base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source

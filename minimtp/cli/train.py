@@ -80,26 +80,30 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from minimtp.training.data.tokenizer import open_tokenizer
-    from minimtp.training.distributed import command_to_resume
-    from minimtp.training.run import train
+    from minimtp.training.run.mpirun import command_to_resume
+    from minimtp.training.run.start import Start
+    from minimtp.training.run.train import train
 
     use_kernels(options)
     out = options.out or default_folder(options)
     _check_start(options, out)
     tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
+    start = Start(
+        resume=options.resume,
+        start_from=options.start_from,
+        continue_schedule=options.continue_schedule,
+        teacher=options.teacher,
+        self_generated=options.self_generated,
+        tokenizer=tokenizer,
+    )
     result = train(
         chosen_recipe(options),
         options.corpus,
         out,
-        resume=options.resume,
-        start_from=options.start_from,
-        continue_schedule=options.continue_schedule,
+        start,
         stop_at_step=options.stop_at_step,
-        teacher=options.teacher,
-        self_generated=options.self_generated,
         device=options.device,
         threads=options.threads,
-        tokenizer=tokenizer,
     )
     if result.evaluation:
         if result.evaluated_at != result.step:
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_start(options: argparse.Namespace, out: str) -> None:
     """Raise UserError for options that describe the start of a run, if this command starts none."""
-    from minimtp.training import checkpoint
+    from minimtp.training.run import checkpoint
 
     if options.continue_schedule and not options.start_from:
         raise UserError("--continue-schedule continues another run: name that run with --from")

@@ -3,13 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from minimtp.training import checkpoint
-from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.formats.load import load
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import with_heads
 from minimtp.training.quantize import quantize
 from minimtp.training.recipe import Recipe
-from minimtp.training.run import train
+from minimtp.training.run import checkpoint
+from minimtp.training.run.folder import LoadedRun, started
+from minimtp.training.run.start import Start
+from minimtp.training.run.train import train
 from minimtp.training.schedule import decay_start
 
 TITLES = {  # by the name of the configuration, which is also the name of its folder
@@ -38,25 +40,28 @@ def train_configurations(
     Raises Interrupted if the user stops it.
     """
 
-    def train_or_resume(recipe: Recipe, name: str, **options: object) -> None:
+    def train_or_resume(
+        recipe: Recipe, name: str, start: Start, stop_at_step: int | None = None
+    ) -> None:
         train(
             recipe,
             corpus,
             out / name,
-            resume=checkpoint.started(out / name),
+            replace(start, resume=started(out / name)),
+            stop_at_step=stop_at_step,
             device=device,
             threads=threads,
             report=lambda line: None,
-            **options,
         )
 
     stem_steps = decay_start(wanted["standard"])
-    branch = {"start_from": out / "stem", "continue_schedule": True} if stem_steps else {}
+    branch = Start()
     if stem_steps:
-        train_or_resume(wanted["mtp"], "stem", stop_at_step=stem_steps)
+        train_or_resume(wanted["mtp"], "stem", Start(), stop_at_step=stem_steps)
+        branch = Start(start_from=out / "stem", continue_schedule=True)
     for name, recipe in wanted.items():
-        train_or_resume(recipe, TRAINED_IN[name], **branch)
+        train_or_resume(recipe, TRAINED_IN[name], branch)
     for name, source in PACKED_FROM.items():
         if not checkpoint.exists(out / name):
-            quantize(out / source, out / name)
+            quantize(load(out / source), out / name)
     return {name: load(out / name, device) for name in TITLES}

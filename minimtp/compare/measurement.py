@@ -21,10 +21,11 @@ from minimtp.decode.decoder import deploy
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
+from minimtp.formats.load import load
 from minimtp.quant.packed import bits_per_weight
-from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import Evaluation, evaluate
+from minimtp.training.run.folder import LoadedRun
 
 TEMPERATURES = {"": GREEDY, "_t1": SamplingParams(1.0)}  # by the suffix of the results' names
 
@@ -129,7 +130,7 @@ def _quality(name: str, loaded: LoadedRun, evaluation: Evaluation, standard: Eva
     return {
         "name": name,
         "title": TITLES[name],
-        "folder": str(loaded.folder),
+        "folder": str(loaded.path),
         "bits_per_byte": evaluation.bits_per_byte,
         "next_token_accuracy": evaluation.accuracy[0],
         "accuracy": evaluation.accuracy,
@@ -196,7 +197,7 @@ def _alternate(
 
 def _memory(runs: Runs, prompt: np.ndarray, sizes: Sizes, device: Device) -> Results:
     def build(name: str) -> Variant:
-        return _variant(name, load(runs[name].folder, device.name))
+        return _variant(name, load(runs[name].path, device.name))
 
     return {
         name: {

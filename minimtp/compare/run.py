@@ -27,8 +27,8 @@ from minimtp.files import make_folder, write_text
 from minimtp.machine import available_cores
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
-from minimtp.training.interrupt import Interrupted
 from minimtp.training.recipe import Recipe
+from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME = "compare.json"
 CACHE_NAME = "measured.json"  # exists until everything is measured

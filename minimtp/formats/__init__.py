@@ -1,1 +1,1 @@
-"""Files that other programs read."""
+"""File formats: loading a model from any of them, and the files that other programs read."""

@@ -1,19 +1,22 @@
-"""How good a model is on text it has not seen.
+"""Evaluation: how well a model predicts held-out text.
 
-* **Bits per byte**: the mean of -log2 p(next token | the tokens before it), over the bytes of text that those tokens stand
-  for. It does not depend on the tokenizer, so models can be compared across vocabularies.
-* **Accuracy at +k**: how often the most probable token is the right one, for the next token (+1) and for the heads' (+2, ...),
-  each head reading the true tokens in between.
-* **Acceptance at depth k**, teacher-forced: what greedy speculative decoding would accept of the k-th draft, given that it
-  accepted the drafts before it, if the text went on as the held-out text does. A draft stands when it is the model's own
-  choice at its place. So, over all positions t,
+* **Bits per byte**: the mean of -log2 p(next token | the tokens before it), divided by the bytes of
+  text that those tokens stand for. It does not depend on the tokenizer, so it compares models with
+  different vocabularies.
+* **Accuracy at +k**: how often the most probable token is correct, for the next token (+1) and for
+  the predictions of the heads (+2, ...). Each head is given the true tokens in between.
+* **Acceptance at depth k**, teacher-forced: how often greedy speculative decoding would accept the
+  k-th draft, if it accepted the drafts before it and the text continued as the held-out text does.
+  A draft is accepted if it is the model's own choice at its place. Over all positions t,
 
-      acceptance(k) = (the choices of heads 1..k at t are the model's at t+1..t+k) / (the same for heads 1..k-1)
+      acceptance(k) =    #(t: the choices of heads 1..k at t are the model's at t+1..t+k)
+                       / #(t: the same for heads 1..k-1)
 
-  The model's own greedy text is more predictable than real text: decoding it (`generate --show`, `compare`) accepts more.
+  The model's own greedy output is more predictable than real text, so decoding it
+  (`generate --show`, `compare`) accepts more drafts.
 
-The text is cut into windows of the model's context, spread evenly over the held-out part. The first tokens of a window are
-predicted from little context, as everywhere a window is used; no token counts twice.
+The text is cut into windows of the model's context length, spread evenly over the held-out part. No
+token counts twice. The first tokens of a window are predicted from little context, as in training.
 """
 
 from collections.abc import Sequence
@@ -28,19 +31,21 @@ from minimtp.errors import UserError
 from minimtp.machine import available_cores
 from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
-from minimtp.training.checkpoint import LoadedRun, load
 from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.run.folder import LoadedRun
 
-DEAD = 0.05  # acceptance below which a head is reported
-TOKENS_AT_ONCE = (
-    2048  # a shard's rows: enough to keep products busy, few enough to keep logits small
-)
+DEAD = 0.05  # a head with less acceptance is reported
+DEFAULT_TOKENS = 131_072  # predicted if the recipe evaluates nothing
+TOKENS_AT_ONCE = 2048  # in a shard: enough to keep matmuls efficient, few enough for small logits
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """bits_per_byte; accuracy[k] at +(k+1); acceptance[k] at depth k+1 (None where no draft got there);
-    nats[k] per token at +(k+1); tokens and bytes that were predicted."""
+    """The result of an evaluation.
+
+    accuracy: at +1, +2, ... acceptance: at depth 1, 2, ..., None where no draft got there.
+    nats: per token, at +1, +2, ... tokens, bytes: how much text was predicted.
+    """
 
     bits_per_byte: float
     accuracy: list[float]
@@ -53,63 +58,58 @@ class Evaluation:
         return asdict(self)
 
     def describe(self) -> str:
-        """A line or three for people."""
-        lines = [f"{self.bits_per_byte:.4f} bits per byte over {self.bytes:,} held-out bytes"]
-        lines.append(
-            "accuracy   "
-            + "  ".join(f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1))
-        )
+        """Return the result as a few lines for people."""
+        accuracy = [f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1)]
+        lines = [
+            f"{self.bits_per_byte:.4f} bits per byte over {self.bytes:,} held-out bytes",
+            f"accuracy   {'  '.join(accuracy)}",
+        ]
         if self.acceptance:
-            shares = ("?" if share is None else f"{share:.1%}" for share in self.acceptance)
-            lines.append(
-                "acceptance "
-                + "  ".join(f"{k}: {share}" for k, share in enumerate(shares, start=1))
-            )
-            lines.append(
-                "           (by depth of the draft: how often it is the model's own choice)"
-            )
-        lines += dead_heads(self.acceptance)
-        return "\n".join(lines)
+            shares = ["?" if share is None else f"{share:.1%}" for share in self.acceptance]
+            by_depth = [f"{k}: {share}" for k, share in enumerate(shares, start=1)]
+            lines.append(f"acceptance {'  '.join(by_depth)}")
+            lines.append("           (by draft depth: how often a draft is the model's own choice)")
+        return "\n".join(lines + dead_heads(self.acceptance))
 
 
 def evaluate(
-    run: LoadedRun | str | Path,
+    run: LoadedRun,
     corpus: Corpus | Sequence[str | Path] | None = None,
     *,
     tokens: int | None = None,
     threads: int | None = None,
 ) -> Evaluation:
-    """Evaluate a trained run, or the run in a folder, on the held-out part of a corpus.
+    """Evaluate a loaded model on the held-out part of a corpus.
 
-    corpus: a Corpus, or what `open_corpus` takes; None for the one the run was trained on. tokens: how many to predict, at
-    most (None: the recipe's evaluation_tokens). Raises UserError for a run, corpus or number that cannot be used.
+    corpus: a Corpus, or the sources for `open_corpus`; None for the text that the model was trained
+        on.
+    tokens: the maximum number of tokens to predict (None: the recipe's evaluation_tokens).
+
+    Raises UserError if the corpus or a number cannot be used.
     """
     for name, number in (("tokens", tokens), ("threads", threads)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, not {number}")
-    if not isinstance(run, LoadedRun):
-        run = load(run)
     if not isinstance(corpus, Corpus):
         corpus = corpus_for(run, corpus)
-    corpus.require(1, run.recipe.context_length, run.model.depth)
-    return evaluate_model(
-        run.model,
-        corpus,
-        run.recipe.context_length,
-        tokens or run.recipe.evaluation_tokens or 131_072,
-        threads,
-    )
+    context_length = run.config.context_length
+    corpus.require(1, context_length, run.model.depth)
+    tokens = tokens or run.recipe.evaluation_tokens or DEFAULT_TOKENS
+    return evaluate_model(run.model, corpus, context_length, tokens, threads)
 
 
 def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
-    """The corpus that `sources` name, by default the run's own, in the run's tokens. Raises what `open_corpus` raises."""
+    """Open a corpus with the tokenizer of the run.
+
+    sources: see `open_corpus`; None for the text that the run was trained on.
+    """
     return open_corpus(run.corpus.get("sources", ()) if sources is None else sources, run.tokenizer)
 
 
 def evaluate_model(
     model: Model, corpus: Corpus, context_length: int, tokens: int, threads: int | None = None
 ) -> Evaluation:
-    """The same for a model in memory, on at most `tokens` held-out tokens in windows of `context`."""
+    """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length`."""
     windows = corpus.validation_windows(
         tokens, context_length=context_length, depth=model.depth
     )  # (W, T + 1 + K)
@@ -134,39 +134,41 @@ def evaluate_model(
 
 
 def dead_heads(acceptance: Sequence[float | None]) -> list[str]:
-    """A sentence for each head whose drafts would hardly ever be accepted.
+    """Return a warning for each head whose drafts are hardly ever accepted.
 
-    Such a head makes no text wrong, it only costs time, so nothing else would tell of it: a head that was rounded too
-    coarsely, or loaded from the wrong place, looks just like this.
+    Nothing else reveals such a head: the output stays correct and only gets slower. A head that was
+    rounded too coarsely, or loaded from the wrong place, shows this symptom.
     """
     return [
-        f"warning: head {k} is dead: {share:.1%} of its drafts are accepted, under {DEAD:.0%}; train it longer, give it a "
-        f"finer grid, or draft at most {k - 1}"
+        f"warning: head {k} is dead: {share:.1%} of its drafts are accepted, under {DEAD:.0%}; "
+        f"train it longer, give it a finer grid, or draft at most {k - 1}"
         for k, share in enumerate(acceptance, start=1)
         if share is not None and share < DEAD
     ]
 
 
-def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """(W, T + 1 + K) tokens -> (W, T, 1 + K): what is to be predicted at each position."""
-    return np.stack([windows[:, 1 + k : 1 + k + shape[1]] for k in range(shape[2])], axis=-1)
-
-
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
-    """Acceptance at depth 1..K from the most probable tokens (W, T, 1 + K), those of the model and then those of each head.
+    """Return the acceptance at depth 1..K, None for a depth that no draft reached.
 
-    Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
-    places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
+    predicted: the most probable tokens (W, T, 1 + K) of the model and then of each head.
+
+    The draft of head j at t is accepted if predicted[w, t, j] equals predicted[w, t + j, 0], the
+    model's own choice there. Acceptance at depth k is counted over the positions t < T - k where
+    the drafts of heads 1..k-1 are accepted.
     """
     context_length, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
         places = max(0, context_length - k)
-        stands = [
+        accepted = [
             predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)
         ]  # each (W, T - k)
-        reached = np.logical_and.reduce(stands[:-1]) if k > 1 else np.ones_like(stands[0])
-        shares.append(
-            float((reached & stands[-1]).sum() / reached.sum()) if reached.any() else None
-        )
+        reached = np.logical_and.reduce(accepted[:-1]) if k > 1 else np.ones_like(accepted[0])
+        share = (reached & accepted[-1]).sum() / reached.sum() if reached.any() else None
+        shares.append(None if share is None else float(share))
     return shares
+
+
+def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the tokens to predict at each position: (W, T + 1 + K) -> (W, T, 1 + K)."""
+    return np.stack([windows[:, 1 + k : 1 + k + shape[1]] for k in range(shape[2])], axis=-1)

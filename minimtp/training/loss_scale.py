@@ -1,34 +1,38 @@
-"""float16 has no number between 0 and 6e-8, where many gradients are, so the loss, and with it every gradient, is scaled up.
+"""Loss scaling for float16, which has no number between 0 and 6e-8, where many gradients lie.
 
-The scale is a power of two, and the optimizer divides by it, so nothing else changes. It is found by trying (Micikevicius et
-al. 2018, arXiv 1710.03740, section 3.2): where a gradient overflows, the step is computed again with half of it; after many
-steps without that it is doubled.
+The loss is multiplied by a power of two, and so is every gradient. The optimizer divides by it, so
+nothing else changes. The scale is found by trial (Micikevicius et al. 2018, arXiv 1710.03740,
+section 3.2): if a gradient overflows, the step is computed again with half the scale; after many
+steps without overflow, the scale is doubled.
 """
 
-FIRST, LARGEST, SMALLEST = 2.0**16, 2.0**24, 1.0
+FIRST, MAX, MIN = 2.0**16, 2.0**24, 1.0
 PATIENCE = 1000  # steps without an overflow before the scale is doubled
 
 
 class LossScale:
-    """The factor of the loss, `value`: 1 and fixed unless the precision is float16. kept: what `state` gave of it before."""
+    """The factor of the loss, `value`. It is 1 and never changes unless the precision is float16.
 
-    def __init__(self, precision: str, kept: object = None) -> None:
-        self._moves = precision == "float16"
-        self.value, self._steps = kept or (FIRST if self._moves else 1.0, 0)
+    stored: the state of a checkpoint, or None for a fresh run.
+    """
+
+    def __init__(self, precision: str, stored: list[float] | None = None) -> None:
+        self._adapts = precision == "float16"
+        self.value, self._steps = stored or (FIRST if self._adapts else 1.0, 0)
 
     def lower(self) -> bool:
-        """A gradient was not finite: whether the step is to be computed again, with a smaller scale."""
-        if not self._moves or self.value <= SMALLEST:
+        """Halve the scale after an overflow. Returns whether to compute the step again."""
+        if not self._adapts or self.value <= MIN:
             return False
         self.value, self._steps = self.value / 2, 0
         return True
 
-    def stepped(self) -> None:
-        """A step was taken."""
+    def count_step(self) -> None:
+        """Count a step without overflow, and double the scale when it is time."""
         self._steps += 1
-        if self._moves and self._steps == PATIENCE:
-            self.value, self._steps = min(LARGEST, 2 * self.value), 0
+        if self._adapts and self._steps == PATIENCE:
+            self.value, self._steps = min(MAX, 2 * self.value), 0
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint holds of it; nothing where it never changes."""
-        return {"loss_scale": [self.value, self._steps]} if self._moves else {}
+        """Return what a checkpoint stores: nothing if the scale never changes."""
+        return {"loss_scale": [self.value, self._steps]} if self._adapts else {}

@@ -27,10 +27,10 @@ from minimtp.cli.recipe_options import chosen_recipe
 from minimtp.cli.values import whole_number
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.errors import MeasurementFailed
-from minimtp.training import checkpoint
 from minimtp.training.data.tokenizer import ByteTokenizer
 from minimtp.training.presets import preset
 from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.run import checkpoint
 from minimtp.training.trainer import Trainer
 from tests.strategies import recipes
 
@@ -49,7 +49,7 @@ TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
 
 @pytest.fixture(autouse=True)
 def quick_and_in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("minimtp.training.run.draw_losses", lambda folder: None)
+    monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
     monkeypatch.chdir(tmp_path)
     Path("poem.txt").write_bytes(TEXT)
     Path("short.txt").write_bytes(b"short")
@@ -249,7 +249,7 @@ def test_a_file_that_only_the_system_knows_about_is_refused_in_a_sentence_too(
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device", "loss.png")
 
-    monkeypatch.setattr("minimtp.training.run.draw_losses", full)
+    monkeypatch.setattr("minimtp.training.run.loop.draw_losses", full)
     assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "new"]) == 2
     assert capsys.readouterr().err.endswith(
         "\nminimtp: loss.png: No space left on device: free disk space, or choose another path\n"
@@ -504,7 +504,7 @@ def test_what_drafts_has_to_have_the_same_tokenizer_and_may_be_a_function(run):
     assert text(lambda tokens, depth, rule: ([97] * depth, None)) == plain
     assert text(loaded) == plain
     other = argparse.Namespace(
-        tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), folder="other"
+        tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), path="other"
     )
     with pytest.raises(
         minimtp.UserError,
@@ -536,9 +536,9 @@ def test_the_same_works_from_python(run):
     loaded = minimtp.load("run")
     tokens = list(minimtp.generate(loaded, "roses ", max_new_tokens=5))
     assert len(tokens) == 5
-    assert minimtp.evaluate(loaded, ["poem.txt"]) == minimtp.evaluate("run")
-    assert minimtp.quantize("run", "int8", "q8_0").packed.weights == "q8_0"
-    halves = minimtp.quantize("run", "halves", "f16").packed
+    assert minimtp.evaluate(loaded, ["poem.txt"]) == minimtp.evaluate(minimtp.load("run"))
+    assert minimtp.quantize(minimtp.load("run"), "int8", "q8_0").packed.weights == "q8_0"
+    halves = minimtp.quantize(minimtp.load("run"), "halves", "f16").packed
     assert {halves.weights, halves.embedding, halves.output_grid, halves.heads} == {"f16"}
     recipe = preset("tiny", context_length=16, tokens=640)
     assert minimtp.train(recipe, ["poem.txt"], "python", report=lambda line: None).finished
@@ -636,7 +636,7 @@ def test_ctrl_c_exits_130_after_saving_and_says_how_to_go_on(capsys, monkeypatch
         patched.setattr(Trainer, "advance", advance_and_be_interrupted)
         assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "out"]) == 130
     assert (
-        "stopped at step 5 of 10, saved in out; go on with: minimtp train --out out --resume"
+        "stopped at step 5 of 10, saved in out; resume with: minimtp train --out out --resume"
         in capsys.readouterr().err
     )
     assert main(["train", "--out", "out", "--resume"]) == 0

@@ -12,11 +12,11 @@ from minimtp.cli import main
 from minimtp.compare import configurations, measurement, report, run
 from minimtp.compare.result_cache import without_nan
 from minimtp.errors import UserError
-from minimtp.training import checkpoint
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.interrupt import Interrupted
 from minimtp.training.presets import preset
-from minimtp.training.run import train
+from minimtp.training.run import checkpoint
+from minimtp.training.run.interrupt import Interrupted
+from minimtp.training.run.train import train
 
 NAMES = ["standard", "mtp", "mtp_qat_int4", "mtp_int4_rounded"]
 
@@ -93,11 +93,11 @@ def test_finished_measurements_are_not_repeated_after_an_interruption(
 def test_finished_training_is_not_repeated_after_an_interruption(finished, tmp_path, monkeypatch):
     trained = []
 
-    def interrupted(recipe, text, out, **options):
+    def interrupted(recipe, text, out, start, **options):
         trained.append(out.name)
         if out.name == "mtp_qat" and trained.count("mtp_qat") == 1:
             raise Interrupted(out, 3, recipe.steps)
-        return train(recipe, text, out, **options)
+        return train(recipe, text, out, start, **options)
 
     monkeypatch.setattr(configurations, "train", interrupted)
     with pytest.raises(KeyboardInterrupt, match="run the same command again to resume"):

@@ -25,7 +25,7 @@ from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
-from minimtp.training.run import train
+from minimtp.training.run.train import train
 from tests.decode.drafters.test_heads import DEPTH, KINDS, SHAPE, model_with, trained_draft
 from tests.strategies import tree_forms
 
@@ -203,7 +203,7 @@ def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_t
     recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",
                     kv_cache="int4", weight_scales="learned-bound", batch_size=4, tokens=32 * 32 * 8, evaluation_tokens=0)  # fmt: skip
     train(recipe, corpus, tmp_path / "run", report=lambda line: None)
-    quantize(tmp_path / "run", tmp_path / "packed")
+    quantize(minimtp.load(tmp_path / "run"), tmp_path / "packed")
     texts = {
         tuple(
             minimtp.generate(

@@ -143,9 +143,9 @@ def test_the_scale_is_halved_by_an_overflow_doubled_after_many_steps_and_kept():
     scale = LossScale("float16")
     assert scale.lower() and scale.value == FIRST / 2
     for _ in range(PATIENCE - 1):
-        scale.stepped()
+        scale.count_step()
     kept = LossScale("float16", scale.state()["loss_scale"])
-    kept.stepped()
+    kept.count_step()
     assert kept.value == FIRST
     while kept.lower():
         assert kept.value >= 1
@@ -158,7 +158,7 @@ def test_a_checkpoint_keeps_the_scale(device, monkeypatch):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     trainer, _ = trained(device, precision="float16")
     trainer.loss_scale.lower()
-    kept = trainer.at_this_step(text(), {"shards": 1})
+    kept = trainer.checkpoint(text(), {"shards": 1})
     assert kept.state == {"shards": 1, "loss_scale": [FIRST / 2, 0]}
     kept.parameters = {name: to_numpy(array) for name, array in kept.parameters.items()}
     kept.optimizer = {}

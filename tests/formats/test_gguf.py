@@ -20,8 +20,10 @@ from minimtp.decode.decoder import deploy
 from minimtp.engine.module import Module, replace_modules
 from minimtp.engine.tensor import Tensor
 from minimtp.errors import UserError
-from minimtp.formats.gguf import gguf
+from minimtp.formats.gguf.reader import GgufFile, load_gguf, read_gguf
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_of
+from minimtp.formats.gguf.writer import caveats, export, write_gguf
+from minimtp.formats.load import load
 from minimtp.quant.grids.registry import BLOCK_GRIDS
 from minimtp.quant.packed import PackedMatrix
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -87,7 +89,7 @@ def written(tmp_path, model, tokenizer=BYTES):
     """The file of a model, as the package gguf reads it: (metadata, {tensor: (type, array)})."""
     from gguf import GGUFReader
 
-    gguf.write(tmp_path / "model.gguf", model, tokenizer, "model")
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, "model")
     reader = GGUFReader(tmp_path / "model.gguf")
     metadata = {key: field.contents() for key, field in reader.fields.items()}
     return metadata, {
@@ -181,7 +183,7 @@ def test_every_grid_of_ggmls_is_written_as_its_own_type(tmp_path, grid):
     from gguf import LlamaFileType
 
     assert LlamaFileType(metadata["general.file_type"]).name.lower().startswith(f"mostly_{grid}")
-    again = gguf.load(tmp_path / "model.gguf")
+    again = load_gguf(tmp_path / "model.gguf")
     assert (again.packed.weights, again.packed.embedding, again.packed.output) == (
         grid,
         "q8_0",
@@ -195,17 +197,17 @@ def test_half_precision_is_written_as_its_own_halves_and_loaded_as_the_same_numb
         build_model(preset("tiny"), np.random.default_rng(0)), QuantizationSpec("f16", "f16", "f16")
     )
     path = tmp_path / "half.gguf"
-    gguf.write(path, model, BYTES, "half")
-    file = gguf.read(path)
+    write_gguf(path, model, BYTES, "half")
+    file = read_gguf(path)
     down = model.blocks[0].feed_forward.down
     assert file.types["blk.0.ffn_down.weight"] == file.types["token_embd.weight"] == "f16"
     assert file.tensors["blk.0.ffn_down.weight"].tobytes() == np.asarray(down.packed).tobytes()
-    loaded = gguf.load(path).model
+    loaded = load_gguf(path).model
     assert np.array_equal(
         loaded.blocks[0].feed_forward.down.weight.data, file.tensors["blk.0.ffn_down.weight"]
     )
-    assert gguf.caveats(model) == [
-        "this run does not round what it multiplies by float16; llama.cpp rounds it to float16, too"
+    assert caveats(model) == [
+        "this model does not round the inputs of float16 matrices; llama.cpp rounds them to float16"
     ]
 
 
@@ -226,13 +228,13 @@ def test_learned_steps_are_in_the_blocks(tmp_path, scales):
 @settings(max_examples=15)
 @given(model=models())
 def test_a_file_that_is_loaded_computes_the_same_bits_and_writes_the_same_file(tmp_path, model):
-    gguf.write(tmp_path / "model.gguf", model, BYTES, "model")
+    write_gguf(tmp_path / "model.gguf", model, BYTES, "model")
     again = minimtp.load(tmp_path / "model.gguf")
     prompt = np.arange(model.config.context_length) % 256
     mine, theirs = (deploy(m)[0].forward(prompt).logits for m in (model.trunk, again.model))
     assert mine.tobytes() == theirs.tobytes()
     assert again.model.config == model.config
-    gguf.export(again, tmp_path / "again" / "model.gguf")
+    export(again, tmp_path / "again" / "model.gguf")
     assert (tmp_path / "again" / "model.gguf").read_bytes() == (
         tmp_path / "model.gguf"
     ).read_bytes()
@@ -241,10 +243,10 @@ def test_a_file_that_is_loaded_computes_the_same_bits_and_writes_the_same_file(t
 @needs_gguf
 def test_rope_base_and_epsilon_come_back_as_the_decimals_they_were(tmp_path):
     recipe = preset("tiny", rope_theta=12345.678, norm_eps=3e-6)
-    gguf.write(
+    write_gguf(
         tmp_path / "model.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "model"
     )
-    again = gguf.load(tmp_path / "model.gguf").recipe
+    again = load_gguf(tmp_path / "model.gguf").recipe
     assert (again.rope_theta, again.norm_eps) == (12345.678, 3e-6)
 
 
@@ -254,8 +256,8 @@ def test_a_file_of_any_context_that_a_model_can_have_is_loaded(tmp_path):
     recipe = preset(
         "tiny", num_layers=1, context_length=context_length, batch_size=1, tokens=context_length
     )
-    gguf.write(tmp_path / "long.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "long")
-    assert gguf.load(tmp_path / "long.gguf").recipe.context_length == context_length
+    write_gguf(tmp_path / "long.gguf", build_model(recipe, np.random.default_rng(0)), BYTES, "long")
+    assert load_gguf(tmp_path / "long.gguf").recipe.context_length == context_length
 
 
 # ---------------------------------------------------------------------------------------------------------- the vocabulary
@@ -360,7 +362,7 @@ def test_the_command_says_what_is_in_the_file_and_what_is_not(folder, tmp_path, 
     out = tmp_path / "new" / "poem.gguf"
     assert main(["export", str(folder / "float"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert f"{out}: {out.stat().st_size:,} bytes, the trunk's 11 tensors (11 in f32)" in said
+    assert f"{out}: {out.stat().st_size:,} bytes, 11 tensors (11 in f32)" in said
     assert (
         "note: the 2 prediction heads are not in the file" in said
         and f"llama-completion -m {out}" in said
@@ -368,14 +370,14 @@ def test_the_command_says_what_is_in_the_file_and_what_is_not(folder, tmp_path, 
     assert main(["export", str(folder / "qat"), "--out", str(out)]) == 0  # replaces it
     said = capsys.readouterr().out
     assert "(7 in q4_0, 3 in f32, 1 in q8_0)" in said and "note" not in said
-    assert minimtp.export(folder / "qat", tmp_path / "same.gguf").caveats == []
+    assert minimtp.export(load(folder / "qat"), tmp_path / "same.gguf").caveats == []
     assert (tmp_path / "same.gguf").read_bytes() == out.read_bytes()
 
 
 @needs_gguf
 def test_a_file_generates_and_evaluates_as_its_run_does(folder, tmp_path, capsys):
     for name in ("float", "qat"):
-        gguf.export(folder / name, tmp_path / f"{name}.gguf")
+        export(load(folder / name), tmp_path / f"{name}.gguf")
         texts, scores = [], []
         for run in (str(folder / name), str(tmp_path / f"{name}.gguf")):
             assert (
@@ -423,8 +425,8 @@ def test_a_grid_that_is_no_type_of_ggml_is_refused_and_nothing_is_written(tmp_pa
         build_model(preset("tiny"), np.random.default_rng(0)),
         QuantizationSpec(weights="int3-restricted-g32"),
     )
-    with pytest.raises(UserError, match="int3-restricted-g32, which is no type of ggml"):
-        gguf.write(tmp_path / "new" / "model.gguf", model, BYTES, "model")
+    with pytest.raises(UserError, match="int3-restricted-g32, which a GGUF file cannot hold"):
+        write_gguf(tmp_path / "new" / "model.gguf", model, BYTES, "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -435,18 +437,16 @@ def test_what_llama_cpp_does_differently_is_told():
             preset("tiny", hidden_size=256, intermediate_size=256), np.random.default_rng(0)
         )
         return " ".join(
-            gguf.caveats(
-                convert(prepare(model, QuantizationSpec(weights=grid, heads=grid, **changes)))
-            )
+            caveats(convert(prepare(model, QuantizationSpec(weights=grid, heads=grid, **changes))))
         )
 
     assert told() == told("q8_0") == told("q4_1") == ""
     assert "does not round the inputs" in told(activations="none")
-    assert "one scale a token" in told(activations="int8-token")
+    assert "one scale per token" in told(activations="int8-token")
     assert "groups of 256" in told("q4_k") and "groups of 256" not in told(
         "q4_k", activations="none"
     )
-    assert "cache of few bits" in told(cache="int4")
+    assert "quantized KV cache" in told(cache="int4")
 
 
 @needs_gguf
@@ -466,7 +466,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_previous_one_as_it_was(
     path.write_bytes(b"the previous one")
     monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", fails)
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt):
-        gguf.export(folder / "float", path)
+        export(load(folder / "float"), path)
     assert [found.name for found in tmp_path.iterdir()] == ["model.gguf"]
     assert path.read_bytes() == b"the previous one"
 
@@ -483,39 +483,47 @@ def test_what_cannot_be_written_or_loaded_is_refused_in_one_sentence(
         assert said.out == "" and said.err.count("\n") == 1
         return said.err
 
-    assert "is no file" in refused("export", folder / "float", "--out", tmp_path)
+    assert "is not a file" in refused("export", folder / "float", "--out", tmp_path)
     assert "there is no file" in refused("generate", tmp_path / "missing.gguf")
     whole = tmp_path / "whole.gguf"
-    gguf.export(folder / "float", whole)
+    export(load(folder / "float"), whole)
     for content in (b"", b"GGUF", b"not one at all" * 9, whole.read_bytes()[:-4000]):
         (tmp_path / "bad.gguf").write_bytes(content)
-        assert "is damaged, or no GGUF file" in refused("evaluate", tmp_path / "bad.gguf")
+        assert "is damaged, or is not a GGUF file" in refused("evaluate", tmp_path / "bad.gguf")
 
-    file = gguf.read(whole)
+    file = read_gguf(whole)
     for change, words in (
-        (lambda f: f.metadata.update({"general.architecture": "gpt2"}), "of architecture gpt2"),
+        (
+            lambda f: f.metadata.update({"general.architecture": "gpt2"}),
+            "unsupported architecture gpt2 (supported: llama)",
+        ),
         (
             lambda f: f.metadata.update({"tokenizer.ggml.pre": "qwen2"}),
-            "a vocabulary of kind gpt2 qwen2",
+            "tokenizer gpt2 with pre-tokenizer qwen2 is not supported",
         ),
         (
             lambda f: f.metadata.update({"llama.rope.dimension_count": 4}),
-            "llama.rope.dimension_count is 4",
+            "llama.rope.dimension_count 4 is not supported",
         ),
-        (lambda f: f.metadata.update({"llama.rope.scaling.type": "yarn"}), "scaled by yarn"),
-        (lambda f: f.metadata.pop("llama.block_count"), "does not say 'llama.block_count'"),
+        (
+            lambda f: f.metadata.update({"llama.rope.scaling.type": "yarn"}),
+            "RoPE scaling yarn is not supported",
+        ),
+        (lambda f: f.metadata.pop("llama.block_count"), "does not contain 'llama.block_count'"),
         (lambda f: f.tensors.pop("output_norm.weight"), "lacks output_norm.weight"),
         (lambda f: f.tensors.update({"rope_freqs.weight": np.ones(8)}), "has rope_freqs.weight"),
         (lambda f: f.types.update({"blk.0.attn_q.weight": "bf16"}), "which cannot be loaded"),
         (
             lambda f: f.types.update({"token_embd.weight": "q8_0"}),
-            "one type for those of the blocks",
+            "one type for the matrices of all blocks",
         ),
     ):
-        changed = gguf.File(dict(file.metadata), dict(file.tensors), dict(file.types))
+        changed = GgufFile(dict(file.metadata), dict(file.tensors), dict(file.types))
         change(changed)
         with monkeypatch.context() as patched:
-            patched.setattr(gguf, "read", lambda path, changed=changed: changed)
+            patched.setattr(
+                "minimtp.formats.gguf.reader.read_gguf", lambda path, changed=changed: changed
+            )
             assert words in refused("evaluate", whole)
 
     monkeypatch.setitem(sys.modules, "gguf", None)
@@ -669,7 +677,7 @@ def test_llama_cpp_writes_the_text_that_we_write(folder):
 @needs_llama
 @needs_gguf
 def test_llama_cpps_tokenizer_makes_our_tokens_of_any_text(folder, tmp_path):
-    gguf.export(folder / "float", tmp_path / "model.gguf")
+    export(load(folder / "float"), tmp_path / "model.gguf")
     llama = LlamaDecoder(tmp_path / "model.gguf")
     assert [llama.piece(token) for token in range(256)] == [bytes([token]) for token in range(256)]
     assert llama.piece(BYTES.end_token) == b""
@@ -704,5 +712,5 @@ def bpe_in_llama(bpe, tmp_path_factory):
     tokenizer = FileTokenizer(json.dumps(bpe))
     path = tmp_path_factory.mktemp("bpe") / "model.gguf"
     recipe = preset("tiny", vocabulary_size=tokenizer.vocabulary_size)
-    gguf.write(path, build_model(recipe, np.random.default_rng(0)), tokenizer, "bpe")
+    write_gguf(path, build_model(recipe, np.random.default_rng(0)), tokenizer, "bpe")
     return tokenizer, LlamaDecoder(path)

@@ -24,11 +24,11 @@ def test_it_is_the_weighted_mean_of_what_it_followed(values, memory):
     for step, value in enumerate(values, start=1):
         flat.data[...] = value
         history.append(flat.data.copy())
-        average.follow(step)
+        average.update(step)
         keep = min(memory, step / (step + FIRST_STEPS))
         weights = [keep * weight for weight in weights] + [1 - keep]
     assert sum(weights) == pytest.approx(1.0)
-    average.put_in_place()
+    average.copy_to_weights()
     np.testing.assert_allclose(
         flat.data, sum(w * h for w, h in zip(weights, history, strict=True)), rtol=1e-9, atol=1e-9
     )
@@ -38,8 +38,8 @@ def test_weights_that_stand_still_are_their_own_average():
     flat = FlatParameters(Two())
     before, average = flat.data.copy(), WeightAverage(flat, 0.9, {})
     for step in range(1, 5):
-        average.follow(step)
-    average.put_in_place()
+        average.update(step)
+    average.copy_to_weights()
     assert np.array_equal(flat.data, before)
 
 
@@ -48,7 +48,7 @@ def test_the_first_weights_are_forgotten_soon():
     average = WeightAverage(flat, 0.999, {})
     flat.data += 100
     for step in range(1, 51):
-        average.follow(step)
+        average.update(step)
     assert (
         np.abs(average.values - flat.data) < 0.01
     ).all()  # 100 times the product of step / (step + 10) is below 1e-8
@@ -58,7 +58,7 @@ def test_it_is_stored_by_name_and_taken_over():
     flat = FlatParameters(Two())
     average = WeightAverage(flat, 0.5, {})
     flat.data += 1
-    average.follow(1)
+    average.update(1)
     stored = {name: array.copy() for name, array in average.state().items()}
     assert set(stored) == {"average.matrix", "average.vector"}
     assert np.array_equal(WeightAverage(flat, 0.5, stored).values, average.values)

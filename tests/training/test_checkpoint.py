@@ -22,11 +22,12 @@ from minimtp.files import PARTIAL
 from minimtp.quant.packed import stored_arrays
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import FakeQuantizedMatrix, QuantizationSpec
-from minimtp.training import checkpoint
 from minimtp.training.build import build_model, fill, transplant
-from minimtp.training.checkpoint import FILE_NAME, Checkpoint
 from minimtp.training.presets import preset
 from minimtp.training.recipe import Recipe
+from minimtp.training.run import checkpoint
+from minimtp.training.run.checkpoint import FILE_NAME, Checkpoint
+from minimtp.training.run.folder import load_run
 
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 any_array = arrays.arrays(
@@ -171,7 +172,7 @@ def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it
     )
     before = (tmp_path / FILE_NAME).read_bytes()
     tracemalloc.start()
-    loaded = checkpoint.load(tmp_path).model
+    loaded = load_run(tmp_path).model
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     for name, array in stored_arrays(loaded).items():
@@ -192,7 +193,7 @@ def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(
     written = model_checkpoint(recipe, step=0)
     checkpoint.write(tmp_path, written)
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float, **how: np.full(shape, 1e30, dtype))
-    loaded = checkpoint.load(tmp_path).model
+    loaded = load_run(tmp_path).model
     assert same(
         {name: parameter.data for name, parameter in loaded.named_parameters()}, written.parameters
     )
@@ -249,7 +250,7 @@ def test_arrays_that_do_not_fit_the_recipe_are_an_error_that_names_them(tmp_path
     spoil(written.parameters)
     checkpoint.write(tmp_path, written)
     with pytest.raises(UserError, match=words):
-        checkpoint.load(tmp_path)
+        load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_arrays_that_do_not_fit_the_recipe_are_an_error_that_names_them(tmp_path
 def test_a_loaded_model_has_the_saved_parameters(tmp_path, changes):
     written = model_checkpoint(preset("tiny", **changes), corpus={"name": "poem"})
     checkpoint.write(tmp_path, written)
-    run = checkpoint.load(tmp_path)
+    run = load_run(tmp_path)
     assert same(
         {name: parameter.data for name, parameter in run.model.named_parameters()},
         written.parameters,
@@ -271,7 +272,7 @@ def test_a_run_is_loaded_rounded_only_if_rounding_had_begun(tmp_path):
     recipe = preset("tiny", quantization="qat", quantize_from=0.5)
     for step, begun in ((32, False), (33, True)):
         checkpoint.write(tmp_path, model_checkpoint(recipe, step=step))
-        run = checkpoint.load(tmp_path)
+        run = load_run(tmp_path)
         assert run.fake_quantized == begun
         assert (
             any(isinstance(module, FakeQuantizedMatrix) for _, module in run.model.named_modules())
@@ -285,7 +286,7 @@ def test_a_packed_model_is_stored_as_its_blocks(tmp_path):
     checkpoint.write(
         tmp_path, Checkpoint(recipe, stored_arrays(packed), packed=dataclasses.asdict(spec))
     )
-    run = checkpoint.load(tmp_path)
+    run = load_run(tmp_path)
     assert same(stored_arrays(run.model), stored_arrays(packed))
     assert run.packed == spec
 
@@ -370,8 +371,8 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     code = """
 import sys
 from minimtp.backend import numpy as np
-from minimtp.training import checkpoint
-from minimtp.training.checkpoint import Checkpoint
+from minimtp.training.run import checkpoint
+from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.presets import preset
 for step in range(int(sys.argv[2]), 10**6):
     checkpoint.write(sys.argv[1], Checkpoint(preset("tiny"), {"a": np.full(10**6, step, np.float32)}, step=step))

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
-from minimtp.training import checkpoint, distributed
-from minimtp.training.interrupt import Interrupted
-from minimtp.training.log import read_log
+from minimtp.training.run import checkpoint, distributed, mpirun
+from minimtp.training.run.interrupt import Interrupted
+from minimtp.training.run.log import read_log
 
 MPIRUN = shutil.which("mpirun", path=sysconfig.get_path("scripts")) or shutil.which("mpirun")
 needs_mpi = pytest.mark.skipif(
@@ -55,7 +56,7 @@ def command(out, *options, processes=2):
 
 
 def environment(**variables):
-    root = str(Path(checkpoint.__file__).parents[2])
+    root = str(Path(minimtp.__file__).parents[1])
     return os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | variables
 
 
@@ -95,7 +96,7 @@ def test_two_processes_give_the_bits_of_one_process_with_two_threads(tmp_path):
 def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_path):
     out = tmp_path / "run"
     code = (
-        "import sys; from minimtp.training import trainer; from minimtp.training.distributed import join\n"
+        "import sys; from minimtp.training import trainer; from minimtp.training.run.mpirun import join\n"
         "real = trainer.accumulate_gradients\n"
         "def failing(model, tokens, *rest, **named):\n"
         "    failing.calls += 1\n"
@@ -113,7 +114,7 @@ def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_
     assert result.returncode != 0
     assert (
         "process 2 of 2 failed (KeyError: 'no room')" in result.stderr
-        and "step 7 is saved; go on" in result.stderr
+        and "step 7 is saved; resume" in result.stderr
     )
     assert checkpoint.read(out).step == 7
 
@@ -123,10 +124,10 @@ def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_othe
     tmp_path,
 ):
     code = (
-        "import sys; from minimtp.cli import main; from minimtp.training import distributed, run\n"
+        "import sys; from minimtp.cli import main; from minimtp.training.run import mpirun, train\n"
         "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
         "def failing(*arguments, **options): raise KeyError('no room')\n"
-        "if distributed.join().rank == 0: run.Trainer = failing\n"
+        "if mpirun.join().rank == 0: train.Trainer = failing\n"
         "main(sys.argv[1:] + ['--out', 'second'])"
     )
     arguments = [
@@ -186,7 +187,7 @@ def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tm
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0 and re.search(
-        r"go on .* mpirun -n 2 minimtp train .* --resume", errors
+        r"resume .* mpirun -n 2 minimtp train .* --resume", errors
     )
     assert checkpoint.read(out).step >= 5
 
@@ -225,11 +226,11 @@ def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
 
 @pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
 def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, size, start):
-    team = distributed.Alone()
+    team = distributed.SingleProcess()
     team.size = size
-    monkeypatch.setattr(distributed, "_joined", team)
+    monkeypatch.setattr(mpirun, "_joined", team)
     assert str(Interrupted(Path("run"), 5, 30)).endswith(
-        f"; go on with: {start} train --out run --resume"
+        f"; resume with: {start} train --out run --resume"
     )
 
 
@@ -237,9 +238,9 @@ def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(
-        UserError, match=r"started 2 processes, and mpi4py cannot be used .*minimtp\[mpi\]"
+        UserError, match=r"started 2 processes, but mpi4py cannot be used .*minimtp\[mpi\]"
     ):
-        distributed.join()
+        mpirun.join()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch
 def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(
     monkeypatch, capsys, started
 ):
-    for name in (*distributed.SIZE_VARIABLES, *distributed.RANK_VARIABLES):
+    for name in (*mpirun.SIZE_VARIABLES, *mpirun.RANK_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     size, rank = started
     monkeypatch.setenv(size, "2")
@@ -259,15 +260,15 @@ def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_th
         except SystemExit as ended:
             code = ended.code
         message = capsys.readouterr().err
-        assert code == 2 and ("compare is the work of one process" in message) == (number == "0")
+        assert code == 2 and ("compare runs in one process" in message) == (number == "0")
         assert message.count("\n") == (number == "0")
     monkeypatch.setenv(size, "1")
     assert main(["doctor"]) == 0
 
 
 def test_a_process_that_nobody_started_with_others_is_alone(monkeypatch):
-    for name in distributed.SIZE_VARIABLES:
+    for name in mpirun.SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    team = distributed.join()
-    assert type(team) is distributed.Alone and not team.any(False) and team.any(True)
+    team = mpirun.join()
+    assert type(team) is distributed.SingleProcess and not team.any(False) and team.any(True)
     assert np.array_equal(team.sum_losses(lambda: np.ones(2), 2), np.ones(2))

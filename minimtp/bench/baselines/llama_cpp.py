@@ -18,7 +18,7 @@ from types import ModuleType
 
 from minimtp.backend import numpy as np
 from minimtp.decode.target import ForwardOutput
-from minimtp.formats.gguf import gguf
+from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.transformer import LanguageModel
 from minimtp.training.data.tokenizer import ByteTokenizer
 
@@ -82,7 +82,7 @@ class LlamaDecoder:
         GGUF cannot hold."""
         folder = tempfile.TemporaryDirectory(prefix="minimtp-", ignore_cleanup_errors=True)
         path = Path(folder.name, "trunk.gguf")
-        gguf.write(path, model, ByteTokenizer(), "trunk")
+        write_gguf(path, model, ByteTokenizer(), "trunk")
         decoder = cls(path, exact)
         decoder._folder = folder  # the file is mapped for as long as the decoder lives
         return decoder

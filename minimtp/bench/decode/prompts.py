@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from minimtp.backend import numpy as np
 from minimtp.decode.options import require_seed
 from minimtp.errors import UserError
-from minimtp.training.checkpoint import LoadedRun
 from minimtp.training.data.corpus import open_corpus
+from minimtp.training.run.folder import LoadedRun
 
 TEXTS = ("code", "prose", "random")
 SOURCES = {"code": "stdlib", "prose": "shakespeare"}

@@ -42,7 +42,7 @@ from minimtp.decode.sampling import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 
 FILE_NAME = "bench-rounds.json"
 TEXTS, TEMPERATURES = ("code", "prose"), (0.0, 1.0)

@@ -12,7 +12,7 @@ from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import SamplingParams
-from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.run.folder import LoadedRun
 
 PLAIN = "plain"
 ADAPTIVE = "adaptive"  # ends the names of variants that choose draft lengths as `generate` does

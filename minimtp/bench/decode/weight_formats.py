@@ -42,7 +42,7 @@ from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.modules import QuantizationSpec, convert
-from minimtp.training.checkpoint import LoadedRun
+from minimtp.training.run.folder import LoadedRun
 
 ROUNDED = {"int8": QuantizationSpec(weights="q8_0", heads="q8_0"), "int4": QuantizationSpec()}
 HALF = QuantizationSpec(weights="f16", embedding="f16", heads="f16")

@@ -37,18 +37,20 @@ from minimtp.bench.quality.report import draw, table
 from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
+from minimtp.formats.load import load
 from minimtp.machine import available_cores
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training
 from minimtp.quant.qat.modules import QuantizationSpec, convert
-from minimtp.training import checkpoint, presets
-from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import evaluate_model
-from minimtp.training.interrupt import Interrupted
 from minimtp.training.quantize import calibration_batches
 from minimtp.training.recipe import Recipe
-from minimtp.training.run import train
+from minimtp.training.run.folder import LoadedRun, started
+from minimtp.training.run.interrupt import Interrupted
+from minimtp.training.run.start import Start
+from minimtp.training.run.train import train
 from minimtp.training.schedule import decay_start
 
 FILE_NAME, PICTURE_NAME = "quality.json", "quality.png"
@@ -185,11 +187,19 @@ def measured(
     folder = out / f"seed{cell.seed}"
     stem_steps = decay_start(recipe)
 
-    def trained(name: str, recipe: Recipe, **options: object) -> LoadedRun:
+    def trained(
+        name: str, recipe: Recipe, stop_at_step: int | None = None, **start: object
+    ) -> LoadedRun:
         train(
-            recipe, text, folder / name, resume=checkpoint.started(folder / name), device="cpu", threads=threads,
-            report=lambda line: None, **options,
-        )  # fmt: skip
+            recipe,
+            text,
+            folder / name,
+            Start(resume=started(folder / name), **start),
+            stop_at_step=stop_at_step,
+            device="cpu",
+            threads=threads,
+            report=lambda line: None,
+        )
         return load(folder / name)
 
     began = time.perf_counter()

@@ -52,7 +52,7 @@ def make_drafter(
         return FunctionDrafter(source, FUNCTION_DEPTH)
     if source.tokenizer.to_dict() != run.tokenizer.to_dict():
         raise UserError(
-            f"{source.folder} has another tokenizer than {run.folder}: draft with a run that has "
+            f"{source.path} has another tokenizer than {run.path}: draft with a run that has "
             "the same tokenizer"
         )
     return ModelDrafter(deploy(source.model)[0])

@@ -22,8 +22,8 @@ from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
-from minimtp.training.checkpoint import LoadedRun
 from minimtp.training.data.corpus import Corpus
+from minimtp.training.run.folder import LoadedRun
 
 FOLDER = "self-generated"
 BEGINNING = 8  # of a text's context, one part in so many is given, the rest is the model's own

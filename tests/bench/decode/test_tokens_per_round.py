@@ -12,7 +12,7 @@ from minimtp.cli import main
 from minimtp.decode.decoder import deploy
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import SamplingParams
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 
 
 def test_every_rule_is_counted_with_chains_and_trees_from_the_same_places(run, tmp_path, capsys):

@@ -9,9 +9,9 @@ import pytest
 from minimtp.bench.quality import measure as quality
 from minimtp.bench.quality.report import table
 from minimtp.cli import main
+from minimtp.formats.load import load
 from minimtp.quant.ptq.methods import METHODS
-from minimtp.training import checkpoint
-from minimtp.training.checkpoint import load
+from minimtp.training.run import checkpoint
 
 TEXT = b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 100
 ROWS = 2 + len(METHODS) + 2
@@ -20,7 +20,7 @@ ROWS = 2 + len(METHODS) + 2
 @pytest.fixture
 def poem(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minimtp.training.run.draw_losses", lambda folder: None)
+    monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
     (tmp_path / "poem.txt").write_bytes(TEXT)
     return ["--preset", "tiny", "--corpus", "poem.txt", "--out", "quality", "--threads", "1"]
 

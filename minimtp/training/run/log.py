@@ -1,24 +1,27 @@
-"""The run's log: one JSON object a line in log.jsonl, of two kinds.
+"""The log of a run, log.jsonl: one JSON object per line, of two kinds.
 
-    {"step": 12, "tokens": 24576, "losses": [2.31, 2.9], "learning_rate": 0.004, "gradient_norm": 0.8, "seconds": 1.9}
+    {"step": 12, "tokens": 24576, "losses": [2.31, 2.9], "learning_rate": 0.004,
+     "gradient_norm": 0.8, "seconds": 1.9}
     {"step": 100, "tokens": 204800, "evaluation": {"bits_per_byte": 2.4, ...}}
 
-step: steps taken so far. losses: nats per token for the next token and each extra depth (null for a head not trained in
-that step). seconds: spent training, over all sessions.
+step: steps taken so far. losses: nats per token, for the next token and for each further depth
+(null for a head that this step did not train). seconds: training time over all sessions.
 
-A line is written at once. A resumed run first drops the lines after its checkpoint, so that no step stands there twice.
+Each line is written at once. A resumed run first drops the lines after its checkpoint, so the log
+holds each step once.
 """
 
 import json
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.files import write_text
-from minimtp.training.checkpoint import LOG_NAME
+from minimtp.files import reason_for, write_text
+
+LOG_NAME = "log.jsonl"
 
 
 class RunLog:
-    """The log in `folder`, continued after `step` (0: begun anew). Use it in a `with` block."""
+    """The log in `folder`, continued after `step` (0: a new log). Use it in a `with` block."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / LOG_NAME
@@ -33,18 +36,19 @@ class RunLog:
         self._file.close()
 
     def write(self, **values: object) -> None:
-        """Append one line. Raises UserError when the disk is full."""
+        """Append one line. Raises UserError if it cannot be written."""
         try:
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): make room, then --resume"
+                f"{self.path} cannot be written ({reason_for(error)}): "
+                "free disk space, then add --resume"
             ) from None
 
 
 class SilentLog:
-    """What the other processes of a run have for a log: nothing is written."""
+    """The log of all processes but the first: it writes nothing."""
 
     def __enter__(self) -> "SilentLog":
         return self
@@ -57,7 +61,10 @@ class SilentLog:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """The log's lines; none if there is no log. A last line that a crash cut short is left out."""
+    """Return the lines of the log, none if there is no log.
+
+    The last line is left out if a crash cut it short.
+    """
     path = Path(folder, LOG_NAME)
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -1,0 +1,189 @@
+"""Export: the trunk of a model as a GGUF file, which llama.cpp runs.
+
+**Nothing is rounded here.** Full precision is written as float32. A packed matrix is written as the
+very bytes of the checkpoint. A model that trained through rounding is packed first, exactly as for
+decoding, so the file holds the numbers that training computed with. A grid that is not a type of
+ggml has no such bytes, and is refused.
+
+A GGUF file cannot hold everything. It has no place for prediction heads, and the program, not the
+file, chooses how inputs, keys and values are rounded. `caveats` lists what is lost. llama.cpp
+multiplies blocks by inputs rounded to int8 in groups of 32, as the default `--activations int8`
+does, but stores the scales of the inputs as float16.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from minimtp.backend import Array, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.engine.module import Module
+from minimtp.errors import UserError
+from minimtp.files import atomic_write, kind_at, make_folder
+from minimtp.formats.gguf.layout import gguf_library, layout
+from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, vocabulary_of
+from minimtp.model.loaded import LoadedModel, Tokenizer
+from minimtp.model.transformer import LanguageModel, ModelConfig
+from minimtp.quant.grids.registry import BLOCK_GRIDS, F16
+from minimtp.quant.packed import PackedMatrix
+from minimtp.quant.qat.kv_cache import AttentionOverRoundedCache
+from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+FILE_TYPES = {  # general.file_type, by the type of most matrices
+    "f32": "ALL_F32",
+    "f16": "MOSTLY_F16",
+    "q4_0": "MOSTLY_Q4_0",
+    "q4_1": "MOSTLY_Q4_1",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_k": "MOSTLY_Q4_K_S",
+    "q6_k": "MOSTLY_Q6_K",
+}
+
+
+class Exported(NamedTuple):
+    """The written file: its size in bytes, how many tensors it has of each type, and what it
+    cannot say about the model."""
+
+    path: Path
+    size: int
+    types: Counter
+    caveats: list[str]
+
+
+def export(loaded: LoadedModel, path: str | Path) -> Exported:
+    """Write the trunk and the tokenizer of a loaded model to a GGUF file.
+
+    An existing file is replaced once the new one is safely on the disk.
+
+    Raises UserError if a GGUF file cannot hold the model, if the extra `interop` is missing, or if
+    the file cannot be written.
+    """
+    return write_gguf(path, loaded.model, loaded.tokenizer, loaded.path.name.removesuffix(".gguf"))
+
+
+def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: str) -> Exported:
+    """Write a model in memory, as `export` does. name: the model's name in the file."""
+    gguf, path = gguf_library(), Path(path)
+    if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
+        model = convert(model)
+    tensors = _tensors(model)
+    vocabulary = vocabulary_of(tokenizer)
+    if kind_at(path) not in ("nothing", "file"):
+        raise UserError(f"{path} is not a file: give the name of a file to write")
+    make_folder(path.parent)
+    matrix_types = Counter(kind for kind, array in tensors.values() if array.ndim == 2)
+    with atomic_write(path) as partial:
+        writer = gguf.GGUFWriter(partial, "llama")
+        try:
+            most_common = matrix_types.most_common(1)[0][0]
+            writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most_common]])
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            writer.add_name(name)
+            _add_config(writer, model.config)
+            _add_vocabulary(writer, vocabulary)
+            for tensor, (kind, array) in tensors.items():
+                writer.add_tensor(tensor, array, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+    types = Counter(kind for kind, _ in tensors.values())
+    return Exported(path, path.stat().st_size, types, caveats(model))
+
+
+def caveats(model: LanguageModel) -> list[str]:
+    """Return a sentence for each property of the model that the file cannot hold."""
+    modules = [module for _, module in model.trunk.named_modules()]
+    packed = [module for module in modules if isinstance(module, PackedMatrix)]
+    in_blocks = [matrix for matrix in packed if matrix.grid is not F16]
+    activations = {matrix.activations for matrix in in_blocks}
+    sentences = []
+    if model.depth:
+        sentences.append(
+            f"the {model.depth} prediction heads are not in the file: "
+            "llama.cpp has no heads like these"
+        )
+    if len(in_blocks) < len(packed):
+        sentences.append(
+            "this model does not round the inputs of float16 matrices; "
+            "llama.cpp rounds them to float16"
+        )
+    if "none" in activations:
+        sentences.append(
+            "this model does not round the inputs of its matrices; "
+            "llama.cpp rounds them to int8 in groups of 32"
+        )
+    if "int8-token" in activations:
+        sentences.append(
+            "this model rounds inputs with one scale per token; "
+            "llama.cpp rounds them in groups of 32"
+        )
+    if "int8" in activations and {matrix.grid.group_size for matrix in in_blocks} - {32}:
+        sentences.append(
+            "this model rounds inputs in groups of 32; "
+            "llama.cpp rounds those of q4_k and q6_k in groups of 256"
+        )
+    if any(isinstance(module, AttentionOverRoundedCache) for module in modules):
+        sentences.append(
+            "this model has a quantized KV cache; llama.cpp's default cache is float16"
+        )
+    return sentences
+
+
+def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
+    """Return the type and the rows of each tensor.
+
+    Raises UserError for a grid that is not a type of ggml.
+    """
+    modules = dict(model.trunk.named_modules())
+    found = {}
+    for name, tensors in layout(model.config):
+        kind, array = _stored(name, modules[name])
+        end = 0
+        for tensor, rows in tensors.items():
+            found[tensor] = kind, np.ascontiguousarray(array[end : end + rows])
+            end += rows
+    return found
+
+
+def _stored(name: str, module: Module) -> tuple[str, Array]:
+    """Return the type and the rows of a module: floats, or blocks as bytes."""
+    if not isinstance(module, PackedMatrix):
+        return "f32", to_numpy(module.weight.data)
+    if module.grid is F16:
+        return "f16", to_numpy(module.packed).view("<f2")
+    if module.grid.name not in BLOCK_GRIDS:
+        raise UserError(
+            f"{name} is stored on the grid {module.grid.name}, which a GGUF file cannot hold "
+            f"(supported: {', '.join(BLOCK_GRIDS)}, {F16.name} and full precision)"
+        )
+    return module.grid.name, to_numpy(module.packed)
+
+
+def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
+    writer.add_vocab_size(config.vocabulary_size)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+
+
+def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model(MODEL)
+    writer.add_tokenizer_pre(PATTERN)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_bos_token_id(vocabulary.end)  # as in GPT-2; llama.cpp would assume token 11
+    writer.add_eos_token_id(vocabulary.end)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)

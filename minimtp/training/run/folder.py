@@ -1,0 +1,97 @@
+"""A run folder: what training wrote, and the model in it.
+
+checkpoint.safetensors    the model and all that a resumed run needs (checkpoint.py)
+recipe.json               the same settings for people
+log.jsonl                 one line per logged step (log.py)
+loss.png                  the loss curve (plot.py)
+self-generated/           the text of a run that trains on self-generated text
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimtp.backend import choose_device, to_device
+from minimtp.engine.module import map_parameters
+from minimtp.files import kind_at
+from minimtp.model.loaded import LoadedModel
+from minimtp.training.build import build_model, fill, quantization_spec
+from minimtp.training.data.tokenizer import tokenizer_from_dict
+from minimtp.training.recipe import Recipe
+from minimtp.training.run import checkpoint
+from minimtp.training.run.checkpoint import Checkpoint
+from minimtp.training.run.log import LOG_NAME
+
+if TYPE_CHECKING:  # models without rounding do not need it
+    from minimtp.quant.qat.modules import QuantizationSpec
+
+
+@dataclass(frozen=True)
+class LoadedRun(LoadedModel):
+    """A loaded model with the record of its training.
+
+    The model is in training form: in full precision, fake-quantized if quantization had begun, or
+    packed (`minimtp quantize`). A model that another program wrote has the recipe that describes
+    it, no steps and no corpus.
+
+    packed: how a packed model was rounded, else None.
+    corpus: name, sources and fingerprint of the text that the model was trained on.
+    state: what the training loop stored in the checkpoint.
+    """
+
+    recipe: Recipe
+    packed: "QuantizationSpec | None" = None
+    fake_quantized: bool = False
+    step: int = 0
+    tokens: int = 0
+    corpus: dict[str, object] = field(default_factory=dict)
+    state: dict[str, object] = field(default_factory=dict)
+
+
+def started(folder: str | Path) -> bool:
+    """Return whether training has begun in this folder: it holds a checkpoint, or at least a log."""
+    return checkpoint.exists(folder) or kind_at(Path(folder, LOG_NAME)) == "file"
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> LoadedRun:
+    """Load the model of a run folder onto the device "cpu", "cuda" or "auto".
+
+    Raises UserError if the checkpoint cannot be read (see `checkpoint.read`) or the device cannot
+    be used.
+    """
+    chosen = choose_device(device)
+    stored = checkpoint.read(folder, optimizer=False)
+    model = build_model(stored.recipe, None)
+    packed, fake_quantized = None, False
+    if stored.packed is not None:
+        from minimtp.quant.qat.modules import QuantizationSpec, restore
+
+        packed = QuantizationSpec(**stored.packed)
+        arrays = {name: to_device(array, chosen) for name, array in stored.parameters.items()}
+        model = restore(model, packed, arrays)
+    else:
+        fill(model, stored.parameters, Path(folder, checkpoint.FILE_NAME))
+        map_parameters(model, lambda array: to_device(array, chosen))
+        fake_quantized = quantization_began(stored)
+        if fake_quantized:
+            from minimtp.quant.qat.modules import prepare
+
+            model = prepare(model, quantization_spec(stored.recipe))
+    return LoadedRun(
+        path=Path(folder),
+        model=model,
+        tokenizer=tokenizer_from_dict(stored.tokenizer),
+        recipe=stored.recipe,
+        packed=packed,
+        fake_quantized=fake_quantized,
+        step=stored.step,
+        tokens=stored.tokens,
+        corpus=stored.corpus,
+        state=stored.state,
+    )
+
+
+def quantization_began(stored: Checkpoint) -> bool:
+    """Return whether the last step before this checkpoint trained with rounded weights."""
+    first = stored.recipe.first_quantized_step
+    return first is not None and stored.step > first

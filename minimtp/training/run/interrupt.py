@@ -1,0 +1,62 @@
+"""Stopping a run without losing it.
+
+The first Ctrl-C (or SIGTERM) finishes the step and saves. A second one stops at once.
+"""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from minimtp.training.run.mpirun import command_to_resume
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped training after its checkpoint was written. The message tells how to resume.
+
+    It is raised even if the run was finished by then: what comes after it must not begin.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int) -> None:
+        self.folder, self.step = folder, step
+        if step < steps:
+            message = (
+                f"stopped at step {step} of {steps}, saved in {folder}; "
+                f"resume with: {command_to_resume(folder)}"
+            )
+        else:
+            message = (
+                f"stopped after the last step, {step} of {steps}: "
+                f"the run is finished and saved in {folder}"
+            )
+        super().__init__(message)
+
+
+class StopRequest:
+    """A `with` block in which the first signal only sets `requested`.
+
+    It changes nothing outside the main thread, because only that thread may handle signals.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._handlers: dict[int, object] = {}  # those before the block
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._request) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}

@@ -1,0 +1,162 @@
+"""The training loop: steps, log lines, evaluations and checkpoints, up to the last step or a signal."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from math import isfinite
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minimtp.backend import Array, empty_gpu_pool
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.training.data.batches import Batches
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.evaluate import evaluate_model
+from minimtp.training.run import checkpoint
+from minimtp.training.run.distributed import ProcessLost
+from minimtp.training.run.interrupt import Interrupted, StopRequest
+from minimtp.training.run.log import RunLog, SilentLog
+from minimtp.training.run.mpirun import command_to_resume
+from minimtp.training.run.plot import draw_losses
+from minimtp.training.trainer import Trainer
+
+LOGGED_STEPS = 1000  # number of steps that a long run logs; a shorter run logs every step
+TERMINAL_INTERVAL, FILE_INTERVAL = 0.1, 30.0  # seconds between updates of the progress bar
+
+
+class Loop:
+    """Runs the steps of `trainer` on `corpus`, and writes to the run folder `out`.
+
+    state: what the checkpoint stores beside the trainer. The loop keeps its keys seconds, shards,
+    evaluation and evaluated_at up to date.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        corpus: Corpus,
+        out: Path,
+        log: RunLog | SilentLog,
+        state: dict[str, object],
+    ) -> None:
+        self.trainer, self.corpus, self.out, self.log, self.state = trainer, corpus, out, log, state
+        self.recipe, self.team = trainer.recipe, trainer.team
+        self.tokens_per_step = self.recipe.batch_size * self.recipe.context_length
+        self._began = time.perf_counter() - state.get("seconds", 0.0)
+
+    def run(self, last_step: int, report: Callable[[str], None]) -> None:
+        """Train up to `last_step`, then save, evaluate a finished run, and draw its loss curve.
+
+        Raises Interrupted, after saving, if the user stops the run, and UserError if the loss is not
+        finite or another process is lost.
+        """
+        trainer, team, steps = self.trainer, self.team, self.recipe.steps
+        command = command_to_resume(self.out)
+        resume_with = f"resume from the last checkpoint with: {command}"
+        batches = Batches(self._batch, trainer.device, last_step)
+        with StopRequest() as stop, self._progress() as bar, closing(batches):
+            team.begin(
+                lambda: stop.requested,
+                f"minimtp: a process was killed, and mpirun ended all others; {resume_with}",
+            )
+            try:
+                self._take_steps(last_step, stop, bar, batches)
+                self._save()
+                if trainer.step == steps:
+                    self._evaluate_and_save()
+                stopped = team.any(stop.requested)
+            except ProcessLost as lost:
+                self._save()
+                raise UserError(f"{lost}; step {trainer.step} is saved; {resume_with}") from lost
+        if team.rank == 0 and (trainer.step == steps or not stopped):
+            plot = draw_losses(self.out)
+            report(f"saved     {self.out}" + (f", loss curve {plot}" if plot else ""))
+        if stopped:  # even after the last step: what the caller would do next must not begin
+            raise Interrupted(self.out, trainer.step, steps)
+
+    def _take_steps(self, last_step: int, stop: StopRequest, bar: tqdm, batches: Batches) -> None:
+        """Train until `last_step` or a stop request, with log lines and regular checkpoints."""
+        trainer, every = self.trainer, self.recipe.checkpoint_every
+        log_every = max(1, self.recipe.steps // LOGGED_STEPS)
+        while trainer.step < last_step and not self.team.any(stop.requested):
+            losses, rate, norm = trainer.advance(batches.at(trainer.step))
+            if not (isfinite(losses[0]) and isfinite(norm)):
+                raise UserError(
+                    f"the loss is {losses[0]} and the gradient's norm {norm} "
+                    f"at step {trainer.step}: lower learning_rate, or raise warmup_fraction"
+                )
+            bar.set_postfix_str(f"loss {losses[0]:.3f}", refresh=False)
+            bar.update(self.tokens_per_step)
+            if trainer.step % log_every == 0 or trainer.step == last_step:
+                self._log_step(losses, rate, norm)
+            due = every and trainer.step % every == 0 and trainer.step < last_step
+            if due and not stop.requested:  # a stopped run is saved at once, without an evaluation
+                self._save()
+                self._evaluate_and_save()
+
+    def _batch(self, step: int) -> Array:
+        """Return the batch of one step: (B, T + 1 + K) int64."""
+        recipe = self.recipe
+        return self.corpus.batch(
+            step,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+            context_length=recipe.context_length,
+            depth=recipe.draft_depth,
+        )
+
+    def _progress(self) -> tqdm:
+        """Return the progress bar, which counts tokens."""
+        return tqdm(
+            total=self.recipe.steps * self.tokens_per_step,
+            initial=self.trainer.step * self.tokens_per_step,
+            unit="tok",
+            unit_scale=True,
+            desc=self.out.name,
+            mininterval=TERMINAL_INTERVAL if sys.stderr.isatty() else FILE_INTERVAL,
+            dynamic_ncols=True,
+            disable=self.team.rank > 0,
+        )
+
+    def _log_step(self, losses: np.ndarray, rate: float, norm: float) -> None:
+        self.log.write(
+            step=self.trainer.step,
+            tokens=self.trainer.step * self.tokens_per_step,
+            losses=[loss if isfinite(loss) else None for loss in losses.tolist()],
+            learning_rate=rate,
+            gradient_norm=norm,
+            seconds=time.perf_counter() - self._began,
+        )
+
+    def _save(self) -> None:
+        """Write the checkpoint. Only the first process writes."""
+        if self.team.rank:
+            return
+        self.state["seconds"] = time.perf_counter() - self._began
+        self.state["shards"] = self.trainer.shards
+        checkpoint.write(self.out, self.trainer.checkpoint(self.corpus, self.state))
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluate, log the result, and store it in the checkpoint.
+
+        The caller has saved already, so no step is lost if the process ends during the evaluation.
+        """
+        recipe, trainer = self.recipe, self.trainer
+        if not recipe.evaluation_tokens or self.team.rank:
+            return
+        evaluation = evaluate_model(
+            trainer.model,
+            self.corpus,
+            recipe.context_length,
+            recipe.evaluation_tokens,
+            trainer.shards,
+        ).to_dict()
+        empty_gpu_pool()  # the arrays of an evaluation have other sizes than those of training
+        self.state.update(evaluation=evaluation, evaluated_at=trainer.step)
+        self.log.write(
+            step=trainer.step, tokens=trainer.step * self.tokens_per_step, evaluation=evaluation
+        )
+        self._save()

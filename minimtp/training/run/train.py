@@ -1,0 +1,226 @@
+"""`minimtp train`: a run folder is started, resumed, branched or interrupted, and never overwritten.
+
+A step depends only on the content of its checkpoint (trainer.py). A resumed run therefore continues
+exactly as the uninterrupted run would have, bit for bit on the CPU, if the number of shards is the
+same. That number is stored with the run and used again.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minimtp import kernels
+from minimtp.backend import Device, blas_threads_warning, choose_device
+from minimtp.engine.flat import parameter_count
+from minimtp.engine.precision import require
+from minimtp.errors import UserError
+from minimtp.files import make_folder
+from minimtp.machine import available_cores
+from minimtp.training.build import Model
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.evaluate import Evaluation
+from minimtp.training.recipe import Recipe
+from minimtp.training.run.checkpoint import Checkpoint
+from minimtp.training.run.distributed import SingleProcess
+from minimtp.training.run.folder import load_run
+from minimtp.training.run.interrupt import Interrupted
+from minimtp.training.run.log import RunLog, SilentLog
+from minimtp.training.run.loop import Loop
+from minimtp.training.run.mpirun import join, use_own_gpu
+from minimtp.training.run.start import Beginning, Start, begin, branch
+from minimtp.training.trainer import Trainer
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The outcome of `train`.
+
+    step: steps taken so far, over all sessions. finished: whether that is the whole recipe.
+    evaluation: the last evaluation, taken at step `evaluated_at`. Both are None if there was none.
+    """
+
+    folder: Path
+    step: int
+    finished: bool
+    evaluation: Evaluation | None
+    evaluated_at: int | None
+
+
+def train(
+    recipe: Recipe | None = None,
+    corpus: Corpus | Sequence[str | Path] = (),
+    out: str | Path = "runs/run",
+    start: Start | None = None,
+    *,
+    stop_at_step: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    report: Report | None = None,
+) -> TrainingResult:
+    """Train a model and write it to the run folder `out`.
+
+    recipe: None uses the recipe of the resumed run, else the default recipe.
+    corpus: a Corpus, or the sources for `open_corpus`. Without sources, a resumed or branched run
+        uses the text that the other run was trained on.
+    start: where the run starts; None for fresh weights.
+    stop_at_step: save and return at this step, as if interrupted.
+    report: called with each line of the report (None: standard error).
+
+    All processes that mpirun started share the run (distributed.py).
+
+    Raises UserError if an argument cannot be used, and Interrupted, after saving, if the user stops
+    the run.
+    """
+    start, out, team = start or Start(), Path(out), join()
+    team.prepare()
+    report = _report_of(team, report)
+    beginning = begin(start, recipe, corpus, out, team, device)
+    recipe, resumed = beginning.recipe, beginning.resumed
+    last_step = _last_step(recipe, stop_at_step)
+    if resumed and resumed.step >= last_step:
+        report(f"{out} is finished: step {resumed.step} of {recipe.steps}")
+        team.finish()
+        return _result(out, resumed.step, recipe, resumed.state)
+    at = _checkpoint_to_load(beginning, start, last_step)
+    state = dict(resumed.state) if resumed else {}
+    state["teacher"] = str(Path(start.teacher).resolve()) if start.teacher else state.get("teacher")
+    trainer = _make_trainer(beginning, at, choose_device(device), threads, state["teacher"], team)
+    try:
+        if team.rank == 0:
+            make_folder(out)
+        with RunLog(out, trainer.step) if team.rank == 0 else SilentLog() as log:
+            _describe(trainer, beginning.corpus, report)
+            Loop(trainer, beginning.corpus, out, log, state).run(last_step, report)
+            result = _result(out, trainer.step, recipe, state)
+    except Interrupted:
+        team.finish()
+        raise
+    finally:
+        trainer.close()
+    team.finish()
+    return result
+
+
+def _report_of(team: SingleProcess, report: Report | None) -> Report:
+    """Return the function that receives the report: only the first process reports."""
+    if team.rank:
+        return lambda line: None
+    return report or (lambda line: tqdm.write(line, file=sys.stderr))
+
+
+def _last_step(recipe: Recipe, stop_at_step: int | None) -> int:
+    """Return the number of the last step of this session."""
+    if stop_at_step is not None and stop_at_step < 1:
+        raise UserError(f"stop_at_step must be at least 1, not {stop_at_step}")
+    return min(recipe.steps, stop_at_step or recipe.steps)
+
+
+def _checkpoint_to_load(beginning: Beginning, start: Start, last_step: int) -> Checkpoint | None:
+    """Return the checkpoint that the trainer loads, or None for fresh weights."""
+    if not beginning.source:
+        return beginning.resumed
+    at = branch(start.start_from, beginning.source, beginning.recipe, start.continue_schedule)
+    if at.step >= last_step:
+        raise UserError(
+            f"{start.start_from} is at step {at.step}, and step {last_step} is to be the last: "
+            "raise tokens"
+        )
+    return at
+
+
+def _make_trainer(
+    beginning: Beginning,
+    at: Checkpoint | None,
+    device: Device,
+    threads: int | None,
+    teacher: str | None,
+    team: SingleProcess,
+) -> Trainer:
+    """Return a trainer on the device, at the step of the checkpoint `at`."""
+    recipe, resumed = beginning.recipe, beginning.resumed
+    if recipe.batch_size < team.size:
+        raise UserError(
+            f"a batch of {recipe.batch_size} windows cannot be shared by {team.size} processes: "
+            "raise batch_size"
+        )
+    require(recipe.precision, device)
+    use_own_gpu(team, device)
+    shards = _shards(device, threads, resumed, team)
+    guide = _load_teacher(teacher, recipe, device)
+    team.any(False)  # wait until all processes have read the folder, before the first one writes
+    partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
+    return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, team=team)
+
+
+def _shards(
+    device: Device, threads: int | None, resumed: Checkpoint | None, team: SingleProcess
+) -> int:
+    """Return how many shards a batch is split into: one per thread, and one on a GPU."""
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, not {threads}")
+    if device.name != "cpu":
+        return 1
+    if threads:
+        return threads
+    if resumed:
+        return int(resumed.state["shards"])
+    return max(1, available_cores() // team.local_size)
+
+
+def _load_teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None:
+    """Load the model whose probabilities the run follows, or return None if it follows none.
+
+    Raises UserError if the teacher is missing, not needed, or does not fit the recipe.
+    """
+    follows_heads = recipe.head_targets == "teacher"
+    needed = recipe.distill_weight > 0.0 or follows_heads
+    if needed and folder is None:
+        follower = "head_targets teacher" if follows_heads else "distill_weight"
+        raise UserError(f"{follower} needs a teacher: give both or neither")
+    if folder is None:
+        return None
+    if not needed:
+        raise UserError("a teacher needs a distill_weight above 0: give both or neither")
+    run = load_run(folder, device.name)
+    if follows_heads and run.model.depth < recipe.draft_depth:
+        raise UserError(
+            f"the teacher {folder} has {run.model.depth} heads to follow, "
+            f"but {recipe.draft_depth} are trained: lower draft_depth, or use another teacher"
+        )
+    if follows_heads and recipe.head_stride > 1 and not run.model.heads.positionwise:
+        raise UserError(
+            f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, "
+            f"not {run.recipe.heads}"
+        )
+    if run.config.vocabulary_size != recipe.vocabulary_size:
+        raise UserError(
+            f"the teacher {folder} has {run.config.vocabulary_size} tokens, but this model has "
+            f"{recipe.vocabulary_size}: use a teacher with the same tokenizer"
+        )
+    return run.model
+
+
+def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
+    """Report the resolved settings: everything that was chosen, and the reasons."""
+    recipe, device, team = trainer.recipe, trainer.device, trainer.team
+    parameters = parameter_count(trainer.model)
+    report(f"recipe\n{recipe.describe()}")
+    report(f"corpus    {corpus.describe()}")
+    report(f"model     {parameters:,} parameters; step {trainer.step} of {recipe.steps}")
+    report(f"device    {device.name}: {device.reason}")
+    report(f"kernels   {': '.join(kernels.describe(device.name))}")
+    report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
+    if team.size > 1:
+        report(f"processes {team.describe()}")
+
+
+def _result(out: Path, step: int, recipe: Recipe, state: dict[str, object]) -> TrainingResult:
+    """Return the result of a run that stands at `step`, with the evaluation in its state."""
+    evaluated_at = state.get("evaluated_at")
+    evaluation = None if evaluated_at is None else Evaluation(**state["evaluation"])
+    return TrainingResult(out, step, step >= recipe.steps, evaluation, evaluated_at)
