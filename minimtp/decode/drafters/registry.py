@@ -1,8 +1,6 @@
 """Drafters by the names that users give: one list for `generate` and `bench decode`."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
 
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
@@ -11,6 +9,7 @@ from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.target import Target
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
+from minimtp.model.loaded import LoadedModel
 
 FUNCTION_DEPTH = 8  # maximum number of drafts to request from a user's function
 
@@ -21,20 +20,11 @@ ANOTHER_RUN = "another run"
 Deploy = Callable[[Module], tuple[Target, Drafter | None]]
 
 
-class Tokenizer(Protocol):
-    def to_dict(self) -> dict[str, object]: ...
-
-
-class Run(Protocol):
-    """What this file needs of a loaded run."""
-
-    folder: Path
-    model: Module
-    tokenizer: Tokenizer
-
-
 def make_drafter(
-    source: str | Run | DraftFunction, run: Run, heads: Drafter | None, deploy: Deploy
+    source: str | LoadedModel | DraftFunction,
+    run: LoadedModel,
+    heads: Drafter | None,
+    deploy: Deploy,
 ) -> Drafter | None:
     """Return the drafter for the loaded `run`, None if it has nothing to draft with.
 
@@ -59,7 +49,7 @@ def make_drafter(
 
 
 def every_drafter(
-    run: Run, heads: Drafter | None, small: Run | None, deploy: Deploy
+    run: LoadedModel, heads: Drafter | None, small: LoadedModel | None, deploy: Deploy
 ) -> dict[str, Drafter]:
     """Return all drafters for the loaded `run` by title. small: another run to draft with, or None."""
     sources = {title: name for name, title in TITLES.items()}
