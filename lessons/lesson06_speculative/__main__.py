@@ -1,9 +1,9 @@
 """Lesson 6: python -m lessons.lesson06_speculative"""
 
 from lessons import course
-from lessons.lesson06_speculative.measure import write_all
+from lessons.lesson06_speculative.measure import measure_rules
 from lessons.lesson06_speculative.plot import draw
-from lessons.lesson06_speculative.rules import ONE_BYTE, distance, next_byte
+from lessons.lesson06_speculative.rules import DRAFTED_BYTE, next_byte, total_variation
 from minimtp.backend import to_device
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.runtime import ModelRunner
@@ -13,31 +13,26 @@ from minimtp.training.data.corpus import open_corpus
 
 def main(lesson: course.Lesson) -> None:
     """How can we use predicted tokens if the output must stay exactly that of the model alone?"""
-    run, context_length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
-    prompts = open_corpus().validation_windows(160 * context_length, context_length=context_length)[
-        :, : context_length * 3 // 8
-    ]  # (P, T)
+    run, length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
+    windows = open_corpus().validation_windows(160 * length, context_length=length)
+    prompts = windows[:, : length * 3 // 8]  # (P, T)
     p, q = next_byte(run.model, to_device(prompts, lesson.device))  # (P, V) each
-    print("a drafted byte: how far its law is from the model's")
-    for name, law_of in ONE_BYTE.items():
-        print(f"  {name:<42}{100 * distance(law_of(p, q), p):>8.2g} %")
+    print("a drafted byte: total variation distance from the model's distribution")
+    for name, distribution in DRAFTED_BYTE.items():
+        print(f"  {name:<42}{100 * total_variation(distribution(p, q), p):>8.2g} %")
 
-    target, written = ModelRunner(run.model.trunk), {}
-    drafter = head_drafter(run.model.heads, target)
+    target, depth = ModelRunner(run.model.trunk), run.recipe.draft_depth
+    drafter, found = head_drafter(run.model.heads, target), {}
     for temperature in (1, 0):
-        print(f"\ntemperature {temperature}, {run.recipe.draft_depth} drafts a pass")
-        written[temperature] = write_all(
-            target, drafter, prompts[::4], temperature, run.recipe.draft_depth
-        )
+        print(f"\ntemperature {temperature}, {depth} drafts per pass")
+        found[temperature] = measure_rules(target, drafter, prompts[::4], temperature, depth)
 
-    lesson.save_plot(draw, p, q, written, run.tokenizer, size=(14, 5))
-    speeds = [
-        f"{written[0][way].tokens_per_second:,.0f} tokens/s"
-        for way in ("plain decoding", "equal to the argmax")
-    ]
-    lesson.result(
-        "writing at temperature 0", ("a byte a pass", speeds[0]), ("drafts, verified", speeds[1])
+    lesson.save_plot(draw, p, q, found, run.tokenizer, size=(14, 5))
+    before, now = (
+        f"{found[0][name].tokens_per_second:,.0f} tokens/s" for name in ("plain decoding", "greedy")
     )
+    title = "generation speed at temperature 0"
+    lesson.result(title, ("plain decoding", before), ("speculative decoding", now))
 
 
 if __name__ == "__main__":

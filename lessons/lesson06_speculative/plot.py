@@ -1,83 +1,84 @@
-"""Lesson 6's picture: two laws that overlap, drafts that stood and fell, and what a deeper draft brings."""
+"""Lesson 6's plot: two overlapping distributions, accepted and rejected drafts, draft depths."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lessons.lesson06_speculative.measure import Measured
 from minimtp.backend import numpy as np
+from minimtp.decode.round import Round
 from minimtp.training.data.tokenizer import Tokenizer
 
-SHOWN, ROUNDS = 9, 15  # bytes of a law, rounds of a text
-GREEN, RED, BLUE, GOLD = "#1e8449", "#c0392b", "#2e86c1", "#ca6f1e"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN, ROUNDS = 9, 15  # bytes of a distribution, rounds of a text
+GREEN, RED, BLUE, ORANGE = "#1e8449", "#c0392b", "#2e86c1", "#ca6f1e"
+BOX = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
+Results = dict[int, dict[str | int, Measured]]  # by temperature, then by rule or draft depth
 
 
 def draw(
-    figure: object, p: np.ndarray, q: np.ndarray, written: dict[int, dict], tokenizer: Tokenizer
+    figure: "Figure", p: np.ndarray, q: np.ndarray, found: Results, tokenizer: Tokenizer
 ) -> None:
-    laws, story, depths = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.9))
-    place = int(
-        np.argmin(np.abs(np.minimum(p, q).sum(axis=-1) - 0.6))
-    )  # where much stands and much falls
-    p, q = p[place], q[place]
-    tokens = np.argsort(-np.maximum(p, q), kind="stable")[:SHOWN]
-    both, places = np.minimum(p, q)[tokens], np.arange(SHOWN)
-    laws.bar(places, both, color=GREEN, label="both: a draft that stands")
-    laws.bar(
-        places, p[tokens] - both, bottom=both, color=BLUE, label="the model's alone: what is left"
-    )
-    laws.bar(
-        places,
-        q[tokens] - both,
-        bottom=both,
-        color=RED,
-        alpha=0.45,
-        label="the head's alone: rejected",
-    )
-    laws.set_xticks(
-        places, [repr(tokenizer.decode([int(token)]))[1:-1] for token in tokens], family="monospace"
-    )
-    laws.set(title="the laws of one byte", xlabel="next byte", ylabel="probability")
-    laws.legend(fontsize=8)
-
-    rounds = written[1]["shared noise"].rounds[0][1 : 1 + ROUNDS]
-    longest = max(len(round_.drafts) for round_ in rounds)
-    for row, round_ in enumerate(rounds):
-        story.text(0, -row, f"{round_.position}", color="grey", ha="right", va="center", fontsize=8)
-        fell = round_.accepted  # the place in the draft where the model's own byte stands
-        for column, token in enumerate(round_.drafts):
-            colour, place = (
-                (GREEN, column) if column < fell else (RED, column + 1.6)
-            )  # behind the model's own
-            write(story, 1 + place, -row, visible(tokenizer, token), color=colour)
-        box = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
-        write(story, 1 + fell, -row, visible(tokenizer, round_.tokens[-1]), color=BLUE, bbox=box)
-    story.set(
-        title="green stood, blue is the model's, red fell",
-        xlim=(-1.5, longest + 3),
-        ylim=(-ROUNDS, 1),
-    )
-    story.set_axis_off()
-
+    """Draw the three parts. p, q (P, V): distributions of model and head for the same bytes."""
+    distributions, drafts, depths = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.9))
+    # Show a place where about 60 % of the drafts are accepted.
+    place = int(np.argmin(np.abs(np.minimum(p, q).sum(axis=-1) - 0.6)))
+    draw_distributions(distributions, p[place], q[place], tokenizer)
+    draw_rounds(drafts, found[1]["shared noise"].rounds[0][1 : 1 + ROUNDS], tokenizer)
     for temperature, marker in ((0, "o-"), (1, "s--")):
-        found = {key: value for key, value in written[temperature].items() if isinstance(key, int)}
-        found[0] = written[temperature]["plain decoding"]
-        deep = sorted(found)
-        gains = [found[d].tokens_per_second / found[0].tokens_per_second for d in deep]
-        label = f"temperature {temperature}"
-        depths.plot(
-            deep,
-            [found[d].tokens_per_pass for d in deep],
-            marker,
-            color=BLUE,
-            label=f"tokens a pass, {label}",
-        )
-        depths.plot(deep, gains, marker, color=GOLD, label=f"times as fast, {label}")
-    depths.set(title="a deeper draft", xlabel="drafts a pass")
+        draw_depths(depths, found[temperature], marker, f"temperature {temperature}")
+    depths.set(title="speed by draft depth", xlabel="drafts per pass")
     depths.legend(fontsize=8)
     depths.grid(alpha=0.3)
 
 
-def write(axes: object, x: float, y: float, letter: str, **look: object) -> None:
-    axes.text(x, y, letter, family="monospace", ha="center", va="center", **look)
+def draw_distributions(axes: "Axes", p: np.ndarray, q: np.ndarray, tokenizer: Tokenizer) -> None:
+    tokens = np.argsort(-np.maximum(p, q), kind="stable")[:SHOWN]
+    both, places = np.minimum(p, q)[tokens], np.arange(SHOWN)
+    axes.bar(places, both, color=GREEN, label="both: accepted drafts")
+    axes.bar(places, p[tokens] - both, bottom=both, color=BLUE, label="model only: replacements")
+    rejected = {"color": RED, "alpha": 0.45, "label": "head only: rejected drafts"}
+    axes.bar(places, q[tokens] - both, bottom=both, **rejected)
+    labels = [repr(tokenizer.decode([int(token)]))[1:-1] for token in tokens]
+    axes.set_xticks(places, labels, family="monospace")
+    axes.set(title="two distributions of one byte", xlabel="next byte", ylabel="probability")
+    axes.legend(fontsize=8)
+
+
+def draw_rounds(axes: "Axes", rounds: Sequence[Round], tokenizer: Tokenizer) -> None:
+    """Write one line per round: accepted drafts, the model's own byte, rejected drafts."""
+    for row, round_ in enumerate(rounds):
+        axes.text(0, -row, f"{round_.position}", color="grey", ha="right", va="center", fontsize=8)
+        accepted = round_.accepted
+        for column, token in enumerate(round_.drafts):
+            is_accepted = column < accepted
+            x = 1 + column if is_accepted else 2.6 + column  # rejected: after the model's byte
+            color = GREEN if is_accepted else RED
+            write(axes, x, -row, visible(tokenizer, token), color=color)
+        own = visible(tokenizer, round_.tokens[-1])
+        write(axes, 1 + accepted, -row, own, color=BLUE, bbox=BOX)
+    deepest = max(len(round_.drafts) for round_ in rounds)
+    axes.set_title("green: accepted; red: rejected;\nblue: the model's own byte", fontsize=11)
+    axes.set(xlim=(-1.5, deepest + 3), ylim=(-ROUNDS, 1))
+    axes.set_axis_off()
+
+
+def draw_depths(axes: "Axes", found: dict[str | int, Measured], marker: str, label: str) -> None:
+    plain = found["plain decoding"]
+    by_depth = {0: plain} | {key: value for key, value in found.items() if isinstance(key, int)}
+    tokens = [result.tokens_per_pass for result in by_depth.values()]
+    speedups = [r.tokens_per_second / plain.tokens_per_second for r in by_depth.values()]
+    axes.plot(list(by_depth), tokens, marker, color=BLUE, label=f"tokens per pass, {label}")
+    axes.plot(list(by_depth), speedups, marker, color=ORANGE, label=f"speed-up, {label}")
+
+
+def write(axes: "Axes", x: float, y: float, letter: str, **style: object) -> None:
+    axes.text(x, y, letter, family="monospace", ha="center", va="center", **style)
 
 
 def visible(tokenizer: Tokenizer, token: int) -> str:
-    """The byte, a blank as a dot and a new line as an arrow."""
+    """Return the byte as a character, with a dot for a space and an arrow for a newline."""
     text = tokenizer.decode([int(token)])
     return {" ": "·", "\n": "↵"}.get(text, text if text.isprintable() else "?")

@@ -1,4 +1,4 @@
-"""What lesson 6 adds: rules that accept or reject drafts, and the loop that asks them. The model is lesson 5's, as it is."""
+"""Lesson 6 adds verification rules and the decoding loop. The model is lesson 5's, unchanged."""
 
 from lessons.lesson05_heads.recipe import recipe as previous
 

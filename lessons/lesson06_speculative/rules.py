@@ -1,4 +1,4 @@
-"""Rules that look right and are wrong, and what any rule does to the law of a byte, added up exactly."""
+"""Two wrong rules, and the exact distribution of a drafted byte under any rule."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,59 +11,68 @@ from minimtp.engine.tensor import no_grad
 from minimtp.model.heads import MultiTokenModel
 
 
-def trusting_rule(
+def accept_everything(
     p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
-    """Wrong: every draft stands."""
+    """Wrong: accept every draft."""
     return len(drafts), rng.choose(p[-1])
 
 
-def forgetful_rule(
+def resample_from_p(
     p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
-    """Wrong: the token rule, but what replaces a rejected draft is drawn from the model's whole law."""
+    """Wrong: the token rule, but replace a rejected draft by a sample from p, not the residual."""
     for j, draft in enumerate(drafts):
         if not rng.happens(probability_ratio(p[j], q[j], draft)):
             return j, rng.choose(p[j])
     return len(drafts), rng.choose(p[-1])
 
 
-class Trusting(TokenRule):
-    chain = staticmethod(trusting_rule)
+class AcceptEverything(TokenRule):
+    chain = staticmethod(accept_everything)
 
 
-class Forgetful(TokenRule):
-    chain = staticmethod(forgetful_rule)
+class ResampleFromP(TokenRule):
+    chain = staticmethod(resample_from_p)
 
 
-def emitted(
-    p: np.ndarray, q: np.ndarray, instead: Callable[[np.ndarray, np.ndarray], np.ndarray]
+def output_distribution(
+    p: np.ndarray, q: np.ndarray, replacement: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The laws (R, V) of a byte drafted from q (R, V) and kept with probability min(1, p / q), or else from instead(p, q)."""
-    kept = np.minimum(p, q)  # q min(1, p / q)
-    rejected = 1 - kept.sum(axis=-1, keepdims=True)
-    return kept + rejected * np.array([instead(*pair) for pair in zip(p, q, strict=True)])
+    """Return the distribution of a drafted byte, for each row of p and q (R, V).
+
+    The draft is sampled from q and accepted with probability min(1, p / q). Otherwise a byte is sampled from
+    replacement(p, q).
+    """
+    accepted = np.minimum(p, q)  # q min(1, p / q)
+    rejected = 1 - accepted.sum(axis=-1, keepdims=True)
+    return accepted + rejected * np.array([replacement(*row) for row in zip(p, q, strict=True)])
 
 
-# What becomes of one drafted byte's law under each rule, by the names that the run prints.
-ONE_BYTE = {
-    "every draft stands": lambda p, q: q,
-    "replaced by the model's law": lambda p, q: emitted(p, q, lambda p, q: p),
-    "replaced by what is left": lambda p, q: emitted(p, q, residual_distribution),
+# The distribution of a drafted byte under each rule, by the name that the run prints.
+DRAFTED_BYTE = {
+    "accept every draft": lambda p, q: q,
+    "resample from the model's distribution": lambda p, q: output_distribution(
+        p, q, lambda p, q: p
+    ),
+    "resample from the residual distribution": lambda p, q: output_distribution(
+        p, q, residual_distribution
+    ),
 }
 
 
-def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Total variation of two laws (R, V), averaged over the rows: the share of draws in which they differ at best."""
+def total_variation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the total variation distance of two distributions (R, V), as a mean over the rows."""
     return float(np.abs(one - other).sum(axis=-1).mean() / 2)
 
 
 def next_byte(model: MultiTokenModel, texts: Array) -> tuple[np.ndarray, np.ndarray]:
-    """The laws p and q (P, V) of the byte after (P, T) texts: the model's, and its first head's, which sees a state less."""
+    """Return the distributions p and q (P, V) of the byte after each of (P, T) texts.
+
+    p is the model's. q is that of the first head, which starts from the state one position earlier.
+    """
     with no_grad():
         hidden = model.hidden(texts)  # (P, T, D)
-        state = next(
-            model.heads.states(hidden[:, -2:-1], texts[:, -1:, None], model.trunk)
-        )  # (P, 1, D)
-        logits = model.logits(hidden[:, -1]), model.logits(state[:, 0])
+        states = model.heads.states(hidden[:, -2:-1], texts[:, -1:, None], model.trunk)
+        logits = model.logits(hidden[:, -1]), model.logits(next(states)[:, 0])
     return tuple(softmax(to_numpy(rows.data).astype(np.float64)) for rows in logits)
