@@ -28,7 +28,7 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
     Returns (accepted, token).
     """
     raise NotImplementedError(
-        "lesson 6: ask for one choice after the other, for as long as the drafts are what was chosen"
+        "lesson 6: ask for one choice after the other, as long as they equal the drafts"
     )
 
 
@@ -51,7 +51,7 @@ def token_rule(
     Raises ValueError if q gives a draft probability 0, because then it was not sampled from q.
     """
     raise NotImplementedError(
-        "lesson 6: a coin for each draft; what is left of p for the first that fails"
+        "lesson 6: a coin for each draft; at the first rejection, sample from the residual"
     )
 
 
@@ -77,5 +77,5 @@ def block_rule(
     Arguments, result and errors are those of `token_rule`.
     """
     raise NotImplementedError(
-        "lesson 6: a coin for each block, every one of them; the longest that stands"
+        "lesson 6: a coin for every block; accept the longest block whose coin succeeds"
     )

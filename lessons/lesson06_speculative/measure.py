@@ -20,7 +20,7 @@ RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token 
 
 
 def rules_at(temperature: float, vocabulary_size: int) -> dict[str, RuleMaker]:
-    """Return the rules by the names that the run prints: plain decoding, wrong rules, exact rules."""
+    """Return the rules by the names that the run prints."""
     sampling = SamplingParams(temperature)
 
     def library(name: str) -> RuleMaker:

@@ -41,8 +41,8 @@ def output_distribution(
 ) -> np.ndarray:
     """Return the distribution of a drafted byte, for each row of p and q (R, V).
 
-    The draft is sampled from q and accepted with probability min(1, p / q). Otherwise a byte is sampled from
-    replacement(p, q).
+    The draft is sampled from q and accepted with probability min(1, p / q). Otherwise a byte is
+    sampled from replacement(p, q).
     """
     accepted = np.minimum(p, q)  # q min(1, p / q)
     rejected = 1 - accepted.sum(axis=-1, keepdims=True)
