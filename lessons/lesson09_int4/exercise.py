@@ -4,7 +4,7 @@ pytest --mine tests/kernels/test_panels.py
 """
 
 from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
-from minimtp.kernels.cpu.panels import aligned_empty  # noqa: F401  (starts at a cache line)
+from minimtp.kernels.cpu.matrices.panels import aligned_empty  # noqa: F401  (starts at a cache line)
 
 
 def by_panel(matrix):

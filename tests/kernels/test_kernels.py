@@ -897,11 +897,12 @@ def test_a_block_writes_its_own_rows_of_the_cache_only_and_refuses_rows_without_
 @pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("name", ["Q4Shorts", "Q4Dots", "Q8Shorts", "Q8Dots"])
 def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeypatch):
-    from minimtp.kernels.cpu import packed_linear as cpu_products
-    from minimtp.kernels.cpu import tiles as cpu_tiles
-    from minimtp.kernels.cpu import vectors as cpu_vectors
+    from minimtp.kernels.cpu.matrices import code_products
+    from minimtp.kernels.cpu.matrices import packed_linear as cpu_products
+    from minimtp.kernels.cpu.matrices import tiles as cpu_tiles
+    from minimtp.kernels.cpu.matrices import vectors as cpu_vectors
 
-    kind, format_ = getattr(cpu_tiles, name), f"{name[:2].lower()}_0"
+    kind, format_ = getattr(code_products, name), f"{name[:2].lower()}_0"
     rng = np.random.default_rng(8)
     x, weight = normal(rng, 3, 96), normal(rng, 32, 96)
     weight[:, :32] *= 1e-5  # scales that are subnormal float16
@@ -933,7 +934,7 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
 def test_a_tile_that_is_done_in_parts_gives_the_bits_of_a_whole_one(
     totals, of_columns, monkeypatch
 ):
-    from minimtp.kernels.cpu import tiles as cpu_tiles
+    from minimtp.kernels.cpu.matrices import tiles as cpu_tiles
 
     monkeypatch.setattr(cpu_tiles, "FLOAT_TOTALS", totals)
     tile = cpu_tiles.float_tile(4, of_columns)

@@ -22,7 +22,7 @@ OLDER = (
 RUN = """
 import sys, pytest
 from numba.core.registry import cpu_target
-from minimtp.kernels.cpu import vectors
+from minimtp.kernels.cpu.matrices import vectors
 assert (vectors.LANES, vectors.DOTS) == (8, False)
 assert vectors.special_instructions(cpu_target.target_context) == set(sys.argv[1].split())
 sys.exit(pytest.main(sys.argv[2:]))

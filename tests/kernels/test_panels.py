@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.panels import (
+from minimtp.kernels.cpu.matrices.panels import (
     GROUP,
     PANEL,
     SCALE_BYTES,

@@ -1,19 +1,20 @@
 """Attention of a few new tokens over the cache of keys and values, compiled.
 
-The query heads that share a key/value head, for all new tokens, are the rows of one matrix. Its product with the keys and
-the product of the shares with the values are the few-rows products of `kernels/cpu/packed_linear.py`: keys lie in the cache with
-neighbouring positions next to each other, values with neighbouring channels, so that both are read as weights are, once for
-up to eight rows. Between the two is a softmax along each row, as far as the row's own past.
+The query heads that share a key/value head, for all new tokens, are the rows of one matrix. Its
+product with the keys and the product of the shares with the values are the few-rows products of
+`kernels/cpu/matrices/packed_linear.py`: keys lie in the cache with neighbouring positions next to
+each other, values with neighbouring channels, so that both are read as weights are, once for up to
+eight rows. Between the two is a softmax along each row, as far as the row's own past.
 
-A row's result is the same sequence of operations however many rows are in the call: positions behind its own get a share of
-exactly zero, which changes no sum.
+A row's result is the same sequence of operations however many rows are in the call: positions
+behind its own get a share of exactly zero, which changes no sum.
 """
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.math import SMALLEST_KEY, bits_of, exponential, float_of, in_order
-from minimtp.kernels.cpu.packed_linear import multiply_floats
-from minimtp.kernels.cpu.panels import PANEL
+from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
+from minimtp.kernels.cpu.matrices.panels import PANEL
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -37,7 +38,9 @@ def cached_attention(q, keys, values, start, scale):
 
 @compiled
 def attend(q, keys, values, start, scale, out):
-    """`cached_attention` of q (G, T * H/G, C), the rows of a group by token, then by head, into out (T, H, C)."""
+    """`cached_attention` of q (G, T * H/G, C), the rows of a group by token, then by head, into out
+    (T, H, C).
+    """
     (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
     shared, length = rows // new, start + new
     if (
@@ -86,10 +89,11 @@ def attend(q, keys, values, start, scale, out):
 
 @compiled(fastmath=reassociate)
 def _softmax(scores, start, shared, scale, inverses):
-    """Turn each row's past into exp(scale * (score - largest)), the rest into zeros; inverses (R,) get 1 / the sums.
+    """Turn each row's past into exp(scale * (score - largest)), the rest into zeros; inverses (R,)
+    get 1 / the sums.
 
-    What is summed is filled up with zeros to a length that depends on the past alone, since the order of the sum depends on
-    the length.
+    What is summed is filled up with zeros to a length that depends on the past alone, since the
+    order of the sum depends on the length.
     """
     for row in range(scores.shape[0]):
         past = start + row // shared + 1
@@ -111,7 +115,9 @@ def _softmax(scores, start, shared, scale, inverses):
 
 @compiled
 def _last_keys(keys, group, first, length):
-    """keys[group, :, first:length] and zeros, (C * PANEL,), where a whole panel would go beyond the cache."""
+    """keys[group, :, first:length] and zeros, (C * PANEL,), where a whole panel would go beyond the
+    cache.
+    """
     edge = np.zeros((keys.shape[1], PANEL), np.float32)
     for c in range(keys.shape[1]):
         for s in range(length - first):

@@ -1,11 +1,12 @@
 """One transformer block, or a whole trunk, on a few new tokens in one compiled call.
 
-The arithmetic of a small model's block takes three or ten microseconds. Eleven calls from Python, each of which makes an
-array, take longer. Here compiled code calls the same kernels, with the same results to the last bit;
-`plain.transformer_block` and `plain.trunk_step` say what is computed.
+The arithmetic of a small model's block takes three or ten microseconds. Eleven calls from Python,
+each of which makes an array, take longer. Here compiled code calls the same kernels, with the same
+results to the last bit; `plain.transformer_block` and `plain.trunk_step` say what is computed.
 
-Compiled code makes an array in 15 to 45 ns, and a view of a kept one in 13: keeping them from pass to pass would win two per
-cent of a small model's pass. They are made anew, so that calls in several threads share nothing.
+Compiled code makes an array in 15 to 45 ns, and a view of a kept one in 13: keeping them from pass
+to pass would win two per cent of a small model's pass. They are made anew, so that calls in several
+threads share nothing.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from dataclasses import dataclass
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.attention import attend
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.packed_linear import multiply
-from minimtp.kernels.cpu.panels import aligned_empty
-from minimtp.kernels.cpu.training import normalize, swiglu_rows
+from minimtp.kernels.cpu.gates import swiglu_rows
+from minimtp.kernels.cpu.matrices.packed_linear import multiply
+from minimtp.kernels.cpu.matrices.panels import aligned_empty
+from minimtp.kernels.cpu.norms import normalize
 
 
 def _no_tree(*blocks):
-    """What stands for a tree where the rows are a chain; `blocks` is the number of blocks, if several are computed."""
+    """What stands for a tree where the rows are a chain; `blocks` is the number of blocks, if
+    several are computed.
+    """
     return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
 
 
@@ -37,7 +41,8 @@ class PreparedBlock:
 def prepare_block(
     attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
 ):
-    # Copies, so that weights mapped from a file, which cannot be written to, are not a type of their own to Numba.
+    # Copies, so that weights mapped from a file, which cannot be written to, are not a type of
+    # their own to Numba.
     norms = [np.array(norm, np.float32) for norm in (attention_norm, feed_forward_norm)]
     matrices = (qkv, attention_output, gate_up, down)
     weights = (norms[0], qkv.panels, attention_output.panels, norms[1], gate_up.panels, down.panels)
@@ -214,8 +219,9 @@ def _transformer_block(
     multiply(kinds[1], attended.reshape(rows, heads * head_dim), attention_output, normed)
     _add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
-    # What the gates let through takes the place of gates that were read before. A row lies apart from its own gates: in their
-    # place the loop would not be vectorized (a pass of quick's int4 model: 30 us instead of 25).
+    # What the gates let through takes the place of gates that were read before. A row lies apart
+    # from its own gates: in their place the loop would not be vectorized (a pass of quick's int4
+    # model: 30 us instead of 25).
     shared = np.empty((2 * rows + 1) * inner_width, np.float32)
     gates = shared[inner_width:].reshape(rows, 2 * inner_width)
     inner = shared[: rows * inner_width].reshape(rows, inner_width)
@@ -234,7 +240,9 @@ def _add(x, y):
 
 @compiled
 def _rotate_and_store(joined, cosine, sine, q, keys, values, start):
-    """Rotated queries to q (G, T * H/G, C), rotated keys and unrotated values to the cache's positions from `start`."""
+    """Rotated queries to q (G, T * H/G, C), rotated keys and unrotated values to the cache's
+    positions from `start`.
+    """
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2
     for t in range(rows):

@@ -1,13 +1,17 @@
-"""How the compiled kernels are compiled: one decorator, and one sentence to the person who has to wait.
+"""How the compiled kernels are compiled: one decorator, and one sentence to the person who has to
+wait.
 
-Functions compile when they are first called, so that decoding never waits for the training kernels, and are cached on
-disk beside this file or, where that is not writable, in the user's cache directory (Numba chooses).
-`error_model="numpy"` lets a division by zero give inf instead of testing for it, which would keep loops from being
-vectorized. Floating-point operations keep their order unless a function asks for `reassociate`: it may then add up in
-several lanes, in an order that depends on the length of a row, never on the number of rows. No function allows the
-compiler to fuse a product and an addition where it likes, because it may like it in one copy of a loop and not in the
-other: a row's bits must not depend on its neighbours. Where fusing pays, it is written down (`multiply_add`).
-Parallelism belongs to Python threads (`backend.py`): functions release the lock, none starts threads.
+Functions compile when they are first called, so that decoding never waits for the training kernels,
+and are cached on disk beside this file or, where that is not writable, in the user's cache
+directory (Numba chooses). `error_model="numpy"` lets a division by zero give inf instead of testing
+for it, which would keep loops from being vectorized. Floating-point operations keep their order
+unless a function asks for `reassociate`: it may then add up in several lanes, in an order that
+depends on the length of a row, never on the number of rows. No function allows the compiler to fuse
+a product and an addition where it likes, because it may like it in one copy of a loop and not in
+the
+other: a row's bits must not depend on its neighbours. Where fusing pays, it is written down
+(`multiply_add`). Parallelism belongs to Python threads (`backend.py`): functions release the lock,
+none starts threads.
 """
 
 import sys
@@ -20,7 +24,7 @@ __all__ = ["compiled", "reassociate"]
 
 SECONDS = 20  # what all of them take on a slow core
 reassociate = {"reassoc"}
-_newest_source = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
+_newest_source = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
 
 
 def compiled(function=None, **options):
@@ -38,7 +42,9 @@ def compiled(function=None, **options):
 
 
 def _renew_when_any_kernel_changes(dispatcher) -> None:
-    """Numba renews a cached function when its own file changes; here it may have taken in one of another file."""
+    """Numba renews a cached function when its own file changes; here it may have taken in one of
+    another file.
+    """
     stamp = getattr(getattr(dispatcher._cache, "_cache_file", None), "_source_stamp", None)
     if stamp is not None:
         dispatcher._cache._cache_file._source_stamp = (*stamp, _newest_source)

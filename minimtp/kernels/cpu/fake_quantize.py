@@ -1,8 +1,8 @@
-"""Rounding to the grids of quantized weights and activations, compiled; bit for bit what the twins in `plain.py`
-compute.
+"""Rounding to the grids of quantized weights and activations, compiled; bit for bit what the twins
+in `plain.py` compute.
 
-Equal bits are possible because every step is either exact or one IEEE operation in a fixed order: the compiler may not
-reorder or fuse any here.
+Equal bits are possible because every step is either exact or one IEEE operation in a fixed order:
+the compiler may not reorder or fuse any here.
 """
 
 from minimtp.backend import numpy as np

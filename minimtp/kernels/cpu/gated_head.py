@@ -1,13 +1,16 @@
-"""Drafting with a gated head: one token, a whole draft, or a tree of drafts in one compiled call; see `plain.gated_step`."""
+"""Drafting with a gated head: one token, a whole draft, or a tree of drafts in one compiled call;
+see `plain.gated_step`.
+"""
 
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.embedding_rows import decode_rows, embedding
+from minimtp.kernels.cpu.gates import gated_update_rows
 from minimtp.kernels.cpu.math import ZERO, exponentiate, largest, sum_of_exponentials
-from minimtp.kernels.cpu.packed_linear import linear, multiply
-from minimtp.kernels.cpu.training import gated_update_rows, normalize, rms_norm
+from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
+from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
+from minimtp.kernels.cpu.norms import normalize, rms_norm
 from minimtp.kernels.plain.gated_drafts import TokenParts
 
 ONE = np.float32(1)
@@ -181,7 +184,8 @@ def _tree(
     states, depths = np.empty((most, state.shape[1]), np.float32), np.empty(most, np.int64)
     logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
     room = np.empty((1, 2 * state.shape[1]), np.float32)
-    # What may follow each node, the likeliest first: tokens, chances, and how many of them are taken.
+    # What may follow each node, the likeliest first: tokens, chances, and how many of them are
+    # taken.
     candidates, chances, taken = (
         np.empty((most, width), np.int64),
         np.empty((most, width)),
@@ -224,7 +228,9 @@ def _tree(
 
 @compiled
 def _likeliest(scores, sharpness, tokens, beliefs):
-    """The largest scores, of equals the lowest first, and what a softmax of `sharpness` times the scores gives them."""
+    """The largest scores, of equals the lowest first, and what a softmax of `sharpness` times the
+    scores gives them.
+    """
     weights = (scores - scores.max()).astype(np.float32)
     total = exponentiate(weights, ZERO, sharpness)
     for rank in range(tokens.shape[0]):

@@ -1,9 +1,10 @@
-"""Functions of single floats and rows in a form that LLVM can vectorize: exp, maximum, rounding to float16.
+"""Functions of single floats and rows in a form that LLVM can vectorize: exp, maximum, rounding to
+float16.
 
-A float32's bits, read as an integer, are its sign, 8 bits of exponent and 23 of fraction. Without the sign they grow
-with the magnitude, so that floats can be compared as integers; that vectorizes, where a floating-point maximum would
-first need permission to ignore NaN. And an exponent can be written by integer arithmetic, which makes powers of two
-cheap.
+A float32's bits, read as an integer, are its sign, 8 bits of exponent and 23 of fraction. Without
+the sign they grow with the magnitude, so that floats can be compared as integers; that vectorizes,
+where a floating-point maximum would first need permission to ignore NaN. And an exponent can be
+written by integer arithmetic, which makes powers of two cheap.
 """
 
 from llvmlite import ir
@@ -43,7 +44,9 @@ def float_of(typing_context, bits):
 
 @intrinsic
 def multiply_add(typing_context, a, b, c):
-    """a * b + c of float32, in one instruction with one rounding where the processor has it, else in two."""
+    """a * b + c of float32, in one instruction with one rounding where the processor has it, else
+    in two.
+    """
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 3)
@@ -54,8 +57,9 @@ def multiply_add(typing_context, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. ln 2 is taken off in two parts, the first of which has
-# few enough bits that n times it is exact (Cody & Waite 1980). The polynomial is Cephes' (S. Moshier, expf.c).
+# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. ln 2 is taken off in two parts,
+# the first of which has few enough bits that n times it is exact (Cody & Waite 1980). The
+# polynomial is Cephes' (S. Moshier, expf.c).
 INVERSE_LN2 = np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
@@ -69,7 +73,9 @@ SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.37)  # where 2^n is still 
 
 @compiled
 def exponential(x):
-    """exp(x) of a float32, relative error 1e-7; 0 below -87.33 (there exp(x) < 1.2e-38), constant above 88.37."""
+    """exp(x) of a float32, relative error 1e-7; 0 below -87.33 (there exp(x) < 1.2e-38), constant
+    above 88.37.
+    """
     bounded = SMALLEST if x < SMALLEST else x  # written so that a NaN stays one
     bounded = LARGEST if bounded > LARGEST else bounded
     shifted = multiply_add(bounded, INVERSE_LN2, ROUNDER)
@@ -82,8 +88,19 @@ def exponential(x):
 
 
 @compiled(fastmath=reassociate)
+def dot(a, b):
+    """sum of a * b."""
+    total = ZERO
+    for j in range(a.shape[0]):
+        total += a[j] * b[j]
+    return total
+
+
+@compiled(fastmath=reassociate)
 def exponentiate(row, shift, scale):
-    """row = exp((row - shift) * scale); returns the sum. One array: two might overlap, which stops vectorization."""
+    """row = exp((row - shift) * scale); returns the sum. One array: two might overlap, which stops
+    vectorization.
+    """
     total = ZERO
     for j in range(row.shape[0]):
         value = exponential((row[j] - shift) * scale)
@@ -112,7 +129,9 @@ def largest(row):
 
 @compiled
 def in_order(bits):
-    """Swaps a float's bits with an integer of the same order: negative floats count backwards, integers do not."""
+    """Swaps a float's bits with an integer of the same order: negative floats count backwards,
+    integers do not.
+    """
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & WITHOUT_SIGN))
 
 
@@ -140,7 +159,8 @@ def as_float16(x):
 def float16_as_float32(bits):
     """The float32 that equals the float16 with these bits."""
     magnitude = np.int32(bits) & np.int32(0x7FFF)
-    # The same fraction under an exponent that is too small by 112, which the product makes up for, for subnormals, too.
+    # The same fraction under an exponent that is too small by 112, which the product makes up for,
+    # for subnormals, too.
     shifted = np.int32(magnitude << 13)
     value = (
         float_of(shifted) * TWO_TO_112

@@ -2,17 +2,19 @@
 
     y[i, j] = sum over k of a[i, k] b[k, j]
 
-The innermost loop is that of decoding (`float_tile`): totals of 8 rows times 32 columns stay in the registers of AVX-512
-while it walks along K. Around it stand two loops. The outer one takes 32 columns of b and lays them out as a panel, line
-behind line, once for all rows of a; with its (K, 32) numbers a panel stays in the second cache while the rows pass over it
-(Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", has this order, with more levels than the
+The innermost loop is that of decoding (`float_tile`): totals of 8 rows times 32 columns stay in the
+registers of AVX-512 while it walks along K. Around it stand two loops. The outer one takes 32
+columns of b and lays them out as a panel, line behind line, once for all rows of a; with its (K,
+32) numbers a panel stays in the second cache while the rows pass over it (Goto and van de Geijn
+2008, "Anatomy of high-performance matrix multiplication", has this order, with more levels than the
 matrices here are large enough for).
 
-Backward passes multiply transposed matrices, W and its gradient's factors. Nothing is transposed for them: a panel is gathered
-from rows as well as from columns, and the tile reads columns of a as well as rows.
+Backward passes multiply transposed matrices, W and its gradient's factors. Nothing is transposed
+for them: a panel is gathered from rows as well as from columns, and the tile reads columns of a as
+well as rows.
 
-Without AVX-512 the registers hold too few totals for one loop to be as fast as BLAS, which has one for every processor: then
-the product is NumPy's.
+Without AVX-512 the registers hold too few totals for one loop to be as fast as BLAS, which has one
+for every processor: then the product is NumPy's.
 """
 
 from numba import types
@@ -21,10 +23,10 @@ from numba.extending import intrinsic
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.packed_linear import multiply_floats
-from minimtp.kernels.cpu.panels import CACHE_LINE, PANEL
-from minimtp.kernels.cpu.tiles import float_tile
-from minimtp.kernels.cpu.vectors import (
+from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
+from minimtp.kernels.cpu.matrices.panels import CACHE_LINE, PANEL
+from minimtp.kernels.cpu.matrices.tiles import float_tile
+from minimtp.kernels.cpu.matrices.vectors import (
     DOTS,
     FLOAT_MATRIX,
     FLOAT_VECTOR,
@@ -53,7 +55,9 @@ def matmul(a, b):
 
 
 def _contiguous(matrices):
-    """(B, M, N) -> the same, and False, or transposed (B, N, M), and True, if that is how they lie in memory."""
+    """(B, M, N) -> the same, and False, or transposed (B, N, M), and True, if that is how they lie
+    in memory.
+    """
     if matrices.strides[1] < matrices.strides[2]:
         return np.ascontiguousarray(matrices.swapaxes(1, 2)), True
     return np.ascontiguousarray(matrices), False
@@ -61,7 +65,9 @@ def _contiguous(matrices):
 
 @compiled
 def _products(a, of_columns, b, of_rows, y):
-    """y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is (B, N, K) instead of (B, K, N)."""
+    """y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is (B, N, K)
+    instead of (B, K, N).
+    """
     depth, columns = (b.shape[2], b.shape[1]) if of_rows else (b.shape[1], b.shape[2])
     if depth != (a.shape[1] if of_columns else a.shape[2]):
         raise ValueError("matmul: the matrices do not fit")
@@ -91,7 +97,9 @@ def _products(a, of_columns, b, of_rows, y):
 
 @compiled
 def _gather(b, of_rows, column, width, panel):
-    """Columns of b (K, N), or rows of b (N, K), as lines of 32; what is missing at their ends is zero."""
+    """Columns of b (K, N), or rows of b (N, K), as lines of 32; what is missing at their ends is
+    zero.
+    """
     if width < PANEL:
         panel[:] = 0
     if not of_rows:
@@ -110,7 +118,9 @@ def _gather(b, of_rows, column, width, panel):
 
 @intrinsic
 def _transpose(typing_context, b, row, column, panel, start):
-    """panel[start + 32 k + j] = b[row + j, column + k] for a square of j and k, within the registers."""
+    """panel[start + 32 k + j] = b[row + j, column + k] for a square of j and k, within the
+    registers.
+    """
     if not fit((b, panel), (FLOAT_MATRIX, FLOAT_VECTOR)):
         return None
 
@@ -146,7 +156,9 @@ def _transpose(typing_context, b, row, column, panel, start):
 
 @compiled
 def _multiply_columns(x, w, start, stride, depth, y, column):
-    """y[:, column + j] = sum over k < depth of x[k, :] * w[start + k * stride + j], for 32 values of j."""
+    """y[:, column + j] = sum over k < depth of x[k, :] * w[start + k * stride + j], for 32 values
+    of j.
+    """
     row = 0
     while row < y.shape[0]:
         left = y.shape[0] - row

@@ -1,20 +1,24 @@
-"""Products of a few rows of activations with a weight matrix, compiled: what decoding spends its time in.
+"""Products of a few rows of activations with a weight matrix, compiled: what decoding spends its
+time in.
 
-A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The weights are what costs,
-so each is read once for all rows; BLAS has a fast path for one row and one for many, and is slow between. Weights are
-laid out once, by `prepare_*`, in panels of 32 outputs (`kernels/cpu/panels.py` says how and why), and a panel stays in the cache
-while the rows pass over it, four or eight at a time.
+A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The
+weights are what costs, so each is read once for all rows; BLAS has a fast path for one row and one
+for many, and is slow between. Weights are laid out once, by `prepare_*`, in panels of 32 outputs
+(`kernels/cpu/matrices/panels.py` says how and why), and a panel stays in the cache while the rows
+pass over it, four or eight at a time.
 
-Quantized products work on integers: the activations are rounded to int8 per group of 32 (`quantize_activations`, the
-very function that training can fake), and the 32 products of a group are summed exactly. A row's result is bitwise the
-same whatever other rows are in the call, so verified drafts equal plain decoding with no tolerance.
+Quantized products work on integers: the activations are rounded to int8 per group of 32
+(`quantize_activations`, the very function that training can fake), and the 32 products of a group
+are summed exactly. A row's result is bitwise the same whatever other rows are in the call, so
+verified drafts equal plain decoding with no tolerance.
 """
 
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.panels import (
+from minimtp.kernels.cpu.matrices.code_products import Q4, Q8
+from minimtp.kernels.cpu.matrices.panels import (
     GROUP,
     PANEL,
     SCALE_BYTES,
@@ -23,7 +27,7 @@ from minimtp.kernels.cpu.panels import (
     q4_0_steps,
     quantized_panels,
 )
-from minimtp.kernels.cpu.tiles import MOST_ROWS, Q4, Q8, float_tile, quantized_tile
+from minimtp.kernels.cpu.matrices.tiles import MOST_ROWS, float_tile, quantized_tile
 from minimtp.kernels.ggml import blocks as ggml
 
 F32, Q4_0, Q8_0 = 0, 1, 2
@@ -36,7 +40,8 @@ F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = (
     SCALE_BYTES + Q8.code_bytes,
 )
 
-# A tile of one row waits for its own totals, so a row that is left over is never done alone: five rows as three and two.
+# A tile of one row waits for its own totals, so a row that is left over is never done alone: five
+# rows as three and two.
 _f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (
     float_tile(rows) for rows in range(1, 9)
 )
@@ -126,7 +131,9 @@ def _next_rows(left, most):
 
 @compiled
 def multiply_floats(x, w, start, stride, depth, y, column, fetches):
-    """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values of j."""
+    """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values
+    of j.
+    """
     row = 0
     while row < x.shape[0]:
         rows = _next_rows(x.shape[0] - row, MOST_ROWS)

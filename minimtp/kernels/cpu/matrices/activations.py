@@ -1,11 +1,13 @@
-"""Rounding activations to int8 on the way into a product: bit for bit `plain.quantize_activations`, in vector
-instructions.
+"""Rounding activations to int8 on the way into a product: bit for bit `plain.quantize_activations`,
+in vector instructions.
 
     code = round half to even(x * (127 / max|x|)),  scale = max|x| / 127,   per group of 32
 
-A verification step rounds its rows anew before every product, so this must cost little beside the product itself.
-Magnitudes are compared as integers (without the sign, a float's bits grow with its magnitude). Adding 1.5 * 2^23 leaves
-a float32 no room for a fraction: the sum's low bits are the rounded integer, ties to even as IEEE addition has them.
+A verification step rounds its rows anew before every product, so this must cost little beside the
+product itself. Magnitudes are compared as integers (without the sign, a float's bits grow with its
+magnitude). Adding 1.5 * 2^23 leaves
+a float32 no room for a fraction: the sum's low bits are the rounded integer, ties to even as IEEE
+addition has them.
 """
 
 from llvmlite import ir
@@ -15,7 +17,7 @@ from numba.extending import intrinsic
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.vectors import (
+from minimtp.kernels.cpu.matrices.vectors import (
     CODE_MATRIX,
     FLOAT,
     FLOAT_MATRIX,
@@ -47,7 +49,9 @@ def quantize_activations(x):
 
 
 def _rounding(code_matrix, store_codes):
-    """An intrinsic round(x (T, K), codes (T, K), scales (T, K/32), starts (T, K/32)) that stores codes its own way."""
+    """An intrinsic round(x (T, K), codes (T, K), scales (T, K/32), starts (T, K/32)) that stores
+    codes its own way.
+    """
 
     @intrinsic
     def round_rows(typing_context, x, codes, scales, starts):
@@ -112,8 +116,8 @@ def _store_codes(emit, integers, codes, group):
 
 
 def _store_for_shorts(emit, integers, codes, starts, group):
-    """Codes as bytes; `starts` get what a total of `add_products_of_bytes` begins with: -8 times the sums of the codes
-    that it meets in the lower and in the upper short of its dwords.
+    """Codes as bytes; `starts` get what a total of `add_products_of_bytes` begins with: -8 times
+    the sums of the codes that it meets in the lower and in the upper short of its dwords.
     """
     builder = emit.builder
     total = _store_codes(emit, integers, codes, group)
@@ -138,7 +142,9 @@ def _store_for_dots(emit, integers, codes, starts, group):
 
 
 def _store_shorts(emit, integers, codes, starts, group):
-    """Codes as shorts: of each four the first and third, then the second and fourth. Totals begin at zero."""
+    """Codes as shorts: of each four the first and third, then the second and fourth. Totals begin
+    at zero.
+    """
     place = emit.advance(codes, emit.times(group, 2 * GROUP))
     order = [four + k for four in range(0, LANES, 4) for k in (0, 2, 1, 3)]
     for v, vector in enumerate(integers):

@@ -1,8 +1,10 @@
-"""How a weight matrix lies in memory for the compiled products: in panels of 32 outputs. Array code; it runs once a model.
+"""How a weight matrix lies in memory for the compiled products: in panels of 32 outputs. Array
+code; it runs once a model.
 
-A file stores weights row by row: all inputs of an output, then the next output. A processor that multiplies 8 or 16 numbers at
-once would have to add up the lanes of a register at the end of each group. In a *panel* neighbours in memory are neighbouring
-outputs instead, every lane has a total of its own, and the panel is read from its first byte to its last.
+A file stores weights row by row: all inputs of an output, then the next output. A processor that
+multiplies 8 or 16 numbers at once would have to add up the lanes of a register at the end of each
+group. In a *panel* neighbours in memory are neighbouring outputs instead, every lane has a total of
+its own, and the panel is read from its first byte to its last.
 
     f32     for each k: 32 floats                                                           128 bytes
     q4_0    for each group of 32 k's: 32 float16 scales, then 4 steps of 8 k's:             64 + 512 bytes
@@ -10,8 +12,9 @@ outputs instead, every lane has a total of its own, and the panel is read from i
     q8_0    for each group of 32 k's: 32 float16 scales, then 8 steps of 4 k's:             64 + 1024 bytes
             for each output a dword, whose byte b holds k = 4 step + b
 
-A dword, because the instructions that multiply bytes add four neighbouring products into one 32-bit lane. Codes are stored with
-an offset, 0..15 for q4_0, as those instructions want one factor unsigned.
+A dword, because the instructions that multiply bytes add four neighbouring products into one 32-bit
+lane. Codes are stored with an offset, 0..15 for q4_0, as those instructions want one factor
+unsigned.
 """
 
 import math
@@ -32,7 +35,9 @@ def by_panel(matrix):
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte, each 8 too large."""
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte,
+    each 8 too large.
+    """
     steps = (
         by_panel(codes + np.int8(8))
         .view(np.uint8)
@@ -42,8 +47,8 @@ def q4_0_steps(codes):
 
 
 def quantized_panels(scales, packed):
-    """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group bytes): a group's scales, then
-    its steps.
+    """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group
+    bytes): a group's scales, then its steps.
     """
     count, _, groups, steps, _ = packed.shape
     panels = aligned_empty((count, groups * (SCALE_BYTES + steps * 4 * PANEL)))

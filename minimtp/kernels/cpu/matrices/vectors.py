@@ -1,10 +1,12 @@
 """Vector instructions, emitted by hand where a loop of Numba's would not become the right ones.
 
-A Numba *intrinsic* is a function whose body is a list of LLVM instructions, written by Python code when the caller is
-compiled. LLVM has vectors of any length as values (`<8 x float>`) and translates them for the processor at hand, in
-several instructions where its registers are shorter: what is written with them runs on x86 and on ARM alike. Where x86
-has one instruction for several of ours, and LLVM does not see it, the emitter asks for it by name if the processor has
-it, and spells it out otherwise. Both give the same bits: these are all integer instructions.
+A Numba *intrinsic* is a function whose body is a list of LLVM instructions, written by Python code
+when the caller is compiled. LLVM has vectors of any length as values (`<8 x float>`) and translates
+them for the processor at hand, in
+several instructions where its registers are shorter: what is written with them runs on x86 and on
+ARM alike. Where x86 has one instruction for several of ours, and LLVM does not see it, the emitter
+asks for it by name if the processor has it, and spells it out otherwise. Both give the same bits:
+these are all integer instructions.
 """
 
 from llvmlite import ir
@@ -12,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
-from minimtp.kernels.cpu.panels import CACHE_LINE
+from minimtp.kernels.cpu.matrices.panels import CACHE_LINE
 
 
 def processor_name(context):
@@ -29,7 +31,8 @@ def processor_features(context):
     }
 
 
-# AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that need no 16-bit sums.
+# AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that
+# need no 16-bit sums.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(
     cpu_target.target_context
 )
@@ -51,7 +54,9 @@ BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.
 
 
 def fit(given, expected):
-    """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files) are, too."""
+    """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files)
+    are, too.
+    """
     return all(
         isinstance(array, types.Array)
         and (array.dtype, array.ndim, array.layout) == (kind.dtype, kind.ndim, kind.layout)
@@ -73,7 +78,9 @@ def special_instructions(context):
 
 
 class Emitter:
-    """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on 64-bit integers."""
+    """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on
+    64-bit integers.
+    """
 
     def __init__(self, context, builder, kinds, arguments):
         self.context, self.builder = context, builder
@@ -127,8 +134,8 @@ class Emitter:
         self.builder.store(value, address, align=1)
 
     def prefetch(self, address, ahead, size, cache):
-        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of ours, to read them from
-        `cache`, NEAREST or SECOND."""
+        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of
+        ours, to read them from `cache`, NEAREST or SECOND."""
         b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
         flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
@@ -146,7 +153,9 @@ class Emitter:
         )
 
     def folded(self, operation, x, smallest_distance=1):
-        """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2, LANES/4, ...)."""
+        """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2,
+        LANES/4, ...).
+        """
         distance = LANES // 2
         while distance >= smallest_distance:
             x = operation(x, self.lanes(x, [lane ^ distance for lane in range(LANES)]))
@@ -169,7 +178,8 @@ class Emitter:
         bits = b.zext(x, INTS)
         magnitude = b.and_(bits, self.constant(INTS, 0x7FFF))
         sign = b.shl(b.xor(bits, magnitude), self.constant(INTS, 16))
-        # The same fraction, 13 bits further left, under an exponent that is too small by 112; subnormals come right, too.
+        # The same fraction, 13 bits further left, under an exponent that is too small by 112;
+        # subnormals come right, too.
         aligned = b.bitcast(b.shl(magnitude, self.constant(INTS, 13)), FLOATS)
         finite = b.bitcast(b.fmul(aligned, self.constant(FLOATS, 2.0**112)), INTS)
         is_finite = b.icmp_unsigned("<", magnitude, self.constant(INTS, 0x7C00))
@@ -199,7 +209,9 @@ class Emitter:
         return self.builder.ashr(self.builder.shl(x, shift), shift)
 
     def add_dots_of_bytes(self, total, codes, x):
-        """total (INTS) + in each lane the sum of four products of codes (unsigned bytes) and x (signed bytes)."""
+        """total (INTS) + in each lane the sum of four products of codes (unsigned bytes) and x
+        (signed bytes).
+        """
         b = self.builder
         codes = b.bitcast(codes, INTS)
         if self.with_dots:
@@ -211,7 +223,9 @@ class Emitter:
         return total
 
     def add_products_of_bytes(self, total, codes, x):
-        """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x (signed bytes)."""
+        """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x
+        (signed bytes).
+        """
         b = self.builder
         if self.with_avx2:
             return b.add(

@@ -1,15 +1,16 @@
-"""Rows of a matrix that lies in panels (`kernels/cpu/panels.py`), decoded: what a tied output is as the table of token embeddings.
+"""Rows of a matrix that lies in panels (`kernels/cpu/matrices/panels.py`), decoded: what a tied
+output is as the table of token embeddings.
 
-So the table is not kept a second time. A row is scattered over its panel, a number or a dword in each cache line, which costs
-less than a microsecond.
+So the table is not kept a second time. A row is scattered over its panel, a number or a dword in
+each cache line, which costs less than a microsecond.
 """
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import float16_as_float32
-from minimtp.kernels.cpu.packed_linear import F32, F32_BYTES, Q4_0, Q4_0_BYTES, Q8_0_BYTES
-from minimtp.kernels.cpu.panels import GROUP, PANEL, SCALE_BYTES
-from minimtp.kernels.cpu.tiles import Q8
+from minimtp.kernels.cpu.matrices.code_products import Q8
+from minimtp.kernels.cpu.matrices.packed_linear import F32, F32_BYTES, Q4_0, Q4_0_BYTES, Q8_0_BYTES
+from minimtp.kernels.cpu.matrices.panels import GROUP, PANEL, SCALE_BYTES
 
 FOUR_BITS, EIGHT = np.uint8(15), np.float32(8)
 Q8_0_OFFSET = np.uint8(Q8.stored_offset)

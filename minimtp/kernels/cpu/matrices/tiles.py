@@ -1,45 +1,48 @@
 """The innermost loops of the matrix products, written in LLVM's vector instructions.
 
-A *tile* is the product of a few rows of activations with 32 output columns. Its running totals stay in registers while
-it walks along K, so that each weight that is loaded serves all its rows, and each activation all its columns. Compilers
-do not find this shape in a loop (they vectorize the innermost one and keep totals in memory); here it is spelt out, as
-a Python loop that emits instructions for every total. Where the processor has too few registers for all the totals, the
-columns are done in parts, one after the other: those of floats on a stretch of the panel that stays in the nearest cache, as
-each part would fetch a long panel anew.
+A *tile* is the product of a few rows of activations with 32 output columns. Its running totals stay
+in registers while it walks along K, so that each weight that is loaded serves all its rows, and
+each activation all its columns. Compilers do not find this shape in a loop (they vectorize the
+innermost one and keep totals in memory); here it is spelt out, as a Python loop that emits
+instructions for every total. Where the processor has too few registers for all the totals, the
+columns are done in parts, one after the other: those of floats on a stretch of the panel that stays
+in the nearest cache, as each part would fetch a long panel anew.
 
-A tile can ask the memory in advance, where the processor's own prefetching falls behind. That differs. On an Intel server
-(Emerald Rapids) it falls behind from the first row: asking, into the nearest cache, took one row times 75 MB of int4 from 9.5
-to 6 ms. On AMD's Zen it keeps up with one and two rows, which are slower when they ask, and not with more: the more rows, the
-more is computed between two loads. There a tile that is soon back needs the weights in the nearest cache, and one that
-computes longer, or in parts, does better with the second, since what waits there does not keep the nearest one from
-delivering: eight rows times 24 MB of float32 went from 1.20 to 1.10 ms, and with AVX-512 switched off, together with the
-stretches, from 2.25 to 1.41.
+A tile can ask the memory in advance, where the processor's own prefetching falls behind. That
+differs. On an Intel server (Emerald Rapids) it falls behind from the first row: asking, into the
+nearest cache, took one row times 75 MB of int4 from 9.5 to 6 ms. On AMD's Zen it keeps up with one
+and two rows, which are slower when they ask, and not with more: the more rows, the more is computed
+between two loads. There a tile that is soon back needs the weights in the nearest cache, and one
+that computes longer, or in parts, does better with the second, since what waits there does not keep
+the nearest one from
+delivering: eight rows times 24 MB of float32 went from 1.20 to 1.10 ms, and with AVX-512 switched
+off, together with the stretches, from 2.25 to 1.41.
 
-Weights lie in *panels* of 32 output columns (`kernels/cpu/panels.py`), so that a vector register holds the totals of neighbouring
-outputs and nothing is ever summed across a register, except the bytes of a dword.
+Weights lie in *panels* of 32 output columns (`kernels/cpu/matrices/panels.py`), so that a vector
+register holds the totals of neighbouring outputs and nothing is ever summed across a register,
+except the bytes of a dword.
 
 A quantized total is an exact integer while it runs along a group, then joins the float total:
     y += (w_scale * x_scale) * sum(w_code * x_code)
-Instructions that multiply bytes want one factor unsigned, so codes are stored with an offset: 0..15 for q4_0, eight too
-large. The total makes up for it by starting at -8 sum(x_code). A total of 16-bit lanes may wrap around on its way; what
-it ends with fits, because |(code - 8) x_code| summed over a lane's 16 products is at most 16 * 8 * 127. All ways of
-multiplying, AVX-512's, AVX2's and the portable one, give the same integers, so the same results.
+Instructions that multiply bytes want one factor unsigned, so codes are stored with an offset: 0..15
+for q4_0, eight too large. The total makes up for it by starting at -8 sum(x_code). A total of
+16-bit lanes may wrap around on its way; what it ends with fits, because |(code - 8) x_code| summed
+over a lane's 16 products is at most 16 * 8 * 127. All ways of multiplying, AVX-512's, AVX2's and
+the portable one, give the same integers, so the same results.
 
-**A row's result does not depend on its neighbours**: for every tile shape a total is the same sequence of operations
-along K, and every one is written explicitly (`llvm.fmuladd` becomes one fused instruction wherever the processor has
-it).
+**A row's result does not depend on its neighbours**: for every tile shape a total is the same
+sequence of operations along K, and every one is written explicitly (`llvm.fmuladd` becomes one
+fused instruction wherever the processor has it).
 """
 
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minimtp.kernels.cpu.activations import round_for_dots, round_to_bytes, round_to_shorts
-from minimtp.kernels.cpu.panels import GROUP, PANEL, SCALE_BYTES
-from minimtp.kernels.cpu.vectors import (
+from minimtp.kernels.cpu.matrices.panels import GROUP, PANEL, SCALE_BYTES
+from minimtp.kernels.cpu.matrices.vectors import (
     BYTE_MATRIX,
     BYTES,
-    CODE_MATRIX,
     DOTS,
     FLOAT,
     FLOAT_MATRIX,
@@ -48,12 +51,9 @@ from minimtp.kernels.cpu.vectors import (
     HALFS,
     INT32,
     INT_MATRIX,
-    INTS,
     LANES,
     NEAREST,
     SECOND,
-    SHORT_MATRIX,
-    SHORTS,
     ZEN,
     Emitter,
     fit,
@@ -76,7 +76,9 @@ def _parts(rows, most_totals):
 
 
 def _fetch(emit, fetches, address, size, ahead, cache):
-    """Ask the memory for `size` bytes that a tile reads `ahead` bytes of its panel later, unless `fetches` is 0."""
+    """Ask the memory for `size` bytes that a tile reads `ahead` bytes of its panel later, unless
+    `fetches` is 0.
+    """
     with emit.builder.if_then(
         emit.builder.icmp_signed("!=", fetches, emit.number(0)), likely=False
     ):
@@ -86,9 +88,10 @@ def _fetch(emit, fetches, address, size, ahead, cache):
 def float_tile(rows, of_columns=False):
     """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, fetches).
 
-    out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride + j], for `rows` values of
-    r and 32 of j. fetches: 1 to ask the memory for a panel in advance (stride 32), which tiles of fewer than FEWEST_FETCHING
-    rows never do, 0 to leave that to the processor. of_columns: the rows are columns of x (n, T).
+    out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride +
+    j], for `rows` values of r and 32 of j. fetches: 1 to ask the memory for a panel in advance
+    (stride 32), which tiles of fewer than FEWEST_FETCHING rows never do, 0 to leave that to the
+    processor. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
@@ -116,7 +119,9 @@ def float_tile(rows, of_columns=False):
             )
 
             def walk(first, count, part, beginning):
-                """Add to the totals of `part`, which begin with what `beginning` gives, `count` k's from `first` on."""
+                """Add to the totals of `part`, which begin with what `beginning` gives, `count` k's
+                from `first` on.
+                """
                 totals = [[emit.variable(beginning(y, c)) for c in part] for y in y_rows]
                 with cgutils.for_range(builder, count) as along_k:
                     k = emit.plus(first, along_k.index)
@@ -170,100 +175,13 @@ def _store_totals(emit, totals, y_rows, part):
             emit.store(emit.builder.load(total), y, 4 * LANES * c)
 
 
-class Q4Shorts:
-    """q4_0 by 16-bit totals, which begin as `kernels/cpu/activations.py` says; four codes at a time."""
-
-    code_bytes, steps, code_kind, code_size, round_rows = 512, 4, CODE_MATRIX, 1, round_to_bytes
-
-    @staticmethod
-    def start(emit, start_row, group):
-        return emit.builder.bitcast(
-            emit.load_everywhere(INT32, start_row, emit.times(group, 4)), SHORTS
-        )
-
-    @staticmethod
-    def unpack(emit, packed):
-        """The codes for the first and for the second four activations of a step."""
-        b, nibble = emit.builder, emit.constant(BYTES, 15)
-        high = b.bitcast(b.lshr(b.bitcast(packed, SHORTS), emit.constant(SHORTS, 4)), BYTES)
-        return b.and_(packed, nibble), b.and_(high, nibble)
-
-    @staticmethod
-    def add_products(emit, total, codes, x):
-        return emit.add_products_of_bytes(total, codes, x)
-
-    @staticmethod
-    def finish(emit, total):
-        return emit.products_of_shorts(total, emit.constant(SHORTS, 1))
-
-
-class Q8Shorts:
-    """q8_0 by products of shorts: activations in the order of `kernels/cpu/activations.py`, totals are ints from zero."""
-
-    code_bytes, steps, code_kind, code_size, round_rows = 1024, 8, SHORT_MATRIX, 2, round_to_shorts
-    stored_offset = 0
-
-    @staticmethod
-    def start(emit, start_row, group):
-        return emit.constant(INTS, 0)
-
-    @staticmethod
-    def unpack(emit, packed):
-        packed = emit.builder.bitcast(packed, SHORTS)
-        return emit.sign_extended_low_half(packed, 8), emit.builder.ashr(
-            packed, emit.constant(SHORTS, 8)
-        )
-
-    @staticmethod
-    def add_products(emit, total, codes, x):
-        return emit.builder.add(
-            total, emit.products_of_shorts(codes, emit.builder.bitcast(x, SHORTS))
-        )
-
-    @staticmethod
-    def finish(emit, total):
-        return total
-
-
-class Q4Dots(Q4Shorts):
-    """q4_0 by sums of four products of bytes: totals are ints."""
-
-    round_rows, offset_bits = round_for_dots, 3
-
-    @classmethod
-    def start(cls, emit, start_row, group):
-        start = emit.load_everywhere(INT32, start_row, emit.times(group, 4))
-        return emit.builder.shl(start, emit.constant(INTS, cls.offset_bits))
-
-    @staticmethod
-    def add_products(emit, total, codes, x):
-        return emit.add_dots_of_bytes(total, codes, x)
-
-    @staticmethod
-    def finish(emit, total):
-        return total
-
-
-class Q8Dots(Q4Dots):
-    """q8_0 by sums of four products of bytes; codes are stored 128 too large."""
-
-    code_bytes, steps, offset_bits, stored_offset = 1024, 8, 7, 128
-
-    @staticmethod
-    def unpack(emit, packed):
-        return (packed,)
-
-
-Q4, Q8 = (Q4Dots, Q8Dots) if DOTS else (Q4Shorts, Q8Shorts)
-
-
 def quantized_tile(formats, rows):
-    """Return tile(kind, codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out, out_row,
-    out_column, fetches).
+    """Return tile(kind, codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out,
+    out_row, out_column, fetches).
 
-    out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for `rows` values of r
-    and 32 of j. fetches: as in `float_tile`. kind: a key of `formats`, constant in the caller, so that the format's
-    instructions are chosen when the caller is compiled.
+    out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for
+    `rows` values of r and 32 of j. fetches: as in `float_tile`. kind: a key of `formats`, constant
+    in the caller, so that the format's instructions are chosen when the caller is compiled.
     """
 
     @intrinsic(prefer_literal=True)
@@ -295,8 +213,8 @@ def quantized_tile(formats, rows):
             emit = Emitter(context, builder, signature.args[1:], arguments[1:])
             x, scales, starts, row, panels, panel, out, out_row, out_column, fetches = emit.arrays
             groups = emit.width(scales)
-            # The number of steps is a constant, but LLVM must not know: it would unroll the loop and spill the
-            # registers.
+            # The number of steps is a constant, but LLVM must not know: it would unroll the loop
+            # and spill the registers.
             steps = builder.sdiv(emit.width(x), emit.times(groups, GROUP // kind.steps))
             base = emit.row(panels, panel, 1)
             x_rows = [emit.row(x, emit.plus(row, r), kind.code_size) for r in range(rows)]
