@@ -71,8 +71,8 @@ def compared(result: Result) -> str:
         [
             table(comparison.SUMMARY),
             comparison.SUMMARY_LEGEND,
-            table(comparison.SPEED),
-            table(comparison.MODEL),
+            *(f"{title}:\n\n{table(columns)}" for title, columns in comparison.DECODING.items()),
+            f"The models:\n\n{table(comparison.MODELS)}",
             aligned([["claim", "published", "measured", ""], *rows], markdown=True),
             conditions,
         ]

@@ -1,11 +1,9 @@
 """`minimtp doctor`: what minimtp would use on this machine, and why."""
 
 import argparse
-import importlib.util
 import platform
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from minimtp import __version__
 from minimtp.cli.parser import Commands, add_kernels, use_kernels
@@ -88,6 +86,10 @@ def _packages(extra: str, packages: list[str]) -> str:
 
 
 def _version(package: str) -> str:
+    """Return the version of an installed package, "" if it is not installed."""
+    import importlib.util  # slow to import, and `-h` of every command imports this file
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

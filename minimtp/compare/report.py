@@ -10,7 +10,7 @@ from minimtp.compare.result_cache import Figures
 Column = tuple[str, Callable[[Figures], str]]  # its heading, and its cell for a configuration
 
 
-def _column(heading: str, key: str, pattern: str, scale: float = 1.0) -> Column:
+def _column(heading: str, key: str, pattern: str, scale: float = 1) -> Column:
     return heading, lambda configuration: pattern.format(configuration[key] * scale)
 
 
@@ -24,17 +24,20 @@ SUMMARY_LEGEND = (
     "Quality: the standard model's bits per byte as a percentage of the configuration's, on "
     "held-out text. "
     "Memory: the peak while decoding, with weights, cache and buffers. "
-    "Speed-up: over plain decoding of the standard model. Temperature 0."
+    "Speed-up: over plain decoding of the standard model. Decoding is greedy (temperature 0)."
 )
-SPEED = (
-    _column("tokens/s, temperature 1", "tokens_per_second_t1", "{:,.0f}"),
-    _column("speed-up, temperature 1", "speedup_t1", "{:.2f}x"),
-    _column("tokens per pass, temperature 0", "tokens_per_step", "{:.2f}"),
-    _column("temperature 1", "tokens_per_step_t1", "{:.2f}"),
-)
-MODEL = (
+DECODING = {  # by the title of the table
+    title: (
+        _column("tokens/s", f"tokens_per_second{suffix}", "{:,.0f}"),
+        _column("speed-up", f"speedup{suffix}", "{:.2f}x"),
+        _column("tokens per pass", f"tokens_per_step{suffix}", "{:.2f}"),
+        _column("longest draft", f"draft_depth{suffix}", "{}"),
+    )
+    for suffix, title in (("", "Temperature 0"), ("_t1", "Temperature 1, sampling"))
+}
+MODELS = (
     _column("bits per byte", "bits_per_byte", "{:.3f}"),
-    _column("next byte right", "next_token_accuracy", "{:.1%}"),
+    _column("next byte correct", "next_token_accuracy", "{:.1%}"),
     _column("weights", "weight_bytes", "{:,.0f} B"),
     _column("bits per weight", "bits_per_weight", "{:.2f}"),
 )
@@ -67,10 +70,12 @@ def print_report(result: Figures, out: Path, report: Callable[[str], None]) -> N
     report("")
     report(SUMMARY_LEGEND.replace(". ", ".\n"))
     report("")
-    report("Details")
-    report(table(configurations, SPEED))
-    report("")
-    report(table(configurations, MODEL))
+    for title, columns in DECODING.items():
+        report(title)
+        report(table(configurations, columns))
+        report("")
+    report("The models")
+    report(table(configurations, MODELS))
     report("")
     report(memory(configurations))
     for configuration in configurations:

@@ -16,6 +16,7 @@ Units: lengths and budgets count tokens (bytes, with the built-in tokenizer); sh
 
 import dataclasses
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,6 +29,9 @@ GROUPS = {
     "quantize": "quantization-aware training",
     "training": "budget, optimizer and schedule",
 }
+
+
+MARGIN = 12  # columns before the settings in `describe`
 
 
 class Range(NamedTuple):
@@ -261,17 +265,16 @@ class Recipe:
         return [name for name in SETTINGS if getattr(self, name) != getattr(other, name)]
 
     def describe(self) -> str:
-        """The resolved settings for people, one line a group."""
-        lines = []
+        """Return the settings for people, one paragraph per group, at most 100 columns wide."""
+        paragraphs = []
         for group in GROUPS:
-            names = [
-                name for name, setting in SETTINGS.items() if setting.metadata["group"] == group
-            ]
-            lines.append(
-                f"  {group:<9} "
-                + "  ".join(f"{name} {_short(getattr(self, name))}" for name in names)
-            )
-        return "\n".join(lines)
+            settings = [s for s in SETTINGS.values() if s.metadata["group"] == group]
+            # A no-break space keeps name and value in one line.
+            values = [f"{s.name}\u00a0{_short(getattr(self, s.name))}" for s in settings]
+            lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
+            text = textwrap.indent("\n".join(lines), " " * MARGIN)
+            paragraphs.append(f"  {group}".ljust(MARGIN) + text.lstrip())
+        return "\n".join(paragraphs).replace("\u00a0", " ")
 
 
 SETTINGS: dict[str, dataclasses.Field] = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minimtp.compare.report import MODEL, SPEED, SUMMARY, memory, print_report, table
+from minimtp.compare.report import DECODING, MODELS, SUMMARY, memory, print_report, table
 
 
 def test_the_report_begins_with_the_short_table_and_mentions_every_claim(finished):
@@ -16,7 +16,7 @@ def test_the_report_begins_with_the_short_table_and_mentions_every_claim(finishe
 
 
 def test_no_table_has_more_than_five_columns(finished):
-    for columns in (SUMMARY, SPEED, MODEL):
+    for columns in (SUMMARY, *DECODING.values(), MODELS):
         head, rule, *rows = table(finished[1]["configurations"], columns, True).splitlines()
         assert head.count("|") == rule.count("|") <= 6
         assert len(rows) == 4
