@@ -1,0 +1,57 @@
+"""`minimtp doctor` shows what would be used, and why."""
+
+import re
+
+import pytest
+
+from minimtp import kernels
+from minimtp.backend import BLAS_THREAD_VARIABLES
+from minimtp.cli import main
+
+
+def test_every_topic_is_reported(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for topic in (
+        "minimtp",
+        "libraries",
+        "device",
+        "kernels",
+        "threads",
+        "default text",
+        "extra fast",
+    ):
+        assert re.search(rf"^{topic} +\S", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            "1 per matrix product: the threads above already keep every core busy",
+        ),
+        ({"OMP_NUM_THREADS": "4"}, "4 per matrix product: OMP_NUM_THREADS is set"),
+        (
+            {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"},
+            "2 per matrix product: OPENBLAS_NUM_THREADS is set",
+        ),
+        ({}, "unlimited: NumPy was imported before minimtp"),
+    ],
+)
+def test_the_variable_that_sets_the_threads_of_numpy_is_named(capsys, monkeypatch, settings, said):
+    for variable in BLAS_THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, setting in settings.items():
+        monkeypatch.setenv(variable, setting)
+    assert main(["doctor"]) == 0
+    assert re.search(rf"^NumPy's threads +{said}", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_kernels_can_be_chosen_on_the_command_line(capsys):
+    before = kernels._choice
+    try:
+        assert main(["doctor", "--kernels", "plain"]) == 0
+        assert re.search(r"^kernels +plain: asked for", capsys.readouterr().out, re.MULTILINE)
+    finally:
+        kernels.use(before or "auto")

@@ -1,0 +1,107 @@
+"""`minimtp generate`: prompts, drafts, display and streaming."""
+
+import argparse
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.cli import main
+from minimtp.cli.generate import stream
+from minimtp.training.data.tokenizer import ByteTokenizer
+from tests.cli.helpers import refused
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "0"], "top"),
+        (["--top-k", "-1"], "top"),
+        (["--max-new-tokens", "0"], "at least 1"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "x" * 17], "the prompt has 17 tokens and the model's context is 16"),
+        (["--draft-length", "-1"], "draft depth -1 is not possible"),
+        (["--draft-length", "3", "--draft", "none"], "there is no drafter"),
+        (["--draft-length", "often"], "'often' is not a number"),
+        (["--draft-confidence", "2"], "the draft confidence must be a probability"),
+        (["--seed", "-1"], "seed"),
+        (
+            ["--draft", "nrgam"],
+            "unknown draft 'nrgam': use heads, ngram, none, or another run as model:RUN",
+        ),
+        (["--draft", "model:"], "unknown draft 'model:'"),
+        (["--draft", "model:missing"], "there is no run folder missing"),
+        (["--stop", ""], "a stop string is empty"),
+        (["--repetition-penalty", "0"], "a repetition penalty must be a number above 0"),
+        (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
+        (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
+        (
+            ["--prompt", "a", "--prompt", "b", "--show"],
+            "--show and --trace follow one text: give a single --prompt",
+        ),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_used_are_refused(capsys, run, options, words):
+    assert words in refused(capsys, "generate", "run", *options)
+
+
+def test_each_of_several_prompts_is_continued_as_if_it_were_alone(capsys, run):
+    options = ["--max-new-tokens", "9", "--temperature", "0.8", "--seed", "5"]
+    assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
+    alone = capsys.readouterr().out.rstrip("\n")
+    Path("prompts.txt").write_text("violets\n\nsugar \n")
+    texts = []
+    for draft in ("heads", "none"):
+        prompts = ["--prompt", "roses ", "--prompts", "prompts.txt"]
+        assert main(["generate", "run", *prompts, "--draft", draft, *options]) == 0
+        said = capsys.readouterr()
+        texts.append(said.out)
+        assert re.search(
+            r"27 tokens in 3 texts, [\d,]+ tokens/s, \d\.\d\d tokens per step", said.err
+        )
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"[1] {alone}\n[2] violets") and "\n[3] sugar " in texts[0]
+
+
+def test_a_stop_string_and_a_repetition_penalty_change_the_text(capsys, run):
+    def said(*options):
+        assert (
+            main(["generate", "run", "--prompt", "roses ", "--max-new-tokens", "9", *options]) == 0
+        )
+        return capsys.readouterr()
+
+    text = said().out.rstrip("\n")
+    stopped = said("--stop", text[8:10], "--stop", "never said")
+    end = text.index(text[8:10], len("roses ")) + 2
+    assert stopped.out.rstrip("\n") == text[:end] and "the text ended" in stopped.err
+    penalized = said("--repetition-penalty", "100").out
+    assert penalized == said("--repetition-penalty", "100", "--draft", "none").out
+    assert penalized.rstrip("\n") != text
+
+
+def test_the_text_can_be_marked_and_the_prompt_read_from_standard_input(capsys, run, monkeypatch):
+    options = "--max-new-tokens 9 --show --draft-confidence 0".split()
+    assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
+    assert " tokens " in capsys.readouterr().out
+    for given_, shown in ((b"sugar ", "sugar "), (b"caf\xe9 ", "caf\ufffd ")):
+        monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(given_)))
+        assert main(["generate", "run", "--prompt", "-", "--max-new-tokens", "2"]) == 0
+        assert capsys.readouterr().out.startswith(shown)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_streaming_never_splits_a_character(text):
+    tokenizer = ByteTokenizer()
+    pieces = list(stream(tokenizer.encode(text).tolist(), tokenizer))
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece or "\ufffd" in text for piece in pieces)
+
+
+def test_invalid_bytes_are_streamed_as_replacement_characters():
+    tokenizer = ByteTokenizer()
+    assert set("".join(stream([0x80] * 20, tokenizer))) == {"\ufffd"}

@@ -1,0 +1,123 @@
+"""The command line: help, options made from the recipe, values, and output that nobody reads."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minimtp
+from minimtp.cli import main, make_parser
+from minimtp.cli.recipe_options import chosen_recipe
+from minimtp.cli.values import whole_number
+from minimtp.training.presets import preset
+from minimtp.training.recipe import SETTINGS, Recipe
+from tests.cli.helpers import python
+from tests.strategies import recipes
+
+MEASUREMENTS = ["bench train", "bench quality", "bench kernels", "bench decode", "bench rounds"]
+
+
+@pytest.mark.parametrize(
+    "command", "train generate evaluate quantize export compare bench doctor".split() + MEASUREMENTS
+)
+def test_the_help_of_every_command_has_an_example_that_can_be_parsed(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([*command.split(), "-h"])
+    assert exit_.value.code == 0
+    example = re.search(rf"example:\n  minimtp ({command}.*)", capsys.readouterr().out)
+    assert make_parser().parse_args(shlex.split(example[1])).command_name.startswith(command)
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 0
+    assert "quantize" in capsys.readouterr().out
+
+
+@given(recipes())
+def test_every_setting_of_a_recipe_can_be_given_as_an_option(recipe):
+    arguments = ["train"]
+    for name in SETTINGS:
+        value, option = getattr(recipe, name), "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            arguments += [option, repr(value) if isinstance(value, float) else str(value)]
+    assert chosen_recipe(make_parser().parse_args(arguments)) == recipe
+
+
+def test_a_preset_without_other_options_is_the_recipe():
+    parse = make_parser().parse_args
+    assert chosen_recipe(parse(["train", "--preset", "laptop"])) == preset("laptop")
+    assert chosen_recipe(parse(["train"])) == Recipe()
+    assert chosen_recipe(parse(["train", "--resume"])) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", 12),
+        ("1_000", 1000),
+        ("1e6", 10**6),
+        ("500k", 500_000),
+        ("2M", 2 * 10**6),
+        ("1.5k", 1500),
+    ],
+)
+def test_whole_numbers_accept_suffixes_exponents_and_underscores(text, value):
+    assert whole_number(text) == value
+
+
+@given(st.integers(0, 10**18))
+def test_a_large_whole_number_keeps_every_digit(number):
+    assert whole_number(str(number)) == number
+
+
+def test_help_and_misspelled_options_are_answered_without_loading_numpy():
+    code = """
+from minimtp.cli import main
+for arguments in (["-h"], ["train", "-h"]):
+    try: main(arguments)
+    except SystemExit: pass
+main(["train", "--hiden-size", "3"])
+heavy = {"numpy", "numba", "cupy", "matplotlib", "safetensors", "tqdm"}
+print("loaded:", *(heavy & set(sys.modules)))
+"""
+    result = python(code)
+    assert "usage: minimtp" in result.stdout
+    assert result.stdout.endswith("loaded:\n")
+    assert "did you mean --hidden-size?" in result.stderr
+
+
+def test_the_threads_are_set_before_numpy_is_loaded():
+    code = """
+import minimtp.cli, minimtp.decode.display.terminal
+import minimtp.training.quantize, minimtp.training.run
+from minimtp.backend import NUMPY_WAS_LOADED_BEFORE
+print(NUMPY_WAS_LOADED_BEFORE)
+"""
+    assert python(code).stdout == "False\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_ends_the_command_without_an_error(unbuffered):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from minimtp.cli import main; sys.exit(main(['doctor']))",
+        ],
+        cwd=Path(minimtp.__file__).parents[1],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
