@@ -87,7 +87,7 @@ def test_a_stop_string_and_a_repetition_penalty_change_the_text(capsys, run):
 def test_the_text_can_be_marked_and_the_prompt_read_from_standard_input(capsys, run, monkeypatch):
     options = "--max-new-tokens 9 --show --draft-confidence 0".split()
     assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
-    assert " tokens " in capsys.readouterr().out
+    assert "tokens per step" in capsys.readouterr().out
     for given_, shown in ((b"sugar ", "sugar "), (b"caf\xe9 ", "caf\ufffd ")):
         monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(given_)))
         assert main(["generate", "run", "--prompt", "-", "--max-new-tokens", "2"]) == 0
