@@ -98,10 +98,7 @@ def test_a_function_may_draft_and_a_run_with_another_tokenizer_may_not(run):
     other = argparse.Namespace(
         tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), path="other"
     )
-    with pytest.raises(
-        minimtp.UserError,
-        match="other has another tokenizer than run: draft with a run of the same",
-    ):
+    with pytest.raises(minimtp.UserError, match="other has another tokenizer than run"):
         text(other)
 
 
