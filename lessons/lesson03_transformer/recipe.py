@@ -9,7 +9,6 @@ INTRODUCES = (
     "minimtp.model.transformer",
     "minimtp.model.loaded",
     "minimtp.model.loss",
-    "minimtp.model.loaded",
     "minimtp.training.data.batches",
     "minimtp.training.build",
     "minimtp.training.evaluate",

@@ -22,10 +22,13 @@ def head_weights(recipe: Recipe, step: int) -> list[float]:
 
 
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
-    """Acceptance at depth 1..K from the most probable tokens (W, T, 1 + K), those of the model and then those of each head.
+    """Return the acceptance at depth 1..K, None for a depth that no draft reached.
 
-    Head j's draft at t stands if predicted[w, t, j] is predicted[w, t + j, 0], the model's own choice there. Depth k: of the
-    places t < T - k where heads 1..k-1 stand, the share where head k does too; None if there is no such place.
+    predicted: the most probable tokens (W, T, 1 + K) of the model and then of each head.
+
+    The draft of head j at t is accepted if predicted[w, t, j] equals predicted[w, t + j, 0], the
+    model's own choice there. Acceptance at depth k is counted over the positions t < T - k where
+    the drafts of heads 1..k-1 are accepted.
     """
     raise NotImplementedError(
         "lesson 5: for each depth, count the drafts that reach it and those accepted there"
