@@ -15,15 +15,17 @@ def by_panel(matrix):
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte, each 8 too large."""
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte,
+    each 8 too large.
+    """
     raise NotImplementedError(
         "lesson 9: split K into (K/32, 4 steps, low or high, 4 bytes); which axis makes one byte?"
     )
 
 
 def quantized_panels(scales, packed):
-    """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group bytes): a group's scales, then
-    its steps.
+    """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group
+    bytes): a group's scales, then its steps.
     """
     raise NotImplementedError(
         "lesson 9: which axes have to be swapped to make outputs adjacent in memory?"
