@@ -37,9 +37,7 @@ class Round(NamedTuple):
     """The result of one round."""
 
     position: int  # of its first committed token in the text
-    drafts: list[
-        int
-    ]  # d_1 .. d_K; of a tree, the accepted path and its most promising continuation
+    drafts: list[int]  # d_1 .. d_K; of a tree, the accepted path and its best continuation
     accepted: int  # a
     tokens: list[int]  # committed: the accepted drafts and the token that follows them
     tree: Tree | None = None  # the drafts, if they were a tree (tree_round.py)
@@ -64,10 +62,14 @@ def speculative_round(
 ) -> Round:
     """Draft at most `depth` tokens, and append 1 to depth + 1 tokens to the committed `tokens`."""
     position = len(tokens)
+    # Draft.
     drafts, scores = drafter.draft(depth, rule)  # scores (K, V)
+    # Verify.
     step = target.forward(np.array([tokens[-1], *drafts]))  # logits (K + 1, V), hidden (K + 1, D)
     accepted, token = rule.verify(step.logits, drafts, scores)
+    # Truncate.
     target.truncate(position + accepted)
+    # Commit.
     committed = [*drafts[:accepted], token]
     tokens += committed
     drafter.commit(step.hidden[: accepted + 1], np.array(committed))
