@@ -1,8 +1,9 @@
-"""Models small enough to know everything about: the decoder is tested on them, so its tests need no weights.
+"""Models that are small enough to know everything about, so that tests of the decoder need no
+weights.
 
-`TableTarget` draws the logits of every prefix from a seed. `ScriptedDice` replaces the randomness of the decoder by a script,
-and `every_outcome` runs a function under every possible script: the exact probability of each of its results, from the
-decoder's own code.
+`TableTarget` derives the logits after every prefix from a seed. `ScriptedRandomSource` replaces
+the decoder's random numbers by a script, and `every_outcome` runs a function with every possible
+script. So the decoder's own code gives the exact probability of each of its results.
 """
 
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from minimtp.decode.sampling import softmax
 
 
 class TableTarget:
-    """Logits that depend on the whole prefix, and a cache that is the list of tokens fed: what a model is to the decoder."""
+    """A target whose logits depend on the whole prefix. Its cache is the list of tokens fed."""
 
     def __init__(self, vocabulary_size=4, context_length=32, seed=0, sharpness=2.0):
         self.vocabulary_size, self.context_length = vocabulary_size, context_length
@@ -41,9 +42,8 @@ class TableTarget:
         start = self.length
         self.cache += [int(token) for token in tokens]
         rows = range(start + 1, self.length + 1)
-        hidden = np.array(
-            [[stop - 1, self.cache[stop - 1]] for stop in rows]
-        )  # (T, 2): position and token of the row
+        # Each row's hidden state is its position and its token, (T, 2).
+        hidden = np.array([[stop - 1, self.cache[stop - 1]] for stop in rows])
         return SimpleNamespace(
             logits=np.array([self.logits(self.cache[:stop]) for stop in rows]), hidden=hidden
         )
@@ -73,15 +73,15 @@ class TableTarget:
 
 
 def greedy_text(target, prompt, count):
-    """What the target says at temperature 0, without any of the decoder's code."""
+    """The target's greedy output, computed without any of the decoder's code."""
     tokens = list(prompt)
     for _ in range(count):
         tokens.append(int(np.argmax(target.logits(tokens))))
     return tokens[len(prompt) :]
 
 
-class ScriptedDice:
-    """Dice whose answers are given: `script` holds the answer to each question, 0 beyond its end."""
+class ScriptedRandomSource:
+    """A `RandomSource` that answers its questions from `script`, and with 0 after its end."""
 
     def __init__(self, script):
         self.script, self.asked, self.probability = script, [], 1.0
@@ -97,38 +97,55 @@ class ScriptedDice:
         probability = min(1.0, probability)
         return self._answer([probability, 1 - probability]) == 0
 
-    def choose(self, law):
-        return self._answer(law)
+    def choose(self, distribution):
+        return self._answer(distribution)
 
     def sample(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])
 
     def sample_distinct(self, scores, count):
-        tokens, law = [], softmax(scores[None])[0]
-        while len(tokens) < count and law.any():
-            tokens.append(self._answer(law / law.sum()))
-            law[tokens[-1]] = 0.0
+        tokens, left = [], softmax(scores[None])[0]
+        while len(tokens) < count and left.any():
+            tokens.append(self._answer(left / left.sum()))
+            left[tokens[-1]] = 0.0
         return tokens
 
 
 def every_outcome(run):
-    """{result: probability} of run(dice), by answering its questions in every way that has a probability."""
+    """{result: probability} of run(rng), from every possible answer to each of its questions."""
     outcomes, script = {}, []
     while script is not None:
-        rng = ScriptedDice(script)
+        rng = ScriptedRandomSource(script)
         result = run(rng)
         outcomes[result] = outcomes.get(result, 0.0) + rng.probability
         while rng.asked and rng.asked[-1][0] + 1 == rng.asked[-1][1]:
             rng.asked.pop()
-        script = (
-            [choice for choice, _ in rng.asked[:-1]] + [rng.asked[-1][0] + 1] if rng.asked else None
-        )
+        script = None
+        if rng.asked:
+            script = [*(choice for choice, _ in rng.asked[:-1]), rng.asked[-1][0] + 1]
     return outcomes
 
 
+def exact_distribution(target, sampling, prompt, max_new_tokens, stop=()):
+    """{new tokens: probability} of sampling without drafts, from the probabilities after each
+    prefix.
+    """
+    texts = {}
+
+    def extend(text, probability):
+        if len(text) == max_new_tokens or (text and text[-1] in stop):
+            texts[tuple(text)] = probability
+            return
+        logits = target.logits([*prompt, *text])[None]
+        for token, share in enumerate(sampling.probabilities(logits)[0]):
+            if share > 0:
+                extend([*text, token], probability * share)
+
+    extend([], 1.0)
+    return texts
+
+
 def total_variation(first, second):
-    """Half the summed difference of two {result: probability} tables."""
-    return (
-        sum(abs(first.get(key, 0.0) - second.get(key, 0.0)) for key in first.keys() | second.keys())
-        / 2
-    )
+    """Half the sum of the differences between two {result: probability} tables."""
+    results = first.keys() | second.keys()
+    return sum(abs(first.get(result, 0.0) - second.get(result, 0.0)) for result in results) / 2

@@ -1,7 +1,7 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.drafters.function import FunctionDrafter
+from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.generation import Generation
@@ -20,7 +20,6 @@ from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.options import require_tree, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.rules.rule import Rule
 from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.errors import UserError
@@ -30,7 +29,6 @@ from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
 
-DraftFunction = Callable[[list[int], int, Rule], tuple]
 CONFIDENCE = 0.05  # a chain ends where its drafts are less likely than this, all together
 
 

@@ -1,14 +1,20 @@
-"""The speculative round alone, without a generation around it: exact output and the cache invariant."""
+"""The speculative round alone, without a generation around it: exact output and the cache
+invariant.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.drafters.drafter import FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.round import prefill, speculative_round
-from minimtp.decode.rules.verify import BlockRule, Greedy, Match, TokenRule
+from minimtp.decode.rules.block import BlockRule
+from minimtp.decode.rules.greedy import Greedy
+from minimtp.decode.rules.match import Match
+from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling import SamplingParams
+from tests.table_drafters import sampling_drafter
 from tests.table_models import (
     TableTarget,
     every_outcome,
@@ -18,21 +24,6 @@ from tests.table_models import (
 )
 
 PROMPT = [1, 0, 2]
-
-
-def sampling_drafter(other, depth=3):
-    """A drafter that samples from another table, as a small model would."""
-
-    def function(tokens, depth, rule):
-        tokens, scores = list(tokens), []
-        for index in range(depth):
-            drawn, score = rule.draw(other.logits(tokens)[None], index)
-            tokens.append(int(drawn[0]))
-            scores.append(score)
-        drafts = tokens[len(tokens) - depth :]
-        return drafts, None if not scores or scores[0] is None else np.concatenate(scores)
-
-    return FunctionDrafter(function, depth)
 
 
 def generate(target, drafter, rule, depth, count):
@@ -63,7 +54,9 @@ def test_the_distribution_of_the_output_is_exactly_the_targets_for_every_rule(
 
 
 @given(
-    seed=st.integers(0, 10**6), depths=st.lists(st.integers(0, 4), max_size=6), right=st.floats(0, 1)
+    seed=st.integers(0, 10**6),
+    depths=st.lists(st.integers(0, 4), max_size=6),
+    right=st.floats(0, 1),
 )
 def test_after_every_round_the_cache_holds_all_committed_tokens_but_the_last(seed, depths, right):
     target, random = TableTarget(5, 64, seed), np.random.default_rng(seed)

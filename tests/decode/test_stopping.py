@@ -1,7 +1,9 @@
-"""A text ends with the first token that completes a stop string or is a stop token, wherever rounds and drafts divide it."""
+"""A text ends with the first stop token, or the first token that completes a stop string, however
+rounds and drafts divide it.
+"""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters.function import FunctionDrafter
@@ -10,7 +12,7 @@ from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
 
-SPELLINGS = [b"a", b"b", b"ab", b"ba", b""]  # tokens of several bytes, and one of none
+SPELLINGS = [b"a", b"b", b"ab", b"ba", b""]  # tokens of one and two bytes, and one without bytes
 
 
 def spell(tokens):
@@ -18,7 +20,7 @@ def spell(tokens):
 
 
 def first_end(tokens, stop_tokens, strings):
-    """How many tokens stand, by trying every prefix from the shortest on."""
+    """How many tokens the text keeps, by trying every prefix from the shortest on."""
     for count in range(1, len(tokens) + 1):
         if tokens[count - 1] in stop_tokens or any(
             string in spell(tokens[:count]) for string in strings
@@ -33,32 +35,36 @@ stop_tokens = st.sets(st.integers(0, 4), max_size=1)
 
 
 @given(texts, strings, stop_tokens, st.lists(st.integers(1, 6), min_size=40, max_size=40))
-def test_a_text_in_any_pieces_ends_where_the_whole_text_does(text, strings, tokens, sizes):
+def test_a_text_in_pieces_ends_at_the_same_token_as_the_whole_text(text, strings, tokens, sizes):
     stop, committed = Stop(tokens, strings, spell), 0
     expected = first_end(text, tokens, [string.encode() for string in strings])
     for size in sizes:
         piece = text[committed : committed + size]
         kept = stop.find(piece)
         if expected is not None and expected <= committed + len(piece):
-            assert kept == expected - committed and stop.extend(piece[:kept])
+            assert kept == expected - committed == stop.extend(piece[:kept])
             return
-        assert kept is None and not stop.extend(piece)
+        assert kept is None and stop.extend(piece) is None
         committed += len(piece)
 
 
 def drafting_well(target):
-    """Drafts of changing length that are right for a while."""
+    """Drafts whose first tokens are right, as many as the position says."""
 
-    def function(tokens, wanted, rule):
-        drafts = greedy_text(target, tokens, wanted)
-        right = len(tokens) * 7 % (wanted + 1)
+    def function(tokens, depth, rule):
+        drafts = greedy_text(target, tokens, depth)
+        right = len(tokens) * 7 % (depth + 1)
         return [*drafts[:right], *[(draft + 1) % 5 for draft in drafts[right:]]], None
 
     return FunctionDrafter(function, 6)
 
 
 @given(seed=st.integers(0, 10**6), strings=strings, tokens=stop_tokens, drafted=st.booleans())
-def test_stop_strings_cut_drafted_text_where_they_cut_plain_text(seed, strings, tokens, drafted):
+# The string begins before several tokens that have no bytes.
+@example(seed=43753, strings=["bb"], tokens=set(), drafted=False)
+def test_stop_strings_end_drafted_text_at_the_same_token_as_plain_text(
+    seed, strings, tokens, drafted
+):
     target, prompt = TableTarget(5, 64, seed), [0, 1]
     plain = greedy_text(target, prompt, 40)
     end = first_end(plain, tokens, [string.encode() for string in strings])
@@ -71,7 +77,7 @@ def test_stop_strings_cut_drafted_text_where_they_cut_plain_text(seed, strings, 
     assert target.cache == run.tokens[:-1]
 
 
-def test_the_prompt_does_not_count_as_having_said_a_stop_string():
+def test_a_stop_string_in_the_prompt_does_not_end_the_text():
     target = TableTarget(5, 16, 3)
     text = list(
         start_generation(
@@ -82,9 +88,9 @@ def test_the_prompt_does_not_count_as_having_said_a_stop_string():
     assert text == expected[: first_end(expected, (), [b"abab"])]
 
 
-def test_nothing_is_drafted_behind_a_stop_string():
+def test_nothing_is_drafted_after_a_stop_string():
     target = TableTarget(5, 32, 1)
-    drafter = FunctionDrafter(lambda tokens, wanted, rule: ([0, 1, 0, 0][:wanted], None), 4)
+    drafter = FunctionDrafter(lambda tokens, depth, rule: ([0, 1, 0, 0][:depth], None), 4)
     run = start_generation(
         target, drafter, [3], max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell
     )
@@ -94,11 +100,11 @@ def test_nothing_is_drafted_behind_a_stop_string():
     )
 
 
-def test_a_stop_string_may_hold_bytes_that_are_no_text():
+def test_a_stop_string_may_contain_bytes_that_are_not_utf8():
     assert Stop((), [b"\xff".decode("utf-8", "surrogateescape")], bytes).find([65, 255, 66]) == 2
 
 
-def test_stop_strings_that_cannot_be_are_refused():
+def test_empty_stop_strings_and_strings_without_decode_bytes_are_rejected():
     with pytest.raises(UserError, match="a stop string is empty"):
         Stop((), ["end", ""], spell)
     with pytest.raises(ValueError, match="decode_bytes"):

@@ -1,0 +1,44 @@
+"""Options that cannot be used are rejected with one sentence, before anything is computed."""
+
+import pytest
+
+from minimtp.decode.options import start_generation
+from minimtp.decode.sampling import GREEDY
+from minimtp.errors import UserError
+from tests.table_drafters import constant_drafter
+from tests.table_models import TableTarget
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": []}, "the prompt is empty"),
+        ({"prompt": "text"}, "a prompt must be a sequence of token ids"),
+        ({"prompt": [0.5]}, "a prompt must be a sequence of token ids"),
+        ({"prompt": [[0, 1]]}, "a prompt must be a sequence of token ids"),
+        ({"prompt": [0] * 33}, "the prompt has 33 tokens and the model's context is 32"),
+        ({"prompt": [0, 4]}, "the prompt contains token 4, but the model knows only 0 to 3"),
+        ({"prompt": [-1]}, "the prompt contains token -1"),
+        ({"prompt": b"byte"}, "the prompt contains token 98"),
+        ({"max_new_tokens": 0}, "the number of new tokens must be"),
+        ({"max_new_tokens": 1.5}, "the number of new tokens must be"),
+        ({"seed": -1}, "a seed must be"),
+        ({"draft_depth": 4}, "this drafter drafts at most 3 tokens"),
+        ({"draft_depth": -1}, "draft depth -1 is not possible"),
+        ({"drafter": None, "draft_depth": 1}, "there is no drafter"),
+        ({"rule": "typical"}, "unknown verification rule 'typical'"),
+        ({"tree": -1}, "the number of drafts in a tree must be a whole number"),
+        ({"tree": 4}, "a CheckingDrafter drafts chains only"),
+        ({"tree": 33}, "a tree of 33 drafts is larger than the model's context: use at most 32"),
+        (
+            {"tree": 10**12, "drafter": None},
+            "a tree of 1000000000000 drafts is larger than the model's context",
+        ),
+    ],
+)
+def test_a_bad_option_is_one_sentence_before_any_work(options, message):
+    target = TableTarget()
+    defaults = {"drafter": constant_drafter(0, 1, 2), "prompt": [1, 0, 2], "max_new_tokens": 3}
+    with pytest.raises(UserError, match=message) as caught:
+        start_generation(target, sampling=GREEDY, **(defaults | options))
+    assert "\n" not in str(caught.value) and target.length == 0
