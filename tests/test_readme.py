@@ -66,6 +66,23 @@ def test_the_readme_is_short_and_its_first_forty_lines_say_how_to_start():
         assert line.count("|") <= 6, "a table of more than five columns"
 
 
+def test_the_map_names_every_folder():
+    tree = re.search(r"\n\n((?:    .*\n)+)", read("minimtp/README.md"))[1]
+    named, above = set(), []
+    for indent, name in re.findall(r"^( +)(\w+)/ ", tree, re.MULTILINE):
+        above = [*above[: len(indent) // 2 - 2], name]
+        named.add("/".join(above))
+    package = ROOT / "minimtp"
+    folders = {path.parent.relative_to(package).as_posix() for path in package.rglob("__init__.py")}
+    parts = {folder for folder in folders if folder.count("/") <= 1} - {"."}
+    assert named == parts
+
+
+def test_the_figure_of_the_readme_can_be_drawn():
+    figures = script("figures")
+    figures.draw_comparison(figures.Figure(), figures.measured("compare-laptop"))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_and_figure_of_a_page_exists(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", read(page)):

@@ -23,7 +23,7 @@ class Claim:
     claimed: str
     reached: bool
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, str | float | bool]:
         return asdict(self)
 
     @property

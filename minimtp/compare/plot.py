@@ -60,7 +60,7 @@ def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
                 ha="center",
                 fontsize=9,
             )
-    titles = [c["title"].replace(", ", ",\n") for c in configurations]
+    titles = [c["title"].replace(", ", ",\n").replace(" + ", " +\n") for c in configurations]
     axes.set_xticks(range(len(titles)), titles, fontsize=9)
     axes.set(ylabel="tokens per second", title="decoding speed (pale: temperature 1)")
     axes.margins(y=0.1)

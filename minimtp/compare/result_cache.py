@@ -9,7 +9,8 @@ from pathlib import Path
 
 from minimtp.files import write_text
 
-Figures = dict[str, object]  # JSON values by name
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Figures = dict[str, Json]  # results by name
 
 
 class ResultCache:
@@ -61,7 +62,7 @@ def as_json(value: Figures) -> Figures:
     return json.loads(json.dumps(value))
 
 
-def without_nan(value: object) -> object:
+def without_nan(value: Json) -> Json:
     """Replace NaN by None: JSON has no NaN. An acceptance without a single draft is NaN."""
     if isinstance(value, float) and math.isnan(value):
         return None

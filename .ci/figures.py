@@ -1,7 +1,6 @@
-"""Draw the figure of README.md, data/results/compare-laptop.png, from
-data/results/compare-laptop.json.
+"""Draw the figures of README.md and data/results/README.md, from the JSON files in data/results.
 
-python .ci/figure.py
+python .ci/figures.py
 """
 
 import json
@@ -9,6 +8,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from minimtp.bench.decode import plot as decoding
+from minimtp.bench.kernels import plot as kernels
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 SHOWN = ("standard", "mtp", "mtp_qat_int4")
@@ -31,7 +33,7 @@ def bars(axes: Axes, title: str, values: list[float], texts: list[str]) -> None:
     axes.spines[["left", "right", "top"]].set_visible(False)
 
 
-def draw(figure: Figure, result: dict) -> None:
+def draw_comparison(figure: Figure, result: dict) -> None:
     by_name = {c["name"]: c for c in result["configurations"]}
     chosen = [by_name[name] for name in SHOWN]
     figure.get_layout_engine().set(wspace=0.08)
@@ -46,8 +48,14 @@ def draw(figure: Figure, result: dict) -> None:
     bars(quality, "quality on unseen text", percent, [f"{value:.1f} %" for value in percent])
 
 
+def measured(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":
-    result = json.loads((RESULTS / "compare-laptop.json").read_text(encoding="utf-8"))
+    result = measured("compare-laptop")
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
-    draw(figure, result)
+    draw_comparison(figure, result)
     figure.savefig(RESULTS / "compare-laptop.png", dpi=110)
+    decoding.draw(measured("bench-decode"), RESULTS / "bench-decode.png")
+    kernels.draw(measured("bench-kernels"), RESULTS / "bench-kernels.png")
