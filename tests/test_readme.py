@@ -80,7 +80,9 @@ def test_the_map_names_every_folder():
 
 def test_the_figure_of_the_readme_can_be_drawn():
     figures = script("figures")
-    figures.draw_comparison(figures.Figure(), figures.measured("compare-laptop"))
+    figures.draw_comparison(
+        figures.Figure(layout="constrained"), figures.measured("compare-laptop")
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
