@@ -91,12 +91,12 @@ def captured(torch, run):
 
 
 def used(monkeypatch, module):
-    """Let a module of minimtp.bench.baselines.pytorch record so; a stream beside the current one is the current one."""
+    """Let a module of minimtp.bench.baselines.pytorch record with this stand-in. Other streams are the current one."""
     monkeypatch.setattr("torch.cuda.Stream", lambda: None)
     for name, stand_in in (
         ("recorded", recorded),
         ("captured", captured),
-        ("beside", lambda torch, stream, run: run()),
+        ("on_stream", lambda torch, stream, run: run()),
     ):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, stand_in)

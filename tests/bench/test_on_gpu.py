@@ -12,7 +12,8 @@ from minimtp.bench.decode import report as decode_report
 from minimtp.bench.decode import weight_formats as formats
 from minimtp.bench.kernels import speed as bench_kernels
 from minimtp.bench.kernels import speed_on_gpu as kernels_cuda
-from minimtp.bench.training import implementations as sides
+from minimtp.bench.training.implementations import Minimtp
+from minimtp.bench.training.worker import run_round
 from minimtp.cli import main
 from minimtp.engine.module import map_parameters
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -49,8 +50,8 @@ def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_s
     )
     assert "of copy" in said and "products of large matrices in TFLOP/s: float32" in said
     formats = [p["format"] for p in result["products"] if p["outputs"] == 32]
-    peers = [] if result["missing"] else list(kernels_cuda.TORCH)
-    assert formats == [*kernels_cuda.OURS, *peers]
+    baselines = [] if result["missing"] else list(kernels_cuda.TORCH)
+    assert formats == [*kernels_cuda.OURS, *baselines]
     assert set(result["matrix_gflops"]) == set(PRECISIONS)
     for p in result["products"]:
         assert p["c"]["1"] == 1 and set(p["c"]) == {"1", "2", "4", "8", "16"}
@@ -71,9 +72,7 @@ def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(de
     batches = [
         rng.integers(0, 256, (recipe.batch_size, recipe.context_length + 1)) for _ in range(3)
     ]
-    here, there = (
-        sides.play(sides.Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda")
-    )
+    here, there = (run_round(Minimtp(recipe, 1, name), batches, 1) for name in ("cpu", "cuda"))
     assert here.device_seconds is None and there.device_seconds > 0
     assert len(there.losses) == len(batches) - 1
     assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])

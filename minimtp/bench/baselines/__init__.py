@@ -1,0 +1,1 @@
+"""Other programs that minimtp is measured next to."""

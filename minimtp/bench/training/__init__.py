@@ -1,0 +1,1 @@
+"""`minimtp bench train`: training speed next to PyTorch."""

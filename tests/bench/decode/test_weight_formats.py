@@ -2,18 +2,10 @@
 
 import importlib.util
 import itertools
-from dataclasses import replace
 
-import pytest
-
-from minimtp.backend import numpy as np
-from minimtp.bench.baselines.pytorch.decoding import TorchDecoder
 from minimtp.bench.decode import weight_formats as formats
-from minimtp.decode.runtime import ModelRunner
 from minimtp.errors import UserError
-from minimtp.formats.load import load
-from minimtp.training.build import build_model
-from minimtp.training.presets import preset
+from minimtp.training.checkpoint import load
 from minimtp.training.quantize import quantize
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -59,32 +51,9 @@ def test_a_baseline_that_cannot_decode_the_model_is_missing_with_the_reason(run,
 
 
 def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
-    packed = quantize(load(run), tmp_path / "packed")
+    packed = quantize(run, tmp_path / "packed")
     ((name, model),) = formats.models(packed, "cpu").items()
     form = formats.deployed(name, model)
     assert [*formats.variants([form])] == ["packed", "packed + heads"]
     assert 4 < form.bits < 9 and form.bytes_per_pass < form.bytes
     assert "full precision only" in formats.in_torch(packed, "cpu")[1]["PyTorch"]
-
-
-@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch (torch) is not installed")
-@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False}, {"num_kv_heads": 2}], ids=str)
-def test_pytorch_decodes_the_same_model_with_its_cache(changes):
-    """Tolerance 1e-4: logits of a few units, float32 sums of some hundred products in another
-    order."""
-    recipe = replace(preset("tiny"), **changes)
-    rng = np.random.default_rng(1)
-    model = build_model(recipe, rng)
-    # Matrices that are initialized to zero would hide the layers before them.
-    for parameter in model.parameters():
-        noise = rng.standard_normal(parameter.data.shape, np.float32)
-        parameter.data = parameter.data + 0.05 * noise
-    ours, theirs = ModelRunner(model.trunk), TorchDecoder(model.trunk)
-    # (rows fed, rows kept): a prompt, a token, and drafts of which some are dropped again.
-    for rows, keep in ((5, 5), (1, 6), (8, 9), (1, 10), (3, 13)):
-        tokens = rng.integers(0, recipe.vocabulary_size, rows)
-        found, expected = theirs.forward(tokens).logits, ours.forward(tokens).logits
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-        for target in (ours, theirs):
-            target.truncate(keep)
-            assert target.length == keep

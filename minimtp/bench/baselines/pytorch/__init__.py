@@ -1,10 +1,9 @@
-"""The same training and decoding in PyTorch, to be measured beside ours: what a competent user of
-PyTorch would write.
+"""The same training and decoding in PyTorch, as a competent user of PyTorch would write it.
 
-    training.py    the standard model in training: eager, compiled, or whole steps as a CUDA graph
-    decoding.py    its decoding with a cache: eager, or a token's pass as a CUDA graph
-    bench/baselines/pytorch/matmul.py    one product of decoding, in half precision
-    device.py      PyTorch on a device: imported, timed by the device's clock, recorded as a CUDA graph
+    training.py    trains the standard model: eager, compiled, or whole steps as a CUDA graph
+    decoding.py    decodes with a cache: eager, or the forward pass of a token as a CUDA graph
+    matmul.py      one matrix product of decoding, in half precision
+    device.py      PyTorch on a device: import, the device's clock, CUDA graphs
 
-The only files that import PyTorch, and not before a peer is made.
+Only these files import PyTorch, and only when a baseline is created.
 """

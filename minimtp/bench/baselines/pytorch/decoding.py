@@ -1,70 +1,72 @@
-"""A full-precision trunk decoding in PyTorch: eagerly, or a token's pass as a CUDA graph.
+"""A full-precision trunk decoding in PyTorch: eagerly, or with a token's pass as a CUDA graph.
 
-Weights and cache are of one type, float32 or float16; angles and logits are float32. The query
-heads of a group are rows of one product with the group's keys, so that no key is repeated and every
-kernel of PyTorch's attention takes them.
+Weights and cache have one dtype, float32 or float16; angles and logits are float32. The query heads
+of a group are rows of one product with the group's keys. So no key is repeated, and every attention
+kernel of PyTorch accepts them.
 """
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, torch_on
-from minimtp.decode.target import ForwardOutput
 from minimtp.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Logits(NamedTuple):
+    """The result of a forward pass: logits (T, V). No hidden states, because no drafter reads
+    them."""
+
+    logits: np.ndarray
+    hidden: None = None
 
 
 class TorchDecoder:
-    """A trunk with a cache of keys and values: a `Target` of decode/generation.py.
+    """A trunk with a cache of keys and values: a `Target` (decode/target.py).
 
-    One thread of the CPU, as minimtp decodes, or a GPU: so it may take its turns in the same
-    process. dtype: "float32" or "float16". Raises ImportError where PyTorch cannot be used.
+    Uses one CPU thread, as minimtp does, or a GPU. dtype: "float32" or "float16".
+    Raises ImportError if PyTorch cannot be used.
     """
 
     def __init__(self, trunk: Transformer, device: str = "cpu", dtype: str = "float32") -> None:
         self.torch = torch = torch_on(device)
         torch.set_num_threads(1)
-        self.device, self.shape, self.length = device, trunk.config, 0
-        self.vocabulary_size, self.context_length = (
-            trunk.config.vocabulary_size,
-            trunk.config.context_length,
-        )
+        config = trunk.config
+        self.device, self.config, self.length = device, config, 0
+        self.vocabulary_size, self.context_length = config.vocabulary_size, config.context_length
         self.max_rows = self.context_length
-        there = {"device": device, "dtype": getattr(torch, dtype)}
+        options = {"device": device, "dtype": getattr(torch, dtype)}
         self.weights = {
-            name: torch.tensor(to_numpy(p.data), **there) for name, p in trunk.named_parameters()
+            name: torch.tensor(to_numpy(parameter.data), **options)
+            for name, parameter in trunk.named_parameters()
         }
-        position = (
-            np.arange(self.context_length)[:, None] * trunk.blocks[0].attention.rotary.frequencies
-        )  # (S, C/2)
-        self.turn = torch.tensor(np.exp(1j * position).astype(np.complex64), device=device)[
-            :, None
-        ]  # (S, 1, C/2)
+        frequencies = trunk.blocks[0].attention.rotary.frequencies
+        angles = np.arange(self.context_length)[:, None] * frequencies  # (S, C/2)
+        turns = np.exp(1j * angles).astype(np.complex64)
+        self.turns = torch.tensor(turns, device=device)[:, None]  # (S, 1, C/2)
         self.positions = torch.arange(self.context_length, device=device)  # (S,)
-        rooms = (
-            trunk.config.num_layers,
-            trunk.config.num_kv_heads,
-            self.context_length,
-            trunk.config.head_dim,
-        )
-        self.keys, self.values = (
-            torch.zeros(rooms, **there),
-            torch.zeros(rooms, **there),
-        )  # (L, G, S, C)
+        shape = (config.num_layers, config.num_kv_heads, self.context_length, config.head_dim)
+        self.keys = torch.zeros(shape, **options)  # (L, G, S, C)
+        self.values = torch.zeros(shape, **options)  # (L, G, S, C)
 
     def truncate(self, length: int) -> None:
-        """Forget the positions at and beyond `length`."""
+        """Drop the positions from `length` on."""
         self.length = length
 
-    def forward(self, tokens: np.ndarray) -> ForwardOutput:
-        """Feed (T,) integers behind the cached positions."""
+    def forward(self, tokens: np.ndarray) -> Logits:
+        """Feed (T,) integers after the cached positions."""
         with self.torch.inference_mode():
             logits = self.launch(self.torch.from_numpy(np.asarray(tokens)).to(self.device))
             self.length += len(tokens)
-            host = logits.float().cpu().numpy()
-            return ForwardOutput(host, host[:, :0])  # nothing drafts from hidden states
+            return Logits(logits.float().cpu().numpy())
 
     def seconds_per_pass(self, calls: int, times: int) -> float:
-        """Seconds of the GPU for a pass over one token behind the cached ones, median of `times`
-        runs of `calls`."""
+        """GPU seconds of a forward pass over one token after the cached ones: the median of `times`
+        runs of `calls` passes."""
         with self.torch.inference_mode():
             token = self.positions[:1]
 
@@ -74,82 +76,88 @@ class TorchDecoder:
 
             return median_elapsed(self.torch, run, times) / calls
 
-    def launch(self, tokens):
-        """What computes the logits (T, V) of (T,) tokens on the device; it waits for nothing, and
-        the length stays."""
+    def launch(self, tokens: "torch.Tensor") -> "torch.Tensor":
+        """Logits (T, V) of (T,) tokens on the device. Does not synchronize; the length stays."""
         stop = self.length + len(tokens)
         return self._pass(tokens, self.positions[self.length : stop], stop, masked=len(tokens) > 1)
 
-    def _pass(self, tokens, positions, stop: int, masked: bool):
-        """Tokens (T,) at these positions, which see the cached ones before `stop` up to their own;
-        masked: if not all."""
-        torch, functional, config, weights = (
-            self.torch,
-            self.torch.nn.functional,
-            self.shape,
-            self.weights,
-        )
-        heads, groups, epsilon = config.num_heads, config.num_kv_heads, config.norm_eps
+    def _pass(
+        self, tokens: "torch.Tensor", positions: "torch.Tensor", stop: int, masked: bool
+    ) -> "torch.Tensor":
+        """Tokens (T,) at `positions` (T,) attend to the cached positions before `stop`.
 
-        def norm(x, name: str):
-            return functional.rms_norm(x, (config.hidden_size,), weights[f"{name}.weight"], epsilon)
-
+        masked: each token attends to positions up to its own only.
+        """
+        torch, config, weights = self.torch, self.config, self.weights
+        functional = torch.nn.functional
         x = functional.embedding(tokens, weights["embedding.weight"])  # (T, D)
-        turn, mask = self.turn.index_select(0, positions), None  # (T, 1, C/2)
-        if masked:
-            hidden = self.positions[:stop] > positions[:, None]  # (T, S)
-            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=self.device).masked_fill_(
-                hidden, float("-inf")
-            )
-            mask = mask.repeat(heads // groups, 1)  # (H/G T, S)
-        for i in range(config.num_layers):
-            block = f"blocks.{i}"
-            qkv = functional.linear(
-                norm(x, f"{block}.attention_norm"), weights[f"{block}.attention.qkv.weight"]
-            )
-            joined = qkv.unflatten(-1, (heads + 2 * groups, -1))  # (T, H+2G, C)
-            pairs = torch.view_as_complex(
-                joined[:, : heads + groups].float().unflatten(-1, (-1, 2))
-            )  # (T, H+G, C/2)
-            rotated = (
-                torch.view_as_real(pairs * turn).flatten(-2).type_as(x).transpose(0, 1)
-            )  # (H+G, T, C)
-            self.keys[i].index_copy_(1, positions, rotated[heads:])
-            self.values[i].index_copy_(1, positions, joined[:, heads + groups :].transpose(0, 1))
-            keys, values = (
-                self.keys[i, None, :, :stop],
-                self.values[i, None, :, :stop],
-            )  # (1, G, S, C)
-            queries = rotated[:heads].reshape(1, groups, -1, config.head_dim)  # (1, G, H/G T, C)
-            context_length = functional.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask
-            )
-            context_length = (
-                context_length.reshape(heads, len(tokens), -1).transpose(0, 1).flatten(1)
-            )  # (T, H C)
-            x = x + functional.linear(context_length, weights[f"{block}.attention.output.weight"])
-            gate_up = weights[f"{block}.feed_forward.gate_up.weight"]
-            gate_up = functional.linear(norm(x, f"{block}.feed_forward_norm"), gate_up)
+        turns = self.turns.index_select(0, positions)  # (T, 1, C/2)
+        mask = self._mask(positions, stop, x.dtype) if masked else None  # (H/G T, S)
+        for layer in range(config.num_layers):
+            block = f"blocks.{layer}"
+            normed = self._norm(x, f"{block}.attention_norm")
+            qkv = functional.linear(normed, weights[f"{block}.attention.qkv.weight"])
+            attended = self._attend(layer, qkv, positions, turns, stop, mask)  # (T, H C)
+            x = x + functional.linear(attended, weights[f"{block}.attention.output.weight"])
+            normed = self._norm(x, f"{block}.feed_forward_norm")
+            gate_up = functional.linear(normed, weights[f"{block}.feed_forward.gate_up.weight"])
             gate, up = gate_up.chunk(2, dim=-1)
-            x = x + functional.linear(
-                functional.silu(gate) * up, weights[f"{block}.feed_forward.down.weight"]
-            )
+            down = weights[f"{block}.feed_forward.down.weight"]
+            x = x + functional.linear(functional.silu(gate) * up, down)
         output = weights["embedding.weight" if config.tied_embeddings else "output.weight"]
-        return functional.linear(norm(x, "final_norm"), output)
+        return functional.linear(self._norm(x, "final_norm"), output)
+
+    def _norm(self, x: "torch.Tensor", name: str) -> "torch.Tensor":
+        config, weight = self.config, self.weights[f"{name}.weight"]
+        return self.torch.nn.functional.rms_norm(x, (config.hidden_size,), weight, config.norm_eps)
+
+    def _mask(self, positions: "torch.Tensor", stop: int, dtype: "torch.dtype") -> "torch.Tensor":
+        hidden = self.positions[:stop] > positions[:, None]  # (T, S)
+        mask = self.torch.zeros(hidden.shape, dtype=dtype, device=self.device)
+        mask.masked_fill_(hidden, float("-inf"))
+        return mask.repeat(self.config.num_heads // self.config.num_kv_heads, 1)  # (H/G T, S)
+
+    def _attend(
+        self,
+        layer: int,
+        qkv: "torch.Tensor",
+        positions: "torch.Tensor",
+        turns: "torch.Tensor",
+        stop: int,
+        mask: "torch.Tensor | None",
+    ) -> "torch.Tensor":
+        """Store keys and values (T rows) in the cache and attend: (T, (H+2G) C) -> (T, H C)."""
+        torch, config = self.torch, self.config
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        joined = qkv.unflatten(-1, (heads + 2 * kv_heads, -1))  # (T, H+2G, C)
+        queries_and_keys = joined[:, : heads + kv_heads].float().unflatten(-1, (-1, 2))
+        pairs = torch.view_as_complex(queries_and_keys)  # (T, H+G, C/2)
+        rotated = torch.view_as_real(pairs * turns).flatten(-2)
+        rotated = rotated.type_as(qkv).transpose(0, 1)  # (H+G, T, C)
+        self.keys[layer].index_copy_(1, positions, rotated[heads:])
+        self.values[layer].index_copy_(1, positions, joined[:, heads + kv_heads :].transpose(0, 1))
+        queries = rotated[:heads].reshape(1, kv_heads, -1, config.head_dim)  # (1, G, H/G T, C)
+        keys = self.keys[layer, None, :, :stop]  # (1, G, S, C)
+        values = self.values[layer, None, :, :stop]  # (1, G, S, C)
+        attention = torch.nn.functional.scaled_dot_product_attention
+        attended = attention(queries, keys, values, attn_mask=mask)
+        return attended.reshape(heads, len(qkv), -1).transpose(0, 1).flatten(1)  # (T, H C)
 
 
 class GraphedTorchDecoder(TorchDecoder):
-    """The same, with a pass over one token recorded as a CUDA graph once and replayed. It reads the
-    whole cache, behind a mask: its length cannot be recorded."""
+    """The same decoder. It records the forward pass over one token once and replays it.
+
+    The recorded pass reads the whole cache behind a mask, because a length cannot be recorded.
+    """
 
     def __init__(self, trunk: Transformer, device: str = "cuda", dtype: str = "float32") -> None:
         super().__init__(trunk, device, dtype)
-        self.token, self.position = (
-            self.torch.zeros(1, dtype=self.torch.int64, device=self.device) for _ in range(2)
-        )
-        self.replay = self.logits = None
+        self.token = self.torch.zeros(1, dtype=self.torch.int64, device=self.device)
+        self.position = self.torch.zeros(1, dtype=self.torch.int64, device=self.device)
+        self.replay: Callable[[], object] | None = None
+        self.logits: torch.Tensor | None = None
 
-    def launch(self, tokens):
+    def launch(self, tokens: "torch.Tensor") -> "torch.Tensor":
         if len(tokens) > 1:
             return super().launch(tokens)
         self.token.copy_(tokens)

@@ -1,17 +1,19 @@
-"""PyTorch on the CPU or on a GPU: where it can be used, what it launches as a CUDA graph, and the
-device's own time of it."""
+"""PyTorch on the CPU or a GPU: whether it is usable, the device's own clock, and CUDA graphs."""
 
 import statistics
 from collections.abc import Callable
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 
 
 def torch_on(device: str) -> ModuleType:
-    """PyTorch, if it can use the device, "cpu" or "cuda". Raises ImportError, saying why, where it
-    cannot."""
+    """Import PyTorch for "cpu" or "cuda". Raises ImportError with the reason if it cannot use
+    it."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -20,7 +22,7 @@ def torch_on(device: str) -> ModuleType:
 
 
 def elapsed(torch: ModuleType, run: Callable[[], object]) -> float:
-    """Seconds of the GPU from before run() to after all that it launched."""
+    """GPU seconds from before run() until everything it launched has finished."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()
@@ -30,14 +32,16 @@ def elapsed(torch: ModuleType, run: Callable[[], object]) -> float:
 
 
 def median_elapsed(torch: ModuleType, run: Callable[[], object], times: int) -> float:
-    """Median of so many; the first is not counted."""
+    """Median of `times` measurements after one warm-up."""
     run()
     return statistics.median(elapsed(torch, run) for _ in range(times))
 
 
-def beside(torch: ModuleType, stream: object, run: Callable[[], Result]) -> Result:
-    """run() on another stream, in order with what this one does: how PyTorch asks for what comes
-    before a recording."""
+def on_stream(torch: ModuleType, stream: "torch.cuda.Stream", run: Callable[[], Result]) -> Result:
+    """Call run() on another stream, ordered with the current one.
+
+    PyTorch requires this for the steps before a recording.
+    """
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         result = run()
@@ -46,8 +50,10 @@ def beside(torch: ModuleType, stream: object, run: Callable[[], Result]) -> Resu
 
 
 def recorded(torch: ModuleType, run: Callable[[], object]) -> Callable[[], object]:
-    """What run() launches, as a CUDA graph to be replayed; nothing of it is computed yet. It must
-    have run before."""
+    """Record what run() launches as a CUDA graph and return its replay. Nothing is computed yet.
+
+    run() must have been called before.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
@@ -55,11 +61,11 @@ def recorded(torch: ModuleType, run: Callable[[], object]) -> Callable[[], objec
 
 
 def captured(torch: ModuleType, run: Callable[[], object]) -> Callable[[], object]:
-    """run() as a CUDA graph. It runs three times beforehand, as PyTorch asks."""
+    """Warm up with three calls of run(), as PyTorch requires, then record it."""
 
     def warm_up() -> None:
         for _ in range(3):
             run()
 
-    beside(torch, torch.cuda.Stream(), warm_up)
+    on_stream(torch, torch.cuda.Stream(), warm_up)
     return recorded(torch, run)

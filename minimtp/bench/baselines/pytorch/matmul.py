@@ -1,13 +1,13 @@
-"""A product of decoding in half precision, as PyTorch computes it on a GPU."""
+"""A matrix product of decoding in half precision, as PyTorch computes it on a GPU."""
 
 from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, torch_on
 
 
 class TorchProduct:
-    """float16 weights (N, K) on the GPU, times 1 to 16 rows, by PyTorch. Raises ImportError where
-    it has no CUDA.
+    """float16 weights (N, K) times 1 to 16 rows, by PyTorch on the GPU.
 
-    copies: of the weights, used in turn, so that none is found in the cache.
+    copies: number of copies of the weights that are used in turn, so that none is in the cache.
+    Raises ImportError if PyTorch has no CUDA.
     """
 
     def __init__(self, outputs: int, inputs: int, copies: int) -> None:
@@ -17,8 +17,8 @@ class TorchProduct:
         self.x = torch.randn(16, inputs, **half)
 
     def seconds(self, rows: int, as_graph: bool, calls: int, times: int) -> float:
-        """Seconds of the device for one product, median of `times` runs of `calls`: launched anew,
-        or as a CUDA graph."""
+        """Device seconds of one product: the median of `times` runs of `calls` products, launched
+        one by one or as a CUDA graph."""
         torch = self.torch
 
         def run() -> None:
@@ -27,5 +27,5 @@ class TorchProduct:
 
         with torch.inference_mode():
             run()
-            again = captured(torch, run) if as_graph else run
-            return median_elapsed(torch, again, times) / calls
+            launch = captured(torch, run) if as_graph else run
+            return median_elapsed(torch, launch, times) / calls
