@@ -1,4 +1,4 @@
-"""What `minimtp bench ... --device cuda` writes and says; its figures are no test's business."""
+"""`minimtp bench ... --device cuda`: what it saves and prints. Speeds are not tested."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow  # the stand-in runs the kernels thread by thread
-def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_said(
+def test_gpu_products_are_compared_with_copying_and_a_missing_pytorch_is_reported(
     device, small, tmp_path, monkeypatch, capsys
 ):
     if device.xp.__name__ != "cupy":  # the stand-in is no GPU of PyTorch's, even where there is one
@@ -66,7 +66,7 @@ def test_products_on_the_device_stand_beside_copying_and_what_pytorch_lacks_is_s
     assert bench_kernels.readme(result).count("|") > 50
 
 
-def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(device):
+def test_the_training_bench_trains_on_the_gpu_and_is_timed_by_its_clock(device):
     recipe = presets.preset("tiny")
     rng = np.random.default_rng(0)
     batches = [
@@ -78,7 +78,7 @@ def test_a_side_of_the_training_bench_trains_on_the_device_and_is_timed_by_it(de
     assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])
 
 
-def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, small, monkeypatch):
+def test_a_pass_over_one_token_is_compared_with_the_copy_bandwidth(device, small, monkeypatch):
     monkeypatch.setattr(formats, "CALLS", 2)
     recipe = presets.preset("tiny", heads="token_conditioned", draft_depth=2)
     model = build_model(recipe, np.random.default_rng(0))
@@ -97,19 +97,20 @@ def test_a_pass_over_one_token_is_held_against_the_bandwidth_of_copying(device, 
     result = formats.passes([half, *forms], text, choose_device("cuda"))
     assert [*result["passes"]] == ["fp16", "int8", "int4"] and result["cached_tokens"] == len(text)
     for form in (half, *forms):
-        a_pass = result["passes"][form.name]
-        assert a_pass["microseconds"] > 0 and a_pass["share_of_copy"] > 0
-        assert a_pass["bytes"] > form.bytes_per_pass, "the cached keys and values are read as well"
+        one_pass = result["passes"][form.name]
+        assert one_pass["microseconds"] > 0 and one_pass["share_of_copy"] > 0
+        assert one_pass["bytes"] > form.bytes_per_pass, (
+            "the cached keys and values are read as well"
+        )
         assert form.target.length == 0
-    said = decode_report.formats_table({"formats": result | {
-        "missing": {"PyTorch": "is not installed"},
-        "rows": [{"name": name, "temperature": 0.0, "tokens_per_second": 10.0, "speedup": 2.0, "weight_bytes": 7} for name in
-                 ("fp16", "int8", "int4")],
-    }})  # fmt: skip
-    assert "of copy" in said and "PyTorch" in said
+    row = {"temperature": 0.0, "tokens_per_second": 10.0, "speedup": 2.0, "weight_bytes": 7}
+    rows = [row | {"name": name} for name in ("fp16", "int8", "int4")]
+    shown = result | {"missing": {"PyTorch": "is not installed"}, "rows": rows}
+    table = decode_report.formats_table({"formats": shown})
+    assert "of copy" in table and "PyTorch" in table
 
 
-def test_weights_that_exceed_the_cache_are_used_in_turn_and_others_found_there(device):
+def test_only_weights_that_exceed_the_cache_are_used_in_turn(device):
     cache = gpu.cache_bytes(device.xp)
     assert kernels_cuda._copies(device, cache // 4) == 1
     for size in (cache // 4 + 1, cache, 5 * cache):
@@ -117,7 +118,7 @@ def test_weights_that_exceed_the_cache_are_used_in_turn_and_others_found_there(d
         assert copies * size >= gpu.CACHES * cache > (copies - 1) * size
 
 
-def test_the_devices_time_is_that_of_one_call(device):
+def test_the_device_time_is_per_call(device):
     x, y = device.xp.zeros(1 << 12, np.float32), device.xp.zeros(1 << 12, np.float32)
 
     def write():
@@ -127,12 +128,12 @@ def test_the_devices_time_is_that_of_one_call(device):
     assert float(y[0]) == 1  # it has run, and not only been recorded
 
 
-def test_what_cannot_be_recorded_is_timed_as_it_is_launched(device):
+def test_calls_that_cannot_be_recorded_are_timed_while_they_are_launched(device):
     reads = lambda: float(device.xp.zeros(1)[0])  # noqa: E731  (a read of the device cannot be recorded)
     assert gpu.seconds(device.xp, [reads], times=2) > 0
 
 
-def test_matrices_of_noise_fill_their_range_evenly(device):
+def test_noise_fills_its_range_evenly(device):
     x = to_numpy(gpu.noise(device.xp, 64, 48))
     assert x.shape == (64, 48) and x.dtype == np.float32
     assert -0.5 <= x.min() < -0.45 and 0.45 < x.max() <= 0.5 and abs(x.mean()) < 0.02

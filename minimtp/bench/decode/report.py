@@ -63,8 +63,8 @@ def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
         return text
     note = (
         f"A pass is over one token after {formats['cached_tokens']} cached ones, by the device's "
-        'clock. "of copy": the bytes that it has to read (weights and cache) per second, as a share '
-        f"of the {formats['copy_gigabytes_per_second']:,.0f} GB/s of a copy."
+        'clock. "of copy": the bytes that it has to read (weights and cache) per second, as a '
+        f"share of the {formats['copy_gigabytes_per_second']:,.0f} GB/s of a copy."
     )
     return f"{text}\n{chr(10) * markdown}{note}"
 
@@ -123,15 +123,15 @@ def _conditions(result: Mapping[str, object], drafting: Sequence[Row]) -> str:
     equal = sum(row["equal_texts"] for row in promised)
     threads = "" if result.get("device") == "cuda" else "one thread, "
     return (
-        "Speed-up over plain decoding of the same model (median of neighbouring runs) and tokens per "
-        f"step. Losses are bold: {_counted(losses(drafting), drafting)}. Adaptive drafting, the "
-        f"default of `generate`, loses in {_counted(losses(adaptive), adaptive)}. "
+        "Speed-up over plain decoding of the same model (median of neighbouring runs) and tokens "
+        f"per step. Losses are bold: {_counted(losses(drafting), drafting)}. Adaptive drafting, "
+        f"the default of `generate`, loses in {_counted(losses(adaptive), adaptive)}. "
         f"{result['parameters']:,} parameters at {result['bits_per_weight']:.2f} bits per weight, "
         f"{sizes['prompts']} prompts of each kind, {sizes['max_new_tokens']} new tokens, "
         f"{sizes['repeats']} repeats. Cost of a forward pass over T tokens, in passes over one: "
         f"{costs}. {machine['processor']}{other_work(machine)}, {threads}{result['kernels']} "
-        f"kernels. With shared noise {equal} of {sum(row['texts'] for row in promised)} texts equal "
-        "those of plain decoding with the same seed, token for token."
+        f"kernels. With shared noise {equal} of {sum(row['texts'] for row in promised)} texts "
+        "equal those of plain decoding with the same seed, token for token."
     )
 
 

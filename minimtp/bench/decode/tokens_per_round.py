@@ -6,12 +6,12 @@ their tokens are counted. That is too short for a model to fall into a loop. All
 the same places, so differences are visible that the figures themselves are too noisy for. Each
 difference is given with its 95 % confidence interval over the places:
 
-    over the chain    a tree minus the chain of the same rule. A tree accepts at least what the chain of
-                      its first children accepts, but with as many drafts it is not as deep
-    over token        a rule minus the token rule, with drafts of the same form. On average the block
-                      rule accepts no fewer drafts (Sun et al. 2024, 2403.10444), nor does traversal for
-                      trees (Weng et al. 2025, 2505.12398). The other two rules generate the text of
-                      plain decoding, which may cost acceptance
+    over the chain   a tree minus the chain of the same rule. A tree accepts at least what the chain
+                     of its first children accepts, but with as many drafts it is not as deep
+    over token       a rule minus the token rule, with drafts of the same form. On average the block
+                     rule accepts no fewer drafts (Sun et al. 2024, 2403.10444), nor does traversal
+                     for trees (Weng et al. 2025, 2505.12398). The other two rules generate the text
+                     of plain decoding, which may cost acceptance
 
 A tree or the block rule counts as behind if the interval, widened by half, lies below zero. Without
 a real difference that happens by chance once in six hundred comparisons, and there are dozens.
@@ -211,9 +211,9 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
     note = (
         f"Tokens per round with at most {result['depth']} drafts in sequence, over the first "
         f"{result['rounds']} rounds at {result['places']} places of held-out text, with 95 % "
-        "confidence intervals. In brackets: a tree minus the chain of the same rule, and a rule minus "
-        f"the token rule with drafts of the same form. Of {compared} comparisons of trees and of the "
-        f"block rule, {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
+        "confidence intervals. In brackets: a tree minus the chain of the same rule, and a rule "
+        f"minus the token rule with drafts of the same form. Of {compared} comparisons of trees "
+        f"and of the block rule, {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
     )
     return "\n".join([aligned(lines, markdown), "", note, *lost])
 

@@ -1,0 +1,1 @@
+"""`minimtp bench quality`: what quantization costs, and how much each method recovers."""

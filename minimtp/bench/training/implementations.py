@@ -19,8 +19,8 @@ from minimtp.bench.baselines.pytorch.training import (
     GraphedTorchTrainer,
     TorchTrainer,
 )
-from minimtp.compare import compare
 from minimtp.training.data.batches import Batches
+from minimtp.training.presets import with_heads
 from minimtp.training.recipe import Recipe
 from minimtp.training.trainer import Trainer
 
@@ -91,7 +91,7 @@ class MinimtpWithHeads(Minimtp):
     name = "minimtp MTP, 4 tokens"
 
     def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
-        heads = replace(compare.recipes(recipe)["mtp"], draft_depth=EXTRA_TOKENS)
+        heads = replace(with_heads(recipe), draft_depth=EXTRA_TOKENS)
         super().__init__(heads, threads, device)
         self.about |= {"title": self.name, "extra_tokens": EXTRA_TOKENS}
 

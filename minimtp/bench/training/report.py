@@ -39,8 +39,8 @@ def _notes(result: Mapping[str, object]) -> list[str]:
     peak, source = _peak(result)
     lines.append(f"The peak is {peak:,.0f} GFLOP/s, the speed of {source} of large matrices.")
     lines.append(
-        f"GFLOP/s counts {result['operations_per_token']:,} operations per token: 6 for each weight "
-        "of a matrix product, and the unmasked half of attention."
+        f"GFLOP/s counts {result['operations_per_token']:,} operations per token: 6 for each "
+        "weight of a matrix product, and the unmasked half of attention."
     )
     return lines
 

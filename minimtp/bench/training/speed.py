@@ -178,8 +178,8 @@ def _introduction(preset: str, plan: Plan) -> str:
     recipe = plan.recipe
     return (
         f"{preset}: {recipe.trunk_parameters():,} parameters, {recipe.batch_size} x "
-        f"{recipe.context_length} tokens per step, {plan.rounds} alternating rounds of {plan.steps} "
-        f"steps per implementation, {where}"
+        f"{recipe.context_length} tokens per step, {plan.rounds} alternating rounds of "
+        f"{plan.steps} steps per implementation, {where}"
     )
 
 
@@ -272,8 +272,8 @@ def max_difference(
     difference = float((np.abs(np.asarray(losses[OURS]) - baselines) / np.abs(baselines)).max())
     if not difference <= tolerance:  # also if it is NaN
         raise MeasurementFailed(
-            f"the losses of the implementations differ by {difference:.2g} of the loss, more than the "
-            f"tolerance of {tolerance:g}: they do not train the same model\n{losses}"
+            f"the losses of the implementations differ by {difference:.2g} of the loss, more than "
+            f"the tolerance of {tolerance:g}: they do not train the same model\n{losses}"
         )
     return difference
 

@@ -1,12 +1,14 @@
-"""The table of what rounding costs: every row measured once, with the same tokens, and the
-arithmetic of its last columns."""
+"""The quality table: every cell is measured once, on the same tokens, and its last columns are
+computed correctly."""
 
 import json
 import statistics
 
 import pytest
 
+from minimtp.bench.quality import cells as cells_of
 from minimtp.bench.quality import measure as quality
+from minimtp.bench.quality import summary
 from minimtp.bench.quality.report import table
 from minimtp.cli import main
 from minimtp.formats.load import load
@@ -37,8 +39,8 @@ def cell(seed, bits, method, nats):
     }
 
 
-def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypatch, capsys):
-    original, done = quality.measured, []
+def test_every_cell_is_measured_once_also_after_an_interruption(poem, monkeypatch, capsys):
+    original, done = quality.measure_cell, []
 
     def stops_after_four(cell, *rest):
         if len(done) == 4:
@@ -46,16 +48,16 @@ def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypat
         done.append(cell.name)
         return original(cell, *rest)
 
-    monkeypatch.setattr(quality, "measured", stops_after_four)
+    monkeypatch.setattr(quality, "measure_cell", stops_after_four)
     command = ["bench", "quality", *poem, "--bits", "3", "--seeds", "1"]
     assert main(command) == 130
     monkeypatch.setattr(
-        quality, "measured", lambda cell, *rest: done.append(cell.name) or original(cell, *rest)
+        quality, "measure_cell", lambda cell, *rest: done.append(cell.name) or original(cell, *rest)
     )
     assert main(command) == 0
     assert len(done) == len(set(done)) == ROWS
     assert main(command) == 0 and len(done) == ROWS  # and nothing is measured again
-    assert "rows      9, of which 9 are measured already" in capsys.readouterr().out
+    assert "rows      9; 9 are measured already" in capsys.readouterr().out
     result = json.loads(open("quality/quality.json").read())
     rows = {row["method"]: row for row in result["rows"]}
     assert list(rows) == ["fp", "fp + distillation", *METHODS, "qat", "qat + distillation"]
@@ -82,23 +84,23 @@ def test_every_row_is_measured_and_goes_on_after_an_interruption(poem, monkeypat
     assert len(done) == 3 * ROWS - 2
 
 
-def test_super_blocks_are_measured_where_rows_are_whole_ones():
-    assert (4, quality.SUPERBLOCKS) in quality.rows(quality.RECIPES["quick"], (4,))
-    assert (4, quality.SUPERBLOCKS) not in quality.rows(quality.RECIPES["tiny"], (4,))
+def test_super_blocks_are_measured_if_rows_consist_of_whole_ones():
+    assert (4, cells_of.SUPERBLOCKS) in cells_of.table_rows(cells_of.RECIPES["quick"], (4,))
+    assert (4, cells_of.SUPERBLOCKS) not in cells_of.table_rows(cells_of.RECIPES["tiny"], (4,))
 
 
-def test_where_rounding_costs_next_to_nothing_only_the_control_is_trained():
-    assert quality.rows(quality.RECIPES["quick"], (8,)) == [
+def test_at_8_bits_only_the_control_is_trained():
+    assert cells_of.table_rows(cells_of.RECIPES["quick"], (8,)) == [
         (32, "fp"),
         *((8, method) for method in METHODS),
     ]
 
 
-def test_losses_are_against_the_control_of_the_same_seed_and_recovery_is_of_the_means():
+def test_losses_are_relative_to_the_control_of_the_same_seed_and_recovery_uses_means():
     cells = [cell(seed, 32, "fp", 2.0 + seed) for seed in range(3)]
     cells += [cell(seed, 4, "rtn", 2.0 + seed + loss) for seed, loss in enumerate((0.2, 0.4, 0.3))]
     cells += [cell(seed, 4, "qat", 2.0 + seed + loss) for seed, loss in enumerate((0.0, 0.1, 0.05))]
-    control, rounded, trained = quality.summary(cells)
+    control, rounded, trained = summary.summary(cells)
     assert control["loss"] == 0 and "recovered" not in control
     assert rounded["losses"] == pytest.approx([0.2, 0.4, 0.3]) and rounded["recovered"] == 0
     assert trained["recovered"] == pytest.approx((0.3 - 0.05) / 0.3)
@@ -106,8 +108,8 @@ def test_losses_are_against_the_control_of_the_same_seed_and_recovery_is_of_the_
     assert rounded["interval"] == pytest.approx(expected)
 
 
-def test_a_single_seed_has_no_interval_and_rounding_that_costs_nothing_leaves_nothing_to_recover():
-    rows = quality.summary(
+def test_a_single_seed_has_no_interval_and_without_a_loss_nothing_is_recovered():
+    rows = summary.summary(
         [cell(0, 32, "fp", 2.0), cell(0, 8, "rtn", 1.99), cell(0, 8, "gptq", 2.0)]
     )
     assert [row["interval"] for row in rows] == [None] * 3
@@ -121,9 +123,9 @@ def test_a_single_seed_has_no_interval_and_rounding_that_costs_nothing_leaves_no
     )
 
 
-def test_students_quantiles_are_those_of_the_t_distribution():
+def test_the_quantiles_are_those_of_students_t_distribution():
     """Checked by integrating the density: for n degrees of freedom, 97.5 % of it lie below."""
-    for n, quantile in enumerate(quality.STUDENT, start=1):
+    for n, quantile in enumerate(summary.STUDENT, start=1):
         points = [quantile * i / 4000 for i in range(4001)]
         density = [(1 + x * x / n) ** (-(n + 1) / 2) for x in points]
         inside = quantile / 4000 * (sum(density) - (density[0] + density[-1]) / 2)
@@ -148,16 +150,12 @@ def test_students_quantiles_are_those_of_the_t_distribution():
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(
-    poem, options, words, capsys, tmp_path
-):
+def test_a_bad_option_is_refused_before_anything_is_written(poem, options, words, capsys, tmp_path):
     assert main(["bench", "quality", *poem, *options]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "quality").exists()
 
 
-def test_a_folder_with_another_measurement_or_a_damaged_one_is_not_written_over(
-    poem, capsys, tmp_path
-):
+def test_another_or_a_damaged_measurement_is_not_overwritten(poem, capsys, tmp_path):
     folder = tmp_path / "quality"
     folder.mkdir()
     for text, words in (('{"measurement": "quality"}', "is damaged"), ("no json", "is damaged")):
@@ -170,4 +168,4 @@ def test_a_folder_with_another_measurement_or_a_damaged_one_is_not_written_over(
         )
     )
     assert main(["bench", "quality", *poem]) == 2
-    assert "a measurement with other preset and recipe and corpus" in capsys.readouterr().err
+    assert "a measurement with another preset and recipe and corpus" in capsys.readouterr().err

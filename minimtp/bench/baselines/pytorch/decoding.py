@@ -6,23 +6,16 @@ kernel of PyTorch accepts them.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, torch_on
+from minimtp.decode.target import ForwardOutput
 from minimtp.model.transformer import Transformer
 
 if TYPE_CHECKING:
     import torch
-
-
-class Logits(NamedTuple):
-    """The result of a forward pass: logits (T, V). No hidden states, because no drafter reads
-    them."""
-
-    logits: np.ndarray
-    hidden: None = None
 
 
 class TorchDecoder:
@@ -57,12 +50,13 @@ class TorchDecoder:
         """Drop the positions from `length` on."""
         self.length = length
 
-    def forward(self, tokens: np.ndarray) -> Logits:
+    def forward(self, tokens: np.ndarray) -> ForwardOutput:
         """Feed (T,) integers after the cached positions."""
         with self.torch.inference_mode():
             logits = self.launch(self.torch.from_numpy(np.asarray(tokens)).to(self.device))
             self.length += len(tokens)
-            return Logits(logits.float().cpu().numpy())
+            host = logits.float().cpu().numpy()
+            return ForwardOutput(host, host[:, :0])  # no drafter reads hidden states
 
     def seconds_per_pass(self, calls: int, times: int) -> float:
         """GPU seconds of a forward pass over one token after the cached ones: the median of `times`

@@ -1,0 +1,162 @@
+"""The rows of the quality table, and how the model of each is trained or quantized.
+
+For every seed one stem is trained in full precision up to the decay of the learning rate. From
+there it branches:
+
+    fp                  decays in full precision. The control: all branches see the same tokens
+    fp + distillation   decays again, with half of the loss following fp's probabilities. It shows
+                        what distillation alone gains
+    rtn ... gptq        the control, quantized after training (quant/ptq); at 4 bits also on q4_k
+    qat                 decays through the rounding, with learned group scales (quant/qat)
+    qat + distillation  the same, with half of the loss following the control's probabilities
+
+Starting the rounding with the decay costs least (arXiv 2509.22935). A branch differs from the
+control only in its rounding. Products see int8 activations in every row except the two of fp, and
+the token table is q8_0 in all of them. At 8 bits there is nothing to recover, so nothing is
+trained.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minimtp.model.transformer import LanguageModel
+from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.ptq.methods import METHODS, quantize_after_training
+from minimtp.quant.qat.modules import QuantizationSpec, convert
+from minimtp.training import checkpoint, presets
+from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.evaluate import evaluate_model
+from minimtp.training.quantize import calibration_batches
+from minimtp.training.recipe import Recipe
+from minimtp.training.run import train
+from minimtp.training.schedule import decay_start
+
+GRIDS = {8: "q8_0", 4: "q4_0", 3: "int3-ggml-signed-g32", 2: "int2-ggml-signed-g32"}
+FP, FP_DISTILLED, QAT, QAT_DISTILLED = "fp", "fp + distillation", "qat", "qat + distillation"
+SUPERBLOCKS = "importance, q4_k"
+DISTILL_WEIGHT = 0.5
+TRAINED_BELOW = 8  # bits
+SUPERBLOCK_BITS, SUPERBLOCK = 4, 256
+RECIPES = {
+    "tiny": presets.preset("tiny"),
+    # `quick` as two wide layers, so every row consists of whole super-blocks of 256 weights.
+    "quick": presets.preset(
+        "quick",
+        hidden_size=256,
+        num_layers=2,
+        intermediate_size=512,
+        tokens=600_000,
+        learning_rate=1.5e-3,
+        evaluation_tokens=262_144,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one number of bits, from one seed."""
+
+    seed: int
+    bits: int
+    method: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} at {self.bits} bits, seed {self.seed}"
+
+
+def table_rows(recipe: Recipe, bits: Sequence[int]) -> list[tuple[int, str]]:
+    """(bits, method) of every row of the table, the control first."""
+    trained = any(number < TRAINED_BELOW for number in bits)
+    found = [(32, FP), *([(32, FP_DISTILLED)] if trained else [])]
+    whole = recipe.hidden_size % SUPERBLOCK == recipe.intermediate_size % SUPERBLOCK == 0
+    for number in bits:
+        found += [(number, method) for method in METHODS]
+        if number == SUPERBLOCK_BITS and whole:
+            found.append((number, SUPERBLOCKS))
+        if number < TRAINED_BELOW:
+            found += [(number, QAT), (number, QAT_DISTILLED)]
+    return found
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The runs of one seed in `folder`, trained when they are needed."""
+
+    recipe: Recipe
+    text: Corpus
+    folder: Path
+    threads: int | None
+
+    def train(self, name: str, recipe: Recipe, **options: object) -> LoadedRun:
+        """Train or resume a run. options: those of `training.run.train`."""
+        train(
+            recipe,
+            self.text,
+            self.folder / name,
+            resume=checkpoint.started(self.folder / name),
+            device="cpu",
+            threads=self.threads,
+            report=lambda line: None,
+            **options,
+        )
+        return load(self.folder / name)
+
+    def train_stem(self) -> None:
+        self.train("stem", self.recipe, stop_at_step=decay_start(self.recipe))
+
+    def trained_model(self, cell: Cell) -> LanguageModel:
+        """The model of a row that is trained: fp or qat, with or without distillation."""
+        student, options = self.recipe, {"start_from": self.folder / "stem"}
+        options["continue_schedule"] = True
+        if cell.method in (FP_DISTILLED, QAT_DISTILLED):
+            student = replace(student, distill_weight=DISTILL_WEIGHT)
+            options["teacher"] = self.folder / FP
+        if cell.method in (QAT, QAT_DISTILLED):
+            student = replace(
+                student,
+                quantization="qat",
+                quantize_from=1.0 - student.decay_fraction,
+                weight_grid=GRIDS[cell.bits],
+                head_grid=GRIDS[cell.bits],
+                weight_scales="learned",
+            )
+        name = cell.method.replace(" ", "") + (str(cell.bits) if cell.bits in GRIDS else "")
+        model = self.train(name, student, **options).model
+        return convert(model) if student.quantization == "qat" else model
+
+
+def measure_cell(
+    cell: Cell, recipe: Recipe, text: Corpus, out: Path, threads: int | None
+) -> dict[str, object]:
+    """Train or quantize the model of one cell and evaluate it.
+
+    Returns nats, bytes, bits per weight and seconds; the seconds exclude the stem, which all share.
+    """
+    recipe = replace(recipe, seed=cell.seed)
+    branches = Branches(recipe, text, out / f"seed{cell.seed}", threads)
+    if cell.method in (FP, FP_DISTILLED, QAT, QAT_DISTILLED):
+        branches.train_stem()
+        began = time.perf_counter()
+        model = branches.trained_model(cell)
+    else:
+        control = load(branches.folder / FP).model
+        batches = calibration_batches(text, recipe.context_length, 0)
+        grid, method = GRIDS[cell.bits], cell.method
+        if cell.method == SUPERBLOCKS:
+            grid, method = "q4_k", "importance"
+        began = time.perf_counter()
+        spec = QuantizationSpec(weights=grid, heads=grid)
+        model = quantize_after_training(control, spec, method, batches)
+    seconds = time.perf_counter() - began
+    length, tokens = recipe.context_length, recipe.evaluation_tokens
+    evaluation = evaluate_model(model, text, length, tokens, threads)
+    return {
+        "nats": evaluation.nats[0],
+        "bytes": weight_bytes(model),
+        "bits_per_weight": bits_per_weight(model),
+        "seconds": seconds,
+    }
