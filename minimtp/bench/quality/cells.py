@@ -21,17 +21,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minimtp.engine.module import weight_bytes
+from minimtp.formats.load import load
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight, weight_bytes
+from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training
 from minimtp.quant.qat.modules import QuantizationSpec, convert
-from minimtp.training import checkpoint, presets
-from minimtp.training.checkpoint import LoadedRun, load
+from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.quantize import calibration_batches
 from minimtp.training.recipe import Recipe
-from minimtp.training.run import train
+from minimtp.training.run.folder import LoadedRun, started
+from minimtp.training.run.start import Start
+from minimtp.training.run.train import train
 from minimtp.training.schedule import decay_start
 
 GRIDS = {8: "q8_0", 4: "q4_0", 3: "int3-ggml-signed-g32", 2: "int2-ggml-signed-g32"}
@@ -91,30 +94,32 @@ class Branches:
     folder: Path
     threads: int | None
 
-    def train(self, name: str, recipe: Recipe, **options: object) -> LoadedRun:
-        """Train or resume a run. options: those of `training.run.train`."""
+    def train(
+        self, name: str, recipe: Recipe, start: Start, stop_at_step: int | None = None
+    ) -> LoadedRun:
+        """Train or resume a run."""
         train(
             recipe,
             self.text,
             self.folder / name,
-            resume=checkpoint.started(self.folder / name),
+            replace(start, resume=started(self.folder / name)),
+            stop_at_step=stop_at_step,
             device="cpu",
             threads=self.threads,
             report=lambda line: None,
-            **options,
         )
         return load(self.folder / name)
 
     def train_stem(self) -> None:
-        self.train("stem", self.recipe, stop_at_step=decay_start(self.recipe))
+        self.train("stem", self.recipe, Start(), stop_at_step=decay_start(self.recipe))
 
     def trained_model(self, cell: Cell) -> LanguageModel:
         """The model of a row that is trained: fp or qat, with or without distillation."""
-        student, options = self.recipe, {"start_from": self.folder / "stem"}
-        options["continue_schedule"] = True
+        student = self.recipe
+        start = Start(start_from=self.folder / "stem", continue_schedule=True)
         if cell.method in (FP_DISTILLED, QAT_DISTILLED):
             student = replace(student, distill_weight=DISTILL_WEIGHT)
-            options["teacher"] = self.folder / FP
+            start = replace(start, teacher=self.folder / FP)
         if cell.method in (QAT, QAT_DISTILLED):
             student = replace(
                 student,
@@ -125,7 +130,7 @@ class Branches:
                 weight_scales="learned",
             )
         name = cell.method.replace(" ", "") + (str(cell.bits) if cell.bits in GRIDS else "")
-        model = self.train(name, student, **options).model
+        model = self.train(name, student, start).model
         return convert(model) if student.quantization == "qat" else model
 
 

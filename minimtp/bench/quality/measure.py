@@ -15,7 +15,7 @@ from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
 from minimtp.machine import available_cores
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.interrupt import Interrupted
+from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME, PLOT_NAME = "quality.json", "quality.png"
 

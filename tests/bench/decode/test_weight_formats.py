@@ -5,7 +5,7 @@ import itertools
 
 from minimtp.bench.decode import weight_formats as formats
 from minimtp.errors import UserError
-from minimtp.training.checkpoint import load
+from minimtp.formats.load import load
 from minimtp.training.quantize import quantize
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -51,7 +51,7 @@ def test_a_baseline_that_cannot_decode_the_model_is_missing_with_the_reason(run,
 
 
 def test_a_packed_model_is_measured_as_it_is(run, tmp_path):
-    packed = quantize(run, tmp_path / "packed")
+    packed = quantize(load(run), tmp_path / "packed")
     ((name, model),) = formats.models(packed, "cpu").items()
     form = formats.deployed(name, model)
     assert [*formats.variants([form])] == ["packed", "packed + heads"]
