@@ -1,4 +1,6 @@
-"""The arithmetic of a transformer's block, by its definitions: rotation, softmax over the past, normalization."""
+"""The arithmetic of a transformer's block, by its definitions: rotation, softmax over the past,
+normalization.
+"""
 
 import pytest
 from hypothesis import given
@@ -6,6 +8,8 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from tests.kernels.both import each_kernel, normal
+from tests.tolerances import COMPARISONS, assert_close
 
 
 def angles(length, pairs, seed=0):
@@ -70,7 +74,8 @@ def test_the_gradient_of_a_softmax_over_the_past_is_its_slope(own, seed, matrice
 def test_the_gradient_of_a_softmax_by_hand(own):
     probabilities = np.array([[[1.0, 0.0], [0.25, 0.75]]])
     gradient = np.array([[[5.0, 7.0], [1.0, 2.0]]])
-    # Row 2: the mean gradient is 0.25 * 1 + 0.75 * 2 = 1.75; 0.25 * (1 - 1.75) and 0.75 * (2 - 1.75), times 10.
+    # Row 2: the mean gradient is 0.25 * 1 + 0.75 * 2 = 1.75; 0.25 * (1 - 1.75) and 0.75 * (2 -
+    # 1.75), times 10.
     received = own(plain.causal_softmax_backward)(gradient, probabilities, 10.0)
     np.testing.assert_allclose(received, [[[0.0, 0.0], [-1.875, 1.875]]], rtol=1e-14)
 
@@ -102,3 +107,44 @@ def test_the_gradient_of_a_normalization_is_at_right_angles_to_the_row_it_normal
     weight = np.ones(16)
     dx, _ = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 0.0)[1])
     np.testing.assert_allclose((dx * x).sum(axis=-1), 0.0, atol=1e-14)
+
+
+@each_kernel
+def test_causal_softmax_is_zero_above_the_diagonal_and_sums_to_one_below(kernel):
+    scores = normal(np.random.default_rng(1), 5, 37, 37, spread=100)
+    scores[0, 3, 5:] = np.nan  # the future must not be looked at
+    p = kernel.causal_softmax(scores, 3.0)
+    assert not np.triu(p, 1).any() and (p >= 0).all()
+    assert_close(p.sum(axis=-1), np.ones((5, 37)), COMPARISONS["rows of a softmax"])
+
+
+@each_kernel
+def test_rotating_back_undoes_a_rotation(kernel):
+    rng = np.random.default_rng(3)
+    x, angles = normal(rng, 2, 5, 3, 14), rng.uniform(-9, 9, (5, 7))
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    rotated = kernel.rotate(x, cos, sin)
+    pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
+    assert_close(rotated[..., 0::2] + 1j * rotated[..., 1::2], pairs, COMPARISONS["rotated"])
+    assert_close(kernel.rotate(rotated, cos, -sin), x, COMPARISONS["rotated"])
+
+
+@each_kernel
+def test_cached_attention_equals_a_loop_over_rows_and_heads(kernel):
+    rng = np.random.default_rng(4)
+    rows, heads, groups, head_dim, start = 5, 6, 2, 12, 9
+    q, keys, values = (
+        normal(rng, rows, heads, head_dim),
+        normal(rng, groups, head_dim, 20),
+        normal(rng, 20, groups, head_dim),
+    )
+    keys[:, :, start + rows :] = values[start + rows :] = (
+        np.nan
+    )  # what the cache has not been given yet
+    found = kernel.cached_attention(q, keys, values, start, 0.3)
+    for t in range(rows):
+        for head in range(heads):
+            group, past = head // (heads // groups), start + t + 1
+            weights = np.exp(0.3 * q[t, head].astype(np.float64) @ keys[group, :, :past])
+            expected = weights @ values[:past, group] / weights.sum()
+            assert_close(found[t, head], expected, COMPARISONS["attention"])

@@ -1,7 +1,7 @@
 """The compiled kernels pass their tests on the processors that this one is not.
 
-They are written differently for AVX-512, for AVX2 and for neither, and a machine runs one of the three. Numba can be told to
-compile for an older processor, whose instructions this one has as well.
+They are written differently for AVX-512, for AVX2 and for neither, and a machine runs one of the
+three. Numba can be told to compile for an older processor, whose instructions this one has as well.
 """
 
 import importlib.util
@@ -28,8 +28,16 @@ assert vectors.special_instructions(cpu_target.target_context) == set(sys.argv[1
 sys.exit(pytest.main(sys.argv[2:]))
 """
 TESTS = (
-    "kernels/test_kernels.py",
+    "kernels/test_attention.py",
+    "kernels/test_block.py",
+    "kernels/test_counterparts.py",
+    "kernels/test_gated_head.py",
+    "kernels/test_loss.py",
+    "kernels/test_math.py",
     "kernels/test_matmul.py",
+    "kernels/test_packed_linear.py",
+    "kernels/test_quantize.py",
+    "kernels/test_tiles.py",
     "decode/test_runtime.py",
     "decode/test_exactness.py",
 )

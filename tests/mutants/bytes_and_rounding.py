@@ -3,7 +3,7 @@
 from minimtp.backend import array_module
 from minimtp.kernels import plain
 from minimtp.quant.bit_packing import pack4
-from tests.kernels import test_kernels
+from tests.kernels import test_quantize
 from tests.mutants import mutant
 from tests.quant import test_bit_packing as test_packing_bits
 from tests.quant import test_packing
@@ -81,7 +81,7 @@ def the_random_bits_stand_too_low_to_round_up(stochastic):
 
 
 @mutant("kernels.plain:quantize_activations", "ao #4326",
-        test=lambda: test_kernels.test_a_rounded_activation_is_within_half_a_step(plain))  # fmt: skip
+        test=lambda: test_quantize.test_a_rounded_activation_is_within_half_a_step(plain))  # fmt: skip
 def the_scale_of_activations_is_computed_in_bfloat16(quantize):
     def short(x):
         codes, scales = quantize(x)

@@ -20,7 +20,8 @@ from minimtp.kernels import cuda, plain
 from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.kernels.cuda import source as cuda_source
 from minimtp.kernels.ggml import blocks
-from tests.kernels.test_kernels import normal, results, samples, terms
+from tests.kernels.both import normal
+from tests.kernels.samples import results, samples, terms
 from tests.strategies import product_sizes, weight_matrices
 from tests.tolerances import COMPARISONS, KERNELS, assert_close
 

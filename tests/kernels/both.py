@@ -1,0 +1,70 @@
+"""What the tests of the kernels share: both kinds of kernels, all formats, random matrices and
+blocks.
+"""
+
+import importlib.util
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from minimtp.kernels.ggml import blocks
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+needs_numba = pytest.mark.skipif(
+    not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test"
+)
+if HAS_NUMBA:
+    from minimtp.kernels import cpu
+else:
+    cpu = None
+each_kernel = pytest.mark.parametrize(
+    "kernel", [pytest.param(plain, id="plain"), pytest.param(cpu, id="cpu", marks=needs_numba)]
+)
+
+
+def normal(rng, *shape, spread=1.0):
+    return (spread * rng.standard_normal(shape)).astype(np.float32)
+
+
+FORMATS = ["f32", "q4_0", "q8_0"]
+
+
+each_format = pytest.mark.parametrize("format_", FORMATS)
+
+
+def prepared(kernel, format_, weight):
+    if format_ == "f32":
+        return kernel.prepare_f32(weight)
+    encode, pack = getattr(blocks, f"encode_{format_}"), getattr(blocks, f"pack_{format_}")
+    return getattr(kernel, f"prepare_{format_}")(pack(*encode(weight)))
+
+
+WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
+
+
+def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
+    """A block for `kernel`; its matrices prepared by the kernel `matrices`, if that is another one."""
+    rng = np.random.default_rng(10)
+    joined = (HEADS + 2 * GROUPS) * head_dim
+    shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
+    qkv, output, gate_up, down = (
+        prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
+    )
+    return kernel.prepare_block(
+        normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5
+    )
+
+
+def random_cache(rng, head_dim=CHANNELS):
+    return normal(rng, GROUPS, head_dim, ROOM), normal(rng, ROOM, GROUPS, head_dim)
+
+
+def run_block(kernel, block, x, start, head_dim=CHANNELS):
+    """x after the block and the cache's keys and values, which begin as random numbers."""
+    rng = np.random.default_rng(11)
+    x, (keys, values) = x.copy(), random_cache(rng, head_dim)
+    angles = rng.uniform(-9, 9, (ROOM, head_dim // 2))[start : start + len(x)]
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    kernel.transformer_block(x, block, keys, values, start, cosine, sine)
+    return x, keys, values

@@ -1,0 +1,147 @@
+"""Drafting with a gated head."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from tests.kernels.both import WIDTH, cpu, each_format, each_kernel, needs_numba, normal, prepared
+from tests.tolerances import COMPARISONS, assert_close
+
+
+def run_gated_step(kernel, format_, matrices=None):
+    rng = np.random.default_rng(17)
+    norms, part = normal(rng, 2, WIDTH), normal(rng, 1, 2 * WIDTH)
+    weights = [
+        prepared(matrices or kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)
+    ]
+    state = normal(rng, 1, WIDTH)
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    logits, largest = kernel.gated_step(state, part, step)
+    return state, logits, largest
+
+
+@needs_numba
+@each_format
+def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
+    format_, monkeypatch
+):
+    state, logits, largest = run_gated_step(cpu, format_)
+    for name in ("rms_norm", "linear", "gated_update"):
+        monkeypatch.setattr(plain.gated_head, name, getattr(cpu, name))
+    expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
+    assert state.tobytes() == expected_state.tobytes()
+    assert logits.tobytes() == expected_logits.tobytes()
+    assert_close(largest, expected_largest, COMPARISONS["largest probability, compiled"])
+
+
+@each_kernel
+@each_format
+def test_token_parts_computed_on_demand_give_the_same_drafts_as_a_table(kernel, format_):
+    rng = np.random.default_rng(19)
+    norms, state, noise = normal(rng, 3, WIDTH), normal(rng, 1, WIDTH), rng.gumbel(size=(6, 50))
+    sizes = 2 * WIDTH, 50, 2 * WIDTH
+    from_state, output, from_token = (
+        prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in sizes
+    )
+    step = kernel.prepare_gated_step(norms[0], from_state, norms[1], output, 1e-5)
+    computed = kernel.prepare_token_parts(output, norms[2], from_token, 1e-5)
+    table = np.concatenate([computed[token : token + 1] for token in range(50)])
+
+    def drafts(parts):
+        yield kernel.gated_greedy_draft(state.copy(), 3, parts, 6, 0.0, step)
+        yield kernel.gated_sampled_draft(state.copy(), 3, parts, noise, 0.7, 0.0, step)
+        yield from kernel.gated_tree(state.copy(), 3, parts, (9, 4, 3), 0.0, 1.5, step, noise, 0.7)
+
+    for one, other in zip(drafts(computed), drafts(table), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+@each_kernel
+@each_format
+@given(least=st.sampled_from([0.0, 1e-4, 1e-2, 0.2]), token=st.integers(0, 49))
+@settings(max_examples=12)
+def test_a_greedy_draft_equals_its_tokens_drafted_one_by_one(kernel, format_, least, token):
+    rng = np.random.default_rng(17)
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    drafts = kernel.gated_greedy_draft(state.copy(), token, parts, 6, least, step)
+    confidence, expected = 1.0, []
+    for _ in range(6):
+        logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
+        confidence *= largest
+        if confidence < least:
+            break
+        token = int(logits.argmax())
+        expected.append(token)
+    assert drafts.tolist() == expected
+
+
+@each_kernel
+@each_format
+@given(
+    least=st.sampled_from([0.0, 1e-4, 1e-2]),
+    token=st.integers(0, 49),
+    temperature=st.sampled_from([0.5, 1.0]),
+)
+@settings(max_examples=12)
+def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
+    kernel, format_, least, token, temperature
+):
+    """A tree that is one token wide is the chain, and every other node is the likeliest of those
+    that are left.
+    """
+    rng = np.random.default_rng(18)
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
+    noise = rng.gumbel(size=(6, 50))
+    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    drafts = kernel.gated_sampled_draft(state.copy(), token, parts, noise, temperature, least, step)
+
+    def follow(state, token, depth):
+        logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
+        return logits[0] / np.float32(temperature) + noise[depth], float(largest)
+
+    confidence, expected, own, last = 1.0, [], state.copy(), token
+    for index in range(6):
+        scores, largest = follow(own, last, index)
+        confidence *= largest
+        if confidence < least:
+            break
+        last = int(scores.argmax())
+        expected.append(last)
+    assert drafts.tolist() == expected
+
+    tokens, parents = kernel.gated_tree(
+        state.copy(), token, parts, (6, 6, 1), 0.0, 1.5, step, noise, temperature
+    )
+    assert tokens[1 : len(drafts) + 1].tolist() == drafts.tolist() and parents.tolist() == list(
+        range(-1, 6)
+    )
+    tokens, parents = kernel.gated_tree(
+        state.copy(), token, parts, (9, 4, 3), least, 1.5, step, noise, temperature
+    )
+    states, chances, depths, left = [state], [1.0], [0], {}
+    for node in range(len(tokens)):
+        if node:
+            assert left[parents[node], tokens[node]] == max(left.values()) >= least
+            chances.append(left.pop((parents[node], tokens[node])))
+            states.append(states[parents[node]])
+            depths.append(depths[parents[node]] + 1)
+        if depths[node] < 4:
+            states[node] = states[node].copy()
+            scores, _ = follow(states[node], int(tokens[node]), depths[node])
+            beliefs = np.exp(1.5 * (scores - scores.max()))
+            likeliest = np.argsort(-scores, kind="stable")[:3]
+            left |= {
+                (node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum()) for i in likeliest
+            }
+    assert len(tokens) == 10 or max(left.values(), default=0) < least
+
+
+@each_kernel
+def test_gated_step_returns_the_largest_probability_of_its_logits(kernel):
+    _, logits, largest = run_gated_step(kernel, "f32")
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    assert_close(largest, 1 / exponentials.sum(), COMPARISONS["largest probability, float64"])

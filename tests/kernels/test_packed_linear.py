@@ -1,0 +1,122 @@
+"""Products with prepared matrices."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.kernels import plain
+from minimtp.kernels.ggml import blocks
+from tests.kernels.both import FORMATS, cpu, each_format, each_kernel, needs_numba, normal, prepared
+from tests.strategies import product_sizes
+from tests.tolerances import COMPARISONS, assert_close
+
+
+@each_kernel
+@each_format
+def test_embedding_returns_the_rows_that_a_prepared_matrix_was_made_from(kernel, format_):
+    weight = normal(np.random.default_rng(8), 70, 96)
+    tokens = np.array([69, 0, 31, 32, 32])
+    matrix = prepared(kernel, format_, weight)
+    stored = weight if format_ == "f32" else getattr(plain, f"fake_quantize_{format_}")(weight)
+    assert kernel.embedding(matrix, tokens).tobytes() == stored[tokens].tobytes()
+    with pytest.raises(IndexError):
+        kernel.embedding(matrix, np.array([3, 70]))
+
+
+@each_kernel
+@each_format
+@given(sizes=product_sizes())
+def test_linear_is_the_matrix_product_of_the_rounded_inputs_and_weights(kernel, format_, sizes):
+    rows, outputs, columns, seed = sizes
+    rng = np.random.default_rng(seed)
+    x, weight = normal(rng, rows, columns), normal(rng, outputs, columns)
+    rounded_x, rounded_weight = x, weight
+    if format_ != "f32":
+        rounded_x, rounded_weight = (
+            plain.fake_quantize_activations(x),
+            getattr(plain, f"fake_quantize_{format_}")(weight),
+        )
+    matrix = prepared(kernel, format_, weight)
+    assert (matrix.rows, matrix.columns) == weight.shape
+    expected = rounded_x.astype(np.float64) @ rounded_weight.astype(np.float64).T
+    magnitude = np.abs(rounded_x).astype(np.float64) @ np.abs(rounded_weight).astype(np.float64).T
+    assert_close(
+        kernel.linear(x, matrix), expected, COMPARISONS["product"], (columns + 4) * magnitude
+    )
+
+
+@needs_numba
+@each_format
+@given(sizes=product_sizes(), first=st.integers(0, 19), last=st.integers(1, 20))
+def test_a_row_of_linear_has_the_same_bits_alone_and_with_other_rows(format_, sizes, first, last):
+    rows, outputs, columns, seed = sizes
+    rng = np.random.default_rng(seed)
+    x, matrix = normal(rng, rows, columns), prepared(cpu, format_, normal(rng, outputs, columns))
+    together = cpu.linear(x, matrix)
+    for part in (slice(first, last), slice(first, first + 1)):
+        assert cpu.linear(x[part], matrix).tobytes() == together[part].tobytes()
+
+
+@needs_numba
+@given(seed=st.integers(0, 2**32), columns=st.integers(1, 300), rows=st.integers(1, 9))
+def test_linear_accepts_any_number_of_columns_in_float32(seed, columns, rows):
+    rng = np.random.default_rng(seed)
+    x, weight = normal(rng, rows, columns), normal(rng, 45, columns)
+    assert_close(
+        cpu.linear(x, cpu.prepare_f32(weight)), x @ weight.T, COMPARISONS["product by NumPy"]
+    )
+
+
+@each_kernel
+@pytest.mark.parametrize("format_", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_sums_of_integer_products_are_exact(kernel, format_, extreme):
+    """Integers up to 127 and scales of 1 leave nothing to round, so any wrong or saturated product
+    shows.
+    """
+    rng = np.random.default_rng(6)
+    low, high = (-8, 7) if format_ == "q4_0" else (-127, 127)
+    x, codes = rng.integers(-127, 128, (7, 64)), rng.integers(low, high + 1, (75, 64))
+    if extreme:
+        x, codes = np.sign(x - 0.5) * 127, rng.choice([low, high], (75, 64))
+    x[:, ::32] = 127  # the largest of each group: the activations' scale is 1, too
+    packed = getattr(blocks, f"pack_{format_}")(codes.astype(np.int8), np.ones((75, 2), np.float32))
+    found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(packed))
+    assert np.array_equal(found, x.astype(np.int64) @ codes.astype(np.int64).T)
+
+
+@each_kernel
+@each_format
+def test_linear_writes_into_a_given_array(kernel, format_):
+    rng = np.random.default_rng(7)
+    x, matrix = normal(rng, 3, 64), prepared(kernel, format_, normal(rng, 33, 64))
+    out = np.empty((3, 33), np.float32)
+    assert kernel.linear(x, matrix, out) is out
+    assert np.array_equal(out, kernel.linear(x, matrix))
+
+
+@each_kernel
+@each_format
+def test_linear_with_arrays_that_do_not_fit_is_an_error(kernel, format_):
+    matrix = prepared(kernel, format_, np.ones((33, 64), np.float32))
+    for columns in (96, 65):
+        with pytest.raises(ValueError):
+            kernel.linear(np.ones((2, columns), np.float32), matrix)
+    with pytest.raises(ValueError):
+        kernel.linear(np.ones((2, 64), np.float32), matrix, np.empty((3, 33), np.float32))
+
+
+@needs_numba
+def test_prepared_weights_have_the_size_of_their_format_rounded_up_to_whole_panels():
+    weight = np.ones((64, 128), np.float32)
+    sizes = {format_: prepared(cpu, format_, weight).nbytes for format_ in FORMATS}
+    assert sizes == {"f32": 64 * 128 * 4, "q4_0": 64 * 4 * 18, "q8_0": 64 * 4 * 34}
+
+
+@needs_numba
+def test_linear_accepts_read_only_activations():
+    x, weight = normal(np.random.default_rng(18), 2, 64), normal(np.random.default_rng(19), 33, 64)
+    expected = cpu.linear(x, prepared(cpu, "q4_0", weight))
+    x.flags.writeable = False
+    assert np.array_equal(cpu.linear(x, prepared(cpu, "q4_0", weight)), expected)
