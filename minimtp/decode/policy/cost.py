@@ -1,15 +1,19 @@
-"""c(T): what one pass of a target over T tokens costs, measured once and kept.
+"""c(n): how long a pass of a target over n tokens takes. It is measured once and kept.
 
-Speculative decoding trades passes for longer passes, so how much longer a pass over T tokens takes than one over a single
-token decides whether it pays, and how far to draft. That cannot be known beforehand: it depends on the machine, on the
-kernels, on the model's sizes and on how much text the cache holds. So it is measured, for T = 1, 2, 3, 4, 6, 8, 12, 16 (between
-them the cost is taken to be linear), when a text first reaches a bucket of context lengths (up to 127, 511, 2047, ...). A
-measurement feeds tokens behind the cached rows and forgets them again, so it can be taken in the middle of a text without
-touching it. It takes the shortest of a few passes: whatever disturbs a machine only ever adds time.
+**Problem.** Speculative decoding replaces many short passes by fewer longer ones. Whether that pays
+depends on how much longer a pass over n tokens takes than a pass over one. This depends on the
+machine, the kernels, the model's size and the number of cached rows, so no formula gives it.
 
-The seconds are kept in memory and, for one `identity` (everything that the cost depends on), in a file of the cache folder:
-$MINIMTP_CACHE, or else the system's place for such things. A file that is missing, damaged or out of reach costs a few
-milliseconds of measuring, and is never an error.
+**Idea.** Measure it when a text first reaches a bucket of context lengths: up to 127 rows, 511,
+2047, and so on. n is 1, 2, 3, 4, 6, 8, 12 and 16; between these, c is interpolated linearly. A
+measurement feeds tokens after the cached rows and then truncates the cache, so it does not disturb
+the text. Each n counts its shortest pass, because other work on the machine only makes a pass
+longer.
+
+**Where it is kept.** In memory, and in a file of the cache folder: $MINIMTP_CACHE, or else the
+system's own cache folder. The file belongs to one `identity`, which names everything that the cost
+depends on. A missing, damaged or unwritable file is no error: the cost is measured again, in a few
+milliseconds.
 """
 
 import contextlib
@@ -27,30 +31,22 @@ from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
 
-MEASURED = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-)  # rows; a longer pass is taken to cost what the last two measured ones suggest
-FIRST_BUCKET, BUCKET_GROWTH = 128, 4
-PASSES, SECONDS = 7, 0.25  # of each length, and at most so long unless two passes take longer
+MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens; longer passes are extrapolated from the last two
+FIRST_BUCKET, BUCKET_GROWTH = 128, 4  # rows
+PASSES = 7  # over each number of tokens
+SECONDS = 0.25  # then two passes are enough
 
 
 class Costs:
-    """The seconds of passes of `target`, by context bucket, for as many tokens as the longest draft makes: `most` + 1.
+    """Seconds of a pass of `target` over 1 .. max_drafts + 1 tokens, by context bucket.
 
-    identity: what the cost depends on, as JSON; None keeps nothing on the disk.
+    identity: everything that the cost depends on, as JSON. None writes no file.
     """
 
     def __init__(
-        self, target: Target, most: int, identity: dict[str, object] | None = None
+        self, target: Target, max_drafts: int, identity: dict[str, object] | None = None
     ) -> None:
-        self._target, self._rows = target, most + 1
+        self._target, self._rows = target, max_drafts + 1
         self._path = (
             None if identity is None else _cache_folder() / f"cost-{_digest(identity)}.json"
         )
@@ -58,23 +54,23 @@ class Costs:
         self._measured: dict[int, list[float]] = {}  # by bucket
 
     def of(self, target: Target) -> "Costs":
-        """The same costs for another text: measured behind the rows of its `target`, a twin, and known to all."""
+        """Return the same costs, measured on `target`, a clone, and shared by all clones."""
         other = copy(self)
         other._target = target
         return other
 
     def at(self, length: int) -> tuple[list[float], int]:
-        """([seconds of a pass over 1, 2, ... tokens], the length at which they change), with `length` rows cached.
+        """Return (seconds of passes over 1, 2, ... tokens, the length at which they change).
 
-        Measures, with the target as it is now, what was never measured in this bucket; the target's rows stay as they are.
-        Zeros where its context is full and nothing is known: no pass is to be planned there.
+        `length` rows are cached. Measures a new bucket with the target as it is now; the cached
+        rows stay. Returns zeros if the context is full and the bucket was never measured: no pass
+        will be planned there.
         """
         end = FIRST_BUCKET
         while end <= length:
             end *= BUCKET_GROWTH
-        if len(self._measured.get(end, ())) < len(
-            _with_room(self._target)
-        ):  # or it was at the end of the context
+        # Near the end of a context only short passes have room. Measure again when more have.
+        if len(self._measured.get(end, ())) < len(_with_room(self._target)):
             self._measured[end] = seconds = self._stored().get(str(end)) or measure(self._target)
             if len(seconds) == len(MEASURED):
                 self._store(end, seconds)
@@ -89,7 +85,7 @@ class Costs:
                 write_text(self._path, json.dumps(content), shared=True)
 
     def _stored(self) -> dict[str, list[float]]:
-        """What the file holds, by bucket; nothing where it cannot be used."""
+        """Return what the file holds, by bucket: nothing if the file cannot be used."""
         if self._path is None:
             return {}
         try:
@@ -110,19 +106,17 @@ class Costs:
 
 
 def measure(target: Target) -> list[float]:
-    """Seconds of a pass over each of MEASURED tokens, as far as there is room for them, behind the rows that the target has."""
+    """Return seconds of passes over those of MEASURED tokens that have room."""
     length, lengths = target.length, _with_room(target)
     shortest = dict.fromkeys(lengths, float("inf"))
     started = perf_counter()
     for turn in range(
         1 + PASSES
-    ):  # the first warms up; in turn, so that a slow moment does not fall on one length
+    ):  # the first warms up; lengths take turns, so that a slow moment hits all of them
         for rows in lengths:
             tokens = np.zeros(rows, np.int64)
             began = perf_counter()
-            to_numpy(
-                target.forward(tokens).logits[-1]
-            )  # a GPU has finished when its numbers are here
+            to_numpy(target.forward(tokens).logits[-1])  # waits until a GPU has finished
             elapsed = perf_counter() - began
             target.truncate(length)
             if turn:
@@ -133,12 +127,12 @@ def measure(target: Target) -> list[float]:
 
 
 def _with_room(target: Target) -> list[int]:
-    """Those of MEASURED that fit behind the rows that the target has."""
+    """Return those of MEASURED that have room after the target's rows."""
     return [rows for rows in MEASURED if rows <= target.context_length - target.length]
 
 
 def _interpolated(seconds: list[float], rows: int) -> list[float]:
-    """Seconds for 1 .. rows tokens from those for MEASURED ones; costs never fall with the length. Of none: zeros."""
+    """Return seconds for 1 .. rows tokens, never falling; without any measured ones, zeros."""
     if not seconds:
         return [0.0] * rows
     rising, measured = np.maximum.accumulate(seconds), MEASURED[: len(seconds)]
@@ -150,7 +144,7 @@ def _interpolated(seconds: list[float], rows: int) -> list[float]:
 
 
 def _cache_folder() -> Path:
-    """Where this user's programs keep what can be made again."""
+    """Return the folder for files that can be made again."""
     if chosen := os.environ.get("MINIMTP_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":

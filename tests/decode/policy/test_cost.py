@@ -1,4 +1,4 @@
-"""Measured costs: kept in a file, measured again where it cannot be used, and never a wrong cache or an error."""
+"""Costs are measured once and kept in a file; an unusable file is no error."""
 
 import json
 
@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting(TableTarget):
-    """Counts its passes by length, and keeps no table of what it said."""
+    """Counts its passes by length."""
 
     def __init__(self, context_length=600):
         super().__init__(4, context_length)
@@ -31,7 +31,7 @@ class Counting(TableTarget):
         return super().forward(tokens)
 
 
-def test_measuring_feeds_every_length_and_leaves_the_rows_as_they_were():
+def test_measuring_feeds_every_length_and_keeps_the_cached_rows():
     target = Counting()
     target.forward(np.array([1, 2, 3]))
     target.passes.clear()
@@ -53,7 +53,7 @@ def test_a_bucket_is_measured_once_and_other_processes_find_it_in_the_file(folde
     assert len(files) == 1 and set(json.loads(files[0].read_text())["seconds"]) == {"128", "512"}
 
 
-def test_costs_between_and_beyond_the_measured_lengths_are_on_straight_lines(monkeypatch):
+def test_costs_between_and_beyond_the_measured_lengths_are_linear(monkeypatch):
     monkeypatch.setattr(cost, "measure", lambda target: [float(10 + rows) for rows in MEASURED])
     assert Costs(Counting(), 29).at(0)[0] == pytest.approx(
         [float(10 + rows) for rows in range(1, 31)]
@@ -70,7 +70,7 @@ def test_another_identity_has_another_file(folder):
     "content", ["", "{", "[]", '{"identity": 1, "seconds": {}}', '{"identity": {"model": "x"}, "seconds": {"128": [1, 2]}}',
                 '{"identity": {"model": "x"}, "seconds": {"128": "fast"}}', '{"identity": {"model": "x"}, "seconds": 3}'],
 )  # fmt: skip
-def test_a_file_that_cannot_be_used_is_measured_again_and_replaced(folder, content):
+def test_an_unusable_file_is_measured_again_and_replaced(folder, content):
     identity = {"model": "x"}
     Costs(Counting(), 3, identity).at(0)
     (path,) = folder.iterdir()
@@ -93,7 +93,9 @@ def test_without_an_identity_or_a_folder_nothing_is_written(folder, monkeypatch)
 
 
 @pytest.mark.parametrize("room", [2, 3, 15])
-def test_near_the_end_of_the_context_what_fits_is_measured_and_not_kept(folder, room):
+def test_near_the_end_of_the_context_only_what_fits_is_measured_and_no_file_is_written(
+    folder, room
+):
     target = Counting(64)
     target.forward(np.zeros(64 - room, np.int64))
     seconds, _ = Costs(target, 7, {"model": "x"}).at(target.length)
@@ -112,7 +114,7 @@ def test_the_cache_folder_is_the_systems_own(monkeypatch, tmp_path):
     assert cost._cache_folder() == tmp_path / "minimtp"
 
 
-def test_costs_are_measured_behind_the_rows_of_the_text_that_asks_and_known_to_all():
+def test_costs_are_measured_on_the_clone_that_asks_and_shared_by_all():
     target, other = Counting(1200), Counting(1200)
     other.forward(np.zeros(600, np.int64))
     other.passes.clear()
@@ -122,8 +124,8 @@ def test_costs_are_measured_behind_the_rows_of_the_text_that_asks_and_known_to_a
     assert costs.at(600) == found and costs.of(target).at(601) == found and not target.passes
 
 
-def test_what_was_measured_near_the_end_of_a_context_is_kept_until_there_is_more_room():
-    """Every text that comes so far would measure it again."""
+def test_a_measurement_near_the_end_of_a_context_is_kept_until_there_is_more_room():
+    """Otherwise every text that comes so far would measure again."""
     target, roomier = Counting(140), Counting(140)
     target.forward(np.zeros(138, np.int64))
     roomier.forward(np.zeros(130, np.int64))
@@ -136,7 +138,7 @@ def test_what_was_measured_near_the_end_of_a_context_is_kept_until_there_is_more
     assert set(roomier.passes) == {130, 1, 2, 3, 4, 6, 8}
 
 
-def test_behind_a_full_context_there_is_no_pass_to_measure():
+def test_after_a_full_context_there_is_no_pass_to_measure():
     target = Counting(130)
     target.forward(np.zeros(130, np.int64))
     assert Costs(target, 3).at(130) == ([0.0] * 4, 512) and target.passes == {130: 1}
