@@ -7,6 +7,7 @@ from lessons.lesson09_int4.recipe import recipe as previous
 INTRODUCES = (
     "minimtp.decode.policy.cost",
     "minimtp.decode.policy.estimates",
+    "minimtp.decode.policy.draft_modes",
     "minimtp.decode.policy.adaptive",
     "minimtp.decode.drafters.ngram",
     "minimtp.decode.drafters.model",

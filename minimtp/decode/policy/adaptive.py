@@ -34,7 +34,7 @@ a plan covers several rounds: as many as the credit can pay for if no draft is a
 learns from the statistics that the decoding loop keeps.
 
 The policy does not change the distribution of the text. It fixes the length before anything is
-sampled, and the rules in verify.py are exact for every length. Greedy decoding and shared noise
+sampled, and the rules (decode/rules) are exact for every length. Greedy decoding and shared noise
 even give the same text under every policy. With the other rules the same seed may give another
 text, because the clock decides how often random numbers are drawn.
 
