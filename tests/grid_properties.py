@@ -15,7 +15,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import (
+from minimtp.quant.grids import (
     Q4_0,
     Q4_1,
     Q4_K,
@@ -135,7 +135,7 @@ def exact_steps(grid, x):
         low, high, largest = piece.min(), piece.max(), np.abs(piece).max()
         span = {"min-max": high - low, "affine": max(high, 0) - min(low, 0)}.get(policy(grid))
         if span is not None:
-            steps[group] = span / (grid.largest_code - grid.smallest_code)
+            steps[group] = span / (grid.max_code - grid.min_code)
         else:
             b = getattr(grid, "bits", None) or {"q4_0": 4, "q8_0": 8}[grid.name]
             parts = {
@@ -167,7 +167,7 @@ def opposite_extremes(x):
 def codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type(grid, x, random):
     codes, scales = grid.encode(x)
     assert codes.dtype == np.int8 and codes.shape == x.shape
-    assert grid.smallest_code <= codes.min() and codes.max() <= grid.largest_code
+    assert grid.min_code <= codes.min() and codes.max() <= grid.max_code
     for numbers in arrays_of(scales):
         assert numbers.shape[:2] == grid.scales_shape(*x.shape)
         if numbers.dtype == np.float32:
@@ -199,19 +199,19 @@ def double_precision_weights_are_rounded_as_the_float32_format_will(grid, x, ran
 def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random):
     """Half way between two levels, and next to it by less than half a float32: one number to the format, so one code."""
     codes, scales = grid.encode(x)
-    lower = random.integers(grid.smallest_code, grid.largest_code, codes.shape, dtype=np.int8)
+    lower = random.integers(grid.min_code, grid.max_code, codes.shape, dtype=np.int8)
     with np.errstate(over="ignore"):
         levels = [
             grid.decode(code, scales).astype(np.float64) for code in (lower, lower + np.int8(1))
         ]
     between = sum(levels) / 2
     single = between.astype(np.float32)
-    given_that(np.isfinite(single).all() and (np.abs(between) <= grid.largest_magnitude).all())
+    given_that(np.isfinite(single).all() and (np.abs(between) <= grid.max_magnitude).all())
     for nudge in (-1e-9, 1e-9):
         precise = single * (1 + np.float64(nudge))
         assert bits(grid.nearest(precise, scales)) == bits(grid.nearest(single, scales))
     with_extremes = np.where(np.abs(x) == np.abs(x).max(), x, single)
-    given_that((np.abs(with_extremes) <= grid.largest_magnitude / 2).all())
+    given_that((np.abs(with_extremes) <= grid.max_magnitude / 2).all())
     precise = with_extremes * (1 + np.float64(1e-9))
     for found, expected in zip(grid.encode(precise), grid.encode(with_extremes), strict=True):
         assert all(
@@ -268,15 +268,15 @@ def the_outermost_codes_are_used(grid, x, random):
         if np.abs(piece).max() < 0.1 or (policy(grid) == "min-max" and np.ptp(piece) < 0.1):
             continue  # its scale has fewer bits
         if policy(grid) in ("restricted", "ternary", "full-mid"):
-            assert np.abs(used).max() >= grid.largest_code
+            assert np.abs(used).max() >= grid.max_code
         elif policy(grid) == "ggml-signed":
-            assert used.reshape(-1)[np.abs(piece).argmax()] == grid.smallest_code
+            assert used.reshape(-1)[np.abs(piece).argmax()] == grid.min_code
         elif policy(grid) == "nf4":
             assert used.max() == 15 or used.min() == 0
         elif policy(grid) == "min-max":
             assert used.max() == 15 and used.min() == 0
         else:  # the zero point's own rounding can leave one of them unused, not both
-            assert used.max() == grid.largest_code or used.min() == grid.smallest_code
+            assert used.max() == grid.max_code or used.min() == grid.min_code
 
 
 @law()
@@ -285,11 +285,11 @@ def with_given_scales_no_level_is_nearer_than_the_chosen_one(grid, x, random):
     codes = grid.nearest(x, scales)
     assert (
         codes.dtype == np.int8
-        and grid.smallest_code <= codes.min()
-        and codes.max() <= grid.largest_code
+        and grid.min_code <= codes.min()
+        and codes.max() <= grid.max_code
     )
     error = np.abs(grid.decode(codes, scales) - x.astype(np.float64))
-    for other in range(grid.smallest_code, grid.largest_code + 1):
+    for other in range(grid.min_code, grid.max_code + 1):
         rival = np.abs(grid.decode(np.full_like(codes, other), scales) - x.astype(np.float64))
         assert (
             error <= rival + np.abs(x).max() * OF_FLOAT32 + 2.0**-125 * 2**8
@@ -347,7 +347,7 @@ def scaling_by_a_power_of_two_scales_the_result_while_scales_are_normal_numbers(
     scale_type = getattr(grid, "scale_type", "float16")
     if scale_type == "float32":  # no floor under the scale, wherever a float32 itself is fine
         factor = factor ** np.float32(6)
-    given_that(np.abs(x).max() * max(factor, 1) <= grid.largest_magnitude)
+    given_that(np.abs(x).max() * max(factor, 1) <= grid.max_magnitude)
     given_that((np.abs(x[x != 0]) * min(factor, 1) >= 2.0**-90).all())
     given_that(
         is_normal(grid.encode(x)[1], scale_type)
@@ -447,13 +447,13 @@ def groups_without_a_normal_scale_become_zeros_and_nothing_else(grid, x, random)
     for size in (1e-45, 1e-42, 5e-39):
         tiny = np.linspace(-size, size, x.size, dtype=np.float32).reshape(x.shape)
         codes, scales = grid.encode(tiny)
-        assert grid.smallest_code <= codes.min() and codes.max() <= grid.largest_code
+        assert grid.min_code <= codes.min() and codes.max() <= grid.max_code
         assert not grid.decode(codes, scales).any() and not grid.fake_quantize(tiny).any()
 
 
 @law()
 def the_largest_magnitude_is_finite_and_what_lies_above_is_refused_by_name(grid, x, random):
-    limit = np.float32(grid.largest_magnitude)
+    limit = np.float32(grid.max_magnitude)
     for sign in (1, -1):
         y = np.clip(x, -1, 1) * 0
         y.flat[0], y.flat[-1] = limit, sign * limit
@@ -505,7 +505,7 @@ def the_masks_say_what_was_clipped(grid, x, random):
     codes = grid.encode(x)[0]
     assert rounded.dtype == clipped.dtype == bool and rounded.shape == clipped.shape == x.shape
     assert (rounded | ~clipped).all()
-    assert np.isin(codes[~rounded], (grid.smallest_code, grid.largest_code)).all()
+    assert np.isin(codes[~rounded], (grid.min_code, grid.max_code)).all()
 
 
 @law()
@@ -565,9 +565,9 @@ def examples(grid):
         blocks = np.repeat(random.standard_normal((2, -(-columns // 8))), 8, axis=1)[:, :columns]
         step = random.uniform(1, 2, (2, 1)).astype(np.float16).astype(np.float32)
         ties = random.integers(
-            2 * grid.smallest_code, 2 * grid.largest_code + 1, bell.shape
+            2 * grid.min_code, 2 * grid.max_code + 1, bell.shape
         ).astype(np.float32) / np.float32(2)
-        ties[:, :2] = np.float32([grid.smallest_code, grid.largest_code])[:columns]
+        ties[:, :2] = np.float32([grid.min_code, grid.max_code])[:columns]
         yield f"bell {columns}", bell
         yield f"ties of some step {columns}", ties * step
         yield f"bell, tiny {columns}", bell * np.float32(1e-6)

@@ -41,7 +41,7 @@ def ragged_matrices(draw, largest=1e4):
 @st.composite
 def uniform_grids(draw, **fixed):
     """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed` settings are as given."""
-    from minimtp.quant.grids.registry import UniformGrid
+    from minimtp.quant.grids import UniformGrid
     from minimtp.quant.grids.uniform import POLICIES
 
     settings_ = {
@@ -54,7 +54,7 @@ def uniform_grids(draw, **fixed):
 
 def matrices_for(grid, largest=1e4):
     """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other grid."""
-    from minimtp.quant.grids.registry import BlockGrid
+    from minimtp.quant.grids import BlockGrid
 
     return (
         weight_matrices(largest=largest, block=grid.group_size)
@@ -107,7 +107,8 @@ def recipes(draw, **fixed):
 @st.composite
 def models(draw, **fixed):
     """Models of `recipes` with weights as if trained: in full precision, or prepared or packed where the recipe quantizes."""
-    from minimtp.quant.qat.modules import convert, prepare
+    from minimtp.quant.qat.convert import convert
+    from minimtp.quant.qat.prepare import prepare_qat
     from minimtp.training.build import build_model, quantization_spec
 
     recipe = draw(recipes(**fixed))
@@ -121,7 +122,7 @@ def models(draw, **fixed):
         )
     if recipe.quantization == "none":
         return model
-    model = prepare(model, quantization_spec(recipe))
+    model = prepare_qat(model, quantization_spec(recipe))
     return convert(model) if draw(st.booleans()) else model
 
 

@@ -31,12 +31,15 @@ from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import Op
 from minimtp.errors import UserError
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import GRIDS, MASKS
+from minimtp.quant.grids import GRIDS, MASKS
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training import presets
 from minimtp.training.data.batches import Batches
 from minimtp.training.data.corpus import Corpus
@@ -435,7 +438,7 @@ FORMS = ["float32", "int4", "trained int4"]
 def in_form(model, form):
     if form == "int4":
         return round_to_nearest(model, QuantizationSpec())
-    return convert(prepare(model, QuantizationSpec())) if form == "trained int4" else model
+    return convert(prepare_qat(model, QuantizationSpec())) if form == "trained int4" else model
 
 
 def parted_at_a_tie(target, found, expected):

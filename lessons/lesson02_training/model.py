@@ -20,7 +20,7 @@ class WindowModel(Module):
     ) -> None:
         self.embedding = Embedding(vocabulary, width, rng)
         self.inner = Linear(seen * width, hidden, rng)
-        self.output = Linear(hidden, vocabulary, rng, start_at_zero=True)
+        self.output = Linear(hidden, vocabulary, rng, zero_init=True)
         self.seen = seen
 
     def __call__(self, tokens: Array) -> Tensor:

@@ -26,6 +26,7 @@ INTRODUCES = (
     "minimtp.engine.flat",
     "minimtp.engine.optim",
     "minimtp.engine.replicas",
+    "minimtp.model.matrix",
     "minimtp.model.layers",
     "minimtp.files",
     "minimtp.machine",

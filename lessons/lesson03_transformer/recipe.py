@@ -5,6 +5,7 @@ from dataclasses import replace
 from lessons.lesson02_training.recipe import recipe as previous
 
 INTRODUCES = (
+    "minimtp.model.config",
     "minimtp.model.rotary",
     "minimtp.model.transformer",
     "minimtp.model.loaded",

@@ -3,7 +3,7 @@
 from lessons import course
 from lessons.lesson04_generating.generate import generators, sampler, timed, with_cache
 from lessons.lesson04_generating.plot import draw
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.formats.load import load
 

@@ -25,11 +25,10 @@ def softmax(scores: Array) -> Array:
 
 
 class KeyValueCache:
-    """Keys and values of `layers` attention layers for up to `context` positions.
+    """Keys and values of `layers` attention layers for up to `context_length` positions.
 
-    keys: (layers, heads, channels, context), values: (layers, context, heads, channels), arrays of `dtype`; positions at and
-    beyond `length` are meaningless.
-    `heads` counts key/value heads (fewer than query heads under grouped-query attention).
+    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are meaningless.
+    heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
 
     def __init__(
@@ -38,28 +37,22 @@ class KeyValueCache:
         context_length: int,
         heads: int,
         head_dim: int,
-        dtype: object = "float32",
+        dtype: str = "float32",
         xp: ModuleType = numpy,
     ) -> None:
-        # Zeros rather than empty: a kernel may touch rows beyond the length (and mask them), and NaN * 0 is NaN.
+        # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is NaN.
         self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
         self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
         self.length = 0
-        # Slicing costs as much as a small kernel, so each layer's view is made once.
+        # Slicing takes as long as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
     def clone(self) -> "KeyValueCache":
-        """An empty cache of the same sizes."""
+        """Return an empty cache of the same size."""
         layers, _, heads, head_dim = self.values.shape
-        return KeyValueCache(
-            layers,
-            self.context_length,
-            heads,
-            head_dim,
-            self.values.dtype,
-            array_module(self.values),
-        )
+        xp, dtype = array_module(self.values), self.values.dtype
+        return KeyValueCache(layers, self.context_length, heads, head_dim, dtype, xp)
 
     def __len__(self) -> int:
         return self.length
@@ -69,25 +62,24 @@ class KeyValueCache:
         """Bytes that the cache occupies, used or not."""
         return self.keys.nbytes + self.values.nbytes
 
-    def layer(self, layer: int) -> tuple[object, object]:
-        """Views of the whole of one layer's keys (G, C, S) and values (S, G, C); positions up to `length` are committed."""
+    def layer(self, layer: int) -> tuple[Array, Array]:
+        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before `length` are committed."""
         return self._layers[layer]
 
-    def write(self, layer: int, keys: object, values: object) -> tuple[object, object]:
-        """Store (T, G, C) keys and values behind the committed rows and return the layer's whole views.
+    def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        """Write (T, G, C) keys and values after the committed rows and return the views of `layer`.
 
-        Does not move `length`: every layer of one forward pass writes at the same place, then `extend(T)` counts the
-        rows.
-        Raises ValueError where the rows do not fit.
+        This does not change `length`. Every layer of a forward pass writes at the same place, then `extend(T)` counts the rows.
+        Raises ValueError if the rows do not fit.
         """
         raise NotImplementedError("lesson 4: write the keys and values after the committed rows")
 
     def extend(self, rows: int) -> None:
-        """Count `rows` rows, written to every layer, as part of the cache."""
+        """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError if they do not fit."""
         raise NotImplementedError("lesson 4: add the rows to the length, or raise an error")
 
     def truncate(self, length: int) -> None:
-        """Forget the rows at and beyond `length`. Raises ValueError where there are fewer than that."""
+        """Drop the rows from `length` on. Raises ValueError if there are fewer rows than that."""
         raise NotImplementedError("lesson 4: lower the length, or raise an error")
 
 

@@ -5,7 +5,7 @@ from time import perf_counter
 
 from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource
 from minimtp.engine.tensor import no_grad
 from minimtp.model.transformer import Transformer

@@ -2,6 +2,6 @@
 
 from lessons.lesson03_transformer.recipe import recipe as previous
 
-INTRODUCES = ("minimtp.decode.cache", "minimtp.decode.sampling", "minimtp.decode.runtime")
+INTRODUCES = ("minimtp.decode.cache", "minimtp.decode.sampling", "minimtp.decode.model_runner")
 
 recipe = previous

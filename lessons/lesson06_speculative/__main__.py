@@ -6,7 +6,7 @@ from lessons.lesson06_speculative.plot import draw
 from lessons.lesson06_speculative.rules import DRAFTED_BYTE, next_byte, total_variation
 from minimtp.backend import to_device
 from minimtp.decode.drafters.heads import head_drafter
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 

@@ -9,10 +9,10 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation, Limits
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.round import Round
 from minimtp.decode.rules.registry import make_rule
 from minimtp.decode.rules.rule import Rule
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
 
 DEPTHS = (1, 3, 5, 7, 11, 15)

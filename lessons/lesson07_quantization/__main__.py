@@ -11,7 +11,7 @@ from lessons.lesson07_quantization.quantized import (
     noise,
 )
 from minimtp.formats.load import load
-from minimtp.quant.grids.registry import Q4_0
+from minimtp.quant.grids import Q4_0
 from minimtp.quant.ptq.methods import METHODS
 from minimtp.training.data.corpus import open_corpus
 

@@ -7,21 +7,24 @@ pytest --mine tests/quant/grids/test_rounding.py \
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
+from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.grids.registry import Grid
 from minimtp.quant.grids.scales import put_group  # noqa: F401  (overwrites one group's scales)
 from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 
 
 def half_away(x: Array) -> Array:
-    """x, any shape -> the nearest integers in x's dtype, halves away from zero."""
+    """x, any shape -> the nearest integers in x's dtype. Halves go away from zero."""
     raise NotImplementedError(
         "lesson 7: round to the nearest integer, halves away from zero, and 0.49999997 to 0"
     )
 
 
 def pack_bits(codes: Array, bits: int) -> Array:
-    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
+    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)).
+
+    Raises ValueError if a code is too large.
+    """
     raise NotImplementedError(
         "lesson 7: write the bits of each code after the bits of the code before it"
     )
@@ -37,11 +40,11 @@ def gptq(
     largest_first: bool = False,
     groups_at_once: int = GROUPS_AT_ONCE,
 ) -> tuple[Array, Scales]:
-    """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales as `grid.encode` gives them.
+    """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
-    beforehand: codes and scales of the weight as it is, whose scales are kept; with `largest_first` the grid's own by default.
-
-    Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
+    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`, the grid's own by default.
+    largest_first: take the columns in the order of decreasing E[x_j²].
+    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call the weight.
     """
     raise NotImplementedError(
         "lesson 7: round one column, and change the later columns to compensate for its error"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lessons.lesson07_quantization.quantized import Quantized
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.quant.grids.registry import Q4_0, grid_named
+from minimtp.quant.grids import Q4_0, grid_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def draw_grids(axes: "Axes", matrix: Array) -> None:
         "scale of the matrix": grid_named("int4-restricted-tensor"),
     }
     for row, (name, grid) in enumerate(grids.items()):
-        codes = np.arange(grid.smallest_code, grid.largest_code + 1, dtype=np.int8)
+        codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
         scales = to_numpy(grid.encode(matrix)[1])[:1, :1]
         levels = grid.decode(codes[None], scales)[0]
         axes.vlines(levels, row - 0.3, row + 0.3, color=GREY, linewidth=1)

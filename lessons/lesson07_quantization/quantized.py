@@ -6,12 +6,12 @@ from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import replicate
 from minimtp.model.layers import Linear
+from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import Transformer
 from minimtp.quant.bit_packing import pack4, unpack4
-from minimtp.quant.grids.registry import Q4_0, Grid, grid_named
-from minimtp.quant.packed import bits_per_weight
+from minimtp.quant.grids import Q4_0, Grid, grid_named
 from minimtp.quant.ptq.methods import quantize_after_training
-from minimtp.quant.qat.modules import QuantizationSpec
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 

@@ -3,16 +3,18 @@
 pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
 from minimtp.engine.tensor import Op
-from minimtp.quant.grids.registry import MASKS, Grid
+from minimtp.quant.grids import MASKS, Grid
+from minimtp.quant.grids.scales import group_total, per_weight  # noqa: F401  (per_weight spreads minima)
+from minimtp.quant.qat.learned import encode_learned, within_levels
 
 
 class FakeQuantize(Op):
-    """w (N, K) -> the values its codes and scales stand for, (N, K), in w's dtype.
+    """w (N, K) -> the values of its codes and scales, (N, K), in w's dtype.
 
-    grid: the grid; mask: the straight-through mask; name: what an error calls the weights.
-    Forward raises UserError when a value is not finite or too large for the grid, or rows are not whole groups.
+    mask: the straight-through mask. name: what an error calls the weights.
+    The forward raises UserError if a value is not finite or too large for the grid, or if rows are not whole groups.
     """
 
     straight_through = True
@@ -24,49 +26,51 @@ class FakeQuantize(Op):
 
     def forward(self, weight: Array) -> Array:
         raise NotImplementedError(
-            "lesson 8: return the rounded weights, and store what backward will need"
+            "lesson 8: the weights on their grid; and what will the backward ask for?"
         )
 
     def backward(self, gradient: Array) -> Array:
-        raise NotImplementedError("lesson 8: return the gradient, multiplied by the mask")
+        raise NotImplementedError("lesson 8: the gradient, where the mask lets it pass")
 
 
-class LearnedStep(Op):
-    """LSQ: w and a step that broadcasts against it -> q(w), in w's shape. low, high: the outermost codes."""
+class FakeQuantizeLearned(Op):
+    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid with learned steps, (N, K).
 
-    straight_through = True
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
-
-    def forward(self, w: Array, step: Array) -> Array:
-        raise NotImplementedError(
-            "lesson 8: return scale * codes; store codes, levels and the number of weights per scale"
-        )
-
-    def backward(self, gradient: Array) -> tuple[Array, Array]:
-        raise NotImplementedError(
-            "lesson 8: two gradients; for the scale: code - level inside, the code outside"
-        )
-
-    def _inside(self) -> Array:
-        return (self.levels >= self.low) & (self.levels <= self.high)
-
-
-class LearnedStepAndOffset(Op):
-    """LSQ+: w, and a step and an offset that broadcast against it -> q(w), in w's shape."""
+    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels of each group are moved, in
+    the grid's own steps. bound: let only clipped weights move the steps. name: what an error calls the weights.
+    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets, stores no lowest level.
+    """
 
     straight_through = True
 
-    def __init__(self, low: int, high: int) -> None:
-        self.step = LearnedStep(low, high)
+    def __init__(self, grid: Grid, name: str = "the weights", bound: bool = False) -> None:
+        self.grid, self.name, self.bound = grid, name, bound
 
-    def forward(self, w: Array, step: Array, offset: Array) -> Array:
+    def forward(self, weight: Array, log_steps: Array, offsets: Array | None = None) -> Array:
+        self.weight, self.has_offsets = weight, offsets is not None
+        self.codes, self.scales = encode_learned(self.grid, weight, log_steps, offsets, self.name)
+        return self.grid.decode(self.codes, self.scales).astype(weight.dtype, copy=False)
+
+    def backward(self, gradient: Array) -> tuple[Array, ...]:
+        value = self.grid.decode(self.codes, self.scales)  # (N, K)
+        inside = within_levels(self.grid, self.weight, self.codes, self.scales)  # (N, K)
+        gradients = [gradient * inside, self.log_step_gradient(gradient, value, inside)]
+        if self.has_offsets:
+            gradients.append(self.offset_gradient(gradient, inside))
+        return tuple(gradients)
+
+    def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
         raise NotImplementedError(
-            "lesson 8: subtract the offset, apply LSQ, and add the offset again"
+            "lesson 8: the total per group of the gradient times dq/dt: q - w inside, q outside"
         )
 
-    def backward(self, gradient: Array) -> tuple[Array, Array, Array]:
-        raise NotImplementedError(
-            "lesson 8: three gradients; does the offset move a weight that is not clipped?"
-        )
+    def offset_gradient(self, gradient: Array, inside: Array) -> Array:
+        """The gradient of the offsets (groups,). An offset moves only clipped weights."""
+        own_step = self.grid.encode(self.weight, self.name)[1].step
+        return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
+
+    def total_per_group(self, values: Array) -> Array:
+        """values (N, K) -> their sum over each group, (groups,)."""
+        total = group_total(self.grid, self.scales, values).reshape(-1)
+        return total.astype(values.dtype, copy=False)

@@ -14,8 +14,9 @@ from minimtp.machine import available_cores
 from minimtp.model.layers import Linear
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import Transformer
-from minimtp.quant.grids.registry import grid_named
-from minimtp.quant.qat.modules import QuantizationSpec, make_room_for_learned_steps, prepare
+from minimtp.quant.grids import grid_named
+from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.schedule import learning_rate
@@ -87,8 +88,8 @@ class Finetuner:
             return model
         spec = QuantizationSpec(weights=grid_name(bits), activations="none", scales=scales)
         if scales == "learned":
-            make_room_for_learned_steps(model, spec)
-        return prepare(model, spec)
+            add_learned_step_parameters(model, spec)
+        return prepare_qat(model, spec)
 
 
 def round_after_step(bits: int) -> Callable[[Transformer], None]:

@@ -50,8 +50,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     import minimtp
-    from minimtp.engine.module import weight_bytes
-    from minimtp.quant.packed import bits_per_weight
+    from minimtp.model.matrix import bits_per_weight, weight_bytes
 
     if options.bits and options.grid:
         raise UserError("--bits and --grid both choose the number format: use one of them")

@@ -19,10 +19,9 @@ from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
 from minimtp.decode.decoder import deploy
 from minimtp.decode.sampling import GREEDY, SamplingParams
-from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
 from minimtp.formats.load import load
-from minimtp.quant.packed import bits_per_weight
+from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import Evaluation, evaluate
 from minimtp.training.run.folder import LoadedRun

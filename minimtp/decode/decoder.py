@@ -17,17 +17,18 @@ from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.generation import Generation
 from minimtp.decode.logits_processors import RepetitionPenalty
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import require_tree, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.machine import processor
 from minimtp.model.loaded import LoadedModel
+from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight
-from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.modules import FakeQuantizedMatrix
 
 CONFIDENCE = 0.05  # a chain ends where its drafts are less likely than this, all together
 

@@ -145,8 +145,8 @@ class CausalAttention(Op):
             joined[:, :, : self.heads + self.groups], self.cosine, self.sine
         )  # (B, T, H+G, C)
         self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
-        self.key = self.kept(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
-        self.value = self.kept(
+        self.key = self.quantize_kv(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
+        self.value = self.quantize_kv(
             self._by_group(joined[:, :, self.heads + self.groups :])[:, 0]
         )  # (B*G, T, C)
         context_length = xp.empty_like(self.query)  # (B*G, H/G, T, C)
@@ -195,8 +195,8 @@ class CausalAttention(Op):
         result = xp.concatenate([unrotated, self._by_position(dvalue)], axis=2)  # (B, T, H+2G, C)
         return result.reshape(batch, length, -1)
 
-    def kept(self, rows: Array) -> Array:
-        """Keys or values (B*G, T, C) as they are read from a cache; here as they are."""
+    def quantize_kv(self, rows: Array) -> Array:
+        """Keys or values (B*G, T, C) as a KV cache returns them: unchanged, unless a subclass quantizes the cache."""
         return rows
 
     def _query_blocks(self) -> list[slice]:

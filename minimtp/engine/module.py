@@ -45,10 +45,6 @@ class Module:
     def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
-    def buffers(self) -> list[Array]:
-        """Weights of this module itself that are not Parameters, for example packed rows of bytes."""
-        return []
-
 
 def map_parameters(module: Module, function: Callable[[Array], Array]) -> None:
     """Put function(array) in the place of every parameter's array: another dtype, another device."""
@@ -72,15 +68,6 @@ def frozen(module: Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad = True
-
-
-def weight_bytes(model: Module) -> int:
-    """Return the bytes of all parameters and buffers in the tree. An array that is used twice counts once."""
-    buffers = {
-        id(array): array for _, module in model.named_modules() for array in module.buffers()
-    }
-    parameters = [parameter.data for parameter in model.parameters()]
-    return sum(array.nbytes for array in [*parameters, *buffers.values()])
 
 
 Visit = Callable[[str, Module], Module | None]

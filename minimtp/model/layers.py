@@ -1,58 +1,88 @@
-"""The building blocks: a projection, a token table, a normalization."""
+"""The building blocks of a model: a linear layer, a token table and a normalization."""
 
-from minimtp.backend import Array
+from types import ModuleType
+
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import EmbeddingLookup, LinearMatMul, RMSNormalize
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter, Tensor
+from minimtp.model.matrix import Matrix, PreparedMatrix, TokenTable
 
-Rng = (
-    np.random.Generator | None
-)  # None: the first weights are whatever the memory holds, for a model that is loaded
+# Initial weights are sampled from a random generator. None leaves them uninitialized, for a model that is loaded from a file.
+Rng = np.random.Generator | None
 
 
-class Linear(Module):
-    """y = x Wᵀ: (..., inputs) -> (..., outputs), without bias. A row of `weight` belongs to one output.
+class FloatMatrix(Matrix):
+    """A matrix in full precision: `weight` (N, K)."""
 
-    The weights start normally distributed with standard deviation 1 / sqrt(inputs), which keeps the scale of the signal, or
-    at zero: a product whose result is added to its input then starts as if it were not there, and is trained in.
+    weight: Parameter
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape
+
+    @property
+    def stored(self) -> Array:
+        return self.weight.data
+
+    def prepare(
+        self, kernel: ModuleType, first: int = 0, last: int | None = None
+    ) -> PreparedMatrix:
+        weight = self.weight.data[:, first:last]
+        return kernel.prepare_f32(array_module(weight).ascontiguousarray(weight))
+
+    def is_exact_on(self, kernel: ModuleType) -> bool:
+        return True
+
+    def stays_packed_on(self, kernel: ModuleType) -> bool:
+        return False
+
+
+class Linear(FloatMatrix):
+    """y = x Wᵀ without bias: (..., inputs) -> (..., outputs).
+
+    `weight` (outputs, inputs) starts with standard deviation 1 / sqrt(inputs), which keeps the scale of the signal.
+    zero_init: start at zero instead. A residual branch that ends in such a layer starts as the identity.
     """
 
-    def __init__(self, inputs: int, outputs: int, rng: Rng, start_at_zero: bool = False) -> None:
-        self.weight = Parameter(
-            _normal(rng, (outputs, inputs), 0.0 if start_at_zero else inputs**-0.5)
-        )
+    def __init__(self, inputs: int, outputs: int, rng: Rng, zero_init: bool = False) -> None:
+        deviation = 0.0 if zero_init else inputs**-0.5
+        self.weight = Parameter(_normal(rng, (outputs, inputs), deviation))
 
     def __call__(self, x: Tensor) -> Tensor:
         return LinearMatMul().apply(x, self.weight)
 
 
-class Embedding(Module):
-    """tokens (B, T) -> their rows of `weight` (vocabulary, width): (B, T, width).
+class Embedding(FloatMatrix, TokenTable):
+    """tokens (B, T) -> their rows of `weight` (V, D): (B, T, D).
 
-    The table starts with standard deviation 0.1: as a tied output it then gives logits of about 0.1 sqrt(width).
+    The table starts with standard deviation 0.1. As a tied output it then gives logits of about 0.1 sqrt(D).
     """
 
-    def __init__(self, vocabulary: int, width: int, rng: Rng) -> None:
-        self.weight = Parameter(_normal(rng, (vocabulary, width), 0.1))
+    def __init__(self, vocabulary_size: int, hidden_size: int, rng: Rng) -> None:
+        self.weight = Parameter(_normal(rng, (vocabulary_size, hidden_size), 0.1))
 
     def __call__(self, tokens: Array) -> Tensor:
         return EmbeddingLookup(tokens).apply(self.weight)
 
+    def rows(self, tokens: Array) -> Array:
+        return self.weight.data[tokens]
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """The table used the other way round, as a tied output: (..., width) -> (..., vocabulary)."""
+        """Use the table as a tied output: (..., D) -> (..., V)."""
         return LinearMatMul().apply(hidden, self.weight)
 
 
 class RMSNorm(Module):
-    """Each row divided by its root mean square, times a learned `weight` (width,)."""
+    """Divide each row by its root mean square, then multiply by a learned `weight` (D,)."""
 
-    def __init__(self, width: int, epsilon: float) -> None:
-        self.weight = Parameter(np.ones(width, np.float32))
-        self.epsilon = epsilon
+    def __init__(self, hidden_size: int, norm_eps: float) -> None:
+        self.weight = Parameter(np.ones(hidden_size, np.float32))
+        self.norm_eps = norm_eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return RMSNormalize(self.epsilon).apply(x, self.weight)
+        return RMSNormalize(self.norm_eps).apply(x, self.weight)
 
 
 def _normal(rng: Rng, shape: tuple[int, ...], deviation: float) -> np.ndarray:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from minimtp.backend import Array
-from minimtp.model.transformer import LanguageModel, ModelConfig
+from minimtp.model.config import ModelConfig
+from minimtp.model.transformer import LanguageModel
 
 
 class Tokenizer(Protocol):

@@ -1,26 +1,31 @@
-"""The loss of multi-token prediction, and its gradient with one head's logits in memory at a time.
+"""The loss of multi-token prediction, and its gradient with the logits of only one head in memory at a time.
 
     L = L_0 + sum_{k=1..K} w_k L_k,       L_k = mean over rows of -log p_k(token i+1+k)
 
-The logits of one head are (B, T, V), usually the largest array of the whole step; K+1 of them at once would cost more than
-the trunk. So each head's loss is differentiated down to its state as soon as it is known, and its logits are let go; the
-states' gradients then go through the heads and the trunk in one walk (Gloeckle et al. 2024, section 2, has this order for
-independent heads, which here too are finished one by one).
+**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. K+1 of them at once would take
+more memory than the trunk. So each head's loss is differentiated down to the head's state at once, and its logits are freed.
+The gradients of the states then go through the heads and the trunk in one backward pass. (Gloeckle et al. 2024, section 2, use
+this order for independent heads. Those are finished one by one here, too.)
 
-Neighbouring positions teach a head nearly the same thing. A head that needs no other position can therefore be trained at
-every n-th one, at an n-th of the cost.
+**Subset of positions.** Neighbouring positions teach a head nearly the same thing. A head that needs no other position can
+therefore be trained at every n-th position, for an n-th of the cost.
 
-A head drafts well when it says what the trunk will say, which is not always what the text says. With the targets "trunk" it
-learns from the trunk's own probabilities at the position it looks ahead to (as in Hydra++, arXiv 2402.05109): they are known
-from the same forward pass, and tell more than one token does. Beyond the window's end the text itself is the target.
+**Targets of the heads.** A head drafts well if it predicts what the trunk will predict, which is not always what the text says.
 
-With a teacher, the trunk's own loss is a mixture: a share follows the teacher's probabilities instead of the text's next token,
-which tells the student about all tokens at every position (distillation). With the targets "teacher" each head follows the
-teacher's head of the same depth: a head that is trained through rounding has the unrounded one to go by.
+    text      the tokens of the text
+    trunk     the trunk's own distributions at the positions that the head looks ahead to (as in Hydra++, arXiv 2402.05109).
+              They come from the same forward pass and say more than one token does. Positions beyond the end of the window
+              have no distribution, so there the target is the text
+    teacher   the distribution of the teacher's head of the same depth: a head that is trained through rounding learns
+              from the unrounded one
+
+**Distillation.** With a teacher, the trunk's loss is a mixture: part of it follows the teacher's distributions instead of the
+text's next token. They tell the student about all tokens at every position.
 """
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice, repeat
 
 from minimtp.backend import Array, array_module, to_numpy
@@ -28,70 +33,84 @@ from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
 from minimtp.engine.module import frozen
 from minimtp.engine.tensor import Tensor, backpropagate, no_grad
-from minimtp.model.transformer import LanguageModel as Model
+from minimtp.model.transformer import LanguageModel
+
+ALL = slice(None)
 
 
 def accumulate_gradients(
-    model: Model,
+    model: LanguageModel,
     tokens: Array,
     head_weights: Array,
     scale: float = 1.0,
     *,
-    head_positions: slice = slice(None),
+    head_positions: slice = ALL,
     detached: bool = False,
     head_targets: str = "text",
-    teacher: Model | None = None,
+    teacher: LanguageModel | None = None,
     distill_weight: float = 0.0,
 ) -> np.ndarray:
     """Add scale * dL/dθ to the parameters' `.grad` and return the losses.
 
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
-    head_weights: (K,), the w_k; a head with weight 0 is neither computed nor trained, nor are those behind it if all are 0.
-    head_positions: of the T, those at which the heads are trained; some only if the heads are `positionwise`.
-    detached: the heads learn, and the trunk, embedding and output included, gets the gradient of L_0 alone.
-    head_targets: what the heads learn: the "text", the "trunk"'s probabilities, or those of the "teacher"'s heads.
-    teacher, distill_weight: with weight d, L_0's gradient is (1-d) times its own plus d times the teacher's divergence's.
-    Returns float64 (1 + K,): L_0, ..., L_K in nats per row (NaN for a head that was not computed), teacher or not.
+    head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
+    head_positions: the positions of the T at which the heads are trained. Not all only if the heads are `positionwise`.
+    detached: train the heads without changing the trunk's gradient, which is then that of L_0 alone. The trunk includes
+    embedding and output.
+    head_targets: "text", "trunk" or "teacher", see above.
+    teacher, distill_weight: with weight d, the gradient of L_0 is (1 - d) times its own plus d times that of the divergence
+    from the teacher.
+    Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for a head that was skipped.
     """
     length = tokens.shape[1] - 1 - model.depth
-    inputs = tokens[:, :length]
+    inputs = tokens[:, :length]  # (B, T)
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
-    hidden = model.hidden(inputs)
-    leaf = Tensor(hidden.data, requires_grad=True)
-    own = weight * (1.0 - distill_weight)
-    losses[0], leaf.grad, logits = _loss_at(model, hidden.data, _targets(tokens, 0, length), own)
+    hidden = model.hidden(inputs)  # (B, T, D)
+    leaf = Tensor(hidden.data, requires_grad=True)  # collects the gradient at the trunk's state
+    text_loss = _loss_at(
+        model, hidden.data, _targets(tokens, 0, length), weight * (1.0 - distill_weight)
+    )
+    losses[0], leaf.grad = text_loss.nats, text_loss.gradient
     if teacher is not None and weight * distill_weight:
         leaf.grad += _distillation_gradient(
             model, teacher, inputs, hidden.data, weight * distill_weight
         )
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
-            start = hidden.detach() if detached else leaf
-            laws: Iterator[Array | None] = repeat(None)
+            distributions: Iterator[Array | None] = repeat(None)
             if head_targets == "trunk":
-                laws = _trunk_laws(logits.reshape(*inputs.shape, -1), tokens, head_positions)
+                logits = text_loss.logits.reshape(*inputs.shape, -1)  # (B, T, V)
+                distributions = _trunk_distributions(logits, tokens, head_positions)
             elif head_targets == "teacher":
-                laws = _teacher_laws(teacher, tokens, length, model.depth, head_positions)
-            weights = np.asarray(head_weights) * scale
-            losses[1:] = _accumulate_in_heads(model, start, tokens, weights, head_positions, laws)
+                distributions = _teacher_distributions(
+                    teacher, tokens, length, model.depth, head_positions
+                )
+            losses[1:] = _accumulate_in_heads(
+                model,
+                hidden.detach() if detached else leaf,
+                tokens,
+                np.asarray(head_weights) * scale,
+                head_positions,
+                distributions,
+            )
     if trunk_learns:
         hidden.backward(leaf.grad)
-    return _on_the_host(losses)
+    return _to_host(losses)
 
 
 def _accumulate_in_heads(
-    model: Model,
+    model: LanguageModel,
     hidden: Tensor,
     tokens: Array,
     weights: np.ndarray,
     positions: slice,
-    laws: Iterator[Array | None],
+    distributions: Iterator[Array | None],
 ) -> list[Array | None]:
-    """Add the gradients of sum_k weights_k L_k to the heads', the output's and `hidden`'s, and return L_1..L_K.
+    """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T, D). Return L_1, ..., L_K.
 
-    laws: for each head in turn, (B*n, V), what it learns instead of the text.
+    distributions: for each head in turn, its target distributions (B*n, V), or None for the tokens of the text.
     """
     length = hidden.shape[1]
     losses: list[Array | None] = [None] * model.depth
@@ -100,39 +119,36 @@ def _accumulate_in_heads(
     following = _following(tokens, model.depth)[:, positions]  # (B, n, K)
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
-        targets = _targets(tokens, k, length, positions)
-        losses[k - 1], gradient, _ = _loss_at(
-            model, state.data, targets, float(weights[k - 1]), next(laws)
-        )
+        targets = _targets(tokens, k, length, positions)  # (B*n,)
+        loss = _loss_at(model, state.data, targets, float(weights[k - 1]), next(distributions))
+        losses[k - 1] = loss.nats
         if model.heads.independent:
-            state.backward(gradient)
+            state.backward(loss.gradient)
         else:
             states.append(state)
-            gradients.append(gradient)
+            gradients.append(loss.gradient)
         if not weights[k:].any():
             break
     backpropagate(states, gradients)
     return losses
 
 
-def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
-    """What each target costs, without gradients.
+def evaluate_losses(model: LanguageModel, tokens: Array) -> tuple[Array, Array]:
+    """Return the loss of every target and the most likely tokens, without gradients.
 
-    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and the most probable tokens (integers, same shape); index k of
-    the last axis is about token i+1+k, with the tokens in between given.
+    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers. Index k of the last axis is
+    about token i+1+k, given the tokens in between.
     """
     length = tokens.shape[1] - 1 - model.depth
     nats, predicted = [], []
     with no_grad():
-        hidden = model.hidden(tokens[:, :length])
-        states = (
-            model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
-            if model.depth
-            else ()
-        )
+        hidden = model.hidden(tokens[:, :length])  # (B, T, D)
+        states: Iterator[Tensor] = iter(())
+        if model.depth:
+            states = model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
         for k, state in enumerate((hidden, *states)):
-            targets = _targets(tokens, k, length)
-            logits = model.logits(state).data.reshape(targets.size, -1)
+            targets = _targets(tokens, k, length)  # (B*T,)
+            logits = model.logits(state).data.reshape(targets.size, -1)  # (B*T, V)
             nats.append(CrossEntropy(targets).forward(logits).reshape(-1, length))
             predicted.append(logits.argmax(axis=1).reshape(-1, length))
     xp = array_module(tokens)
@@ -142,76 +158,88 @@ def evaluate_losses(model: Model, tokens: Array) -> tuple[Array, Array]:
 def _following(tokens: Array, depth: int) -> Array:
     """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
     length = tokens.shape[1] - 1 - depth
-    return array_module(tokens).stack(
-        [tokens[:, k : length + k] for k in range(1, depth + 1)], axis=-1
-    )
+    shifted = [tokens[:, k : length + k] for k in range(1, depth + 1)]
+    return array_module(tokens).stack(shifted, axis=-1)
 
 
-def _targets(tokens: Array, k: int, length: int, positions: slice = slice(None)) -> Array:
-    """(B*n,) tokens that head k is to predict at the n positions."""
+def _targets(tokens: Array, k: int, length: int, positions: slice = ALL) -> Array:
+    """Return the tokens (B*n,) that head k has to predict at the n positions."""
     return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
-def _on_the_host(losses: list[Array | None]) -> np.ndarray:
-    """float64, NaN for None; a device is read once for all of them."""
+def _to_host(losses: list[Array | None]) -> np.ndarray:
+    """Return the losses as float64, NaN for None. All are copied from the device at once."""
     result = np.full(len(losses), np.nan)
     known = [i for i, loss in enumerate(losses) if loss is not None]
     result[known] = to_numpy(array_module(losses[0]).stack([losses[i] for i in known]))
     return result
 
 
-def _loss_at(
-    model: Model, state: Array, targets: Array, weight: float, law: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """Mean nats of the targets at `state` (B, T, D), weight times the gradient at the state, and the logits (B*T, V).
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of one output at B*T rows."""
 
-    The output learns too. law: (B*T, V), what the gradient follows instead of the targets.
+    nats: Array  # (), the mean on the text; stays on the device, so nothing waits for it
+    gradient: Array  # (B, T, D), at the state
+    logits: Array  # (B*T, V)
+
+
+def _loss_at(
+    model: LanguageModel,
+    state: Array,
+    targets: Array,
+    weight: float,
+    distribution: Array | None = None,
+) -> _Loss:
+    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. The output's parameters get theirs.
+
+    targets: (B*T,) tokens. distribution: (B*T, V), the targets of the gradient instead of the tokens.
     """
     leaf = Tensor(state, requires_grad=True)
-    logits = model.logits(leaf)
-    rows = logits.reshape(targets.size, -1)  # (B*T, V)
-    losses = (CrossEntropy(targets) if law is None else SoftCrossEntropy(law)).apply(rows)
-    nats = losses.data if law is None else CrossEntropy(targets).forward(rows.data)
-    loss = nats.mean()  # stays on the device, which need not stop for it
+    logits = model.logits(leaf).reshape(targets.size, -1)  # (B*T, V)
+    if distribution is None:
+        losses = CrossEntropy(targets).apply(logits)  # (B*T,)
+        nats = losses.data
+    else:
+        losses = SoftCrossEntropy(distribution).apply(logits)
+        nats = CrossEntropy(targets).forward(logits.data)
+    xp, mean = array_module(state), nats.mean()
     if weight == 0.0:
-        return loss, array_module(state).zeros_like(state), rows.data
-    losses.backward(array_module(state).full_like(losses.data, weight / targets.size))
-    return loss, leaf.grad, rows.data
+        return _Loss(mean, xp.zeros_like(state), logits.data)
+    losses.backward(xp.full_like(losses.data, weight / targets.size))
+    return _Loss(mean, leaf.grad, logits.data)
 
 
-def _trunk_laws(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
-    """For k = 1..K what follows k tokens further, (B*n, V): by the trunk's (B, T, V) where it has seen it, else by the text.
+def _trunk_distributions(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
+    """For k = 1..K yield (B*n, V): the trunk's distribution k positions later, or the text's token beyond the window.
 
-    Overwrites the logits.
+    logits (B, T, V) are overwritten.
     """
     xp, length = array_module(logits), logits.shape[1]
-    laws = _softmax(logits)
-    text = (tokens[:, length + 1 :, None] == xp.arange(laws.shape[-1])).astype(
-        laws.dtype
-    )  # (B, K, V)
-    laws = xp.concatenate([laws, text], axis=1)  # (B, T + K, V)
+    inside = _softmax(logits)  # (B, T, V)
+    one_hot = tokens[:, length + 1 :, None] == xp.arange(inside.shape[-1])  # (B, K, V)
+    distributions = xp.concatenate([inside, one_hot.astype(inside.dtype)], axis=1)  # (B, T + K, V)
     for k in range(1, tokens.shape[1] - length):
-        yield laws[:, k : length + k][:, positions].reshape(-1, laws.shape[-1])
+        later = distributions[:, k : length + k][:, positions]  # (B, n, V)
+        yield later.reshape(-1, distributions.shape[-1])
 
 
-def _teacher_laws(
-    teacher: Model, tokens: Array, length: int, depth: int, positions: slice
+def _teacher_distributions(
+    teacher: LanguageModel, tokens: Array, length: int, depth: int, positions: slice
 ) -> Iterator[Array]:
-    """For k = 1..K the probabilities of the teacher's head k, (B*n, V)."""
+    """For k = 1..K yield (B*n, V): the distributions of the teacher's head k."""
     with no_grad():
-        hidden = teacher.hidden(tokens[:, :length])[:, positions]
-        following = _following(tokens, depth)[:, positions]
-        states = list(
-            islice(teacher.heads.states(hidden, following, teacher.trunk), depth)
-        )  # K of (B, n, D)
-    for state in states:
+        hidden = teacher.hidden(tokens[:, :length])[:, positions]  # (B, n, D)
+        following = _following(tokens, depth)[:, positions]  # (B, n, K)
+        states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
+    for state in states:  # (B, n, D)
         with no_grad():
             logits = teacher.logits(state).data
         yield _softmax(logits.reshape(-1, logits.shape[-1]))
 
 
 def _softmax(logits: Array) -> Array:
-    """(..., V) -> (..., V); overwrites its argument."""
+    """(..., V) -> (..., V), in place."""
     xp = array_module(logits)
     logits -= logits.max(axis=-1, keepdims=True)
     xp.exp(logits, out=logits)
@@ -220,15 +248,17 @@ def _softmax(logits: Array) -> Array:
 
 
 def _distillation_gradient(
-    model: Model, teacher: Model, inputs: Array, state: Array, weight: float
+    model: LanguageModel, teacher: LanguageModel, inputs: Array, state: Array, weight: float
 ) -> Array:
-    """weight times the gradient, at `state` (B, T, D), of the mean divergence from the teacher; the output learns too."""
+    """Return weight times the gradient, at `state` (B, T, D), of the mean divergence from the teacher.
+
+    The output's parameters get theirs.
+    """
     xp = array_module(state)
     with no_grad():
         logits = teacher.logits(teacher.hidden(inputs)).data
-    logits = logits.reshape(-1, logits.shape[-1])  # (B*T, V)
-    law = _softmax(logits)
+    distribution = _softmax(logits.reshape(-1, logits.shape[-1]))  # (B*T, V)
     leaf = Tensor(state, requires_grad=True)
-    losses = SoftCrossEntropy(law).apply(model.logits(leaf).reshape(*logits.shape))
-    losses.backward(xp.full_like(losses.data, weight / logits.shape[0]))
+    losses = SoftCrossEntropy(distribution).apply(model.logits(leaf).reshape(*distribution.shape))
+    losses.backward(xp.full_like(losses.data, weight / len(distribution)))
     return leaf.grad

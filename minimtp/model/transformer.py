@@ -4,67 +4,52 @@
     for each block:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))
     hidden = final_norm(x);   logits = hidden @ outputᵀ         (B, T, V)
 
-RMSNorm before each part, rotary positions on adjacent pairs, grouped-query attention, SwiGLU, no biases, and an output
-that is the token table itself when tied. Both parts of a block end in a product that starts at zero, so a new block is the
-identity; against starting points of N(0, 0.02) this is worth 0.44 bits per byte after 0.6 M bytes (4 blocks, width 128).
+It uses RMSNorm, rotary positions on adjacent pairs, grouped-query attention, SwiGLU and no biases. The output matrix can be
+tied to the token table. The last linear layer of each residual branch is zero-initialized, so a new block is the identity.
+Compared with starting points from N(0, 0.02), this is worth 0.44 bits per byte after 0.6 M bytes (4 blocks, hidden size 128).
 
-The shape is kept so plain that the weights fit other programs' files without a special case. q, k, v are one fused product,
-and so are gate and up: their rows are concatenated, and can be split again.
+The architecture is standard, so other programs' files fit without a special case. q, k and v are one fused matrix, and so are
+gate and up: their rows are concatenated, and can be split again.
 
-This file knows nothing of prediction heads and nothing of quantization: those wrap it and replace its modules.
+This file knows nothing about prediction heads or quantization. Both wrap the trunk or replace its modules.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 from minimtp.backend import Array
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter, Tensor
+from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The sizes that determine a transformer; the names are those of the recipe."""
-
-    vocabulary_size: int
-    context_length: int
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    intermediate_size: int
-    tied_embeddings: bool = True
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
-
-
 class Attention(Module):
-    """Grouped-query self-attention: (B, T, D) -> (B, T, D)."""
+    """Grouped-query self-attention: (B, T, D) -> (B, T, D).
+
+    quantize_kv: what a quantized KV cache returns for keys or values (..., C); None if the cache stores floats.
+    """
+
+    quantize_kv: Callable[[Array], Array] | None = None
 
     def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
-        joined = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = Linear(config.hidden_size, joined, rng)
-        self.output = Linear(
-            config.num_heads * config.head_dim, config.hidden_size, rng, start_at_zero=True
-        )
-        self.heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        self.qkv = Linear(config.hidden_size, query_size + 2 * kv_size, rng)
+        self.output = Linear(query_size, config.hidden_size, rng, zero_init=True)
         self.rotary = rotary
 
     def __call__(self, x: Tensor) -> Tensor:
         cosine, sine = self.rotary.tables(x.shape[1], x.data)  # (T, C/2)
-        return self.output(self.operation(cosine, sine).apply(self.qkv(x)))
+        attended = self.operation(cosine, sine).apply(self.qkv(x))  # (B, T, H*C)
+        return self.output(attended)
 
     def operation(self, cosine: Array, sine: Array) -> CausalAttention:
-        """What happens between the two products."""
-        return CausalAttention(self.heads, self.num_kv_heads, cosine, sine)
+        """Return a new operation: the attention between the two linear layers."""
+        return CausalAttention(self.num_heads, self.num_kv_heads, cosine, sine)
 
 
 class FeedForward(Module):
@@ -72,14 +57,14 @@ class FeedForward(Module):
 
     def __init__(self, config: ModelConfig, rng: Rng) -> None:
         self.gate_up = Linear(config.hidden_size, 2 * config.intermediate_size, rng)
-        self.down = Linear(config.intermediate_size, config.hidden_size, rng, start_at_zero=True)
+        self.down = Linear(config.intermediate_size, config.hidden_size, rng, zero_init=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.down(SwiGLU().apply(self.gate_up(x)))
 
 
 class Block(Module):
-    """Attention, then feed-forward, each on the normalized input and added to it."""
+    """Pre-norm residual block: attention, then feed-forward. (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -93,7 +78,7 @@ class Block(Module):
 
 
 class Transformer(Module):
-    """tokens (B, T) -> hidden (B, T, D) -> logits (B, T, V). Predicts one token: its `depth` of extra tokens is 0."""
+    """tokens (B, T) -> hidden (B, T, D) -> logits (B, T, V). Predicts the next token only, so `depth` is 0."""
 
     depth = 0
 
@@ -103,20 +88,18 @@ class Transformer(Module):
         self.embedding = Embedding(config.vocabulary_size, config.hidden_size, rng)
         self.blocks = [Block(config, rotary, rng) for _ in range(config.num_layers)]
         self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.output = (
-            None
-            if config.tied_embeddings
-            else Linear(config.hidden_size, config.vocabulary_size, rng)
-        )
+        self.output: Linear | None = None  # None: tied to the embedding
+        if not config.tied_embeddings:
+            self.output = Linear(config.hidden_size, config.vocabulary_size, rng)
 
     @property
     def trunk(self) -> "Transformer":
-        """Itself: what a model with heads keeps under this name."""
+        """Return the model itself. A model with heads has its trunk under this name."""
         return self
 
     def hidden(self, tokens: Array) -> Tensor:
-        """tokens (B, T) integers -> what the output and the heads read, (B, T, D), after the final norm."""
-        x = self.embedding(tokens)
+        """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the output and the heads."""
+        x = self.embedding(tokens)  # (B, T, D)
         for block in self.blocks:
             x = block(x)
         return self.final_norm(x)
@@ -127,7 +110,7 @@ class Transformer(Module):
 
 
 class LanguageModel(Protocol):
-    """What is trained: a Transformer, or whatever wraps one and predicts `depth` tokens more (heads.py)."""
+    """A model that can be trained: a Transformer, or a MultiTokenModel that predicts `depth` more tokens."""
 
     trunk: Transformer
     config: ModelConfig

@@ -1,26 +1,26 @@
-"""Codes of a few bits as bytes, in the orders that are in use.
+"""Codes of a few bits as bytes, in the orders that programs use.
 
-Which codes share a byte is a convention, and reading one as another gives plausible nonsense: weights of the right size in
-the wrong places. For four bits, with codes c0, c1, c2, ... along the last axis (low half of a byte first):
+Which codes share a byte is a convention. Reading one order as another gives plausible nonsense: weights of the right size in the
+wrong places. For four bits, with codes c0, c1, c2, ... along the last axis (low half of a byte first):
 
     adjacent-lo-first     c0 c1 | c2 c3 | ...          also GPTQ's: eight codes in an int32, c0 in its lowest bits
-    adjacent-hi-first     c1 c0 | c3 c2 | ...          as one reads hexadecimal digits
+    adjacent-hi-first     c1 c0 | c3 c2 | ...          the order of hexadecimal digits
     ggml-split32          c0 c16 | c1 c17 | ...        in every 32 codes: Q4_0, Q4_1
     awq                   c0 c2 | c4 c6 | c1 c3 | c5 c7     eight codes in an int32, even ones in its low half
 
-Codes are unsigned here. Signed formats differ by the zero: offset binary adds 8, two's complement keeps the low four bits of
-the signed number; flipping bit 3 turns either into the other (`flip_sign_bit`; 0x88 for a byte of two).
+Codes are unsigned here. Signed formats differ in their zero: offset binary adds 8, two's complement keeps the low four bits of
+the signed number. Flipping bit 3 turns either into the other (`flip_sign_bit`; 0x88 for a byte with two codes).
 
-`pack_bits` stores codes of 1 to 8 bits without gaps, the first code in the lowest bits of the first byte; for four bits this
-is `adjacent-lo-first`. Lengths that do not fill the last byte, or the last unit of an order, are filled up with the code
-`fill`; whoever unpacks has to know how many codes there were.
+`pack_bits` stores codes of 1 to 8 bits without gaps, with the first code in the lowest bits of the first byte. For four bits
+this is `adjacent-lo-first`. Codes that do not fill the last byte, or the last unit of an order, are padded with the code
+`fill`. To unpack them, you have to know how many codes there were.
 """
 
 from collections.abc import Sequence
 
 from minimtp.backend import Array, array_module
 
-# For each order: how many codes form a unit, and which of them are in the low and high halves of its bytes, in turn.
+# The codes of a unit, in the order of the low and high halves of its bytes.
 ORDERS: dict[str, tuple[int, ...]] = {
     "adjacent-lo-first": (0, 1),
     "adjacent-hi-first": (1, 0),
@@ -32,8 +32,8 @@ ORDERS: dict[str, tuple[int, ...]] = {
 def pack4(codes: Array, order: str, fill: int = 8) -> Array:
     """Unsigned four-bit codes uint8 (..., n) -> bytes uint8 (..., half of n rounded up to whole units).
 
-    order: one of ORDERS; fill: the code that stands where there is none, by default the zero of offset binary.
-    Raises ValueError for codes above 15 and unknown orders.
+    order: one of ORDERS. fill: the code that pads the last unit, by default the zero of offset binary.
+    Raises ValueError if a code is above 15 or the order is unknown.
     """
     unit = _unit(order)
     _check_codes(codes, 4)
@@ -43,9 +43,9 @@ def pack4(codes: Array, order: str, fill: int = 8) -> Array:
 
 
 def unpack4(packed: Array, order: str, count: int) -> Array:
-    """Bytes uint8 (..., m) -> the first `count` codes, uint8 (..., count); undoes `pack4`.
+    """Bytes uint8 (..., m) -> the first `count` codes, uint8 (..., count). The inverse of `pack4`.
 
-    Raises ValueError when the bytes are no whole units or hold fewer codes.
+    Raises ValueError if the bytes are not whole units or hold fewer codes.
     """
     unit = _unit(order)
     if packed.shape[-1] * 2 % len(unit) or packed.shape[-1] * 2 < count:
@@ -57,12 +57,15 @@ def unpack4(packed: Array, order: str, count: int) -> Array:
 
 
 def flip_sign_bit(packed: Array) -> Array:
-    """Offset binary <-> two's complement for two four-bit codes a byte; its own inverse."""
+    """Convert two 4-bit codes per byte from offset binary to two's complement, or back."""
     return packed ^ 0x88
 
 
 def pack_bits(codes: Array, bits: int) -> Array:
-    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)). ValueError for codes too large."""
+    """Unsigned codes uint8 (..., n) of 1..8 bits -> bytes uint8 (..., ceil(n * bits / 8)).
+
+    Raises ValueError if a code is too large.
+    """
     _check_codes(codes, bits)
     xp = array_module(codes)
     eights = _filled(codes, 8, 0).reshape(-1, 8).astype(xp.uint16)
@@ -76,9 +79,9 @@ def pack_bits(codes: Array, bits: int) -> Array:
 
 
 def unpack_bits(packed: Array, bits: int, count: int) -> Array:
-    """Bytes uint8 (..., m) -> the first `count` codes of `bits` bits, uint8 (..., count); undoes `pack_bits`.
+    """Bytes uint8 (..., m) -> the first `count` codes of `bits` bits, uint8 (..., count). The inverse of `pack_bits`.
 
-    Raises ValueError unless the bytes are just enough.
+    Raises ValueError unless the number of bytes is exactly right.
     """
     if packed.shape[-1] != packed_size(count, bits):
         raise ValueError(
@@ -95,7 +98,7 @@ def unpack_bits(packed: Array, bits: int, count: int) -> Array:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` codes of `bits` bits take."""
+    """Return the bytes of `count` codes of `bits` bits."""
     return -(-count * bits // 8)
 
 
@@ -106,23 +109,23 @@ def _unit(order: str) -> tuple[int, ...]:
 
 
 def _taken(units: Array, places: Sequence[int]) -> Array:
-    """units (..., n) -> their elements at these places, (..., len(places)). On a GPU indexing by a list would copy the list."""
+    """units (..., n) -> the elements at these places, (..., len(places)).
+
+    On a GPU, indexing with a list would copy the list to the device.
+    """
     return array_module(units).stack([units[..., place] for place in places], axis=-1)
 
 
 def _check_codes(codes: Array, bits: int) -> None:
     if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
-        raise ValueError(f"codes of {bits} bits lie between 0 and {2**bits - 1}, got others")
+        raise ValueError(f"codes of {bits} bits must be between 0 and {2**bits - 1}")
 
 
 def _filled(codes: Array, unit: int, fill: int) -> Array:
-    """The codes with `fill` appended along the last axis up to a multiple of `unit`."""
+    """Pad the codes with `fill` along the last axis to a multiple of `unit`."""
     xp = array_module(codes)
     missing = -codes.shape[-1] % unit
-    return (
-        codes
-        if not missing
-        else xp.concatenate(
-            [codes, xp.full((*codes.shape[:-1], missing), fill, codes.dtype)], axis=-1
-        )
-    )
+    if not missing:
+        return codes
+    padding = xp.full((*codes.shape[:-1], missing), fill, codes.dtype)
+    return xp.concatenate([codes, padding], axis=-1)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
+from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import LanguageModel as Model
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 from minimtp.training.recipe import SETTINGS, Recipe
 
 if TYPE_CHECKING:
-    from minimtp.quant.qat.modules import QuantizationSpec
+    from minimtp.quant.qat.spec import QuantizationSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,15 +36,15 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
 
         model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":
-        from minimtp.quant.qat.modules import make_room_for_learned_steps
+        from minimtp.quant.qat.prepare import add_learned_step_parameters
 
-        make_room_for_learned_steps(model, quantization_spec(recipe))
+        add_learned_step_parameters(model, quantization_spec(recipe))
     return model
 
 
 def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
     """How the recipe rounds, whether or not it does."""
-    from minimtp.quant.qat.modules import QuantizationSpec
+    from minimtp.quant.qat.spec import QuantizationSpec
 
     return QuantizationSpec(
         weights=recipe.weight_grid, embedding=recipe.embedding_grid, output=recipe.output_grid, heads=recipe.head_grid,

@@ -23,10 +23,11 @@ from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.loss import evaluate_losses
-from minimtp.quant.grids.registry import F16
-from minimtp.quant.packed import stored_arrays
+from minimtp.quant.grids import F16
+from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import METHODS_WITH_TEXT, quantize_after_training
-from minimtp.quant.qat.modules import QuantizationSpec, convert
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import Model, quantization_spec
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance

@@ -149,7 +149,7 @@ class Recipe:
             self._check_the_grids()
 
     def _check_the_grids(self) -> None:
-        from minimtp.quant.grids.registry import grid_named
+        from minimtp.quant.grids import grid_named
 
         if self.activations == "int8":
             for name in ("hidden_size", "intermediate_size"):

@@ -161,11 +161,11 @@ class Trainer:
         first = self.recipe.first_quantized_step
         if first is None or self.step < first or self.quantized:
             return
-        from minimtp.quant.qat.modules import prepare
+        from minimtp.quant.qat.prepare import prepare_qat
 
         self.quantized = True
         before = self.flat.data.copy() if self.average else None
-        self.model = prepare(self.model, quantization_spec(self.recipe))
+        self.model = prepare_qat(self.model, quantization_spec(self.recipe))
         if self.average:
             self.average.shift(before)
         self.replicas.close()

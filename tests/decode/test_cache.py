@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.cache import KeyValueCache
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
 from tests.decode.drafters.test_heads import SHAPE, model_with
 

@@ -15,10 +15,10 @@ from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.drafters.sequential import SequentialModule
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.greedy import Greedy
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
 from tests.decode.drafters.test_heads import SHAPE, model_with
 

@@ -20,8 +20,9 @@ from minimtp.decode.options import start_generation
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
 from minimtp.engine.module import map_parameters
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import Recipe

@@ -12,9 +12,9 @@ from minimtp.bench.interleaved import Variant
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.measurement import SIZES
 from minimtp.decode.decoder import deploy
-from minimtp.engine.module import weight_bytes
+from minimtp.model.matrix import weight_bytes
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset, with_heads
 

@@ -13,15 +13,18 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
 from minimtp.engine.tensor import no_grad
-from minimtp.model.transformer import ModelConfig, Transformer
-from minimtp.quant.qat.kv_cache import rounded_rows
-from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
+from minimtp.model.config import ModelConfig
+from minimtp.model.transformer import Transformer
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.kv_cache import fake_quantize_rows
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
@@ -48,7 +51,7 @@ texts = st.lists(
 
 
 def trained(spec, kind="token_conditioned", dtype=np.float64):
-    return prepare(model_with(kind, dtype), spec)
+    return prepare_qat(model_with(kind, dtype), spec)
 
 
 @each_spec
@@ -160,7 +163,7 @@ def test_the_cache_holds_what_few_bits_would_give_back(cache):
         if name == "keys":  # (layers, heads, channels, context)
             written, wanted = written.transpose(0, 3, 1, 2), wanted.transpose(0, 3, 1, 2)
         np.testing.assert_allclose(
-            written[0, 0], rounded_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5
+            written[0, 0], fake_quantize_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5
         )
 
 
@@ -179,7 +182,7 @@ def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied)
         intermediate_size=256,
         tied_embeddings=tied,
     )
-    trunk = prepare(
+    trunk = prepare_qat(
         Transformer(shape, np.random.default_rng(0)), QuantizationSpec(name, name, name)
     )
     tokens = np.array([4, 0, 36, 4])

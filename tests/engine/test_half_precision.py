@@ -14,17 +14,14 @@ from minimtp.errors import UserError
 from minimtp.kernels import plain
 from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.model.heads import HEADS
+from minimtp.model.matrix import bits_per_weight
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import F16, MASKS, grid_named
-from minimtp.quant.packed import PackedMatrix, bits_per_weight, stored_arrays
+from minimtp.quant.grids import F16, MASKS, grid_named
+from minimtp.quant.packed_matrix import PackedMatrix, stored_arrays
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training, round_to_nearest
-from minimtp.quant.qat.modules import (
-    QuantizationSpec,
-    convert,
-    make_room_for_learned_steps,
-    prepare,
-    restore,
-)
+from minimtp.quant.qat.convert import convert, restore
+from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from tests.test_on_gpu import choose_kernels, model_with, moved, parted_at_a_tie  # noqa: F401  (the first is a fixture)
 from tests.tolerances import COMPARISONS, assert_close
 
@@ -39,7 +36,7 @@ def _weights(seed):
     below, above = (
         bits.view(np.float16).astype(np.float32) for bits in (halves, halves + np.uint16(1))
     )
-    above[~np.isfinite(above)] = F16.largest_magnitude
+    above[~np.isfinite(above)] = F16.max_magnitude
     parts = [
         below,
         (below + above) / 2,
@@ -101,7 +98,7 @@ def test_methods_that_choose_scales_have_none_to_choose(method):
 @pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
 def test_there_is_no_step_to_learn(scales):
     with pytest.raises(UserError, match="f16"):
-        make_room_for_learned_steps(
+        add_learned_step_parameters(
             model_with("none"), QuantizationSpec("f16", "f16", "f16", scales=scales)
         )
 
@@ -113,7 +110,7 @@ def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
     )
     matrix = PackedMatrix(grid_named("f16"), packing.quantize(F16, weight), activations)
     kernel = kernels.for_array(x)
-    assert matrix.activations == "none" and matrix.has_a_kernel(kernel)
+    assert matrix.activations == "none" and matrix.is_exact_on(kernel)
     for first, last in ((0, 24), (3, 19), (8, None)):
         part = np.ascontiguousarray(x[:, first:last])
         for chosen in (plain, kernel):
@@ -135,7 +132,7 @@ def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays(
 
 
 def test_training_through_the_rounding_to_halves_sees_the_numbers_of_the_packed_model():
-    prepared = prepare(model_with("none"), HALVES)
+    prepared = prepare_qat(model_with("none"), HALVES)
     tokens = np.arange(12).reshape(1, 12)
     expected = halved(model_with("none"))
     packed = convert(prepared)

@@ -24,10 +24,13 @@ from minimtp.formats.gguf.reader import GgufFile, load_gguf, read_gguf
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_of
 from minimtp.formats.gguf.writer import caveats, export, write_gguf
 from minimtp.formats.load import load
-from minimtp.quant.grids.registry import BLOCK_GRIDS
-from minimtp.quant.packed import PackedMatrix
+from minimtp.quant.grids import BLOCK_GRIDS
+from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import FakeQuantizedMatrix, QuantizationSpec, convert, prepare
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.data.tokenizer import ByteTokenizer, FileTokenizer
 from minimtp.training.presets import preset
@@ -177,7 +180,7 @@ def test_every_grid_of_ggmls_is_written_as_its_own_type(tmp_path, grid):
         preset("tiny", hidden_size=256, intermediate_size=256, tied_embeddings=False),
         np.random.default_rng(2),
     )
-    model = convert(prepare(model, QuantizationSpec(weights=grid, embedding="q8_0", output=grid)))
+    model = convert(prepare_qat(model, QuantizationSpec(weights=grid, embedding="q8_0", output=grid)))
     metadata, tensors = written(tmp_path, model)
     check_tensors(model, tensors)
     from gguf import LlamaFileType
@@ -216,7 +219,7 @@ def test_half_precision_is_written_as_its_own_halves_and_loaded_as_the_same_numb
 def test_learned_steps_are_in_the_blocks(tmp_path, scales):
     recipe = preset("tiny", quantization="qat", weight_scales=scales)
     spec = QuantizationSpec(scales=scales)
-    model = prepare(build_model(recipe, np.random.default_rng(3)), spec)
+    model = prepare_qat(build_model(recipe, np.random.default_rng(3)), spec)
     for name, parameter in model.named_parameters():
         if name.endswith("log_steps"):
             parameter.data += 0.2
@@ -421,7 +424,7 @@ def test_a_file_generates_and_evaluates_as_its_run_does(folder, tmp_path, capsys
 
 @needs_gguf
 def test_a_grid_that_is_no_type_of_ggml_is_refused_and_nothing_is_written(tmp_path):
-    model = prepare(
+    model = prepare_qat(
         build_model(preset("tiny"), np.random.default_rng(0)),
         QuantizationSpec(weights="int3-restricted-g32"),
     )
@@ -437,7 +440,7 @@ def test_what_llama_cpp_does_differently_is_told():
             preset("tiny", hidden_size=256, intermediate_size=256), np.random.default_rng(0)
         )
         return " ".join(
-            caveats(convert(prepare(model, QuantizationSpec(weights=grid, heads=grid, **changes))))
+            caveats(convert(prepare_qat(model, QuantizationSpec(weights=grid, heads=grid, **changes))))
         )
 
     assert told() == told("q8_0") == told("q4_1") == ""
@@ -597,7 +600,7 @@ def test_llama_cpp_computes_with_the_bytes_that_training_saw(grid, tied):
         parameter.data = parameter.data + 0.05 * rng.standard_normal(
             parameter.data.shape, np.float32
         )
-    model = convert(prepare(model, QuantizationSpec(weights=grid, embedding="q8_0")))
+    model = convert(prepare_qat(model, QuantizationSpec(weights=grid, embedding="q8_0")))
     theirs, ours = LlamaDecoder.of(model, exact=True), deploy(model)[0]
     plain = replace_modules(
         model, lambda _, module: AsInGgml(module) if isinstance(module, PackedMatrix) else None

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from minimtp.backend import numpy as np
+from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.runtime import stretches
 from minimtp.kernels import plain
 from tests.kernels.both import (
     CHANNELS,

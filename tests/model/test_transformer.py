@@ -10,10 +10,11 @@ from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, map_parameters
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.loss import accumulate_gradients, evaluate_losses
 from minimtp.model.rotary import Rotary
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 
 SHAPE = ModelConfig(
     vocabulary_size=11,

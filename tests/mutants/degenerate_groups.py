@@ -112,7 +112,7 @@ def infinities_are_cast_to_an_integer(check):
         "a_value_that_is_not_finite_is_refused_by_name", "int4-full-mid-g32")  # fmt: skip
 def comparisons_let_what_is_no_number_pass(check):
     def only_larger(self, x, name):
-        if abs(x).max() > self.largest_magnitude:
+        if abs(x).max() > self.max_magnitude:
             check(self, x, name)
 
     return only_larger

@@ -1,6 +1,6 @@
 """GPTQ that mixes up its columns, reads stale ones, or cannot be inverted."""
 
-from minimtp.quant.grids.registry import Q4_0
+from minimtp.quant.grids import Q4_0
 from tests.mutants import edited, mutant, own
 from tests.quant.ptq import test_ptq
 

@@ -4,8 +4,8 @@ import hashlib
 
 from minimtp.backend import array_module, numpy
 from minimtp.kernels.ggml.blocks import GROUP_SIZE
+from minimtp.quant.grids import Q4_0
 from minimtp.quant.grids.groups import divisor
-from minimtp.quant.grids.registry import Q4_0
 from tests.mutants import edited, mutant
 from tests.mutants.stored import stored_bytes
 from tests.quant.grids import test_uniform as test_grids_uniform
@@ -25,13 +25,13 @@ HALF_A_STEP = "a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_ext
     "int4-full-mid-g32",
 )
 def the_scale_is_of_the_restricted_range_and_the_clip_of_the_full_one(steps):
-    return property(lambda self: self.largest_code)
+    return property(lambda self: self.max_code)
 
 
 @mutant("quant.grids.uniform:UniformGrid.steps_to_the_extreme", "aimet #276, neural-compressor #1083",
         "equal_weights_come_back_equal_finite_and_close", "int4-restricted-g32")  # fmt: skip
 def the_scale_is_of_the_full_range_and_the_clip_of_the_restricted_one(steps):
-    return property(lambda self: self.largest_code + 0.5)
+    return property(lambda self: self.max_code + 0.5)
 
 
 @mutant(
@@ -109,8 +109,8 @@ def training_adds_the_zero_point_before_rounding_and_the_file_after(fake_quantiz
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
         codes = numpy.clip(
             numpy.rint(x.astype("float32") / divisor(step) + zero),
-            self.smallest_code,
-            self.largest_code,
+            self.min_code,
+            self.max_code,
         )
         return ((codes - zero) * step).astype(x.dtype, copy=False)
 
@@ -122,7 +122,7 @@ def training_multiplies_by_the_reciprocal_and_the_file_divides(fake_quantize):
     def reciprocal(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
         levels = numpy.rint(x.astype("float32") * (numpy.float32(1) / divisor(step))) + zero
-        return ((numpy.clip(levels, self.smallest_code, self.largest_code) - zero) * step).astype(
+        return ((numpy.clip(levels, self.min_code, self.max_code) - zero) * step).astype(
             x.dtype, copy=False
         )
 
@@ -222,7 +222,7 @@ def weights_on_the_outermost_codes_lose_their_gradient(inside):
 
 @mutant("quant.grids.uniform:UniformGrid._inside", "aimet #2166, tensorflow #22977", test=MASKS)
 def below_the_lowest_level_the_gradient_passes(inside):
-    return edited(inside, ("(levels >= self.smallest_code) & ", ""))
+    return edited(inside, ("(levels >= self.min_code) & ", ""))
 
 
 @mutant("quant.grids.uniform:UniformGrid._inside", "research/qat.md 5, pitfall 3", test=MASKS)
@@ -231,6 +231,6 @@ def the_mask_is_made_of_values_that_were_clipped_before(inside):
         inside,
         (
             "    return ",
-            "    levels = levels.clip(self.smallest_code, self.largest_code)\n    return ",
+            "    levels = levels.clip(self.min_code, self.max_code)\n    return ",
         ),
     )

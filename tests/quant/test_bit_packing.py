@@ -15,7 +15,7 @@ from minimtp.quant.bit_packing import (
     unpack4,
     unpack_bits,
 )
-from minimtp.quant.grids.registry import Q4_0
+from minimtp.quant.grids import Q4_0
 
 each_order = pytest.mark.parametrize("order", ORDERS)
 shapes = st.one_of(st.tuples(st.integers(0, 70)), st.tuples(st.integers(1, 3), st.integers(0, 70)))
@@ -96,12 +96,12 @@ def test_bits_are_stored_without_gaps_from_the_lowest_on(own, codes):
 
 
 def test_a_code_that_needs_more_bits_is_refused(own):
-    with pytest.raises(ValueError, match="codes of 3 bits lie between 0 and 7"):
+    with pytest.raises(ValueError, match="codes of 3 bits must be between 0 and 7"):
         own(pack_bits)(np.array([8], np.uint8), 3)
 
 
 def test_what_is_no_code_no_order_or_too_short_is_refused():
-    with pytest.raises(ValueError, match="codes of 4 bits lie between 0 and 15"):
+    with pytest.raises(ValueError, match="codes of 4 bits must be between 0 and 15"):
         pack4(np.array([16], np.uint8), "awq")
     orders = "adjacent-lo-first, adjacent-hi-first, ggml-split32, awq"
     with pytest.raises(ValueError, match=f"^unknown order 'zigzag': use {orders}$"):

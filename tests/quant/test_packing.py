@@ -10,17 +10,8 @@ from hypothesis.extra import numpy as arrays
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
+from minimtp.quant.grids import BLOCK_GRIDS, GRIDS, Q4_0, Q4_1, Q4_K, Q8_0, TernaryGrid, grid_named
 from minimtp.quant.grids.codebook import NF4Grid
-from minimtp.quant.grids.registry import (
-    BLOCK_GRIDS,
-    GRIDS,
-    Q4_0,
-    Q4_1,
-    Q4_K,
-    Q8_0,
-    TernaryGrid,
-    grid_named,
-)
 from tests.strategies import codes_and_scales, matrices_for, uniform_grids, weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
@@ -43,7 +34,7 @@ def bits(array):
 @each_grid
 @given(data=st.data())
 def test_unpacking_undoes_packing_for_any_codes_and_scales(grid, data):
-    codes, scales = data.draw(codes_and_scales(grid.smallest_code, grid.largest_code))
+    codes, scales = data.draw(codes_and_scales(grid.min_code, grid.max_code))
     unpacked_codes, unpacked_scales = packing.unpack(grid, packing.pack(grid, codes, scales))
     assert bits(unpacked_codes) == bits(codes) and bits(unpacked_scales) == bits(scales)
 
@@ -61,7 +52,7 @@ def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
 @each_block_grid
 def test_every_bit_of_the_codes_survives_packing(grid):
     """The top bits too, which the bytes of the property above leave alone."""
-    codes = np.arange(grid.smallest_code, grid.largest_code + 1, dtype=np.int8)
+    codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
     x = np.zeros((1, 256), np.float32)
     shuffled = np.random.default_rng(0).permutation(np.resize(codes, 256))[None]
     _, scales = grid.encode(x)

@@ -7,15 +7,15 @@ import pytest
 
 from minimtp.backend import array_module, to_device
 from minimtp.backend import numpy as np
-from minimtp.quant.grids.registry import grid_named
+from minimtp.quant.activations import round_activations
+from minimtp.quant.grids import grid_named
+from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.awq import column_scales
 from minimtp.quant.ptq.calibration import Statistics
 from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
-from minimtp.quant.ptq.importance import search_scales
 from minimtp.quant.qat import learned
-from minimtp.quant.qat.fake_quantize import round_activations
-from minimtp.quant.qat.kv_cache import rounded_rows
+from minimtp.quant.qat.kv_cache import fake_quantize_rows
 from tests.quant.ptq.test_ptq import arrays_of, bell, moment
 from tests.tolerances import COMPARISONS, assert_close
 
@@ -75,13 +75,10 @@ def test_activations_are_rounded_there(how, device):
 
 @pytest.mark.parametrize("cache", ["int8", "int4"])
 def test_rows_of_a_cache_are_rounded_there(cache, device):
-    assert_same(rounded_rows(*there(device, X), cache), rounded_rows(X, cache), device)
+    assert_same(fake_quantize_rows(*there(device, X), cache), fake_quantize_rows(X, cache), device)
 
 
-STEPS = np.full((4, 1), 0.05, np.float32)
 OPERATIONS = {
-    "LSQ": (lambda: learned.LearnedStep(-8, 7), (X, STEPS)),
-    "LSQ+": (lambda: learned.LearnedStepAndOffset(-8, 7), (X, STEPS, STEPS)),
     "steps": (
         lambda: learned.FakeQuantizeLearned(grid_named("q4_0")),
         (X, np.full(8, -0.4, np.float32)),
@@ -106,7 +103,7 @@ def test_what_is_learned_is_learned_there(name, device):
 
 
 def test_learning_begins_there_where_it_begins_here(device):
-    assert_same(learned.first_logarithms(grid_named("q4_0"), *there(device, X)),
-                learned.first_logarithms(grid_named("q4_0"), X), device)  # fmt: skip
-    assert_same(learned.first_logarithms_and_offsets(grid_named("q4_1"), *there(device, X)),
-                learned.first_logarithms_and_offsets(grid_named("q4_1"), X), device)  # fmt: skip
+    assert_same(learned.first_log_steps(grid_named("q4_0"), *there(device, X)),
+                learned.first_log_steps(grid_named("q4_0"), X), device)  # fmt: skip
+    assert_same(learned.first_log_steps_and_offsets(grid_named("q4_1"), *there(device, X)),
+                learned.first_log_steps_and_offsets(grid_named("q4_1"), X), device)  # fmt: skip

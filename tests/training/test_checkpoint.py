@@ -19,9 +19,10 @@ from safetensors.numpy import load_file
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.files import PARTIAL
-from minimtp.quant.packed import stored_arrays
+from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import FakeQuantizedMatrix, QuantizationSpec
+from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model, fill, transplant
 from minimtp.training.presets import preset
 from minimtp.training.recipe import Recipe

@@ -18,7 +18,8 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.quant.packed import bits_per_weight, stored_arrays
+from minimtp.model.matrix import bits_per_weight
+from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.data.corpus import Corpus

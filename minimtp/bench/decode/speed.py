@@ -43,10 +43,9 @@ from minimtp.bench.decode.weight_formats import measure_weight_formats
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.json_lines import json_lines
 from minimtp.decode.sampling import SamplingParams
-from minimtp.engine.module import weight_bytes
 from minimtp.files import make_folder, write_text
 from minimtp.formats.load import load
-from minimtp.quant.packed import bits_per_weight
+from minimtp.model.matrix import bits_per_weight, weight_bytes
 
 FILE_NAME, PLOT_NAME = "bench-decode.json", "bench-decode.png"
 TEMPERATURES = (0.0, 0.7, 1.0)

@@ -32,16 +32,16 @@ from minimtp.bench.decode.prompts import Sizes
 from minimtp.bench.interleaved import Variant, measure_interleaved
 from minimtp.decode.decoder import CONFIDENCE, deploy
 from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import SamplingParams
-from minimtp.engine.module import weight_bytes
 from minimtp.errors import UserError
+from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec, convert
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.run.folder import LoadedRun
 
 ROUNDED = {"int8": QuantizationSpec(weights="q8_0", heads="q8_0"), "int4": QuantizationSpec()}

@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minimtp.engine.module import weight_bytes
 from minimtp.formats.load import load
+from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight
 from minimtp.quant.ptq.methods import METHODS, quantize_after_training
-from minimtp.quant.qat.modules import QuantizationSpec, convert
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model

@@ -28,8 +28,8 @@ from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import DecodeBytes
 from minimtp.errors import UserError
 from minimtp.files import kind_at
+from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.packed import bits_per_weight
 
 PLACEHOLDER = "__TRACE__"  # in the template, replaced by the data
 BEGINNING = "<!doctype html>\n<!-- minimtp trace -->\n"

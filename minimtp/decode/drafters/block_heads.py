@@ -8,7 +8,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache
-from minimtp.decode.runtime import BlockWeights, ModelRunner
+from minimtp.decode.model_runner import BlockRunner, ModelRunner
 from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
 
 
@@ -20,7 +20,7 @@ class BlockHead:
         self._runner = runner
         self._config = config = runner.config
         self._kernel = runner.kernel
-        self._block = BlockWeights(head.block, config, self._kernel)
+        self._block = BlockRunner(head.block, config, self._kernel)
         self._norm = head.norm.weight.data
         self.cache = KeyValueCache(
             1, runner.context_length, config.num_kv_heads, config.head_dim, dtype, xp

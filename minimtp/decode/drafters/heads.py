@@ -24,7 +24,7 @@ from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.parallel import ParallelDrafter
 from minimtp.decode.drafters.sequential import SequentialDrafter
 from minimtp.decode.drafters.token_conditioned import TokenConditionedDrafter
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.model.heads import Heads, ParallelHeads, SequentialHeads, TokenConditionedHeads
 
 DRAFTERS: dict[type[Heads], type] = {

@@ -11,9 +11,9 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.block_heads import BlockHead, BlockHeadDrafter
 from minimtp.decode.drafters.drafter import join_samples
 from minimtp.decode.drafters.tree_growth import grow
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.runtime import ModelRunner, prepare_product
 from minimtp.model.heads import SequentialHead
 
 
@@ -26,7 +26,7 @@ class SequentialModule(BlockHead):
         super().__init__(head, runner)
         self._state_norm = head.state_norm.weight.data
         self._token_norm = head.token_norm.weight.data
-        self._join = prepare_product(head.join, self._kernel)
+        self._join = head.join.prepare(self._kernel)
 
     def extend_from(self, states: Array, tokens: Array) -> None:
         """Run the rows after the cached ones: states (R, D) of the module before, and the tokens

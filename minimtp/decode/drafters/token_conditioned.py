@@ -9,9 +9,9 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.acceptance import SHARPNESS
 from minimtp.decode.drafters.drafter import join_samples
 from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.runtime import ModelRunner, prepare_product
 from minimtp.model.heads import TokenConditionedHeads
 
 TABLE_SHARE = (
@@ -42,8 +42,8 @@ class TokenConditionedDrafter:
         self._kernel = runner.kernel
         # Each half of the inputs is rounded by itself: with one scale per token, slightly finer
         # than both halves together, as in training.
-        from_state = prepare_product(head.gate_candidate, self._kernel, 0, hidden_size)
-        self._from_token = prepare_product(head.gate_candidate, self._kernel, hidden_size)
+        from_state = head.gate_candidate.prepare(self._kernel, 0, hidden_size)
+        self._from_token = head.gate_candidate.prepare(self._kernel, hidden_size)
         self._token_norm = head.token_norm.weight.data
         self._embed = runner.embed
         self._epsilon = epsilon

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from minimtp.errors import UserError
-from minimtp.model.transformer import ModelConfig
+from minimtp.model.config import ModelConfig
 
 # The tensors of each module of a block, without their prefix blk.N. and suffix .weight.
 BLOCK_TENSORS = {

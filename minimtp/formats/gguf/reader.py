@@ -16,9 +16,10 @@ from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.formats.gguf.layout import gguf_library, layout
 from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, tokenizer_of
-from minimtp.model.transformer import ModelConfig
-from minimtp.quant.grids.registry import BLOCK_GRIDS
-from minimtp.quant.qat.modules import QuantizationSpec, restore
+from minimtp.model.config import ModelConfig
+from minimtp.quant.grids import BLOCK_GRIDS
+from minimtp.quant.qat.convert import restore
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model, fill
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun

@@ -22,12 +22,14 @@ from minimtp.errors import UserError
 from minimtp.files import atomic_write, kind_at, make_folder
 from minimtp.formats.gguf.layout import gguf_library, layout
 from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, vocabulary_of
+from minimtp.model.config import ModelConfig
 from minimtp.model.loaded import LoadedModel, Tokenizer
-from minimtp.model.transformer import LanguageModel, ModelConfig
-from minimtp.quant.grids.registry import BLOCK_GRIDS, F16
-from minimtp.quant.packed import PackedMatrix
-from minimtp.quant.qat.kv_cache import AttentionOverRoundedCache
-from minimtp.quant.qat.modules import FakeQuantizedMatrix, convert
+from minimtp.model.transformer import LanguageModel
+from minimtp.quant.grids import BLOCK_GRIDS, F16
+from minimtp.quant.packed_matrix import PackedMatrix
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
+from minimtp.quant.qat.modules import FakeQuantizedMatrix
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -127,7 +129,7 @@ def caveats(model: LanguageModel) -> list[str]:
             "this model rounds inputs in groups of 32; "
             "llama.cpp rounds those of q4_k and q6_k in groups of 256"
         )
-    if any(isinstance(module, AttentionOverRoundedCache) for module in modules):
+    if any(isinstance(module, AttentionWithQuantizedCache) for module in modules):
         sentences.append(
             "this model has a quantized KV cache; llama.cpp's default cache is float16"
         )

@@ -61,6 +61,8 @@ class PreparedTrunk:
     vocabulary: int
     epsilon: float
     no_tree: tuple
+    graphs: None = None  # recorded passes: on a GPU only
+    graphs: None = None  # recorded passes: on a GPU only
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):

@@ -19,7 +19,7 @@ SMALLEST_ACTIVATION = np.float32(LARGEST_WITHOUT_INVERSE)
 
 
 @compiled
-def largest_magnitude(group):
+def max_magnitude(group):
     """max |x| over a group; a NaN counts as larger than infinity."""
     bits = np.int32(0)
     for j in range(group.shape[0]):
@@ -50,7 +50,7 @@ def _fake_quantize(function, x):
 @compiled
 def _fake_quantize_q4_0(x, y):
     for i in range(y.shape[0]):
-        magnitude = largest_magnitude(x[i])
+        magnitude = max_magnitude(x[i])
         first = np.int32(GROUP)
         for j in range(x.shape[1]):
             first = min(first, np.int32(j) if abs(x[i, j]) == magnitude else np.int32(GROUP))
@@ -70,7 +70,7 @@ def _fake_quantize_q4_0(x, y):
 @compiled
 def _fake_quantize_q8_0(x, y):
     for i in range(y.shape[0]):
-        step = largest_magnitude(x[i]) / LARGEST_CODE
+        step = max_magnitude(x[i]) / LARGEST_CODE
         inverse = ONE / step if step > SMALLEST_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):
@@ -85,7 +85,7 @@ def _fake_quantize_q8_0(x, y):
 @compiled
 def _fake_quantize_activations(x, y):
     for i in range(y.shape[0]):
-        magnitude = largest_magnitude(x[i])
+        magnitude = max_magnitude(x[i])
         inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
         scale = magnitude / LARGEST_CODE
         for j in range(y.shape[1]):

@@ -102,15 +102,14 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
 
 @dataclass(frozen=True)
 class PreparedTrunk(plain.PreparedTrunk):
-    """And the steps that were recorded with it (decode/runtime.py): one graph for each number of tokens and cache."""
+    """And the steps that were recorded with it (decode/model_runner.py): one graph for each number of tokens and cache."""
 
     graphs: Graphs
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
-    return PreparedTrunk(
-        **vars(plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)), graphs=Graphs()
-    )
+    trunk = plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)
+    return PreparedTrunk(**{**vars(trunk), "graphs": Graphs()})
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):

@@ -22,7 +22,7 @@ Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contra
 `gguf` package byte for byte, and with stored bytes of ggml itself. Two differences, neither in any value: of a group of
 negative zeros ggml's C makes a scale of the other sign than its Python package and this file do; and where 1/d would overflow
 float32 (|d| <= 2**-128) ggml casts NaN to an integer, which is undefined, and here the codes are 0.
-Values are not checked here: `minimtp.quant.grids.registry` refuses what is not finite before it stores anything.
+Values are not checked here: `minimtp.quant.grids` refuses what is not finite before it stores anything.
 """
 
 from minimtp.backend import array_module

@@ -30,7 +30,7 @@ class PreparedBlock:
     epsilon: float
     # What the cache stores of keys and values, (T, G, C) -> (T, G, C). None: the numbers
     # themselves.
-    stored: Callable[[Array], Array] | None = None
+    quantize_kv: Callable[[Array], Array] | None = None
 
 
 def prepare_block(
@@ -89,8 +89,8 @@ def transformer_block(
     rotated = rotate(joined[:, :, : block.heads + kv_heads], cosine, sine)[0]  # (T, H+G, C)
     queries, new_keys = rotated[:, : block.heads], rotated[:, block.heads :]
     new_values = joined[0, :, block.heads + kv_heads :]
-    if block.stored is not None:
-        new_keys, new_values = block.stored(new_keys), block.stored(new_values)
+    if block.quantize_kv is not None:
+        new_keys, new_values = block.quantize_kv(new_keys), block.quantize_kv(new_values)
     outputs = []
     for first, stop, position in stretches:
         at = slice(position, position + stop - first)
@@ -117,6 +117,7 @@ class PreparedTrunk:
     final_norm: Array
     output: Prepared
     epsilon: float
+    graphs: None = None  # recorded passes: on a GPU only
 
 
 def prepare_trunk(

@@ -44,12 +44,19 @@ def quantize_activations(x: Array) -> tuple[Array, Array]:
     require_whole_groups(x)
     xp = array_module(x)
     groups = x.astype(xp.float32, copy=False).reshape(len(x), -1, GROUP)
-    largest = xp.abs(groups).max(axis=-1, keepdims=True)  # (N, K/32, 1)
+    inverse, scale = activation_scale(groups)  # (N, K/32, 1)
+    codes = xp.rint(groups * inverse).astype(xp.int8)
+    return codes.reshape(x.shape), scale[..., 0]
+
+
+def activation_scale(groups: Array) -> tuple[Array, Array]:
+    """groups (..., n) float32 -> 127 / max|x|, or 0 if that overflows, and max|x| / 127: (..., 1)."""
+    xp = array_module(groups)
+    largest = xp.abs(groups).max(axis=-1, keepdims=True)
     usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
     divisor = xp.where(usable, largest, xp.float32(1))
     inverse = xp.where(usable, xp.float32(127) / divisor, xp.float32(0))
-    codes = xp.rint(groups * inverse).astype(xp.int8)
-    return codes.reshape(x.shape), (largest / xp.float32(127))[..., 0]
+    return inverse, largest / xp.float32(127)
 
 
 def fake_quantize_activations(x: Array) -> Array:

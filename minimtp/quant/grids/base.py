@@ -1,57 +1,61 @@
-"""What every grid can do, and what it refuses.
+"""The interface of all grids, and the inputs that all of them reject.
 
-A grid rounds a matrix of weights to codes, small integers, and scales, which say what the codes of a group stand for:
+A grid rounds a matrix of weights to codes, which are small integers, and to scales, which give the codes of a group their values:
 
-    codes, scales = grid.encode(x)                 choose scales for x, then the codes
-    values        = grid.decode(codes, scales)     what they stand for; the same numbers in every file and kernel
-    codes         = grid.nearest(x, scales)  the nearest levels when the scales are given
+    codes, scales = grid.encode(x)               choose scales for x, then the codes
+    values        = grid.decode(codes, scales)   the values of the codes; the same numbers in every file and kernel
+    codes         = grid.nearest(x, scales)      the nearest levels for given scales
 
-`encode` is a format's own rule, bytes and all. `nearest` is what methods that choose scales themselves, or that round
-one column after another (GPTQ), ask for; they pass `first`, the column where x begins within the matrix that the scales
-belong to.
+`encode` is the format's own rule, down to the bytes. `nearest` is for methods that choose scales themselves or that round one
+column after another (GPTQ). Those pass `first`, the column at which x begins in the matrix that the scales belong to.
 
-Scales are one float32 array (N, groups) where a group has one number, and a named tuple of arrays where it has more.
-Values that are not finite are refused with a sentence that names the tensor: a NaN that becomes some code is never seen again.
+Scales are one float32 array (N, groups) if a group has one number, and a named tuple of arrays if it has more. A value that is
+not finite is an error that names the tensor: once a NaN has become some code, nobody would notice it any more.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from types import ModuleType
 
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
+from minimtp.model.matrix import PreparedMatrix
 
-Scales = Any  # an Array, or a named tuple of them
+Scales = Array | tuple[Array, ...]
 
 MASKS = ("pass", "round-clip", "clip-round")
-LARGEST_FLOAT16 = 65504.0
+MAX_FLOAT16 = 65504.0
 
 
 class Grid(ABC):
     """A rule that rounds each group of neighbours in a row to codes and scales.
 
-    name: what `grid_named` finds it by. smallest_code, largest_code: both inclusive.
-    group_size: columns that share a scale; None where whole rows or the whole matrix do.
-    largest_magnitude: of a weight whose scales are still finite numbers of their stored type.
-    inputs: how a product by its weights has to round its inputs for the kernels to have it; "none": it never rounds them.
+    name: `grid_named(name)` returns the grid. min_code, max_code: both inclusive.
+    group_size: columns that share a scale; None if whole rows or the whole matrix do.
+    max_magnitude: the largest weight whose scales are finite numbers of their stored type.
+    scale_type: the type in which scales are stored, "float16" or "float32".
+    inputs: the rounding of a matmul's inputs that the kernels implement for this grid; "none": inputs are never rounded.
+    has_kernels: whether the kernels multiply by packed rows of this grid, without decoding them to floats first.
     """
 
     name: str
     group_size: int | None
-    smallest_code: int
-    largest_code: int
-    largest_magnitude: float
+    min_code: int
+    max_code: int
+    max_magnitude: float
+    scale_type: str = "float16"
     inputs: str = "int8"
+    has_kernels: bool = False
 
     def encode(
         self, x: Array, name: str = "the array", importance: Array | None = None
     ) -> tuple[Array, Scales]:
-        """x (N, K) -> codes int8 (N, K) and scales, each number exactly one of its stored type.
+        """x (N, K) float32 or float64 -> codes int8 (N, K) and scales, each exactly a number of its stored type.
 
-        x may be float32 or float64; the codes are chosen in float32, as in the stored format. importance: (K,), how much an
-        error in a column costs (the mean square of the inputs it meets), for formats that can weigh errors.
+        The codes are chosen in float32, as in the stored format. importance: (K,), the cost of an error in a column (the mean
+        square of its inputs), for formats that can weight errors.
 
-        Raises UserError, calling the array `name`, for a shape that the grid cannot store, when a value is not finite or
-        too large, and for an importance that is no such array or that the grid cannot use.
+        Raises UserError, calling the array `name`, if the grid cannot store the shape, if a value is not finite or too large,
+        or if `importance` has the wrong shape, has invalid values, or is not supported by the grid.
         """
         self.check_columns(x.shape, name)
         self.check_values(x, name)
@@ -61,10 +65,10 @@ class Grid(ABC):
         return self._encode_by_importance(x, importance.astype("float32", copy=False))
 
     def fake_quantize(self, x: Array, name: str = "the array") -> Array:
-        """decode(*encode(x)) in the dtype of x; raises what `encode` raises.
+        """Return decode(*encode(x)) in the dtype of x. Raises what `encode` raises.
 
-        A GPU would have to stop for the values of every matrix to be checked. There, what is not finite or too large makes
-        the loss infinite or no number instead, and training stops for that.
+        Values are checked only on the CPU. On a GPU the check would have to wait for every matrix. There, a value that is not
+        finite or too large makes the loss NaN or infinite instead, and that stops the training.
         """
         self.check_columns(x.shape, name)
         if array_module(x) is numpy:
@@ -72,11 +76,11 @@ class Grid(ABC):
         return self._fake_quantize(x)
 
     def straight_through_mask(self, x: Array, mask: str) -> Array | None:
-        """Which elements of x (N, K) pass their gradient on: booleans (N, K), or None when all of them do.
+        """Return which elements of x (N, K) pass their gradient: booleans (N, K), or None if all do.
 
         pass        all
-        round-clip  those whose rounded value is a code without clipping, smallest and largest code included
-        clip-round  those that lie between the smallest and the largest level, both included
+        round-clip  those whose rounded value is a code without clipping, including the smallest and the largest code
+        clip-round  those between the smallest and the largest level, inclusive
 
         Raises ValueError for another mask.
         """
@@ -88,20 +92,24 @@ class Grid(ABC):
         """Raise UserError if x holds a NaN, an infinity or a value whose scale would not be finite."""
         xp = array_module(x)
         flat = x.reshape(-1)
-        # One cheap pass for the usual case: no element is larger than the norm, and a NaN fails every comparison.
+        # One cheap pass for the usual case: no element is larger than the norm, and every comparison with a NaN is false.
         with numpy.errstate(over="ignore"):
             squares = float(xp.dot(flat, flat))
-        if squares <= self.largest_magnitude**2:
+        if squares <= self.max_magnitude**2:
             return
         if not bool(xp.isfinite(x).all()):
             raise UserError(
                 f"{name} holds values that are not finite, so it cannot be quantized: training has diverged"
             )
         largest = float(xp.abs(x).max())
-        if largest > self.largest_magnitude:
+        if largest > self.max_magnitude:
             raise UserError(
-                f"{name} holds a value of magnitude {largest:g}, but {self.name} stores at most {self.largest_magnitude:g}"
+                f"{name} holds a value of magnitude {largest:g}, but {self.name} stores at most {self.max_magnitude:g}"
             )
+
+    def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
+        """Lay out packed rows, uint8 (N, bytes per row), for `kernel.linear`. Only for grids with `has_kernels`."""
+        raise TypeError(f"the kernels cannot multiply by rows of {self.name}: decode them first")
 
     @abstractmethod
     def check_columns(self, shape: tuple[int, ...], name: str) -> None:
@@ -109,15 +117,15 @@ class Grid(ABC):
 
     @abstractmethod
     def decode(self, codes: Array, scales: Scales, first: int = 0) -> Array:
-        """codes int8 (N, k), which begin at column `first` of what `scales` belong to -> float32 (N, k)."""
+        """codes int8 (N, k), which begin at column `first` of the scales' matrix -> float32 (N, k)."""
 
     @abstractmethod
     def nearest(self, x: Array, scales: Scales, first: int = 0) -> Array:
-        """x (N, k), which begins at column `first` of what `scales` belong to -> the codes of the nearest levels, int8."""
+        """x (N, k), which begins at column `first` of the scales' matrix -> the codes of the nearest levels, int8 (N, k)."""
 
     @abstractmethod
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        """The first two axes of the scales of a matrix (rows, columns)."""
+        """Return the first two axes of the scales of a matrix (rows, columns)."""
 
     @abstractmethod
     def _encode(self, x: Array) -> tuple[Array, Scales]:
@@ -133,10 +141,10 @@ class Grid(ABC):
         )
 
     def _check_importance(self, x: Array, importance: Array, name: str) -> None:
-        xp = array_module(x)
-        if importance.shape != x.shape[1:] or not bool(
-            (xp.isfinite(importance) & (importance >= 0)).all()
-        ):
+        valid = importance.shape == x.shape[1:]
+        if valid:
+            valid = bool((array_module(x).isfinite(importance) & (importance >= 0)).all())
+        if not valid:
             raise UserError(
                 f"the importance of {name} must be {x.shape[1]} finite numbers of at least 0, one per column: "
                 f"it has shape {importance.shape}"
@@ -154,6 +162,6 @@ def per_column(scales: Array, group_size: int, first: int, columns: int) -> Arra
     return array_module(scales).repeat(scales, group_size, axis=1)[:, first : first + columns]
 
 
-def rounded_to_float16(scales: Array) -> Array:
+def round_to_float16(scales: Array) -> Array:
     """float32 numbers of any shape -> the nearest float16 values, as float32."""
     return scales.astype("float16").astype("float32")

@@ -1,16 +1,16 @@
-"""Grids whose levels are not equally spaced, or are three: NF4 and ternary weights.
+"""Codebook grids, whose levels are not equally spaced or are only three: NF4 and ternary weights.
 
     nf4        value = level[code] * s      s = max|x|                 16 levels from -1 to 1, code 0..15
     ternary    value = code * s             s = mean|x|                code -1, 0, 1: round(x / s), clipped
 
-NF4's levels are quantiles: each is used about equally often by weights with a normal distribution, zero is one of them, and
-so are both ends (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, section 3 and appendix E). There are eight positive levels
-and seven negative ones, so Q(-x) is not -Q(x). A weight half way between two levels takes the lower one.
+NF4's levels are quantiles, so that normally distributed weights use each of them about equally often. Zero is one of them, and
+so are both ends (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, section 3 and appendix E). There are eight positive levels and
+seven negative ones, so Q(-x) is not -Q(x). A weight half way between two levels takes the lower one.
 
-Ternary weights take their scale from the mean and not from the extreme (BitNet b1.58, Ma et al. 2024, arXiv 2402.17764,
-section 2): with three levels, a scale that reaches the extreme would round nearly everything to zero. What is larger than a
-step and a half is clipped, and rounding twice is not rounding once: zeros pull the second mean down. The scale of zeros is 0
-and is not divided by; adding an epsilon to every scale instead, as BitNet does, would round small layers to zero.
+Ternary weights take their scale from the mean, not from the extreme (BitNet b1.58, Ma et al. 2024, arXiv 2402.17764, section 2).
+With three levels, a scale that reaches the extreme would round nearly everything to zero. Weights larger than a step and a half
+are clipped. Rounding twice differs from rounding once, because zeros lower the second mean. A scale of 0 is not divided by.
+BitNet adds an epsilon to every scale instead, which would round small layers to zero.
 """
 
 from dataclasses import dataclass
@@ -31,20 +31,20 @@ NF4_LEVELS = (
 
 @cache
 def _nf4_levels(xp: ModuleType) -> Array:
-    """(16,) float32, sent to a device once: nothing may be sent there while a CUDA graph is recorded."""
+    """Return the levels (16,) float32. Cached, because nothing may be sent to a GPU while a CUDA graph is recorded."""
     return xp.asarray(NF4_LEVELS, dtype="float32")
 
 
 @dataclass(frozen=True, repr=False)
 class NF4Grid(GroupedGrid):
-    """Sixteen normal quantiles; settings as for GroupedGrid."""
+    """Sixteen quantiles of a normal distribution. Settings as for GroupedGrid."""
 
     granularity: str | int
     scale_type: str = "float16"
     kind: ClassVar[str] = "nf4"
     bits: ClassVar[int] = 4
-    smallest_code: ClassVar[int] = 0
-    largest_code: ClassVar[int] = 15
+    min_code: ClassVar[int] = 0
+    max_code: ClassVar[int] = 15
     steps_to_the_extreme: ClassVar[float] = 1.0
 
     def scales(self, x: Array) -> Array:
@@ -69,15 +69,15 @@ class NF4Grid(GroupedGrid):
 
 @dataclass(frozen=True, repr=False)
 class TernaryGrid(GroupedGrid):
-    """-1, 0 and 1 times the mean magnitude; settings as for GroupedGrid."""
+    """-1, 0 and 1 times the mean magnitude. Settings as for GroupedGrid."""
 
     granularity: str | int
     scale_type: str = "float16"
     kind: ClassVar[str] = "ternary"
     bits: ClassVar[int] = 2
-    smallest_code: ClassVar[int] = -1
-    largest_code: ClassVar[int] = 1
-    steps_to_the_extreme: ClassVar[float] = 1.0  # of a group of one
+    min_code: ClassVar[int] = -1
+    max_code: ClassVar[int] = 1
+    steps_to_the_extreme: ClassVar[float] = 1.0  # of a group with one element
 
     def scales(self, x: Array) -> Array:
         xp = array_module(x)
@@ -90,9 +90,8 @@ class TernaryGrid(GroupedGrid):
         return codes.astype("float32") * self._spread(scales, first, codes.shape[1])
 
     def nearest(self, x: Array, scales: Array, first: int = 0) -> Array:
-        return (
-            array_module(x).clip(half_even(self._in_steps(x, scales, first)), -1, 1).astype("int8")
-        )
+        steps = half_even(self._in_steps(x, scales, first))
+        return array_module(x).clip(steps, -1, 1).astype("int8")
 
     def _in_steps(self, x: Array, scales: Array, first: int = 0) -> Array:
         return x.astype("float32", copy=False) / divisor(self._spread(scales, first, x.shape[1]))

@@ -1,32 +1,32 @@
-"""ggml's block formats as grids: names, checks and masks around the arithmetic of `minimtp.kernels`.
+"""ggml's block formats as grids: names, checks and masks around the arithmetic of `minimtp.kernels.ggml`.
 
     name   block  bits     value                               scales
     q4_0   32     4.5      code * d                            d (N, K/32)
     q4_1   32     5.0      code * d + m                        Q4_1Scales(step, minimum)
     q8_0   32     8.5      code * d                            d (N, K/32)
-    q4_k   256    4.5      code * d scale - dmin depth         Q4_KScales(step, depth_step, scales, depths)
+    q4_k   256    4.5      code * d scale - dmin depth         Q4_KScales(step, depth_step, ...)
     q6_k   256    6.5625   code * d scale                      Q6_KScales(step, scales)
     f16    1      16       the float16 whose bits the code is  NoScales()
 
-The arithmetic, with its sources, lives below the engine (`kernels/ggml/blocks.py`, `kernels/ggml/superblocks.py`) because compiled
-kernels have to agree with it bit for bit. Rows have to be whole blocks. Nothing is padded: a padded group has other bytes in
-every reader of these formats.
+The arithmetic, with its sources, is in `kernels/ggml/`, because the compiled kernels have to match it bit for bit. Rows have to
+be whole blocks. Nothing is padded, because other programs would read a padded group as different weights.
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from types import ModuleType
+from typing import ClassVar, NamedTuple
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.kernels.ggml import blocks, superblocks
-from minimtp.kernels.ggml import importance_weighted as weighed_blocks
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, per_column
+from minimtp.kernels.ggml import blocks, importance_weighted, superblocks
+from minimtp.model.matrix import PreparedMatrix
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, per_column
 from minimtp.quant.grids.rounding import half_even
 
 
 class NoScales(NamedTuple):
-    """Where every number stands for itself."""
+    """No scales: every code is a number by itself."""
 
 
 class Q4_1Scales(NamedTuple):
@@ -37,7 +37,7 @@ class Q4_1Scales(NamedTuple):
 
 
 class Q4_KScales(NamedTuple):
-    """step, depth_step: float32 (N, K/256), the float16 numbers d and dmin; scales, depths: uint8 (N, K/256, 8), 0..63."""
+    """step, depth_step: float32 (N, K/256), the float16 numbers d and dmin. scales, depths: uint8 (N, K/256, 8), 0..63."""
 
     step: Array
     depth_step: Array
@@ -46,16 +46,16 @@ class Q4_KScales(NamedTuple):
 
 
 class Q6_KScales(NamedTuple):
-    """step: float32 (N, K/256), the float16 number d; scales: int8 (N, K/256, 16)."""
+    """step: float32 (N, K/256), the float16 number d. scales: int8 (N, K/256, 16)."""
 
     step: Array
     scales: Array
 
 
 class BlockGrid(Grid):
-    """A grid whose groups are blocks of bytes that other programs read.
+    """A grid whose groups are blocks of bytes that other programs can read.
 
-    group_size: weights in a block.
+    group_size: weights per block. block_bytes: bytes per block.
     """
 
     name: ClassVar[str]
@@ -64,7 +64,7 @@ class BlockGrid(Grid):
 
     @property
     def bits_per_weight(self) -> float:
-        """With the scales."""
+        """Bits per weight, including the scales."""
         return 8 * self.block_bytes / self.group_size
 
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
@@ -79,44 +79,44 @@ class BlockGrid(Grid):
             )
 
     @abstractmethod
-    def pack(self, codes: Array, scales: Any) -> Array:
+    def pack(self, codes: Array, scales: Scales) -> Array:
         """What `encode` returns -> blocks uint8 (N, K / group size * block bytes)."""
 
     @abstractmethod
-    def unpack(self, packed: Array) -> tuple[Array, Any]:
+    def unpack(self, packed: Array) -> tuple[Array, Scales]:
         """Blocks -> codes and scales; undoes `pack`."""
 
 
 class SteppedGrid(BlockGrid):
-    """A block grid whose levels are equally spaced; so many neighbours share a step."""
+    """A block grid with equally spaced levels. `columns_per_step` neighbours share a step."""
 
     columns_per_step: ClassVar[int] = blocks.GROUP_SIZE
 
-    def decode(self, codes: Array, scales: Any, first: int = 0) -> Array:
+    def decode(self, codes: Array, scales: Scales, first: int = 0) -> Array:
         step, offset = self._steps_and_offsets(scales, first, codes.shape[1])
         values = codes.astype("float32") * step
         return values if offset is None else values + offset
 
-    def nearest(self, x: Array, scales: Any, first: int = 0) -> Array:
+    def nearest(self, x: Array, scales: Scales, first: int = 0) -> Array:
         levels = half_even(self._in_steps(x, scales, first))
-        return array_module(x).clip(levels, self.smallest_code, self.largest_code).astype("int8")
+        return array_module(x).clip(levels, self.min_code, self.max_code).astype("int8")
 
     @abstractmethod
-    def _steps(self, scales: Any) -> tuple[Array, Array | None]:
-        """The step of each `columns_per_step` columns and, where a value is code * step + offset, the offset."""
+    def _steps(self, scales: Scales) -> tuple[Array, Array | None]:
+        """Return the step of each `columns_per_step` columns, and the offset if a value is code * step + offset."""
 
     def _steps_and_offsets(
-        self, scales: Any, first: int, columns: int
+        self, scales: Scales, first: int, columns: int
     ) -> tuple[Array, Array | None]:
-        """Both for each column (N, columns)."""
-        spread = (
-            a if a is None else per_column(a, self.columns_per_step, first, columns)
-            for a in self._steps(scales)
-        )
-        return tuple(spread)
+        """Return both for each column, (N, columns)."""
+        step, offset = self._steps(scales)
+        step = per_column(step, self.columns_per_step, first, columns)
+        if offset is not None:
+            offset = per_column(offset, self.columns_per_step, first, columns)
+        return step, offset
 
-    def _in_steps(self, x: Array, scales: Any, first: int = 0) -> Array:
-        """x on the scale of the codes, float32; 0 where the step is 0."""
+    def _in_steps(self, x: Array, scales: Scales, first: int = 0) -> Array:
+        """Return x in units of the step, float32; 0 if the step is 0."""
         xp = array_module(x)
         x = x.astype(xp.float32, copy=False)
         step, offset = self._steps_and_offsets(scales, first, x.shape[1])
@@ -126,16 +126,20 @@ class SteppedGrid(BlockGrid):
     def _inside(self, x: Array, mask: str) -> Array | None:
         levels = self._in_steps(x, self._encode(x)[1])
         levels = half_even(levels) if mask == "round-clip" else levels
-        return (levels >= self.smallest_code) & (levels <= self.largest_code)
+        return (levels >= self.min_code) & (levels <= self.max_code)
 
 
 class Q4_0Grid(SteppedGrid):
-    """ggml's Q4_0: sixteen levels, the lowest of which is the group's signed extreme."""
+    """ggml's Q4_0: sixteen levels. The lowest is the group's element of largest magnitude, with its sign."""
 
     name = "q4_0"
-    smallest_code, largest_code = -8, 7
+    has_kernels = True
+    min_code, max_code = -8, 7
     block_bytes = blocks.Q4_0_BLOCK_BYTES
-    largest_magnitude = 8 * LARGEST_FLOAT16
+    max_magnitude = 8 * MAX_FLOAT16
+
+    def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
+        return kernel.prepare_q4_0(packed)
 
     def pack(self, codes: Array, scales: Array) -> Array:
         return blocks.pack_q4_0(codes, scales)
@@ -147,7 +151,7 @@ class Q4_0Grid(SteppedGrid):
         return blocks.encode_q4_0(x)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Array]:
-        return weighed_blocks.encode_q4_0_by_importance(x, importance)
+        return importance_weighted.encode_q4_0_by_importance(x, importance)
 
     def _steps(self, scales: Array) -> tuple[Array, None]:
         return scales, None
@@ -156,26 +160,27 @@ class Q4_0Grid(SteppedGrid):
         return kernels.for_array(x).fake_quantize_q4_0(x)
 
     def _inside(self, x: Array, mask: str) -> Array:
-        """Only the side opposite to the extreme can leave the grid: x / d is -8 at the extreme and reaches up to 8 there."""
+        """Only weights opposite to the extreme can lie outside: x / d is -8 at the extreme and up to 8 on that side."""
         xp = array_module(x)
         levels, step = blocks.levels_q4_0(x)  # (N, K/32, 32), (N, K/32, 1)
         if mask == "round-clip":
-            inside = levels <= self.largest_code + 8
+            inside = levels <= self.max_code + 8
         else:
-            # x / d <= 7 without its rounding error: 8 |d| - x / sign(d) >= |d|. Near the limit this difference of floats
-            # is exact (Sterbenz), and a step of zero needs no special case.
+            # x / d <= 7 without the rounding error of the division: 8 |d| - x / sign(d) >= |d|.
+            # Near the limit this difference of floats is exact (Sterbenz), and a step of 0 needs no
+            # special case.
             groups = x.astype(xp.float32, copy=False).reshape(levels.shape)
             inside = 8 * xp.abs(step) - xp.sign(step) * groups >= xp.abs(step)
         return inside.reshape(x.shape)
 
 
 class Q4_1Grid(SteppedGrid):
-    """ggml's Q4_1: sixteen levels from the group's smallest to its largest weight. Zero need not be one of them."""
+    """ggml's Q4_1: sixteen levels from the group's smallest to its largest weight. Zero need not be a level."""
 
     name = "q4_1"
-    smallest_code, largest_code = 0, 15
+    min_code, max_code = 0, 15
     block_bytes = blocks.Q4_1_BLOCK_BYTES
-    largest_magnitude = LARGEST_FLOAT16  # the minimum is stored as it is
+    max_magnitude = MAX_FLOAT16  # the minimum is stored unscaled
 
     def pack(self, codes: Array, scales: Q4_1Scales) -> Array:
         return blocks.pack_q4_1(codes, *scales)
@@ -189,23 +194,27 @@ class Q4_1Grid(SteppedGrid):
         return codes, Q4_1Scales(*scales)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Q4_1Scales]:
-        codes, *scales = weighed_blocks.encode_q4_1_by_importance(x, importance)
+        codes, *scales = importance_weighted.encode_q4_1_by_importance(x, importance)
         return codes, Q4_1Scales(*scales)
 
     def _steps(self, scales: Q4_1Scales) -> tuple[Array, Array]:
         return scales.step, scales.minimum
 
     def _inside(self, x: Array, mask: str) -> None:
-        return None  # lowest and highest level are the extremes themselves
+        return None  # the lowest and the highest level are the extremes themselves
 
 
 class Q8_0Grid(SteppedGrid):
     """ggml's Q8_0: the largest magnitude of the group becomes the code 127 or -127."""
 
     name = "q8_0"
-    smallest_code, largest_code = -127, 127
+    has_kernels = True
+    min_code, max_code = -127, 127
     block_bytes = blocks.Q8_0_BLOCK_BYTES
-    largest_magnitude = 127 * LARGEST_FLOAT16
+    max_magnitude = 127 * MAX_FLOAT16
+
+    def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
+        return kernel.prepare_q8_0(packed)
 
     def pack(self, codes: Array, scales: Array) -> Array:
         return blocks.pack_q8_0(codes, scales)
@@ -217,7 +226,7 @@ class Q8_0Grid(SteppedGrid):
         return blocks.encode_q8_0(x)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Array]:
-        return blocks.encode_q8_0(x)  # as in ggml: with 255 levels there is nothing to gain
+        return blocks.encode_q8_0(x)  # as in ggml: 255 levels leave nothing to gain
 
     def _steps(self, scales: Array) -> tuple[Array, None]:
         return scales, None
@@ -226,20 +235,18 @@ class Q8_0Grid(SteppedGrid):
         return kernels.for_array(x).fake_quantize_q8_0(x)
 
     def _inside(self, x: Array, mask: str) -> None:
-        return None  # the step is made so that nothing lies outside
+        return None  # the step is chosen so that nothing lies outside
 
 
 class Q4_KGrid(SteppedGrid):
-    """ggml's Q4_K: groups of 32 with a scale and a depth of six bits each, searched for the smallest error."""
+    """ggml's Q4_K: groups of 32 with a 6-bit scale and a 6-bit depth, searched for the smallest error."""
 
     name = "q4_k"
     group_size = superblocks.SUPER_SIZE
     columns_per_step = superblocks.Q4_K_GROUP
-    smallest_code, largest_code = 0, 15
+    min_code, max_code = 0, 15
     block_bytes = superblocks.Q4_K_BLOCK_BYTES
-    largest_magnitude = (
-        32 * LARGEST_FLOAT16
-    )  # 63 for the extreme itself, but a fitted minimum may lie beyond it
+    max_magnitude = 32 * MAX_FLOAT16  # 63 for the extreme, but a fitted minimum may lie beyond it
 
     def pack(self, codes: Array, scales: Q4_KScales) -> Array:
         return superblocks.pack_q4_k(codes, *scales)
@@ -264,16 +271,14 @@ class Q4_KGrid(SteppedGrid):
 
 
 class Q6_KGrid(SteppedGrid):
-    """ggml's Q6_K: groups of 16 with a signed scale of eight bits, searched for the smallest error."""
+    """ggml's Q6_K: groups of 16 with a signed 8-bit scale, searched for the smallest error."""
 
     name = "q6_k"
     group_size = superblocks.SUPER_SIZE
     columns_per_step = superblocks.Q6_K_GROUP
-    smallest_code, largest_code = -32, 31
+    min_code, max_code = -32, 31
     block_bytes = superblocks.Q6_K_BLOCK_BYTES
-    largest_magnitude = (
-        2048 * LARGEST_FLOAT16
-    )  # 4096 for the extreme itself, but a fitted scale may be larger
+    max_magnitude = 2048 * MAX_FLOAT16  # 4096 for the extreme, but a fitted scale may be larger
 
     def pack(self, codes: Array, scales: Q6_KScales) -> Array:
         return superblocks.pack_q6_k(codes, *scales)
@@ -291,24 +296,27 @@ class Q6_KGrid(SteppedGrid):
         return codes, Q6_KScales(*scales)
 
     def _steps(self, scales: Q6_KScales) -> tuple[Array, None]:
-        return (scales.step[..., None] * scales.scales.astype("float32")).reshape(
-            len(scales.step), -1
-        ), None
+        steps = scales.step[..., None] * scales.scales.astype("float32")  # (N, K/256, 16)
+        return steps.reshape(len(scales.step), -1), None
 
 
 class F16Grid(BlockGrid):
-    """float16: the nearest number of 16 bits, and no group. Half precision is what smaller grids are measured against.
+    """float16: the nearest 16-bit number, and no group. Smaller grids are compared with half precision.
 
-    Codes are the numbers' bits, int16. A product takes its inputs as they are. GPUs multiply by the halves themselves; on the
-    CPU, which has no such product, kernels keep them as float32, with the same results and twice the memory.
+    Codes are the bits of the numbers, int16. A matmul does not round its inputs. GPUs multiply by the halves themselves. The CPU
+    has no such matmul, so its kernels keep the numbers as float32, with the same results and twice the memory.
     """
 
     name = "f16"
+    has_kernels = True
     inputs = "none"
     group_size = 1
-    smallest_code, largest_code = -(2**15), 2**15 - 1
+    min_code, max_code = -(2**15), 2**15 - 1
     block_bytes = 2
-    largest_magnitude = LARGEST_FLOAT16
+    max_magnitude = MAX_FLOAT16
+
+    def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
+        return kernel.prepare_f16(packed)
 
     def pack(self, codes: Array, scales: NoScales) -> Array:
         return array_module(codes).ascontiguousarray(codes.astype("<i2", copy=False)).view("uint8")
@@ -329,4 +337,4 @@ class F16Grid(BlockGrid):
         return self.nearest(x, NoScales()), NoScales()
 
     def _inside(self, x: Array, mask: str) -> Array:
-        return array_module(x).abs(x) <= self.largest_magnitude
+        return array_module(x).abs(x) <= self.max_magnitude

@@ -1,11 +1,11 @@
-"""What grids over any groups share: where one scale ends and the next begins.
+"""Grids over any groups: where one scale ends and the next begins.
 
-A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to that many neighbours in a row (an integer). The
-last group of a row may be shorter than the others and has a scale of its own; nothing is padded, so no statistic sees a
-number that is not a weight.
+A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to a number of neighbours in a row (an integer). The last
+group of a row may be shorter than the others and has its own scale. Nothing is padded, so no statistic includes a number that
+is not a weight.
 
-Scales are stored as a float16 or a float32 and are rounded to it before the codes are chosen. Groups whose scale is 0, or so
-small that it is no normal float32, become zeros.
+Scales are stored as float16 or float32, and are rounded to it before the codes are chosen. Groups whose scale is 0, or too
+small to be a normal float32 number, become zeros.
 """
 
 from abc import abstractmethod
@@ -13,33 +13,32 @@ from collections.abc import Callable
 
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, per_column
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}
 SMALLEST_NORMAL = 2.0**-126  # of float32
-LARGEST_FLOAT32 = float(numpy.finfo("float32").max)
+MAX_FLOAT32 = float(numpy.finfo("float32").max)
 
 
 class GroupedGrid(Grid):
-    """A grid over any groups; the classes below it are dataclasses with at least these two fields.
+    """A grid over any groups. Subclasses are dataclasses with at least these two fields.
 
-    granularity: "tensor", "channel" (a row), or how many columns make a group; scale_type: "float16" or "float32".
+    granularity: "tensor", "channel" (a row), or the number of columns in a group. scale_type: "float16" or "float32".
     Scales have the shape (1, 1), (N, 1) or (N, ceil(K / group size)).
-    Raises UserError for settings that do not exist.
+    Raises UserError for unknown settings.
     """
 
     granularity: str | int
     scale_type: str
-    bits: int  # of a code
-    bits_per_zero = 0  # of what is stored beside each scale
-    kind: str  # how the name begins
-    steps_to_the_extreme: float  # the largest magnitude of a group over its scale
+    bits: int  # per code
+    bits_per_zero = 0  # of the zero point stored beside each scale
+    kind: str  # the first part of the name
+    steps_to_the_extreme: float  # the largest magnitude of a group divided by its scale
 
     def __post_init__(self) -> None:
-        if self.granularity not in GRANULARITIES and not (
-            isinstance(self.granularity, int) and self.granularity > 0
-        ):
+        is_group = isinstance(self.granularity, int) and self.granularity > 0
+        if self.granularity not in GRANULARITIES and not is_group:
             raise UserError(
                 f"unknown granularity {self.granularity!r}: use tensor, channel or a group's number of columns"
             )
@@ -58,12 +57,10 @@ class GroupedGrid(Grid):
         return self.granularity if isinstance(self.granularity, int) else None
 
     @property
-    def largest_magnitude(self) -> float:
-        return (
-            self.steps_to_the_extreme * LARGEST_FLOAT16
-            if self.scale_type == "float16"
-            else LARGEST_FLOAT32 / 4
-        )
+    def max_magnitude(self) -> float:
+        if self.scale_type == "float16":
+            return self.steps_to_the_extreme * MAX_FLOAT16
+        return MAX_FLOAT32 / 4
 
     def check_columns(self, shape: tuple[int, ...], name: str) -> None:
         """Raise UserError unless the shape is that of a matrix with at least one element."""
@@ -83,7 +80,7 @@ class GroupedGrid(Grid):
 
     @abstractmethod
     def scales(self, x: Array) -> Array:
-        """The scales of a finite x (N, K), as `encode` chooses them."""
+        """Return the scales that `encode` chooses for a finite x (N, K)."""
 
     def _encode(self, x: Array) -> tuple[Array, Array]:
         scales = self.scales(x)
@@ -94,7 +91,7 @@ class GroupedGrid(Grid):
         return step.astype(self.scale_type).astype("float32")
 
     def _over_groups(self, x: Array, statistic: Callable[[Array], Array]) -> Array:
-        """x (N, K) -> `statistic`, which reduces the last axis, of each group, in the shape of the scales."""
+        """x (N, K) -> the statistic of each group, in the shape of the scales. `statistic` reduces the last axis."""
         if self.granularity == "tensor":
             return statistic(x.reshape(1, -1))[:, None]
         if self.granularity == "channel":
@@ -107,11 +104,9 @@ class GroupedGrid(Grid):
 
     def _spread(self, scales: Array, first: int, columns: int) -> Array:
         """One number per group -> an array that broadcasts against (N, columns)."""
-        return (
-            scales
-            if self.group_size is None
-            else per_column(scales, self.group_size, first, columns)
-        )
+        if self.group_size is None:
+            return scales
+        return per_column(scales, self.group_size, first, columns)
 
 
 def signed_extreme(group: Array) -> Array:
@@ -122,6 +117,6 @@ def signed_extreme(group: Array) -> Array:
 
 
 def divisor(step: Array) -> Array:
-    """The step, or 1 where it is too small to divide by."""
+    """Return the step, or 1 if it is too small to divide by."""
     xp = array_module(step)
     return xp.where(xp.abs(step) >= xp.float32(SMALLEST_NORMAL), step, xp.float32(1))

@@ -1,24 +1,24 @@
-"""Scales, whatever a grid keeps of them: one array (N, groups), or a named tuple of such arrays.
+"""Operations on the scales of a grid: one array (N, groups), or a named tuple of such arrays.
 
-Methods that choose scales group by group take parts of them, put parts together and choose between two; here once for both.
+Methods that choose scales group by group take parts of them, put parts together and choose between two.
 """
 
 from collections.abc import Callable
 
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import LARGEST_FLOAT16, Grid, Scales, rounded_to_float16
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, round_to_float16
 
 
 def map_scales(function: Callable[..., Array], *scales: Scales) -> Scales:
-    """function(array, ...) on the array, or on each of the tuples' arrays."""
+    """Return function(array, ...) of the array, or of each array of the tuples."""
     if isinstance(scales[0], tuple):
         return type(scales[0])(*(function(*arrays) for arrays in zip(*scales, strict=True)))
     return function(*scales)
 
 
 def put_group(scales: Scales, group: int, part: Scales) -> None:
-    """Overwrite one group's scales, (N, groups), by `part`, (N, 1)."""
+    """Overwrite the scales of one group by `part`, (N, 1)."""
 
     def put(array: Array, new: Array) -> Array:
         array[:, group : group + 1] = new
@@ -28,12 +28,33 @@ def put_group(scales: Scales, group: int, part: Scales) -> None:
 
 
 def choose_scales(better: Array, new: Scales, old: Scales) -> Scales:
-    """`new` for the groups where the booleans `better` (N, groups) say so, else `old`."""
+    """Return `new` for the groups whose boolean in `better` (N, groups) is true, else `old`."""
     return map_scales(lambda a, b: array_module(better).where(better, a, b), new, old)
 
 
+def group_total(grid: Grid, scales: Scales, values: Array) -> Array:
+    """values (N, K) -> their sum over each group, in the shape of the scales. A row's last group may be shorter."""
+    xp, columns = array_module(values), values.shape[1]
+    size = grid.group_size or columns
+    whole = columns // size * size
+    sums = values[:, :whole].reshape(len(values), -1, size).sum(axis=-1)  # (N, groups)
+    if whole < columns:
+        sums = xp.concatenate([sums, values[:, whole:].sum(axis=1, keepdims=True)], axis=1)
+    first = scales[0] if isinstance(scales, tuple) else scales
+    if len(first) == len(sums):
+        return sums
+    return sums.sum(axis=0, keepdims=True)  # one scale for the whole matrix
+
+
+def per_weight(grid: Grid, groups: Array, columns: int) -> Array:
+    """One value per group -> one per weight, (N, K) or a shape that broadcasts to it."""
+    if grid.group_size is None:
+        return groups
+    return groups.repeat(grid.group_size, axis=1)[:, :columns]
+
+
 def step_of(grid: Grid, scales: Scales) -> Array:
-    """What all levels of a group are multiples of, one number per group. Raises UserError for grids where there is no such."""
+    """Return the step of each group. Raises UserError if the grid does not have exactly one per group."""
     if isinstance(scales, tuple):
         if scales._fields != ("step", "zero"):
             steps = "more than a step per group" if scales else "no steps"
@@ -44,9 +65,14 @@ def step_of(grid: Grid, scales: Scales) -> Array:
     return scales
 
 
+def has_step_and_minimum(scales: Scales) -> bool:
+    """Whether each group has a step and its lowest level."""
+    return isinstance(scales, tuple) and scales._fields == ("step", "minimum")
+
+
 def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
-    """The step and the lowest level of each group. Raises UserError for grids that store no such level."""
-    if getattr(scales, "_fields", ()) != ("step", "minimum"):
+    """Return the step and the lowest level of each group. Raises UserError if the grid does not store the lowest level."""
+    if not has_step_and_minimum(scales):
         raise UserError(
             f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or scales learned"
         )
@@ -54,20 +80,22 @@ def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
 
 
 def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
-    """Scales whose steps are `factors` times as large, rounded to what the grid stores; raises what `step_of` raises."""
+    """Return scales with `factors` times the steps, rounded to their stored type. Raises what `step_of` raises."""
     step = _stored(grid, step_of(grid, scales) * factors)
     return scales._replace(step=step) if isinstance(scales, tuple) else step
 
 
 def stretched_and_shifted(grid: Grid, scales: Scales, factors: Array, offsets: Array) -> Scales:
-    """As `stretched`, and every level `offsets` of the old steps higher; raises what `step_and_minimum_of` raises."""
+    """As `stretched`, with every level also moved up by `offsets` times the old step.
+
+    Raises what `step_and_minimum_of` raises.
+    """
     step, minimum = step_and_minimum_of(grid, scales)
     return type(scales)(_stored(grid, step * factors), _stored(grid, minimum + step * offsets))
 
 
 def _stored(grid: Grid, numbers: Array) -> Array:
-    if getattr(grid, "scale_type", "float16") != "float16":
+    """Round to the type in which the grid stores its scales."""
+    if grid.scale_type == "float32":
         return numbers
-    return rounded_to_float16(
-        array_module(numbers).clip(numbers, -LARGEST_FLOAT16, LARGEST_FLOAT16)
-    )
+    return round_to_float16(array_module(numbers).clip(numbers, -MAX_FLOAT16, MAX_FLOAT16))

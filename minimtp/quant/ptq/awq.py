@@ -1,19 +1,21 @@
-"""Activation-aware scaling: make the weights that matter easier to round, without changing what the model computes.
+"""AWQ, activation-aware weight quantization: make the important weights easier to round, without changing the model.
 
-A column of weights that meets large inputs matters more than others, and its share of the rounding error should be smaller.
-Multiplied by s_j > 1 it gets finer steps for its size; if its input is divided by s_j, the product stays what it was:
+A column of weights that meets large inputs matters more than others, so its share of the rounding error should be smaller.
+Multiplied by s_j > 1, the column has finer steps relative to its size. If its input is divided by s_j, the product stays the same:
 
     W x = (W diag(s)) (diag(1/s) x),       s_j = E|x_j|^r, normalized so that sqrt(max s * min s) = 1
 
-(Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (nothing) and 1 is the one of twenty with the smallest error of
-the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division costs nothing: it is folded into what makes the inputs,
+(Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (no scaling) and 1 is the one of twenty with the smallest error of
+the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division costs nothing, because it is folded into the module that produces
+the inputs:
 
-    a norm in front                 its weight is divided
-    the values of attention         rows of the fused projection; with fewer value heads than query heads a row makes inputs
+    a norm                          its weight is divided
+    the values of attention         rows of the fused projection. With fewer value heads than query heads, a row produces inputs
                                     at several places, which then share one s
     the `up` half of a SwiGLU       rows of gate_up, because silu(gate) * up is linear in up
 
-The inputs' magnitudes are those of the whole text, so a model scaled so is the same model: only rounding tells them apart.
+The inputs' magnitudes are averages over the calibration text. The scaled model computes the same function; only rounding
+differs.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,50 +26,48 @@ from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter
 from minimtp.model.heads import SequentialHead, TokenConditionedHead
 from minimtp.model.transformer import Block
-from minimtp.quant.grids.registry import Grid
+from minimtp.quant.grids import Grid
 from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics
 from minimtp.quant.ptq.gptq import output_error
 
 EXPONENTS = tuple(i / 20 for i in range(20))
-SMALLEST_MAGNITUDE = (
-    1e-4  # of an input's, relative to the largest: an input that hardly ever fires is not blown up
-)
+MIN_MAGNITUDE = 1e-4  # relative to the largest: inputs that hardly ever fire are not blown up
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A product, and what has to be divided when its columns are multiplied.
+    """A linear layer, and how to divide its inputs when its columns are multiplied.
 
-    divide(s) divides; tie(magnitudes) makes what must share a scale equal: (K,) -> (K,).
+    divide(s) divides the producer of the inputs. tie(magnitudes) makes magnitudes equal that must share a scale: (K,) -> (K,).
     """
 
-    product: CalibratedLinear
+    linear: CalibratedLinear
     divide: Callable[[Array], None]
     tie: Callable[[Array], Array] = lambda magnitudes: magnitudes
 
 
 def scale_columns(model: Module) -> None:
-    """Scale every product of the model that something in front of it can make up for, in place.
+    """Scale, in place, every linear layer whose inputs can be divided.
 
-    model: prepared with CalibratedLinear, statistics collected, nothing rounded yet. The statistics are used up: the inputs are
-    others afterwards.
+    model: prepared with CalibratedLinear, with statistics, nothing rounded yet. The statistics are removed, because the inputs
+    have changed afterwards.
     """
     for fold in folds(model):
-        product, weight = fold.product, fold.product.weight
-        scales = column_scales(product.grid, weight.data, product.statistics, fold.tie)
+        linear, weight = fold.linear, fold.linear.weight
+        scales = column_scales(linear.grid, weight.data, linear.statistics, fold.tie)
         fold.divide(scales)
         weight.data[...] = weight.data * scales
     for fold in folds(model):
-        fold.product.statistics = None
+        fold.linear.statistics = None
 
 
 def column_scales(
     grid: Grid, weight: Array, statistics: Statistics, tie: Callable[[Array], Array]
 ) -> Array:
-    """The s (K,) float64 that costs the outputs of weight (N, K) the least error when rounded to the grid."""
+    """Return the s (K,) float64 for which rounding weight (N, K) to the grid changes the outputs least."""
     xp = array_module(weight)
     moment, magnitude = statistics.second_moment, tie(statistics.magnitude)
-    magnitude = xp.maximum(magnitude, SMALLEST_MAGNITUDE * max(float(magnitude.max()), 1e-30))
+    magnitude = xp.maximum(magnitude, MIN_MAGNITUDE * max(float(magnitude.max()), 1e-30))
     best, best_error = xp.ones(len(magnitude)), float("inf")
     for exponent in EXPONENTS:
         scales = magnitude**exponent
@@ -80,45 +80,41 @@ def column_scales(
 
 
 def folds(model: Module) -> Iterator[Fold]:
-    """Every product that can be scaled. One that is fed by another product comes before that one's own turn."""
+    """Yield every linear layer that can be scaled. A layer fed by another linear layer comes before that one."""
     for _, module in model.named_modules():
         if isinstance(module, Block):
             yield from _of_block(module)
         elif isinstance(module, SequentialHead):
-            yield Fold(module.join, _dividing(module.state_norm.weight, module.token_norm.weight))
+            norms = module.state_norm.weight, module.token_norm.weight
+            yield Fold(module.join, _divide_vectors(*norms))
         elif isinstance(module, TokenConditionedHead):
-            yield Fold(
-                module.gate_candidate, _dividing(module.state_norm.weight, module.token_norm.weight)
-            )
+            norms = module.state_norm.weight, module.token_norm.weight
+            yield Fold(module.gate_candidate, _divide_vectors(*norms))
 
 
 def _of_block(block: Block) -> Iterator[Fold]:
     attention, feed_forward = block.attention, block.feed_forward
-    yield Fold(feed_forward.down, _dividing_rows(feed_forward.gate_up.weight))
-    groups, heads = attention.num_kv_heads, attention.heads
-    channels = attention.output.weight.shape[1] // heads
+    yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
+    kv_heads, num_heads = attention.num_kv_heads, attention.num_heads
+    head_dim = attention.output.weight.shape[1] // num_heads
+    by_kv_head = (kv_heads, num_heads // kv_heads, head_dim)  # (G, H/G, C)
 
-    def by_value_head(numbers: Array) -> Array:  # (H*C,) -> (G, H/G, C)
-        return numbers.reshape(groups, heads // groups, channels)
+    def tie(magnitudes: Array) -> Array:  # (H*C,) -> (H*C,)
+        shared = magnitudes.reshape(by_kv_head).mean(axis=1, keepdims=True)
+        return array_module(magnitudes).broadcast_to(shared, by_kv_head).reshape(-1)
 
-    def tie(magnitudes: Array) -> Array:
-        shared = by_value_head(magnitudes).mean(axis=1, keepdims=True)
-        return (
-            array_module(magnitudes)
-            .broadcast_to(shared, (groups, heads // groups, channels))
-            .reshape(-1)
-        )
+    divide_values = _divide_last_rows(attention.qkv.weight)
 
-    divide = _dividing_rows(attention.qkv.weight)
-    yield Fold(
-        attention.output, lambda scales: divide(by_value_head(scales)[:, 0].reshape(-1)), tie
-    )
-    yield Fold(attention.qkv, _dividing(block.attention_norm.weight))
-    yield Fold(feed_forward.gate_up, _dividing(block.feed_forward_norm.weight))
+    def divide(scales: Array) -> None:  # (H*C,), equal for the query heads that share a value head
+        divide_values(scales.reshape(by_kv_head)[:, 0].reshape(-1))
+
+    yield Fold(attention.output, divide, tie)
+    yield Fold(attention.qkv, _divide_vectors(block.attention_norm.weight))
+    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
 
 
-def _dividing(*vectors: Parameter) -> Callable[[Array], None]:
-    """Divides vectors that lie side by side in the product's inputs."""
+def _divide_vectors(*vectors: Parameter) -> Callable[[Array], None]:
+    """Return a function that divides vectors, which are concatenated in the inputs of the linear layer."""
 
     def divide(scales: Array) -> None:
         start = 0
@@ -130,8 +126,8 @@ def _dividing(*vectors: Parameter) -> Callable[[Array], None]:
     return divide
 
 
-def _dividing_rows(matrix: Parameter) -> Callable[[Array], None]:
-    """Divides the last rows of a matrix."""
+def _divide_last_rows(matrix: Parameter) -> Callable[[Array], None]:
+    """Return a function that divides the last rows of a matrix."""
 
     def divide(scales: Array) -> None:
         rows = matrix.data[-len(scales) :]

@@ -1,14 +1,14 @@
-"""What the products of a model meet: statistics of their inputs over calibration text.
+"""Calibration: statistics of the inputs of every linear layer, over calibration text.
 
-Rounding that looks at more than the weights asks two things of a product's inputs x, both averages over tokens:
+Rounding methods that consider more than the weights need two averages over the inputs x of a linear layer:
 
-    second moment    E[x xᵀ], (K, K)       what an error of the weights costs at the outputs (GPTQ);
+    second moment    E[x xᵀ], (K, K)       how much an error of the weights changes the outputs (GPTQ);
                                             its diagonal is the importance
     magnitude        E|x_j|, (K,)          which inputs are large (AWQ)
 
-They are collected by putting a `CalibratedLinear` wherever a product was. It multiplies by the full-precision weights until it
-is told what they are rounded to, and sees its inputs rounded as the deployed product will: so the statistics of a layer can be
-taken with the layers before it already rounded, errors and all.
+To collect them, every linear layer is replaced by a `CalibratedLinear`. It multiplies by full-precision weights until it gets
+rounded ones, and rounds its inputs as the deployed layer will. So the statistics of a layer can be collected with the layers
+before it already rounded, including their errors.
 """
 
 from collections.abc import Iterable
@@ -18,21 +18,21 @@ from minimtp.engine.fused import LinearMatMul
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.loss import evaluate_losses
+from minimtp.quant.activations import round_activations
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.qat.fake_quantize import round_activations
 from minimtp.quant.qat.modules import FakeQuantizedLinear
 
 
 class Statistics:
-    """Running means over rows of inputs; in float64, so that they hardly depend on how the rows come in portions."""
+    """Running means over rows of inputs, in float64, so that they hardly depend on how the rows are split into batches."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self._products: Array = 0.0  # the sum of x xᵀ
-        self._magnitudes: Array = 0.0  # the sum of |x|
+        self._products: Array = 0.0  # (K, K), the sum of x xᵀ
+        self._magnitudes: Array = 0.0  # (K,), the sum of |x|
 
     def add(self, rows: Array) -> None:
-        """rows (M, K): M more inputs."""
+        """Add M inputs, rows (M, K)."""
         precise = rows.astype("float64")
         self.rows += len(rows)
         self._products = self._products + precise.T @ precise
@@ -55,13 +55,13 @@ class Statistics:
 
 
 class CalibratedLinear(FakeQuantizedLinear):
-    """A product on its way to being rounded: full precision, until `settle` says which codes and scales it gets."""
+    """A linear layer that is about to be rounded: full precision until `settle` sets its codes and scales."""
 
-    statistics: Statistics | None = None  # collected while there is one
+    statistics: Statistics | None = None  # None: not collected
     chosen: tuple[Array, Scales] | None = None
 
     def settle(self, codes: Array, scales: Scales) -> None:
-        """From now on multiply by what these stand for."""
+        """Multiply by the values of these codes and scales from now on."""
         self.chosen = codes, scales
         self._values = self.grid.decode(codes, scales).astype(self.weight.dtype, copy=False)
 
@@ -71,27 +71,23 @@ class CalibratedLinear(FakeQuantizedLinear):
     def encode(self) -> tuple[Array, Scales]:
         return super().encode() if self.chosen is None else self.chosen
 
-    def product(self, x: Tensor) -> Tensor:
-        seen = round_activations(x.data, self.activations)
+    def matmul(self, x: Tensor) -> Tensor:
+        inputs = round_activations(x.data, self.activations)  # (..., K)
         if self.statistics is not None:
-            self.statistics.add(seen.reshape(-1, seen.shape[-1]))
-        return LinearMatMul().apply(Tensor(seen), self.rounded())
+            self.statistics.add(inputs.reshape(-1, inputs.shape[-1]))
+        return LinearMatMul().apply(Tensor(inputs), self.rounded())
 
 
-def collect(model: Module, products: Iterable[CalibratedLinear], batches: Iterable[Array]) -> None:
-    """Give each of the products fresh statistics of its inputs over the batches, each (B, T + 1 + K) tokens."""
-    products = list(products)
-    for product in products:
-        product.statistics = Statistics()
+def collect(model: Module, layers: Iterable[CalibratedLinear], batches: Iterable[Array]) -> None:
+    """Give each of the layers new statistics of its inputs over the batches, each (B, T + 1 + K) tokens."""
+    for layer in layers:
+        layer.statistics = Statistics()
     for tokens in batches:
         evaluate_losses(model, tokens)
-    kept = [product.statistics for product in products]
-    for product, statistics in zip(products, kept, strict=True):
-        product.statistics = statistics
 
 
 def calibrated(model: Module) -> dict[str, CalibratedLinear]:
-    """The model's products by name, in the order in which they are used."""
+    """Return the model's linear layers by name, in the order in which they are used."""
     return {
         name: module
         for name, module in model.named_modules()

@@ -1,35 +1,36 @@
-"""GPTQ: round a matrix column by column, and let the columns that are still to come make up for each error.
+"""GPTQ: round a matrix column by column, and let the remaining columns compensate for each error.
 
-A product y = W x is judged by its outputs. With H = E[x xᵀ] over calibration text, rounding W to Q costs
+The rounding of W in y = W x is judged by the outputs. With H = E[x xᵀ] over calibration text, rounding W to Q has the error
 
     E |(Q - W) x|² = trace((Q - W) H (Q - W)ᵀ)
 
-which is the same quadratic form for every row. Once column j is rounded with the error e_j = w_j - q_j, the best change of the
-columns not rounded yet is known in closed form (optimal brain surgeon, Hassibi & Stork 1993): with U the upper Cholesky factor
-of H⁻¹ = Uᵀ U,
+which is the same quadratic form for every row. After column j is rounded with the error e_j = w_j - q_j, the best update of the
+remaining columns is known in closed form (optimal brain surgeon, Hassibi & Stork 1993). With U the upper Cholesky factor of
+H⁻¹ = Uᵀ U:
 
     w_k  <-  w_k - e_j U_jk / U_jj     for every k > j                   (Frantar et al. 2022, arXiv 2210.17323, algorithm 1)
 
-so inputs that fire together carry one another's errors. Columns of one group share a scale: it is chosen when its first column
-is reached, from the columns as they are by then, errors of earlier groups included.
+So inputs that fire together compensate for one another's errors. The columns of a group share a scale. It is chosen when the
+first of them is reached, from the columns as updated by then, including the errors of earlier groups.
 
 Choices:
-* The updates of later blocks are delayed and made in one product a block. A block is a number of whole groups, so a group's
-  scale never sees weights that still wait for an update: the result does not depend on the block's size.
-* A weight that no error has reached keeps the code that the grid's own rule gave it. With H a multiple of the identity nothing
-  is ever moved, and the result is round-to-nearest, bit for bit.
-* H is damped by a hundredth of its mean diagonal. An input that never fired gets a diagonal of 1 and is rounded by itself; the
-  reference sets its weights to zero, which no text outside the calibration forgives.
-* All of it in float64: the matrices of this project are small.
-* `largest_first` takes the columns in the order of falling H_jj, so that errors are made where many columns are left to make up
-  for them. Groups stay those of the format; their scales then have to be chosen beforehand, from the weights as they were.
+* The updates of later blocks are delayed, and made with one matmul per block. A block is a number of whole groups, so a group's
+  scale never sees weights that still wait for an update: the result does not depend on the block size.
+* A weight that no error has reached keeps the code that the grid's own rule gave it. If H is a multiple of the identity, no
+  weight is ever updated, and the result is round-to-nearest, bit for bit.
+* H is damped by a hundredth of its mean diagonal. An input that never fired gets a diagonal of 1 and is rounded independently.
+  The reference sets its weights to zero, which harms any text in which the input does fire.
+* Everything is float64: the matrices of this project are small.
+* `largest_first` takes the columns in the order of decreasing H_jj, so that errors are made while many columns are left to
+  compensate for them. Groups are still those of the format, so their scales have to be chosen beforehand, from the original
+  weights.
 """
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.grids.registry import Grid
 from minimtp.quant.grids.scales import put_group
 
 DAMPING = 0.01
@@ -46,23 +47,23 @@ def gptq(
     largest_first: bool = False,
     groups_at_once: int = GROUPS_AT_ONCE,
 ) -> tuple[Array, Scales]:
-    """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales as `grid.encode` gives them.
+    """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
-    beforehand: codes and scales of the weight as it is, whose scales are kept; with `largest_first` the grid's own by default.
-
-    Raises UserError, calling the matrix `name`, for what `encode` refuses and for moments that are not finite.
+    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`, the grid's own by default.
+    largest_first: take the columns in the order of decreasing E[x_j²].
+    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call the weight.
     """
     xp = array_module(weight)
     keep_scales = largest_first or beforehand is not None
     chosen, scales = beforehand or grid.encode(weight, name)
-    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen` are the codes of `start`
+    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen`: the codes of `start`
     columns = weight.shape[1]
     size = grid.group_size or columns
     order = xp.arange(columns)
     if largest_first:
         order = xp.argsort(-xp.diagonal(second_moment), kind="stable")
-    factor = _inverse_factor(second_moment[order][:, order], name)  # (K, K), upper
-    now = start[:, order]  # the columns as they are by now, in the order they are taken
+    factor = _inverse_factor(second_moment[order][:, order], name)  # U (K, K), upper
+    now = start[:, order]  # (N, K), the updated columns in the order of rounding
     block = groups_at_once * size
     for first in range(0, columns, block):
         last = min(first + block, columns)
@@ -84,13 +85,13 @@ def gptq(
 
 
 def output_error(difference: Array, second_moment: Array) -> float:
-    """E |difference @ x|², summed over the rows of difference (N, K), for inputs with E[x xᵀ] = second_moment (K, K)."""
+    """Return E |difference @ x|², summed over the rows of difference (N, K). second_moment: E[x xᵀ] (K, K)."""
     precise = difference.astype("float64")
     return float(((precise @ second_moment) * precise).sum())
 
 
 def _inverse_factor(second_moment: Array, name: str) -> Array:
-    """The upper Cholesky factor U of the damped moment's inverse, H⁻¹ = Uᵀ U: (K, K) float64."""
+    """Return U (K, K) float64, upper triangular, with H⁻¹ = Uᵀ U for the damped moment H."""
     xp = array_module(second_moment)
     moment = to_numpy(second_moment).astype(
         np.float64
@@ -104,9 +105,7 @@ def _inverse_factor(second_moment: Array, name: str) -> Array:
     diagonal[dead] = 1.0
     index = np.arange(len(diagonal))
     damping = DAMPING * float(diagonal.mean())
-    while (
-        True
-    ):  # rounding can leave a nearly singular moment with a negative eigenvalue: then it takes more
+    while True:  # float errors can give a nearly singular moment a negative eigenvalue: damp more
         moment[index, index] = diagonal + damping
         try:
             factor = np.linalg.cholesky(np.linalg.inv(moment)).T

@@ -1,11 +1,11 @@
-"""Half-quadratic quantization: better scales from the weights alone, without any text (Badri & Shaji 2023, "HQQ").
+"""HQQ, half-quadratic quantization: better scales from the weights alone, without any text (Badri & Shaji 2023).
 
-Least squares is the wrong measure for rounding: a few large weights that a smaller step would clip dominate the sum, and the
-step stays large for their sake. A norm with p < 1 counts errors nearly by their number, so that clipping a few is cheap:
+Least squares is the wrong measure for rounding: a few large weights, which a smaller step would clip, dominate the sum, so the
+step stays large. A norm with p < 1 nearly counts the errors, so that clipping a few weights is cheap:
 
     minimize over the scales    sum |w - Q(w)|^p,   p = 0.7
 
-It is not convex, and splitting it makes each half easy: let e take the part of the residual that is given up on,
+This is not convex. It is split into two easy halves, where e takes the part of the residual that is given up:
 
     minimize over e, scales     sum |e|^p + β/2 (w - Q(w) - e)²
 
@@ -13,16 +13,22 @@ It is not convex, and splitting it makes each half easy: let e take the part of 
     scale  <-  sum c (w - e) / sum c²      the least squares step for the codes c          or, for a grid with an offset,
     offset <-  mean(w - e - c scale)
 
-and round again. Residuals are measured in steps of the grid, so that β means the same for every group; it grows a little in
-every iteration, which lets go of less and less. Each group keeps the best scales it has seen, the grid's own among them.
+and then the weights are rounded again. Residuals are measured in steps of the grid, so that β means the same for every group. β
+grows a little in every iteration, which gives up less and less. Each group keeps the best scales it has seen, including the
+grid's own.
 """
 
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import Scales, rounded_to_float16
-from minimtp.quant.grids.registry import Grid
-from minimtp.quant.grids.scales import choose_scales, stretched
-from minimtp.quant.ptq.importance import group_total, per_weight
+from minimtp.quant.grids import Grid
+from minimtp.quant.grids.base import Scales, round_to_float16
+from minimtp.quant.grids.scales import (
+    choose_scales,
+    group_total,
+    has_step_and_minimum,
+    per_weight,
+    stretched,
+)
 
 POWER = 0.7
 BETA, BETA_GROWTH = 10.0, 1.05
@@ -30,9 +36,9 @@ ITERATIONS = 20
 
 
 def hqq(grid: Grid, weight: Array, name: str = "the array") -> tuple[Array, Scales]:
-    """weight (N, K) -> codes and scales as `grid.encode` gives them.
+    """weight (N, K) -> codes and scales, as from `grid.encode`.
 
-    Raises UserError, calling the matrix `name`, for what `encode` refuses, and for grids whose levels are not equally spaced.
+    Raises what `encode` raises, and UserError for grids without a single step or offset; `name` is what errors call the weight.
     """
     xp, columns = array_module(weight), weight.shape[1]
     exact = weight.astype(xp.float64)
@@ -55,13 +61,13 @@ def hqq(grid: Grid, weight: Array, name: str = "the array") -> tuple[Array, Scal
 
 
 def power_error(grid: Grid, exact: Array, codes: Array, scales: Scales) -> Array:
-    """The sum of |w - Q(w)|^p over each group."""
+    """Return the sum of |w - Q(w)|^p over each group, in the shape of the scales."""
     xp = array_module(exact)
     return group_total(grid, scales, xp.abs(exact - grid.decode(codes, scales)) ** POWER)
 
 
 def shrink(residual: Array, step: Array, beta: float) -> Array:
-    """The part of the residual that is given up on: 0 for small ones; measured in steps, which may be 0 or negative."""
+    """Return the part of the residual that is given up, 0 for small ones. Steps may be 0 or negative."""
     xp = array_module(residual)
     unit = xp.where(step == 0, 1.0, xp.abs(step))
     size = xp.abs(residual) / unit
@@ -70,34 +76,28 @@ def shrink(residual: Array, step: Array, beta: float) -> Array:
 
 
 def _refitted(grid: Grid, target: Array, codes: Array, scales: Scales) -> Scales:
-    """Scales that fit codes * step + offset to the target best: the offset where the grid has one, else the step."""
+    """Return the scales that fit codes * step + offset best to the target: a new offset if the grid has one, else a step."""
     xp, columns = array_module(target), target.shape[1]
     step, offset = _parts(grid, scales)
     if offset is None:
-        numbers = grid.decode(codes, xp.ones_like(step)).astype(
-            xp.float64
-        )  # a codebook's entries, or the codes themselves
+        # The codes themselves, or the entries of a codebook.
+        numbers = grid.decode(codes, xp.ones_like(step)).astype(xp.float64)
         squares = group_total(grid, scales, numbers * numbers)
         fitted = group_total(grid, scales, numbers * target) / xp.where(squares == 0, 1.0, squares)
-        return xp.where(
-            squares == 0, step, stretched(grid, fitted.astype(xp.float32), xp.float32(1))
-        )
+        stored = stretched(grid, fitted.astype(xp.float32), xp.float32(1))
+        return xp.where(squares == 0, step, stored)
     count = group_total(grid, scales, xp.ones_like(target))
-    mean = (
-        group_total(
-            grid, scales, target - codes * per_weight(grid, step, columns).astype(xp.float64)
-        )
-        / count
-    )
-    stored = rounded_to_float16(mean.astype(xp.float32))
+    without_offset = codes * per_weight(grid, step, columns).astype(xp.float64)
+    mean = group_total(grid, scales, target - without_offset) / count
+    stored = round_to_float16(mean.astype(xp.float32))
     return type(scales)(step, xp.where(xp.isfinite(stored), stored, offset))
 
 
 def _parts(grid: Grid, scales: Scales) -> tuple[Array, Array | None]:
-    """(step, offset or None) of scales that mean codes * step + offset."""
+    """Return (step, offset or None) of scales with the values codes * step + offset."""
     if not isinstance(scales, tuple):
         return scales, None
-    if getattr(scales, "_fields", ()) == ("step", "minimum"):
+    if has_step_and_minimum(scales):
         return scales
     raise UserError(
         f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it"

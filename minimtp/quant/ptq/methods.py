@@ -1,16 +1,16 @@
-"""Quantization after training: round the weights of a finished model without training it again.
+"""Post-training quantization: round the weights of a finished model without training it again.
 
-    rtn          round to nearest: each group by the grid's own rule. What everything cleverer has to beat.
+    rtn          round to nearest: each group by the grid's own rule. The baseline for all other methods
     hqq          better scales from the weights alone                                              (hqq.py)
-    importance   better scales for the inputs that the text brings                                 (importance.py)
+    importance   better scales for the inputs that the text produces                   (grids/scale_search.py)
     awq          columns scaled to suit their inputs, then as `importance`                         (awq.py)
-    gptq         as `importance`, then every error made up for by the columns still to come        (gptq.py)
+    gptq         as `importance`, then the remaining columns compensate for every error            (gptq.py)
 
-All use the same grids, the same packing and the same modules as quantization-aware training; the only difference is that the
-weights never had a chance to adapt. Token tables are rounded to nearest by every method: their grid is fine.
+All methods use the same grids, packing and modules as quantization-aware training. The only difference is that the weights
+had no chance to adapt. Every method rounds token tables to nearest, because their grid is fine.
 
-The products are rounded in the order in which the model uses them. GPTQ takes its statistics anew for each, with those before
-it already rounded, so that it makes up for their errors too.
+Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics for each, with the layers
+before it already rounded, so that it compensates for their errors, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,16 @@ from collections.abc import Callable, Sequence
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replicate
 from minimtp.errors import UserError
+from minimtp.quant.grids import F16
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.grids.registry import F16
+from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.awq import scale_columns
 from minimtp.quant.ptq.calibration import CalibratedLinear, calibrated, collect
 from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
-from minimtp.quant.ptq.importance import search_scales
-from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 
 METHODS = ("rtn", "hqq", "importance", "awq", "gptq")
 METHODS_WITH_TEXT = ("importance", "awq", "gptq")
@@ -38,10 +40,11 @@ def quantize_after_training(
     batches: Sequence[Array] = (),
     progress: Callable[[str], None] = lambda name: None,
 ) -> Module:
-    """A packed model with the full-precision model's weights rounded; the given model is left as it is.
+    """Return a packed model with the rounded weights of a full-precision one, which is not changed.
 
-    batches: calibration text, each (B, T + 1 + K) tokens, for METHODS_WITH_TEXT. progress: told each product that is done.
-    Raises UserError for an unknown method or one without its text, and what `prepare` and `convert` raise.
+    batches: calibration text for METHODS_WITH_TEXT, each (B, T + 1 + K) tokens. progress: called with the name of each layer
+    that is done.
+    Raises UserError if the method is unknown or needs text, and what `prepare_qat` and `convert` raise.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: use {', '.join(METHODS)}")
@@ -49,39 +52,35 @@ def quantize_after_training(
         raise UserError(
             f"method {method} needs calibration text: give some, or use method {' or '.join(_WITHOUT_TEXT)}"
         )
-    copy = prepare(_copy(model), spec, linear=CalibratedLinear)
-    products = calibrated(copy)
-    if method != "rtn" and any(product.grid is F16 for product in products.values()):
+    copy = prepare_qat(_copy(model), spec, linear=CalibratedLinear)
+    layers = calibrated(copy)
+    if method != "rtn" and any(layer.grid is F16 for layer in layers.values()):
         raise UserError(f"{F16.name} has no scales for {method} to choose: use method rtn with it")
     if method == "awq":
-        collect(copy, products.values(), batches)
+        collect(copy, layers.values(), batches)
         scale_columns(copy)
     if method in ("importance", "awq"):
-        collect(copy, products.values(), batches)
-    for name, product in products.items():
+        collect(copy, layers.values(), batches)
+    for name, layer in layers.items():
         if method == "gptq":
-            collect(copy, [product], batches)
-        product.settle(*_round(product, method))
-        product.statistics = None
+            collect(copy, [layer], batches)
+        layer.settle(*_round(layer, method))
+        layer.statistics = None
         progress(name)
     return convert(copy)
 
 
 def round_to_nearest(model: Module, spec: QuantizationSpec) -> Module:
-    """`quantize_after_training` by the method rtn."""
+    """Return `quantize_after_training` with the method rtn."""
     return quantize_after_training(model, spec)
 
 
 _WITHOUT_TEXT = [method for method in METHODS if method not in METHODS_WITH_TEXT]
 
 
-def _round(product: CalibratedLinear, method: str) -> tuple[Array, Scales]:
-    grid, weight, name, statistics = (
-        product.grid,
-        product.weight.data,
-        f"{product.name}.weight",
-        product.statistics,
-    )
+def _round(layer: CalibratedLinear, method: str) -> tuple[Array, Scales]:
+    grid, weight, name = layer.grid, layer.weight.data, f"{layer.name}.weight"
+    statistics = layer.statistics
     if method == "hqq":
         return hqq(grid, weight, name)
     if method == "rtn":

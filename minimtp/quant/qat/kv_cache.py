@@ -1,96 +1,93 @@
-"""Keys and values in few bits: what attention reads when its cache stores codes instead of floats.
+"""The quantized KV cache: keys and values as codes instead of floats.
 
-A long text's cache outgrows the weights. A position's key (after its rotation) and value, C numbers a head, are written once
-and read ever after, so they can be stored as codes:
+The KV cache of a long sequence is larger than the weights. The key (after its rotation) and the value of a position, C numbers
+per head, are written once and read by every later token, so they can be stored as codes:
 
-    int8    one scale for the C numbers of a head; nearly free
-    int4    one scale for 32 of them, after a rotation
+    int8    one scale for the C numbers of a head; almost no loss in quality
+    int4    one scale per 32 numbers, after a rotation
 
-Keys have channels that are always large; at 4 bits such a channel takes the scale and leaves little for the others. Multiplied
-by an orthonormal Hadamard matrix R, built of plus and minus 1 / sqrt(C), each number becomes a mixture of all, and what stood
-out is spread (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). Rotated back after reading, nothing else changes: RᵀR = I, and
-R Rᵀ cancels in q · k, so a kernel may as well rotate the query instead.
+Keys have channels that are always large. At 4 bits such a channel determines the scale and leaves little precision for the
+others. A product with an orthonormal Hadamard matrix R, built of plus and minus 1 / sqrt(C), turns each number into a mixture
+of all, which spreads the outliers (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). Rotating back after reading restores
+everything else: RᵀR = I. R Rᵀ also cancels in q · k, so a kernel may rotate the query instead.
 
-Training rounds with the same functions, straight through: the gradient passes as if nothing had been rounded. Decoding writes
-into its cache what `rounded_rows` makes of keys and values: the numbers that such a cache would give back, held as floats, so
-that the text is the deployed model's though the memory is not yet saved.
+Training rounds with the same functions and a straight-through gradient. Decoding writes the rounded keys and values into its
+cache, but as floats: the output is that of the deployed model, while the memory is not saved yet.
 """
+
+from functools import partial
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.fused import CausalAttention
 from minimtp.model.transformer import Attention
+from minimtp.quant.grids import Grid, grid_named
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.grids.registry import Grid, grid_named
 
 CACHES = ("float", "int8", "int4")
 GRIDS = {"int8": "int8-restricted-channel", "int4": "int4-restricted-g32"}
 
 
 def hadamard(head_dim: int, like: Array) -> Array:
-    """The orthonormal matrix (C, C) that mixes channels; where C is no power of two, blocks of the largest that divides it."""
+    """Return the orthonormal matrix (C, C) that mixes channels, with the device and dtype of `like`.
+
+    If C is not a power of two, it consists of blocks of the largest power of two that divides C.
+    """
     xp = array_module(like)
     size = head_dim & -head_dim
     block = xp.ones((1, 1))
     while len(block) < size:
-        block = xp.concatenate(
-            [xp.concatenate([block, block], 1), xp.concatenate([block, -block], 1)]
-        )
+        above, below = xp.concatenate([block, block], 1), xp.concatenate([block, -block], 1)
+        block = xp.concatenate([above, below])
     return xp.kron(xp.eye(head_dim // size), block * size**-0.5).astype(like.dtype)
 
 
 def encode_rows(rows: Array, cache: str, name: str = "the cache") -> tuple[Array, Scales]:
-    """rows (M, C), a head's key or value each -> codes int8 (M, C) and scales, as the cache stores them.
+    """rows (M, C), each the key or value of a head -> codes int8 (M, C) and scales, as the cache stores them.
 
-    Raises UserError for values that are not finite.
+    Raises UserError if a value is not finite.
     """
     rotated = rows @ hadamard(rows.shape[1], rows) if cache == "int4" else rows
     return _grid(cache).encode(rotated, name)
 
 
 def decode_rows(codes: Array, scales: Scales, cache: str) -> Array:
-    """What `encode_rows` stored, as float32 (M, C)."""
+    """Return the rows that `encode_rows` stored, float32 (M, C)."""
     values = _grid(cache).decode(codes, scales)
     return values @ hadamard(values.shape[1], values).T if cache == "int4" else values
 
 
-def rounded_rows(rows: Array, cache: str) -> Array:
-    """rows (..., C) as a cache of few bits gives them back, in their own shape and dtype."""
-    flat = rows.reshape(-1, rows.shape[-1])
-    return (
-        decode_rows(*encode_rows(flat, cache), cache)
-        .astype(rows.dtype, copy=False)
-        .reshape(rows.shape)
-    )
+def fake_quantize_rows(rows: Array, cache: str) -> Array:
+    """rows (..., C) -> the values that a quantized cache returns for them, in the same shape and dtype."""
+    flat = rows.reshape(-1, rows.shape[-1])  # (M, C)
+    values = decode_rows(*encode_rows(flat, cache), cache)
+    return values.astype(rows.dtype, copy=False).reshape(rows.shape)
 
 
-class RoundedCacheAttention(CausalAttention):
-    """`CausalAttention` over keys and values as a cache of few bits holds them; cache: "int8" or "int4"."""
+class QuantizedCacheAttention(CausalAttention):
+    """`CausalAttention` over keys and values from a quantized cache. cache: "int8" or "int4"."""
 
     straight_through = True
 
     def __init__(
-        self, cache: str, heads: int, num_kv_heads: int, cosine: Array, sine: Array
+        self, cache: str, num_heads: int, num_kv_heads: int, cosine: Array, sine: Array
     ) -> None:
-        super().__init__(heads, num_kv_heads, cosine, sine)
+        super().__init__(num_heads, num_kv_heads, cosine, sine)
         self.cache = cache
 
-    def kept(self, rows: Array) -> Array:
-        return rounded_rows(rows, self.cache)
+    def quantize_kv(self, rows: Array) -> Array:
+        return fake_quantize_rows(rows, self.cache)
 
 
-class AttentionOverRoundedCache(Attention):
-    """An `Attention` whose keys and values are read as a cache of few bits holds them; takes the other's place."""
+class AttentionWithQuantizedCache(Attention):
+    """An `Attention` that reads its keys and values from a quantized cache. It takes over the modules of `attention`."""
 
     def __init__(self, attention: Attention, cache: str) -> None:
         vars(self).update(vars(attention))
         self.cache = cache
-
-    def stored(self, rows: Array) -> Array:
-        """What the cache makes of keys or values (..., C)."""
-        return rounded_rows(rows, self.cache)
+        self.quantize_kv = partial(fake_quantize_rows, cache=cache)
 
     def operation(self, cosine: Array, sine: Array) -> CausalAttention:
-        return RoundedCacheAttention(self.cache, self.heads, self.num_kv_heads, cosine, sine)
+        return QuantizedCacheAttention(self.cache, self.num_heads, self.num_kv_heads, cosine, sine)
 
 
 def _grid(cache: str) -> Grid:

@@ -1,99 +1,61 @@
-"""Grids that training adjusts: the step, the offset, the bound of a quantizer as parameters with gradients of their own.
+"""Learned grids: the step, the offset or the bound of a quantizer as a parameter with a gradient of its own.
 
-Rounding to the levels of a step s, v = w / s,
+Rounding to the levels of a step s, with v = w / s,
 
     q(w) = s clip(round(v), low, high)
 
-has a derivative in s as little as in w: it is a staircase times s. LSQ (Esser et al. 2020, arXiv 1902.08153) freezes the
-rounding error c = round(v) - v and differentiates what is left, the surrogate s (v + c) = w + s c inside the range, s low or
-s high outside:
+has no useful derivative in w, which is 0 almost everywhere, and none in s: it is a staircase times s. LSQ, learned step size
+quantization (Esser et al. 2020, arXiv 1902.08153), freezes the rounding error c = round(v) - v and differentiates the
+surrogate that is left: s (v + c) = w + s c inside the range, s low or s high outside. So
 
     dq/ds = round(v) - v       low <= v <= high            dq/dw = 1 inside, 0 outside
           = low or high        outside
 
-so a step shrinks while weights lie between levels, and grows when many are clipped. The true derivative of the staircase is
-round(v) inside, which knows nothing of where w lies; a test that compares LSQ with differences of the staircase is wrong.
+A step shrinks while weights lie between levels, and grows if many are clipped. The true derivative of the staircase inside is
+round(v), which does not depend on where w lies. A test that compares LSQ with differences of the staircase is wrong.
 
     LSQ+ (Bhalgat et al. 2020, arXiv 2004.09576)   q = s clip(round((w - b) / s), low, high) + b      dq/db = 1 where clipped
     PACT (Choi et al. 2018, arXiv 1805.06085)      q = s round(clip(x, 0, a) / s), s = a / levels     dq/da = 1 where x >= a
 
-Gradients of what many elements share are scaled by 1 / sqrt(elements * high), LSQ's recipe for plain SGD; under Adam, which
-divides by the gradient's own size, the factor cancels.
+Here a group's step is the grid's own step times exp(t), and t is learned. t = 0 is the grid itself. A step cannot become
+negative or vanish, and one learning rate suits all sizes. Codes and scales are still those that the grid stores, so files and
+kernels do not change. With s = s_0 exp(t), dq/dt = s dq/ds: LSQ's derivative becomes q - w inside and q outside. LSQ also scales
+gradients by 1 / sqrt(elements * high), a recipe for plain SGD. Adam divides by the gradient's own size, so the factor cancels
+and is left out.
 
-**In training** (`FakeQuantizeLearned`) a group's step is the grid's own times exp(t), with t learned. t = 0 is the grid itself,
-a step cannot become negative or vanish, one learning rate suits all sizes, and codes and scales are those the grid stores:
-nothing changes for files and kernels. With d(t) = s for s = s_0 exp(t), LSQ's derivative becomes q - w inside and q outside.
-There are three ways of learning, by how the recipe calls them:
+A recipe chooses one of three ways of learning:
 
     learned            LSQ
-    learned-offset     LSQ+, where a group stores its lowest level m too: m moves by an offset, counted in the grid's own steps;
-                       dq/dt = q - w inside, q - m outside
-    learned-bound      PACT's rule for the weights' bound on both sides: dq/dt = q outside and 0 inside, so that only what is
-                       clipped moves a step
+    learned-offset     LSQ+, for grids that also store the lowest level m of a group. m moves by an offset, counted in the grid's
+                       own steps. dq/dt = q - w inside, q - m outside
+    learned-bound      PACT's rule for a bound of the weights on both sides. dq/dt = q outside and 0 inside, so that only
+                       clipped weights move a step
 
-Their papers learn offsets and bounds of activations. Here activations follow the extremes of each group or token, and nothing
+Their papers learn offsets and bounds of activations. Here activations follow the extremes of each group or token, so nothing
 of them is clipped.
 """
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.tensor import Op
+from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.grids.registry import Grid
+from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.grids.scales import (
+    group_total,
+    per_weight,
     step_and_minimum_of,
     step_of,
     stretched,
     stretched_and_shifted,
 )
-from minimtp.quant.ptq.importance import group_total, per_weight, search_scales
-
-
-class LearnedStep(Op):
-    """LSQ: w and a step that broadcasts against it -> q(w), in w's shape. low, high: the outermost codes."""
-
-    straight_through = True
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
-
-    def forward(self, w: Array, step: Array) -> Array:
-        xp = array_module(w)
-        self.levels, self.shared = w / step, w.size // step.size
-        self.codes = xp.clip(xp.rint(self.levels), self.low, self.high)
-        return step * self.codes
-
-    def backward(self, gradient: Array) -> tuple[Array, Array]:
-        inside = self._inside()
-        scale = (self.shared * self.high) ** -0.5
-        return gradient * inside, gradient * (self.codes - inside * self.levels) * scale
-
-    def _inside(self) -> Array:
-        return (self.levels >= self.low) & (self.levels <= self.high)
-
-
-class LearnedStepAndOffset(Op):
-    """LSQ+: w, and a step and an offset that broadcast against it -> q(w), in w's shape."""
-
-    straight_through = True
-
-    def __init__(self, low: int, high: int) -> None:
-        self.step = LearnedStep(low, high)
-
-    def forward(self, w: Array, step: Array, offset: Array) -> Array:
-        return self.step.forward(w - offset, step) + offset
-
-    def backward(self, gradient: Array) -> tuple[Array, Array, Array]:
-        dw, dstep = self.step.backward(gradient)
-        scale = (self.step.shared * self.step.high) ** -0.5
-        return dw, dstep, (gradient - dw) * scale
 
 
 class FakeQuantizeLearned(Op):
-    """Weights (N, K) and the logarithms t, one per group, flat -> the weights on the grid with its steps times exp(t).
+    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid with learned steps, (N, K).
 
-    A third input, offsets, flat as well, moves the groups' levels by so many of the grid's own steps. bound: let only what is
-    clipped move the steps. name: what an error calls the weights.
-    Raises UserError for what the grid refuses, for grids without a single step and, with offsets, for those that store none.
+    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels of each group are moved, in
+    the grid's own steps. bound: let only clipped weights move the steps. name: what an error calls the weights.
+    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets, stores no lowest level.
     """
 
     straight_through = True
@@ -101,90 +63,95 @@ class FakeQuantizeLearned(Op):
     def __init__(self, grid: Grid, name: str = "the weights", bound: bool = False) -> None:
         self.grid, self.name, self.bound = grid, name, bound
 
-    def forward(self, weight: Array, logarithms: Array, offsets: Array | None = None) -> Array:
+    def forward(self, weight: Array, log_steps: Array, offsets: Array | None = None) -> Array:
         self.weight, self.has_offsets = weight, offsets is not None
-        self.codes, self.scales = encode_learned(self.grid, weight, logarithms, self.name, offsets)
+        self.codes, self.scales = encode_learned(self.grid, weight, log_steps, offsets, self.name)
         return self.grid.decode(self.codes, self.scales).astype(weight.dtype, copy=False)
 
     def backward(self, gradient: Array) -> tuple[Array, ...]:
-        grid, scales, xp = self.grid, self.scales, array_module(gradient)
-        value = grid.decode(self.codes, scales)
-        inside = within_levels(grid, self.weight, self.codes, scales)
-        lowest = (
-            per_weight(grid, scales.minimum, value.shape[1])
-            if self.has_offsets
-            else value.dtype.type(0)
-        )
-        moved = value - xp.where(inside, value if self.bound else self.weight, lowest)
-        gradients = [gradient * inside, self._by_group(gradient * moved)]
+        value = self.grid.decode(self.codes, self.scales)  # (N, K)
+        inside = within_levels(self.grid, self.weight, self.codes, self.scales)  # (N, K)
+        gradients = [gradient * inside, self.log_step_gradient(gradient, value, inside)]
         if self.has_offsets:
-            own = grid.encode(self.weight, self.name)[1].step
-            gradients.append(self._by_group(gradient * ~inside) * own.reshape(-1))
+            gradients.append(self.offset_gradient(gradient, inside))
         return tuple(gradients)
 
-    def _by_group(self, values: Array) -> Array:
-        return (
-            group_total(self.grid, self.scales, values).reshape(-1).astype(values.dtype, copy=False)
-        )
+    def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
+        lowest = value.dtype.type(0)
+        if self.has_offsets:
+            lowest = per_weight(self.grid, self.scales.minimum, value.shape[1])  # (N, K)
+        fixed = value if self.bound else self.weight
+        slope = value - array_module(value).where(inside, fixed, lowest)  # dq/dt
+        return self.total_per_group(gradient * slope)
+
+    def offset_gradient(self, gradient: Array, inside: Array) -> Array:
+        """The gradient of the offsets (groups,). An offset moves only clipped weights."""
+        own_step = self.grid.encode(self.weight, self.name)[1].step
+        return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
+
+    def total_per_group(self, values: Array) -> Array:
+        """values (N, K) -> their sum over each group, (groups,)."""
+        total = group_total(self.grid, self.scales, values).reshape(-1)
+        return total.astype(values.dtype, copy=False)
 
 
 def encode_learned(
     grid: Grid,
     weight: Array,
-    logarithms: Array,
-    name: str = "the weights",
+    log_steps: Array,
     offsets: Array | None = None,
+    name: str = "the weights",
 ) -> tuple[Array, Scales]:
-    """The codes and scales of `FakeQuantizeLearned`: what a file stores. Its arguments and errors."""
+    """Return the codes int8 (N, K) and scales of `FakeQuantizeLearned`, as a file stores them. Same arguments and errors."""
     codes, scales = grid.encode(weight, name)
     step = step_of(grid, scales) if offsets is None else step_and_minimum_of(grid, scales)[0]
-    if not logarithms.any() and (offsets is None or not offsets.any()):
+    if not log_steps.any() and (offsets is None or not offsets.any()):
         return codes, scales  # the grid's own rule, bit for bit
-    factors = array_module(weight).exp(logarithms).astype("float32").reshape(step.shape)
+    factors = array_module(weight).exp(log_steps).astype("float32").reshape(step.shape)
     if offsets is None:
         scales = stretched(grid, scales, factors)
     else:
-        scales = stretched_and_shifted(
-            grid, scales, factors, offsets.astype("float32").reshape(step.shape)
-        )
+        shifts = offsets.astype("float32").reshape(step.shape)
+        scales = stretched_and_shifted(grid, scales, factors, shifts)
     return grid.nearest(weight, scales), scales
 
 
 def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Array:
-    """Which weights lie between the lowest and the highest level of their group, both included: booleans (N, K)."""
+    """Return whether each weight lies between the lowest and the highest level of its group, inclusive: booleans (N, K)."""
     xp = array_module(weight)
     ends = [
-        grid.decode(xp.full_like(codes, code), scales)
-        for code in (grid.smallest_code, grid.largest_code)
+        grid.decode(xp.full_like(codes, code), scales) for code in (grid.min_code, grid.max_code)
     ]
     exact = weight.astype(xp.float32, copy=False)
     return (exact >= xp.minimum(*ends)) & (exact <= xp.maximum(*ends))
 
 
-def first_logarithms(grid: Grid, weight: Array, name: str = "the weights") -> Array:
-    """Where learning begins: the logarithms of the factors whose steps have the least squared error, flat float32."""
-    own, found = (step_of(grid, scales) for scales in _own_and_found(grid, weight, name))
-    return _logarithms(own, found)
+def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Array:
+    """Return where learning starts, float32 (groups,): the factors with the smallest squared error, as logarithms."""
+    own, found = _own_and_searched_scales(grid, weight, name)
+    return _log_ratio(step_of(grid, own), step_of(grid, found))
 
 
-def first_logarithms_and_offsets(
+def first_log_steps_and_offsets(
     grid: Grid, weight: Array, name: str = "the weights"
 ) -> tuple[Array, Array]:
-    """The same where offsets are learned too: logarithms and offsets, each flat float32."""
-    scales = _own_and_found(grid, weight, name)
-    (own, own_minimum), (found, found_minimum) = (
-        step_and_minimum_of(grid, each) for each in scales
-    )
+    """As `first_log_steps` if offsets are learned, too: log steps and offsets, each float32 (groups,)."""
+    own, found = _own_and_searched_scales(grid, weight, name)
+    own_step, own_minimum = step_and_minimum_of(grid, own)
+    found_step, found_minimum = step_and_minimum_of(grid, found)
     xp = array_module(weight)
-    offsets = (found_minimum - own_minimum) / xp.where(own == 0, xp.float32(1), own)
-    return _logarithms(own, found), xp.where(own == 0, xp.float32(0), offsets).reshape(-1)
+    empty = own_step == 0
+    offsets = (found_minimum - own_minimum) / xp.where(empty, xp.float32(1), own_step)
+    return _log_ratio(own_step, found_step), xp.where(empty, xp.float32(0), offsets).reshape(-1)
 
 
-def _own_and_found(grid: Grid, weight: Array, name: str) -> tuple[Scales, Scales]:
+def _own_and_searched_scales(grid: Grid, weight: Array, name: str) -> tuple[Scales, Scales]:
     return grid.encode(weight, name)[1], search_scales(grid, weight, name=name)[1]
 
 
-def _logarithms(own: Array, found: Array) -> Array:
+def _log_ratio(own: Array, found: Array) -> Array:
+    """log(found / own), float32 (groups,); 0 if a step is 0."""
     xp = array_module(own)
     usable = (own != 0) & (found != 0)
     ratio = xp.where(usable, found, 1) / xp.where(usable, own, 1)

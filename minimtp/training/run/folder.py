@@ -23,7 +23,7 @@ from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.log import LOG_NAME
 
 if TYPE_CHECKING:  # models without rounding do not need it
-    from minimtp.quant.qat.modules import QuantizationSpec
+    from minimtp.quant.qat.spec import QuantizationSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> LoadedRun:
     model = build_model(stored.recipe, None)
     packed, fake_quantized = None, False
     if stored.packed is not None:
-        from minimtp.quant.qat.modules import QuantizationSpec, restore
+        from minimtp.quant.qat.convert import restore
+        from minimtp.quant.qat.spec import QuantizationSpec
 
         packed = QuantizationSpec(**stored.packed)
         arrays = {name: to_device(array, chosen) for name, array in stored.parameters.items()}
@@ -74,9 +75,9 @@ def load_run(folder: str | Path, device: str = "cpu") -> LoadedRun:
         map_parameters(model, lambda array: to_device(array, chosen))
         fake_quantized = quantization_began(stored)
         if fake_quantized:
-            from minimtp.quant.qat.modules import prepare
+            from minimtp.quant.qat.prepare import prepare_qat
 
-            model = prepare(model, quantization_spec(stored.recipe))
+            model = prepare_qat(model, quantization_spec(stored.recipe))
     return LoadedRun(
         path=Path(folder),
         model=model,

@@ -14,7 +14,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.pytorch.training import GraphedTorchTrainer, TorchTrainer
 from minimtp.bench.training.implementations import Minimtp
-from minimtp.decode.runtime import ModelRunner
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset

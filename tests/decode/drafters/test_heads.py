@@ -11,17 +11,19 @@ from minimtp.decode.drafters import token_conditioned
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.tree_growth import grow
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
-from minimtp.decode.runtime import ModelRunner
 from minimtp.decode.sampling import GREEDY, SamplingParams
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, Heads, MultiTokenModel
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec, prepare
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 
 SHAPE = ModelConfig(
     vocabulary_size=40,
@@ -276,7 +278,7 @@ def test_heads_that_know_the_future_are_always_accepted(kind):
 def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
     model = model_with(kind, np.float32)
     packed = round_to_nearest(model, QuantizationSpec())
-    faked = prepare(model, QuantizationSpec())
+    faked = prepare_qat(model, QuantizationSpec())
     text = np.random.default_rng(1).integers(0, SHAPE.vocabulary_size, 9)
     runtime = ModelRunner(packed.trunk)
     drafter = head_drafter(packed.heads, runtime)
@@ -325,7 +327,7 @@ def test_a_draft_goes_on_as_long_as_the_product_of_its_largest_probabilities_all
 def test_heads_in_training_for_4_bits_have_to_be_converted_first(kind):
     model = model_with(kind, np.float32)
     runtime = ModelRunner(model.trunk)
-    prepare(model, QuantizationSpec())
+    prepare_qat(model, QuantizationSpec())
     with pytest.raises(TypeError, match="convert the model first"):
         head_drafter(model.heads, runtime)
 

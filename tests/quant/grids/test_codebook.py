@@ -6,8 +6,8 @@ from statistics import NormalDist
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.quant.grids import grid_named
 from minimtp.quant.grids.codebook import NF4_LEVELS
-from minimtp.quant.grids.registry import grid_named
 from tests.vectors.ggml_cases import bell
 
 MEANS = np.array([[3.0, -1.0, 0.0, 0.0, -6.0, 2.0]], np.float32)  # the mean magnitude is 2

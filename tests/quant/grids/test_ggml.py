@@ -8,7 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import BLOCK_GRIDS, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, grid_named
+from minimtp.quant.grids import BLOCK_GRIDS, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, grid_named
 from tests.vectors.ggml_cases import FORMATS, importance, large_cases, small_cases
 
 each_block_grid = pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
@@ -143,7 +143,7 @@ def test_counter_example_order_and_shuffles_are_not_kept_across_the_groups_of_a_
 @pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
 def test_counter_example_one_huge_weight_silences_its_neighbours(grid):
     x = large_cases()["bell"][:1, : grid.group_size].copy()
-    x[0, 3] = grid.largest_magnitude
+    x[0, 3] = grid.max_magnitude
     values = grid.fake_quantize(x)
     group = np.delete(values[0, : grid.columns_per_step], 3)
     assert len(np.unique(group)) == 1

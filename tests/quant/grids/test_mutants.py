@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from minimtp.quant.grids.registry import grid_named
+from minimtp.quant.grids import grid_named
 from tests.grid_properties import PROPERTIES, broken_properties
 from tests.mutants import in_place, load
 

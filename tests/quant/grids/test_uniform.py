@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.quant.grids.registry import MASKS, UniformGrid, grid_named
+from minimtp.quant.grids import MASKS, UniformGrid, grid_named
 from minimtp.quant.grids.rounding import half_away, half_up, stochastic
-from minimtp.quant.grids.scales import map_scales, put_group
+from minimtp.quant.grids.scales import group_total, map_scales, put_group
 from minimtp.quant.grids.uniform import POLICIES, AffineScales
-from minimtp.quant.ptq.importance import group_total
 from tests.strategies import ragged_matrices, uniform_grids
 from tests.vectors.ggml_cases import bell
 
@@ -36,11 +35,11 @@ def test_a_scale_that_was_divided_by_the_largest_code_survives_the_way_there_and
     bits,
 ):
     """Why rounding twice is rounding once also for float32 scales: s = a / q gives (q s) / q = s."""
-    largest_code = np.float32(2 ** (bits - 1) - 1)
+    max_code = np.float32(2 ** (bits - 1) - 1)
     scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(
         np.float32
-    ) / largest_code
-    assert np.array_equal(largest_code * scales / largest_code, scales)
+    ) / max_code
+    assert np.array_equal(max_code * scales / max_code, scales)
 
 
 def test_counter_example_full_mid_shrinks_every_group_each_time_it_is_applied():
@@ -203,7 +202,7 @@ def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_st
     codes, scales = grid.encode(x)
     lowest, second, highest = (
         grid.decode(np.full_like(codes, code), scales).astype(np.float64)
-        for code in (grid.smallest_code, grid.smallest_code + 1, grid.largest_code)
+        for code in (grid.min_code, grid.min_code + 1, grid.max_code)
     )
     step = second - lowest  # negative where the scale is
     given = step != 0

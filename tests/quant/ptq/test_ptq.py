@@ -12,19 +12,22 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.loss import evaluate_losses
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.transformer import Transformer
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import Q4_0, grid_named
-from minimtp.quant.packed import stored_arrays
+from minimtp.quant.grids import Q4_0, grid_named
+from minimtp.quant.grids.scale_search import group_errors, search_scales
+from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq import awq
 from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrated, collect
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
 from minimtp.quant.ptq.hqq import hqq, power_error, shrink
-from minimtp.quant.ptq.importance import group_errors, search_scales
 from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
-from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from tests.strategies import weight_matrices
 
 SHAPE = ModelConfig(
@@ -369,7 +372,7 @@ HQQ_GRIDS = [grid for grid in [*GRIDS, *RAGGED] if "affine" not in grid.name]
 @settings(max_examples=20)
 def test_hqq_never_ends_with_a_larger_error_than_it_began_with(grid, x):
     codes, scales = hqq(grid, x)
-    assert codes.min() >= grid.smallest_code and codes.max() <= grid.largest_code
+    assert codes.min() >= grid.min_code and codes.max() <= grid.max_code
     assert (power_error(grid, x, codes, scales) <= power_error(grid, x, *grid.encode(x))).all()
 
 
@@ -488,7 +491,7 @@ def test_scaled_columns_change_nothing_as_long_as_nothing_is_rounded(kind, num_k
     """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every sharing of value heads."""
     model = build(kind, num_kv_heads=num_kv_heads)
     batches = text(model)
-    copy = prepare(
+    copy = prepare_qat(
         model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear
     )
     before = says(copy, batches[0])
@@ -507,8 +510,8 @@ def test_scaled_columns_change_nothing_as_long_as_nothing_is_rounded(kind, num_k
 
 def test_every_product_between_norms_can_be_scaled():
     for kind in ("none", *HEADS):
-        model = prepare(build(kind), QuantizationSpec(), linear=CalibratedLinear)
-        scaled = {id(fold.product) for fold in awq.folds(model)}
+        model = prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear)
+        scaled = {id(fold.linear) for fold in awq.folds(model)}
         assert scaled == {id(product) for product in calibrated(model).values()}, kind
 
 
@@ -545,11 +548,11 @@ def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at
 
 def test_value_heads_that_several_query_heads_share_get_their_inputs_mean_and_others_their_own():
     for num_kv_heads in (1, 2, 4):
-        model = prepare(
+        model = prepare_qat(
             build(num_kv_heads=num_kv_heads), QuantizationSpec(), linear=CalibratedLinear
         )
         block = model.blocks[0]
-        tie = next(fold.tie for fold in awq.folds(model) if fold.product is block.attention.output)
+        tie = next(fold.tie for fold in awq.folds(model) if fold.linear is block.attention.output)
         magnitudes = np.random.default_rng(0).exponential(size=32)  # 4 query heads of 8
         by_head = magnitudes.reshape(num_kv_heads, -1, 8)
         expected = np.repeat(by_head.mean(axis=1, keepdims=True), by_head.shape[1], axis=1).reshape(
@@ -594,7 +597,7 @@ def test_statistics_are_means_over_the_rows_in_double_precision():
 
 
 def test_until_it_is_told_what_it_is_rounded_to_a_calibrated_product_is_exact_and_would_be_stored_by_the_grids_rule():
-    model = prepare(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
+    model = prepare_qat(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
     product = calibrated(model)["blocks.0.attention.qkv"]
     assert np.array_equal(product.rounded().data, product.weight.data)
     assert same(product.encode(), Q4_0.encode(product.weight.data))
@@ -607,7 +610,7 @@ def test_until_it_is_told_what_it_is_rounded_to_a_calibrated_product_is_exact_an
 
 
 def test_statistics_are_of_what_the_product_sees_and_of_layers_already_rounded():
-    model = prepare(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
+    model = prepare_qat(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
     batches, products = text(model), calibrated(model)
     first, second = products["blocks.0.attention.qkv"], products["blocks.0.feed_forward.gate_up"]
     collect(model, [first, second], batches)
@@ -640,9 +643,9 @@ def test_every_method_packs_every_kind_of_model_and_leaves_the_given_one_alone(p
     assert all(np.array_equal(a, b) for a, b in zip(says(model, batches[0]), before, strict=True))
     assert all(np.isfinite(part).all() for part in says(packed, batches[0]))
     assert len(done) == len(
-        calibrated(prepare(build(kind), QuantizationSpec(), linear=CalibratedLinear))
+        calibrated(prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear))
     )
-    nearest = says(convert(prepare(model, QuantizationSpec())), batches[0])
+    nearest = says(convert(prepare_qat(model, QuantizationSpec())), batches[0])
     equal = all(
         np.array_equal(a, b) for a, b in zip(says(packed, batches[0]), nearest, strict=True)
     )
@@ -655,7 +658,7 @@ def test_a_method_is_its_parts_product_by_product(plain, method):
     model = build("sequential", np.float32)
     batches, done = text(model), []
     packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
-    copy = prepare(build("sequential", np.float32), QuantizationSpec(), linear=CalibratedLinear)
+    copy = prepare_qat(build("sequential", np.float32), QuantizationSpec(), linear=CalibratedLinear)
     products = calibrated(copy)
     assert done == list(products)
     collect(copy, products.values(), batches)

@@ -9,8 +9,9 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
-from minimtp.quant.grids.registry import GRIDS, MASKS, Q4_0, Q8_0
-from minimtp.quant.qat.fake_quantize import FakeQuantize, round_activations
+from minimtp.quant.activations import round_activations
+from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q8_0
+from minimtp.quant.qat.fake_quantize import FakeQuantize
 from tests.strategies import weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
@@ -82,7 +83,7 @@ def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
     """The surrogate is d * clip(w / d, low, high) with d held fixed; it is differentiated numerically, off its kinks."""
     step = np.repeat(_signed_steps(grid, x), 32, axis=-1)
     slack = {"pass": np.inf, "round-clip": 0.5, "clip-round": 0.0}[mask]
-    low, high = grid.smallest_code - slack, grid.largest_code + slack
+    low, high = grid.min_code - slack, grid.max_code + slack
     usable = np.abs(step) > 1e-12
     weight, step = x.astype(np.float64), np.where(usable, step, 1.0)
 

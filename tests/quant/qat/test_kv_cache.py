@@ -10,18 +10,21 @@ from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
+from minimtp.model.config import ModelConfig
 from minimtp.model.loss import evaluate_losses
-from minimtp.model.transformer import ModelConfig, Transformer
-from minimtp.quant.grids.registry import grid_named
-from minimtp.quant.packed import stored_arrays
+from minimtp.model.transformer import Transformer
+from minimtp.quant.grids import grid_named
+from minimtp.quant.packed_matrix import stored_arrays
+from minimtp.quant.qat.convert import convert, restore
 from minimtp.quant.qat.kv_cache import (
-    RoundedCacheAttention,
+    QuantizedCacheAttention,
     decode_rows,
     encode_rows,
+    fake_quantize_rows,
     hadamard,
-    rounded_rows,
 )
-from minimtp.quant.qat.modules import QuantizationSpec, convert, prepare, restore
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 
 SHAPE = ModelConfig(
     vocabulary_size=11,
@@ -88,7 +91,7 @@ def test_attention_reads_exactly_what_a_cache_would_hold(cache):
         rng.standard_normal((2, 7, 8 * 16)).astype(np.float32),
         rng.uniform(0, 6, (7, 8)).astype(np.float32),
     )
-    operation = RoundedCacheAttention(cache, 4, 2, np.cos(angles), np.sin(angles))
+    operation = QuantizedCacheAttention(cache, 4, 2, np.cos(angles), np.sin(angles))
     operation.forward(qkv)
     exact = CausalAttention(4, 2, np.cos(angles), np.sin(angles))
     exact.forward(qkv)
@@ -109,15 +112,15 @@ def test_the_gradient_is_that_of_attention_whose_rounding_errors_are_constants(c
         Parameter(rng.standard_normal((2, 7, 8 * 16))),
         rng.standard_normal((2, 7, 4 * 16)),
     )
-    RoundedCacheAttention(cache, 4, 2, *rotary).apply(qkv).backward(gradient)
-    rounded, exact = RoundedCacheAttention(cache, 4, 2, *rotary), CausalAttention(4, 2, *rotary)
+    QuantizedCacheAttention(cache, 4, 2, *rotary).apply(qkv).backward(gradient)
+    rounded, exact = QuantizedCacheAttention(cache, 4, 2, *rotary), CausalAttention(4, 2, *rotary)
     rounded.forward(qkv.data)
     exact.forward(qkv.data)
     errors = [rounded.key - exact.key, rounded.value - exact.value]
 
     def surrogate(inputs):
         operation, left = CausalAttention(4, 2, *rotary), list(errors)
-        operation.kept = lambda rows: rows + left.pop(0)
+        operation.quantize_kv = lambda rows: rows + left.pop(0)
         return (operation.forward(inputs) * gradient).sum()
 
     direction, h = rng.standard_normal(qkv.shape), 1e-5
@@ -130,14 +133,14 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
     kernels.use("plain")
     try:
         spec = QuantizationSpec(cache=cache)
-        model, tokens = prepare(build(), spec), np.random.default_rng(1).integers(0, 11, (3, 10))
+        model, tokens = prepare_qat(build(), spec), np.random.default_rng(1).integers(0, 11, (3, 10))
         packed = convert(model)
         restored = restore(
             build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()}
         )
         losses = [evaluate_losses(each, tokens)[0] for each in (model, packed, restored)]
         assert losses[0].tobytes() == losses[1].tobytes() == losses[2].tobytes()
-        floats = evaluate_losses(prepare(build(), QuantizationSpec()), tokens)[0]
+        floats = evaluate_losses(prepare_qat(build(), QuantizationSpec()), tokens)[0]
         assert not np.array_equal(floats, losses[0]) and np.allclose(floats, losses[0], atol=1.0)
     finally:
         kernels.use("auto")
@@ -145,7 +148,7 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
 
 def test_keys_that_are_not_finite_are_an_error():
     with pytest.raises(UserError, match="the cache holds values that are not finite"):
-        RoundedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(
+        QuantizedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(
             np.full((1, 2, 12), np.nan)
         )
 
@@ -159,7 +162,7 @@ def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_come_back_in_their_own_shape_and_precision(cache, dtype):
     rows = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(dtype)
-    back = rounded_rows(rows, cache)
+    back = fake_quantize_rows(rows, cache)
     assert back.dtype == dtype and back.shape == rows.shape and hadamard(16, rows).dtype == dtype
-    alone = np.stack([rounded_rows(row[None], cache)[0] for row in rows.reshape(-1, 16)])
+    alone = np.stack([fake_quantize_rows(row[None], cache)[0] for row in rows.reshape(-1, 16)])
     assert np.array_equal(back.reshape(-1, 16), alone)

@@ -15,33 +15,23 @@ from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.errors import UserError
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.loss import accumulate_gradients, evaluate_losses
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.matrix import bits_per_weight, weight_bytes
+from minimtp.model.transformer import Transformer
 from minimtp.quant import packing
-from minimtp.quant.grids.registry import GRIDS, MASKS, Q4_0, Q8_0, grid_named
-from minimtp.quant.packed import (
-    PackedEmbedding,
-    PackedMatrix,
-    bits_per_weight,
-    stored_arrays,
-    weight_bytes,
-)
+from minimtp.quant.activations import round_activations
+from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q8_0, grid_named
+from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix, stored_arrays
 from minimtp.quant.ptq.methods import quantize_after_training, round_to_nearest
-from minimtp.quant.qat.fake_quantize import round_activations
-from minimtp.quant.qat.kv_cache import AttentionOverRoundedCache
+from minimtp.quant.qat.convert import convert, restore
+from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
 from minimtp.quant.qat.learned import FakeQuantizeLearned
-from minimtp.quant.qat.modules import (
-    SCALES,
-    FakeQuantizedLinear,
-    FakeQuantizedMatrix,
-    QuantizationSpec,
-    convert,
-    make_room_for_learned_steps,
-    prepare,
-    restore,
-)
+from minimtp.quant.qat.modules import FakeQuantizedLinear, FakeQuantizedMatrix
+from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
+from minimtp.quant.qat.spec import SCALES, QuantizationSpec
 from minimtp.training import trainer as training
 from minimtp.training.build import build_model, quantization_spec
 from minimtp.training.data.corpus import open_corpus
@@ -135,7 +125,7 @@ def with_rounded_parameters(model):
 def test_the_converted_model_says_what_the_fake_quantized_one_says_bit_for_bit(
     plain, kind, tied, activations, dtype
 ):
-    model = prepare(build(kind, tied, dtype), QuantizationSpec(activations=activations))
+    model = prepare_qat(build(kind, tied, dtype), QuantizationSpec(activations=activations))
     tokens = text(model)
     assert same_bits(outputs(convert(model), tokens), outputs(model, tokens))
 
@@ -151,21 +141,21 @@ def test_a_matrix_whose_inputs_do_not_divide_into_groups_of_32_is_refused_before
     with pytest.raises(
         UserError, match=rf"^{name}.weight has rows of 40, .*groups of 32: .*multiples of 32"
     ):
-        prepare(model, rounded)
+        prepare_qat(model, rounded)
     assert not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules())
     for fitting in (
         replace(rounded, activations="int8-token"),
         QuantizationSpec("f16", "f16", "f16"),
     ):
-        packed = convert(prepare(Transformer(model.config, np.random.default_rng(0)), fitting))
+        packed = convert(prepare_qat(Transformer(model.config, np.random.default_rng(0)), fitting))
         assert np.isfinite(evaluate_losses(packed, text(packed))[0]).all()
 
 
 def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
     """A model prepared with learned steps that have moved."""
     model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales, **spec)
-    make_room_for_learned_steps(model, spec)
-    prepare(model, spec)
+    add_learned_step_parameters(model, spec)
+    prepare_qat(model, spec)
     rng = np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
         if name.endswith(("log_steps", "offsets")):
@@ -192,7 +182,7 @@ def test_what_training_saw_what_is_deployed_and_what_is_stored_are_the_same_numb
     plain, kind, spec
 ):
     """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's and those of its arrays."""
-    check_the_contract(prepare(build(kind, tied=False), spec), spec, tied=False)
+    check_the_contract(prepare_qat(build(kind, tied=False), spec), spec, tied=False)
 
 
 @each_kind
@@ -244,17 +234,17 @@ def digest(matrices):
 
 def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_training():
     model, spec = build(), QuantizationSpec(weights="int2-restricted-g32", scales="learned")
-    make_room_for_learned_steps(model, spec)
+    add_learned_step_parameters(model, spec)
     steps = {name: p for name, p in model.named_parameters() if name.endswith("log_steps")}
     assert len(steps) == 4 * SHAPE.num_layers and not any(p.data.any() for p in steps.values())
-    prepare(model, spec)
+    prepare_qat(model, spec)
     assert all(p.data.any() for p in steps.values())
     again = build()
-    make_room_for_learned_steps(again, spec)
+    add_learned_step_parameters(again, spec)
     for name, parameter in again.named_parameters():
         if name in steps:
             parameter.data[...] = 0.25
-    prepare(again, spec)
+    prepare_qat(again, spec)
     assert all((p.data == 0.25).all() for name, p in again.named_parameters() if name in steps)
 
 
@@ -278,7 +268,7 @@ def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
 
 def test_a_model_with_room_for_learned_steps_can_be_rounded_after_training_by_any_method():
     model, spec = build(), QuantizationSpec(scales="learned")
-    make_room_for_learned_steps(model, spec)
+    add_learned_step_parameters(model, spec)
     batches = [text(model)]
     packed = [quantize_after_training(model, spec, method, batches) for method in ("rtn", "gptq")]
     expected = [
@@ -315,7 +305,7 @@ def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token(
 
 
 def test_an_output_of_its_own_can_have_a_grid_of_its_own():
-    model = prepare(build("parallel", tied=False), QuantizationSpec(output="int6-full-mid-g16"))
+    model = prepare_qat(build("parallel", tied=False), QuantizationSpec(output="int6-full-mid-g16"))
     assert (
         model.trunk.output.grid.name == "int6-full-mid-g16" and model.trunk.embedding.grid is Q8_0
     )
@@ -329,7 +319,7 @@ def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_bo
     """So the prepared model is the full-precision architecture with rounded parameters."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
-    prepare(model, QuantizationSpec(activations="none"))
+    prepare_qat(model, QuantizationSpec(activations="none"))
     tokens = text(model)
     assert same_bits(outputs(model, tokens), outputs(clone, tokens))
 
@@ -338,7 +328,7 @@ def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_bo
 def test_every_product_sees_rounded_activations(plain, kind):
     model = build(kind)
     tokens = text(model)
-    prepared = prepare(replicate(model), SPEC)
+    prepared = prepare_qat(replicate(model), SPEC)
     seen = []
     original = kernels.plain.fake_quantize_activations
     kernels.plain.fake_quantize_activations = lambda x: seen.append(x.shape) or original(x)
@@ -358,7 +348,7 @@ def test_straight_through_gradients_are_those_of_the_rounded_model(plain, kind, 
     """With the mask `pass` the master weights receive exactly what the rounded weights would."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
-    prepare(model, QuantizationSpec(activations="none", straight_through="pass"))
+    prepare_qat(model, QuantizationSpec(activations="none", straight_through="pass"))
     tokens, weights = text(model), np.full(model.depth, 0.3)
     losses = [accumulate_gradients(m, tokens, weights) for m in (model, clone)]
     assert losses[0].tobytes() == losses[1].tobytes()
@@ -370,7 +360,7 @@ def test_straight_through_gradients_are_those_of_the_rounded_model(plain, kind, 
 
 def test_the_mask_of_the_spec_stops_gradients_of_clipped_weights(plain):
     def gradient(mask):
-        model = prepare(build(), QuantizationSpec(straight_through=mask))
+        model = prepare_qat(build(), QuantizationSpec(straight_through=mask))
         accumulate_gradients(model, text(model), np.empty(0))
         return model.blocks[0].feed_forward.gate_up.weight
 
@@ -380,7 +370,7 @@ def test_the_mask_of_the_spec_stops_gradients_of_clipped_weights(plain):
 
 
 def test_switching_the_kernels_switches_those_of_a_packed_model():
-    model = prepare(build(), SPEC)
+    model = prepare_qat(build(), SPEC)
     tokens, packed = text(model), convert(model)
     outputs(packed, tokens)  # with compiled kernels, where there are any
     kernels.use("plain")
@@ -392,7 +382,7 @@ def test_switching_the_kernels_switches_those_of_a_packed_model():
 
 def test_compiled_products_agree_with_the_fake_quantized_ones_up_to_the_order_of_additions():
     """Product by product: through a whole model, a last bit can tip an activation over to its next code."""
-    model = prepare(build("sequential"), SPEC)
+    model = prepare_qat(build("sequential"), SPEC)
     packed_modules = dict(convert(model).named_modules())
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
@@ -402,7 +392,7 @@ def test_compiled_products_agree_with_the_fake_quantized_ones_up_to_the_order_of
                 .astype(np.float32)
             )
             assert np.allclose(
-                packed_modules[name].product(x).data, module.product(x).data, rtol=1e-5, atol=1e-5
+                packed_modules[name].matmul(x).data, module.matmul(x).data, rtol=1e-5, atol=1e-5
             ), name
 
 
@@ -414,7 +404,7 @@ def test_compiled_products_agree_with_the_fake_quantized_ones_up_to_the_order_of
 def test_preparing_keeps_every_parameter_and_its_name(kind, tied):
     model = build(kind, tied)
     before = dict(model.named_parameters())
-    assert prepare(model, SPEC) is model
+    assert prepare_qat(model, SPEC) is model
     after = dict(model.named_parameters())
     assert list(before) == list(after) and all(before[name] is after[name] for name in before)
     assert not any(isinstance(module, Linear | Embedding) for _, module in model.named_modules())
@@ -423,7 +413,7 @@ def test_preparing_keeps_every_parameter_and_its_name(kind, tied):
 @each_kind
 @tied_or_not
 def test_trunk_heads_and_tables_get_the_grids_of_the_spec(kind, tied):
-    model = prepare(
+    model = prepare_qat(
         build(kind, tied), QuantizationSpec(weights="q8_0", embedding="q4_0", heads="q4_0")
     )
     for name, module in model.named_modules():
@@ -431,7 +421,7 @@ def test_trunk_heads_and_tables_get_the_grids_of_the_spec(kind, tied):
             in_trunk_block = name.removeprefix("trunk.").startswith("blocks.")
             assert module.grid is (Q8_0 if in_trunk_block else Q4_0), name
             assert dict(model.named_parameters())[f"{module.name}.weight"] is module.weight
-    model = prepare(build(kind, tied), SPEC)
+    model = prepare_qat(build(kind, tied), SPEC)
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
             assert module.grid is grid_by_name(f"{name}.weight"), name
@@ -442,9 +432,9 @@ def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain,
     model = build("token_conditioned")
     if flat_first:
         flat = FlatParameters(model)
-        prepare(model, SPEC)
+        prepare_qat(model, SPEC)
     else:
-        prepare(model, SPEC)
+        prepare_qat(model, SPEC)
         flat = FlatParameters(model)
     tokens, weights, optimizer = text(model), np.full(DEPTH, 0.3), AdamW(flat)
     losses = []
@@ -453,7 +443,7 @@ def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain,
         losses.append(accumulate_gradients(model, tokens, weights)[0])
         optimizer.step(1e-2)
     assert losses[-1] < 0.5 * losses[0]
-    reference = prepare(build("token_conditioned"), SPEC)
+    reference = prepare_qat(build("token_conditioned"), SPEC)
     for (_, parameter), (_, moved) in zip(
         reference.named_parameters(), model.named_parameters(), strict=True
     ):
@@ -462,7 +452,7 @@ def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain,
 
 
 def test_a_replica_of_a_prepared_model_rounds_the_shared_weights(plain):
-    model = prepare(build(), SPEC)
+    model = prepare_qat(build(), SPEC)
     replica = replicate(model)
     model.embedding.weight.data[...] *= 3
     assert same_bits(outputs(model, text(model)), outputs(replica, text(model)))
@@ -479,14 +469,14 @@ def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module_and_n
     with pytest.raises(
         UserError, match=rf"^{name}.weight has shape \(\d+, {value}\), .* multiples of 32 long"
     ):
-        prepare(model, SPEC)
+        prepare_qat(model, SPEC)
     assert isinstance(model.embedding, Embedding) and isinstance(
         model.blocks[0].attention.qkv, Linear
     )
 
 
 def test_weights_that_are_not_finite_are_an_error_that_names_them():
-    model = prepare(build("sequential"), SPEC)
+    model = prepare_qat(build("sequential"), SPEC)
     model.heads.steps[1].join.weight.data[3, 4] = np.inf
     for use in (convert, lambda m: outputs(m, text(m))):
         with pytest.raises(
@@ -497,12 +487,12 @@ def test_weights_that_are_not_finite_are_an_error_that_names_them():
 
 def test_preparing_or_converting_at_the_wrong_time_is_an_error():
     model = build()
-    with pytest.raises(ValueError, match="prepare the model first"):
+    with pytest.raises(ValueError, match="call prepare_qat on the model first"):
         convert(model)
-    prepare(model, SPEC)
+    prepare_qat(model, SPEC)
     for quantized in (model, convert(model)):
         with pytest.raises(ValueError, match="already quantized"):
-            prepare(quantized, SPEC)
+            prepare_qat(quantized, SPEC)
 
 
 @pytest.mark.parametrize(
@@ -517,7 +507,7 @@ def test_a_spec_that_names_something_unknown_is_an_error_that_lists_what_is_know
 
 
 def test_a_converted_model_does_not_change_when_training_goes_on(plain):
-    model = prepare(build("sequential"), SPEC)
+    model = prepare_qat(build("sequential"), SPEC)
     packed = convert(model)
     tokens = text(model)
     before = outputs(packed, tokens)
@@ -536,7 +526,7 @@ def test_rounding_only_gives_what_preparing_and_converting_gives_and_leaves_the_
     before = outputs(model, tokens)
     rounded = round_to_nearest(model, SPEC)
     assert same_bits(outputs(model, tokens), before)
-    assert same_bits(outputs(rounded, tokens), outputs(prepare(model, SPEC), tokens))
+    assert same_bits(outputs(rounded, tokens), outputs(prepare_qat(model, SPEC), tokens))
 
 
 def test_a_packed_table_decodes_the_rows_that_are_looked_up():
@@ -563,7 +553,7 @@ def test_a_tied_table_or_shared_module_is_packed_once():
 def test_two_modules_over_one_parameter_are_packed_into_one_array_with_one_grid(plain):
     model = build(tied=False)
     model.output.weight = model.embedding.weight
-    packed = convert(prepare(model, QuantizationSpec(weights="q8_0", embedding="q4_0")))
+    packed = convert(prepare_qat(model, QuantizationSpec(weights="q8_0", embedding="q4_0")))
     assert packed.output.packed is packed.embedding.packed and packed.output.grid is Q4_0
     assert same_bits(outputs(packed, text(model)), outputs(model, text(model)))
 
@@ -582,7 +572,7 @@ def test_a_packed_model_is_rebuilt_from_its_arrays(plain, kind, tied):
 
 
 def test_stored_blocks_decode_to_the_weights_that_training_saw():
-    model = prepare(build("parallel"), SPEC)
+    model = prepare_qat(build("parallel"), SPEC)
     arrays = stored_arrays(convert(model))
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantizedMatrix):
@@ -635,7 +625,7 @@ def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradient
     rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((2, 3, 32)).astype(np.float32), requires_grad=True)
     gradient = rng.standard_normal((2, 3, len(matrix.weight.data))).astype(np.float32)
-    y = matrix.product(x)
+    y = matrix.matmul(x)
     y.backward(gradient)
     found = [y.data, x.grad, *(operand.grad.copy() for operand in matrix.operands)]
 
@@ -653,7 +643,7 @@ def test_a_rounded_product_is_the_product_of_what_is_rounded_and_passes_gradient
 def test_a_rounded_lookup_is_a_lookup_in_what_is_rounded_and_passes_gradients_as_the_mask_says(
     mask,
 ):
-    table = prepare(
+    table = prepare_qat(
         Embedding(11, 32, np.random.default_rng(0)),
         QuantizationSpec(embedding="q4_0", straight_through=mask),
     )
@@ -739,7 +729,7 @@ def test_one_recipe_gives_everything_its_own_rounding():
     recipe = preset("tiny", heads="sequential", draft_depth=2, quantization="qat", tied_embeddings=False,
                     weight_grid="int3-ggml-signed-g32", embedding_grid="q8_0",
                     output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", kv_cache="int4")  # fmt: skip
-    model = prepare(build_model(recipe, np.random.default_rng(0)), quantization_spec(recipe))
+    model = prepare_qat(build_model(recipe, np.random.default_rng(0)), quantization_spec(recipe))
     packed = convert(model)
 
     def grid_of(name):
@@ -759,14 +749,14 @@ def test_one_recipe_gives_everything_its_own_rounding():
             type(block.attention)
             for block in [*each.trunk.blocks, *(head.block for head in each.heads.steps)]
         }
-        assert caches == {AttentionOverRoundedCache}
+        assert caches == {AttentionWithQuantizedCache}
     assert {m.activations for _, m in packed.named_modules() if isinstance(m, PackedMatrix)} == {
         "int8-token"
     }
 
 
 def test_a_matrix_alone_is_stored_without_a_dot_in_front_and_restored_from_there():
-    table = prepare(Embedding(11, 32, np.random.default_rng(0)), SPEC)
+    table = prepare_qat(Embedding(11, 32, np.random.default_rng(0)), SPEC)
     packed = convert(table)
     arrays = stored_arrays(packed)
     assert list(arrays) == ["packed"]
@@ -778,7 +768,7 @@ def test_what_is_left_over_in_a_file_is_listed():
     arrays = stored_arrays(round_to_nearest(build(), SPEC)) | {"b": np.zeros(1), "a": np.zeros(1)}
     with pytest.raises(
         UserError,
-        match="^the file holds a, b, which this model does not have: it is another model's",
+        match="^the file holds a, b, which this model does not have: it belongs to another model",
     ):
         restore(build(), SPEC, arrays)
 
@@ -802,7 +792,7 @@ def test_room_is_refused_for_what_a_grid_does_not_have(scales, grid):
         replace(SHAPE, hidden_size=256, intermediate_size=256), np.random.default_rng(0)
     )
     with pytest.raises(UserError, match=f"^{grid} "):
-        make_room_for_learned_steps(model, QuantizationSpec(weights=grid, scales=scales))
+        add_learned_step_parameters(model, QuantizationSpec(weights=grid, scales=scales))
 
 
 def counted(kernel, names, monkeypatch):
@@ -828,7 +818,7 @@ def counted(kernel, names, monkeypatch):
 def test_a_packed_matrix_is_laid_out_once_for_products_that_fit_it(
     plain, spec, prepared_by, monkeypatch
 ):
-    linear = convert(prepare(build(), spec)).blocks[0].attention.qkv
+    linear = convert(prepare_qat(build(), spec)).blocks[0].attention.qkv
     calls = counted(kernels.plain, ["prepare_q4_0", "prepare_q8_0", "prepare_f32"], monkeypatch)
     x = Tensor(np.random.default_rng(0).standard_normal((2, 3, 32)).astype(np.float32))
     first, second = linear(x).data, linear(x).data
@@ -851,7 +841,7 @@ def test_columns_of_a_packed_matrix_are_those_of_its_values(plain, weights, acti
         found = kernels.plain.linear(np.ascontiguousarray(x[:, first:last]), prepared)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     known = activations == "none" or (activations == "int8" and weights in GRIDS)
-    assert matrix.has_a_kernel(kernels.plain) == known
+    assert matrix.is_exact_on(kernels.plain) == known
 
 
 def test_two_modules_over_one_parameter_are_restored_from_one_array(plain):
@@ -860,7 +850,7 @@ def test_two_modules_over_one_parameter_are_restored_from_one_array(plain):
         model.output.weight = model.embedding.weight
         return model
 
-    packed = convert(prepare(shared(0), SPEC))
+    packed = convert(prepare_qat(shared(0), SPEC))
     restored = restore(
         shared(9), SPEC, {name: array.copy() for name, array in stored_arrays(packed).items()}
     )

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.weight_formats import ROUNDED
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.runtime import ModelRunner
 from minimtp.engine.module import map_parameters
-from minimtp.model.transformer import ModelConfig, Transformer
+from minimtp.model.config import ModelConfig
+from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
-from minimtp.quant.qat.modules import QuantizationSpec, prepare
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from tests.strategies import tree_forms
 
 needs_numba = pytest.mark.skipif(
@@ -69,7 +71,7 @@ def test_pieces_through_the_cache_give_the_logits_of_the_whole_sequence_in_float
 def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
     model = trunk()
     packed = round_to_nearest(model, QuantizationSpec())
-    faked = prepare(model, QuantizationSpec())
+    faked = prepare_qat(model, QuantizationSpec())
     expected = faked.logits(faked.hidden(TEXT[None])).data[0]
     np.testing.assert_allclose(
         feed(ModelRunner(packed), [24]), expected, rtol=0, atol=2e-4 * np.abs(expected).max()
@@ -103,7 +105,7 @@ def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_be
 
 def test_a_model_in_training_for_4_bits_has_to_be_converted_first():
     with pytest.raises(TypeError, match="convert the model first"):
-        ModelRunner(prepare(trunk(), QuantizationSpec()))
+        ModelRunner(prepare_qat(trunk(), QuantizationSpec()))
 
 
 def test_tokens_beyond_the_context_are_an_error():

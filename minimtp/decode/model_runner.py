@@ -1,0 +1,263 @@
+"""The trunk as decoding needs it: raw arrays, a KV cache, and a few tokens at a time.
+
+Training sees whole sequences and records a graph. Decoding sees one to sixteen new tokens, and every Python call takes longer
+than its arithmetic. So the same function is written here once more without tensors, over `minimtp.kernels`: the weights are
+laid out once for the kernels (as floats, or as blocks of 4 or 8 bits), and a forward pass is one call. Tests require it to match
+the training model.
+
+Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels, the bits of a row do not depend on the number of
+rows, so verification and plain decoding agree exactly. (On a GPU this holds for up to 64 tokens per pass and for float matrices
+whose sizes are multiples of 4. Otherwise cuBLAS decides about the last bits.)
+
+Some models round in a way that no compiled kernel implements: inputs with one scale per token, grids without kernels, quantized
+KV caches. Plain matmuls compute those. Their bits depend on the number of rows, and the last bit can move a number to the next
+code. So such a model processes its tokens one by one. That is slow, but verification again sees the numbers of plain decoding.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from minimtp import kernels
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.decode.cache import KeyValueCache, TreeRows
+from minimtp.engine.module import Module
+from minimtp.model.config import ModelConfig
+from minimtp.model.matrix import Matrix, PreparedMatrix, weight_bytes
+from minimtp.model.transformer import Attention, Block, Transformer
+
+MAX_ROWS = (
+    16  # of a prompt per pass on the CPU: as many as a verification has, so buffers stay small
+)
+
+
+class ForwardOutput(NamedTuple):
+    """The result of a forward pass over T tokens."""
+
+    logits: Array  # (T, V), of the token after each
+    hidden: Array  # (T, D), the trunk's state after its final norm, for the drafters
+
+
+class ModelRunner:
+    """A trunk ready to decode: its weights laid out for the kernels, and a KV cache. Implements `Target`.
+
+    trunk: a Transformer in full precision or with packed modules.
+    context_length: the positions in the cache; by default those of the model's configuration.
+    model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
+    Raises TypeError for a fake-quantized model, which must be converted first.
+    """
+
+    def __init__(
+        self, trunk: Transformer, context_length: int | None = None, model: Module | None = None
+    ) -> None:
+        self.config = config = trunk.config
+        self.weight_bytes = weight_bytes(model or trunk)
+        self.vocabulary_size = config.vocabulary_size
+        self.context_length = context_length or config.context_length
+        self.final_norm = trunk.final_norm.weight.data  # (D,)
+        xp, kernel = array_module(self.final_norm), kernels.for_array(self.final_norm)
+        # Without exact kernels the plain ones decode, one row at a time.
+        self.rows_at_once = are_exact(kernel, model or trunk)
+        self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
+        self.max_rows = MAX_ROWS if xp is np else self.context_length
+        output = trunk.embedding if trunk.output is None else trunk.output
+        self.output = output.prepare(kernel)
+        self._embedding = trunk.embedding
+        self.table = self._prepare_table(tied=trunk.output is None)
+        self._trunk = self._prepare_trunk(trunk)
+        self._graphs = self._trunk.graphs  # recorded passes, on a GPU with its kernels; else None
+        rotary = trunk.blocks[0].attention.rotary
+        self.cosine, self.sine = rotary.tables(self.context_length, self.final_norm)  # (S, C/2)
+        self.cache = KeyValueCache(
+            config.num_layers, self.context_length, config.num_kv_heads, config.head_dim,
+            self.final_norm.dtype, xp,
+        )  # fmt: skip
+        self._tree_rows: TreeRows | None = None  # of the tree that was fed last
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache."""
+        return self.cache.length
+
+    def forward(self, tokens: Array) -> ForwardOutput:
+        """Process (T,) integers after the cached positions. Raises ValueError if they do not fit the context."""
+        if not self.rows_at_once and len(tokens) > 1:
+            return _concatenate(self.forward(tokens[i : i + 1]) for i in range(len(tokens)))
+        cache, start, rows = self.cache, self.cache.length, tokens.shape[0]
+        if self._graphs is not None and rows <= self._graphs.most_tokens:
+            return self._replay(tokens)
+        x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
+        cosine, sine = (
+            self.cosine[start : start + rows],
+            self.sine[start : start + rows],
+        )  # (T, C/2)
+        logits, hidden = self.kernel.trunk_step(
+            x, self._trunk, cache.keys, cache.values, start, cosine, sine
+        )
+        cache.extend(rows)
+        return ForwardOutput(logits, hidden)
+
+    def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
+        """Process a draft tree, T tokens and their depths in depth-first order. The cache does not change until `keep`.
+
+        The bits of a row are those of the chain from the root to it. Raises ValueError if the tree does not fit the context.
+        """
+        xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length
+        last = start + max(depths)
+        if last >= self.context_length:
+            raise ValueError(
+                f"a tree that reaches position {last} does not fit a context of {self.context_length}"
+            )
+        positions = start + xp.asarray(depths)  # (T,)
+        x = self.embed(xp.asarray(tokens))  # (T, D)
+        self._tree_rows = tree_rows = TreeRows(cache, len(x))
+
+        def step(rows: slice) -> ForwardOutput:
+            tree = stretches(depths[rows], start), tree_rows.keys[:, rows], tree_rows.values[:, rows]
+            logits, hidden = self.kernel.trunk_step(
+                x[rows], self._trunk, cache.keys, cache.values, start, self.cosine[positions[rows]],
+                self.sine[positions[rows]], tree,
+            )  # fmt: skip
+            return ForwardOutput(logits, hidden)
+
+        if self.rows_at_once:
+            return step(slice(None))
+        return _concatenate(step(slice(row, row + 1)) for row in range(len(x)))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Append these rows of the last tree, a path from its root, to the cache."""
+        self._tree_rows.append_to_cache(array_module(self.final_norm).asarray(rows))
+
+    def truncate(self, length: int) -> None:
+        """Drop the cached positions from `length` on."""
+        self.cache.truncate(length)
+
+    def clone(self) -> "ModelRunner":
+        """Return a runner with the same weights and its own empty cache."""
+        other = copy(self)
+        other.cache = self.cache.clone()
+        return other
+
+    def embed(self, tokens: Array) -> Array:
+        """tokens (T,) integers -> their embeddings (T, D), a new array. A packed table is never decoded as a whole."""
+        if self.table is None:
+            return self._embedding.rows(tokens)
+        rows = self.kernel.embedding(self.table, tokens)
+        return rows.astype(self.final_norm.dtype, copy=False)
+
+    def _prepare_table(self, tied: bool) -> PreparedMatrix | None:
+        """Lay out the token table for the kernels, unless that would be a second copy as floats; then None."""
+        if tied:
+            return self.output
+        if self._embedding.stays_packed_on(self.kernel):
+            return self._embedding.prepare(self.kernel)
+        return None
+
+    def _prepare_trunk(self, trunk: Transformer) -> Any:
+        """Lay out all blocks for `kernel.trunk_step`."""
+        kernel, config = self.kernel, self.config
+        blocks = [partial(prepare_weights, block, kernel) for block in trunk.blocks]
+        prepared = kernel.prepare_trunk(
+            blocks, self.final_norm, self.output, config.num_heads, config.norm_eps
+        )
+        if self.rows_at_once:
+            return prepared
+        with_caches = map(_with_cache_of, prepared.blocks, trunk.blocks)
+        return replace(prepared, blocks=tuple(with_caches))
+
+    def _replay(self, tokens: np.ndarray) -> ForwardOutput:
+        """`forward` on a GPU as one graph, from the tokens to the logits, recorded once per number of tokens, then replayed.
+
+        Only the tokens and the position change from pass to pass. They are uploaded together.
+        """
+        xp, cache, start, rows = array_module(self.final_norm), self.cache, self.length, len(tokens)
+        if rows > cache.context_length - start:
+            raise ValueError(
+                f"{rows} rows after {start} do not fit a cache of {cache.context_length}"
+            )
+
+        def step(given: Array) -> tuple[Array, Array]:
+            x, first = self.embed(given[:rows]), given[rows:]
+            positions = first + xp.arange(rows)
+            return self.kernel.trunk_step(
+                x, self._trunk, cache.keys, cache.values, first.astype(xp.int32),
+                self.cosine[positions], self.sine[positions],
+            )  # fmt: skip
+
+        given = np.empty(rows + 1, np.int64)  # the tokens, then the position of the first
+        given[:rows], given[rows] = tokens, start
+        key = rows, cache.keys.data.ptr, cache.values.data.ptr
+        logits, hidden = self._graphs.run(key, step, xp.asarray(given))
+        cache.extend(rows)
+        return ForwardOutput(logits, hidden)
+
+
+class BlockRunner:
+    """One transformer block, laid out for the kernels, which compute it in one call."""
+
+    def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
+        self._kernel = kernel
+        prepared = kernel.prepare_block(
+            *prepare_weights(block, kernel), config.num_heads, config.norm_eps
+        )
+        self._prepared = _with_cache_of(prepared, block)
+
+    def forward(
+        self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
+    ) -> None:
+        """Apply the block to x (T, D), in place, and write its keys and values after the cached rows of `layer`."""
+        keys, values = cache.layer(layer)
+        self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
+
+
+def are_exact(kernel: ModuleType, model: Module) -> bool:
+    """Whether the kernels round weights, inputs, keys and values exactly as the model does."""
+    for _, module in model.named_modules():
+        if isinstance(module, Attention) and module.quantize_kv is not None:
+            return False
+        if isinstance(module, Matrix) and not module.is_exact_on(kernel):
+            return False
+    return True
+
+
+def prepare_weights(
+    block: Block, kernel: ModuleType
+) -> tuple[Array, PreparedMatrix, PreparedMatrix, Array, PreparedMatrix, PreparedMatrix]:
+    """Return the first six arguments of `kernel.prepare_block`: norms, and matrices laid out for the kernel."""
+    attention, feed_forward = block.attention, block.feed_forward
+    return (
+        block.attention_norm.weight.data,
+        attention.qkv.prepare(kernel),
+        attention.output.prepare(kernel),
+        block.feed_forward_norm.weight.data,
+        feed_forward.gate_up.prepare(kernel),
+        feed_forward.down.prepare(kernel),
+    )
+
+
+def stretches(depths: Sequence[int], start: int) -> np.ndarray:
+    """Split a tree in depth-first order into chains: int64 (chains, 3).
+
+    Each chain is its first row, the row after its last, and the position of its first row. The root is at position `start`.
+    """
+    firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
+    stops = [*firsts[1:], len(depths)]
+    rows = [(a, b, start + depths[a]) for a, b in zip(firsts, stops, strict=True)]
+    return np.array(rows, np.int64)
+
+
+def _with_cache_of(prepared: Any, block: Block) -> Any:
+    """Let a prepared block quantize its keys and values as the block's attention does."""
+    quantize_kv = block.attention.quantize_kv
+    return prepared if quantize_kv is None else replace(prepared, quantize_kv=quantize_kv)
+
+
+def _concatenate(outputs: Iterable[ForwardOutput]) -> ForwardOutput:
+    """Join the outputs of several passes."""
+    outputs = list(outputs)
+    concatenate = array_module(outputs[0].logits).concatenate
+    return ForwardOutput(*(concatenate(parts) for parts in zip(*outputs, strict=True)))

@@ -1,0 +1,33 @@
+"""A trunk together with its prediction heads."""
+
+from minimtp.backend import Array
+from minimtp.engine.module import Module
+from minimtp.engine.tensor import Tensor
+from minimtp.model.config import ModelConfig
+from minimtp.model.heads.heads import Heads
+from minimtp.model.transformer import Transformer
+
+
+class MultiTokenModel(Module):
+    """A trunk and its extra heads. If the heads are ignored, it is exactly the trunk."""
+
+    def __init__(self, trunk: Transformer, heads: Heads) -> None:
+        self.trunk = trunk
+        self.heads = heads
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.trunk.config
+
+    @property
+    def depth(self) -> int:
+        """K, the number of extra tokens that are predicted."""
+        return self.heads.depth
+
+    def hidden(self, tokens: Array) -> Tensor:
+        """tokens (B, T) -> (B, T, D), the trunk's state after its final norm."""
+        return self.trunk.hidden(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States (..., D), of the trunk or of a head -> logits (..., V)."""
+        return self.trunk.logits(hidden)

@@ -1,0 +1,93 @@
+"""From a fake-quantized model to a packed one, and back from a file's arrays to a packed model."""
+
+from minimtp.backend import Array, array_module
+from minimtp.engine.module import Module, replace_modules, replicate
+from minimtp.errors import UserError
+from minimtp.model.layers import Embedding
+from minimtp.quant import packing
+from minimtp.quant.grids import Grid
+from minimtp.quant.packed_matrix import PackedEmbedding, PackedLinear, PackedMatrix, packed_name
+from minimtp.quant.qat.modules import FakeQuantizedEmbedding, FakeQuantizedMatrix
+from minimtp.quant.qat.prepare import with_cache
+from minimtp.quant.qat.spec import QuantizationSpec, grids_of
+
+
+def convert(model: Module) -> Module:
+    """Return a new model with packed matrices. The fake-quantized model is not changed and can continue training.
+
+    Raises ValueError if nothing in the model is fake-quantized, UserError if weights are not finite.
+    """
+    if not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
+        raise ValueError("nothing to convert: call prepare_qat on the model first")
+    packed: dict[int, Array] = {}  # by id(parameter): a shared matrix is packed once
+
+    def swap(name: str, module: Module) -> Module | None:
+        if not isinstance(module, FakeQuantizedMatrix):
+            return None
+        key = id(module.weight)
+        if key not in packed:
+            packed[key] = packing.pack(module.grid, *module.encode())
+        return _packed_module(module, module.grid, packed[key], module.spec)
+
+    return replace_modules(_copy(model), swap)
+
+
+def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> Module:
+    """Put the arrays of a file (`stored_arrays` of a packed model) into a newly built model of the same sizes.
+
+    model: full precision, its weights do not matter. It is changed in place and returned, packed.
+    Raises UserError if an array is missing, left over, or does not have the shape that the model and the spec need.
+    """
+    grids = grids_of(model, spec)
+    left = dict(arrays)
+    packed: dict[int, Array] = {}  # by id(parameter), as in `convert`
+
+    def take(name: str, shape: tuple[int, ...], dtype: str) -> Array:
+        array = left.pop(name, None)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise UserError(
+                f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file belongs to another model"
+            )
+        return array
+
+    def swap(name: str, module: Module) -> Module | None:
+        if id(module) not in grids:
+            return None
+        grid, key, (rows, columns) = grids[id(module)], id(module.weight), module.weight.shape
+        if key not in packed:
+            shape = rows, packing.row_bytes(grid, columns)
+            packed[key] = take(packed_name(name), shape, "uint8")
+        return _packed_module(module, grid, packed[key], spec)
+
+    model = with_cache(replace_modules(model, swap), spec)
+    for name, parameter in model.named_parameters():
+        parameter.data = take(name, parameter.shape, parameter.dtype)
+    if left:
+        raise UserError(
+            f"the file holds {', '.join(sorted(left))}, which this model does not have: it belongs to another model"
+        )
+    return model
+
+
+def _packed_module(
+    module: Module, grid: Grid, packed: Array, spec: QuantizationSpec
+) -> PackedMatrix:
+    """Return the packed form of a full-precision or fake-quantized module. packed: uint8 (N, bytes per row)."""
+    if isinstance(module, Embedding | FakeQuantizedEmbedding):
+        return PackedEmbedding(grid, packed, spec.activations, module.weight.dtype)
+    return PackedLinear(grid, packed, spec.activations)
+
+
+def _copy(model: Module) -> Module:
+    """Return a second module tree. It shares the matrices, which are packed next, and copies the few small parameters."""
+    copy = replicate(model)
+    masters = {
+        id(module.weight)
+        for _, module in copy.named_modules()
+        if isinstance(module, FakeQuantizedMatrix)
+    }
+    for parameter in copy.parameters():
+        if id(parameter) not in masters:
+            parameter.data = array_module(parameter.data).array(parameter.data)
+    return copy

@@ -1,0 +1,110 @@
+"""Prepare a model for quantization-aware training: replace its matrices by fake-quantized ones."""
+
+from minimtp.backend import Array, array_module
+from minimtp.engine.module import Module, replace_modules
+from minimtp.engine.tensor import Parameter
+from minimtp.model.layers import Embedding, Linear
+from minimtp.model.transformer import Attention
+from minimtp.quant.grids import Grid
+from minimtp.quant.grids.scales import step_and_minimum_of, step_of
+from minimtp.quant.packed_matrix import PackedMatrix
+from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
+from minimtp.quant.qat.learned import first_log_steps, first_log_steps_and_offsets
+from minimtp.quant.qat.modules import (
+    FakeQuantizedEmbedding,
+    FakeQuantizedLinear,
+    FakeQuantizedMatrix,
+    LearnedLinear,
+)
+from minimtp.quant.qat.spec import QuantizationSpec, grids_of
+
+
+class LinearWithStepParameters(Linear):
+    """A `Linear` with the parameters that `LearnedLinear` will train, all zeros until rounding begins."""
+
+    def __init__(self, weight: Parameter, log_steps: Parameter, offsets: Parameter | None) -> None:
+        self.weight, self.log_steps, self.offsets = weight, log_steps, offsets
+
+
+def prepare_qat(
+    model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear
+) -> Module:
+    """Replace every `Linear` and `Embedding` of the model, in place, by a fake-quantized one with the same Parameter.
+
+    linear: the class that a Linear becomes. Returns the model. Works before and after parameters are moved into flat arrays.
+    Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid; ValueError if the model is
+    prepared or packed already.
+    """
+    quantized = FakeQuantizedMatrix | PackedMatrix
+    if any(isinstance(module, quantized) for _, module in model.named_modules()):
+        raise ValueError("the model is already quantized; prepare_qat takes a full-precision one")
+    grids = grids_of(model, spec)
+
+    def swap(name: str, module: Module) -> Module | None:
+        if id(module) not in grids:
+            return None
+        grid = grids[id(module)]
+        if isinstance(module, Embedding):
+            return FakeQuantizedEmbedding(module.weight, grid, spec, name)
+        if isinstance(module, LinearWithStepParameters) and linear is FakeQuantizedLinear:
+            return _learned_linear(module, grid, spec, name)
+        return linear(module.weight, grid, spec, name)
+
+    return with_cache(replace_modules(model, swap), spec)
+
+
+def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module:
+    """Add to every `Linear` of a new model the parameters that `prepare_qat` will train, all zeros. Returns the model.
+
+    These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets` (groups,). Optimizer and
+    checkpoints need to know them from the start, even if rounding begins later. Vectors are exempt from weight decay.
+    Raises what `prepare_qat` raises for matrices that do not fit, and UserError for grids without a single step or offset.
+    """
+    grids = grids_of(model, spec)
+
+    def add(name: str, module: Module) -> Module | None:
+        if not isinstance(module, Linear):
+            return None
+        weight, learns_offsets = module.weight.data, spec.scales == "learned-offset"
+        groups = _count_groups(grids[id(module)], weight, learns_offsets)
+        zeros = array_module(weight).zeros
+        log_steps = Parameter(zeros(groups, weight.dtype))
+        offsets = Parameter(zeros(groups, weight.dtype)) if learns_offsets else None
+        return LinearWithStepParameters(module.weight, log_steps, offsets)
+
+    return replace_modules(model, add)
+
+
+def with_cache(model: Module, spec: QuantizationSpec) -> Module:
+    """Let every attention of the model read its keys and values as the spec's cache returns them."""
+    if spec.cache == "float":
+        return model
+
+    def swap(name: str, module: Module) -> Module | None:
+        if isinstance(module, Attention):
+            return AttentionWithQuantizedCache(module, spec.cache)
+        return None
+
+    return replace_modules(model, swap)
+
+
+def _learned_linear(
+    module: LinearWithStepParameters, grid: Grid, spec: QuantizationSpec, name: str
+) -> LearnedLinear:
+    """Start the learned parameters at the steps with the smallest squared error, unless they were trained before."""
+    log_steps, offsets = module.log_steps, module.offsets
+    if not log_steps.data.any():
+        weight = module.weight.data, f"{name}.weight"
+        if offsets is None:
+            log_steps.data[...] = first_log_steps(grid, *weight)
+        else:
+            log_steps.data[...], offsets.data[...] = first_log_steps_and_offsets(grid, *weight)
+    return LearnedLinear(module.weight, grid, spec, name, log_steps, offsets)
+
+
+def _count_groups(grid: Grid, weight: Array, with_offsets: bool) -> int:
+    """Return the number of groups of a matrix. Raises UserError if the grid does not have what is to be learned."""
+    # Zeros rather than the weights, which may be unset yet: only the shape of the scales matters.
+    scales = grid.encode(array_module(weight).zeros(weight.shape, weight.dtype))[1]
+    step = step_and_minimum_of(grid, scales)[0] if with_offsets else step_of(grid, scales)
+    return step.size

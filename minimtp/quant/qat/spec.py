@@ -1,0 +1,95 @@
+"""Which matrix of a model is rounded to which grid.
+
+The trunk's linear layers have the grid `weights`, and everything in the prediction heads has `heads`. The token table and the
+output have `embedding`, which is finer by default. Both touch the tokens directly and tolerate 4 bits badly, and llama.cpp
+keeps them at Q8_0 for models of this size. A tied table is one matrix with one grid, and the lookup and the output see the
+same rounded numbers. Norm weights stay in full precision.
+
+Nothing is skipped silently. A matrix whose rows are not whole groups is an error that names the matrix, and so is a matrix
+whose inputs are not whole groups.
+"""
+
+from dataclasses import dataclass
+
+from minimtp.engine.module import Module
+from minimtp.errors import UserError
+from minimtp.kernels.plain.quantize import GROUP
+from minimtp.model.heads import Heads
+from minimtp.model.layers import Embedding, Linear
+from minimtp.model.transformer import Transformer
+from minimtp.quant.grids import MASKS, Grid, grid_named
+from minimtp.quant.packed_matrix import ACTIVATIONS
+from minimtp.quant.qat.kv_cache import CACHES
+
+SCALES = ("grid", "learned", "learned-offset", "learned-bound")
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """What is rounded, and to what. Raises UserError for unknown names.
+
+    weights, embedding, output, heads: grid names, for the trunk's linear layers, the token table, an untied output ("same": the
+    table's grid), and the prediction heads.
+    activations: how the inputs of a matmul are rounded: "int8" (groups of 32), "int8-token" (one scale per token) or "none".
+    straight_through: the mask of the weights' gradients, see `minimtp.quant.qat.fake_quantize`.
+    scales: "grid" (each group's scale by the grid's own rule), or how scales are trained with the weights: "learned",
+    "learned-offset" or "learned-bound", see `minimtp.quant.qat.learned`. The tables always use the grid's rule.
+    cache: the KV cache: "float", "int8" or "int4", see `minimtp.quant.qat.kv_cache`.
+    """
+
+    weights: str = "q4_0"
+    embedding: str = "q8_0"
+    heads: str = "q4_0"
+    activations: str = "int8"
+    straight_through: str = "pass"
+    output: str = "same"
+    scales: str = "grid"
+    cache: str = "float"
+
+    def __post_init__(self) -> None:
+        for name in (self.weights, self.embedding, self.heads, self.output_grid):
+            grid_named(name)
+        _check("scales", self.scales, SCALES)
+        _check("cache", self.cache, CACHES)
+        _check("activation rounding", self.activations, ACTIVATIONS)
+        _check("straight-through mask", self.straight_through, MASKS)
+
+    @property
+    def output_grid(self) -> str:
+        """The name of an untied output's grid."""
+        return self.embedding if self.output == "same" else self.output
+
+
+def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
+    """Return the grid of every Linear and Embedding, by id(module). Raises UserError for the first one that does not fit."""
+    modules = list(model.named_modules())
+    tables = {id(m.weight): spec.embedding for _, m in modules if isinstance(m, Embedding)}
+    for _, module in modules:
+        if isinstance(module, Transformer) and module.output is not None:
+            tables.setdefault(id(module.output.weight), spec.output_grid)
+    in_heads = {
+        id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()
+    }
+    grids: dict[int, Grid] = {}
+    for name, module in modules:
+        if isinstance(module, Linear | Embedding):
+            choice = spec.heads if id(module) in in_heads else spec.weights
+            grid = grid_named(tables.get(id(module.weight), choice))
+            _check_fit(grid, module.weight.shape, f"{name}.weight", spec)
+            grids[id(module)] = grid
+    return grids
+
+
+def _check_fit(grid: Grid, shape: tuple[int, int], name: str, spec: QuantizationSpec) -> None:
+    """Raise UserError unless a matrix of this shape (N, K) has whole groups, and so do its inputs."""
+    grid.check_columns(shape, name)
+    if spec.activations == "int8" and grid.inputs != "none" and shape[1] % GROUP:
+        raise UserError(
+            f"{name} has rows of {shape[1]}, and the inputs of a matmul are rounded to int8 in groups of {GROUP}: use a model "
+            f"whose sizes are multiples of {GROUP}, the grid f16, or activations int8-token or none"
+        )
+
+
+def _check(what: str, choice: str, choices: tuple[str, ...]) -> None:
+    if choice not in choices:
+        raise UserError(f"unknown {what} {choice!r}: use {', '.join(choices)}")
