@@ -1,7 +1,8 @@
-"""What all tests share, and `--mine`, which checks a reader's own answers to the lessons' exercises.
+"""Fixtures of all tests, and `--mine`, which tests a reader's own answers to the exercises.
 
-A test that takes the fixture `own` asks it for the library's function or class that it is about. Normally it gets that; under
-`pytest --mine` it gets the one of the same name from a lesson's exercise.py. So the library's tests are the exercises' tests.
+A test of an exercise gets the function or class under test from the fixture `own`. Normally this is
+the library's. With `pytest --mine` it is the one with the same name in a lesson's exercise.py. So
+the library's tests also test the exercises.
 """
 
 import ast
@@ -17,12 +18,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-# What tests measure of this machine is not for the user's own folder.
+# Tests must not write their measurements to the user's cache folder.
 MEASURED = tempfile.TemporaryDirectory(prefix="minimtp-tests-")
 os.environ["MINIMTP_CACHE"] = MEASURED.name
 
-# Examples have no time limit: the first one may compile kernels, and machines are shared. Their sequence is fixed, so that a
-# failure seen once is seen again. `own` gives the same thing to every example of a test.
+# Examples have no time limit, because the first one may compile kernels and machines are shared.
+# The sequence of examples is fixed, so a failure can be reproduced. `own` returns the same object
+# for every example of a test.
 settings.register_profile(
     "minimtp", deadline=None, derandomize=True, max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -41,11 +43,11 @@ settings.load_profile("minimtp")
 
 @pytest.fixture(params=["strict", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
-    """A device that is not the host: the strict stand-in for CuPy always, the GPU with `pytest -m gpu`."""
+    """A device other than the host: a strict stand-in for CuPy, or a GPU with `pytest -m gpu`."""
     from minimtp.backend import Device, choose_device
 
     if request.param == "cuda":
-        return choose_device("cuda")  # fails, saying why, where there is none
+        return choose_device("cuda")  # without a GPU, fails with the reason
     from tests import strict_cupy
 
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy)
@@ -55,14 +57,14 @@ def device(request, monkeypatch):
 
 @pytest.fixture
 def cuda_sources(request):
-    """The test's device can run the CUDA sources: a GPU always, the stand-in where there is a C++ compiler."""
+    """Skip the test if its device cannot run CUDA sources; the stand-in needs a C++ compiler."""
     from tests import cuda_on_host, strict_cupy
 
     on_the_stand_in = (
         "device" in request.fixturenames and request.getfixturevalue("device").xp is strict_cupy
     )
     if on_the_stand_in and cuda_on_host.COMPILER is None:
-        pytest.skip("there is no C++ compiler (g++) to run the CUDA sources on the host with")
+        pytest.skip("no C++ compiler (g++) to run the CUDA sources on the host")
 
 
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
@@ -72,20 +74,20 @@ def pytest_addoption(parser):
     parser.addoption(
         "--mine",
         action="store_true",
-        help="check your own lessons/*/exercise.py instead of the library",
+        help="test your own lessons/*/exercise.py instead of the library",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """A reader's few exercises are quicker in one process, and so is whatever shares one GPU."""
+    """Use one process for the exercises, which are few, and for tests that share one GPU."""
     if config.getoption("--mine") or re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         config.option.numprocesses = 0
 
 
 def pytest_configure(config):
     if config.getoption("--mine"):
-        config.option.tbstyle = "short"  # the message is what the reader needs
+        config.option.tbstyle = "short"  # the reader only needs the message
 
 
 def pytest_collection_modifyitems(config, items):
@@ -97,7 +99,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """An exercise that is still open is no failure to look into: one line at the end says what is to be written."""
+    """Report an open exercise not as a failure but as one line that says what to write."""
     outcome = yield
     error = call.excinfo.value if call.excinfo else None
     if (
@@ -120,7 +122,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture
 def own(request):
-    """own(ops.Divide) is ops.Divide, or under --mine the reader's Divide."""
+    """own(ops.Divide) returns ops.Divide, or the reader's Divide with --mine."""
     return readers_version if request.config.getoption("--mine") else lambda thing: thing
 
 
@@ -135,5 +137,5 @@ def readers_version(thing):
                 importlib.import_module(f"lessons.{path.parent.name}.exercise"), thing.__name__
             )
     raise LookupError(
-        f"{thing.__name__} is no lesson's exercise: take the fixture `own` out of this test"
+        f"{thing.__name__} is not an exercise: remove the fixture `own` from this test"
     )

@@ -1,4 +1,6 @@
-"""The lessons run on a GPU's arrays: a file of its own, so that it can be run beside the other slow tests of the lessons."""
+"""The lessons run on arrays of a GPU. A file of its own, so that it can run in parallel with other
+slow tests.
+"""
 
 import importlib
 
@@ -14,8 +16,8 @@ from minimtp.training.presets import PRESETS
 @pytest.mark.slow
 def test_a_lesson_runs_on_device_arrays(number, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(
-        PRESETS, "tiny", PRESETS["tiny"] | {"tokens": 1024, "evaluation_tokens": 1024}
-    )  # the stand-in is slow
-    story = importlib.import_module(f"lessons.{course.NAMES[number - 1]}.__main__")
-    course.run(number, story.main, ["--device", "cuda", "--preset", "tiny"])
+    # The stand-in for a GPU is slow, so train and evaluate on little text.
+    small = PRESETS["tiny"] | {"tokens": 1024, "evaluation_tokens": 1024}
+    monkeypatch.setitem(PRESETS, "tiny", small)
+    main_module = importlib.import_module(f"lessons.{course.NAMES[number - 1]}.__main__")
+    course.run(number, main_module.main, ["--device", "cuda", "--preset", "tiny"])
