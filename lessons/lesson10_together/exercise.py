@@ -89,12 +89,12 @@ class NgramDrafter:
 
 
 def survival(
-    ended: Sequence[float], whole: Sequence[float], most: int, guess: float
+    ended: Sequence[float], whole: Sequence[float], max_depth: int, guess: float
 ) -> list[float]:
-    """The shares of rounds that reach depth 1 .. most.
+    """Return the shares of rounds that reach depths 1 .. max_depth.
 
-    ended: rounds by the depth they reached; whole: those among them that were not asked to go further. guess: the share that
-    goes on from one depth to the next before anything was observed.
+    ended: rounds by the depth that they reached. whole: those among them that were not asked to go
+    further. guess: the share that goes on to the next depth, before any was observed.
     """
     raise NotImplementedError(
         "lesson 10: what fraction of the rounds that could continue from this depth did continue?"
