@@ -38,7 +38,7 @@ TESTS = (
     "kernels/test_packed_linear.py",
     "kernels/test_quantize.py",
     "kernels/test_tiles.py",
-    "decode/test_runtime.py",
+    "decode/test_model_runner.py",
     "decode/test_exactness.py",
 )
 
