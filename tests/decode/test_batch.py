@@ -1,4 +1,4 @@
-"""Rows of a batch are the texts they would be alone."""
+"""Each row of a batch is identical to the text generated alone."""
 
 import pytest
 from hypothesis import given
@@ -15,22 +15,23 @@ prompts = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size
 
 
 def half_right(target):
-    def function(tokens, wanted, rule):
-        drafts = greedy_text(target, tokens, wanted)
-        return [
-            *drafts[: len(tokens) % 4],
-            *[(draft + 1) % 5 for draft in drafts[len(tokens) % 4 :]],
-        ], None
+    def function(tokens, depth, rule):
+        drafts = greedy_text(target, tokens, depth)
+        right = len(tokens) % 4
+        return [*drafts[:right], *((draft + 1) % 5 for draft in drafts[right:])], None
 
     return FunctionDrafter(function, 4)
 
 
 @given(
-    prompts=prompts, seed=st.integers(0, 10**6), temperature=st.sampled_from([0.0, 0.8]),
+    prompts=prompts,
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.0, 0.8]),
     stop=st.sets(st.integers(0, 4), max_size=1),
-    rule=st.sampled_from(["shared-noise", "token", "block", "match"]), context_length=st.integers(6, 30),
-)  # fmt: skip
-def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(
+    rule=st.sampled_from(["shared-noise", "token", "block", "match"]),
+    context_length=st.integers(6, 30),
+)
+def test_each_row_equals_the_text_generated_alone_and_ends_for_the_same_reason(
     prompts, seed, temperature, stop, rule, context_length
 ):
     target = TableTarget(5, context_length, seed, sharpness=1.0)
@@ -51,7 +52,7 @@ def test_each_row_is_the_text_it_would_be_alone_and_ends_for_the_same_reason(
         assert (counts.steps, counts.drafts_accepted) == (expected.steps, expected.drafts_accepted)
 
 
-def test_a_row_does_not_change_when_its_neighbours_do():
+def test_a_row_does_not_depend_on_the_other_rows():
     target = TableTarget(5, 40, sharpness=0.7)
     options = dict(max_new_tokens=20, sampling=SamplingParams(1.0), rule="shared-noise", seed=3)
 
@@ -63,7 +64,7 @@ def test_a_row_does_not_change_when_its_neighbours_do():
     assert third_row([0], [4, 4, 4]) == third_row([3, 2, 1, 0], [2])
 
 
-def test_rows_of_the_same_prompt_are_different_samples():
+def test_rows_with_the_same_prompt_are_different_samples():
     batch = start_batch(
         TableTarget(5, 40, sharpness=0.5),
         None,
@@ -75,7 +76,7 @@ def test_rows_of_the_same_prompt_are_different_samples():
     assert len({tuple(row.tokens) for row in batch.rows}) == 4
 
 
-def test_rows_take_turns_and_a_finished_row_takes_none():
+def test_rows_alternate_until_each_has_finished():
     target = TableTarget(5, 40)
     batch = start_batch(target, None, [[0], [1] * 38, [2]], max_new_tokens=6)
     rows = [row for row, _ in batch.rounds()]
@@ -84,12 +85,12 @@ def test_rows_take_turns_and_a_finished_row_takes_none():
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 1000))
-def test_a_rows_seed_is_a_seed_and_the_first_rows_is_the_batchs(seed, row):
+def test_row_seeds_are_valid_seeds_and_row_0_has_the_seed_of_the_batch(seed, row):
     assert 0 <= row_seed(seed, row) < 2**64
     assert row_seed(seed, 0) == seed != row_seed(seed, row + 1)
 
 
-def test_a_batch_without_prompts_and_one_with_a_bad_prompt_are_refused_before_any_work():
+def test_a_batch_without_prompts_or_with_a_bad_prompt_is_rejected_before_any_work():
     target = TableTarget()
     with pytest.raises(UserError, match="there is no prompt"):
         start_batch(target, None, [], max_new_tokens=3)

@@ -1,4 +1,6 @@
-"""A decoder of a loaded run: what it learns serves all of its texts, and it asks no function about texts that nobody writes."""
+"""The decoder of a loaded model: measured costs are shared by all texts, and kernels are loaded
+early.
+"""
 
 import json
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ from minimtp.errors import UserError
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 
-class Numbers:
-    """A tokenizer whose texts are bytes below the vocabulary's end."""
+class ByteNumbers:
+    """A tokenizer whose texts are bytes below the vocabulary size."""
 
     end_token = SHAPE.vocabulary_size - 1
 
@@ -26,12 +28,14 @@ class Numbers:
 
 @pytest.fixture
 def run():
-    return SimpleNamespace(model=model_with("token_conditioned"), tokenizer=Numbers())
+    return SimpleNamespace(model=model_with("token_conditioned"), tokenizer=ByteNumbers())
 
 
 @pytest.fixture
 def stored(monkeypatch, tmp_path):
-    """stored() is what was kept of passes, by bucket; buckets are small, and a pass takes a second for each cached row."""
+    """stored() returns the stored costs by bucket. Buckets are small, and a pass takes one second
+    per cached row.
+    """
     monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path))
     monkeypatch.setattr(cost, "MEASURED", (1, 2))
     monkeypatch.setattr(cost, "FIRST_BUCKET", 6)
@@ -46,8 +50,12 @@ def stored(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("prompts", [[23, 5], [1, 13], [1, 4, 16], [20, 23, 7]], ids=str)
-def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run, stored, prompts):
-    """A text that has filled its context has no room for a pass, and a short one knows nothing of a long one's passes."""
+def test_the_costs_for_each_row_of_a_batch_are_measured_after_its_own_cached_rows(
+    run, stored, prompts
+):
+    """A text that fills its context has no room to measure a pass. A short text cannot measure the
+    passes of a long one.
+    """
     batch = Decoder(run).generate_batch(
         [bytes(length) for length in prompts], max_new_tokens=20, stop=()
     )
@@ -61,21 +69,18 @@ def test_the_passes_of_each_text_of_a_batch_are_measured_behind_its_own_rows(run
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        (
-            10**12,
-            f"a tree of 1000000000000 drafts is larger than the model's context: use at most {SHAPE.context_length}",
-        ),
+        (10**12, f"larger than the model's context: use at most {SHAPE.context_length} drafts"),
         ("8", "the number of drafts in a tree must be a whole number"),
     ],
 )
-def test_a_tree_larger_than_the_context_is_refused_before_room_is_made_for_it(
+def test_a_tree_larger_than_the_context_is_rejected_before_memory_is_allocated_for_it(
     run, draft, tree, message
 ):
     with pytest.raises(UserError, match=message):
         Decoder(run, DraftConfig(draft, tree=tree))
 
 
-def test_a_function_is_asked_about_texts_that_are_written_and_about_no_others(run):
+def test_a_users_function_is_called_only_for_texts_that_are_generated(run):
     seen = []
 
     def function(tokens, depth, rule):

@@ -1,8 +1,9 @@
-"""After every round, everything the decoder keeps equals what one computes from scratch on the committed tokens.
+"""After every round, all decoding state equals what is computed from scratch on the committed
+tokens.
 
-The trunk's cache, the caches and states of the heads, the cache of a separate draft model: through any course of acceptance,
-any draft lengths, stops, the context's end, and rows that take turns. In float64, where what is fed in pieces and what is fed
-at once agree up to rounding.
+The state is the cache of the trunk, the caches and states of the heads, and the cache of a draft
+model. The tests vary acceptance, draft lengths, stops, the end of the context, and batches. They
+use float64, in which feeding in pieces and feeding at once agree up to rounding.
 """
 
 import pytest
@@ -27,14 +28,15 @@ TOLERANCE = 1e-10  # float64 sums of 64 terms, through one block with weights of
 PLAIN = {}
 
 
-class Helped:
-    """A drafter whose drafts are replaced, often, by what the target will say: untrained heads are nearly always wrong.
+class CorrectedDrafter:
+    """Replaces many drafts of a drafter by the target's next tokens, because untrained heads are
+    nearly always wrong.
 
-    What the drafter itself drafted, and keeps, differs from what is then verified, which it has to stand as well.
+    So the drafts that are verified differ from those that the drafter made and stored. It must cope
+    with that, too.
     """
 
     min_confidence = 0.0
-
     reads_hidden = True
 
     def __init__(self, drafter, answers, right):
@@ -42,7 +44,7 @@ class Helped:
         self.max_depth, self.position = drafter.max_depth, 0
 
     def clone(self):
-        return Helped(self.drafter.clone(), self.answers, self.right)
+        return CorrectedDrafter(self.drafter.clone(), self.answers, self.right)
 
     def reset(self, first_token):
         self.position = 1
@@ -64,14 +66,15 @@ class Helped:
         return drafts, None
 
 
-class Any:
-    """Plans any length for a few rounds."""
+class RandomPolicy:
+    """Plans a random draft depth for a few rounds."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
 
-    def choose(self, most, length, statistics):
-        return DraftPlan(int(self.random.integers(0, most + 1)), int(self.random.integers(1, 4)))
+    def choose(self, max_drafts, length, statistics):
+        drafts = int(self.random.integers(0, max_drafts + 1))
+        return DraftPlan(drafts, rounds=int(self.random.integers(1, 4)))
 
 
 def decoder(kind, context_length):
@@ -98,12 +101,12 @@ def assert_equal_caches(cache, expected, what):
 
 
 def check(target, drafter, tokens):
-    """Compare what target and drafter keep for the committed `tokens` with twins that see them at once."""
+    """Compare the state of target and drafter with that of clones that see all `tokens` at once."""
     fresh = target.clone()
     hidden = fresh.forward(np.array(tokens[:-1])).hidden
     assert target.length == len(tokens) - 1
     assert_equal_caches(target.cache, fresh.cache, "the trunk's cache")
-    if drafter.prompt != tokens:  # it is told when it is asked next
+    if drafter.prompt != tokens:  # paused: it receives them with the next draft
         assert drafter.prompt == tokens[: len(drafter.prompt)]
         return
     drafter = drafter.drafter
@@ -123,7 +126,7 @@ def check(target, drafter, tokens):
 
 
 def check_heads(drafter, hidden, tokens):
-    """The rows a head has, as its twin computes them from the true hidden states."""
+    """Compare the rows of each head with those of a clone that sees the true hidden states."""
     fresh = drafter.clone()
     fresh.reset(tokens[0])
     fresh.commit(hidden, np.array(tokens[1:]))
@@ -131,22 +134,21 @@ def check_heads(drafter, hidden, tokens):
     for number, (head, expected) in enumerate(
         zip(drafter._heads, fresh._heads, strict=True), start=1
     ):
-        behind = (
-            number - 1 if isinstance(head, SequentialModule) else 0
-        )  # module k reads k tokens ahead
-        assert head.cache.length <= max(0, len(tokens) - 1 - behind), "a provisional row was kept"
+        # Sequential module k reads k tokens ahead.
+        ahead = number - 1 if isinstance(head, SequentialModule) else 0
+        assert head.cache.length <= max(0, len(tokens) - 1 - ahead), "a provisional row was kept"
         assert_equal_caches(head.cache, expected.cache, f"the cache of head {number}")
         rows = slice(head.cache.length)
         np.testing.assert_allclose(head.states[rows], expected.states[rows], rtol=0, atol=TOLERANCE)
 
 
-def remember_twins(made, seen):
+def record_clones(made, seen):
     clone = made.clone
     made.clone = lambda: (seen.append(clone()), seen[-1])[1]
 
 
 def plain_text(kind, prompt, context_length):
-    """What the target says alone, to the context's end, remembered."""
+    """The target's greedy text, to the end of the context, computed once."""
     key = kind, tuple(prompt), context_length
     if key not in PLAIN:
         PLAIN[key] = list(
@@ -157,14 +159,21 @@ def plain_text(kind, prompt, context_length):
     return PLAIN[key]
 
 
+prompts = st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=1, max_size=8)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25)
 @given(
-    prompts=st.lists(st.lists(st.integers(0, SHAPE.vocabulary_size - 1), min_size=1, max_size=8), min_size=1, max_size=3),
-    context_length=st.integers(8, SHAPE.context_length), max_new_tokens=st.integers(1, 30), depth=st.integers(1, 4),
-    right=st.sampled_from([0.0, 0.5, 0.8, 1.0]), stop_at=st.integers(0, 60), seed=st.integers(0, 99),
+    prompts=st.lists(prompts, min_size=1, max_size=3),
+    context_length=st.integers(8, SHAPE.context_length),
+    max_new_tokens=st.integers(1, 30),
+    depth=st.integers(1, 4),
+    right=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    stop_at=st.integers(0, 60),
+    seed=st.integers(0, 99),
     temperature=st.sampled_from([0.0, 0.8]),
-)  # fmt: skip
+)
 def test_after_every_round_all_caches_equal_those_computed_from_scratch(
     kind, prompts, context_length, max_new_tokens, depth, right, stop_at, seed, temperature
 ):
@@ -185,20 +194,20 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
         stop_tokens=stop,
         rule="shared-noise",
     )
-    helped = Helped(drafter, answers, right)
+    corrected = CorrectedDrafter(drafter, answers, right)
     seen = []
-    for made in (target, helped):  # the batch makes twins of both for its other rows
-        remember_twins(made, seen)
+    for made in (target, corrected):  # the batch clones both for its other rows
+        record_clones(made, seen)
     batch = start_batch(
         target,
-        helped,
+        corrected,
         prompts,
         seed=seed,
         draft_depth=depth,
-        make_policy=lambda target: Any(seed),
+        make_policy=lambda target: RandomPolicy(seed),
         **options,
     )
-    rows = list(zip([target, *seen[0::2]], [helped, *seen[1::2]], strict=True))
+    rows = list(zip([target, *seen[0::2]], [corrected, *seen[1::2]], strict=True))
     for row, _ in batch.rounds():
         if batch.rows[row].reason is None:
             check(*rows[row], batch.rows[row].tokens)
@@ -206,14 +215,12 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
         alone = start_generation(
             decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options
         )
-        assert (
-            list(alone) == batch.rows[row].tokens[len(prompt) :]
-            and alone.reason == batch.rows[row].reason
-        )
+        assert list(alone) == batch.rows[row].tokens[len(prompt) :]
+        assert alone.reason == batch.rows[row].reason
 
 
 @pytest.mark.parametrize("accepted", range(5))
-def test_a_draft_model_keeps_the_rows_of_accepted_drafts_and_no_others(accepted):
+def test_a_draft_model_keeps_the_cache_rows_of_accepted_drafts_only(accepted):
     _, drafter = decoder("model", 24)
     fed = []
     forward = drafter.model.forward

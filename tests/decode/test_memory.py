@@ -1,4 +1,6 @@
-"""What memory training and decoding take: a step that of the step before, a text little more than weights and cache."""
+"""Memory: a training step reuses that of the last one, and decoding takes little more than weights
+and cache.
+"""
 
 import platform
 import subprocess
@@ -42,19 +44,17 @@ def pages(freed_memory: str) -> int:
     return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting"
-)
-def test_a_step_asks_the_system_for_no_page_that_the_last_step_had():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_a_training_step_reuses_the_memory_pages_of_the_step_before():
     assert pages("kept") < 100 < 500 < pages("given back")
 
 
 @pytest.mark.skipif(
     kernels.describe()[0] != "cpu",
-    reason="Numba is missing: plain kernels keep packed weights decoded",
+    reason="Numba is missing: plain kernels store packed weights decoded",
 )
 @pytest.mark.parametrize("form", ["float32", "int4"])
-def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
+def test_decoding_takes_at_most_a_fifth_more_memory_than_weights_and_cache(form):
     model = build_model(with_heads(preset("quick")), np.random.default_rng(0))
     if form == "int4":
         model = round_to_nearest(model, QuantizationSpec())
@@ -63,13 +63,10 @@ def test_decoding_takes_at_most_a_fifth_more_than_weights_and_cache(form):
         target, drafter = deploy(model)
         return Variant(form, target, drafter, drafter.max_depth)
 
-    sizes, needed = (
-        SIZES["quick"],
-        weight_bytes(model) + deploy(model)[0].cache.nbytes,
-    )
+    sizes, needed = (SIZES["quick"], weight_bytes(model) + deploy(model)[0].cache.nbytes)
     once, again = (
         peak_memory(build, np.arange(sizes.prompt), sizes.max_new_tokens) for _ in range(2)
     )
     assert needed <= again <= 1.2 * needed, (
-        f"{again / needed:.3f} times as much, and {once - again} bytes for loading kernels"
+        f"{again / needed:.3f} times weights and cache; loading kernels took {once - again} bytes"
     )
