@@ -10,6 +10,7 @@ import minimtp
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
+from minimtp.decode import model_runner
 from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
@@ -229,7 +230,7 @@ def _cost_identity(loaded: LoadedModel, target: ModelRunner) -> dict[str, object
     norm: Array = target.final_norm
     device = "cpu" if array_module(norm) is np else "cuda"
     sources = sorted(Path(kernels.__file__).parent.rglob("*.py"))
-    sources.append(Path(__file__).with_name("runtime.py"))
+    sources.append(Path(model_runner.__file__))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     return {
         "minimtp": minimtp.__version__,
