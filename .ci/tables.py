@@ -41,6 +41,12 @@ PROCESSORS = {
     "compare-laptop-intel": "Intel Emerald Rapids",
     "compare-laptop-zen5": "AMD Zen 5 *",
 }
+TRAINING_ELSEWHERE = {  # by the name of the file: what to add to the name of the model
+    "bench-train-one-thread": "",
+    "bench-train-laptop-one-thread": "",
+    "bench-train-plain": ", plain array code",
+    "bench-train-intel": ", Intel Emerald Rapids",
+}
 
 Result = Mapping[str, object]
 
@@ -104,6 +110,20 @@ def processors() -> str:
     return aligned(lines, markdown=True)
 
 
+def training_elsewhere() -> str:
+    """How many times as fast as PyTorch minimtp trains: median, and range over the rounds."""
+    lines = [["model", "threads", "over PyTorch", "over torch.compile", "file"]]
+    for name, note in TRAINING_ELSEWHERE.items():
+        result = measured(name)
+        cells = [result["preset"] + note, str(result["threads"])]
+        for other in ("torch", "torch.compile"):
+            ratio = result["ratios"].get(other)
+            text = "{median:.2f}x ({lowest:.2f}-{highest:.2f})".format(**ratio) if ratio else ""
+            cells.append(text)
+        lines.append([*cells, f"[{name}.json]({name}.json)"])
+    return aligned(lines, markdown=True)
+
+
 BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "compare-quick": compared,
     "compare-laptop": compared,
@@ -114,7 +134,11 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-train-laptop": training.readme,
     "quality-quick": quality.readme,
 }
-SUMMARIES: dict[str, Callable[[], str]] = {"summary": summary, "processors": processors}
+SUMMARIES: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "processors": processors,
+    "training-elsewhere": training_elsewhere,
+}
 
 
 def updated(page: str) -> str:
