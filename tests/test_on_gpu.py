@@ -114,7 +114,7 @@ def test_gradients_are_checked_on_the_device_as_well(device, name):
         lambda *tensors: on(device, make()).apply(*tensors),
         on(device, inputs),
         name=name,
-        most_elements=8,
+        max_elements=8,
     )
 
 

@@ -1,7 +1,8 @@
 """All parameters in one array.
 
-An optimizer step, a gradient norm, a sum over shards are then one pass over one array each, instead
-of one small pass per parameter. The parameters of the model become views, so nothing else notices.
+An optimizer step, a gradient norm and a sum over shards each become one pass over one array,
+instead of one small pass per parameter. The model's parameters become views of the array, so no
+other code has to change.
 """
 
 from minimtp.backend import Array, array_module
@@ -9,15 +10,15 @@ from minimtp.engine.module import Module
 
 
 class FlatParameters:
-    """Moves the trainable parameters of `model` into one array; frozen ones stay where they are.
+    """Moves the trainable parameters of `model` into one array. Frozen parameters are not moved.
 
-    data, gradients, decay_mask: (P,) arrays; the mask is 1 where weight decay applies (matrices), 0
-    elsewhere (vectors).
+    data, gradients, decay_mask: (P,) arrays. The mask is 1 for matrices, which weight decay applies
+    to, and 0 for vectors.
     places: dotted name -> (slice into the arrays, shape).
-    groups: slices that cover the arrays; a group's gradient is clipped by its own norm. `apart`
-    names the modules that are groups of their own; the rest is one.
+    groups: slices that cover the arrays. The gradient of each group is clipped by its own norm.
+    Each module named in `apart` is a group, and all other parameters are one more.
 
-    Raises ValueError when the parameters differ in dtype or device.
+    Raises ValueError if the parameters differ in dtype or device.
     """
 
     def __init__(self, model: Module, apart: tuple[str, ...] = ()) -> None:
@@ -53,8 +54,9 @@ class FlatParameters:
         self.gradients = self.new_gradients(model)
 
     def new_gradients(self, model: Module) -> Array:
-        """A zeroed (P,) array that from now on holds the gradients of `model`, this model or a
-        replica of it.
+        """Return a zeroed (P,) array that receives the gradients of `model` from now on.
+
+        model: this model or a replica of it.
         """
         gradients = array_module(self.data).zeros_like(self.data)
         for name, parameter in model.named_parameters():
@@ -64,15 +66,17 @@ class FlatParameters:
         return gradients
 
     def by_name(self, array: Array) -> dict[str, Array]:
-        """Views of a (P,) array, one per parameter, in the parameters' shapes."""
+        """Return views of a (P,) array, one per parameter, in the parameters' shapes."""
         return {name: array[place].reshape(shape) for name, (place, shape) in self.places.items()}
 
 
 def _group(name: str, apart: tuple[str, ...]) -> int:
-    """0 for the rest, 1 for what is below the first module of `apart`, and so on."""
+    """Return i for parameters below the i-th module of `apart`, counted from 1, and 0 for all
+    others.
+    """
     return next((i for i, module in enumerate(apart, start=1) if name.startswith(f"{module}.")), 0)
 
 
 def parameter_count(model: Module) -> int:
-    """Numbers in the model's parameters, frozen ones too; a shared one counts once."""
+    """Return the number of parameters, frozen ones included. A shared parameter counts once."""
     return sum(parameter.data.size for parameter in model.parameters())

@@ -1,8 +1,9 @@
-"""The operations a language model spends its time in, each one step of the graph instead of ten.
+"""The operations that take most of a language model's time, each one step of the graph instead of
+ten.
 
-They call `minimtp.kernels`, which computes the same thing in plain arrays or in compiled loops.
-What each one saves for its
-backward pass is chosen for memory: inputs and small statistics rather than intermediate results.
+They call `minimtp.kernels`, which has plain and compiled versions of the same computation. To save
+memory, each operation stores its inputs and small statistics for the backward pass rather than
+intermediate results.
 """
 
 from minimtp import kernels
@@ -10,7 +11,7 @@ from minimtp.backend import Array, array_module
 from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
 
-QUERIES = 64  # of attention at a time
+QUERIES = 64  # processed at a time in attention
 
 
 class LinearMatMul(Op):
@@ -29,8 +30,8 @@ class LinearMatMul(Op):
 
 
 class EmbeddingLookup(Op):
-    """weight[tokens]: tokens (B, T) integers, weight (V, D) -> (B, T, D). A token's row receives
-    all its gradients.
+    """weight[tokens]: tokens (B, T) integers, weight (V, D) -> (B, T, D). Gradients of repeated
+    tokens add up.
     """
 
     def __init__(self, tokens: Array) -> None:
@@ -86,11 +87,11 @@ class SwiGLU(Op):
 
 
 class GatedUpdate(Op):
-    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D)
-    holding gate, then candidate.
+    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D), gate
+    first.
 
-    The smallest of gated recurrent steps: the gate says, channel by channel, how much of the state
-    is replaced.
+    The smallest gated recurrent step: the gate decides per channel how much of the state is
+    replaced.
     """
 
     def forward(self, state: Array, gate_candidate: Array) -> Array:
@@ -113,43 +114,46 @@ class GatedUpdate(Op):
 
 
 class CausalAttention(Op):
-    """Rotary grouped-query attention over a whole sequence, from the fused projection to the joined
-    heads.
+    """Rotary grouped-query attention over a whole sequence, from fused projection to joined heads.
 
-    qkv (B, T, (H + 2G) C) holds H query heads, G key heads and G value heads of C channels; query
-    head h reads key and value head h // (H/G). With R the rotation by position (Su et al. 2021,
-    arXiv 2104.09864), on adjacent pairs,
+    qkv (B, T, (H + 2G) C) holds H query heads, G key heads and G value heads, with head_dim C.
+    Query head h uses key and value head h // (H/G). With R the rotation by position (Su et al.
+    2021, arXiv 2104.09864), on adjacent pairs,
 
-        q' = R q,  k' = R k,  P = softmax(q' k'ᵀ / sqrt(C)) over the past and itself,  output = P v     (B, T, H C)
+        q' = R q,  k' = R k,  P = softmax(q' k'ᵀ / sqrt(C)) over positions <= its own,
+        output = P v     (B, T, H C)
 
-    Backward, with g the output's gradient:  dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP))
-    / sqrt(C), dq' = dS k',  dk' = dSᵀ q',  and R is undone by the opposite rotation. The H/G query
-    heads of a group are stacked as rows of one product, which also sums their gradients of k and v.
+    Backward, with g the output's gradient:
 
-    Queries are taken `QUERIES` at a time, with the keys up to the last of them: most of what the
-    mask hides is never computed.
+        dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C),  dq' = dS k',  dk' = dSᵀ q'
+
+    and the opposite rotation undoes R. The H/G query heads of a group are stacked as rows of one
+    matrix product, which also sums their gradients of k and v.
+
+    Queries are processed `QUERIES` at a time, with the keys up to the last of them, so most masked
+    scores are never computed.
     """
 
-    def __init__(self, heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
-        self.heads, self.groups = heads, num_kv_heads
+    def __init__(self, num_heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
+        self.heads, self.kv_heads = num_heads, num_kv_heads
         self.cosine, self.sine = cosine, sine  # (T, C/2)
 
     def forward(self, qkv: Array) -> Array:
         batch, length, width = qkv.shape
-        head_dim = width // (self.heads + 2 * self.groups)
+        head_dim = width // (self.heads + 2 * self.kv_heads)
         self.sizes = batch, length, head_dim
         self.scale = head_dim**-0.5
         xp, kernel = array_module(qkv), kernels.for_array(qkv)
         joined = qkv.reshape(batch, length, -1, head_dim)  # (B, T, H+2G, C)
-        rotated = kernel.rotate(
-            joined[:, :, : self.heads + self.groups], self.cosine, self.sine
-        )  # (B, T, H+G, C)
-        self.query = self._by_group(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
-        self.key = self.quantize_kv(self._by_group(rotated[:, :, self.heads :])[:, 0])  # (B*G, T, C)
-        self.value = self.quantize_kv(
-            self._by_group(joined[:, :, self.heads + self.groups :])[:, 0]
+        turned = joined[:, :, : self.heads + self.kv_heads]  # queries and keys
+        rotated = kernel.rotate(turned, self.cosine, self.sine)  # (B, T, H+G, C)
+        self.query = self._by_kv_head(rotated[:, :, : self.heads])  # (B*G, H/G, T, C)
+        self.key = self.quantize_kv(
+            self._by_kv_head(rotated[:, :, self.heads :])[:, 0]
         )  # (B*G, T, C)
-        context_length = xp.empty_like(self.query)  # (B*G, H/G, T, C)
+        values = joined[:, :, self.heads + self.kv_heads :]  # (B, T, G, C)
+        self.value = self.quantize_kv(self._by_kv_head(values)[:, 0])  # (B*G, T, C)
+        attended = xp.empty_like(self.query)  # (B*G, H/G, T, C)
         self.probabilities = []
         for now in self._query_blocks():  # L queries, S keys
             scores = kernel.matmul(
@@ -157,16 +161,14 @@ class CausalAttention(Op):
             )  # (B*G, H/G*L, S)
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
-            self._set_rows(
-                context_length, now, kernel.matmul(probabilities, self.value[:, : now.stop])
-            )
+            self._set_rows(attended, now, kernel.matmul(probabilities, self.value[:, : now.stop]))
             self.probabilities.append(probabilities)
-        return self._by_position(context_length).reshape(batch, length, -1)  # (B, T, H*C)
+        return self._by_position(attended).reshape(batch, length, -1)  # (B, T, H*C)
 
     def backward(self, gradient: Array) -> Array:
         batch, length, head_dim = self.sizes
         xp, kernel = array_module(gradient), kernels.for_array(gradient)
-        context_length = self._by_group(
+        doutput = self._by_kv_head(
             gradient.reshape(batch, length, self.heads, head_dim)
         )  # (B*G, H/G, T, C)
         dquery, dkey, dvalue = (
@@ -175,7 +177,7 @@ class CausalAttention(Op):
             xp.zeros_like(self.value),
         )
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
-            rows = self._rows(context_length, now)  # (B*G, H/G*L, C)
+            rows = self._rows(doutput, now)  # (B*G, H/G*L, C)
             dvalue[:, : now.stop] += kernel.matmul(probabilities.swapaxes(1, 2), rows)
             # (B*G, H/G*L, S), so far the gradient of the probabilities
             dscores = kernel.matmul(rows, self.value[:, : now.stop].swapaxes(1, 2))
@@ -196,21 +198,21 @@ class CausalAttention(Op):
         return result.reshape(batch, length, -1)
 
     def quantize_kv(self, rows: Array) -> Array:
-        """Keys or values (B*G, T, C) as a KV cache returns them: unchanged, unless a subclass quantizes the cache."""
+        """Return keys or values (B*G, T, C) as a KV cache returns them: here unchanged."""
         return rows
 
     def _query_blocks(self) -> list[slice]:
         length = self.sizes[1]
         return [slice(start, min(start + QUERIES, length)) for start in range(0, length, QUERIES)]
 
-    def _by_group(self, x: Array) -> Array:
+    def _by_kv_head(self, x: Array) -> Array:
         """(B, T, heads, C) -> (B*G, heads/G, T, C), contiguous."""
         batch, length, head_dim = self.sizes
         by_head = array_module(x).ascontiguousarray(x.transpose(0, 2, 1, 3))
-        return by_head.reshape(batch * self.groups, -1, length, head_dim)
+        return by_head.reshape(batch * self.kv_heads, -1, length, head_dim)
 
     def _by_position(self, x: Array) -> Array:
-        """(B*G, heads/G, T, C) or (B*G, T, C) -> (B, T, heads, C), the inverse of `_by_group`."""
+        """(B*G, heads/G, T, C) or (B*G, T, C) -> (B, T, heads, C), the inverse of `_by_kv_head`."""
         batch, length, head_dim = self.sizes
         return x.reshape(batch, -1, length, head_dim).transpose(0, 2, 1, 3)
 
@@ -225,11 +227,12 @@ class CausalAttention(Op):
 
 
 class CrossEntropy(Op):
-    """Nats that each target costs: logits (N, V), targets (N,) integers -> (N,); a target of -1 is
-    ignored (0 nats).
+    """Negative log-likelihood of each target in nats: logits (N, V), targets (N,) integers -> (N,).
 
-    The gradient is softmax(logits) - onehot(target), times the row's incoming gradient; no softmax
-    is stored.
+    A target of -1 is ignored: its loss is 0.
+
+    The gradient is (softmax(logits) - onehot(target)) times the row's incoming gradient. The
+    softmax is not stored.
     """
 
     def __init__(self, targets: Array) -> None:
@@ -246,22 +249,23 @@ class CrossEntropy(Op):
 
 
 class SoftCrossEntropy(Op):
-    """Nats that a law costs: logits (N, V) against `law` (N, V), rows summing to 1 -> (N,), -sum_v
-    law_v log softmax_v.
+    """Cross-entropy in nats with a distribution p: logits (N, V) -> (N,), -sum_v p_v log softmax_v.
 
-    Up to the law's own entropy, a constant, this is the divergence KL(law || softmax(logits)), and
-    so is its gradient, softmax(logits) - law: what distillation follows (Hinton et al. 2015, arXiv
-    1503.02531, at temperature 1).
+    target (N, V): p, rows that sum to 1. Up to the entropy of p, a constant, this
+    is the divergence KL(p || softmax(logits)). Its gradient is softmax(logits) - p, as in
+    distillation (Hinton et al. 2015, arXiv 1503.02531, at temperature 1).
     """
 
-    def __init__(self, law: Array) -> None:
-        self.law = law
+    def __init__(self, target: Array) -> None:
+        self.target = target
 
     def forward(self, logits: Array) -> Array:
         xp = array_module(logits)
         shifted = logits - logits.max(axis=1, keepdims=True)
         self.log_probabilities = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-        return -(self.law * self.log_probabilities).sum(axis=1)
+        return -(self.target * self.log_probabilities).sum(axis=1)
 
     def backward(self, gradient: Array) -> Array:
-        return gradient[:, None] * (array_module(gradient).exp(self.log_probabilities) - self.law)
+        return gradient[:, None] * (
+            array_module(gradient).exp(self.log_probabilities) - self.target
+        )

@@ -1,8 +1,10 @@
-"""Is the backward pass the derivative of the forward pass? Central differences in float64 say so.
+"""Check that a backward pass is the derivative of its forward pass, by central differences.
 
-For a function f and random weights w, L(x) = sum(w * f(x)) is one number, and for a step h
+For a function f and random weights w, L(x) = sum(w * f(x)) is one number. With a step h
 
-    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / (2 h),    wrong by O(h²) and by rounding of O(1e-16 / h): h = 1e-5 balances them.
+    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / (2 h)
+
+The error is O(h²), and O(1e-16 / h) from rounding in float64. h = 1e-5 balances the two.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +21,16 @@ def check_gradients(
     seed: int = 0,
     step: float = 1e-5,
     tolerance: float = 1e-6,
-    most_elements: int = 64,
+    max_elements: int = 64,
     name: str = "function",
 ) -> float:
     """Compare the gradients of `function(*tensors)` with central differences, for every input.
 
-    inputs: float64 arrays, all on one device. Of a large input, `most_elements` random elements are
-    checked. An error is relative to the larger of 1 and the gradient's size. Returns the largest
-    one found.
+    inputs: float64 arrays, all on one device. At most `max_elements` random elements of each input
+    are checked. An error is relative to max(1, |expected|). Returns the largest error found.
 
-    Raises AssertionError naming the function, the input, the index, the expected and the received
-    value.
+    Raises AssertionError with the function, the input, the index, and the expected and received
+    values.
     """
     rng, xp = np.random.default_rng(seed), array_module(*inputs)
     tensors = [Tensor(xp.array(array, dtype=np.float64), requires_grad=True) for array in inputs]
@@ -39,7 +40,7 @@ def check_gradients(
     largest = 0.0
     for position, tensor in enumerate(tensors):
         gradient = xp.zeros(tensor.shape) if tensor.grad is None else tensor.grad
-        elements = rng.permutation(tensor.data.size)[:most_elements]
+        elements = rng.permutation(tensor.data.size)[:max_elements]
         for index in (
             tuple(int(i) for i in np.unravel_index(element, tensor.shape)) for element in elements
         ):
@@ -48,7 +49,8 @@ def check_gradients(
             error = abs(received - expected) / max(1.0, abs(expected))
             if not error <= tolerance:
                 raise AssertionError(
-                    f"{name}: gradient of input {position} at {index}: expected {expected:.9g}, got {received:.9g}"
+                    f"{name}: gradient of input {position} at {index}: "
+                    f"expected {expected:.9g}, got {received:.9g}"
                 )
             largest = max(largest, error)
     return largest

@@ -1,4 +1,4 @@
-"""Models as trees of modules, found by walking their attributes. Swap a module, do not add a flag."""
+"""Models as trees of modules. To change a model, swap a module instead of adding a flag."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from minimtp.engine.tensor import Parameter
 
 
 class Module:
-    """Something with parameters. Attributes that are Parameters, Modules or lists of Modules are
-    part of the tree.
+    """A part of a model. Its attributes that are Parameters, Modules or lists of Modules belong to
+    the tree.
     """
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """(name, module) of the modules directly below; a list's members are named `list.0`,
+        """Yield (name, module) of the direct children. Members of a list are named `list.0`,
         `list.1`, ...
         """
         for name, value in vars(self).items():
@@ -26,14 +26,16 @@ class Module:
                         yield f"{name}.{position}", member
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """(dotted name, module) of this module (named `prefix`) and all below, parents first."""
+        """Yield (dotted name, module) of this module, named `prefix`, and all modules below,
+        parents first.
+        """
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter) of every parameter in the tree; one that is shared is named
-        where it is met first.
+        """Yield (dotted name, parameter) of every parameter in the tree. A shared parameter appears
+        once, under its first name.
         """
         seen: set[int] = set()
         for path, module in self.named_modules():
@@ -47,20 +49,22 @@ class Module:
 
 
 def map_parameters(module: Module, function: Callable[[Array], Array]) -> None:
-    """Put function(array) in the place of every parameter's array: another dtype, another device."""
+    """Replace every parameter's array by function(array), for example to change its dtype or
+    device.
+    """
     for parameter in module.parameters():
         parameter.data = function(parameter.data)
 
 
 def freeze(module: Module) -> None:
-    """Training leaves these parameters alone from now on."""
+    """Exclude these parameters from training from now on."""
     for parameter in module.parameters():
         parameter.requires_grad = False
 
 
 @contextmanager
 def frozen(module: Module) -> Iterator[None]:
-    """Within the block, gradients treat these parameters as constants."""
+    """Treat these parameters as constants inside the block."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     freeze(module)
     try:
@@ -74,18 +78,19 @@ Visit = Callable[[str, Module], Module | None]
 
 
 def replace_modules(root: Module, visit: Visit) -> Module:
-    """Put another module wherever `visit(dotted name, module)` returns one; returns the root,
-    itself perhaps replaced.
+    """Replace every module for which `visit(dotted name, module)` returns another one.
 
-    The replacement is not walked again. A module that stands in two places is visited once and
-    replaced in both.
+    Returns the root or its replacement.
+
+    A replacement is not visited. A module that is used in two places is visited once and replaced
+    in both.
     """
     return _replaced("", root, visit, {})
 
 
 def replicate(module: Module) -> Module:
-    """A second tree over the same parameter arrays, with gradients of its own. What is shared
-    inside stays shared.
+    """Return a second tree over the same parameter arrays with separate gradients. Shared modules
+    stay shared.
     """
     return _replica(module, {})
 
@@ -98,8 +103,8 @@ def replicate(module: Module) -> Module:
 def _replaced(
     name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]
 ) -> Module:
-    """decided: what stands for each module by its id, beside the original, which is kept so that
-    its id stays taken.
+    """decided: by the id of each module the original and its replacement. The original is kept so
+    that no new object gets its id.
     """
     if id(module) in decided:
         return decided[id(module)][1]
@@ -119,7 +124,7 @@ def _replaced(
 
 
 def _replica(value: Any, copies: dict[int, Any]) -> Any:
-    """copies: by the id of the original."""
+    """copies: finished copies, by the id of the original."""
     if id(value) in copies:
         return copies[id(value)]
     if isinstance(value, Parameter):

@@ -4,7 +4,7 @@ Hutter 2019, algorithm 2).
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g²
     x = x - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - rate decay x
 
-The gradient of each of the parameters' groups is first scaled down to a norm of at most `clip`.
+First, the gradient of each parameter group is scaled down to a norm of at most `clip`.
 """
 
 from math import isfinite
@@ -15,7 +15,7 @@ from minimtp.engine.flat import FlatParameters
 
 
 class AdamW:
-    """state: two moments per parameter and the number of steps taken."""
+    """Keeps two moments per parameter and the number of steps taken."""
 
     def __init__(
         self,
@@ -35,9 +35,11 @@ class AdamW:
     def step(
         self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0
     ) -> float:
-        """Update the parameters from `flat.gradients`, which are `gradient_scale` times as large as
-        they should be, and return the gradient's norm before clipping. A norm that is not finite
-        changes nothing.
+        """Update the parameters from `flat.gradients` and return the gradient's norm before
+        clipping.
+
+        gradient_scale: the factor by which `flat.gradients` are larger than the true gradient.
+        Skips the update if the norm is not finite.
         """
         flat = self.flat
         kernel = kernels.for_array(flat.data)
@@ -52,21 +54,24 @@ class AdamW:
             norm = square**0.5 / gradient_scale
             scale = (clip / norm if clip is not None and norm > clip else 1.0) / gradient_scale
             kernel.adamw(
-                flat.data[group], gradients, self.first[group], self.second[group], flat.decay_mask[group], learning_rate,
-                self.beta1, self.beta2, self.eps, self.weight_decay, self.steps, scale,
+                flat.data[group], gradients, self.first[group], self.second[group],
+                flat.decay_mask[group], learning_rate, self.beta1, self.beta2, self.eps,
+                self.weight_decay, self.steps, scale,
             )  # fmt: skip
         return sum(squares) ** 0.5 / gradient_scale
 
     def state(self) -> dict[str, Array]:
-        """`first.NAME` and `second.NAME` for every parameter: views, to be copied or saved at once."""
+        """Return `first.NAME` and `second.NAME` for every parameter. They are views: copy or save
+        them before the next step.
+        """
         first, second = self.flat.by_name(self.first), self.flat.by_name(self.second)
         return {f"first.{name}": array for name, array in first.items()} | {
             f"second.{name}": array for name, array in second.items()
         }
 
     def load_state(self, state: dict[str, Array], steps: int) -> None:
-        """Take over the moments that `state` has; parameters it does not know (new heads) keep
-        theirs at zero.
+        """Load the moments in `state`. Parameters that it does not contain, such as new heads, keep
+        moments of zero.
         """
         for name, view in self.state().items():
             if name in state:

@@ -1,20 +1,22 @@
-"""In which numbers a training step multiplies: float32, or fewer bits, which a GPU multiplies many
-times as fast.
+"""The precision of a training step's matrix products: float32, or fewer bits, which a GPU
+multiplies much faster.
 
     float32     24 bits, as everywhere else
-    tf32        float32 arrays, of whose numbers the GPU's tensor cores see 11 bits when they multiply
-    bfloat16    factors rounded to 8 bits, with float32's range
-    float16     factors rounded to 11 bits; what is below 6e-8 becomes 0, so losses are scaled up (training/loss_scale.py)
+    tf32        float32 arrays; the GPU's tensor cores use 11 bits of each number
+    bfloat16    operands rounded to 8 bits, with float32's range
+    float16     operands rounded to 11 bits; numbers below 6e-8 become 0, so losses are scaled up
+                (training/loss_scale.py)
 
-Only factors of products are rounded. Sums are float32, and so is everything else: results, master
-weights, moments, norms, softmax, losses. With 16 bits the products with weights are of that kind,
-and those within attention are TF32.
+Only the operands of matrix products are rounded. Everything else is float32: sums, results, master
+weights, moments, norms, softmax, losses. With bfloat16 and float16, products with weights use 16
+bits and those inside attention use TF32.
 
-A product is two steps, so that a factor is rounded once and kept short for the backward pass:
+A product takes two steps, so that each operand is rounded once and stored in 16 bits for the
+backward pass:
 
     matmul(operand(x), operand(w).T)
 
-Only training multiplies so, within `matmul_precision`: evaluation and decoding are in float32.
+Only training uses fewer bits, within `matmul_precision`. Evaluation and decoding use float32.
 """
 
 from collections.abc import Iterator
@@ -27,56 +29,57 @@ from minimtp.errors import UserError
 SIXTEEN_BITS = ("bfloat16", "float16")
 FIRST_WITH_TF32 = 80  # compute capability, times ten
 
-_chosen = "float32"  # one for the process: only a GPU has others, and there one thread trains
+_chosen = "float32"  # for the whole process: only GPUs have others, and there one thread trains
 
 
 def require(precision: str, device: Device) -> None:
-    """Raise UserError unless the device can multiply so."""
+    """Raise UserError if the device does not support the precision."""
     if precision == "float32":
         return
     if device.name == "cpu":
         raise UserError(
-            f"precision {precision} needs a GPU, not the CPU: use --device cuda, or precision float32"
+            f"precision {precision} needs a GPU: use --device cuda, or precision float32"
         )
     if precision != "float16" and int(device.xp.cuda.Device().compute_capability) < FIRST_WITH_TF32:
         raise UserError(
-            f"precision {precision} needs a GPU of compute capability 8.0 or later: use float16 or float32"
+            f"precision {precision} needs a GPU of compute capability 8.0 or later: "
+            "use float16 or float32"
         )
 
 
 @contextmanager
 def matmul_precision(precision: str, device: Device) -> Iterator[None]:
-    """Within, products of float32 arrays are computed in this precision. Raises UserError as
-    `require`.
+    """Compute the matrix products of float32 arrays inside the block in this precision. Raises
+    UserError as `require`.
     """
     global _chosen
     if precision == "float32":
         yield
         return
     require(precision, device)
-    from minimtp.kernels.cuda import gemm as cuda_matrix
+    from minimtp.kernels.cuda import gemm
 
     before, _chosen = _chosen, precision
     try:
-        with cuda_matrix.tf32(device.xp):
+        with gemm.tf32(device.xp):
             yield
     finally:
         _chosen = before
 
 
 def operand(x: Array) -> Array:
-    """x (M, K) as a product sees it."""
+    """Return x (M, K) as an operand of `matmul`, rounded to 16 bits if the precision has 16."""
     if _chosen in SIXTEEN_BITS and x.dtype.char == "f":
-        from minimtp.kernels.cuda import gemm as cuda_matrix
+        from minimtp.kernels.cuda import gemm
 
-        return cuda_matrix.rounded(x, _chosen)
+        return gemm.rounded(x, _chosen)
     return x
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """a (M, K) @ b (K, N), factors -> (M, N), of 16-bit factors in float32."""
+    """Return a @ b for operands a (M, K) and b (K, N): (M, N), float32 for 16-bit operands."""
     if _chosen == "float32" or a.dtype.char == "d":
         return kernels.for_array(a).matmul(a, b)
-    from minimtp.kernels.cuda import gemm as cuda_matrix
+    from minimtp.kernels.cuda import gemm
 
-    return cuda_matrix.multiply(a, b)
+    return gemm.multiply(a, b)

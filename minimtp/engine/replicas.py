@@ -1,9 +1,9 @@
 """One batch on several threads: replicas of a model that share parameters and sum their gradients.
 
-Products, ufuncs and compiled kernels release the interpreter's lock, so one Python thread per core
-with one BLAS thread each keeps all cores busy, in plain NumPy too. A shard of the batch goes to
-each replica; gradients are added in the fixed order of the shards' replicas, so a result depends on
-the number of replicas and never on timing.
+Matrix products, ufuncs and compiled kernels release the interpreter's lock. So one Python thread
+per core, with one BLAS thread each, keeps all cores busy, in plain NumPy too. Each replica gets one
+shard of the batch. Gradients are added in a fixed order, so a result depends on the number of
+replicas but never on timing.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ class Replicas:
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="shard") if count > 1 else None
 
     def run(self, function: Callable[[Module, Any], Any], shards: Sequence[Any]) -> list[Any]:
-        """function(replica, shard) for every shard (at most one each); leaves the summed gradients
-        in `flat.gradients`.
+        """Return function(replica, shard) for every shard, at most one per replica. Sums the
+        gradients into `flat.gradients`.
 
-        Raises ValueError when there are more shards than replicas; what `function` raises comes
-        through.
+        Raises ValueError if there are more shards than replicas. Errors of `function` are passed
+        on.
         """
         if len(shards) > len(self.models):
             raise ValueError(f"{len(shards)} shards for {len(self.models)} replicas")
