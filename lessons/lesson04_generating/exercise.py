@@ -27,7 +27,8 @@ def softmax(scores: Array) -> Array:
 class KeyValueCache:
     """Keys and values of `layers` attention layers for up to `context_length` positions.
 
-    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are meaningless.
+    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are
+    meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
 
@@ -40,7 +41,8 @@ class KeyValueCache:
         dtype: str = "float32",
         xp: ModuleType = numpy,
     ) -> None:
-        # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is NaN.
+        # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
+        # NaN.
         self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
         self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
@@ -63,19 +65,24 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before `length` are committed."""
+        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before
+        `length` are committed.
+        """
         return self._layers[layer]
 
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Write (T, G, C) keys and values after the committed rows and return the views of `layer`.
 
-        This does not change `length`. Every layer of a forward pass writes at the same place, then `extend(T)` counts the rows.
+        This does not change `length`. Every layer of a forward pass writes at the same place, then
+        `extend(T)` counts the rows.
         Raises ValueError if the rows do not fit.
         """
         raise NotImplementedError("lesson 4: write the keys and values after the committed rows")
 
     def extend(self, rows: int) -> None:
-        """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError if they do not fit."""
+        """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError
+        if they do not fit.
+        """
         raise NotImplementedError("lesson 4: add the rows to the length, or raise an error")
 
     def truncate(self, length: int) -> None:

@@ -42,9 +42,11 @@ def gptq(
 ) -> tuple[Array, Scales]:
     """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
-    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`, the grid's own by default.
+    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`,
+    the grid's own by default.
     largest_first: take the columns in the order of decreasing E[x_j²].
-    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call the weight.
+    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call
+    the weight.
     """
     raise NotImplementedError(
         "lesson 7: round one column, and change the later columns to compensate for its error"

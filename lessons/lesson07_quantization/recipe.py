@@ -12,6 +12,7 @@ INTRODUCES = (
     "minimtp.quant.grids.uniform",
     "minimtp.quant.grids.codebook",
     "minimtp.quant.grids.ggml",
+    "minimtp.quant.grids.superblocks",
     "minimtp.quant.grids",
     "minimtp.quant.grids.scales",
     "minimtp.quant.grids.scale_search",

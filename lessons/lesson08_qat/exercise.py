@@ -13,8 +13,8 @@ from minimtp.quant.qat.learned import encode_learned, within_levels
 class FakeQuantize(Op):
     """w (N, K) -> the values of its codes and scales, (N, K), in w's dtype.
 
-    mask: the straight-through mask. name: what an error calls the weights.
-    The forward raises UserError if a value is not finite or too large for the grid, or if rows are not whole groups.
+    mask: the straight-through mask. name: what an error calls the weights. The forward raises
+    UserError if a value is not finite or too large for the grid, or if rows are not whole groups.
     """
 
     straight_through = True
@@ -34,11 +34,14 @@ class FakeQuantize(Op):
 
 
 class FakeQuantizeLearned(Op):
-    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid with learned steps, (N, K).
+    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid
+    with learned steps, (N, K).
 
-    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels of each group are moved, in
-    the grid's own steps. bound: let only clipped weights move the steps. name: what an error calls the weights.
-    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets, stores no lowest level.
+    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels
+    of each group are moved, in the grid's own steps. bound: let only clipped weights move the
+    steps. name: what an error calls the weights.
+    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets,
+    stores no lowest level.
     """
 
     straight_through = True
@@ -60,7 +63,9 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
+        clipped, both (N, K).
+        """
         raise NotImplementedError(
             "lesson 8: the total per group of the gradient times dq/dt: q - w inside, q outside"
         )

@@ -1,24 +1,29 @@
 """The KV cache: the keys and values that attention has computed for the committed tokens.
 
-A token's keys and values depend only on it and on the tokens before it, so decoding computes them once and stores them. The
-memory for the whole context is allocated once. Appending writes into it, reading returns views, and dropping tokens only lowers
-the length. That makes it free to roll back a rejected draft:
+A token's keys and values depend only on it and on the tokens before it, so decoding computes them
+once and stores them. The memory for the whole context is allocated once. Appending writes into it,
+reading returns views, and dropping tokens only lowers the length. That makes it free to roll back a
+rejected draft:
 
     invariant: m committed tokens  <=>  m - 1 rows, those of tokens 0 .. m-2
 
-The last committed token is *pending*: it was chosen, but the model has not processed it yet. A verification pass feeds it and K
-drafts, which appends K + 1 rows. If a of the drafts are accepted, a + 1 tokens are newly committed, so a + 1 of the new rows
-stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row is ever rotated again.
+The last committed token is *pending*: it was chosen, but the model has not processed it yet. A
+verification pass feeds it and K drafts, which appends K + 1 rows. If a of the drafts are accepted,
+a + 1 tokens are newly committed, so a + 1 of the new rows
+stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row is
+ever rotated again.
 
-`write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the views of `layer`, write the
-rows of a pass themselves in the same call that attends to them, and `extend` then counts the rows.
+`write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the
+views of `layer`, write the rows of a pass themselves in the same call that attends to them, and
+`extend` then counts the rows.
 
-A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until a path is accepted. The
-rows of that path are then appended.
+A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until
+a path is accepted. The rows of that path are then appended.
 
-Layout: for each layer, keys (G, C, S) and values (S, G, C), with G key/value heads, C numbers per head and S positions. The dot
-products of a query with the keys give one number per position, and the weighted sum of the values one number per channel.
-Numbers that are adjacent in the result are adjacent in the cache, so both run as fast as a matmul with weights.
+Layout: for each layer, keys (G, C, S) and values (S, G, C), with G key/value heads, C numbers per
+head and S positions. The dot products of a query with the keys give one number per position, and
+the weighted sum of the values one number per channel. Numbers that are adjacent in the result are
+adjacent in the cache, so both run as fast as a matmul with weights.
 """
 
 import math
@@ -32,7 +37,8 @@ CACHE_LINE = 64  # bytes
 class KeyValueCache:
     """Keys and values of `layers` attention layers for up to `context_length` positions.
 
-    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are meaningless.
+    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are
+    meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
 
@@ -45,7 +51,8 @@ class KeyValueCache:
         dtype: str = "float32",
         xp: ModuleType = numpy,
     ) -> None:
-        # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is NaN.
+        # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
+        # NaN.
         self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
         self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
@@ -68,13 +75,16 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before `length` are committed."""
+        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before
+        `length` are committed.
+        """
         return self._layers[layer]
 
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Write (T, G, C) keys and values after the committed rows and return the views of `layer`.
 
-        This does not change `length`. Every layer of a forward pass writes at the same place, then `extend(T)` counts the rows.
+        This does not change `length`. Every layer of a forward pass writes at the same place, then
+        `extend(T)` counts the rows.
         Raises ValueError if the rows do not fit.
         """
         start, stop = self.length, self.length + keys.shape[0]
@@ -86,7 +96,9 @@ class KeyValueCache:
         return views
 
     def extend(self, rows: int) -> None:
-        """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError if they do not fit."""
+        """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError
+        if they do not fit.
+        """
         if not 0 <= rows <= self.context_length - self.length:
             raise ValueError(
                 f"{rows} more rows do not fit: {self.length} of {self.context_length} are in use"
@@ -101,7 +113,9 @@ class KeyValueCache:
 
 
 class TreeRows:
-    """Keys and values (L, T, G, C) of the T rows of a draft tree, outside the cache until it is known which are accepted."""
+    """Keys and values (L, T, G, C) of the T rows of a draft tree, outside the cache until it is
+    known which are accepted.
+    """
 
     def __init__(self, cache: KeyValueCache, rows: int) -> None:
         layers, _, heads, head_dim = cache.values.shape
@@ -119,7 +133,9 @@ class TreeRows:
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: str, xp: ModuleType) -> Array:
-    """Return zeros that start at a cache line, which NumPy does not guarantee. Attention is about 15 % faster over them."""
+    """Return zeros that start at a cache line, which NumPy does not guarantee. Attention is about
+    15 % faster over them.
+    """
     if xp is not numpy:
         return xp.zeros(shape, dtype)
     size = math.prod(shape) * numpy.dtype(dtype).itemsize

@@ -1,17 +1,20 @@
 """The trunk as decoding needs it: raw arrays, a KV cache, and a few tokens at a time.
 
-Training sees whole sequences and records a graph. Decoding sees one to sixteen new tokens, and every Python call takes longer
-than its arithmetic. So the same function is written here once more without tensors, over `minimtp.kernels`: the weights are
-laid out once for the kernels (as floats, or as blocks of 4 or 8 bits), and a forward pass is one call. Tests require it to match
-the training model.
+Training sees whole sequences and records a graph. Decoding sees one to sixteen new tokens, and
+every Python call takes longer than its arithmetic. So the same function is written here once more
+without tensors, over `minimtp.kernels`: the weights are laid out once for the kernels (as floats,
+or as blocks of 4 or 8 bits), and a forward pass is one call. Tests require it to match the training
+model.
 
-Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels, the bits of a row do not depend on the number of
-rows, so verification and plain decoding agree exactly. (On a GPU this holds for up to 64 tokens per pass and for float matrices
-whose sizes are multiples of 4. Otherwise cuBLAS decides about the last bits.)
+Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels, the bits of a row do
+not depend on the number of rows, so verification and plain decoding agree exactly. (On a GPU this
+holds for up to 64 tokens per pass and for float matrices whose sizes are multiples of 4. Otherwise
+cuBLAS decides about the last bits.)
 
-Some models round in a way that no compiled kernel implements: inputs with one scale per token, grids without kernels, quantized
-KV caches. Plain matmuls compute those. Their bits depend on the number of rows, and the last bit can move a number to the next
-code. So such a model processes its tokens one by one. That is slow, but verification again sees the numbers of plain decoding.
+Some models round in a way that no compiled kernel implements: inputs with one scale per token,
+grids without kernels, quantized KV caches. Plain matmuls compute those. Their bits depend on the
+number of rows, and the last bit can move a number to the next code. So such a model processes its
+tokens one by one. That is slow, but verification again sees the numbers of plain decoding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,7 +46,8 @@ class ForwardOutput(NamedTuple):
 
 
 class ModelRunner:
-    """A trunk ready to decode: its weights laid out for the kernels, and a KV cache. Implements `Target`.
+    """A trunk ready to decode: its weights laid out for the kernels, and a KV cache. Implements
+    `Target`.
 
     trunk: a Transformer in full precision or with packed modules.
     context_length: the positions in the cache; by default those of the model's configuration.
@@ -84,7 +88,9 @@ class ModelRunner:
         return self.cache.length
 
     def forward(self, tokens: Array) -> ForwardOutput:
-        """Process (T,) integers after the cached positions. Raises ValueError if they do not fit the context."""
+        """Process (T,) integers after the cached positions. Raises ValueError if they do not fit
+        the context.
+        """
         if not self.rows_at_once and len(tokens) > 1:
             return _concatenate(self.forward(tokens[i : i + 1]) for i in range(len(tokens)))
         cache, start, rows = self.cache, self.cache.length, tokens.shape[0]
@@ -102,22 +108,29 @@ class ModelRunner:
         return ForwardOutput(logits, hidden)
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
-        """Process a draft tree, T tokens and their depths in depth-first order. The cache does not change until `keep`.
+        """Process a draft tree, T tokens and their depths in depth-first order. The cache does not
+        change until `keep`.
 
-        The bits of a row are those of the chain from the root to it. Raises ValueError if the tree does not fit the context.
+        The bits of a row are those of the chain from the root to it. Raises ValueError if the tree
+        does not fit the context.
         """
         xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length
         last = start + max(depths)
         if last >= self.context_length:
             raise ValueError(
-                f"a tree that reaches position {last} does not fit a context of {self.context_length}"
+                f"a tree that reaches position {last} does not fit a context of "
+                f"{self.context_length}"
             )
         positions = start + xp.asarray(depths)  # (T,)
         x = self.embed(xp.asarray(tokens))  # (T, D)
         self._tree_rows = tree_rows = TreeRows(cache, len(x))
 
         def step(rows: slice) -> ForwardOutput:
-            tree = stretches(depths[rows], start), tree_rows.keys[:, rows], tree_rows.values[:, rows]
+            tree = (
+                stretches(depths[rows], start),
+                tree_rows.keys[:, rows],
+                tree_rows.values[:, rows],
+            )
             logits, hidden = self.kernel.trunk_step(
                 x[rows], self._trunk, cache.keys, cache.values, start, self.cosine[positions[rows]],
                 self.sine[positions[rows]], tree,
@@ -143,14 +156,18 @@ class ModelRunner:
         return other
 
     def embed(self, tokens: Array) -> Array:
-        """tokens (T,) integers -> their embeddings (T, D), a new array. A packed table is never decoded as a whole."""
+        """tokens (T,) integers -> their embeddings (T, D), a new array. A packed table is never
+        decoded as a whole.
+        """
         if self.table is None:
             return self._embedding.rows(tokens)
         rows = self.kernel.embedding(self.table, tokens)
         return rows.astype(self.final_norm.dtype, copy=False)
 
     def _prepare_table(self, tied: bool) -> PreparedMatrix | None:
-        """Lay out the token table for the kernels, unless that would be a second copy as floats; then None."""
+        """Lay out the token table for the kernels, unless that would be a second copy as floats;
+        then None.
+        """
         if tied:
             return self.output
         if self._embedding.stays_packed_on(self.kernel):
@@ -170,7 +187,8 @@ class ModelRunner:
         return replace(prepared, blocks=tuple(with_caches))
 
     def _replay(self, tokens: np.ndarray) -> ForwardOutput:
-        """`forward` on a GPU as one graph, from the tokens to the logits, recorded once per number of tokens, then replayed.
+        """`forward` on a GPU as one graph, from the tokens to the logits, recorded once per number
+        of tokens, then replayed.
 
         Only the tokens and the position change from pass to pass. They are uploaded together.
         """
@@ -209,7 +227,9 @@ class BlockRunner:
     def forward(
         self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
     ) -> None:
-        """Apply the block to x (T, D), in place, and write its keys and values after the cached rows of `layer`."""
+        """Apply the block to x (T, D), in place, and write its keys and values after the cached
+        rows of `layer`.
+        """
         keys, values = cache.layer(layer)
         self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
 
@@ -227,7 +247,9 @@ def are_exact(kernel: ModuleType, model: Module) -> bool:
 def prepare_weights(
     block: Block, kernel: ModuleType
 ) -> tuple[Array, PreparedMatrix, PreparedMatrix, Array, PreparedMatrix, PreparedMatrix]:
-    """Return the first six arguments of `kernel.prepare_block`: norms, and matrices laid out for the kernel."""
+    """Return the first six arguments of `kernel.prepare_block`: norms, and matrices laid out for
+    the kernel.
+    """
     attention, feed_forward = block.attention, block.feed_forward
     return (
         block.attention_norm.weight.data,
@@ -242,7 +264,8 @@ def prepare_weights(
 def stretches(depths: Sequence[int], start: int) -> np.ndarray:
     """Split a tree in depth-first order into chains: int64 (chains, 3).
 
-    Each chain is its first row, the row after its last, and the position of its first row. The root is at position `start`.
+    Each chain is its first row, the row after its last, and the position of its first row. The root
+    is at position `start`.
     """
     firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
     stops = [*firsts[1:], len(depths)]

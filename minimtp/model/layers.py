@@ -9,7 +9,8 @@ from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter, Tensor
 from minimtp.model.matrix import Matrix, PreparedMatrix, TokenTable
 
-# Initial weights are sampled from a random generator. None leaves them uninitialized, for a model that is loaded from a file.
+# Initial weights are sampled from a random generator. None leaves them uninitialized, for a model
+# that is loaded from a file.
 Rng = np.random.Generator | None
 
 
@@ -42,8 +43,10 @@ class FloatMatrix(Matrix):
 class Linear(FloatMatrix):
     """y = x Wᵀ without bias: (..., inputs) -> (..., outputs).
 
-    `weight` (outputs, inputs) starts with standard deviation 1 / sqrt(inputs), which keeps the scale of the signal.
-    zero_init: start at zero instead. A residual branch that ends in such a layer starts as the identity.
+    `weight` (outputs, inputs) starts with standard deviation 1 / sqrt(inputs), which keeps the
+    scale of the signal.
+    zero_init: start at zero instead. A residual branch that ends in such a layer starts as the
+    identity.
     """
 
     def __init__(self, inputs: int, outputs: int, rng: Rng, zero_init: bool = False) -> None:
@@ -57,7 +60,8 @@ class Linear(FloatMatrix):
 class Embedding(FloatMatrix, TokenTable):
     """tokens (B, T) -> their rows of `weight` (V, D): (B, T, D).
 
-    The table starts with standard deviation 0.1. As a tied output it then gives logits of about 0.1 sqrt(D).
+    The table starts with standard deviation 0.1. As a tied output it then gives logits of about 0.1
+    sqrt(D).
     """
 
     def __init__(self, vocabulary_size: int, hidden_size: int, rng: Rng) -> None:

@@ -1,26 +1,31 @@
-"""The loss of multi-token prediction, and its gradient with the logits of only one head in memory at a time.
+"""The loss of multi-token prediction, and its gradient with the logits of only one head in memory
+at a time.
 
     L = L_0 + sum_{k=1..K} w_k L_k,       L_k = mean over rows of -log p_k(token i+1+k)
 
-**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. K+1 of them at once would take
-more memory than the trunk. So each head's loss is differentiated down to the head's state at once, and its logits are freed.
-The gradients of the states then go through the heads and the trunk in one backward pass. (Gloeckle et al. 2024, section 2, use
-this order for independent heads. Those are finished one by one here, too.)
+**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. K+1
+of them at once would take more memory than the trunk. So each head's loss is differentiated down to
+the head's state at once, and its logits are freed. The gradients of the states then go through the
+heads and the trunk in one backward pass. (Gloeckle et al. 2024, section 2, use this order for
+independent heads. Those are finished one by one here, too.)
 
-**Subset of positions.** Neighbouring positions teach a head nearly the same thing. A head that needs no other position can
-therefore be trained at every n-th position, for an n-th of the cost.
+**Subset of positions.** Neighbouring positions teach a head nearly the same thing. A head that
+needs no other position can therefore be trained at every n-th position, for an n-th of the cost.
 
-**Targets of the heads.** A head drafts well if it predicts what the trunk will predict, which is not always what the text says.
+**Targets of the heads.** A head drafts well if it predicts what the trunk will predict, which is
+not always what the text says.
 
     text      the tokens of the text
-    trunk     the trunk's own distributions at the positions that the head looks ahead to (as in Hydra++, arXiv 2402.05109).
-              They come from the same forward pass and say more than one token does. Positions beyond the end of the window
-              have no distribution, so there the target is the text
-    teacher   the distribution of the teacher's head of the same depth: a head that is trained through rounding learns
-              from the unrounded one
+    trunk     the trunk's own distributions at the positions that the head looks ahead to (as in
+              Hydra++, arXiv 2402.05109). They come from the same forward pass and say more than one
+              token does. Positions beyond the end of the window have no distribution, so there the
+              target is the text
+    teacher   the distribution of the teacher's head of the same depth: a head that is trained
+              through rounding learns from the unrounded one
 
-**Distillation.** With a teacher, the trunk's loss is a mixture: part of it follows the teacher's distributions instead of the
-text's next token. They tell the student about all tokens at every position.
+**Distillation.** With a teacher, the trunk's loss is a mixture: part of it follows the teacher's
+distributions instead of the text's next token. They tell the student about all tokens at every
+position.
 """
 
 from collections.abc import Iterator
@@ -52,15 +57,18 @@ def accumulate_gradients(
 ) -> np.ndarray:
     """Add scale * dL/dθ to the parameters' `.grad` and return the losses.
 
-    tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth heads.
+    tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth
+    heads.
     head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
-    head_positions: the positions of the T at which the heads are trained. Not all only if the heads are `positionwise`.
-    detached: train the heads without changing the trunk's gradient, which is then that of L_0 alone. The trunk includes
-    embedding and output.
+    head_positions: the positions of the T at which the heads are trained. Not all only if the heads
+    are `positionwise`.
+    detached: train the heads without changing the trunk's gradient, which is then that of L_0
+    alone. The trunk includes embedding and output.
     head_targets: "text", "trunk" or "teacher", see above.
-    teacher, distill_weight: with weight d, the gradient of L_0 is (1 - d) times its own plus d times that of the divergence
-    from the teacher.
-    Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for a head that was skipped.
+    teacher, distill_weight: with weight d, the gradient of L_0 is (1 - d) times its own plus d
+    times that of the divergence from the teacher.
+    Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for a head
+    that was skipped.
     """
     length = tokens.shape[1] - 1 - model.depth
     inputs = tokens[:, :length]  # (B, T)
@@ -108,9 +116,11 @@ def _accumulate_in_heads(
     positions: slice,
     distributions: Iterator[Array | None],
 ) -> list[Array | None]:
-    """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T, D). Return L_1, ..., L_K.
+    """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T,
+    D). Return L_1, ..., L_K.
 
-    distributions: for each head in turn, its target distributions (B*n, V), or None for the tokens of the text.
+    distributions: for each head in turn, its target distributions (B*n, V), or None for the tokens
+    of the text.
     """
     length = hidden.shape[1]
     losses: list[Array | None] = [None] * model.depth
@@ -136,8 +146,8 @@ def _accumulate_in_heads(
 def evaluate_losses(model: LanguageModel, tokens: Array) -> tuple[Array, Array]:
     """Return the loss of every target and the most likely tokens, without gradients.
 
-    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers. Index k of the last axis is
-    about token i+1+k, given the tokens in between.
+    tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers.
+    Index k of the last axis is about token i+1+k, given the tokens in between.
     """
     length = tokens.shape[1] - 1 - model.depth
     nats, predicted = [], []
@@ -191,9 +201,11 @@ def _loss_at(
     weight: float,
     distribution: Array | None = None,
 ) -> _Loss:
-    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. The output's parameters get theirs.
+    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. The
+    output's parameters get theirs.
 
-    targets: (B*T,) tokens. distribution: (B*T, V), the targets of the gradient instead of the tokens.
+    targets: (B*T,) tokens. distribution: (B*T, V), the targets of the gradient instead of the
+    tokens.
     """
     leaf = Tensor(state, requires_grad=True)
     logits = model.logits(leaf).reshape(targets.size, -1)  # (B*T, V)
@@ -211,7 +223,8 @@ def _loss_at(
 
 
 def _trunk_distributions(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
-    """For k = 1..K yield (B*n, V): the trunk's distribution k positions later, or the text's token beyond the window.
+    """For k = 1..K yield (B*n, V): the trunk's distribution k positions later, or the text's token
+    beyond the window.
 
     logits (B, T, V) are overwritten.
     """
@@ -250,7 +263,8 @@ def _softmax(logits: Array) -> Array:
 def _distillation_gradient(
     model: LanguageModel, teacher: LanguageModel, inputs: Array, state: Array, weight: float
 ) -> Array:
-    """Return weight times the gradient, at `state` (B, T, D), of the mean divergence from the teacher.
+    """Return weight times the gradient, at `state` (B, T, D), of the mean divergence from the
+    teacher.
 
     The output's parameters get theirs.
     """

@@ -1,13 +1,17 @@
 """The interface of a weight matrix, and the size of a model's weights.
 
-A matrix has one of three forms. Each is a `Matrix`, so decoding can lay it out for the kernels without asking for its form.
+A matrix has one of three forms. Each is a `Matrix`, so decoding can lay it out for the kernels
+without asking for its form.
 
-    form             classes                                          weights are stored as
-    float            Linear, Embedding (model/layers.py)              float32
-    fake-quantized   FakeQuantizedLinear, ... (quant/qat/modules.py)  float32, rounded to the grid on every use
-    packed           PackedLinear, ... (quant/packed_matrix.py)       bytes: codes and scales
+    form            weights are stored as                   classes
+    float           float32                                 Linear, Embedding
+    fake-quantized  float32, rounded to the grid on use     FakeQuantizedLinear, LearnedLinear,
+                                                            FakeQuantizedEmbedding
+    packed          bytes: codes and scales                 PackedLinear, PackedEmbedding
 
-Training works on float and fake-quantized matrices, decoding on float and packed ones. `prepare_qat` and `convert`
+They are in model/layers.py, quant/qat/modules.py and quant/packed_matrix.py.
+Training works on float and fake-quantized matrices, decoding on float and packed ones.
+`prepare_qat` and `convert`
 (quant/qat/) turn one form into the next.
 """
 
@@ -20,7 +24,9 @@ from minimtp.engine.module import Module
 
 
 class PreparedMatrix(Protocol):
-    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has a class of its own for it."""
+    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has a class of
+    its own for it.
+    """
 
     @property
     def rows(self) -> int: ...
@@ -51,7 +57,8 @@ class Matrix(Module, ABC):
     ) -> PreparedMatrix:
         """Lay out the columns first..last-1 for `kernel.linear`. Every call makes a new copy.
 
-        first, last: multiples of the grid's group size. Raises TypeError if the matrix must be converted first.
+        first, last: multiples of the grid's group size. Raises TypeError if the matrix must be
+        converted first.
         """
 
     @abstractmethod
@@ -72,7 +79,8 @@ class TokenTable(Matrix):
 
 
 def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are stored: 4 for a float32 number; packed rows include their scales.
+    """Bytes of all weights as they are stored: 4 for a float32 number; packed rows include their
+    scales.
 
     An array that several modules share counts once.
     """

@@ -4,14 +4,16 @@
     for each block:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))
     hidden = final_norm(x);   logits = hidden @ outputᵀ         (B, T, V)
 
-It uses RMSNorm, rotary positions on adjacent pairs, grouped-query attention, SwiGLU and no biases. The output matrix can be
-tied to the token table. The last linear layer of each residual branch is zero-initialized, so a new block is the identity.
-Compared with starting points from N(0, 0.02), this is worth 0.44 bits per byte after 0.6 M bytes (4 blocks, hidden size 128).
+It uses RMSNorm, rotary positions on adjacent pairs, grouped-query attention, SwiGLU and no biases.
+The output matrix can be tied to the token table. The last linear layer of each residual branch is
+zero-initialized, so a new block is the identity. Compared with starting points from N(0, 0.02),
+this is worth 0.44 bits per byte after 0.6 M bytes (4 blocks, hidden size 128).
 
-The architecture is standard, so other programs' files fit without a special case. q, k and v are one fused matrix, and so are
-gate and up: their rows are concatenated, and can be split again.
+The architecture is standard, so other programs' files fit without a special case. q, k and v are
+one fused matrix, and so are gate and up: their rows are concatenated, and can be split again.
 
-This file knows nothing about prediction heads or quantization. Both wrap the trunk or replace its modules.
+This file knows nothing about prediction heads or quantization. Both wrap the trunk or replace its
+modules.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,8 @@ from minimtp.model.rotary import Rotary
 class Attention(Module):
     """Grouped-query self-attention: (B, T, D) -> (B, T, D).
 
-    quantize_kv: what a quantized KV cache returns for keys or values (..., C); None if the cache stores floats.
+    quantize_kv: what a quantized KV cache returns for keys or values (..., C); None if the cache
+    stores floats.
     """
 
     quantize_kv: Callable[[Array], Array] | None = None
@@ -78,7 +81,9 @@ class Block(Module):
 
 
 class Transformer(Module):
-    """tokens (B, T) -> hidden (B, T, D) -> logits (B, T, V). Predicts the next token only, so `depth` is 0."""
+    """tokens (B, T) -> hidden (B, T, D) -> logits (B, T, V). Predicts the next token only, so
+    `depth` is 0.
+    """
 
     depth = 0
 
@@ -98,7 +103,9 @@ class Transformer(Module):
         return self
 
     def hidden(self, tokens: Array) -> Tensor:
-        """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the output and the heads."""
+        """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the
+        output and the heads.
+        """
         x = self.embedding(tokens)  # (B, T, D)
         for block in self.blocks:
             x = block(x)
@@ -110,7 +117,9 @@ class Transformer(Module):
 
 
 class LanguageModel(Protocol):
-    """A model that can be trained: a Transformer, or a MultiTokenModel that predicts `depth` more tokens."""
+    """A model that can be trained: a Transformer, or a MultiTokenModel that predicts `depth` more
+    tokens.
+    """
 
     trunk: Transformer
     config: ModelConfig

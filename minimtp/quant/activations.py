@@ -28,7 +28,9 @@ def _round_groups(rows: Array) -> Array:
 
 
 def _round_tokens(rows: Array) -> Array:
-    """As for groups, code = round half to even(x * (127 / max|x|)), with the whole row as one group."""
+    """As for groups, code = round half to even(x * (127 / max|x|)), with the whole row as one
+    group.
+    """
     xp = array_module(rows)
     exact = rows.astype(xp.float32, copy=False)
     inverse, scale = activation_scale(exact)  # (M, 1)

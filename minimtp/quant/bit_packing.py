@@ -1,19 +1,22 @@
 """Codes of a few bits as bytes, in the orders that programs use.
 
-Which codes share a byte is a convention. Reading one order as another gives plausible nonsense: weights of the right size in the
-wrong places. For four bits, with codes c0, c1, c2, ... along the last axis (low half of a byte first):
+Which codes share a byte is a convention. Reading one order as another gives plausible nonsense:
+weights of the right size in the wrong places. For four bits, with codes c0, c1, c2, ... along the
+last axis (low half of a byte first):
 
-    adjacent-lo-first     c0 c1 | c2 c3 | ...          also GPTQ's: eight codes in an int32, c0 in its lowest bits
-    adjacent-hi-first     c1 c0 | c3 c2 | ...          the order of hexadecimal digits
-    ggml-split32          c0 c16 | c1 c17 | ...        in every 32 codes: Q4_0, Q4_1
-    awq                   c0 c2 | c4 c6 | c1 c3 | c5 c7     eight codes in an int32, even ones in its low half
+    adjacent-lo-first  c0 c1 | c2 c3 | ...       also GPTQ's: eight codes in an int32, c0 lowest
+    adjacent-hi-first  c1 c0 | c3 c2 | ...       the order of hexadecimal digits
+    ggml-split32       c0 c16 | c1 c17 | ...     in every 32 codes: Q4_0, Q4_1
+    awq                c0 c2 | c4 c6 | c1 c3 | c5 c7    eight codes in an int32, even ones low
 
-Codes are unsigned here. Signed formats differ in their zero: offset binary adds 8, two's complement keeps the low four bits of
-the signed number. Flipping bit 3 turns either into the other (`flip_sign_bit`; 0x88 for a byte with two codes).
+Codes are unsigned here. Signed formats differ in their zero: offset binary adds 8, two's complement
+keeps the low four bits of the signed number. Flipping bit 3 turns either into the other
+(`flip_sign_bit`; 0x88 for a byte with two codes).
 
-`pack_bits` stores codes of 1 to 8 bits without gaps, with the first code in the lowest bits of the first byte. For four bits
-this is `adjacent-lo-first`. Codes that do not fill the last byte, or the last unit of an order, are padded with the code
-`fill`. To unpack them, you have to know how many codes there were.
+`pack_bits` stores codes of 1 to 8 bits without gaps, with the first code in the lowest bits of the
+first byte. For four bits this is `adjacent-lo-first`. Codes that do not fill the last byte, or the
+last unit of an order, are padded with the code `fill`. To unpack them, you have to know how many
+codes there were.
 """
 
 from collections.abc import Sequence
@@ -30,9 +33,11 @@ ORDERS: dict[str, tuple[int, ...]] = {
 
 
 def pack4(codes: Array, order: str, fill: int = 8) -> Array:
-    """Unsigned four-bit codes uint8 (..., n) -> bytes uint8 (..., half of n rounded up to whole units).
+    """Unsigned four-bit codes uint8 (..., n) -> bytes uint8 (..., half of n rounded up to whole
+    units).
 
-    order: one of ORDERS. fill: the code that pads the last unit, by default the zero of offset binary.
+    order: one of ORDERS. fill: the code that pads the last unit, by default the zero of offset
+    binary.
     Raises ValueError if a code is above 15 or the order is unknown.
     """
     unit = _unit(order)
@@ -79,13 +84,15 @@ def pack_bits(codes: Array, bits: int) -> Array:
 
 
 def unpack_bits(packed: Array, bits: int, count: int) -> Array:
-    """Bytes uint8 (..., m) -> the first `count` codes of `bits` bits, uint8 (..., count). The inverse of `pack_bits`.
+    """Bytes uint8 (..., m) -> the first `count` codes of `bits` bits, uint8 (..., count). The
+    inverse of `pack_bits`.
 
     Raises ValueError unless the number of bytes is exactly right.
     """
     if packed.shape[-1] != packed_size(count, bits):
         raise ValueError(
-            f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {packed.shape[-1]}"
+            f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not "
+            f"{packed.shape[-1]}"
         )
     xp = array_module(packed)
     units = _filled(packed, bits, 0).reshape(-1, bits).astype(xp.uint16)

@@ -1,10 +1,12 @@
-"""Packed modules, for deployment: they hold bytes (codes and scales) instead of floats, and have no gradients.
+"""Packed modules, for deployment: they hold bytes (codes and scales) instead of floats, and have no
+gradients.
 
-A `PackedLinear` multiplies by exactly the numbers that its fake-quantized form multiplied by, and rounds its inputs in exactly
-the same way. With the plain kernels its outputs are equal bit for bit.
+A `PackedLinear` multiplies by exactly the numbers that its fake-quantized form multiplied by, and
+rounds its inputs in exactly the same way. With the plain kernels its outputs are equal bit for bit.
 
-From the bytes to a kernel's own layout:  `PackedMatrix.prepare`  ->  `Q4_0Grid.prepare` (grids/ggml.py)  ->
-`prepare_q4_0` of the kernels (kernels/plain, kernels/cpu, kernels/cuda)  ->  the argument of their `linear`.
+From the bytes to a kernel's own layout:  `PackedMatrix.prepare`  ->  `Q4_0Grid.prepare`
+(grids/ggml.py)  -> `prepare_q4_0` of the kernels (kernels/plain, kernels/cpu, kernels/cuda)  ->
+the argument of their `linear`.
 """
 
 from functools import partial
@@ -25,8 +27,8 @@ ACTIVATIONS = ("int8", "int8-token", "none")
 class PackedMatrix(Matrix):
     """An (N, K) matrix as packed rows.
 
-    packed: uint8 (N, bytes per row), see `minimtp.quant.packing`. activations: how a matmul rounds its inputs, one of
-    ACTIVATIONS; "none" for grids whose matmuls never round them.
+    packed: uint8 (N, bytes per row), see `minimtp.quant.packing`. activations: how a matmul rounds
+    its inputs, one of ACTIVATIONS; "none" for grids whose matmuls never round them.
     Raises UserError if `packed` does not hold whole rows of the grid.
     """
 
@@ -55,7 +57,8 @@ class PackedMatrix(Matrix):
     ) -> PreparedMatrix:
         """Lay out the columns first..last-1 for `kernel.linear`. Every call makes a new copy.
 
-        If the kernels are not exact, the matrix is laid out for the plain ones, which can round inputs in any way.
+        If the kernels are not exact, the matrix is laid out for the plain ones, which can round
+        inputs in any way.
         """
         xp, last = array_module(self.packed), self.shape[1] if last is None else last
         if self.stays_packed_on(kernel):
@@ -72,7 +75,9 @@ class PackedMatrix(Matrix):
         return packing.dequantize(self.grid, self.packed)
 
     def matmul(self, x: Tensor) -> Tensor:
-        """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is "none"."""
+        """x (..., K) -> x Wᵀ (..., N), with the inputs rounded first unless `activations` is
+        "none".
+        """
         rows = x.data.reshape(-1, x.shape[-1])  # (M, K)
         kernel = kernels.for_array(rows)
         is_exact = self.is_exact_on(kernel)
@@ -93,7 +98,9 @@ class PackedLinear(PackedMatrix):
 
 
 class PackedEmbedding(PackedMatrix, TokenTable):
-    """A token table: tokens (B, T) -> their rows (B, T, D) in `dtype`. Only rows that are looked up are decoded."""
+    """A token table: tokens (B, T) -> their rows (B, T, D) in `dtype`. Only rows that are looked up
+    are decoded.
+    """
 
     def __init__(
         self, grid: Grid, packed: Array, activations: str = "int8", dtype: str = "float32"
@@ -116,8 +123,9 @@ class PackedEmbedding(PackedMatrix, TokenTable):
 def stored_arrays(model: Module) -> dict[str, Array]:
     """Return all arrays that a file of this model must hold, by dotted name.
 
-    Parameters have their own names; packed rows are called `MODULE.packed`. A shared array is listed once, under the name that
-    comes first. `minimtp.quant.qat.convert.restore` puts the arrays back into a model.
+    Parameters have their own names; packed rows are called `MODULE.packed`. A shared array is
+    listed once, under the name that comes first. `minimtp.quant.qat.convert.restore` puts the
+    arrays back into a model.
     """
     arrays = {name: parameter.data for name, parameter in model.named_parameters()}
     seen: set[int] = set()

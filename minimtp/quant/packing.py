@@ -1,13 +1,15 @@
 """Packing: codes and scales as bytes, row after row without gaps.
 
-ggml's formats are blocks along each row, byte for byte as other programs read them (their layouts are in
-`kernels/ggml/blocks.py` and `kernels/ggml/superblocks.py`). Grids over any groups have no format that everybody reads. Their
-rows are
+ggml's formats are blocks along each row, byte for byte as other programs read them (their layouts
+are in `kernels/ggml/blocks.py` and `kernels/ggml/superblocks.py`). Grids over any groups have no
+format that everybody reads. Their rows are
 
-    the scales of the groups, float16 or float32 | zero points as signed bytes (affine only) | codes, see `pack_bits`
+    scales of the groups | zero points (affine only) | codes, see `pack_bits`
 
-little-endian throughout, with codes counted from the grid's smallest one. Every row can be read alone, so a scale for the whole
-matrix is repeated in each row. The length of a row determines its number of columns, which must be a multiple of 8.
+with scales as float16 or float32 and zero points as signed bytes, little-endian throughout, with
+codes counted from the grid's smallest one. Every row can be read alone, so a scale for the whole
+matrix is repeated in each row. The length of a row determines its number of columns, which must be
+a multiple of 8.
 """
 
 from minimtp.backend import Array, array_module
@@ -23,7 +25,8 @@ WHOLE_BYTES = 8  # columns whose codes end with a byte, for any number of bits
 def pack(grid: Grid, codes: Array, scales: Scales) -> Array:
     """codes int8 (N, K) and scales from `grid.encode` -> uint8 (N, row_bytes(grid, K)).
 
-    Raises ValueError if shapes do not match or a code is not the grid's, UserError if K columns cannot be packed.
+    Raises ValueError if shapes do not match or a code is not the grid's, UserError if K columns
+    cannot be packed.
     """
     rows, columns = codes.shape
     if codes.size and not grid.min_code <= int(codes.min()) <= int(codes.max()) <= grid.max_code:
@@ -33,7 +36,8 @@ def pack(grid: Grid, codes: Array, scales: Scales) -> Array:
     for numbers in scales if isinstance(scales, tuple) else (scales,):
         if numbers.shape[:2] != expected:
             raise ValueError(
-                f"codes of shape {codes.shape} need scales of shape {expected}, not {numbers.shape[:2]}"
+                f"codes of shape {codes.shape} need scales of shape {expected}, not "
+                f"{numbers.shape[:2]}"
             )
     if isinstance(grid, BlockGrid):
         return grid.pack(codes, scales)
@@ -56,7 +60,8 @@ def pack(grid: Grid, codes: Array, scales: Scales) -> Array:
 def unpack(grid: Grid, packed: Array) -> tuple[Array, Scales]:
     """uint8 (N, row bytes) -> codes int8 (N, K) and scales. The exact inverse of `pack`.
 
-    Raises UserError if the rows are not whole rows of the grid: the array holds something else, or is cut off.
+    Raises UserError if the rows are not whole rows of the grid: the array holds something else, or
+    is cut off.
     """
     rows, columns = matrix_shape(grid, packed)
     if isinstance(grid, BlockGrid):
@@ -75,13 +80,16 @@ def unpack(grid: Grid, packed: Array) -> tuple[Array, Scales]:
 
 
 def row_bytes(grid: Grid, columns: int) -> int:
-    """Return the bytes of a packed row of `columns` weights. Raises UserError if they cannot be packed."""
+    """Return the bytes of a packed row of `columns` weights. Raises UserError if they cannot be
+    packed.
+    """
     if isinstance(grid, BlockGrid):
         grid.check_columns((1, columns), "the matrix")
         return columns // grid.group_size * grid.block_bytes
     if columns % WHOLE_BYTES:
         raise UserError(
-            f"rows of {columns} weights cannot be packed on {grid.name}: make them multiples of {WHOLE_BYTES} long"
+            f"rows of {columns} weights cannot be packed on {grid.name}: make them multiples of "
+            f"{WHOLE_BYTES} long"
         )
     return _row_bytes(grid, columns)
 
@@ -92,7 +100,8 @@ def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
     if isinstance(grid, BlockGrid):
         if not is_bytes or packed.shape[1] % grid.block_bytes:
             raise UserError(
-                f"an array of shape {packed.shape} and type {packed.dtype} does not hold {grid.name} blocks: "
+                f"an array of shape {packed.shape} and type {packed.dtype} does not hold "
+                f"{grid.name} blocks: "
                 f"rows must be multiples of {grid.block_bytes} bytes"
             )
         return packed.shape[0], packed.shape[1] // grid.block_bytes * grid.group_size
@@ -101,7 +110,8 @@ def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
         columns += WHOLE_BYTES
     if not is_bytes or _row_bytes(grid, columns) != packed.shape[1]:
         raise UserError(
-            f"an array of shape {packed.shape} and type {packed.dtype} does not hold whole rows of {grid.name}"
+            f"an array of shape {packed.shape} and type {packed.dtype} does not hold whole rows of "
+            f"{grid.name}"
         )
     return packed.shape[0], columns
 
@@ -112,7 +122,9 @@ def quantize(grid: Grid, x: Array, name: str = "the array") -> Array:
 
 
 def dequantize(grid: Grid, packed: Array) -> Array:
-    """uint8 (N, row bytes) -> float32 (N, K), exactly the numbers that fake quantization computed with."""
+    """uint8 (N, row bytes) -> float32 (N, K), exactly the numbers that fake quantization computed
+    with.
+    """
     return grid.decode(*unpack(grid, packed))
 
 

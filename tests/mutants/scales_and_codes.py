@@ -74,7 +74,7 @@ def a_product_and_a_sum_are_rounded_once(levels_q4_0):
     return fused
 
 
-@mutant("quant.grids.ggml:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
+@mutant("quant.grids.superblocks:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
         "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "q4_k")  # fmt: skip
 def nothing_is_rounded_at_all(encode):
     """Codes are floats, so the error is 1e-7 and a test that only asks for less noise than a limit is content."""

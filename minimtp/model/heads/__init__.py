@@ -1,23 +1,28 @@
 """Prediction heads: from the hidden state at position i, predict the tokens after the next one.
 
-The trunk's own output predicts token i+1. Extra head k = 1..K predicts token i+1+k, at every position i:
+The trunk's own output predicts token i+1. Extra head k = 1..K predicts token i+1+k, at every
+position i:
 
-    parallel           u_k = Block_k(h_i)                                    (Gloeckle et al. 2024, arXiv 2404.19737)
-    sequential         s_k = Block_k(M_k [norm(s_{k-1}); norm(e(t_{i+k}))])  (DeepSeek-V3, arXiv 2412.19437, section 2.2)
-    token-conditioned  [g; c] = W [norm(s_{k-1}); norm(e(t_{i+k}))],  s_k = s_{k-1} + sigmoid(g) (c - s_{k-1})
-                       (the idea of Hydra, arXiv 2402.05109, as the recurrence of ReDrafter, arXiv 2403.09919)
+    parallel           u_k = Block_k(h_i)
+    sequential         s_k = Block_k(M_k [norm(s_{k-1}); norm(e(t_{i+k}))])
+    token-conditioned  [g; c] = W [norm(s_{k-1}); norm(e(t_{i+k}))]
+                       s_k = s_{k-1} + sigmoid(g) (c - s_{k-1})
 
-with s_0 = h_i, the trunk's hidden state after its final norm; e, the trunk's token table; [a; b], concatenation; and
-logits = trunk's output(norm(s_k)). All heads share the trunk's embedding and output.
+with s_0 = h_i, the trunk's hidden state after its final norm; e, the trunk's token table; [a; b],
+concatenation; and logits = trunk's output(norm(s_k)). All heads share the trunk's embedding and
+output.
 
-    parallel           does not see the tokens in between
-    sequential         has attention over all positions, so decoding needs a cache for it
-    token-conditioned  is one gated step, the same for every depth, and remembers only the state. It is the cheapest
-                       drafter, and 8 % of a small trunk's weights
+    parallel           does not see the tokens in between. Gloeckle et al. 2024, arXiv 2404.19737
+    sequential         has attention over all positions, so decoding needs a cache for it.
+                       DeepSeek-V3, arXiv 2412.19437, section 2.2
+    token-conditioned  is one gated step, the same for every depth, and remembers only the state.
+                       It is the cheapest drafter, and 8 % of a small trunk's weights. The idea of
+                       Hydra, arXiv 2402.05109, as the recurrence of ReDrafter, arXiv 2403.09919
 
-All kinds have one interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the output. The sequential
-heads follow four conventions, in training and in decoding: the state comes first in the concatenation; it is the trunk's
-state *after* the final norm; rotary positions are those of i; no row is zeroed.
+All kinds have one interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the
+output. The sequential heads follow four conventions, in training and in decoding: the state comes
+first in the concatenation; it is the trunk's state *after* the final norm; rotary positions are
+those of i; no row is zeroed.
 """
 
 from minimtp.model.heads.heads import Heads

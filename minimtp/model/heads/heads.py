@@ -13,7 +13,8 @@ class Heads(Module):
 
     depth: K, the number of extra tokens that are predicted.
     independent: head k does not need the states of the heads before it.
-    positionwise: a position's states need no other position, so the heads can be trained at a subset of the positions.
+    positionwise: a position's states need no other position, so the heads can be trained at a
+    subset of the positions.
     """
 
     independent = False
@@ -23,7 +24,7 @@ class Heads(Module):
     def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         """Yield the state (B, T, D) of each head k = 1..K.
 
-        hidden: (B, T, D), the trunk's. following: (B, T, K) integers, the K tokens after each position. Head k may use
-        the first k of them, following[:, :, :k].
+        hidden: (B, T, D), the trunk's. following: (B, T, K) integers, the K tokens after each
+        position. Head k may use the first k of them, following[:, :, :k].
         """
         raise NotImplementedError(f"{type(self).__name__} defines no states")

@@ -1,4 +1,6 @@
-"""Parallel heads (Gloeckle et al. 2024, arXiv 2404.19737): one transformer block per head, all on the trunk's state."""
+"""Parallel heads (Gloeckle et al. 2024, arXiv 2404.19737): one transformer block per head, all on
+the trunk's state.
+"""
 
 from collections.abc import Iterator
 

@@ -1,5 +1,5 @@
-"""Sequential heads (DeepSeek-V3, arXiv 2412.19437, section 2.2): one transformer block per head, each on the state of the
-head before it and on the token in between.
+"""Sequential heads (DeepSeek-V3, arXiv 2412.19437, section 2.2): one transformer block per head,
+each on the state of the head before it and on the token in between.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ from minimtp.model.transformer import Block, Transformer
 
 
 class SequentialHead(Module):
-    """Join the previous state and the next token, then one transformer block: (B, T, D), (B, T, D) -> (B, T, D)."""
+    """Join the previous state and the next token, then one transformer block: (B, T, D), (B, T, D)
+    -> (B, T, D).
+    """
 
     def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:
         self.state_norm = RMSNorm(config.hidden_size, config.norm_eps)

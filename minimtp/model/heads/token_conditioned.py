@@ -17,7 +17,9 @@ from minimtp.model.transformer import Transformer
 
 
 class TokenConditionedHead(Module):
-    """Update the state (B, T, D) with the next token (B, T, D). One linear layer computes gate and candidate."""
+    """Update the state (B, T, D) with the next token (B, T, D). One linear layer computes gate and
+    candidate.
+    """
 
     def __init__(self, config: ModelConfig, rng: Rng) -> None:
         self.state_norm = RMSNorm(config.hidden_size, config.norm_eps)

@@ -1,16 +1,19 @@
 """The interface of all grids, and the inputs that all of them reject.
 
-A grid rounds a matrix of weights to codes, which are small integers, and to scales, which give the codes of a group their values:
+A grid rounds a matrix of weights to codes, which are small integers, and to scales, which give the
+codes of a group their values:
 
-    codes, scales = grid.encode(x)               choose scales for x, then the codes
-    values        = grid.decode(codes, scales)   the values of the codes; the same numbers in every file and kernel
-    codes         = grid.nearest(x, scales)      the nearest levels for given scales
+    codes, scales = grid.encode(x)              choose scales for x, then the codes
+    values        = grid.decode(codes, scales)  the same numbers in every file and kernel
+    codes         = grid.nearest(x, scales)     the nearest levels for given scales
 
-`encode` is the format's own rule, down to the bytes. `nearest` is for methods that choose scales themselves or that round one
-column after another (GPTQ). Those pass `first`, the column at which x begins in the matrix that the scales belong to.
+`encode` is the format's own rule, down to the bytes. `nearest` is for methods that choose scales
+themselves or that round one column after another (GPTQ). Those pass `first`, the column at which x
+begins in the matrix that the scales belong to.
 
-Scales are one float32 array (N, groups) if a group has one number, and a named tuple of arrays if it has more. A value that is
-not finite is an error that names the tensor: once a NaN has become some code, nobody would notice it any more.
+Scales are one float32 array (N, groups) if a group has one number, and a named tuple of arrays if
+it has more. A value that is not finite is an error that names the tensor: once a NaN has become
+some code, nobody would notice it any more.
 """
 
 from abc import ABC, abstractmethod
@@ -33,8 +36,10 @@ class Grid(ABC):
     group_size: columns that share a scale; None if whole rows or the whole matrix do.
     max_magnitude: the largest weight whose scales are finite numbers of their stored type.
     scale_type: the type in which scales are stored, "float16" or "float32".
-    inputs: the rounding of a matmul's inputs that the kernels implement for this grid; "none": inputs are never rounded.
-    has_kernels: whether the kernels multiply by packed rows of this grid, without decoding them to floats first.
+    inputs: the rounding of a matmul's inputs that the kernels implement for this grid; "none":
+    inputs are never rounded.
+    has_kernels: whether the kernels multiply by packed rows of this grid, without decoding them to
+    floats first.
     """
 
     name: str
@@ -49,13 +54,15 @@ class Grid(ABC):
     def encode(
         self, x: Array, name: str = "the array", importance: Array | None = None
     ) -> tuple[Array, Scales]:
-        """x (N, K) float32 or float64 -> codes int8 (N, K) and scales, each exactly a number of its stored type.
+        """x (N, K) float32 or float64 -> codes int8 (N, K) and scales, each exactly a number of its
+        stored type.
 
-        The codes are chosen in float32, as in the stored format. importance: (K,), the cost of an error in a column (the mean
-        square of its inputs), for formats that can weight errors.
+        The codes are chosen in float32, as in the stored format. importance: (K,), the cost of an
+        error in a column (the mean square of its inputs), for formats that can weight errors.
 
-        Raises UserError, calling the array `name`, if the grid cannot store the shape, if a value is not finite or too large,
-        or if `importance` has the wrong shape, has invalid values, or is not supported by the grid.
+        Raises UserError, calling the array `name`, if the grid cannot store the shape, if a value
+        is not finite or too large, or if `importance` has the wrong shape, has invalid values, or
+        is not supported by the grid.
         """
         self.check_columns(x.shape, name)
         self.check_values(x, name)
@@ -67,8 +74,9 @@ class Grid(ABC):
     def fake_quantize(self, x: Array, name: str = "the array") -> Array:
         """Return decode(*encode(x)) in the dtype of x. Raises what `encode` raises.
 
-        Values are checked only on the CPU. On a GPU the check would have to wait for every matrix. There, a value that is not
-        finite or too large makes the loss NaN or infinite instead, and that stops the training.
+        Values are checked only on the CPU. On a GPU the check would have to wait for every matrix.
+        There, a value that is not finite or too large makes the loss NaN or infinite instead, and
+        that stops the training.
         """
         self.check_columns(x.shape, name)
         if array_module(x) is numpy:
@@ -76,11 +84,12 @@ class Grid(ABC):
         return self._fake_quantize(x)
 
     def straight_through_mask(self, x: Array, mask: str) -> Array | None:
-        """Return which elements of x (N, K) pass their gradient: booleans (N, K), or None if all do.
+        """Return which elements of x (N, K) pass their gradient: booleans (N, K), or None if all
+        do.
 
-        pass        all
-        round-clip  those whose rounded value is a code without clipping, including the smallest and the largest code
-        clip-round  those between the smallest and the largest level, inclusive
+        pass        all round-clip  those whose rounded value is a code without clipping, including
+        the smallest and the largest code clip-round  those between the smallest and the largest
+        level, inclusive
 
         Raises ValueError for another mask.
         """
@@ -89,26 +98,31 @@ class Grid(ABC):
         return None if mask == "pass" else self._inside(x, mask)
 
     def check_values(self, x: Array, name: str) -> None:
-        """Raise UserError if x holds a NaN, an infinity or a value whose scale would not be finite."""
+        """Raise UserError if a value of x, or its scale, would not be finite."""
         xp = array_module(x)
         flat = x.reshape(-1)
-        # One cheap pass for the usual case: no element is larger than the norm, and every comparison with a NaN is false.
+        # One cheap pass for the usual case: no element is larger than the norm, and every
+        # comparison with a NaN is false.
         with numpy.errstate(over="ignore"):
             squares = float(xp.dot(flat, flat))
         if squares <= self.max_magnitude**2:
             return
         if not bool(xp.isfinite(x).all()):
             raise UserError(
-                f"{name} holds values that are not finite, so it cannot be quantized: training has diverged"
+                f"{name} holds values that are not finite, so it cannot be quantized: training has "
+                "diverged"
             )
         largest = float(xp.abs(x).max())
         if largest > self.max_magnitude:
             raise UserError(
-                f"{name} holds a value of magnitude {largest:g}, but {self.name} stores at most {self.max_magnitude:g}"
+                f"{name} holds a value of magnitude {largest:g}, but {self.name} stores at most "
+                f"{self.max_magnitude:g}"
             )
 
     def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
-        """Lay out packed rows, uint8 (N, bytes per row), for `kernel.linear`. Only for grids with `has_kernels`."""
+        """Lay out packed rows, uint8 (N, bytes per row), for `kernel.linear`. Only for grids with
+        `has_kernels`.
+        """
         raise TypeError(f"the kernels cannot multiply by rows of {self.name}: decode them first")
 
     @abstractmethod
@@ -117,11 +131,13 @@ class Grid(ABC):
 
     @abstractmethod
     def decode(self, codes: Array, scales: Scales, first: int = 0) -> Array:
-        """codes int8 (N, k), which begin at column `first` of the scales' matrix -> float32 (N, k)."""
+        """codes int8 (N, k), from column `first` of the scales' matrix -> float32 (N, k)."""
 
     @abstractmethod
     def nearest(self, x: Array, scales: Scales, first: int = 0) -> Array:
-        """x (N, k), which begins at column `first` of the scales' matrix -> the codes of the nearest levels, int8 (N, k)."""
+        """x (N, k), which begins at column `first` of the scales' matrix -> the codes of the
+        nearest levels, int8 (N, k).
+        """
 
     @abstractmethod
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
@@ -146,7 +162,8 @@ class Grid(ABC):
             valid = bool((array_module(x).isfinite(importance) & (importance >= 0)).all())
         if not valid:
             raise UserError(
-                f"the importance of {name} must be {x.shape[1]} finite numbers of at least 0, one per column: "
+                f"the importance of {name} must be {x.shape[1]} finite numbers of at least 0, one "
+                "per column: "
                 f"it has shape {importance.shape}"
             )
 
@@ -158,7 +175,9 @@ class Grid(ABC):
 
 
 def per_column(scales: Array, group_size: int, first: int, columns: int) -> Array:
-    """One number per group (N, groups) -> one per column (N, columns), for the columns from `first` on."""
+    """One number per group (N, groups) -> one per column (N, columns), for the columns from `first`
+    on.
+    """
     return array_module(scales).repeat(scales, group_size, axis=1)[:, first : first + columns]
 
 

@@ -1,16 +1,18 @@
 """Codebook grids, whose levels are not equally spaced or are only three: NF4 and ternary weights.
 
-    nf4        value = level[code] * s      s = max|x|                 16 levels from -1 to 1, code 0..15
-    ternary    value = code * s             s = mean|x|                code -1, 0, 1: round(x / s), clipped
+    nf4      value = level[code] * s  s = max|x|   16 levels from -1 to 1, code 0..15
+    ternary  value = code * s         s = mean|x|  code -1, 0, 1: round(x / s), clipped
 
-NF4's levels are quantiles, so that normally distributed weights use each of them about equally often. Zero is one of them, and
-so are both ends (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, section 3 and appendix E). There are eight positive levels and
-seven negative ones, so Q(-x) is not -Q(x). A weight half way between two levels takes the lower one.
+NF4's levels are quantiles, so that normally distributed weights use each of them about equally
+often. Zero is one of them, and so are both ends (QLoRA, Dettmers et al. 2023, arXiv 2305.14314,
+section 3 and appendix E). There are eight positive levels and seven negative ones, so Q(-x) is not
+-Q(x). A weight half way between two levels takes the lower one.
 
-Ternary weights take their scale from the mean, not from the extreme (BitNet b1.58, Ma et al. 2024, arXiv 2402.17764, section 2).
-With three levels, a scale that reaches the extreme would round nearly everything to zero. Weights larger than a step and a half
-are clipped. Rounding twice differs from rounding once, because zeros lower the second mean. A scale of 0 is not divided by.
-BitNet adds an epsilon to every scale instead, which would round small layers to zero.
+Ternary weights take their scale from the mean, not from the extreme (BitNet b1.58, Ma et al. 2024,
+arXiv 2402.17764, section 2). With three levels, a scale that reaches the extreme would round nearly
+everything to zero. Weights larger than a step and a half are clipped. Rounding twice differs from
+rounding once, because zeros lower the second mean. A scale of 0 is not divided by. BitNet adds an
+epsilon to every scale instead, which would round small layers to zero.
 """
 
 from dataclasses import dataclass
@@ -23,15 +25,18 @@ from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
 from minimtp.quant.grids.rounding import half_even
 
 NF4_LEVELS = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 
 
 @cache
 def _nf4_levels(xp: ModuleType) -> Array:
-    """Return the levels (16,) float32. Cached, because nothing may be sent to a GPU while a CUDA graph is recorded."""
+    """Return the levels (16,) float32. Cached, because nothing may be sent to a GPU while a CUDA
+    graph is recorded.
+    """
     return xp.asarray(NF4_LEVELS, dtype="float32")
 
 

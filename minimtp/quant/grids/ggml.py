@@ -1,15 +1,15 @@
-"""ggml's block formats as grids: names, checks and masks around the arithmetic of `minimtp.kernels.ggml`.
+"""ggml's block formats as grids: names, checks and masks around the arithmetic of
+`minimtp.kernels.ggml`.
 
     name   block  bits     value                               scales
     q4_0   32     4.5      code * d                            d (N, K/32)
     q4_1   32     5.0      code * d + m                        Q4_1Scales(step, minimum)
     q8_0   32     8.5      code * d                            d (N, K/32)
-    q4_k   256    4.5      code * d scale - dmin depth         Q4_KScales(step, depth_step, ...)
-    q6_k   256    6.5625   code * d scale                      Q6_KScales(step, scales)
     f16    1      16       the float16 whose bits the code is  NoScales()
 
-The arithmetic, with its sources, is in `kernels/ggml/`, because the compiled kernels have to match it bit for bit. Rows have to
-be whole blocks. Nothing is padded, because other programs would read a padded group as different weights.
+superblocks.py has q4_k and q6_k. The arithmetic, with its sources, is in `kernels/ggml/`, because
+the compiled kernels have to match it bit for bit. Rows have to be whole blocks. Nothing is padded,
+because other programs would read a padded group as different weights.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.kernels.ggml import blocks, importance_weighted, superblocks
+from minimtp.kernels.ggml import blocks, importance_weighted
 from minimtp.model.matrix import PreparedMatrix
 from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, per_column
 from minimtp.quant.grids.rounding import half_even
@@ -34,22 +34,6 @@ class Q4_1Scales(NamedTuple):
 
     step: Array
     minimum: Array
-
-
-class Q4_KScales(NamedTuple):
-    """step, depth_step: float32 (N, K/256), the float16 numbers d and dmin. scales, depths: uint8 (N, K/256, 8), 0..63."""
-
-    step: Array
-    depth_step: Array
-    scales: Array
-    depths: Array
-
-
-class Q6_KScales(NamedTuple):
-    """step: float32 (N, K/256), the float16 number d. scales: int8 (N, K/256, 16)."""
-
-    step: Array
-    scales: Array
 
 
 class BlockGrid(Grid):
@@ -103,7 +87,9 @@ class SteppedGrid(BlockGrid):
 
     @abstractmethod
     def _steps(self, scales: Scales) -> tuple[Array, Array | None]:
-        """Return the step of each `columns_per_step` columns, and the offset if a value is code * step + offset."""
+        """Return the step of each `columns_per_step` columns, and the offset if a value is code *
+        step + offset.
+        """
 
     def _steps_and_offsets(
         self, scales: Scales, first: int, columns: int
@@ -130,7 +116,9 @@ class SteppedGrid(BlockGrid):
 
 
 class Q4_0Grid(SteppedGrid):
-    """ggml's Q4_0: sixteen levels. The lowest is the group's element of largest magnitude, with its sign."""
+    """ggml's Q4_0: sixteen levels. The lowest is the group's element of largest magnitude, with its
+    sign.
+    """
 
     name = "q4_0"
     has_kernels = True
@@ -160,7 +148,9 @@ class Q4_0Grid(SteppedGrid):
         return kernels.for_array(x).fake_quantize_q4_0(x)
 
     def _inside(self, x: Array, mask: str) -> Array:
-        """Only weights opposite to the extreme can lie outside: x / d is -8 at the extreme and up to 8 on that side."""
+        """Only weights opposite to the extreme can lie outside: x / d is -8 at the extreme and up
+        to 8 on that side.
+        """
         xp = array_module(x)
         levels, step = blocks.levels_q4_0(x)  # (N, K/32, 32), (N, K/32, 1)
         if mask == "round-clip":
@@ -175,7 +165,9 @@ class Q4_0Grid(SteppedGrid):
 
 
 class Q4_1Grid(SteppedGrid):
-    """ggml's Q4_1: sixteen levels from the group's smallest to its largest weight. Zero need not be a level."""
+    """ggml's Q4_1: sixteen levels from the group's smallest to its largest weight. Zero need not be
+    a level.
+    """
 
     name = "q4_1"
     min_code, max_code = 0, 15
@@ -238,73 +230,13 @@ class Q8_0Grid(SteppedGrid):
         return None  # the step is chosen so that nothing lies outside
 
 
-class Q4_KGrid(SteppedGrid):
-    """ggml's Q4_K: groups of 32 with a 6-bit scale and a 6-bit depth, searched for the smallest error."""
-
-    name = "q4_k"
-    group_size = superblocks.SUPER_SIZE
-    columns_per_step = superblocks.Q4_K_GROUP
-    min_code, max_code = 0, 15
-    block_bytes = superblocks.Q4_K_BLOCK_BYTES
-    max_magnitude = 32 * MAX_FLOAT16  # 63 for the extreme, but a fitted minimum may lie beyond it
-
-    def pack(self, codes: Array, scales: Q4_KScales) -> Array:
-        return superblocks.pack_q4_k(codes, *scales)
-
-    def unpack(self, packed: Array) -> tuple[Array, Q4_KScales]:
-        codes, *scales = superblocks.unpack_q4_k(packed)
-        return codes, Q4_KScales(*scales)
-
-    def _encode(self, x: Array) -> tuple[Array, Q4_KScales]:
-        codes, *scales = superblocks.encode_q4_k(x)
-        return codes, Q4_KScales(*scales)
-
-    def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Q4_KScales]:
-        codes, *scales = superblocks.encode_q4_k(x, importance)
-        return codes, Q4_KScales(*scales)
-
-    def _steps(self, scales: Q4_KScales) -> tuple[Array, Array]:
-        rows = len(scales.step)
-        steps = scales.step[..., None] * scales.scales.astype("float32")
-        offsets = -(scales.depth_step[..., None] * scales.depths.astype("float32"))
-        return steps.reshape(rows, -1), offsets.reshape(rows, -1)
-
-
-class Q6_KGrid(SteppedGrid):
-    """ggml's Q6_K: groups of 16 with a signed 8-bit scale, searched for the smallest error."""
-
-    name = "q6_k"
-    group_size = superblocks.SUPER_SIZE
-    columns_per_step = superblocks.Q6_K_GROUP
-    min_code, max_code = -32, 31
-    block_bytes = superblocks.Q6_K_BLOCK_BYTES
-    max_magnitude = 2048 * MAX_FLOAT16  # 4096 for the extreme, but a fitted scale may be larger
-
-    def pack(self, codes: Array, scales: Q6_KScales) -> Array:
-        return superblocks.pack_q6_k(codes, *scales)
-
-    def unpack(self, packed: Array) -> tuple[Array, Q6_KScales]:
-        codes, *scales = superblocks.unpack_q6_k(packed)
-        return codes, Q6_KScales(*scales)
-
-    def _encode(self, x: Array) -> tuple[Array, Q6_KScales]:
-        codes, *scales = superblocks.encode_q6_k(x)
-        return codes, Q6_KScales(*scales)
-
-    def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Q6_KScales]:
-        codes, *scales = superblocks.encode_q6_k(x, importance)
-        return codes, Q6_KScales(*scales)
-
-    def _steps(self, scales: Q6_KScales) -> tuple[Array, None]:
-        steps = scales.step[..., None] * scales.scales.astype("float32")  # (N, K/256, 16)
-        return steps.reshape(len(scales.step), -1), None
-
-
 class F16Grid(BlockGrid):
-    """float16: the nearest 16-bit number, and no group. Smaller grids are compared with half precision.
+    """float16: the nearest 16-bit number, and no group. Smaller grids are compared with half
+    precision.
 
-    Codes are the bits of the numbers, int16. A matmul does not round its inputs. GPUs multiply by the halves themselves. The CPU
-    has no such matmul, so its kernels keep the numbers as float32, with the same results and twice the memory.
+    Codes are the bits of the numbers, int16. A matmul does not round its inputs. GPUs multiply by
+    the halves themselves. The CPU has no such matmul, so its kernels keep the numbers as float32,
+    with the same results and twice the memory.
     """
 
     name = "f16"

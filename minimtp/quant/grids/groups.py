@@ -1,11 +1,11 @@
 """Grids over any groups: where one scale ends and the next begins.
 
-A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to a number of neighbours in a row (an integer). The last
-group of a row may be shorter than the others and has its own scale. Nothing is padded, so no statistic includes a number that
-is not a weight.
+A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to a number of neighbours
+in a row (an integer). The last group of a row may be shorter than the others and has its own scale.
+Nothing is padded, so no statistic includes a number that is not a weight.
 
-Scales are stored as float16 or float32, and are rounded to it before the codes are chosen. Groups whose scale is 0, or too
-small to be a normal float32 number, become zeros.
+Scales are stored as float16 or float32, and are rounded to it before the codes are chosen. Groups
+whose scale is 0, or too small to be a normal float32 number, become zeros.
 """
 
 from abc import abstractmethod
@@ -24,8 +24,8 @@ MAX_FLOAT32 = float(numpy.finfo("float32").max)
 class GroupedGrid(Grid):
     """A grid over any groups. Subclasses are dataclasses with at least these two fields.
 
-    granularity: "tensor", "channel" (a row), or the number of columns in a group. scale_type: "float16" or "float32".
-    Scales have the shape (1, 1), (N, 1) or (N, ceil(K / group size)).
+    granularity: "tensor", "channel" (a row), or the number of columns in a group. scale_type:
+    "float16" or "float32". Scales have the shape (1, 1), (N, 1) or (N, ceil(K / group size)).
     Raises UserError for unknown settings.
     """
 
@@ -40,7 +40,8 @@ class GroupedGrid(Grid):
         is_group = isinstance(self.granularity, int) and self.granularity > 0
         if self.granularity not in GRANULARITIES and not is_group:
             raise UserError(
-                f"unknown granularity {self.granularity!r}: use tensor, channel or a group's number of columns"
+                f"unknown granularity {self.granularity!r}: use tensor, channel or a group's "
+                "number of columns"
             )
         if self.scale_type not in SCALE_BITS:
             raise UserError(
@@ -66,7 +67,8 @@ class GroupedGrid(Grid):
         """Raise UserError unless the shape is that of a matrix with at least one element."""
         if len(shape) != 2 or 0 in shape:
             raise UserError(
-                f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes matrices with elements"
+                f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes "
+                "matrices with elements"
             )
 
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
@@ -91,7 +93,9 @@ class GroupedGrid(Grid):
         return step.astype(self.scale_type).astype("float32")
 
     def _over_groups(self, x: Array, statistic: Callable[[Array], Array]) -> Array:
-        """x (N, K) -> the statistic of each group, in the shape of the scales. `statistic` reduces the last axis."""
+        """x (N, K) -> the statistic of each group, in the shape of the scales. `statistic` reduces
+        the last axis.
+        """
         if self.granularity == "tensor":
             return statistic(x.reshape(1, -1))[:, None]
         if self.granularity == "channel":

@@ -1,14 +1,15 @@
 """Rounding modes: which integer represents a number between two integers.
 
-All modes agree except at x.5, where formats differ. Halves are common for weights on a lattice, such as weights that were
-quantized before, so the mode is part of a format:
+All modes agree except at x.5, where formats differ. Halves are common for weights on a lattice,
+such as weights that were quantized before, so the mode is part of a format:
 
     half_even     to the even neighbour          numpy.rint, most of PyTorch, ggml's K-quants
     half_away     away from zero                 C's roundf, ggml's Q8_0
     half_up       towards plus infinity          trunc(x + 0.5) for x >= 0, ggml's Q4_0 and Q4_1
     stochastic    up with probability x - floor(x): the mean over many draws is x itself
 
-All modes are exact in floating point. None computes x + 0.5, which would turn 0.49999997 into 1. Integers are not changed.
+All modes are exact in floating point. None computes x + 0.5, which would turn 0.49999997 into 1.
+Integers are not changed.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,19 @@
-"""Search for the scales with the smallest weighted error: try several for each group, and keep the best.
+"""Search for the scales with the smallest weighted error: try several for each group, and keep the
+best.
 
-A grid's own rule takes a group's scale from its extreme, so that (almost) nothing is clipped. With few levels that is wasteful:
-a slightly smaller step moves one weight further and all others less. And not all weights matter equally: those that meet large
-inputs change the outputs most. So each group tries its own scale times a range of factors, and keeps the one that minimizes
+A grid's own rule takes a group's scale from its extreme, so that (almost) nothing is clipped. With
+few levels that is wasteful: a slightly smaller step moves one weight further and all others less.
+And not all weights matter equally: those that meet large inputs change the outputs most. So each
+group tries its own scale times a range of factors, and keeps the one that minimizes
 
     sum_j importance_j (w_j - q_j)²             importance_j = E[x_j²] over calibration text, or 1
 
-(llama.cpp calls E[x_j²] the importance matrix and searches the scales of its formats in this way.) This is GPTQ's quadratic form
-without the entries off the diagonal. A factor is tried by rounding factor * w, so the grid can always store the scales. The
-grid's own rule is tried first and kept unless another factor is strictly better, so the error is never larger than that of
-round-to-nearest. Super-block formats (Q4_K, Q6_K), whose groups share the scale of their scales, have their own search, which
-is also weighted by importance.
+(llama.cpp calls E[x_j²] the importance matrix and searches the scales of its formats in this way.)
+This is GPTQ's quadratic form without the entries off the diagonal. A factor is tried by rounding
+factor * w, so the grid can always store the scales. The grid's own rule is tried first and kept
+unless another factor is strictly better, so the error is never larger than that of
+round-to-nearest. Super-block formats (Q4_K, Q6_K), whose groups share the scale of their scales,
+have their own search, which is also weighted by importance.
 """
 
 from minimtp.backend import Array, array_module
@@ -25,7 +28,8 @@ def search_scales(
 ) -> tuple[Array, Scales]:
     """weight (N, K) -> codes int8 (N, K) and scales, as from `grid.encode`.
 
-    importance: (K,), or None if all columns count equally. Raises what `encode` raises; `name` is what errors call the weight.
+    importance: (K,), or None if all columns count equally. Raises what `encode` raises; `name` is
+    what errors call the weight.
     """
     xp, columns = array_module(weight), weight.shape[1]
     codes, scales = grid.encode(weight, name)

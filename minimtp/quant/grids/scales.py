@@ -1,6 +1,7 @@
 """Operations on the scales of a grid: one array (N, groups), or a named tuple of such arrays.
 
-Methods that choose scales group by group take parts of them, put parts together and choose between two.
+Methods that choose scales group by group take parts of them, put parts together and choose between
+two.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def choose_scales(better: Array, new: Scales, old: Scales) -> Scales:
 
 
 def group_total(grid: Grid, scales: Scales, values: Array) -> Array:
-    """values (N, K) -> their sum over each group, in the shape of the scales. A row's last group may be shorter."""
+    """values (N, K) -> their sum over each group, in the shape of the scales. A row's last group
+    may be shorter.
+    """
     xp, columns = array_module(values), values.shape[1]
     size = grid.group_size or columns
     whole = columns // size * size
@@ -54,12 +57,15 @@ def per_weight(grid: Grid, groups: Array, columns: int) -> Array:
 
 
 def step_of(grid: Grid, scales: Scales) -> Array:
-    """Return the step of each group. Raises UserError if the grid does not have exactly one per group."""
+    """Return the step of each group. Raises UserError if the grid does not have exactly one per
+    group.
+    """
     if isinstance(scales, tuple):
         if scales._fields != ("step", "zero"):
             steps = "more than a step per group" if scales else "no steps"
             raise UserError(
-                f"{grid.name} has {steps}, so it cannot be learned: use q4_0, q8_0 or a uniform grid"
+                f"{grid.name} has {steps}, so it cannot be learned: use q4_0, q8_0 or a uniform "
+                "grid"
             )
         return scales.step
     return scales
@@ -71,16 +77,21 @@ def has_step_and_minimum(scales: Scales) -> bool:
 
 
 def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
-    """Return the step and the lowest level of each group. Raises UserError if the grid does not store the lowest level."""
+    """Return the step and the lowest level of each group. Raises UserError if the grid does not
+    store the lowest level.
+    """
     if not has_step_and_minimum(scales):
         raise UserError(
-            f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or scales learned"
+            f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or "
+            "scales learned"
         )
     return scales
 
 
 def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
-    """Return scales with `factors` times the steps, rounded to their stored type. Raises what `step_of` raises."""
+    """Return scales with `factors` times the steps, rounded to their stored type. Raises what
+    `step_of` raises.
+    """
     step = _stored(grid, step_of(grid, scales) * factors)
     return scales._replace(step=step) if isinstance(scales, tuple) else step
 

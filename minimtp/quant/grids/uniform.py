@@ -1,25 +1,30 @@
-"""Uniform grids: equally spaced levels, 2 to 8 bits, one scale for a group, a row or the whole matrix.
+"""Uniform grids: equally spaced levels, 2 to 8 bits, one scale for a group, a row or the whole
+matrix.
 
-With b bits the codes run from q_min = -2**(b-1) to q_max = 2**(b-1) - 1. The rule that chooses the scale s is called its policy.
-Grids with different policies are different grids: a model trained on one and stored on another is quantized twice. With
-a = max|x| over the group, and m the first element of that magnitude, with its sign:
+With b bits the codes run from q_min = -2**(b-1) to q_max = 2**(b-1) - 1. The rule that chooses the
+scale s is called its policy. Grids with different policies are different grids: a model trained on
+one and stored on another is quantized twice. With a = max|x| over the group, and m the first
+element of that magnitude, with its sign:
 
-    restricted     s = a / q_max                    codes -q_max..q_max    symmetric: Q(-x) = -Q(x); one code is never used
-    full-mid       s = a / ((q_max - q_min) / 2)    codes  q_min..q_max    the policy of torchao's SYMMETRIC; both extremes
-                                                                           lie half a step outside the codes' middle range
-    ggml-signed    s = m / q_min, may be negative   codes  q_min..q_max    the extreme is a level; opposite values are
-                                                                           clipped from -q_min to q_max
-    affine         s = (hi - lo) / (q_max - q_min)  codes  q_min..q_max    lo = min(0, min x), hi = max(0, max x)
-                   z = q_min - round(lo / s)                               zero is the code z, exactly
+    policy       scale s                          codes
+    restricted   a / q_max                        -q_max..q_max   symmetric: Q(-x) = -Q(x)
+    full-mid     a / ((q_max - q_min) / 2)        q_min..q_max    as torchao's SYMMETRIC
+    ggml-signed  m / q_min, may be negative       q_min..q_max    the extreme is a level
+    affine       (hi - lo) / (q_max - q_min)      q_min..q_max    zero is a level, with the code z
 
-    code = clip(round(x / s) + z, q_min, q_max)     value = (code - z) * s                            z = 0 unless affine
+    code = clip(round(x / s) + z, q_min, q_max)   value = (code - z) * s
 
-Three details matter. Divide; do not multiply by a reciprocal. Round first, then add z. Round the scale to its stored type
-*before* choosing the codes, so that they are the nearest levels of the stored grid. A float16 scale (11 significant bits) times
-a code of 8 bits is exact in float32.
+`restricted` never uses one code. With `full-mid`, both extremes lie half a step outside the middle
+range of the codes. With `ggml-signed`, weights opposite to the extreme are clipped from -q_min to
+q_max. Only `affine` has a zero point z = q_min - round(lo / s), with lo = min(0, min x) and
+hi = max(0, max x). The others have z = 0.
 
-Sources: Krishnamoorthi 2018 (arXiv 1806.08342, equations 2-8) for affine and symmetric; torchao's `choose_qparams` for
-full-mid; ggml's `quantize_row_q4_0_ref` for the signed extreme.
+Three details matter. Divide; do not multiply by a reciprocal. Round first, then add z. Round the
+scale to its stored type *before* choosing the codes, so that they are the nearest levels of the
+stored grid. A float16 scale (11 significant bits) times a code of 8 bits is exact in float32.
+
+Sources: Krishnamoorthi 2018 (arXiv 1806.08342, equations 2-8) for affine and symmetric; torchao's
+`choose_qparams` for full-mid; ggml's `quantize_row_q4_0_ref` for the signed extreme.
 """
 
 from dataclasses import dataclass
@@ -35,7 +40,9 @@ POLICIES = ("restricted", "full-mid", "ggml-signed", "affine")
 
 
 class AffineScales(NamedTuple):
-    """Step and zero point per group, float32 each. Zero points are whole numbers if the grid chose them."""
+    """Step and zero point per group, float32 each. Zero points are whole numbers if the grid chose
+    them.
+    """
 
     step: Array
     zero: Array
@@ -45,8 +52,8 @@ class AffineScales(NamedTuple):
 class UniformGrid(GroupedGrid):
     """Equally spaced levels.
 
-    bits: 2..8. policy: one of POLICIES. rounding: a function from `minimtp.quant.grids.rounding`. The rest as for GroupedGrid.
-    Scales are one array, or AffineScales if the policy is `affine`.
+    bits: 2..8. policy: one of POLICIES. rounding: a function from `minimtp.quant.grids.rounding`.
+    The rest as for GroupedGrid. Scales are one array, or AffineScales if the policy is `affine`.
     Raises UserError for unknown settings.
     """
 
@@ -77,7 +84,9 @@ class UniformGrid(GroupedGrid):
 
     @property
     def steps_to_the_extreme(self) -> float:
-        """The largest magnitude of a group in steps; for `affine`, half the distance from the lowest to the highest value."""
+        """The largest magnitude of a group in steps; for `affine`, half the distance from the
+        lowest to the highest value.
+        """
         return {"restricted": self.max_code, "ggml-signed": -self.min_code}.get(
             self.policy, self.max_code + 0.5
         )

@@ -1,21 +1,23 @@
-"""AWQ, activation-aware weight quantization: make the important weights easier to round, without changing the model.
+"""AWQ, activation-aware weight quantization: make the important weights easier to round, without
+changing the model.
 
-A column of weights that meets large inputs matters more than others, so its share of the rounding error should be smaller.
-Multiplied by s_j > 1, the column has finer steps relative to its size. If its input is divided by s_j, the product stays the same:
+A column of weights that meets large inputs matters more than others, so its share of the rounding
+error should be smaller. Multiplied by s_j > 1, the column has finer steps relative to its size. If
+its input is divided by s_j, the product stays the same:
 
-    W x = (W diag(s)) (diag(1/s) x),       s_j = E|x_j|^r, normalized so that sqrt(max s * min s) = 1
+    W x = (W diag(s)) (diag(1/s) x),  s_j = E|x_j|^r, normalized so that sqrt(max s * min s) = 1
 
-(Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (no scaling) and 1 is the one of twenty with the smallest error of
-the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division costs nothing, because it is folded into the module that produces
-the inputs:
+(Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (no scaling) and 1 is the one of
+twenty with the smallest error of the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division
+costs nothing, because it is folded into the module that produces the inputs:
 
-    a norm                          its weight is divided
-    the values of attention         rows of the fused projection. With fewer value heads than query heads, a row produces inputs
-                                    at several places, which then share one s
-    the `up` half of a SwiGLU       rows of gate_up, because silu(gate) * up is linear in up
+    a norm                     its weight is divided
+    the values of attention    rows of the fused projection. With fewer value than query heads,
+                               a row produces inputs at several places, which then share one s
+    the `up` half of a SwiGLU  rows of gate_up, because silu(gate) * up is linear in up
 
-The inputs' magnitudes are averages over the calibration text. The scaled model computes the same function; only rounding
-differs.
+The inputs' magnitudes are averages over the calibration text. The scaled model computes the same
+function; only rounding differs.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +40,8 @@ MIN_MAGNITUDE = 1e-4  # relative to the largest: inputs that hardly ever fire ar
 class Fold:
     """A linear layer, and how to divide its inputs when its columns are multiplied.
 
-    divide(s) divides the producer of the inputs. tie(magnitudes) makes magnitudes equal that must share a scale: (K,) -> (K,).
+    divide(s) divides the producer of the inputs. tie(magnitudes) makes magnitudes equal that must
+    share a scale: (K,) -> (K,).
     """
 
     linear: CalibratedLinear
@@ -49,8 +52,8 @@ class Fold:
 def scale_columns(model: Module) -> None:
     """Scale, in place, every linear layer whose inputs can be divided.
 
-    model: prepared with CalibratedLinear, with statistics, nothing rounded yet. The statistics are removed, because the inputs
-    have changed afterwards.
+    model: prepared with CalibratedLinear, with statistics, nothing rounded yet. The statistics are
+    removed, because the inputs have changed afterwards.
     """
     for fold in folds(model):
         linear, weight = fold.linear, fold.linear.weight
@@ -64,7 +67,9 @@ def scale_columns(model: Module) -> None:
 def column_scales(
     grid: Grid, weight: Array, statistics: Statistics, tie: Callable[[Array], Array]
 ) -> Array:
-    """Return the s (K,) float64 for which rounding weight (N, K) to the grid changes the outputs least."""
+    """Return the s (K,) float64 for which rounding weight (N, K) to the grid changes the outputs
+    least.
+    """
     xp = array_module(weight)
     moment, magnitude = statistics.second_moment, tie(statistics.magnitude)
     magnitude = xp.maximum(magnitude, MIN_MAGNITUDE * max(float(magnitude.max()), 1e-30))
@@ -80,7 +85,9 @@ def column_scales(
 
 
 def folds(model: Module) -> Iterator[Fold]:
-    """Yield every linear layer that can be scaled. A layer fed by another linear layer comes before that one."""
+    """Yield every linear layer that can be scaled. A layer fed by another linear layer comes before
+    that one.
+    """
     for _, module in model.named_modules():
         if isinstance(module, Block):
             yield from _of_block(module)
@@ -114,7 +121,9 @@ def _of_block(block: Block) -> Iterator[Fold]:
 
 
 def _divide_vectors(*vectors: Parameter) -> Callable[[Array], None]:
-    """Return a function that divides vectors, which are concatenated in the inputs of the linear layer."""
+    """Return a function that divides vectors, which are concatenated in the inputs of the linear
+    layer.
+    """
 
     def divide(scales: Array) -> None:
         start = 0

@@ -1,14 +1,16 @@
 """Calibration: statistics of the inputs of every linear layer, over calibration text.
 
-Rounding methods that consider more than the weights need two averages over the inputs x of a linear layer:
+Rounding methods that consider more than the weights need two averages over the inputs x of a linear
+layer:
 
-    second moment    E[x xᵀ], (K, K)       how much an error of the weights changes the outputs (GPTQ);
-                                            its diagonal is the importance
-    magnitude        E|x_j|, (K,)          which inputs are large (AWQ)
+    second moment  E[x xᵀ], (K, K)  how much an error of the weights changes the outputs (GPTQ);
+                                     its diagonal is the importance
+    magnitude      E|x_j|, (K,)     which inputs are large (AWQ)
 
-To collect them, every linear layer is replaced by a `CalibratedLinear`. It multiplies by full-precision weights until it gets
-rounded ones, and rounds its inputs as the deployed layer will. So the statistics of a layer can be collected with the layers
-before it already rounded, including their errors.
+To collect them, every linear layer is replaced by a `CalibratedLinear`. It multiplies by
+full-precision weights until it gets rounded ones, and rounds its inputs as the deployed layer will.
+So the statistics of a layer can be collected with the layers before it already rounded, including
+their errors.
 """
 
 from collections.abc import Iterable
@@ -24,7 +26,9 @@ from minimtp.quant.qat.modules import FakeQuantizedLinear
 
 
 class Statistics:
-    """Running means over rows of inputs, in float64, so that they hardly depend on how the rows are split into batches."""
+    """Running means over rows of inputs, in float64, so that they hardly depend on how the rows are
+    split into batches.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
@@ -55,7 +59,9 @@ class Statistics:
 
 
 class CalibratedLinear(FakeQuantizedLinear):
-    """A linear layer that is about to be rounded: full precision until `settle` sets its codes and scales."""
+    """A linear layer that is about to be rounded: full precision until `settle` sets its codes and
+    scales.
+    """
 
     statistics: Statistics | None = None  # None: not collected
     chosen: tuple[Array, Scales] | None = None
@@ -79,7 +85,9 @@ class CalibratedLinear(FakeQuantizedLinear):
 
 
 def collect(model: Module, layers: Iterable[CalibratedLinear], batches: Iterable[Array]) -> None:
-    """Give each of the layers new statistics of its inputs over the batches, each (B, T + 1 + K) tokens."""
+    """Give each of the layers new statistics of its inputs over the batches, each (B, T + 1 + K)
+    tokens.
+    """
     for layer in layers:
         layer.statistics = Statistics()
     for tokens in batches:

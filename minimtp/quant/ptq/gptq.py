@@ -1,29 +1,36 @@
 """GPTQ: round a matrix column by column, and let the remaining columns compensate for each error.
 
-The rounding of W in y = W x is judged by the outputs. With H = E[x xᵀ] over calibration text, rounding W to Q has the error
+The rounding of W in y = W x is judged by the outputs. With H = E[x xᵀ] over calibration text,
+rounding W to Q has the error
 
     E |(Q - W) x|² = trace((Q - W) H (Q - W)ᵀ)
 
-which is the same quadratic form for every row. After column j is rounded with the error e_j = w_j - q_j, the best update of the
-remaining columns is known in closed form (optimal brain surgeon, Hassibi & Stork 1993). With U the upper Cholesky factor of
-H⁻¹ = Uᵀ U:
+which is the same quadratic form for every row. After column j is rounded with the error e_j = w_j -
+q_j, the best update of the remaining columns is known in closed form (optimal brain surgeon,
+Hassibi & Stork 1993). With U the upper Cholesky factor of H⁻¹ = Uᵀ U:
 
-    w_k  <-  w_k - e_j U_jk / U_jj     for every k > j                   (Frantar et al. 2022, arXiv 2210.17323, algorithm 1)
+    w_k  <-  w_k - e_j U_jk / U_jj     for every k > j
 
-So inputs that fire together compensate for one another's errors. The columns of a group share a scale. It is chosen when the
-first of them is reached, from the columns as updated by then, including the errors of earlier groups.
+(Frantar et al. 2022, arXiv 2210.17323, algorithm 1).
+
+So inputs that fire together compensate for one another's errors. The columns of a group share a
+scale. It is chosen when the first of them is reached, from the columns as updated by then,
+including the errors of earlier groups.
 
 Choices:
-* The updates of later blocks are delayed, and made with one matmul per block. A block is a number of whole groups, so a group's
-  scale never sees weights that still wait for an update: the result does not depend on the block size.
-* A weight that no error has reached keeps the code that the grid's own rule gave it. If H is a multiple of the identity, no
-  weight is ever updated, and the result is round-to-nearest, bit for bit.
-* H is damped by a hundredth of its mean diagonal. An input that never fired gets a diagonal of 1 and is rounded independently.
-  The reference sets its weights to zero, which harms any text in which the input does fire.
+* The updates of later blocks are delayed, and made with one matmul per block. A block is a number
+  of whole groups, so a group's scale never sees weights that still wait for an update: the result
+  does not depend on the block size.
+* A weight that no error has reached keeps the code that the grid's own rule gave it. If H is a
+  multiple of the identity, no weight is ever updated, and the result is round-to-nearest, bit for
+  bit.
+* H is damped by a hundredth of its mean diagonal. An input that never fired gets a diagonal of 1
+  and is rounded independently. The reference sets its weights to zero, which harms any text in
+  which the input does fire.
 * Everything is float64: the matrices of this project are small.
-* `largest_first` takes the columns in the order of decreasing H_jj, so that errors are made while many columns are left to
-  compensate for them. Groups are still those of the format, so their scales have to be chosen beforehand, from the original
-  weights.
+* `largest_first` takes the columns in the order of decreasing H_jj, so that errors are made while
+  many columns are left to compensate for them. Groups are still those of the format, so their
+  scales have to be chosen beforehand, from the original weights.
 """
 
 from minimtp.backend import Array, array_module, to_numpy
@@ -49,9 +56,11 @@ def gptq(
 ) -> tuple[Array, Scales]:
     """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
-    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`, the grid's own by default.
+    beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`,
+    the grid's own by default.
     largest_first: take the columns in the order of decreasing E[x_j²].
-    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call the weight.
+    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call
+    the weight.
     """
     xp = array_module(weight)
     keep_scales = largest_first or beforehand is not None
@@ -85,7 +94,9 @@ def gptq(
 
 
 def output_error(difference: Array, second_moment: Array) -> float:
-    """Return E |difference @ x|², summed over the rows of difference (N, K). second_moment: E[x xᵀ] (K, K)."""
+    """Return E |difference @ x|², summed over the rows of difference (N, K). second_moment: E[x xᵀ]
+    (K, K).
+    """
     precise = difference.astype("float64")
     return float(((precise @ second_moment) * precise).sum())
 
@@ -98,7 +109,8 @@ def _inverse_factor(second_moment: Array, name: str) -> Array:
     )  # factored on the host: libraries for GPUs report a failure differently
     if not np.isfinite(moment).all():
         raise UserError(
-            f"the inputs of {name} are not finite on the calibration text: the model is broken there"
+            f"the inputs of {name} are not finite on the calibration text: the model is broken "
+            "there"
         )
     diagonal = np.diagonal(moment).copy()
     dead = diagonal <= 0

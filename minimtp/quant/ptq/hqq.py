@@ -1,21 +1,24 @@
-"""HQQ, half-quadratic quantization: better scales from the weights alone, without any text (Badri & Shaji 2023).
+"""HQQ, half-quadratic quantization: better scales from the weights alone, without any text (Badri &
+Shaji 2023).
 
-Least squares is the wrong measure for rounding: a few large weights, which a smaller step would clip, dominate the sum, so the
-step stays large. A norm with p < 1 nearly counts the errors, so that clipping a few weights is cheap:
+Least squares is the wrong measure for rounding: a few large weights, which a smaller step would
+clip, dominate the sum, so the step stays large. A norm with p < 1 nearly counts the errors, so that
+clipping a few weights is cheap:
 
     minimize over the scales    sum |w - Q(w)|^p,   p = 0.7
 
-This is not convex. It is split into two easy halves, where e takes the part of the residual that is given up:
+This is not convex. It is split into two easy halves, where e takes the part of the residual that is
+given up:
 
     minimize over e, scales     sum |e|^p + β/2 (w - Q(w) - e)²
 
-    e      <-  shrink(w - Q(w)),   shrink(r) = sign(r) max(0, |r| - |r|^(p-1) / β)       (generalized soft threshold)
-    scale  <-  sum c (w - e) / sum c²      the least squares step for the codes c          or, for a grid with an offset,
+    e      <-  shrink(w - Q(w))            shrink(r) = sign(r) max(0, |r| - |r|^(p-1) / β)
+    scale  <-  sum c (w - e) / sum c²      least squares for the codes c, or for a grid with offset:
     offset <-  mean(w - e - c scale)
 
-and then the weights are rounded again. Residuals are measured in steps of the grid, so that β means the same for every group. β
-grows a little in every iteration, which gives up less and less. Each group keeps the best scales it has seen, including the
-grid's own.
+and then the weights are rounded again. Residuals are measured in steps of the grid, so that β means
+the same for every group. β grows a little in every iteration, which gives up less and less. Each
+group keeps the best scales it has seen, including the grid's own.
 """
 
 from minimtp.backend import Array, array_module
@@ -38,7 +41,8 @@ ITERATIONS = 20
 def hqq(grid: Grid, weight: Array, name: str = "the array") -> tuple[Array, Scales]:
     """weight (N, K) -> codes and scales, as from `grid.encode`.
 
-    Raises what `encode` raises, and UserError for grids without a single step or offset; `name` is what errors call the weight.
+    Raises what `encode` raises, and UserError for grids without a single step or offset; `name` is
+    what errors call the weight.
     """
     xp, columns = array_module(weight), weight.shape[1]
     exact = weight.astype(xp.float64)
@@ -67,7 +71,9 @@ def power_error(grid: Grid, exact: Array, codes: Array, scales: Scales) -> Array
 
 
 def shrink(residual: Array, step: Array, beta: float) -> Array:
-    """Return the part of the residual that is given up, 0 for small ones. Steps may be 0 or negative."""
+    """Return the part of the residual that is given up, 0 for small ones. Steps may be 0 or
+    negative.
+    """
     xp = array_module(residual)
     unit = xp.where(step == 0, 1.0, xp.abs(step))
     size = xp.abs(residual) / unit
@@ -76,7 +82,9 @@ def shrink(residual: Array, step: Array, beta: float) -> Array:
 
 
 def _refitted(grid: Grid, target: Array, codes: Array, scales: Scales) -> Scales:
-    """Return the scales that fit codes * step + offset best to the target: a new offset if the grid has one, else a step."""
+    """Return the scales that fit codes * step + offset best to the target: a new offset if the grid
+    has one, else a step.
+    """
     xp, columns = array_module(target), target.shape[1]
     step, offset = _parts(grid, scales)
     if offset is None:
@@ -100,5 +108,6 @@ def _parts(grid: Grid, scales: Scales) -> tuple[Array, Array | None]:
     if has_step_and_minimum(scales):
         return scales
     raise UserError(
-        f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, gptq or awq with it"
+        f"hqq fits a step or an offset, and {grid.name} has neither by itself: use method rtn, "
+        "gptq or awq with it"
     )

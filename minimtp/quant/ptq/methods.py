@@ -1,16 +1,17 @@
 """Post-training quantization: round the weights of a finished model without training it again.
 
-    rtn          round to nearest: each group by the grid's own rule. The baseline for all other methods
-    hqq          better scales from the weights alone                                              (hqq.py)
-    importance   better scales for the inputs that the text produces                   (grids/scale_search.py)
-    awq          columns scaled to suit their inputs, then as `importance`                         (awq.py)
-    gptq         as `importance`, then the remaining columns compensate for every error            (gptq.py)
+    rtn         round to nearest: each group by the grid's own rule. The baseline for the others
+    hqq         better scales from the weights alone (hqq.py)
+    importance  better scales for the inputs that the text produces (grids/scale_search.py)
+    awq         columns scaled to suit their inputs, then as `importance` (awq.py)
+    gptq        as `importance`, then later columns compensate for every error (gptq.py)
 
-All methods use the same grids, packing and modules as quantization-aware training. The only difference is that the weights
-had no chance to adapt. Every method rounds token tables to nearest, because their grid is fine.
+All methods use the same grids, packing and modules as quantization-aware training. The only
+difference is that the weights had no chance to adapt. Every method rounds token tables to nearest,
+because their grid is fine.
 
-Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics for each, with the layers
-before it already rounded, so that it compensates for their errors, too.
+Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics
+for each, with the layers before it already rounded, so that it compensates for their errors, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,15 +43,17 @@ def quantize_after_training(
 ) -> Module:
     """Return a packed model with the rounded weights of a full-precision one, which is not changed.
 
-    batches: calibration text for METHODS_WITH_TEXT, each (B, T + 1 + K) tokens. progress: called with the name of each layer
-    that is done.
-    Raises UserError if the method is unknown or needs text, and what `prepare_qat` and `convert` raise.
+    batches: calibration text for METHODS_WITH_TEXT, each (B, T + 1 + K) tokens. progress: called
+    with the name of each layer that is done.
+    Raises UserError if the method is unknown or needs text, and what `prepare_qat` and `convert`
+    raise.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: use {', '.join(METHODS)}")
     if method in METHODS_WITH_TEXT and not batches:
         raise UserError(
-            f"method {method} needs calibration text: give some, or use method {' or '.join(_WITHOUT_TEXT)}"
+            f"method {method} needs calibration text: give some, or use method "
+            f"{' or '.join(_WITHOUT_TEXT)}"
         )
     copy = prepare_qat(_copy(model), spec, linear=CalibratedLinear)
     layers = calibrated(copy)

@@ -1,4 +1,5 @@
-"""Quantization-aware training: a model trains with weights, activations and KV cache rounded as in its deployed form.
+"""Quantization-aware training: a model trains with weights, activations and KV cache rounded as in
+its deployed form.
 
 spec.py            QuantizationSpec: which matrix gets which grid
 prepare.py         prepare_qat: Linear -> FakeQuantizedLinear, Embedding -> FakeQuantizedEmbedding

@@ -13,9 +13,11 @@ from minimtp.quant.qat.spec import QuantizationSpec, grids_of
 
 
 def convert(model: Module) -> Module:
-    """Return a new model with packed matrices. The fake-quantized model is not changed and can continue training.
+    """Return a new model with packed matrices. The fake-quantized model is not changed and can
+    continue training.
 
-    Raises ValueError if nothing in the model is fake-quantized, UserError if weights are not finite.
+    Raises ValueError if nothing in the model is fake-quantized, UserError if weights are not
+    finite.
     """
     if not any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
         raise ValueError("nothing to convert: call prepare_qat on the model first")
@@ -33,10 +35,12 @@ def convert(model: Module) -> Module:
 
 
 def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> Module:
-    """Put the arrays of a file (`stored_arrays` of a packed model) into a newly built model of the same sizes.
+    """Put the arrays of a file (`stored_arrays` of a packed model) into a newly built model of the
+    same sizes.
 
     model: full precision, its weights do not matter. It is changed in place and returned, packed.
-    Raises UserError if an array is missing, left over, or does not have the shape that the model and the spec need.
+    Raises UserError if an array is missing, left over, or does not have the shape that the model
+    and the spec need.
     """
     grids = grids_of(model, spec)
     left = dict(arrays)
@@ -47,7 +51,8 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
         if array is None or array.shape != shape or array.dtype != dtype:
             found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
             raise UserError(
-                f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file belongs to another model"
+                f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file "
+                "belongs to another model"
             )
         return array
 
@@ -65,7 +70,8 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
         parameter.data = take(name, parameter.shape, parameter.dtype)
     if left:
         raise UserError(
-            f"the file holds {', '.join(sorted(left))}, which this model does not have: it belongs to another model"
+            f"the file holds {', '.join(sorted(left))}, which this model does not have: it belongs "
+            "to another model"
         )
     return model
 
@@ -73,14 +79,18 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
 def _packed_module(
     module: Module, grid: Grid, packed: Array, spec: QuantizationSpec
 ) -> PackedMatrix:
-    """Return the packed form of a full-precision or fake-quantized module. packed: uint8 (N, bytes per row)."""
+    """Return the packed form of a full-precision or fake-quantized module. packed: uint8 (N, bytes
+    per row).
+    """
     if isinstance(module, Embedding | FakeQuantizedEmbedding):
         return PackedEmbedding(grid, packed, spec.activations, module.weight.dtype)
     return PackedLinear(grid, packed, spec.activations)
 
 
 def _copy(model: Module) -> Module:
-    """Return a second module tree. It shares the matrices, which are packed next, and copies the few small parameters."""
+    """Return a second module tree. It shares the matrices, which are packed next, and copies the
+    few small parameters.
+    """
     copy = replicate(model)
     masters = {
         id(module.weight)

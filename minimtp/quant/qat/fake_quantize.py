@@ -1,26 +1,33 @@
-"""Rounding that gradients can pass: the forward pass rounds, the backward pass sends the gradient straight through.
+"""Rounding that gradients can pass: the forward pass rounds, the backward pass sends the gradient
+straight through.
 
-A rounded weight is a staircase function of the weight. Its derivative is 0 almost everywhere, so training would stop. The
-straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) computes the loss with the rounded weights. In the backward
-pass it treats rounding as the identity: the gradient at the rounded weight is added to the full-precision one. Small updates
-accumulate there until the rounded value moves to its next level.
+A rounded weight is a staircase function of the weight. Its derivative is 0 almost everywhere, so
+training would stop. The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) computes
+the loss with the rounded weights. In the backward pass it treats rounding as the identity: the
+gradient at the rounded weight is added to the full-precision one. Small updates accumulate there
+until the rounded value moves to its next level.
 
-What should happen to a weight that the grid has to clip? There are three answers. Each is a mask with a name:
+What should happen to a weight that the grid has to clip? There are three answers. Each is a mask
+with a name:
 
-    pass         the gradient passes everywhere. The surrogate is w
-    round-clip   it stops if the rounded value has to be clipped. The surrogate is clip(w, smallest - 1/2, largest + 1/2)
-    clip-round   it stops outside the outermost levels. The surrogate is clip(w, smallest, largest)     (in steps)
+    pass        the gradient passes everywhere. The surrogate is w
+    round-clip  it stops if the rounded value has to be clipped.
+                The surrogate is clip(w, smallest - 1/2, largest + 1/2), in steps
+    clip-round  it stops outside the outermost levels.
+                The surrogate is clip(w, smallest, largest), in steps
 
-Bounds are inclusive. A weight exactly on its outermost level, such as the extreme of every group, passes its gradient with all
-three masks. Implementations that rely on the derivative of a clamp depend on what it does at a tie, and some have lost the
-gradient of all extreme weights. The scale is recomputed from the weights at each step, and is a constant in the backward pass.
+Bounds are inclusive. A weight exactly on its outermost level, such as the extreme of every group,
+passes its gradient with all three masks. Implementations that rely on the derivative of a clamp
+depend on what it does at a tie, and some have lost the gradient of all extreme weights. The scale
+is recomputed from the weights at each step, and is a constant in the backward pass.
 
-The default is `pass`. The grids follow the extreme of each group, so a clipped weight that is pushed further out becomes the
-extreme itself, and the grid adapts to it. About one weight in 200 is clipped. On a small model with three seeds, the masks end
-within 0.001 nats of one another, and only `pass` costs no time.
+The default is `pass`. The grids follow the extreme of each group, so a clipped weight that is
+pushed further out becomes the extreme itself, and the grid adapts to it. About one weight in 200 is
+clipped. On a small model with three seeds, the masks end within 0.001 nats of one another, and only
+`pass` costs no time.
 
-`Op.straight_through` marks operations whose backward is not the derivative of their forward. Tests compare their gradients
-with the surrogates instead.
+`Op.straight_through` marks operations whose backward is not the derivative of their forward. Tests
+compare their gradients with the surrogates instead.
 """
 
 from collections.abc import Callable
@@ -36,8 +43,8 @@ from minimtp.quant.grids import MASKS, Grid
 class FakeQuantize(Op):
     """w (N, K) -> the values of its codes and scales, (N, K), in w's dtype.
 
-    mask: the straight-through mask. name: what an error calls the weights.
-    The forward raises UserError if a value is not finite or too large for the grid, or if rows are not whole groups.
+    mask: the straight-through mask. name: what an error calls the weights. The forward raises
+    UserError if a value is not finite or too large for the grid, or if rows are not whole groups.
     """
 
     straight_through = True
@@ -57,13 +64,16 @@ class FakeQuantize(Op):
 
 
 class FakeQuantizedMatMul(Op):
-    """y = round(x) round(W)ᵀ for x (..., K) and W (N, K). Then dx = dy round(W); dyᵀ round(x) goes through W's rounding.
+    """y = round(x) round(W)ᵀ for x (..., K) and W (N, K). Then dx = dy round(W); dyᵀ round(x) goes
+    through W's rounding.
 
-    rounding: makes the operation that rounds W. Its further inputs, the learned parameters of the grid, follow W.
-    activations: how x is rounded, one of ACTIVATIONS. The gradient of x passes everywhere: the largest magnitude of a group
-    sets the scale, so nothing is clipped.
-    Both are rounded again in the backward pass, which takes less time than reading saved copies from memory. Only x and W
-    themselves are saved, as by a matmul without rounding, so training through rounding needs no memory per weight.
+    rounding: makes the operation that rounds W. Its further inputs, the learned parameters of the
+    grid, follow W.
+    activations: how x is rounded, one of ACTIVATIONS. The gradient of x passes everywhere: the
+    largest magnitude of a group sets the scale, so nothing is clipped. Both are rounded again in
+    the backward pass, which takes less time than reading saved copies from memory. Only x and W
+    themselves are saved, as by a matmul without rounding, so training through rounding needs no
+    memory per weight.
     """
 
     straight_through = True
@@ -92,7 +102,9 @@ class FakeQuantizedMatMul(Op):
 
 
 class FakeQuantizedLookup(EmbeddingLookup):
-    """round(W)[tokens]: tokens (B, T) integers, W (V, D) -> (B, T, D). Only W is saved, as in `FakeQuantizedMatMul`."""
+    """round(W)[tokens]: tokens (B, T) integers, W (V, D) -> (B, T, D). Only W is saved, as in
+    `FakeQuantizedMatMul`.
+    """
 
     straight_through = True
 

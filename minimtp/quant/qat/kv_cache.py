@@ -1,18 +1,21 @@
 """The quantized KV cache: keys and values as codes instead of floats.
 
-The KV cache of a long sequence is larger than the weights. The key (after its rotation) and the value of a position, C numbers
-per head, are written once and read by every later token, so they can be stored as codes:
+The KV cache of a long sequence is larger than the weights. The key (after its rotation) and the
+value of a position, C numbers per head, are written once and read by every later token, so they can
+be stored as codes:
 
     int8    one scale for the C numbers of a head; almost no loss in quality
     int4    one scale per 32 numbers, after a rotation
 
-Keys have channels that are always large. At 4 bits such a channel determines the scale and leaves little precision for the
-others. A product with an orthonormal Hadamard matrix R, built of plus and minus 1 / sqrt(C), turns each number into a mixture
-of all, which spreads the outliers (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). Rotating back after reading restores
-everything else: RᵀR = I. R Rᵀ also cancels in q · k, so a kernel may rotate the query instead.
+Keys have channels that are always large. At 4 bits such a channel determines the scale and leaves
+little precision for the others. A product with an orthonormal Hadamard matrix R, built of plus and
+minus 1 / sqrt(C), turns each number into a mixture of all, which spreads the outliers (QuaRot,
+Ashkboos et al. 2024, arXiv 2404.00456). Rotating back after reading restores everything else: RᵀR =
+I. R Rᵀ also cancels in q · k, so a kernel may rotate the query instead.
 
-Training rounds with the same functions and a straight-through gradient. Decoding writes the rounded keys and values into its
-cache, but as floats: the output is that of the deployed model, while the memory is not saved yet.
+Training rounds with the same functions and a straight-through gradient. Decoding writes the rounded
+keys and values into its cache, but as floats: the output is that of the deployed model, while the
+memory is not saved yet.
 """
 
 from functools import partial
@@ -28,7 +31,8 @@ GRIDS = {"int8": "int8-restricted-channel", "int4": "int4-restricted-g32"}
 
 
 def hadamard(head_dim: int, like: Array) -> Array:
-    """Return the orthonormal matrix (C, C) that mixes channels, with the device and dtype of `like`.
+    """Return the orthonormal matrix (C, C) that mixes channels, with the device and dtype of
+    `like`.
 
     If C is not a power of two, it consists of blocks of the largest power of two that divides C.
     """
@@ -42,7 +46,8 @@ def hadamard(head_dim: int, like: Array) -> Array:
 
 
 def encode_rows(rows: Array, cache: str, name: str = "the cache") -> tuple[Array, Scales]:
-    """rows (M, C), each the key or value of a head -> codes int8 (M, C) and scales, as the cache stores them.
+    """rows (M, C), each the key or value of a head -> codes int8 (M, C) and scales, as the cache
+    stores them.
 
     Raises UserError if a value is not finite.
     """
@@ -57,7 +62,9 @@ def decode_rows(codes: Array, scales: Scales, cache: str) -> Array:
 
 
 def fake_quantize_rows(rows: Array, cache: str) -> Array:
-    """rows (..., C) -> the values that a quantized cache returns for them, in the same shape and dtype."""
+    """rows (..., C) -> the values that a quantized cache returns for them, in the same shape and
+    dtype.
+    """
     flat = rows.reshape(-1, rows.shape[-1])  # (M, C)
     values = decode_rows(*encode_rows(flat, cache), cache)
     return values.astype(rows.dtype, copy=False).reshape(rows.shape)
@@ -79,7 +86,9 @@ class QuantizedCacheAttention(CausalAttention):
 
 
 class AttentionWithQuantizedCache(Attention):
-    """An `Attention` that reads its keys and values from a quantized cache. It takes over the modules of `attention`."""
+    """An `Attention` that reads its keys and values from a quantized cache. It takes over the
+    modules of `attention`.
+    """
 
     def __init__(self, attention: Attention, cache: str) -> None:
         vars(self).update(vars(attention))

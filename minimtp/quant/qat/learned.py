@@ -1,38 +1,44 @@
-"""Learned grids: the step, the offset or the bound of a quantizer as a parameter with a gradient of its own.
+"""Learned grids: the step, the offset or the bound of a quantizer as a parameter with a gradient of
+its own.
 
 Rounding to the levels of a step s, with v = w / s,
 
     q(w) = s clip(round(v), low, high)
 
-has no useful derivative in w, which is 0 almost everywhere, and none in s: it is a staircase times s. LSQ, learned step size
-quantization (Esser et al. 2020, arXiv 1902.08153), freezes the rounding error c = round(v) - v and differentiates the
-surrogate that is left: s (v + c) = w + s c inside the range, s low or s high outside. So
+has no useful derivative in w, which is 0 almost everywhere, and none in s: it is a staircase times
+s. LSQ, learned step size quantization (Esser et al. 2020, arXiv 1902.08153), freezes the rounding
+error c = round(v) - v and differentiates the surrogate that is left: s (v + c) = w + s c inside the
+range, s low or s high outside. So
 
     dq/ds = round(v) - v       low <= v <= high            dq/dw = 1 inside, 0 outside
           = low or high        outside
 
-A step shrinks while weights lie between levels, and grows if many are clipped. The true derivative of the staircase inside is
-round(v), which does not depend on where w lies. A test that compares LSQ with differences of the staircase is wrong.
+A step shrinks while weights lie between levels, and grows if many are clipped. The true derivative
+of the staircase inside is round(v), which does not depend on where w lies. A test that compares LSQ
+with differences of the staircase is wrong.
 
-    LSQ+ (Bhalgat et al. 2020, arXiv 2004.09576)   q = s clip(round((w - b) / s), low, high) + b      dq/db = 1 where clipped
-    PACT (Choi et al. 2018, arXiv 1805.06085)      q = s round(clip(x, 0, a) / s), s = a / levels     dq/da = 1 where x >= a
+    LSQ+  q = s clip(round((w - b) / s), low, high) + b         dq/db = 1 where clipped
+    PACT  q = s round(clip(x, 0, a) / s), s = a / levels        dq/da = 1 where x >= a
 
-Here a group's step is the grid's own step times exp(t), and t is learned. t = 0 is the grid itself. A step cannot become
-negative or vanish, and one learning rate suits all sizes. Codes and scales are still those that the grid stores, so files and
-kernels do not change. With s = s_0 exp(t), dq/dt = s dq/ds: LSQ's derivative becomes q - w inside and q outside. LSQ also scales
-gradients by 1 / sqrt(elements * high), a recipe for plain SGD. Adam divides by the gradient's own size, so the factor cancels
-and is left out.
+(Bhalgat et al. 2020, arXiv 2004.09576; Choi et al. 2018, arXiv 1805.06085).
+
+Here a group's step is the grid's own step times exp(t), and t is learned. t = 0 is the grid itself.
+A step cannot become negative or vanish, and one learning rate suits all sizes. Codes and scales are
+still those that the grid stores, so files and kernels do not change. With s = s_0 exp(t), dq/dt = s
+dq/ds: LSQ's derivative becomes q - w inside and q outside. LSQ also scales gradients by 1 /
+sqrt(elements * high), a recipe for plain SGD. Adam divides by the gradient's own size, so the
+factor cancels and is left out.
 
 A recipe chooses one of three ways of learning:
 
-    learned            LSQ
-    learned-offset     LSQ+, for grids that also store the lowest level m of a group. m moves by an offset, counted in the grid's
-                       own steps. dq/dt = q - w inside, q - m outside
-    learned-bound      PACT's rule for a bound of the weights on both sides. dq/dt = q outside and 0 inside, so that only
-                       clipped weights move a step
+    learned         LSQ
+    learned-offset  LSQ+, for grids that also store the lowest level m of a group. m moves by an
+                    offset, counted in the grid's own steps. dq/dt = q - w inside, q - m outside
+    learned-bound   PACT's rule for a bound of the weights on both sides. dq/dt = q outside and 0
+                    inside, so that only clipped weights move a step
 
-Their papers learn offsets and bounds of activations. Here activations follow the extremes of each group or token, so nothing
-of them is clipped.
+Their papers learn offsets and bounds of activations. Here activations follow the extremes of each
+group or token, so nothing of them is clipped.
 """
 
 from minimtp.backend import Array, array_module
@@ -51,11 +57,14 @@ from minimtp.quant.grids.scales import (
 
 
 class FakeQuantizeLearned(Op):
-    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid with learned steps, (N, K).
+    """weight (N, K), log_steps (groups,) and perhaps offsets (groups,) -> the weights on the grid
+    with learned steps, (N, K).
 
-    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels of each group are moved, in
-    the grid's own steps. bound: let only clipped weights move the steps. name: what an error calls the weights.
-    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets, stores no lowest level.
+    log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels
+    of each group are moved, in the grid's own steps. bound: let only clipped weights move the
+    steps. name: what an error calls the weights.
+    Raises UserError if the grid rejects the weights, has no single step per group or, with offsets,
+    stores no lowest level.
     """
 
     straight_through = True
@@ -77,7 +86,9 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
+        clipped, both (N, K).
+        """
         lowest = value.dtype.type(0)
         if self.has_offsets:
             lowest = per_weight(self.grid, self.scales.minimum, value.shape[1])  # (N, K)
@@ -103,7 +114,9 @@ def encode_learned(
     offsets: Array | None = None,
     name: str = "the weights",
 ) -> tuple[Array, Scales]:
-    """Return the codes int8 (N, K) and scales of `FakeQuantizeLearned`, as a file stores them. Same arguments and errors."""
+    """Return the codes int8 (N, K) and scales of `FakeQuantizeLearned`, as a file stores them. Same
+    arguments and errors.
+    """
     codes, scales = grid.encode(weight, name)
     step = step_of(grid, scales) if offsets is None else step_and_minimum_of(grid, scales)[0]
     if not log_steps.any() and (offsets is None or not offsets.any()):
@@ -118,7 +131,9 @@ def encode_learned(
 
 
 def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Array:
-    """Return whether each weight lies between the lowest and the highest level of its group, inclusive: booleans (N, K)."""
+    """Return whether each weight lies between the lowest and the highest level of its group,
+    inclusive: booleans (N, K).
+    """
     xp = array_module(weight)
     ends = [
         grid.decode(xp.full_like(codes, code), scales) for code in (grid.min_code, grid.max_code)
@@ -128,7 +143,9 @@ def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Ar
 
 
 def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Array:
-    """Return where learning starts, float32 (groups,): the factors with the smallest squared error, as logarithms."""
+    """Return where learning starts, float32 (groups,): the factors with the smallest squared error,
+    as logarithms.
+    """
     own, found = _own_and_searched_scales(grid, weight, name)
     return _log_ratio(step_of(grid, own), step_of(grid, found))
 
@@ -136,7 +153,9 @@ def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Arr
 def first_log_steps_and_offsets(
     grid: Grid, weight: Array, name: str = "the weights"
 ) -> tuple[Array, Array]:
-    """As `first_log_steps` if offsets are learned, too: log steps and offsets, each float32 (groups,)."""
+    """As `first_log_steps` if offsets are learned, too: log steps and offsets, each float32
+    (groups,).
+    """
     own, found = _own_and_searched_scales(grid, weight, name)
     own_step, own_minimum = step_and_minimum_of(grid, own)
     found_step, found_minimum = step_and_minimum_of(grid, found)

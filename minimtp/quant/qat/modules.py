@@ -1,9 +1,10 @@
 """Fake-quantized modules: they keep full-precision master weights and round them on every use.
 
-The master weights are the same Parameter objects as before `prepare_qat`. So the optimizer, flat arrays, gradients and
-checkpoints need no change, and updates much smaller than a quantization step are not lost. The forward pass rounds the weights
-to their grid (fake_quantize.py) and the activations as the integer kernels will. It also does so in evaluation: without the
-rounding, we would measure the loss of another model.
+The master weights are the same Parameter objects as before `prepare_qat`. So the optimizer, flat
+arrays, gradients and checkpoints need no change, and updates much smaller than a quantization step
+are not lost. The forward pass rounds the weights to their grid (fake_quantize.py) and the
+activations as the integer kernels will. It also does so in evaluation: without the rounding, we
+would measure the loss of another model.
 """
 
 from types import ModuleType
@@ -35,7 +36,9 @@ class FakeQuantizedMatrix(Matrix):
         return (self.weight,)
 
     def rounding(self) -> Op:
-        """Return a new operation that rounds the weights to their grid, with a straight-through gradient."""
+        """Return a new operation that rounds the weights to their grid, with a straight-through
+        gradient.
+        """
         return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight")
 
     def rounded(self) -> Tensor:
@@ -80,8 +83,8 @@ class FakeQuantizedLinear(FakeQuantizedMatrix):
 class LearnedLinear(FakeQuantizedLinear):
     """A `Linear` that trains together with the steps of its groups (learned.py).
 
-    log_steps: (groups,), the logarithm of the factor on each group's step. offsets: (groups,), how far the levels are moved, in
-    steps of the grid, or None.
+    log_steps: (groups,), the logarithm of the factor on each group's step. offsets: (groups,), how
+    far the levels are moved, in steps of the grid, or None.
     """
 
     def __init__(
@@ -111,7 +114,9 @@ class LearnedLinear(FakeQuantizedLinear):
 
 
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
-    """An `Embedding` that trains for its packed form. The lookup and the tied output use the same rounded table."""
+    """An `Embedding` that trains for its packed form. The lookup and the tied output use the same
+    rounded table.
+    """
 
     def __call__(self, tokens: Array) -> Tensor:
         return FakeQuantizedLookup(tokens, self.rounding).apply(self.weight)

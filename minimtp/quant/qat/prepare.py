@@ -20,7 +20,9 @@ from minimtp.quant.qat.spec import QuantizationSpec, grids_of
 
 
 class LinearWithStepParameters(Linear):
-    """A `Linear` with the parameters that `LearnedLinear` will train, all zeros until rounding begins."""
+    """A `Linear` with the parameters that `LearnedLinear` will train, all zeros until rounding
+    begins.
+    """
 
     def __init__(self, weight: Parameter, log_steps: Parameter, offsets: Parameter | None) -> None:
         self.weight, self.log_steps, self.offsets = weight, log_steps, offsets
@@ -29,11 +31,13 @@ class LinearWithStepParameters(Linear):
 def prepare_qat(
     model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear
 ) -> Module:
-    """Replace every `Linear` and `Embedding` of the model, in place, by a fake-quantized one with the same Parameter.
+    """Replace every `Linear` and `Embedding` of the model, in place, by a fake-quantized one with
+    the same Parameter.
 
-    linear: the class that a Linear becomes. Returns the model. Works before and after parameters are moved into flat arrays.
-    Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid; ValueError if the model is
-    prepared or packed already.
+    linear: the class that a Linear becomes. Returns the model. Works before and after parameters
+    are moved into flat arrays.
+    Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid;
+    ValueError if the model is prepared or packed already.
     """
     quantized = FakeQuantizedMatrix | PackedMatrix
     if any(isinstance(module, quantized) for _, module in model.named_modules()):
@@ -54,11 +58,14 @@ def prepare_qat(
 
 
 def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module:
-    """Add to every `Linear` of a new model the parameters that `prepare_qat` will train, all zeros. Returns the model.
+    """Add to every `Linear` of a new model the parameters that `prepare_qat` will train, all zeros.
+    Returns the model.
 
-    These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets` (groups,). Optimizer and
-    checkpoints need to know them from the start, even if rounding begins later. Vectors are exempt from weight decay.
-    Raises what `prepare_qat` raises for matrices that do not fit, and UserError for grids without a single step or offset.
+    These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets`
+    (groups,). Optimizer and checkpoints need to know them from the start, even if rounding begins
+    later. Vectors are exempt from weight decay.
+    Raises what `prepare_qat` raises for matrices that do not fit, and UserError for grids without a
+    single step or offset.
     """
     grids = grids_of(model, spec)
 
@@ -76,7 +83,7 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
 
 
 def with_cache(model: Module, spec: QuantizationSpec) -> Module:
-    """Let every attention of the model read its keys and values as the spec's cache returns them."""
+    """Let every attention of the model read keys and values from the spec's cache."""
     if spec.cache == "float":
         return model
 
@@ -91,7 +98,9 @@ def with_cache(model: Module, spec: QuantizationSpec) -> Module:
 def _learned_linear(
     module: LinearWithStepParameters, grid: Grid, spec: QuantizationSpec, name: str
 ) -> LearnedLinear:
-    """Start the learned parameters at the steps with the smallest squared error, unless they were trained before."""
+    """Start the learned parameters at the steps with the smallest squared error, unless they were
+    trained before.
+    """
     log_steps, offsets = module.log_steps, module.offsets
     if not log_steps.data.any():
         weight = module.weight.data, f"{name}.weight"
@@ -103,7 +112,9 @@ def _learned_linear(
 
 
 def _count_groups(grid: Grid, weight: Array, with_offsets: bool) -> int:
-    """Return the number of groups of a matrix. Raises UserError if the grid does not have what is to be learned."""
+    """Return the number of groups of a matrix. Raises UserError if the grid does not have what is
+    to be learned.
+    """
     # Zeros rather than the weights, which may be unset yet: only the shape of the scales matters.
     scales = grid.encode(array_module(weight).zeros(weight.shape, weight.dtype))[1]
     step = step_and_minimum_of(grid, scales)[0] if with_offsets else step_of(grid, scales)

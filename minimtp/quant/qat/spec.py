@@ -1,12 +1,13 @@
 """Which matrix of a model is rounded to which grid.
 
-The trunk's linear layers have the grid `weights`, and everything in the prediction heads has `heads`. The token table and the
-output have `embedding`, which is finer by default. Both touch the tokens directly and tolerate 4 bits badly, and llama.cpp
-keeps them at Q8_0 for models of this size. A tied table is one matrix with one grid, and the lookup and the output see the
-same rounded numbers. Norm weights stay in full precision.
+The trunk's linear layers have the grid `weights`, and everything in the prediction heads has
+`heads`. The token table and the output have `embedding`, which is finer by default. Both touch the
+tokens directly and tolerate 4 bits badly, and llama.cpp keeps them at Q8_0 for models of this size.
+A tied table is one matrix with one grid, and the lookup and the output see the same rounded
+numbers. Norm weights stay in full precision.
 
-Nothing is skipped silently. A matrix whose rows are not whole groups is an error that names the matrix, and so is a matrix
-whose inputs are not whole groups.
+Nothing is skipped silently. A matrix whose rows are not whole groups is an error that names the
+matrix, and so is a matrix whose inputs are not whole groups.
 """
 
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 class QuantizationSpec:
     """What is rounded, and to what. Raises UserError for unknown names.
 
-    weights, embedding, output, heads: grid names, for the trunk's linear layers, the token table, an untied output ("same": the
-    table's grid), and the prediction heads.
-    activations: how the inputs of a matmul are rounded: "int8" (groups of 32), "int8-token" (one scale per token) or "none".
+    weights, embedding, output, heads: grid names, for the trunk's linear layers, the token table,
+    an untied output ("same": the table's grid), and the prediction heads.
+    activations: how the inputs of a matmul are rounded: "int8" (groups of 32), "int8-token" (one
+    scale per token) or "none".
     straight_through: the mask of the weights' gradients, see `minimtp.quant.qat.fake_quantize`.
-    scales: "grid" (each group's scale by the grid's own rule), or how scales are trained with the weights: "learned",
-    "learned-offset" or "learned-bound", see `minimtp.quant.qat.learned`. The tables always use the grid's rule.
+    scales: "grid" (each group's scale by the grid's own rule), or how scales are trained with the
+    weights: "learned", "learned-offset" or "learned-bound", see `minimtp.quant.qat.learned`. The
+    tables always use the grid's rule.
     cache: the KV cache: "float", "int8" or "int4", see `minimtp.quant.qat.kv_cache`.
     """
 
@@ -61,7 +64,9 @@ class QuantizationSpec:
 
 
 def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
-    """Return the grid of every Linear and Embedding, by id(module). Raises UserError for the first one that does not fit."""
+    """Return the grid of every Linear and Embedding, by id(module). Raises UserError for the first
+    one that does not fit.
+    """
     modules = list(model.named_modules())
     tables = {id(m.weight): spec.embedding for _, m in modules if isinstance(m, Embedding)}
     for _, module in modules:
@@ -81,11 +86,12 @@ def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
 
 
 def _check_fit(grid: Grid, shape: tuple[int, int], name: str, spec: QuantizationSpec) -> None:
-    """Raise UserError unless a matrix of this shape (N, K) has whole groups, and so do its inputs."""
+    """Raise UserError unless a matrix of this shape (N, K), and its inputs, have whole groups."""
     grid.check_columns(shape, name)
     if spec.activations == "int8" and grid.inputs != "none" and shape[1] % GROUP:
         raise UserError(
-            f"{name} has rows of {shape[1]}, and the inputs of a matmul are rounded to int8 in groups of {GROUP}: use a model "
+            f"{name} has rows of {shape[1]}, and the inputs of a matmul are rounded to int8 in "
+            f"groups of {GROUP}: use a model "
             f"whose sizes are multiples of {GROUP}, the grid f16, or activations int8-token or none"
         )
 
