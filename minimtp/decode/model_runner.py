@@ -94,7 +94,7 @@ class ModelRunner:
         if not self.rows_at_once and len(tokens) > 1:
             return _concatenate(self.forward(tokens[i : i + 1]) for i in range(len(tokens)))
         cache, start, rows = self.cache, self.cache.length, tokens.shape[0]
-        if self._graphs is not None and rows <= self._graphs.most_tokens:
+        if self._graphs is not None and rows <= self._graphs.max_tokens:
             return self._replay(tokens)
         x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
         cosine, sine = (

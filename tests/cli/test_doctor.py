@@ -52,6 +52,6 @@ def test_the_kernels_can_be_chosen_on_the_command_line(capsys):
     before = kernels._choice
     try:
         assert main(["doctor", "--kernels", "plain"]) == 0
-        assert re.search(r"^kernels +plain: asked for", capsys.readouterr().out, re.MULTILINE)
+        assert re.search(r"^kernels +plain: requested", capsys.readouterr().out, re.MULTILINE)
     finally:
         kernels.use(before or "auto")

@@ -99,8 +99,9 @@ def _stack(array, count):
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
     _trunk_step(
-        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
-        trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits, *(tree or trunk.no_tree),
+        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine,
+        sine, trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
+        *(tree or trunk.no_tree),
     )  # fmt: skip
     return logits, hidden
 
@@ -135,8 +136,9 @@ def _trunk_step(
         raise ValueError("trunk_step: the caches are not one for each block")
     for i in range(keys.shape[0]):
         _transformer_block(
-            x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i], down[i],
-            kinds, sizes, epsilon, keys[i], values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i],
+            x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
+            down[i], kinds, sizes, epsilon, keys[i], values[i], start, cosine, sine, stretches,
+            kept_keys[i], kept_values[i],
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     multiply(output_kind, hidden, output, logits)

@@ -157,8 +157,8 @@ def gated_tree(
         np.float32(temperature),
     )
     count = _tree(
-        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary, settings,
-        NO_NOISE if noise is None else noise, tokens, parents,
+        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary,
+        settings, NO_NOISE if noise is None else noise, tokens, parents,
     )  # fmt: skip
     return tokens[:count], parents[:count]
 

@@ -1,8 +1,15 @@
-"""The twins of `plain.py` for float32 arrays on the GPU: the same names and signatures, with CUDA.
+"""The counterparts of `kernels/plain` for float32 arrays on the GPU: the same names and signatures,
+in CUDA.
 
-cuda/*.cu            the kernels themselves        kernels/cuda/source.py     how they are compiled and launched
-kernels/cuda/training.py     a training step               kernels/cuda/packed_linear.py   a few rows times a matrix
-kernels/cuda/block.py        decoding                      kernels/cuda/graph.py      many launches recorded as one
+Files:
+
+    *.cu              the kernels
+    source.py         compiles and launches them
+    training.py       a training step
+    packed_linear.py  a few rows times a matrix
+    gemm.py           large matrices in fewer bits
+    block.py          decoding
+    graph.py          many launches recorded as one
 """
 
 from minimtp.kernels.cuda.block import (
@@ -49,40 +56,13 @@ from minimtp.kernels.cuda.training import (
 from minimtp.kernels.plain import matmul  # cuBLAS
 
 __all__ = [
-    "adamw",
-    "cached_attention",
-    "causal_softmax",
-    "causal_softmax_backward",
-    "choose",
-    "cross_entropy",
-    "cross_entropy_backward",
-    "embedding",
-    "embedding_backward",
-    "fake_quantize_activations",
-    "fake_quantize_q4_0",
-    "fake_quantize_q8_0",
-    "gated_greedy_draft",
-    "gated_sampled_draft",
-    "gated_step",
-    "gated_tree",
-    "gated_update",
-    "gated_update_backward",
-    "linear",
-    "prepare_block",
-    "prepare_f16",
-    "prepare_f32",
-    "prepare_gated_step",
-    "prepare_q4_0",
-    "prepare_q8_0",
-    "prepare_token_parts",
-    "prepare_trunk",
-    "matmul",
-    "quantize_activations",
-    "rms_norm",
-    "rms_norm_backward",
-    "rotate",
-    "swiglu",
-    "swiglu_backward",
-    "transformer_block",
-    "trunk_step",
-]
+    "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
+    "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
+    "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree",
+    "gated_update", "gated_update_backward", "linear", "matmul",
+    "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
+    "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
+    "rms_norm", "rms_norm_backward", "rotate", "swiglu", "swiglu_backward",
+    "transformer_block", "trunk_step",
+]  # fmt: skip

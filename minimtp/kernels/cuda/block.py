@@ -1,7 +1,9 @@
-"""Decoding on the GPU: attention over the cache, a whole transformer block, choosing tokens, and a whole draft.
+"""Decoding on the GPU: attention over the cache, a whole transformer block, choosing tokens, and a
+whole draft.
 
-The meaning of each function stands in `plain.py` under its name. `start`, the position of the first new token, may be an array
-of one int32 on the device instead of a number: then a captured CUDA graph can be replayed at any position (`kernels/cuda/graph.py`).
+`kernels/plain` has a readable function of the same name for each. `start`, the position of the
+first new token, may be a device array of one int32 instead of a number. Then a recorded CUDA graph
+can be replayed at any position (graph.py).
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from minimtp.kernels.plain import gated_drafts
 from minimtp.kernels.plain.block import PreparedBlock, prepare_block
 
 __all__ = [
-    "cached_attention", "choose", "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree", "prepare_block",
-    "prepare_gated_step", "prepare_token_parts", "prepare_trunk", "transformer_block", "trunk_step",
+    "cached_attention", "choose", "gated_greedy_draft", "gated_sampled_draft", "gated_step",
+    "gated_tree", "prepare_block", "prepare_gated_step", "prepare_token_parts", "prepare_trunk",
+    "transformer_block", "trunk_step",
 ]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu
@@ -25,7 +28,9 @@ WIDEST_HEAD = 512  # channels
 
 
 def _position(start) -> tuple:
-    """`start` as the two arguments of the kernels: a number, and where to find one to add to it."""
+    """Return `start` as the kernels' two arguments: a number, and the address of a number to add to
+    it.
+    """
     return (
         (0, start)
         if hasattr(start, "dtype") and getattr(start, "ndim", 0)
@@ -34,7 +39,7 @@ def _position(start) -> tuple:
 
 
 def cached_attention(q, keys, values, start, scale):
-    """As in `plain.py`. Raises ValueError for heads of more than 512 channels."""
+    """As in `kernels/plain`. Raises ValueError if head_dim is above 512."""
     xp, (tokens, heads, head_dim), (groups, _, room) = array_module(q), q.shape, keys.shape
     if head_dim > WIDEST_HEAD:
         raise ValueError(
@@ -48,8 +53,8 @@ def cached_attention(q, keys, values, start, scale):
     q, keys, values = whole(q, keys, values)
     partial = xp.empty((tokens, heads, stretches, head_dim + 2), xp.float32)
     launch(
-        "attention", "cached_attention_partial", (stretches, heads, tokens), CHUNK, q, keys, values, heads, groups, head_dim,
-        room, offset, place, float(scale), partial,
+        "attention", "cached_attention_partial", (stretches, heads, tokens), CHUNK, q, keys, values,
+        heads, groups, head_dim, room, offset, place, float(scale), partial,
     )  # fmt: skip
     y = xp.empty((tokens, heads, head_dim), xp.float32)
     block = 32 * blocks_for(head_dim, 32)
@@ -70,7 +75,9 @@ def cached_attention(q, keys, values, start, scale):
 
 
 def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine, tree=None):
-    """As in `plain.py`; whether the rows fit the cache is the caller's to know where `start` is on the device."""
+    """As in `kernels/plain`. If `start` is on the device, the caller must check that the rows fit
+    the cache.
+    """
     xp, tokens, (groups, head_dim, room), heads = (
         array_module(x),
         x.shape[0],
@@ -87,8 +94,9 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
             raise ValueError(f"{stop - first} rows after {offset} do not fit a cache of {room}")
         queries, rows = xp.empty((stop - first, heads, head_dim), xp.float32), joined[first:stop]
         launch(
-            "pointwise", "rotate_into_cache", (blocks_for(rows.size // 2, 256),), 256, rows, cosine[first:stop],
-            sine[first:stop], stop - first, heads, groups, head_dim, room, offset, place, queries, keys, values,
+            "pointwise", "rotate_into_cache", (blocks_for(rows.size // 2, 256),), 256, rows,
+            cosine[first:stop], sine[first:stop], stop - first, heads, groups, head_dim, room,
+            offset, place, queries, keys, values,
         )  # fmt: skip
         attended.append(cached_attention(queries, keys, values, position, head_dim**-0.5))
         if tree is not None:
@@ -102,7 +110,9 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
 
 @dataclass(frozen=True)
 class PreparedTrunk(plain.PreparedTrunk):
-    """And the steps that were recorded with it (decode/model_runner.py): one graph for each number of tokens and cache."""
+    """And the steps that were recorded with it (decode/model_runner.py): one graph for each number
+    of tokens and cache.
+    """
 
     graphs: Graphs
 
@@ -113,7 +123,7 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
-    """As in `plain.py`; of `start` see `transformer_block`."""
+    """As in `kernels/plain`. `transformer_block` explains `start`."""
     for i, (block, block_keys, block_values) in enumerate(
         zip(trunk.blocks, keys, values, strict=True)
     ):
@@ -125,7 +135,9 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
 
 @dataclass(frozen=True)
 class PreparedGatedStep:
-    """What `plain.PreparedGatedStep` holds, and the drafts that were recorded: one graph for each depth."""
+    """What `plain.PreparedGatedStep` holds, and the drafts that were recorded: one graph for each
+    depth.
+    """
 
     state_norm: object
     from_state: object
@@ -162,14 +174,16 @@ def choose(logits, temperature, noise=None):
 
 
 def _choose(logits, temperature, noise, tokens=None, probabilities=NOWHERE):
-    """`choose` into `tokens`, if given; and the largest of a softmax of each row into `probabilities`, float32 (R,)."""
+    """`choose` into `tokens`, if given; and the largest of a softmax of each row into
+    `probabilities`, float32 (R,).
+    """
     xp, (rows, vocabulary) = array_module(logits), logits.shape
     if tokens is None:
         tokens = xp.empty(rows, xp.int64)
     noise = NOWHERE if noise is None else whole(noise)[0]
     launch(
-        "sampling", "choose", (rows,), row_threads(vocabulary), *whole(logits), noise, float(temperature), vocabulary, tokens,
-        probabilities,
+        "sampling", "choose", (rows,), row_threads(vocabulary), *whole(logits), noise,
+        float(temperature), vocabulary, tokens, probabilities,
     )  # fmt: skip
     return tokens
 
@@ -186,13 +200,15 @@ def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confi
 
 
 def _gated_draft(state, token, token_parts, depth, temperature, noise, min_confidence, step):
-    """All of a draft is computed, as one graph, before the host looks, once. The result is on the host.
+    """All of a draft is computed, as one graph, before the host looks, once. The result is on the
+    host.
 
     noise: (), or the noise (K, V) alone.
     """
 
     def draft(state, token, *noise):
-        # Written into their places: CuPy uploads the addresses of more than eight arrays to concatenate, which no graph may do.
+        # Written into their places: CuPy uploads the addresses of more than eight arrays to
+        # concatenate, which no graph may do.
         xp = array_module(state)
         tokens, probabilities = xp.empty(depth, xp.int64), xp.empty(depth, xp.float32)
         for place in range(depth):

@@ -1,8 +1,10 @@
-"""Products of large matrices on the GPU with factors of fewer bits, by cuBLAS: 16-bit floats, or float32 seen as TF32.
+"""Products of large matrices on the GPU in fewer bits, by cuBLAS: float16, bfloat16, or float32
+read as TF32.
 
-Sums and results are float32. CuPy's own product gives 16-bit factors a 16-bit result; cuBLAS can leave it in float32, which
-loses nothing more and cannot overflow, so it is called here directly. bfloat16 numbers are held as their bits (uint16): NumPy
-and older versions of CuPy have no such type.
+Sums and results are float32. CuPy's own product of 16-bit operands has a 16-bit result. cuBLAS can
+return it in float32, which is more precise and cannot overflow, so it is called here directly.
+bfloat16 numbers are stored as their bits (uint16), because NumPy and older versions of CuPy have no
+such type.
 """
 
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ ONE, ZERO = numpy.ones(1, numpy.float32), numpy.zeros(1, numpy.float32)
 
 
 def rounded(x, precision):
-    """x float32 as a factor: float16 (infinite beyond its range), or the bits of bfloat16 (uint16), rounded half to even."""
+    """Round x float32 half to even, to float16 (infinite beyond its range) or to the bits of
+    bfloat16 (uint16).
+    """
     xp = array_module(x)
     if precision == "float16":
         return x.astype(xp.float16)
@@ -31,9 +35,10 @@ def rounded(x, precision):
 
 
 def multiply(a, b):
-    """a (M, K) @ b (K, N) -> float32 (M, N), both float16, both bfloat16, or both float32 and multiplied as TF32.
+    """Return a (M, K) @ b (K, N), float32 (M, N). Both are float16, both bfloat16, or both float32,
+    read as TF32.
 
-    cuBLAS means columns where we mean rows: to it, our C is Cᵀ = Bᵀ Aᵀ.
+    cuBLAS stores matrices by columns, so it sees our C = A B as Cᵀ = Bᵀ Aᵀ.
     """
     xp, (rows, inner), columns = array_module(a), a.shape, b.shape[1]
     out = xp.empty((rows, columns), xp.float32)
@@ -42,14 +47,16 @@ def multiply(a, b):
     compute = COMPUTE_TF32 if kind == FLOAT32 else COMPUTE_FLOAT32
     xp.cuda.cublas.gemmEx(
         xp.cuda.device.get_cublas_handle(), flip_b, flip_a, columns, rows, inner, ONE.ctypes.data,
-        b.data.ptr, kind, stride_b, a.data.ptr, kind, stride_a, ZERO.ctypes.data, out.data.ptr, FLOAT32, columns, compute,
-        ANY_ALGORITHM,
+        b.data.ptr, kind, stride_b, a.data.ptr, kind, stride_a, ZERO.ctypes.data, out.data.ptr,
+        FLOAT32, columns, compute, ANY_ALGORITHM,
     )  # fmt: skip
     return out
 
 
 def _columns(x):
-    """The matrix, whether cuBLAS has to transpose what it sees there to find xᵀ, and how far apart its columns are."""
+    """Return the matrix, whether cuBLAS must transpose it to see xᵀ, and the distance of its
+    columns.
+    """
     if x.flags.c_contiguous:
         return x, 0, x.shape[1]
     if x.flags.f_contiguous:
@@ -60,7 +67,7 @@ def _columns(x):
 
 @contextmanager
 def tf32(xp: ModuleType) -> Iterator[None]:
-    """Within, CuPy's own float32 products, those of attention, are TF32 as well."""
+    """Let CuPy's own float32 products, those of attention, use TF32 inside the block."""
     handle, cublas = xp.cuda.device.get_cublas_handle(), xp.cuda.cublas
     before = cublas.getMathMode(handle)
     cublas.setMathMode(handle, MATH_TF32)

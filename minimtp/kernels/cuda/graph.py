@@ -1,36 +1,41 @@
 """CUDA graphs: many launches recorded once and then replayed as one.
 
-A decoding step of a small model is a few hundred kernels of a few microseconds each, and launching one from Python costs more
-than it takes. A graph is launched at once, but with the very addresses and numbers that were recorded. So whatever changes
-from step to step lies in arrays that the graph owns (`inputs`) and is copied there first, positions and tokens included, and
-what it computes lies in arrays that it owns too and is copied out.
+A decoding step of a small model is a few hundred kernels of a few microseconds each. Launching a
+kernel from Python takes longer than running it. A graph is launched in one call, but it always uses
+the addresses and numbers that were recorded. So everything that changes from step to step,
+positions and tokens included, is first copied to arrays that the graph owns (`inputs`). Its results
+are in arrays of the graph too, and are copied out.
 
-A step is run normally the first time (which compiles its kernels), and recorded the second time. While it is recorded,
-temporary arrays come from a memory pool of its own: nobody else may ever be given their places.
+A step is run normally the first time, which compiles its kernels, and recorded the second time.
+While it is recorded, temporary arrays come from a separate memory pool, so that no other array is
+ever given their addresses.
 """
 
 import sys
 
 from minimtp.backend import array_module, numpy
 
-MOST_KEPT = 64  # graphs: those of four caches, each has up to `Graphs.most_tokens`
+MAX_KEPT = 64  # graphs: those of four caches with up to `Graphs.max_tokens` each
 
 
 class Graphs:
-    """Recorded functions by key, those used last: a long run meets ever new caches, and each graph holds memory."""
+    """Recorded functions by key. Only the most recently used ones are kept, because each graph
+    holds memory and a long run creates ever new caches.
+    """
 
-    most_tokens = 16  # of a step that is worth a graph: the most that are verified at once
+    max_tokens = 16  # of a recorded step; more are never verified at once
 
     def __init__(self) -> None:
-        self._kept: dict = {}  # None for what was seen once; the one used last stands last
+        self._kept: dict = {}  # by key, None if seen once; the last entry was used last
         self._usable = True
 
     def run(self, key: object, function, *inputs: object) -> tuple:
-        """function(*inputs), a tuple of arrays, replayed if `key` was seen before.
+        """Return function(*inputs), a tuple of arrays. Replays the recorded graph if `key` was seen
+        before.
 
-        inputs: arrays on the device, and NumPy numbers, which the function gets as arrays of one number on the device. Two
-        calls with one key must differ in the inputs only. The function may overwrite its inputs; whether the caller's arrays
-        are overwritten is not said.
+        inputs: arrays on the device, and NumPy numbers, which the function receives as device
+        arrays of one number. Calls with the same key may differ in the inputs only. The function
+        may overwrite its inputs. It is undefined whether this overwrites the caller's arrays.
         """
         seen, graph = key in self._kept, self._kept.pop(key, None)
         if graph is None:
@@ -42,25 +47,27 @@ class Graphs:
             if seen and self._usable:
                 try:
                     graph = _Graph(xp, function, given)
-                except Exception as error:  # CuPy and the driver have their own families; slower is better than not at all
+                except Exception as error:  # of CuPy or the driver: continue without graphs
                     self._usable = False
                     print(
                         f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower",
                         file=sys.stderr,
                     )
-            if len(self._kept) == MOST_KEPT:
+            if len(self._kept) == MAX_KEPT:
                 xp.cuda.Device().synchronize()  # it may still be running
                 del self._kept[next(iter(self._kept))]
         self._kept[key] = graph
         return function(*given) if graph is None else graph.replay(inputs)
 
     def recorded(self) -> int:
-        """How many graphs are kept."""
+        """Return the number of recorded graphs."""
         return sum(graph is not None for graph in self._kept.values())
 
 
 class Recording:
-    """What a function without arguments launches, with the memory that it uses; `outputs` is what it returned."""
+    """The recorded launches of a function without arguments, and the memory that they use.
+    `outputs`: its return value.
+    """
 
     def __init__(self, xp, function) -> None:
         xp.cuda.get_current_stream().synchronize()
@@ -76,7 +83,7 @@ class Recording:
                 self._graph = stream.end_capture()
 
     def launch(self) -> None:
-        """Run it all once more, on the current stream."""
+        """Replay the recorded launches on the current stream."""
         self._graph.launch()
 
 

@@ -1,4 +1,8 @@
-"""Products of a decoding step on the GPU: up to 16 rows of activations share a read of the weights; see `cuda/products.cu`."""
+"""Matrix products of a decoding step on the GPU: up to 16 rows of activations share one read of the
+weights.
+
+`products.cu` has the kernels.
+"""
 
 from dataclasses import dataclass
 
@@ -7,18 +11,17 @@ from minimtp.kernels.cuda.source import blocks_for, launch, whole
 from minimtp.kernels.ggml import blocks as ggml
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
-ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs of one of its warps
+ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs per warp
 WARPS = 4  # of a block
-MOST_FLOAT_ROWS = (
-    64  # more are a prompt, whose products cuBLAS has, quicker and in an order of its own
-)
-ALIGNMENT = 16  # bytes: what a thread loads at once
-VECTORS = {"f32": 4, "f16": 8}  # numbers of so many bytes
+MAX_FLOAT_ROWS = 64  # more rows are a prompt, which cuBLAS multiplies faster, in its own order
+ALIGNMENT = 16  # bytes of one load
+VECTORS = {"f32": 4, "f16": 8}  # numbers in one load
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A weight matrix ready for `linear`: floats, or the file's blocks with codes and scales apart.
+    """A weight matrix ready for `linear`: floats, or the file's blocks with codes and scales in
+    separate arrays.
 
     weight: float32 or float16 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0, int8 (N, K) for Q8_0.
     scales: None, or float16 (N, K/32).
@@ -61,7 +64,7 @@ def _prepared(kind: str, blocks: object, block_bytes: int) -> Prepared:
 
 
 def _aligned(array):
-    """The array, copied unless it is contiguous and begins where whole vectors can be loaded from: a view of others may not."""
+    """Return the array contiguous and aligned for loads of whole vectors, copied if necessary."""
     (array,) = whole(array)
     return array.copy() if array.data.ptr % ALIGNMENT else array
 
@@ -83,7 +86,9 @@ def quantize_activations(x):
 
 
 def _quantized(x):
-    """codes int8 (T, K), scales float32 (T, K/32), and the sums of the codes, int32 (T, K/32)."""
+    """Return codes int8 (T, K), scales float32 (T, K/32), and the sums of the codes, int32 (T,
+    K/32).
+    """
     require_whole_groups(x)
     (x,), xp = whole(x), array_module(x)
     codes, groups = xp.empty(x.shape, xp.int8), (x.shape[0], x.shape[1] // GROUP)
@@ -94,8 +99,11 @@ def _quantized(x):
 
 
 def linear(x, prepared, out=None):
-    """As in `plain.py`. Up to MOST_FLOAT_ROWS rows: each row's bits are the same computed alone or with others; packed weights:
-    always. Rows of float32 that are no multiple of 4 long, and of float16 that are none of 8, make no such promise."""
+    """As in `kernels/plain`. A row has the same bits alone and with other rows.
+
+    Exceptions: float32 weights with more than MAX_FLOAT_ROWS rows of x, float32 weights whose K is
+    not a multiple of 4, and float16 weights whose K is not a multiple of 8.
+    """
     return _product(x, prepared, out, add=False)
 
 
@@ -110,7 +118,7 @@ def _product(x, prepared, out, add):
         out = xp.empty((tokens, prepared.rows), xp.float32)
     rows = next((rows for rows in ROWS if rows >= tokens), 16)
     in_vectors = prepared.columns % VECTORS.get(prepared.kind, 1) == 0
-    if not in_vectors or (prepared.kind == "f32" and tokens > MOST_FLOAT_ROWS):
+    if not in_vectors or (prepared.kind == "f32" and tokens > MAX_FLOAT_ROWS):
         weight = prepared.weight.astype(xp.float32, copy=False)
         if add:
             out += x @ weight.T

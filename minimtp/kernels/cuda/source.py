@@ -1,7 +1,8 @@
-"""From the CUDA sources in `cuda/` to kernels that can be launched.
+"""Compile the CUDA sources of this folder and launch their kernels.
 
-A source is compiled by NVRTC when one of its kernels is first launched; CuPy keeps the result on the disk. The common header
-is put before each source rather than included, so that a change of it is a change of the source and no old result is found.
+NVRTC compiles a source when one of its kernels is first launched, and CuPy caches the result on
+disk. The common header is prepended to each source instead of included, so that CuPy does not find
+an old result after the header has changed.
 """
 
 from functools import cache
@@ -17,7 +18,7 @@ NOWHERE = numpy.uintp(0)  # the null pointer, as a kernel's argument
 
 
 def source(name: str) -> str:
-    """The text that is compiled for `cuda/NAME.cu`."""
+    """Return the text that is compiled for NAME.cu."""
     common = (FOLDER / "common.cuh").read_text(encoding="utf-8").replace("#pragma once\n", "")
     return common + (FOLDER / f"{name}.cu").read_text(encoding="utf-8").replace(
         '#include "common.cuh"\n', ""
@@ -26,7 +27,7 @@ def source(name: str) -> str:
 
 @cache
 def compiled(xp: ModuleType, name: str) -> object:
-    """`cuda/NAME.cu` as a CuPy RawModule. Raises what CuPy raises where its compiler cannot be used."""
+    """Return NAME.cu as a CuPy RawModule. Errors of CuPy are passed on if its compiler is unusable."""
     return xp.RawModule(code=source(name), options=OPTIONS)
 
 
@@ -36,9 +37,11 @@ def _kernel(xp: ModuleType, name: str, kernel: str) -> object:
 
 
 def launch(name: str, kernel: str, grid: tuple[int, ...], block: int, *arguments: object) -> None:
-    """Run a kernel of `cuda/NAME.cu` on `grid` blocks of `block` threads; an empty grid runs nothing.
+    """Launch a kernel of NAME.cu on `grid` blocks of `block` threads. An empty grid launches
+    nothing.
 
-    arguments: contiguous arrays on the device, and numbers: whole ones become int, others float, NumPy's stay what they are.
+    arguments: contiguous arrays on the device, and numbers. A Python int becomes int32, a Python
+    float float32. NumPy numbers keep their types.
     """
     if 0 in grid:
         return
@@ -50,17 +53,19 @@ def launch(name: str, kernel: str, grid: tuple[int, ...], block: int, *arguments
 
 
 def blocks_for(threads: int, block: int) -> int:
-    """How many blocks of `block` make at least so many threads."""
+    """Return the number of blocks of size `block` that cover `threads` threads."""
     return -(-threads // block)
 
 
 def whole(*arrays: object) -> list:
-    """The arrays, those copied that are not contiguous."""
+    """Return the arrays, with copies of those that are not contiguous."""
     return [array_module(array).ascontiguousarray(array) for array in arrays]
 
 
 def in_place(array: object) -> object:
-    """The array, to be overwritten. Raises ValueError where its elements do not lie side by side."""
+    """Return the array if it can be overwritten in place. Raises ValueError if it is not
+    C-contiguous.
+    """
     if not array.flags.c_contiguous:
         raise ValueError("an array that is changed in place has to be contiguous")
     return array

@@ -1,4 +1,6 @@
-"""The kernels of a training step on the GPU; what each computes stands in `plain.py` under its name."""
+"""The kernels of a training step on the GPU. `kernels/plain` has a readable function of the same
+name for each.
+"""
 
 from minimtp.backend import array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
@@ -9,12 +11,15 @@ SHARES = 64  # of the rows, whose gradients of a norm's weight are summed apart
 
 
 def row_threads(width: int) -> int:
-    """Of the block that has a row of so many numbers to itself: whole warps, and the same for any number of rows."""
+    """Return the number of threads of a block that works on one row of `width` numbers.
+
+    Whole warps, and independent of the number of rows, so that a row's bits are, too.
+    """
     return min(BLOCK, 32 * blocks_for(width, 32))
 
 
 def _each(name: str, size: int, *arguments: object) -> None:
-    """A kernel with a thread for each of `size` elements."""
+    """Launch a kernel with one thread per element."""
     launch("pointwise", name, (blocks_for(size, BLOCK),), BLOCK, *arguments)
 
 
@@ -176,7 +181,9 @@ def embedding_backward(grad, tokens, out):
 def adamw(
     parameters, gradients, first, second, decay_mask, learning_rate, beta1, beta2, eps, weight_decay, step, gradient_scale
 ):  # fmt: skip
-    """As in `plain.py`; `gradient_scale` may be a number on the device, which the host then need not wait for."""
+    """As in `kernels/plain`. `gradient_scale` may be a device array of one number, so that the host
+    does not wait for it.
+    """
     xp, size = array_module(parameters), parameters.size
     arrays = [in_place(array) for array in (parameters, *whole(gradients), first, second)]
     mask = (
@@ -190,8 +197,9 @@ def adamw(
         else xp.full(1, gradient_scale, parameters.dtype)
     )
     _each(
-        "adamw", size, *arrays, *whole(mask), numpy.int64(size), float(learning_rate), float(eps), float(weight_decay),
-        1 / (1 - beta1**step), 1 / (1 - beta2**step), 1 - beta1, 1 - beta2, scale.astype(parameters.dtype, copy=False),
+        "adamw", size, *arrays, *whole(mask), numpy.int64(size), float(learning_rate), float(eps),
+        float(weight_decay), 1 / (1 - beta1**step), 1 / (1 - beta2**step), 1 - beta1, 1 - beta2,
+        scale.astype(parameters.dtype, copy=False),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.backend import to_device, to_numpy
 from minimtp.decode.decoder import deploy
-from minimtp.kernels.cuda.graph import MOST_KEPT, Graphs
+from minimtp.kernels.cuda.graph import MAX_KEPT, Graphs
 from minimtp.quant import packing
 from tests.grid_properties import GRIDS
 from tests.test_on_gpu import in_form, model_with, moved
@@ -40,13 +40,13 @@ def test_graphs_that_were_not_used_for_long_are_let_go_and_recorded_anew(device)
     graphs, xp = Graphs(), device.xp
     results = {}
     for turn in range(3):
-        for key in range(2 * MOST_KEPT if turn < 2 else 2):
+        for key in range(2 * MAX_KEPT if turn < 2 else 2):
             for repeat in range(2):
                 x = xp.full(2, float(key + repeat))
                 (found,) = graphs.run(key, lambda x: (x + 1,), x)
                 results[turn, key, repeat] = to_numpy(found).tolist()
-        assert graphs.recorded() <= MOST_KEPT
-    assert graphs.recorded() == MOST_KEPT
+        assert graphs.recorded() <= MAX_KEPT
+    assert graphs.recorded() == MAX_KEPT
     assert all(found == [key + repeat + 1.0] * 2 for (_, key, repeat), found in results.items())
 
 

@@ -128,7 +128,7 @@ def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_t
     assert_close(
         found, exact, COMPARISONS["product"], np.abs(x).max() * np.abs(weight).max() * columns
     )
-    if rows <= cuda_products.MOST_FLOAT_ROWS or kind != "f32":
+    if rows <= cuda_products.MAX_FLOAT_ROWS or kind != "f32":
         row = int(rng.integers(rows))
         assert (
             to_numpy(cuda.linear(there(device, x[row : row + 1].copy()), prepared)).tobytes()
@@ -172,8 +172,8 @@ def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(
 
 @few
 @given(
-    rows=st.integers(1, 9), vocabulary=st.integers(1, 700), temperature=st.sampled_from([1.0, 0.7, 3.0]),
-    kind=st.sampled_from(["ties", "noise with ties", "any"]), seed=st.integers(0, 2**32),
+    rows=st.integers(1, 9), vocabulary=st.integers(1, 700), temperature=st.sampled_from([1.0, 0.7,
+    3.0]), kind=st.sampled_from(["ties", "noise with ties", "any"]), seed=st.integers(0, 2**32),
 )  # fmt: skip
 def test_the_device_chooses_the_tokens_of_the_plain_twin(
     device, rows, vocabulary, temperature, kind, seed
