@@ -1,4 +1,4 @@
-"""What is shown is what happened, and nothing a model writes can do more than be read."""
+"""The terminal display shows what happened, and generated text cannot control the terminal."""
 
 import io
 import re
@@ -31,7 +31,7 @@ def shown(rounds, prompt=b""):
     return list(pieces(list(prompt), rounds, raw))
 
 
-def test_accepted_rejected_and_corrected_tokens_are_told_apart_and_in_order():
+def test_accepted_rejected_and_corrected_tokens_are_shown_as_such_and_in_order():
     rounds = [
         Round(0, [], 0, [*b"a"]),
         Round(1, [*b"bcx?"], 2, [*b"bcd"]),
@@ -46,13 +46,13 @@ def test_accepted_rejected_and_corrected_tokens_are_told_apart_and_in_order():
     ]  # fmt: skip
 
 
-def test_a_character_spread_over_rounds_is_shown_whole_and_once():
+def test_a_character_that_spans_rounds_is_shown_once():
     euro = list("€".encode())
     rounds = [Round(0, [], 0, euro[:1]), Round(1, [euro[1], 9], 1, [euro[1], euro[2]])]
     assert shown(rounds) == [("rejected", "\\t"), ("corrected", "€")]
 
 
-def test_an_unfinished_or_invalid_character_becomes_a_replacement_and_is_not_lost():
+def test_an_incomplete_or_invalid_character_is_shown_as_a_replacement_character():
     assert shown([Round(0, [], 0, [0xE2]), Round(1, [], 0, [65])]) == [("plain", "\ufffdA")]
     assert shown([Round(0, [], 0, [0xE2])]) == [("plain", "\ufffd")]
 
@@ -69,7 +69,7 @@ def test_a_token_without_bytes_such_as_the_end_of_a_document_shows_nothing():
         max_size=6,
     )
 )
-def test_the_pieces_of_the_text_are_the_text_and_hold_no_control_characters(rounds):
+def test_the_pieces_together_are_the_text_without_control_characters(rounds):
     rounds = [
         Round(0, drafts, min(a, len(drafts)), [*drafts[:a], token]) for drafts, a, token in rounds
     ]
@@ -82,7 +82,7 @@ def test_the_pieces_of_the_text_are_the_text_and_hold_no_control_characters(roun
     )
 
 
-def test_escape_sequences_of_a_model_do_not_reach_the_terminal():
+def test_escape_sequences_in_generated_text_do_not_reach_the_terminal():
     assert visible("a\x1b[2Jb\r\x07\u202e\x9bc\n\t") == "a\\x1b[2Jb\\r\\x07\\u202e\\x9bc\n\t"
 
 
@@ -95,7 +95,7 @@ def test_marks_and_colours_enclose_the_text():
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_showing_a_generation_writes_its_text_and_its_acceptance(colour):
+def test_showing_a_generation_writes_its_text_and_its_acceptance_rates(colour):
     target, out = TableTarget(4, seed=1), io.StringIO()
     right = FunctionDrafter(
         lambda tokens, depth, rule: (greedy_text(target, tokens, depth), None), 3
@@ -110,7 +110,7 @@ def test_showing_a_generation_writes_its_text_and_its_acceptance(colour):
     assert ("\x1b" in out.getvalue()) is colour
 
 
-def test_a_stream_that_cannot_encode_the_text_gets_question_marks():
+def test_characters_that_a_stream_cannot_encode_become_question_marks():
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
     class Accents:
@@ -127,7 +127,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_colours_are_for_terminals_that_want_them(monkeypatch):
+def test_colours_are_used_only_on_terminals_that_show_them(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -139,7 +139,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch):
     assert not wants_colour(Terminal())
 
 
-def test_acceptance_names_only_depths_that_were_drafted():
+def test_acceptance_lists_only_depths_that_were_drafted():
     assert (
         acceptance(Statistics(drafts_of_length=[3], drafts_accepted=[3])) == "nothing was drafted"
     )

@@ -1,4 +1,6 @@
-"""The page of a generation: its data is what happened, it is data and nothing else, and its colours can be told apart."""
+"""The page of a generation: its data is what happened, it is never markup, and its colours can be
+distinguished.
+"""
 
 import fnmatch
 import itertools
@@ -40,7 +42,7 @@ def letters(tokens):
 
 
 def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=(), prompt=(0, 1, 2)):
-    """A greedy generation whose drafter is right except at every so many positions, read to its end."""
+    """A finished greedy generation whose drafter is wrong at every `wrong_every`-th position."""
     target = TableTarget(vocabulary_size, 200, seed=2)
 
     def draft(tokens, depth, rule):
@@ -60,7 +62,7 @@ def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=()
 
 
 class Reader(HTMLParser):
-    """A page as a browser reads it: its tags with their attributes, and the text of its data."""
+    """A page as a browser parses it: its tags with their attributes, and the text of its data."""
 
     def __init__(self, html):
         super().__init__()
@@ -82,7 +84,7 @@ def data_of(html):
     return json.loads(Reader(html).data)
 
 
-def test_a_trace_is_read_as_the_generation_and_its_seconds_add_up_to_the_statistics():
+def test_a_trace_is_read_like_its_generation_and_its_seconds_sum_to_the_statistics():
     trace, again = traced(), traced()
     assert trace.tokens == [0, 1, 2, *greedy_text(TableTarget(4, 200, seed=2), [0, 1, 2], 40)]
     assert [taken.tokens for taken, _, _ in trace.taken] == [
@@ -101,7 +103,7 @@ def test_a_trace_is_read_as_the_generation_and_its_seconds_add_up_to_the_statist
 
 
 class TreeDrafter(FunctionDrafter):
-    """Expects what another table says, wherever it is asked."""
+    """Grows trees from the logits of another table."""
 
     def __init__(self, other):
         super().__init__(None, 4)
@@ -130,7 +132,7 @@ def traced_trees(vocabulary_size=4):
     return trace
 
 
-def test_of_a_tree_the_page_holds_every_draft_in_its_place_and_the_path_that_stands():
+def test_the_page_contains_every_node_of_a_tree_and_its_accepted_path():
     trace = traced_trees()
     data = data_of(page(trace, letters, title="", settings={}))
     branched = 0
@@ -142,15 +144,15 @@ def test_of_a_tree_the_page_holds_every_draft_in_its_place_and_the_path_that_sta
         assert [(row["draft"], row["depth"]) for row in shown["tree"]] == [
             (letters([t]).decode(), depth) for t, depth in rows
         ]
-        standing = [row for row in shown["tree"] if row["accepted"]]
-        assert [row["draft"] for row in standing] == shown["drafts"][: shown["accepted"]]
-        assert [row["depth"] for row in standing] == list(range(1, shown["accepted"] + 1))
+        accepted = [row for row in shown["tree"] if row["accepted"]]
+        assert [row["draft"] for row in accepted] == shown["drafts"][: shown["accepted"]]
+        assert [row["depth"] for row in accepted] == list(range(1, shown["accepted"] + 1))
         branched += len(set(round_.tree.depths)) < len(round_.tree.depths)
     assert branched > 3
 
 
 @given(st.lists(st.binary(max_size=4)))
-def test_owned_text_is_the_whole_text_token_by_token(tokens):
+def test_the_parts_of_owned_text_together_are_the_whole_text(tokens):
     parts = owned_text(tokens)
     assert len(parts) == len(tokens)
     assert "".join(parts).encode("utf-8", "surrogateescape") == b"".join(tokens)
@@ -164,16 +166,16 @@ def test_a_character_belongs_to_the_token_that_completes_it(text, data):
     so_far, seen = b"", ""
     for token, part in zip(tokens, owned_text(tokens), strict=True):
         so_far, seen = so_far + token, seen + part
-        assert seen == so_far.decode("utf-8", "ignore")  # what is whole by now, and no more
+        assert seen == so_far.decode("utf-8", "ignore")  # the complete characters so far
 
 
-def test_a_byte_that_is_no_utf8_belongs_to_its_own_token():
+def test_an_invalid_byte_belongs_to_its_own_token():
     assert owned_text([b"\xe2", b"A", b"\xe2\x82", b"\xac\xff"]) == ["\udce2", "A", "", "€\udcff"]
 
 
 @pytest.mark.parametrize("depth", [0, 5])
 @pytest.mark.parametrize("stop", [(), (13,)], ids=str)
-def test_the_page_holds_every_round_as_it_happened(depth, stop):
+def test_the_page_contains_every_round_as_it_happened(depth, stop):
     trace = traced(len(ODD), depth=depth, stop=stop)
     data = data_of(
         page(
@@ -211,7 +213,7 @@ def test_the_page_holds_every_round_as_it_happened(depth, stop):
         )
 
 
-def test_the_page_asks_for_nothing_beyond_itself():
+def test_the_page_loads_nothing_else():
     html = page(traced(len(ODD)), spell, title="", settings={})
     assert html.startswith(BEGINNING)
     tags = Reader(html).tags
@@ -232,7 +234,7 @@ def test_the_page_asks_for_nothing_beyond_itself():
     assert not re.findall(r"@import|url\(", html)
 
 
-def test_an_earlier_trace_may_be_replaced_and_nothing_else(tmp_path):
+def test_only_an_earlier_trace_may_be_overwritten(tmp_path):
     (tmp_path / "notes.html").write_text("<!doctype html>\nmine")
     (tmp_path / "old.html").write_text(page(traced(), letters, title="", settings={}))
     assert require_place(tmp_path / "old.html") == tmp_path / "old.html"
@@ -274,17 +276,14 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-SHOWN = [
-    "--show",
-    "--draft-length",
-    "3",
-]  # a fixed length, since the clock chooses other ones each time, and they are seen
+# A fixed draft length: "auto" depends on measured times, so the marks of two runs would differ.
+SHOWN = ["--show", "--draft-length", "3"]
 
 
 @pytest.mark.parametrize(
     "options", [[], SHOWN, ["--draft", "none"], ["--temperature", "1", "--top-k", "5"]], ids=str
 )
-def test_generate_writes_the_same_text_with_a_trace_and_the_page_of_it(
+def test_generate_prints_the_same_text_with_a_trace_and_writes_its_page(
     run, options, tmp_path, capsys
 ):
     command = [
@@ -317,7 +316,7 @@ def test_generate_writes_the_same_text_with_a_trace_and_the_page_of_it(
     )
 
 
-def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(
+def test_a_trace_that_cannot_be_written_is_rejected_before_anything_is_generated(
     run, tmp_path, capsys
 ):
     (tmp_path / "poem.html").write_text("mine")
@@ -328,7 +327,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_a_word_is_generated(
     assert (tmp_path / "poem.html").read_text() == "mine"
 
 
-def test_files_that_are_no_code_are_shipped_with_the_package():
+def test_all_data_files_are_shipped_with_the_package():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
         "setuptools"
     ]["package-data"]
@@ -341,8 +340,9 @@ def test_files_that_are_no_code_are_shipped_with_the_package():
             ), path
 
 
-# Colours as they are seen: linear light through the matrices of Machado et al. 2009 (severity 1) for three kinds of colour
-# blindness, compared by their distance in CIELAB; contrast as WCAG 2.2 defines it.
+# How colours are seen: linear light multiplied by the matrices of Machado et al. 2009 (severity 1)
+# for three kinds of colour blindness. Colours are compared by their distance in CIELAB. Contrast is
+# defined as in WCAG 2.2.
 SIGHT = {
     "normal": np.eye(3),
     "protanopia": [
@@ -371,8 +371,8 @@ THEMES = {
 
 
 def linear(colour):
-    head_dim = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(head_dim <= 0.04045, head_dim / 12.92, ((head_dim + 0.055) / 1.055) ** 2.4)
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
 
 def lab(light):
@@ -393,8 +393,10 @@ def contrast(a, b):
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("sight", SIGHT)
-def test_the_kinds_of_tokens_are_told_apart_by_everybody(theme, sight):
-    """20 in CIELAB is about ten times what is just noticed. Text and fill appear together, so one of them suffices."""
+def test_the_kinds_of_tokens_can_be_distinguished_with_every_kind_of_colour_vision(theme, sight):
+    """20 in CIELAB is about ten times the just noticeable difference. Text and fill appear
+    together, so a difference in one of them is enough.
+    """
     colours = THEMES[theme]
 
     def distance(a, b):
@@ -408,8 +410,8 @@ def test_the_kinds_of_tokens_are_told_apart_by_everybody(theme, sight):
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_text_stands_out_from_what_is_behind_it(theme):
-    """4.5 to 1 is what WCAG asks of text (success criterion 1.4.3)."""
+def test_text_has_enough_contrast_with_its_background(theme):
+    """WCAG requires 4.5 to 1 for text (success criterion 1.4.3)."""
     colours = THEMES[theme]
     pairs = [(kind, f"{kind}-fill") for kind in ("accepted", "corrected", "rejected", "drafted")]
     for text, behind in [*pairs, *itertools.product(("ink", "dim"), ("panel", "page"))]:

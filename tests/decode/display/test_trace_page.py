@@ -1,7 +1,7 @@
-"""The page of a generation as a person sees it: in a real browser, without a window, by its keys.
+"""The trace page in a real browser without a window, operated by its keys.
 
-Needs Chromium (or Chrome), its driver and Selenium; where they are not found, these tests are skipped and say so. The page's
-data is tested without a browser in test_trace.py.
+These tests need Chromium or Chrome, its driver, and Selenium; without them they are skipped.
+test_trace.py tests the data of the page without a browser.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ BROWSER = next(
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
-    reason="no browser was found: install chromium, chromium-driver and selenium to look at the trace's page",
+    reason="no browser was found: install chromium, chromium-driver and selenium",
 )
 WIDE, NARROW = (1280, 800), (400, 800)
 
@@ -41,7 +41,7 @@ def driver():
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
-    os.environ["SE_OFFLINE"] = "true"  # it is to look for nothing on the network
+    os.environ["SE_OFFLINE"] = "true"  # do not use the network
     options = Options()
     options.binary_location = BROWSER
     for argument in (
@@ -60,7 +60,9 @@ def driver():
 
 @pytest.fixture
 def look(driver, tmp_path):
-    """look(trace, decode, size) opens the page of a trace; afterwards the browser must have nothing to complain of."""
+    """look(trace, decode, size) opens the page of a trace. At the end the browser log must be
+    empty.
+    """
 
     def opened(trace, decode=letters, size=WIDE, plain=None):
         path = tmp_path / "trace.html"
@@ -93,7 +95,9 @@ def press(driver, *names):
 
 
 def expected_steps(trace):
-    """What is to be seen step by step: the tokens that stand, then the round's drafts, then the round as it was judged."""
+    """The visible tokens at each step: the text so far, then with the drafts of a round, then with
+    its verified tokens.
+    """
 
     def each(tokens, kind):
         return [[kind, letters([token]).decode()] for token in tokens]
@@ -102,16 +106,16 @@ def expected_steps(trace):
     steps, before = [[["prompt", prompt]]], [["prompt", prompt]]
     for round_, _, _ in trace.taken:
         accepted, rejected = round_.drafts[: round_.accepted], round_.drafts[round_.accepted :]
-        stand = each(accepted, "accepted")
+        kept = each(accepted, "accepted")
         follows = each(round_.tokens[round_.accepted :], "corrected" if rejected else "plain")
         if round_.drafts:
-            steps.append([*before, *stand, *each(rejected, "rejected")])
-        steps.append([*before, *stand, *each(rejected, "rejected"), *follows])
-        before = [*before, *stand, *follows]
+            steps.append([*before, *kept, *each(rejected, "rejected")])
+        steps.append([*before, *kept, *each(rejected, "rejected"), *follows])
+        before = [*before, *kept, *follows]
     return steps
 
 
-def test_the_keys_walk_through_every_round_drafted_then_judged(look):
+def test_the_keys_step_through_every_round_first_drafted_then_verified(look):
     trace = traced(max_new_tokens=14)
     driver, steps = look(trace), expected_steps(trace)
     assert driver.execute_script(VISIBLE) == steps[-1]  # it opens at the end
@@ -127,7 +131,7 @@ def test_the_keys_walk_through_every_round_drafted_then_judged(look):
     assert driver.execute_script(VISIBLE) == steps[-1]
 
 
-def test_drafts_do_not_show_their_fate_before_they_are_judged(look):
+def test_drafts_look_alike_until_they_are_verified(look):
     driver = look(traced(max_new_tokens=14))
     styles = """return [...document.querySelectorAll('.now .token')].filter(token => token.getClientRects().length)
         .map(token => getComputedStyle(token))
@@ -139,12 +143,12 @@ def test_drafts_do_not_show_their_fate_before_they_are_judged(look):
     assert len(set(driver.execute_script(styles))) == 3  # accepted, rejected, corrected
 
 
-def test_space_plays_to_the_end_and_a_key_stops_it(look):
+def test_space_plays_to_the_end_and_any_key_stops_it(look):
     from selenium.webdriver.support.ui import WebDriverWait
 
     driver = look(traced(max_new_tokens=14))
     last = driver.execute_script("return document.body.dataset.step")
-    press(driver, "+", "+", "+", "+", " ")  # from the end it begins anew
+    press(driver, "+", "+", "+", "+", " ")  # from the end, it starts again
     assert driver.execute_script("return document.body.dataset.step") != last
     WebDriverWait(driver, 20).until(
         lambda driver: driver.execute_script("return document.body.dataset.step") == last
@@ -153,7 +157,7 @@ def test_space_plays_to_the_end_and_a_key_stops_it(look):
     assert "play" in driver.execute_script("return document.getElementById('play').textContent")
 
 
-def test_its_figures_are_the_statistics(look):
+def test_the_figures_are_those_of_the_statistics(look):
     trace = traced(max_new_tokens=40)
     statistics = trace.statistics
     driver = look(trace, plain=statistics.tokens_per_second / 2)
@@ -179,14 +183,14 @@ def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
         range.setStart(document.querySelector('.round'), 0);
         range.setEndBefore(document.getElementById('behind'));
         return [...range.cloneContents().querySelectorAll('.token:not(.rejected)')].length""")
-    assert before == 1 + 39 // 2  # the first token comes from the prompt's pass, for both
+    assert before == 1 + 39 // 2  # prefill gives the first token in both cases
     driver = look(trace, plain=trace.statistics.tokens_per_second * 2)
     assert not driver.execute_script(
         "return document.getElementById('behind')"
-    )  # ahead of us: there is nothing to mark
+    )  # plain decoding is ahead, so nothing is marked
 
 
-def test_what_a_model_writes_is_shown_and_never_obeyed(look):
+def test_generated_text_is_shown_and_never_interpreted(look):
     trace = traced(len(ODD), max_new_tokens=60, prompt=range(len(ODD)))
     driver = look(trace, spell)
     press(driver, "r")
@@ -210,26 +214,26 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(look):
 )
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
 @pytest.mark.parametrize("theme", THEMES)
-def test_the_picture_holds_the_colours_of_its_theme_and_nothing_sticks_out(look, theme, size):
+def test_a_screenshot_contains_the_colours_of_the_theme_and_nothing_overflows(look, theme, size):
     from matplotlib.image import imread
 
     driver = look(traced(max_new_tokens=30), size=size)
     if driver.execute_script("return document.documentElement.dataset.theme") != theme:
         press(driver, "t")
     press(driver, "r")
-    picture = (
+    screenshot = (
         (imread(io.BytesIO(driver.get_screenshot_as_png()))[:, :, :3] * 255).round().astype(int)
     )
     seen = {
         f"#{red:02x}{green:02x}{blue:02x}"
-        for red, green, blue in np.unique(picture.reshape(-1, 3), axis=0)
+        for red, green, blue in np.unique(screenshot.reshape(-1, 3), axis=0)
     }
     for name in ("page", "panel", "accepted-fill", "corrected-fill", "rejected-fill"):
         assert THEMES[theme][name] in seen, name
     assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
 
 
-def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
+def test_a_click_on_the_chart_or_an_address_goes_to_that_round(look):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -238,7 +242,7 @@ def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
     chart, columns = driver.find_element(By.ID, "chart"), len(trace.taken)
     place = round(
         chart.size["width"] * (5.5 / columns - 0.5)
-    )  # in the sixth column; the first is the prompt
+    )  # in the sixth column; the first is prefill
     ActionChains(driver).move_to_element_with_offset(chart, place, 0).click().perform()
     assert (
         driver.execute_script("return document.getElementById('round').textContent")
@@ -249,7 +253,7 @@ def test_a_click_into_the_chart_goes_there_and_an_address_too(look):
     assert driver.execute_script(VISIBLE) == steps[3]
 
 
-def test_a_tree_shows_all_its_drafts_each_under_the_depth_it_was_drafted_for(look):
+def test_every_draft_of_a_tree_is_shown_in_the_column_of_its_depth(look):
     trace = traced_trees()
     driver = look(trace)
     chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [chip.className.split(' ')[1], chip.textContent,
@@ -266,12 +270,12 @@ def test_a_tree_shows_all_its_drafts_each_under_the_depth_it_was_drafted_for(loo
         assert sum(kind == "accepted" for kind, _, _ in drafted) == round_.accepted
 
 
-def test_a_text_without_drafts_has_a_page_too(look):
+def test_a_generation_without_drafts_also_has_a_page(look):
     driver = look(traced(depth=0))
     assert "nothing was drafted" in driver.execute_script(
         "return document.getElementById('depths').textContent"
     )
     press(driver, "HOME", "ARROW_RIGHT", "ARROW_RIGHT")
     assert "nothing drafted, 1 token" in driver.execute_script(
-        "return document.getElementById('says').textContent"
+        "return document.getElementById('summary').textContent"
     )
