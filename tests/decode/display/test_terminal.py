@@ -87,9 +87,9 @@ def test_escape_sequences_in_generated_text_do_not_reach_the_terminal():
 
 
 def test_marks_and_colours_enclose_the_text():
-    assert [styled(kind, "x", False) for kind in ("accepted", "rejected", "corrected", "plain", "prompt")] == [
-        "{=x=}", "[-x-]", "{+x+}", "x", "x"
-    ]  # fmt: skip
+    kinds = ("accepted", "rejected", "corrected", "plain", "prompt")
+    marked = [styled(kind, "x", False) for kind in kinds]
+    assert marked == ["{=x=}", "[-x-]", "{+x+}", "x", "x"]
     assert styled("accepted", "x", True) == "\x1b[32mx\x1b[0m"
     assert styled("plain", "x", True) == "x"
 

@@ -27,7 +27,8 @@ from tests.table_models import TableTarget, greedy_text
 
 ROOT = Path(minimtp.__file__).resolve().parent.parent
 ODD = [
-    b"</script><script>document.title='broken'</script>", b"<img src=x onerror=\"document.title='broken'\">", b"<!--",
+    b"</script><script>document.title='broken'</script>",
+    b"<img src=x onerror=\"document.title='broken'\">", b"<!--",
     b"\n", b"\t", b"\xff", b"\xe2\x82", b"\xac", b"\x1b[2J", b"", b"__TRACE__", b"a b",
     "\u202e".encode(), "\u2028".encode(), "é🙂".encode(),
 ]  # fmt: skip

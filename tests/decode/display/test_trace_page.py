@@ -31,7 +31,8 @@ pytestmark = pytest.mark.skipif(
 )
 WIDE, NARROW = (1280, 800), (400, 800)
 
-VISIBLE = """return [...document.querySelectorAll('#text .token')].filter(token => token.getClientRects().length)
+VISIBLE = """return [...document.querySelectorAll('#text .token')]
+    .filter(token => token.getClientRects().length)
     .map(token => [token.className.split(' ')[1], token.textContent])"""
 
 
@@ -133,9 +134,11 @@ def test_the_keys_step_through_every_round_first_drafted_then_verified(look):
 
 def test_drafts_look_alike_until_they_are_verified(look):
     driver = look(traced(max_new_tokens=14))
-    styles = """return [...document.querySelectorAll('.now .token')].filter(token => token.getClientRects().length)
+    styles = """return [...document.querySelectorAll('.now .token')]
+        .filter(token => token.getClientRects().length)
         .map(token => getComputedStyle(token))
-        .map(style => [style.color, style.backgroundColor, style.textDecorationLine, style.outlineStyle].join())"""
+        .map(({ color, backgroundColor, textDecorationLine, outlineStyle }) =>
+            [color, backgroundColor, textDecorationLine, outlineStyle].join())"""
     press(driver, "HOME", "ARROW_RIGHT", "ARROW_RIGHT")
     drafted = driver.execute_script(styles)
     assert len(drafted) > 2 and len(set(drafted)) == 1
@@ -165,8 +168,12 @@ def test_the_figures_are_those_of_the_statistics(look):
         "return [...document.querySelectorAll('.figure b')].map(figure => figure.textContent)"
     )
     assert figures[:5] == [
-        f"{statistics.tokens_per_step:.2f}", f"{statistics.tokens_per_second:,.0f}", "2.00×", "40", str(statistics.steps)
-    ]  # fmt: skip
+        f"{statistics.tokens_per_step:.2f}",
+        f"{statistics.tokens_per_second:,.0f}",
+        "2.00×",
+        "40",
+        str(statistics.steps),
+    ]
     shares = driver.execute_script(
         "return [...document.querySelectorAll('.share')].map(share => share.textContent)"
     )
@@ -256,8 +263,8 @@ def test_a_click_on_the_chart_or_an_address_goes_to_that_round(look):
 def test_every_draft_of_a_tree_is_shown_in_the_column_of_its_depth(look):
     trace = traced_trees()
     driver = look(trace)
-    chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [chip.className.split(' ')[1], chip.textContent,
-        parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
+    chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [
+        chip.className.split(' ')[1], chip.textContent, parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
     for number, (round_, _, _) in enumerate(trace.taken[1:], 2):
         driver.execute_script(f"goRound({number})")
         tree = round_.tree
