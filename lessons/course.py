@@ -25,7 +25,8 @@ from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training.presets import PRESETS, preset
-from minimtp.training.recipe import Recipe, check_known
+from minimtp.training.recipe import Recipe
+from minimtp.training.settings import check_known
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(

@@ -9,6 +9,7 @@ INTRODUCES = (
     "minimtp.engine.tensor",
     "minimtp.engine.ops",
     "minimtp.engine.gradcheck",
+    "minimtp.training.settings",
     "minimtp.training.recipe",
     "minimtp.training.presets",
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
-from minimtp.training.recipe import check_known
+from minimtp.training.settings import check_known
 
 Run = Callable[[argparse.Namespace], int]  # runs a command and returns the exit code
 

@@ -11,7 +11,8 @@ from minimtp.cli.parser import Parser
 from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError
 from minimtp.training.presets import PRESETS
-from minimtp.training.recipe import GROUPS, SETTINGS, Recipe, kind_of
+from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.settings import GROUPS, kind_of
 
 DESTINATION = "recipe."  # begins the name under which a setting is found among the parsed options
 

@@ -2,8 +2,8 @@
 
 A model is a folder or a file. Everything else takes the loaded model, never a path.
 
-    a folder       a run folder, written by `minimtp train` or `minimtp quantize` (training/run/folder.py)
-    NAME.gguf      a GGUF file, written by `minimtp export` or by llama.cpp (gguf/reader.py)
+    a folder     a run folder of `minimtp train` or `minimtp quantize` (training/run/folder.py)
+    NAME.gguf    a GGUF file of `minimtp export` or llama.cpp (gguf/reader.py)
 """
 
 from pathlib import Path

@@ -1,0 +1,9 @@
+"""Training: from a recipe and a text to a run folder.
+
+recipe, settings, presets    the settings of a run
+data/                        tokenizers, corpora, batches, self-generated text
+build                        the model of a recipe
+trainer                      one step; schedule, average and loss_scale belong to it
+run/                         a whole run: its start, its loop, checkpoints, log, several processes
+evaluate, quantize           what is done with a trained model
+"""

@@ -1,10 +1,13 @@
-"""From a recipe to a model, and from stored arrays to a model's parameters.
+"""From a recipe to a model, and from stored arrays to the parameters of a model.
 
-Heads and rounding are loaded by the recipes that have them.
+Heads and quantization are imported only for recipes that use them.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
@@ -16,25 +19,25 @@ from minimtp.training.recipe import SETTINGS, Recipe
 if TYPE_CHECKING:
     from minimtp.quant.qat.spec import QuantizationSpec
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Array]
 
-MODEL_SETTINGS = [
-    name for name, setting in SETTINGS.items() if setting.metadata["group"] == "model"
-]
+MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
 
 
 def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
-    """The recipe's model with its first weights, in float32 on the CPU, not yet rounded.
+    """Return the model of the recipe with initial weights, in float32 on the CPU, not quantized.
 
-    rng: None leaves the weights unset, which costs nothing, for a model that is loaded.
-    The trunk is drawn before the heads: with one seed it is the same trunk whatever heads there are.
+    rng: None leaves the weights unset, for a model that is loaded.
+
+    The weights of the trunk are drawn before those of the heads, so one seed gives the same trunk
+    with any heads.
     """
-    shape = ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
-    model: Model = Transformer(shape, rng)
+    config = ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
+    model: Model = Transformer(config, rng)
     if recipe.heads != "none":
         from minimtp.model.heads import HEADS, MultiTokenModel
 
-        model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, shape, rng))
+        model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, config, rng))
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":
         from minimtp.quant.qat.prepare import add_learned_step_parameters
 
@@ -43,64 +46,68 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
 
 
 def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
-    """How the recipe rounds, whether or not it does."""
+    """Return how the recipe would quantize, even if it does not."""
     from minimtp.quant.qat.spec import QuantizationSpec
 
     return QuantizationSpec(
-        weights=recipe.weight_grid, embedding=recipe.embedding_grid, output=recipe.output_grid, heads=recipe.head_grid,
-        activations=recipe.activations, straight_through=recipe.straight_through, scales=recipe.weight_scales,
+        weights=recipe.weight_grid,
+        embedding=recipe.embedding_grid,
+        output=recipe.output_grid,
+        heads=recipe.head_grid,
+        activations=recipe.activations,
+        straight_through=recipe.straight_through,
+        scales=recipe.weight_scales,
         cache=recipe.kv_cache,
-    )  # fmt: skip
-
-
-def fill(model: Module, arrays: Arrays, source: object) -> None:
-    """Give every parameter its array. Raises UserError unless names and shapes are exactly the model's."""
-    parameters = dict(model.named_parameters())
-    missing, unexpected = (
-        sorted(parameters.keys() - arrays.keys()),
-        sorted(arrays.keys() - parameters.keys()),
     )
+
+
+def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None:
+    """Copy the arrays into the parameters of the same names. source: named in errors.
+
+    Raises UserError unless names and shapes are exactly those of the model.
+    """
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() - arrays.keys())
+    unexpected = sorted(arrays.keys() - parameters.keys())
     if missing:
         raise UserError(
-            f"{source} lacks {_some(missing)}: it is incomplete, use another run folder"
+            f"{source} lacks {_some(missing)}, so it is incomplete: use another run folder"
         )
     if unexpected:
         raise UserError(
-            f"{source} has {_some(unexpected)}, which this model does not: use another run folder"
+            f"{source} has {_some(unexpected)}, which this model does not have: "
+            "use another run folder"
         )
     for name, parameter in parameters.items():
         if arrays[name].shape != parameter.shape:
             raise UserError(
-                f"{source} has {name} of shape {arrays[name].shape} and the model needs {parameter.shape}: "
-                "use another run folder"
+                f"{source} has {name} of shape {arrays[name].shape}, "
+                f"but the model needs {parameter.shape}: use another run folder"
             )
         parameter.data[...] = arrays[name]
 
 
-def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
-    """The stored arrays that a model of the `target` recipe can take over, under the names they have there.
+def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> Arrays:
+    """Return the arrays of a `source` model that a `target` model can load, under its names.
 
-    The trunk always; the heads when both have heads of the same kind (those of a further depth start fresh).
-    Raises UserError when the trunks differ.
+    These are the trunk, and the heads if both models have heads of the same kind. Heads of further
+    depths start fresh.
+
+    Raises UserError if the trunks differ.
     """
-    different = [
-        name
-        for name in source.differences(target)
-        if name in MODEL_SETTINGS and name != "context_length"
-    ]
-    if different:
-        name = different[0]
-        raise UserError(
-            f"the run to start from has {name} {getattr(source, name)}, and {name} {getattr(target, name)} was asked for: "
-            "leave the model's settings out to take them over"
-        )
+    for name in source.differences(target):
+        if name in MODEL_SETTINGS and name != "context_length":
+            raise UserError(
+                f"the run to start from has {name} {getattr(source, name)}, but {name} "
+                f"{getattr(target, name)} was requested: leave out the settings of the model "
+                "to use those of that run"
+            )
+    rounding = {"quantization", "weight_scales", "weight_grid", "head_grid"}
+    other_rounding = bool(rounding & set(source.differences(target)))
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
-    other_steps = {"quantization", "weight_scales", "weight_grid", "head_grid"} & set(
-        source.differences(target)
-    )
     for name, array in arrays.items():
-        if name.endswith((".log_steps", ".offsets")) and other_steps:
+        if name.endswith((".log_steps", ".offsets")) and other_rounding:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array
@@ -110,7 +117,7 @@ def transplant(arrays: Arrays, source: Recipe, target: Recipe) -> Arrays:
 
 
 def _head_number(name: str) -> int:
-    """The position of the head that a parameter like heads.steps.3.norm.weight belongs to."""
+    """Return the position of the head of a parameter such as heads.steps.3.norm.weight."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 

@@ -1,39 +1,74 @@
-"""Recipes with a name. Each entry lists where a preset differs from the recipe's defaults."""
+"""Named recipes. Each entry lists the settings that differ from the defaults."""
 
 from dataclasses import replace
 
-from minimtp.training.recipe import Recipe, check_known
+from minimtp.training.recipe import Recipe
+from minimtp.training.settings import Value, check_known
 
-PRESETS: dict[str, dict[str, object]] = {
-    "tiny": {  # seconds: for tests and for trying the commands
-        "context_length": 32, "num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64,
-        "tokens": 8_192, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 0, "evaluation_tokens": 4_096,
+PRESETS: dict[str, dict[str, Value]] = {
+    "tiny": {  # trains in seconds: for tests, and for trying the commands
+        "context_length": 32,
+        "num_layers": 1,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "intermediate_size": 64,
+        "tokens": 8_192,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "checkpoint_every": 0,
+        "evaluation_tokens": 4096,
     },
-    "quick": {  # 0.8 million parameters, minutes on two cores: many small steps of short windows learn most in that time
-        "context_length": 128, "num_layers": 4, "hidden_size": 128, "num_kv_heads": 2, "intermediate_size": 352, "tokens": 1_400_000, "batch_size": 4,
+    "quick": {  # 0.8 million parameters, minutes on two cores, where many small steps learn most
+        "context_length": 128,
+        "num_layers": 4,
+        "hidden_size": 128,
+        "num_kv_heads": 2,
+        "intermediate_size": 352,
+        "tokens": 1_400_000,
+        "batch_size": 4,
         "learning_rate": 2e-3,
     },
     "laptop": {  # 6.0 million parameters
-        "context_length": 256, "num_layers": 8, "hidden_size": 256, "num_kv_heads": 2, "intermediate_size": 704, "tokens": 2_500_000, "batch_size": 4,
-        "learning_rate": 1e-3, "checkpoint_every": 250,
+        "context_length": 256,
+        "num_layers": 8,
+        "hidden_size": 256,
+        "num_kv_heads": 2,
+        "intermediate_size": 704,
+        "tokens": 2_500_000,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 250,
     },
     "gpu": {  # 101 million parameters
-        "context_length": 1024, "num_layers": 16, "hidden_size": 768, "num_heads": 12, "num_kv_heads": 4, "intermediate_size": 2048,
-        "tokens": 500_000_000, "batch_size": 32, "learning_rate": 6e-4, "evaluation_tokens": 1_048_576,
+        "context_length": 1024,
+        "num_layers": 16,
+        "hidden_size": 768,
+        "num_heads": 12,
+        "num_kv_heads": 4,
+        "intermediate_size": 2048,
+        "tokens": 500_000_000,
+        "batch_size": 32,
+        "learning_rate": 6e-4,
+        "evaluation_tokens": 1_048_576,
     },
-}  # fmt: skip
+}
 
 
-def preset(name: str, **changes: object) -> Recipe:
-    """The named preset with `changes` laid over it. Raises UserError for unknown presets and settings."""
+def preset(name: str, **changes: Value) -> Recipe:
+    """Return the preset with some settings changed.
+
+    Raises UserError for an unknown preset or setting.
+    """
     check_known("preset", name, PRESETS)
     return Recipe.from_dict(PRESETS[name] | changes)
 
 
 def with_heads(recipe: Recipe) -> Recipe:
-    """Return the recipe with prediction heads, as `minimtp compare` trains them: detached until the decay.
+    """Return the recipe with prediction heads, as `minimtp compare` trains them.
 
-    Detached heads do not update the trunk, so up to the decay the trunk is, bit for bit, that of `recipe`.
+    The heads are detached until the decay. Detached heads do not update the trunk, so up to the
+    decay the trunk is, bit for bit, that of `recipe`.
     """
     return replace(
         recipe,
@@ -41,7 +76,8 @@ def with_heads(recipe: Recipe) -> Recipe:
         draft_depth=7,
         head_targets="trunk",
         head_stride=4,
-        head_loss_weight=1.5,  # this weight has no measurable effect on the trunk and improves the drafts
+        # This weight has no measurable effect on the trunk, and improves the drafts.
+        head_loss_weight=1.5,
         final_head_loss_weight=0.3,
         detach_until=1.0 - recipe.decay_fraction,
     )

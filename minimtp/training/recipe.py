@@ -1,227 +1,162 @@
-"""A recipe: everything about a training run that changes what the trained model is.
+"""A recipe: every setting of a training run that changes the trained model.
 
-One frozen dataclass holds the settings. It checks itself when it is made, so a recipe that exists is a recipe that can
-be run: every number lies in its range and no two settings contradict each other. Its fields carry their own help text;
-the command line's options are made from them, and the same dictionary that `to_dict` gives is printed before a run and
-stored in the checkpoint. A misspelt key is an error that names the closest key, never a setting that is silently
-ignored.
+A recipe is a frozen dataclass that checks itself when it is created. A recipe that exists can be
+run: every number is in its range, and no two settings contradict each other. Each field carries its
+help text. The command line's options are made from the fields. The dictionary that `to_dict`
+returns is printed before a run and stored in the checkpoint. A misspelt key is an error that names
+the closest known key; no setting is ever silently ignored.
 
-What is *not* here does not change the meaning of the result: where the text lies, where the run is written, the
-device, the kernels, the number of threads. Those are arguments beside the recipe.
+What does not change the trained model is not part of the recipe: the path of the text, the run
+folder, the device, the kernels and the number of threads.
 
 One default depends on another setting: `draft_depth` is 7 with prediction heads and 0 without.
 
-Units: lengths and budgets count tokens (bytes, with the built-in tokenizer); shares are fractions of the run's steps.
+Units: lengths and budgets count tokens (bytes, with the built-in tokenizer). Fractions are of the
+steps of the run.
 """
 
 import dataclasses
-import difflib
 import textwrap
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from minimtp.errors import UserError
-
-GROUPS = {
-    "model": "the transformer",
-    "heads": "multi-token prediction heads",
-    "quantize": "quantization-aware training",
-    "training": "budget, optimizer and schedule",
-}
-
+from minimtp.training.settings import (
+    FRACTION,
+    GROUPS,
+    MOMENTUM,
+    Range,
+    Value,
+    check_known,
+    checked,
+    setting,
+    short,
+)
 
 MARGIN = 12  # columns before the settings in `describe`
 
-
-class Range(NamedTuple):
-    """The numbers from low to high; low itself only if it is not `open`."""
-
-    low: float
-    high: float
-    open: bool = False
-
-    def __contains__(self, value: object) -> bool:
-        return (
-            value > self.low if self.open else value >= self.low
-        ) and value <= self.high  # false for nan
-
-    def __str__(self) -> str:
-        return f"{'more than' if self.open else 'at least'} {_short(self.low)} and at most {_short(self.high)}"
-
-
-SHARE = Range(0.0, 1.0)
-MEMORY = Range(0.0, 0.9999999)
-ACTIVATIONS = ("int8", "int8-token", "none")  # as in minimtp.quant, which takes longer to load
+# The choices of quant/ and engine/, repeated because importing those packages takes longer.
+# A test compares them.
+ACTIVATIONS = ("int8", "int8-token", "none")
 CACHES = ("float", "int8", "int4")
 SCALES = ("grid", "learned", "learned-offset", "learned-bound")
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")  # as in minimtp.engine.precision
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 MASKS = ("pass", "round-clip", "clip-round")
-
-
-def _setting(
-    group: str, default: object, text: str, allowed: Range | tuple[str, ...] | None = None
-) -> object:
-    """A dataclass field that knows its group, its help text and what is allowed: a range, words, or (None) any bool."""
-    return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
+HEADS = ("none", "parallel", "sequential", "token_conditioned")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one training run; see each field's help. Raises UserError for values that cannot be run."""
+    """The settings of one training run. Raises UserError for values that cannot be run."""
 
     # fmt: off
-    vocabulary_size: int = _setting("model", 257, "different tokens: 256 bytes and an end of document", Range(2, 2**24))
-    context_length: int = _setting("model", 256, "tokens the model sees at once, in training and in decoding", Range(2, 2**20))
-    num_layers: int = _setting("model", 4, "transformer blocks", Range(1, 1024))
-    hidden_size: int = _setting("model", 128, "numbers that represent one token between the blocks", Range(2, 2**16))
-    num_heads: int = _setting("model", 4, "query heads; they share the width equally", Range(1, 1024))
-    num_kv_heads: int = _setting("model", 4, "key/value heads; each serves as many query heads", Range(1, 1024))
-    intermediate_size: int = _setting("model", 352, "inner width of the SwiGLU feed-forward", Range(1, 2**18))
-    tied_embeddings: bool = _setting("model", True, "use the embedding matrix as the output matrix too")
-    rope_theta: float = _setting("model", 1e4, "base of the rotary position frequencies", Range(1.0, 1e9, open=True))
-    norm_eps: float = _setting("model", 1e-5, "added to the mean square in RMSNorm", Range(0.0, 0.1, open=True))
+    vocabulary_size: int = setting("model", 257, Range(2, 2**24),
+        "number of tokens: 256 bytes and an end of document")
+    context_length: int = setting("model", 256, Range(2, 2**20),
+        "maximum number of tokens that the model attends to")
+    num_layers: int = setting("model", 4, Range(1, 1024),
+        "number of transformer blocks")
+    hidden_size: int = setting("model", 128, Range(2, 2**16),
+        "numbers that represent a token between the blocks")
+    num_heads: int = setting("model", 4, Range(1, 1024),
+        "number of query heads, which share hidden_size equally")
+    num_kv_heads: int = setting("model", 4, Range(1, 1024),
+        "number of key/value heads, each shared by equally many query heads")
+    intermediate_size: int = setting("model", 352, Range(1, 2**18),
+        "inner size of the SwiGLU feed-forward layers")
+    tied_embeddings: bool = setting("model", True, None,
+        "use the embedding matrix as the output matrix, too")
+    rope_theta: float = setting("model", 1e4, Range(1.0, 1e9, open=True),
+        "base of the frequencies of rotary positions (RoPE)")
+    norm_eps: float = setting("model", 1e-5, Range(0.0, 0.1, open=True),
+        "epsilon in RMSNorm")
 
-    heads: str = _setting("heads", "none", "kind of prediction heads", ("none", "parallel", "sequential", "token_conditioned"))
-    draft_depth: int | None = _setting("heads", None, "tokens predicted after the next; 7 with heads, 0 without", Range(0, 64))
-    head_loss_weight: float = _setting("heads", 0.3, "weight of all head losses together, at the start", Range(0.0, 100.0))
-    final_head_loss_weight: float = _setting("heads", 0.1, "the same at the end (linear in between)", Range(0.0, 100.0))
-    head_loss_decay: float = _setting("heads", 1.0, "weight of a head relative to the one before", Range(0.0, 1.0, open=True))
-    curriculum: str = _setting("heads", "none", "forward: heads join one by one; reverse: go", ("none", "forward", "reverse"))
-    head_targets: str = _setting("heads", "text", "what heads learn: the text, or a law", ("text", "trunk", "teacher"))
-    detach_until: float = _setting("heads", 0.0, "share of the steps before the trunk feels the heads' losses", SHARE)
-    head_stride: int = _setting("heads", 1, "train the heads at every n-th position, at an n-th of the cost", Range(1, 64))
-    freeze_trunk: bool = _setting("heads", False, "train the heads only")
+    heads: str = setting("heads", "none", HEADS,
+        "kind of prediction heads")
+    draft_depth: int | None = setting("heads", None, Range(0, 64),
+        "number of tokens to predict after the next one (default: 7 with heads, else 0)")
+    head_loss_weight: float = setting("heads", 0.3, Range(0.0, 100.0),
+        "weight of all head losses together in the first step")
+    final_head_loss_weight: float = setting("heads", 0.1, Range(0.0, 100.0),
+        "the same in the last step, linear in between")
+    head_loss_decay: float = setting("heads", 1.0, Range(0.0, 1.0, open=True),
+        "weight of each head relative to the one before it")
+    curriculum: str = setting("heads", "none", ("none", "forward", "reverse"),
+        "forward: heads join the training one by one; reverse: they leave it")
+    head_targets: str = setting("heads", "text", ("text", "trunk", "teacher"),
+        "target of the heads: the text, or the predictions of the trunk or the teacher")
+    detach_until: float = setting("heads", 0.0, FRACTION,
+        "fraction of the steps in which head losses do not update the trunk")
+    head_stride: int = setting("heads", 1, Range(1, 64),
+        "train the heads at every n-th position only, which costs an n-th")
+    freeze_trunk: bool = setting("heads", False, None,
+        "train the heads only")
 
-    quantization: str = _setting("quantize", "none", "qat: train through the rounding of the deployed model", ("none", "qat"))
-    weight_grid: str = _setting("quantize", "q4_0", "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, ...")
-    embedding_grid: str = _setting("quantize", "q8_0", "grid of the token table, and of the output where they are tied")
-    output_grid: str = _setting("quantize", "same", "grid of an untied output; same: as the token table")
-    head_grid: str = _setting("quantize", "q4_0", "grid of the prediction heads' matrices")
-    weight_scales: str = _setting("quantize", "grid", "learned: train groups' steps (LSQ), offset (LSQ+), bound (PACT)", SCALES)
-    activations: str = _setting("quantize", "int8", "rounding of products' inputs, per group or token", ACTIVATIONS)
-    kv_cache: str = _setting("quantize", "float", "rounding of the keys and values that attention reads", CACHES)
-    straight_through: str = _setting("quantize", "pass", "which clipped weights still get a gradient", MASKS)
-    quantize_from: float = _setting("quantize", 0.0, "share of the steps before rounding begins", SHARE)
-    distill_weight: float = _setting("quantize", 0.0, "share of the loss that follows the --teacher's probabilities", SHARE)
+    quantization: str = setting("quantize", "none", ("none", "qat"),
+        "qat: train through the rounding of the deployed model")
+    weight_grid: str = setting("quantize", "q4_0", None,
+        "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, ...")
+    embedding_grid: str = setting("quantize", "q8_0", None,
+        "grid of the token table, and of a tied output")
+    output_grid: str = setting("quantize", "same", None,
+        "grid of an untied output; same: as embedding_grid")
+    head_grid: str = setting("quantize", "q4_0", None,
+        "grid of the prediction heads' matrices")
+    weight_scales: str = setting("quantize", "grid", SCALES,
+        "train the steps of weight groups: learned (LSQ), with offset (LSQ+) or bound (PACT)")
+    activations: str = setting("quantize", "int8", ACTIVATIONS,
+        "rounding of the inputs of matrices: int8 in groups of 32, int8 per token, or none")
+    kv_cache: str = setting("quantize", "float", CACHES,
+        "number format of the KV cache that attention reads")
+    straight_through: str = setting("quantize", "pass", MASKS,
+        "which clipped weights still get a gradient")
+    quantize_from: float = setting("quantize", 0.0, FRACTION,
+        "fraction of the steps before quantization begins")
+    distill_weight: float = setting("quantize", 0.0, FRACTION,
+        "fraction of the loss that follows the probabilities of the --teacher")
 
-    tokens: int = _setting("training", 2_000_000, "tokens to train on", Range(1, 10**15))
-    batch_size: int = _setting("training", 8, "sequences per step", Range(1, 2**20))
-    learning_rate: float = _setting("training", 4e-3, "highest learning rate", Range(0.0, 10.0, open=True))
-    warmup_fraction: float = _setting("training", 0.02, "share of the steps that raise the rate from zero", SHARE)
-    decay_fraction: float = _setting("training", 0.4, "share of the steps, at the end, that lower the rate linearly", SHARE)
-    final_learning_rate_factor: float = _setting("training", 0.0, "where the decay ends, as a factor of the highest rate", SHARE)
-    weight_decay: float = _setting("training", 0.1, "decoupled weight decay of the matrices", Range(0.0, 10.0))
-    beta1: float = _setting("training", 0.9, "AdamW's memory of the gradient", MEMORY)
-    beta2: float = _setting("training", 0.95, "AdamW's memory of the squared gradient", MEMORY)
-    ema_decay: float = _setting("training", 0.0, "memory of the average that the finished model is (0: the last weights)", MEMORY)
-    max_gradient_norm: float = _setting("training", 1.0, "largest gradient norm (0: no clipping)", Range(0.0, 1e9))
-    precision: str = _setting("training", "float32", "bits of products' factors in training, on a GPU", PRECISIONS)
-    seed: int = _setting("training", 0, "seed of the first weights and of the order of the batches", Range(0, 2**63 - 1))
-    checkpoint_every: int = _setting("training", 1000, "steps between checkpoints (0: only at the end)", Range(0, 10**12))
-    evaluation_tokens: int = _setting("training", 131_072, "held-out tokens that an evaluation reads (0: none)", Range(0, 10**12))
+    tokens: int = setting("training", 2_000_000, Range(1, 10**15),
+        "number of tokens to train on")
+    batch_size: int = setting("training", 8, Range(1, 2**20),
+        "sequences per step")
+    learning_rate: float = setting("training", 4e-3, Range(0.0, 10.0, open=True),
+        "peak learning rate")
+    warmup_fraction: float = setting("training", 0.02, FRACTION,
+        "fraction of the steps that raise the learning rate from zero")
+    decay_fraction: float = setting("training", 0.4, FRACTION,
+        "fraction of the steps, at the end, that lower the learning rate linearly")
+    final_learning_rate_factor: float = setting("training", 0.0, FRACTION,
+        "learning rate at the end of the decay, relative to the peak")
+    weight_decay: float = setting("training", 0.1, Range(0.0, 10.0),
+        "decoupled weight decay of the matrices")
+    beta1: float = setting("training", 0.9, MOMENTUM,
+        "AdamW's decay of the first moment")
+    beta2: float = setting("training", 0.95, MOMENTUM,
+        "AdamW's decay of the second moment")
+    ema_decay: float = setting("training", 0.0, MOMENTUM,
+        "decay of the weights' moving average, which becomes the finished model (0: last weights)")
+    max_gradient_norm: float = setting("training", 1.0, Range(0.0, 1e9),
+        "norm to which larger gradients are clipped (0: no clipping)")
+    precision: str = setting("training", "float32", PRECISIONS,
+        "precision of matrix multiplications in training, on a GPU")
+    seed: int = setting("training", 0, Range(0, 2**63 - 1),
+        "seed of the initial weights and of the order of the batches")
+    checkpoint_every: int = setting("training", 1000, Range(0, 10**12),
+        "steps between checkpoints (0: only at the end)")
+    evaluation_tokens: int = setting("training", 131_072, Range(0, 10**12),
+        "number of held-out tokens per evaluation (0: no evaluation)")
     # fmt: on
 
     def __post_init__(self) -> None:
         if self.draft_depth is None:
             object.__setattr__(self, "draft_depth", 0 if self.heads == "none" else 7)
-        for setting in dataclasses.fields(self):
-            object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))
-        self._check_the_model()
-        self._check_the_rest()
-
-    def _check_the_model(self) -> None:
-        head_dim = self.hidden_size // self.num_heads
-        if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"width {self.hidden_size} cannot be shared by {self.num_heads} attention heads: choose a multiple"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads equally: "
-                "choose a divisor"
-            )
-        if head_dim % 2:
-            raise UserError(
-                f"each attention head gets {head_dim} numbers, but rotary positions turn pairs: choose an even width per head"
-            )
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        self._check_model()
         if self.quantization == "qat":
-            self._check_the_grids()
-
-    def _check_the_grids(self) -> None:
-        from minimtp.quant.grids import grid_named
-
-        if self.activations == "int8":
-            for name in ("hidden_size", "intermediate_size"):
-                if getattr(self, name) % 32:
-                    raise UserError(
-                        f"{name} {getattr(self, name)} cannot be quantized in groups of 32: choose a multiple"
-                    )
-        grids = {
-            setting: getattr(self, setting)
-            for setting in ("weight_grid", "embedding_grid", "output_grid", "head_grid")
-        }
-        if self.tied_embeddings and self.output_grid not in ("same", self.embedding_grid):
-            raise UserError(
-                f"output_grid {self.output_grid} is not embedding_grid {self.embedding_grid}, but with tied_embeddings they "
-                "are one matrix: leave output_grid out"
-            )
-        for setting, name in grids.items():
-            if name == "same" and setting == "output_grid":
-                continue
-            grid = grid_named(name)
-            for size in ("hidden_size", "intermediate_size"):
-                grid.check_columns(
-                    (1, getattr(self, size)), f"a matrix of {size} {getattr(self, size)} columns"
-                )
-
-    def _check_the_rest(self) -> None:
-        if self.heads == "none" and self.draft_depth > 0:
-            raise UserError(
-                f"draft_depth {self.draft_depth} needs prediction heads: choose heads, or leave draft_depth out"
-            )
-        if self.heads != "none" and self.draft_depth == 0:
-            raise UserError(
-                f"heads {self.heads} with draft_depth 0 predict nothing: choose at least 1, or heads none"
-            )
-        if self.heads == "none" and self.curriculum != "none":
-            raise UserError(
-                f"the {self.curriculum} curriculum needs prediction heads: choose heads, or curriculum none"
-            )
-        if self.heads == "none" and self.head_targets == "teacher":
-            raise UserError(
-                "head_targets teacher needs prediction heads: choose heads, or leave head_targets out"
-            )
-        if self.head_stride > 1 and self.heads != "token_conditioned":
-            raise UserError(
-                f"head_stride {self.head_stride} is possible with token_conditioned heads only: others look back"
-            )
-        if self.head_stride > self.context_length:
-            raise UserError(
-                f"head_stride {self.head_stride} leaves out whole windows of {self.context_length}: choose a smaller one"
-            )
-        if self.heads == "none" and self.freeze_trunk:
-            raise UserError(
-                "freeze_trunk without prediction heads leaves nothing to train: choose heads, or do not freeze"
-            )
-        if self.distill_weight > 0 and self.freeze_trunk:
-            raise UserError(
-                "distill_weight teaches the trunk, which freeze_trunk keeps as it is: choose one of them"
-            )
-        if self.warmup_fraction + self.decay_fraction > 1.0:
-            raise UserError(
-                f"warmup_fraction {self.warmup_fraction:g} and decay_fraction {self.decay_fraction:g} are shares of the same steps: together they must not exceed 1"
-            )
-        if self.steps < 1:
-            raise UserError(
-                f"tokens {self.tokens} do not fill one step of {self.batch_size} x {self.context_length}: raise tokens, "
-                "or lower batch or context"
-            )
-        if self.first_quantized_step == self.steps:
-            raise UserError(
-                f"quantize_from {self.quantize_from:g} never begins to quantize within {self.steps} steps: choose a smaller "
-                "share, or quantization none"
-            )
+            self._check_grids()
+        self._check_heads()
+        self._check_budget()
 
     @property
     def steps(self) -> int:
@@ -230,87 +165,162 @@ class Recipe:
 
     @property
     def first_quantized_step(self) -> int | None:
-        """The first step (counted from 0) whose products see rounded weights; None without quantization."""
+        """The first step, counted from 0, that trains with rounded weights. None without QAT."""
         return None if self.quantization == "none" else self.step_at(self.quantize_from)
 
-    def step_at(self, share: float) -> int:
-        """The step (counted from 0) that begins when the share of all steps is done.
+    def step_at(self, fraction: float) -> int:
+        """Return the step, counted from 0, that begins after this fraction of the steps.
 
-        The one place where shares become steps. What remains is rounded, so that the shares 1 - decay and decay meet in
-        one step: that in which the decay, the rounding or the attached heads begin.
+        All fractions become steps here. The rest of the steps is rounded, not the steps before, so
+        the fractions 1 - decay_fraction and decay_fraction meet in one step: the one in which the
+        decay, the quantization or the attached heads begin.
         """
-        return self.steps - round((1.0 - share) * self.steps)
+        return self.steps - round((1.0 - fraction) * self.steps)
 
     def trunk_parameters(self) -> int:
-        """Trained numbers in the transformer, without prediction heads."""
+        """Return the number of trained numbers in the transformer, without prediction heads."""
         head_dim = self.hidden_size // self.num_heads
         attention = self.hidden_size * head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        block = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        feed_forward = 3 * self.hidden_size * self.intermediate_size
+        block = attention + feed_forward + 2 * self.hidden_size
         tables = self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * block + tables + self.hidden_size
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain values by field name, in the fields' order; `from_dict` reads them back."""
+    def to_dict(self) -> dict[str, Value]:
+        """Return the values by field name, in the order of the fields, for `from_dict`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Recipe":
-        """The recipe with these settings; what is left out keeps its default. Raises UserError for unknown keys."""
+        """Return the recipe with these settings and defaults for the others.
+
+        Raises UserError for an unknown key.
+        """
         for key in values:
             check_known("recipe key", str(key), SETTINGS)
         return cls(**values)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """Names of the settings in which the two recipes differ."""
+        """Return the names of the settings in which the two recipes differ."""
         return [name for name in SETTINGS if getattr(self, name) != getattr(other, name)]
 
     def describe(self) -> str:
         """Return the settings for people, one paragraph per group, at most 100 columns wide."""
         paragraphs = []
         for group in GROUPS:
-            settings = [s for s in SETTINGS.values() if s.metadata["group"] == group]
+            names = [name for name, s in SETTINGS.items() if s.metadata["group"] == group]
             # A no-break space keeps name and value in one line.
-            values = [f"{s.name}\u00a0{_short(getattr(self, s.name))}" for s in settings]
+            values = [f"{name}\u00a0{short(getattr(self, name))}" for name in names]
             lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
             text = textwrap.indent("\n".join(lines), " " * MARGIN)
             paragraphs.append(f"  {group}".ljust(MARGIN) + text.lstrip())
         return "\n".join(paragraphs).replace("\u00a0", " ")
 
+    def _check_model(self) -> None:
+        head_dim = self.hidden_size // self.num_heads
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} cannot be divided equally among "
+                f"{self.num_heads} query heads: choose a multiple"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads "
+                "equally: choose a divisor"
+            )
+        if head_dim % 2:
+            raise UserError(
+                f"each query head gets {head_dim} numbers, but RoPE rotates pairs: "
+                "choose an even number per head"
+            )
 
-SETTINGS: dict[str, dataclasses.Field] = {
-    setting.name: setting for setting in dataclasses.fields(Recipe)
-}
+    def _check_grids(self) -> None:
+        from minimtp.quant.grids import grid_named
+
+        sizes = {"hidden_size": self.hidden_size, "intermediate_size": self.intermediate_size}
+        if self.activations == "int8":
+            for name, size in sizes.items():
+                if size % 32:
+                    raise UserError(
+                        f"{name} {size} cannot be quantized in groups of 32: choose a multiple"
+                    )
+        if self.tied_embeddings and self.output_grid not in ("same", self.embedding_grid):
+            raise UserError(
+                f"output_grid {self.output_grid} differs from embedding_grid "
+                f"{self.embedding_grid}, but with tied_embeddings they are one matrix: "
+                "leave out output_grid"
+            )
+        output_grid = self.embedding_grid if self.output_grid == "same" else self.output_grid
+        for name in (self.weight_grid, self.embedding_grid, output_grid, self.head_grid):
+            grid = grid_named(name)
+            for setting_name, size in sizes.items():
+                grid.check_columns((1, size), f"a matrix of {setting_name} {size} columns")
+
+    def _check_heads(self) -> None:
+        if self.heads == "none":
+            self._check_no_heads()
+        elif self.draft_depth == 0:
+            raise UserError(
+                f"heads {self.heads} with draft_depth 0 predict nothing: "
+                "choose at least 1, or heads none"
+            )
+        if self.head_stride > 1 and self.heads != "token_conditioned":
+            raise UserError(
+                f"head_stride {self.head_stride} is possible with token_conditioned heads only: "
+                "other heads look back"
+            )
+        if self.head_stride > self.context_length:
+            raise UserError(
+                f"head_stride {self.head_stride} skips whole windows of {self.context_length} "
+                "tokens: choose a smaller one"
+            )
+        if self.distill_weight > 0 and self.freeze_trunk:
+            raise UserError(
+                "distill_weight trains the trunk, but freeze_trunk keeps it as it is: "
+                "choose one of them"
+            )
+
+    def _check_no_heads(self) -> None:
+        """Raise UserError for a setting that needs prediction heads."""
+        if self.draft_depth > 0:
+            raise UserError(
+                f"draft_depth {self.draft_depth} needs prediction heads: "
+                "choose heads, or leave out draft_depth"
+            )
+        if self.curriculum != "none":
+            raise UserError(
+                f"the {self.curriculum} curriculum needs prediction heads: "
+                "choose heads, or curriculum none"
+            )
+        if self.head_targets == "teacher":
+            raise UserError(
+                "head_targets teacher needs prediction heads: "
+                "choose heads, or leave out head_targets"
+            )
+        if self.freeze_trunk:
+            raise UserError(
+                "freeze_trunk without prediction heads leaves nothing to train: "
+                "choose heads, or leave out freeze_trunk"
+            )
+
+    def _check_budget(self) -> None:
+        warmup, decay = self.warmup_fraction, self.decay_fraction
+        if warmup + decay > 1.0:
+            raise UserError(
+                f"warmup_fraction {warmup:g} and decay_fraction {decay:g} are fractions of the "
+                "same steps: together they must not exceed 1"
+            )
+        if self.steps < 1:
+            raise UserError(
+                f"tokens {self.tokens} do not fill one step of "
+                f"{self.batch_size} x {self.context_length}: "
+                "raise tokens, or lower batch_size or context_length"
+            )
+        if self.first_quantized_step == self.steps:
+            raise UserError(
+                f"quantize_from {self.quantize_from:g} never begins to quantize within "
+                f"{self.steps} steps: choose a smaller fraction, or quantization none"
+            )
 
 
-def check_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raise a UserError that suggests the closest spelling when `name` is not among the `known` ones."""
-    known = list(known)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise UserError(f"unknown {kind} {name!r}: {hint}")
-
-
-def kind_of(setting: dataclasses.Field) -> type:
-    """int, float, bool or str: what a setting's value is."""
-    return int if setting.name == "draft_depth" else setting.type
-
-
-def _checked(setting: dataclasses.Field, value: object) -> object:
-    """The value in its field's own type and among those allowed. Raises a UserError that says what is allowed."""
-    kind, allowed, name = kind_of(setting), setting.metadata["allowed"], setting.name
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[
-            kind
-        ]
-        raise UserError(f"{name} must be {expected}, not {value!r}")
-    if allowed is not None and value not in allowed:
-        choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
-        raise UserError(f"{name} must be {choice}, not {_short(value)}")
-    return value
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+SETTINGS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(Recipe)}

@@ -353,7 +353,7 @@ def test_a_tokenizer_file_comes_back_from_its_vocabulary_and_merges(bpe, text):
 def test_a_tokenizer_that_llama_cpp_would_read_differently_is_refused(bpe, change):
     content = json.loads(json.dumps(bpe))
     change(content)
-    with pytest.raises(UserError, match="which a GGUF file cannot say"):
+    with pytest.raises(UserError, match="which a GGUF file cannot express"):
         vocabulary_of(FileTokenizer(json.dumps(content)))
 
 

@@ -241,7 +241,7 @@ def test_a_setting_that_this_version_does_not_know_is_an_error(tmp_path, monkeyp
         (lambda arrays: arrays.update(extra=np.ones(2)), "has extra, which this model does not"),
         (
             lambda arrays: arrays.update({"final_norm.weight": np.ones(3, np.float32)}),
-            r"of shape \(3,\) and the model needs",
+            r"of shape \(3,\), but the model needs",
         ),
     ],
     ids=["missing", "unexpected", "misshapen"],
@@ -306,7 +306,7 @@ def test_starting_points_give_the_trunk_to_any_heads_and_heads_to_their_own_kind
     deeper = dataclasses.replace(parallel, draft_depth=3)
     assert names(parallel, deeper) == names(parallel, parallel)
     assert names(deeper, parallel) == names(parallel, parallel)
-    with pytest.raises(UserError, match="has num_layers 1, and num_layers 2 was asked for"):
+    with pytest.raises(UserError, match="has num_layers 1, but num_layers 2 was requested"):
         names(plain, preset("tiny", num_layers=2))
 
 

@@ -14,7 +14,9 @@ from minimtp.errors import UserError
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.presets import PRESETS, preset
-from minimtp.training.recipe import GROUPS, SETTINGS, Range, Recipe, kind_of
+from minimtp.training import recipe as recipe_module
+from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.settings import GROUPS, Range, kind_of
 from tests.strategies import recipes
 
 RANGES = {
@@ -62,7 +64,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
 @pytest.mark.parametrize(
     ("settings_", "words"),
     [
-        ({"hidden_size": 130}, "cannot be shared by 4 attention heads"),
+        ({"hidden_size": 130}, "cannot be divided equally among 4 query heads"),
         ({"num_kv_heads": 3}, "cannot share 3 key/value heads"),
         ({"hidden_size": 12}, "gets 3 numbers"),
         ({"draft_depth": 3}, "needs prediction heads"),
@@ -155,3 +157,18 @@ def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay
             ).first_quantized_step
             == start
         )
+
+
+def test_the_choices_of_the_settings_are_those_of_the_packages_that_implement_them():
+    from minimtp.engine import precision
+    from minimtp.model.heads import HEADS
+    from minimtp.quant import packed
+    from minimtp.quant.grids import base
+    from minimtp.quant.qat import kv_cache, modules
+
+    assert recipe_module.ACTIVATIONS == packed.ACTIVATIONS
+    assert recipe_module.CACHES == kv_cache.CACHES
+    assert recipe_module.SCALES == modules.SCALES
+    assert recipe_module.MASKS == base.MASKS
+    assert recipe_module.HEADS == ("none", *HEADS)
+    assert recipe_module.PRECISIONS[-2:] == precision.SIXTEEN_BITS

@@ -192,7 +192,7 @@ def _arrays(
 def _common_type(
     path: str | Path, file: GgufFile, names: Mapping[str, int], parts: list[Array]
 ) -> str:
-    """Return the type of the tensors of one module. Raises UserError if they do not fit together."""
+    """Return the type of a module's tensors. Raises UserError if they do not fit together."""
     kinds = list(dict.fromkeys(file.types[name] for name in names))
     supported = kinds[0] in ("f32", "f16", *BLOCK_GRIDS)
     if len(kinds) > 1 or not supported or len({part.shape[1:] for part in parts}) > 1:
@@ -203,7 +203,7 @@ def _common_type(
 
 
 def _check_grids(path: str | Path, file: GgufFile, grids: Mapping[str, str | None]) -> None:
-    """Raise UserError unless the matrices of all blocks have one type, and all or none are packed."""
+    """Raise UserError unless all blocks have one type, and all or no matrices are packed."""
     tables = {grids["embedding"], grids.get("output", grids["embedding"])}
     trunk = {grid for module, grid in grids.items() if module.startswith("blocks")}
     if len(trunk) > 1 or (None in trunk | tables and len(trunk | tables) > 1):

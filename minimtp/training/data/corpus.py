@@ -1,20 +1,23 @@
-"""A corpus: text as tokens, split into training and validation, read in batches that depend on nothing but seed and
-step.
+"""A corpus: text as tokens, split into training and validation, read in reproducible batches.
 
-**Split.** Many files: by the hash of each file's name (sha256 mod 10 = 0 is validation), so that a file keeps its
-side when others come and go, and no file stands on both sides. One file, or a hash that leaves a side too short: by
-position, the last tenth is validation. Each document ends with the tokenizer's end token.
+**Split.** With many files, the hash of the file name decides (sha256 mod 10 = 0 is validation). A
+file then stays on its side when other files come and go, and no file is on both sides. With one
+file, or if the hash makes a side too short, the last tenth of the text is validation. Each document
+ends with the end token of the tokenizer.
 
-**Fingerprint.** sha256 over names and contents. The standard library differs between versions and distributions, so a
-loss belongs to a fingerprint; it is printed with every result, evaluating another text than the run's warns, and a
-resumed run insists on it.
+**Fingerprint.** The sha256 over names and contents. The standard library differs between versions
+and distributions, so a loss belongs to a fingerprint. It is printed with every result. Evaluating
+on another text than that of the run gives a warning, and a resumed run requires the same text.
 
-**Batches.** One epoch cuts the training text into windows of `context` tokens, starting at a random offset, and
-visits them in random order: every token once before any twice. Sequence i of the run is window i mod n of epoch i div
-n. Offset and order come from a counter-based generator (Philox, Salmon et al. 2011) keyed by seed and epoch, so
-`batch(step)` is a pure function: resuming and branching need no stored state. A window carries 1 + depth more tokens
-than the context, the targets of its last rows; they are read past the window's end (around the text's end), so the
-windows are the same for every depth.
+**Batches.** One epoch cuts the training text into windows of `context_length` tokens, from a random
+offset, and visits them in random order: every token once before any token twice. Sequence i of the
+run is window i mod n of epoch i div n. Offset and order come from a counter-based generator
+(Philox, Salmon et al. 2011) keyed by seed and epoch, so `batch(step)` is a pure function: resuming
+and branching need no stored state.
+
+A window carries 1 + depth more tokens than the context, the targets of its last rows. They are read
+past the end of the window (and around the end of the text), so the windows are the same for every
+depth.
 """
 
 import hashlib
@@ -28,17 +31,15 @@ from minimtp.training.data import texts
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
 from minimtp.training.recipe import SETTINGS
 
-DEEPEST = (
-    SETTINGS["draft_depth"].metadata["allowed"].high
-)  # tokens after the next that any model predicts
+MAX_DEPTH = SETTINGS["draft_depth"].metadata["allowed"].high
 
 
 class Corpus:
     """Training and validation tokens of some texts.
 
-    Attributes: name, sources (what `open_corpus` finds the same texts by), fingerprint (hex sha256), split ("by file" |
-    "by position"), tokenizer, train and validation ((N,) unsigned integer arrays), train_bytes and validation_bytes (of
-    text), files (how many).
+    sources: the argument with which `open_corpus` finds the same texts. fingerprint: hex sha256.
+    split: "by file" or "by position". train, validation: (N,) unsigned integers.
+    train_bytes, validation_bytes: bytes of text. files: the number of documents.
     """
 
     def __init__(
@@ -62,18 +63,22 @@ class Corpus:
         )
 
     def describe(self) -> str:
-        """One line for people: what was read, how it was split, and its fingerprint."""
+        """Return one line for people: what was read, how it was split, and its fingerprint."""
         return (
-            f"{self.name}: {self.files} file{'s' * (self.files != 1)}, {self.train_bytes:,} bytes to train on, "
+            f"{self.name}: {self.files} file{'s' * (self.files != 1)}, "
+            f"{self.train_bytes:,} bytes to train on, "
             f"{self.validation_bytes:,} held out {self.split}, fingerprint {self.fingerprint[:16]}"
         )
 
     def to_dict(self) -> dict[str, object]:
-        """What a checkpoint says about the text it was trained on."""
+        """Return what a checkpoint stores about its text."""
         return {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
 
     def warning(self, trained_on: dict[str, object]) -> str | None:
-        """A sentence where `trained_on`, what a checkpoint says, is another text: of that another part was held out."""
+        """Return a warning if a run was trained on another text, whose split was another one.
+
+        trained_on: what the checkpoint of the run stores about its text.
+        """
         theirs = trained_on.get("fingerprint")
         if theirs == self.fingerprint:
             return None
@@ -83,23 +88,28 @@ class Corpus:
         return f"warning: the run {why}: it may have seen what is held out here"
 
     def require(self, batch_size: int, context_length: int, depth: int) -> None:
-        """Raise UserError unless the text fills one batch, and its held-out part one window."""
+        """Raise UserError unless the text fills one batch and the held-out part one window."""
         needed = max(batch_size * context_length, context_length + 1 + depth)
         if len(self.train) < needed:
             raise UserError(
-                f"{self.name} is too short: one batch of {batch_size} x {context_length} needs {needed:,} tokens, and it has "
-                f"{len(self.train):,} to train on: give more text, or lower batch_size or context_length"
+                f"{self.name} is too short: one batch of {batch_size} x {context_length} needs "
+                f"{needed:,} tokens, and it has {len(self.train):,} to train on: "
+                "give more text, or lower batch_size or context_length"
             )
         if len(self.validation) < context_length + 1 + depth:
             raise UserError(
-                f"{self.name} is too short: its held-out part has {len(self.validation):,} tokens and one window "
-                f"needs {context_length + 1 + depth:,}: give more text, or lower the context"
+                f"{self.name} is too short: its held-out part has {len(self.validation):,} tokens, "
+                f"and one window needs {context_length + 1 + depth:,}: "
+                "give more text, or lower context_length"
             )
 
     def batch(
         self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0
     ) -> np.ndarray:
-        """The batch of step `step` (counted from 0): (batch_size, context_length + 1 + depth) int64."""
+        """Return the batch of a step, counted from 0.
+
+        The batch is (batch_size, context_length + 1 + depth) int64.
+        """
         windows = len(self.train) // context_length
         rows = []
         for sequence in range(step * batch_size, (step + 1) * batch_size):
@@ -112,21 +122,24 @@ class Corpus:
         return self.train.take(positions, mode="wrap").astype(np.int64)
 
     def validation_windows(self, tokens: int, *, context_length: int, depth: int = 0) -> np.ndarray:
-        """At most `tokens` held-out tokens as non-overlapping windows spread evenly: (W, context + 1 + depth) int64.
+        """Return at most `tokens` held-out tokens, as windows spread evenly that do not overlap.
 
-        The windows begin at the same places for every depth: models with and without heads are measured on the same text.
+        The windows are (W, context_length + 1 + depth) int64. They begin at the same places for
+        every depth, so models with and without heads are evaluated on the same text.
         """
-        targets = max(depth, min(DEEPEST, len(self.validation) - context_length - 1))
+        targets = max(depth, min(MAX_DEPTH, len(self.validation) - context_length - 1))
         room = len(self.validation) - 1 - targets
         count = max(1, min(tokens, room) // context_length)
-        slot = room / count  # every window lies in a slot of its own
+        slot = room / count  # each window lies in its own slot
         starts = np.array([int(slot * i) for i in range(count)])
         positions = starts[:, None] + np.arange(context_length + 1 + depth)[None, :]
         return self.validation[positions].astype(np.int64)
 
 
 def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None = None) -> Corpus:
-    """The corpus made of `sources`: files, folders, or one of the names stdlib (the default), shakespeare, bible.
+    """Return the corpus made of files and folders, or of one named source.
+
+    The names are stdlib (the default), shakespeare and bible.
 
     Raises UserError for a source that is missing, unreadable, empty or binary.
     """
@@ -137,7 +150,8 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
         raise UserError(
-            f"{named[0]} is a corpus of its own: give it alone, or ./{named[0]} for a file of that name"
+            f"{named[0]} is the name of a corpus, which cannot be combined with others: "
+            f"give it alone, or ./{named[0]} for a file of that name"
         )
     documents = texts.files_and_folders(sources)
     absolute = [str(Path(source).resolve()) for source in sources]
@@ -145,7 +159,7 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
 
 
 def fingerprint(documents: texts.Texts) -> str:
-    """sha256 over all names and contents, each with its length before it."""
+    """Return the sha256 over all names and contents, each preceded by its length."""
     digest = hashlib.sha256()
     for name, content in documents:
         for part in (name.encode("utf-8", "surrogateescape"), content):
@@ -155,7 +169,7 @@ def fingerprint(documents: texts.Texts) -> str:
 
 
 def split(documents: texts.Texts) -> tuple[str, list[bytes], list[bytes]]:
-    """("by file" | "by position", training contents, validation contents)."""
+    """Return the kind of split, "by file" or "by position", and the contents of both sides."""
     validation = [content for name, content in documents if is_held_out(name)]
     training = [content for name, content in documents if not is_held_out(name)]
     total = sum(len(content) for _, content in documents)
@@ -172,7 +186,7 @@ def split(documents: texts.Texts) -> tuple[str, list[bytes], list[bytes]]:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the file of this name is on the validation side of a split by file."""
+    """Return whether a split by file puts the file of this name on the validation side."""
     return (
         int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big") % 10
         == 0
@@ -192,6 +206,6 @@ def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
 def _epoch_order(
     seed: int, epoch: int, windows: int, context_length: int
 ) -> tuple[int, np.ndarray]:
-    """(offset of the first window, order of the windows) of one epoch."""
+    """Return the offset of the first window and the order of the windows of one epoch."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return int(random.integers(context_length)), random.permutation(windows)

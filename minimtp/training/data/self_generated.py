@@ -1,16 +1,19 @@
-"""Self-distillation's text: what a model writes itself.
+"""Self-generated text: training text that a model generates, for self-distillation of its heads.
 
-Heads draft for a trunk, so what they should know is what the trunk will say, at the places where it gets to by its own choices.
-The first half of that is the recipe's `head_targets trunk`, which teaches heads the trunk's probabilities instead of the text's
-next tokens; this file is the other half. The model continues beginnings of its training text at temperature 1, to its
-context's end, and the heads are trained on that, usually with `freeze_trunk` (as in FastMTP, 2509.18362, and EAGLE's fixed
-data set made by the target). The samples are of the model's own law, drafted or not.
+Heads draft for a trunk, so they should learn the trunk's predictions, in the contexts that the
+trunk's own choices lead to. The recipe's `head_targets trunk` does the first half: heads learn the
+probabilities of the trunk instead of the next tokens of the text. This file does the second half.
+The model continues prompts from its training text at temperature 1, up to its context length, and
+the heads are trained on the result, usually with `freeze_trunk`. FastMTP (arXiv 2509.18362) does
+the same, and EAGLE trains on a fixed data set that the target generated. Speculative decoding does
+not change the distribution of the samples.
 
-The text is kept in the run folder, in files of the usual kind: a resumed run reads it again.
+The text is kept in the run folder as ordinary text files, and a resumed run reads it again.
 """
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,52 +25,50 @@ from minimtp.decode.options import start_generation
 from minimtp.decode.sampling import SamplingParams
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
+from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.run.folder import LoadedRun
 
 FOLDER = "self-generated"
-BEGINNING = 8  # of a text's context, one part in so many is given, the rest is the model's own
-FILE_BYTES = 1 << 16
+PROMPT_SHARE = 8  # a prompt is one eighth of the context length
+FILE_SIZE = 1 << 16  # characters
 
 
 def generate_training_text(
-    run: LoadedRun, corpus: Corpus, out: str | Path, tokens: int, seed: int
+    loaded: LoadedModel, corpus: Corpus, out: str | Path, tokens: int, seed: int
 ) -> Path:
-    """Write at least `tokens` tokens of the run's own text into a folder below `out`, and return it.
+    """Generate at least `tokens` tokens into a folder below `out`, and return that folder.
 
-    corpus: whose training part gives the beginnings. The same run, corpus and seed write the same text. What an interruption
-    left unfinished is written anew. Raises UserError for a number that is not positive, for a corpus that is too short to begin
-    with, and for a folder that cannot be written.
+    corpus: its training part provides the prompts.
+
+    The same model, corpus and seed generate the same text. An unfinished folder of an interrupted
+    run is replaced.
+
+    Raises UserError if `tokens` is not positive, if the corpus is too short for a prompt, or if the
+    folder cannot be written.
     """
     if tokens < 1:
         raise UserError(f"self_generated must be at least 1 token, not {tokens}")
-    context_length = run.recipe.context_length
-    beginning = max(1, context_length // BEGINNING)
-    if len(corpus.train) <= beginning:
+    prompt_length = max(1, loaded.config.context_length // PROMPT_SHARE)
+    if len(corpus.train) <= prompt_length:
         raise UserError(
-            f"{corpus.name} is too short: a beginning needs {beginning + 1} tokens, and it has {len(corpus.train)} to train "
-            "on: give more text"
+            f"{corpus.name} is too short: a prompt needs {prompt_length + 1} tokens, but there are "
+            f"{len(corpus.train)} to train on, so give more text"
         )
-    decoder = Decoder(run)
-    places = np.random.default_rng(seed)
     partial = make_folder(Path(out, f"{FOLDER}.partial"))
     shutil.rmtree(partial)
     make_folder(partial)
-    written, pending, files, text = 0, "", 0, 0
+    generated, pending, files = 0, "", 0
     with tqdm(total=tokens, unit="tok", unit_scale=True, desc=FOLDER, disable=None) as bar:
-        while written < tokens:
-            start = int(places.integers(len(corpus.train) - beginning))
-            generation = start_generation(
-                decoder.target, decoder.drafter, corpus.train[start : start + beginning].astype(np.int64), max_new_tokens=context_length,
-                sampling=SamplingParams(1.0), seed=row_seed(seed, text), stop_tokens=[run.tokenizer.end_token], rule="shared-noise",
-            )  # fmt: skip
-            new = len(list(generation))
-            pending += _readable(run.tokenizer.decode(generation.tokens)) + "\n"
-            written, text = written + new, text + 1
-            bar.update(new)
-            if len(pending) >= FILE_BYTES or written >= tokens:
+        for text, count in _texts(loaded, corpus, prompt_length, seed):
+            generated += count
+            pending += text + "\n"
+            bar.update(count)
+            finished = generated >= tokens
+            if len(pending) >= FILE_SIZE or finished:
                 write_text(partial / f"{files:05}.txt", pending)
                 pending, files = "", files + 1
+            if finished:
+                break
     final = Path(out, FOLDER)
     if final.exists():
         shutil.rmtree(final)
@@ -75,6 +76,30 @@ def generate_training_text(
     return final
 
 
+def _texts(
+    loaded: LoadedModel, corpus: Corpus, prompt_length: int, seed: int
+) -> Iterator[tuple[str, int]]:
+    """Yield texts without end: (a prompt and its continuation, number of generated tokens)."""
+    decoder = Decoder(loaded)
+    places = np.random.default_rng(seed)
+    number = 0
+    while True:
+        start = int(places.integers(len(corpus.train) - prompt_length))
+        generation = start_generation(
+            decoder.target,
+            decoder.drafter,
+            corpus.train[start : start + prompt_length].astype(np.int64),
+            max_new_tokens=loaded.config.context_length,
+            sampling=SamplingParams(1.0),
+            seed=row_seed(seed, number),
+            stop_tokens=[loaded.tokenizer.end_token],
+            rule="shared-noise",
+        )
+        count = len(list(generation))
+        yield _readable(loaded.tokenizer.decode(generation.tokens)), count
+        number += 1
+
+
 def _readable(text: str) -> str:
-    """Without the control characters that make a file look binary; a model may write anything."""
+    """Remove the control characters that would make the file look binary."""
     return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")

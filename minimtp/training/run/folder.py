@@ -49,7 +49,7 @@ class LoadedRun(LoadedModel):
 
 
 def started(folder: str | Path) -> bool:
-    """Return whether training has begun in this folder: it holds a checkpoint, or at least a log."""
+    """Return whether training has begun here: the folder holds a checkpoint, or at least a log."""
     return checkpoint.exists(folder) or kind_at(Path(folder, LOG_NAME)) == "file"
 
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, log lines, evaluations and checkpoints, up to the last step or a signal."""
+"""The training loop: steps, log lines, evaluations and checkpoints, until the end or a signal."""
 
 import sys
 import time
@@ -50,8 +50,8 @@ class Loop:
     def run(self, last_step: int, report: Callable[[str], None]) -> None:
         """Train up to `last_step`, then save, evaluate a finished run, and draw its loss curve.
 
-        Raises Interrupted, after saving, if the user stops the run, and UserError if the loss is not
-        finite or another process is lost.
+        Raises Interrupted, after saving, if the user stops the run, and UserError if the loss is
+        not finite or another process is lost.
         """
         trainer, team, steps = self.trainer, self.team, self.recipe.steps
         command = command_to_resume(self.out)

@@ -1,4 +1,4 @@
-"""The processes that mpirun started: how this process joins them, and what users type to start them."""
+"""Joining the processes that mpirun started, and the command that starts them again."""
 
 import os
 from pathlib import Path

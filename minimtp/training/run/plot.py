@@ -42,7 +42,7 @@ def draw_losses(folder: str | Path) -> Path | None:
 
 
 def _smoothed(values: list[float], memory: float = 0.95) -> list[float]:
-    """Return the exponential moving average, bias-corrected so the first value does not dominate."""
+    """Return the exponential moving average, with a correction for the first values."""
     mean, weight, smooth = 0.0, 0.0, []
     for value in values:
         mean = memory * mean + (1 - memory) * value

@@ -1,4 +1,4 @@
-"""`minimtp train`: a run folder is started, resumed, branched or interrupted, and never overwritten.
+"""`minimtp train`: start, resume, branch or interrupt a run, and never overwrite one.
 
 A step depends only on the content of its checkpoint (trainer.py). A resumed run therefore continues
 exactly as the uninterrupted run would have, bit for bit on the CPU, if the number of shards is the

@@ -141,7 +141,7 @@ def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
     ]
     assert main(command) == 2
     assert capsys.readouterr().err.endswith(
-        "minimtp: two.txt is too short: a beginning needs 3 tokens, and it has 2 to train on: give more text\n"
+        "minimtp: two.txt is too short: a prompt needs 3 tokens, but there are 2 to train on, so give more text\n"
     )
     assert not Path("new").exists()
 

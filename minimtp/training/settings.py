@@ -1,0 +1,90 @@
+"""The machinery of a recipe's settings: each knows its group, its help text and its allowed values.
+
+The command line's options are made from these settings, and each value is checked against them.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import field
+from typing import NamedTuple
+
+from minimtp.errors import UserError
+
+GROUPS = {
+    "model": "the transformer",
+    "heads": "multi-token prediction heads",
+    "quantize": "quantization-aware training",
+    "training": "budget, optimizer and schedule",
+}
+Value = int | float | bool | str
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`, both included. If `open`, `low` itself is excluded."""
+
+    low: float
+    high: float
+    open: bool = False
+
+    def __contains__(self, value: object) -> bool:  # False for NaN
+        above = value > self.low if self.open else value >= self.low
+        return above and value <= self.high
+
+    def __str__(self) -> str:
+        least = "more than" if self.open else "at least"
+        return f"{least} {short(self.low)} and at most {short(self.high)}"
+
+
+FRACTION = Range(0.0, 1.0)
+MOMENTUM = Range(0.0, 0.9999999)
+
+
+def setting(
+    group: str, default: Value | None, allowed: Range | tuple[str, ...] | None, text: str
+) -> Value:
+    """Return a dataclass field for a setting.
+
+    allowed: a range of numbers, a tuple of words, or None for any value. text: its help text.
+    """
+    metadata = {"group": group, "help": text, "allowed": allowed}
+    return field(default=default, metadata=metadata)
+
+
+def kind_of(field: dataclasses.Field) -> type:
+    """Return the type of a setting's value: int, float, bool or str."""
+    return int if field.name == "draft_depth" else field.type
+
+
+def checked(field: dataclasses.Field, value: object) -> Value:
+    """Return the value in the type of its field.
+
+    Raises UserError, which says what is allowed, for another type or a value that is not allowed.
+    """
+    kind, allowed, name = kind_of(field), field.metadata["allowed"], field.name
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+        raise UserError(f"{name} must be {names[kind]}, not {value!r}")
+    if allowed is not None and value not in allowed:
+        choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
+        raise UserError(f"{name} must be {choice}, not {short(value)}")
+    return value
+
+
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise UserError, which suggests the closest spelling, unless `name` is among the known ones.
+
+    kind: what it is the name of, such as "option" or "preset".
+    """
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise UserError(f"unknown {kind} {name!r}: {hint}")
+
+
+def short(value: object) -> str:
+    """Return the value for people: a float without trailing zeros."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
