@@ -162,13 +162,13 @@ def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay
 def test_the_choices_of_the_settings_are_those_of_the_packages_that_implement_them():
     from minimtp.engine import precision
     from minimtp.model.heads import HEADS
-    from minimtp.quant import packed
+    from minimtp.quant import activations
     from minimtp.quant.grids import base
-    from minimtp.quant.qat import kv_cache, modules
+    from minimtp.quant.qat import kv_cache, spec
 
-    assert recipe_module.ACTIVATIONS == packed.ACTIVATIONS
+    assert recipe_module.ACTIVATIONS == activations.ACTIVATIONS
     assert recipe_module.CACHES == kv_cache.CACHES
-    assert recipe_module.SCALES == modules.SCALES
+    assert recipe_module.SCALES == spec.SCALES
     assert recipe_module.MASKS == base.MASKS
     assert recipe_module.HEADS == ("none", *HEADS)
     assert recipe_module.PRECISIONS[-2:] == precision.SIXTEEN_BITS
