@@ -46,9 +46,9 @@ def attention(run: LoadedRun, text: str) -> np.ndarray:
         for block in model.blocks:
             layer = block.attention
             tables = layer.rotary.tables(length, table)
-            operation = CausalAttention(layer.heads, layer.num_kv_heads, *tables)
+            operation = CausalAttention(layer.num_heads, layer.num_kv_heads, *tables)
             operation.forward(layer.qkv(block.attention_norm(x)).data)
             weights = to_numpy(operation.probabilities[0])
-            maps.append(weights.reshape(layer.heads, length, length))
+            maps.append(weights.reshape(layer.num_heads, length, length))
             x = block(x)
     return np.array(maps)

@@ -1,58 +1,65 @@
-"""Derivatives of rounding: the true one, and the step's by hand, beside differences of what is being differentiated."""
+"""Derivatives of rounding: the true one, LSQ's, and finite differences of two functions."""
 
-from lessons.lesson07_quantization.quantized import products
+from lessons.lesson07_quantization.quantized import matrices
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.qat.learned import FakeQuantizeLearned
 
-GRID = grid_named("int4-full-mid-channel")  # codes -8..7, one step per row
+GRID = grid_named("int4-full-mid-channel")  # codes -8..7, one scale per row
 LOW, HIGH = GRID.min_code, GRID.max_code
 
 
 def share_without_slope(model: Transformer, h: float = 1e-6) -> float:
-    """The share of the weights whose code is the same h below and h above, their steps held fixed: a derivative of 0."""
+    """Return the fraction of the weights whose codes at w - h and w + h are equal."""
     same, count = 0, 0
-    for weight in products(model):
+    for weight in matrices(model):
         _, scales = Q4_0.encode(weight)
-        up, down = (
-            Q4_0.nearest(weight + array_module(weight).float32(move), scales) for move in (h, -h)
-        )
-        same, count = same + int((up == down).sum()), count + weight.size
+        h_like = array_module(weight).float32(h)
+        codes = [Q4_0.nearest(moved, scales) for moved in (weight + h_like, weight - h_like)]
+        same += int((codes[0] == codes[1]).sum())
+        count += weight.size
     return same / count
 
 
-def by_hand(w: np.ndarray, step: float) -> np.ndarray:
-    """Return LSQ's derivative of each rounded weight (n,) with respect to the step, from the library.
+def lsq_derivative(w: np.ndarray, scale: float) -> np.ndarray:
+    """Return the library's LSQ derivative of each rounded weight (n,) with respect to the scale.
 
-    step: a float16 number, as a grid stores it.
+    scale: a float16 number, as the grid stores it.
     """
-    group = w[None]  # (1, n)
-    log_step = np.log(step / GRID.encode(group)[1]).reshape(1)
+    row = w[None]  # (1, n)
+    log_step = np.log(scale / GRID.encode(row)[1]).reshape(1)  # t
     operation = FakeQuantizeLearned(GRID)
-    operation.forward(group, log_step)
-    slopes = [operation.backward(one[None])[1].item() for one in np.eye(len(w))]  # dq/dt, one by one
-    return np.array(slopes) / step  # dq/ds
+    operation.forward(row, log_step)
+    one_hot = np.eye(len(w))
+    by_log_step = [operation.backward(one[None])[1].item() for one in one_hot]  # dq/dt
+    return np.array(by_log_step) / scale  # dq/ds
 
 
-def staircase(w: np.ndarray, step: float) -> np.ndarray:
-    """What the forward computes."""
-    return step * np.clip(np.rint(w / step), LOW, HIGH)
+def rounded(w: np.ndarray, scale: float) -> np.ndarray:
+    """Return the result of the forward pass: a step function."""
+    return scale * np.clip(np.rint(w / scale), LOW, HIGH)
 
 
-def surrogate(w: np.ndarray, step: float, at: float) -> np.ndarray:
-    """What LSQ differentiates: the rounding error that there is at the step `at`, in steps, stays as it is."""
-    frozen = np.rint(w / at) - w / at
+def surrogate(w: np.ndarray, scale: float, at: float) -> np.ndarray:
+    """Return the function that LSQ differentiates.
+
+    The rounding error in units of the scale is kept fixed at its value for the scale `at`.
+    """
+    error = np.rint(w / at) - w / at
     inside = (w / at >= LOW) & (w / at <= HIGH)
-    return np.where(inside, w + step * frozen, step * np.clip(np.rint(w / at), LOW, HIGH))
+    return np.where(inside, w + scale * error, scale * np.clip(np.rint(w / at), LOW, HIGH))
 
 
-def differences(step: float = 0.13, h: float = 1e-5) -> tuple[float, float]:
-    """How far the derivative by hand lies from differences of the surrogate, and of the staircase, for 400 weights."""
-    step = float(np.float16(step))
+def largest_differences(scale: float = 0.13, h: float = 1e-5) -> tuple[float, float]:
+    """Compare LSQ's derivative for 400 weights with finite differences in the scale.
+
+    Returns the largest difference from the surrogate's, and from the step function's.
+    """
+    scale = float(np.float16(scale))
     w = np.linspace(-1.3, 1.2, 400)
-    hand = by_hand(w, step)
-    of_surrogate = (surrogate(w, step + h, step) - surrogate(w, step - h, step)) / (2 * h)
-    of_staircase = (staircase(w, step + h) - staircase(w, step - h)) / (2 * h)
-    return float(np.abs(hand - of_surrogate).max()), float(np.abs(hand - of_staircase).max())
+    lsq = lsq_derivative(w, scale)
+    of_surrogate = (surrogate(w, scale + h, scale) - surrogate(w, scale - h, scale)) / (2 * h)
+    of_rounded = (rounded(w, scale + h) - rounded(w, scale - h)) / (2 * h)
+    return float(np.abs(lsq - of_surrogate).max()), float(np.abs(lsq - of_rounded).max())

@@ -26,11 +26,11 @@ class FakeQuantize(Op):
 
     def forward(self, weight: Array) -> Array:
         raise NotImplementedError(
-            "lesson 8: the weights on their grid; and what will the backward ask for?"
+            "lesson 8: return the rounded weights, and store what backward will need"
         )
 
     def backward(self, gradient: Array) -> Array:
-        raise NotImplementedError("lesson 8: the gradient, where the mask lets it pass")
+        raise NotImplementedError("lesson 8: return the gradient, multiplied by the mask")
 
 
 class FakeQuantizeLearned(Op):
@@ -63,12 +63,8 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
-        clipped, both (N, K).
-        """
-        raise NotImplementedError(
-            "lesson 8: the total per group of the gradient times dq/dt: q - w inside, q outside"
-        )
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
+        raise NotImplementedError("lesson 8: return the sum of gradient * dq/dt over each group")
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
         """The gradient of the offsets (groups,). An offset moves only clipped weights."""
