@@ -8,14 +8,17 @@ from minimtp.training.recipe import Recipe
 
 
 def active_heads(recipe: Recipe, step: int) -> int:
-    """How many heads, nearest first, the curriculum trains in step `step`."""
+    """Return how many heads, nearest first, the curriculum trains in this step."""
     raise NotImplementedError(
         "lesson 5: recipe.steps has recipe.draft_depth + 1 equal parts; in which part is this step?"
     )
 
 
 def head_weights(recipe: Recipe, step: int) -> list[float]:
-    """Weight of the loss at each extra depth 1..draft_depth in step `step`; 0 while the curriculum leaves it out."""
+    """Return the weight of the loss at each extra depth 1..draft_depth.
+
+    The weight is 0 for a head that the curriculum does not train in this step.
+    """
     raise NotImplementedError(
         "lesson 5: divide the sum for this step among the heads; inactive heads get 0"
     )

@@ -63,7 +63,9 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not clipped, both (N, K)."""
+        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
+        clipped, both (N, K).
+        """
         raise NotImplementedError("lesson 8: return the sum of gradient * dq/dt over each group")
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
