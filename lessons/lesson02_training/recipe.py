@@ -9,7 +9,6 @@ INTRODUCES = (
     "minimtp.kernels.plain.attention",
     "minimtp.kernels.plain.best_first_tree",
     "minimtp.kernels.plain.block",
-    "minimtp.kernels.plain.gated_drafts",
     "minimtp.kernels.plain.gated_head",
     "minimtp.kernels.plain.gates",
     "minimtp.kernels.plain.loss",

@@ -46,11 +46,11 @@ def test_token_parts_computed_on_demand_give_the_same_drafts_as_a_table(kernel, 
     )
     step = kernel.prepare_gated_step(norms[0], from_state, norms[1], output, 1e-5)
     computed = kernel.prepare_token_parts(output, norms[2], from_token, 1e-5)
-    table = np.concatenate([computed[token : token + 1] for token in range(50)])
+    table = np.concatenate([computed[np.array([token])] for token in range(50)])
 
     def drafts(parts):
-        yield kernel.gated_greedy_draft(state.copy(), 3, parts, 6, 0.0, step)
-        yield kernel.gated_sampled_draft(state.copy(), 3, parts, noise, 0.7, 0.0, step)
+        yield kernel.gated_draft(state.copy(), 3, parts, 6, 0.0, step)
+        yield kernel.gated_draft(state.copy(), 3, parts, 6, 0.0, step, noise, 0.7)
         yield from kernel.gated_tree(state.copy(), 3, parts, (9, 4, 3), 0.0, 1.5, step, noise, 0.7)
 
     for one, other in zip(drafts(computed), drafts(table), strict=True):
@@ -66,7 +66,7 @@ def test_a_greedy_draft_equals_its_tokens_drafted_one_by_one(kernel, format_, le
     norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
     weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
     step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
-    drafts = kernel.gated_greedy_draft(state.copy(), token, parts, 6, least, step)
+    drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step)
     confidence, expected = 1.0, []
     for _ in range(6):
         logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
@@ -97,7 +97,7 @@ def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
     weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
     noise = rng.gumbel(size=(6, 50))
     step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
-    drafts = kernel.gated_sampled_draft(state.copy(), token, parts, noise, temperature, least, step)
+    drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step, noise, temperature)
 
     def follow(state, token, depth):
         logits, largest = kernel.gated_step(state, parts[token : token + 1], step)

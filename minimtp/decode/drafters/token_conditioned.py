@@ -12,6 +12,7 @@ from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.tree import Tree
+from minimtp.kernels.plain.gated_head import draft_chain
 from minimtp.model.heads import TokenConditionedHeads
 
 TABLE_SHARE = (
@@ -75,25 +76,23 @@ class TokenConditionedDrafter:
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
         argmax = None if self._token_parts is None else rule.perturbed_argmax(depth, self._xp)
         if argmax is not None:
-            arguments = self._hidden.copy(), self._pending, self._token_parts
-            if argmax.noise is None:
-                return self._kernel.gated_greedy_draft(
-                    *arguments, depth, self.min_confidence, self._step
-                ), None
-            settings = argmax.noise, argmax.temperature, self.min_confidence, self._step
-            return self._kernel.gated_sampled_draft(*arguments, *settings), None
-        state, token, samples, confidence = self._hidden.copy(), self._pending_token(), [], 1.0
-        for index in range(depth):
-            logits, max_probability = self._kernel.gated_step(
-                state, self._token_part(token), self._step
-            )
-            if self.min_confidence:
-                confidence *= float(max_probability)
-                if confidence < self.min_confidence:
-                    break
+            drafts = self._kernel.gated_draft(
+                self._hidden.copy(), self._pending, self._token_parts, depth, self.min_confidence,
+                self._step, argmax.noise, argmax.temperature,
+            )  # fmt: skip
+            return drafts, None
+        state, samples = self._hidden.copy(), []
+
+        def follow(token: Array) -> tuple[Array, Array]:
+            return self._kernel.gated_step(state, self._token_part(token), self._step)
+
+        def choose(logits: Array, index: int) -> Array:
             token, scores = rule.sample(logits, index)
             token = self._xp.asarray(token)  # stays on the GPU if it was sampled there
             samples.append((token, scores))
+            return token
+
+        draft_chain(follow, choose, self._pending_token(), depth, self.min_confidence)
         return join_samples(samples)
 
     def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:

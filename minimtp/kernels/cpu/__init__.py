@@ -20,8 +20,7 @@ from minimtp.kernels.cpu.fake_quantize import (
     fake_quantize_q8_0,
 )
 from minimtp.kernels.cpu.gated_head import (
-    gated_greedy_draft,
-    gated_sampled_draft,
+    gated_draft,
     gated_step,
     gated_tree,
     prepare_gated_step,
@@ -48,7 +47,7 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",

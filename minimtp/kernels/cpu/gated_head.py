@@ -1,5 +1,6 @@
-"""Drafting with a gated head: one token, a whole draft, or a tree of drafts in one compiled call;
-see `plain.gated_step`.
+"""Drafting with a gated head: one token, a chain or a tree of drafts in one compiled call.
+
+plain/gated_head.py says what each function computes.
 """
 
 from dataclasses import dataclass
@@ -11,52 +12,47 @@ from minimtp.kernels.cpu.math import ZERO, exponentiate, largest, sum_of_exponen
 from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
 from minimtp.kernels.cpu.norms import normalize, rms_norm
-from minimtp.kernels.plain.gated_drafts import TokenParts
+from minimtp.kernels.plain.gated_head import TokenParts
 
 ONE = np.float32(1)
 NO_NOISE = np.empty((0, 0))
-NO_TABLE, NO_NORM, NO_PANELS = (
-    np.empty((0, 0), np.float32),
-    np.empty(0, np.float32),
-    np.empty((0, 0), np.uint8),
-)
+NO_TABLE = np.empty((0, 0), np.float32)
+NO_NORM = np.empty(0, np.float32)
+NO_PANELS = np.empty((0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedGatedStep:
-    weights: tuple  # norm, panels, norm, panels, in the order in which they are used
-    kinds: tuple  # of the two panels
+    # What the compiled functions take as `weights`: norm, panels, norm, panels, in the order of
+    # their use; the formats of the two panels; epsilon.
+    weights: tuple
     vocabulary: int
-    epsilon: float
 
 
 def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
     norms = [np.array(weight, np.float32) for weight in (state_norm, norm)]
-    weights = (norms[0], from_state.panels, norms[1], output.panels)
-    return PreparedGatedStep(weights, (from_state.kind, output.kind), output.rows, epsilon)
+    kinds = from_state.kind, output.kind
+    weights = (norms[0], from_state.panels, norms[1], output.panels, kinds, epsilon)
+    return PreparedGatedStep(weights, output.rows)
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
-    return TokenParts(
-        table, np.array(norm, np.float32), from_token, epsilon, embedding, rms_norm, linear
-    )
+    norm = np.array(norm, np.float32)
+    return TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
 
 
 def _sources(token_parts):
-    """Where `_token_part` finds or computes them: arrays, and numbers."""
+    """Return where `_token_part` reads or computes parts: arrays, and numbers."""
     if isinstance(token_parts, TokenParts):
         table, from_token = token_parts.table, token_parts.from_token
-        return (NO_TABLE, token_parts.norm, table.panels, from_token.panels), (
-            table.kind,
-            table.rows,
-            from_token.kind,
-        )
+        arrays = NO_TABLE, token_parts.norm, table.panels, from_token.panels
+        return arrays, (table.kind, table.rows, from_token.kind)
     return (token_parts, NO_NORM, NO_PANELS, NO_PANELS), (0, 0, 0)
 
 
 @compiled
 def _token_part(token, sources, epsilon, part):
-    """A token's part, (1, 2D): of the table, or computed, into `part`."""
+    """Return the part (1, 2D) of a token: a row of the table, or computed into `part`."""
     (parts, norm, table, from_token), (table_kind, vocabulary, kind) = sources
     if parts.shape[0] > 0:
         return parts[token : token + 1]
@@ -70,11 +66,13 @@ def _token_part(token, sources, epsilon, part):
 
 def gated_step(state, token_part, step):
     logits = np.empty((1, step.vocabulary), np.float32)
-    return logits, _gated_step(state, token_part, *step.weights, step.kinds, step.epsilon, logits)
+    return logits, _gated_step(state, token_part, step.weights, logits)
 
 
 @compiled
-def _gated_step(state, token_part, state_norm, from_state, norm, output, kinds, epsilon, logits):
+def _gated_step(state, token_part, weights, logits):
+    """Update the state and write the logits. Return their maximum probability."""
+    state_norm, from_state, norm, output, kinds, epsilon = weights
     normed, inverse_rms = np.empty_like(state), np.empty(1, np.float32)
     normalize(state, state_norm, epsilon, normed, inverse_rms)
     gate_candidate = np.empty((1, 2 * state.shape[1]), np.float32)
@@ -87,60 +85,33 @@ def _gated_step(state, token_part, state_norm, from_state, norm, output, kinds, 
     return ONE / sum_of_exponentials(logits[0], largest(logits[0]))
 
 
-def gated_greedy_draft(state, token, token_parts, depth, min_confidence, step):
-    return _whole_draft(state, token, token_parts, depth, min_confidence, step, NO_NOISE, ONE)
-
-
-def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confidence, step):
-    return _whole_draft(
-        state, token, token_parts, len(noise), min_confidence, step, noise, np.float32(temperature)
-    )
-
-
-def _whole_draft(state, token, token_parts, depth, min_confidence, step, noise, temperature):
+def gated_draft(
+    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
+):
     drafts = np.empty(depth, np.int64)
-    settings = (token, depth, np.float32(min_confidence), temperature)
-    count = _draft(
-        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary, settings, noise, drafts
-    )  # fmt: skip
+    noise = NO_NOISE if noise is None else noise
+    settings = token, np.float32(min_confidence), np.float32(temperature), step.vocabulary
+    count = _draft(state, _sources(token_parts), step.weights, settings, noise, drafts)
     return drafts[:count]
 
 
 @compiled
-def _draft(
-    state,
-    sources,
-    state_norm,
-    from_state,
-    norm,
-    output,
-    kinds,
-    epsilon,
-    vocabulary,
-    settings,
-    noise,
-    drafts,
-):
-    token, depth, min_confidence, temperature = settings
-    logits, confidence, room = (
-        np.empty((1, vocabulary), np.float32),
-        ONE,
-        np.empty((1, 2 * state.shape[1]), np.float32),
-    )
-    for index in range(depth):
-        part = _token_part(token, sources, epsilon, room)
-        confidence *= _gated_step(
-            state, part, state_norm, from_state, norm, output, kinds, epsilon, logits
-        )
+def _draft(state, sources, weights, settings, noise, drafts):
+    """Write the drafts. Return how many there are."""
+    token, min_confidence, temperature, vocabulary = settings
+    logits, confidence = np.empty((1, vocabulary), np.float32), ONE
+    buffer = np.empty((1, 2 * state.shape[1]), np.float32)
+    for index in range(drafts.shape[0]):
+        part = _token_part(token, sources, weights[5], buffer)
+        confidence *= _gated_step(state, part, weights, logits)
         if confidence < min_confidence:
             return index
-        token = (
-            logits[0].argmax()
-            if noise.shape[0] == 0
-            else (logits[0] / temperature + noise[index]).argmax()
-        )
+        if noise.shape[0] == 0:
+            token = logits[0].argmax()
+        else:
+            token = (logits[0] / temperature + noise[index]).argmax()
         drafts[index] = token
-    return depth
+    return drafts.shape[0]
 
 
 def gated_tree(
@@ -148,76 +119,47 @@ def gated_tree(
 ):
     nodes, depth, width = sizes
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
-    settings = (
-        token,
-        depth,
-        width,
-        float(min_acceptance),
-        np.float32(sharpness),
-        np.float32(temperature),
-    )
-    count = _tree(
-        state, _sources(token_parts), *step.weights, step.kinds, step.epsilon, step.vocabulary,
-        settings, NO_NOISE if noise is None else noise, tokens, parents,
-    )  # fmt: skip
+    noise = NO_NOISE if noise is None else noise
+    floats = float(min_acceptance), np.float32(sharpness), np.float32(temperature)
+    settings = token, depth, width, *floats, step.vocabulary
+    count = _tree(state, _sources(token_parts), step.weights, settings, noise, tokens, parents)
     return tokens[:count], parents[:count]
 
 
 @compiled
-def _tree(
-    state,
-    sources,
-    state_norm,
-    from_state,
-    norm,
-    output,
-    kinds,
-    epsilon,
-    vocabulary,
-    settings,
-    noise,
-    tokens,
-    parents,
-):
-    token, depth, width, min_acceptance, sharpness, temperature = settings
-    most = tokens.shape[0]
-    states, depths = np.empty((most, state.shape[1]), np.float32), np.empty(most, np.int64)
-    logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
-    room = np.empty((1, 2 * state.shape[1]), np.float32)
-    # What may follow each node, the likeliest first: tokens, chances, and how many of them are
-    # taken.
-    candidates, chances, taken = (
-        np.empty((most, width), np.int64),
-        np.empty((most, width)),
-        np.empty(most, np.int64),
+def _tree(state, sources, weights, settings, noise, tokens, parents):
+    """Write the tokens and parents of the nodes. Return how many there are."""
+    token, depth, width, min_acceptance, sharpness, temperature, vocabulary = settings
+    max_nodes = tokens.shape[0]
+    states, depths = (
+        np.empty((max_nodes, state.shape[1]), np.float32),
+        np.empty(max_nodes, np.int64),
     )
-    states[0], tokens[0], parents[0], depths[0], chance, node = state[0], token, -1, 0, 1.0, 0
-    while node + 1 < most:
-        taken[node] = width  # nothing may follow
+    logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
+    buffer = np.empty((1, 2 * state.shape[1]), np.float32)
+    # By node: the most probable next tokens, in order, their probabilities, and how many of them
+    # are in the tree.
+    candidates = np.empty((max_nodes, width), np.int64)
+    probabilities = np.empty((max_nodes, width))
+    taken = np.empty(max_nodes, np.int64)
+    states[0], tokens[0], parents[0], depths[0] = state[0], token, -1, 0
+    probability, node = 1.0, 0
+    while node + 1 < max_nodes:
+        taken[node] = width  # no candidates, if the node is as deep as allowed
         if depths[node] < depth:
             taken[node] = 0
-            part = _token_part(tokens[node], sources, epsilon, room)
-            _gated_step(
-                states[node : node + 1],
-                part,
-                state_norm,
-                from_state,
-                norm,
-                output,
-                kinds,
-                epsilon,
-                logits,
-            )
+            part = _token_part(tokens[node], sources, weights[5], buffer)
+            _gated_step(states[node : node + 1], part, weights, logits)
             scores[:] = logits[0] / temperature
             if noise.shape[0] > 0:
                 scores += noise[depths[node]]
-            _likeliest(scores, sharpness, candidates[node], chances[node])
-            chances[node] *= chance
-        best, chance = -1, -1.0
+            _most_probable(scores, sharpness, candidates[node], probabilities[node])
+            probabilities[node] *= probability
+        best, probability = -1, -1.0
         for other in range(node + 1):
-            if taken[other] < width and chances[other, taken[other]] > chance:
-                best, chance = other, chances[other, taken[other]]
-        if chance < min_acceptance:
+            if taken[other] < width and probabilities[other, taken[other]] > probability:
+                best, probability = other, probabilities[other, taken[other]]
+        if probability < min_acceptance:
             break
         node += 1
         states[node], tokens[node] = states[best], candidates[best, taken[best]]
@@ -227,13 +169,14 @@ def _tree(
 
 
 @compiled
-def _likeliest(scores, sharpness, tokens, beliefs):
-    """The largest scores, of equals the lowest first, and what a softmax of `sharpness` times the
-    scores gives them.
+def _most_probable(scores, sharpness, tokens, probabilities):
+    """Write the tokens with the highest scores, and the softmax of sharpness * scores at them.
+
+    Ties go to the lowest id. Overwrites the scores.
     """
     weights = (scores - scores.max()).astype(np.float32)
     total = exponentiate(weights, ZERO, sharpness)
     for rank in range(tokens.shape[0]):
         tokens[rank] = scores.argmax()
         scores[tokens[rank]] = -np.inf
-        beliefs[rank] = weights[tokens[rank]] / total
+        probabilities[rank] = weights[tokens[rank]] / total

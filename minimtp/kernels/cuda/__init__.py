@@ -8,23 +8,25 @@ Files:
     training.py       a training step
     packed_linear.py  a few rows times a matrix
     gemm.py           large matrices in fewer bits
-    block.py          decoding
+    block.py          a transformer block
+    gated_head.py     drafting
+    sampling.py       choosing tokens
     graph.py          many launches recorded as one
 """
 
 from minimtp.kernels.cuda.block import (
     cached_attention,
-    choose,
-    gated_greedy_draft,
-    gated_sampled_draft,
-    gated_step,
-    gated_tree,
     prepare_block,
-    prepare_gated_step,
-    prepare_token_parts,
     prepare_trunk,
     transformer_block,
     trunk_step,
+)
+from minimtp.kernels.cuda.gated_head import (
+    gated_draft,
+    gated_step,
+    gated_tree,
+    prepare_gated_step,
+    prepare_token_parts,
 )
 from minimtp.kernels.cuda.packed_linear import (
     embedding,
@@ -35,6 +37,7 @@ from minimtp.kernels.cuda.packed_linear import (
     prepare_q8_0,
     quantize_activations,
 )
+from minimtp.kernels.cuda.sampling import choose
 from minimtp.kernels.cuda.training import (
     adamw,
     causal_softmax,
@@ -59,7 +62,7 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",

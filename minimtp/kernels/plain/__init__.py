@@ -9,7 +9,7 @@ of the fast ones.
     quantize.py       rounding weights and activations to int4 and int8
     packed_linear.py  matrix products, and rows of token embeddings
     block.py          a transformer block, or the whole trunk, on a few tokens
-    gated_head.py     drafting with a gated head (whole drafts: gated_drafts.py)
+    gated_head.py     drafting with a gated head (trees: best_first_tree.py)
     sampling.py       choosing tokens
 
 Every function here has a compiled counterpart with the same name and signature in `kernels/cpu`
@@ -38,8 +38,7 @@ from minimtp.kernels.plain.block import (
 )
 from minimtp.kernels.plain.gated_head import (
     PreparedGatedStep,
-    gated_greedy_draft,
-    gated_sampled_draft,
+    gated_draft,
     gated_step,
     gated_tree,
     prepare_gated_step,
@@ -73,7 +72,7 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "gated_greedy_draft", "gated_sampled_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",

@@ -1,9 +1,21 @@
-"""Drafting with a gated head, in plain array code."""
+"""Drafting with a gated head, in plain array code.
 
+A gated head (model/heads/) is a recurrence. Its state s starts at the trunk's hidden state, and
+each token changes it:
+
+    [g; c] = W_s norm(s) + part(token),   part(token) = W_t norm(embedding(token))
+    s <- s + sigmoid(g) (c - s)
+    logits of the next token = output(norm(s))
+
+`gated_step` computes one token, `gated_draft` a whole chain, and `gated_tree` a tree. The last two
+take any device's `gated_step` in `draft_chain` and `draft_tree`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from minimtp.backend import array_module
-from minimtp.kernels.plain import gated_drafts
+from minimtp.backend import Array, array_module, numpy, to_numpy
+from minimtp.kernels.plain.best_first_tree import best_first_tree
 from minimtp.kernels.plain.gates import gated_update
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import embedding, linear
@@ -11,35 +23,51 @@ from minimtp.kernels.plain.packed_linear import embedding, linear
 
 @dataclass(frozen=True)
 class PreparedGatedStep:
-    """A gated head and the output: two norms (D,), two matrices made ready by `prepare_*`."""
+    """The weights of a gated head and of the output layer."""
 
-    state_norm: object
-    from_state: object  # (2D, D): gate, then candidate
-    norm: object
-    output: object  # (V, D)
+    state_norm: Array  # (D,)
+    from_state: object  # W_s (2D, D), gate then candidate, prepared for `linear`
+    norm: Array  # (D,)
+    output: object  # (V, D), prepared for `linear`
     epsilon: float
 
 
+@dataclass(frozen=True, slots=True)
+class TokenParts:
+    """Computes part(token) when it is indexed; see `prepare_token_parts`."""
+
+    table: object  # the token embeddings (V, D), prepared for `linear`
+    norm: Array  # (D,)
+    from_token: object  # W_t (2D, D), prepared for `linear`
+    epsilon: float
+    embedding: Callable  # this and the next two are functions of the kernels
+    rms_norm: Callable
+    linear: Callable
+
+    def __getitem__(self, tokens: Array) -> Array:
+        """Return the parts (R, 2D) of integer tokens (R,)."""
+        normed, _ = self.rms_norm(self.embedding(self.table, tokens), self.norm, self.epsilon)
+        return self.linear(normed, self.from_token)
+
+
 def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
-    """A gated head made ready for `gated_step`; the matrices have been through `prepare_*`."""
+    """Prepare a gated head for `gated_step`. The matrices are results of `prepare_*`."""
     return PreparedGatedStep(state_norm, from_state, norm, output, epsilon)
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
-    """Every token's share of a gated head's gate and candidate: token_parts[tokens] (R, 2D) of
-    tokens (R,).
+    """Return an object that computes part(token) on demand: token_parts[tokens (R,)] -> (R, 2D).
 
-    table (V, D): the token embeddings, and from_token (2D, D), two matrices made ready by
-    `prepare_*`; norm (D,). Computed when asked for; an array (V, 2D) of all of them does as well
-    wherever token_parts are wanted.
+    table (V, D), the token embeddings, and from_token (2D, D) are results of `prepare_*`; norm
+    (D,). An array (V, 2D) of all parts can be used instead.
     """
-    return gated_drafts.TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
+    return TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
 
 
 def gated_step(state, token_part, step):
-    """One drafted token: state (1, D), CHANGED IN PLACE, and the token's share of gate and
-    candidate (1, 2D) -> logits (1, V) of the token after it, and the probability of the most
-    probable one.
+    """Compute one drafted token. Return its logits (1, V) and their maximum probability.
+
+    state (1, D) is CHANGED IN PLACE. token_part (1, 2D) is part(token) of the token before.
     """
     normed, _ = rms_norm(state, step.state_norm, step.epsilon)
     state[...] = gated_update(state, linear(normed, step.from_state) + token_part)
@@ -49,58 +77,82 @@ def gated_step(state, token_part, step):
     return logits, 1 / xp.exp(logits - logits.max()).sum()
 
 
-def gated_greedy_draft(state, token, token_parts, depth, min_confidence, step):
-    """Up to `depth` drafted tokens (k,) int64, each the most probable one after the tokens before
-    it.
+def gated_draft(
+    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
+):
+    """Return up to `depth` drafted tokens, int64 (K,) on the host.
 
-    state (1, D), CHANGED IN PLACE; token: the one before the draft; token_parts: see
-    `prepare_token_parts`. Stops where the product of the largest probabilities falls below
-    `least_confidence`.
+    Each is argmax(logits), or argmax(logits / temperature + noise) with noise (depth, V) float64,
+    one row per token, on the host or where the state is. Ties go to the lowest id. state (1, D) is
+    CHANGED IN PLACE; `token` comes before the draft. The draft ends when the product of its maximum
+    probabilities falls below `min_confidence`.
     """
-    xp, drafts, confidence = array_module(state), [], 1.0
-    for _ in range(depth):
-        logits, largest_probability = gated_step(state, token_parts[token : token + 1], step)
-        confidence *= float(largest_probability)
-        if confidence < min_confidence:
-            break
-        token = int(logits.argmax())
-        drafts.append(token)
-    return xp.asarray(drafts, dtype="int64")
+    xp = array_module(state)
+    noise = None if noise is None else xp.asarray(noise)
 
+    def choose(logits, index):
+        scores = logits if noise is None else logits / temperature + noise[index]
+        return scores.argmax(axis=-1)
 
-def gated_sampled_draft(state, token, token_parts, noise, temperature, min_confidence, step):
-    """As `gated_greedy_draft`, with the largest of logits / temperature + noise for each token;
-    int64 on the host.
+    def follow(token):
+        return gated_step(state, token_parts[token], step)
 
-    noise: (K, V) float64, a row a token, on the host or where the state is.
-    """
-    return gated_drafts.sampled_draft(
-        gated_step, state, token, token_parts, noise, temperature, min_confidence, step
-    )
+    tokens = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
+    return numpy.array([int(token[0]) for token in tokens], numpy.int64)
 
 
 def gated_tree(
     state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
 ):
-    """A tree of drafts, always with the likeliest node next: tokens (N + 1,) and parents (N + 1,),
-    int64 on the host.
+    """Return the tokens (N + 1,) and parents (N + 1,), int64 on the host, of a tree of drafts.
 
-    Node 0 is `token`, with the parent -1. sizes: at most how many drafts, how many behind one
-    another, and how many different ones for one place. A node's chance is the product of the
-    beliefs along its path, and a belief what a softmax of `sharpness` times the scores gives;
-    scores are logits / temperature and, with noise (depth, V) float64 on the host, its row for the
-    node's depth on top. No node's chance is below `least_chance`. Of equal chances the one whose
-    parent is older is taken, of equal scores the lowest token.
+    Node 0 is `token`, with parent -1. sizes: maximum number of drafts, maximum depth, maximum
+    number of children of a node. The tree has the most probable nodes (best_first_tree.py). A
+    child's probability is the softmax of sharpness * scores. Scores are logits / temperature, plus
+    noise[depth of the node] if there is noise (depth, V), float64 on the host. Ties between scores
+    go to the lowest id. No node's probability is below `min_acceptance`.
     """
-    return gated_drafts.likeliest_tree(
-        gated_step,
-        state,
-        token,
-        token_parts,
-        sizes,
-        min_acceptance,
-        sharpness,
-        step,
-        noise,
-        temperature,
-    )
+
+    def follow(state, token):
+        return gated_step(state, token_parts[token], step)[0]
+
+    return draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature)
+
+
+def draft_chain(follow, choose, token, depth, min_confidence):
+    """Draft up to `depth` tokens, one after the other. Return a list of arrays (1,).
+
+    follow(token (1,)) -> logits (1, V) of the next token and their maximum probability.
+    choose(logits, index) -> the next token (1,).
+    """
+    tokens, confidence = [], 1.0
+    for index in range(depth):
+        logits, max_probability = follow(token)
+        if min_confidence:  # reading the probability waits for the GPU
+            confidence *= float(max_probability)
+            if confidence < min_confidence:
+                break
+        token = choose(logits, index)
+        tokens.append(token)
+    return tokens
+
+
+def draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature):
+    """See `gated_tree`. follow(state (1, D), token (1,)) -> logits (1, V); changes the state in
+    place.
+    """
+    nodes, depth, width = sizes
+    xp, states = array_module(state), {-1: state}  # states by node
+
+    def candidates(node, parent, path):
+        states[node] = states[parent].copy()
+        last = xp.full(1, path[-1] if path else token, "int64")
+        scores = to_numpy(follow(states[node], last))[0] / temperature
+        if noise is not None:
+            scores = scores + noise[len(path)]
+        weights = numpy.exp(sharpness * (scores - scores.max()))
+        tokens = numpy.argsort(-scores, kind="stable")[:width]
+        return tokens.tolist(), (weights[tokens] / weights.sum()).tolist()
+
+    tokens, parents = best_first_tree(token, candidates, nodes, depth, min_acceptance)
+    return numpy.array(tokens, numpy.int64), numpy.array(parents, numpy.int64)

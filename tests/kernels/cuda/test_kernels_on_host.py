@@ -221,12 +221,12 @@ def test_scores_on_the_device_have_the_bits_of_the_host(device):
 def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(
     device, rows, vocabulary, seed
 ):
-    from minimtp.kernels.cuda.block import _choose
+    from minimtp.kernels.cuda.sampling import choose_into
 
     logits = np.random.default_rng(seed).integers(0, 4, (rows, vocabulary)).astype(np.float32)
     probabilities = device.xp.empty(rows, np.float32)
     assert (
-        to_numpy(_choose(there(device, logits), 1.0, None, None, probabilities)).tolist()
+        to_numpy(choose_into(there(device, logits), 1.0, None, None, probabilities)).tolist()
         == logits.argmax(axis=1).tolist()
     )
     expected = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)

@@ -1,0 +1,86 @@
+"""Drafting with a gated head on the GPU: a whole chain of drafts is one recorded graph.
+
+plain/gated_head.py says what each function computes.
+"""
+
+from dataclasses import dataclass
+
+from minimtp.backend import Array, array_module, numpy
+from minimtp.kernels.cuda.graph import Graphs
+from minimtp.kernels.cuda.packed_linear import embedding, linear
+from minimtp.kernels.cuda.sampling import choose_into
+from minimtp.kernels.cuda.training import gated_update, rms_norm
+from minimtp.kernels.plain.gated_head import TokenParts, draft_tree
+
+
+@dataclass(frozen=True)
+class PreparedGatedStep:
+    """The fields of plain.PreparedGatedStep, and the recorded drafts: one graph per depth."""
+
+    state_norm: Array
+    from_state: object
+    norm: Array
+    output: object
+    epsilon: float
+    graphs: Graphs
+
+
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, Graphs())
+
+
+def prepare_token_parts(table, norm, from_token, epsilon):
+    return TokenParts(table, norm, from_token, epsilon, embedding, rms_norm, linear)
+
+
+def gated_step(state, token_part, step: PreparedGatedStep):
+    logits = _next_logits(state, token_part, step)
+    probability = array_module(logits).empty(1, numpy.float32)
+    choose_into(logits, 1.0, probabilities=probability)
+    return logits, probability[0]
+
+
+def _next_logits(state, token_part, step):
+    normed, _ = rms_norm(state, step.state_norm, step.epsilon)
+    state[...] = gated_update(state, linear(normed, step.from_state) + token_part)
+    normed, _ = rms_norm(state, step.norm, step.epsilon)
+    return linear(normed, step.output)
+
+
+def gated_draft(
+    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
+):
+    """As in plain/gated_head.py. The host waits once, when all `depth` tokens have been computed."""
+    inputs = () if noise is None else (array_module(state).asarray(noise),)
+    temperature = 1.0 if noise is None else float(temperature)
+
+    def draft(state, token, *noise):
+        # Written into their places: to concatenate more than eight arrays CuPy uploads their
+        # addresses, which a graph cannot record.
+        xp = array_module(state)
+        tokens, probabilities = xp.empty(depth, xp.int64), xp.empty(depth, xp.float32)
+        for place in range(depth):
+            here = slice(place, place + 1)
+            logits = _next_logits(state, token_parts[token], step)
+            row = noise[0][here] if noise else None
+            token = choose_into(logits, temperature, row, tokens[here], probabilities[here])
+        found = xp.empty((2, depth), xp.float64)
+        found[0], found[1] = tokens, probabilities
+        return (found,)
+
+    key = depth, id(token_parts), temperature, len(inputs)
+    (found,) = step.graphs.run(key, draft, state, numpy.int64(token), *inputs)
+    tokens, probabilities = found.get()  # (2, K)
+    doubtful = probabilities.cumprod() < min_confidence
+    count = int(doubtful.argmax()) if doubtful.any() else depth
+    # -1 stands for logits that are not finite. Then no draft can be right, so take any.
+    return numpy.maximum(tokens[:count], 0).astype(numpy.int64)
+
+
+def gated_tree(
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
+):
+    def follow(state, token):
+        return _next_logits(state, token_parts[token], step)
+
+    return draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature)
