@@ -68,7 +68,7 @@ class TreeDrafter(Protocol):
 def join_samples(
     samples: Sequence[tuple[Array, np.ndarray | None]],
 ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
-    """Return the results of several `rule.sample` as one: tokens (K,), and scores (K, V) or None."""
+    """Join the results of several `rule.sample`: tokens (K,), and scores (K, V) or None."""
     if not samples:
         return [], None
     tokens, scores = zip(*samples, strict=True)

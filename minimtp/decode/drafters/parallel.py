@@ -28,7 +28,7 @@ class ParallelDrafter(BlockHeadDrafter):
                 head.extend(self._hidden[head.cache.length : self._rows].copy())
 
     def _logits(self, depth: int) -> Array:
-        """Return the logits (K, V) of the first `depth` heads for the tokens after the pending one."""
+        """Return the logits (K, V) of the first `depth` heads, at the last committed row."""
         self._catch_up()
         last = self._rows - 1
         states = [head.states[last : last + 1] for head in self._heads[:depth]]

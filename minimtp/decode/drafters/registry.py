@@ -51,7 +51,7 @@ def make_drafter(
 def every_drafter(
     run: LoadedModel, heads: Drafter | None, small: LoadedModel | None, deploy: Deploy
 ) -> dict[str, Drafter]:
-    """Return all drafters for the loaded `run` by title. small: another run to draft with, or None."""
+    """Return all drafters for `run` by title. small: another run to draft with, or None."""
     sources = {title: name for name, title in TITLES.items()}
     if small is not None:
         sources[ANOTHER_RUN] = small

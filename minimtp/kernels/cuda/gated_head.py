@@ -50,7 +50,7 @@ def _next_logits(state, token_part, step):
 def gated_draft(
     state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
 ):
-    """As in plain/gated_head.py. The host waits once, when all `depth` tokens have been computed."""
+    """As in plain/gated_head.py. The host waits once, for all `depth` tokens together."""
     inputs = () if noise is None else (array_module(state).asarray(noise),)
     temperature = 1.0 if noise is None else float(temperature)
 
