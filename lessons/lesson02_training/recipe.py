@@ -27,6 +27,7 @@ INTRODUCES = (
     "minimtp.engine.replicas",
     "minimtp.model.matrix",
     "minimtp.model.layers",
+    "minimtp.model.tokenizer",
     "minimtp.files",
     "minimtp.machine",
     "minimtp.training.data.texts",

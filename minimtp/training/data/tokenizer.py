@@ -1,6 +1,6 @@
 """Turning text into tokens and back.
 
-A tokenizer (the protocol is in model/loaded.py) has
+A tokenizer (the protocol is in model/tokenizer.py) has
 
     vocabulary_size, end_token      the number of tokens, and the token that ends a document
     encode(text) -> (N,) int64      text is str, or bytes, which need not be valid UTF-8
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.model.loaded import Tokenizer
+from minimtp.model.tokenizer import Tokenizer
 
 
 class ByteTokenizer:
