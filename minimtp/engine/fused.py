@@ -125,7 +125,8 @@ class CausalAttention(Op):
 
     Backward, with g the output's gradient:
 
-        dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C),  dq' = dS k',  dk' = dSᵀ q'
+        dv = Pᵀ g,  dP = g vᵀ,  dS = P ∘ (dP - rowsum(P ∘ dP)) / sqrt(C)
+        dq' = dS k',  dk' = dSᵀ q'
 
     and the opposite rotation undoes R. The H/G query heads of a group are stacked as rows of one
     matrix product, which also sums their gradients of k and v.

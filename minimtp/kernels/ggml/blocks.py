@@ -1,28 +1,31 @@
-"""The arithmetic of ggml's block formats Q4_0, Q4_1 and Q8_0 in plain arrays: the one place where it is written down.
+"""The arithmetic of ggml's block formats Q4_0, Q4_1 and Q8_0 in plain arrays, defined only here.
 
-A row of K weights is cut into groups of 32. A group is stored as one 16-bit float, the scale (the step between two levels),
-and 32 small integers, the codes; a weight is read back as code * scale, in Q4_1 plus a second 16-bit float. Training rounds
-with these functions (`kernels.plain.fake_quantize_*`), conversion, packing and export store what they return
-(`minimtp.quant`), and the compiled twins in `kernels/cpu/__init__.py` are held bit-equal to them. So the numbers that training saw are
-the numbers in the file.
+A row of K weights is cut into groups of 32. A group is stored as one float16 scale (the step
+between two levels) and 32 small integers, the codes. The value of a weight is code * scale. Q4_1
+adds a second float16, the minimum. Training rounds with these functions
+(`kernels.plain.fake_quantize_*`). Conversion, packing and export store their results
+(`minimtp.quant`). Tests require the compiled kernels to match them bit for bit. So the file holds
+exactly the numbers that training used.
 
-    Q4_0   extreme = the first element of largest magnitude, with its sign      d = extreme / -8      codes -8..7
+    Q4_0   d = extreme / -8, extreme: the first element of largest magnitude     codes -8..7
            code = min(15, trunc(x * (1/d) + 8.5)) - 8
-    Q4_1   d = (max - min) / 15, m = min                                         codes 0..15, value code * d + m
-           code = min(15, trunc((x - min) * (1/d) + 0.5))
+    Q4_1   d = (max - min) / 15, m = min                                         codes 0..15
+           code = min(15, trunc((x - min) * (1/d) + 0.5)), value code * d + m
     Q8_0   d = max|x| / 127                                                      codes -127..127
            code = x * (1/d) rounded, halves away from zero
 
-The order of operations belongs to the format: the codes are chosen with the float32 step d and its float32 reciprocal, and
-read back with d rounded to float16. Dividing by d, or choosing codes with the rounded step, gives other bytes. Q4_0's signed
-scale spends the one code that has no mirror image, -8, on the largest weight; the price is that a weight close to the
-negative of the extreme is clipped from +8 to +7, so that its error can reach a whole step instead of half a one.
+The order of operations belongs to the format. Codes are chosen with the float32 step d and its
+float32 reciprocal. Values are read back with d rounded to float16. Dividing by d, or choosing codes
+with the rounded step, would give other bytes. Q4_0's signed scale gives the largest weight the code
+-8, the only one without a mirror image. In exchange, a weight close to the negative of the extreme
+is clipped from +8 to +7, so its error can reach a whole step instead of half a step.
 
-Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c); the tests compare with the
-`gguf` package byte for byte, and with stored bytes of ggml itself. Two differences, neither in any value: of a group of
-negative zeros ggml's C makes a scale of the other sign than its Python package and this file do; and where 1/d would overflow
-float32 (|d| <= 2**-128) ggml casts NaN to an integer, which is undefined, and here the codes are 0.
-Values are not checked here: `minimtp.quant.grids` refuses what is not finite before it stores anything.
+Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c).
+Tests compare with the `gguf` package byte for byte, and with stored bytes of ggml itself. There are
+two differences, and neither changes a value. For a group of negative zeros, ggml's C code stores a
+scale with the opposite sign from its Python package and this file. And if 1/d overflows float32
+(|d| <= 2**-128), ggml casts NaN to an integer, which is undefined, and the codes here are 0. This
+file does not check values: `minimtp.quant.grids` rejects non-finite ones before it stores anything.
 """
 
 from minimtp.backend import array_module
@@ -35,7 +38,10 @@ LARGEST_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a fini
 
 
 def encode_q4_0(x):
-    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -8..7 and scales float32 (N, K/32), each exactly a float16."""
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -8..7, scales float32 (N, K/32).
+
+    Each scale equals a float16.
+    """
     xp = array_module(x)
     levels, step = levels_q4_0(x)
     codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8) - xp.int8(8)
@@ -43,7 +49,9 @@ def encode_q4_0(x):
 
 
 def levels_q4_0(x):
-    """Q4_0's codes + 8 before clipping, float32 (N, K/32, 32) in 0..16, and the float32 steps d (N, K/32, 1) behind them."""
+    """Return Q4_0's codes + 8 before clipping, float32 (N, K/32, 32) in 0..16, and the float32
+    steps d (N, K/32, 1).
+    """
     xp = array_module(x)
     groups = _groups_float32(x)  # (N, K/32, 32)
     first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
@@ -52,7 +60,11 @@ def levels_q4_0(x):
 
 
 def encode_q4_1(x):
-    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in 0..15, scales and minima float32 (N, K/32), each a float16."""
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in 0..15, scales and minima float32 (N,
+    K/32).
+
+    Each scale and minimum equals a float16.
+    """
     xp = array_module(x)
     groups = _groups_float32(x)  # (N, K/32, 32)
     minimum = groups.min(axis=-1, keepdims=True)
@@ -63,7 +75,10 @@ def encode_q4_1(x):
 
 
 def encode_q8_0(x):
-    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -127..127 and scales float32 (N, K/32), each exactly a float16."""
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -127..127, scales float32 (N, K/32).
+
+    Each scale equals a float16.
+    """
     xp = array_module(x)
     groups = _groups_float32(x)  # (N, K/32, 32)
     step = xp.max(xp.abs(groups), axis=-1, keepdims=True) / xp.float32(127)  # (N, K/32, 1)
@@ -77,7 +92,9 @@ def encode_q8_0(x):
 
 
 def decode(codes, scales):
-    """codes int8 (N, K), scales float32 (N, K/32) -> code * scale, float32 (N, K): for Q4_0 and Q8_0, which store no minima."""
+    """codes int8 (N, K), scales float32 (N, K/32) -> code * scale, float32 (N, K). For Q4_0 and
+    Q8_0.
+    """
     xp = array_module(codes)
     rows, columns = codes.shape
     groups = codes.reshape(rows, columns // GROUP_SIZE, GROUP_SIZE).astype(xp.float32)
@@ -87,39 +104,47 @@ def decode(codes, scales):
 def pack_q4_0(codes, scales):
     """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 18).
 
-    A block is the float16 scale, little-endian, then 16 bytes: byte j holds code j + 8 in its low and code j+16 + 8 in its
-    high four bits.
+    A block is the float16 scale, little-endian, then 16 bytes. The low four bits of byte j hold
+    code j, plus 8. The high four bits hold code j + 16, plus 8.
     """
     xp = array_module(codes)
-    return xp.concatenate(
-        [bytes_of_float16(scales), _nibbles(codes + xp.int8(8))], axis=-1
-    ).reshape(len(codes), -1)
+    parts = [bytes_of_float16(scales), _nibbles(codes + xp.int8(8))]
+    return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
 
 
 def unpack_q4_0(blocks):
-    """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q4_0`."""
+    """blocks uint8 (N, K/32 * 18) -> codes int8 (N, K), scales float32 (N, K/32). Inverse of
+    `pack_q4_0`.
+    """
     blocks = blocks.reshape(len(blocks), -1, Q4_0_BLOCK_BYTES)
-    return codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8), float16_from_bytes(
-        blocks[:, :, :2]
-    )
+    codes = codes_from_nibbles(blocks[:, :, 2:]) - array_module(blocks).int8(8)
+    return codes, float16_from_bytes(blocks[:, :, :2])
 
 
 def pack_q4_1(codes, scales, minima):
-    """codes int8 (N, K) in 0..15, scales and minima (N, K/32) -> blocks uint8 (N, K/32 * 20): both floats, then as Q4_0."""
+    """codes int8 (N, K) in 0..15, scales and minima (N, K/32) -> blocks uint8 (N, K/32 * 20).
+
+    A block is the two float16 numbers, then codes as in Q4_0, without the 8.
+    """
     xp = array_module(codes)
     parts = [bytes_of_float16(scales), bytes_of_float16(minima), _nibbles(codes)]
     return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
 
 
 def unpack_q4_1(blocks):
-    """blocks uint8 (N, K/32 * 20) -> codes int8 (N, K), scales and minima float32 (N, K/32); undoes `pack_q4_1`."""
+    """blocks uint8 (N, K/32 * 20) -> codes int8 (N, K), scales and minima float32 (N, K/32).
+    Inverse of `pack_q4_1`.
+    """
     blocks = blocks.reshape(len(blocks), -1, Q4_1_BLOCK_BYTES)
     scales, minima = float16_from_bytes(blocks[:, :, :2]), float16_from_bytes(blocks[:, :, 2:4])
     return codes_from_nibbles(blocks[:, :, 4:]), scales, minima
 
 
 def pack_q8_0(codes, scales):
-    """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 34): the float16 scale, then 32 signed bytes."""
+    """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 34).
+
+    A block is the float16 scale, then 32 signed bytes.
+    """
     xp = array_module(codes)
     rows, columns = codes.shape
     code_bytes = (
@@ -129,13 +154,14 @@ def pack_q8_0(codes, scales):
 
 
 def unpack_q8_0(blocks):
-    """blocks uint8 (N, K/32 * 34) -> codes int8 (N, K), scales float32 (N, K/32); undoes `pack_q8_0`."""
+    """blocks uint8 (N, K/32 * 34) -> codes int8 (N, K), scales float32 (N, K/32). Inverse of
+    `pack_q8_0`.
+    """
     xp = array_module(blocks)
     rows = blocks.shape[0]
     blocks = blocks.reshape(rows, -1, Q8_0_BLOCK_BYTES)
-    return xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(
-        rows, -1
-    ), float16_from_bytes(blocks[:, :, :2])
+    codes = xp.ascontiguousarray(blocks[:, :, 2:]).view(xp.int8).reshape(rows, -1)
+    return codes, float16_from_bytes(blocks[:, :, :2])
 
 
 def _groups_float32(x):
@@ -145,7 +171,9 @@ def _groups_float32(x):
 
 
 def _nibbles(codes):
-    """codes 0..15 (N, K) -> uint8 (N, K/32, 16): code j of a group in the low, code j + 16 in the high half of byte j."""
+    """codes 0..15 (N, K) -> uint8 (N, K/32, 16): byte j holds code j in its low and code j + 16 in
+    its high half.
+    """
     halves = codes.astype("uint8").reshape(
         len(codes), codes.shape[1] // GROUP_SIZE, 2, GROUP_SIZE // 2
     )
@@ -153,13 +181,9 @@ def _nibbles(codes):
 
 
 def codes_from_nibbles(nibbles):
-    """uint8 (N, K/32, 16) -> int8 (N, K); undoes `_nibbles`."""
-    return (
-        array_module(nibbles)
-        .concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-        .astype("int8")
-        .reshape(len(nibbles), -1)
-    )
+    """uint8 (N, K/32, 16) -> int8 (N, K). Inverse of `_nibbles`."""
+    halves = array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1)
+    return halves.astype("int8").reshape(len(nibbles), -1)
 
 
 def _reciprocal(step):
@@ -169,7 +193,7 @@ def _reciprocal(step):
 
 
 def as_stored(step):
-    """(..., 1) -> (...): rounded to the float16 that a block holds, as float32."""
+    """(..., 1) -> (...): rounded to the float16 that a block stores, as float32."""
     xp = array_module(step)
     return step[..., 0].astype(xp.float16).astype(xp.float32)
 
@@ -181,6 +205,6 @@ def bytes_of_float16(scales):
 
 
 def float16_from_bytes(pairs):
-    """uint8 (..., 2) -> float32 (...); undoes `bytes_of_float16`."""
+    """uint8 (..., 2) -> float32 (...). Inverse of `bytes_of_float16`."""
     xp = array_module(pairs)
     return xp.ascontiguousarray(pairs).view("<f2")[..., 0].astype(xp.float32)

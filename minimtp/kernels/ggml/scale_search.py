@@ -1,41 +1,45 @@
-"""How ggml looks for scales: try some twenty or forty, keep the one with the smallest weighted squared error.
+"""How ggml searches for scales: it tries twenty to forty and keeps the one with the smallest
+weighted squared error.
 
-Taking the scale from the extreme weight is a guess: a slightly smaller or larger one often rounds the other weights better.
-Each search below starts from that guess, rounds with scales around it, and for every rounding computes the best scale for
-those codes in closed form (weighted least squares). With codes l, weights of the error w and sums over the group:
+The scale that follows from the extreme weight is only a guess. A slightly smaller or larger one
+often rounds the other weights better. Each search below starts from that guess and rounds with
+scales around it. For every rounding it computes the best scale for those codes in closed form
+(weighted least squares). With codes l, error weights w and sums over the group:
 
-    signed      x ~ s l                s = sum(w x l) / sum(w l l),   error = sum(w x x) - sum(w x l)**2 / sum(w l l)
-    affine      x ~ s l + m, m <= 0    the two normal equations of (s, m); where m would be positive, m = 0
-    positive    signed, for numbers that are not negative, refined code by code; used for the scales of scales
+    signed      x ~ s l                s = sum(w x l) / sum(w l l)
+                                       error = sum(w x x) - sum(w x l)**2 / sum(w l l)
+    affine      x ~ s l + m, m <= 0    the two normal equations of (s, m), or m = 0 if m > 0
+    positive    as signed, for numbers >= 0, refined code by code; for the scales of scales
 
-Everything is float32 in a fixed order, since ties and the last bits decide which trial wins and with it the bytes: sums run
-over the group from its first element to its last, products are multiplied from the left. The arrays have the group along the
-first axis, (n, M) for M groups of n, so that such a sum is n additions of whole rows.
+Everything is float32 in a fixed order, because ties and last bits decide which trial wins, and so
+the bytes. Sums run over the group from its first element to its last. Products are multiplied from
+the left. The arrays have the group along the first axis, (n, M) for M groups of n, so that such a
+sum is n additions of whole rows.
 
-Source: `make_qx_quants`, `make_qkx2_quants`, `make_qkx3_quants` and `make_qp_quants` of ggml, built without contraction of
-a*b+c; the tests compare with bytes that ggml wrote.
+Source: `make_qx_quants`, `make_qkx2_quants`, `make_qkx3_quants` and `make_qp_quants` of ggml, built
+without contraction of a*b+c. Tests compare with bytes that ggml wrote.
 """
 
 from minimtp.backend import array_module, numpy
 
-TOO_SMALL = numpy.float32(1e-15)  # groups whose largest magnitude is below are stored as zeros
-MAGIC = numpy.float32(
-    12582912
-)  # 1.5 * 2**23: adding it leaves a number's nearest integer in the low bits
+TOO_SMALL = numpy.float32(1e-15)  # groups whose largest magnitude is below this are stored as zeros
+# 1.5 * 2**23: after it is added to a number, the low bits hold the nearest integer.
+MAGIC = numpy.float32(12582912)
 
 
 def nearest_integer(x):
-    """float32 -> int32, halves to even, for |x| < 2**22.
+    """Round float32 to int32, halves to even, for |x| < 2**22.
 
-    Beyond, and for infinities and NaN, the low 23 bits of x + 1.5 * 2**23 read as an integer, as in ggml: groups of
-    sub-normal numbers have no finite reciprocal scale and get there.
+    For larger numbers, infinities and NaN, return the low 23 bits of x + 1.5 * 2**23 as an integer,
+    as ggml does. This happens for groups of subnormal numbers, whose scale has no finite
+    reciprocal.
     """
     xp = array_module(x)
     return ((x + MAGIC).view(xp.int32) & 0x7FFFFF) - 0x400000
 
 
 def in_order(terms):
-    """(n, M) -> (M,): the sum from the first to the last, which `sum` does not promise."""
+    """(n, M) -> (M,): the sum from the first term to the last, an order `sum` does not guarantee."""
     total = terms[0].copy()
     for term in terms[1:]:
         total += term
@@ -43,9 +47,11 @@ def in_order(terms):
 
 
 def search_signed(x, weights, largest):
-    """Codes -largest..largest-1 and a scale, possibly negative, for groups of numbers of either sign.
+    """Codes -largest..largest-1 and a scale, possibly negative, for groups of numbers of either
+    sign.
 
-    x, weights: float32 (n, M) -> codes int32 (n, M), scale float32 (M,). Groups of zeros get the lowest code and scale 0.
+    x, weights: float32 (n, M) -> codes int32 (n, M), scale float32 (M,). Groups of zeros get the
+    lowest code and scale 0.
     """
     xp = array_module(x)
     extreme = xp.take_along_axis(x, xp.argmax(xp.abs(x), axis=0)[None], axis=0)[0]  # (M,)
@@ -72,11 +78,12 @@ def search_signed(x, weights, largest):
 
 
 def search_affine(x, weights, largest, start, step, trials, guarded):
-    """Codes 0..largest, a scale and how far below zero the lowest level lies, for x ~ scale * code - depth, depth >= 0.
+    """Codes 0..largest, a scale and how far below zero the lowest level lies, for x ~ scale * code
+    - depth, depth >= 0.
 
-    x, weights: float32 (n, M) -> codes int32 (n, M), scale and depth float32 (M,).
-    Trial i of 0..trials rounds with (largest + start + step * i) / (max - min). guarded: round numbers that are out of
-    range to the nearest code; without it they wrap around, see `nearest_integer`.
+    x, weights: float32 (n, M) -> codes int32 (n, M), scale and depth float32 (M,). Trial i of
+    0..trials rounds with (largest + start + step * i) / (max - min). guarded: round numbers that
+    are out of range to the nearest code; without it they wrap around, see `nearest_integer`.
     """
     xp = array_module(x)
     wx = weights * x

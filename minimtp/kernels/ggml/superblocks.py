@@ -1,26 +1,36 @@
-"""The arithmetic of ggml's K-quants Q4_K and Q6_K in plain arrays: 256 weights, with scales that are themselves quantized.
+"""The arithmetic of ggml's K-quants Q4_K and Q6_K in plain arrays: 256 weights whose group scales
+are themselves quantized.
 
-Groups of 32 (or 16) weights keep their own scale, but sixteen bits for each would cost half a bit a weight. So a super-block
-of 256 stores the scales as small integers with one float16 step for all of them:
+Each group of 32 (or 16) weights has its own scale, but a float16 scale per group would cost half a
+bit per weight. So a super-block of 256 weights stores the scales as small integers with one float16
+step for all of them:
 
-    Q4_K   8 groups of 32   value = (d * scale) * code - (dmin * depth)     code 0..15    scale, depth 0..63    4.5 bits
-    Q6_K  16 groups of 16   value = (d * scale) * code                      code -32..31  scale -128..127       6.5625 bits
+    Q4_K   8 groups of 32   value = (d * scale) * code - (dmin * depth)    4.5 bits per weight
+           code 0..15, scale and depth 0..63
+    Q6_K  16 groups of 16   value = (d * scale) * code                     6.5625 bits per weight
+           code -32..31, scale -128..127
 
-Every product here is exact in float32 (11 + 6 + 4 and 11 + 7 + 6 bits), only Q4_K's subtraction rounds: all readers get the
-same numbers. Encoding takes three steps: search scales for each group (`scale_search.py`), quantize the scales, then choose
-the codes again with the scales that are really stored. Where a stored scale is 0 the codes of the search stay in the file;
-they stand for one number whatever they are.
+Every product here is exact in float32 (11 + 6 + 4 and 11 + 7 + 6 bits). Only Q4_K's subtraction
+rounds, so all readers get the same numbers. Encoding takes three steps: search a scale for each
+group (`scale_search.py`), quantize the scales, then choose the codes again with the stored scales.
+If a stored scale is 0, the codes of the search remain in the file. They do not matter, because all
+codes then have the same value.
 
-    bytes of Q4_K, 144    d float16 | dmin float16 | 12 bytes of scales | 128 bytes: in each of 4 chunks of 64 weights,
-                          byte j holds weight j in its low and weight j + 32 in its high four bits
-        the 12 bytes      scale j and depth j, j = 0..3: low six bits of bytes j and j + 4; of 4..7: the low four bits share
-                          byte j + 4, the top two bits are the top bits of bytes j - 4 and j
-    bytes of Q6_K, 210    128 bytes of low four bits | 64 bytes of top two bits | 16 scales int8 | d float16; in each half of
-                          128 weights, byte j of 64 holds the low bits of weights j and j + 64, byte j of 32 the top bits of
-                          weights j, j + 32, j + 64, j + 96, from the lowest bits up
+    Q4_K, 144 bytes   d float16 | dmin float16 | 12 bytes of scales | 128 bytes of codes
+        codes         in each of 4 chunks of 64 weights, byte j holds weight j in its low and
+                      weight j + 32 in its high four bits
+        scales        scale j and depth j for j = 0..3: low six bits of bytes j and j + 4.
+                      For j = 4..7: the low four bits share byte j + 4, the top two bits are the
+                      top bits of bytes j - 4 and j
+    Q6_K, 210 bytes   128 bytes of low four bits | 64 bytes of top two bits | 16 scales int8 |
+                      d float16
+        codes         in each half of 128 weights, byte j of 64 holds the low bits of weights j and
+                      j + 64, byte j of 32 holds the top bits of weights j, j + 32, j + 64, j + 96,
+                      from the lowest bits up
 
-`importance`, one number per column (the mean square of the inputs it meets), weighs the errors; with it ggml searches with
-other weights and more trials. Source: `quantize_row_q4_K_ref`, `quantize_row_q6_K_ref` and their `_impl` twins in ggml.
+`importance`, one number per column (the mean square of its inputs), weights the errors. With it,
+ggml searches with other weights and more trials. Source: `quantize_row_q4_K_ref`,
+`quantize_row_q6_K_ref` and their `_impl` variants in ggml.
 """
 
 from minimtp.backend import array_module, numpy
@@ -40,13 +50,14 @@ Q4_K_GROUP, Q6_K_GROUP = 32, 16
 
 
 def encode_q4_k(x, importance=None):
-    """x (N, K), K a multiple of 256 -> codes int8 (N, K); d, dmin float32 (N, K/256); scales, depths uint8 (N, K/256, 8).
+    """x (N, K), K a multiple of 256 -> codes int8 (N, K); d, dmin float32 (N, K/256); scales,
+    depths uint8 (N, K/256, 8).
 
     importance: None or float32 (K,).
     """
     xp = array_module(x)
     groups = _grouped(x, Q4_K_GROUP)  # (32, M * 8), M super-blocks
-    with numpy.errstate(all="ignore"):  # empty groups divide by zero, and are put right at the end
+    with numpy.errstate(all="ignore"):  # groups of zeros divide by zero; corrected at the end
         if importance is None:
             weights = xp.sqrt(in_order(groups * groups) / xp.float32(Q4_K_GROUP)) + xp.abs(groups)
             codes, scale, depth = search_affine(groups, weights, 15, -1.0, 0.1, 20, guarded=False)
@@ -74,7 +85,8 @@ def encode_q4_k(x, importance=None):
 
 
 def encode_q6_k(x, importance=None):
-    """x (N, K), K a multiple of 256 -> codes int8 (N, K), d float32 (N, K/256), scales int8 (N, K/256, 16).
+    """x (N, K), K a multiple of 256 -> codes int8 (N, K), d float32 (N, K/256), scales int8 (N,
+    K/256, 16).
 
     importance: None or float32 (K,).
     """
@@ -166,7 +178,9 @@ def unpack_q6_k(packed):
 
 
 def _sixty_three_steps(x):
-    """(M, 8) numbers >= 0 -> integers 0..63 and the step (M,) that stands between them: the largest number is 63 steps."""
+    """(M, 8) numbers >= 0 -> integers 0..63 and the step (M,) that stands between them: the largest
+    number is 63 steps.
+    """
     xp = array_module(x)
     largest = xp.maximum(x.max(axis=1), xp.float32(0))
     inverse = xp.where(largest > 0, xp.float32(63) / largest, xp.float32(0))
