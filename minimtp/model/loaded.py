@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.model.config import ModelConfig
+from minimtp.model.tokenizer import Tokenizer
 from minimtp.model.transformer import LanguageModel
 
 
