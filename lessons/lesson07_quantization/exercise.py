@@ -2,7 +2,7 @@ r"""Exercises of lesson 7. Fill in the bodies, then run:
 
 pytest --mine tests/quant/grids/test_rounding.py \
     tests/quant/test_bit_packing.py \
-    tests/quant/ptq/test_ptq.py
+    tests/quant/ptq/test_gptq.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)

@@ -2,15 +2,15 @@
 
 from minimtp.quant.grids import Q4_0
 from tests.mutants import edited, mutant, own
-from tests.quant.ptq import test_ptq
+from tests.quant.ptq import test_gptq
 
 
 def blocks_do_not_matter():
-    test_ptq.test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, Q4_0)
+    test_gptq.test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, Q4_0)
 
 
 def as_column_by_column(largest_first=False):
-    test_ptq.test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, Q4_0, largest_first)
+    test_gptq.test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, Q4_0, largest_first)
 
 
 @mutant("quant.ptq.gptq:gptq", "mlx-lm #1878, #1880", test=blocks_do_not_matter)
@@ -45,7 +45,7 @@ def the_scale_of_a_group_is_of_weights_before_the_updates(gptq):
 
 
 @mutant("quant.ptq.gptq:_inverse_factor", "llm-compressor #142, AutoGPTQ #572",
-        test=lambda: test_ptq.test_gptq_without_any_inputs_is_round_to_nearest(own, Q4_0))  # fmt: skip
+        test=lambda: test_gptq.test_gptq_without_any_inputs_is_round_to_nearest(own, Q4_0))  # fmt: skip
 def an_input_that_never_fires_is_not_looked_for(factor):
     return edited(
         factor,
@@ -55,7 +55,7 @@ def an_input_that_never_fires_is_not_looked_for(factor):
 
 
 @mutant("quant.ptq.gptq:_inverse_factor", "AutoGPTQ #708, keras #23532",
-        test=lambda: test_ptq.test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, 1))  # fmt: skip
+        test=lambda: test_gptq.test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, 1))  # fmt: skip
 def a_singular_moment_is_not_damped(factor):
     return edited(
         factor,

@@ -16,7 +16,7 @@ from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
 from minimtp.quant.qat import learned
 from minimtp.quant.qat.kv_cache import fake_quantize_rows
-from tests.quant.ptq.test_ptq import arrays_of, bell, moment
+from tests.quant.ptq.cases import arrays_of, bell, moment
 from tests.tolerances import COMPARISONS, assert_close
 
 NAMES = "q4_0", "q4_1", "int3-restricted-g32"

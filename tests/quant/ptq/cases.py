@@ -1,0 +1,151 @@
+"""Models, weights and moments that the tests of post-training quantization share."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.engine.module import map_parameters
+from minimtp.engine.tensor import no_grad
+from minimtp.model.config import ModelConfig
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.loss import evaluate_losses
+from minimtp.model.transformer import Transformer
+from minimtp.quant.grids import grid_named
+
+SHAPE = ModelConfig(
+    vocabulary_size=11,
+    context_length=16,
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+)
+
+
+DEPTH = 2
+
+
+NAMES = (
+    "q4_0",
+    "q8_0",
+    "q4_1",
+    "int3-ggml-signed-g32",
+    "int4-affine-g32",
+    "int2-restricted-channel",
+    "nf4-g32",
+)
+
+
+GRIDS = [grid_named(name) for name in NAMES]
+
+
+RAGGED = [grid_named("int4-restricted-g24"), grid_named("int3-restricted-tensor")]
+
+
+each_grid = pytest.mark.parametrize("grid", [*GRIDS, *RAGGED], ids=str)
+
+
+each_kind = pytest.mark.parametrize("kind", ["none", *HEADS])
+
+
+def arrays_of(scales):
+    return list(scales) if isinstance(scales, tuple) else [scales]
+
+
+def same(one, other):
+    """Two results (codes, scales), bit for bit."""
+    pairs = zip([one[0], *arrays_of(one[1])], [other[0], *arrays_of(other[1])], strict=True)
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def bell(rows, columns, seed=0, spread=0.1):
+    return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(
+        np.float32
+    )
+
+
+def moment(columns, seed=0, rows=None):
+    """E[x xᵀ] of correlated inputs of very different sizes."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((columns, columns)) * np.exp(rng.standard_normal(columns))
+    x = rng.standard_normal((rows or 4 * columns, columns)) @ mixing
+    return x.T @ x / len(x)
+
+
+def build(kind="none", dtype=np.float64, **changes):
+    rng = np.random.default_rng(0)
+    shape = replace(SHAPE, **changes)
+    trunk = Transformer(shape, rng)
+    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
+    for name, parameter in model.named_parameters():
+        norm = "norm" in name
+        parameter.data = (
+            rng.uniform(0.5, 1.5, parameter.shape)
+            if norm
+            else 0.2 * rng.standard_normal(parameter.shape)
+        )
+    map_parameters(model, lambda array: array.astype(dtype))
+    return model
+
+
+def text(model, count=2, seed=1):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, SHAPE.vocabulary_size, (3, 9 + 1 + model.depth)) for _ in range(count)]
+
+
+def says(model, tokens):
+    with no_grad():
+        return model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data, evaluate_losses(
+            model, tokens
+        )[0]
+
+
+HQQ_GRIDS = [grid for grid in [*GRIDS, *RAGGED] if "affine" not in grid.name]
+
+
+def shrunk(residual, step, beta):
+    """The generalized soft threshold of one residual, in its step."""
+    unit = abs(step) or 1.0
+    size = abs(residual) / unit
+    if size == 0:
+        return 0.0
+    return math.copysign(max(0.0, size - size ** (0.7 - 1) / beta) * unit, residual)
+
+
+def hqq_of_a_group(grid, group):
+    """HQQ of one group (n,) by the docstring's equations, a number at a time. grid: q4_0, or q4_1, which has an offset."""
+    x = group[None]
+    codes, scales = grid.encode(x)
+    exact = [float(w) for w in group]
+
+    def values(codes, scales):
+        return [float(v) for v in grid.decode(codes, scales)[0]]
+
+    def cost(codes, scales):
+        return sum(abs(w - q) ** 0.7 for w, q in zip(exact, values(codes, scales), strict=True))
+
+    best, tried, rounded, beta, costs = (codes, scales), scales, codes, 10.0, [cost(codes, scales)]
+    for _ in range(20):
+        affine = isinstance(tried, tuple)
+        step = float((tried.step if affine else tried).item())
+        kept = [
+            w - shrunk(w - q, step, beta)
+            for w, q in zip(exact, values(rounded, tried), strict=True)
+        ]
+        numbers = [int(code) for code in rounded[0]]
+        if affine:
+            mean = sum(k - code * step for k, code in zip(kept, numbers, strict=True)) / len(kept)
+            tried = tried._replace(minimum=np.array([[mean]], np.float16).astype(np.float32))
+        else:
+            squares = sum(code * code for code in numbers)
+            fitted = sum(k * code for k, code in zip(kept, numbers, strict=True)) / (squares or 1)
+            tried = np.array([[fitted]], np.float16).astype(np.float32) if squares else tried
+        rounded = grid.nearest(x, tried)
+        if cost(rounded, tried) < min(costs):
+            best = rounded, tried
+        costs.append(cost(rounded, tried))
+        beta *= 1.05
+    return best, costs

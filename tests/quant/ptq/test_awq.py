@@ -1,0 +1,97 @@
+"""AWQ's scaled columns leave the model's function unchanged and protect large inputs."""
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.model.heads import HEADS
+from minimtp.quant.grids import Q4_0
+from minimtp.quant.ptq import awq
+from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrated, collect
+from minimtp.quant.ptq.gptq import output_error
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
+from tests.quant.ptq.cases import bell, build, each_kind, says, text
+
+
+@each_kind
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_kv_heads):
+    """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every sharing of value heads."""
+    model = build(kind, num_kv_heads=num_kv_heads)
+    batches = text(model)
+    copy = prepare_qat(
+        model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear
+    )
+    before = says(copy, batches[0])
+    weights = {name: product.weight.data.copy() for name, product in calibrated(copy).items()}
+    collect(copy, calibrated(copy).values(), batches)
+    awq.scale_columns(copy)
+    for found, expected in zip(says(copy, batches[0]), before, strict=True):
+        assert np.allclose(found, expected, rtol=1e-10, atol=1e-10)
+    changed = [
+        name
+        for name, product in calibrated(copy).items()
+        if not np.array_equal(weights[name], product.weight.data)
+    ]
+    assert len(changed) > 0.5 * len(weights)
+
+
+def test_every_linear_layer_after_a_norm_can_be_scaled():
+    for kind in ("none", *HEADS):
+        model = prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear)
+        scaled = {id(fold.linear) for fold in awq.folds(model)}
+        assert scaled == {id(product) for product in calibrated(model).values()}, kind
+
+
+def test_column_scales_are_centred_on_one_and_protect_large_inputs():
+    x, statistics = bell(32, 64), Statistics()
+    inputs = np.random.default_rng(0).standard_normal((256, 64))
+    inputs[:, 5] *= 30
+    statistics.add(inputs)
+    scales = awq.column_scales(Q4_0, x, statistics, lambda magnitudes: magnitudes)
+    assert (
+        scales.max() * scales.min() == pytest.approx(1.0, rel=1e-9)
+        and scales.argmax() == 5
+        and scales[5] > 2
+    )
+
+
+def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at_the_outputs():
+    x, statistics = bell(16, 64), Statistics()
+    inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(
+        np.random.default_rng(4).standard_normal(64)
+    )
+    inputs[:, 7] *= 1e-9  # hardly ever fires: not blown up by more than 1e-4 of the largest
+    statistics.add(inputs)
+    magnitude = np.maximum(statistics.magnitude, 1e-4 * statistics.magnitude.max())
+    errors, scales = [], []
+    for exponent in range(20):
+        s = magnitude ** (exponent / 20)
+        scales.append(s / np.sqrt(s.max() * s.min()))
+        rounded = Q4_0.fake_quantize((x * scales[-1]).astype(np.float32))
+        errors.append(output_error(rounded / scales[-1] - x, statistics.second_moment))
+    found = awq.column_scales(Q4_0, x, statistics, lambda magnitudes: magnitudes)
+    assert 0 < np.argmin(errors) and np.array_equal(found, scales[int(np.argmin(errors))])
+
+
+def test_shared_value_heads_use_the_mean_of_their_inputs_and_others_their_own():
+    for num_kv_heads in (1, 2, 4):
+        model = prepare_qat(
+            build(num_kv_heads=num_kv_heads), QuantizationSpec(), linear=CalibratedLinear
+        )
+        block = model.blocks[0]
+        tie = next(fold.tie for fold in awq.folds(model) if fold.linear is block.attention.output)
+        magnitudes = np.random.default_rng(0).exponential(size=32)  # 4 query heads of 8
+        by_head = magnitudes.reshape(num_kv_heads, -1, 8)
+        expected = np.repeat(by_head.mean(axis=1, keepdims=True), by_head.shape[1], axis=1).reshape(
+            -1
+        )
+        np.testing.assert_allclose(tie(magnitudes), expected, rtol=1e-12)
+
+
+def test_an_input_that_is_always_zero_gives_finite_scales():
+    statistics = Statistics()
+    statistics.add(np.zeros((4, 64)))
+    assert np.isfinite(
+        awq.column_scales(Q4_0, bell(4, 64), statistics, lambda magnitudes: magnitudes)
+    ).all()

@@ -1,0 +1,199 @@
+"""GPTQ compared with its definition, column by column, and on inputs that break careless implementations."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.quant.grids import Q4_0, grid_named
+from minimtp.quant.grids.scale_search import search_scales
+from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
+from minimtp.quant.ptq.hqq import hqq
+from tests.quant.ptq.cases import arrays_of, bell, each_grid, moment, same
+from tests.strategies import weight_matrices
+
+
+@each_grid
+@given(x=weight_matrices(largest=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans())
+@settings(max_examples=25)
+def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
+    own, grid, x, factor, largest_first
+):
+    found = own(gptq)(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
+    assert same(found, grid.encode(x))
+
+
+@each_grid
+def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
+    x = bell(5, 64)
+    assert same(own(gptq)(grid, x, np.zeros((64, 64))), grid.encode(x))
+
+
+@each_grid
+def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, grid):
+    x, second_moment = bell(16, 192), moment(192)
+    results = [own(gptq)(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
+    assert all(same(results[0], result) for result in results[1:])
+
+
+@each_grid
+@pytest.mark.parametrize("largest_first", [False, True])
+def test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, grid, largest_first):
+    """The same algorithm without Cholesky factors: eliminate each column from the inverse once it is rounded."""
+    x, second_moment = bell(8, 64, seed=3), moment(64, seed=4)
+    now = x.astype(np.float64)
+    inverse = np.linalg.inv(second_moment + 0.01 * np.mean(np.diag(second_moment)) * np.eye(64))
+    size = grid.group_size or 64
+    codes, scales = grid.encode(x)
+    chosen, moved = codes.copy(), np.zeros(x.shape, bool)
+    for j in np.argsort(-np.diag(second_moment), kind="stable") if largest_first else range(64):
+        if j % size == 0 and not largest_first:
+            group = slice(j, min(j + size, 64))
+            chosen[:, group], new = grid.encode(now[:, group])
+            for whole, part in zip(arrays_of(scales), arrays_of(new), strict=True):
+                whole[:, j // size : j // size + 1] = part
+            moved[:, group] = False
+        nearest = grid.nearest(now[:, j : j + 1], scales, j)[:, 0]
+        codes[:, j] = np.where(moved[:, j], nearest, chosen[:, j])
+        error = (now[:, j] - grid.decode(codes[:, j : j + 1], scales, j)[:, 0]) / inverse[j, j]
+        left = np.setdiff1d(np.arange(64), np.flatnonzero(inverse.any(axis=0) == 0))
+        left = left[left != j]
+        now[:, left] -= error[:, None] * inverse[j, left]
+        moved[:, left] |= (error[:, None] * inverse[j, left]) != 0
+        inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+        inverse[j], inverse[:, j] = 0, 0
+    assert same(own(gptq)(grid, x, second_moment, largest_first=largest_first), (codes, scales))
+
+
+def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
+    x, second_moment = bell(6, 96), moment(96)
+    whole = own(gptq)(Q4_0, x, second_moment)
+    for row in range(6):
+        codes, scales = own(gptq)(Q4_0, x[row : row + 1], second_moment)
+        assert np.array_equal(codes, whole[0][row : row + 1]) and np.array_equal(
+            scales, whole[1][row : row + 1]
+        )
+
+
+@pytest.mark.parametrize("exponent", [-40, -10, 12])
+def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
+    """Powers of two, which are exact: only the proportions of the moments matter, however small they are."""
+    x, second_moment = bell(8, 64), moment(64)
+    assert same(
+        own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment)
+    )
+
+
+def test_an_input_that_never_fires_is_treated_as_uncorrelated_with_unit_size(own):
+    x, second_moment = bell(8, 64), moment(64)
+    second_moment[[3, 40]] = second_moment[:, [3, 40]] = 0
+    alive = second_moment.copy()
+    alive[[3, 40], [3, 40]] = 1
+    assert same(own(gptq)(Q4_0, x, second_moment), own(gptq)(Q4_0, x, alive))
+    assert np.array_equal(_inverse_factor(second_moment, "down"), _inverse_factor(alive, "down"))
+
+
+def test_columns_whose_inputs_are_equally_large_are_taken_in_their_own_order():
+    """Two sizes, taking turns: the columns of the larger from the left, then those of the smaller."""
+    x, related = bell(8, 128), moment(128)
+    sizes = np.sqrt(np.diag(related) / np.tile([1.0, 4.0], 64))
+    second_moment = related / np.outer(sizes, sizes)
+    np.fill_diagonal(second_moment, np.tile([1.0, 4.0], 64))
+    grid = grid_named("int4-restricted-channel")  # a row has one scale, so columns may be shuffled
+    order = [*range(1, 128, 2), *range(0, 128, 2)]
+    codes, scales = grid.encode(x)
+    shuffled = gptq(
+        grid, x[:, order], second_moment[order][:, order], beforehand=(codes[:, order], scales)
+    )
+    found = gptq(grid, x, second_moment, largest_first=True)
+    assert same((found[0][:, order], found[1]), shuffled)
+
+
+def test_columns_are_taken_from_the_left_unless_largest_first_is_set():
+    x, second_moment = bell(8, 64), moment(64)
+    assert same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=False))
+    assert not same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=True))
+
+
+@pytest.mark.parametrize("negative", [0.0, 0.003, 0.05, 0.5])
+def test_moments_are_damped_by_a_hundredth_of_their_mean_times_the_smallest_sufficient_power_of_ten(
+    negative,
+):
+    """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size in mean diagonals."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    eigenvalues = np.array([-negative, 0.2, 0.5, 1.0, 2.0, 4.0])
+    second_moment = rotation @ np.diag(eigenvalues / eigenvalues.mean()) @ rotation.T
+    second_moment = (second_moment + second_moment.T) / 2
+    factor = _inverse_factor(second_moment, "down")
+    assert np.array_equal(factor, np.triu(factor))
+    damping = np.linalg.inv(factor.T @ factor) - second_moment
+    added = np.diag(damping).mean() / np.diag(second_moment).mean()
+    assert np.allclose(damping, added * np.eye(6), atol=1e-9)
+    needed = negative / eigenvalues.mean()
+    expected = next(0.01 * 10**k for k in range(6) if 0.01 * 10**k > needed)
+    assert added == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_error_at_the_outputs_is_summed_in_double_precision():
+    difference, second_moment = bell(64, 64, spread=1000.0), moment(64)
+    exact = sum(float(row @ second_moment @ row) for row in difference.astype(np.float64))
+    assert output_error(difference, second_moment) == pytest.approx(exact, rel=1e-12)
+
+
+@each_grid
+def test_an_input_that_never_fires_is_rounded_independently_and_changes_no_other_column(grid):
+    x, second_moment = bell(8, 64), moment(64)
+    dead = [0, 17, 63]
+    second_moment[dead] = second_moment[:, dead] = 0
+    codes, scales = gptq(grid, x, second_moment, beforehand=search_scales(grid, x))
+    alone = search_scales(grid, x)
+    assert np.array_equal(codes[:, dead], alone[0][:, dead])
+    other = x.copy()
+    other[:, dead] *= 0.5  # within the old scales
+    fixed = (grid.nearest(other, scales), scales)
+    live = [j for j in range(64) if j not in dead]
+    assert np.array_equal(
+        gptq(grid, other, second_moment, beforehand=fixed)[0][:, live], codes[:, live]
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, rank):
+    x, second_moment = bell(16, 96), moment(96, rows=rank)
+    codes, scales = own(gptq)(Q4_0, x, second_moment)
+    assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
+    found, nearest = (
+        output_error(Q4_0.decode(*pair) - x, second_moment)
+        for pair in ((codes, scales), Q4_0.encode(x))
+    )
+    assert found < 0.2 * nearest
+
+
+def test_gptq_has_a_smaller_output_error_than_searched_scales_and_those_than_rounding():
+    """No theorem, but what the methods are for."""
+    x, second_moment = bell(64, 128), moment(128)
+    searched = search_scales(Q4_0, x, np.diag(second_moment))
+    found = gptq(Q4_0, x, second_moment, beforehand=searched, largest_first=True)
+    errors = [
+        output_error(Q4_0.decode(*pair) - x, second_moment)
+        for pair in (found, searched, Q4_0.encode(x))
+    ]
+    assert errors[0] < 0.7 * errors[1] and errors[1] < 0.7 * errors[2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matrix(value):
+    x, second_moment = bell(4, 64), moment(64)
+    broken = second_moment.copy()
+    broken[3, 3] = value
+    with pytest.raises(
+        UserError, match="the inputs of down are not finite on the calibration text"
+    ):
+        gptq(Q4_0, x, broken, "down")
+    x[1, 2] = value
+    for names, called in (([], "the array"), (["down"], "down")):
+        for method in (lambda *name: gptq(Q4_0, x, second_moment, *name), lambda *name: hqq(Q4_0, x, *name),
+                       lambda *name: search_scales(Q4_0, x, None, *name)):  # fmt: skip
+            with pytest.raises(UserError, match=f"^{called} holds values that are not finite"):
+                method(*names)

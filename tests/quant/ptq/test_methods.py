@@ -1,0 +1,107 @@
+"""Every method of post-training quantization, on every kind of model."""
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.quant import packing
+from minimtp.quant.grids import Q4_0
+from minimtp.quant.grids.scale_search import search_scales
+from minimtp.quant.packed_matrix import stored_arrays
+from minimtp.quant.ptq import awq
+from minimtp.quant.ptq.calibration import CalibratedLinear, calibrated, collect
+from minimtp.quant.ptq.gptq import gptq
+from minimtp.quant.ptq.hqq import hqq
+from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
+from tests.quant.ptq.cases import build, each_kind, same, says, text
+
+
+@each_kind
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_packs_every_kind_of_model_and_does_not_change_the_given_one(
+    plain, kind, method
+):
+    model = build(kind, np.float32)
+    batches = text(model)
+    before = says(model, batches[0])
+    done = []
+    packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
+    assert all(np.array_equal(a, b) for a, b in zip(says(model, batches[0]), before, strict=True))
+    assert all(np.isfinite(part).all() for part in says(packed, batches[0]))
+    assert len(done) == len(
+        calibrated(prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear))
+    )
+    nearest = says(convert(prepare_qat(model, QuantizationSpec())), batches[0])
+    equal = all(
+        np.array_equal(a, b) for a, b in zip(says(packed, batches[0]), nearest, strict=True)
+    )
+    assert equal == (method == "rtn")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_equals_its_parts_layer_by_layer(plain, method):
+    """The first product, whose inputs no other product's rounding has touched, by hand; with AWQ's scales folded in front."""
+    model = build("sequential", np.float32)
+    batches, done = text(model), []
+    packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
+    copy = prepare_qat(build("sequential", np.float32), QuantizationSpec(), linear=CalibratedLinear)
+    products = calibrated(copy)
+    assert done == list(products)
+    collect(copy, products.values(), batches)
+    if method == "awq":
+        awq.scale_columns(copy)
+        collect(copy, products.values(), batches)
+    deployed = {
+        name: packing.unpack(module.grid, module.packed)
+        for name, module in packed.named_modules()
+        if name in products
+    }
+    for name, product in products.items():
+        weight, statistics = product.weight.data, product.statistics
+        searched = search_scales(Q4_0, weight, statistics.importance)
+        expected = {
+            "rtn": lambda w=weight: Q4_0.encode(w), "hqq": lambda w=weight: hqq(Q4_0, w),
+            "importance": lambda s=searched: s, "awq": lambda s=searched: s,
+            "gptq": lambda w=weight, s=statistics, b=searched: gptq(Q4_0, w, s.second_moment, beforehand=b, largest_first=True),
+        }[method]()  # fmt: skip
+        assert same(deployed[name], expected), name
+        if method == "gptq":
+            break  # the others see what it has rounded
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_non_finite_weights_are_an_error_that_names_the_layer(method):
+    model = build(dtype=np.float32)
+    batches = text(model)
+    model.blocks[1].feed_forward.down.weight.data[3, 5] = np.inf
+    said = r"blocks\.1\.feed_forward\.down\.weight holds values that are not finite"
+    if method in METHODS_WITH_TEXT:
+        said = "not finite"  # the model's own outputs are not, and the text meets them first
+    with pytest.raises(UserError, match=said):
+        quantize_after_training(model, QuantizationSpec(), method, batches)
+
+
+def test_the_same_text_gives_the_same_bytes():
+    model = build("sequential", np.float32)
+    batches = text(model)
+    one, two = (
+        quantize_after_training(model, QuantizationSpec(), "gptq", batches) for _ in range(2)
+    )
+    pairs = zip(stored_arrays(one).items(), stored_arrays(two).items(), strict=True)
+    assert all(a == b and x.tobytes() == y.tobytes() for (a, x), (b, y) in pairs)
+
+
+def test_an_unknown_method_or_a_missing_text_is_an_error_that_says_what_to_do():
+    with pytest.raises(
+        UserError, match="unknown method 'gpqt': use rtn, hqq, importance, awq, gptq"
+    ):
+        quantize_after_training(build(), QuantizationSpec(), "gpqt")
+    for method in METHODS_WITH_TEXT:
+        with pytest.raises(
+            UserError,
+            match=f"method {method} needs calibration text: give some, or use method rtn or hqq",
+        ):
+            quantize_after_training(build(), QuantizationSpec(), method)

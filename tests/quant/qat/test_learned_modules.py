@@ -1,0 +1,166 @@
+"""Learned steps in a model: where they start, what trains them, and what a file holds."""
+
+from dataclasses import replace
+
+import pytest
+
+from minimtp.backend import choose_device
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import FlatParameters
+from minimtp.errors import UserError
+from minimtp.model.loss import accumulate_gradients
+from minimtp.model.transformer import Transformer
+from minimtp.quant.packed_matrix import stored_arrays
+from minimtp.quant.ptq.methods import quantize_after_training
+from minimtp.quant.qat.learned import FakeQuantizeLearned
+from minimtp.quant.qat.modules import FakeQuantizedLinear
+from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
+from minimtp.training import trainer as training
+from minimtp.training.data.corpus import open_corpus
+from minimtp.training.presets import preset
+from tests.quant.qat.cases import (
+    DEPTH,
+    SHAPE,
+    SPEC,
+    build,
+    check_the_contract,
+    digest,
+    each_kind,
+    learned,
+    text,
+)
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("scales", "grid"),
+    [
+        *[("learned", grid) for grid in ("q4_0", "q8_0", "int2-restricted-g32", "int4-affine-g32")],
+        ("learned-offset", "q4_1"), ("learned-bound", "q4_0"), ("learned-bound", "int3-restricted-g32"),
+    ],
+)  # fmt: skip
+def test_learned_steps_are_in_the_file_too(plain, kind, scales, grid):
+    model = learned(kind, grid, scales=scales)
+    check_the_contract(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
+
+
+def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_training():
+    model, spec = build(), QuantizationSpec(weights="int2-restricted-g32", scales="learned")
+    add_learned_step_parameters(model, spec)
+    steps = {name: p for name, p in model.named_parameters() if name.endswith("log_steps")}
+    assert len(steps) == 4 * SHAPE.num_layers and not any(p.data.any() for p in steps.values())
+    prepare_qat(model, spec)
+    assert all(p.data.any() for p in steps.values())
+    again = build()
+    add_learned_step_parameters(again, spec)
+    for name, parameter in again.named_parameters():
+        if name in steps:
+            parameter.data[...] = 0.25
+    prepare_qat(again, spec)
+    assert all((p.data == 0.25).all() for name, p in again.named_parameters() if name in steps)
+
+
+@pytest.mark.parametrize(
+    ("scales", "grid"),
+    [
+        ("learned", "int3-ggml-signed-g32"),
+        ("learned-offset", "q4_1"),
+        ("learned-bound", "int2-restricted-g32"),
+    ],
+)
+def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
+    model = learned("token_conditioned", grid, scales=scales)
+    flat = FlatParameters(model)
+    accumulate_gradients(model, text(model), np.full(DEPTH, 0.3))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("log_steps", "offsets")):
+            place, _ = flat.places[name]
+            assert parameter.grad.any() and not flat.decay_mask[place].any(), name
+
+
+def test_a_model_with_learned_step_parameters_can_be_rounded_after_training_by_any_method():
+    model, spec = build(), QuantizationSpec(scales="learned")
+    add_learned_step_parameters(model, spec)
+    batches = [text(model)]
+    packed = [quantize_after_training(model, spec, method, batches) for method in ("rtn", "gptq")]
+    expected = [
+        quantize_after_training(build(), SPEC, method, batches) for method in ("rtn", "gptq")
+    ]
+    for found, without in zip(packed, expected, strict=True):
+        assert digest(stored_arrays(found)) == digest(stored_arrays(without))
+
+
+@pytest.mark.parametrize(
+    ("scales", "grid", "names"),
+    [
+        ("learned-offset", "q4_1", {"log_steps", "offsets"}),
+        ("learned-bound", "q4_0", {"log_steps"}),
+    ],
+)
+def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
+    """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and move in every step."""
+    recipe = preset("tiny", heads="parallel", draft_depth=1, quantization="qat", weight_grid=grid, head_grid=grid,
+                    weight_scales=scales, batch_size=4, tokens=32 * 32)  # fmt: skip
+    trainer, corpus = training.Trainer(recipe, None, choose_device("cpu"), 1), open_corpus()
+    states = []
+    for step in range(3):
+        trainer.advance(
+            corpus.batch(step, seed=0, batch_size=4, context_length=recipe.context_length, depth=1)
+        )
+        parameters = dict(trainer.model.named_parameters())
+        states.append(
+            {
+                k: p.data.copy()
+                for k, p in parameters.items()
+                if k.split(".")[-1] in {"log_steps", "offsets"}
+            }
+        )
+    trainer.close()
+    linears = [
+        name
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, FakeQuantizedLinear)
+    ]
+    assert states[0].keys() == {f"{linear}.{name}" for linear in linears for name in names}
+    for name, first in states[0].items():
+        begins_at_zero = name.rsplit(".", 1)[0].endswith(("attention.output", "feed_forward.down"))
+        assert first.any() != begins_at_zero, name  # there is no better step for zeros
+        assert np.isfinite(states[2][name]).all() and not np.array_equal(first, states[2][name]), (
+            name
+        )
+
+
+def test_learned_weights_that_are_not_finite_are_an_error_that_names_them():
+    model = learned()
+    matrix = model.blocks[0].attention.qkv
+    matrix.weight.data[1, 2] = np.nan
+    for use in (matrix.rounded, matrix.encode):
+        with pytest.raises(
+            UserError, match=r"^blocks\.0\.attention\.qkv\.weight holds values that are not finite"
+        ):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("scales", "grid"), [("learned", "q4_1"), ("learned-offset", "q4_0"), ("learned-bound", "q6_k")]
+)
+def test_step_parameters_are_rejected_for_grids_without_a_step_or_offset(scales, grid):
+    model = Transformer(
+        replace(SHAPE, hidden_size=256, intermediate_size=256), np.random.default_rng(0)
+    )
+    with pytest.raises(UserError, match=f"^{grid} "):
+        add_learned_step_parameters(model, QuantizationSpec(weights=grid, scales=scales))
+
+
+@pytest.mark.parametrize(("scales", "bound"), [("learned", False), ("learned-bound", True)])
+def test_a_model_learns_its_steps_by_the_rule_of_its_spec(scales, bound):
+    matrix = learned(grid="int2-restricted-g32", scales=scales).blocks[0].attention.qkv
+    gradient = np.random.default_rng(0).standard_normal(matrix.weight.shape).astype(np.float32)
+    matrix.rounded().backward(gradient)
+    operation = FakeQuantizeLearned(matrix.grid, bound=bound)
+    operation.forward(matrix.weight.data, matrix.log_steps.data)
+    assert (
+        np.array_equal(matrix.log_steps.grad, operation.backward(gradient)[1])
+        and matrix.log_steps.grad.any()
+    )
