@@ -37,7 +37,7 @@ def main(lesson: course.Lesson) -> None:
         value = bits_per_byte(memorized.model, windows, device)
         print(f"  {name:<16}   {value:.2f} bits per byte")
 
-    lesson.save_plot(draw, descents, adam, memorized)
+    lesson.save_plot(draw, descents, adam, memorized, size=(13, 4.2))
     untrained = adam.held_out[0][1]
     lesson.result(
         "bits per byte",

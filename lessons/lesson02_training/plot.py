@@ -48,7 +48,7 @@ def draw_vectors(axes: "Axes", table: np.ndarray) -> None:
     centred = {"ha": "center", "va": "center", "fontsize": 9, "family": "monospace"}
     for code, (x, y) in enumerate(places, start=33):
         axes.text(x, y, chr(code), color=colour_of(chr(code)), **centred)
-    axes.set(title="byte vectors, 2 principal components", xticks=[], yticks=[])
+    axes.set(title="byte vectors (first two PCA axes)", xticks=[], yticks=[])
     axes.set_xlim(places[:, 0].min() - 0.1, places[:, 0].max() + 0.1)
     axes.set_ylim(places[:, 1].min() - 0.1, places[:, 1].max() + 0.1)
 
