@@ -20,7 +20,7 @@ def softmax(scores: Array) -> Array:
     Raises UserError if the maximum of a row is not finite.
     """
     raise NotImplementedError(
-        "lesson 4: return the exponentials of scores - _finite_maxima(scores), normalized to sum to 1"
+        "lesson 4: return exp(scores - _finite_maxima(scores)), normalized to sum to 1"
     )
 
 
