@@ -1,8 +1,7 @@
-"""How the next rounds draft: the plan, the policies that make plans, and the schedule that follows
-them.
+"""Plans for the next rounds, the policies that make them, and the schedule that follows them.
 
-A round of a small model takes about 30 microseconds, no more than a decision about it. So a policy
-plans several rounds at once. A plan of zero drafts is a *pause*: its rounds are plain decoding.
+For a small model, making a plan takes a large part of the time of a round. So a policy plans
+several rounds at once. A plan with zero drafts is a *pause*: its rounds are plain decoding.
 """
 
 from typing import NamedTuple, Protocol
@@ -21,23 +20,24 @@ class DraftPlan(NamedTuple):
     min_acceptance: float = 0.0  # omit tree nodes whose acceptance estimate is below
 
 
-PAUSE = DraftPlan(0)
+PAUSE = DraftPlan(0)  # one plain round
 
 
 class DraftPolicy(Protocol):
-    """Decides how far to draft (see adaptive.py)."""
+    """Decides how many tokens to draft (adaptive.py explains one policy)."""
 
     def choose(self, max_drafts: int, length: int, statistics: Statistics) -> DraftPlan:
-        """Plan the next rounds, at most `max_drafts` deep, with `length` rows in the target's
-        cache.
+        """Plan the next rounds.
 
-        statistics: those of the running generation, the same object for each of its calls. They
-        show what became of the last plan. The first call for a generation comes after its prefill.
+        max_drafts: maximum draft depth. length: number of rows in the target's cache. statistics:
+        the counts and times of the running generation. Every call for one generation passes the
+        same object, so it shows what the last plan achieved. The first call for a generation comes
+        after its prefill.
         """
 
 
 class FixedPolicy:
-    """Always drafts as far as `drafts` allows."""
+    """Drafts with the same limits in every round: `drafts` deep, with `nodes` nodes in a tree."""
 
     def __init__(self, drafts: int, nodes: int = 0) -> None:
         self._plan = DraftPlan(drafts, ALWAYS, nodes)
@@ -47,9 +47,9 @@ class FixedPolicy:
 
 
 class Schedule:
-    """The plan of the current round; asks `policy` for a new plan after the last round of each.
+    """Counts the rounds of each plan, and asks `policy` for the next plan after the last one.
 
-    max_drafts: the deepest draft that any plan may ask for.
+    max_drafts: maximum draft depth of any plan.
     """
 
     def __init__(self, policy: DraftPolicy, max_drafts: int) -> None:
@@ -57,7 +57,7 @@ class Schedule:
         self._plan, self._rounds_left = DraftPlan(0, 0), 0
 
     def next_plan(self, room: int, length: int, statistics: Statistics) -> DraftPlan:
-        """Return the plan of the next round, with at most `room` drafts."""
+        """Return the plan of the next round, limited to `room` drafts."""
         if self._rounds_left == 0:
             self._plan = self._policy.choose(min(self._max_drafts, room), length, statistics)
             self._rounds_left = self._plan.rounds
