@@ -68,7 +68,8 @@ class NgramDrafter:
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
         raise NotImplementedError(
-            "lesson 10: find the latest earlier occurrence of the longest suffix, and return what follows"
+            "lesson 10: find the latest earlier occurrence of the longest suffix, "
+            "and return what follows it"
         )
 
     def _longest_repeated_suffix(self) -> tuple[int, int]:
@@ -89,12 +90,13 @@ class NgramDrafter:
 
 
 def survival(
-    ended: Sequence[float], whole: Sequence[float], max_depth: int, guess: float
+    ended: Sequence[float], censored: Sequence[float], max_depth: int, guess: float
 ) -> list[float]:
-    """Return the shares of rounds that reach depths 1 .. max_depth.
+    """Return the shares of rounds that reach depths 1 .. max_depth: the Kaplan-Meier estimator.
 
-    ended: rounds by the depth that they reached. whole: those among them that were not asked to go
-    further. guess: the share that goes on to the next depth, before any was observed.
+    ended: number of rounds by the depth at which they ended. censored: number of those that ended
+    there because they did not ask for more drafts. guess: the share of rounds that continue to the
+    next depth, before any observation.
     """
     raise NotImplementedError(
         "lesson 10: what fraction of the rounds that could continue from this depth did continue?"

@@ -1,65 +1,70 @@
-"""How to draft: the best length of a chain, and the nodes of a tree that pay.
+"""The two ways to draft: chains of the best length, and trees without nodes that cost too much.
 
-**Chains.** A longer chain may have more tokens accepted, and takes longer. With
+**Chains.** A longer chain may have more tokens accepted, but takes longer. Let
 
-    A_j   the share of rounds that accept a j-th draft (and so all before it)
+    A_j   the share of rounds that accept a j-th draft (and so all drafts before it)
     N_j   the share of rounds that draft a j-th token: a drafter may stop early or propose nothing
     t     seconds of a plain round
-    c_n   seconds of a pass over n tokens
-    d, r  seconds of drafting and judging: per round, and per drafted token
+    c_n   seconds of a forward pass over n tokens
+    d, r  seconds of drafting and of applying the rule: d per round, r per drafted token
 
-a round that drafts up to K tokens has the speed, in tokens per second,
+Then a round that drafts up to K tokens has the speed, in tokens per second,
 
     speed(K) = (1 + sum_{j<=K} A_j) / (t + d + sum_{j<=K} N_j (c_{j+1} - c_j + r))
 
 (Leviathan et al. 2023, 2211.17192, section 3.3, with measured shares and costs). `Chains` chooses
 the K with the highest speed. A and N are survival estimates (estimates.py), c is measured
-(cost.py), and d and r are fitted to the rounds.
+(cost.py), and d and r are fitted to measured rounds.
 
-**Trees.** A tree grows node by node, the most likely node first (tree_growth.py). One more node
-of a tree of n takes (c_{n+1} - c_1) / n + r seconds. In this time, drafting brings tokens at its
-present speed. So a node pays if it is accepted with a probability of at least
+**Trees.** A tree grows node by node, the most likely node first (tree_growth.py). In a tree of n
+nodes, a node takes (c_{n+1} - c_1) / n + r seconds on average. During this time, drafting at the
+current speed would emit
 
     ((c_{n+1} - c_1) / n + r) * speed
+
+tokens. So a node is worth its time if it is accepted with at least this probability.
 """
 
 from minimtp.decode.policy.estimates import Depths, LinearCost, RoundTimes, keep
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.statistics import Statistics
 
-# Of a draft, given the one before it, until it is observed. It matters most in a short first text.
-# Over 96 tokens, 0.6: 1.041, worst 0.933; 0.8: 1.045, 0.934; 1: 1.041, 0.909.
+# Guess for the acceptance of a draft whose predecessor was accepted, before any observation. It
+# matters most if the first text is short. The figures (see adaptive.py) are for 96 tokens.
+# 0.6: 1.041, worst 0.933; 0.8: 1.045, 0.934; 1: 1.041, 0.909.
 ACCEPTANCE = 0.8
 
 
 class DraftMode:
-    """Chains or trees: how this mode drafts next, what it costs, and how fast it was."""
+    """Plans rounds that draft chains, or trees, and measures the time and speed of drafting."""
 
     def __init__(self, times: RoundTimes) -> None:
-        self._times, self._drafting = times, LinearCost()
+        self._times = times
+        self._drafting = LinearCost()
         self._tokens = self._seconds = 0.0
         self.tried = False
 
     @property
     def speed(self) -> float:
-        """Tokens per second in the last HORIZON rounds of this mode; 0 if there are none."""
+        """Tokens per second over about HORIZON rounds of this mode; 0 if there were none."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
     def plan(self, max_drafts: int) -> tuple[DraftPlan, float]:
-        """Return the plan of one round, and its extra time over a plain round, in plain rounds."""
-        raise NotImplementedError(f"{type(self).__name__} has no plan")
+        """Return the plan of one round, and its extra time in units of a plain round."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement plan()")
 
     def forget(self, rounds: int) -> None:
-        """Discount what was observed before the next `rounds` rounds."""
+        """Discount older observations because of `rounds` newer rounds."""
         kept = keep(rounds)
         self._tokens, self._seconds = kept * self._tokens, kept * self._seconds
         self._drafting.forget(rounds)
 
     def observe(self, new: Statistics, plan: DraftPlan) -> float:
-        """Learn from rounds that followed `plan`; return their seconds on a quiet machine."""
+        """Learn from the rounds of `plan`. Return the seconds they take on an idle machine."""
         self.forget(new.steps)
-        drafted, verifying = new.rows - new.steps, self._times.verifying(new)
-        if self.tried:  # the first draft is slower than any later one
+        drafted = new.rows - new.steps
+        verifying = self._times.verifying(new)
+        if self.tried:  # the first draft is not typical: it is slower than any later one
             drafting = new.seconds_draft + new.seconds_verify - verifying
             self._drafting.add(new.steps, drafted, drafting, verifying)
         self.tried = True
@@ -69,13 +74,12 @@ class DraftMode:
         return seconds
 
     def _extra(self, drafts: int) -> float:
-        return (
-            self._times.longer(1 + drafts) + self._drafting.seconds(1, drafts)
-        ) / self._times.plain
+        seconds = self._times.longer(1 + drafts) + self._drafting.seconds(1, drafts)
+        return seconds / self._times.plain
 
 
 class Chains(DraftMode):
-    """Chains of the length with the highest speed."""
+    """Drafts chains of the length with the highest speed."""
 
     def __init__(self, times: RoundTimes, max_drafts: int) -> None:
         super().__init__(times)
@@ -99,7 +103,8 @@ class Chains(DraftMode):
 
     def _best_length(self) -> int:
         """Return the length with the highest speed, at least 1."""
-        accepted, drafted = self._accepted.shares(ACCEPTANCE), self._drafted.shares(1.0)
+        accepted = self._accepted.shares(ACCEPTANCE)
+        drafted = self._drafted.shares(1.0)
         tokens, seconds = 1.0, self._times.plain + self._drafting.start
         best, highest = 1, 0.0
         for depth in range(1, self._max_drafts + 1):
@@ -112,17 +117,14 @@ class Chains(DraftMode):
 
 
 class Trees(DraftMode):
-    """Trees of the nodes that pay."""
+    """Drafts trees, without the nodes that are not worth their time."""
 
     def __init__(self, times: RoundTimes, max_nodes: int) -> None:
         super().__init__(times)
         self._max_nodes = max_nodes
 
     def plan(self, max_drafts: int) -> tuple[DraftPlan, float]:
-        node_seconds = (
-            self._times.longer(1 + self._max_nodes) / self._max_nodes + self._drafting.slope
-        )
+        nodes = self._max_nodes
+        node_seconds = self._times.longer(1 + nodes) / nodes + self._drafting.slope
         min_acceptance = node_seconds * max(self.speed, 1 / self._times.plain)
-        return DraftPlan(max_drafts, 1, self._max_nodes, min_acceptance), self._extra(
-            self._max_nodes
-        )
+        return DraftPlan(max_drafts, 1, nodes, min_acceptance), self._extra(nodes)

@@ -1,17 +1,18 @@
-"""What the draft policy estimates: how many drafts are accepted, and how long a round takes.
+"""The estimates of the draft policy: how many drafts are accepted, and how long a round takes.
 
-**Acceptance.** A round that asked for 3 drafts says nothing about a fourth. So the share of rounds
-that reach depth K is estimated as a product over the depths: of the rounds that could reach the
-next depth, the share that did. This is the estimator of Kaplan and Meier (1958, "Nonparametric
-estimation from incomplete observations"). A depth that was rarely tried takes over the share of the
-depth before it. So the policy drafts further and further when a text begins to repeat itself.
+**Acceptance.** A round that asked for 3 drafts gives no information about a fourth. So the share of
+rounds that reach depth K is estimated as a product of factors, one per depth. The factor of a depth
+is the share that reached it among the rounds that could have reached it. This is the estimator of
+Kaplan and Meier (1958, "Nonparametric estimation from incomplete observations"). A depth with few
+observations takes its factor mostly from the depth before it. So the draft length grows step by
+step when a text begins to repeat itself.
 
-**Time.** Other work on the machine only makes a round longer. So the time of a plain round is the
-shortest one that was seen. The time of drafting is a least-squares fit, and outliers are cut off
-before they enter it.
+**Time.** Other work on the machine can only make a round longer. So the time of a plain round is
+the shortest one measured so far. The time of drafting is a least-squares fit, in which the
+influence of outliers is limited.
 
-**Memory.** Each sum loses the share rounds / HORIZON when rounds are added, so it remembers about
-HORIZON rounds. After a pause of HORIZON rounds it starts anew.
+**Forgetting.** Adding rounds multiplies each older sum by 1 - rounds / HORIZON, so a sum covers
+about the last HORIZON rounds. After a pause of HORIZON rounds it starts at zero.
 """
 
 from collections.abc import Sequence
@@ -19,41 +20,43 @@ from math import inf
 
 from minimtp.decode.statistics import Statistics
 
-# Rounds that the estimates remember, and that a pause lasts. Shorter pauses make trials dearer,
-# longer ones miss good text. 64: 1.082, worst 0.970; 128: 1.085, 0.983; 256: 1.080, 0.987.
+# Rounds that the estimates cover, and rounds of a pause. Short pauses lead to more trials. During
+# long ones it misses text that is easy to draft. adaptive.py explains the figures.
+# 64: 1.082, worst 0.970; 128: 1.085, 0.983; 256: 1.080, 0.987.
 HORIZON = 128
-# A plan that took longer than expected by this factor counts as that much: another process may have
-# taken the core. 1.5: 1.085, worst 0.983; 3: 1.063, 0.983; no limit: 1.051, 0.982.
+# Times are limited to this multiple of the expected time, because another process may have used the
+# core. 1.5: 1.085, worst 0.983; 3: 1.063, 0.983; no limit: 1.051, 0.982.
 OUTLIER = 1.5
-GUESS_WEIGHT = 2.0  # rounds that a guess counts for
-RIDGE = 0.05  # holds on to the slope so far: drafts that all have one length do not determine it
+GUESS_WEIGHT = 2.0  # a guess counts as this many rounds
+# Weight of the previous slope in a fit. Drafts that all have the same length do not determine one.
+RIDGE = 0.05
 
 
 def keep(rounds: int) -> float:
-    """Return the share of a discounted sum that remains when `rounds` rounds are added."""
+    """Return the factor for older sums when `rounds` rounds are added."""
     return max(0.0, 1.0 - rounds / HORIZON)
 
 
 class RoundTimes:
-    """Seconds of a plain round (t), and of passes over more tokens (c_n)."""
+    """Seconds of a plain round (t), and of forward passes over more tokens (c_n)."""
 
     def __init__(self) -> None:
         self.plain = inf
         self._passes: list[float] = []
 
     def enter_bucket(self, passes: list[float]) -> None:
-        """From here on passes over 1, 2, ... tokens take `passes` seconds (cost.py)."""
+        """From now on passes over 1, 2, ... tokens take `passes` seconds (cost.py)."""
         if self._passes:
             self.plain += passes[0] - self._passes[0]
         self._passes = passes
 
     def observe(self, new: Statistics) -> None:
-        """Learn t from any rounds: those that judge drafts take longer, so they bound it."""
+        """Learn t from any rounds. Drafts can only add time, so all rounds bound t from above."""
         plain = (new.seconds_verify - self._longer(new)) / new.steps
         self.plain = min(self.plain, max(plain, self._passes[0]))
 
     def longer(self, rows: int) -> float:
-        """Seconds that a pass over `rows` tokens takes more than a pass over one."""
+        """Return how many seconds more a pass over `rows` tokens takes than a pass over one."""
         return self._passes[rows - 1] - self._passes[0]
 
     def _longer(self, new: Statistics) -> float:
@@ -61,14 +64,14 @@ class RoundTimes:
         return sum(count * self.longer(rows) for rows, count in counts if count)
 
     def verifying(self, new: Statistics) -> float:
-        """Seconds that the new rounds would take if drafting, and judging the drafts, were free."""
+        """Return the seconds of the new rounds without drafting and without applying the rule."""
         return new.steps * self.plain + self._longer(new)
 
 
 class LinearCost:
-    """Seconds of drafting n tokens, as start + slope * n: a discounted least-squares fit.
+    """Seconds of drafting n tokens as start + slope * n, by a discounted least-squares fit.
 
-    The first fit sets start to 0.
+    The first fit sets `start` to 0.
     """
 
     def __init__(self) -> None:
@@ -79,11 +82,15 @@ class LinearCost:
         kept = keep(rounds)
         self._sums = [kept * old for old in self._sums]
 
-    def add(self, rounds: int, tokens: float, seconds: float, beside: float = 0.0) -> None:
-        """Add rounds that drafted `tokens` tokens in `seconds`, beside other `beside` seconds."""
+    def add(self, rounds: int, tokens: float, seconds: float, other: float = 0.0) -> None:
+        """Add rounds that drafted `tokens` tokens in `seconds`, and took `other` more seconds.
+
+        `seconds` is limited so that drafting and the other work together take at most OUTLIER times
+        as long as expected.
+        """
         seconds = max(seconds, 0.0)
         if self.start or self.slope:
-            seconds = min(seconds, OUTLIER * self.seconds(rounds, tokens) + (OUTLIER - 1) * beside)
+            seconds = min(seconds, OUTLIER * self.seconds(rounds, tokens) + (OUTLIER - 1) * other)
         mean = tokens / rounds
         new = (rounds, tokens, tokens * mean, seconds, seconds * mean)
         self._sums = weight, n, nn, s, ns = [
@@ -100,40 +107,44 @@ class LinearCost:
 
 
 class Depths:
-    """Rounds counted by the depth that they reached, some of which were asked to go no further."""
+    """Counts rounds by the depth at which they ended, for `survival`."""
 
     def __init__(self, max_depth: int) -> None:
-        self._ended, self._whole = [0.0] * (max_depth + 1), [0.0] * (max_depth + 1)
+        self._ended = [0.0] * (max_depth + 1)
+        self._censored = [0.0] * (max_depth + 1)
 
     def forget(self, rounds: int) -> None:
         kept = keep(rounds)
-        self._ended, self._whole = [kept * n for n in self._ended], [kept * n for n in self._whole]
+        self._ended = [kept * count for count in self._ended]
+        self._censored = [kept * count for count in self._censored]
 
     def add(self, rounds: Sequence[int], asked: int) -> None:
-        """Add rounds by depth, all of which were asked for depth `asked`."""
+        """Add numbers of rounds by depth. All these rounds asked for depth `asked`."""
         for depth, count in enumerate(rounds):
             self._ended[depth] += count
-        self._whole[asked] += rounds[asked]
+        self._censored[asked] += rounds[asked]
 
     def shares(self, guess: float) -> list[float]:
         """Return the shares of rounds that reach depths 1, 2, ...: see `survival`."""
-        return survival(self._ended, self._whole, len(self._ended) - 1, guess)
+        return survival(self._ended, self._censored, len(self._ended) - 1, guess)
 
 
 def survival(
-    ended: Sequence[float], whole: Sequence[float], max_depth: int, guess: float
+    ended: Sequence[float], censored: Sequence[float], max_depth: int, guess: float
 ) -> list[float]:
-    """Return the shares of rounds that reach depths 1 .. max_depth.
+    """Return the shares of rounds that reach depths 1 .. max_depth: the Kaplan-Meier estimator.
 
-    ended: rounds by the depth that they reached. whole: those among them that were not asked to go
-    further. guess: the share that goes on to the next depth, before any was observed.
+    ended: number of rounds by the depth at which they ended. censored: number of those that ended
+    there because they did not ask for more drafts. guess: the share of rounds that continue to the
+    next depth, before any observation.
     """
-    shares, share, going_on = [], 1.0, guess
-    alive = sum(ended)
+    shares, share = [], 1.0
+    continuing = guess  # share of the rounds at a depth that continue to the next one
+    reached = sum(ended)
     for depth in range(max_depth):
-        could = alive - whole[depth]  # go on from this depth
-        alive -= ended[depth]
-        going_on = (alive + GUESS_WEIGHT * going_on) / (could + GUESS_WEIGHT)
-        share *= going_on
+        at_risk = reached - censored[depth]  # reached this depth and could continue
+        reached -= ended[depth]
+        continuing = (reached + GUESS_WEIGHT * continuing) / (at_risk + GUESS_WEIGHT)
+        share *= continuing
         shares.append(share)
     return shares

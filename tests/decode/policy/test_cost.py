@@ -1,4 +1,4 @@
-"""Costs are measured once and kept in a file; an unusable file is no error."""
+"""Costs are measured once per context bucket and stored in a file. An unusable file is ignored."""
 
 import json
 
@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting(TableTarget):
-    """Counts its passes by length."""
+    """Counts its forward passes by number of tokens."""
 
     def __init__(self, context_length=600):
         super().__init__(4, context_length)
@@ -31,7 +31,7 @@ class Counting(TableTarget):
         return super().forward(tokens)
 
 
-def test_measuring_feeds_every_length_and_keeps_the_cached_rows():
+def test_measure_times_every_number_of_tokens_and_keeps_the_cached_rows():
     target = Counting()
     target.forward(np.array([1, 2, 3]))
     target.passes.clear()
@@ -40,7 +40,7 @@ def test_measuring_feeds_every_length_and_keeps_the_cached_rows():
     assert len(seconds) == len(MEASURED) and min(seconds) > 0
 
 
-def test_a_bucket_is_measured_once_and_other_processes_find_it_in_the_file(folder):
+def test_a_bucket_is_measured_once_and_other_processes_read_it_from_the_file(folder):
     target, identity = Counting(), {"model": "small"}
     costs = Costs(target, 7, identity)
     first, end = costs.at(5)
@@ -53,24 +53,35 @@ def test_a_bucket_is_measured_once_and_other_processes_find_it_in_the_file(folde
     assert len(files) == 1 and set(json.loads(files[0].read_text())["seconds"]) == {"128", "512"}
 
 
-def test_costs_between_and_beyond_the_measured_lengths_are_linear(monkeypatch):
+def test_costs_of_unmeasured_numbers_of_tokens_are_interpolated_and_extrapolated_linearly(
+    monkeypatch,
+):
     monkeypatch.setattr(cost, "measure", lambda target: [float(10 + rows) for rows in MEASURED])
-    assert Costs(Counting(), 29).at(0)[0] == pytest.approx(
-        [float(10 + rows) for rows in range(1, 31)]
-    )
+    expected = [float(10 + rows) for rows in range(1, 31)]
+    assert Costs(Counting(), 29).at(0)[0] == pytest.approx(expected)
 
 
-def test_another_identity_has_another_file(folder):
+def test_each_identity_has_its_own_file(folder):
     for name in ("a", "b"):
         Costs(Counting(), 3, {"model": name}).at(0)
     assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"identity": 1, "seconds": {}}', '{"identity": {"model": "x"}, "seconds": {"128": [1, 2]}}',
-                '{"identity": {"model": "x"}, "seconds": {"128": "fast"}}', '{"identity": {"model": "x"}, "seconds": 3}'],
-)  # fmt: skip
-def test_an_unusable_file_is_measured_again_and_replaced(folder, content):
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"identity": 1, "seconds": {}}',
+        '{"identity": {"model": "x"}, "seconds": {"128": [1, 2]}}',
+        '{"identity": {"model": "x"}, "seconds": {"128": "fast"}}',
+        '{"identity": {"model": "x"}, "seconds": 3}',
+    ],
+)
+def test_if_the_file_is_unusable_the_costs_are_measured_again_and_the_file_is_replaced(
+    folder, content
+):
     identity = {"model": "x"}
     Costs(Counting(), 3, identity).at(0)
     (path,) = folder.iterdir()
@@ -82,39 +93,40 @@ def test_an_unusable_file_is_measured_again_and_replaced(folder, content):
     assert Costs(again, 3, identity).at(0) == found and not again.passes
 
 
-def test_without_an_identity_or_a_folder_nothing_is_written(folder, monkeypatch):
+def test_without_an_identity_no_file_is_written(folder):
     Costs(Counting(), 3).at(0)
     assert not folder.exists()
-    folder.write_text("a file where the folder should be")
+
+
+def test_if_the_cache_folder_cannot_be_created_the_costs_stay_in_memory(folder):
+    folder.write_text("a file in place of the folder")
     target = Counting()
     costs = Costs(target, 3, {"model": "x"})
-    passes = costs.at(0), dict(target.passes)
-    assert (costs.at(0), target.passes) == passes and folder.read_text()
+    found, passes = costs.at(0), dict(target.passes)
+    assert costs.at(0) == found and target.passes == passes
+    assert folder.read_text() == "a file in place of the folder"
 
 
 @pytest.mark.parametrize("room", [2, 3, 15])
-def test_near_the_end_of_the_context_only_what_fits_is_measured_and_no_file_is_written(
+def test_near_the_end_of_the_context_passes_that_fit_are_measured_and_no_file_is_written(
     folder, room
 ):
     target = Counting(64)
     target.forward(np.zeros(64 - room, np.int64))
     seconds, _ = Costs(target, 7, {"model": "x"}).at(target.length)
-    assert (
-        len(seconds) == 8
-        and min(seconds) > 0
-        and target.length == 64 - room
-        and not folder.exists()
-    )
+    assert len(seconds) == 8 and min(seconds) > 0
+    assert target.length == 64 - room
+    assert not folder.exists()
 
 
-def test_the_cache_folder_is_the_systems_own(monkeypatch, tmp_path):
+def test_on_linux_the_default_cache_folder_is_below_xdg_cache_home(monkeypatch, tmp_path):
     monkeypatch.delenv("MINIMTP_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cost._cache_folder() == tmp_path / "minimtp"
 
 
-def test_costs_are_measured_on_the_clone_that_asks_and_shared_by_all():
+def test_costs_are_measured_on_the_calling_clone_and_shared_by_all_clones():
     target, other = Counting(1200), Counting(1200)
     other.forward(np.zeros(600, np.int64))
     other.passes.clear()
@@ -124,8 +136,8 @@ def test_costs_are_measured_on_the_clone_that_asks_and_shared_by_all():
     assert costs.at(600) == found and costs.of(target).at(601) == found and not target.passes
 
 
-def test_a_measurement_near_the_end_of_a_context_is_kept_until_there_is_more_room():
-    """Otherwise every text that comes so far would measure again."""
+def test_an_incomplete_measurement_is_reused_until_a_sequence_has_room_for_longer_passes():
+    """Otherwise every sequence near the end of its context would measure again."""
     target, roomier = Counting(140), Counting(140)
     target.forward(np.zeros(138, np.int64))
     roomier.forward(np.zeros(130, np.int64))
@@ -138,7 +150,7 @@ def test_a_measurement_near_the_end_of_a_context_is_kept_until_there_is_more_roo
     assert set(roomier.passes) == {130, 1, 2, 3, 4, 6, 8}
 
 
-def test_after_a_full_context_there_is_no_pass_to_measure():
+def test_if_the_context_is_full_nothing_is_measured_and_the_costs_are_zero():
     target = Counting(130)
     target.forward(np.zeros(130, np.int64))
     assert Costs(target, 3).at(130) == ([0.0] * 4, 512) and target.passes == {130: 1}

@@ -1,4 +1,4 @@
-"""The share of rounds that reach a depth, from rounds that were asked for different ones."""
+"""`survival`: the share of rounds that reach each depth, if rounds ask for different depths."""
 
 import pytest
 from hypothesis import given
@@ -7,50 +7,49 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.policy.estimates import survival
 
-MANY = 1e6  # times the same rounds: the guess no longer counts
+MANY = 1e6  # repeats of the same rounds, so that the guess has no weight
 
 
-def counted(rounds, most, times=MANY):
-    """rounds: (asked for, accepted) -> what survival takes: all of them, and those that were accepted whole, by depth."""
-    ended, whole = [0.0] * (most + 2), [0.0] * (most + 2)
+def counted(rounds, max_depth, times=MANY):
+    """Return the counts (ended, censored) by depth. rounds: pairs (asked for, accepted)."""
+    ended = [0.0] * (max_depth + 2)
+    censored = [0.0] * (max_depth + 2)
     for asked, accepted in rounds:
         ended[accepted] += times
-        whole[asked] += times * (accepted == asked)
-    return ended, whole
+        censored[asked] += times * (accepted == asked)
+    return ended, censored
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
-def test_where_every_round_asked_for_all_depths_survival_is_the_plain_share(own, accepted):
+def test_if_every_round_asks_for_all_depths_survival_is_the_share_that_reaches_each(own, accepted):
     shares = own(survival)(*counted([(5, a) for a in accepted], 5), 5, 0.5)
     expected = [np.mean([a >= depth for a in accepted]) for depth in range(1, 6)]
     assert shares == pytest.approx(expected, abs=1e-4), (
-        "of rounds that may all go on, those that did"
+        "a factor is the share that continues, among the rounds that could continue"
     )
 
 
-def test_rounds_that_asked_for_little_do_not_speak_against_deeper_drafts(own):
+def test_rounds_that_ask_for_few_drafts_do_not_lower_the_shares_of_deeper_ones(own):
     rounds = [(1, 1)] * 2 + [(4, 3), (4, 4)]
     shares = own(survival)(*counted(rounds, 4), 4, 0.5)
     assert shares == pytest.approx([1, 1, 1, 0.5], abs=1e-4), (
-        "a round that asked for one and got it says nothing of a second"
+        "a round that asks for one draft and accepts it gives no information about a second one"
     )
 
 
-def test_where_nothing_was_observed_the_guess_decides(own):
+def test_without_observations_every_factor_is_the_guess(own):
     assert own(survival)([0.0] * 5, [0.0] * 5, 3, 0.5) == pytest.approx([0.5, 0.25, 0.125])
 
 
-def test_the_guess_at_a_depth_is_the_share_of_the_depth_before_and_counts_as_two_rounds(own):
-    ended, whole = counted([(1, 1)] * 6 + [(1, 0)] * 2, 2, times=1)
+def test_the_guess_at_a_depth_is_the_factor_of_the_depth_before_and_counts_as_two_rounds(own):
+    ended, censored = counted([(1, 1)] * 6 + [(1, 0)] * 2, 2, times=1)
     first = (6 + 2 * 0.5) / (8 + 2)
-    assert own(survival)(ended, whole, 2, 0.5) == pytest.approx([first, first * first])
+    assert own(survival)(ended, censored, 2, 0.5) == pytest.approx([first, first * first])
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), max_size=60))
-def test_survival_never_rises_with_depth(own, rounds):
-    shares = own(survival)(
-        *counted([(asked, min(asked, accepted)) for asked, accepted in rounds], 5, times=1), 5, 0.7
-    )
-    assert all(
-        1 + 1e-12 >= a >= b - 1e-12 >= -1e-12 for a, b in zip(shares, shares[1:], strict=False)
-    )
+def test_survival_never_increases_with_depth(own, rounds):
+    possible = [(asked, min(asked, accepted)) for asked, accepted in rounds]
+    shares = own(survival)(*counted(possible, 5, times=1), 5, 0.7)
+    for share, deeper in zip(shares, shares[1:], strict=False):
+        assert 1 + 1e-12 >= share >= deeper - 1e-12 >= -1e-12
