@@ -264,7 +264,8 @@ def test_every_draft_of_a_tree_is_shown_in_the_column_of_its_depth(look):
     trace = traced_trees()
     driver = look(trace)
     chips = """return [...document.querySelectorAll('#lane .chip')].map(chip => [
-        chip.className.split(' ')[1], chip.textContent, parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
+        chip.className.split(' ')[1], chip.textContent,
+        parseInt(getComputedStyle(chip).gridColumnStart) - 1])"""
     for number, (round_, _, _) in enumerate(trace.taken[1:], 2):
         driver.execute_script(f"goRound({number})")
         tree = round_.tree
