@@ -1,4 +1,4 @@
-"""The schedule follows the plans of a policy, and asks for a new one after the last round of each."""
+"""A schedule follows the plans of a policy, and asks for a new plan when one has ended."""
 
 from minimtp.decode.policy.plan import DraftPlan, FixedPolicy, Schedule
 from minimtp.decode.statistics import Statistics
