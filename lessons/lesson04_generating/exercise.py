@@ -158,5 +158,5 @@ class SamplingParams:
     def _keeps(self, scores: Array) -> Array:
         """Return which tokens survive top-k and then top-p: scores (R, V) -> bool (R, V)."""
         raise NotImplementedError(
-            "lesson 4: rank the tokens, apply top-k and then top-p to the ranks, and map back to tokens"
+            "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"
         )

@@ -68,8 +68,7 @@ class NgramDrafter:
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
         raise NotImplementedError(
-            "lesson 10: find the latest earlier occurrence of the longest suffix, "
-            "and return what follows it"
+            "lesson 10: find the latest occurrence of the longest repeated suffix, return what follows"
         )
 
     def _longest_repeated_suffix(self) -> tuple[int, int]:
