@@ -68,7 +68,7 @@ class NgramDrafter:
 
     def draft(self, depth: int, rule: Rule) -> tuple[list[int], None]:
         raise NotImplementedError(
-            "lesson 10: find the latest occurrence of the longest repeated suffix, return what follows"
+            "lesson 10: find the longest suffix that occurs earlier, and return what follows it"
         )
 
     def _longest_repeated_suffix(self) -> tuple[int, int]:
