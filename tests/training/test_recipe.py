@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
+from minimtp.training import recipe as recipe_module
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.presets import PRESETS, preset
-from minimtp.training import recipe as recipe_module
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, Range, kind_of
 from tests.strategies import recipes

@@ -1,0 +1,76 @@
+"""Evaluation: bits per byte, accuracy, acceptance, dead heads."""
+
+import math
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.training.build import build_model
+from minimtp.training.data.corpus import Corpus
+from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model
+from minimtp.training.run.folder import load_run
+from minimtp.training.run.train import train
+from tests.training.helpers import CONFIGURATIONS, quiet, recipe_of
+
+
+def test_an_untrained_model_needs_the_logarithm_of_the_vocabulary_in_bits(corpus):
+    model = build_model(recipe_of(), np.random.default_rng(0))
+    model.embedding.weight.data[...] = 0  # tied: all logits are equal
+    result = evaluate_model(model, corpus, 16, 512)
+    assert result.bits_per_byte == pytest.approx(math.log2(257), rel=1e-6)
+    assert result.nats == pytest.approx([math.log(257)])
+    assert (result.tokens, result.bytes) == (512, 512)
+
+
+def test_bits_per_byte_are_per_byte_of_text_and_not_per_token():
+    documents = Corpus("short documents", [(str(n), b"x" * 9) for n in range(200)])
+    model = build_model(recipe_of(), np.random.default_rng(0))
+    model.embedding.weight.data[...] = 0
+    result = evaluate_model(
+        model, documents, 10, 100
+    )  # every tenth token ends a document and stands for no byte
+    assert result.bytes == result.tokens * 9 // 10
+    assert result.bits_per_byte == pytest.approx(math.log2(257) / 0.9, rel=1e-6)
+
+
+def test_only_the_bytes_of_predicted_tokens_are_counted():
+    poem = Corpus("poem", [("poem", b"x" * 100)])  # ten bytes are held out, then the text ends
+    model = build_model(recipe_of(), np.random.default_rng(0))
+    result = evaluate_model(model, poem, 10, 10)
+    assert (result.tokens, result.bytes) == (10, 9)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_evaluation_does_not_depend_on_the_number_of_threads(corpus, threads):
+    model = build_model(recipe_of(heads="parallel", draft_depth=2), np.random.default_rng(0))
+    assert evaluate_model(model, corpus, 16, 4000, threads) == evaluate_model(
+        model, corpus, 16, 4000, 2
+    )
+
+
+def test_evaluating_a_run_gives_the_last_evaluation_of_its_training(tmp_path):
+    (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
+    for name in ("plain", "token-conditioned, rounded late"):
+        result = train(
+            recipe_of(**CONFIGURATIONS[name]),
+            [tmp_path / "poem.txt"],
+            tmp_path / name,
+            report=quiet,
+        )
+        assert evaluate(load_run(tmp_path / name)) == result.evaluation
+
+
+def test_a_dead_head_gives_a_warning_that_names_it_and_the_remedies():
+    alive, shares = [0.8, None, 0.05], [0.8, 0.049, None, 0.0]
+    assert dead_heads(alive) == []
+    warnings = dead_heads(shares)
+    assert [sentence.split(":")[1] for sentence in warnings] == [
+        " head 2 is dead",
+        " head 4 is dead",
+    ]
+    assert (
+        "4.9% of its drafts are accepted, under 5%" in warnings[0]
+        and "draft at most 1" in warnings[0]
+    )
+    described = Evaluation(1.0, [0.5] * 5, shares, [1.0] * 5, 8, 8).describe().splitlines()
+    assert described[-2:] == warnings

@@ -1,0 +1,69 @@
+"""One training step: shards, quantization, the average, clipping."""
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.training.run.train import train
+from minimtp.training.trainer import Trainer
+from tests.training.helpers import CPU, losses, quiet, recipe_of
+
+
+def test_losses_and_gradients_do_not_depend_on_the_number_of_shards(corpus):
+    recipe = recipe_of(batch_size=3, heads="parallel", draft_depth=2)
+    batch = corpus.batch(0, seed=0, batch_size=3, context_length=16, depth=2)
+    results = []
+    for shards in (1, 2, 5):
+        trainer = Trainer(recipe, None, CPU, shards)
+        losses_, rate, norm = trainer.advance(batch)
+        trainer.close()
+        results.append([*losses_, rate, norm])
+        assert trainer.shards == min(shards, 3)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[2] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_quantization_begins_at_its_step(tmp_path, corpus):
+    train(recipe_of(), corpus, tmp_path / "plain", threads=1, report=quiet)
+    train(
+        recipe_of(quantization="qat", quantize_from=0.5),
+        corpus,
+        tmp_path / "qat",
+        threads=1,
+        report=quiet,
+    )
+    plain, rounded = losses(tmp_path / "plain"), losses(tmp_path / "qat")
+    assert plain[:6] == rounded[:6]
+    assert plain[6] != rounded[6]
+
+
+@pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
+def test_the_average_of_learned_steps_starts_at_their_first_values(corpus, scales):
+    grid = "q4_1" if scales == "learned-offset" else "int3-ggml-signed-g32"
+    rounded = {
+        "quantization": "qat",
+        "quantize_from": 0.5,
+        "weight_scales": scales,
+        "weight_grid": grid,
+    }
+    recipe = recipe_of(**rounded, ema_decay=0.9, learning_rate=1e-9)  # what is learned hardly moves
+    trainer = Trainer(recipe, None, CPU, 1)
+    for step in range(11):
+        trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16))
+    learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
+    for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
+        found = {name: array for name, array in learned.items() if name.endswith(kind)}
+        assert (
+            max(np.abs(array).max() for array in found.values()) > 0.05
+        )  # they do not begin at zero
+        for name, array in found.items():
+            np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
+    trainer.close()
+
+
+def test_the_gradient_is_clipped_to_the_norm_of_the_recipe_unless_it_is_zero(corpus):
+    for clip in (0.01, 0.0):
+        trainer = Trainer(recipe_of(max_gradient_norm=clip), None, CPU, 1)
+        _, _, norm = trainer.advance(corpus.batch(0, seed=0, batch_size=4, context_length=16))
+        assert norm > 0.01
+        seen = float(np.linalg.norm(trainer.optimizer.first)) / (1 - 0.9)
+        assert seen == pytest.approx(clip or norm, rel=1e-4)
