@@ -1,4 +1,4 @@
-"""Pairs of laws to verify with, and the exact law of a text that one round of a rule begins."""
+"""Pairs of distributions to verify with, and the exact distribution of a text after one round."""
 
 import itertools
 
@@ -7,41 +7,44 @@ import numpy as np
 from minimtp.decode.rules.tree import Tree
 from tests.table_models import every_outcome, total_variation
 
-DEPTH = 3  # drafts in a chain, and behind one another in a tree
+DEPTH = 3  # drafts in a chain, and maximum depth of a tree
 
 
-def random_laws(random, zeros, vocabulary=3):
-    """Laws for every prefix of up to DEPTH tokens; a share of the entries is exactly zero."""
-    laws = {}
+def random_distributions(random, zeros, vocabulary=3):
+    """Distributions for every prefix of up to DEPTH tokens; a share of the entries is exactly 0."""
+    distributions = {}
     for length in range(DEPTH + 1):
         for prefix in itertools.product(range(vocabulary), repeat=length):
             weights = random.dirichlet(np.full(vocabulary, 0.7)) * (
                 random.random(vocabulary) >= zeros
             )
             weights[random.integers(vocabulary)] += 0.01
-            laws[prefix] = weights / weights.sum()
-    return laws
+            distributions[prefix] = weights / weights.sum()
+    return distributions
 
 
-def one_hot(laws):
-    return {prefix: np.eye(len(law))[law.argmax()] for prefix, law in laws.items()}
+def one_hot(distributions):
+    return {
+        prefix: np.eye(len(distribution))[distribution.argmax()]
+        for prefix, distribution in distributions.items()
+    }
 
 
 def _pairs():
-    """(name, p, q), the target's and the drafter's laws, by the dozen."""
+    """Yield (name, p, q): dozens of distributions of a target and a drafter."""
     random = np.random.default_rng(5)
     for index in range(40):
         zeros = (0.0, 0.0, 0.3, 0.6)[index % 4]
         yield (
             f"random-{index}",
-            random_laws(random, zeros, 3 + index % 2),
-            random_laws(random, zeros, 3 + index % 2),
+            random_distributions(random, zeros, 3 + index % 2),
+            random_distributions(random, zeros, 3 + index % 2),
         )
     for index in range(3):
-        p, q = random_laws(random, 0.0), random_laws(random, 0.3)
+        p, q = random_distributions(random, 0.0), random_distributions(random, 0.3)
         yield f"equal-{index}", p, p
         yield f"one-hot-target-{index}", one_hot(p), q
-        yield f"one-hot-draft-law-{index}", p, one_hot(q)
+        yield f"one-hot-draft-distribution-{index}", p, one_hot(q)
         yield f"both-one-hot-{index}", one_hot(p), one_hot(q)
         yield f"target-with-zeros-{index}", q, p
     disjoint = ({}, {})
@@ -51,7 +54,9 @@ def _pairs():
             np.array([0.0, 0.0, 1.0]),
         )
     yield "disjoint", *disjoint
-    nearly = {prefix: law + np.array([1e-17, 0, -1e-17]) for prefix, law in p.items()}
+    nearly = {
+        prefix: distribution + np.array([1e-17, 0, -1e-17]) for prefix, distribution in p.items()
+    }
     yield "equal-but-for-rounding", p, nearly
     two = {prefix: np.array([0.5, 0.5, 0.0]) for prefix in p}
     yield "support-smaller-than-the-tree-is-wide", p, two
@@ -60,52 +65,58 @@ def _pairs():
 PAIRS = {name: (p, q) for name, p, q in _pairs()}
 
 
-def one_draft(rng, law, count):
-    return [rng.choose(law) for _ in range(count)]
+def one_draft(rng, distribution, count):
+    return [rng.choose(distribution) for _ in range(count)]
 
 
-def distinct_drafts(rng, law, count):
+def distinct_drafts(rng, distribution, count):
     with np.errstate(divide="ignore"):
-        return rng.sample_distinct(np.log(law), count)
+        return rng.sample_distinct(np.log(distribution), count)
 
 
-def most_probable(rng, law, count):
-    """Not drawn at all."""
-    return np.argsort(-law, kind="stable")[:count].tolist()
+def most_probable(rng, distribution, count):
+    """The drafts are not sampled."""
+    return np.argsort(-distribution, kind="stable")[:count].tolist()
 
 
-def chain_round(rule, p, q, draw=one_draft, declared=None, depth=DEPTH):
-    """A function of dice: one round of a chain's rule -> the tokens it emits and how many drafts it accepted.
+def chain_round(rule, p, q, sample=one_draft, declared=None, depth=DEPTH):
+    """Return a function of a random source: one round of a rule for chains.
 
-    draw: how a draft is drawn from its law. declared: the laws of these prefixes that the rule is told, q's own if not
-    given.
+    Its result: the emitted tokens, and the number of accepted drafts.
+
+    sample: how a draft is sampled from its distribution. declared: the distributions that the rule
+    is told for these prefixes, by default q's own.
     """
 
     def one_round(rng):
         drafts = []
         for _ in range(depth):
-            drafts += draw(rng, q[tuple(drafts)], 1)
+            drafts += sample(rng, q[tuple(drafts)], 1)
         prefixes = [tuple(drafts[:index]) for index in range(depth + 1)]
-        laws = (
+        distributions = (
             np.array([q[prefix] for prefix in prefixes[:depth]])
             if declared is None
             else declared(prefixes[:depth])
         )
-        accepted, token = rule(np.array([p[prefix] for prefix in prefixes]), laws, drafts, rng)
+        accepted, token = rule(
+            np.array([p[prefix] for prefix in prefixes]), distributions, drafts, rng
+        )
         return (*drafts[:accepted], token), accepted
 
     return one_round
 
 
-def draw_tree(rng, q, form, draw, replacement=False):
-    """(tree, the tokens before each row's): children in the given form, a tree's depths, are drawn level by level.
+def sample_tree(rng, q, form, sample, replacement=False):
+    """Return (tree, each row's path). Children are sampled level by level.
 
-    Children that a law has no token for are left out, with all that would follow them.
+    form: the depths of the tree.
+
+    Children for which a distribution has no token left are omitted, with their descendants.
     """
     plan, text = Tree([0] * len(form), form), {0: ()}
     for depth in range(max(form)):
         for row in [row for row in text if form[row] == depth]:
-            tokens = draw(rng, q[text[row]], len(plan.children[row]))
+            tokens = sample(rng, q[text[row]], len(plan.children[row]))
             text |= {
                 child: (*text[row], token)
                 for child, token in zip(plan.children[row], tokens, strict=False)
@@ -117,11 +128,11 @@ def draw_tree(rng, q, form, draw, replacement=False):
     ]
 
 
-def tree_round(rule, p, q, form, draw=distinct_drafts, replacement=False):
-    """As `chain_round`, for a tree's rule and a tree of the given form."""
+def tree_round(rule, p, q, form, sample=distinct_drafts, replacement=False):
+    """As `chain_round`, for a rule for trees and a tree of the given form."""
 
     def one_round(rng):
-        tree, texts = draw_tree(rng, q, form, draw, replacement)
+        tree, texts = sample_tree(rng, q, form, sample, replacement)
         path, token = rule(
             np.array([p[text] for text in texts]), np.array([q[text] for text in texts]), tree, rng
         )
@@ -130,8 +141,8 @@ def tree_round(rule, p, q, form, draw=distinct_drafts, replacement=False):
     return one_round
 
 
-def text_law(one_round, p):
-    """{text: probability}: a round, and behind it the target's own tokens up to DEPTH + 1."""
+def text_distribution(one_round, p):
+    """{text: probability} of a round, continued by the target itself to DEPTH + 1 tokens."""
     texts = {}
     for (tokens, _), probability in every_outcome(one_round).items():
         for text, share in continuations(tokens, p):
@@ -139,12 +150,12 @@ def text_law(one_round, p):
     return texts
 
 
-def target_law(p):
+def target_distribution(p):
     return dict(continuations((), p))
 
 
 def continuations(tokens, p):
-    """(text of DEPTH + 1 tokens, probability) for every text that begins with `tokens`."""
+    """Yield (text of DEPTH + 1 tokens, probability) for every text that begins with `tokens`."""
     if len(tokens) == DEPTH + 1:
         yield tokens, 1.0
         return
@@ -153,9 +164,9 @@ def continuations(tokens, p):
             yield text, probability * share
 
 
-def wrong_by(one_round, p):
-    """Total variation between the text that a round begins and the target's own."""
-    return total_variation(text_law(one_round, p), target_law(p))
+def distance_to_target(one_round, p):
+    """Total variation between the texts that begin with a round and the target's own texts."""
+    return total_variation(text_distribution(one_round, p), target_distribution(p))
 
 
 def mean_accepted(one_round):

@@ -1,4 +1,6 @@
-"""Processed laws: every row sees its own past and no more, and drafted text has exactly the processed law."""
+"""Logits processors: a row sees its own past only, and drafted text keeps the processed
+distribution.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ PROMPT, VOCABULARY = [1, 0], 3
 
 
 def count_penalty(logits, text):
-    """A processor of another kind: what stands in the text's last two places is less likely by how often it stands there."""
+    """Another processor: each occurrence in the last two tokens lowers a token's logit by 1.5."""
     rows = len(logits)
     counts = [
         np.bincount(text[: len(text) - rows + 1 + row][-2:], minlength=logits.shape[1])
@@ -44,10 +46,12 @@ def processed(logits_processors, logits, text):
 
 
 @given(
-    text=st.lists(st.integers(0, 5), min_size=4, max_size=20), rows=st.integers(1, 4), penalty=st.floats(0.1, 5),
+    text=st.lists(st.integers(0, 5), min_size=4, max_size=20),
+    rows=st.integers(1, 4),
+    penalty=st.floats(0.1, 5),
     seed=st.integers(0, 99),
-)  # fmt: skip
-def test_a_row_of_many_is_penalized_for_its_own_past_as_if_it_were_alone(text, rows, penalty, seed):
+)
+def test_each_of_several_rows_is_penalized_for_its_own_past_only(text, rows, penalty, seed):
     logits = np.random.default_rng(seed).standard_normal((rows, 6))
     together = RepetitionPenalty(penalty)(logits, np.array(text))
     for row in range(rows):
@@ -58,14 +62,14 @@ def test_a_row_of_many_is_penalized_for_its_own_past_as_if_it_were_alone(text, r
     assert (RepetitionPenalty(1)(logits, np.array(text)) == logits).all()
 
 
-def exact_law(target, law, logits_processors, length):
-    """{text: probability}, by multiplying the processed laws of every prefix, without the decoder."""
+def exact_distribution(target, sampling, logits_processors, length):
+    """{text: probability}: the products of the processed distributions of every prefix."""
     texts = {(): 1.0}
     for _ in range(length):
         longer = {}
         for text, probability in texts.items():
             prefix = [*PROMPT, *text]
-            row = law.probabilities(
+            row = sampling.probabilities(
                 processed(logits_processors, target.logits(prefix), prefix)[None]
             )[0]
             longer |= {
@@ -79,8 +83,8 @@ def sampling_drafter(other, depth):
     def function(tokens, wanted, rule):
         tokens, scores = list(tokens), []
         for index in range(wanted):
-            drawn, score = rule.sample(other.logits(tokens)[None], index)
-            tokens.append(int(drawn[0]))
+            sampled, score = rule.sample(other.logits(tokens)[None], index)
+            tokens.append(int(sampled[0]))
             scores.append(score)
         return tokens[-wanted:], None if scores[0] is None else np.concatenate(scores)
 
@@ -88,13 +92,13 @@ def sampling_drafter(other, depth):
 
 
 def all_at_once_drafter(other, depth):
-    """Drafts as parallel heads do: several rows in one draw."""
+    """Drafts like parallel heads: several rows in one call."""
 
     def function(tokens, wanted, rule):
-        drawn, scores = rule.sample(
+        sampled, scores = rule.sample(
             np.stack([other.logits([*tokens, index]) for index in range(wanted)]), 0
         )
-        return drawn, scores
+        return sampled, scores
 
     return FunctionDrafter(function, depth)
 
@@ -113,10 +117,12 @@ class TreeDrafter(FunctionDrafter):
         return grow(self.tokens[-1], follow, rule, nodes, depth)
 
 
-def text_law(target, drafter, law, logits_processors, depth, length=4, kind=TokenRule, nodes=0):
+def text_distribution(
+    target, drafter, sampling, logits_processors, depth, length=4, kind=TokenRule, nodes=0
+):
     def text(rng):
         rule = ProcessedRule(
-            kind(law, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length
+            kind(sampling, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length
         )
         return tuple(
             Generation(target, drafter, PROMPT, rule, Limits(length, depth, tree_nodes=nodes))
@@ -126,22 +132,31 @@ def text_law(target, drafter, law, logits_processors, depth, length=4, kind=Toke
 
 
 @pytest.mark.parametrize(
-    "law", [SamplingParams(), SamplingParams(0.7, top_k=2)], ids=["plain", "top-k"]
+    "sampling", [SamplingParams(), SamplingParams(0.7, top_k=2)], ids=["plain", "top-k"]
 )
 @pytest.mark.parametrize("logits_processors", PROCESSORS.values(), ids=PROCESSORS)
 @pytest.mark.parametrize(
     "drafts", [None, sampling_drafter, all_at_once_drafter], ids=["none", "chain", "parallel"]
 )
 @KINDS
-def test_drafted_text_has_exactly_the_processed_law(kind, law, logits_processors, drafts):
+def test_drafted_text_has_exactly_the_processed_distribution(
+    kind, sampling, logits_processors, drafts
+):
     target, other = (
         TableTarget(VOCABULARY, seed=1, sharpness=1.0),
         TableTarget(VOCABULARY, seed=2, sharpness=1.0),
     )
-    found = text_law(
-        target, drafts and drafts(other, 2), law, logits_processors, 2 if drafts else 0, kind=kind
+    found = text_distribution(
+        target,
+        drafts and drafts(other, 2),
+        sampling,
+        logits_processors,
+        2 if drafts else 0,
+        kind=kind,
     )
-    assert total_variation(found, exact_law(target, law, logits_processors, 4)) <= 1e-12
+    assert (
+        total_variation(found, exact_distribution(target, sampling, logits_processors, 4)) <= 1e-12
+    )
 
 
 @KINDS
@@ -152,38 +167,40 @@ def test_drafted_text_has_exactly_the_processed_law(kind, law, logits_processors
     depth=st.integers(1, 3),
 )
 @settings(max_examples=6)
-def test_under_any_penalty_drafted_text_has_the_penalized_law(
+def test_drafted_text_has_the_penalized_distribution_for_any_penalty(
     kind, seed, penalty, sharpness, depth
 ):
     target, other = (
         TableTarget(VOCABULARY, seed=seed + one, sharpness=sharpness) for one in range(2)
     )
     logits_processors = [RepetitionPenalty(penalty)]
-    found = text_law(
+    found = text_distribution(
         target, sampling_drafter(other, depth), SamplingParams(), logits_processors, depth, 3, kind
     )
     assert (
-        total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+        total_variation(found, exact_distribution(target, SamplingParams(), logits_processors, 3))
+        <= 1e-12
     )
 
 
 @pytest.mark.parametrize("logits_processors", PROCESSORS.values(), ids=PROCESSORS)
 @KINDS
-def test_text_drafted_in_trees_has_exactly_the_processed_law(kind, logits_processors):
+def test_text_drafted_in_trees_has_exactly_the_processed_distribution(kind, logits_processors):
     target, other = (
         TableTarget(VOCABULARY, seed=1, sharpness=1.0),
         TableTarget(VOCABULARY, seed=2, sharpness=1.0),
     )
-    found = text_law(
+    found = text_distribution(
         target, TreeDrafter(other, 2), SamplingParams(), logits_processors, 2, 3, kind, nodes=3
     )
     assert (
-        total_variation(found, exact_law(target, SamplingParams(), logits_processors, 3)) <= 1e-12
+        total_variation(found, exact_distribution(target, SamplingParams(), logits_processors, 3))
+        <= 1e-12
     )
 
 
 def accepted_on_average(kind, penalty, seed):
-    """Of the drafts of one round that may draft two, over all outcomes."""
+    """Mean number of accepted drafts of one round with up to two drafts, over all outcomes."""
     target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=1.0) for one in range(2))
 
     def one_round(rng):
@@ -201,14 +218,14 @@ def accepted_on_average(kind, penalty, seed):
 
 
 @pytest.mark.parametrize("penalty", [0.6, 1.7, 3.0])
-def test_under_a_penalty_the_block_rule_is_never_behind_the_token_rule(penalty):
+def test_with_a_penalty_the_block_rule_accepts_at_least_as_much_as_the_token_rule(penalty):
     for seed in range(8):
         block, token = (accepted_on_average(kind, penalty, seed) for kind in (BlockRule, TokenRule))
         assert block >= token - 1e-12
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule])
-def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law(kind):
+def test_a_penalty_that_does_not_see_the_drafts_changes_the_distribution(kind):
     def blind(logits, text):
         committed = text[: len(text) - len(logits) + 1]
         return np.concatenate([RepetitionPenalty(1.7)(row[None], committed) for row in logits])
@@ -217,9 +234,13 @@ def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law(kind):
         TableTarget(VOCABULARY, seed=1, sharpness=1.0),
         TableTarget(VOCABULARY, seed=2, sharpness=1.0),
     )
-    found = text_law(target, sampling_drafter(other, 2), SamplingParams(), [blind], 2, kind=kind)
+    found = text_distribution(
+        target, sampling_drafter(other, 2), SamplingParams(), [blind], 2, kind=kind
+    )
     assert (
-        total_variation(found, exact_law(target, SamplingParams(), [RepetitionPenalty(1.7)], 4))
+        total_variation(
+            found, exact_distribution(target, SamplingParams(), [RepetitionPenalty(1.7)], 4)
+        )
         > 0.01
     )
 
@@ -229,7 +250,7 @@ def test_a_penalty_that_does_not_see_the_drafts_would_give_another_law(kind):
     temperature=st.sampled_from([0.0, 0.7]),
     name=st.sampled_from([*PROCESSORS]),
 )
-def test_greedy_and_same_seed_text_is_the_same_with_and_without_drafts(seed, temperature, name):
+def test_greedy_and_shared_noise_text_is_the_same_with_and_without_drafts(seed, temperature, name):
     target, other = TableTarget(5, 40, seed, 1.0), TableTarget(5, 40, seed + 1, 1.0)
     options = dict(
         max_new_tokens=25,
@@ -252,16 +273,22 @@ def test_greedy_and_same_seed_text_is_the_same_with_and_without_drafts(seed, tem
         assert plain == tokens[len(PROMPT) :]
 
 
-def test_a_drafter_that_knows_the_target_is_always_accepted_under_a_penalty():
+def test_drafts_of_the_target_itself_are_always_accepted_with_a_penalty():
     target = TableTarget(6, 60, sharpness=1.0)
     run = start_generation(
-        target, sampling_drafter(target, 3), PROMPT, max_new_tokens=41, sampling=SamplingParams(), seed=4, rule="shared-noise",
+        target,
+        sampling_drafter(target, 3),
+        PROMPT,
+        max_new_tokens=41,
+        sampling=SamplingParams(),
+        seed=4,
+        rule="shared-noise",
         logits_processors=[RepetitionPenalty(1.5)],
-    )  # fmt: skip
+    )
     assert len(list(run)) == 41 and run.statistics.accepted == run.statistics.drafted
 
 
 @pytest.mark.parametrize("penalty", [0, -1, float("inf"), float("nan"), "1"], ids=str)
-def test_a_penalty_that_is_no_positive_number_is_refused(penalty):
+def test_a_penalty_that_is_not_a_positive_number_raises_an_error(penalty):
     with pytest.raises(UserError, match="a repetition penalty must be a number above 0"):
         RepetitionPenalty(penalty)

@@ -1,10 +1,10 @@
-"""Wrong verification rules, to show that the enumeration would find them."""
+"""Wrong verification rules that the enumeration must find."""
 
 from types import FunctionType
 
 
 def with_names(function, **names):
-    """The function as if its module had bound these names otherwise."""
+    """Return the function with other values for these global names."""
     return FunctionType(
         function.__code__, function.__globals__ | names, function.__name__, function.__defaults__
     )

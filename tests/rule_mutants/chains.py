@@ -1,6 +1,6 @@
-"""Wrong rules for chains. Each is a round of a decoder somebody could have written, and several were written.
+"""Wrong rules for chains. Several were written in real projects.
 
-A mutant is a function of a target's and a drafter's laws that returns a round, as `rule_laws.chain_round` does.
+A mutant is a function of p and q that returns a round, as `rule_properties.chain_round` does.
 """
 
 import numpy as np
@@ -13,15 +13,15 @@ from tests.rule_mutants import with_names
 from tests.rule_properties import chain_round, most_probable
 
 
-def a_rejected_token_is_drawn_again_from_the_target(p, q):
-    """The residual forgotten: tokens that drafts bring often come twice as often again."""
+def a_rejected_draft_is_replaced_by_a_sample_from_p(p, q):
+    """No residual distribution: frequent drafts get a second chance."""
     return chain_round(
         with_names(token_rule, residual_distribution=lambda p, q, weight=1.0: p), p, q
     )
 
 
-def the_residual_keeps_what_is_negative(p, q):
-    """|p - q| for max(p - q, 0)."""
+def the_residual_keeps_negative_differences(p, q):
+    """|p - q| instead of max(p - q, 0)."""
 
     def residual_distribution(p, q, weight=1.0):
         return np.abs(p - q) / np.abs(p - q).sum() if (p != q).any() else p
@@ -29,13 +29,13 @@ def the_residual_keeps_what_is_negative(p, q):
     return chain_round(with_names(token_rule, residual_distribution=residual_distribution), p, q)
 
 
-def the_acceptance_forgets_what_was_drafted(p, q):
-    """Accept with probability p(d), as if the draft were certain, and resample as if it were drawn."""
+def the_acceptance_ignores_q(p, q):
+    """Accept with probability p(d), as for a one-hot draft, and resample as for a sampled one."""
     return chain_round(with_names(token_rule, probability_ratio=lambda p, q, draft: p[draft]), p, q)
 
 
-def a_draft_stands_where_the_target_likes_it_better(p, q):
-    """Accept d exactly where p(d) >= q(d): no coin. Typical acceptance (Medusa) is wrong in the same way."""
+def a_draft_is_accepted_if_p_is_at_least_q(p, q):
+    """No random number. Typical acceptance (Medusa) is wrong in the same way."""
     return chain_round(
         with_names(token_rule, probability_ratio=lambda p, q, draft: float(p[draft] >= q[draft])),
         p,
@@ -43,19 +43,19 @@ def a_draft_stands_where_the_target_likes_it_better(p, q):
     )
 
 
-def the_most_probable_token_is_said_to_be_drawn(p, q):
-    """Argmax drafts verified with the soft law they came from (jaymody/speculative-sampling #3)."""
+def the_most_probable_token_is_declared_a_sample(p, q):
+    """Argmax drafts verified with the q they came from (jaymody/speculative-sampling #3)."""
     return chain_round(token_rule, p, q, most_probable)
 
 
-def a_certain_draft_can_be_drawn_again_after_it_was_rejected(p, q):
-    """One-hot drafts, and the residual still holds the draft."""
+def a_one_hot_draft_can_be_sampled_after_its_rejection(p, q):
+    """The residual distribution still contains the one-hot draft."""
     rule = with_names(token_rule, residual_distribution=lambda p, q, weight=1.0: p)
     return chain_round(rule, p, q, most_probable, lambda prefixes: None)
 
 
-def the_drafts_laws_are_in_the_wrong_order(p, q):
-    """q_j of another draft than the j-th."""
+def the_rows_of_q_are_in_the_wrong_order(p, q):
+    """q_j belongs to another draft than the j-th."""
 
     def rule(p, q, drafts, rng):
         return token_rule(p, q[::-1], drafts, rng) if q.all() else (0, rng.choose(p[0]))
@@ -63,8 +63,8 @@ def the_drafts_laws_are_in_the_wrong_order(p, q):
     return chain_round(rule, p, q)
 
 
-def the_drafts_laws_are_those_of_another_temperature(p, q):
-    """Drawn at temperature 1, divided by the law of temperature 2 (the temperature of one side was forgotten)."""
+def q_has_another_temperature(p, q):
+    """Drafts sampled at temperature 1, q computed at temperature 2."""
 
     def rule(p, q, drafts, rng):
         return token_rule(p, np.sqrt(q) / np.sqrt(q).sum(axis=1, keepdims=True), drafts, rng)
@@ -72,15 +72,15 @@ def the_drafts_laws_are_those_of_another_temperature(p, q):
     return chain_round(rule, p, q)
 
 
-def the_token_after_all_drafts_is_drawn_from_the_law_before_it(p, q):
-    """p_{K-1} for p_K: the target's last row was not computed, or not used."""
+def the_token_after_all_drafts_is_sampled_from_the_row_before(p, q):
+    """p_{K-1} instead of p_K: the target's last row was not computed, or not used."""
     return chain_round(
         lambda p, q, drafts, rng: token_rule(p[[*range(len(drafts)), -2]], q, drafts, rng), p, q
     )
 
 
-def a_drawn_draft_that_looks_unlikely_is_left_out(p, q):
-    """Drafting stops before a token because the drafter, having drawn it, believes little in it."""
+def a_sampled_draft_that_looks_unlikely_is_left_out(p, q):
+    """Drafting stops before a token because the sampled token has a low probability."""
 
     def rule(p, q, drafts, rng):
         likely = next((j for j, draft in enumerate(drafts) if q[j, draft] < 0.3), len(drafts))
@@ -89,8 +89,8 @@ def a_drawn_draft_that_looks_unlikely_is_left_out(p, q):
     return chain_round(rule, p, q)
 
 
-def the_choice_that_differed_is_not_the_one_emitted(p, q):
-    """Sample-and-match that draws once more where a draft was not matched."""
+def the_emitted_token_is_not_the_choice_that_differed(p, q):
+    """Sample and match with a second sample if a draft does not match."""
 
     def rule(p, q, drafts, rng):
         accepted, token = matching_rule(lambda j: rng.choose(p[j]), drafts)
@@ -99,8 +99,10 @@ def the_choice_that_differed_is_not_the_one_emitted(p, q):
     return chain_round(rule, p, q)
 
 
-def blocks_end_at_the_first_that_fails(p, q):
-    """The block rule with the token rule's loop, which a reviewer once asked for (vllm-ascend #11985)."""
+def blocks_end_at_the_first_failure(p, q):
+    """The block rule with the token rule's loop, which a reviewer once asked for (vllm-ascend
+    #11985).
+    """
 
     def rule(p, q, drafts, rng):
         failed = []
@@ -119,13 +121,13 @@ def blocks_end_at_the_first_that_fails(p, q):
     return chain_round(rule, p, q)
 
 
-def a_block_stands_with_its_weight(p, q):
-    """pi_i for h_i before the last draft."""
+def a_block_is_accepted_with_its_weight(p, q):
+    """w_i instead of h_i before the last draft."""
     return chain_round(with_names(block_rule, block_acceptance=lambda p, q, weight: weight), p, q)
 
 
 def the_residual_of_a_block_has_no_weight(p, q):
-    """norm(max(p - q, 0)) for norm(max(pi p - q, 0))."""
+    """norm(max(p - q, 0)) instead of norm(max(w p - q, 0))."""
     return chain_round(
         with_names(
             block_rule, residual_distribution=lambda p, q, weight=1.0: residual_distribution(p, q)
@@ -140,14 +142,14 @@ def the_weight_of_a_block_may_exceed_one(p, q):
     return chain_round(with_names(block_rule, min=lambda bound, weight: weight), p, q)
 
 
-def blocks_are_judged_token_by_token(p, q):
-    """min(1, p / q) of the last token for the weight of the block (vllm-ascend #7807)."""
+def blocks_are_verified_token_by_token(p, q):
+    """min(1, p / q) of the last token instead of the block's weight (vllm-ascend #7807)."""
 
     def rule(p, q, drafts, rng):
-        standing = [
+        accepted_blocks = [
             i for i, d in enumerate(drafts, start=1) if rng.happens(p[i - 1, d] / q[i - 1, d])
         ]
-        accepted = max(standing, default=0)
+        accepted = max(accepted_blocks, default=0)
         return accepted, rng.choose(
             p[accepted]
             if accepted == len(drafts)
@@ -157,8 +159,8 @@ def blocks_are_judged_token_by_token(p, q):
     return chain_round(rule, p, q)
 
 
-def certain_drafts_with_a_law_that_is_not_theirs(p, q):
-    """The most probable drafts under the block rule, with the one-hot law of other tokens mixed in."""
+def one_hot_drafts_with_another_q(p, q):
+    """The most probable drafts under the block rule, with a mixture of q and one-hot."""
 
     def rule(p, q, drafts, rng):
         return block_rule(p, 0.5 * q + 0.5 * one_hot(drafts, p.shape[1]), drafts, rng)

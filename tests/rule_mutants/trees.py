@@ -1,4 +1,7 @@
-"""Wrong rules for trees; see chains.py. Most are tried on a tree of two children, the first of which has two of its own."""
+"""Wrong rules for trees; see chains.py.
+
+The root of FORM has two children, and the first of them has two children.
+"""
 
 import numpy as np
 
@@ -12,16 +15,16 @@ from tests.rule_properties import most_probable, one_draft, tree_round
 FORM = [0, 1, 2, 2, 1]
 
 
-def draws_without_replacement_are_judged_as_draws_with_it(p, q):
-    """q is not renormalised after a rejection."""
+def samples_without_replacement_are_treated_as_with_it(p, q):
+    """q is not renormalized after a rejection."""
     return tree_round(with_names(recursive_rejection, without_token=lambda q, token: q), p, q, FORM)
 
 
-def draws_without_replacement_are_judged_as_draws_with_it_from_the_leaves_up(p, q):
+def traversal_treats_samples_without_replacement_as_with_it(p, q):
     return tree_round(with_names(traversal, without_token=lambda q, token: q), p, q, FORM)
 
 
-def draws_with_replacement_are_judged_as_draws_without_it(p, q):
+def samples_with_replacement_are_treated_as_without_it(p, q):
     def rule(p, q, tree, rng):
         distinct = all(
             len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children
@@ -35,12 +38,12 @@ def draws_with_replacement_are_judged_as_draws_without_it(p, q):
     return tree_round(rule, p, q, FORM, one_draft, replacement=True)
 
 
-def the_most_probable_children_are_said_to_be_drawn(p, q):
-    """Top-k children verified with the soft law they came from."""
+def the_most_probable_children_are_declared_samples(p, q):
+    """Top-k children verified with the q they came from."""
     return tree_round(recursive_rejection, p, q, FORM, most_probable)
 
 
-def the_second_child_is_judged_by_the_first_childs_target(p, q):
+def the_second_child_is_verified_with_the_first_childs_target(p, q):
     """p is not replaced by its residual after a rejection."""
     return tree_round(
         with_names(recursive_rejection, residual_distribution=lambda p, q: p), p, q, FORM
@@ -64,7 +67,7 @@ def the_residual_of_a_row_has_no_weight(p, q):
     )
 
 
-def the_laws_of_the_rows_are_in_breadth_first_order(p, q):
+def the_rows_of_p_are_in_breadth_first_order(p, q):
     """The target's rows were computed in another order than the tree's."""
 
     def rule(p, q, tree, rng):
@@ -74,8 +77,8 @@ def the_laws_of_the_rows_are_in_breadth_first_order(p, q):
     return tree_round(rule, p, q, FORM)
 
 
-def a_drawn_child_that_looks_unlikely_is_left_out(p, q):
-    """The tree is cut to its best tokens after they were drawn."""
+def a_sampled_child_that_looks_unlikely_is_left_out(p, q):
+    """The tree is cut to its best tokens after sampling."""
 
     def rule(p, q, tree, rng):
         kept = {0}
@@ -90,8 +93,8 @@ def a_drawn_child_that_looks_unlikely_is_left_out(p, q):
     return tree_round(rule, p, q, FORM)
 
 
-def of_two_paths_that_stand_the_longer_is_taken(p, q):
-    """Every root-to-leaf path is verified as a chain of its own, and the best result is kept."""
+def the_longest_of_several_verified_paths_is_taken(p, q):
+    """Every root-to-leaf path is verified as a chain, and the longest result is kept."""
 
     def rule(p, q, tree, rng):
         results = []

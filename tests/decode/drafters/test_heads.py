@@ -1,4 +1,4 @@
-"""Drafting heads on raw arrays against the heads as they were trained, through any course of acceptance and rejection."""
+"""Drafters of heads against the training code, after any accepted and rejected drafts."""
 
 import itertools
 
@@ -39,7 +39,7 @@ KINDS = list(HEADS)
 
 
 def model_with(kind, dtype=np.float64, seed=0):
-    """A trunk with heads; no parameter is left as it starts, where zeros and ones would hide a mistake."""
+    """A trunk with heads and random parameters: initial zeros and ones would hide mistakes."""
     rng = np.random.default_rng(seed)
     model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
 
@@ -53,7 +53,7 @@ def model_with(kind, dtype=np.float64, seed=0):
 
 
 def trained_draft(model, tokens, depth):
-    """Greedy drafts after the committed `tokens`, by the training code, and the logits they were chosen from."""
+    """Greedy drafts of the training code after the committed `tokens`, and their logits."""
     rows = len(tokens) - 1
     tokens = [*tokens, *[0] * depth]
     drafts, logits = [], []
@@ -70,7 +70,7 @@ def trained_draft(model, tokens, depth):
 
 
 def trained_logits(model, tokens, path):
-    """What the heads, by the training code, expect after the committed `tokens` and the drafted `path`."""
+    """Logits of the training code after the committed `tokens` and the drafted `path`."""
     rows, k = len(tokens) - 1, len(path)
     known = [*tokens, *path, *[0] * DEPTH]
     with no_grad():
@@ -81,14 +81,14 @@ def trained_logits(model, tokens, path):
 
 
 class Recording(Greedy):
-    """Greedy drafting that keeps the logits it saw."""
+    """Greedy drafting that records its logits."""
 
     def sample(self, logits, index):
         self.seen = logits if index == 0 else np.concatenate([self.seen, logits])
         return super().sample(logits, index)
 
     def perturbed_argmax(self, depth, xp=np):
-        return None  # so that `draw` is asked
+        return None  # so that `sample` is called
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,9 +101,7 @@ class Recording(Greedy):
         st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8
     ),
 )
-def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafted_before(
-    kind, text, pieces
-):
+def test_drafts_equal_the_training_codes_after_any_commits_and_drafts(kind, text, pieces):
     model = model_with(kind)
     hidden = model.hidden(np.array([text])).data[0]
     drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk)), 0
@@ -131,7 +129,7 @@ def test_drafts_are_those_of_the_trained_heads_whatever_was_committed_and_drafte
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("context_length", [6, SHAPE.context_length])
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 40])
-def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_used_again(
+def test_greedy_text_with_heads_is_the_plain_text_and_a_drafter_can_be_reused(
     kind, context_length, max_new_tokens
 ):
     model = model_with(kind)
@@ -152,7 +150,7 @@ def test_greedy_text_with_heads_equals_plain_greedy_text_and_a_drafter_can_be_us
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("least", [0.0, 0.02])
-def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, least):
+def test_trees_grow_from_the_trained_heads_logits_after_each_path(kind, least):
     model, text = model_with(kind), [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(text[0])
@@ -174,15 +172,17 @@ def test_trees_are_grown_from_what_the_trained_heads_say_after_each_path(kind, l
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("rule", ["shared-noise", "match"])
-def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_for_each_token(
-    rule, temperature
-):
-    model, text, law = model_with("token_conditioned"), [3, 1, 4, 1, 5], SamplingParams(temperature)
+def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temperature):
+    model, text, sampling = (
+        model_with("token_conditioned"),
+        [3, 1, 4, 1, 5],
+        SamplingParams(temperature),
+    )
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(text[0])
     drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
     for seed in range(20):
-        whole, asked = (make_rule(rule, law, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
+        whole, asked = (make_rule(rule, sampling, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
         asked.perturbed_argmax = lambda depth, xp=np: None
         for least in (0.0, 0.02):
             drafter.min_confidence = least
@@ -193,11 +193,11 @@ def test_a_whole_draft_in_one_call_and_a_tree_are_those_of_a_rule_that_is_asked_
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
-def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
+def test_text_drafted_in_trees_leaves_the_cache_of_plain_decoding(kind, rule):
     model = model_with(kind)
     runtime = ModelRunner(model.trunk)
-    for law in (GREEDY, SamplingParams(0.8)):
-        options = {"max_new_tokens": 40, "sampling": law, "seed": 1, "rule": rule}
+    for sampling in (GREEDY, SamplingParams(0.8)):
+        options = {"max_new_tokens": 40, "sampling": sampling, "seed": 1, "rule": rule}
         run = start_generation(
             runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options
         )
@@ -212,13 +212,13 @@ def test_text_with_trees_from_heads_keeps_the_caches_in_order(kind, rule):
                 runtime.cache.values[:, :length], fresh.cache.values[:, :length], atol=1e-10
             )
         assert run.reason == "context"
-        if law == GREEDY or rule in ("shared-noise", "match"):
+        if sampling == GREEDY or rule in ("shared-noise", "match"):
             assert run.tokens[3:] == list(start_generation(runtime, None, [1, 2, 3], **options))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
-def test_sampled_drafts_come_with_the_scores_that_the_rule_asks_for(kind, rule):
+def test_sampled_drafts_have_the_scores_that_the_rule_needs(kind, rule):
     model = model_with(kind)
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(1)
@@ -256,8 +256,8 @@ def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
 
 
 @pytest.mark.parametrize("kind", ["parallel", "token_conditioned"])
-def test_heads_that_know_the_future_are_always_accepted(kind):
-    """A model that repeats one token: whatever state the heads see, they draft what the trunk will say."""
+def test_drafts_that_equal_the_targets_tokens_are_all_accepted(kind):
+    """The model repeats one token, so heads and trunk predict the same from any state."""
     model = model_with(kind)
     for parameter in model.parameters():
         parameter.data[...] = np.abs(parameter.data) if parameter.data.ndim == 1 else 0.0
@@ -275,7 +275,7 @@ def test_heads_that_know_the_future_are_always_accepted(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_heads_draft_as_the_fake_quantized_ones_do(kind):
+def test_packed_heads_draft_like_fake_quantized_heads(kind):
     model = model_with(kind, np.float32)
     packed = round_to_nearest(model, QuantizationSpec())
     faked = prepare_qat(model, QuantizationSpec())
@@ -308,7 +308,7 @@ def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_par
 
 
 @given(least=st.floats(0.05, 1.0), seed=st.integers(0, 20))
-def test_a_draft_goes_on_as_long_as_the_product_of_its_largest_probabilities_allows(least, seed):
+def test_a_draft_ends_when_its_probability_falls_below_min_confidence(least, seed):
     model = model_with("token_conditioned", seed=seed)
     text = [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
@@ -332,12 +332,12 @@ def test_heads_in_training_for_4_bits_have_to_be_converted_first(kind):
         head_drafter(model.heads, runtime)
 
 
-def test_unknown_heads_have_no_drafter():
+def test_a_kind_of_heads_without_a_drafter_raises_an_error():
     with pytest.raises(TypeError, match="no drafter for Heads"):
         head_drafter(Heads(), ModelRunner(model_with("parallel").trunk))
 
 
-def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one():
+def test_a_function_drafter_gets_the_whole_text_and_resets_for_a_new_one():
     seen = []
     drafter = FunctionDrafter(
         lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2
@@ -350,7 +350,7 @@ def test_a_function_drafter_sees_the_whole_text_and_starts_over_with_a_new_one()
         assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
 
 
-def test_no_hidden_states_are_kept_for_a_function_which_could_not_read_them():
+def test_a_function_drafter_gets_no_hidden_states():
     told = []
     drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
     commit = drafter.commit

@@ -1,4 +1,4 @@
-"""Looking drafts up in the text: the longest repetition, its latest place, and continuations that overlap the end."""
+"""N-gram drafts: the longest repeated suffix, its latest place, overlapping continuations."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def drafts_after(drafter, tokens, depth=8):
 
 
 def expected_drafts(tokens, depth, longest, shortest):
-    """By trying every length and every place, and copying one token at a time."""
+    """Try every length and every place, and copy one token at a time."""
     for repeated in range(longest, shortest - 1, -1):
         for place in range(len(tokens) - repeated - 1, -1, -1):
             if tokens[place : place + repeated] == tokens[len(tokens) - repeated :]:
@@ -31,10 +31,12 @@ def expected_drafts(tokens, depth, longest, shortest):
 
 
 @given(
-    tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30), depth=st.integers(1, 12),
-    more=st.integers(0, 4), shortest=st.integers(1, 4),
-)  # fmt: skip
-def test_drafts_continue_the_latest_place_of_the_longest_repeated_end(
+    tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30),
+    depth=st.integers(1, 12),
+    more=st.integers(0, 4),
+    shortest=st.integers(1, 4),
+)
+def test_drafts_continue_the_latest_occurrence_of_the_longest_repeated_suffix(
     own, tokens, depth, more, shortest
 ):
     longest = shortest + more
@@ -47,7 +49,7 @@ def test_a_text_in_a_loop_is_drafted_to_any_length(own):
     assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
 
 
-def test_a_text_that_never_repeats_itself_is_not_drafted(own):
+def test_a_text_without_repetition_gets_no_drafts(own):
     assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
     assert drafts_after(own(NgramDrafter)(), [3]) == []
 
@@ -56,8 +58,8 @@ def test_a_text_that_never_repeats_itself_is_not_drafted(own):
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=9),
     st.lists(st.booleans(), min_size=9),
 )  # fmt: skip
-def test_drafts_do_not_depend_on_how_often_one_was_asked_for(own, parts, asked):
-    """The drafter is told of the text in parts, and may bring what it knows up to date only where it is asked."""
+def test_drafts_do_not_depend_on_earlier_calls(own, parts, asked):
+    """The text is committed in parts, and the drafter updates its set only when it drafts."""
     drafter, text = own(NgramDrafter)(), [0]
     drafter.reset(0)
     for part, now in zip(parts, asked, strict=False):
@@ -68,7 +70,7 @@ def test_drafts_do_not_depend_on_how_often_one_was_asked_for(own, parts, asked):
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))
-def test_looked_up_drafts_do_not_change_the_text(own, seed, temperature):
+def test_ngram_drafts_do_not_change_the_text(own, seed, temperature):
     target = TableTarget(3, 60, seed)
     options = dict(
         max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"

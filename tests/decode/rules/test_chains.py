@@ -1,4 +1,4 @@
-"""Rules for chains, proved: every outcome of every rule is enumerated. Wrong rules are in rule_mutants/."""
+"""Rules for chains are proved exact by enumerating every outcome. rule_mutants/ has wrong rules."""
 
 import inspect
 
@@ -17,44 +17,52 @@ from minimtp.decode.rules.token import TokenRule, token_rule
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling import GumbelNoise, SamplingParams
 from minimtp.errors import UserError
-from tests.rule_properties import DEPTH, PAIRS, chain_round, mean_accepted, most_probable, wrong_by
+from tests.rule_properties import (
+    DEPTH,
+    PAIRS,
+    chain_round,
+    distance_to_target,
+    mean_accepted,
+    most_probable,
+)
 from tests.table_models import every_outcome
 
-EXACT = 1e-12  # sums of some thousand products of float64: a right rule is off by about 1e-16, a wrong one by 1e-2
+# Sums of some thousand products of float64: a right rule is off by about 1e-16, a wrong one by 1e-2.
+EXACT = 1e-12
 each_rule = pytest.mark.parametrize(
     "rule", [matching_rule, token_rule, block_rule], ids=lambda rule: rule.__name__
 )
 
 
-def on_laws(own, rule):
-    """The rule as a function of laws: matching asks a target that samples from p."""
+def on_distributions(own, rule):
+    """The rule as a function of distributions: for matching, the target samples from p."""
     if rule is not matching_rule:
         return own(rule)
     mine = own(matching_rule)
     return lambda p, q, drafts, rng: mine(lambda row: rng.choose(p[row]), drafts)
 
 
-def no_laws(prefixes):
+def no_distributions(prefixes):
     return None
 
 
-def test_there_are_enough_pairs_of_laws_for_a_proof_by_enumeration():
+def test_there_are_at_least_50_pairs_of_distributions():
     assert len(PAIRS) >= 50
 
 
 @each_rule
-def test_a_rule_gives_the_targets_law_for_drafts_drawn_from_theirs(own, rule):
+def test_a_rule_keeps_the_targets_distribution_if_drafts_are_sampled_from_q(own, rule):
     for name, (p, q) in PAIRS.items():
-        off = wrong_by(chain_round(on_laws(own, rule), p, q), p)
-        assert off <= EXACT, f"{name}: the law of the text is off by {off:.2g}, expected 0"
+        off = distance_to_target(chain_round(on_distributions(own, rule), p, q), p)
+        assert off <= EXACT, f"{name}: the distribution of the text is off by {off:.2g}, expected 0"
 
 
 @each_rule
-def test_a_rule_gives_the_targets_law_for_one_hot_drafts_and_all_accept_equally_often(own, rule):
+def test_all_rules_are_exact_for_one_hot_drafts_and_accept_equally_often(own, rule):
     for name, (p, q) in PAIRS.items():
-        one_round = chain_round(on_laws(own, rule), p, q, most_probable, no_laws)
-        off = wrong_by(one_round, p)
-        assert off <= EXACT, f"{name}: the law of the text is off by {off:.2g}, expected 0"
+        one_round = chain_round(on_distributions(own, rule), p, q, most_probable, no_distributions)
+        off = distance_to_target(one_round, p)
+        assert off <= EXACT, f"{name}: the distribution of the text is off by {off:.2g}, expected 0"
         draft, expected = (), 0.0
         for _ in range(DEPTH):
             draft += (int(q[draft].argmax()),)
@@ -74,7 +82,7 @@ def test_the_block_rule_never_accepts_less_than_the_token_rule_and_often_more(ow
 
 
 @pytest.mark.parametrize("name", ["random-0", "random-1", "random-2", "target-with-zeros-0"])
-def test_the_token_rule_accepts_a_draft_as_often_as_the_two_laws_overlap(own, name):
+def test_the_token_rule_accepts_a_draft_as_often_as_p_and_q_overlap(own, name):
     p, q = PAIRS[name]
     overlap = np.minimum(p[()], q[()]).sum()
     assert mean_accepted(chain_round(own(token_rule), p, q, depth=1)) == pytest.approx(
@@ -85,33 +93,33 @@ def test_the_token_rule_accepts_a_draft_as_often_as_the_two_laws_overlap(own, na
 @pytest.mark.parametrize("rule", [token_rule, block_rule])
 def test_without_drafts_a_rule_is_plain_sampling(own, rule):
     p = np.array([0.2, 0.0, 0.8])
-    law = every_outcome(lambda rng: own(rule)(p[None], None, [], rng))
-    assert law == {(0, 0): pytest.approx(0.2), (0, 2): pytest.approx(0.8)}
+    found = every_outcome(lambda rng: own(rule)(p[None], None, [], rng))
+    assert found == {(0, 0): pytest.approx(0.2), (0, 2): pytest.approx(0.8)}
 
 
 @pytest.mark.parametrize("rule", [token_rule, block_rule])
-def test_a_draft_that_its_own_law_excludes_is_an_error_not_a_wrong_text(own, rule):
-    law = np.array([[0.0, 1.0], [0.5, 0.5]])
+def test_a_draft_with_probability_0_under_q_raises_an_error(own, rule):
+    q = np.array([[0.0, 1.0], [0.5, 0.5]])
     with pytest.raises(
         ValueError,
         match="token 0 was drafted, but its declared draft distribution gives it probability 0",
     ):
-        every_outcome(lambda rng: own(rule)(law, law, [0], rng))
+        every_outcome(lambda rng: own(rule)(q, q, [0], rng))
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
 @pytest.mark.parametrize(
-    "law",
+    "sampling",
     [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)],
     ids=["plain", "top-k", "top-p"],
 )
-def test_a_rules_object_draws_and_verifies_with_the_final_law(law, kind):
+def test_a_rule_samples_and_verifies_with_truncated_distributions(sampling, kind):
     random = np.random.default_rng(2)
     logits = {prefix: random.standard_normal((1, 3)) for prefix in PAIRS["random-0"][0]}
     draft_logits = {prefix: random.standard_normal((1, 3)) for prefix in logits}
 
     def one_round(rng, truncated=True):
-        rule = kind(law, rng)
+        rule = kind(sampling, rng)
         drafts, scores = [], []
         for index in range(DEPTH):
             token, score = rule.sample(draft_logits[tuple(drafts)], index)
@@ -119,16 +127,16 @@ def test_a_rules_object_draws_and_verifies_with_the_final_law(law, kind):
             scores.append(score)
         prefixes = [tuple(drafts[:index]) for index in range(DEPTH + 1)]
         scores = None if scores[0] is None else np.concatenate(scores)
-        rule = kind(law if truncated else SamplingParams(law.temperature), rng)
+        rule = kind(sampling if truncated else SamplingParams(sampling.temperature), rng)
         accepted, token = rule.verify(np.concatenate([logits[x] for x in prefixes]), drafts, scores)
         return (*drafts[:accepted], token), accepted
 
-    p = {prefix: law.probabilities(row)[0] for prefix, row in logits.items()}
-    assert wrong_by(one_round, p) <= EXACT
+    p = {prefix: sampling.probabilities(row)[0] for prefix, row in logits.items()}
+    assert distance_to_target(one_round, p) <= EXACT
     if (
-        law != SamplingParams()
+        sampling != SamplingParams()
     ):  # a real bug: the settings of sampling were not applied to the target (vLLM #10198)
-        assert wrong_by(lambda rng: one_round(rng, truncated=False), p) > 0.01
+        assert distance_to_target(lambda rng: one_round(rng, truncated=False), p) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -157,7 +165,7 @@ def test_greedy_takes_the_lowest_of_equal_logits():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(
-    "law",
+    "sampling",
     [
         SamplingParams(),
         SamplingParams(0),
@@ -167,36 +175,36 @@ def test_greedy_takes_the_lowest_of_equal_logits():
     ],
     ids=str,
 )
-def test_every_rule_refuses_logits_that_are_no_numbers(law, name, bad):
+def test_every_rule_raises_an_error_if_a_logit_is_not_finite(sampling, name, bad):
     logits = np.zeros((1, 4), np.float32)
     logits[0, 2] = bad
     with pytest.raises(UserError, match="not a number"):
-        make_rule(name, law, 0, 4, 0).verify(logits, [], None)
-    for row in (0, 1):  # a draft stands in the first, so the second row is looked at
+        make_rule(name, sampling, 0, 4, 0).verify(logits, [], None)
+    for row in (0, 1):  # a draft is accepted in the first, so the second row is looked at
         logits = np.tile(np.float32([30, 0, 0, -30]), (2, 1))
         logits[row, 3] = bad
         with pytest.raises(UserError, match="not a number"):
-            make_rule(name, law, 0, 4, 0).verify(logits, [0], None)
+            make_rule(name, sampling, 0, 4, 0).verify(logits, [0], None)
         with pytest.raises(UserError, match="not a number"):
-            make_rule(name, law, 0, 4, 0).verify_tree(logits, Tree([1, 0], [0, 1]))
+            make_rule(name, sampling, 0, 4, 0).verify_tree(logits, Tree([1, 0], [0, 1]))
 
 
-def test_shared_noise_emits_the_same_tokens_whatever_was_drafted():
-    random, law = np.random.default_rng(0), SamplingParams(temperature=0.8)
+def test_shared_noise_emits_the_same_tokens_for_any_drafts():
+    random, sampling = np.random.default_rng(0), SamplingParams(temperature=0.8)
     for seed in range(200):
         logits = random.standard_normal((3, 3))
-        plain = [SharedNoise(law, GumbelNoise(seed, 3), 7 + row) for row in range(3)]
+        plain = [SharedNoise(sampling, GumbelNoise(seed, 3), 7 + row) for row in range(3)]
         choices = [
             rule.verify(logits[row : row + 1], [], None)[1] for row, rule in enumerate(plain)
         ]
-        rule = SharedNoise(law, GumbelNoise(seed, 3), 7)
+        rule = SharedNoise(sampling, GumbelNoise(seed, 3), 7)
         drafts = rule.sample(logits[:2] + 0.3 * random.standard_normal((2, 3)), 0)[0].tolist()
         accepted, token = rule.verify(logits, drafts, None)
         assert [*drafts[:accepted], token] == choices[: accepted + 1]
         assert rule.position == 7 + accepted + 1
 
 
-def test_shared_noise_accepts_almost_as_often_as_the_laws_overlap():
+def test_shared_noise_accepts_almost_as_often_as_p_and_q_overlap():
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.3, 0.4])
     distance = np.abs(p - q).sum() / 2
     noise = GumbelNoise(11, 3).rows(0, 20_000)
@@ -204,7 +212,7 @@ def test_shared_noise_accepts_almost_as_often_as_the_laws_overlap():
     assert (1 - distance) / (1 + distance) - 0.02 <= share <= 1 - distance + 0.02
 
 
-def test_a_greedy_law_needs_no_randomness_under_any_rule_and_unknown_rules_are_refused():
+def test_greedy_sampling_makes_every_rule_greedy_and_an_unknown_rule_is_an_error():
     for name in RULES:
         assert isinstance(make_rule(name, SamplingParams(temperature=0), 0, 4, 0), Greedy)
         assert isinstance(make_rule(name, SamplingParams(top_k=1), 0, 4, 0), Greedy)
@@ -217,17 +225,15 @@ def test_a_greedy_law_needs_no_randomness_under_any_rule_and_unknown_rules_are_r
 
 
 @pytest.mark.parametrize("kind", [Greedy, SharedNoise, Match, TokenRule, BlockRule, ProcessedRule])
-def test_every_rule_answers_the_questions_that_a_rule_is_asked(kind):
+def test_every_rule_has_the_methods_of_the_protocol(kind):
     def parameters(function):
         return [
             (parameter.name, parameter.default)
             for parameter in inspect.signature(function).parameters.values()
         ]
 
-    questions = {
-        name: function for name, function in vars(Rule).items() if not name.startswith("_")
-    }
-    assert set(questions) == {
+    methods = {name: function for name, function in vars(Rule).items() if not name.startswith("_")}
+    assert set(methods) == {
         "coupling",
         "sample",
         "verify",
@@ -235,7 +241,7 @@ def test_every_rule_answers_the_questions_that_a_rule_is_asked(kind):
         "verify_tree",
         "perturbed_argmax",
     }
-    for name, function in questions.items():
+    for name, function in methods.items():
         if callable(function):
             assert parameters(getattr(kind, name)) == parameters(function), name
         assert hasattr(kind, name)

@@ -1,4 +1,4 @@
-"""Rules for trees, proved: every outcome of every rule is enumerated. Wrong rules are in rule_mutants/."""
+"""Rules for trees are proved exact by enumerating every outcome. rule_mutants/ has wrong rules."""
 
 import itertools
 
@@ -21,17 +21,17 @@ from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSou
 from tests.rule_properties import (
     PAIRS,
     chain_round,
+    distance_to_target,
     distinct_drafts,
     mean_accepted,
     most_probable,
     one_draft,
-    text_law,
+    text_distribution,
     tree_round,
-    wrong_by,
 )
 from tests.strategies import tree_forms
 
-EXACT = 1e-12  # as in test_verify.py
+EXACT = 1e-12  # as in test_chains.py
 RULES = pytest.mark.parametrize(
     "rule", [recursive_rejection, traversal], ids=lambda rule: rule.__name__
 )
@@ -39,8 +39,8 @@ FORMS = pytest.mark.parametrize(
     "form", [[0, 1, 1, 1], [0, 1, 2, 1], [0, 1, 1, 2, 3], [0, 1, 2, 3, 1]], ids=str
 )
 WITH, WITHOUT = (one_draft, True), (distinct_drafts, False)
-DRAWS = pytest.mark.parametrize(
-    "draws", [WITHOUT, WITH], ids=["without replacement", "with replacement"]
+SAMPLING = pytest.mark.parametrize(
+    "samples", [WITHOUT, WITH], ids=["without replacement", "with replacement"]
 )
 
 
@@ -48,35 +48,37 @@ def sample_and_match(p, q, tree, rng):
     return matching_path(lambda row: rng.choose(p[row]), tree)
 
 
-@DRAWS
+@SAMPLING
 @RULES
 @FORMS
-def test_a_rule_gives_the_targets_law_for_children_drawn_from_theirs(form, rule, draws):
+def test_a_rule_keeps_the_targets_distribution_if_children_are_sampled_from_q(form, rule, samples):
     for name, (p, q) in PAIRS.items():
-        assert wrong_by(tree_round(rule, p, q, form, *draws), p) <= EXACT, name
+        assert distance_to_target(tree_round(rule, p, q, form, *samples), p) <= EXACT, name
 
 
 @pytest.mark.slow
-@DRAWS
+@SAMPLING
 @RULES
 @pytest.mark.parametrize(
     "form", [[0, 1, 2, 2, 1, 2], [0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 1, 2]], ids=str
 )
-def test_a_rule_gives_the_targets_law_in_larger_trees(form, rule, draws):
+def test_a_rule_keeps_the_targets_distribution_in_larger_trees(form, rule, samples):
     for name in ("random-0", "random-4", "random-6", "support-smaller-than-the-tree-is-wide"):
         p, q = PAIRS[name]
-        assert wrong_by(tree_round(rule, p, q, form, *draws), p) <= EXACT, name
+        assert distance_to_target(tree_round(rule, p, q, form, *samples), p) <= EXACT, name
 
 
 @FORMS
-def test_matching_gives_the_targets_law_for_children_that_were_not_drawn(form):
+def test_matching_keeps_the_targets_distribution_if_children_are_not_sampled(form):
     for name, (p, q) in PAIRS.items():
-        assert wrong_by(tree_round(sample_and_match, p, q, form, most_probable), p) <= EXACT, name
+        assert (
+            distance_to_target(tree_round(sample_and_match, p, q, form, most_probable), p) <= EXACT
+        ), name
 
 
 @RULES
-def test_the_form_of_a_tree_may_depend_on_all_that_was_drawn_before(rule):
-    """Here whether there is a second child below a token depends on its neighbour."""
+def test_the_shape_of_a_tree_may_depend_on_the_tokens_sampled_before(rule):
+    """Here a token has a second child depending on its sibling."""
     for name in (f"random-{index}" for index in range(8)):
         p, q = PAIRS[name]
 
@@ -85,26 +87,24 @@ def test_the_form_of_a_tree_may_depend_on_all_that_was_drawn_before(rule):
             form = [0, 1, 1, 2, 2] if first[1:] and first[0] < first[1] else [0, 1, 2, 1]
             known = iter([first])
 
-            def draw(rng, law, count):
-                return next(known, None) or distinct_drafts(rng, law, count)
+            def sample(rng, q, count):
+                return next(known, None) or distinct_drafts(rng, q, count)
 
-            return tree_round(rule, p, q, form, draw)(rng)
+            return tree_round(rule, p, q, form, sample)(rng)
 
-        assert wrong_by(one_round, p) <= EXACT, name
+        assert distance_to_target(one_round, p) <= EXACT, name
 
 
-@DRAWS
+@SAMPLING
 @FORMS
-def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_behind_rejection(
-    form, draws
-):
+def test_a_tree_accepts_at_least_as_much_as_its_chain_and_traversal_as_rejection(form, samples):
     depth = next((row - 1 for row, depth in enumerate(form) if row != depth), len(form) - 1)
     for name, (p, q) in itertools.islice(PAIRS.items(), 20):
         token, block = (
             mean_accepted(chain_round(rule, p, q, depth=depth)) for rule in (token_rule, block_rule)
         )
         rejection, whole_paths = (
-            mean_accepted(tree_round(rule, p, q, form, *draws))
+            mean_accepted(tree_round(rule, p, q, form, *samples))
             for rule in (recursive_rejection, traversal)
         )
         assert rejection >= token - EXACT and whole_paths >= block - EXACT, name
@@ -113,10 +113,10 @@ def test_a_tree_is_never_behind_the_chain_of_its_first_children_nor_traversal_be
 
 @RULES
 @FORMS
-def test_drawing_children_without_replacement_is_never_behind_drawing_them_with_it(form, rule):
+def test_sampling_without_replacement_accepts_at_least_as_much_as_with_it(form, rule):
     for name, (p, q) in itertools.islice(PAIRS.items(), 10):
         without, with_ = (
-            mean_accepted(tree_round(rule, p, q, form, *draws)) for draws in (WITHOUT, WITH)
+            mean_accepted(tree_round(rule, p, q, form, *samples)) for samples in (WITHOUT, WITH)
         )
         assert without >= with_ - EXACT, name
 
@@ -125,35 +125,35 @@ def test_drawing_children_without_replacement_is_never_behind_drawing_them_with_
     ("rule", "chain_rule"), [(recursive_rejection, token_rule), (traversal, block_rule)]
 )
 @pytest.mark.parametrize("name", [f"random-{index}" for index in range(4)])
-def test_in_a_chain_a_trees_rule_is_the_chains(name, rule, chain_rule):
+def test_a_rule_for_trees_on_a_chain_accepts_like_the_rule_for_chains(name, rule, chain_rule):
     p, q = PAIRS[name]
     in_a_tree, in_a_chain = tree_round(rule, p, q, [0, 1, 2, 3]), chain_round(chain_rule, p, q)
     assert mean_accepted(in_a_tree) == pytest.approx(mean_accepted(in_a_chain), abs=EXACT)
 
 
 @RULES
-def test_a_child_that_its_own_law_excludes_is_an_error_not_a_wrong_text(rule):
+def test_a_child_with_probability_0_under_q_raises_an_error(rule):
     p, q = PAIRS["disjoint"]
     with pytest.raises(
         ValueError,
         match="token 0 was drafted, but its declared draft distribution gives it probability 0",
     ):
-        text_law(tree_round(rule, p, q, [0, 1, 1], lambda rng, law, count: [0, 1]), p)
+        text_distribution(tree_round(rule, p, q, [0, 1, 1], lambda rng, q, count: [0, 1]), p)
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
 @pytest.mark.parametrize(
-    "law",
+    "sampling",
     [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)],
     ids=["plain", "top-k", "top-p"],
 )
-def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law, kind):
+def test_a_rule_samples_children_and_verifies_trees_with_truncated_distributions(sampling, kind):
     random = np.random.default_rng(2)
     logits = {prefix: random.standard_normal(3) for prefix in PAIRS["random-0"][0]}
     draft_logits = {prefix: random.standard_normal(3) for prefix in logits}
 
     def one_round(rng):
-        rule = kind(law, rng)
+        rule = kind(sampling, rng)
         tree = grow(
             0, lambda node, parent, path: draft_logits[tuple(path)][None], rule, nodes=4, depth=2
         )
@@ -163,31 +163,31 @@ def test_a_rules_object_draws_children_and_verifies_trees_with_the_final_law(law
         path, token = rule.verify_tree(np.array([logits[text] for text in texts]), tree)
         return (*(tree.tokens[row] for row in path), token), len(path)
 
-    p = {prefix: law.probabilities(row[None])[0] for prefix, row in logits.items()}
-    assert wrong_by(one_round, p) <= EXACT
+    p = {prefix: sampling.probabilities(row[None])[0] for prefix, row in logits.items()}
+    assert distance_to_target(one_round, p) <= EXACT
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
-def test_how_far_drawn_children_are_believed_in_depends_on_the_drafters_law_and_not_on_what_was_drawn(
-    seed, width
-):
+def test_acceptance_estimates_of_samples_do_not_depend_on_the_sampled_tokens(seed, width):
     logits = np.random.default_rng(seed).standard_normal((1, 5))
-    drawn = [
+    sampled = [
         TokenRule(SamplingParams(), SeededRandomSource(other)).sample_children(logits, [], width)
         for other in range(8)
     ]
-    assume(len({tuple(children.tokens) for children in drawn}) > 1)
-    estimates = [estimated_acceptance(children, Coupling.REJECTION_SAMPLING) for children in drawn]
-    beliefs = estimates[0]
-    assert all(estimate == beliefs for estimate in estimates)
+    assume(len({tuple(children.tokens) for children in sampled}) > 1)
+    estimates = [
+        estimated_acceptance(children, Coupling.REJECTION_SAMPLING) for children in sampled
+    ]
+    estimate_of_first = estimates[0]
+    assert all(estimate == estimate_of_first for estimate in estimates)
     assert (
-        sorted(beliefs, reverse=True) == beliefs
-        and 0 < sum(beliefs) <= 1 + 1e-12
-        and beliefs[0] >= FIRST_SAMPLE
+        sorted(estimate_of_first, reverse=True) == estimate_of_first
+        and 0 < sum(estimate_of_first) <= 1 + 1e-12
+        and estimate_of_first[0] >= FIRST_SAMPLE
     )
 
 
-def test_where_a_drafter_is_sure_a_drawn_tree_is_a_chain_and_where_it_is_not_it_is_broad():
+def test_a_sampled_tree_is_a_chain_if_the_drafter_is_sure_and_broad_if_not():
     sure, unsure = np.array([[20.0, 0.0, 0.0]]), np.zeros((1, 3))
 
     def depths(logits):
@@ -204,7 +204,7 @@ def test_where_a_drafter_is_sure_a_drawn_tree_is_a_chain_and_where_it_is_not_it_
 
 
 @given(tree_forms(), st.integers(0, 10**6))
-def test_a_tree_knows_its_parents_and_its_children_in_depth_first_order(form, seed):
+def test_a_tree_finds_parents_and_children_from_the_depths(form, seed):
     tree = Tree(list(range(len(form))), form)
     assert len(tree) == len(form) - 1 and tree.parents[0] == -1
     for row in range(1, len(form)):
@@ -214,19 +214,19 @@ def test_a_tree_knows_its_parents_and_its_children_in_depth_first_order(form, se
 
 
 @pytest.mark.parametrize("depths", [[1], [0, 0], [0, 2], [0, 1, 3], [0, 1, 0], [0, -1]], ids=str)
-def test_depths_that_are_no_depth_first_walk_are_refused(depths):
+def test_depths_that_are_not_a_depth_first_walk_raise_an_error(depths):
     with pytest.raises(ValueError, match="depth-first walk"):
         Tree([0] * len(depths), depths)
 
 
-def test_a_greedy_tree_goes_where_the_argmax_goes_and_emits_it_where_it_leaves_the_tree():
+def test_greedy_descends_with_the_argmax_and_emits_the_first_that_is_not_a_child():
     tree = Tree([9, 1, 2, 3, 4], [0, 1, 2, 2, 1])
     logits = np.eye(5, dtype=np.float32)[[1, 3, 0, 4, 2]]
     assert Greedy().verify_tree(logits, tree) == ([1, 3], 4)
     assert Greedy().verify_tree(logits[[4, 1, 2, 3, 0]], tree) == ([], 2)
 
 
-def test_greedy_children_are_the_most_probable_of_equals_the_lowest_id_and_none_that_cannot_be_drawn():
+def test_greedy_children_have_the_highest_scores_ties_to_the_lowest_id_and_none_of_minus_infinity():
     children = Greedy().sample_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
     assert children.tokens == [1, 2, 3]
     shares = np.exp(SHARPNESS[Coupling.SAME_ARGMAX] * np.array([3.0, 3.0, 2.0, 1.0]))
@@ -238,23 +238,24 @@ def test_greedy_children_are_the_most_probable_of_equals_the_lowest_id_and_none_
     ]
 
 
-def sharpened(laws):
-    """What a greedy rule believes of a draft: that the likeliest one is the target's choice more often than its law says."""
-    powers = {prefix: law ** SHARPNESS[Coupling.SAME_ARGMAX] for prefix, law in laws.items()}
+def sharpened(distributions):
+    """The greedy estimates of acceptance: the drafter's distributions to the power SHARPNESS."""
+    powers = {prefix: p ** SHARPNESS[Coupling.SAME_ARGMAX] for prefix, p in distributions.items()}
     return {prefix: power / power.sum() for prefix, power in powers.items()}
 
 
-def brute_force_tree(laws, nodes, depth):
-    """The sum of the chances of the `nodes` most probable paths of at most `depth` tokens."""
+def brute_force_tree(distributions, nodes, depth):
+    """Sum the probabilities of the `nodes` most probable paths of at most `depth` tokens."""
     paths = [
         text
         for length in range(1, depth + 1)
         for text in itertools.product(range(3), repeat=length)
     ]
-    chances = [
-        np.prod([laws[text[:index]][token] for index, token in enumerate(text)]) for text in paths
+    probabilities = [
+        np.prod([distributions[text[:index]][token] for index, token in enumerate(text)])
+        for text in paths
     ]
-    return sum(sorted(chances, reverse=True)[:nodes])
+    return sum(sorted(probabilities, reverse=True)[:nodes])
 
 
 @given(
@@ -263,17 +264,17 @@ def brute_force_tree(laws, nodes, depth):
     st.integers(1, 3),
     st.sampled_from([0.0, 0.1, 0.3]),
 )
-def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
-    """So if drafts stand as often as is believed, no tree of so many accepts more, a chain being one of them."""
-    laws = PAIRS[name][1]
-    assume(len(laws[()]) == 3)
-    asked, believed = [], sharpened(laws)
+def test_a_greedy_tree_has_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
+    """If the estimates are right, no tree or chain with as many drafts accepts more."""
+    distributions = PAIRS[name][1]
+    assume(len(distributions[()]) == 3)
+    asked, estimates = [], sharpened(distributions)
 
     def follow(node, parent, path):
         asked.append(node)
         assert (parent == -1) == (node == 0) == (not path) and (parent == -1 or parent in asked)
         with np.errstate(divide="ignore"):
-            return np.log(laws[tuple(path)])[None]
+            return np.log(distributions[tuple(path)])[None]
 
     tree = grow(7, follow, Greedy(), nodes, depth, least)
     assert (
@@ -286,27 +287,27 @@ def test_a_greedy_tree_is_the_most_probable_paths_of_the_drafter(name, nodes, de
         tuple(tree.tokens[row] for row in tree.path_to(row)) for row in range(1, len(tree.tokens))
     ]
     assert len(set(texts)) == len(texts)
-    chances = [
-        np.prod([believed[text[:index]][token] for index, token in enumerate(text)])
+    probabilities = [
+        np.prod([estimates[text[:index]][token] for index, token in enumerate(text)])
         for text in texts
     ]
-    assert all(chance >= least * (1 - 1e-12) for chance in chances)
+    assert all(probability >= least * (1 - 1e-12) for probability in probabilities)
     if least == 0:
-        assert sum(chances) == pytest.approx(brute_force_tree(believed, nodes, depth), abs=1e-12)
+        assert sum(probabilities) == pytest.approx(
+            brute_force_tree(estimates, nodes, depth), abs=1e-12
+        )
 
 
 @given(tree_forms(), st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 1.3]))
-def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_have(
-    form, seed, temperature
-):
-    random, law, start = np.random.default_rng(seed), SamplingParams(temperature), 5
+def test_a_tree_with_shared_noise_emits_the_tokens_of_plain_decoding(form, seed, temperature):
+    random, sampling, start = np.random.default_rng(seed), SamplingParams(temperature), 5
     plan = Tree([0] * len(form), form)
     logits = {}  # by the text so far
 
     def of(text):
         return logits.setdefault(text, random.standard_normal(4))
 
-    rule, texts = SharedNoise(law, GumbelNoise(seed, 4), start), {0: ()}
+    rule, texts = SharedNoise(sampling, GumbelNoise(seed, 4), start), {0: ()}
     for row, children in enumerate(plan.children):
         if row in texts and children:
             drafted = of(texts[row]) + 0.5 * random.standard_normal(4)
@@ -322,7 +323,7 @@ def test_with_shared_noise_a_tree_emits_the_tokens_that_plain_decoding_would_hav
     emitted = [*(tree.tokens[row] for row in path), token]
     assert rule.position == start + len(emitted)
 
-    plain, text = SharedNoise(law, GumbelNoise(seed, 4), start), ()
+    plain, text = SharedNoise(sampling, GumbelNoise(seed, 4), start), ()
     for expected in emitted:
         assert plain.verify(of(text)[None], [], None) == (0, expected)
         text += (expected,)
