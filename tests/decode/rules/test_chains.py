@@ -27,7 +27,7 @@ from tests.rule_properties import (
 )
 from tests.table_models import every_outcome
 
-# Sums of some thousand products of float64: a right rule is off by about 1e-16, a wrong one by 1e-2.
+# Sums of some thousand float64 products: a right rule is off by about 1e-16, a wrong one by 1e-2.
 EXACT = 1e-12
 each_rule = pytest.mark.parametrize(
     "rule", [matching_rule, token_rule, block_rule], ids=lambda rule: rule.__name__
