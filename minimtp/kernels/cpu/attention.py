@@ -1,13 +1,13 @@
 """Attention of a few new tokens over the cache of keys and values, compiled.
 
 The query heads that share a key/value head, for all new tokens, are the rows of one matrix. Its
-product with the keys and the product of the shares with the values are the few-rows products of
-`kernels/cpu/matrices/packed_linear.py`: keys lie in the cache with neighbouring positions next to
-each other, values with neighbouring channels, so that both are read as weights are, once for up to
-eight rows. Between the two is a softmax along each row, as far as the row's own past.
+product with the keys and the product of the probabilities with the values use the few-row products
+of matrices/packed_linear.py. Keys are stored with neighbouring positions next to each other and
+values with neighbouring channels, so both are read like weights, once for up to eight rows. Between
+the two products is a softmax along each row, up to the row's own position.
 
-A row's result is the same sequence of operations however many rows are in the call: positions
-behind its own get a share of exactly zero, which changes no sum.
+A row's result is the same sequence of operations however many rows are in the call: later positions
+get a probability of exactly zero, which changes no sum.
 """
 
 from minimtp.backend import numpy as np
@@ -38,8 +38,8 @@ def cached_attention(q, keys, values, start, scale):
 
 @compiled
 def attend(q, keys, values, start, scale, out):
-    """`cached_attention` of q (G, T * H/G, C), the rows of a group by token, then by head, into out
-    (T, H, C).
+    """Write `cached_attention` of q (G, T * H/G, C) to out (T, H, C). Rows of a group are ordered
+    by token, then by head.
     """
     (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
     shared, length = rows // new, start + new
@@ -89,11 +89,11 @@ def attend(q, keys, values, start, scale, out):
 
 @compiled(fastmath=reassociate)
 def _softmax(scores, start, shared, scale, inverses):
-    """Turn each row's past into exp(scale * (score - largest)), the rest into zeros; inverses (R,)
-    get 1 / the sums.
+    """Replace each row's past by exp(scale * (score - max)) and the rest by zeros. Write 1 / sum to
+    inverses (R,).
 
-    What is summed is filled up with zeros to a length that depends on the past alone, since the
-    order of the sum depends on the length.
+    The sum covers the past padded with zeros to a length that depends on the past alone, because
+    the order of the sum depends on the length.
     """
     for row in range(scores.shape[0]):
         past = start + row // shared + 1
@@ -115,8 +115,8 @@ def _softmax(scores, start, shared, scale, inverses):
 
 @compiled
 def _last_keys(keys, group, first, length):
-    """keys[group, :, first:length] and zeros, (C * PANEL,), where a whole panel would go beyond the
-    cache.
+    """Return keys[group, :, first:length] padded with zeros, (C * PANEL,), if a whole panel would
+    exceed the cache.
     """
     edge = np.zeros((keys.shape[1], PANEL), np.float32)
     for c in range(keys.shape[1]):
@@ -127,7 +127,7 @@ def _last_keys(keys, group, first, length):
 
 @compiled
 def _filled_values(values, group, length, width):
-    """values[:length, group] with zeros up to `width` channels, (length * width,)."""
+    """Return values[:length, group] padded with zeros to `width` channels, (length * width,)."""
     filled = np.zeros((length, width), np.float32)
     for s in range(length):
         for c in range(values.shape[2]):

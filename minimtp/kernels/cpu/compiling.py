@@ -1,17 +1,15 @@
-"""How the compiled kernels are compiled: one decorator, and one sentence to the person who has to
+"""How the compiled kernels are compiled: one decorator, and one message to the person who has to
 wait.
 
-Functions compile when they are first called, so that decoding never waits for the training kernels,
-and are cached on disk beside this file or, where that is not writable, in the user's cache
-directory (Numba chooses). `error_model="numpy"` lets a division by zero give inf instead of testing
-for it, which would keep loops from being vectorized. Floating-point operations keep their order
-unless a function asks for `reassociate`: it may then add up in several lanes, in an order that
-depends on the length of a row, never on the number of rows. No function allows the compiler to fuse
-a product and an addition where it likes, because it may like it in one copy of a loop and not in
-the
-other: a row's bits must not depend on its neighbours. Where fusing pays, it is written down
-(`multiply_add`). Parallelism belongs to Python threads (`backend.py`): functions release the lock,
-none starts threads.
+Functions are compiled when they are first called, so decoding never waits for the training kernels.
+They are cached on disk next to this file or, if that is not writable, in the user's cache directory
+(Numba chooses). With `error_model="numpy"` a division by zero gives inf. Testing for it would
+prevent vectorization. Floating-point operations keep their order unless a function asks for
+`reassociate`. It may then add in several lanes, in an order that depends on the length of a row but
+never on the number of rows. No function lets the compiler fuse products and additions freely,
+because it could do so in one copy of a loop and not in another, and a row's bits must not depend on
+other rows. Where fusing pays, the code says so (`multiply_add`). Parallelism belongs to Python
+threads (`backend.py`): functions release the lock and start no threads.
 """
 
 import sys
@@ -22,7 +20,7 @@ from numba.core import event
 
 __all__ = ["compiled", "reassociate"]
 
-SECONDS = 20  # what all of them take on a slow core
+SECONDS = 20  # to compile all of them on a slow core
 reassociate = {"reassoc"}
 _newest_source = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
 
@@ -42,8 +40,10 @@ def compiled(function=None, **options):
 
 
 def _renew_when_any_kernel_changes(dispatcher) -> None:
-    """Numba renews a cached function when its own file changes; here it may have taken in one of
-    another file.
+    """Recompile a cached function when any kernel file changes.
+
+    Numba checks only the function's own file, but functions of other files may have been inlined
+    into it.
     """
     stamp = getattr(getattr(dispatcher._cache, "_cache_file", None), "_source_stamp", None)
     if stamp is not None:

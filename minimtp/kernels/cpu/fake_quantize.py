@@ -1,8 +1,8 @@
-"""Rounding to the grids of quantized weights and activations, compiled; bit for bit what the twins
-in `plain.py` compute.
+"""Rounding to the grids of quantized weights and activations, compiled, with the bits of
+`kernels/plain/quantize.py`.
 
-Equal bits are possible because every step is either exact or one IEEE operation in a fixed order:
-the compiler may not reorder or fuse any here.
+Equal bits are possible because every step is either exact or one IEEE operation in a fixed order.
+The compiler may not reorder or fuse any of them.
 """
 
 from minimtp.backend import numpy as np

@@ -1,10 +1,10 @@
-"""Functions of single floats and rows in a form that LLVM can vectorize: exp, maximum, rounding to
-float16.
+"""Functions of single floats and rows in a form that LLVM can vectorize: exp, maximum, dot product,
+rounding to float16.
 
 A float32's bits, read as an integer, are its sign, 8 bits of exponent and 23 of fraction. Without
-the sign they grow with the magnitude, so that floats can be compared as integers; that vectorizes,
-where a floating-point maximum would first need permission to ignore NaN. And an exponent can be
-written by integer arithmetic, which makes powers of two cheap.
+the sign they grow with the magnitude, so floats can be compared as integers. Such comparisons
+vectorize, while a floating-point maximum would first need permission to ignore NaN. An exponent can
+be written by integer arithmetic, which makes powers of two cheap.
 """
 
 from llvmlite import ir

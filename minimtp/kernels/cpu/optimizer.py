@@ -3,7 +3,7 @@
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 
-CHUNK = 2048  # parameters updated at a time: what the first loop wrote is in the cache when the second reads it
+CHUNK = 2048  # parameters updated at a time, so that both loops find them in the cache
 
 
 def adamw(

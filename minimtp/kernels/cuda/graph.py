@@ -50,7 +50,7 @@ class Graphs:
                 except Exception as error:  # of CuPy or the driver: continue without graphs
                     self._usable = False
                     print(
-                        f"minimtp: steps cannot be recorded as CUDA graphs ({error}): decoding is slower",
+                        f"minimtp: CUDA graphs cannot be recorded ({error}): decoding is slower",
                         file=sys.stderr,
                     )
             if len(self._kept) == MAX_KEPT:

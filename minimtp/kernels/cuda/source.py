@@ -27,7 +27,7 @@ def source(name: str) -> str:
 
 @cache
 def compiled(xp: ModuleType, name: str) -> object:
-    """Return NAME.cu as a CuPy RawModule. Errors of CuPy are passed on if its compiler is unusable."""
+    """Return NAME.cu as a CuPy RawModule. CuPy's own errors are passed on."""
     return xp.RawModule(code=source(name), options=OPTIONS)
 
 
@@ -45,9 +45,8 @@ def launch(name: str, kernel: str, grid: tuple[int, ...], block: int, *arguments
     """
     if 0 in grid:
         return
-    converted = [
-        numpy.int32(a) if type(a) is int else numpy.float32(a) if type(a) is float else a for a in arguments
-    ]  # fmt: skip
+    numbers = {int: numpy.int32, float: numpy.float32}
+    converted = [numbers.get(type(a), lambda a: a)(a) for a in arguments]
     xp = array_module(*arguments)
     _kernel(xp, name, kernel)((*grid, 1, 1)[:3], (block, 1, 1), tuple(converted))
 

@@ -179,7 +179,8 @@ def embedding_backward(grad, tokens, out):
 
 
 def adamw(
-    parameters, gradients, first, second, decay_mask, learning_rate, beta1, beta2, eps, weight_decay, step, gradient_scale
+    parameters, gradients, first, second, decay_mask,
+    learning_rate, beta1, beta2, eps, weight_decay, step, gradient_scale,
 ):  # fmt: skip
     """As in `kernels/plain`. `gradient_scale` may be a device array of one number, so that the host
     does not wait for it.

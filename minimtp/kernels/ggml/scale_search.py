@@ -39,7 +39,7 @@ def nearest_integer(x):
 
 
 def in_order(terms):
-    """(n, M) -> (M,): the sum from the first term to the last, an order `sum` does not guarantee."""
+    """(n, M) -> (M,): the sum from first to last, an order that `sum` does not guarantee."""
     total = terms[0].copy()
     for term in terms[1:]:
         total += term

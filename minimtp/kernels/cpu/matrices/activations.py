@@ -1,13 +1,13 @@
-"""Rounding activations to int8 on the way into a product: bit for bit `plain.quantize_activations`,
-in vector instructions.
+"""Rounding activations to int8 for a product, in vector instructions: the bits of
+`plain.quantize_activations`.
 
     code = round half to even(x * (127 / max|x|)),  scale = max|x| / 127,   per group of 32
 
-A verification step rounds its rows anew before every product, so this must cost little beside the
-product itself. Magnitudes are compared as integers (without the sign, a float's bits grow with its
-magnitude). Adding 1.5 * 2^23 leaves
-a float32 no room for a fraction: the sum's low bits are the rounded integer, ties to even as IEEE
-addition has them.
+A verification step rounds its rows again before every product, so rounding must take little time
+compared with the product. Magnitudes are compared as integers, because without the sign, a float's
+bits grow with its magnitude. Adding 1.5 * 2^23 leaves
+a float32 no room for a fraction: the low bits of the sum are the rounded integer, with ties to even
+as in IEEE addition.
 """
 
 from llvmlite import ir

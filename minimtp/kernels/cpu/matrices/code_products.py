@@ -1,7 +1,7 @@
 """The ways to multiply int4 and int8 codes by int8 activations, for `quantized_tile` in tiles.py.
 
-A class has the instructions for one weight format and one kind of processor. Each way gives the same integers, so the
-same results. tiles.py explains the offsets.
+A class has the instructions for one weight format and one kind of processor. Each way gives the
+same integers, so the same results. tiles.py explains the offsets.
 """
 
 from minimtp.kernels.cpu.matrices.activations import round_for_dots, round_to_bytes, round_to_shorts

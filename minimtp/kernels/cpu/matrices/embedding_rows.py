@@ -1,8 +1,8 @@
-"""Rows of a matrix that lies in panels (`kernels/cpu/matrices/panels.py`), decoded: what a tied
-output is as the table of token embeddings.
+"""Decoded rows of a matrix in panels (panels.py), so that a tied output matrix also serves as the
+table of token embeddings.
 
-So the table is not kept a second time. A row is scattered over its panel, a number or a dword in
-each cache line, which costs less than a microsecond.
+The table is not stored a second time. A row is scattered over its panel, with one number or dword
+per cache line. Collecting it takes less than a microsecond.
 """
 
 from minimtp.backend import numpy as np
@@ -24,7 +24,7 @@ def embedding(prepared, tokens):
 
 @compiled
 def decode_rows(kind, panels, count, tokens, rows):
-    """rows (T, K) of the matrix of `count` rows that lies in the panels, for tokens (T,)."""
+    """Write the rows for tokens (T,) of a matrix of `count` rows in panels to rows (T, K)."""
     for t in range(tokens.shape[0]):
         if not 0 <= tokens[t] < count:
             raise IndexError("embedding: there is no such token")

@@ -1,20 +1,19 @@
-"""Products of whole matrices, compiled: what a training step spends its time in.
+"""Products of whole matrices, compiled. A training step spends most of its time here.
 
     y[i, j] = sum over k of a[i, k] b[k, j]
 
-The innermost loop is that of decoding (`float_tile`): totals of 8 rows times 32 columns stay in the
-registers of AVX-512 while it walks along K. Around it stand two loops. The outer one takes 32
-columns of b and lays them out as a panel, line behind line, once for all rows of a; with its (K,
-32) numbers a panel stays in the second cache while the rows pass over it (Goto and van de Geijn
-2008, "Anatomy of high-performance matrix multiplication", has this order, with more levels than the
-matrices here are large enough for).
+The innermost loop is the one of decoding (`float_tile`): totals of 8 rows times 32 columns stay in
+the registers of AVX-512 while it walks along K. Two loops surround it. The outer loop copies 32
+columns of b into a panel, line after line, once for all rows of a. With its (K, 32) numbers, a
+panel stays in the second cache while the rows are multiplied by it. This is the order of Goto and
+van de Geijn (2008, "Anatomy of high-performance matrix multiplication"), who use more levels. The
+matrices here are too small to need them.
 
-Backward passes multiply transposed matrices, W and its gradient's factors. Nothing is transposed
-for them: a panel is gathered from rows as well as from columns, and the tile reads columns of a as
-well as rows.
+Backward passes multiply transposed matrices. Nothing is transposed for them: a panel is gathered
+from rows as well as from columns, and the tile reads columns of a as well as rows.
 
-Without AVX-512 the registers hold too few totals for one loop to be as fast as BLAS, which has one
-for every processor: then the product is NumPy's.
+Without AVX-512, there are too few registers for this loop to be as fast as BLAS, which has one loop
+per processor. Then the product is NumPy's.
 """
 
 from numba import types
@@ -55,8 +54,8 @@ def matmul(a, b):
 
 
 def _contiguous(matrices):
-    """(B, M, N) -> the same, and False, or transposed (B, N, M), and True, if that is how they lie
-    in memory.
+    """Return the matrices (B, M, N) and False, or their transposes (B, N, M) and True if memory
+    holds those.
     """
     if matrices.strides[1] < matrices.strides[2]:
         return np.ascontiguousarray(matrices.swapaxes(1, 2)), True
@@ -97,9 +96,7 @@ def _products(a, of_columns, b, of_rows, y):
 
 @compiled
 def _gather(b, of_rows, column, width, panel):
-    """Columns of b (K, N), or rows of b (N, K), as lines of 32; what is missing at their ends is
-    zero.
-    """
+    """Copy columns of b (K, N), or rows of b (N, K), to lines of 32, padded with zeros."""
     if width < PANEL:
         panel[:] = 0
     if not of_rows:

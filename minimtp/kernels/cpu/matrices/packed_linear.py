@@ -1,16 +1,16 @@
-"""Products of a few rows of activations with a weight matrix, compiled: what decoding spends its
-time in.
+"""Products of a few rows of activations with a weight matrix, compiled. Decoding spends most of its
+time here.
 
-A decode step multiplies 1 row, a verification step 2 to 16, by every weight of the model. The
-weights are what costs, so each is read once for all rows; BLAS has a fast path for one row and one
-for many, and is slow between. Weights are laid out once, by `prepare_*`, in panels of 32 outputs
-(`kernels/cpu/matrices/panels.py` says how and why), and a panel stays in the cache while the rows
-pass over it, four or eight at a time.
+A decode step multiplies 1 row by every weight of the model, a verification step 2 to 16 rows.
+Reading the weights takes the time, so each weight is read once for all rows. BLAS is fast for one
+row and for many rows, and slow in between. `prepare_*` lays weights out once in panels of 32
+outputs (panels.py explains how and why). A panel stays in the cache while the rows are multiplied
+by it, four or eight at a time.
 
-Quantized products work on integers: the activations are rounded to int8 per group of 32
-(`quantize_activations`, the very function that training can fake), and the 32 products of a group
-are summed exactly. A row's result is bitwise the same whatever other rows are in the call, so
-verified drafts equal plain decoding with no tolerance.
+Quantized products work on integers. Activations are rounded to int8 per group of 32
+(`quantize_activations`, the function that training fakes), and the 32 products of a group are
+summed exactly. A row has the same bits whatever other rows are in the call, so verified drafts
+equal plain decoding without any tolerance.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,10 @@ from minimtp.kernels.cpu.matrices.tiles import MOST_ROWS, float_tile, quantized_
 from minimtp.kernels.ggml import blocks as ggml
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE = (
-    1 << 19
-)  # bytes, from which on a matrix is asked for in advance; a smaller one lies in the second cache
-F32_BYTES, Q4_0_BYTES, Q8_0_BYTES = (
-    4 * PANEL,
-    SCALE_BYTES + Q4.code_bytes,
-    SCALE_BYTES + Q8.code_bytes,
-)
+LARGE = 1 << 19  # bytes; larger matrices are prefetched, smaller ones stay in the second cache
+F32_BYTES = 4 * PANEL
+Q4_0_BYTES = SCALE_BYTES + Q4.code_bytes
+Q8_0_BYTES = SCALE_BYTES + Q8.code_bytes
 
 # A tile of one row waits for its own totals, so a row that is left over is never done alone: five
 # rows as three and two.
@@ -66,7 +62,9 @@ class Prepared:
         return self.panels.nbytes
 
     def repeated(self, count: int) -> "Prepared":
-        """`count` copies of the matrix, one below the other; its rows must fill whole panels."""
+        """Return `count` copies of the matrix, one below the other. Its rows must fill whole
+        panels.
+        """
         panels = aligned_empty((count * len(self.panels), self.panels.shape[1]))
         panels.reshape(count, *self.panels.shape)[:] = self.panels
         return Prepared(count * self.rows, self.columns, panels, self.kind)
@@ -79,9 +77,6 @@ def linear(x, prepared, out=None):
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------- layouts
-
-
 def prepare_f32(weight):
     rows, columns = weight.shape
     panels = aligned_empty((-(-rows // PANEL), columns * F32_BYTES))
@@ -91,9 +86,7 @@ def prepare_f32(weight):
 
 
 def prepare_f16(numbers):
-    return prepare_f32(
-        numbers.view(np.float16)
-    )  # no product of halves is worth it here: they are widened once
+    return prepare_f32(numbers.view(np.float16))  # CPUs have no fast product of float16 numbers
 
 
 def prepare_q4_0(blocks):
@@ -111,12 +104,9 @@ def prepare_q8_0(blocks):
     return Prepared(rows, columns, quantized_panels(scales, packed), Q8_0)
 
 
-# ------------------------------------------------------------------------------------------------------------ products
-
-
 @compiled
 def _require_fitting(x, panels, unit, unit_bytes, y):
-    """A panel has `unit_bytes` for every `unit` columns."""
+    """Raise ValueError unless the shapes fit. A panel has `unit_bytes` for every `unit` columns."""
     if x.shape[1] % unit != 0 or panels.shape[1] != x.shape[1] // unit * unit_bytes:
         raise ValueError("linear: the activations are not as wide as the weights")
     if y.shape[0] != x.shape[0] or (y.shape[1] + PANEL - 1) // PANEL != panels.shape[0]:
@@ -125,7 +115,7 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 @compiled
 def _next_rows(left, most):
-    """Rows of the next tile of `most` rows at most: none is left alone behind others."""
+    """Return the rows of the next tile, at most `most`, so that no single row is left over."""
     return left if left <= most else min(most, (left + 1) // 2)
 
 
@@ -165,7 +155,7 @@ def _multiply_f32(x, panels, y):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
             multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
-        else:  # what sticks out of a panel that y cuts off is computed elsewhere
+        else:  # y has fewer columns than the panel: compute it apart and copy
             edge = np.empty((x.shape[0], PANEL), np.float32)
             multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, fetches)
             _copy_edge(edge, y, column)

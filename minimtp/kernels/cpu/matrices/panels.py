@@ -1,20 +1,21 @@
-"""How a weight matrix lies in memory for the compiled products: in panels of 32 outputs. Array
-code; it runs once a model.
+"""The memory layout of a weight matrix for the compiled products: panels of 32 outputs. Array code,
+run once per model.
 
-A file stores weights row by row: all inputs of an output, then the next output. A processor that
-multiplies 8 or 16 numbers at once would have to add up the lanes of a register at the end of each
-group. In a *panel* neighbours in memory are neighbouring outputs instead, every lane has a total of
-its own, and the panel is read from its first byte to its last.
+A file stores weights row by row: all inputs of an output, then the next output. With this layout, a
+processor that multiplies 8 or 16 numbers at once would have to add up the lanes of a register at
+the end of each group. In a *panel*, neighbours in memory are neighbouring outputs instead. Every
+lane has a total of its own, and the panel is read from its first byte to its last.
 
-    f32     for each k: 32 floats                                                           128 bytes
-    q4_0    for each group of 32 k's: 32 float16 scales, then 4 steps of 8 k's:             64 + 512 bytes
-            for each output a dword, whose byte b holds k = 8 step + b (low nibble) and 8 step + 4 + b (high)
-    q8_0    for each group of 32 k's: 32 float16 scales, then 8 steps of 4 k's:             64 + 1024 bytes
-            for each output a dword, whose byte b holds k = 4 step + b
+    f32     for each k: 32 floats, 128 bytes
+    q4_0    for each group of 32 k: 32 float16 scales, then 4 steps of 8 k, 64 + 512 bytes
+            a step has a dword for each output, whose byte b holds k = 8 step + b (low four bits)
+            and k = 8 step + 4 + b (high four bits)
+    q8_0    for each group of 32 k: 32 float16 scales, then 8 steps of 4 k, 64 + 1024 bytes
+            a step has a dword for each output, whose byte b holds k = 4 step + b
 
-A dword, because the instructions that multiply bytes add four neighbouring products into one 32-bit
-lane. Codes are stored with an offset, 0..15 for q4_0, as those instructions want one factor
-unsigned.
+The unit is a dword because the instructions that multiply bytes add four neighbouring products into
+one 32-bit lane. They need
+one unsigned operand, so codes are stored with an offset: 0..15 for q4_0.
 """
 
 import math
@@ -28,15 +29,15 @@ CACHE_LINE = 64  # bytes
 
 
 def by_panel(matrix):
-    """(N, K) -> (ceil(N / 32), 32, K), with rows of zeros at the end."""
+    """(N, K) -> (ceil(N / 32), 32, K), padded with rows of zeros."""
     rows, columns = matrix.shape
     zeros = np.zeros((-rows % PANEL, columns), matrix.dtype)
     return np.concatenate([matrix, zeros]).reshape(-1, PANEL, columns)
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte,
-    each 8 too large.
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes): two codes + 8 per
+    byte.
     """
     steps = (
         by_panel(codes + np.int8(8))
@@ -48,7 +49,9 @@ def q4_0_steps(codes):
 
 def quantized_panels(scales, packed):
     """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group
-    bytes): a group's scales, then its steps.
+    bytes).
+
+    Each group is its scales, then its steps.
     """
     count, _, groups, steps, _ = packed.shape
     panels = aligned_empty((count, groups * (SCALE_BYTES + steps * 4 * PANEL)))
@@ -59,7 +62,7 @@ def quantized_panels(scales, packed):
 
 
 def aligned_empty(shape):
-    """uint8 array that begins at a cache line, so that no vector of its panels crosses one."""
+    """Return a uint8 array that begins at a cache line, so no vector of a panel crosses one."""
     size = math.prod(shape)
     memory = np.empty(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE

@@ -1,12 +1,11 @@
-"""Vector instructions, emitted by hand where a loop of Numba's would not become the right ones.
+"""Vector instructions, emitted by hand where Numba would not compile a loop to the right ones.
 
-A Numba *intrinsic* is a function whose body is a list of LLVM instructions, written by Python code
-when the caller is compiled. LLVM has vectors of any length as values (`<8 x float>`) and translates
-them for the processor at hand, in
-several instructions where its registers are shorter: what is written with them runs on x86 and on
-ARM alike. Where x86 has one instruction for several of ours, and LLVM does not see it, the emitter
-asks for it by name if the processor has it, and spells it out otherwise. Both give the same bits:
-these are all integer instructions.
+A Numba *intrinsic* is a function whose body is a list of LLVM instructions. Python code writes the
+list when the caller is compiled. LLVM has vectors of any length as values (`<8 x float>`) and
+translates them for the processor, into several instructions if its registers are shorter. So this
+code runs on x86 and on ARM. Sometimes x86 has one instruction for several of ours and LLVM does not
+find it. Then the emitter requests it by name if the processor has it, and emits the longer form
+otherwise. Both give the same bits, because all of these are integer instructions.
 """
 
 from llvmlite import ir
