@@ -12,6 +12,7 @@ thread each: matrix products, ufuncs and compiled kernels all release the interp
 """
 
 import ctypes
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TypeAlias
 from minimtp.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
+CACHE_LINE = 64  # bytes
 MAX_HEAP_ARRAY = 32 << 20  # bytes; the maximum that glibc accepts for M_MMAP_THRESHOLD
 MAX_POOL_SHARE = (
     0.9  # of the GPU's memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
@@ -40,7 +42,7 @@ if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
-    "Array", "Device", "array_module", "blas_threads", "blas_threads_warning", "can_compile_cuda", "choose_device",
+    "Array", "Device", "aligned_zeros", "array_module", "blas_threads", "blas_threads_warning", "can_compile_cuda", "choose_device",
     "empty_gpu_pool", "gpu_name", "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "to_device", "to_numpy",
 ]  # fmt: skip
 
@@ -121,6 +123,19 @@ def _first_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line.strip("=- ")), type(error).__name__)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: str = "uint8", xp: ModuleType = numpy) -> Array:
+    """Return zeros that begin at a cache line, so that no vector register's load crosses one.
+
+    NumPy does not guarantee this. CuPy does.
+    """
+    if xp is not numpy:
+        return xp.zeros(shape, dtype)
+    size = math.prod(shape) * numpy.dtype(dtype).itemsize
+    memory = numpy.zeros(size + CACHE_LINE, numpy.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def blas_threads() -> tuple[str, str]:

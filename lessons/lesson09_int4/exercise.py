@@ -3,8 +3,8 @@
 pytest --mine tests/kernels/test_panels.py
 """
 
+from minimtp.backend import aligned_zeros  # noqa: F401  (starts at a cache line)
 from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
-from minimtp.kernels.cpu.matrices.panels import aligned_empty  # noqa: F401  (starts at a cache line)
 
 
 def by_panel(matrix):

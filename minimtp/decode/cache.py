@@ -26,12 +26,9 @@ the weighted sum of the values one number per channel. Numbers that are adjacent
 adjacent in the cache, so both run as fast as a matmul with weights.
 """
 
-import math
 from types import ModuleType
 
-from minimtp.backend import Array, array_module, numpy
-
-CACHE_LINE = 64  # bytes
+from minimtp.backend import Array, aligned_zeros, array_module, numpy
 
 
 class KeyValueCache:
@@ -53,8 +50,8 @@ class KeyValueCache:
     ) -> None:
         # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
         # NaN.
-        self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
-        self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
+        self.keys = aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        self.values = aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
         self.length = 0
         # Slicing takes as long as a small kernel, so each layer's view is made once.
@@ -130,15 +127,3 @@ class TreeRows:
         cache.extend(len(rows))
         cache.keys[..., start : cache.length] = self.keys[:, rows].transpose(0, 2, 3, 1)
         cache.values[:, start : cache.length] = self.values[:, rows]
-
-
-def _aligned_zeros(shape: tuple[int, ...], dtype: str, xp: ModuleType) -> Array:
-    """Return zeros that start at a cache line, which NumPy does not guarantee. Attention is about
-    15 % faster over them.
-    """
-    if xp is not numpy:
-        return xp.zeros(shape, dtype)
-    size = math.prod(shape) * numpy.dtype(dtype).itemsize
-    buffer = numpy.zeros(size + CACHE_LINE, numpy.uint8)
-    start = -buffer.ctypes.data % CACHE_LINE
-    return buffer[start : start + size].view(dtype).reshape(shape)

@@ -79,5 +79,5 @@ def test_panels_begin_at_a_cache_line(own):
     packed = np.zeros((1, PANEL, 1, 4, 4), np.uint8)
     for _ in range(8):
         assert own(quantized_panels)(np.ones((3, 1), np.float32), packed).ctypes.data % 64 == 0, (
-            "see aligned_empty"
+            "see aligned_zeros"
         )

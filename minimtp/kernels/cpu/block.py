@@ -11,12 +11,12 @@ allocated each time, so that calls in several threads share nothing.
 
 from dataclasses import dataclass
 
+from minimtp.backend import aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.attention import attend
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.gates import swiglu_rows
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
-from minimtp.kernels.cpu.matrices.panels import aligned_empty
 from minimtp.kernels.cpu.norms import normalize
 
 
@@ -90,7 +90,7 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
 
 def _stack(array, count):
     return (
-        aligned_empty((count, *array.shape))
+        aligned_zeros((count, *array.shape))
         if array.dtype == np.uint8
         else np.empty((count, *array.shape), array.dtype)
     )

@@ -19,11 +19,12 @@ per processor. Then the product is NumPy's.
 from numba import types
 from numba.extending import intrinsic
 
+from minimtp.backend import CACHE_LINE
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
-from minimtp.kernels.cpu.matrices.panels import CACHE_LINE, PANEL
+from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.matrices.tiles import float_tile
 from minimtp.kernels.cpu.matrices.vectors import (
     DOTS,

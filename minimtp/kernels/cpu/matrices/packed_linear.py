@@ -15,6 +15,7 @@ equal plain decoding without any tolerance.
 
 from dataclasses import dataclass
 
+from minimtp.backend import aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.code_products import Q4, Q8
@@ -22,7 +23,6 @@ from minimtp.kernels.cpu.matrices.panels import (
     GROUP,
     PANEL,
     SCALE_BYTES,
-    aligned_empty,
     by_panel,
     q4_0_steps,
     quantized_panels,
@@ -65,7 +65,7 @@ class Prepared:
         """Return `count` copies of the matrix, one below the other. Its rows must fill whole
         panels.
         """
-        panels = aligned_empty((count * len(self.panels), self.panels.shape[1]))
+        panels = aligned_zeros((count * len(self.panels), self.panels.shape[1]))
         panels.reshape(count, *self.panels.shape)[:] = self.panels
         return Prepared(count * self.rows, self.columns, panels, self.kind)
 
@@ -79,7 +79,7 @@ def linear(x, prepared, out=None):
 
 def prepare_f32(weight):
     rows, columns = weight.shape
-    panels = aligned_empty((-(-rows // PANEL), columns * F32_BYTES))
+    panels = aligned_zeros((-(-rows // PANEL), columns * F32_BYTES))
     by_column = panels.view(np.float32).reshape(-1, columns, PANEL)
     by_column[:] = by_panel(weight.astype(np.float32, copy=False)).swapaxes(1, 2)
     return Prepared(rows, columns, panels, F32)

@@ -18,14 +18,12 @@ one 32-bit lane. They need
 one unsigned operand, so codes are stored with an offset: 0..15 for q4_0.
 """
 
-import math
-
+from minimtp.backend import aligned_zeros
 from minimtp.backend import numpy as np
 
 PANEL = 32  # output columns of a panel
 GROUP = 32  # values that share a scale
 SCALE_BYTES = 2 * PANEL
-CACHE_LINE = 64  # bytes
 
 
 def by_panel(matrix):
@@ -54,16 +52,8 @@ def quantized_panels(scales, packed):
     Each group is its scales, then its steps.
     """
     count, _, groups, steps, _ = packed.shape
-    panels = aligned_empty((count, groups * (SCALE_BYTES + steps * 4 * PANEL)))
+    panels = aligned_zeros((count, groups * (SCALE_BYTES + steps * 4 * PANEL)))
     by_group = panels.reshape(count, groups, -1)
     by_group[:, :, :SCALE_BYTES].view(np.float16)[:] = by_panel(scales).swapaxes(1, 2)
     by_group[:, :, SCALE_BYTES:] = packed.transpose(0, 2, 3, 1, 4).reshape(count, groups, -1)
     return panels
-
-
-def aligned_empty(shape):
-    """Return a uint8 array that begins at a cache line, so no vector of a panel crosses one."""
-    size = math.prod(shape)
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size].reshape(shape)

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
-from minimtp.kernels.cpu.matrices.panels import CACHE_LINE
+from minimtp.backend import CACHE_LINE
 
 
 def processor_name(context):
