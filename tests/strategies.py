@@ -8,8 +8,10 @@ from minimtp.backend import numpy as np
 
 @st.composite
 def weight_matrices(draw, largest=1e4, block=32):
-    """float32 (1..3 rows, 1..3 blocks of columns), at most `largest` in magnitude: bell-shaped, or on a lattice full of ties
-    and of weights on the very bounds of a grid, or anything at all; some groups of 32 are zero or constant."""
+    """float32 (1..3 rows, 1..3 blocks of columns), at most `largest` in magnitude: bell-shaped, or
+    on a lattice full of ties and of weights on the very bounds of a grid, or anything at all; some
+    groups of 32 are zero or constant.
+    """
     shape = draw(st.integers(1, 3)), draw(st.integers(1, 3 if block == 32 else 2)) * block // 32, 32
     kind = draw(st.sampled_from(["bell", "lattice", "anything"]))
     if kind == "bell":
@@ -40,7 +42,9 @@ def ragged_matrices(draw, largest=1e4):
 
 @st.composite
 def uniform_grids(draw, **fixed):
-    """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed` settings are as given."""
+    """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed`
+    settings are as given.
+    """
     from minimtp.quant.grids import UniformGrid
     from minimtp.quant.grids.uniform import POLICIES
 
@@ -53,7 +57,9 @@ def uniform_grids(draw, **fixed):
 
 
 def matrices_for(grid, largest=1e4):
-    """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other grid."""
+    """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other
+    grid.
+    """
     from minimtp.quant.grids import BlockGrid
 
     return (
@@ -65,7 +71,9 @@ def matrices_for(grid, largest=1e4):
 
 @st.composite
 def codes_and_scales(draw, smallest, largest):
-    """Any codes int8 (N, K) from `smallest` to `largest`, and any finite float16 scales as float32 (N, K/32)."""
+    """Any codes int8 (N, K) from `smallest` to `largest`, and any finite float16 scales as float32
+    (N, K/32).
+    """
     rows, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     codes = draw(
         arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(smallest, largest))
@@ -78,7 +86,9 @@ def codes_and_scales(draw, smallest, largest):
 
 @st.composite
 def recipes(draw, **fixed):
-    """Valid recipes with small models (at most 2 layers, width 96) and short runs; `fixed` settings are as given."""
+    """Valid recipes with small models (at most 2 layers, width 96) and short runs; `fixed` settings
+    are as given.
+    """
     from minimtp.training.recipe import Recipe
 
     heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
@@ -106,7 +116,9 @@ def recipes(draw, **fixed):
 
 @st.composite
 def models(draw, **fixed):
-    """Models of `recipes` with weights as if trained: in full precision, or prepared or packed where the recipe quantizes."""
+    """Models of `recipes` with weights as if trained: in full precision, or prepared or packed
+    where the recipe quantizes.
+    """
     from minimtp.quant.qat.convert import convert
     from minimtp.quant.qat.prepare import prepare_qat
     from minimtp.training.build import build_model, quantization_spec
@@ -135,7 +147,9 @@ def documents(draw, largest=200):
 
 @st.composite
 def product_sizes(draw):
-    """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of columns."""
+    """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of
+    columns.
+    """
     sizes = (
         draw(st.integers(1, 20) | st.integers(21, 70)),
         draw(st.integers(1, 100)),
@@ -155,8 +169,10 @@ def tree_forms(draw, largest=7):
 
 @st.composite
 def matrix_products(draw, largest=70):
-    """Float32 matrices (a, b) of whole numbers that can be multiplied, lying in memory in any of the ways that training has:
-    as they are, transposed, several of each, and several that were cut from longer ones."""
+    """Float32 matrices (a, b) of whole numbers that can be multiplied, lying in memory in any of
+    the ways that training has: as they are, transposed, several of each, and several that were cut
+    from longer ones.
+    """
     rows, depth, columns = (draw(st.integers(1, largest)) for _ in range(3))
     count, seed = draw(st.sampled_from([None, 1, 3])), draw(st.integers(0, 2**32))
     rng = np.random.default_rng(seed)

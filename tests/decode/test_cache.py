@@ -90,7 +90,9 @@ TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context
 
 
 def rows_of(trunk, text):
-    """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the keys the rotation."""
+    """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the
+    keys the rotation.
+    """
     block, heads = trunk.blocks[0], SHAPE.num_heads
     normed, _ = plain.rms_norm(
         trunk.embedding.weight.data[text], block.attention_norm.weight.data, SHAPE.norm_eps
@@ -106,7 +108,9 @@ def rows_of(trunk, text):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(passes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
 def test_what_a_pass_writes_into_a_layer_is_what_write_would_put_there(dtype, passes):
-    """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows are written over."""
+    """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows
+    are written over.
+    """
     trunk = model_with("parallel", dtype).trunk
     runtime, (keys, values) = ModelRunner(trunk), rows_of(trunk, TEXT)
     expected = runtime.cache.clone()

@@ -123,7 +123,9 @@ def test_tokens_beyond_the_context_are_an_error():
 def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(
     kind, forms, seed
 ):
-    """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere up to rounding."""
+    """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere
+    up to rounding.
+    """
     runtime, chain, random = decoder(kind), decoder(kind), np.random.default_rng(seed)
     equal = (
         np.testing.assert_array_equal

@@ -1,4 +1,6 @@
-"""Models that round as no compiled kernel does write text all the same, and it is the text of the model that was trained."""
+"""Models that round as no compiled kernel does write text all the same, and it is the text of the
+model that was trained.
+"""
 
 import argparse
 from functools import partial
@@ -58,7 +60,9 @@ def trained(spec, kind="token_conditioned", dtype=np.float64):
 @given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=1, max_size=24))
 @settings(max_examples=8)
 def test_decoding_says_what_the_training_forward_says(spec, text, pieces):
-    """In float64: sums in another order differ by 1e-15 of their size, too little to tip a number to its next code here."""
+    """In float64: sums in another order differ by 1e-15 of their size, too little to tip a number
+    to its next code here.
+    """
     model = trained(spec)
     with no_grad():
         expected = model.logits(model.hidden(np.array([text]))).data[0]
@@ -115,12 +119,17 @@ def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form,
 @each_spec
 @each_kind
 @pytest.mark.parametrize(
-    "law", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"]
+    "sampling", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"]
 )
-def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
+def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, sampling):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
     write = partial(
-        start_generation, target, prompt=[1, 2, 3, 1, 2], max_new_tokens=16, sampling=law, seed=3
+        start_generation,
+        target,
+        prompt=[1, 2, 3, 1, 2],
+        max_new_tokens=16,
+        sampling=sampling,
+        seed=3,
     )
     alone = list(write(drafter=None))
     assert len(alone) == 16
@@ -132,7 +141,9 @@ def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, law):
 @each_kind
 @pytest.mark.parametrize("name", ["three bits", "a cache of 8 bits", "a cache of 4 bits"])
 def test_the_heads_draft_what_they_were_trained_to(name, kind):
-    """Where a group is no larger than the heads' state. With one scale a token, the halves of a join are rounded apart."""
+    """Where a group is no larger than the heads' state. With one scale a token, the halves of a
+    join are rounded apart.
+    """
     model, text = trained(SPECS[name], kind), [5, 1, 4, 1, 5, 9, 2, 6]
     target, heads = deploy(convert(model))
     with no_grad():

@@ -56,7 +56,8 @@ def test_the_head_weights_of_a_small_run_are_these(own):
         "forward", 5, depth=2, head_loss_weight=0.6, final_head_loss_weight=0.2, head_loss_decay=0.5
     )
     weights = [own(schedule.head_weights)(recipe, step) for step in range(5)]
-    # All together 0.6, 0.5, 0.4, 0.3, 0.2; the first of two heads gets 2/3, the second 1/3, once they have joined.
+    # All together 0.6, 0.5, 0.4, 0.3, 0.2; the first of two heads gets 2/3, the second 1/3, once
+    # they have joined.
     expected = [[0, 0], [0, 0], [0.4 * 2 / 3, 0], [0.3 * 2 / 3, 0], [0.2 * 2 / 3, 0.2 / 3]]
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 

@@ -1,7 +1,8 @@
-"""The museum: real defects of well-known projects, each put in place of one function of this one.
+"""The museum: real defects of well-known projects, each as a replacement of one function here.
 
-A mutant is a function that takes the right function and returns the wrong one. `@mutant` says which function it replaces,
-where the defect was found, and what has to notice it: a law of the catalogue on a grid, or a test. `in_place` puts it there.
+A mutant is a function that takes the correct function and returns a wrong one. `@mutant` says which
+function it replaces, where the defect was found, and what must detect it: a property of the
+catalogue on a grid, or a test. `in_place` installs it.
 """
 
 import inspect
@@ -16,12 +17,16 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Mutant:
-    """target: "module:function" or "module:Class.method"; found: project and number; law and grid, or test: the witness."""
+    """A defect.
+
+    target: "module:function" or "module:Class.method". found: project and issue number.
+    property_name and grid, or test: what detects it.
+    """
 
     replace: Callable
     target: str
     found: str
-    law: str | None
+    property_name: str | None
     grid: str | None
     test: Callable | None
 
@@ -33,20 +38,22 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
-def mutant(target, found, law=None, grid=None, test=None):
+def mutant(target, found, property_name=None, grid=None, test=None):
     def add(function):
-        MUTANTS.append(Mutant(function, f"minimtp.{target}", found, law, grid, test))
+        MUTANTS.append(Mutant(function, f"minimtp.{target}", found, property_name, grid, test))
         return function
 
     return add
 
 
 def edited(function, *edits):
-    """The function with pieces of its source replaced: pairs (old, new), each old one standing there exactly once."""
+    """Return the function with pieces of its source replaced: pairs (old, new). Each old one must
+    occur once.
+    """
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in edits:
         assert source.count(old) == 1, (
-            f"{old!r} stands {source.count(old)} times in {function.__name__}"
+            f"{old!r} occurs {source.count(old)} times in {function.__name__}"
         )
         source = source.replace(old, new)
     names = dict(function.__globals__)
@@ -55,13 +62,15 @@ def edited(function, *edits):
 
 
 def own(thing):
-    """The fixture of that name, without readers: the library's function, or what stands in its place."""
+    """The fixture `own` outside pytest: the library's function, or its replacement."""
     return thing
 
 
 @contextmanager
 def in_place(one: Mutant, monkeypatch):
-    """The wrong function wherever the right one is known by its name, tests included; everything is put back at the end."""
+    """Replace the correct function wherever it is known by its name, also in tests. Undo it at the
+    end.
+    """
     module, _, path = one.target.partition(":")
     owner = import_module(module)
     *classes, name = path.split(".")
@@ -81,7 +90,7 @@ def in_place(one: Mutant, monkeypatch):
 
 
 def load() -> list[Mutant]:
-    """All mutants, from all files of this folder."""
+    """Return all mutants, from all files of this folder."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return MUTANTS

@@ -1,4 +1,6 @@
-"""Codes in the wrong half of a byte, zeros where weights should be, and random rounding that is not fair."""
+"""Codes in the wrong half of a byte, zeros where weights should be, and random rounding that is not
+fair.
+"""
 
 from minimtp.backend import array_module
 from minimtp.kernels import plain

@@ -41,7 +41,9 @@ def one_over_a_step_of_zero_is_infinite(reciprocal):
     "kernels.ggml.scale_search:search_signed", "auto-round #1908, #1909", "zeros_stay_zeros", "q6_k"
 )
 def a_super_block_of_zeros_gets_a_scale_that_is_no_number(search):
-    """The chunked rewrite of the search dropped the guard of 0 / 0; one NaN in a file of 2.9 million blocks is enough."""
+    """The chunked rewrite of the search dropped the guard of 0 / 0; one NaN in a file of 2.9
+    million blocks is enough.
+    """
     return edited(
         search,
         ("xp.where(sum_l2 != 0, sum_lx / sum_l2, xp.float32(0))", "sum_lx / sum_l2"),

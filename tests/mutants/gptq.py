@@ -10,7 +10,9 @@ def blocks_do_not_matter():
 
 
 def as_column_by_column(largest_first=False):
-    test_gptq.test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, Q4_0, largest_first)
+    test_gptq.test_gptq_is_what_updating_the_inverse_column_by_column_gives(
+        own, Q4_0, largest_first
+    )
 
 
 @mutant("quant.ptq.gptq:gptq", "mlx-lm #1878, #1880", test=blocks_do_not_matter)

@@ -10,9 +10,7 @@ def lsq():
         test_learned.test_learned_gradients_are_the_derivatives_of_the_lsq_surrogate(own, *case)
 
 
-@mutant(
-    "quant.qat.learned:FakeQuantizeLearned.log_step_gradient", "nncf #50, nni #3160", test=lsq
-)
+@mutant("quant.qat.learned:FakeQuantizeLearned.log_step_gradient", "nncf #50, nni #3160", test=lsq)
 def below_the_lowest_level_the_step_has_the_gradient_of_the_highest(gradient_of):
     wrong = "abs(value) * ~inside + inside * (value - self.weight)"
     right = "value - array_module(value).where(inside, fixed, lowest)"
@@ -21,7 +19,9 @@ def below_the_lowest_level_the_step_has_the_gradient_of_the_highest(gradient_of)
 
 @mutant("quant.qat.learned:FakeQuantizeLearned.log_step_gradient", "LSQuantization #1", test=lsq)
 def the_step_has_the_derivative_of_the_staircase(gradient_of):
-    return edited(gradient_of, ("value - array_module(value).where(inside, fixed, lowest)", "value"))
+    return edited(
+        gradient_of, ("value - array_module(value).where(inside, fixed, lowest)", "value")
+    )
 
 
 def steps_keep_their_sign():

@@ -1,4 +1,6 @@
-"""Scales made for one range and clipped to another, training that rounds otherwise than the file, groups that are no groups."""
+"""Scales made for one range and clipped to another, training that rounds otherwise than the file,
+groups that are no groups.
+"""
 
 import hashlib
 
@@ -15,7 +17,7 @@ SAME = "fake_quantization_is_decoding_the_code_bit_for_bit_with_any_kernel"
 HALF_A_STEP = "a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one"
 
 
-# ------------------------------------------------------------------------------------------------------------- the range
+# ---------------------------------------------------------------------------------------- the range
 
 
 @mutant(
@@ -77,7 +79,9 @@ def a_product_and_a_sum_are_rounded_once(levels_q4_0):
 @mutant("quant.grids.superblocks:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
         "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "q4_k")  # fmt: skip
 def nothing_is_rounded_at_all(encode):
-    """Codes are floats, so the error is 1e-7 and a test that only asks for less noise than a limit is content."""
+    """Codes are floats, so the error is 1e-7 and a test that only asks for less noise than a limit
+    is content.
+    """
 
     def floats(self, x):
         _, scales = encode(self, x)
@@ -100,7 +104,7 @@ def scales_are_bfloat16_where_the_file_has_float16(stored):
     return shorter
 
 
-# ------------------------------------------------------------------------------------------------ training against the file
+# ------------------------------------------------------------------------ training against the file
 
 
 @mutant("quant.grids.base:Grid._fake_quantize", "ao #1964", SAME, "int4-affine-g32")
@@ -108,9 +112,7 @@ def training_adds_the_zero_point_before_rounding_and_the_file_after(fake_quantiz
     def before(self, x):
         step, zero = self._per_column(self.scales(x), 0, x.shape[1])
         codes = numpy.clip(
-            numpy.rint(x.astype("float32") / divisor(step) + zero),
-            self.min_code,
-            self.max_code,
+            numpy.rint(x.astype("float32") / divisor(step) + zero), self.min_code, self.max_code
         )
         return ((codes - zero) * step).astype(x.dtype, copy=False)
 
@@ -163,7 +165,7 @@ def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
     return clipped
 
 
-# ---------------------------------------------------------------------------------------------------------------- groups
+# ------------------------------------------------------------------------------------------- groups
 
 
 @mutant(
@@ -210,7 +212,7 @@ def a_shorter_last_group_is_filled_up_with_zeros_that_count(over_groups):
     return filled
 
 
-# --------------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 MASKS = test_grids_uniform.test_the_masks_follow_the_table_on_and_around_the_outermost_codes
 
@@ -229,8 +231,5 @@ def below_the_lowest_level_the_gradient_passes(inside):
 def the_mask_is_made_of_values_that_were_clipped_before(inside):
     return edited(
         inside,
-        (
-            "    return ",
-            "    levels = levels.clip(self.min_code, self.max_code)\n    return ",
-        ),
+        ("    return ", "    levels = levels.clip(self.min_code, self.max_code)\n    return "),
     )

@@ -30,7 +30,9 @@ def test_switching_kernels_also_switches_those_of_a_packed_model():
 
 
 def test_compiled_matmuls_match_fake_quantized_ones_up_to_the_order_of_additions():
-    """Product by product: through a whole model, a last bit can tip an activation over to its next code."""
+    """Product by product: through a whole model, a last bit can tip an activation over to its next
+    code.
+    """
     model = prepare_qat(build("sequential"), SPEC)
     packed_modules = dict(convert(model).named_modules())
     for name, module in model.named_modules():

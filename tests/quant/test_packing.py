@@ -42,7 +42,9 @@ def test_unpacking_undoes_packing_for_any_codes_and_scales(grid, data):
 @each_block_grid
 @given(data=st.data())
 def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
-    """Bytes up to 0x7b: 0x7b__ is the last finite float16. Every byte of every format means something."""
+    """Bytes up to 0x7b: 0x7b__ is the last finite float16. Every byte of every format means
+    something.
+    """
     blocks = data.draw(
         arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123))
     )
@@ -127,7 +129,8 @@ def test_the_bytes_are_those_of_gguf(grid, x):
     import gguf
 
     kind = gguf.GGMLQuantizationType[grid.name.upper()]
-    # At and below this size 1 / d overflows, and gguf casts a NaN to an integer: whatever comes out is an accident.
+    # At and below this size 1 / d overflows, and gguf casts a NaN to an integer: whatever comes out
+    # is an accident.
     groups = x.reshape(-1, 32)
     extent = (
         np.ptp(groups, axis=-1, keepdims=True)
@@ -156,7 +159,9 @@ def test_gguf_reads_the_same_numbers(grid, data):
 @each_block_grid
 @given(data=st.data())
 def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
-    """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a difference."""
+    """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a
+    difference.
+    """
     import gguf
 
     blocks = data.draw(

@@ -1,4 +1,5 @@
-"""What learns, calibrates and rounds better than to nearest computes on a device what it computes on the host.
+"""What learns, calibrates and rounds better than to nearest computes on a device what it computes
+on the host.
 
 In bits where nothing is summed; sums may take another order there.
 """

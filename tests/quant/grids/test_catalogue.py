@@ -1,53 +1,53 @@
-"""Every law of the catalogue at its true value: it holds where it is said to hold, and elsewhere it is broken."""
+"""Every property of the catalogue holds for the grids that it names, and is broken by the others."""
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from tests.grid_properties import GRIDS, PROPERTIES, NothingSaid, broken_properties
+from tests.grid_properties import GRIDS, PROPERTIES, NotApplicable, broken_properties
 from tests.strategies import matrices_for, uniform_grids
 
-each_law = pytest.mark.parametrize("law", PROPERTIES, ids=lambda law: law.name)
+each_true_property = pytest.mark.parametrize(
+    "prop",
+    [prop for prop in PROPERTIES if any(prop.holds(grid) for grid in GRIDS)],
+    ids=lambda prop: prop.name,
+)
 
 
-def draw_and_check(law, data):
-    those = [grid for grid in GRIDS if law.about(grid) and law.holds(grid)]
+def draw_and_check(prop, data):
+    those = [grid for grid in GRIDS if prop.about(grid) and prop.holds(grid)]
     assume(those)
-    any_uniform = uniform_grids().filter(lambda grid: law.about(grid) and law.holds(grid))
+    any_uniform = uniform_grids().filter(lambda grid: prop.about(grid) and prop.holds(grid))
     uniform = any(hasattr(grid, "policy") for grid in those)
     grid = data.draw(
         st.one_of(st.sampled_from(those), any_uniform) if uniform else st.sampled_from(those)
     )
     x, seed = data.draw(matrices_for(grid)), data.draw(st.integers(0, 2**32))
     try:
-        law.check(grid, x, np.random.default_rng(seed))
-    except NothingSaid:
+        prop.check(grid, x, np.random.default_rng(seed))
+    except NotApplicable:
         assume(False)
 
 
-@pytest.mark.parametrize(
-    "law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name
-)
+@each_true_property
 @given(data=st.data())
 @settings(max_examples=40)
-def test_it_holds(law, data):
-    draw_and_check(law, data)
+def test_a_property_holds_for_its_grids(prop, data):
+    draw_and_check(prop, data)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "law", [law for law in PROPERTIES if any(law.holds(g) for g in GRIDS)], ids=lambda law: law.name
-)
+@each_true_property
 @given(data=st.data())
 @settings(max_examples=600)
-def test_it_holds_in_hundreds_of_examples(law, data):
-    draw_and_check(law, data)
+def test_a_property_holds_in_hundreds_of_examples(prop, data):
+    draw_and_check(prop, data)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_on_the_fixed_examples_a_grid_breaks_exactly_the_laws_that_are_false_for_it(grid):
-    false = {law.name for law in PROPERTIES if law.about(grid) and not law.holds(grid)}
+def test_on_the_fixed_examples_a_grid_breaks_exactly_the_properties_that_are_false_for_it(grid):
+    false = {prop.name for prop in PROPERTIES if prop.about(grid) and not prop.holds(grid)}
     broken = broken_properties(grid)
     assert broken.keys() == false, {
         name: text for name, text in broken.items() if name not in false

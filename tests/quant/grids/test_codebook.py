@@ -14,7 +14,9 @@ MEANS = np.array([[3.0, -1.0, 0.0, 0.0, -6.0, 2.0]], np.float32)  # the mean mag
 
 
 def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution():
-    """QLoRA, appendix E: eight above zero and seven below, from the same outermost probability, scaled to reach 1."""
+    """QLoRA, appendix E: eight above zero and seven below, from the same outermost probability,
+    scaled to reach 1.
+    """
     outermost = (1 - 1 / 30 + 1 - 1 / 32) / 2
     above = [NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 9)[:-1]]
     below = [-NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 8)[:-1]]

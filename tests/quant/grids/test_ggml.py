@@ -108,7 +108,7 @@ def test_where_the_stored_scale_is_zero_the_codes_mean_nothing_and_the_values_ar
     assert not Q6_K.decode(codes, scales)[0, 16:].any()
 
 
-# ------------------------------------------------------------------------------- named counter-examples to what is not true
+# ------------------------------------------------------- named counter-examples to what is not true
 
 
 def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
@@ -120,7 +120,9 @@ def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
 @pytest.mark.parametrize("case", ["constant", "sparse"])
 @pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
 def test_counter_example_the_searches_do_not_find_again_what_they_found(grid, case):
-    """Bell-shaped weights they do; with groups of very different sizes the rounded scales of scales move."""
+    """Bell-shaped weights they do; with groups of very different sizes the rounded scales of scales
+    move.
+    """
     once = grid.fake_quantize(small_cases()[case])
     assert not np.array_equal(grid.fake_quantize(once), once)
 

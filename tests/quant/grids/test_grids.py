@@ -1,4 +1,6 @@
-"""Q4_0 and Q8_0 in numbers: what is special about each, and the named counter-examples to laws that are false for one."""
+"""Q4_0 and Q8_0 in numbers: what is special about each, and the named counter-examples to
+properties that it does not have.
+"""
 
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_the_published_sizes_include_the_scales():
     assert (Q4_0.bits_per_weight, Q8_0.bits_per_weight) == (4.5, 8.5)
 
 
-# ------------------------------------------------------------------------------------------------- how far rounding moves
+# --------------------------------------------------------------------------- how far rounding moves
 
 
 def test_counter_example_q4_0_can_miss_by_more_than_half_a_step():
@@ -42,7 +44,7 @@ def test_counter_example_q4_0_can_miss_by_more_than_a_step_when_the_scale_is_rou
     assert 8 * step - 7 > step * (1 + 6 * HALF_ULP_OF_FLOAT16)
 
 
-# -------------------------------------------------------------------------------------------------------------- symmetries
+# --------------------------------------------------------------------------------------- symmetries
 
 
 @each_grid
@@ -80,7 +82,7 @@ def test_halves_are_rounded_away_from_zero_in_q8_0_and_upwards_in_q4_0():
     assert Q4_0.fake_quantize(-q4_0)[0, :7].tolist() == [8, -1, -2, -3, 0, 1, 2]
 
 
-# ------------------------------------------------------------------------------------------------------------ odd groups
+# --------------------------------------------------------------------------------------- odd groups
 
 
 @each_kernel

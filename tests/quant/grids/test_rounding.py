@@ -82,7 +82,9 @@ def test_an_integer_stays_even_when_the_smallest_number_is_drawn():
 
 @pytest.mark.parametrize("value", [-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625])
 def test_the_mean_of_stochastic_roundings_is_the_number(value):
-    """Within four standard errors of a draw that is 1 with probability p; also where p is far below 2**-8."""
+    """Within four standard errors of a draw that is 1 with probability p; also where p is far below
+    2**-8.
+    """
     draws = 200_000
     rounded = stochastic(np.random.default_rng(0))(np.full(draws, value, np.float64))
     p = value - np.floor(value)

@@ -33,7 +33,9 @@ def test_super_block_formats_search_their_own_scales(name):
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int3-affine-g32", "int2-restricted-channel"])
 def test_searched_scales_are_the_best_of_the_factors_group_by_group(name):
-    """Each group by itself, errors summed one after the other in double precision; ties go to what was tried first."""
+    """Each group by itself, errors summed one after the other in double precision; ties go to what
+    was tried first.
+    """
     grid, x = grid_named(name), bell(6, 64, seed=8, spread=1.0)
     importance = np.random.default_rng(5).exponential(size=64)
     codes, scales = search_scales(grid, x, importance)

@@ -1,4 +1,6 @@
-"""Uniform grids in numbers: names, policies, masks, groups, and the named counter-examples to laws that are false for one."""
+"""Uniform grids in numbers: names, policies, masks, groups, and the named counter-examples to
+properties that it does not have.
+"""
 
 from dataclasses import replace
 
@@ -26,7 +28,7 @@ def test_counter_example_a_signed_extreme_leaves_its_opposite_a_whole_step_away(
     ).tolist() == [[-8, 7]]
 
 
-# ------------------------------------------------------------------------------------------------------------ idempotence
+# -------------------------------------------------------------------------------------- idempotence
 
 
 @pytest.mark.slow
@@ -36,9 +38,7 @@ def test_a_scale_that_was_divided_by_the_largest_code_survives_the_way_there_and
 ):
     """Why rounding twice is rounding once also for float32 scales: s = a / q gives (q s) / q = s."""
     max_code = np.float32(2 ** (bits - 1) - 1)
-    scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(
-        np.float32
-    ) / max_code
+    scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(np.float32) / max_code
     assert np.array_equal(max_code * scales / max_code, scales)
 
 
@@ -57,7 +57,7 @@ def test_counter_example_an_affine_zero_point_between_two_codes_shrinks_the_grou
     assert once.tolist() == [[-2, 12]] and grid.fake_quantize(once)[0, 1] != 12
 
 
-# -------------------------------------------------------------------------------------------------------------- symmetries
+# --------------------------------------------------------------------------------------- symmetries
 
 
 @pytest.mark.parametrize("policy", ["full-mid", "affine"])
@@ -76,7 +76,7 @@ def test_small_weights_are_rounded_as_large_ones_are_where_the_scale_is_a_float3
     assert np.array_equal(grid.fake_quantize(factor * x), factor * grid.fake_quantize(x))
 
 
-# ------------------------------------------------------------------------------------------------------------- granularity
+# -------------------------------------------------------------------------------------- granularity
 
 
 @given(grid=uniform_grids(granularity="channel"), x=ragged_matrices())
@@ -97,7 +97,7 @@ def test_groups_are_per_channel_pieces_side_by_side_and_the_ragged_one_is_a_piec
     assert bits(grouped.fake_quantize(x)) == bits(np.concatenate(pieces, axis=1))
 
 
-# ---------------------------------------------------------------------------------------- what the policies mean, in numbers
+# --------------------------------------------------------------- what the policies mean, in numbers
 
 
 def test_each_policy_makes_its_scale_from_the_group_as_its_name_says():
@@ -123,7 +123,9 @@ def test_other_roundings_differ_at_halves_and_only_there(rounding):
 
 
 def test_stochastic_rounding_keeps_the_mean_of_a_matrix():
-    """Within four standard deviations of the mean of 4096 draws, each of variance 1/4 at the middle between two levels."""
+    """Within four standard deviations of the mean of 4096 draws, each of variance 1/4 at the middle
+    between two levels.
+    """
     x = np.full((64, 64), 0.5, np.float32)
     x[:, 0] = -8  # the step is 1
     grid = replace(
@@ -135,7 +137,7 @@ def test_stochastic_rounding_keeps_the_mean_of_a_matrix():
     )
 
 
-# --------------------------------------------------------------------------------------------------- straight-through masks
+# --------------------------------------------------------------------------- straight-through masks
 
 MASK_TABLE = [
     # value in steps, of a grid with codes -8..7   pass  round-clip  clip-round
@@ -168,7 +170,7 @@ def test_an_unknown_mask_is_an_error():
         grid_named("int4-affine-tensor").straight_through_mask(np.zeros((1, 1), np.float32), "none")
 
 
-# ------------------------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 @given(grid=uniform_grids())
@@ -197,7 +199,9 @@ def test_a_name_that_is_no_grid_is_refused(name):
     "name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"]
 )
 def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_step_beyond(name):
-    """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is left to the other tests."""
+    """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is
+    left to the other tests.
+    """
     grid, x = grid_named(name), bell(13, (16, 512))
     codes, scales = grid.encode(x)
     lowest, second, highest = (

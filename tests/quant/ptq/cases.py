@@ -116,7 +116,9 @@ def shrunk(residual, step, beta):
 
 
 def hqq_of_a_group(grid, group):
-    """HQQ of one group (n,) by the docstring's equations, a number at a time. grid: q4_0, or q4_1, which has an offset."""
+    """HQQ of one group (n,) by the docstring's equations, a number at a time. grid: q4_0, or q4_1,
+    which has an offset.
+    """
     x = group[None]
     codes, scales = grid.encode(x)
     exact = [float(w) for w in group]

@@ -16,7 +16,9 @@ from tests.quant.ptq.cases import bell, build, each_kind, says, text
 @each_kind
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_kv_heads):
-    """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every sharing of value heads."""
+    """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every
+    sharing of value heads.
+    """
     model = build(kind, num_kv_heads=num_kv_heads)
     batches = text(model)
     copy = prepare_qat(

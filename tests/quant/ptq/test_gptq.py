@@ -1,4 +1,6 @@
-"""GPTQ compared with its definition, column by column, and on inputs that break careless implementations."""
+"""GPTQ compared with its definition, column by column, and on inputs that break careless
+implementations.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +42,9 @@ def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, grid):
 @each_grid
 @pytest.mark.parametrize("largest_first", [False, True])
 def test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, grid, largest_first):
-    """The same algorithm without Cholesky factors: eliminate each column from the inverse once it is rounded."""
+    """The same algorithm without Cholesky factors: eliminate each column from the inverse once it
+    is rounded.
+    """
     x, second_moment = bell(8, 64, seed=3), moment(64, seed=4)
     now = x.astype(np.float64)
     inverse = np.linalg.inv(second_moment + 0.01 * np.mean(np.diag(second_moment)) * np.eye(64))
@@ -78,7 +82,9 @@ def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
 
 @pytest.mark.parametrize("exponent", [-40, -10, 12])
 def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
-    """Powers of two, which are exact: only the proportions of the moments matter, however small they are."""
+    """Powers of two, which are exact: only the proportions of the moments matter, however small
+    they are.
+    """
     x, second_moment = bell(8, 64), moment(64)
     assert same(
         own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment)
@@ -120,7 +126,9 @@ def test_columns_are_taken_from_the_left_unless_largest_first_is_set():
 def test_moments_are_damped_by_a_hundredth_of_their_mean_times_the_smallest_sufficient_power_of_ten(
     negative,
 ):
-    """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size in mean diagonals."""
+    """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size
+    in mean diagonals.
+    """
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     eigenvalues = np.array([-negative, 0.2, 0.5, 1.0, 2.0, 4.0])
     second_moment = rotation @ np.diag(eigenvalues / eigenvalues.mean()) @ rotation.T

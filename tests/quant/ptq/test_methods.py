@@ -43,7 +43,9 @@ def test_every_method_packs_every_kind_of_model_and_does_not_change_the_given_on
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_equals_its_parts_layer_by_layer(plain, method):
-    """The first product, whose inputs no other product's rounding has touched, by hand; with AWQ's scales folded in front."""
+    """The first product, whose inputs no other product's rounding has touched, by hand; with AWQ's
+    scales folded in front.
+    """
     model = build("sequential", np.float32)
     batches, done = text(model), []
     packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)

@@ -76,7 +76,9 @@ def text(model, length=9, seed=1):
 
 
 def outputs(model, tokens):
-    """All that the model says: the trunk's hidden states, and the nats of the next token and of each head's."""
+    """All that the model says: the trunk's hidden states, and the nats of the next token and of
+    each head's.
+    """
     with no_grad():
         hidden = model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data
     return hidden, evaluate_losses(model, tokens)[0]
@@ -87,7 +89,9 @@ def same_bits(a, b):
 
 
 def grid_by_name(name):
-    """Where the default spec puts which grid, written down independently of the code; None: full precision."""
+    """Where the default spec puts which grid, written down independently of the code; None: full
+    precision.
+    """
     if "norm" in name:
         return None
     return Q8_0 if "embedding" in name or name.removeprefix("trunk.") == "output.weight" else Q4_0

@@ -42,7 +42,9 @@ def test_the_converted_model_computes_the_bits_of_the_fake_quantized_one(
 @each_kind
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_training_deployment_and_file_use_the_same_numbers(plain, kind, spec):
-    """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's and those of its arrays."""
+    """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's
+    and those of its arrays.
+    """
     check_the_contract(prepare_qat(build(kind, tied=False), spec), spec, tied=False)
 
 

@@ -1,4 +1,6 @@
-"""Straight through: the forward rounds, the backward is the derivative of a surrogate that is stated by name."""
+"""Straight through: the forward rounds, the backward is the derivative of a surrogate that is
+stated by name.
+"""
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,8 @@ from tests.strategies import weight_matrices
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_mask = pytest.mark.parametrize("mask", MASKS)
 
-# In steps of a group whose extreme is -8 (the step is 1): what becomes of a weight, and which masks let its gradient pass.
+# In steps of a group whose extreme is -8 (the step is 1): what becomes of a weight, and which masks
+# let its gradient pass.
 ABOVE = float(np.nextafter(np.float32(7), np.float32(8)))
 BOUNDARY_TABLE = [
     # weight  rounded  pass   round-clip  clip-round
@@ -80,7 +83,9 @@ def test_nothing_leaves_the_q8_0_grid_so_every_gradient_passes(own, x, mask):
 @each_grid
 @given(x=weight_matrices(largest=100.0))
 def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
-    """The surrogate is d * clip(w / d, low, high) with d held fixed; it is differentiated numerically, off its kinks."""
+    """The surrogate is d * clip(w / d, low, high) with d held fixed; it is differentiated
+    numerically, off its kinks.
+    """
     step = np.repeat(_signed_steps(grid, x), 32, axis=-1)
     slack = {"pass": np.inf, "round-clip": 0.5, "clip-round": 0.0}[mask]
     low, high = grid.min_code - slack, grid.max_code + slack
@@ -110,7 +115,9 @@ def _signed_steps(grid, x):
 @each_grid
 @given(x=weight_matrices())
 def test_the_extreme_of_every_group_passes_its_gradient(grid, mask, x):
-    """Absmax scaling puts it exactly on the bound; a mask with a strict inequality would freeze the largest weights."""
+    """Absmax scaling puts it exactly on the bound; a mask with a strict inequality would freeze the
+    largest weights.
+    """
     inside = grid.straight_through_mask(x, mask)
     inside = np.ones(x.shape, bool) if inside is None else inside
     extreme = np.abs(x.reshape(-1, 32)).argmax(axis=-1)[:, None]
@@ -215,7 +222,9 @@ def test_a_token_too_small_to_be_scaled_becomes_zeros_and_the_next_size_does_not
 
 
 def test_rows_of_double_precision_are_rounded_in_single_precision_and_stay_double():
-    """1.5 steps and a little: the little is lost on the way to float32, and the half goes to the even code."""
+    """1.5 steps and a little: the little is lost on the way to float32, and the half goes to the
+    even code.
+    """
     row = np.array([[127.0, 1.5 + 1e-9, -0.5 - 1e-9]])
     found = round_activations(row, "int8-token")
     assert found.dtype == np.float64 and found.tolist() == [[127.0, 2.0, 0.0]]

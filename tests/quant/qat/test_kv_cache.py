@@ -1,4 +1,6 @@
-"""Keys and values in few bits: what the rotation keeps, what it helps, and that training reads what a cache would hold."""
+"""Keys and values in few bits: what the rotation keeps, what it helps, and that training reads what
+a cache would hold.
+"""
 
 import pytest
 from hypothesis import given
@@ -133,7 +135,10 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
     kernels.use("plain")
     try:
         spec = QuantizationSpec(cache=cache)
-        model, tokens = prepare_qat(build(), spec), np.random.default_rng(1).integers(0, 11, (3, 10))
+        model, tokens = (
+            prepare_qat(build(), spec),
+            np.random.default_rng(1).integers(0, 11, (3, 10)),
+        )
         packed = convert(model)
         restored = restore(
             build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()}

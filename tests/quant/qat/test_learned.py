@@ -1,4 +1,6 @@
-"""Gradients of learned steps, offsets and bounds are the derivatives of the surrogates that are written down here."""
+"""Gradients of learned steps, offsets and bounds are the derivatives of the surrogates that are
+written down here.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,9 @@ def slope(function, at, direction):
 
 
 def weights_on_levels_and_bounds(grid, shift):
-    """Weights (4, 64) in float64, with log steps of `shift`. In each group, two lie exactly on the outermost levels."""
+    """Weights (4, 64) in float64, with log steps of `shift`. In each group, two lie exactly on the
+    outermost levels.
+    """
     x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
     t = np.full(groups_of(grid, x), shift)
     codes, scales = encode_learned(grid, x, t)
@@ -121,7 +125,9 @@ def test_learned_offset_gradients_are_the_derivatives_of_the_lsq_plus_surrogate(
 
 
 def test_counter_example_the_staircase_has_another_derivative_than_lsq(own):
-    """It is the code, wherever in its interval the weight lies. Comparing LSQ with it would fail although LSQ is right."""
+    """It is the code, wherever in its interval the weight lies. Comparing LSQ with it would fail
+    although LSQ is right.
+    """
     grid, w = grid_named("int4-full-mid-channel"), np.array([[2.3, 7.5]])  # the step is 1
     staircase = slope(lambda s: s * np.clip(np.rint(w / s), -8, 7), np.ones((1, 1)), 1.0)
     log_step = Parameter(np.zeros(1))
@@ -142,7 +148,9 @@ def test_a_squared_error_shrinks_a_step_if_no_weight_is_clipped(own, x):
 
 
 class LearnedBound(Op):
-    """PACT as published: activations x and a positive bound -> multiples of bound / levels, from 0 to the bound."""
+    """PACT as published: activations x and a positive bound -> multiples of bound / levels, from 0
+    to the bound.
+    """
 
     straight_through = True
 
@@ -187,7 +195,7 @@ def test_on_the_kinks_of_pact_an_activation_belongs_to_the_bound_or_to_itself_an
     assert inputs.grad.tolist() == [0, 1, 1, 0, 0] and bound.grad.tolist() == [2]
 
 
-# ---------------------------------------------------------------------------------------------------------- on a stored grid
+# --------------------------------------------------------------------------------- on a stored grid
 
 
 def groups_of(grid, x):
@@ -225,7 +233,9 @@ def test_training_sees_what_the_file_will_hold(grid, x, seed):
 
 @pytest.mark.parametrize("shift", [-1.1, -0.4])
 def test_a_learned_bound_has_the_gradients_of_pact_on_each_side(shift):
-    """The textbook's operation on what is positive and on the negative of what is not; the bound is the outermost level."""
+    """The textbook's operation on what is positive and on the negative of what is not; the bound is
+    the outermost level.
+    """
     grid = grid_named("int4-restricted-g32")
     x, gradient = (
         np.random.default_rng(seed).standard_normal((4, 64)).astype(np.float32) for seed in (1, 2)

@@ -99,7 +99,9 @@ def test_a_model_with_learned_step_parameters_can_be_rounded_after_training_by_a
     ],
 )
 def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
-    """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and move in every step."""
+    """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and
+    move in every step.
+    """
     recipe = preset("tiny", heads="parallel", draft_depth=1, quantization="qat", weight_grid=grid, head_grid=grid,
                     weight_scales=scales, batch_size=4, tokens=32 * 32)  # fmt: skip
     trainer, corpus = training.Trainer(recipe, None, choose_device("cpu"), 1), open_corpus()

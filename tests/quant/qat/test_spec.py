@@ -23,7 +23,9 @@ def test_a_spec_that_names_something_unknown_is_an_error_that_lists_what_is_know
 
 
 def test_a_recipe_can_give_every_part_its_own_grid():
-    """Trunk, table, output, heads, activations and cache: each as the recipe says, in training and in what is deployed."""
+    """Trunk, table, output, heads, activations and cache: each as the recipe says, in training and
+    in what is deployed.
+    """
     recipe = preset("tiny", heads="sequential", draft_depth=2, quantization="qat", tied_embeddings=False,
                     weight_grid="int3-ggml-signed-g32", embedding_grid="q8_0",
                     output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", kv_cache="int4")  # fmt: skip

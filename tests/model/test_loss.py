@@ -1,0 +1,247 @@
+"""Gradients of the multi-token loss, for every kind of target."""
+
+import tracemalloc
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.engine.flat import FlatParameters
+from minimtp.engine.module import freeze
+from minimtp.engine.optim import AdamW
+from minimtp.engine.tensor import Tensor, no_grad
+from minimtp.model.config import ModelConfig
+from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.loss import accumulate_gradients, evaluate_losses
+from minimtp.model.transformer import Transformer
+from tests.model.cases import KINDS, build, tokens, total_loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, tied):
+    model = build(kind, tied=tied)
+    text, weights = tokens(2, 9), np.array([0.5, 0.0, 0.2])[: model.depth]
+    flat = FlatParameters(model)
+    losses = accumulate_gradients(model, text, weights, scale=1.0)
+    assert losses[0] + losses[1:] @ weights == pytest.approx(
+        total_loss(model, text, weights), abs=1e-12
+    )
+    rng, step = np.random.default_rng(5), 1e-5
+    for _ in range(4):
+        direction = rng.standard_normal(flat.data.shape)
+        direction /= np.linalg.norm(direction)
+        values = []
+        for sign in (1, -1):
+            flat.data += sign * step * direction
+            values.append(total_loss(model, text, weights))
+            flat.data -= sign * step * direction
+        assert flat.gradients @ direction == pytest.approx(
+            (values[0] - values[1]) / (2 * step), rel=1e-6, abs=1e-8
+        )
+
+
+def test_only_a_student_that_differs_from_its_teacher_gets_a_gradient_from_it():
+    student, teacher, other, text = build(), build(), build(seed=9), tokens(2, 9)
+    accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=1.0)
+    assert max(np.abs(p.grad).max() for p in student.parameters()) < 1e-15
+    losses = accumulate_gradients(student, text, np.zeros(0), teacher=other, distill_weight=1.0)
+    assert max(np.abs(p.grad).max() for p in student.parameters()) > 1e-3
+    assert losses[0] == pytest.approx(total_loss(student, text, np.zeros(0)))
+
+
+def test_distillation_mixes_the_gradients_of_text_and_teacher():
+    teacher, text = build(seed=9), tokens(2, 9)
+    gradients = []
+    for share in (0.0, 1.0, 0.25):
+        model = build()
+        flat = FlatParameters(model)
+        accumulate_gradients(model, text, np.zeros(0), teacher=teacher, distill_weight=share)
+        gradients.append(flat.gradients)
+    np.testing.assert_allclose(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[1], atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_detached_heads_get_the_same_gradient_and_do_not_change_the_trunks(kind):
+    plain, attached, detached, text = build("none"), build(kind), build(kind), tokens(2, 9)
+    accumulate_gradients(plain, text[:, :6], np.zeros(0))
+    expected = accumulate_gradients(attached, text, np.ones(3))
+    assert np.array_equal(accumulate_gradients(detached, text, np.ones(3), detached=True), expected)
+    for a, b in zip(detached.trunk.parameters(), plain.parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad)
+        assert a.requires_grad
+    for a, b in zip(detached.heads.parameters(), attached.heads.parameters(), strict=True):
+        np.testing.assert_allclose(a.grad, b.grad, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_with_targets_trunk_get_the_gradient_of_their_divergence_from_it(kind):
+    model, text, weights = build(kind), tokens(2, 10), np.array([0.5, 0.3, 0.2])
+    flat = FlatParameters(model, apart=("heads",))
+    heads = flat.groups[1]
+    losses = accumulate_gradients(model, text, weights, detached=True, head_targets="trunk")
+    assert np.array_equal(
+        losses, accumulate_gradients(build(kind), text, weights)
+    )  # what is reported is about the text
+
+    def divergence():
+        with no_grad():
+            hidden = model.hidden(text[:, :6])
+            following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
+            states = [state.data for state in model.heads.states(hidden, following, model.trunk)]
+            distribution = np.exp(model.logits(hidden).data)
+        distribution = np.concatenate(
+            [distribution / distribution.sum(-1, keepdims=True), np.eye(11)[text[:, 7:]]], axis=1
+        )
+        total = 0.0
+        for k, (state, weight) in enumerate(zip(states, weights, strict=True), start=1):
+            logits = model.logits(Tensor(state)).data
+            log_distribution = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            total -= weight * (distribution[:, k : 6 + k] * log_distribution).sum(-1).mean()
+        return total
+
+    direction = np.zeros(flat.data.shape)
+    direction[heads] = np.random.default_rng(5).standard_normal(flat.data[heads].shape)
+    flat.data += 1e-6 * direction
+    above = divergence()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
+def test_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
+    size = 4096
+    shape = ModelConfig(
+        vocabulary_size=size,
+        context_length=16,
+        num_layers=1,
+        hidden_size=4,
+        num_heads=1,
+        num_kv_heads=1,
+        intermediate_size=4,
+    )
+    rng = np.random.default_rng(0)
+    model = MultiTokenModel(Transformer(shape, rng), HEADS["parallel"](3, shape, rng))
+    FlatParameters(model)
+    text = rng.integers(0, size, (1, 10))
+    accumulate_gradients(model, text, np.ones(3))  # compiles what it needs
+    tracemalloc.start()
+    accumulate_gradients(model, text, np.ones(3), head_targets="trunk")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (
+        peak < size * size
+    )  # bytes; a float of four for each pair of tokens would be four times that
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_with_targets_teacher_get_the_gradient_of_their_divergence_from_them(kind):
+    model, teacher, text, weights = (
+        build(kind),
+        build(kind, seed=9),
+        tokens(2, 10),
+        np.array([0.5, 0.3, 0.2]),
+    )
+    flat = FlatParameters(model, apart=("heads",))
+    heads = flat.groups[1]
+    losses = accumulate_gradients(
+        model, text, weights, detached=True, head_targets="teacher", teacher=teacher
+    )
+    assert np.array_equal(
+        losses, accumulate_gradients(build(kind), text, weights)
+    )  # what is reported is about the text
+
+    def logits(of):
+        with no_grad():
+            hidden = of.hidden(text[:, :6])
+            following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
+            found = [
+                of.logits(state).data for state in of.heads.states(hidden, following, of.trunk)
+            ]
+        return [each - np.log(np.exp(each).sum(-1, keepdims=True)) for each in found]
+
+    distributions = [np.exp(each) for each in logits(teacher)]
+
+    def divergence():
+        return -sum(
+            w * (distribution * own).sum(-1).mean()
+            for w, distribution, own in zip(weights, distributions, logits(model), strict=True)
+        )
+
+    direction = np.zeros(flat.data.shape)
+    direction[heads] = np.random.default_rng(5).standard_normal(flat.data[heads].shape)
+    flat.data += 1e-6 * direction
+    above = divergence()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
+
+
+def test_heads_that_equal_their_teachers_get_no_gradient():
+    model, text = build("sequential"), tokens(2, 10)
+    flat = FlatParameters(model, apart=("heads",))
+    accumulate_gradients(
+        model,
+        text,
+        np.ones(3),
+        detached=True,
+        head_targets="teacher",
+        teacher=build("sequential"),
+        distill_weight=1.0,
+    )
+    assert np.abs(flat.gradients).max() < 1e-15
+
+
+def test_heads_trained_at_every_third_position_get_the_gradient_of_the_losses_there():
+    model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
+    flat = FlatParameters(model)
+    losses = accumulate_gradients(model, text, weights, head_positions=slice(1, None, 3))
+    assert model.heads.positionwise
+
+    def loss():
+        nats, _ = evaluate_losses(model, text)
+        return nats[..., 0].mean() + nats[:, 1::3, 1:].mean(axis=(0, 1)) @ weights
+
+    assert losses[0] + losses[1:] @ weights == pytest.approx(loss(), abs=1e-12)
+    direction = np.random.default_rng(5).standard_normal(flat.data.shape)
+    flat.data += 1e-6 * direction
+    above = loss()
+    flat.data -= 2e-6 * direction
+    assert flat.gradients @ direction == pytest.approx((above - loss()) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_of_weight_zero_do_not_change_the_trunks_gradient(kind):
+    text = tokens(2, 9)
+    plain, model = build("none"), build(kind)
+    accumulate_gradients(plain, text[:, :6], np.zeros(0))
+    losses = accumulate_gradients(model, text, np.zeros(3))
+    for a, b in zip(model.trunk.parameters(), plain.parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad)
+    assert np.isnan(losses[1:]).all()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_on_a_frozen_trunk_learn_and_the_trunk_keeps_its_bits(kind):
+    model = build(kind, dtype=np.float32)
+    freeze(model.trunk)
+    before = [parameter.data.copy() for parameter in model.trunk.parameters()]
+    optimizer = AdamW(flat := FlatParameters(model))
+    text, first = tokens(4, 12), None
+    for _ in range(20):
+        flat.gradients[...] = 0
+        losses = accumulate_gradients(model, text, np.ones(3))
+        first = losses if first is None else first
+        optimizer.step(1e-2)
+    assert losses[0] == first[0]
+    assert (losses[1:] < first[1:]).all()
+    assert all(
+        np.array_equal(a, b.data) for a, b in zip(before, model.trunk.parameters(), strict=True)
+    )
+
+
+def test_evaluation_records_no_graph_and_returns_the_most_likely_tokens():
+    model, text = build("token_conditioned"), tokens(2, 9)
+    nats, predicted = evaluate_losses(model, text)
+    assert nats.shape == predicted.shape == (2, 5, 4)
+    with no_grad():
+        logits = model.logits(model.hidden(text[:, :5])).data
+    assert np.array_equal(predicted[..., 0], logits.argmax(-1))
+    assert all(isinstance(p, Tensor) and p.grad is None for p in model.parameters())
