@@ -1,6 +1,6 @@
 """Exercises of lesson 2. Fill in the bodies, then run:
 
-pytest --mine tests/training/test_schedule.py
+pytest --mine tests/training/test_learning.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)

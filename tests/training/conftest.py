@@ -10,7 +10,7 @@ from minimtp.training.data.corpus import Corpus
 
 @pytest.fixture(autouse=True)
 def no_plots(request, monkeypatch):
-    """Drawing takes longer than these trainings; the one test that wants it says so with the fixture `plots`."""
+    """Draw no loss curve, which takes longer than these trainings, unless `plots` is used."""
     if "plots" not in request.fixturenames:
         monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
 

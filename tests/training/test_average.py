@@ -1,4 +1,4 @@
-"""The average that a finished model can be: of the masters, over the last steps, and nothing else."""
+"""The moving average of the weights, which can become the finished model."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ class Two(Module):
 
 
 @given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=30), memory=st.floats(0.1, 0.99))
-def test_it_is_the_weighted_mean_of_what_it_followed(values, memory):
+def test_the_average_is_the_weighted_mean_of_the_weights(values, memory):
     flat = FlatParameters(Two())
     average, weights = WeightAverage(flat, memory, {}), [1.0]
     history = [flat.data.copy()]
@@ -34,7 +34,7 @@ def test_it_is_the_weighted_mean_of_what_it_followed(values, memory):
     )
 
 
-def test_weights_that_stand_still_are_their_own_average():
+def test_the_average_of_constant_weights_is_those_weights():
     flat = FlatParameters(Two())
     before, average = flat.data.copy(), WeightAverage(flat, 0.9, {})
     for step in range(1, 5):
@@ -43,7 +43,7 @@ def test_weights_that_stand_still_are_their_own_average():
     assert np.array_equal(flat.data, before)
 
 
-def test_the_first_weights_are_forgotten_soon():
+def test_the_average_soon_forgets_the_initial_weights():
     flat = FlatParameters(Two())
     average = WeightAverage(flat, 0.999, {})
     flat.data += 100
@@ -54,7 +54,7 @@ def test_the_first_weights_are_forgotten_soon():
     ).all()  # 100 times the product of step / (step + 10) is below 1e-8
 
 
-def test_it_is_stored_by_name_and_taken_over():
+def test_the_average_is_stored_by_name_and_loaded():
     flat = FlatParameters(Two())
     average = WeightAverage(flat, 0.5, {})
     flat.data += 1

@@ -80,7 +80,7 @@ def test_heads_get_the_cheapest_grid_that_keeps_their_acceptance(tmp_path, corpu
 
 
 def test_the_measured_head_grid_keeps_the_acceptance_that_evaluating_finds(tmp_path, corpus):
-    """Nothing is pretended here: a small model that has learned something, heads rounded and measured, and measured again."""
+    """A small model that has learned something, with heads that are rounded and measured."""
     train(
         recipe_of(steps=150, heads="token_conditioned", draft_depth=3),
         corpus,

@@ -1,4 +1,4 @@
-"""Texts are found, cut, split, fingerprinted and turned into batches that depend on nothing but seed and step."""
+"""Corpora: finding, splitting and fingerprinting texts, tokenizers, and reproducible batches."""
 
 import importlib.util
 import json

@@ -58,7 +58,7 @@ def run(trained, tmp_path, monkeypatch):
     shutil.copy(trained / "poem.txt", "poem.txt")
 
 
-def test_the_same_run_writes_the_same_text_and_enough_of_it(run):
+def test_the_same_model_generates_the_same_text_and_enough_of_it(run):
     loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
     texts = []
     for out in ("a", "a", "b"):
@@ -125,7 +125,7 @@ def test_self_generated_text_needs_a_run_that_generates_it_and_a_positive_number
         generate_training_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
 
 
-def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
+def test_a_corpus_shorter_than_a_prompt_is_refused(run, capsys):
     with open("two.txt", "wb") as file:
         file.write(b"x")
     command = [
@@ -146,7 +146,7 @@ def test_a_corpus_that_is_shorter_than_a_beginning_is_refused(run, capsys):
     assert not Path("new").exists()
 
 
-def test_self_generated_text_is_not_written_by_several_processes_at_once(run, capsys, monkeypatch):
+def test_self_generated_text_is_refused_in_several_processes(run, capsys, monkeypatch):
     several = distributed.SingleProcess()
     several.size = 2
     command = ["train", "--from", "run", "--tokens", "4k", "--self-generated", "3k", "--out", "new"]

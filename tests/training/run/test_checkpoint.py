@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is the previous one; whatever is wrong with a run folder is one sentence."""
+"""Checkpoints: always whole, and every defect of a run folder is one sentence."""
 
 import dataclasses
 import errno

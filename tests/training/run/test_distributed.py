@@ -120,9 +120,7 @@ def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_
 
 
 @needs_mpi
-def test_a_process_that_fails_in_a_second_run_of_its_own_does_not_leave_the_others_waiting(
-    tmp_path,
-):
+def test_a_failure_in_a_second_run_ends_all_processes(tmp_path):
     code = (
         "import sys; from minimtp.cli import main; from minimtp.training.run import mpirun, train\n"
         "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
@@ -234,7 +232,7 @@ def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, 
     )
 
 
-def test_processes_of_mpirun_without_mpi4py_are_told_what_to_install(monkeypatch):
+def test_mpirun_without_mpi4py_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(
@@ -266,7 +264,7 @@ def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_th
     assert main(["doctor"]) == 0
 
 
-def test_a_process_that_nobody_started_with_others_is_alone(monkeypatch):
+def test_a_process_started_without_mpirun_is_a_team_of_one(monkeypatch):
     for name in mpirun.SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     team = mpirun.join()

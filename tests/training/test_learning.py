@@ -1,4 +1,4 @@
-"""The arithmetic of learning: the gradient of the loss, the optimizer's step, and the rate it is taken at."""
+"""The arithmetic of learning: the gradient of the loss, AdamW, and the learning rate."""
 
 import pytest
 from hypothesis import given
