@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from minimtp.bench.decode import plot as decoding
 from minimtp.bench.kernels import plot as kernels
+from minimtp.bench.quality import report as quality
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 SHOWN = ("standard", "mtp", "mtp_qat_int4")
@@ -59,3 +60,4 @@ if __name__ == "__main__":
     figure.savefig(RESULTS / "compare-laptop.png", dpi=110)
     decoding.draw(measured("bench-decode"), RESULTS / "bench-decode.png")
     kernels.draw(measured("bench-kernels"), RESULTS / "bench-kernels.png")
+    quality.draw(measured("quality-quick")["rows"], RESULTS / "quality.png")
