@@ -42,8 +42,9 @@ if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):
 import numpy  # noqa: E402  (the thread variables have to be in place first)
 
 __all__ = [
-    "Array", "Device", "aligned_zeros", "array_module", "blas_threads", "blas_threads_warning", "can_compile_cuda", "choose_device",
-    "empty_gpu_pool", "gpu_name", "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "to_device", "to_numpy",
+    "Array", "CACHE_LINE", "Device", "aligned_zeros", "array_module", "blas_threads",
+    "blas_threads_warning", "can_compile_cuda", "choose_device", "empty_gpu_pool", "gpu_name",
+    "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "to_device", "to_numpy",
 ]  # fmt: skip
 
 # A numpy.ndarray on the CPU or a cupy.ndarray, which has the same interface, on the GPU.
@@ -156,7 +157,10 @@ def blas_threads_warning() -> str:
     """
     if not NUMPY_WAS_LOADED_BEFORE or blas_threads()[1] == "1":
         return ""
-    return "; BLAS may use its own as well, which is slower: import minimtp before numpy, or set OMP_NUM_THREADS=1"
+    return (
+        "; BLAS may use its own as well, which is slower: "
+        "import minimtp before numpy, or set OMP_NUM_THREADS=1"
+    )
 
 
 def to_numpy(array: Array) -> numpy.ndarray:

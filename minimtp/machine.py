@@ -16,7 +16,7 @@ from minimtp.backend import blas_threads, gpu_name
 from minimtp.backend import numpy as np
 
 BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
-SIDE = 1024  # of the square matrices that measure the peak: large enough for BLAS, and they fit the cache
+SIDE = 1024  # of the square matrices that measure the peak: they fit the cache
 
 
 def available_cores() -> int:
@@ -91,7 +91,7 @@ def is_busy(load: float | None) -> bool:
 
 
 def other_work(machine: dict[str, str | int | float | None]) -> str:
-    """Return a clause about other work for the caption of a table, or "". machine: from `describe`."""
+    """Return a clause about other work for a table's caption, or "". machine: from `describe`."""
     load = machine.get("load_before")
     return f", other work running before (load {load:.1f})" if is_busy(load) else ""
 
@@ -100,8 +100,8 @@ def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
     """Report that results will be unreliable if other work was running."""
     if is_busy(load):
         report(
-            f"the machine was busy before the run (load {load:.1f}), so these results are unreliable: "
-            "rerun when it is idle"
+            f"the machine was busy before the run (load {load:.1f}), "
+            "so these results are unreliable: rerun when it is idle"
         )
 
 

@@ -1,7 +1,7 @@
 // The masked softmax of training, and attention of a few new tokens over the cache.
 #include "common.cuh"
 
-// scores (M, L, S), in place: row i of L sees columns 0 .. S-L+i, zero to the right. A warp a row: grid (rows / 4,), block (128,).
+// scores (M, L, S), in place: row i of L sees columns 0 .. S-L+i, zero to the right. One warp per row: grid (rows / 4,), block (128,).
 extern "C" __global__ void causal_softmax(float* scores, long long rows, int length, int columns, float scale) {
     long long row = (long long)blockIdx.x * (blockDim.x / WARP) + warp();
     if (row >= rows) return;
@@ -15,7 +15,7 @@ extern "C" __global__ void causal_softmax(float* scores, long long rows, int len
     for (int i = lane(); i < columns; i += WARP) at[i] = i < visible ? at[i] / sum : 0.0f;
 }
 
-// grad (M, L, S), in place, and the probabilities -> the scores' gradient. A warp a row, as above.
+// grad (M, L, S), in place, and the probabilities -> the gradient of the scores. One warp per row, as above.
 extern "C" __global__ void causal_softmax_backward(float* grad, const float* probabilities, long long rows, int length, int columns,
                                                    float scale) {
     long long row = (long long)blockIdx.x * (blockDim.x / WARP) + warp();
@@ -29,14 +29,13 @@ extern "C" __global__ void causal_softmax_backward(float* grad, const float* pro
     for (int i = lane(); i < columns; i += WARP) at[i] = i < visible ? (at[i] - along) * p[i] * scale : 0.0f;
 }
 
-// Attention over the cache in two steps. The cache is cut into stretches of CHUNK positions, always at the same places, so a
-// token's bits depend on its position and not on its neighbours. Each stretch gives the weighted sum of its values, its largest
-// score, and the sum of its exponentials:
+// Attention over the cache in two steps. The cache is cut into stretches of CHUNK positions, always at the same positions, so a
+// token's bits depend on its position only, not on other tokens. Each stretch computes the weighted sum of its values, its
+// largest score, and the sum of its exponentials:
 //
 //     partial (T, H, stretches, C + 2) = values' sum, largest, sum
 //
-// q (T, H, C), keys (G, C, S), values (S, G, C); token t sits at `start` (plus *start_at) + t and sees the positions up to its
-// own. Grid (stretches, H, T), block (CHUNK,); C at most 512.
+// q (T, H, C), keys (G, C, S), values (S, G, C); token t has position `start` (plus *start_at) + t and sees the positions up to its own. Grid (stretches, H, T), block (CHUNK,); C at most 512.
 constexpr int CHUNK = 128, WIDEST = 512;
 
 extern "C" __global__ void cached_attention_partial(const float* q, const float* keys, const float* values, int heads, int groups,
@@ -50,7 +49,7 @@ extern "C" __global__ void cached_attention_partial(const float* q, const float*
     for (int c = me; c < channels; c += CHUNK) query[c] = q[((long long)token * heads + head) * channels + c];
     __syncthreads();
     float score = -INFINITE;
-    if (me < count) {  // a thread a key: neighbours read neighbours
+    if (me < count) {  // one thread per key, so neighbouring threads read neighbouring keys
         const float* key = keys + (long long)group * channels * room + first + me;
         float product = 0;
         for (int c = 0; c < channels; c++) product = __fmaf_rn(query[c], key[(long long)c * room], product);
@@ -83,7 +82,7 @@ extern "C" __global__ void cached_attention_partial(const float* q, const float*
     }
 }
 
-// The stretches put together -> y (T, H, C). Grid (H, T), block (channels, rounded up to warps,).
+// Combine the stretches -> y (T, H, C). Grid (H, T), block (channels, rounded up to warps,).
 extern "C" __global__ void cached_attention_join(const float* partial, int heads, int channels, int stretches, int start,
                                                  const int* start_at, float* y) {
     int head = blockIdx.x, token = blockIdx.y;

@@ -1,7 +1,7 @@
-// What the kernels share: reductions over a warp and over a block, and 16-bit floats.
+// Shared by the kernels: reductions over a warp and over a block, and 16-bit floats.
 //
-// Every reduction adds in an order that depends on the lane and the warp alone, so a result never depends on timing. Products
-// and sums whose bits matter are written as __fmul_rn, __fadd_rn and __fmaf_rn, which the compiler neither joins nor parts.
+// Every reduction adds in an order that depends only on lane and warp, so a result never depends on timing. Products and sums
+// whose bits matter are written as __fmul_rn, __fadd_rn and __fmaf_rn, which the compiler neither fuses nor splits.
 #pragma once
 
 constexpr int WARP = 32;
@@ -32,7 +32,7 @@ __device__ __forceinline__ float warp_max(float value) {
 __device__ inline float block_sum(float value) {
     __shared__ float by_warp[WARP];
     value = warp_sum(value);
-    __syncthreads();  // the array may still be read from the call before
+    __syncthreads();  // a previous call may still read the array
     if (lane() == 0) by_warp[warp()] = value;
     __syncthreads();
     return warp_sum(lane() < blockDim.x / WARP ? by_warp[lane()] : 0.0f);
@@ -52,7 +52,7 @@ __device__ __forceinline__ float sigmoid(float x) {
     return (x >= 0 ? 1.0f : decay) / (1.0f + decay);
 }
 
-// 16-bit floats by their bits, so that no header of the toolkit is needed.
+// 16-bit floats by their bits, so that no header of the CUDA toolkit is needed.
 #ifndef CUDA_ON_HOST  // the tests' emulation has its own
 __device__ __forceinline__ float from_half(unsigned short half) {
     float x;

@@ -27,8 +27,8 @@ extern "C" __global__ void cross_entropy_backward(const float* logits, const lon
         dlogits[start + i] = expf(logits[start + i] - total) * weight - (i == target ? weight : 0.0f);
 }
 
-// Adds rows of grad (N, D) into the rows of out (V, D) that their tokens name, in a fixed order. order (N,): the rows sorted by
-// token; starts (V + 1,): where each token's begin. Grid (V, D / 32), block (256,): 32 columns, 8 rows at a time.
+// Add rows of grad (N, D) to the rows of out (V, D) that their tokens name, in a fixed order. order (N,): the rows sorted by
+// token. starts (V + 1,): the first row of each token. Grid (V, D / 32), block (256,): 32 columns, 8 rows at a time.
 extern "C" __global__ void embedding_backward(const float* grad, const long long* order, const long long* starts, int width,
                                               float* out) {
     __shared__ float sums[8][WARP];

@@ -1,4 +1,4 @@
-// RMS normalization and its gradients. One block a row, so a row's bits do not depend on how many rows there are.
+// RMS normalization and its gradients. One block per row, so a row's bits do not depend on the number of rows.
 #include "common.cuh"
 
 // x (N, D), weight (D,) -> y (N, D), inverse_rms (N,). Grid (N,).
@@ -23,7 +23,7 @@ extern "C" __global__ void rms_norm_backward_x(const float* grad, const float* x
         dx[start + i] = (grad[start + i] * weight[i] - x[start + i] * inverse * along) * inverse;
 }
 
-// The weight's gradient, summed over one share of the rows: -> partial (shares, D), to be added up.
+// The weight's gradient, summed over one share of the rows -> partial (shares, D). The caller adds the shares.
 // Grid (D / 32, shares), block (256,): 32 columns, 8 rows at a time.
 extern "C" __global__ void rms_norm_backward_weight(const float* grad, const float* x, const float* inverse_rms, int rows,
                                                     int width, int rows_per_share, float* partial) {

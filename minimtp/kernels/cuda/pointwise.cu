@@ -1,4 +1,4 @@
-// One thread an element: SwiGLU, the gated update, the rotation of positions, AdamW.
+// One thread per element: SwiGLU, the gated update, rotary positions, AdamW.
 #include "common.cuh"
 
 __device__ __forceinline__ long long element() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
@@ -41,7 +41,7 @@ extern "C" __global__ void gated_update_backward(const float* grad, const float*
     dgate_candidate[at + width] = dcandidate;
 }
 
-// x (B, T, H, C), cosine and sine (T, C/2) -> y (B, T, H, C). A thread turns one pair of neighbours.
+// x (B, T, H, C), cosine and sine (T, C/2) -> y (B, T, H, C). One thread rotates one pair.
 extern "C" __global__ void rotate(const float* x, const float* cosine, const float* sine, long long pairs, int length, int heads,
                                   int channels, float* y) {
     long long i = element();

@@ -1,20 +1,19 @@
-// y = x Wᵀ for the 1 to 16 rows of a decoding step: what limits it is reading W once.
+// y = x Wᵀ for the 1 to 16 rows of a decoding step. Reading W once limits its speed.
 //
 // A warp computes OUTPUTS outputs for ROWS rows: lane l takes groups l, l + 32, ... of 32 weights, loads a group of a weight row
 // with 16-byte loads, multiplies it with that group of every row of x (which stays in the cache), and the lanes' sums are added
-// at the end. So all rows share one read of the weights, and each (row, output) adds its products in an order that depends on
-// nothing else: a row's bits are the same computed alone or with others.
+// at the end. So all rows share one read of the weights. Each (row, output) adds its products in an order that depends on nothing else, so a
+// row has the same bits alone and with other rows.
 //
-// Quantized: the 32 products of a group are whole numbers, summed exactly by __dp4a, four at a time; then one product of the
-// two scales. int4 codes are stored with 8 added, as in the file: sum (q + 8) x - 8 sum x is exact as well.
+// Quantized: the 32 products of a group are integers, and __dp4a sums them exactly, four at a time. The sum is multiplied by the
+// product of the two scales. int4 codes are stored with 8 added, as in the file: sum (q + 8) x - 8 sum x is exact, too.
 //
-//     codes (N, K/32, 16) bytes or (N, K/32, 32) bytes, scales float16 (N, K/32): the file's blocks, taken apart so that
-//     both can be loaded in whole vectors
+//     codes (N, K/32, 16) bytes or (N, K/32, 32) bytes, scales float16 (N, K/32): the file's blocks, separated so that both can be loaded in whole vectors
 #include "common.cuh"
 
 constexpr int WARPS = 4;
 
-struct Group {  // 32 codes of the activations, four a word
+struct Group {  // 32 codes of the activations, four per word
     int words[8];
 };
 
@@ -50,9 +49,9 @@ struct Q8_0 {
     }
 };
 
-// The warp's sums of COUNT values a lane (a power of two, at most 32): lane l returns the sum of value l / (32 / COUNT). Each
-// exchange halves the values that a lane still holds, 31 shuffles for 32 values instead of 160; the pairs that are added are
-// those of `warp_sum` for every COUNT, so the bits are as well.
+// The warp's sums of COUNT values per lane (a power of two, at most 32): lane l returns the sum of value l / (32 / COUNT). Each
+// exchange halves the values that a lane still holds, so 32 values take 31 shuffles instead of 160. For every COUNT it adds the
+// same pairs as `warp_sum`, so the bits are the same.
 template <int COUNT, int DISTANCE, int N> __device__ __forceinline__ float warp_sums(float (&values)[N]) {
     if constexpr (COUNT > 1) {
         bool upper = lane() & DISTANCE;
@@ -70,7 +69,7 @@ template <int COUNT, int DISTANCE, int N> __device__ __forceinline__ float warp_
     }
 }
 
-// Adds up the lanes' totals of ROWS x OUTPUTS results and writes those that exist to y, or adds them to it.
+// Sum the lanes' totals of ROWS x OUTPUTS results, and write the existing ones to y or add them to it.
 template <int ROWS, int OUTPUTS>
 __device__ __forceinline__ void store(float (&totals)[ROWS * OUTPUTS], int first_row, int first_output, int rows, int outputs,
                                       int add, float* y) {
@@ -83,7 +82,7 @@ __device__ __forceinline__ void store(float (&totals)[ROWS * OUTPUTS], int first
     }
 }
 
-// x's codes (T, K) with scales and sums (T, K/32); y (T, N), added to where `add` is not 0.
+// x's codes (T, K) with scales and sums (T, K/32); y (T, N), added to if `add` is not 0.
 // Grid (N / (WARPS * OUTPUTS), T / ROWS), block (128,).
 template <class Format, int ROWS, int OUTPUTS>
 __device__ __forceinline__ void quantized_product(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,
@@ -144,7 +143,7 @@ __device__ __forceinline__ void float_product(const float4* x, const float4* wei
     store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
 }
 
-// The same for float16 weights (N, K), K a multiple of 8: a load of 16 bytes holds eight of them, widened once for all rows.
+// The same for float16 weights (N, K), K a multiple of 8: a load of 16 bytes holds eight of them, converted once for all rows.
 template <int ROWS, int OUTPUTS>
 __device__ __forceinline__ void half_product(const float4* x, const uint4* weight, int rows, int outputs, int vectors, int add,
                                              float* y) {
@@ -181,7 +180,7 @@ __device__ __forceinline__ void half_product(const float4* x, const uint4* weigh
     store<ROWS, OUTPUTS>(totals, first_row, first_output, rows, outputs, add, y);
 }
 
-// One kernel a format and a number of rows. More rows share each load of x among more outputs.
+// One kernel per format and number of rows. Kernels for more rows share each load of x among more outputs.
 #define QUANTIZED(NAME, FORMAT, ROWS, OUTPUTS)                                                                               \
     extern "C" __global__ void NAME##_##ROWS(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,   \
                                              const unsigned short* scales, int rows, int outputs, int groups, int add,       \

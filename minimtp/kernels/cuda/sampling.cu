@@ -1,8 +1,8 @@
-// Choosing tokens: of each row the largest of logits / temperature + noise, and how probable the most probable token is.
+// Choosing tokens: the largest logits / temperature + noise of each row, and the largest probability.
 #include "common.cuh"
 
-// Whether score a of token i goes before score b of token j: the larger, of equals the lower id, and what is no number before
-// all, so that it is found.
+// Whether score a of token i goes before score b of token j: the larger score, then the lower id. NaN goes before all numbers, so
+// that it is detected.
 __device__ __forceinline__ bool goes_before(double a, int i, double b, int j) {
     bool a_is_none = a != a, b_is_none = b != b;
     if (a_is_none != b_is_none) return a_is_none;
@@ -15,7 +15,7 @@ __device__ __forceinline__ double score_of(float logit, float temperature, const
     return noise ? __dadd_rn((double)scaled, noise[token]) : (double)scaled;
 }
 
-// logits (R, V), noise (R, V) or null for zeros -> tokens (R,), -1 where the chosen logit is no finite number; and, unless null,
+// logits (R, V), noise (R, V) or null for zeros -> tokens (R,), -1 if the chosen logit is not finite; and, unless null,
 // probabilities (R,), the largest of a softmax of the logits. Grid (R,), block whole warps.
 extern "C" __global__ void choose(const float* logits, const double* noise, float temperature, int vocabulary, long long* tokens,
                                   float* probabilities) {

@@ -50,7 +50,7 @@ def quantize_activations(x: Array) -> tuple[Array, Array]:
 
 
 def activation_scale(groups: Array) -> tuple[Array, Array]:
-    """groups (..., n) float32 -> 127 / max|x|, or 0 if that overflows, and max|x| / 127: (..., 1)."""
+    """Groups (..., n) float32 -> 127 / max|x|, or 0 if it overflows, and max|x| / 127: (..., 1)."""
     xp = array_module(groups)
     largest = xp.abs(groups).max(axis=-1, keepdims=True)
     usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
