@@ -1,19 +1,23 @@
-"""CUDA graphs of PyTorch's without a GPU: what a function asks PyTorch for is recorded and done again at the same places.
+"""A stand-in for PyTorch's CUDA graphs without a GPU: record PyTorch operations and replay them.
 
-As with a CUDA graph, recording computes nothing, a replay uses the very numbers of the recording and the memory that its
-tensors had then, and what waits for the device is an error while it is recorded. So a learning rate, a position or a batch that
-was baked into a recording, and a gradient that was added to an old one, show as wrong results.
+It has four properties of a CUDA graph. Recording computes nothing. A replay uses the Python numbers
+of the recording. It uses the memory that the tensors had then. Operations that wait for the device
+raise an error during a recording. So wrong results reveal a learning rate, a position or a batch
+that was recorded as a constant, and a gradient that was added to an old one.
 """
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}  # the host waits for them
+from minimtp.bench.baselines.pytorch import decoding, training
+
+# The host waits for the results of these.
+READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
 
 
 class CaptureError(RuntimeError):
-    """What cannot be done while a graph is recorded."""
+    """An operation that a CUDA graph cannot record."""
 
 
 class _Recorder(TorchDispatchMode):
@@ -25,25 +29,24 @@ class _Recorder(TorchDispatchMode):
         options = options or {}
         if function._schema.name in READS:
             raise CaptureError(f"{function._schema.name} waits for the device")
-        kept = [(tensor, tensor.clone()) for tensor in _changed(function, arguments, options)]
-        result = function(*arguments, **options)
-        if kept:
-            for tensor, before in kept:  # undone, for nothing is computed yet
+
+        def call():
+            return function(*arguments, **options)
+
+        written = [(tensor, tensor.clone()) for tensor in _written(function, arguments, options)]
+        result = call()
+        if written:
+            for tensor, before in written:  # undo it, because recording computes nothing
                 tensor.copy_(before)
-            self.operations.append(lambda: function(*arguments, **options))
+            self.operations.append(call)
             return result
-        given, results = (
-            {_place(tensor) for tensor in _tensors((arguments, options))},
-            _tensors(result),
-        )
-        if any(_place(tensor) not in given for tensor in results):  # more than a view
-            self.operations.append(
-                lambda: _copy(_tensors(function(*arguments, **options)), results)
-            )
+        results = _tensors(result)
+        given = {_address(tensor) for tensor in _tensors((arguments, options))}
+        if any(_address(tensor) not in given for tensor in results):  # not only views
+            self.operations.append(lambda: _copy(_tensors(call()), results))
             for tensor in results:
-                tensor.fill_(
-                    float("nan") if tensor.is_floating_point() or tensor.is_complex() else 1
-                )
+                has_nan = tensor.is_floating_point() or tensor.is_complex()
+                tensor.fill_(float("nan") if has_nan else 1)
         return result
 
 
@@ -51,7 +54,7 @@ def _tensors(tree):
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
 
 
-def _place(tensor):
+def _address(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
@@ -60,8 +63,8 @@ def _copy(sources, targets):
         target.copy_(source)
 
 
-def _changed(function, arguments, options):
-    """The tensors that the operation writes to."""
+def _written(function, arguments, options):
+    """Return the tensors that the operation writes to."""
     found = []
     for position, declared in enumerate(function._schema.arguments):
         if declared.alias_info is not None and declared.alias_info.is_write:
@@ -71,7 +74,7 @@ def _changed(function, arguments, options):
 
 
 def recorded(torch, run):
-    """As minimtp.bench.baselines.pytorch.device.recorded."""
+    """Stand in for `recorded` of minimtp/bench/baselines/pytorch/device.py."""
     with _Recorder() as recorder:
         run()
 
@@ -84,19 +87,20 @@ def recorded(torch, run):
 
 
 def captured(torch, run):
-    """As minimtp.bench.baselines.pytorch.device.captured."""
+    """Stand in for `captured` of minimtp/bench/baselines/pytorch/device.py."""
     for _ in range(3):
         run()
     return recorded(torch, run)
 
 
-def used(monkeypatch, module):
-    """Let a module of minimtp.bench.baselines.pytorch record with this stand-in. Other streams are the current one."""
+def on_stream(torch, stream, run):
+    """Stand in for `on_stream` of minimtp/bench/baselines/pytorch/device.py: use no stream."""
+    return run()
+
+
+def replace_cuda_graphs(monkeypatch):
+    """Let the PyTorch baselines record with this stand-in."""
     monkeypatch.setattr("torch.cuda.Stream", lambda: None)
-    for name, stand_in in (
-        ("recorded", recorded),
-        ("captured", captured),
-        ("on_stream", lambda torch, stream, run: run()),
-    ):
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(training, "on_stream", on_stream)
+    monkeypatch.setattr(training, "recorded", recorded)
+    monkeypatch.setattr(decoding, "captured", captured)

@@ -39,11 +39,9 @@ def place(request, monkeypatch):
     if request.param == "cuda":
         choose_device("cuda")  # fails with the reason if there is none
     else:
-        from minimtp.bench.baselines.pytorch import decoding, training
-        from tests import torch_graphs_on_host
+        from tests.torch_graphs_on_host import replace_cuda_graphs
 
-        for module in (training, decoding):
-            torch_graphs_on_host.used(monkeypatch, module)
+        replace_cuda_graphs(monkeypatch)
     return request.param
 
 
