@@ -1,4 +1,6 @@
-"""Runs the CUDA sources without a GPU: compiled by g++ with `cuda_on_host.h`, called through ctypes."""
+"""Runs the CUDA sources without a GPU: compiled by g++ with `cuda_on_host.h`, called through
+ctypes.
+"""
 
 import ctypes
 import functools
@@ -86,7 +88,9 @@ class Library:
         return self._library.signature_of(name.encode()) is not None
 
     def check(self, name: str, grid: tuple, block: tuple, arguments: list, shared: int) -> None:
-        """Raise TypeError or ValueError where the arguments are not what the kernel declares, which CUDA would not notice."""
+        """Raise TypeError or ValueError where the arguments are not what the kernel declares, which
+        CUDA would not notice.
+        """
         declared = self._library.signature_of(name.encode()).decode().split()
         if len(arguments) != len(declared):
             raise TypeError(f"{name} takes {len(declared)} arguments, not {len(arguments)}")

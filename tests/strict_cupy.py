@@ -1,15 +1,21 @@
-"""A CuPy that computes with NumPy and is as strict as a GPU: what would fail or be slow there is refused or counted here.
+"""A stand-in for CuPy that computes with NumPy and is as strict as a GPU.
 
-Without a GPU it shows that code written for "the array's own module" really is: an array of this module is no NumPy array,
-never turns into one silently, and does not mix with one. What costs a GPU its speed is counted in `traffic`: reads (the host
+It rejects what would fail on a GPU and counts what would be slow there. Without a GPU, it shows
+that code written for "the array's own module" really is: an array of this module is not a NumPy
+array, never converts to one silently, and does not mix with one. `traffic` counts reads (the host
 waits for the device), uploads, and launches.
 
-* NumPy functions on these arrays, `np.asarray` of one, arithmetic with a host array: TypeError, as in CuPy.
-* Reductions and single elements are arrays without dimensions; `float`, `int`, `bool`, `tolist`, `get` of an array are reads.
-* Only functions that CuPy has under the same name exist here (`test_strict_cupy.py` compares where CuPy is installed).
-* A captured stream (CUDA graph) runs nothing: what it would have written is filled with nonsense until the graph is
-  launched, and reads and uploads within it are errors. A host number that was baked into a graph thus shows as a wrong result.
-* `RawModule` compiles the CUDA source for the host (`cuda_on_host.py`) and runs it thread by thread.
+* NumPy functions on these arrays, `np.asarray` of one, and arithmetic with a host array raise
+  TypeError, as in CuPy.
+* Reductions and single elements are arrays without dimensions. `float`, `int`, `bool`, `tolist` and
+  `get` of an array count as reads.
+* Only functions that CuPy has under the same name exist here (`test_strict_cupy.py` compares them
+  if CuPy is installed).
+* A captured stream (CUDA graph) runs nothing. Its results are nonsense until the graph is launched,
+  and reads and uploads inside it raise errors. So a host number that was recorded by mistake shows
+  as a wrong result.
+* `RawModule` compiles the CUDA source for the host (`cuda_on_host.py`) and runs it thread by
+  thread.
 """
 
 import builtins
@@ -32,11 +38,11 @@ _capture: "list | None" = None  # what the stream being captured would do
 
 
 class Refused(TypeError):
-    """What CuPy refuses as well."""
+    """Raised for operations that CuPy rejects, too."""
 
 
 class CaptureError(RuntimeError):
-    """What a stream cannot do while it is captured."""
+    """Raised for operations that are impossible while a stream is captured."""
 
 
 def _read(array: "ndarray") -> np.ndarray:
@@ -70,8 +76,10 @@ def _nonsense(data: np.ndarray) -> None:
 
 
 def _run(function, *arguments, writes=(), trial=None, **options):
-    """function(*arguments) on the NumPy arrays, results wrapped. writes: arrays of ours that the function changes.
-    trial: a function that gives the result's form while a stream is captured, when the arguments hold nonsense."""
+    """function(*arguments) on the NumPy arrays, results wrapped. writes: arrays of ours that the
+    function changes.
+    trial: a function that gives the result's form while a stream is captured, when the arguments
+    hold nonsense."""
     host = [_unwrap(argument) for argument in arguments]
     named = {name: _unwrap(option) for name, option in options.items()}
     inputs = [a for a in (*_flat(host), *named.values()) if isinstance(a, np.ndarray)]

@@ -1,4 +1,6 @@
-"""The device that is chosen, the reason that is given where a GPU cannot be used, and the threads of BLAS."""
+"""The device that is chosen, the reason that is given where a GPU cannot be used, and the threads
+of BLAS.
+"""
 
 import json
 import os
@@ -57,13 +59,13 @@ class Unmultiplied(numpy.ndarray):
         )
 
 
-def test_a_gpu_that_adds_and_multiplies_is_used(monkeypatch):
+def test_a_gpu_that_adds_and_multiplies_correctly_is_chosen(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", StubCupy())
     device = choose_device("auto")
     assert (device.name, device.reason) == ("cuda", "usable GPU found: Stub")
 
 
-def test_the_pool_of_a_chosen_gpu_has_a_limit_and_the_users_own_is_kept(monkeypatch):
+def test_choosing_a_gpu_limits_its_memory_pool_unless_the_user_has_set_a_limit(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy := StubCupy())
     pool = cupy.get_default_memory_pool()
     choose_device("cuda")
@@ -90,7 +92,7 @@ def test_the_pool_of_a_chosen_gpu_has_a_limit_and_the_users_own_is_kept(monkeypa
     ],
     ids=["old driver", "no message", "wrong sum", "no cuBLAS", "wrong product"],
 )
-def test_a_gpu_that_cannot_compute_is_not_used_and_the_reason_is_said(
+def test_a_gpu_that_cannot_compute_is_not_chosen_and_the_reason_is_reported(
     monkeypatch, replaced, reason
 ):
     monkeypatch.setitem(sys.modules, "cupy", StubCupy(**replaced))
@@ -126,7 +128,7 @@ def test_a_gpu_that_cannot_compute_is_not_used_and_the_reason_is_said(
         "another error",
     ],
 )
-def test_a_cupy_that_cannot_be_imported_is_told_apart_from_one_that_is_not_there(
+def test_a_broken_cupy_and_a_missing_cupy_give_different_reasons(
     tmp_path, monkeypatch, content, reason
 ):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -154,7 +156,9 @@ x = np.ones((512, 512), np.float32)
 
 
 def told(code: str, **environment: str) -> object:
-    """What the code prints, as JSON, in a new interpreter whose environment says no more about BLAS than this."""
+    """What the code prints, as JSON, in a new interpreter whose environment says no more about BLAS
+    than this.
+    """
     root = str(Path(backend.__file__).parents[1])
     others = {
         name: value for name, value in os.environ.items() if name not in BLAS_THREAD_VARIABLES
@@ -169,7 +173,7 @@ def told(code: str, **environment: str) -> object:
 
 
 @can_count_threads
-def test_a_product_leaves_the_process_with_one_thread_unless_the_environment_asks_for_more():
+def test_a_matrix_product_uses_one_thread_unless_the_environment_sets_more():
     code = COUNTING + "x @ x; print(threads())"
     assert told(code) == 1
     assert told(code, OPENBLAS_NUM_THREADS="2") > 1
@@ -177,8 +181,10 @@ def test_a_product_leaves_the_process_with_one_thread_unless_the_environment_ask
 
 
 @pytest.mark.parametrize("variable", BLAS_THREAD_VARIABLES)
-def test_a_thread_variable_of_the_users_stays_and_one_for_every_library_stays_alone(variable):
-    """OpenBLAS, for one, prefers its own variable to OMP_NUM_THREADS, so ours beside that would defeat it."""
+def test_thread_variables_set_by_the_user_are_not_changed(variable):
+    """OpenBLAS, for one, prefers its own variable to OMP_NUM_THREADS, so ours beside that would
+    defeat it.
+    """
     code = "import json, os; from minimtp import backend as b\n"
     code += "print(json.dumps({name: os.environ[name] for name in b.BLAS_THREAD_VARIABLES if name in os.environ}))"
     ours = {} if variable == "OMP_NUM_THREADS" else dict.fromkeys(BLAS_THREAD_VARIABLES, "1")
@@ -188,7 +194,7 @@ def test_a_thread_variable_of_the_users_stays_and_one_for_every_library_stays_al
 
 @can_count_threads
 @pytest.mark.skipif(find_spec("numba") is None, reason="needs Numba, which compiles the loops")
-def test_products_and_compiled_loops_that_alternate_start_no_thread_that_could_spin_beside_the_other():
+def test_alternating_matrix_products_and_compiled_loops_starts_no_thread():
     code = (
         COUNTING
         + """

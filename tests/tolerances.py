@@ -1,9 +1,12 @@
-"""How far apart two computations of the same thing may be: one table for all tests that compare kernels, devices or precisions.
+"""How far apart two computations of the same result may be: one table for all tests that compare
+kernels, devices or precisions.
 
-Most comparisons need none: what is rounded, packed, chosen or drafted, and rows computed alone or together, have the same bits,
-and tests compare those. What is left are sums in another order and functions with another last bit. Each tolerance stands
-here with its reason. A number is within one if it is at most absolute + relative * scale away; the scale is the expected
-number's own magnitude, or what the test gives: the largest magnitude in the result, or of the terms that it is a sum of.
+Most comparisons need no tolerance. Rounded, packed, chosen and drafted values have the same bits,
+and so do rows computed alone or together. Tests compare those bits. The rest are sums in another
+order and functions that differ in the last bit. Each tolerance is listed here with its reason. A
+number is within a tolerance if its error is at most absolute + relative * scale. The
+scale is the magnitude of the expected number, or given by the test: the largest magnitude in the
+result, or of the terms whose sum it is.
 """
 
 from typing import NamedTuple
@@ -27,8 +30,8 @@ class Tolerance(NamedTuple):
     absolute: float = 0.0
 
 
-# A kernel in float32 against its plain twin in float64, relative to the largest magnitude in the result or, for a backward, in
-# the terms whose difference it is.
+# A kernel in float32 against the plain version in float64, relative to the largest magnitude in the
+# result or in the terms whose difference it is (`terms` in tests/kernels/samples.py).
 KERNELS = {
     "rms_norm": Tolerance(8 * ROUNDING, "a sum of squares, a root, two products"),
     "rms_norm_backward": Tolerance(32 * ROUNDING, "sums over rows and columns"),
@@ -94,7 +97,8 @@ def allowed(tolerance: Tolerance, scale: object) -> object:
 
 
 def factors_rounded_to(precision: str, terms: int, magnitude: object) -> object:
-    """How far a product with factors of fewer bits may be from the exact one: both factors are rounded, the sum is float32's.
+    """How far a product with factors of fewer bits may be from the exact one: both factors are
+    rounded, the sum is float32's.
 
     magnitude: the same product of the factors' magnitudes.
     """
@@ -110,7 +114,9 @@ def factors_rounded_to(precision: str, terms: int, magnitude: object) -> object:
 def assert_close(
     found: object, expected: object, tolerance: Tolerance, scale: object = None
 ) -> None:
-    """Every number of the array `found`, of any device, is within the tolerance of `expected`; no NaN is."""
+    """Every number of the array `found`, of any device, is within the tolerance of `expected`; no
+    NaN is.
+    """
     found, expected = to_numpy(found), np.asarray(expected)
     assert found.shape == expected.shape
     apart = np.abs(found - expected)

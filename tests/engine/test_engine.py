@@ -34,7 +34,8 @@ def angles(length, head_dim):
     return np.cos(angle), np.sin(angle)
 
 
-# One sample an operation: how to make it, and float64 inputs. An operation that is registered without a sample fails below.
+# One sample an operation: how to make it, and float64 inputs. An operation that is registered
+# without a sample fails below.
 SAMPLES = {
     "Add": (ops.Add, [normal(3, 4), normal(4)]),
     "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
@@ -84,7 +85,7 @@ def test_the_backward_of_every_registered_operation_is_the_derivative_of_its_for
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3])
-def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
+def test_attention_in_blocks_of_queries_equals_attention_in_one_block(monkeypatch, queries):
     make, inputs = SAMPLES["CausalAttention"]
     whole = make().forward(*inputs)
     monkeypatch.setattr(fused, "QUERIES", queries)
@@ -92,7 +93,9 @@ def test_attention_in_blocks_of_queries_is_attention(monkeypatch, queries):
     check_gradients(lambda *tensors: make().apply(*tensors), inputs, name="attention in blocks")
 
 
-def test_attentions_gradient_does_not_depend_on_how_its_products_lie_in_memory(monkeypatch):
+def test_the_gradient_of_attention_does_not_depend_on_the_memory_layout_of_its_products(
+    monkeypatch,
+):
     make, inputs = SAMPLES["CausalAttention"]
     scattered = SimpleNamespace(
         **vars(plain) | {"matmul": lambda a, b: np.asfortranarray(plain.matmul(a, b))}
@@ -150,7 +153,8 @@ def test_silu_does_not_overflow_far_from_zero(own):
 
 @given(arrays.broadcastable_shapes((2, 3, 4), min_dims=0, max_side=4), st.integers(0, 2**32))
 def test_undoing_a_broadcast_gives_every_input_the_gradients_of_all_its_copies(own, shape, seed):
-    # The definition of a backward: for a change d of the input, <gradient, broadcast(d)> = <backward(gradient), d>.
+    # The definition of a backward: for a change d of the input, <gradient, broadcast(d)> =
+    # <backward(gradient), d>.
     random = np.random.default_rng(seed)
     change = random.standard_normal(shape)
     gradient = random.standard_normal(np.broadcast_shapes(shape, (2, 3, 4)))
@@ -202,7 +206,7 @@ def test_walking_a_graph_twice_is_an_error_that_says_so():
         y.backward()
 
 
-def test_backward_of_several_numbers_asks_for_a_gradient_and_checks_its_shape():
+def test_backward_of_a_tensor_of_several_numbers_requires_a_gradient_of_its_shape():
     x = Tensor(np.ones(3), requires_grad=True)
     with pytest.raises(ValueError, match="needs the gradient to start from"):
         (x * 2.0).backward()
@@ -210,7 +214,7 @@ def test_backward_of_several_numbers_asks_for_a_gradient_and_checks_its_shape():
         (x * 2.0).backward(np.ones(2))
 
 
-def test_several_results_are_differentiated_in_one_walk_even_if_one_is_a_step_of_the_other():
+def test_several_results_are_differentiated_in_one_walk_even_if_one_depends_on_the_other():
     x = Tensor(np.array([3.0]), requires_grad=True)
     middle = x * x
     end = middle * 4.0
@@ -249,7 +253,7 @@ def test_nothing_is_recorded_without_gradients():
     assert (x * 2.0).requires_grad
 
 
-def test_a_number_beside_a_float32_tensor_does_not_make_it_float64():
+def test_combining_a_float32_tensor_with_a_number_stays_float32():
     x = Tensor(np.ones(2, np.float32), requires_grad=True)
     y = 1.0 - x * 2.0 / 3.0
     assert y.dtype == np.float32
@@ -275,7 +279,7 @@ def test_parameters_are_found_in_attributes_and_lists_and_shared_ones_once():
     ]
 
 
-def test_replacing_a_module_replaces_it_wherever_it_stands():
+def test_replacing_a_module_replaces_every_use_of_it():
     pair = Pair()
     new = Linear(3, 4, np.random.default_rng(2))
     replace_modules(pair, lambda name, module: new if module is pair.first else None)
@@ -346,7 +350,7 @@ def test_a_replica_shares_parameters_but_not_gradients():
     assert pair.first.weight.grad is None
 
 
-def test_groups_lie_together_cover_everything_and_are_clipped_by_their_own_norm():
+def test_parameter_groups_are_contiguous_cover_everything_and_are_clipped_by_their_own_norms():
     pair = Pair()
     flat = FlatParameters(pair, apart=("first",))
     assert [name for name in flat.places] == ["bias", "others.0.weight", "first.weight"]

@@ -1,4 +1,6 @@
-"""Training with products of fewer bits: factors are rounded, sums and weights are not, and the CPU refuses."""
+"""Training with products of fewer bits: factors are rounded, sums and weights are not, and the CPU
+refuses.
+"""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +27,9 @@ SHORT = [precision for precision in PRECISIONS if precision != "float32"]
 
 
 def bfloat16(x):
-    """float32 rounded half to even to its upper 16 bits, in whole numbers; NaN as infinity's neighbour."""
+    """float32 rounded half to even to its upper 16 bits, in whole numbers; NaN as infinity's
+    neighbour.
+    """
     bits = x.view(np.uint32).astype(np.uint64)
     below = bits & 0xFFFF
     up = (below > 0x8000) | ((below == 0x8000) & (bits >> 16 & 1 == 1))

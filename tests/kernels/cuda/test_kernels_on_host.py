@@ -1,8 +1,9 @@
 """The CUDA kernels agree with their plain twins.
 
-Without a GPU the sources are compiled for the host and run thread by thread (`cuda_on_host.h`): indices, barriers and
-arithmetic are tested, the hardware is not. With `pytest -m gpu` the same tests run on the GPU. Tolerances are those of the
-other twins. Separately, every source is compiled for real devices where a compiler is installed.
+Without a GPU the sources are compiled for the host and run thread by thread (`cuda_on_host.h`):
+indices, barriers and arithmetic are tested, the hardware is not. With `pytest -m gpu` the same
+tests run on the GPU. Tolerances are those of the other twins. Separately, every source is compiled
+for real devices where a compiler is installed.
 """
 
 import inspect
@@ -195,7 +196,9 @@ def test_the_device_chooses_the_tokens_of_the_plain_twin(
 
 
 def test_scores_on_the_device_have_the_bits_of_the_host(device):
-    """A token whose noise is what another's logit / temperature should be ties with it, and no last bit decides."""
+    """A token whose noise is what another's logit / temperature should be ties with it, and no last
+    bit decides.
+    """
     logits = normal(np.random.default_rng(0), 200)
     zeros, quotients = np.zeros(200), logits / np.float32(0.7)
     for first, second in (
