@@ -293,8 +293,9 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 for _name in ("neg", "pos", "abs", "invert"):
     setattr(ndarray, f"__{_name}__", lambda self, name=_name: _run(getattr(operator, name), self))
 for _name in (
-    "all", "any", "argmax", "argmin", "argsort", "astype", "copy", "cumsum", "dot", "max", "mean", "min", "prod", "ravel",
-    "repeat", "reshape", "searchsorted", "squeeze", "sum", "swapaxes", "take", "transpose",
+    "all", "any", "argmax", "argmin", "argsort", "astype", "copy", "cumsum", "dot", "max", "mean",
+    "min", "prod", "ravel", "repeat", "reshape", "searchsorted", "squeeze", "sum", "swapaxes",
+    "take", "transpose",
 ):  # fmt: skip
     setattr(
         ndarray,
@@ -323,16 +324,18 @@ ndarray.view = _view
 # ------------------------------------------------------------------------------------------------------------- functions
 
 for _name in (
-    "abs", "add", "ceil", "cos", "divide", "exp", "expm1", "floor", "greater", "isfinite", "isnan", "less", "log", "log1p",
-    "logical_and", "logical_not", "logical_or", "maximum", "minimum", "multiply", "negative", "rint", "sign", "sin", "sqrt",
-    "square", "subtract", "tanh", "trunc", "dot", "matmul", "cumsum", "cumprod", "clip",
+    "abs", "add", "ceil", "cos", "divide", "exp", "expm1", "floor", "greater", "isfinite", "isnan",
+    "less", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
+    "multiply", "negative", "rint", "sign", "sin", "sqrt", "square", "subtract", "tanh", "trunc",
+    "dot", "matmul", "cumsum", "cumprod", "clip",
 ):  # fmt: skip
     globals()[_name] = _with_out(getattr(np, _name))
 for _name in (
-    "all", "any", "argmax", "argmin", "argsort", "array_equal", "ascontiguousarray", "broadcast_to", "concatenate",
-    "count_nonzero", "diff", "expand_dims", "flip", "max", "mean", "min", "moveaxis", "ravel", "repeat", "reshape",
-    "searchsorted", "sort", "split", "squeeze", "stack", "sum", "swapaxes", "take", "take_along_axis", "tile", "transpose",
-    "tril", "triu", "unique", "where", "full_like", "zeros_like", "ones_like", "empty_like", "einsum", "outer", "diag", "prod",
+    "all", "any", "argmax", "argmin", "argsort", "array_equal", "ascontiguousarray", "broadcast_to",
+    "concatenate", "count_nonzero", "diff", "expand_dims", "flip", "max", "mean", "min", "moveaxis",
+    "ravel", "repeat", "reshape", "searchsorted", "sort", "split", "squeeze", "stack", "sum",
+    "swapaxes", "take", "take_along_axis", "tile", "transpose", "tril", "triu", "unique", "where",
+    "full_like", "zeros_like", "ones_like", "empty_like", "einsum", "outer", "diag", "prod",
     "diagonal", "kron",
 ):  # fmt: skip
     globals()[_name] = lambda *a, name=_name, **o: _run(getattr(np, name), *a, **o)
@@ -653,13 +656,13 @@ def _using_allocator(allocator=None):
 
 
 cuda = SimpleNamespace(
-    Stream=_Stream, Event=_Event, Graph=_Graph, MemoryPool=_MemoryPool, using_allocator=_using_allocator,
-    Device=_Device, device=SimpleNamespace(get_cublas_handle=lambda: 1), cublas=_Cublas(),
-    get_current_stream=_Stream, get_elapsed_time=lambda start, end: 1.0,
-    runtime=SimpleNamespace(
-        getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4, "l2CacheSize": 1 << 16},
-        getDeviceCount=lambda: 1,
-        memGetInfo=lambda: (1 << 30, 1 << 30), runtimeGetVersion=lambda: 13000,
+    Stream=_Stream, Event=_Event, Graph=_Graph, MemoryPool=_MemoryPool,
+    using_allocator=_using_allocator, Device=_Device,
+    device=SimpleNamespace(get_cublas_handle=lambda: 1), cublas=_Cublas(),
+    get_current_stream=_Stream, get_elapsed_time=lambda start, end: 1.0, runtime=SimpleNamespace(
+        getDeviceProperties=lambda number: {"name": b"strict stand-in", "multiProcessorCount": 4,
+        "l2CacheSize": 1 << 16}, getDeviceCount=lambda: 1, memGetInfo=lambda: (1 << 30, 1 << 30),
+        runtimeGetVersion=lambda: 13000,
     ),
 )  # fmt: skip
 __version__ = "0 (stand-in)"

@@ -57,38 +57,63 @@ KERNELS = {
 
 COMPARISONS = {
     # Kernels in float32 against a formula.
-    "exp": Tolerance(2 * ROUNDING, "a polynomial that is made for it"),
+    "exp": Tolerance(2 * ROUNDING, "a polynomial made for it"),
     "rows of a softmax": Tolerance(0.0, "37 rounded shares add up to 1", absolute=40 * ROUNDING),
     "huge logits": Tolerance(0.0, "the last bit of 300", absolute=1e-4),
-    "large gates": Tolerance(8 * ROUNDING, "an exponential that ends a little above 0", absolute=1e-30),
-    "rotated": Tolerance(0.0, "two products and a sum of numbers below ten, and back", absolute=1e-5),
+    "large gates": Tolerance(
+        8 * ROUNDING, "an exponential that ends a little above 0", absolute=1e-30
+    ),
+    "rotated": Tolerance(
+        0.0, "two products and a sum of numbers below ten, and back", absolute=1e-5
+    ),
     "attention": Tolerance(0.0, "scores of 12 products, sums of at most 14 values", absolute=1e-5),
-    "five steps of adamw": Tolerance(0.0, "parameters below ten are rounded five times", absolute=2e-6),
+    "five steps of adamw": Tolerance(
+        0.0, "parameters below ten are rounded five times", absolute=2e-6
+    ),
     "derivative, float64": Tolerance(5e-7, "a difference quotient", absolute=5e-7),
-    "product": Tolerance(ROUNDING, "one rounding for each term, relative to the sum of their magnitudes"),
-    "product by NumPy": Tolerance(0.0, "a sum of at most 300 products, rounded on both sides", absolute=1e-4),
-    "block": Tolerance(0.0, "four products, attention and two norms, of weights as large as the inputs", absolute=1e-3),
-    "largest probability": Tolerance(ROUNDING, "each exponential added; relative to itself, times their number and 8"),
-    "largest probability, compiled": Tolerance(64 * ROUNDING, "the same logits, another exponential"),
+    "product": Tolerance(
+        ROUNDING, "one rounding for each term, relative to the sum of their magnitudes"
+    ),
+    "product by NumPy": Tolerance(
+        0.0, "a sum of at most 300 products, rounded on both sides", absolute=1e-4
+    ),
+    "block": Tolerance(
+        0.0,
+        "four products, attention and two norms, of weights as large as the inputs",
+        absolute=1e-3,
+    ),
+    "largest probability": Tolerance(
+        ROUNDING, "each exponential added; relative to itself, times their number and 8"
+    ),
+    "largest probability, compiled": Tolerance(
+        64 * ROUNDING, "the same logits, another exponential"
+    ),
     "largest probability, float64": Tolerance(1e-5, "50 exponentials and their sum"),
     # A device against the host, relative to the largest magnitude in the result, or to 1.
     "operation, float64": Tolerance(1e-12, "sums of at most a few dozen terms in another order"),
-    "loss, float32": Tolerance(2e-5, "a few layers with another order of addition in every product; steps add up"),
+    "loss, float32": Tolerance(
+        2e-5, "a few layers with another order of addition in every product; errors of steps add up"
+    ),
     "loss through rounding, float32": Tolerance(
-        2e-4, "a weight that all but lies between two levels may fall on either: 5e-5 was seen for one"
+        2e-4,
+        "a weight close to the middle of two levels may round to either: 5e-5 was seen for one",
     ),
     "logits, float32": Tolerance(5e-4, "as for a loss, for the worst of many numbers"),
     "bits per byte, float32": Tolerance(1e-3, "as for a loss, after four steps of training"),
-    "quantization, float32": Tolerance(1e-6, "sums over a group or a matrix in another order", absolute=1e-7),
+    "quantization, float32": Tolerance(
+        1e-6, "sums over a group or a matrix in another order", absolute=1e-7
+    ),
     # Fewer bits against float32: losses in nats over six steps.
     **{
         f"loss, {precision}": Tolerance(
-            0.0, "what a rounded factor is off by, once a step and once for the first weights to be rounded; seen: 3.1 of them "
-            "with QAT, where a weight may fall on the other level, 0.1 without heads", absolute=7 * UNIT[precision],
+            0.0,
+            "the rounding error of an operand, once per step and once for the first rounded weights; "
+            "seen: 3.1 of them with QAT, where a weight may round to the other level, 0.1 without heads",
+            absolute=7 * UNIT[precision],
         )
         for precision in ("tf32", "bfloat16", "float16")
     },
-}  # fmt: skip
+}
 
 
 def allowed(tolerance: Tolerance, scale: object) -> object:

@@ -190,8 +190,11 @@ def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outpu
 @pytest.mark.parametrize("choice", ["plain", "auto"])
 @pytest.mark.parametrize("kind", ["none", "token_conditioned"])
 def test_decoding_with_halves_reads_on_the_device_as_on_the_host(
-    device, choose_kernels, kind, choice
-):  # noqa: F811
+    device,
+    choose_kernels,  # noqa: F811
+    kind,
+    choice,
+):
     choose_kernels(choice, device)
     model = round_to_nearest(model_with(kind), HALVES)
     host, host_drafter = deploy(model)

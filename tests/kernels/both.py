@@ -44,7 +44,7 @@ WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
 
 
 def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
-    """A block for `kernel`; its matrices prepared by the kernel `matrices`, if that is another one."""
+    """A block for `kernel`. Its matrices are prepared by the kernels `matrices`, if given."""
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)

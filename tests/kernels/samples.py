@@ -29,7 +29,9 @@ def samples(rng):
         "gated_update_backward": (grad, x, gate_up),
         "rotate": (normal(rng, 2, rows, 3, width), np.cos(angles), np.sin(angles)),
         "causal_softmax": (scores, 0.5),
-        "causal_softmax_backward": (normal(rng, *scores.shape), plain.causal_softmax(scores.copy(), 0.5), 0.5),
+        "causal_softmax_backward": (
+            normal(rng, *scores.shape), plain.causal_softmax(scores.copy(), 0.5), 0.5,
+        ),
         "cross_entropy": (4 * x, targets),
         "cross_entropy_backward": (4 * x, targets, log_sum_exp, grad[:, 0].copy()),
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),

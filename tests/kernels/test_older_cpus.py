@@ -80,6 +80,7 @@ def test_the_kernels_compiled_for_an_older_processor_pass_the_same_tests(
     ]
     done = subprocess.run(
         [*command, *(str(folder / test) for test in TESTS)],
-        cwd=folder.parent, env=os.environ | settings | {"MINIMTP_KERNELS": "auto"}, capture_output=True, text=True,
+        cwd=folder.parent, env=os.environ | settings | {"MINIMTP_KERNELS": "auto"},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
