@@ -43,8 +43,8 @@ class KeyValueCache:
     ) -> None:
         # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
         # NaN.
-        self.keys = _aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
-        self.values = _aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
+        self.keys = aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        self.values = aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
         self.length = 0
         # Slicing takes as long as a small kernel, so each layer's view is made once.

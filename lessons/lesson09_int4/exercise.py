@@ -8,15 +8,15 @@ from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
 
 
 def by_panel(matrix):
-    """(N, K) -> (ceil(N / 32), 32, K), with rows of zeros at the end."""
+    """(N, K) -> (ceil(N / 32), 32, K), padded with rows of zeros."""
     raise NotImplementedError(
         "lesson 9: pad with rows of zeros with the dtype of the matrix, and reshape into panels"
     )
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes), two codes a byte,
-    each 8 too large.
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes): two codes + 8 per
+    byte.
     """
     raise NotImplementedError(
         "lesson 9: split K into (K/32, 4 steps, low or high, 4 bytes); which axis makes one byte?"
@@ -25,7 +25,9 @@ def q4_0_steps(codes):
 
 def quantized_panels(scales, packed):
     """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group
-    bytes): a group's scales, then its steps.
+    bytes).
+
+    Each group is its scales, then its steps.
     """
     raise NotImplementedError(
         "lesson 9: which axes have to be swapped to make outputs adjacent in memory?"
