@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 from types import ModuleType
 
-from minimtp.backend import Array, array_module, numpy
-from minimtp.decode.cache import _aligned_zeros
+from minimtp.backend import Array, aligned_zeros, array_module, numpy
 from minimtp.decode.sampling import _finite_maxima, _is_number
 from minimtp.errors import UserError
 
