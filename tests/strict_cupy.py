@@ -208,7 +208,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
 
     __hash__ = None
 
-    # ------------------------------------------------------------------------------------------- the host waits
+    # ------------------------------------------------------------ the host waits
 
     def get(self):
         return _read(self).copy()
@@ -228,7 +228,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
     def __bool__(self):
         return bool(_read(self))
 
-    # ------------------------------------------------------------------------------------------------ elements
+    # ------------------------------------------------------------ elements
 
     def __getitem__(self, index):
         host = _index(index)
@@ -321,7 +321,7 @@ def _view(self, dtype):
 
 ndarray.view = _view
 
-# ------------------------------------------------------------------------------------------------------------- functions
+# ------------------------------------------------------------ functions
 
 for _name in (
     "abs", "add", "ceil", "cos", "divide", "exp", "expm1", "floor", "greater", "isfinite", "isnan",
@@ -429,7 +429,7 @@ def result_type(*values):
     return np.result_type(*(_unwrap(value) for value in values))
 
 
-# ------------------------------------------------------------------------------------------------------------ the device
+# ------------------------------------------------------------ the device
 
 
 class _Graph:

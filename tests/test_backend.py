@@ -111,7 +111,8 @@ def test_a_gpu_that_cannot_compute_is_not_chosen_and_the_reason_is_reported(
         ),
         ("raise ImportError", "is installed and does not load: ImportError"),
         (
-            "try:\n    raise ImportError('libnvrtc.so.12: cannot open shared object file')\nexcept ImportError as error:\n"
+            "try:\n    raise ImportError('libnvrtc.so.12: cannot open shared object file')\n"
+            "except ImportError as error:\n"
             "    raise ImportError('\\n=====\\nFailed to import CuPy.\\n=====') from error",
             "is installed and does not load: libnvrtc.so.12: cannot open shared object file",
         ),
@@ -186,7 +187,10 @@ def test_thread_variables_set_by_the_user_are_not_changed(variable):
     defeat it.
     """
     code = "import json, os; from minimtp import backend as b\n"
-    code += "print(json.dumps({name: os.environ[name] for name in b.BLAS_THREAD_VARIABLES if name in os.environ}))"
+    code += (
+        "names = [name for name in b.BLAS_THREAD_VARIABLES if name in os.environ]\n"
+        "print(json.dumps({name: os.environ[name] for name in names}))"
+    )
     ours = {} if variable == "OMP_NUM_THREADS" else dict.fromkeys(BLAS_THREAD_VARIABLES, "1")
     assert told(code, **{variable: "3"}) == ours | {variable: "3"}
     assert told(code) == told(code, **{variable: ""}) == dict.fromkeys(BLAS_THREAD_VARIABLES, "1")

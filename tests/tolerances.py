@@ -107,8 +107,9 @@ COMPARISONS = {
     **{
         f"loss, {precision}": Tolerance(
             0.0,
-            "the rounding error of an operand, once per step and once for the first rounded weights; "
-            "seen: 3.1 of them with QAT, where a weight may round to the other level, 0.1 without heads",
+            "the rounding error of an operand, once per step and once for the first rounded "
+            "weights; seen: 3.1 of them with QAT, where a weight may round to the other level, "
+            "0.1 without heads",
             absolute=7 * UNIT[precision],
         )
         for precision in ("tf32", "bfloat16", "float16")

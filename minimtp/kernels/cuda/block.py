@@ -7,7 +7,7 @@ can be replayed at any position (graph.py).
 
 from dataclasses import dataclass
 
-from minimtp.backend import array_module
+from minimtp.backend import array_module, is_array
 from minimtp.kernels import plain
 from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, linear
@@ -25,11 +25,8 @@ def _position(start) -> tuple:
     """Return `start` as the kernels' two arguments: a number, and the address of a number to add to
     it.
     """
-    return (
-        (0, start)
-        if hasattr(start, "dtype") and getattr(start, "ndim", 0)
-        else (int(start), NOWHERE)
-    )
+    on_device = is_array(start) and start.ndim > 0
+    return (0, start) if on_device else (int(start), NOWHERE)
 
 
 def cached_attention(q, keys, values, start, scale):

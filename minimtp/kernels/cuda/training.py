@@ -2,7 +2,7 @@
 name for each.
 """
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import array_module, is_array, numpy
 from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
@@ -187,16 +187,11 @@ def adamw(
     """
     xp, size = array_module(parameters), parameters.size
     arrays = [in_place(array) for array in (parameters, *whole(gradients), first, second)]
-    mask = (
-        decay_mask
-        if getattr(decay_mask, "ndim", 0)
-        else xp.full(size, decay_mask, parameters.dtype)
-    )
-    scale = (
-        gradient_scale
-        if hasattr(gradient_scale, "ndim")
-        else xp.full(1, gradient_scale, parameters.dtype)
-    )
+    per_parameter = is_array(decay_mask) and decay_mask.ndim > 0
+    mask = decay_mask if per_parameter else xp.full(size, decay_mask, parameters.dtype)
+    scale = gradient_scale
+    if not is_array(scale):
+        scale = xp.full(1, scale, parameters.dtype)
     _each(
         "adamw", size, *arrays, *whole(mask), numpy.int64(size), float(learning_rate), float(eps),
         float(weight_decay), 1 / (1 - beta1**step), 1 / (1 - beta2**step), 1 - beta1, 1 - beta2,
