@@ -1,2 +1,3 @@
-"""Measurements, each a command `minimtp bench NAME`, with what it depends on, its spread, and the
-cases that lose."""
+"""Measurements. Each is a command `minimtp bench NAME`, and reports its conditions, its spread, and
+the cases in which minimtp is slower.
+"""

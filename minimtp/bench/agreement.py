@@ -2,8 +2,8 @@
 
 With compiled kernels the two must be equal. On the plain kernels BLAS rounds the product of one row
 differently from the product of eight rows. There a text may diverge from the plain one if the two
-best logits are closer than rounding can tell. Such a tie is counted; any other difference is an
-error.
+best logits differ by less than the rounding error. Such a tie is counted. Any other difference is
+an error.
 """
 
 from collections.abc import Sequence

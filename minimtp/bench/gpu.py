@@ -58,7 +58,7 @@ def median_elapsed(xp: ModuleType, run: Callable[[], object], times: int) -> flo
 
 
 def noise(xp: ModuleType, rows: int, columns: int) -> Array:
-    """float32 (rows, columns), evenly scattered over [-0.5, 0.5).
+    """Return float32 (rows, columns), spread evenly over [-0.5, 0.5).
 
     Constant matrices would use less power, so the GPU would run faster than on real weights.
     """

@@ -1,4 +1,4 @@
-"""Compare the decoding speed of several variants in a way that can be trusted.
+"""Compare the decoding speed of several variants reliably, although the machine's speed drifts.
 
 The speed of a shared machine drifts. If one variant is measured in a quiet minute and the next in a
 busy one, the two figures cannot be compared. The variants therefore alternate prompt by prompt in
@@ -161,7 +161,7 @@ def run_once(
 
 @dataclass
 class _Results:
-    """The runs of one variant so far. The first repeat's texts and counts stand for all repeats."""
+    """The runs of one variant so far. Texts and counts are those of the first repeat."""
 
     rates: list[list[float]] = field(default_factory=list)
     totals: list[list[float]] = field(default_factory=list)  # [tokens, seconds] by repeat

@@ -14,8 +14,8 @@ def peak_memory(build: Callable[[], Variant], prompt: np.ndarray, max_new_tokens
     """Peak bytes of greedily decoding one sequence: weights, cache, tables and buffers.
 
     Counts host memory as Python's allocators see it, minus what was allocated before `build`: NumPy
-    arrays and the arrays of compiled kernels, but not mapped files. On a GPU, adds how much the
-    memory pool had to grow.
+    arrays and the arrays of compiled kernels, but not mapped files. On a GPU, adds the growth of
+    the memory pool.
     """
     empty_gpu_pool()
     pool_before = gpu_pool_bytes()

@@ -1,1 +1,1 @@
-"""`minimtp bench decode` and `bench rounds`: what drafting gains, and where it loses."""
+"""`minimtp bench decode` and `bench rounds`: the gains from drafting, and the cases that lose."""

@@ -1,10 +1,10 @@
-"""How much each way of drafting gains, and where it loses: `minimtp bench decode`.
+"""Measure the speed-up of each way of drafting, and the losing cases: `minimtp bench decode`.
 
 The speed-up depends on the text. Every drafter, with every verification rule, therefore continues
 prompts of three kinds (prompts.py) at several temperatures, alternating with plain decoding
 (bench/interleaved.py). A speed is the median over the repeats, with its range. A speed-up is the
-median of the ratios of neighbouring runs, with their middle half. A variant below 1 loses, and the
-report says so.
+median of the ratios of neighbouring runs, with their middle half. If a speed-up is below 1, the
+report lists the case as losing.
 
 **Predicted** is the standard estimate (Leviathan et al. 2023, 2211.17192, section 3.3), with every
 quantity measured:
@@ -13,7 +13,7 @@ quantity measured:
 
 c(T) is the time of a forward pass over T tokens (decode/policy/cost.py). The estimate leaves out
 sampling, verification and bookkeeping. Their cost is the difference from the measured speed-up,
-unless plain decoding pays more for them per token.
+unless plain decoding spends more time on them per token.
 
 **Equal texts.** At temperature 0, and with shared noise at any temperature, every variant must
 generate the text of plain decoding. Each row counts the texts that are equal.

@@ -1,20 +1,22 @@
-"""What rules and trees gain, apart from time: `minimtp bench rounds`.
+"""Compare rules and trees by tokens per round, without timing: `minimtp bench rounds`.
 
-Seconds depend on the machine; the tokens of a round depend only on the rule and the drafts. Nothing
-is timed here. From many places of a held-out text, each variant generates for `ROUNDS` rounds, and
-their tokens are counted. That is too short for a model to fall into a loop. All variants start from
-the same places, so differences are visible that the figures themselves are too noisy for. Each
-difference is given with its 95 % confidence interval over the places:
+Times depend on the machine, but the tokens of a round depend only on the rule and the drafts.
+Nothing is timed here. Each variant generates for `ROUNDS` rounds from many places of a held-out
+text, and their tokens are counted. So few rounds are too short for a model to fall into a loop. All
+variants start from the same places, because the difference between two variants is less noisy than
+their figures. Each difference is given with its 95 % confidence interval over the places:
 
-    over the chain   a tree minus the chain of the same rule. A tree accepts at least what the chain
-                     of its first children accepts, but with as many drafts it is not as deep
+    over the chain   a tree minus the chain of the same rule. A tree accepts at least as many drafts
+                     as the chain of its first children. But a tree with as many drafts as a chain
+                     is not as deep
     over token       a rule minus the token rule, with drafts of the same form. On average the block
                      rule accepts no fewer drafts (Sun et al. 2024, 2403.10444), nor does traversal
                      for trees (Weng et al. 2025, 2505.12398). The other two rules generate the text
                      of plain decoding, which may cost acceptance
 
-A tree or the block rule counts as behind if the interval, widened by half, lies below zero. Without
-a real difference that happens by chance once in six hundred comparisons, and there are dozens.
+A comparison of a tree or of the block rule counts as lost if the interval, widened by half, lies
+below zero. If there is no real difference, that happens by chance once in six hundred comparisons,
+and there are dozens.
 """
 
 import statistics
@@ -49,7 +51,7 @@ TEXTS, TEMPERATURES = ("code", "prose"), (0.0, 1.0)
 ROUNDS = 4
 CHAIN = "chain"
 FORMS = {CHAIN: 0, f"tree of {FIXED_DEPTH}": FIXED_DEPTH, f"tree of {MAX_TREE}": MAX_TREE}
-CERTAINTY = 1.5  # half intervals below zero that count as behind
+CERTAINTY = 1.5  # half intervals below zero that count as a loss
 TOKEN, BLOCK = "token", "block"
 Row = dict[str, object]
 Kind = tuple[str, str, str]  # (drafter, form, rule)
@@ -176,7 +178,7 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(values.mean()), 1.96 * float(values.std(ddof=1)) / sqrt(len(values))]
 
 
-def behind(rows: Sequence[Row]) -> tuple[int, list[str]]:
+def lost_comparisons(rows: Sequence[Row]) -> tuple[int, list[str]]:
     """Return (number of comparisons, a sentence for each that is lost).
 
     Trees are compared with their chains, the block rule with the token rule.
@@ -190,7 +192,7 @@ def behind(rows: Sequence[Row]) -> tuple[int, list[str]]:
         if difference[0] + CERTAINTY * difference[1] < 0:
             case = f"{row['text']} at temperature {row['temperature']:g}, {row['drafter']}"
             case += f", {row['form']}, {row['rule']}"
-            lost.append(f"behind {other}: {case}: {_signed(difference)}")
+            lost.append(f"fewer tokens than {other}: {case}: {_signed(difference)}")
     return len(compared), lost
 
 
@@ -207,7 +209,7 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
         found = [cells.get((*kind, *column)) for column in columns]
         if any(found):
             lines.append([", ".join(kind), *map(_cell, found)])
-    compared, lost = behind(rows)
+    compared, lost = lost_comparisons(rows)
     note = (
         f"Tokens per round with at most {result['depth']} drafts in sequence, over the first "
         f"{result['rounds']} rounds at {result['places']} places of held-out text, with 95 % "

@@ -1,21 +1,20 @@
 """One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, next to the baselines.
 
 This is a part of `minimtp bench decode`. All variants alternate on the same prompts (code, if it is
-measured). On the CPU each uses one thread. Weights are rounded to nearest here: `minimtp bench
-quality` measures what rounding costs in quality. A model that is packed already is measured as it
-is.
+measured). On the CPU each uses one thread. Weights are rounded to nearest here. `minimtp bench
+quality` measures the loss of quality. A model that is already packed is not rounded again.
 
 PyTorch decodes the float weights eagerly (../baselines/pytorch). On a GPU it also decodes with the
-forward pass of a token as a CUDA graph, in float32 and in float16. llama.cpp decodes every format
-of the trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the forward
-pass differs. The report says which baseline is missing and why.
+forward pass over one token as a CUDA graph, in float32 and in float16. llama.cpp decodes every
+format of the trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the
+forward pass differs. The report says which baseline is missing and why.
 
-On a GPU everybody decodes in half precision. The float16 format therefore comes first, and the
-others are compared with it. A token can be no faster than the memory. Each format is shown with the
-time of a forward pass over one token, by the device's own clock, and its share of the copy
-bandwidth. The share counts the bytes that the pass must read: every weight of a matrix product
-once, and the cached keys and values. The host launches each pass. If launching takes longer than
-the pass, as for small models, the share reflects the host.
+On a GPU decoding normally uses half precision. The float16 format therefore comes first, and the
+others are compared with it. Memory bandwidth limits the speed. Each format is shown with the time
+of a forward pass over one token, by the device's own clock, and its share of the copy bandwidth.
+The share counts the bytes that the pass must read: every weight of a matrix product once, and the
+cached keys and values. The host launches each pass. If launching takes longer than the pass, as for
+small models, the share shows the speed of the host.
 """
 
 from collections.abc import Mapping, Sequence

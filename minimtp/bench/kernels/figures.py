@@ -1,10 +1,10 @@
 """The figures of one matrix in one format, and which matrices and row counts are measured.
 
-GB/s        bytes of weights read per second, scales included
-Gweight/s   weights processed per second. It counts for tokens: an int4 weight takes an eighth of
-            a float32 weight's bytes
+GB/s        bytes of weights read per second, including scales
+Gweight/s   weights processed per second. Tokens per second are proportional to it. In GB/s alone,
+            int4 looks slow, because an int4 weight has an eighth of the bytes of a float32 weight
 c(T)        time of T rows divided by the time of one row. Verifying T - 1 drafts costs c(T) plain
-            steps, so c(T) limits what speculation can gain: a perfect drafter reaches T / c(T)
+            steps, so c(T) limits the gain from drafting: a perfect drafter reaches T / c(T)
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """The plot of `minimtp bench kernels`: weights per second, c(T), and the roofline.
 
-The roofline shows what limits each product. On the slope it is the memory: bandwidth times
-operations per byte. On the flat part it is arithmetic, for which NumPy's product of large matrices
-is the yardstick. A product of small integers may exceed it.
+The roofline shows the limit of each product. On the slope the limit is memory bandwidth times
+operations per byte. On the flat part it is the speed of arithmetic, measured as NumPy's product of
+large matrices. A product of small integers may exceed it.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,11 @@
-"""How fast the matrix products of decoding are, compared with what the memory can deliver.
+"""The speed of the matrix products of decoding, compared with the memory bandwidth.
 
 Decoding one token reads every weight once and does two operations with it. If the weights do not
-fit the cache, no kernel can be faster than the memory. The yardstick is therefore the machine's own
-read bandwidth for the same number of bytes: the fastest of three ways to read them (BLAS's dot
-product of a vector with itself, BLAS's matrix-vector product, and NumPy's maximum). Which of the
-three is fastest depends on the processor. A kernel that beats all three is above 100 %.
+fit the cache, no kernel can be faster than reading them from memory. The yardstick is therefore the
+machine's own read bandwidth for the same number of bytes: the fastest of three ways to read them
+(BLAS's dot product of a vector with itself, BLAS's matrix-vector product, and NumPy's maximum).
+Which of the three is fastest depends on the processor. A kernel that beats all three has a share
+above 100 %.
 
 NumPy's float32 product (BLAS) is measured next to ours. Everything runs on one thread, the formats
 alternate, and each figure is the median over rounds of the median of several calls. A large matrix
@@ -37,7 +38,7 @@ from minimtp.files import make_folder, write_text
 from minimtp.kernels.ggml import blocks
 
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
-SECONDS = 0.02  # total time of the calls behind one figure of a round
+SECONDS = 0.02  # total time of the calls for one figure of a round
 
 
 @dataclass

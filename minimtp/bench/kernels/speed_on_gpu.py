@@ -1,7 +1,7 @@
 """The kernels' matrix products, cuBLAS's and PyTorch's on a GPU, timed by the device's own clock.
 
 CuPy cannot record calls of cuBLAS into a CUDA graph. The cuBLAS row is therefore launched call by
-call, and for small matrices its time is the time of a launch.
+call, and for small matrices we measure the time of a launch.
 """
 
 import statistics
@@ -28,7 +28,7 @@ SecondsByRows = Callable[[int], float]
 def measure_kernels_on_gpu(
     device: Device, shapes: Sequence[tuple[int, int]], rounds: int
 ) -> dict[str, object]:
-    """Measure all products; returns them with the yardsticks and why a baseline is missing."""
+    """Measure all products. Return them, the yardsticks, and why a baseline is missing."""
     products, copying, missing = [], [], _missing()
     baselines = [] if missing else list(TORCH)
     names = (*OURS, *baselines)
@@ -59,8 +59,8 @@ def measure_kernels_on_gpu(
 def _copies(device: Device, size: int) -> int:
     """How many copies of a matrix to use in turn.
 
-    A matrix that fits the cache is read from it, as in decoding. Of a larger one, nothing may be
-    left in the cache when it is used again.
+    A matrix that fits the cache is read from the cache, as in decoding. A larger matrix must have
+    left the cache completely when it is used again.
     """
     cache = gpu.cache_bytes(device.xp)
     return 1 if 4 * size <= cache else -(-gpu.CACHES * cache // size)

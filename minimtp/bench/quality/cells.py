@@ -1,19 +1,20 @@
 """The rows of the quality table, and how the model of each is trained or quantized.
 
-For every seed one stem is trained in full precision up to the decay of the learning rate. From
-there it branches:
+For every seed, one stem is trained in full precision until the decay of the learning rate begins.
+These branches continue from it:
 
-    fp                  decays in full precision. The control: all branches see the same tokens
-    fp + distillation   decays again, with half of the loss following fp's probabilities. It shows
-                        what distillation alone gains
-    rtn ... gptq        the control, quantized after training (quant/ptq); at 4 bits also on q4_k
-    qat                 decays through the rounding, with learned group scales (quant/qat)
-    qat + distillation  the same, with half of the loss following the control's probabilities
+    fp                  the decay in full precision. This is the control: all branches see the same
+                        tokens
+    fp + distillation   the same, but half of the loss is distillation from fp. It shows the gain
+                        from distillation alone
+    rtn ... gptq        the control, quantized after training (quant/ptq), at 4 bits also to q4_k
+    qat                 the decay with quantized weights and learned group scales (quant/qat)
+    qat + distillation  the same, but half of the loss is distillation from the control
 
-Starting the rounding with the decay costs least (arXiv 2509.22935). A branch differs from the
-control only in its rounding. Products see int8 activations in every row except the two of fp, and
-the token table is q8_0 in all of them. At 8 bits there is nothing to recover, so nothing is
-trained.
+Quantization-aware training loses least if it starts with the decay (arXiv 2509.22935). A branch
+differs from the control only in its rounding. Activations are int8 in every row except the two of
+fp. The token table is q8_0 in all of those rows. At 8 bits there is almost no loss to recover, so
+nothing is trained.
 """
 
 import time
@@ -87,7 +88,7 @@ def table_rows(recipe: Recipe, bits: Sequence[int]) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Branches:
-    """The runs of one seed in `folder`, trained when they are needed."""
+    """The runs of one seed in `folder`. Each is trained when it is first needed."""
 
     recipe: Recipe
     text: Corpus
@@ -114,7 +115,7 @@ class Branches:
         self.train("stem", self.recipe, Start(), stop_at_step=decay_start(self.recipe))
 
     def trained_model(self, cell: Cell) -> LanguageModel:
-        """The model of a row that is trained: fp or qat, with or without distillation."""
+        """Return the model of a trained row: fp or qat, with or without distillation."""
         student = self.recipe
         start = Start(start_from=self.folder / "stem", continue_schedule=True)
         if cell.method in (FP_DISTILLED, QAT_DISTILLED):

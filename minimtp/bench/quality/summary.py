@@ -2,8 +2,8 @@
 
 A loss is a branch's held-out loss minus that of the control with the same seed, in nats.
 **Recovered** is the share of round-to-nearest's loss that a method avoids: (rtn - method) / (rtn -
-fp), means over the seeds. Intervals are 95 % over seeds (Student's t): they say what another seed
-would change, not what another text would.
+fp), means over the seeds. Intervals are 95 % over seeds (Student's t). They describe the
+variation between seeds, not between texts.
 """
 
 import statistics

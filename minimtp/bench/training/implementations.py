@@ -1,7 +1,7 @@
 """The implementations that `bench train` compares, by name.
 
 Each trains the same recipe and has the same methods: `run` takes training steps, `elapsed` measures
-the device's own time, and `release` gives back what only a step needs.
+the time by the device's clock, and `release` frees the memory that only a step needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ class Implementation(Protocol):
     about: dict[str, object]
 
     def run(self, batches: Sequence[np.ndarray]) -> list[float]:
-        """Take a step on each batch (B, T + 1); return the mean losses in nats before each step."""
+        """Take a step on each batch (B, T + 1). Return the mean losses in nats before each step."""
 
     def elapsed(self, run: Callable[[], object]) -> float | None:
         """Call run(); return the GPU's own seconds, or None on the CPU."""
 
     def release(self) -> None:
-        """Give back the GPU memory that only a step needs."""
+        """Free the GPU memory that only a step needs."""
 
 
 class Minimtp:

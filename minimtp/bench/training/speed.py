@@ -3,35 +3,37 @@
 The preset's standard model is trained by minimtp and by PyTorch (implementations.py). On the CPU,
 PyTorch uses as many threads and runs eagerly and compiled. On a GPU it uses the same precision and
 runs eagerly and with whole steps recorded as a CUDA graph. minimtp also trains through 4-bit
-rounding (QAT) and with heads for three more tokens, to show what those cost.
+rounding (QAT) and with heads for three more tokens, to show how much slower that is.
 
 **Alternating.** The speed of a shared machine drifts, so the implementations alternate, round by
-round, and each goes first every other time. A round is some training steps. A speed is the median
-over the rounds, given with its range; a ratio is the median of the ratios of neighbouring rounds.
-Cutting the batches is not counted, moving them to a GPU is. The command warns if the machine is
-busy, because that hurts unequally: PyTorch's threads spin until all have arrived. With two threads
-and one core taken by other work, PyTorch was 8 to 80 times slower than with one thread.
+round, and their order is reversed after each round. A round is a fixed number of training steps. A
+speed is the median over the rounds, given with its range. A ratio is the median of the ratios of
+neighbouring rounds. The time to copy batches to a GPU is counted, the time to cut them from the
+text is not. The command warns if the machine is busy, because that slows the implementations
+unequally: PyTorch's threads spin until all have arrived. With two threads and one core taken by
+other work, PyTorch was 8 to 80 times slower than with one thread.
 
-**Clock.** On the CPU it is the host's clock. On a GPU it is the device's own, from an event before
-the round to one after it, idle time included. The host's time is reported too.
+**Clock.** On the CPU, the host's clock measures the time. On a GPU it is the device's own clock,
+from an event before the round to an event after it, including idle time. The host's time is
+reported too.
 
 **Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up
-and compile. They are not timed, and the losses of all that train the same model must agree. In
-float32 they must agree within 1e-4 of the loss. A float32 loss is rounded to 1e-7 of itself, sums
-in another order differ by one or two roundings, and every training step multiplies the difference:
-we saw 6e-7 with `quick` and 4e-5 with `laptop`. With `tiny`, an error of a tenth in clipping,
-warm-up, a beta or the weight decay exceeds the tolerance (the tests show it). With fewer bits the
-implementations round at different places: we saw up to 1.9e-2 with `tiny` in bfloat16, 1.2e-2 in
-float16, and 2e-4 with `quick`. The tolerance there still finds a wrong learning rate, but the proof
-of equal work is float32.
+and compile. They are not timed, and all implementations of the same model must have the same loss.
+In float32 they must agree within 1e-4 of the loss. A float32 loss is rounded to 1e-7 of itself,
+sums in another order differ by one or two roundings, and every training step multiplies the
+difference: we saw 6e-7 with `quick` and 4e-5 with `laptop`. With `tiny`, an error of a tenth in
+clipping, warm-up, a beta or the weight decay exceeds the tolerance (the tests show it). With fewer
+bits the implementations round at different places: we saw up to 1.9e-2 with `tiny` in bfloat16,
+1.2e-2 in float16, and 2e-4 with `quick`. The tolerance there still finds a wrong learning rate, but
+the proof of equal work is float32.
 
 **Peak.** The speed of products of large matrices, measured once per round: on the CPU NumPy's, 1024
 x 1024, on as many threads; on a GPU cuBLAS's, 8192 x 8192, in the same precision (gpu.py).
 
 **Operations.** A multiplication and an addition count as 2. Each token and weight of a matrix
 product counts 6 (2 forward, 4 backward). Norms and the lookup in the token table count 0. Attention
-counts 6 (T + 1) D per token and layer: three times the two forward products, of which the mask
-leaves one half. Nothing counts twice for being computed twice.
+counts 6 (T + 1) D per token and layer: three times the unmasked half of the two forward products.
+Recomputed operations count once.
 """
 
 import json
@@ -249,7 +251,8 @@ def _result(
 
 def operations_per_token(recipe: Recipe) -> int:
     """Floating-point operations per token of a training step, as counted in this file's
-    docstring."""
+    docstring.
+    """
     norms = (2 * recipe.num_layers + 1) * recipe.hidden_size
     lookup = 0 if recipe.tied_embeddings else recipe.vocabulary_size * recipe.hidden_size
     # The mean over positions of 2 D operations per token attended to.

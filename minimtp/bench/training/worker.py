@@ -1,10 +1,10 @@
-"""One implementation in a process of its own, idle until it receives the batches of a round.
+"""Run one implementation in its own process, which waits for the batches of each round.
 
-Several libraries in one process disturb each other's threads, and on a GPU each keeps the memory
-that it once took. So each implementation lives in its own process. On a GPU it gives back what only
-a step needs at the end of a round, because all implementations together may need more than there
-is. Taking it again, and recording a CUDA graph again, happens in the first steps of the next round,
-which are not counted.
+In one process, the threads of several libraries disturb each other, and on a GPU each library keeps
+the memory that it has allocated. So each implementation runs in its own process. On a GPU it
+releases the memory of a step at the end of each round, because all implementations together may
+need more than the GPU has. The first steps of the next round allocate the memory again and record
+the CUDA graph again. They are not counted.
 """
 
 import signal
@@ -41,7 +41,7 @@ class Round(NamedTuple):
 
 
 class Worker:
-    """An implementation in a process of its own; `about` describes it.
+    """An implementation in its own process. `about` describes it.
 
     Raises ImportError if the implementation's library is missing, UserError if it refuses a
     setting.
@@ -60,14 +60,15 @@ class Worker:
         self.about: dict[str, object] = self._receive()
 
     def run(self, batches: Sequence[np.ndarray], uncounted: int = 0) -> Round:
-        """See `run_round`. The batches are (B, T + 1 + EXTRA_TOKENS); each implementation receives
-        the part that it uses."""
+        """See `run_round`. The batches are (B, T + 1 + EXTRA_TOKENS). Each implementation receives
+        the part that it uses.
+        """
         unused = EXTRA_TOKENS - self.about.get("extra_tokens", 0)
         self._send(([tokens[:, : tokens.shape[1] - unused] for tokens in batches], uncounted))
         return self._receive()
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, even in the middle of a round."""
         self.process.terminate()
         self.process.join()
         self.connection.close()

@@ -79,12 +79,14 @@ def test_a_95_percent_interval_covers_the_true_mean_in_95_percent_of_samples():
     assert abs(covered / 2000 - 0.95) < 0.02
 
 
-def test_only_a_certain_loss_of_a_tree_or_the_block_rule_counts_as_behind():
+def test_only_a_certain_loss_of_a_tree_or_the_block_rule_counts_as_lost():
     row = {"text": "code", "temperature": 1.0, "drafter": "heads"}
     chain = {"form": "chain", "rule": "match", "over_chain": None, "over_token": [-2.0, 0.1]}
     block = {"form": "chain", "rule": "block", "over_chain": None, "over_token": [-0.12, 0.1]}
     tree = {"form": "tree of 7", "rule": "token", "over_chain": [-0.2, 0.1], "over_token": None}
-    compared, lost = rounds.behind([row | other for other in (chain, block, tree)])
+    compared, lost = rounds.lost_comparisons([row | other for other in (chain, block, tree)])
     assert compared == 2
-    expected = "behind its chain: code at temperature 1, heads, tree of 7, token: -0.20 +- 0.10"
+    expected = (
+        "fewer tokens than its chain: code at temperature 1, heads, tree of 7, token: -0.20 +- 0.10"
+    )
     assert lost == [expected]

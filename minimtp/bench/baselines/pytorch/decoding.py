@@ -1,4 +1,4 @@
-"""A full-precision trunk decoding in PyTorch: eagerly, or with a token's pass as a CUDA graph.
+"""Decode a full-precision trunk in PyTorch: eagerly, or with one token's pass as a CUDA graph.
 
 Weights and cache have one dtype, float32 or float16; angles and logits are float32. The query heads
 of a group are rows of one product with the group's keys. So no key is repeated, and every attention
@@ -141,7 +141,7 @@ class TorchDecoder:
 class GraphedTorchDecoder(TorchDecoder):
     """The same decoder. It records the forward pass over one token once and replays it.
 
-    The recorded pass reads the whole cache behind a mask, because a length cannot be recorded.
+    The recorded pass reads the whole cache with a mask, because a length cannot be recorded.
     """
 
     def __init__(self, trunk: Transformer, device: str = "cuda", dtype: str = "float32") -> None:

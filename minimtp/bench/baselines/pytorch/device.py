@@ -12,8 +12,7 @@ Result = TypeVar("Result")
 
 
 def torch_on(device: str) -> ModuleType:
-    """Import PyTorch for "cpu" or "cuda". Raises ImportError with the reason if it cannot use
-    it."""
+    """Import PyTorch for "cpu" or "cuda". Raises ImportError if PyTorch cannot use the device."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The standard model in training in PyTorch: eager, torch.compile, or whole steps as a CUDA graph.
+"""Train the standard model in PyTorch: eagerly, compiled, or with whole steps as a CUDA graph.
 
 Everything that can be equal is equal: initial weights, batches, schedule, gradient clipping, and
 AdamW with weight decay on matrices only. Each operation is PyTorch's own fused one, if there is
@@ -13,9 +13,9 @@ loss. It starts where ours does (training/loss_scale.py), and a step that overfl
 half the scale, like ours. So both implementations take the same steps.
 
 **On a GPU** a batch is copied from pinned memory, and nothing waits for it. Losses stay on the GPU
-until the round is over. Only in float16 does the host ask after each step whether it was taken.
-Fused attention accepts grouped heads in 16 bits only, so with more bits keys and values are
-repeated. Without that PyTorch would store every attention probability.
+until the round is over. Only in float16, the host waits after each step to learn whether it
+overflowed. Fused attention accepts grouped heads in 16 bits only, so with more bits keys and values
+are repeated. Otherwise PyTorch would store every attention probability.
 """
 
 import os
