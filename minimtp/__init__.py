@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
     from minimtp.decode.decoder import Decoder as Decoder
     from minimtp.decode.decoder import DraftConfig as DraftConfig
     from minimtp.decode.decoder import generate as generate
-    from minimtp.decode.sampling import SamplingParams as SamplingParams
+    from minimtp.decode.sampling.params import SamplingParams as SamplingParams
     from minimtp.errors import UserError as UserError
     from minimtp.formats.gguf.writer import export as export
     from minimtp.formats.load import load as load
@@ -33,7 +33,7 @@ _HOME_OF = {
     "DraftConfig": "minimtp.decode.decoder",
     "LoadedModel": "minimtp.model.loaded",
     "Recipe": "minimtp.training.recipe",
-    "SamplingParams": "minimtp.decode.sampling",
+    "SamplingParams": "minimtp.decode.sampling.params",
     "Start": "minimtp.training.run.start",
     "UserError": "minimtp.errors",
     "evaluate": "minimtp.training.evaluate",

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import softmax
+from minimtp.decode.sampling.params import softmax
 
 
 class TableTarget:

@@ -26,7 +26,8 @@ from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.registry import make_rule
-from minimtp.decode.sampling import GumbelNoise, SamplingParams
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import Op

@@ -4,7 +4,7 @@ from lessons import course
 from lessons.lesson04_generating.generate import generators, sampler, timed, with_cache
 from lessons.lesson04_generating.plot import draw
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.formats.load import load
 
 PROMPT = "def "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
-from minimtp.decode.sampling import _finite_maxima, _is_number
+from minimtp.decode.sampling.params import _finite_maxima, _is_number
 from minimtp.errors import UserError
 
 

@@ -6,7 +6,8 @@ from time import perf_counter
 from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.sampling import SamplingParams, SeededRandomSource
+from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.engine.tensor import no_grad
 from minimtp.model.transformer import Transformer
 

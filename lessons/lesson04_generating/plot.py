@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.training.run.folder import LoadedRun
 
 if TYPE_CHECKING:

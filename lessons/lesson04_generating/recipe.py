@@ -2,6 +2,12 @@
 
 from lessons.lesson03_transformer.recipe import recipe as previous
 
-INTRODUCES = ("minimtp.decode.cache", "minimtp.decode.sampling", "minimtp.decode.model_runner")
+INTRODUCES = (
+    "minimtp.decode.cache",
+    "minimtp.decode.sampling.gumbel_noise",
+    "minimtp.decode.sampling.random_source",
+    "minimtp.decode.sampling.params",
+    "minimtp.decode.model_runner",
+)
 
 recipe = previous

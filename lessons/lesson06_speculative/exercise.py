@@ -12,7 +12,7 @@ from minimtp.decode.rules.residual import (  # noqa: F401  (for your rules)
     probability_ratio,
     residual_distribution,
 )
-from minimtp.decode.sampling import RandomSource
+from minimtp.decode.sampling.random_source import RandomSource
 
 
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.round import Round
 from minimtp.decode.rules.registry import make_rule
 from minimtp.decode.rules.rule import Rule
-from minimtp.decode.sampling import SamplingParams, SeededRandomSource, softmax
+from minimtp.decode.sampling.params import SamplingParams, softmax
+from minimtp.decode.sampling.random_source import SeededRandomSource
 
 DEPTHS = (1, 3, 5, 7, 11, 15)
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text

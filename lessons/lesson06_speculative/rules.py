@@ -6,7 +6,8 @@ from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.residual import probability_ratio, residual_distribution
 from minimtp.decode.rules.token import TokenRule
-from minimtp.decode.sampling import RandomSource, softmax
+from minimtp.decode.sampling.params import softmax
+from minimtp.decode.sampling.random_source import RandomSource
 from minimtp.engine.tensor import no_grad
 from minimtp.model.heads import MultiTokenModel
 

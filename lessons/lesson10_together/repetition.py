@@ -8,7 +8,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.training.run.folder import LoadedRun
 
 

@@ -8,7 +8,7 @@ from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.compare.claims import judge
 from minimtp.compare.result_cache import Figures
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.run.folder import LoadedRun
 

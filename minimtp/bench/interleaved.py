@@ -18,7 +18,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPolicy
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.target import Target
 

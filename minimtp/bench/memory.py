@@ -7,7 +7,7 @@ from collections.abc import Callable
 from minimtp.backend import empty_gpu_pool, gpu_pool_bytes
 from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Variant, run_once
-from minimtp.decode.sampling import GREEDY
+from minimtp.decode.sampling.params import GREEDY
 
 
 def peak_memory(build: Callable[[], Variant], prompt: np.ndarray, max_new_tokens: int) -> int:

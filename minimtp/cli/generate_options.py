@@ -123,7 +123,7 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
 
 def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
     """Return the keyword arguments of `Decoder.generate`."""
-    from minimtp.decode.sampling import SamplingParams
+    from minimtp.decode.sampling.params import SamplingParams
 
     return {
         "max_new_tokens": options.max_new_tokens,

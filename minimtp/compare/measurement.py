@@ -18,7 +18,7 @@ from minimtp.bench.memory import peak_memory
 from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
 from minimtp.decode.decoder import deploy
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes

@@ -22,7 +22,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import require_tree, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.machine import processor
 from minimtp.model.loaded import LoadedModel

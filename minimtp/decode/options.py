@@ -8,7 +8,7 @@ from minimtp.decode.generation import Generation, Limits, max_length
 from minimtp.decode.logits_processors import LogitsProcessor, ProcessedRule
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.rules.registry import make_rule
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.stopping import DecodeBytes, Stop
 from minimtp.decode.target import Target
 from minimtp.errors import UserError

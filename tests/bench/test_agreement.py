@@ -4,7 +4,7 @@ import pytest
 
 from minimtp.bench.agreement import check_greedy_texts
 from minimtp.bench.interleaved import Variant, measure_interleaved
-from minimtp.decode.sampling import GREEDY
+from minimtp.decode.sampling.params import GREEDY
 from tests.bench.counting_target import PROMPTS, CountingDrafter, CountingTarget
 
 

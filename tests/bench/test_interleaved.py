@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.bench import interleaved
 from minimtp.bench.interleaved import Run, Speed, Variant, measure_interleaved, tune
-from minimtp.decode.sampling import GREEDY
+from minimtp.decode.sampling.params import GREEDY
 from minimtp.decode.statistics import Statistics
 from tests.bench.counting_target import PROMPTS, CountingDrafter, CountingTarget
 

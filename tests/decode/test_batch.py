@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
 

@@ -9,7 +9,7 @@ import pytest
 
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.policy import cost
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from tests.decode.drafters.test_heads import SHAPE, model_with
 

@@ -20,7 +20,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.greedy import Greedy
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]

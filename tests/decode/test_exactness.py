@@ -20,7 +20,8 @@ from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.registry import RULES
-from minimtp.decode.sampling import GumbelNoise, SamplingParams
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.module import map_parameters
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel

@@ -3,7 +3,7 @@
 import pytest
 
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import GREEDY
+from minimtp.decode.sampling.params import GREEDY
 from minimtp.errors import UserError
 from tests.table_drafters import constant_drafter
 from tests.table_models import TableTarget

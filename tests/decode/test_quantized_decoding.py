@@ -19,7 +19,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import Transformer

@@ -13,7 +13,7 @@ from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from tests.table_drafters import sampling_drafter
 from tests.table_models import (
     TableTarget,

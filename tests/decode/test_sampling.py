@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from minimtp.decode.sampling import GREEDY, GumbelNoise, SamplingParams, SeededRandomSource, softmax
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import GREEDY, SamplingParams, softmax
+from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
 
 # Quarters, so that ties are common and exact.

@@ -12,7 +12,7 @@ from minimtp.decode.options import start_generation
 from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.stopping import Stop
 from tests.table_drafters import TableTreeDrafter
 from tests.table_models import TableTarget, every_outcome, exact_distribution, total_variation

@@ -8,7 +8,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.errors import UserError
 from minimtp.kernels import plain

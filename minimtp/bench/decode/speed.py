@@ -42,7 +42,7 @@ from minimtp.bench.decode.variants import all_variants, with_rules
 from minimtp.bench.decode.weight_formats import measure_weight_formats
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.json_lines import json_lines
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.files import make_folder, write_text
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes

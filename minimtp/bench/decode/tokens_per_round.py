@@ -40,7 +40,7 @@ from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.registry import RULES
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text

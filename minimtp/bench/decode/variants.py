@@ -11,7 +11,7 @@ from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.registry import RULES
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.training.run.folder import LoadedRun
 
 PLAIN = "plain"

@@ -34,7 +34,7 @@ from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.model.transformer import LanguageModel

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from minimtp.decode.decoder import DraftConfig
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import DecodeBytes
 from minimtp.errors import UserError

@@ -7,7 +7,7 @@ would depend on its token, and rejection sampling would be wrong (rules/tree.py)
 
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Children, Coupling
-from minimtp.decode.sampling import softmax
+from minimtp.decode.sampling.params import softmax
 
 # The drafter's argmax is the target's choice more often than its own probability says, because two
 # argmaxes agree where two samples would not. Measured on trained heads, greedy and with shared

@@ -14,7 +14,7 @@ from minimtp.decode.rules.residual import (
     without_token,
 )
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import RandomSource
+from minimtp.decode.sampling.random_source import RandomSource
 
 
 def block_rule(

@@ -16,7 +16,8 @@ from minimtp.decode.rules.matching import (
 )
 from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import RandomSource, SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.sampling.random_source import RandomSource
 
 
 class Match:

@@ -12,7 +12,8 @@ from math import isfinite
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Children
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import NOT_FINITE, RandomSource
+from minimtp.decode.sampling.params import NOT_FINITE
+from minimtp.decode.sampling.random_source import RandomSource
 from minimtp.errors import UserError
 
 

@@ -6,7 +6,9 @@ from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.shared_noise import SharedNoise
 from minimtp.decode.rules.token import TokenRule
-from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSource
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
 
 RULES = ("shared-noise", "token", "block", "match")

@@ -9,7 +9,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.rules.matching import matching_path, require_finite, sample_token
 from minimtp.decode.rules.rule import Children, Coupling
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import RandomSource, SamplingParams, softmax
+from minimtp.decode.sampling.params import SamplingParams, softmax
+from minimtp.decode.sampling.random_source import RandomSource
 
 
 class RejectionRule(ABC):

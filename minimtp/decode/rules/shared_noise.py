@@ -14,7 +14,8 @@ from minimtp.decode.rules.matching import (
 )
 from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import GumbelNoise, SamplingParams
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
 
 
 class SharedNoise:

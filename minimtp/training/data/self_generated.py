@@ -22,7 +22,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed
 from minimtp.decode.decoder import Decoder
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
 from minimtp.model.loaded import LoadedModel

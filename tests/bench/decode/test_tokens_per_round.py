@@ -11,7 +11,7 @@ from minimtp.bench.decode.variants import FIXED_DEPTH
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
 from minimtp.decode.rules.registry import RULES
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.formats.load import load
 
 

@@ -15,7 +15,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
-from minimtp.decode.sampling import GREEDY, SamplingParams
+from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import start_generation
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from tests.table_models import TableTarget, greedy_text
 
 

@@ -9,7 +9,7 @@ from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import start_generation
 from minimtp.decode.policy.adaptive import MAX_CREDIT, MIN_ROUNDS, TRIAL, AdaptivePolicy
-from minimtp.decode.sampling import SamplingParams
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from tests.table_models import TableTarget, greedy_text
 

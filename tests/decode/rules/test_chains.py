@@ -15,7 +15,8 @@ from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.shared_noise import SharedNoise
 from minimtp.decode.rules.token import TokenRule, token_rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import GumbelNoise, SamplingParams
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from tests.rule_properties import (
     DEPTH,

@@ -17,7 +17,9 @@ from minimtp.decode.rules.rule import Coupling
 from minimtp.decode.rules.shared_noise import SharedNoise
 from minimtp.decode.rules.token import TokenRule, recursive_rejection, token_rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.decode.sampling import GumbelNoise, SamplingParams, SeededRandomSource
+from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.sampling.random_source import SeededRandomSource
 from tests.rule_properties import (
     PAIRS,
     chain_round,

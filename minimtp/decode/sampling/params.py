@@ -1,5 +1,4 @@
-"""From logits to the distribution that a token is sampled from, and the random numbers for sampling
-it.
+"""From logits to the distribution that a token is sampled from.
 
 A model's logits z become the *sampling distribution* p in three steps, in this order. Each step
 ends with a distribution:
@@ -22,8 +21,6 @@ cheap.
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Protocol
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
@@ -148,124 +145,3 @@ def _finite_maxima(rows: Array) -> Array:
     if not math.isfinite(float(maxima.sum())):
         raise UserError(NOT_FINITE)
     return maxima
-
-
-class RandomSource(Protocol):
-    """All the randomness of sampling and verification, in four methods.
-
-    Verification rules call nothing else. So a test can answer the calls in every possible way and
-    add up the exact probability of each outcome.
-    """
-
-    def happens(self, probability: float) -> bool:
-        """Return True with this probability (1 or more: always)."""
-
-    def choose(self, probabilities: np.ndarray) -> int:
-        """Sample a token from probabilities (V,) float64."""
-
-    def sample(self, scores: np.ndarray) -> np.ndarray:
-        """Sample a token (R,) from the softmax of each row of scores (R, V)."""
-
-    def sample_distinct(self, scores: np.ndarray, count: int) -> list[int]:
-        """Sample up to `count` tokens from the softmax of scores (V,), without replacement.
-
-        Fewer if fewer tokens have a probability above 0.
-        """
-
-
-class SeededRandomSource:
-    """A `RandomSource` whose answers depend on the seed and the earlier calls only."""
-
-    ROWS = 32  # rows of noise to generate at once
-
-    def __init__(self, seed: int) -> None:
-        self._generator = np.random.default_rng(seed)
-        self._random = self._generator.random
-        self._noise = np.empty((0, 0))
-
-    def happens(self, probability: float) -> bool:
-        return self._random() < probability
-
-    def choose(self, probabilities: np.ndarray) -> int:
-        """Inverse transform sampling. Never returns a token with probability 0."""
-        cumulative = probabilities.cumsum()
-        total = cumulative[-1]
-        point = self._random() * total
-        if point >= total:  # by rounding; then take the last token with a probability above 0
-            return int(cumulative.searchsorted(total, side="left"))
-        return int(cumulative.searchsorted(point, side="right"))
-
-    def sample(self, scores: np.ndarray) -> np.ndarray:
-        """Gumbel-max: the argmax of score + Gumbel noise.
-
-        Needs no exponentials and no normalization, and two passes over a row.
-        """
-        rows = len(scores)
-        if len(self._noise) < rows:
-            self._noise = gumbel_noise(self._generator, (max(rows, self.ROWS), scores.shape[1]))
-        noise, self._noise = self._noise[:rows], self._noise[rows:]
-        return (scores + noise).argmax(axis=-1)
-
-    def sample_distinct(self, scores: np.ndarray, count: int) -> list[int]:
-        """Gumbel-top-k (Kool et al. 2019, 1903.06059): the highest of score + Gumbel noise."""
-        perturbed = scores + gumbel_noise(self._generator, (1, len(scores)))[0]
-        tokens = np.argsort(-perturbed)[:count]
-        return tokens[perturbed[tokens] > -np.inf].tolist()
-
-
-def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Return finite standard Gumbel noise G (Gumbel 1954).
-
-    argmax(log p + G) over the tokens is a sample from p.
-    """
-    exponential = generator.standard_exponential(shape)
-    smallest = np.finfo(np.float64).tiny
-    np.maximum(exponential, smallest, out=exponential)  # -log(0) + a score of -inf would be NaN
-    np.log(exponential, out=exponential)
-    return np.negative(exponential, out=exponential)
-
-
-class GumbelNoise:
-    """Gumbel noise G for every (seed, position, token): argmax(log p + G) is a sample from p.
-
-    Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of
-    a position is computed from the position, not from earlier random numbers. So a sampled token
-    depends on the seed, its position and p only.
-    """
-
-    BLOCK = (
-        64  # positions to generate at once: setting up a generator costs as much as 1000 numbers
-    )
-    CACHED_BLOCKS = 3  # per device
-
-    def __init__(self, seed: int, vocabulary_size: int) -> None:
-        self._seed = seed
-        self._shape = (self.BLOCK, vocabulary_size)
-        self._blocks: dict[ModuleType, dict[int, Array]] = {}  # by array library and number
-
-    def rows(self, position: int, count: int, xp: ModuleType = np) -> Array:
-        """Return the noise (count, V), float64, of the positions from `position` on.
-
-        They are an array of `xp`: a block is copied to the GPU once, when its first position is
-        requested.
-        """
-        number, offset = divmod(position, self.BLOCK)
-        rows = self._block(number, xp)[offset : offset + count]
-        while len(rows) < count:
-            number += 1
-            rows = xp.concatenate([rows, self._block(number, xp)[: count - len(rows)]])
-        return rows
-
-    def _block(self, number: int, xp: ModuleType) -> Array:
-        blocks = self._blocks.setdefault(xp, {})
-        if number not in blocks:
-            block = self._generate(number) if xp is np else xp.asarray(self._block(number, np))
-            if len(blocks) >= self.CACHED_BLOCKS:
-                blocks.clear()
-            blocks[number] = block
-        return blocks[number]
-
-    def _generate(self, number: int) -> np.ndarray:
-        counter = [0, number, 0, 0]
-        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
-        return gumbel_noise(generator, self._shape)
