@@ -167,7 +167,7 @@ def opposite_extremes(x):
 
 
 @grid_property()
-def codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type(grid, x, random):
+def codes_are_integers_of_the_grid_and_scales_have_their_type(grid, x, random):
     codes, scales = grid.encode(x)
     assert codes.dtype == np.int8 and codes.shape == x.shape
     assert grid.min_code <= codes.min() and codes.max() <= grid.max_code
@@ -181,7 +181,7 @@ def codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type(grid, x,
 
 
 @grid_property()
-def fake_quantization_is_decoding_the_code_bit_for_bit_with_any_kernel(grid, x, random):
+def fake_quantization_equals_decoding_the_codes_bit_for_bit_with_any_kernel(grid, x, random):
     expected = grid.decode(*grid.encode(x))
     for kernel in ("plain", "auto"):
         kernels.use(kernel)
@@ -192,14 +192,14 @@ def fake_quantization_is_decoding_the_code_bit_for_bit_with_any_kernel(grid, x, 
 
 
 @grid_property()
-def double_precision_weights_are_rounded_as_the_float32_format_will(grid, x, random):
+def float64_weights_are_rounded_like_their_float32_values(grid, x, random):
     precise = x.astype(np.float64)
     assert bits(grid.fake_quantize(precise)) == bits(grid.fake_quantize(x).astype(np.float64))
     assert bits(grid.encode(precise)[0]) == bits(grid.encode(x)[0])
 
 
 @grid_property()
-def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random):
+def float64_weights_within_float32_rounding_of_a_tie_are_rounded_like_the_tie(grid, x, random):
     """Half way between two levels, and next to it by less than half a float32: one number to the
     format, so one code.
     """
@@ -232,7 +232,9 @@ def what_float32_cannot_tell_from_a_tie_is_rounded_like_the_tie(grid, x, random)
 
 
 @grid_property(about=lambda grid: isinstance(grid, UniformGrid) or grid in (Q4_0, Q4_1, Q8_0))
-def a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one(grid, x, random):
+def rounding_moves_a_weight_by_at_most_half_a_step_or_one_step_opposite_a_signed_extreme(
+    grid, x, random
+):
     """And by the rounding of what is stored: of the step, times the codes between zero and the
     value, and of a minimum.
     """
@@ -256,7 +258,7 @@ def a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one
 
 
 @grid_property(about=lambda grid: isinstance(grid, NF4Grid))
-def a_weight_moves_by_at_most_half_the_widest_distance_of_two_nf4_levels(grid, x, random):
+def rounding_moves_a_weight_by_at_most_half_the_widest_gap_between_nf4_levels(grid, x, random):
     largest = np.empty(x.shape)
     for group in groups_of(grid, x):
         largest[group] = np.abs(x[group]).max()
@@ -287,7 +289,7 @@ def the_outermost_codes_are_used(grid, x, random):
 
 
 @grid_property()
-def with_given_scales_no_level_is_nearer_than_the_chosen_one(grid, x, random):
+def nearest_chooses_the_nearest_level_of_the_given_scales(grid, x, random):
     scales = grid.encode(x)[1]
     codes = grid.nearest(x, scales)
     assert codes.dtype == np.int8 and grid.min_code <= codes.min() and codes.max() <= grid.max_code
@@ -300,14 +302,14 @@ def with_given_scales_no_level_is_nearer_than_the_chosen_one(grid, x, random):
 
 
 @grid_property(holds=lambda grid: not isinstance(grid, BlockGrid) or searched(grid))
-def the_codes_are_the_nearest_to_the_scales_that_are_stored(grid, x, random):
+def encoded_codes_are_the_nearest_for_the_stored_scales(grid, x, random):
     """The other formats choose them with the step before it is rounded."""
     codes, scales = grid.encode(x)
     assert np.array_equal(grid.decode(codes, scales), grid.decode(grid.nearest(x, scales), scales))
 
 
 @grid_property()
-def columns_by_themselves_get_the_codes_that_they_get_among_the_others(grid, x, random):
+def a_range_of_columns_gets_the_same_codes_alone_as_in_the_whole_matrix(grid, x, random):
     first = int(random.integers(x.shape[1]))
     last = int(random.integers(first, x.shape[1])) + 1
     scales = grid.encode(x)[1]
@@ -323,14 +325,14 @@ def columns_by_themselves_get_the_codes_that_they_get_among_the_others(grid, x, 
 
 
 @grid_property()
-def with_the_scale_kept_rounding_twice_is_rounding_once(grid, x, random):
+def rounding_again_with_the_same_scales_changes_nothing(grid, x, random):
     codes, scales = grid.encode(x)
     values = grid.decode(codes, scales)
     assert np.array_equal(grid.decode(grid.nearest(values, scales), scales), values)
 
 
 @grid_property(holds=lambda grid: policy(grid) in ("restricted", "ggml-signed", "min-max", "nf4"))
-def with_the_scale_chosen_again_rounding_twice_is_rounding_once(grid, x, random):
+def rounding_again_with_new_scales_changes_nothing(grid, x, random):
     given_that(isinstance(grid, BlockGrid) or is_normal(grid.encode(x)[1], grid.scale_type))
     once = grid.fake_quantize(x)
     assert np.array_equal(grid.fake_quantize(once), once)
@@ -342,12 +344,12 @@ def with_the_scale_chosen_again_rounding_twice_is_rounding_once(grid, x, random)
 @grid_property(
     holds=lambda grid: policy(grid) in ("restricted", "ggml-signed", "ternary") or grid is Q6_K
 )
-def the_negative_is_rounded_to_the_negative(grid, x, random):
+def negated_weights_are_rounded_to_negated_values(grid, x, random):
     assert np.array_equal(grid.fake_quantize(-x), -grid.fake_quantize(x))
 
 
 @grid_property()
-def scaling_by_a_power_of_two_scales_the_result_while_scales_are_normal_numbers(grid, x, random):
+def scaling_by_a_power_of_two_scales_the_result_if_scales_are_normal_numbers(grid, x, random):
     factor = np.float32(2.0 ** int(random.integers(-8, 9)))
     scale_type = getattr(grid, "scale_type", "float16")
     if scale_type == "float32":  # no floor under the scale, wherever a float32 itself is fine
@@ -383,7 +385,7 @@ def rounding_keeps_the_order_of_all_weights(grid, x, random):
 
 
 @grid_property(about=lambda grid: not searched(grid))
-def shuffling_what_shares_a_scale_shuffles_the_result(grid, x, random):
+def shuffling_weights_that_share_a_scale_shuffles_the_result(grid, x, random):
     """The search of K-quants adds in the order of the weights: the last bit of a sum can decide,
     and seldom does.
     """
@@ -400,7 +402,7 @@ def shuffling_what_shares_a_scale_shuffles_the_result(grid, x, random):
 
 
 @grid_property()
-def a_group_is_rounded_the_same_alone_as_among_others(grid, x, random):
+def a_group_is_rounded_the_same_alone_as_in_the_whole_matrix(grid, x, random):
     rounded = grid.fake_quantize(x)
     for group in alone(grid, x):
         assert bits(grid.fake_quantize(np.ascontiguousarray(x[group]))) == bits(
@@ -412,7 +414,7 @@ def a_group_is_rounded_the_same_alone_as_among_others(grid, x, random):
 
 
 @grid_property()
-def nothing_undefined_is_computed(grid, x, random):
+def no_undefined_operation_occurs(grid, x, random):
     """No 0 / 0 and no cast of what is no number, whose result depends on the machine."""
     for y in (x, np.zeros_like(x), np.full_like(x, 1e-45), np.full_like(x, x[0, 0])):
         with np.errstate(divide="raise", invalid="raise", over="raise"):
@@ -450,7 +452,7 @@ def equal_weights_come_back_equal_finite_and_close(grid, x, random):
 
 
 @grid_property()
-def groups_without_a_normal_scale_become_zeros_and_nothing_else(grid, x, random):
+def groups_too_small_for_a_normal_scale_become_zeros(grid, x, random):
     for size in (1e-45, 1e-42, 5e-39):
         tiny = np.linspace(-size, size, x.size, dtype=np.float32).reshape(x.shape)
         codes, scales = grid.encode(tiny)
@@ -459,7 +461,7 @@ def groups_without_a_normal_scale_become_zeros_and_nothing_else(grid, x, random)
 
 
 @grid_property()
-def the_largest_magnitude_is_finite_and_what_lies_above_is_refused_by_name(grid, x, random):
+def max_magnitude_stays_finite_and_larger_weights_are_rejected_by_name(grid, x, random):
     limit = np.float32(grid.max_magnitude)
     for sign in (1, -1):
         y = np.clip(x, -1, 1) * 0
@@ -473,7 +475,7 @@ def the_largest_magnitude_is_finite_and_what_lies_above_is_refused_by_name(grid,
 
 
 @grid_property()
-def a_value_that_is_not_finite_is_refused_by_name(grid, x, random):
+def a_non_finite_value_is_rejected_by_name(grid, x, random):
     for bad in (np.nan, np.inf, -np.inf):
         y = x.copy()
         y.flat[int(random.integers(x.size))] = bad
@@ -483,7 +485,7 @@ def a_value_that_is_not_finite_is_refused_by_name(grid, x, random):
 
 
 @grid_property()
-def a_shape_that_cannot_be_stored_is_refused_by_name(grid, x, random):
+def a_shape_that_cannot_be_stored_is_rejected_by_name(grid, x, random):
     shapes = (
         [(32,), (1, 2, 256), (2, 33), (2, 16)]
         if isinstance(grid, BlockGrid)
@@ -499,7 +501,7 @@ def a_shape_that_cannot_be_stored_is_refused_by_name(grid, x, random):
 
 
 @grid_property()
-def the_masks_say_what_was_clipped(grid, x, random):
+def masks_stop_only_gradients_of_clipped_weights(grid, x, random):
     """clip-round keeps a part of what round-clip keeps, and what round-clip drops stands on an
     outermost code.
     """
@@ -518,7 +520,7 @@ def the_masks_say_what_was_clipped(grid, x, random):
 
 
 @grid_property()
-def bytes_are_read_back_as_what_fake_quantization_computed_with(grid, x, random):
+def packed_bytes_decode_to_the_fake_quantized_weights(grid, x, random):
     x = (
         x
         if isinstance(grid, BlockGrid)
@@ -546,7 +548,7 @@ NOISE = {  # decibels, on a bell-shaped matrix; research on other implementation
 
 
 @grid_property()
-def the_noise_on_bell_shaped_weights_is_neither_more_nor_less_than_known(grid, x, random):
+def the_noise_on_normal_weights_is_within_a_fifth_of_a_decibel_of_the_known_level(grid, x, random):
     """Two-sided: a quantizer that rounds nothing fails as one that rounds badly does."""
     given_that(grid.name in NOISE)
     y = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32) * np.float32(0.02)

@@ -47,7 +47,7 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
 
-def test_writing_and_truncating_allocate_nothing(own):
+def test_writing_to_the_cache_and_truncating_it_allocate_no_memory(own):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     keys, values = cache.layer(1)
     append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
@@ -61,7 +61,7 @@ def test_writing_and_truncating_allocate_nothing(own):
 
 
 @pytest.mark.parametrize("rows", [CONTEXT + 1, CONTEXT + 7])
-def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(own, rows):
+def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own, rows):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     with pytest.raises(ValueError, match=f"{rows} positions do not fit a cache of {CONTEXT}"):
         append(cache, np.ones((rows, LAYERS, HEADS, CHANNELS), np.float32))
@@ -71,7 +71,7 @@ def test_rows_beyond_the_context_are_refused_and_leave_the_cache_as_it_was(own, 
 
 
 @pytest.mark.parametrize("length", [-1, 4])
-def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
+def test_truncating_a_cache_to_a_negative_or_larger_length_is_an_error(own, length):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
     append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
     with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
@@ -79,7 +79,7 @@ def test_a_cache_cannot_be_truncated_to_a_length_it_does_not_have(own, length):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_cache_begins_at_a_cache_line(dtype):
+def test_cache_arrays_begin_at_a_cpu_cache_line(dtype):
     caches = [KeyValueCache(2, 5, 1, 6, dtype) for _ in range(4)]
     assert not any(
         array.ctypes.data % 64 for cache in caches for array in (cache.keys, cache.values)
@@ -107,7 +107,7 @@ def rows_of(trunk, text):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(passes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
-def test_what_a_pass_writes_into_a_layer_is_what_write_would_put_there(dtype, passes):
+def test_a_forward_pass_writes_the_same_cache_rows_as_the_write_method(dtype, passes):
     """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows
     are written over.
     """

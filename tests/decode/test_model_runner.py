@@ -62,7 +62,7 @@ def feed(runtime, pieces):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("pieces", [[24], [1] * 24, [7, 1, 9, 7]])
-def test_pieces_through_the_cache_give_the_logits_of_the_whole_sequence_in_float64(tied, pieces):
+def test_feeding_a_sequence_in_pieces_gives_the_logits_of_the_whole_sequence(tied, pieces):
     model = trunk(tied, np.float64)
     expected = model.logits(model.hidden(TEXT[None])).data[0]
     np.testing.assert_allclose(feed(ModelRunner(model), pieces), expected, rtol=0, atol=1e-12)
@@ -81,7 +81,7 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
 @needs_numba
 @pytest.mark.parametrize("kind", ["float32", *ROUNDED])
 @given(pieces=st.lists(st.integers(1, 16), min_size=1, max_size=12))
-def test_compiled_logits_are_the_same_bits_whatever_the_pieces(kind, pieces):
+def test_compiled_logits_have_the_same_bits_for_any_pieces(kind, pieces):
     runtime, total, kept = decoder(kind), 0, []
     for piece in pieces:
         if total + piece <= 24:
@@ -92,7 +92,7 @@ def test_compiled_logits_are_the_same_bits_whatever_the_pieces(kind, pieces):
     assert together.tobytes() == feed(runtime, [1] * total).tobytes()
 
 
-def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_been_fed():
+def test_after_truncation_logits_are_as_if_the_dropped_tokens_had_never_been_fed():
     runtime = ModelRunner(trunk(dtype=np.float64))
     feed(runtime, [6])
     runtime.forward(TEXT[12:20])
@@ -103,7 +103,7 @@ def test_truncating_and_feeding_again_is_as_if_the_forgotten_tokens_had_never_be
     )
 
 
-def test_a_model_in_training_for_4_bits_has_to_be_converted_first():
+def test_a_model_runner_rejects_a_fake_quantized_model_that_is_not_converted():
     with pytest.raises(TypeError, match="convert the model first"):
         ModelRunner(prepare_qat(trunk(), QuantizationSpec()))
 
@@ -120,9 +120,7 @@ def test_tokens_beyond_the_context_are_an_error():
 )
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
 @settings(max_examples=25)
-def test_rows_of_trees_and_the_cache_after_them_are_those_of_their_paths_fed_as_chains(
-    kind, forms, seed
-):
+def test_tree_rows_and_the_cache_after_them_equal_their_paths_fed_as_chains(kind, forms, seed):
     """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere
     up to rounding.
     """

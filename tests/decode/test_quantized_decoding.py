@@ -59,7 +59,7 @@ def trained(spec, kind="token_conditioned", dtype=np.float64):
 @each_spec
 @given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=1, max_size=24))
 @settings(max_examples=8)
-def test_decoding_says_what_the_training_forward_says(spec, text, pieces):
+def test_decoding_gives_the_logits_of_the_training_forward_pass(spec, text, pieces):
     """In float64: sums in another order differ by 1e-15 of their size, too little to tip a number
     to its next code here.
     """
@@ -80,7 +80,9 @@ def test_decoding_says_what_the_training_forward_says(spec, text, pieces):
 @each_spec
 @given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=24, max_size=24))
 @settings(max_examples=5)
-def test_a_tokens_bits_do_not_depend_on_what_it_is_fed_with(spec, text, pieces):
+def test_logits_of_a_token_do_not_depend_on_the_tokens_fed_in_the_same_forward_pass(
+    spec, text, pieces
+):
     runtime = deploy(convert(trained(spec, dtype=np.float32)))[0]
     expected = [runtime.forward(np.array([token])).logits for token in text]
     runtime.truncate(0)
@@ -96,7 +98,7 @@ def test_a_tokens_bits_do_not_depend_on_what_it_is_fed_with(spec, text, pieces):
 @each_spec
 @given(form=tree_forms(), seed=st.integers(0, 1000))
 @settings(max_examples=5)
-def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form, seed):
+def test_each_tree_row_has_the_same_bits_as_the_chain_that_ends_at_it(spec, form, seed):
     runtime, chain = (deploy(convert(trained(spec, dtype=np.float32)))[0] for _ in range(2))
     for each in (runtime, chain):
         each.forward(np.arange(3))
@@ -121,7 +123,7 @@ def test_a_row_of_a_tree_has_the_bits_of_the_chain_that_ends_with_it(spec, form,
 @pytest.mark.parametrize(
     "sampling", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"]
 )
-def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, sampling):
+def test_generated_tokens_are_the_same_with_every_drafter_and_without_one(spec, kind, sampling):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
     write = partial(
         start_generation,
@@ -140,7 +142,7 @@ def test_the_text_is_the_same_with_any_drafts_and_without(spec, kind, sampling):
 
 @each_kind
 @pytest.mark.parametrize("name", ["three bits", "a cache of 8 bits", "a cache of 4 bits"])
-def test_the_heads_draft_what_they_were_trained_to(name, kind):
+def test_deployed_heads_draft_the_tokens_of_the_training_forward_pass(name, kind):
     """Where a group is no larger than the heads' state. With one scale a token, the halves of a
     join are rounded apart.
     """
@@ -154,7 +156,7 @@ def test_the_heads_draft_what_they_were_trained_to(name, kind):
 
 
 @pytest.mark.parametrize("cache", ["int8", "int4"])
-def test_the_cache_holds_what_few_bits_would_give_back(cache):
+def test_a_quantized_cache_holds_the_rounded_keys_and_values(cache):
     model = trained(QuantizationSpec(cache=cache), dtype=np.float32)
     kernels.use("plain")
     try:
@@ -182,7 +184,7 @@ def test_the_cache_holds_what_few_bits_would_give_back(cache):
 @pytest.mark.parametrize(
     "name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"]
 )
-def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied):
+def test_decoding_looks_up_the_same_embeddings_as_training(name, tied):
     shape = ModelConfig(
         37,
         8,
@@ -202,7 +204,7 @@ def test_the_embeddings_that_decoding_looks_up_are_those_of_training(name, tied)
     assert ModelRunner(convert(trunk)).embed(tokens).tobytes() == expected.tobytes()
 
 
-def test_models_that_kernels_know_take_all_their_rows_at_once():
+def test_rows_at_once_is_set_if_the_kernels_support_every_matrix():
     assert ModelRunner(convert(trained(QuantizationSpec())).trunk).rows_at_once
     assert ModelRunner(
         convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk
@@ -211,7 +213,7 @@ def test_models_that_kernels_know_take_all_their_rows_at_once():
     assert ModelRunner(heads_only.trunk).rows_at_once and not deploy(heads_only)[0].rows_at_once
 
 
-def test_a_run_trained_through_any_rounding_writes_text_and_so_does_its_packed_twin(tmp_path):
+def test_a_run_with_every_quantization_and_its_packed_model_generate_the_same_bytes(tmp_path):
     """The whole way: train, load, generate with drafts and without, pack, generate again."""
     corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
     recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",

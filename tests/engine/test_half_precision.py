@@ -58,7 +58,7 @@ def halved(model):
 
 
 @given(weights)
-def test_a_weight_becomes_the_nearest_float16_and_what_is_one_stays(x):
+def test_f16_rounds_a_weight_to_the_nearest_float16_and_keeps_float16_weights(x):
     rounded = F16.fake_quantize(x)
     assert rounded.dtype == np.float32
     assert rounded.tobytes() == x.astype(np.float16).astype(np.float32).tobytes()
@@ -68,7 +68,7 @@ def test_a_weight_becomes_the_nearest_float16_and_what_is_one_stays(x):
 
 
 @given(weights)
-def test_packed_halves_are_the_numbers_own_bytes(x):
+def test_packed_f16_weights_are_the_bytes_of_little_endian_float16_numbers(x):
     packed = packing.quantize(F16, x)
     assert packed.dtype == np.uint8 and packed.shape == (3, 64)
     assert packed.tobytes() == x.astype("<f2").tobytes()
@@ -77,13 +77,13 @@ def test_packed_halves_are_the_numbers_own_bytes(x):
     assert packing.pack(F16, *packing.unpack(F16, packed)).tobytes() == packed.tobytes()
 
 
-def test_what_no_finite_float16_is_near_to_is_refused():
+def test_weights_without_a_finite_float16_nearby_are_rejected():
     for value, said in ((65505.0, "at most 65504"), (np.inf, "not finite"), (np.nan, "not finite")):
         with pytest.raises(UserError, match=f"qkv.*{said}"):
             F16.encode(np.array([[1.0, value]], np.float32), "qkv")
 
 
-def test_gradients_pass_where_there_is_a_level():
+def test_f16_masks_stop_gradients_only_beyond_the_largest_float16():
     x = np.array([[1.0, -65504.0, 7e4]], np.float32)
     assert [F16.straight_through_mask(x, mask) is None for mask in MASKS] == [True, False, False]
     for mask in MASKS[1:]:
@@ -91,14 +91,14 @@ def test_gradients_pass_where_there_is_a_level():
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "rtn"])
-def test_methods_that_choose_scales_have_none_to_choose(method):
+def test_methods_that_choose_scales_reject_f16(method):
     batches = [np.arange(40, dtype=np.int64).reshape(2, 20) % 61]
     with pytest.raises(UserError, match="f16 has no scales"):
         quantize_after_training(model_with("none"), HALVES, method, batches)
 
 
 @pytest.mark.parametrize("scales", ["learned", "learned-offset", "learned-bound"])
-def test_there_is_no_step_to_learn(scales):
+def test_learned_scales_reject_f16(scales):
     with pytest.raises(UserError, match="f16"):
         add_learned_step_parameters(
             model_with("none"), QuantizationSpec("f16", "f16", "f16", scales=scales)
@@ -106,7 +106,7 @@ def test_there_is_no_step_to_learn(scales):
 
 
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
-def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
+def test_an_f16_matrix_does_not_round_its_inputs(activations):
     x, weight = (
         np.random.default_rng(seed).standard_normal((5, 24)).astype(np.float32) for seed in (0, 1)
     )
@@ -121,7 +121,7 @@ def test_a_product_by_halves_takes_its_inputs_as_they_are(activations):
             assert_close(found, expected, COMPARISONS["product by NumPy"])
 
 
-def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays():
+def test_an_f16_model_has_16_bits_per_weight_and_is_restored_from_its_arrays():
     model = model_with("token_conditioned")
     packed = round_to_nearest(model, HALVES)
     assert 16 < bits_per_weight(packed) < 16.5  # the norms are float32
@@ -133,7 +133,7 @@ def test_a_model_of_halves_has_16_bits_a_weight_and_is_restored_from_its_arrays(
     assert logits[0] == logits[1]
 
 
-def test_training_through_the_rounding_to_halves_sees_the_numbers_of_the_packed_model():
+def test_f16_fake_quantized_and_packed_models_equal_the_rounded_float32_model():
     prepared = prepare_qat(model_with("none"), HALVES)
     tokens = np.arange(12).reshape(1, 12)
     expected = halved(model_with("none"))
@@ -145,7 +145,7 @@ def test_training_through_the_rounding_to_halves_sees_the_numbers_of_the_packed_
 
 
 @pytest.mark.parametrize("kind", ["none", *HEADS])
-def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
+def test_an_f16_model_generates_the_same_tokens_as_the_rounded_float32_model(kind):
     model = model_with(kind)
     texts = []
     for form in (round_to_nearest(model, HALVES), halved(model)):
@@ -166,7 +166,7 @@ def test_text_from_halves_is_that_of_the_same_numbers_in_float32(kind):
     columns=st.integers(1, 70),
     seed=st.integers(0, 2**32),
 )
-def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outputs, columns, seed):
+def test_f16_matmuls_of_any_width_match_float64(device, rows, outputs, columns, seed):
     """Also of rows that no load of 16 bytes divides."""
     from minimtp.kernels import cuda
 
@@ -189,7 +189,7 @@ def test_a_product_by_halves_of_any_width_is_that_of_float64(device, rows, outpu
 
 @pytest.mark.parametrize("choice", ["plain", "auto"])
 @pytest.mark.parametrize("kind", ["none", "token_conditioned"])
-def test_decoding_with_halves_reads_on_the_device_as_on_the_host(
+def test_an_f16_model_generates_the_same_tokens_on_the_device_as_on_the_host(
     device,
     choose_kernels,  # noqa: F811
     kind,

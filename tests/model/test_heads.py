@@ -32,7 +32,7 @@ def recipe_of(curriculum, steps, depth=3, **settings):
         ("reverse", [3, 3, 2, 2, 1, 1, 0, 0]),
     ],
 )
-def test_the_heads_of_eight_steps_are_these(own, curriculum, expected):
+def test_each_curriculum_activates_the_expected_heads_in_eight_steps(own, curriculum, expected):
     counts = [own(schedule.active_heads)(recipe_of(curriculum, 8), step) for step in range(8)]
     assert counts == expected, f"{curriculum}: expected {expected}, got {counts}"
 
@@ -51,7 +51,7 @@ def test_a_curriculum_adds_or_removes_heads_one_at_a_time_from_the_nearest_on(ow
         assert max(counts.count(n) for n in range(4)) - min(counts.count(n) for n in range(4)) <= 1
 
 
-def test_the_head_weights_of_a_small_run_are_these(own):
+def test_head_weights_of_a_five_step_run_equal_a_hand_computed_table(own):
     recipe = recipe_of(
         "forward", 5, depth=2, head_loss_weight=0.6, final_head_loss_weight=0.2, head_loss_decay=0.5
     )
@@ -62,12 +62,12 @@ def test_the_head_weights_of_a_small_run_are_these(own):
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
 
-def test_without_heads_there_are_no_weights(own):
+def test_a_recipe_without_heads_has_no_head_weights(own):
     assert own(schedule.head_weights)(Recipe(), 0) == []
 
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
-def test_head_weights_add_up_to_the_head_loss_and_fall_by_the_decay(own, recipe):
+def test_head_weights_sum_to_the_head_loss_weight_and_decrease_by_the_decay(own, recipe):
     ends = {recipe.steps - 1: recipe.final_head_loss_weight} | {
         0: recipe.head_loss_weight
     }  # a run of one step is at its start
@@ -89,7 +89,7 @@ def test_a_head_keeps_its_weight_when_another_joins(own, recipe):
         )
 
 
-def test_the_acceptance_of_a_small_text_is_this(own):
+def test_acceptance_on_four_positions_equals_a_hand_computed_value(own):
     # The model says 1 2 3 4; its only head guesses one place further: right, wrong, right.
     predicted = np.array([[[1, 2], [2, 0], [3, 4], [4, 7]]])
     assert own(teacher_forced_acceptance)(predicted) == [pytest.approx(2 / 3)]
@@ -102,7 +102,7 @@ def test_the_acceptance_of_a_small_text_is_this(own):
         elements=st.integers(0, 1),
     )
 )
-def test_teacher_forced_acceptance_counts_what_a_loop_over_positions_counts(own, predicted):
+def test_teacher_forced_acceptance_equals_a_loop_over_positions(own, predicted):
     windows, context_length, depth = predicted.shape[0], predicted.shape[1], predicted.shape[2] - 1
     for k, share in enumerate(own(teacher_forced_acceptance)(predicted), start=1):
         reached = accepted = 0

@@ -40,7 +40,7 @@ def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, t
         )
 
 
-def test_only_a_student_that_differs_from_its_teacher_gets_a_gradient_from_it():
+def test_a_student_gets_a_gradient_from_its_teacher_only_if_they_differ():
     student, teacher, other, text = build(), build(), build(seed=9), tokens(2, 9)
     accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=1.0)
     assert max(np.abs(p.grad).max() for p in student.parameters()) < 1e-15
@@ -61,7 +61,7 @@ def test_distillation_mixes_the_gradients_of_text_and_teacher():
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_detached_heads_get_the_same_gradient_and_do_not_change_the_trunks(kind):
+def test_detached_heads_get_the_same_gradient_and_do_not_change_the_trunk_gradient(kind):
     plain, attached, detached, text = build("none"), build(kind), build(kind), tokens(2, 9)
     accumulate_gradients(plain, text[:, :6], np.zeros(0))
     expected = accumulate_gradients(attached, text, np.ones(3))
@@ -74,7 +74,7 @@ def test_detached_heads_get_the_same_gradient_and_do_not_change_the_trunks(kind)
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_with_targets_trunk_get_the_gradient_of_their_divergence_from_it(kind):
+def test_head_targets_trunk_give_heads_the_gradient_of_their_divergence_from_the_trunk(kind):
     model, text, weights = build(kind), tokens(2, 10), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
@@ -107,7 +107,7 @@ def test_heads_with_targets_trunk_get_the_gradient_of_their_divergence_from_it(k
     assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
 
 
-def test_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
+def test_head_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
     size = 4096
     shape = ModelConfig(
         vocabulary_size=size,
@@ -133,7 +133,7 @@ def test_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_with_targets_teacher_get_the_gradient_of_their_divergence_from_them(kind):
+def test_head_targets_teacher_give_heads_the_gradient_of_their_divergence_from_the_teacher(kind):
     model, teacher, text, weights = (
         build(kind),
         build(kind, seed=9),
@@ -174,7 +174,7 @@ def test_heads_with_targets_teacher_get_the_gradient_of_their_divergence_from_th
     assert flat.gradients @ direction == pytest.approx((above - divergence()) / 2e-6, rel=1e-5)
 
 
-def test_heads_that_equal_their_teachers_get_no_gradient():
+def test_heads_that_equal_the_heads_of_their_teacher_get_no_gradient():
     model, text = build("sequential"), tokens(2, 10)
     flat = FlatParameters(model, apart=("heads",))
     accumulate_gradients(
@@ -189,7 +189,7 @@ def test_heads_that_equal_their_teachers_get_no_gradient():
     assert np.abs(flat.gradients).max() < 1e-15
 
 
-def test_heads_trained_at_every_third_position_get_the_gradient_of_the_losses_there():
+def test_heads_trained_at_every_third_position_get_the_gradient_of_the_loss_at_those_positions():
     model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)
     losses = accumulate_gradients(model, text, weights, head_positions=slice(1, None, 3))
@@ -208,7 +208,7 @@ def test_heads_trained_at_every_third_position_get_the_gradient_of_the_losses_th
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_of_weight_zero_do_not_change_the_trunks_gradient(kind):
+def test_heads_with_weight_zero_do_not_change_the_trunk_gradient(kind):
     text = tokens(2, 9)
     plain, model = build("none"), build(kind)
     accumulate_gradients(plain, text[:, :6], np.zeros(0))
@@ -219,7 +219,7 @@ def test_heads_of_weight_zero_do_not_change_the_trunks_gradient(kind):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_on_a_frozen_trunk_learn_and_the_trunk_keeps_its_bits(kind):
+def test_heads_on_a_frozen_trunk_are_trained_and_the_trunk_keeps_its_bits(kind):
     model = build(kind, dtype=np.float32)
     freeze(model.trunk)
     before = [parameter.data.copy() for parameter in model.trunk.parameters()]

@@ -18,7 +18,7 @@ each_module = pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 
 
 @each_module
-def test_float_fake_quantized_and_packed_forms_implement_the_interface(make):
+def test_float_fake_quantized_and_packed_matrices_implement_the_matrix_interface(make):
     faked = prepare_qat(make(), QuantizationSpec())
     for module in (make(), faked, convert(faked)):
         assert isinstance(module, Matrix) and module.shape == (32, 64)

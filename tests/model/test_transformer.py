@@ -24,7 +24,7 @@ def test_changing_a_token_changes_no_earlier_logit_and_some_later_one(tied):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_head_k_depends_on_no_token_after_the_k_th_next(kind):
+def test_head_k_does_not_depend_on_tokens_after_the_k_th_next_token(kind):
     model, text, depth, changed_at = build(kind), tokens(1, 12), 3, 7
     changed = text.copy()
     changed[0, changed_at] = (changed[0, changed_at] + 1) % SHAPE.vocabulary_size
@@ -46,7 +46,7 @@ def test_head_k_depends_on_no_token_after_the_k_th_next(kind):
         assert not np.allclose(a[0, last_unaware + 1 :], b[0, last_unaware + 1 :])
 
 
-def test_attention_depends_on_distance_and_not_on_position():
+def test_attention_scores_depend_on_distance_and_not_on_position():
     rotary = Rotary(8, 10000.0)
     cosine, sine = rotary.tables(12, np.zeros(1))
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_a_model_with_heads_predicts_the_next_token_exactly_as_its_trunk_does(ki
     assert names == [name for name, _ in plain.named_parameters()]
 
 
-def test_a_small_model_can_memorize_a_text():
+def test_a_small_model_can_memorize_a_batch_of_sequences():
     model = build("token_conditioned", dtype=np.float32)
     optimizer = AdamW(flat := FlatParameters(model), weight_decay=0.0)
     text = tokens(2, 14)

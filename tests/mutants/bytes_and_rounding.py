@@ -11,10 +11,10 @@ from tests.quant import test_bit_packing as test_packing_bits
 from tests.quant import test_packing
 from tests.quant.grids import test_rounding
 
-READ_BACK = "bytes_are_read_back_as_what_fake_quantization_computed_with"
+READ_BACK = "packed_bytes_decode_to_the_fake_quantized_weights"
 
 
-LAYOUT = test_packing.test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus_16_in_the_low_and_high_half_of_byte_j
+LAYOUT = test_packing.test_a_q4_0_block_holds_the_scale_and_then_codes_j_and_j_plus_16_in_byte_j
 
 
 @mutant("kernels.ggml.blocks:_nibbles", "llama.cpp #17083", test=LAYOUT)
@@ -26,7 +26,7 @@ def neighbours_share_a_byte(nibbles):
 
 
 @mutant("quant.bit_packing:_filled", "tilelang-ascend #1731",
-        test=test_packing_bits.test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero)  # fmt: skip
+        test=test_packing_bits.test_an_odd_number_of_codes_is_padded_with_the_code_of_zero)  # fmt: skip
 def the_last_code_of_an_odd_number_is_dropped(filled):
     return lambda codes, unit, fill: codes[..., : codes.shape[-1] // unit * unit]
 
@@ -59,7 +59,7 @@ def zero_points_are_stored_less_one(pack):
 
 def fair(values=(-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625)):
     for value in values:
-        test_rounding.test_the_mean_of_stochastic_roundings_is_the_number(value)
+        test_rounding.test_the_mean_of_stochastic_roundings_is_the_unrounded_number(value)
 
 
 @mutant("quant.grids.rounding:stochastic", "gfloat #36", test=fair)

@@ -6,7 +6,7 @@ from tests.mutants.stored import stored_bytes
 from tests.quant import test_packing
 from tests.quant.grids import test_ggml as test_grids_ggml
 
-NOTHING_UNDEFINED = "nothing_undefined_is_computed"
+NOTHING_UNDEFINED = "no_undefined_operation_occurs"
 
 
 @mutant("quant.grids.groups:divisor", "GPTQModel #1531", NOTHING_UNDEFINED, "int4-restricted-g32")
@@ -28,7 +28,7 @@ def ternary_weights_that_are_all_zero_are_divided_by_their_mean(in_steps):
 
 
 @mutant("kernels.ggml.blocks:_reciprocal", "ao #4713, #4762; aiter #4289",
-        test=test_packing.test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml)  # fmt: skip
+        test=test_packing.test_a_q4_0_block_of_zeros_has_the_scale_minus_zero_like_ggml)  # fmt: skip
 def one_over_a_step_of_zero_is_infinite(reciprocal):
     def unguarded(step):
         with numpy.errstate(all="ignore"):
@@ -55,7 +55,7 @@ def a_super_block_of_zeros_gets_a_scale_that_is_no_number(search):
 
 
 @mutant("kernels.ggml.scale_search:search_positive", "llama.cpp #15379, #20460",
-        test=lambda: test_grids_ggml.test_the_bytes_are_those_of_ggml(
+        test=lambda: test_grids_ggml.test_packed_bytes_equal_the_bytes_of_ggml(
             test_grids_ggml.Q4_K, "zero", "importance", stored_bytes()))  # fmt: skip
 def the_scale_of_scales_is_nothing_over_nothing(search):
     return edited(
@@ -66,7 +66,7 @@ def the_scale_of_scales_is_nothing_over_nothing(search):
 
 
 @mutant("kernels.ggml.scale_search:search_signed", "llama.cpp #7313, #3010",
-        "groups_without_a_normal_scale_become_zeros_and_nothing_else", "q6_k")  # fmt: skip
+        "groups_too_small_for_a_normal_scale_become_zeros", "q6_k")  # fmt: skip
 def a_group_close_to_zero_is_taken_for_one_that_can_be_divided_by(search):
     return edited(
         search,
@@ -89,7 +89,7 @@ def equal_weights_have_a_range_of_nothing(scales):
 
 
 @mutant("quant.grids.groups:GroupedGrid._stored", "ao #4534",
-        "scaling_by_a_power_of_two_scales_the_result_while_scales_are_normal_numbers", "int2-ggml-signed-g8-f32")  # fmt: skip
+        "scaling_by_a_power_of_two_scales_the_result_if_scales_are_normal_numbers", "int2-ggml-signed-g8-f32")  # fmt: skip
 def a_scale_is_never_smaller_than_the_epsilon_of_bfloat16(stored):
     """Perplexity 40.5 in place of 29.9."""
 
@@ -102,7 +102,7 @@ def a_scale_is_never_smaller_than_the_epsilon_of_bfloat16(stored):
 @mutant(
     "quant.grids.base:Grid.check_values",
     "pytorch #171777",
-    "a_value_that_is_not_finite_is_refused_by_name",
+    "a_non_finite_value_is_rejected_by_name",
     "q8_0",
 )
 def infinities_are_cast_to_an_integer(check):
@@ -111,7 +111,7 @@ def infinities_are_cast_to_an_integer(check):
 
 
 @mutant("quant.grids.base:Grid.check_values", "ggml, every format: research/qat.md 3",
-        "a_value_that_is_not_finite_is_refused_by_name", "int4-full-mid-g32")  # fmt: skip
+        "a_non_finite_value_is_rejected_by_name", "int4-full-mid-g32")  # fmt: skip
 def comparisons_let_what_is_no_number_pass(check):
     def only_larger(self, x, name):
         if abs(x).max() > self.max_magnitude:
@@ -121,7 +121,7 @@ def comparisons_let_what_is_no_number_pass(check):
 
 
 @mutant("quant.grids.codebook:TernaryGrid.scales", "llama.cpp #21652, ik_llama.cpp #1659",
-        "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "ternary-tensor")  # fmt: skip
+        "codes_are_integers_of_the_grid_and_scales_have_their_type", "ternary-tensor")  # fmt: skip
 def the_sum_of_a_block_is_a_float16(scales):
     def overflowing(self, x):
         with numpy.errstate(all="ignore"):

@@ -6,13 +6,11 @@ from tests.quant.ptq import test_gptq
 
 
 def blocks_do_not_matter():
-    test_gptq.test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, Q4_0)
+    test_gptq.test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, Q4_0)
 
 
 def as_column_by_column(largest_first=False):
-    test_gptq.test_gptq_is_what_updating_the_inverse_column_by_column_gives(
-        own, Q4_0, largest_first
-    )
+    test_gptq.test_gptq_equals_updating_the_inverse_column_by_column(own, Q4_0, largest_first)
 
 
 @mutant("quant.ptq.gptq:gptq", "mlx-lm #1878, #1880", test=blocks_do_not_matter)
@@ -57,7 +55,7 @@ def an_input_that_never_fires_is_not_looked_for(factor):
 
 
 @mutant("quant.ptq.gptq:_inverse_factor", "AutoGPTQ #708, keras #23532",
-        test=lambda: test_gptq.test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, 1))  # fmt: skip
+        test=lambda: test_gptq.test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_nearest(own, 1))  # fmt: skip
 def a_singular_moment_is_not_damped(factor):
     return edited(
         factor,

@@ -13,8 +13,8 @@ from tests.mutants.stored import stored_bytes
 from tests.quant.grids import test_uniform as test_grids_uniform
 from tests.vectors.ggml_cases import large_cases
 
-SAME = "fake_quantization_is_decoding_the_code_bit_for_bit_with_any_kernel"
-HALF_A_STEP = "a_weight_moves_by_at_most_half_a_step_or_opposite_to_a_signed_extreme_by_one"
+SAME = "fake_quantization_equals_decoding_the_codes_bit_for_bit_with_any_kernel"
+HALF_A_STEP = "rounding_moves_a_weight_by_at_most_half_a_step_or_one_step_opposite_a_signed_extreme"
 
 
 # ---------------------------------------------------------------------------------------- the range
@@ -77,7 +77,7 @@ def a_product_and_a_sum_are_rounded_once(levels_q4_0):
 
 
 @mutant("quant.grids.superblocks:Q4_KGrid._encode", "torchao, quant_primitives.py at 36027d8",
-        "codes_are_integers_of_the_grid_and_scales_are_numbers_of_their_type", "q4_k")  # fmt: skip
+        "codes_are_integers_of_the_grid_and_scales_have_their_type", "q4_k")  # fmt: skip
 def nothing_is_rounded_at_all(encode):
     """Codes are floats, so the error is 1e-7 and a test that only asks for less noise than a limit
     is content.
@@ -171,7 +171,7 @@ def training_clips_at_a_percentile_and_the_file_at_the_extreme(fake_quantize):
 @mutant(
     "quant.grids.base:per_column",
     "vllm #39705",
-    "a_group_is_rounded_the_same_alone_as_among_others",
+    "a_group_is_rounded_the_same_alone_as_in_the_whole_matrix",
     "nf4-g16",
 )
 def a_tile_that_spans_two_groups_is_multiplied_by_the_scale_of_the_first(per_column):
@@ -182,7 +182,7 @@ def a_tile_that_spans_two_groups_is_multiplied_by_the_scale_of_the_first(per_col
 
 
 @mutant("quant.grids.groups:GroupedGrid.check_columns", "torchchat #522, flashinfer #3101",
-        "a_group_is_rounded_the_same_alone_as_among_others", "int4-affine-g32")  # fmt: skip
+        "a_group_is_rounded_the_same_alone_as_in_the_whole_matrix", "int4-affine-g32")  # fmt: skip
 def a_shorter_last_group_is_refused(check):
     def whole_groups_only(self, shape, name):
         if self.group_size and shape[1] % self.group_size:

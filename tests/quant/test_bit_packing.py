@@ -38,7 +38,7 @@ def test_packing_undoes_unpacking_for_any_bytes(order, packed):
     assert np.array_equal(pack4(unpack4(packed, order, 64), order), packed)
 
 
-def test_each_order_puts_the_codes_where_its_name_says():
+def test_each_packing_order_stores_the_codes_at_the_documented_bits():
     codes = np.arange(8, dtype=np.uint8)
     assert pack4(codes, "adjacent-lo-first").tolist() == [0x10, 0x32, 0x54, 0x76]
     assert pack4(codes, "adjacent-hi-first").tolist() == [0x01, 0x23, 0x45, 0x67]
@@ -53,14 +53,14 @@ def test_each_order_puts_the_codes_where_its_name_says():
 
 
 @given(codes=arrays.arrays(np.int8, (2, 64), elements=st.integers(-8, 7)))
-def test_the_bytes_of_q4_0_are_its_codes_in_ggmls_order(codes):
+def test_q4_0_stores_its_codes_in_the_order_of_ggml(codes):
     blocks = Q4_0.pack(codes, np.ones((2, 2), np.float32)).reshape(2, 2, 18)[:, :, 2:]
     assert np.array_equal(
         pack4((codes + 8).astype(np.uint8), "ggml-split32"), blocks.reshape(2, 32)
     )
 
 
-def test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero():
+def test_an_odd_number_of_codes_is_padded_with_the_code_of_zero():
     codes = np.array([1, 2, 3], np.uint8)
     assert pack4(codes, "adjacent-lo-first").tolist() == [0x21, 0x83]
     assert pack4(codes, "adjacent-lo-first", fill=0).tolist() == [0x21, 0x03]
@@ -68,7 +68,7 @@ def test_a_number_of_codes_that_is_odd_is_filled_up_with_the_code_of_zero():
 
 
 @given(packed=arrays.arrays(np.uint8, 20))
-def test_flipping_the_sign_bits_twice_changes_nothing_and_once_makes_twos_complement(packed):
+def test_flipping_the_sign_bits_once_gives_twos_complement_and_twice_changes_nothing(packed):
     flipped = flip_sign_bit(packed)
     assert np.array_equal(flip_sign_bit(flipped), packed)
     offset_binary = unpack4(packed, "adjacent-lo-first", 40).astype(int) - 8
@@ -79,7 +79,9 @@ def test_flipping_the_sign_bits_twice_changes_nothing_and_once_makes_twos_comple
 
 
 @given(bits=st.integers(1, 8), shape=shapes, data=st.data())
-def test_codes_of_any_number_of_bits_survive_and_waste_less_than_a_byte(own, bits, shape, data):
+def test_packing_codes_of_any_width_loses_nothing_and_wastes_less_than_one_byte(
+    own, bits, shape, data
+):
     codes = data.draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
     packed = own(pack_bits)(codes, bits)
     assert packed.dtype == np.uint8 and packed.shape == (*shape[:-1], packed_size(shape[-1], bits))
@@ -89,18 +91,18 @@ def test_codes_of_any_number_of_bits_survive_and_waste_less_than_a_byte(own, bit
 
 
 @given(codes=arrays.arrays(np.uint8, 21, elements=st.integers(0, 7)))
-def test_bits_are_stored_without_gaps_from_the_lowest_on(own, codes):
+def test_bits_are_stored_without_gaps_from_the_lowest_bit_up(own, codes):
     number = int.from_bytes(own(pack_bits)(codes, 3).tobytes(), "little")
     assert [number >> 3 * i & 7 for i in range(21)] == codes.tolist()
     assert number < 8**21  # what is left of the last byte is zero
 
 
-def test_a_code_that_needs_more_bits_is_refused(own):
+def test_a_code_that_needs_more_bits_is_rejected(own):
     with pytest.raises(ValueError, match="codes of 3 bits must be between 0 and 7"):
         own(pack_bits)(np.array([8], np.uint8), 3)
 
 
-def test_what_is_no_code_no_order_or_too_short_is_refused():
+def test_too_large_codes_unknown_orders_and_wrong_sizes_are_rejected():
     with pytest.raises(ValueError, match="codes of 4 bits must be between 0 and 15"):
         pack4(np.array([16], np.uint8), "awq")
     orders = "adjacent-lo-first, adjacent-hi-first, ggml-split32, awq"

@@ -18,7 +18,7 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from tests.quant.qat.cases import SHAPE, SPEC, build, counted, outputs, same_bits, text
 
 
-def test_switching_kernels_also_switches_those_of_a_packed_model():
+def test_switching_kernels_also_switches_the_kernels_of_a_packed_model():
     model = prepare_qat(build(), SPEC)
     tokens, packed = text(model), convert(model)
     outputs(packed, tokens)  # with compiled kernels, where there are any
@@ -57,7 +57,7 @@ def test_a_packed_table_decodes_the_rows_that_are_looked_up():
     )
 
 
-def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
+def test_model_size_includes_scales_and_norms_and_counts_shared_matrices_once():
     width, inner, vocabulary = SHAPE.hidden_size, SHAPE.intermediate_size, SHAPE.vocabulary_size
     body = 2 * (
         width * 2 * width + width * width + 3 * width * inner
@@ -84,7 +84,7 @@ def test_bytes_and_bits_count_scales_norms_and_shared_matrices_once():
         (QuantizationSpec(activations="int8-token"), "prepare_f32"),
     ],
 )
-def test_a_packed_matrix_is_laid_out_once_for_matching_kernels(
+def test_a_packed_matrix_is_prepared_once_for_the_kernel_that_matches_its_activations(
     plain, spec, prepared_by, monkeypatch
 ):
     linear = convert(prepare_qat(build(), spec)).blocks[0].attention.qkv
@@ -96,7 +96,7 @@ def test_a_packed_matrix_is_laid_out_once_for_matching_kernels(
 
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("weights", ["q4_0", "q8_0", "q4_1", "int3-restricted-g16", "nf4-channel"])
-def test_prepared_columns_of_a_packed_matrix_have_its_values(plain, weights, activations):
+def test_prepared_columns_give_the_matmul_of_the_dequantized_columns(plain, weights, activations):
     x = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32)
     grid, weight = (
         grid_named(weights),

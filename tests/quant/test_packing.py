@@ -78,12 +78,12 @@ def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size
 @pytest.mark.parametrize(
     ("name", "columns"), [("int3-affine-g30", 63), ("nf4-g64", 9), ("q4_k", 128), ("q4_0", 33)]
 )
-def test_a_number_of_columns_that_cannot_be_packed_is_refused(name, columns):
+def test_a_number_of_columns_that_cannot_be_packed_is_rejected(name, columns):
     with pytest.raises(UserError, match="multiples of (8|32|256) long"):
         packing.row_bytes(grid_named(name), columns)
 
 
-def test_what_cannot_be_packed_is_called_by_its_name_or_the_matrix():
+def test_a_packing_error_names_the_matrix_if_its_name_is_given():
     with pytest.raises(
         UserError, match=r"^the matrix has shape \(1, 33\), which q4_0 cannot store"
     ):
@@ -94,26 +94,26 @@ def test_what_cannot_be_packed_is_called_by_its_name_or_the_matrix():
         packing.quantize(Q4_0, np.zeros((1, 33), np.float32))
 
 
-def test_bytes_that_are_not_whole_rows_are_refused():
+def test_bytes_that_are_not_whole_rows_are_rejected():
     for bad in (np.zeros((2, 19), np.uint8), np.zeros((2, 18), np.int8), np.zeros(18, np.uint8)):
         with pytest.raises(UserError, match="does not hold whole rows of int4-restricted-g32"):
             packing.unpack(grid_named("int4-restricted-g32"), bad)
 
 
-def test_a_q4_0_block_is_the_scale_and_then_codes_j_and_j_plus_16_in_the_low_and_high_half_of_byte_j():
+def test_a_q4_0_block_holds_the_scale_and_then_codes_j_and_j_plus_16_in_byte_j():
     codes = np.arange(32, dtype=np.int8)[None] % 16 - 8
     codes[0, 16:] = codes[0, 16:][::-1]
     block = packing.pack(Q4_0, codes, np.array([[-1.5]], np.float32))
     assert block.tobytes() == b"\x00\xbe" + bytes(j | (15 - j) << 4 for j in range(16))
 
 
-def test_a_q8_0_block_is_the_scale_and_then_the_codes_as_signed_bytes():
+def test_a_q8_0_block_holds_the_scale_and_then_the_codes_as_signed_bytes():
     codes = np.arange(-16, 16, dtype=np.int8)[None]
     block = packing.pack(Q8_0, codes, np.array([[0.25]], np.float32))
     assert block.tobytes() == b"\x00\x34" + bytes(range(240, 256)) + bytes(range(16))
 
 
-def test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml():
+def test_a_q4_0_block_of_zeros_has_the_scale_minus_zero_like_ggml():
     assert (
         packing.quantize(Q4_0, np.zeros((1, 32), np.float32)).tobytes()
         == b"\x00\x80" + b"\x88" * 16
@@ -125,7 +125,7 @@ def test_a_zero_q4_0_block_has_the_negative_zero_scale_of_ggml():
 @needs_gguf
 @pytest.mark.parametrize("grid", [Q4_0, Q4_1, Q8_0], ids=str)
 @given(x=weight_matrices())
-def test_the_bytes_are_those_of_gguf(grid, x):
+def test_packed_bytes_equal_the_bytes_of_the_gguf_package(grid, x):
     import gguf
 
     kind = gguf.GGMLQuantizationType[grid.name.upper()]
@@ -147,7 +147,7 @@ def test_the_bytes_are_those_of_gguf(grid, x):
 @needs_gguf
 @each_block_grid
 @given(data=st.data())
-def test_gguf_reads_the_same_numbers(grid, data):
+def test_the_gguf_package_reads_the_same_numbers_from_packed_weights(grid, data):
     import gguf
 
     packed = packing.quantize(grid, data.draw(matrices_for(grid)))
@@ -158,7 +158,7 @@ def test_gguf_reads_the_same_numbers(grid, data):
 @needs_gguf
 @each_block_grid
 @given(data=st.data())
-def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
+def test_the_gguf_package_reads_the_same_numbers_from_any_bytes(grid, data):
     """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a
     difference.
     """
@@ -172,7 +172,7 @@ def test_gguf_reads_the_same_numbers_from_any_bytes(grid, data):
 
 
 @each_block_grid
-def test_bytes_that_are_not_whole_blocks_are_refused(grid):
+def test_bytes_that_are_not_whole_blocks_are_rejected(grid):
     size = grid.block_bytes
     for bad in (
         np.zeros((2, size + 1), np.uint8),
@@ -186,7 +186,7 @@ def test_bytes_that_are_not_whole_blocks_are_refused(grid):
             packing.unpack(grid, bad)
 
 
-def test_codes_that_the_grid_does_not_have_are_refused():
+def test_codes_that_the_grid_does_not_have_are_rejected():
     scale = np.ones((1, 1), np.float32)
     for grid, code in (
         (Q4_0, 8),
@@ -198,7 +198,7 @@ def test_codes_that_the_grid_does_not_have_are_refused():
             packing.pack(grid, np.full((1, 32), code, np.int8), scale)
 
 
-def test_codes_and_scales_that_do_not_belong_together_are_refused():
+def test_codes_and_scales_of_incompatible_shapes_are_rejected():
     for codes, scales in (((2, 64), (2, 1)), ((2, 64), (1, 2)), ((2, 32), (2, 2))):
         with pytest.raises(ValueError, match="need scales of shape"):
             packing.pack(Q8_0, np.zeros(codes, np.int8), np.ones(scales, np.float32))

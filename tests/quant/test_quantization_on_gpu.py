@@ -42,7 +42,7 @@ def assert_same(found, expected, device):
 @pytest.mark.parametrize(
     "method", [search_scales, hqq, lambda *a: gptq(*a, moment_there(a[1]), largest_first=True)]
 )
-def test_a_method_rounds_on_the_device_as_on_the_host(name, method, device):
+def test_every_method_gives_the_same_result_on_the_device_as_on_the_host(name, method, device):
     grid = grid_named(name)
     (codes, scales), (expected_codes, expected_scales) = (
         method(grid, *there(device, X)),
@@ -56,7 +56,7 @@ def moment_there(like):
     return moment(64) if xp is np else xp.asarray(moment(64))
 
 
-def test_statistics_and_column_scales_are_those_of_the_host(device):
+def test_statistics_and_column_scales_are_the_same_on_the_device_as_on_the_host(device):
     found, expected = Statistics(), Statistics()
     found.add(*there(device, bell(16, 64)))
     expected.add(bell(16, 64))
@@ -70,12 +70,12 @@ def test_statistics_and_column_scales_are_those_of_the_host(device):
 
 
 @pytest.mark.parametrize("how", ["int8", "int8-token"])
-def test_activations_are_rounded_there(how, device):
+def test_activations_are_rounded_on_the_device_as_on_the_host(how, device):
     assert_same(round_activations(*there(device, X), how), round_activations(X, how), device)
 
 
 @pytest.mark.parametrize("cache", ["int8", "int4"])
-def test_rows_of_a_cache_are_rounded_there(cache, device):
+def test_cache_rows_are_rounded_on_the_device_as_on_the_host(cache, device):
     assert_same(fake_quantize_rows(*there(device, X), cache), fake_quantize_rows(X, cache), device)
 
 
@@ -96,14 +96,16 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_learned_is_learned_there(name, device):
+def test_learned_operations_give_the_same_values_and_gradients_on_the_device_as_on_the_host(
+    name, device
+):
     make, inputs = OPERATIONS[name]
     found, expected = make(), make()
     assert_same(found.forward(*there(device, *inputs)), expected.forward(*inputs), device)
     assert_same(found.backward(*there(device, GRADIENT)), expected.backward(GRADIENT), device)
 
 
-def test_learning_begins_there_where_it_begins_here(device):
+def test_initial_learned_steps_are_the_same_on_the_device_as_on_the_host(device):
     assert_same(learned.first_log_steps(grid_named("q4_0"), *there(device, X)),
                 learned.first_log_steps(grid_named("q4_0"), X), device)  # fmt: skip
     assert_same(learned.first_log_steps_and_offsets(grid_named("q4_1"), *there(device, X)),

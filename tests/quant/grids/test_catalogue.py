@@ -33,7 +33,7 @@ def draw_and_check(prop, data):
 @each_true_property
 @given(data=st.data())
 @settings(max_examples=40)
-def test_a_property_holds_for_its_grids(prop, data):
+def test_every_property_holds_on_the_grids_it_is_stated_for(prop, data):
     draw_and_check(prop, data)
 
 
@@ -41,12 +41,12 @@ def test_a_property_holds_for_its_grids(prop, data):
 @each_true_property
 @given(data=st.data())
 @settings(max_examples=600)
-def test_a_property_holds_in_hundreds_of_examples(prop, data):
+def test_every_property_holds_on_hundreds_of_examples(prop, data):
     draw_and_check(prop, data)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_on_the_fixed_examples_a_grid_breaks_exactly_the_properties_that_are_false_for_it(grid):
+def test_each_grid_breaks_exactly_the_properties_that_are_false_for_it(grid):
     false = {prop.name for prop in PROPERTIES if prop.about(grid) and not prop.holds(grid)}
     broken = broken_properties(grid)
     assert broken.keys() == false, {

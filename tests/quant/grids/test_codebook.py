@@ -26,7 +26,7 @@ def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution():
     assert list(NF4_LEVELS) == sorted(NF4_LEVELS) and {-1.0, 0.0, 1.0} <= set(NF4_LEVELS)
 
 
-def test_every_level_of_nf4_is_used_about_equally_often_by_bell_shaped_weights():
+def test_normal_weights_use_every_nf4_level_about_equally_often():
     codes = grid_named("nf4-g64").encode(bell(9, (256, 512)))[0]
     share = np.bincount(codes.reshape(-1), minlength=16) / codes.size
     assert (
@@ -34,7 +34,7 @@ def test_every_level_of_nf4_is_used_about_equally_often_by_bell_shaped_weights()
     )  # the outermost ones are rarer: 64 draws have one extreme
 
 
-def test_half_way_between_two_levels_the_lower_one_is_taken():
+def test_a_weight_halfway_between_two_nf4_levels_is_rounded_to_the_lower_one():
     levels = np.array(NF4_LEVELS, np.float32)
     between = (levels[1:] + levels[:-1]) / np.float32(2)
     x = np.concatenate([between, [1]]).astype(np.float32)[None]
@@ -48,14 +48,14 @@ def test_counter_example_nf4_is_not_symmetric():
     )
 
 
-def test_ternary_weights_are_the_mean_magnitude_or_nothing():
+def test_ternary_weights_are_zero_or_plus_or_minus_the_mean_magnitude():
     codes, scales = grid_named("ternary-tensor").encode(MEANS)
     assert scales == 2 and codes.tolist() == [
         [1, 0, 0, 0, -1, 1]
     ]  # 3/2 rounds to the even 2 and -1/2 to 0
 
 
-def test_counter_example_ternary_rounding_twice_is_not_rounding_once():
+def test_counter_example_ternary_rounding_is_not_idempotent():
     grid = grid_named("ternary-tensor")
     once = grid.fake_quantize(MEANS)
     assert not np.array_equal(grid.fake_quantize(once), once)
@@ -63,11 +63,11 @@ def test_counter_example_ternary_rounding_twice_is_not_rounding_once():
 
 @pytest.mark.parametrize(("mask", "kept"), [("round-clip", [False, True, True, True, False, True]),
                                             ("clip-round", [False, True, True, True, False, True])])  # fmt: skip
-def test_ternary_masks_stop_the_gradient_of_what_was_clipped(mask, kept):
+def test_ternary_masks_stop_the_gradient_of_clipped_weights(mask, kept):
     assert grid_named("ternary-tensor").straight_through_mask(MEANS, mask).tolist() == [kept]
 
 
-def test_between_a_step_and_one_and_a_half_the_two_masks_of_ternary_weights_differ():
+def test_the_two_ternary_masks_differ_between_one_and_one_and_a_half_steps():
     x = np.array([[2.5, 1.5]], np.float32)  # the mean is 2
     grid = grid_named("ternary-tensor")
     assert grid.straight_through_mask(x, "round-clip").tolist() == [[True, True]]
@@ -84,7 +84,7 @@ def test_small_ternary_layers_are_not_rounded_to_zero_by_an_epsilon(name):
     )
 
 
-def test_the_mean_of_many_ternary_weights_is_taken_in_double_precision():
+def test_the_mean_magnitude_of_ternary_weights_is_computed_in_double_precision():
     x = bell(12, (8, 5001))
     means = [math.fsum(abs(float(weight)) for weight in row) / 5001 for row in x]
     assert (

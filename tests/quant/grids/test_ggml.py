@@ -26,7 +26,7 @@ def encoded(grid, x, weights):
     return grid.pack(*grid.encode(x, importance=weights))
 
 
-def test_the_stored_bytes_are_of_the_weights_that_the_cases_make_today(stored):
+def test_the_stored_weights_equal_the_weights_that_the_cases_generate(stored):
     assert FORMATS == {name: grid.block_bytes for name, grid in BLOCK_GRIDS.items()}
     for case, x in small_cases().items():
         assert x.dtype == np.float32 and x.tobytes() == stored[f"weights/{case}"].tobytes(), case
@@ -35,7 +35,7 @@ def test_the_stored_bytes_are_of_the_weights_that_the_cases_make_today(stored):
 @each_way
 @pytest.mark.parametrize("case", small_cases())
 @each_block_grid
-def test_the_bytes_are_those_of_ggml(grid, case, how, stored):
+def test_packed_bytes_equal_the_bytes_of_ggml(grid, case, how, stored):
     expected, found = (
         stored[f"{grid.name}/{how}/{case}"],
         encoded(grid, stored[f"weights/{case}"], WEIGHTS[how]),
@@ -54,7 +54,7 @@ def test_the_bytes_are_those_of_ggml(grid, case, how, stored):
 @each_way
 @pytest.mark.parametrize("case", large_cases())
 @each_block_grid
-def test_the_bytes_of_a_million_weights_are_those_of_ggml(grid, case, how, stored):
+def test_packed_bytes_of_a_million_weights_equal_the_bytes_of_ggml(grid, case, how, stored):
     digest = hashlib.sha256(encoded(grid, large_cases()[case], WEIGHTS[how])).digest()
     assert digest == stored[f"{grid.name}/{how}/sha256 of large {case}"].tobytes()
 
@@ -68,7 +68,7 @@ def weighted_error(grid, x, weights, chosen_by):
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "q4_k", "q6_k"])
-def test_weighing_errors_by_importance_lowers_the_weighted_error_of_bell_shaped_weights(name):
+def test_weighting_errors_by_importance_lowers_the_weighted_error_on_normal_weights(name):
     """Typical and no theorem: the search is greedy, and the scales of scales are rounded after it."""
     x, weights = large_cases()["bell"][:64], importance()
     assert weighted_error(grid_named(name), x, weights, weights) < 0.95 * weighted_error(
@@ -84,7 +84,7 @@ def test_q8_0_ignores_importance_as_ggml_does():
 @pytest.mark.parametrize(
     "bad", [np.ones(511), -np.ones(512), np.full(512, np.nan), np.ones((1, 512))]
 )
-def test_an_importance_that_is_none_is_refused_by_name(bad):
+def test_an_invalid_importance_is_rejected_with_the_name_of_the_matrix(bad):
     with pytest.raises(
         UserError,
         match="the importance of head 3 must be 512 finite numbers of at least 0, one per column",
@@ -93,14 +93,14 @@ def test_an_importance_that_is_none_is_refused_by_name(bad):
 
 
 @pytest.mark.parametrize("name", ["int4-restricted-g32", "nf4-g64", "ternary-tensor"])
-def test_grids_that_cannot_weigh_errors_refuse_an_importance(name):
+def test_grids_that_cannot_weight_errors_reject_an_importance(name):
     with pytest.raises(
         UserError, match=f"{name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k"
     ):
         grid_named(name).encode(np.zeros((2, 64), np.float32), importance=np.ones(64))
 
 
-def test_where_the_stored_scale_is_zero_the_codes_mean_nothing_and_the_values_are_one_number():
+def test_if_the_stored_scale_is_zero_all_codes_decode_to_zero():
     x = np.zeros((1, 256), np.float32)
     x[0, :16], x[0, 16:32] = np.linspace(-1, 1, 16), np.linspace(-1e-4, 1e-4, 16)
     codes, scales = Q6_K.encode(x)
@@ -119,7 +119,7 @@ def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
 
 @pytest.mark.parametrize("case", ["constant", "sparse"])
 @pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
-def test_counter_example_the_searches_do_not_find_again_what_they_found(grid, case):
+def test_counter_example_searched_grids_are_not_idempotent(grid, case):
     """Bell-shaped weights they do; with groups of very different sizes the rounded scales of scales
     move.
     """
@@ -128,13 +128,13 @@ def test_counter_example_the_searches_do_not_find_again_what_they_found(grid, ca
 
 
 @pytest.mark.parametrize("grid", [Q4_1, Q4_K], ids=str)
-def test_counter_example_levels_from_minimum_to_maximum_are_not_symmetric(grid):
+def test_counter_example_grids_from_minimum_to_maximum_are_not_symmetric(grid):
     x = large_cases()["bell"][:8]
     assert not np.array_equal(grid.fake_quantize(-x), -grid.fake_quantize(x))
 
 
 @pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
-def test_counter_example_order_and_shuffles_are_not_kept_across_the_groups_of_a_super_block(grid):
+def test_counter_example_order_is_not_kept_across_the_groups_of_a_super_block(grid):
     x = large_cases()["bell"][:1]
     rounded = grid.fake_quantize(x)
     assert (np.diff(rounded[0, np.argsort(x[0], kind="stable")]) < 0).any()
@@ -143,7 +143,7 @@ def test_counter_example_order_and_shuffles_are_not_kept_across_the_groups_of_a_
 
 
 @pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
-def test_counter_example_one_huge_weight_silences_its_neighbours(grid):
+def test_counter_example_one_huge_weight_rounds_its_neighbours_to_one_value(grid):
     x = large_cases()["bell"][:1, : grid.group_size].copy()
     x[0, 3] = grid.max_magnitude
     values = grid.fake_quantize(x)
@@ -156,6 +156,6 @@ def test_counter_example_one_huge_weight_silences_its_neighbours(grid):
     [*zip(BLOCK_GRIDS.values(), (4.5, 5.0, 8.5, 4.5, 6.5625), strict=True)],
     ids=str,
 )
-def test_the_published_bits_per_weight_count_every_scale(grid, bits):
+def test_the_published_bits_per_weight_include_every_scale(grid, bits):
     assert grid.bits_per_weight == bits
     assert packing.quantize(grid, np.ones((3, 512), np.float32)).nbytes * 8 == 3 * 512 * bits

@@ -24,20 +24,20 @@ def row(*values):
     return matrix
 
 
-def test_the_published_sizes_include_the_scales():
+def test_bits_per_weight_of_q4_0_and_q8_0_include_the_scales():
     assert (Q4_0.bits_per_weight, Q8_0.bits_per_weight) == (4.5, 8.5)
 
 
 # --------------------------------------------------------------------------- how far rounding moves
 
 
-def test_counter_example_q4_0_can_miss_by_more_than_half_a_step():
+def test_counter_example_q4_0_can_move_a_weight_by_more_than_half_a_step():
     """Opposite to the extreme the code +8 does not exist."""
     x = row(-8, 8)
     assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]  # the step is 1
 
 
-def test_counter_example_q4_0_can_miss_by_more_than_a_step_when_the_scale_is_rounded_down():
+def test_counter_example_q4_0_can_move_a_weight_by_more_than_a_step_if_its_scale_is_rounded_down():
     step = 1 + HALF_ULP_OF_FLOAT16  # half way between two float16 numbers, stored as 1
     x = row(-8 * step, 8 * step)
     assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]
@@ -53,15 +53,13 @@ def test_counter_example_scaling_by_three_does_not_scale_the_result(grid):
     assert not np.array_equal(grid.fake_quantize(3 * x), 3 * grid.fake_quantize(x))
 
 
-def test_counter_example_of_two_equal_extremes_q4_0_keeps_the_first():
+def test_counter_example_q4_0_keeps_only_the_first_of_two_opposite_extremes():
     assert Q4_0.fake_quantize(row(8, -8))[0, :2].tolist() == [8, -7]
     assert Q4_0.fake_quantize(row(-8, 8))[0, :2].tolist() == [-8, 7]
 
 
 @given(x=weight_matrices())
-def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_group_the_outermost(
-    x,
-):
+def test_the_extreme_of_a_group_gets_the_lowest_code_in_q4_0_and_an_outermost_one_in_q8_0(x):
     groups = x.reshape(-1, 32)
     groups = groups[np.abs(groups).max(axis=-1) > 127 * 2.0**-127]  # below, the codes are 0
     if len(groups):
@@ -70,7 +68,7 @@ def test_the_first_extreme_of_a_q4_0_group_gets_the_lowest_code_and_of_a_q8_0_gr
         assert (np.abs(np.take_along_axis(Q8_0.encode(groups)[0], extreme, axis=-1)) == 127).all()
 
 
-def test_halves_are_rounded_away_from_zero_in_q8_0_and_upwards_in_q4_0():
+def test_halves_are_rounded_away_from_zero_in_q8_0_and_up_in_q4_0():
     q8_0 = row(
         127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0))
     )  # the step is 1

@@ -16,7 +16,7 @@ def arrays_of(scales):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_grid_rounds_and_packs_on_the_device_as_on_the_host(grid, device):
+def test_every_grid_rounds_and_packs_on_the_device_as_on_the_host(grid, device):
     x = bell(11, (2, 512))
     there = to_device(x, device)
     codes, scales = grid.encode(there)
@@ -40,13 +40,13 @@ def test_a_grid_rounds_and_packs_on_the_device_as_on_the_host(grid, device):
 @pytest.mark.parametrize(
     "grid", [g for g in GRIDS if g.name in ("q4_0", "q4_1", "q4_k", "q6_k")], ids=str
 )
-def test_importance_is_weighed_on_the_device_as_on_the_host(grid, device):
+def test_importance_gives_the_same_bytes_on_the_device_as_on_the_host(grid, device):
     x, weights = bell(11, (2, 512)), importance()
     found = grid.pack(*grid.encode(to_device(x, device), importance=to_device(weights, device)))
     assert np.array_equal(to_numpy(found), grid.pack(*grid.encode(x, importance=weights)))
 
 
-def test_roundings_and_orders_are_the_same_on_the_device(device):
+def test_rounding_modes_and_packing_orders_are_the_same_on_the_device_as_on_the_host(device):
     x = np.arange(-40, 40, dtype=np.float32) / 4
     for rounding in ROUNDINGS.values():
         assert np.array_equal(to_numpy(rounding(to_device(x, device))), rounding(x))

@@ -15,7 +15,7 @@ each_mode = pytest.mark.parametrize("rounding", ROUNDINGS.values(), ids=ROUNDING
 
 @each_mode
 @given(x=numbers)
-def test_the_result_is_a_nearest_integer(rounding, x):
+def test_every_mode_rounds_to_a_nearest_integer(rounding, x):
     rounded = rounding(x)
     assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
     assert (np.abs(rounded.astype(np.float64) - x) <= 0.5).all()
@@ -23,14 +23,14 @@ def test_the_result_is_a_nearest_integer(rounding, x):
 
 @each_mode
 @given(x=numbers)
-def test_integers_stay(rounding, x):
+def test_rounding_keeps_integers(rounding, x):
     assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
 
 
 HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
 
 
-def test_halves_go_away_from_zero_and_what_lies_just_below_a_half_does_not(own):
+def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_toward_zero(own):
     assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
     below = np.nextafter(HALVES, np.float32(0))
     assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], (
@@ -39,20 +39,20 @@ def test_halves_go_away_from_zero_and_what_lies_just_below_a_half_does_not(own):
 
 
 @given(x=numbers)
-def test_halves_apart_rounding_half_away_is_rounding_to_the_nearest_integer(own, x):
+def test_half_away_rounds_to_the_nearest_integer_and_halves_away_from_zero(own, x):
     rounded = own(half_away)(x)
     assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
     error = np.abs(rounded.astype(np.float64) - x)
     assert (error <= 0.5).all() and (np.abs(rounded) > np.abs(x))[error == 0.5].all()
 
 
-def test_halves_go_where_the_name_says():
+def test_half_even_rounds_halves_to_even_integers_and_half_up_rounds_them_up():
     assert half_even(HALVES).tolist() == [-2, -2, 0, 0, 2, 2]
     assert half_up(HALVES).tolist() == [-2, -1, 0, 1, 2, 3]
 
 
 @each_mode
-def test_away_from_halves_every_mode_goes_to_the_nearer_integer_on_both_sides_of_zero(rounding):
+def test_every_mode_rounds_quarters_to_the_nearer_integer_on_both_sides_of_zero(rounding):
     x = np.array(
         [-2.75, -2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75], np.float32
     )
@@ -60,19 +60,19 @@ def test_away_from_halves_every_mode_goes_to_the_nearer_integer_on_both_sides_of
 
 
 @each_mode
-def test_just_below_a_half_is_not_a_half(rounding):
+def test_a_value_just_below_a_half_is_rounded_to_zero(rounding):
     below = np.nextafter(np.float32(0.5), np.float32(0))
     assert rounding(np.array([below, -below])).tolist() == [0, 0]
 
 
 @given(x=numbers, seed=st.integers(0, 2**32))
-def test_stochastic_rounding_moves_by_less_than_one_and_leaves_integers(x, seed):
+def test_stochastic_rounding_moves_a_number_by_less_than_one_and_keeps_integers(x, seed):
     rounding = stochastic(np.random.default_rng(seed))
     assert (np.abs(rounding(x).astype(np.float64) - x) < 1).all()
     assert np.array_equal(rounding(np.trunc(x)), np.trunc(x))
 
 
-def test_an_integer_stays_even_when_the_smallest_number_is_drawn():
+def test_stochastic_rounding_keeps_integers_even_if_the_random_number_is_zero():
     class Lowest:
         def random(self, shape):
             return np.zeros(shape)
@@ -81,7 +81,7 @@ def test_an_integer_stays_even_when_the_smallest_number_is_drawn():
 
 
 @pytest.mark.parametrize("value", [-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625])
-def test_the_mean_of_stochastic_roundings_is_the_number(value):
+def test_the_mean_of_stochastic_roundings_is_the_unrounded_number(value):
     """Within four standard errors of a draw that is 1 with probability p; also where p is far below
     2**-8.
     """

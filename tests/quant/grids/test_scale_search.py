@@ -23,7 +23,7 @@ def test_searched_scales_never_have_a_larger_error_than_the_grids_own(grid, x, s
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q6_k"])
-def test_super_block_formats_search_their_own_scales(name):
+def test_super_block_grids_use_their_own_scale_search(name):
     grid, x = grid_named(name), bell(2, 512)
     importance = np.random.default_rng(2).exponential(size=512)
     assert same(search_scales(grid, x, importance), grid.encode(x, importance=importance))
@@ -32,7 +32,7 @@ def test_super_block_formats_search_their_own_scales(name):
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int3-affine-g32", "int2-restricted-channel"])
-def test_searched_scales_are_the_best_of_the_factors_group_by_group(name):
+def test_each_group_gets_the_tried_scale_with_the_smallest_error(name):
     """Each group by itself, errors summed one after the other in double precision; ties go to what
     was tried first.
     """
@@ -60,13 +60,13 @@ def test_searched_scales_are_the_best_of_the_factors_group_by_group(name):
                 assert whole[row, first // size] == part
 
 
-def test_scaling_the_importance_changes_nothing_and_none_means_equal():
+def test_scaling_the_importance_changes_nothing_and_none_means_equal_importance():
     x, importance = bell(8, 64), np.random.default_rng(1).exponential(size=64)
     assert same(search_scales(Q4_0, x, importance), search_scales(Q4_0, x, 1024 * importance))
     assert same(search_scales(Q4_0, x), search_scales(Q4_0, x, np.full(64, 0.5)))
 
 
-def test_an_important_column_is_rounded_more_exactly():
+def test_an_important_column_is_rounded_with_a_smaller_error():
     x, importance = bell(32, 64), np.ones(64)
     importance[10] = 1000.0
     errors = [

@@ -22,7 +22,7 @@ def bits(array):
     return array.dtype, array.shape, array.tobytes()
 
 
-def test_counter_example_a_signed_extreme_leaves_its_opposite_a_whole_step_away():
+def test_counter_example_ggml_signed_moves_the_opposite_of_the_extreme_by_a_whole_step():
     assert grid_named("int4-ggml-signed-g32").fake_quantize(
         np.array([[-8, 8]], np.float32)
     ).tolist() == [[-8, 7]]
@@ -33,16 +33,14 @@ def test_counter_example_a_signed_extreme_leaves_its_opposite_a_whole_step_away(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_scale_that_was_divided_by_the_largest_code_survives_the_way_there_and_back_for_every_mantissa(
-    bits,
-):
+def test_multiplying_and_dividing_a_scale_by_the_largest_code_restores_it(bits):
     """Why rounding twice is rounding once also for float32 scales: s = a / q gives (q s) / q = s."""
     max_code = np.float32(2 ** (bits - 1) - 1)
     scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(np.float32) / max_code
     assert np.array_equal(max_code * scales / max_code, scales)
 
 
-def test_counter_example_full_mid_shrinks_every_group_each_time_it_is_applied():
+def test_counter_example_full_mid_changes_every_group_when_it_is_applied_again():
     grid = grid_named("int4-full-mid-g32")
     x = np.random.default_rng(0).standard_normal((200, 32)).astype(np.float32)
     once = grid.fake_quantize(x)
@@ -50,7 +48,7 @@ def test_counter_example_full_mid_shrinks_every_group_each_time_it_is_applied():
     assert changed.all()
 
 
-def test_counter_example_an_affine_zero_point_between_two_codes_shrinks_the_group():
+def test_counter_example_an_affine_zero_point_halfway_between_two_codes_shrinks_the_group():
     """The step is 1 and zero lies half way: neither end is a level, and both are rounded inwards."""
     grid = grid_named("int4-affine-channel")
     once = grid.fake_quantize(np.array([[-2.5, 12.5]], np.float32))
@@ -61,7 +59,7 @@ def test_counter_example_an_affine_zero_point_between_two_codes_shrinks_the_grou
 
 
 @pytest.mark.parametrize("policy", ["full-mid", "affine"])
-def test_counter_example_the_negative_is_not_rounded_to_the_negative(policy):
+def test_counter_example_negated_weights_are_not_rounded_to_negated_values(policy):
     grid = grid_named(f"int4-{policy}-g32")
     x = np.random.default_rng(0).standard_normal((200, 32)).astype(np.float32)
     assert not np.array_equal(grid.fake_quantize(-x), -grid.fake_quantize(x))
@@ -69,7 +67,7 @@ def test_counter_example_the_negative_is_not_rounded_to_the_negative(policy):
 
 @pytest.mark.parametrize("scale", [1e-5, 1e-8, 1e-12, 1e-30])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_small_weights_are_rounded_as_large_ones_are_where_the_scale_is_a_float32(policy, scale):
+def test_small_weights_are_rounded_like_large_ones_if_scales_are_float32(policy, scale):
     """No floor under the scale: a floor at machine epsilon silences small layers."""
     grid, factor = grid_named(f"int4-{policy}-g32-f32"), np.float32(2.0 ** np.floor(np.log2(scale)))
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
@@ -80,7 +78,7 @@ def test_small_weights_are_rounded_as_large_ones_are_where_the_scale_is_a_float3
 
 
 @given(grid=uniform_grids(granularity="channel"), x=ragged_matrices())
-def test_per_channel_is_a_stack_of_per_tensor(grid, x):
+def test_per_channel_rounding_equals_per_tensor_rounding_of_each_row(grid, x):
     single = UniformGrid(grid.bits, grid.policy, "tensor", scale_type=grid.scale_type)
     assert bits(grid.fake_quantize(x)) == bits(
         np.concatenate([single.fake_quantize(row[None]) for row in x])
@@ -88,9 +86,7 @@ def test_per_channel_is_a_stack_of_per_tensor(grid, x):
 
 
 @given(group=st.integers(1, 40), grid=uniform_grids(), x=ragged_matrices())
-def test_groups_are_per_channel_pieces_side_by_side_and_the_ragged_one_is_a_piece_of_its_own(
-    group, grid, x
-):
+def test_every_group_even_a_shorter_last_one_is_rounded_like_a_separate_matrix(group, grid, x):
     grouped = UniformGrid(grid.bits, grid.policy, group, scale_type=grid.scale_type)
     alone = UniformGrid(grid.bits, grid.policy, "channel", scale_type=grid.scale_type)
     pieces = [alone.fake_quantize(x[:, j : j + group]) for j in range(0, x.shape[1], group)]
@@ -100,7 +96,7 @@ def test_groups_are_per_channel_pieces_side_by_side_and_the_ragged_one_is_a_piec
 # --------------------------------------------------------------- what the policies mean, in numbers
 
 
-def test_each_policy_makes_its_scale_from_the_group_as_its_name_says():
+def test_each_policy_computes_its_scale_from_the_group_as_documented():
     x = np.array([[-15.0, 6.0, 0.0]], np.float32)
     expected = {"restricted": 15 / 7, "full-mid": 2.0, "ggml-signed": 15 / 8}
     for policy, step in expected.items():
@@ -113,7 +109,7 @@ def test_each_policy_makes_its_scale_from_the_group_as_its_name_says():
 
 
 @pytest.mark.parametrize("rounding", [half_away, half_up])
-def test_other_roundings_differ_at_halves_and_only_there(rounding):
+def test_rounding_modes_differ_only_at_halves(rounding):
     usual = grid_named("int4-ggml-signed-channel-f32")
     x = np.array([[-8, 0.5, 1.5, 2.5, -0.5, -1.5, 0.25, 3.75]], np.float32)  # the step is 1
     other = replace(usual, rounding=rounding)
@@ -174,7 +170,7 @@ def test_an_unknown_mask_is_an_error():
 
 
 @given(grid=uniform_grids())
-def test_a_grid_is_found_by_its_name(grid):
+def test_grid_named_returns_the_grid_with_that_name(grid):
     assert grid_named(grid.name) == grid and repr(grid) == grid.name
 
 
@@ -190,7 +186,7 @@ def test_a_grid_is_found_by_its_name(grid):
         "int4",
     ],
 )
-def test_a_name_that_is_no_grid_is_refused(name):
+def test_an_unknown_grid_name_is_rejected(name):
     with pytest.raises(UserError, match="unknown grid|2 to 8 bits"):
         grid_named(name)
 
@@ -198,7 +194,7 @@ def test_a_name_that_is_no_grid_is_refused(name):
 @pytest.mark.parametrize(
     "name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"]
 )
-def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_step_beyond(name):
+def test_a_mask_passes_weights_between_the_outermost_levels_or_up_to_half_a_step_beyond(name):
     """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is
     left to the other tests.
     """
@@ -221,7 +217,7 @@ def test_a_mask_lets_through_what_lies_between_the_outermost_levels_or_half_a_st
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4-affine-g32"])
-def test_putting_one_groups_scales_leaves_the_others(name):
+def test_putting_the_scales_of_one_group_does_not_change_other_groups(name):
     grid = grid_named(name)
     scales, other = grid.encode(bell(1, (3, 128)))[1], grid.encode(bell(2, (3, 32)))[1]
     before = map_scales(np.copy, scales)
@@ -253,7 +249,7 @@ def test_putting_one_groups_scales_leaves_the_others(name):
         ((4.5, "restricted", 32), "a uniform grid has 2 to 8 bits, not 4.5"),
     ],
 )
-def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(settings, said):
+def test_an_unknown_setting_is_rejected_with_the_known_ones(settings, said):
     with pytest.raises(UserError, match=f"^{said}"):
         UniformGrid(*settings)
 
@@ -261,7 +257,7 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(settings, s
 @pytest.mark.parametrize(
     "name", ["q4_0", "q4_1", "int4-restricted-g24", "int4-affine-channel", "ternary-tensor"]
 )
-def test_totals_of_groups_have_the_shape_of_their_scales(name):
+def test_group_totals_have_the_shape_of_the_scales_and_sum_to_the_total(name):
     grid, x = grid_named(name), bell(3, (3, 96))
     scales = grid.encode(x)[1]
     totals = group_total(grid, scales, x.astype(np.float64))

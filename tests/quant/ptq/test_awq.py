@@ -38,7 +38,7 @@ def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_k
     assert len(changed) > 0.5 * len(weights)
 
 
-def test_every_linear_layer_after_a_norm_can_be_scaled():
+def test_every_linear_layer_of_every_model_can_be_scaled():
     for kind in ("none", *HEADS):
         model = prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear)
         scaled = {id(fold.linear) for fold in awq.folds(model)}
@@ -58,7 +58,7 @@ def test_column_scales_are_centred_on_one_and_protect_large_inputs():
     )
 
 
-def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at_the_outputs():
+def test_column_scales_use_the_exponent_of_twenty_with_the_smallest_output_error():
     x, statistics = bell(16, 64), Statistics()
     inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(
         np.random.default_rng(4).standard_normal(64)
@@ -76,7 +76,7 @@ def test_column_scales_are_those_of_the_twenty_exponents_with_the_least_error_at
     assert 0 < np.argmin(errors) and np.array_equal(found, scales[int(np.argmin(errors))])
 
 
-def test_shared_value_heads_use_the_mean_of_their_inputs_and_others_their_own():
+def test_query_heads_that_share_a_value_head_use_the_mean_of_their_input_magnitudes():
     for num_kv_heads in (1, 2, 4):
         model = prepare_qat(
             build(num_kv_heads=num_kv_heads), QuantizationSpec(), linear=CalibratedLinear

@@ -13,7 +13,7 @@ from tests.quant.ptq.cases import bell, build, same, text
 
 @given(cut=st.integers(1, 15))
 @settings(max_examples=10)
-def test_statistics_of_two_batches_equal_those_of_one(cut):
+def test_statistics_do_not_depend_on_how_rows_are_split_into_batches(cut):
     x = bell(16, 8, spread=1.0)
     whole, parts = Statistics(), Statistics()
     whole.add(x)
@@ -35,7 +35,7 @@ def test_statistics_are_means_over_the_rows_in_double_precision():
     np.testing.assert_allclose(statistics.magnitude, np.abs(precise).mean(axis=0), rtol=1e-13)
 
 
-def test_a_calibrated_layer_is_exact_until_it_settles_and_encodes_by_the_grids_rule():
+def test_a_calibrated_layer_uses_exact_weights_until_its_codes_are_settled():
     model = prepare_qat(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
     product = calibrated(model)["blocks.0.attention.qkv"]
     assert np.array_equal(product.rounded().data, product.weight.data)

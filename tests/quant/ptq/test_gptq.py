@@ -19,7 +19,7 @@ from tests.strategies import weight_matrices
 @each_grid
 @given(x=weight_matrices(largest=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans())
 @settings(max_examples=25)
-def test_gptq_with_unrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
+def test_gptq_with_uncorrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
     own, grid, x, factor, largest_first
 ):
     found = own(gptq)(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
@@ -33,7 +33,7 @@ def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
 
 
 @each_grid
-def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, grid):
+def test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, grid):
     x, second_moment = bell(16, 192), moment(192)
     results = [own(gptq)(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
     assert all(same(results[0], result) for result in results[1:])
@@ -41,7 +41,7 @@ def test_gptq_does_not_depend_on_how_many_columns_it_updates_at_once(own, grid):
 
 @each_grid
 @pytest.mark.parametrize("largest_first", [False, True])
-def test_gptq_is_what_updating_the_inverse_column_by_column_gives(own, grid, largest_first):
+def test_gptq_equals_updating_the_inverse_column_by_column(own, grid, largest_first):
     """The same algorithm without Cholesky factors: eliminate each column from the inverse once it
     is rounded.
     """
@@ -91,7 +91,7 @@ def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
     )
 
 
-def test_an_input_that_never_fires_is_treated_as_uncorrelated_with_unit_size(own):
+def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size(own):
     x, second_moment = bell(8, 64), moment(64)
     second_moment[[3, 40]] = second_moment[:, [3, 40]] = 0
     alive = second_moment.copy()
@@ -100,7 +100,7 @@ def test_an_input_that_never_fires_is_treated_as_uncorrelated_with_unit_size(own
     assert np.array_equal(_inverse_factor(second_moment, "down"), _inverse_factor(alive, "down"))
 
 
-def test_columns_whose_inputs_are_equally_large_are_taken_in_their_own_order():
+def test_gptq_rounds_columns_with_equally_large_inputs_from_left_to_right():
     """Two sizes, taking turns: the columns of the larger from the left, then those of the smaller."""
     x, related = bell(8, 128), moment(128)
     sizes = np.sqrt(np.diag(related) / np.tile([1.0, 4.0], 64))
@@ -116,14 +116,14 @@ def test_columns_whose_inputs_are_equally_large_are_taken_in_their_own_order():
     assert same((found[0][:, order], found[1]), shuffled)
 
 
-def test_columns_are_taken_from_the_left_unless_largest_first_is_set():
+def test_gptq_rounds_columns_from_left_to_right_unless_largest_first_is_set():
     x, second_moment = bell(8, 64), moment(64)
     assert same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=False))
     assert not same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=True))
 
 
 @pytest.mark.parametrize("negative", [0.0, 0.003, 0.05, 0.5])
-def test_moments_are_damped_by_a_hundredth_of_their_mean_times_the_smallest_sufficient_power_of_ten(
+def test_damping_is_one_percent_of_the_mean_moment_times_the_smallest_sufficient_power_of_ten(
     negative,
 ):
     """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size
@@ -143,14 +143,14 @@ def test_moments_are_damped_by_a_hundredth_of_their_mean_times_the_smallest_suff
     assert added == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_error_at_the_outputs_is_summed_in_double_precision():
+def test_the_output_error_is_summed_in_double_precision():
     difference, second_moment = bell(64, 64, spread=1000.0), moment(64)
     exact = sum(float(row @ second_moment @ row) for row in difference.astype(np.float64))
     assert output_error(difference, second_moment) == pytest.approx(exact, rel=1e-12)
 
 
 @each_grid
-def test_an_input_that_never_fires_is_rounded_independently_and_changes_no_other_column(grid):
+def test_a_column_whose_input_is_always_zero_is_rounded_independently_of_other_columns(grid):
     x, second_moment = bell(8, 64), moment(64)
     dead = [0, 17, 63]
     second_moment[dead] = second_moment[:, dead] = 0
@@ -167,7 +167,7 @@ def test_an_input_that_never_fires_is_rounded_independently_and_changes_no_other
 
 
 @pytest.mark.parametrize("rank", [1, 5])
-def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(own, rank):
+def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_nearest(own, rank):
     x, second_moment = bell(16, 96), moment(96, rows=rank)
     codes, scales = own(gptq)(Q4_0, x, second_moment)
     assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
@@ -178,7 +178,7 @@ def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_rounding(
     assert found < 0.2 * nearest
 
 
-def test_gptq_has_a_smaller_output_error_than_searched_scales_and_those_than_rounding():
+def test_gptq_beats_searched_scales_and_searched_scales_beat_round_to_nearest():
     """No theorem, but what the methods are for."""
     x, second_moment = bell(64, 128), moment(128)
     searched = search_scales(Q4_0, x, np.diag(second_moment))

@@ -35,7 +35,7 @@ def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
     step=st.floats(0, 4, width=32),
     beta=st.floats(0.5, 100),
 )
-def test_shrinking_gives_up_at_most_the_whole_residual(values, step, beta):
+def test_shrinking_never_enlarges_a_residual_or_changes_its_sign(values, step, beta):
     residual = np.array(values)
     kept = shrink(residual, np.array(step), beta)
     rounding = 1 + 4 * np.finfo(float).eps  # of measuring in steps and back
@@ -54,7 +54,7 @@ def test_shrinking_is_the_generalized_soft_threshold(residual, step, beta):
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int2-restricted-g32", "int3-ggml-signed-g32"])
-def test_hqq_is_what_its_equations_say_group_by_group(name):
+def test_hqq_equals_its_equations_evaluated_group_by_group(name):
     grid, x = grid_named(name), bell(8, 32, seed=5, spread=1.0)
     x[6], x[7, :3] = 0, 20.0
     found, improved = hqq(grid, x), 0

@@ -42,7 +42,7 @@ def test_every_method_packs_every_kind_of_model_and_does_not_change_the_given_on
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_equals_its_parts_layer_by_layer(plain, method):
+def test_each_method_equals_its_parts_applied_layer_by_layer(plain, method):
     """The first product, whose inputs no other product's rounding has touched, by hand; with AWQ's
     scales folded in front.
     """
@@ -86,7 +86,7 @@ def test_non_finite_weights_are_an_error_that_names_the_layer(method):
         quantize_after_training(model, QuantizationSpec(), method, batches)
 
 
-def test_the_same_text_gives_the_same_bytes():
+def test_the_same_calibration_text_gives_the_same_bytes():
     model = build("sequential", np.float32)
     batches = text(model)
     one, two = (
@@ -96,7 +96,7 @@ def test_the_same_text_gives_the_same_bytes():
     assert all(a == b and x.tobytes() == y.tobytes() for (a, x), (b, y) in pairs)
 
 
-def test_an_unknown_method_or_a_missing_text_is_an_error_that_says_what_to_do():
+def test_an_unknown_method_or_missing_calibration_text_is_an_error_that_says_what_to_do():
     with pytest.raises(
         UserError, match="unknown method 'gpqt': use rtn, hqq, importance, awq, gptq"
     ):

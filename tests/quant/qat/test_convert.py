@@ -31,7 +31,7 @@ from tests.quant.qat.cases import (
 @tied_or_not
 @pytest.mark.parametrize("activations", ["int8", "int8-token", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_converted_model_computes_the_bits_of_the_fake_quantized_one(
+def test_a_converted_model_computes_the_same_bits_as_the_fake_quantized_one(
     plain, kind, tied, activations, dtype
 ):
     model = prepare_qat(build(kind, tied, dtype), QuantizationSpec(activations=activations))
@@ -41,7 +41,7 @@ def test_the_converted_model_computes_the_bits_of_the_fake_quantized_one(
 
 @each_kind
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_training_deployment_and_file_use_the_same_numbers(plain, kind, spec):
+def test_training_the_packed_model_and_its_stored_arrays_use_the_same_numbers(plain, kind, spec):
     """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's
     and those of its arrays.
     """
@@ -100,7 +100,7 @@ def test_a_packed_model_is_rebuilt_from_its_arrays(plain, kind, tied):
     assert stored_arrays(rebuilt).keys() == arrays.keys()
 
 
-def test_stored_blocks_decode_to_the_weights_that_training_saw():
+def test_stored_blocks_decode_to_the_weights_that_training_used():
     model = prepare_qat(build("parallel"), SPEC)
     arrays = stored_arrays(convert(model))
     for name, module in model.named_modules():

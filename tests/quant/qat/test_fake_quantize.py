@@ -56,7 +56,7 @@ def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(
         assert got == wanted, f"mask {mask}: expected the gradient {wanted}, got {got}"
 
 
-def test_just_below_the_bound_the_mask_follows_what_the_forward_did_and_not_what_exact_arithmetic_would_do():
+def test_the_mask_follows_the_float32_rounding_of_the_forward_pass_just_below_the_bound():
     steps = np.random.default_rng(0).uniform(0.1, 1, 4096).astype(np.float32)
     groups = np.zeros((4096, 32), np.float32)
     groups[:, 0] = -8 * steps
@@ -70,7 +70,7 @@ def test_just_below_the_bound_the_mask_follows_what_the_forward_did_and_not_what
 
 @each_mask
 @given(x=weight_matrices())
-def test_nothing_leaves_the_q8_0_grid_so_every_gradient_passes(own, x, mask):
+def test_q8_0_clips_no_weight_so_every_gradient_passes(own, x, mask):
     master, gradient = (
         Parameter(x),
         np.random.default_rng(0).standard_normal(x.shape).astype(np.float32),
@@ -125,7 +125,7 @@ def test_the_extreme_of_every_group_passes_its_gradient(grid, mask, x):
 
 
 @given(x=weight_matrices())
-def test_a_mask_that_clips_sooner_stops_more_gradients(x):
+def test_clip_round_stops_every_gradient_that_round_clip_stops(x):
     round_clip, clip_round = (
         Q4_0.straight_through_mask(x, mask) for mask in ("round-clip", "clip-round")
     )
@@ -133,7 +133,7 @@ def test_a_mask_that_clips_sooner_stops_more_gradients(x):
 
 
 @each_grid
-def test_zero_groups_pass_every_gradient(grid):
+def test_groups_of_zeros_pass_every_gradient(grid):
     for mask in MASKS:
         inside = grid.straight_through_mask(np.zeros((2, 64), np.float32), mask)
         assert inside is None or inside.all()
@@ -141,7 +141,7 @@ def test_zero_groups_pass_every_gradient(grid):
 
 @each_grid
 @given(x=weight_matrices())
-def test_the_forward_is_the_grid_and_the_master_weights_are_not_touched(own, grid, x):
+def test_the_forward_pass_rounds_to_the_grid_and_does_not_change_the_master_weights(own, grid, x):
     master = Parameter(x.copy())
     assert own(FakeQuantize)(grid).apply(master).data.tobytes() == grid.fake_quantize(x).tobytes()
     assert master.data.tobytes() == x.tobytes()
@@ -200,7 +200,7 @@ def rounded_by_the_rule(row):
     ),
     unit=st.sampled_from([1.0, 1e-6, 1e30]),
 )
-def test_with_a_scale_per_token_each_row_is_rounded_by_its_own_largest_number(rows, unit):
+def test_with_one_scale_per_token_each_row_is_scaled_by_its_own_largest_number(rows, unit):
     rows = rows * np.float32(unit)
     found = round_activations(rows, "int8-token")
     assert found.dtype == np.float32 and np.array_equal(
@@ -208,20 +208,20 @@ def test_with_a_scale_per_token_each_row_is_rounded_by_its_own_largest_number(ro
     )
 
 
-def test_a_token_of_32_numbers_is_a_group():
+def test_per_token_and_per_group_rounding_agree_on_rows_of_32_numbers():
     rows = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
     per_token, per_group = (round_activations(rows, how) for how in ("int8-token", "int8"))
     assert np.array_equal(per_token, per_group)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-45, TINY, np.nextafter(TINY, np.float32(1)), 1e-30])
-def test_a_token_too_small_to_be_scaled_becomes_zeros_and_the_next_size_does_not(size):
+def test_a_row_too_small_for_a_finite_scale_becomes_zeros_and_the_next_larger_one_does_not(size):
     row = np.array([[size, -size, size / 2]], np.float32)
     found = round_activations(row, "int8-token")
     assert np.isfinite(found).all() and found.any() == (size > TINY)
 
 
-def test_rows_of_double_precision_are_rounded_in_single_precision_and_stay_double():
+def test_float64_rows_are_rounded_in_float32_and_returned_as_float64():
     """1.5 steps and a little: the little is lost on the way to float32, and the half goes to the
     even code.
     """
@@ -230,7 +230,7 @@ def test_rows_of_double_precision_are_rounded_in_single_precision_and_stay_doubl
     assert found.dtype == np.float64 and found.tolist() == [[127.0, 2.0, 0.0]]
 
 
-def test_a_weight_of_double_precision_is_on_the_outermost_level_of_q4_0_if_its_float32_is():
+def test_a_float64_weight_is_on_the_outermost_level_if_its_float32_value_is():
     group = np.zeros((1, 32))
     group[0, :3] = -8, 7 * (1 + 1e-10), 7.25
     assert Q4_0.straight_through_mask(group, "clip-round")[0, :3].tolist() == [True, True, False]

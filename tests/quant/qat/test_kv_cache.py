@@ -51,7 +51,9 @@ def build(seed=0):
 
 
 @given(head_dim=st.integers(1, 96))
-def test_the_rotation_is_orthonormal_and_mixes_all_it_can(head_dim):
+def test_the_rotation_is_orthonormal_and_mixes_the_largest_power_of_two_that_divides_head_dim(
+    head_dim,
+):
     matrix = hadamard(head_dim, np.zeros(1))
     assert np.allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-14)
     mixed = head_dim & -head_dim
@@ -61,7 +63,7 @@ def test_the_rotation_is_orthonormal_and_mixes_all_it_can(head_dim):
 
 
 @given(seed=st.integers(0, 2**32), head_dim=st.sampled_from([8, 32, 48, 64]))
-def test_a_query_rotated_alike_gives_the_same_scores(seed, head_dim):
+def test_rotating_queries_and_keys_alike_does_not_change_their_scores(seed, head_dim):
     rng = np.random.default_rng(seed)
     query, keys = rng.standard_normal((3, head_dim)), rng.standard_normal((5, head_dim))
     rotation = hadamard(head_dim, keys)
@@ -69,7 +71,7 @@ def test_a_query_rotated_alike_gives_the_same_scores(seed, head_dim):
 
 
 @given(rows=arrays.arrays(np.float32, (3, 16), elements=st.floats(-100, 100, width=32)))
-def test_int8_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
+def test_int8_rounding_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
     step = np.abs(rows).max(axis=1, keepdims=True) / 127
     slack = (
         step * 127 * 2.0**-11 + 127 * 2.0**-25
@@ -78,7 +80,7 @@ def test_int8_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
     assert (np.abs(found - rows) <= step / 2 * 1.001 + slack).all()
 
 
-def test_at_four_bits_the_rotation_saves_what_a_large_channel_would_take():
+def test_the_rotation_at_least_halves_the_int4_error_if_one_channel_is_large():
     rows = np.random.default_rng(0).standard_normal((256, 32)).astype(np.float32)
     rows[:, 5] *= 30
     rotated = decode_rows(*encode_rows(rows, "int4"), "int4")
@@ -87,7 +89,7 @@ def test_at_four_bits_the_rotation_saves_what_a_large_channel_would_take():
 
 
 @each_cache
-def test_attention_reads_exactly_what_a_cache_would_hold(cache):
+def test_attention_in_training_uses_exactly_the_keys_and_values_that_a_cache_would_hold(cache):
     rng = np.random.default_rng(0)
     qkv, angles = (
         rng.standard_normal((2, 7, 8 * 16)).astype(np.float32),
@@ -105,7 +107,7 @@ def test_attention_reads_exactly_what_a_cache_would_hold(cache):
 
 
 @each_cache
-def test_the_gradient_is_that_of_attention_whose_rounding_errors_are_constants(cache):
+def test_gradients_treat_the_rounding_errors_of_keys_and_values_as_constants(cache):
     """The surrogate of straight-through, differentiated numerically in a random direction."""
     rng = np.random.default_rng(0)
     angles = rng.uniform(0, 6, (7, 8))
@@ -131,7 +133,7 @@ def test_the_gradient_is_that_of_attention_whose_rounding_errors_are_constants(c
 
 
 @each_cache
-def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cache):
+def test_packed_and_restored_models_have_the_losses_of_training_with_a_quantized_cache(cache):
     kernels.use("plain")
     try:
         spec = QuantizationSpec(cache=cache)
@@ -151,7 +153,7 @@ def test_the_packed_and_the_restored_model_read_the_cache_that_training_read(cac
         kernels.use("auto")
 
 
-def test_keys_that_are_not_finite_are_an_error():
+def test_non_finite_keys_are_an_error():
     with pytest.raises(UserError, match="the cache holds values that are not finite"):
         QuantizedCacheAttention("int8", 1, 1, np.ones((2, 2)), np.zeros((2, 2))).forward(
             np.full((1, 2, 12), np.nan)
@@ -165,7 +167,9 @@ def test_an_unknown_cache_is_an_error_that_lists_the_known_ones():
 
 @each_cache
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_come_back_in_their_own_shape_and_precision(cache, dtype):
+def test_rounded_cache_rows_keep_their_shape_and_dtype_and_do_not_depend_on_other_rows(
+    cache, dtype
+):
     rows = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(dtype)
     back = fake_quantize_rows(rows, cache)
     assert back.dtype == dtype and back.shape == rows.shape and hadamard(16, rows).dtype == dtype

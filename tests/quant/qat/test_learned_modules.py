@@ -40,12 +40,12 @@ from tests.quant.qat.cases import (
         ("learned-offset", "q4_1"), ("learned-bound", "q4_0"), ("learned-bound", "int3-restricted-g32"),
     ],
 )  # fmt: skip
-def test_learned_steps_are_in_the_file_too(plain, kind, scales, grid):
+def test_learned_steps_survive_conversion_and_storage(plain, kind, scales, grid):
     model = learned(kind, grid, scales=scales)
     check_the_contract(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
 
 
-def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_training():
+def test_prepare_qat_initializes_learned_steps_unless_they_are_already_trained():
     model, spec = build(), QuantizationSpec(weights="int2-restricted-g32", scales="learned")
     add_learned_step_parameters(model, spec)
     steps = {name: p for name, p in model.named_parameters() if name.endswith("log_steps")}
@@ -69,7 +69,7 @@ def test_learned_steps_are_found_once_when_rounding_begins_and_then_left_to_trai
         ("learned-bound", "int2-restricted-g32"),
     ],
 )
-def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
+def test_learned_steps_get_gradients_and_no_weight_decay(scales, grid):
     model = learned("token_conditioned", grid, scales=scales)
     flat = FlatParameters(model)
     accumulate_gradients(model, text(model), np.full(DEPTH, 0.3))
@@ -79,7 +79,7 @@ def test_learned_steps_get_gradients_and_are_not_decayed(scales, grid):
             assert parameter.grad.any() and not flat.decay_mask[place].any(), name
 
 
-def test_a_model_with_learned_step_parameters_can_be_rounded_after_training_by_any_method():
+def test_post_training_quantization_ignores_learned_step_parameters():
     model, spec = build(), QuantizationSpec(scales="learned")
     add_learned_step_parameters(model, spec)
     batches = [text(model)]
@@ -98,7 +98,9 @@ def test_a_model_with_learned_step_parameters_can_be_rounded_after_training_by_a
         ("learned-bound", "q4_0", {"log_steps"}),
     ],
 )
-def test_a_recipe_chooses_what_is_learned_of_the_grids(scales, grid, names):
+def test_a_recipe_with_learned_offsets_or_bounds_initializes_and_trains_their_parameters(
+    scales, grid, names
+):
     """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and
     move in every step.
     """
@@ -156,7 +158,7 @@ def test_step_parameters_are_rejected_for_grids_without_a_step_or_offset(scales,
 
 
 @pytest.mark.parametrize(("scales", "bound"), [("learned", False), ("learned-bound", True)])
-def test_a_model_learns_its_steps_by_the_rule_of_its_spec(scales, bound):
+def test_learned_steps_get_the_gradient_of_the_rule_in_the_spec(scales, bound):
     matrix = learned(grid="int2-restricted-g32", scales=scales).blocks[0].attention.qkv
     gradient = np.random.default_rng(0).standard_normal(matrix.weight.shape).astype(np.float32)
     matrix.rounded().backward(gradient)

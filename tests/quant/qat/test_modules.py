@@ -32,7 +32,7 @@ from tests.quant.qat.cases import (
 
 @pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_1", "int3-ggml-signed-g32", "nf4-g32"])
 @pytest.mark.parametrize("kind", ["sequential", "token_conditioned"])
-def test_state_and_token_have_scales_of_their_own_in_the_product_that_joins_them(kind, name):
+def test_state_and_token_have_separate_scales_in_the_matrix_that_joins_them(kind, name):
     """Groups that divide the width never reach from one half of the concatenation into the other."""
     heads, grid = build(kind).heads, grid_named(name)
     joined = heads.steps[0].join if kind == "sequential" else heads.head.gate_candidate
@@ -58,7 +58,7 @@ def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token(
 
 @each_kind
 @tied_or_not
-def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_on_both_sides(
+def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_as_input_and_output(
     plain, kind, tied
 ):
     """So the prepared model is the full-precision architecture with rounded parameters."""
@@ -89,7 +89,7 @@ def test_every_linear_layer_rounds_its_activations(plain, kind):
 
 @each_kind
 @tied_or_not
-def test_straight_through_gradients_are_those_of_the_rounded_model(plain, kind, tied):
+def test_straight_through_gradients_equal_the_gradients_of_the_rounded_model(plain, kind, tied):
     """With the mask `pass` the master weights receive exactly what the rounded weights would."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
@@ -164,7 +164,7 @@ def test_a_fake_quantized_lookup_equals_a_lookup_in_the_rounded_table_and_so_do_
 
 
 @pytest.mark.parametrize("heads", ["none", "sequential"])
-def test_a_training_step_with_rounding_needs_at_most_one_bit_per_weight_more_memory(heads):
+def test_fake_quantization_adds_at_most_one_bit_per_weight_to_the_memory_of_a_training_step(heads):
     settings = {"heads": heads, "draft_depth": 0 if heads == "none" else 2}
     most, weights = most_memory_of_a_step(**settings)
     assert most_memory_of_a_step(quantization="qat", **settings)[0] <= most + weights / 8

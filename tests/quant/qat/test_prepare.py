@@ -86,7 +86,9 @@ def test_trunk_heads_and_tables_get_the_grids_of_the_spec(kind, tied):
 
 
 @pytest.mark.parametrize("flat_first", [True, False])
-def test_the_optimizer_moves_prepared_models_whether_flat_before_or_after(plain, flat_first):
+def test_the_optimizer_updates_prepared_models_that_were_flattened_before_or_after(
+    plain, flat_first
+):
     model = build("token_conditioned")
     if flat_first:
         flat = FlatParameters(model)
@@ -131,7 +133,7 @@ def test_rows_that_are_not_whole_groups_are_an_error_that_names_the_module(size,
     )
 
 
-def test_preparing_or_converting_at_the_wrong_time_is_an_error():
+def test_preparing_a_model_twice_or_converting_an_unprepared_one_is_an_error():
     model = build()
     with pytest.raises(ValueError, match="call prepare_qat on the model first"):
         convert(model)

@@ -17,7 +17,7 @@ from minimtp.training.presets import preset
 @pytest.mark.parametrize(
     "field", ["weights", "embedding", "heads", "activations", "straight_through"]
 )
-def test_a_spec_that_names_something_unknown_is_an_error_that_lists_what_is_known(field):
+def test_an_unknown_name_in_a_spec_is_an_error_that_lists_the_known_names(field):
     with pytest.raises(UserError, match="unknown .* 'int3': use"):
         QuantizationSpec(**{field: "int3"})
 
