@@ -1,9 +1,9 @@
-"""Published claims about multi-token prediction and int4 training, held against what was measured
-here.
+"""Published claims about multi-token prediction and int4 training, compared with our measurements.
 
 The published numbers come from models thousands of times larger, on other hardware. Each claim is
 printed with the published range, the measured value, and whether the value reaches the range. A
-value better than the range reaches it."""
+value that is better than the whole range also reaches it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,8 +13,9 @@ Measured = Mapping[str, Mapping[str, float]]  # by configuration, then by the na
 
 @dataclass(frozen=True)
 class Claim:
-    """One published claim: `subject` is in the range that `claimed` describes; `value` is what was
-    measured, in `unit`.
+    """One published claim and our measurement of it.
+
+    claimed: the published range of `subject`. value: the measured value in `unit`.
     """
 
     subject: str
@@ -73,8 +74,10 @@ def judge(measured: Measured) -> list[Claim]:
 
 
 def _claims_about_rounding(lost: float, lost_with_qat: float) -> list[Claim]:
-    """Judge the claims about the quality, in percent, that rounding to int4 loses without and with
-    training through it.
+    """Judge the claims about the quality lost by int4.
+
+    lost: the loss in percent if the weights are only rounded. lost_with_qat: the loss in percent
+    with quantization-aware training.
     """
     subject = "the quality lost by rounding to int4 without training"
     more = f"more than the {_number(lost_with_qat, '%', digits=2)} lost with QAT"

@@ -1,4 +1,8 @@
-"""The configurations that are compared: their recipes, and how they are trained from one stem."""
+"""The recipes of the compared configurations, and their training.
+
+All of them continue from one stem: the shared part of the training, before the learning rate
+decays.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +29,7 @@ PACKED_FROM = {"mtp_qat_int4": "mtp_qat", "mtp_int4_rounded": "mtp"}
 
 
 def recipes(standard: Recipe) -> dict[str, Recipe]:
-    """Return the recipes of the three trained configurations; `standard` is that of the first."""
+    """Return the recipes of the three trained configurations. The first one is `standard`."""
     mtp = with_heads(standard)
     qat = replace(mtp, quantization="qat", quantize_from=1.0 - standard.decay_fraction)
     return {"standard": standard, "mtp": mtp, "mtp_qat_int4": qat}
@@ -34,8 +38,8 @@ def recipes(standard: Recipe) -> dict[str, Recipe]:
 def train_configurations(
     wanted: dict[str, Recipe], corpus: Corpus, out: Path, device: str, threads: int | None = None
 ) -> dict[str, LoadedRun]:
-    """Train what `out` does not hold yet of the recipes `wanted`, and load the four configurations
-    as they are deployed.
+    """Train the recipes of `wanted` that are not yet trained in `out`. Load the four configurations
+    in their final, packed form.
 
     Raises Interrupted if the user stops it.
     """

@@ -3,29 +3,31 @@ at a time.
 
     L = L_0 + sum_{k=1..K} w_k L_k,       L_k = mean over rows of -log p_k(token i+1+k)
 
-**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. K+1
-of them at once would take more memory than the trunk. So each head's loss is differentiated down to
-the head's state at once, and its logits are freed. The gradients of the states then go through the
-heads and the trunk in one backward pass. (Gloeckle et al. 2024, section 2, use this order for
-independent heads. Those are finished one by one here, too.)
+**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. The
+logits of all K+1 outputs together would take more memory than the trunk. Therefore each loss is
+differentiated with respect to its head's state as soon as it is computed, and its logits are freed.
+One backward pass then takes the gradients of all states through the heads and the trunk.
+Independent heads do not wait for this pass: each one is finished before the next begins, as in
+Gloeckle et al. 2024, section 2.
 
-**Subset of positions.** Neighbouring positions teach a head nearly the same thing. A head that
-needs no other position can therefore be trained at every n-th position, for an n-th of the cost.
+**Subset of positions.** A head learns nearly the same from neighbouring positions. A head that does
+not need other positions can therefore be trained at every n-th position, which divides its training
+cost by n.
 
-**Targets of the heads.** A head drafts well if it predicts what the trunk will predict, which is
-not always what the text says.
+**Targets of the heads.** A draft is accepted if the trunk agrees with it. So a good head predicts
+the trunk's prediction, which is not always the next token of the text.
 
     text      the tokens of the text
-    trunk     the trunk's own distributions at the positions that the head looks ahead to (as in
-              Hydra++, arXiv 2402.05109). They come from the same forward pass and say more than one
-              token does. Positions beyond the end of the window have no distribution, so there the
-              target is the text
-    teacher   the distribution of the teacher's head of the same depth: a head that is trained
-              through rounding learns from the unrounded one
+    trunk     the trunk's distributions at the positions that the head predicts (as in Hydra++,
+              arXiv 2402.05109). They come from the same forward pass and contain more information
+              than a single token. Positions beyond the end of the window have no distribution, so
+              their target is the token of the text
+    teacher   the distribution of the teacher's head of the same depth. Heads that are trained with
+              rounding learn from heads without rounding
 
-**Distillation.** With a teacher, the trunk's loss is a mixture: part of it follows the teacher's
-distributions instead of the text's next token. They tell the student about all tokens at every
-position.
+**Distillation.** With a teacher, the trunk's loss is a weighted sum of two losses. One uses the next
+token of the text. The other uses the teacher's distributions, which give the student a probability
+for every token at every position.
 """
 
 from collections.abc import Iterator
@@ -60,13 +62,13 @@ def accumulate_gradients(
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth
     heads.
     head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
-    head_positions: the positions of the T at which the heads are trained. Not all only if the heads
-    are `positionwise`.
-    detached: train the heads without changing the trunk's gradient, which is then that of L_0
-    alone. The trunk includes embedding and output.
-    head_targets: "text", "trunk" or "teacher", see above.
-    teacher, distill_weight: with weight d, the gradient of L_0 is (1 - d) times its own plus d
-    times that of the divergence from the teacher.
+    head_positions: the input positions at which the heads are trained. A subset is allowed only if
+    the heads are `positionwise`.
+    detached: train the heads without changing the gradient of the trunk, including embedding and
+    output. The trunk's gradient is then the gradient of L_0.
+    head_targets: "text", "trunk" or "teacher", as described above.
+    teacher, distill_weight: replace L_0 in the gradient by (1 - d) L_0 + d D, where d is the weight
+    and D is the divergence from the teacher.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for a head
     that was skipped.
     """
@@ -76,7 +78,7 @@ def accumulate_gradients(
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
     hidden = model.hidden(inputs)  # (B, T, D)
-    leaf = Tensor(hidden.data, requires_grad=True)  # collects the gradient at the trunk's state
+    leaf = Tensor(hidden.data, requires_grad=True)  # collects the gradient for the trunk's state
     text_loss = _loss_at(
         model, hidden.data, _targets(tokens, 0, length), weight * (1.0 - distill_weight)
     )
@@ -147,7 +149,8 @@ def evaluate_losses(model: LanguageModel, tokens: Array) -> tuple[Array, Array]:
     """Return the loss of every target and the most likely tokens, without gradients.
 
     tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers.
-    Index k of the last axis is about token i+1+k, given the tokens in between.
+    Entry [b, i, k] is about token i+1+k. Head k reads the inputs up to position i and, if it uses
+    them, the true tokens in between.
     """
     length = tokens.shape[1] - 1 - model.depth
     nats, predicted = [], []
@@ -178,7 +181,7 @@ def _targets(tokens: Array, k: int, length: int, positions: slice = ALL) -> Arra
 
 
 def _to_host(losses: list[Array | None]) -> np.ndarray:
-    """Return the losses as float64, NaN for None. All are copied from the device at once."""
+    """Return the losses as float64, NaN for None. Copies all of them from the device together."""
     result = np.full(len(losses), np.nan)
     known = [i for i, loss in enumerate(losses) if loss is not None]
     result[known] = to_numpy(array_module(losses[0]).stack([losses[i] for i in known]))
@@ -189,8 +192,8 @@ def _to_host(losses: list[Array | None]) -> np.ndarray:
 class _Loss:
     """The loss of one output at B*T rows."""
 
-    nats: Array  # (), the mean on the text; stays on the device, so nothing waits for it
-    gradient: Array  # (B, T, D), at the state
+    nats: Array  # (), the mean on the text. Stays on the device, so the host does not wait
+    gradient: Array  # (B, T, D), with respect to the state
     logits: Array  # (B*T, V)
 
 
@@ -201,11 +204,11 @@ def _loss_at(
     weight: float,
     distribution: Array | None = None,
 ) -> _Loss:
-    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. The
-    output's parameters get theirs.
+    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. Add the
+    gradient for the output's parameters to their `.grad`.
 
-    targets: (B*T,) tokens. distribution: (B*T, V), the targets of the gradient instead of the
-    tokens.
+    targets: (B*T,) tokens. distribution: (B*T, V). If given, the gradient is computed for these
+    targets instead of the tokens.
     """
     leaf = Tensor(state, requires_grad=True)
     logits = model.logits(leaf).reshape(targets.size, -1)  # (B*T, V)
@@ -223,8 +226,8 @@ def _loss_at(
 
 
 def _trunk_distributions(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
-    """For k = 1..K yield (B*n, V): the trunk's distribution k positions later, or the text's token
-    beyond the window.
+    """For k = 1..K yield (B*n, V): the trunk's distributions k positions later. Beyond the window,
+    yield the token of the text as a one-hot distribution.
 
     logits (B, T, V) are overwritten.
     """
@@ -263,10 +266,10 @@ def _softmax(logits: Array) -> Array:
 def _distillation_gradient(
     model: LanguageModel, teacher: LanguageModel, inputs: Array, state: Array, weight: float
 ) -> Array:
-    """Return weight times the gradient, at `state` (B, T, D), of the mean divergence from the
-    teacher.
+    """Return weight times the gradient of the mean divergence from the teacher, with respect to
+    `state` (B, T, D).
 
-    The output's parameters get theirs.
+    Adds the gradient for the output's parameters to their `.grad`.
     """
     xp = array_module(state)
     with no_grad():

@@ -1,8 +1,8 @@
 """Packing: codes and scales as bytes, row after row without gaps.
 
 ggml's formats are blocks along each row, byte for byte as other programs read them (their layouts
-are in `kernels/ggml/blocks.py` and `kernels/ggml/superblocks.py`). Grids over any groups have no
-format that everybody reads. Their rows are
+are in `kernels/ggml/blocks.py` and `kernels/ggml/superblocks.py`). Grids for groups of any size
+have no common file format. Their rows are
 
     scales of the groups | zero points (affine only) | codes, see `pack_bits`
 

@@ -1,6 +1,6 @@
 """The table and the plot of `minimtp bench quality`.
 
-Bits per weight are those of the file: they include scales, the token table and norms.
+Bits per weight are computed from the size of the file, including scales, the token table and norms.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ Row = Mapping[str, object]
 
 
 def table(rows: Sequence[Row], markdown: bool = False) -> str:
-    """The rows as aligned text, or as a Markdown table."""
+    """Return the rows as aligned text or as a Markdown table."""
     cells = [_cells(row) for row in rows]
     if markdown:
         lines = [HEADINGS, ["---:", "---", *["---:"] * (len(HEADINGS) - 2)], *cells]
@@ -44,7 +44,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def readme(result: Mapping[str, object]) -> str:
-    """The Markdown table and the conditions of the measurement."""
+    """Return the Markdown table and the conditions of the measurement."""
     machine, seeds = result["machine"], result["seeds"]
     certainty = "from a single seed, so without intervals"
     if seeds > 1:

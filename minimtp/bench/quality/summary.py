@@ -1,9 +1,9 @@
-"""The figures of the quality table, from the cells of all seeds.
+"""Compute the numbers in the quality table from the cells of all seeds.
 
-A loss is a branch's held-out loss minus that of the control with the same seed, in nats.
-**Recovered** is the share of round-to-nearest's loss that a method avoids: (rtn - method) / (rtn -
-fp), means over the seeds. Intervals are 95 % over seeds (Student's t). They describe the
-variation between seeds, not between texts.
+The column "loss" is the held-out loss of a branch minus the held-out loss of the control with the
+same seed, in nats. **Recovered** is the share of the loss of rounding to nearest (rtn) that a
+method avoids: (rtn - method) / (rtn - fp), computed from means over the seeds. The 95 % intervals
+(Student's t) describe the variation between seeds, not between texts.
 """
 
 import statistics
@@ -18,7 +18,7 @@ CellResult = Mapping[str, object]
 
 
 def summary(cells: Sequence[CellResult]) -> list[dict[str, object]]:
-    """The rows of the table: means, 95 % intervals, and the recovered share of rtn's loss."""
+    """Return the rows of the table: means, 95 % intervals, and the recovered share of the rtn loss."""
     by_row: dict[tuple[int, str], list[CellResult]] = {}
     for cell in cells:
         by_row.setdefault((cell["bits"], cell["method"]), []).append(cell)
@@ -44,12 +44,12 @@ def summary(cells: Sequence[CellResult]) -> list[dict[str, object]]:
 
 
 def recovered(rtn_loss: float, loss: float) -> float | None:
-    """Share of `rtn_loss` that a method with `loss` avoids; None if rounding cost nothing."""
+    """Return the share of `rtn_loss` that a method with `loss` avoids; None if rtn lost nothing."""
     return (rtn_loss - loss) / rtn_loss if rtn_loss > 0 else None
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the mean; None for a single value."""
+    """Return half the width of the 95 % interval of the mean, or None for a single value."""
     if len(values) < 2:
         return None
     return STUDENT[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5

@@ -20,15 +20,16 @@ from math import inf
 
 from minimtp.decode.statistics import Statistics
 
-# Rounds that the estimates cover, and rounds of a pause. Short pauses lead to more trials. During
-# long ones it misses text that is easy to draft. adaptive.py explains the figures.
+# Number of rounds that the estimates cover, and of rounds in a pause. Short pauses lead to more
+# trials. During a long pause the policy misses text that is easy to draft. adaptive.py explains the figures.
 # 64: 1.082, worst 0.970; 128: 1.085, 0.983; 256: 1.080, 0.987.
 HORIZON = 128
 # Times are limited to this multiple of the expected time, because another process may have used the
 # core. 1.5: 1.085, worst 0.983; 3: 1.063, 0.983; no limit: 1.051, 0.982.
 OUTLIER = 1.5
 GUESS_WEIGHT = 2.0  # a guess counts as this many rounds
-# Weight of the previous slope in a fit. Drafts that all have the same length do not determine one.
+# Weight of the previous slope in a fit. If all drafts have the same length, the fit has no slope of
+# its own.
 RIDGE = 0.05
 
 
@@ -69,7 +70,7 @@ class RoundTimes:
 
 
 class LinearCost:
-    """Seconds of drafting n tokens as start + slope * n, by a discounted least-squares fit.
+    """A discounted least-squares fit of the seconds for drafting n tokens: start + slope * n.
 
     The first fit sets `start` to 0.
     """
@@ -119,7 +120,7 @@ class Depths:
         self._censored = [kept * count for count in self._censored]
 
     def add(self, rounds: Sequence[int], asked: int) -> None:
-        """Add numbers of rounds by depth. All these rounds asked for depth `asked`."""
+        """Add the number of rounds that ended at each depth. All of them asked for depth `asked`."""
         for depth, count in enumerate(rounds):
             self._ended[depth] += count
         self._censored[asked] += rounds[asked]
@@ -134,8 +135,8 @@ def survival(
 ) -> list[float]:
     """Return the shares of rounds that reach depths 1 .. max_depth: the Kaplan-Meier estimator.
 
-    ended: number of rounds by the depth at which they ended. censored: number of those that ended
-    there because they did not ask for more drafts. guess: the share of rounds that continue to the
+    ended: number of rounds that ended at each depth. censored: number of rounds that ended at each
+    depth because they did not ask for more drafts. guess: the share of rounds that continue to the
     next depth, before any observation.
     """
     shares, share = [], 1.0

@@ -1,15 +1,14 @@
-"""How the compiled kernels are compiled: one decorator, and one message to the person who has to
-wait.
+"""The decorator that compiles the kernels, and a message to the user who has to wait for it.
 
 Functions are compiled when they are first called, so decoding never waits for the training kernels.
 They are cached on disk next to this file or, if that is not writable, in the user's cache directory
 (Numba chooses). With `error_model="numpy"` a division by zero gives inf. Testing for it would
 prevent vectorization. Floating-point operations keep their order unless a function asks for
-`reassociate`. It may then add in several lanes, in an order that depends on the length of a row but
-never on the number of rows. No function lets the compiler fuse products and additions freely,
-because it could do so in one copy of a loop and not in another, and a row's bits must not depend on
-other rows. Where fusing pays, the code says so (`multiply_add`). Parallelism belongs to Python
-threads (`backend.py`): functions release the lock and start no threads.
+`reassociate`. Such a function may add in several lanes. The order then depends on the length of a row,
+but not on the number of rows. The compiler may not fuse products and additions on its own. It could
+fuse them in one copy of a loop and not in another, and then the result of a row would depend on the
+other rows. Code that gains from fusing calls `multiply_add`. The functions release the GIL and
+start no threads. Python threads call them in parallel (`backend.py`).
 """
 
 import sys
@@ -32,8 +31,8 @@ def compiled(function=None, **options):
     dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
     try:
         dispatcher.enable_caching()
-    except RuntimeError:  # no folder to write to, neither here nor in the user's home
-        _Announcement.keeps = "for this run only: no folder is writable, NUMBA_CACHE_DIR names one"
+    except RuntimeError:  # neither this folder nor the user's cache directory is writable
+        _Announcement.keeps = "for this run only: set NUMBA_CACHE_DIR to a writable folder"
     else:
         _renew_when_any_kernel_changes(dispatcher)
     return dispatcher
@@ -52,7 +51,7 @@ def _renew_when_any_kernel_changes(dispatcher) -> None:
 
 class _Announcement(event.Listener):
     said = False
-    keeps = "once, later runs find them on disk"
+    keeps = "once; later runs load them from disk"
 
     def on_start(self, event) -> None:
         module = event.data["dispatcher"].py_func.__module__

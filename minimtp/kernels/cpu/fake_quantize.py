@@ -1,5 +1,5 @@
-"""Rounding to the grids of quantized weights and activations, compiled, with the bits of
-`kernels/plain/quantize.py`.
+"""Compiled rounding of weights and activations to their grids. The results are bit-identical to
+those of `kernels/plain/quantize.py`.
 
 Equal bits are possible because every step is either exact or one IEEE operation in a fixed order.
 The compiler may not reorder or fuse any of them.
@@ -20,7 +20,7 @@ SMALLEST_ACTIVATION = np.float32(LARGEST_WITHOUT_INVERSE)
 
 @compiled
 def max_magnitude(group):
-    """max |x| over a group; a NaN counts as larger than infinity."""
+    """Return max |x| over a group. A NaN counts as larger than infinity."""
     bits = np.int32(0)
     for j in range(group.shape[0]):
         bits = max(bits, np.int32(bits_of(group[j]) & WITHOUT_SIGN))
@@ -54,16 +54,14 @@ def _fake_quantize_q4_0(x, y):
         first = np.int32(GROUP)
         for j in range(x.shape[1]):
             first = min(first, np.int32(j) if abs(x[i, j]) == magnitude else np.int32(GROUP))
-        extreme = (
-            x[i, first] if first < GROUP else magnitude
-        )  # a NaN equals no value, itself neither
+        # If the magnitude is NaN, no weight compares equal to it.
+        extreme = x[i, first] if first < GROUP else magnitude
         step = extreme / np.float32(-8)
         inverse = ONE / step if abs(step) > SMALLEST_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):
-            level = np.int32(
-                x[i, j] * inverse + np.float32(8.5)
-            )  # not negative, so the conversion's cut is a floor
+            # The argument is never negative, so the conversion rounds down.
+            level = np.int32(x[i, j] * inverse + np.float32(8.5))
             y[i, j] = np.float32(min(level, np.int32(15)) - np.int32(8)) * stored
 
 
@@ -76,9 +74,8 @@ def _fake_quantize_q8_0(x, y):
         for j in range(y.shape[1]):
             exact = x[i, j] * inverse
             whole = np.int32(exact)
-            beyond = np.int32(
-                (exact - np.float32(whole)) * TWO
-            )  # 1 or -1 from a half on: ties go away from zero
+            # 1 or -1 if the fraction is at least a half, so ties round away from zero.
+            beyond = np.int32((exact - np.float32(whole)) * TWO)
             y[i, j] = np.float32(whole + beyond) * stored
 
 
@@ -89,6 +86,5 @@ def _fake_quantize_activations(x, y):
         inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
         scale = magnitude / LARGEST_CODE
         for j in range(y.shape[1]):
-            y[i, j] = (
-                np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale
-            )  # by way of an integer: no -0.0
+            # The conversion to an integer turns -0.0 into 0.0.
+            y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale

@@ -1,10 +1,9 @@
-"""Functions of single floats and rows in a form that LLVM can vectorize: exp, maximum, dot product,
-rounding to float16.
+"""exp, maximum, dot product and rounding to float16, written so that LLVM can vectorize them.
 
-A float32's bits, read as an integer, are its sign, 8 bits of exponent and 23 of fraction. Without
-the sign they grow with the magnitude, so floats can be compared as integers. Such comparisons
-vectorize, while a floating-point maximum would first need permission to ignore NaN. An exponent can
-be written by integer arithmetic, which makes powers of two cheap.
+The bits of a float32 are its sign, 8 bits of exponent and 23 bits of fraction. As an integer, the
+bits without the sign grow with the magnitude, so floats can be compared as integers. LLVM
+vectorizes integer comparisons. It vectorizes a floating-point maximum only if it may ignore NaN.
+Integer arithmetic can also set the exponent, which makes powers of two cheap.
 """
 
 from llvmlite import ir
@@ -24,7 +23,7 @@ INFINITY_BITS = np.int32(0x7F800000)
 
 @intrinsic
 def bits_of(typing_context, x):
-    """The bits of a float32 as an int32."""
+    """Return the bits of a float32 as an int32."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.IntType(32))
@@ -34,7 +33,7 @@ def bits_of(typing_context, x):
 
 @intrinsic
 def float_of(typing_context, bits):
-    """The float32 that has these bits."""
+    """Return the float32 that has these bits."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -44,8 +43,8 @@ def float_of(typing_context, bits):
 
 @intrinsic
 def multiply_add(typing_context, a, b, c):
-    """a * b + c of float32, in one instruction with one rounding where the processor has it, else
-    in two.
+    """Return a * b + c for float32 numbers. It is one instruction with one rounding if the processor
+    has one, and two instructions otherwise.
     """
 
     def generate(context, builder, signature, arguments):
@@ -57,26 +56,25 @@ def multiply_add(typing_context, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. ln 2 is taken off in two parts,
-# the first of which has few enough bits that n times it is exact (Cody & Waite 1980). The
-# polynomial is Cephes' (S. Moshier, expf.c).
+# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. n * ln 2 is subtracted in
+# two parts. The first part of ln 2 has few bits, so that its product with n is exact (Cody & Waite
+# 1980). The polynomial is the one of Cephes (S. Moshier, expf.c).
 INVERSE_LN2 = np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-ROUNDER = np.float32(
-    12582912
-)  # 1.5 * 2^23: added to a small float32 it leaves the rounded integer in the low bits
+# 1.5 * 2^23. The sum of this and a small float32 has the rounded integer in its low bits.
+ROUNDER = np.float32(12582912)
 EXPONENT_SHIFT, EXPONENT_OF_ONE = np.int32(23), np.int32(127 << 23)
-SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.37)  # where 2^n is still a normal number
+SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.37)  # between these, 2^n is a normal number
 
 
 @compiled
 def exponential(x):
-    """exp(x) of a float32, relative error 1e-7; 0 below -87.33 (there exp(x) < 1.2e-38), constant
-    above 88.37.
+    """Return exp(x) for a float32 x, with a relative error of 1e-7. The result is 0 below -87.33,
+    where exp(x) < 1.2e-38, and constant above 88.37.
     """
-    bounded = SMALLEST if x < SMALLEST else x  # written so that a NaN stays one
+    bounded = SMALLEST if x < SMALLEST else x  # this form of the comparison keeps NaN
     bounded = LARGEST if bounded > LARGEST else bounded
     shifted = multiply_add(bounded, INVERSE_LN2, ROUNDER)
     n = shifted - ROUNDER
@@ -89,7 +87,7 @@ def exponential(x):
 
 @compiled(fastmath=reassociate)
 def dot(a, b):
-    """sum of a * b."""
+    """Return the sum of a * b."""
     total = ZERO
     for j in range(a.shape[0]):
         total += a[j] * b[j]
@@ -98,8 +96,8 @@ def dot(a, b):
 
 @compiled(fastmath=reassociate)
 def exponentiate(row, shift, scale):
-    """row = exp((row - shift) * scale); returns the sum. One array: two might overlap, which stops
-    vectorization.
+    """Compute row = exp((row - shift) * scale) in place and return the sum. Input and output are the
+    same array, because LLVM does not vectorize a loop over two arrays that might overlap.
     """
     total = ZERO
     for j in range(row.shape[0]):
@@ -111,7 +109,7 @@ def exponentiate(row, shift, scale):
 
 @compiled(fastmath=reassociate)
 def sum_of_exponentials(row, shift):
-    """sum of exp(row - shift)."""
+    """Return the sum of exp(row - shift)."""
     total = ZERO
     for j in range(row.shape[0]):
         total += exponential(row[j] - shift)
@@ -120,7 +118,7 @@ def sum_of_exponentials(row, shift):
 
 @compiled
 def largest(row):
-    """The largest element of a row; a NaN without a sign counts as larger than infinity."""
+    """Return the largest element of a row. A NaN without a sign counts as larger than infinity."""
     key = SMALLEST_KEY
     for j in range(row.shape[0]):
         key = max(key, in_order(bits_of(row[j])))
@@ -129,38 +127,36 @@ def largest(row):
 
 @compiled
 def in_order(bits):
-    """Swaps a float's bits with an integer of the same order: negative floats count backwards,
-    integers do not.
+    """Convert the bits of a float to an integer with the same order as the floats, or back. The bits
+    of negative floats decrease as the float increases, so they are inverted.
     """
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & WITHOUT_SIGN))
 
 
 @compiled
 def as_float16(x):
-    """x rounded to the nearest float16 (ties to even), as a float32; a NaN stays one."""
+    """Round x to the nearest float16, ties to even. Return a float32. A NaN stays a NaN."""
     bits = bits_of(x)
     magnitude = np.int32(bits & WITHOUT_SIGN)
     sign = np.int32(bits ^ magnitude)
-    if magnitude < np.int32(
-        0x38800000
-    ):  # below 2^-14 float16 has fixed steps of 2^-24, as float32 has next to 0.5
+    # Below 2^-14, float16 has a fixed step of 2^-24, which is the step of float32 just above 0.5.
+    if magnitude < np.int32(0x38800000):
         rounded = bits_of((float_of(magnitude) + HALF) - HALF)
     else:  # drop 13 of the 23 bits of the fraction
         odd = np.int32(np.int32(magnitude >> np.int32(13)) & np.int32(1))
         rounded = np.int32((magnitude + np.int32(0xFFF) + odd) & np.int32(~0x1FFF))
-        if magnitude >= np.int32(
-            0x477FF000
-        ):  # 65520 is half way to 2^16, which is beyond the format: infinity, or a NaN
+        # From 65520 on, float16 rounds to infinity: 2^16 is not representable. NaN stays NaN.
+        if magnitude >= np.int32(0x477FF000):
             rounded = max(magnitude, np.int32(0x7F800000))
     return float_of(np.int32(rounded | sign))
 
 
 @compiled
 def float16_as_float32(bits):
-    """The float32 that equals the float16 with these bits."""
+    """Return the float16 with these bits as a float32."""
     magnitude = np.int32(bits) & np.int32(0x7FFF)
-    # The same fraction under an exponent that is too small by 112, which the product makes up for,
-    # for subnormals, too.
+    # Shifting keeps the fraction, but the exponent is too small by 112. Multiplying by 2^112 corrects
+    # it, also for subnormal numbers.
     shifted = np.int32(magnitude << 13)
     value = (
         float_of(shifted) * TWO_TO_112

@@ -1,5 +1,5 @@
-"""Rotary positions and the causal softmax of training, compiled; `kernels/plain/attention.py` says
-what is computed.
+"""Compiled versions of rotary positions and of the causal softmax for training. See
+`kernels/plain/attention.py` for the definitions.
 """
 
 from minimtp.backend import numpy as np

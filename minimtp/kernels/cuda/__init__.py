@@ -5,9 +5,9 @@ Files:
 
     *.cu              the kernels
     source.py         compiles and launches them
-    training.py       a training step
+    training.py       the kernels of a training step
     packed_linear.py  a few rows times a matrix
-    gemm.py           large matrices in fewer bits
+    gemm.py           products of large matrices in reduced precision
     block.py          a transformer block
     gated_head.py     drafting
     sampling.py       choosing tokens

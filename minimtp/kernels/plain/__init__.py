@@ -1,5 +1,5 @@
-"""The computations that decide the speed, in plain array code: the version to read, and the meaning
-of the fast ones.
+"""The computations that take most of the time, in plain array code. Read this version to learn what
+the compiled kernels compute.
 
     norms.py          RMSNorm
     gates.py          SwiGLU and the gated update
@@ -7,15 +7,15 @@ of the fast ones.
     loss.py           cross-entropy
     optimizer.py      AdamW
     quantize.py       rounding weights and activations to int4 and int8
-    packed_linear.py  matrix products, and rows of token embeddings
-    block.py          a transformer block, or the whole trunk, on a few tokens
+    packed_linear.py  matrix products and embedding lookups
+    block.py          a transformer block, or the whole trunk, for a few tokens
     gated_head.py     drafting with a gated head (trees: best_first_tree.py)
     sampling.py       choosing tokens
 
 Every function here has a compiled counterpart with the same name and signature in `kernels/cpu`
-(Numba) and `kernels/cuda` (CuPy). Tests hold them equal. These functions run on NumPy and on CuPy
-arrays, because the device follows the data. They
-compute in float32 for work and in float64 for proofs: the result has the input's dtype.
+(Numba) and `kernels/cuda` (CuPy). Tests compare their results. The functions here accept NumPy and
+CuPy arrays and run on the device of their arrays. The result has the dtype of the input: float32 in
+normal use, float64 in tests that need more precision.
 
 Shapes use N rows, D hidden size, F intermediate size, V vocabulary, K inputs of a product, T
 tokens, H query heads, G key/value heads, C head_dim, S positions of the cache, M matrices, P

@@ -1,5 +1,5 @@
-"""Matrix products in plain array code: of whole matrices in training, with prepared weights in
-decoding.
+"""Matrix products in plain array code. Training multiplies two float matrices. Decoding multiplies
+with prepared weights.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def prepare_f32(weight: Array) -> Prepared:
 
 
 def prepare_f16(numbers: Array) -> Prepared:
-    """Prepare a float16 matrix, given as bytes uint8 (N, 2K), for `linear`. Its products are
+    """Prepare a float16 matrix, given as bytes uint8 (N, 2K), for `linear`, which computes in
     float32.
     """
     return Prepared(array_module(numbers).ascontiguousarray(numbers).view("<f2").astype("float32"))
@@ -71,13 +71,13 @@ def linear(x: Array, prepared: Prepared, out: Array | None = None) -> Array:
     """
     if prepared.rounding is not None:
         x = prepared.rounding(x)
-    # The same memory layout as in training: with another one, BLAS adds in another order.
+    # Use the same memory layout as training. With another layout, BLAS may add in another order.
     weight = prepared.weight.astype(x.dtype, copy=False)
     return array_module(x).matmul(x, weight.T, out=out)
 
 
 def embedding(prepared: Prepared, tokens: Array) -> Array:
-    """Return the rows of a prepared matrix (N, K) for tokens (T,), as floats: (T, K), a new array.
+    """Return the rows of a prepared matrix (N, K) for tokens (T,) as a new float array (T, K).
 
     A tied output matrix is also the table of token embeddings. Raises IndexError if a token is N or
     more.
@@ -86,7 +86,5 @@ def embedding(prepared: Prepared, tokens: Array) -> Array:
 
 
 def embedding_backward(grad: Array, tokens: Array, out: Array) -> None:
-    """Add each row of grad (N, D) to the row of out (V, D) that its token (N,) names. Tokens may
-    repeat.
-    """
+    """Add row i of grad (N, D) to row tokens[i] of out (V, D). Tokens (N,) may repeat."""
     array_module(grad).add.at(out, tokens, grad)

@@ -1,4 +1,4 @@
-"""Grids over any groups: where one scale ends and the next begins.
+"""Grids for groups of any size, and the groups that share a scale.
 
 A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to a number of neighbours
 in a row (an integer). The last group of a row may be shorter than the others and has its own scale.
@@ -22,7 +22,7 @@ MAX_FLOAT32 = float(numpy.finfo("float32").max)
 
 
 class GroupedGrid(Grid):
-    """A grid over any groups. Subclasses are dataclasses with at least these two fields.
+    """A grid for groups of any size. Subclasses are dataclasses with at least these two fields.
 
     granularity: "tensor", "channel" (a row), or the number of columns in a group. scale_type:
     "float16" or "float32". Scales have the shape (1, 1), (N, 1) or (N, ceil(K / group size)).

@@ -14,9 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped training after its checkpoint was written. The message tells how to resume.
+    """A signal stopped training, and a checkpoint was written. The message says how to resume.
 
-    It is raised even if the run was finished by then: what comes after it must not begin.
+    It is raised even if the run was already complete, so that the caller does not start its next
+    task.
     """
 
     def __init__(self, folder: Path, step: int, steps: int) -> None:
@@ -42,7 +43,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._handlers: dict[int, object] = {}  # those before the block
+        self._handlers: dict[int, object] = {}  # the handlers before the block
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

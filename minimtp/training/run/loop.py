@@ -74,7 +74,7 @@ class Loop:
         if team.rank == 0 and (trainer.step == steps or not stopped):
             plot = draw_losses(self.out)
             report(f"saved     {self.out}" + (f", loss curve {plot}" if plot else ""))
-        if stopped:  # even after the last step: what the caller would do next must not begin
+        if stopped:  # even after the last step, so that the caller does not start its next task
             raise Interrupted(self.out, trainer.step, steps)
 
     def _take_steps(self, last_step: int, stop: StopRequest, bar: tqdm, batches: Batches) -> None:

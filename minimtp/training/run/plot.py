@@ -1,4 +1,4 @@
-"""The loss curve of a run, drawn beside its log. It needs matplotlib (the extra `plots`)."""
+"""Plot the loss curve of a run into its folder. Needs matplotlib (the extra `plots`)."""
 
 import importlib.util
 from pathlib import Path
@@ -42,7 +42,7 @@ def draw_losses(folder: str | Path) -> Path | None:
 
 
 def _smoothed(values: list[float], memory: float = 0.95) -> list[float]:
-    """Return the exponential moving average, with a correction for the first values."""
+    """Return the exponential moving average, with bias correction for the first values."""
     mean, weight, smooth = 0.0, 0.0, []
     for value in values:
         mean = memory * mean + (1 - memory) * value

@@ -1,4 +1,4 @@
-"""Safetensors files: written array by array, mapped without a copy, and checked.
+"""Write safetensors files array by array, map them into memory, and compute their checksums.
 
 A safetensors file holds the length of its header (8 bytes, little-endian), the header (JSON), and
 the bytes of the arrays in the order of the header.

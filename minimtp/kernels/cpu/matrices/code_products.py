@@ -1,7 +1,7 @@
 """The ways to multiply int4 and int8 codes by int8 activations, for `quantized_tile` in tiles.py.
 
-A class has the instructions for one weight format and one kind of processor. Each way gives the
-same integers, so the same results. tiles.py explains the offsets.
+Each class emits the instructions for one weight format and one kind of processor. All of them
+compute the same integers, so their results are identical. tiles.py explains the offsets.
 """
 
 from minimtp.kernels.cpu.matrices.activations import round_for_dots, round_to_bytes, round_to_shorts
@@ -17,8 +17,8 @@ from minimtp.kernels.cpu.matrices.vectors import (
 
 
 class Q4Shorts:
-    """q4_0 by 16-bit totals, which begin as `kernels/cpu/matrices/activations.py` says; four codes
-    at a time.
+    """q4_0 with 16-bit totals, four codes per step. `kernels/cpu/matrices/activations.py` computes
+    the initial totals.
     """
 
     code_bytes, steps, code_kind, code_size, round_rows = 512, 4, CODE_MATRIX, 1, round_to_bytes
@@ -31,7 +31,7 @@ class Q4Shorts:
 
     @staticmethod
     def unpack(emit, packed):
-        """The codes for the first and for the second four activations of a step."""
+        """Return the codes for the first four and for the last four activations of a step."""
         b, nibble = emit.builder, emit.constant(BYTES, 15)
         high = b.bitcast(b.lshr(b.bitcast(packed, SHORTS), emit.constant(SHORTS, 4)), BYTES)
         return b.and_(packed, nibble), b.and_(high, nibble)
@@ -46,8 +46,8 @@ class Q4Shorts:
 
 
 class Q8Shorts:
-    """q8_0 by products of shorts: activations in the order of
-    `kernels/cpu/matrices/activations.py`, totals are ints from zero.
+    """q8_0 with products of shorts. Activations have the order of
+    `kernels/cpu/matrices/activations.py`. Totals are ints that start at zero.
     """
 
     code_bytes, steps, code_kind, code_size, round_rows = 1024, 8, SHORT_MATRIX, 2, round_to_shorts
@@ -76,7 +76,7 @@ class Q8Shorts:
 
 
 class Q4Dots(Q4Shorts):
-    """q4_0 by sums of four products of bytes: totals are ints."""
+    """q4_0 with sums of four products of bytes. Totals are ints."""
 
     round_rows, offset_bits = round_for_dots, 3
 
@@ -95,7 +95,7 @@ class Q4Dots(Q4Shorts):
 
 
 class Q8Dots(Q4Dots):
-    """q8_0 by sums of four products of bytes; codes are stored 128 too large."""
+    """q8_0 with sums of four products of bytes. Codes are stored with 128 added."""
 
     code_bytes, steps, offset_bits, stored_offset = 1024, 8, 7, 128
 
