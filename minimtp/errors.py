@@ -2,8 +2,12 @@
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used; the message is one sentence that says what to do instead. Exit code 2."""
+    """An input of the user cannot be used. The message is one sentence that says what to do
+    instead. Exit code 2.
+    """
 
 
 class MeasurementFailed(Exception):
-    """What was measured cannot be believed, or a process of the measurement ended; the message says why. Exit code 1."""
+    """The results of a measurement are unreliable, or one of its processes ended. The message says
+    why. Exit code 1.
+    """

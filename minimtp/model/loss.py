@@ -25,9 +25,9 @@ the trunk's prediction, which is not always the next token of the text.
     teacher   the distribution of the teacher's head of the same depth. Heads that are trained with
               rounding learn from heads without rounding
 
-**Distillation.** With a teacher, the trunk's loss is a weighted sum of two losses. One uses the next
-token of the text. The other uses the teacher's distributions, which give the student a probability
-for every token at every position.
+**Distillation.** With a teacher, the trunk's loss is a weighted sum of two losses. One uses the
+next token of the text. The other uses the teacher's distributions, which give the student a
+probability for every token at every position.
 """
 
 from collections.abc import Iterator

@@ -18,7 +18,7 @@ CellResult = Mapping[str, object]
 
 
 def summary(cells: Sequence[CellResult]) -> list[dict[str, object]]:
-    """Return the rows of the table: means, 95 % intervals, and the recovered share of the rtn loss."""
+    """Return the rows of the table: means, 95 % intervals, and the recovered share."""
     by_row: dict[tuple[int, str], list[CellResult]] = {}
     for cell in cells:
         by_row.setdefault((cell["bits"], cell["method"]), []).append(cell)

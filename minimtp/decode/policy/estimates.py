@@ -21,8 +21,8 @@ from math import inf
 from minimtp.decode.statistics import Statistics
 
 # Number of rounds that the estimates cover, and of rounds in a pause. Short pauses lead to more
-# trials. During a long pause the policy misses text that is easy to draft. adaptive.py explains the figures.
-# 64: 1.082, worst 0.970; 128: 1.085, 0.983; 256: 1.080, 0.987.
+# trials. During a long pause the policy misses text that is easy to draft. Measured results, as
+# explained in adaptive.py: 64: 1.082, worst 0.970; 128: 1.085, 0.983; 256: 1.080, 0.987.
 HORIZON = 128
 # Times are limited to this multiple of the expected time, because another process may have used the
 # core. 1.5: 1.085, worst 0.983; 3: 1.063, 0.983; no limit: 1.051, 0.982.
@@ -120,7 +120,7 @@ class Depths:
         self._censored = [kept * count for count in self._censored]
 
     def add(self, rounds: Sequence[int], asked: int) -> None:
-        """Add the number of rounds that ended at each depth. All of them asked for depth `asked`."""
+        """Add the number of rounds that ended at each depth. All asked for depth `asked`."""
         for depth, count in enumerate(rounds):
             self._ended[depth] += count
         self._censored[asked] += rounds[asked]

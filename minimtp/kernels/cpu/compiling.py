@@ -4,11 +4,11 @@ Functions are compiled when they are first called, so decoding never waits for t
 They are cached on disk next to this file or, if that is not writable, in the user's cache directory
 (Numba chooses). With `error_model="numpy"` a division by zero gives inf. Testing for it would
 prevent vectorization. Floating-point operations keep their order unless a function asks for
-`reassociate`. Such a function may add in several lanes. The order then depends on the length of a row,
-but not on the number of rows. The compiler may not fuse products and additions on its own. It could
-fuse them in one copy of a loop and not in another, and then the result of a row would depend on the
-other rows. Code that gains from fusing calls `multiply_add`. The functions release the GIL and
-start no threads. Python threads call them in parallel (`backend.py`).
+`reassociate`. Such a function may add in several lanes. The order then depends on the length of a
+row, but not on the number of rows. The compiler may not fuse products and additions on its own. It
+could fuse them in one copy of a loop and not in another, and then the result of a row would depend
+on the other rows. Code that gains from fusing calls `multiply_add`. The functions release the GIL
+and start no threads. Python threads call them in parallel (`backend.py`).
 """
 
 import sys

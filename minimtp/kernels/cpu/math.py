@@ -43,8 +43,8 @@ def float_of(typing_context, bits):
 
 @intrinsic
 def multiply_add(typing_context, a, b, c):
-    """Return a * b + c for float32 numbers. It is one instruction with one rounding if the processor
-    has one, and two instructions otherwise.
+    """Return a * b + c for float32 numbers. It is one instruction with one rounding if the
+    processor has one, and two instructions otherwise.
     """
 
     def generate(context, builder, signature, arguments):
@@ -96,8 +96,8 @@ def dot(a, b):
 
 @compiled(fastmath=reassociate)
 def exponentiate(row, shift, scale):
-    """Compute row = exp((row - shift) * scale) in place and return the sum. Input and output are the
-    same array, because LLVM does not vectorize a loop over two arrays that might overlap.
+    """Compute row = exp((row - shift) * scale) in place and return the sum. Input and output are
+    the same array, because LLVM does not vectorize a loop over two arrays that might overlap.
     """
     total = ZERO
     for j in range(row.shape[0]):
@@ -127,8 +127,8 @@ def largest(row):
 
 @compiled
 def in_order(bits):
-    """Convert the bits of a float to an integer with the same order as the floats, or back. The bits
-    of negative floats decrease as the float increases, so they are inverted.
+    """Convert the bits of a float to an integer with the same order as the floats, or back. The
+    bits of negative floats decrease as the float increases, so they are inverted.
     """
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & WITHOUT_SIGN))
 
@@ -155,8 +155,8 @@ def as_float16(x):
 def float16_as_float32(bits):
     """Return the float16 with these bits as a float32."""
     magnitude = np.int32(bits) & np.int32(0x7FFF)
-    # Shifting keeps the fraction, but the exponent is too small by 112. Multiplying by 2^112 corrects
-    # it, also for subnormal numbers.
+    # Shifting keeps the fraction, but the exponent is too small by 112. Multiplying by 2^112
+    # corrects it, also for subnormal numbers.
     shifted = np.int32(magnitude << 13)
     value = (
         float_of(shifted) * TWO_TO_112
