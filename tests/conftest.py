@@ -67,6 +67,22 @@ def cuda_sources(request):
         pytest.skip("no C++ compiler (g++) to run the CUDA sources on the host")
 
 
+@pytest.fixture
+def choose_kernels(monkeypatch):
+    """choose_kernels(choice, device) selects kernels for one test.
+
+    The kernels of the stand-in need a C++ compiler. The test is skipped if there is none.
+    """
+    from tests import cuda_on_host, strict_cupy
+
+    def choose(choice, device):
+        if choice == "auto" and device.xp is strict_cupy and cuda_on_host.COMPILER is None:
+            pytest.skip("no C++ compiler (g++) to run the CUDA sources on the host")
+        monkeypatch.setattr("minimtp.kernels._choice", choice)
+
+    return choose
+
+
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
 
 

@@ -22,7 +22,7 @@ from minimtp.quant.ptq.methods import METHODS, quantize_after_training, round_to
 from minimtp.quant.qat.convert import convert, restore
 from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.test_on_gpu import choose_kernels, model_with, moved, parted_at_a_tie  # noqa: F401  (the first is a fixture)
+from tests.on_gpu.cases import equal_up_to_a_tie, model_with, moved
 from tests.tolerances import COMPARISONS, assert_close
 
 HALVES = QuantizationSpec(weights="f16", embedding="f16", heads="f16")
@@ -150,9 +150,9 @@ def test_an_f16_model_generates_the_same_tokens_as_the_rounded_float32_model(kin
     texts = []
     for form in (round_to_nearest(model, HALVES), halved(model)):
         target, drafter = deploy(form)
-        for law in (SamplingParams(0.0), SamplingParams(0.8)):
+        for sampling in (SamplingParams(0.0), SamplingParams(0.8)):
             generation = start_generation(
-                target, drafter, [3, 1, 4], max_new_tokens=16, sampling=law, seed=1
+                target, drafter, [3, 1, 4], max_new_tokens=16, sampling=sampling, seed=1
             )
             texts.append(list(generation))
     assert target.rows_at_once and texts[:2] == texts[2:]
@@ -167,7 +167,7 @@ def test_an_f16_model_generates_the_same_tokens_as_the_rounded_float32_model(kin
     seed=st.integers(0, 2**32),
 )
 def test_f16_matmuls_of_any_width_match_float64(device, rows, outputs, columns, seed):
-    """Also of rows that no load of 16 bytes divides."""
+    """The number of columns need not be a multiple of the 16 bytes that a load reads."""
     from minimtp.kernels import cuda
 
     rng = np.random.default_rng(seed)
@@ -190,10 +190,7 @@ def test_f16_matmuls_of_any_width_match_float64(device, rows, outputs, columns, 
 @pytest.mark.parametrize("choice", ["plain", "auto"])
 @pytest.mark.parametrize("kind", ["none", "token_conditioned"])
 def test_an_f16_model_generates_the_same_tokens_on_the_device_as_on_the_host(
-    device,
-    choose_kernels,  # noqa: F811
-    kind,
-    choice,
+    device, choose_kernels, kind, choice
 ):
     choose_kernels(choice, device)
     model = round_to_nearest(model_with(kind), HALVES)
@@ -204,15 +201,15 @@ def test_an_f16_model_generates_the_same_tokens_on_the_device_as_on_the_host(
             target._trunk.output.kind == "f16"
             and target._trunk.blocks[0].qkv.weight.dtype == np.float16
         )
-    for law in (SamplingParams(0.0), SamplingParams(0.8)):
+    for sampling in (SamplingParams(0.0), SamplingParams(0.8)):
         both = (host, host_drafter), (target, drafter)
         runs = [
-            start_generation(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=law, seed=2)
+            start_generation(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=sampling, seed=2)
             for t, d in both
         ]
         for run in runs:
             list(run)
-        if law.greedy:
-            assert parted_at_a_tie(host, runs[1].tokens, runs[0].tokens)
+        if sampling.greedy:
+            assert equal_up_to_a_tie(host, runs[1].tokens, runs[0].tokens)
         else:
             assert runs[1].tokens == runs[0].tokens

@@ -15,7 +15,7 @@ from minimtp.training import presets
 from minimtp.training.loss_scale import FIRST, PATIENCE, LossScale
 from minimtp.training.recipe import PRECISIONS
 from minimtp.training.trainer import Trainer
-from tests.test_on_gpu import text
+from tests.on_gpu.cases import random_corpus
 from tests.tolerances import COMPARISONS, assert_close, factors_rounded_to
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
@@ -86,7 +86,7 @@ def test_outside_a_training_step_products_are_those_of_float32(device):
 
 def trained(device, steps=6, **changes):
     recipe = presets.preset("tiny", tokens=steps * 4 * 32, **changes)
-    trainer, corpus = Trainer(recipe, None, device, 1), text()
+    trainer, corpus = Trainer(recipe, None, device, 1), random_corpus()
     losses = [
         trainer.advance(
             corpus.batch(
@@ -162,7 +162,7 @@ def test_a_checkpoint_keeps_the_scale(device, monkeypatch):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     trainer, _ = trained(device, precision="float16")
     trainer.loss_scale.lower()
-    kept = trainer.checkpoint(text(), {"shards": 1})
+    kept = trainer.checkpoint(random_corpus(), {"shards": 1})
     assert kept.state == {"shards": 1, "loss_scale": [FIRST / 2, 0]}
     kept.parameters = {name: to_numpy(array) for name, array in kept.parameters.items()}
     kept.optimizer = {}

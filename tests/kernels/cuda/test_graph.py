@@ -8,7 +8,7 @@ from minimtp.decode.decoder import deploy
 from minimtp.kernels.cuda.graph import MAX_KEPT, Graphs
 from minimtp.quant import packing
 from tests.grid_properties import GRIDS
-from tests.test_on_gpu import in_form, model_with, moved
+from tests.on_gpu.cases import in_format, model_with, moved
 from tests.vectors.ggml_cases import bell
 
 
@@ -21,7 +21,7 @@ def logits_of(runtime, feeds):
 @pytest.mark.usefixtures("cuda_sources")
 def test_a_recorded_step_gives_the_same_bits_at_every_position(device):
     model = moved(model_with("none"), device)
-    recorded, plain = (deploy(in_form(model, "int4"))[0] for _ in range(2))
+    recorded, plain = (deploy(in_format(model, "int4"))[0] for _ in range(2))
     plain._trunk.graphs._usable = False
     feeds = [[1, 2, 3], [4], [5, 6, 7], [8], [9], [1, 1, 1], [2]]
     for ours, theirs in zip(logits_of(recorded, feeds), logits_of(plain, feeds), strict=True):
