@@ -92,7 +92,7 @@ def test_choosing_a_gpu_limits_its_memory_pool_unless_the_user_has_set_a_limit(m
     ],
     ids=["old driver", "no message", "wrong sum", "no cuBLAS", "wrong product"],
 )
-def test_a_gpu_that_cannot_compute_is_not_chosen_and_the_reason_is_reported(
+def test_auto_never_chooses_a_gpu_that_cannot_compute_and_cuda_raises_the_reason(
     monkeypatch, replaced, reason
 ):
     monkeypatch.setitem(sys.modules, "cupy", StubCupy(**replaced))

@@ -116,19 +116,19 @@ def test_no_two_files_import_each_other():
     assert not circles(imports), "move what both need to a file that both may import"
 
 
-def test_circles_are_found():
+def test_circular_imports_are_detected():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"a", "c"}}) == []
 
 
 @each_file
-def test_a_file_is_short(path):
+def test_a_file_has_at_most_the_maximum_number_of_lines(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{lines} lines, more than {MAX_LINES}: it is probably two ideas"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda f: f.name)
-def test_a_folder_has_few_files(folder):
+def test_a_folder_has_at_most_the_maximum_number_of_files(folder):
     names = sorted(path.name for path in folder.glob("*.py") if path.stem != "__init__")
     assert len(names) <= MAX_FILES, f"{len(names)} files, more than {MAX_FILES}: {', '.join(names)}"
 

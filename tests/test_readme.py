@@ -50,7 +50,7 @@ def test_every_documented_command_exists_with_its_options(command):
     make_parser().parse_args(shlex.split(command)[1:])
 
 
-def test_the_first_two_commands_install_and_compare_and_run_the_tests():
+def test_the_first_commands_of_the_readme_install_compare_and_run_the_tests():
     assert COMMANDS["README.md"][:4] == [
         'pip install -e ".[fast]"',
         "minimtp compare",

@@ -66,7 +66,7 @@ def test_gpu_products_are_compared_with_copying_and_a_missing_pytorch_is_reporte
     assert bench_kernels.readme(result).count("|") > 50
 
 
-def test_the_training_bench_trains_on_the_gpu_and_is_timed_by_its_clock(device):
+def test_the_training_bench_trains_on_the_gpu_and_reads_the_time_from_the_gpu(device):
     recipe = presets.preset("tiny")
     rng = np.random.default_rng(0)
     batches = [
@@ -78,7 +78,9 @@ def test_the_training_bench_trains_on_the_gpu_and_is_timed_by_its_clock(device):
     assert_close(np.array(there.losses), here.losses, COMPARISONS["loss, float32"])
 
 
-def test_a_pass_over_one_token_is_compared_with_the_copy_bandwidth(device, small, monkeypatch):
+def test_a_forward_pass_over_one_token_is_compared_with_the_copy_bandwidth(
+    device, small, monkeypatch
+):
     monkeypatch.setattr(formats, "CALLS", 2)
     recipe = presets.preset("tiny", heads="token_conditioned", draft_depth=2)
     model = build_model(recipe, np.random.default_rng(0))
@@ -110,7 +112,7 @@ def test_a_pass_over_one_token_is_compared_with_the_copy_bandwidth(device, small
     assert "of copy" in table and "PyTorch" in table
 
 
-def test_only_weights_that_exceed_the_cache_are_used_in_turn(device):
+def test_copies_of_weights_alternate_only_if_the_weights_exceed_the_cache(device):
     cache = gpu.cache_bytes(device.xp)
     assert kernels_cuda._copies(device, cache // 4) == 1
     for size in (cache // 4 + 1, cache, 5 * cache):
@@ -118,7 +120,7 @@ def test_only_weights_that_exceed_the_cache_are_used_in_turn(device):
         assert copies * size >= gpu.CACHES * cache > (copies - 1) * size
 
 
-def test_the_device_time_is_per_call(device):
+def test_the_measured_device_time_is_divided_by_the_number_of_calls(device):
     x, y = device.xp.zeros(1 << 12, np.float32), device.xp.zeros(1 << 12, np.float32)
 
     def write():
@@ -128,12 +130,12 @@ def test_the_device_time_is_per_call(device):
     assert float(y[0]) == 1  # it has run, and not only been recorded
 
 
-def test_calls_that_cannot_be_recorded_are_timed_while_they_are_launched(device):
+def test_calls_that_cannot_be_recorded_are_timed_as_separate_launches(device):
     reads = lambda: float(device.xp.zeros(1)[0])  # noqa: E731  (a read of the device cannot be recorded)
     assert gpu.seconds(device.xp, [reads], times=2) > 0
 
 
-def test_noise_fills_its_range_evenly(device):
+def test_the_values_of_noise_are_spread_evenly_over_their_range(device):
     x = to_numpy(gpu.noise(device.xp, 64, 48))
     assert x.shape == (64, 48) and x.dtype == np.float32
     assert -0.5 <= x.min() < -0.45 and 0.45 < x.max() <= 0.5 and abs(x.mean()) < 0.02

@@ -15,7 +15,7 @@ from minimtp.training.run import checkpoint
 from tests.cli.helpers import SMALL, TEXT, refused
 
 
-def test_drafted_greedy_text_equals_plain_text_before_and_after_quantizing(capsys, run):
+def test_greedy_text_with_drafts_equals_plain_text_before_and_after_quantizing(capsys, run):
     for name, words in (("run", "held-out bytes"), ("int4", "held-out bytes")):
         if name == "int4":
             assert main(["quantize", "run", "--bits", "4", "--out", "int4"]) == 0
@@ -85,7 +85,7 @@ def test_a_run_with_rows_that_do_not_fill_groups_is_not_quantized(capsys):
     assert main(["evaluate", "new", "--tokens", "64"]) == 0
 
 
-def test_a_function_may_draft_and_a_run_with_another_tokenizer_may_not(run):
+def test_a_function_can_draft_but_a_run_with_another_tokenizer_is_rejected_as_a_draft_model(run):
     loaded = minimtp.load("run")
 
     def text(drafter):
@@ -117,7 +117,7 @@ def test_a_decoder_generates_several_texts_and_stores_the_cost_of_passes(
     assert {"processor", "kernels", "model", "context_length"} <= identity.keys()
 
 
-def test_the_python_api_does_the_same(run):
+def test_train_generate_evaluate_and_quantize_can_be_called_from_python(run):
     loaded = minimtp.load("run")
     tokens = list(minimtp.generate(loaded, "roses ", max_new_tokens=5))
     assert len(tokens) == 5
@@ -129,7 +129,7 @@ def test_the_python_api_does_the_same(run):
     assert minimtp.train(recipe, ["poem.txt"], "python", report=lambda line: None).finished
 
 
-def test_compare_passes_its_options_on(monkeypatch):
+def test_compare_passes_its_options_to_run(monkeypatch):
     received = {}
 
     def compare(preset, out=None, **options):

@@ -9,7 +9,7 @@ from minimtp.backend import BLAS_THREAD_VARIABLES
 from minimtp.cli import main
 
 
-def test_every_topic_is_reported(capsys):
+def test_doctor_reports_every_topic(capsys):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     for topic in (

@@ -46,7 +46,7 @@ from tests.cli.helpers import refused
     ],
     ids=str,
 )
-def test_options_that_cannot_be_used_are_refused(capsys, run, options, words):
+def test_an_option_that_cannot_be_used_is_refused_with_the_reason(capsys, run, options, words):
     assert words in refused(capsys, "generate", "run", *options)
 
 
@@ -84,7 +84,9 @@ def test_a_stop_string_and_a_repetition_penalty_change_the_text(capsys, run):
     assert penalized.rstrip("\n") != text
 
 
-def test_the_text_can_be_marked_and_the_prompt_read_from_standard_input(capsys, run, monkeypatch):
+def test_show_prints_the_tokens_per_step_and_a_dash_reads_the_prompt_from_standard_input(
+    capsys, run, monkeypatch
+):
     options = "--max-new-tokens 9 --show --draft-confidence 0".split()
     assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
     assert "tokens per step" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
 
 
 @given(recipes())
-def test_every_setting_of_a_recipe_can_be_given_as_an_option(recipe):
+def test_every_setting_of_a_recipe_is_an_option(recipe):
     arguments = ["train"]
     for name in SETTINGS:
         value, option = getattr(recipe, name), "--" + name.replace("_", "-")
@@ -78,7 +78,7 @@ def test_a_large_whole_number_keeps_every_digit(number):
     assert whole_number(str(number)) == number
 
 
-def test_help_and_misspelled_options_are_answered_without_loading_numpy():
+def test_help_and_misspelled_options_do_not_load_numpy():
     code = """
 from minimtp.cli import main
 for arguments in (["-h"], ["train", "-h"]):
@@ -105,7 +105,7 @@ print(NUMPY_WAS_LOADED_BEFORE)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_ends_the_command_without_an_error(unbuffered):
+def test_a_closed_pipe_ends_a_command_without_an_error(unbuffered):
     process = subprocess.Popen(
         [
             sys.executable,

@@ -83,7 +83,7 @@ def test_an_existing_run_is_refused_unless_it_is_resumed(capsys, run):
     assert main(["train", "--out", "run", "--resume"]) == 0
 
 
-def test_an_evaluation_of_an_earlier_step_is_marked_as_such(capsys):
+def test_an_evaluation_of_an_earlier_step_is_printed_with_its_step(capsys):
     command = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--checkpoint-every", "4"]
     assert main([*command, "--stop-at-step", "6"]) == 0
     said = capsys.readouterr().out

@@ -37,6 +37,6 @@ def test_claims_are_described_with_the_measured_value_and_the_published_range():
     ]
 
 
-def test_rounding_that_loses_less_than_qat_does_not_reach_the_claim():
+def test_the_claim_for_qat_is_not_reached_if_rounding_loses_less():
     rounded = configuration(500, 98.5, 6.0, 2.5)
     assert not judge(MEASURED | {"mtp_int4_rounded": rounded})[-1].reached

@@ -44,7 +44,9 @@ def test_the_file_holds_all_results_of_all_configurations(finished):
     assert ("numba" in result["machine"]) == (result["device"]["kernels"] == "cpu")
 
 
-def test_the_configurations_differ_as_their_names_say(finished):
+def test_mtp_emits_more_tokens_per_step_and_int4_weights_take_less_than_a_quarter_of_the_bytes(
+    finished,
+):
     standard, mtp, qat, rounded = finished[1]["configurations"]
     assert standard["speedup"] == standard["tokens_per_step"] == 1.0
     assert standard["bits_per_weight"] == mtp["bits_per_weight"] == 32.0
@@ -168,7 +170,7 @@ def test_a_text_that_differs_from_plain_decoding_exits_with_1_after_the_results_
         assert (tmp_path / "copy" / "compare.json").is_file()
 
 
-def test_a_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path):
+def test_a_text_that_is_too_short_is_refused_before_a_file_is_written(tmp_path):
     (tmp_path / "short.txt").write_text("too short " * 200)
     with pytest.raises(UserError, match="too short|too few"):
         run.compare("quick", tmp_path / "out", corpus=[tmp_path / "short.txt"])

@@ -181,7 +181,7 @@ def margin_at(target, text, sampling, seed):
     ("rule", "temperature"),
     [("token", 0.0), ("shared-noise", 0.7), ("shared-noise", 1.0), ("match", 1)],
 )
-def test_in_float64_every_text_of_256_tokens_is_that_of_plain_decoding(rule, temperature):
+def test_in_float64_every_text_of_256_tokens_equals_plain_decoding(rule, temperature):
     assert divergences("float64", rule, temperature, TEXTS) == []
 
 
@@ -189,7 +189,7 @@ def test_in_float64_every_text_of_256_tokens_is_that_of_plain_decoding(rule, tem
 @compiled
 @pytest.mark.parametrize("form", COMPILED)
 @pytest.mark.parametrize(("rule", "temperature"), [("token", 0.0), ("shared-noise", 1.0)])
-def test_with_compiled_kernels_every_text_of_256_tokens_is_that_of_plain_decoding(
+def test_with_compiled_kernels_every_text_of_256_tokens_equals_plain_decoding(
     form, rule, temperature
 ):
     assert divergences(form, rule, temperature, TEXTS) == []

@@ -24,7 +24,7 @@ PROMPT = [1, 0, 2]
     right=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
     stop=st.sets(st.integers(0, 4), max_size=1),
 )
-def test_greedy_text_end_cache_and_statistics_are_those_of_plain_decoding(
+def test_greedy_text_with_drafts_has_the_end_cache_and_statistics_of_plain_decoding(
     seed, context_length, max_new_tokens, depth, right, stop
 ):
     target = TableTarget(5, context_length, seed)
@@ -118,7 +118,7 @@ class RecitingTarget(TableTarget):
 
 
 @pytest.mark.parametrize("drafts", [[1, 3, 2, 0], [1, 3], [1], [1, 2], [0], []], ids=str)
-def test_a_stop_token_is_the_last_token_wherever_it_was_drafted(drafts):
+def test_a_stop_token_is_the_last_token_at_any_position_of_a_draft(drafts):
     target = RecitingTarget([0, 0, 1, 3, 2, 0, 1, 1], vocabulary_size=4, context_length=8)
     run = start_generation(
         target, constant_drafter(*drafts, depth=4), [0], max_new_tokens=7, stop_tokens=[3]
@@ -200,7 +200,7 @@ def test_a_new_text_starts_from_an_empty_cache():
 @pytest.mark.parametrize(
     "drafts", [[4], [-1], [0, 0, 0, 0]], ids=["unknown token", "negative token", "too many"]
 )
-def test_a_faulty_drafter_raises_an_error_instead_of_changing_the_text(drafts):
+def test_a_drafter_that_returns_invalid_drafts_raises_an_error_instead_of_changing_the_text(drafts):
     drafter = FunctionDrafter(lambda tokens, depth, rule: (drafts, None), 3)
     with pytest.raises(ValueError, match="FunctionDrafter gave"):
         list(start_generation(TableTarget(), drafter, PROMPT, max_new_tokens=20))

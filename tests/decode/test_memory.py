@@ -45,7 +45,7 @@ def pages(freed_memory: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
-def test_a_training_step_reuses_the_memory_pages_of_the_step_before():
+def test_a_training_step_reuses_the_memory_pages_of_the_previous_step():
     assert pages("kept") < 100 < 500 < pages("given back")
 
 

@@ -68,7 +68,7 @@ def test_feeding_a_sequence_in_pieces_gives_the_logits_of_the_whole_sequence(tie
     np.testing.assert_allclose(feed(ModelRunner(model), pieces), expected, rtol=0, atol=1e-12)
 
 
-def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_one():
+def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_trunk():
     model = trunk()
     packed = round_to_nearest(model, QuantizationSpec())
     faked = prepare_qat(model, QuantizationSpec())

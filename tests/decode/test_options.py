@@ -36,7 +36,7 @@ from tests.table_models import TableTarget
         ),
     ],
 )
-def test_a_bad_option_is_one_sentence_before_any_work(options, message):
+def test_a_bad_option_is_rejected_in_one_sentence_before_any_work(options, message):
     target = TableTarget()
     defaults = {"drafter": constant_drafter(0, 1, 2), "prompt": [1, 0, 2], "max_new_tokens": 3}
     with pytest.raises(UserError, match=message) as caught:

@@ -123,7 +123,7 @@ def test_each_tree_row_has_the_same_bits_as_the_chain_that_ends_at_it(spec, form
 @pytest.mark.parametrize(
     "sampling", [SamplingParams(), SamplingParams(temperature=1.0)], ids=["greedy", "sampled"]
 )
-def test_generated_tokens_are_the_same_with_every_drafter_and_without_one(spec, kind, sampling):
+def test_generated_tokens_are_the_same_with_every_drafter_and_without_drafts(spec, kind, sampling):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
     write = partial(
         start_generation,
@@ -184,7 +184,7 @@ def test_a_quantized_cache_holds_the_rounded_keys_and_values(cache):
 @pytest.mark.parametrize(
     "name", ["f16", "q4_0", "q8_0", "q6_k", "int4-affine-g32", "nf4-channel", "ternary-tensor"]
 )
-def test_decoding_looks_up_the_same_embeddings_as_training(name, tied):
+def test_decoding_uses_the_same_embeddings_as_training(name, tied):
     shape = ModelConfig(
         37,
         8,
@@ -204,7 +204,7 @@ def test_decoding_looks_up_the_same_embeddings_as_training(name, tied):
     assert ModelRunner(convert(trunk)).embed(tokens).tobytes() == expected.tobytes()
 
 
-def test_rows_at_once_is_set_if_the_kernels_support_every_matrix():
+def test_rows_at_once_is_true_only_if_the_kernels_support_every_matrix():
     assert ModelRunner(convert(trained(QuantizationSpec())).trunk).rows_at_once
     assert ModelRunner(
         convert(trained(QuantizationSpec("int3-ggml-signed-g32", activations="none"))).trunk
@@ -213,7 +213,9 @@ def test_rows_at_once_is_set_if_the_kernels_support_every_matrix():
     assert ModelRunner(heads_only.trunk).rows_at_once and not deploy(heads_only)[0].rows_at_once
 
 
-def test_a_run_with_every_quantization_and_its_packed_model_generate_the_same_bytes(tmp_path):
+def test_a_run_with_every_kind_of_quantization_and_its_packed_model_generate_the_same_bytes(
+    tmp_path,
+):
     """The whole way: train, load, generate with drafts and without, pack, generate again."""
     corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
     recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",

@@ -42,9 +42,7 @@ def generate(target, drafter, rule, depth, count):
     [SamplingParams(), SamplingParams(0.6, top_k=2), SamplingParams(1.3, top_p=0.8)],
     ids=["temperature 1", "top-k", "top-p"],
 )
-def test_the_distribution_of_the_output_is_exactly_the_targets_for_every_rule(
-    kind, sampling, depth
-):
+def test_with_every_rule_the_output_has_exactly_the_targets_distribution(kind, sampling, depth):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
     found = every_outcome(
         lambda rng: generate(target, sampling_drafter(other), kind(sampling, rng), depth, 3)

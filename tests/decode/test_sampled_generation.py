@@ -31,7 +31,7 @@ def two_tables(seed):
 )
 @pytest.mark.parametrize(("depth", "stop"), [(0, ()), (1, ()), (2, (0,)), (3, ())], ids=str)
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-def test_the_distribution_of_sampled_text_is_exactly_the_targets_with_and_without_drafts(
+def test_sampled_text_has_exactly_the_targets_distribution_with_and_without_drafts(
     kind, params, depth, stop
 ):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
@@ -80,7 +80,7 @@ def test_with_shared_noise_and_match_the_same_seed_gives_the_same_text_with_any_
         assert len(texts) == 1
 
 
-def test_with_shared_noise_all_drafts_of_a_drafter_equal_to_the_target_are_accepted():
+def test_with_shared_noise_a_drafter_equal_to_the_target_has_all_drafts_accepted():
     target = TableTarget(sharpness=1.0)
     options = {"sampling": SamplingParams(), "seed": 4, "rule": "shared-noise"}
     run = start_generation(target, sampling_drafter(target), PROMPT, max_new_tokens=21, **options)

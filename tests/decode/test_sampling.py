@@ -247,7 +247,7 @@ def test_shared_noise_samples_from_p_independently_at_neighbouring_positions():
     st.integers(0, 2**64 - 1),
     st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5),
 )
-def test_the_noise_of_a_position_does_not_depend_on_earlier_calls(seed, calls):
+def test_the_noise_at_a_position_does_not_depend_on_earlier_calls(seed, calls):
     noise = GumbelNoise(seed, 3)
     results = [noise.rows(position, count) for position, count in calls]
     for (position, count), result in zip(calls, results, strict=True):

@@ -88,7 +88,7 @@ def test_a_stop_string_in_the_prompt_does_not_end_the_text():
     assert text == expected[: first_end(expected, (), [b"abab"])]
 
 
-def test_nothing_is_drafted_after_a_stop_string():
+def test_no_tokens_are_drafted_after_a_stop_string():
     target = TableTarget(5, 32, 1)
     drafter = FunctionDrafter(lambda tokens, depth, rule: ([0, 1, 0, 0][:depth], None), 4)
     run = start_generation(

@@ -29,7 +29,7 @@ PROMPT = [1, 0, 2]
     same=st.booleans(),
     stop=st.sets(st.integers(0, 4), max_size=1),
 )
-def test_with_trees_greedy_text_end_cache_and_statistics_are_those_of_plain_decoding(
+def test_greedy_text_with_trees_has_the_end_cache_and_statistics_of_plain_decoding(
     seed, context_length, max_new_tokens, nodes, same, stop
 ):
     target, nodes = TableTarget(5, context_length, seed), min(nodes, context_length)
@@ -61,7 +61,7 @@ def test_with_trees_greedy_text_end_cache_and_statistics_are_those_of_plain_deco
     ids=["plain", "top-k", "top-p"],
 )
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])
-def test_with_trees_the_distribution_of_sampled_text_is_exactly_the_targets(kind, params):
+def test_text_sampled_with_trees_has_exactly_the_targets_distribution(kind, params):
     target, other = TableTarget(3, seed=1, sharpness=1.0), TableTarget(3, seed=2, sharpness=1.0)
 
     def text(rng):

@@ -152,7 +152,7 @@ def test_silu_does_not_overflow_far_from_zero(own):
 
 
 @given(arrays.broadcastable_shapes((2, 3, 4), min_dims=0, max_side=4), st.integers(0, 2**32))
-def test_undoing_a_broadcast_gives_every_input_the_gradients_of_all_its_copies(own, shape, seed):
+def test_undoing_a_broadcast_sums_the_gradients_of_all_copies_of_an_input(own, shape, seed):
     # The definition of a backward: for a change d of the input, <gradient, broadcast(d)> =
     # <backward(gradient), d>.
     random = np.random.default_rng(seed)
@@ -198,7 +198,7 @@ def test_two_leaves_that_receive_the_same_array_do_not_share_it():
     assert b.grad.tolist() == [1.0, 1.0]
 
 
-def test_walking_a_graph_twice_is_an_error_that_says_so():
+def test_a_second_backward_through_the_same_graph_is_an_error_that_says_so():
     x = Tensor(np.array([3.0]), requires_grad=True)
     y = x * x
     y.backward()
@@ -214,7 +214,7 @@ def test_backward_of_a_tensor_of_several_numbers_requires_a_gradient_of_its_shap
         (x * 2.0).backward(np.ones(2))
 
 
-def test_several_results_are_differentiated_in_one_walk_even_if_one_depends_on_the_other():
+def test_backward_differentiates_several_results_at_once_even_if_one_depends_on_another():
     x = Tensor(np.array([3.0]), requires_grad=True)
     middle = x * x
     end = middle * 4.0
@@ -302,7 +302,7 @@ def test_a_replaced_module_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_flat_parameters_are_the_same_numbers_and_the_model_reads_and_writes_them():
+def test_flat_parameters_share_their_memory_with_the_parameters_of_the_model():
     pair = Pair()
     x = Tensor(normal(5, 3).astype(np.float32))
     before = pair(x).data
@@ -366,7 +366,7 @@ def test_parameter_groups_are_contiguous_cover_everything_and_are_clipped_by_the
     np.testing.assert_allclose((before - flat.data)[10:] * 1e3, 0.5 / 12**0.5, rtol=2e-2)
 
 
-def test_adamw_finds_the_minimum_and_resumes_with_the_same_numbers():
+def test_adamw_finds_the_minimum_and_gives_the_same_numbers_after_resuming():
     def train(steps, state=None):
         pair = Pair()
         flat = FlatParameters(pair)

@@ -38,7 +38,7 @@ def bfloat16(x):
 
 @few
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
-def test_bfloat16_is_the_nearest_number_of_eight_bits_and_even_at_ties(device, bits):
+def test_bfloat16_rounds_to_the_nearest_number_of_eight_bits_and_ties_to_even(device, bits):
     x = np.array(
         [*bits, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x3F808000, 0x3F818000], np.uint32
     ).view(np.float32)
@@ -55,7 +55,9 @@ def test_bfloat16_is_the_nearest_number_of_eight_bits_and_even_at_ties(device, b
     flips=st.tuples(*[st.booleans()] * 2),
     seed=st.integers(0, 2**32),
 )
-def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes, flips, seed):
+def test_a_matmul_in_lower_precision_rounds_only_its_operands(
+    device, precision, sizes, flips, seed
+):
     (m, k, n), rng = sizes, np.random.default_rng(seed)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n)))
     there = device.xp.asarray
@@ -72,7 +74,7 @@ def test_a_product_rounds_its_factors_and_nothing_else(device, precision, sizes,
     assert (np.abs(to_numpy(again) - a.astype(np.float64) @ b) <= bound).all()
 
 
-def test_outside_a_training_step_products_are_those_of_float32(device):
+def test_outside_a_training_step_matmuls_are_computed_in_float32(device):
     x = device.xp.asarray(np.full((2, 2), 1 + 2.0**-20, np.float32))
     with matmul_precision("bfloat16", device):
         assert to_numpy(matmul(operand(x), operand(x)))[0, 0] == 2
@@ -117,7 +119,7 @@ def trained(device, steps=6, **changes):
     ],
     ids=str,
 )
-def test_training_with_fewer_bits_follows_training_in_float32(
+def test_training_in_lower_precision_has_nearly_the_losses_of_float32(
     device, monkeypatch, precision, changes
 ):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
@@ -143,7 +145,7 @@ def test_a_step_whose_gradients_overflow_is_computed_again_with_half_the_scale(d
     assert_close(losses, expected, COMPARISONS["loss, float16"])
 
 
-def test_the_scale_is_halved_by_an_overflow_doubled_after_many_steps_and_kept():
+def test_the_loss_scale_is_halved_by_an_overflow_doubled_after_many_steps_and_stored():
     scale = LossScale("float16")
     assert scale.lower() and scale.value == FIRST / 2
     for _ in range(PATIENCE - 1):
@@ -158,7 +160,7 @@ def test_the_scale_is_halved_by_an_overflow_doubled_after_many_steps_and_kept():
     assert fixed.value == 1 and not fixed.lower() and fixed.state() == {}
 
 
-def test_a_checkpoint_keeps_the_scale(device, monkeypatch):
+def test_a_checkpoint_stores_the_loss_scale(device, monkeypatch):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     trainer, _ = trained(device, precision="float16")
     trainer.loss_scale.lower()
@@ -170,7 +172,9 @@ def test_a_checkpoint_keeps_the_scale(device, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", SHORT)
-def test_the_cpu_refuses_fewer_bits_in_one_sentence_and_writes_nothing(tmp_path, capsys, precision):
+def test_lower_precision_on_the_cpu_is_refused_in_one_sentence_and_no_file_is_written(
+    tmp_path, capsys, precision
+):
     out = tmp_path / "run"
     assert (
         main(
@@ -193,7 +197,9 @@ def test_the_cpu_refuses_fewer_bits_in_one_sentence_and_writes_nothing(tmp_path,
     assert not out.exists()
 
 
-def test_a_gpu_without_tf32_is_told_what_it_can_do(device, monkeypatch):
+def test_bfloat16_on_a_gpu_without_it_is_an_error_that_names_the_required_capability(
+    device, monkeypatch
+):
     if device.xp.__name__ == "cupy":
         pytest.skip("the capability of a real GPU is what it is")
     from minimtp.engine.precision import require

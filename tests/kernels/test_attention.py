@@ -34,7 +34,7 @@ def test_a_rotation_turns_each_adjacent_pair_as_a_complex_number(
     np.testing.assert_allclose(rotated[..., 1::2], expected.imag, rtol=0, atol=1e-14)
 
 
-def test_a_rotation_leaves_its_argument_alone_and_its_lengths_as_they_were(own):
+def test_a_rotation_changes_neither_its_argument_nor_the_length_of_a_vector(own):
     x = np.random.default_rng(0).standard_normal((1, 3, 2, 4))
     before, angle = x.copy(), angles(3, 2)
     rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
@@ -42,7 +42,7 @@ def test_a_rotation_leaves_its_argument_alone_and_its_lengths_as_they_were(own):
     np.testing.assert_allclose((rotated**2).sum(-1), (x**2).sum(-1), rtol=1e-13)
 
 
-def test_after_rotation_products_of_queries_and_keys_depend_on_their_distance_only(own):
+def test_after_rotation_the_product_of_a_query_and_a_key_depends_only_on_their_distance(own):
     query, key = np.random.default_rng(1).standard_normal((2, 6))
     angle = np.arange(12)[:, None] * 10000.0 ** (-np.arange(3) / 3)  # position times frequency
 
@@ -56,7 +56,9 @@ def test_after_rotation_products_of_queries_and_keys_depend_on_their_distance_on
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 5), st.sampled_from([0.25, 1.0]))
-def test_the_gradient_of_a_softmax_over_the_past_is_its_slope(own, seed, matrices, length, scale):
+def test_the_gradient_of_the_causal_softmax_equals_a_difference_quotient(
+    own, seed, matrices, length, scale
+):
     random = np.random.default_rng(seed)
     scores, direction, gradient = random.standard_normal((3, matrices, length, length))
     above, below = (
@@ -71,7 +73,7 @@ def test_the_gradient_of_a_softmax_over_the_past_is_its_slope(own, seed, matrice
     )
 
 
-def test_the_gradient_of_a_softmax_by_hand(own):
+def test_the_gradient_of_the_causal_softmax_equals_values_computed_by_hand(own):
     probabilities = np.array([[[1.0, 0.0], [0.25, 0.75]]])
     gradient = np.array([[[5.0, 7.0], [1.0, 2.0]]])
     # Row 2: the mean gradient is 0.25 * 1 + 0.75 * 2 = 1.75; 0.25 * (1 - 1.75) and 0.75 * (2 -
@@ -81,7 +83,7 @@ def test_the_gradient_of_a_softmax_by_hand(own):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 8))
-def test_the_gradients_of_a_normalization_are_its_slopes(own, seed, rows, width):
+def test_the_gradients_of_rms_norm_equal_difference_quotients(own, seed, rows, width):
     random = np.random.default_rng(seed)
     x, direction, gradient = random.standard_normal((3, rows, width))
     weight, turn = random.standard_normal((2, width))
@@ -101,7 +103,7 @@ def test_the_gradients_of_a_normalization_are_its_slopes(own, seed, rows, width)
     assert float((dweight * turn).sum()) == pytest.approx(slopes[1], rel=1e-6, abs=1e-7)
 
 
-def test_the_gradient_of_a_normalization_is_at_right_angles_to_the_row_it_normalizes(own):
+def test_the_gradient_of_rms_norm_is_orthogonal_to_the_row(own):
     # Scaling the row changes nothing (but for epsilon), so the gradient has no share along it.
     x, gradient = np.random.default_rng(3).standard_normal((2, 5, 16))
     weight = np.ones(16)
@@ -119,7 +121,7 @@ def test_causal_softmax_is_zero_above_the_diagonal_and_sums_to_one_below(kernel)
 
 
 @each_kernel
-def test_rotating_back_undoes_a_rotation(kernel):
+def test_rotating_by_the_negative_angles_undoes_a_rotation(kernel):
     rng = np.random.default_rng(3)
     x, angles = normal(rng, 2, 5, 3, 14), rng.uniform(-9, 9, (5, 7))
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

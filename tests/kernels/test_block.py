@@ -33,7 +33,7 @@ from tests.tolerances import COMPARISONS, assert_close
 @needs_numba
 @each_format
 @pytest.mark.parametrize("rows, head_dim", [(1, 16), (3, 16), (8, 16), (3, 24), (5, 40)])
-def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
+def test_a_block_in_one_call_gives_the_bits_of_its_kernels_called_one_by_one(
     format_, rows, head_dim, monkeypatch
 ):
     x = normal(np.random.default_rng(rows), rows, WIDTH)
@@ -47,7 +47,7 @@ def test_a_block_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
 
 @needs_numba
 @each_format
-def test_rows_through_a_block_together_have_the_bits_of_one_after_the_other(format_):
+def test_a_block_gives_the_same_bits_for_rows_together_and_one_after_the_other(format_):
     x, block = normal(np.random.default_rng(12), 9, WIDTH), random_block(cpu, format_)
     together, keys, values = run_block(cpu, block, x, start=5)
     angles = np.random.default_rng(11)
@@ -126,7 +126,9 @@ def test_a_compiled_trunk_rejects_blocks_of_different_formats_and_a_wrong_number
 @each_format
 @given(form=tree_forms())
 @settings(max_examples=15)
-def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_own_path(kernel, format_, form):
+def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_path_as_a_chain(
+    kernel, format_, form
+):
     """To the last bit with the compiled kernels; BLAS rounds products of one row and of many
     differently.
     """

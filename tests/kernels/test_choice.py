@@ -52,7 +52,7 @@ def test_the_environment_variable_selects_plain_kernels_and_numba_is_not_importe
     assert run_python(code, MINIMTP_KERNELS="plain") == ("minimtp.kernels.plain False\n", "")
 
 
-def test_without_numba_everything_works_and_one_message_says_how_to_be_faster():
+def test_without_numba_everything_works_and_one_message_recommends_installing_it():
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import minimtp.kernels as k; from minimtp.backend import numpy as np\n"

@@ -23,7 +23,7 @@ def run_gated_step(kernel, format_, matrices=None):
 
 @needs_numba
 @each_format
-def test_a_drafted_token_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
+def test_a_token_drafted_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
     format_, monkeypatch
 ):
     state, logits, largest = run_gated_step(cpu, format_)

@@ -32,7 +32,7 @@ def test_the_exponential_is_accurate_to_two_roundings_and_never_negative():
 
 
 @needs_numba
-def test_rounding_to_float16_agrees_with_numpy():
+def test_rounding_to_float16_has_the_bits_of_numpy():
     from minimtp.kernels.cpu import math as cpu_math
 
     @cpu.numba.njit
@@ -63,7 +63,7 @@ def test_rounding_to_float16_agrees_with_numpy():
 
 @needs_numba
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
-def test_the_maximum_of_a_row_of_any_floats_is_found(values):
+def test_the_maximum_of_a_row_is_found_for_any_finite_floats(values):
     from minimtp.kernels.cpu import math as cpu_math
 
     row = np.array(values, np.float32)

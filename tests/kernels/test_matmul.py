@@ -13,7 +13,7 @@ cpu = kernels.for_array(np.zeros(1, np.float32))
 
 
 @given(factors=matrix_products())
-def test_a_product_of_whole_numbers_is_exact_however_the_matrices_lie_in_memory(factors):
+def test_a_matmul_of_integers_is_exact_for_any_memory_layout(factors):
     a, b = factors
     expected = a.astype(np.int64) @ b.astype(np.int64)
     for kernel in (plain, cpu):
@@ -22,7 +22,7 @@ def test_a_product_of_whole_numbers_is_exact_however_the_matrices_lie_in_memory(
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_product_is_as_exact_as_the_magnitude_of_its_terms_allows(transposed):
+def test_the_error_of_a_matmul_is_within_the_rounding_error_of_its_terms(transposed):
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((65, 130), (130, 97)))
     if transposed:
@@ -33,7 +33,7 @@ def test_a_product_is_as_exact_as_the_magnitude_of_its_terms_allows(transposed):
     assert_close(cpu.matmul(a, b), exact, COMPARISONS["product"], (130 + 4) * magnitude)
 
 
-def test_matrices_that_do_not_fit_are_an_error():
+def test_a_matmul_of_matrices_with_unequal_inner_sizes_is_an_error():
     for a, b in (((3, 4), (5, 6)), ((2, 3, 4), (2, 5, 6)), ((2, 3, 4), (3, 4, 5))):
         with pytest.raises(ValueError):
             cpu.matmul(np.ones(a, np.float32), np.ones(b, np.float32))

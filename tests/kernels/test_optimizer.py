@@ -9,7 +9,7 @@ from tests.tolerances import COMPARISONS, assert_close
 
 @each_kernel
 @pytest.mark.parametrize("decay_mask", [1.0, "per parameter"])
-def test_adamw_is_the_published_update(kernel, decay_mask):
+def test_adamw_computes_the_published_update(kernel, decay_mask):
     rng = np.random.default_rng(5)
     p, m, v = rng.standard_normal(5000), np.zeros(5000), np.zeros(5000)
     mask = 1.0 if decay_mask == 1.0 else (rng.random(5000) < 0.5).astype(np.float32)

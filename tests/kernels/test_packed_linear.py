@@ -98,7 +98,7 @@ def test_linear_writes_into_a_given_array(kernel, format_):
 
 @each_kernel
 @each_format
-def test_linear_with_arrays_that_do_not_fit_is_an_error(kernel, format_):
+def test_linear_raises_an_error_if_the_shapes_of_its_arrays_do_not_match(kernel, format_):
     matrix = prepared(kernel, format_, np.ones((33, 64), np.float32))
     for columns in (96, 65):
         with pytest.raises(ValueError):

@@ -18,7 +18,9 @@ seeds = st.integers(0, 2**32)
 
 
 @given(rows=outputs, columns=st.integers(1, 9), kind=st.sampled_from([np.int8, np.float32]))
-def test_a_panel_holds_32_rows_and_the_last_one_is_filled_up_with_zeros(own, rows, columns, kind):
+def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
+    own, rows, columns, kind
+):
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
     panels = own(by_panel)(matrix)
     count = -(-rows // PANEL)
@@ -31,7 +33,7 @@ def test_a_panel_holds_32_rows_and_the_last_one_is_filled_up_with_zeros(own, row
 
 
 @given(rows=outputs, groups=groups, seed=seeds)
-def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_of_activations(
+def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_in_two_neighbouring_dwords_of_activations(
     own, rows, groups, seed
 ):
     codes = np.random.default_rng(seed).integers(-8, 8, (rows, groups * GROUP)).astype(np.int8)
@@ -51,7 +53,7 @@ def test_a_byte_of_q4_0_holds_the_codes_that_meet_the_same_place_of_two_dwords_o
 
 
 @given(rows=outputs, groups=groups, steps=st.sampled_from([4, 8]), seed=seeds)
-def test_a_group_of_a_panel_is_its_scales_and_then_its_steps_output_beside_output(
+def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_output(
     own, rows, groups, steps, seed
 ):
     rng = np.random.default_rng(seed)

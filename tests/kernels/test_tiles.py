@@ -9,7 +9,7 @@ from tests.kernels.both import cpu, needs_numba, normal, prepared
 @needs_numba
 @pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("name", ["Q4Shorts", "Q4Dots", "Q8Shorts", "Q8Dots"])
-def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeypatch):
+def test_every_instruction_that_multiplies_codes_gives_the_same_bits(name, portable, monkeypatch):
     from minimtp.kernels.cpu.matrices import code_products
     from minimtp.kernels.cpu.matrices import packed_linear as cpu_products
     from minimtp.kernels.cpu.matrices import tiles as cpu_tiles
@@ -44,7 +44,9 @@ def test_every_way_to_multiply_codes_gives_the_same_bits(name, portable, monkeyp
     "totals", [4, 8, 16]
 )  # 1, 2 or 4 vectors a part, as far as a panel has so many
 @pytest.mark.parametrize("of_columns", [False, True])
-def test_a_tile_computed_in_parts_has_the_bits_of_a_whole_one(totals, of_columns, monkeypatch):
+def test_a_tile_computed_in_parts_has_the_bits_of_the_tile_computed_at_once(
+    totals, of_columns, monkeypatch
+):
     from minimtp.kernels.cpu.matrices import tiles as cpu_tiles
 
     monkeypatch.setattr(cpu_tiles, "FLOAT_TOTALS", totals)

@@ -26,7 +26,7 @@ def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, re
     )
 
 
-def test_the_learning_rate_of_a_small_run_is_this(own):
+def test_the_learning_rates_of_a_small_run_equal_values_computed_by_hand(own):
     recipe = Recipe(
         tokens=10 * 8 * 256,
         learning_rate=1.0,
@@ -38,7 +38,7 @@ def test_the_learning_rate_of_a_small_run_is_this(own):
     assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
 
 
-def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_the_target(own):
+def test_the_gradient_of_cross_entropy_is_the_probabilities_minus_one_hot_targets(own):
     logits, targets, incoming = (
         np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]),
         np.array([1, 2]),
@@ -49,7 +49,7 @@ def test_the_gradient_of_a_cross_entropy_is_the_probabilities_with_one_less_at_t
     np.testing.assert_allclose(received, [[0.5, -0.75, 0.25], [1.0, 2.0, -3.0]], rtol=0, atol=1e-14)
 
 
-def test_an_ignored_target_sends_no_gradient_back(own):
+def test_an_ignored_target_has_zero_gradient(own):
     logits, targets = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([-1, 0])
     received = own(plain.cross_entropy_backward)(
         logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2)
@@ -59,7 +59,7 @@ def test_an_ignored_target_sends_no_gradient_back(own):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(2, 9))
-def test_the_gradient_of_a_cross_entropy_is_its_slope(own, seed, rows, vocabulary):
+def test_the_gradient_of_cross_entropy_equals_a_difference_quotient(own, seed, rows, vocabulary):
     random = np.random.default_rng(seed)
     logits, direction = 3 * random.standard_normal((2, rows, vocabulary))
     targets, incoming = random.integers(0, vocabulary, rows), random.standard_normal(rows)
@@ -87,24 +87,24 @@ def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
     return p, m, v
 
 
-def test_adamw_walks_every_parameter_equally_far_however_large_its_gradient_is(own):
+def test_with_constant_gradients_adamw_steps_are_equally_large_for_any_gradient(own):
     # With steady gradients, and the moments corrected for their start at zero, m / sqrt(v) is the gradient's sign.
     p, _, _ = adamw(own, [1.0, 1.0, 1.0], [1e-6, -1.0, 1e6], steps=5)
     np.testing.assert_allclose(p, [0.5, 1.5, 0.5], rtol=0, atol=1e-12)
 
 
-def test_adamw_remembers_running_means_of_the_gradient_and_of_its_square(own):
+def test_adamw_stores_running_means_of_the_gradient_and_of_its_square(own):
     _, m, v = adamw(own, [0.0], [2.0], steps=3)
     np.testing.assert_allclose([m[0], v[0]], [2 * (1 - 0.9**3), 4 * (1 - 0.99**3)], rtol=1e-12)
 
 
-def test_adamw_adds_eps_to_the_root_and_not_under_it(own):
+def test_adamw_adds_eps_outside_the_square_root(own):
     # The corrected means are 2 and 4: the step is 0.1 * 2 / (2 + 3), and not 0.1 * 2 / sqrt(4 + 3).
     p, _, _ = adamw(own, [1.0], [2.0], steps=1, eps=3.0)
     np.testing.assert_allclose(p, [1 - 0.1 * 2 / 5], rtol=1e-12)
 
 
-def test_adamw_decays_in_proportion_to_the_parameter_where_the_mask_says_so(own):
+def test_adamw_decays_masked_parameters_in_proportion_to_their_values(own):
     p, _, _ = adamw(
         own,
         [10.0, 10.0],
@@ -117,7 +117,7 @@ def test_adamw_decays_in_proportion_to_the_parameter_where_the_mask_says_so(own)
     np.testing.assert_allclose(p, [10 - 0.1 * 0.3 * 10, 10], rtol=1e-12)
 
 
-def test_adamw_scales_the_gradient_and_leaves_the_array_alone(own):
+def test_adamw_scales_the_gradient_without_changing_its_array(own):
     gradients = np.array([4.0])
     p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
     own(plain.adamw)(p, gradients, m, v, 0.0, 0.1, 0.9, 0.99, 0.0, 0.0, 1, 0.25)

@@ -14,7 +14,7 @@ from minimtp.training.run.train import train
 from tests.training.helpers import quiet, recipe_of
 
 
-def test_quantizing_a_model_makes_it_smaller_and_changes_its_loss_little(tmp_path, corpus):
+def test_a_quantized_model_is_smaller_and_has_nearly_the_same_loss(tmp_path, corpus):
     train(recipe_of(heads="parallel", draft_depth=2), corpus, tmp_path / "run", report=quiet)
     exact = evaluate(load_run(tmp_path / "run"), corpus)
     for bits, most in ((4, 8.5), (8, 10)):
@@ -117,7 +117,7 @@ def test_the_measured_head_grid_keeps_the_acceptance_that_evaluating_finds(tmp_p
     assert chosen["int2-restricted-g32"] == "q8_0"
 
 
-def test_acceptance_is_counted_as_in_an_evaluation(tmp_path, corpus):
+def test_the_acceptance_of_a_quantized_head_is_counted_as_in_an_evaluation(tmp_path, corpus):
     train(
         recipe_of(heads="token_conditioned", draft_depth=2), corpus, tmp_path / "run", report=quiet
     )

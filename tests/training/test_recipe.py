@@ -27,7 +27,7 @@ RANGES = {
 
 
 @given(recipes())
-def test_a_recipe_survives_being_written_as_json(recipe):
+def test_a_recipe_read_from_its_json_is_the_same_recipe(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -38,13 +38,13 @@ def test_a_misspelt_key_is_an_error_that_names_the_closest_one():
         Recipe.from_dict({"learning_rat": 0.1})
 
 
-def test_a_key_like_no_other_is_an_error_that_lists_them():
+def test_a_key_unlike_any_other_is_an_error_that_lists_all_keys():
     with pytest.raises(UserError, match="known are vocabulary_size, context"):
         Recipe.from_dict({"zzzzzz": 1})
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_a_number_outside_its_range_is_refused_by_name(name):
+def test_a_number_outside_its_range_is_refused_with_the_name_of_the_setting(name):
     allowed, kind = RANGES[name], kind_of(SETTINGS[name])
     outside = [allowed.low - 1, allowed.high * 2 + 1] + ([allowed.low] if allowed.open else [])
     for value in [kind(value) for value in outside] + (
@@ -55,7 +55,7 @@ def test_a_number_outside_its_range_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_value_of_the_wrong_kind_is_refused_by_name(name):
+def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name):
     wrong = {int: 1.5, float: "fast", bool: 1, str: 3}[kind_of(SETTINGS[name])]
     with pytest.raises(UserError, match=f"^{name} must be "):
         Recipe(**{name: wrong})
@@ -87,16 +87,16 @@ def test_settings_that_contradict_each_other_are_refused(settings_, words):
         Recipe(**settings_)
 
 
-def test_heads_bring_their_default_depth_and_no_heads_bring_none():
+def test_the_default_draft_depth_depends_on_the_heads_and_is_zero_without_heads():
     assert Recipe(heads="parallel").draft_depth == 7
     assert Recipe().draft_depth == 0
 
 
-def test_a_whole_number_is_accepted_where_any_number_is():
+def test_a_setting_that_takes_any_number_accepts_a_whole_number():
     assert Recipe(max_gradient_norm=2) == Recipe(max_gradient_norm=2.0)
 
 
-def test_every_setting_has_a_group_and_help_and_stands_in_the_description():
+def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     described = Recipe().describe()
     for name, setting in SETTINGS.items():
         assert setting.metadata["group"] in GROUPS
@@ -111,20 +111,20 @@ def test_a_recipe_cannot_be_changed():
 
 @settings(max_examples=20)
 @given(recipes(heads="none", draft_depth=0, curriculum="none"))
-def test_the_parameters_a_recipe_counts_are_those_its_model_has(recipe):
+def test_a_recipe_counts_the_parameters_of_its_model(recipe):
     assert (
         parameter_count(build_model(recipe, np.random.default_rng(0))) == recipe.trunk_parameters()
     )
 
 
-def test_the_same_seed_gives_the_same_trunk_whatever_heads_stand_on_it():
+def test_the_same_seed_gives_the_same_trunk_with_any_heads():
     plain = build_model(preset("tiny"), np.random.default_rng(3))
     with_heads = build_model(preset("tiny", heads="sequential"), np.random.default_rng(3))
     for one, other in zip(plain.parameters(), with_heads.trunk.parameters(), strict=True):
         assert np.array_equal(one.data, other.data)
 
 
-def test_presets_are_valid_and_of_the_size_they_promise():
+def test_presets_are_valid_and_have_the_documented_sizes():
     sizes = {name: preset(name).trunk_parameters() for name in PRESETS}
     assert sizes["tiny"] < 1e5 < sizes["quick"] < 2e6
     assert 5e6 <= sizes["laptop"] <= 30e6
@@ -140,7 +140,7 @@ def test_an_unknown_preset_is_an_error_that_names_the_closest():
     st.integers(1, 10**6),
     st.floats(0, 0.999) | st.integers(1, 99).map(lambda percent: percent / 100),
 )
-def test_a_share_of_one_minus_the_decay_ends_where_the_decay_begins(steps, decay):
+def test_a_share_of_one_minus_the_decay_ends_at_the_first_step_of_the_decay(steps, decay):
     share = 1.0 - decay
     recipe = Recipe(
         tokens=steps * 8 * 256, decay_fraction=decay, warmup_fraction=0.0, detach_until=share

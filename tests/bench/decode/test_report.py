@@ -22,7 +22,7 @@ ROWS = [
 ]
 
 
-def test_losses_are_drafting_rows_below_1_the_slowest_first():
+def test_losses_are_the_rows_with_drafts_below_1_sorted_from_the_slowest():
     assert [lost["variant"] for lost in report.losses(ROWS)] == ["n-gram", "heads"]
 
 
@@ -34,14 +34,14 @@ def test_the_printed_table_is_followed_by_a_line_for_each_loss():
     assert "no variant was slower" in report.table({"rows": [ROWS[0], ROWS[3]]})
 
 
-def test_losses_are_bold_in_markdown():
+def test_rows_that_lose_are_bold_in_markdown():
     markdown = report.table({"rows": ROWS}, markdown=True)
     assert "| plain, shared-noise, tokens/s | 1,234 |" in markdown
     assert "| heads, token | **0.90x** (2.2) |" in markdown
     assert "| heads, block | 1.20x (2.2) |" in markdown
 
 
-def test_only_the_worst_losses_are_printed_and_the_others_counted():
+def test_only_the_worst_losses_are_printed_and_the_others_are_counted():
     count = report.MAX_LOSSES + 3
     rows = [row("plain", "token", 1.0), *(row(f"v{i}", "token", 0.5) for i in range(count))]
     assert "and 3 more" in report.table({"rows": rows})

@@ -51,7 +51,7 @@ def test_the_file_holds_every_product_and_the_conditions_of_the_measurement(
 
 @needs_numba
 @pytest.mark.parametrize("format_", bench.FORMATS)
-def test_the_timed_call_multiplies_with_the_whole_matrix(format_):
+def test_the_timed_call_uses_every_weight_of_the_matrix(format_):
     product_ = bench._timed_product(format_, (96, 64))
     rng = np.random.default_rng(0)
     x, few = (
@@ -68,7 +68,7 @@ def test_the_timed_call_multiplies_with_the_whole_matrix(format_):
 
 
 @needs_numba
-def test_the_yardstick_is_the_fastest_way_to_read(monkeypatch):
+def test_the_reading_speed_of_reference_is_the_fastest_measured_way_to_read(monkeypatch):
     ways = {2.0: print, 0.5: repr, 3.0: str}
     monkeypatch.setattr(bench, "_readers", lambda size: tuple(ways.values()))
     monkeypatch.setattr(
@@ -81,7 +81,7 @@ def test_the_yardstick_is_the_fastest_way_to_read(monkeypatch):
         )
 
 
-def test_every_way_to_read_touches_every_byte():
+def test_every_way_to_read_reads_every_byte():
     product, matrix_product, largest = bench._readers(4 * 60**2)
     assert product() == matrix_product().sum() == 60**2 and largest() == 1
 

@@ -39,7 +39,7 @@ def cell(seed, bits, method, nats):
     }
 
 
-def test_every_cell_is_measured_once_also_after_an_interruption(poem, monkeypatch, capsys):
+def test_every_cell_is_measured_once_even_if_the_run_is_interrupted(poem, monkeypatch, capsys):
     original, done = quality.measure_cell, []
 
     def stops_after_four(cell, *rest):
@@ -108,7 +108,7 @@ def test_losses_are_relative_to_the_control_of_the_same_seed_and_recovery_uses_m
     assert rounded["interval"] == pytest.approx(expected)
 
 
-def test_a_single_seed_has_no_interval_and_without_a_loss_nothing_is_recovered():
+def test_a_single_seed_has_no_interval_and_recovery_is_undefined_without_a_loss():
     rows = summary.summary(
         [cell(0, 32, "fp", 2.0), cell(0, 8, "rtn", 1.99), cell(0, 8, "gptq", 2.0)]
     )
@@ -123,7 +123,7 @@ def test_a_single_seed_has_no_interval_and_without_a_loss_nothing_is_recovered()
     )
 
 
-def test_the_quantiles_are_those_of_students_t_distribution():
+def test_the_stored_quantiles_are_the_quantiles_of_students_t_distribution():
     """Checked by integrating the density: for n degrees of freedom, 97.5 % of it lie below."""
     for n, quantile in enumerate(summary.STUDENT, start=1):
         points = [quantile * i / 4000 for i in range(4001)]
@@ -150,12 +150,12 @@ def test_the_quantiles_are_those_of_students_t_distribution():
     ],
     ids=str,
 )
-def test_a_bad_option_is_refused_before_anything_is_written(poem, options, words, capsys, tmp_path):
+def test_a_bad_option_is_refused_before_a_file_is_written(poem, options, words, capsys, tmp_path):
     assert main(["bench", "quality", *poem, *options]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "quality").exists()
 
 
-def test_another_or_a_damaged_measurement_is_not_overwritten(poem, capsys, tmp_path):
+def test_a_file_of_another_measurement_or_a_damaged_file_is_not_overwritten(poem, capsys, tmp_path):
     folder = tmp_path / "quality"
     folder.mkdir()
     for text, words in (('{"measurement": "quality"}', "is damaged"), ("no json", "is damaged")):

@@ -114,7 +114,9 @@ def test_a_nan_loss_is_detected():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_operations_are_six_per_weight_of_a_product_plus_the_unmasked_half_of_attention(tied):
+def test_operations_are_counted_as_six_per_weight_of_a_matmul_plus_the_unmasked_half_of_attention(
+    tied,
+):
     recipe = replace(preset("tiny"), tied_embeddings=tied)
     model = build_model(recipe, np.random.default_rng(0))
     matrices = {name: p.data.size for name, p in model.named_parameters() if p.data.ndim == 2}
@@ -149,7 +151,9 @@ class IdleWorker:
         pass
 
 
-def test_without_pytorch_its_line_says_so_and_the_rest_is_measured(monkeypatch, tmp_path, capsys):
+def test_without_pytorch_its_line_says_so_and_everything_else_is_measured(
+    monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(workers, "find_spec", lambda name: None)
     out = tmp_path / "new" / "train.json"
     assert main([*QUICK, "--out", str(out)]) == 0

@@ -136,7 +136,7 @@ def test_without_compiled_kernels_everything_else_is_still_measured(measured, mo
     ],
     ids=str,
 )
-def test_options_that_cannot_be_measured_are_refused_before_anything_is_written(
+def test_options_that_cannot_be_measured_are_refused_before_a_file_is_written(
     measured, arguments, words, capsys
 ):
     assert words in refused(capsys, "bench", *arguments)

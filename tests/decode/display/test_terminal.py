@@ -31,7 +31,7 @@ def shown(rounds, prompt=b""):
     return list(pieces(list(prompt), rounds, raw))
 
 
-def test_accepted_rejected_and_corrected_tokens_are_shown_as_such_and_in_order():
+def test_accepted_rejected_and_corrected_tokens_are_shown_in_order_with_their_marks():
     rounds = [
         Round(0, [], 0, [*b"a"]),
         Round(1, [*b"bcx?"], 2, [*b"bcd"]),
@@ -57,7 +57,7 @@ def test_an_incomplete_or_invalid_character_is_shown_as_a_replacement_character(
     assert shown([Round(0, [], 0, [0xE2])]) == [("plain", "\ufffd")]
 
 
-def test_a_token_without_bytes_such_as_the_end_of_a_document_shows_nothing():
+def test_a_token_without_bytes_such_as_the_end_token_shows_nothing():
     assert shown([Round(0, [65, 256], 2, [65, 256])]) == [("accepted", "A")]
 
 

@@ -85,7 +85,7 @@ def data_of(html):
     return json.loads(Reader(html).data)
 
 
-def test_a_trace_is_read_like_its_generation_and_its_seconds_sum_to_the_statistics():
+def test_a_trace_yields_the_tokens_of_its_generation_and_its_seconds_sum_to_the_statistics():
     trace, again = traced(), traced()
     assert trace.tokens == [0, 1, 2, *greedy_text(TableTarget(4, 200, seed=2), [0, 1, 2], 40)]
     assert [taken.tokens for taken, _, _ in trace.taken] == [
@@ -153,7 +153,7 @@ def test_the_page_contains_every_node_of_a_tree_and_its_accepted_path():
 
 
 @given(st.lists(st.binary(max_size=4)))
-def test_the_parts_of_owned_text_together_are_the_whole_text(tokens):
+def test_the_pieces_of_text_owned_by_the_tokens_join_to_the_whole_text(tokens):
     parts = owned_text(tokens)
     assert len(parts) == len(tokens)
     assert "".join(parts).encode("utf-8", "surrogateescape") == b"".join(tokens)
@@ -176,7 +176,7 @@ def test_an_invalid_byte_belongs_to_its_own_token():
 
 @pytest.mark.parametrize("depth", [0, 5])
 @pytest.mark.parametrize("stop", [(), (13,)], ids=str)
-def test_the_page_contains_every_round_as_it_happened(depth, stop):
+def test_the_page_contains_the_drafts_and_the_verified_tokens_of_every_round(depth, stop):
     trace = traced(len(ODD), depth=depth, stop=stop)
     data = data_of(
         page(
@@ -214,7 +214,7 @@ def test_the_page_contains_every_round_as_it_happened(depth, stop):
         )
 
 
-def test_the_page_loads_nothing_else():
+def test_the_page_loads_no_other_file_or_address():
     html = page(traced(len(ODD)), spell, title="", settings={})
     assert html.startswith(BEGINNING)
     tags = Reader(html).tags
@@ -235,7 +235,7 @@ def test_the_page_loads_nothing_else():
     assert not re.findall(r"@import|url\(", html)
 
 
-def test_only_an_earlier_trace_may_be_overwritten(tmp_path):
+def test_only_an_earlier_trace_page_can_be_overwritten(tmp_path):
     (tmp_path / "notes.html").write_text("<!doctype html>\nmine")
     (tmp_path / "old.html").write_text(page(traced(), letters, title="", settings={}))
     assert require_place(tmp_path / "old.html") == tmp_path / "old.html"

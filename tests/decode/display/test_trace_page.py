@@ -116,7 +116,7 @@ def expected_steps(trace):
     return steps
 
 
-def test_the_keys_step_through_every_round_first_drafted_then_verified(look):
+def test_the_keys_step_through_every_round_which_shows_its_drafts_before_their_verification(look):
     trace = traced(max_new_tokens=14)
     driver, steps = look(trace), expected_steps(trace)
     assert driver.execute_script(VISIBLE) == steps[-1]  # it opens at the end
@@ -132,7 +132,7 @@ def test_the_keys_step_through_every_round_first_drafted_then_verified(look):
     assert driver.execute_script(VISIBLE) == steps[-1]
 
 
-def test_drafts_look_alike_until_they_are_verified(look):
+def test_all_drafts_have_the_same_style_until_they_are_verified(look):
     driver = look(traced(max_new_tokens=14))
     styles = """return [...document.querySelectorAll('.now .token')]
         .filter(token => token.getClientRects().length)
@@ -160,7 +160,7 @@ def test_space_plays_to_the_end_and_any_key_stops_it(look):
     assert "play" in driver.execute_script("return document.getElementById('play').textContent")
 
 
-def test_the_figures_are_those_of_the_statistics(look):
+def test_the_page_shows_the_figures_of_the_generation_statistics(look):
     trace = traced(max_new_tokens=40)
     statistics = trace.statistics
     driver = look(trace, plain=statistics.tokens_per_second / 2)
@@ -183,7 +183,7 @@ def test_the_figures_are_those_of_the_statistics(look):
     ]
 
 
-def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
+def test_each_round_marks_how_far_plain_decoding_is_after_the_same_time(look):
     trace = traced(max_new_tokens=40)
     driver = look(trace, plain=trace.statistics.tokens_per_second / 2)
     before = driver.execute_script("""const range = document.createRange();
@@ -197,7 +197,7 @@ def test_plain_decoding_is_marked_where_it_would_be_after_the_same_time(look):
     )  # plain decoding is ahead, so nothing is marked
 
 
-def test_generated_text_is_shown_and_never_interpreted(look):
+def test_generated_text_is_shown_as_text_and_never_as_html(look):
     trace = traced(len(ODD), max_new_tokens=60, prompt=range(len(ODD)))
     driver = look(trace, spell)
     press(driver, "r")

@@ -101,7 +101,9 @@ class Recording(Greedy):
         st.tuples(st.integers(1, DEPTH + 3), st.integers(0, DEPTH)), min_size=1, max_size=8
     ),
 )
-def test_drafts_equal_the_training_codes_after_any_commits_and_drafts(kind, text, pieces):
+def test_drafts_equal_the_drafts_of_the_training_code_after_any_commits_and_drafts(
+    kind, text, pieces
+):
     model = model_with(kind)
     hidden = model.hidden(np.array([text])).data[0]
     drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk)), 0
@@ -129,7 +131,7 @@ def test_drafts_equal_the_training_codes_after_any_commits_and_drafts(kind, text
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("context_length", [6, SHAPE.context_length])
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 40])
-def test_greedy_text_with_heads_is_the_plain_text_and_a_drafter_can_be_reused(
+def test_greedy_text_with_heads_equals_plain_text_and_a_drafter_can_be_reused(
     kind, context_length, max_new_tokens
 ):
     model = model_with(kind)
@@ -150,7 +152,7 @@ def test_greedy_text_with_heads_is_the_plain_text_and_a_drafter_can_be_reused(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("least", [0.0, 0.02])
-def test_trees_grow_from_the_trained_heads_logits_after_each_path(kind, least):
+def test_trees_grow_from_the_logits_of_the_training_code_after_each_path(kind, least):
     model, text = model_with(kind), [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(text[0])
@@ -193,7 +195,7 @@ def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temp
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
-def test_text_drafted_in_trees_leaves_the_cache_of_plain_decoding(kind, rule):
+def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decoding(kind, rule):
     model = model_with(kind)
     runtime = ModelRunner(model.trunk)
     for sampling in (GREEDY, SamplingParams(0.8)):
@@ -324,7 +326,7 @@ def test_a_draft_ends_when_its_probability_falls_below_min_confidence(least, see
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_heads_in_training_for_4_bits_have_to_be_converted_first(kind):
+def test_fake_quantized_heads_raise_an_error_until_they_are_converted(kind):
     model = model_with(kind, np.float32)
     runtime = ModelRunner(model.trunk)
     prepare_qat(model, QuantizationSpec())
@@ -337,7 +339,7 @@ def test_a_kind_of_heads_without_a_drafter_raises_an_error():
         head_drafter(Heads(), ModelRunner(model_with("parallel").trunk))
 
 
-def test_a_function_drafter_gets_the_whole_text_and_resets_for_a_new_one():
+def test_a_function_drafter_receives_the_whole_text_and_is_reset_for_a_new_text():
     seen = []
     drafter = FunctionDrafter(
         lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2
@@ -350,7 +352,7 @@ def test_a_function_drafter_gets_the_whole_text_and_resets_for_a_new_one():
         assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
 
 
-def test_a_function_drafter_gets_no_hidden_states():
+def test_a_function_drafter_receives_no_hidden_states():
     told = []
     drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
     commit = drafter.commit

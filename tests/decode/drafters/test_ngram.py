@@ -45,7 +45,7 @@ def test_drafts_continue_the_latest_occurrence_of_the_longest_repeated_suffix(
     assert found == expected, f"after {tokens} the drafts are {expected}"
 
 
-def test_a_text_in_a_loop_is_drafted_to_any_length(own):
+def test_a_repeating_text_is_drafted_to_any_length(own):
     assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
 
 

@@ -86,7 +86,9 @@ def run(machine, acceptance, rounds, **options):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("row", [1e-6, 10e-6, 60e-6])
-def test_its_speed_is_close_to_the_best_fixed_length_and_never_far_below_plain_decoding(share, row):
+def test_adaptive_speed_is_close_to_the_best_fixed_depth_and_never_far_below_plain_decoding(
+    share, row
+):
     machine = Machine(row=row)
     reached = run(machine, lambda round_: share, 4000).speed
     assert reached >= 0.98 * speed(machine, share, 0)
@@ -94,7 +96,7 @@ def test_its_speed_is_close_to_the_best_fixed_length_and_never_far_below_plain_d
 
 
 @pytest.mark.parametrize("asking", [0.0, 40e-6])
-def test_it_learns_the_cost_of_a_draft_that_does_not_depend_on_its_length(asking):
+def test_a_draft_cost_that_does_not_depend_on_the_length_is_learned(asking):
     """If only the first token of a draft is expensive, it should ask for all tokens or none."""
     machine = Machine(row=1e-6)
     text = run(
@@ -105,7 +107,7 @@ def test_it_learns_the_cost_of_a_draft_that_does_not_depend_on_its_length(asking
 
 @pytest.mark.parametrize("rounds", [95, 1000, 10_000])
 @pytest.mark.parametrize("row", [1e-6, 10e-6, 60e-6])
-def test_if_all_drafts_are_rejected_it_loses_the_first_trial_and_one_and_a_half_per_cent(
+def test_if_all_drafts_are_rejected_the_loss_is_the_first_trial_and_one_and_a_half_per_cent(
     rounds, row
 ):
     machine = Machine(row=row)
@@ -116,7 +118,7 @@ def test_if_all_drafts_are_rejected_it_loses_the_first_trial_and_one_and_a_half_
     assert seconds / plain <= 1.015 * rounds + TRIAL + (MIN_ROUNDS + 1) * longest
 
 
-def test_if_a_text_becomes_easy_or_hard_to_draft_it_adapts_within_a_few_dozen_rounds():
+def test_if_a_text_becomes_easy_or_hard_to_draft_the_policy_adapts_within_a_few_dozen_rounds():
     asked = run(
         Machine(), lambda round_: 0.0 if round_ < 600 else 1.0 if round_ < 1200 else 0.0, 1800
     ).asked
@@ -135,12 +137,12 @@ def test_a_text_that_becomes_hard_to_draft_loses_at_most_twice_the_maximum_credi
     assert (text.seconds - easy) / plain <= 1.015 * 1000 + 2 * MAX_CREDIT + MIN_ROUNDS * longest
 
 
-def test_after_a_pause_it_drafts_again():
+def test_after_a_pause_the_policy_drafts_again():
     asked = run(Machine(), lambda round_: 0.0, 2000).asked
     assert 3 <= sum(wanted > 0 for wanted in asked[1000:]) < 100
 
 
-def test_during_a_pause_it_makes_no_plans():
+def test_during_a_pause_the_policy_makes_no_plans():
     machine, calls = Machine(row=60e-6), []
     policy = AdaptivePolicy(machine, MAX_DRAFTS)
     choose = policy.choose
@@ -152,7 +154,7 @@ def test_during_a_pause_it_makes_no_plans():
 @pytest.mark.parametrize(
     ("chains", "trees", "expected"), [(0.5, 0.85, True), (0.6, 0.6, False), (0.9, 0.3, False)]
 )
-def test_it_drafts_trees_only_if_they_give_more_tokens_per_second_than_chains(
+def test_trees_are_drafted_only_if_they_give_more_tokens_per_second_than_chains(
     chains, trees, expected
 ):
     """A tree of 8 nodes takes as long as a chain of 8. A chain may be shorter."""
@@ -164,7 +166,7 @@ def test_it_drafts_trees_only_if_they_give_more_tokens_per_second_than_chains(
 
 
 @pytest.mark.parametrize("row", [1e-6, 10e-6, 60e-6])
-def test_if_trees_are_rejected_too_it_is_hardly_slower_than_plain_decoding(row):
+def test_if_all_trees_are_rejected_the_policy_is_hardly_slower_than_plain_decoding(row):
     machine = Machine(row=row)
     text = SimulatedText(machine, AdaptivePolicy(machine, MAX_DRAFTS, MAX_DRAFTS)).run(
         3000, lambda round_: 0.05
@@ -178,7 +180,7 @@ def test_one_slow_round_does_not_end_drafting():
     assert 0 not in text.run(50, lambda round_: 0.9).asked[200:]
 
 
-def test_if_the_first_rounds_draft_slowly_it_still_drafts_later():
+def test_if_drafting_is_slow_in_the_first_rounds_the_policy_still_drafts_later():
     text = run(Machine(), lambda round_: 0.9, 12, draft_seconds=lambda drafts: 1e-3 * drafts)
     assert np.mean(text.run(800, lambda round_: 0.9).asked[700:]) > MAX_DRAFTS / 2
 

@@ -108,7 +108,7 @@ def test_if_the_cache_folder_cannot_be_created_the_costs_stay_in_memory(folder):
 
 
 @pytest.mark.parametrize("room", [2, 3, 15])
-def test_near_the_end_of_the_context_passes_that_fit_are_measured_and_no_file_is_written(
+def test_near_the_end_of_the_context_only_passes_that_fit_are_measured_and_no_file_is_written(
     folder, room
 ):
     target = Counting(64)

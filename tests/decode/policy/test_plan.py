@@ -23,7 +23,7 @@ def test_a_plan_lasts_for_its_rounds_and_then_the_policy_is_asked_again():
     assert policy.asked == [(4, 0), (4, 2), (4, 5)]
 
 
-def test_a_plan_is_limited_to_the_remaining_room():
+def test_a_plan_is_limited_to_the_remaining_tokens():
     schedule = Schedule(FixedPolicy(4), max_drafts=4)
     plans = [schedule.next_plan(room, 0, Statistics()) for room in (9, 4, 2, 0)]
     assert [plan.drafts for plan in plans] == [4, 4, 2, 0]

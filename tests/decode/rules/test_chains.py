@@ -52,7 +52,7 @@ def test_there_are_at_least_50_pairs_of_distributions():
 
 
 @each_rule
-def test_a_rule_keeps_the_targets_distribution_if_drafts_are_sampled_from_q(own, rule):
+def test_if_drafts_are_sampled_from_q_every_rule_keeps_the_targets_distribution(own, rule):
     for name, (p, q) in PAIRS.items():
         off = distance_to_target(chain_round(on_distributions(own, rule), p, q), p)
         assert off <= EXACT, f"{name}: the distribution of the text is off by {off:.2g}, expected 0"
@@ -114,7 +114,7 @@ def test_a_draft_with_probability_0_under_q_raises_an_error(own, rule):
     [SamplingParams(), SamplingParams(temperature=0.7, top_k=2), SamplingParams(top_p=0.7)],
     ids=["plain", "top-k", "top-p"],
 )
-def test_a_rule_samples_and_verifies_with_truncated_distributions(sampling, kind):
+def test_every_rule_samples_and_verifies_with_truncated_distributions(sampling, kind):
     random = np.random.default_rng(2)
     logits = {prefix: random.standard_normal((1, 3)) for prefix in PAIRS["random-0"][0]}
     draft_logits = {prefix: random.standard_normal((1, 3)) for prefix in logits}
@@ -151,13 +151,13 @@ def test_a_rule_samples_and_verifies_with_truncated_distributions(sampling, kind
     ],
     ids=["all accepted", "last wrong", "middle wrong", "first wrong", "no drafts"],
 )
-def test_greedy_accepts_up_to_the_first_difference_and_corrects_it(drafts, expected):
+def test_greedy_verification_accepts_up_to_the_first_difference_and_corrects_it(drafts, expected):
     best = [1, 2, 0, 3][: len(drafts) + 1]
     logits = np.eye(4, dtype=np.float32)[best]
     assert Greedy().verify(logits, drafts, None) == expected
 
 
-def test_greedy_takes_the_lowest_of_equal_logits():
+def test_greedy_verification_emits_the_lowest_id_of_equal_logits():
     assert Greedy().verify(np.zeros((2, 5), np.float32), [0], None) == (1, 0)
     tokens, scores = Greedy().sample(np.zeros((2, 5), np.float32), 0)
     assert tokens.tolist() == [0, 0] and scores is None

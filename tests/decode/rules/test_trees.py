@@ -189,7 +189,7 @@ def test_acceptance_estimates_of_samples_do_not_depend_on_the_sampled_tokens(see
     )
 
 
-def test_a_sampled_tree_is_a_chain_if_the_drafter_is_sure_and_broad_if_not():
+def test_a_sampled_tree_is_a_chain_if_the_drafter_is_certain_and_broad_if_it_is_not():
     sure, unsure = np.array([[20.0, 0.0, 0.0]]), np.zeros((1, 3))
 
     def depths(logits):
@@ -221,14 +221,14 @@ def test_depths_that_are_not_a_depth_first_walk_raise_an_error(depths):
         Tree([0] * len(depths), depths)
 
 
-def test_greedy_descends_with_the_argmax_and_emits_the_first_that_is_not_a_child():
+def test_greedy_verification_follows_the_argmax_and_emits_the_first_argmax_that_is_not_a_child():
     tree = Tree([9, 1, 2, 3, 4], [0, 1, 2, 2, 1])
     logits = np.eye(5, dtype=np.float32)[[1, 3, 0, 4, 2]]
     assert Greedy().verify_tree(logits, tree) == ([1, 3], 4)
     assert Greedy().verify_tree(logits[[4, 1, 2, 3, 0]], tree) == ([], 2)
 
 
-def test_greedy_children_have_the_highest_scores_ties_to_the_lowest_id_and_none_of_minus_infinity():
+def test_greedy_children_have_the_highest_finite_scores_and_ties_go_to_the_lowest_id():
     children = Greedy().sample_children(np.array([[1.0, 3.0, 3.0, 2.0]]), [], 3)
     assert children.tokens == [1, 2, 3]
     shares = np.exp(SHARPNESS[Coupling.SAME_ARGMAX] * np.array([3.0, 3.0, 2.0, 1.0]))
@@ -266,7 +266,7 @@ def brute_force_tree(distributions, nodes, depth):
     st.integers(1, 3),
     st.sampled_from([0.0, 0.1, 0.3]),
 )
-def test_a_greedy_tree_has_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
+def test_a_greedy_tree_holds_the_most_probable_paths_of_the_drafter(name, nodes, depth, least):
     """If the estimates are right, no tree or chain with as many drafts accepts more."""
     distributions = PAIRS[name][1]
     assume(len(distributions[()]) == 3)

@@ -37,7 +37,7 @@ from tests.strategies import models
 @needs_gguf
 @settings(max_examples=12)
 @given(model=models(quantization="none"))
-def test_llama_cpp_computes_our_logits_in_full_precision_after_any_rollback(model):
+def test_in_full_precision_llama_cpp_computes_the_same_logits_after_any_rollback(model):
     """1e-5 of the largest: both sum some hundred float32 products, in another order."""
     ours, theirs = deploy(model.trunk)[0], LlamaDecoder.of(model, exact=True)
     assert (theirs.vocabulary_size, theirs.context_length) == (
@@ -63,7 +63,7 @@ def test_llama_cpp_computes_our_logits_in_full_precision_after_any_rollback(mode
 @needs_gguf
 @pytest.mark.parametrize("grid", ["q4_0", "q8_0"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_llama_cpp_computes_with_the_bytes_of_training(grid, tied):
+def test_with_a_packed_model_llama_cpp_computes_the_logits_of_the_stored_blocks(grid, tied):
     """Of a packed model llama.cpp computes what plain arrays do with the blocks' numbers and inputs rounded as it rounds them.
 
     Where a last bit tips an input over to its next code the two part, by less than 3 % of the largest logit; that may happen in
@@ -139,7 +139,7 @@ def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
 
 @needs_llama
 @needs_gguf
-def test_llama_cpp_generates_our_text(folder):
+def test_llama_cpp_generates_the_same_text(folder):
     for name, tie in (("float", 1e-4), ("qat", 0.03)):
         run = minimtp.load(folder / name)
         ours, theirs = deploy(run.model)[0], LlamaDecoder.of(run.model, exact=True)
@@ -155,7 +155,7 @@ def test_llama_cpp_generates_our_text(folder):
 
 @needs_llama
 @needs_gguf
-def test_the_tokenizer_of_llama_cpp_gives_our_tokens_for_any_text(folder, tmp_path):
+def test_the_tokenizer_of_llama_cpp_gives_the_same_tokens_for_any_text(folder, tmp_path):
     export(load(folder / "float"), tmp_path / "model.gguf")
     llama = LlamaDecoder(tmp_path / "model.gguf")
     assert [llama.piece(token) for token in range(256)] == [bytes([token]) for token in range(256)]

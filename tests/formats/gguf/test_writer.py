@@ -27,7 +27,7 @@ from tests.strategies import models
 @needs_gguf
 @settings(max_examples=30)
 @given(model=models())
-def test_every_tensor_holds_the_bytes_that_decoding_multiplies_by(tmp_path, model):
+def test_every_tensor_holds_the_bytes_that_decoding_computes_with(tmp_path, model):
     metadata, tensors = written(tmp_path, model)
     check_tensors(model, tensors)
     config = model.config
@@ -142,7 +142,7 @@ def test_a_grid_that_is_not_a_ggml_type_is_refused_and_nothing_is_written(tmp_pa
 
 
 @needs_gguf
-def test_the_caveats_name_each_difference_of_llama_cpp():
+def test_the_caveats_name_each_difference_between_llama_cpp_and_the_model():
     def told(grid="q4_0", **changes):
         model = build_model(
             preset("tiny", hidden_size=256, intermediate_size=256), np.random.default_rng(0)

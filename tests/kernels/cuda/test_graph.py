@@ -29,14 +29,14 @@ def test_a_recorded_step_gives_the_same_bits_at_every_position(device):
     assert recorded._trunk.graphs.recorded() == 2 and plain._trunk.graphs.recorded() == 0
 
 
-def test_a_result_is_the_callers_and_the_next_replay_leaves_it_alone(device):
+def test_the_next_replay_does_not_change_a_returned_result(device):
     graphs, xp = Graphs(), device.xp
     double = lambda x: (x * 2,)  # noqa: E731
     results = [graphs.run("key", double, xp.full(3, float(i)))[0] for i in range(4)]
     assert [to_numpy(r).tolist() for r in results] == [[2.0 * i] * 3 for i in range(4)]
 
 
-def test_graphs_that_were_not_used_for_long_are_let_go_and_recorded_anew(device):
+def test_the_least_recently_used_graphs_are_dropped_and_recorded_again_when_needed(device):
     graphs, xp = Graphs(), device.xp
     results = {}
     for turn in range(3):
@@ -50,7 +50,7 @@ def test_graphs_that_were_not_used_for_long_are_let_go_and_recorded_anew(device)
     assert all(found == [key + repeat + 1.0] * 2 for (_, key, repeat), found in results.items())
 
 
-def test_a_step_that_cannot_be_recorded_runs_unrecorded_and_says_so_once(device, capsys):
+def test_a_step_that_cannot_be_recorded_runs_unrecorded_with_one_message(device, capsys):
     graphs, xp = Graphs(), device.xp
 
     def reads(x):
@@ -61,7 +61,7 @@ def test_a_step_that_cannot_be_recorded_runs_unrecorded_and_says_so_once(device,
     assert capsys.readouterr().err.count("cannot be recorded") == 1
 
 
-def test_a_number_of_the_host_is_recorded_not_computed_again(device):
+def test_a_number_of_the_host_is_recorded_as_a_constant(device):
     numbers = iter([1.0, 2.0, 3.0, 4.0])
     graphs = Graphs()
     results = [

@@ -49,7 +49,7 @@ def on_device(function, arguments, device):
     return [to_numpy(part) for part in (result if isinstance(result, tuple) else (result,))]
 
 
-def test_every_function_has_a_cuda_twin_with_the_same_parameters():
+def test_every_function_has_a_cuda_counterpart_with_the_same_parameters():
     public = {
         name
         for name, f in vars(plain).items()
@@ -84,7 +84,7 @@ def test_a_cuda_kernel_gives_the_float64_result_up_to_rounding(device, name, see
 )
 @few
 @given(x=weight_matrices())
-def test_rounding_on_the_device_is_bit_for_bit_that_of_the_plain_twin(device, name, x):
+def test_rounding_on_the_device_has_the_bits_of_the_plain_function(device, name, x):
     assert (
         to_numpy(getattr(cuda, name)(there(device, x))).tobytes()
         == getattr(plain, name)(x).tobytes()
@@ -93,7 +93,7 @@ def test_rounding_on_the_device_is_bit_for_bit_that_of_the_plain_twin(device, na
 
 @few
 @given(x=weight_matrices(largest=3e38))
-def test_activations_are_rounded_on_the_device_as_by_the_plain_twin(device, x):
+def test_activations_rounded_on_the_device_have_the_bits_of_the_plain_function(device, x):
     for ours, theirs in zip(
         cuda.quantize_activations(there(device, x)), plain.quantize_activations(x), strict=True
     ):
@@ -117,7 +117,7 @@ PREPARE = {
 @pytest.mark.parametrize("kind", PREPARE)
 @few
 @given(sizes=product_sizes())
-def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_the_others(
+def test_a_linear_layer_on_the_device_agrees_with_plain_and_each_row_does_not_depend_on_the_others(
     device, kind, sizes
 ):
     rows, outputs, columns, seed = sizes
@@ -144,7 +144,7 @@ def test_a_product_on_the_device_is_the_plain_one_and_a_row_does_not_depend_on_t
     groups=st.sampled_from([1, 2]),
     seed=st.integers(0, 2**32),
 )
-def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(
+def test_attention_of_a_token_has_the_same_bits_alone_and_with_other_tokens(
     device, rows, start, groups, seed
 ):
     rng, room = np.random.default_rng(seed), start + rows
@@ -176,7 +176,7 @@ def test_attention_of_a_token_does_not_depend_on_the_tokens_beside_it(
     rows=st.integers(1, 9), vocabulary=st.integers(1, 700), temperature=st.sampled_from([1.0, 0.7,
     3.0]), kind=st.sampled_from(["ties", "noise with ties", "any"]), seed=st.integers(0, 2**32),
 )  # fmt: skip
-def test_the_device_chooses_the_tokens_of_the_plain_twin(
+def test_the_device_chooses_the_same_tokens_as_the_plain_function(
     device, rows, vocabulary, temperature, kind, seed
 ):
     rng, noise = np.random.default_rng(seed), None
@@ -195,7 +195,7 @@ def test_the_device_chooses_the_tokens_of_the_plain_twin(
     assert to_numpy(cuda.choose(there(device, wholly), temperature)).tolist() == [-1]
 
 
-def test_scores_on_the_device_have_the_bits_of_the_host(device):
+def test_scores_that_tie_on_the_host_tie_on_the_device(device):
     """A token whose noise is what another's logit / temperature should be ties with it, and no last
     bit decides.
     """
@@ -221,7 +221,7 @@ def test_scores_on_the_device_have_the_bits_of_the_host(device):
 
 @few
 @given(rows=st.integers(1, 9), vocabulary=st.integers(1, 700), seed=st.integers(0, 2**32))
-def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(
+def test_the_probability_of_the_chosen_token_is_its_softmax_probability(
     device, rows, vocabulary, seed
 ):
     from minimtp.kernels.cuda.sampling import choose_into
@@ -238,13 +238,13 @@ def test_the_probability_of_the_most_probable_token_is_that_of_a_softmax(
     )
 
 
-def test_float32_arrays_of_the_device_take_the_cuda_kernels_and_float64_the_plain_ones(device):
+def test_float32_device_arrays_use_the_cuda_kernels_and_float64_arrays_the_plain_ones(device):
     assert kernels.for_array(device.xp.ones(3, np.float32)) is cuda
     assert kernels.for_array(device.xp.ones(3, np.float64)) is plain
     assert kernels.describe("cuda")[0] == "cuda"
 
 
-def test_a_gpu_whose_compiler_is_unusable_computes_with_plain_array_code_and_says_so_once(
+def test_if_the_cuda_compiler_is_unusable_plain_kernels_run_with_one_message(
     device, monkeypatch, capsys
 ):
     def broken(**options):
@@ -281,7 +281,7 @@ def test_every_source_compiles_for_real_devices_without_a_warning(tmp_path, name
     assert "warning" not in result.stderr and (tmp_path / "out.cubin").stat().st_size > 0
 
 
-def test_every_source_is_listed():
+def test_every_cuda_source_is_listed():
     assert sorted(path.stem for path in cuda_source.FOLDER.glob("*.cu")) == sorted(
         cuda_source.NAMES
     )

@@ -37,9 +37,7 @@ sizes = {
 
 
 @given(**sizes, windows=st.integers(1, 40), rest=st.integers(0, 11))
-def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(
-    batch_size, context_length, seed, windows, rest
-):
+def test_every_window_is_visited_once_per_epoch(batch_size, context_length, seed, windows, rest):
     assume(windows >= batch_size and rest < context_length)
     corpus = counting_corpus(windows * context_length + rest)
     steps = -(-2 * windows // batch_size)
@@ -54,7 +52,7 @@ def test_an_epoch_visits_every_window_once_before_any_is_visited_twice(
         assert len(np.unique(epoch)) == windows * context_length
 
 
-def test_each_epoch_has_an_order_and_an_offset_of_its_own():
+def test_each_epoch_has_another_order_and_another_offset():
     corpus = counting_corpus(1000)
     first, second = (
         corpus.batch(step, seed=0, batch_size=100, context_length=10)[:, 0] for step in (0, 1)
@@ -64,7 +62,7 @@ def test_each_epoch_has_an_order_and_an_offset_of_its_own():
 
 
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(0, 4), windows=st.integers(5, 40))
-def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(
+def test_a_row_holds_consecutive_tokens_including_the_targets_of_every_depth(
     batch_size, context_length, seed, step, depth, windows
 ):
     length = windows * context_length
@@ -77,9 +75,7 @@ def test_a_row_is_a_piece_of_the_text_with_the_tokens_that_follow_it(
 
 
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(1, 4))
-def test_a_batch_shows_the_same_text_whatever_the_depth(
-    batch_size, context_length, seed, step, depth
-):
+def test_a_batch_has_the_same_windows_for_any_depth(batch_size, context_length, seed, step, depth):
     corpus = counting_corpus(40 * context_length)
     shallow = corpus.batch(step, seed=seed, batch_size=batch_size, context_length=context_length)
     deep = corpus.batch(
@@ -88,7 +84,7 @@ def test_a_batch_shows_the_same_text_whatever_the_depth(
     assert np.array_equal(deep[:, : context_length + 1], shallow)
 
 
-def test_a_batch_depends_on_seed_and_step_only():
+def test_a_batch_depends_only_on_seed_and_step():
     one, other = counting_corpus(1000), counting_corpus(1000)
     for step in (0, 7, 3):  # in any order, from any object
         assert np.array_equal(
@@ -138,9 +134,7 @@ def test_few_validation_windows_are_spread_over_the_whole_text():
     context_length=st.integers(1, 12),
     depth=st.integers(0, 7),
 )
-def test_validation_windows_show_the_same_text_whatever_the_depth(
-    length, tokens, context_length, depth
-):
+def test_validation_windows_are_the_same_for_any_depth(length, tokens, context_length, depth):
     corpus = counting_corpus(length)
     shallow = corpus.validation_windows(tokens, context_length=context_length, depth=0)
     deep = corpus.validation_windows(tokens, context_length=context_length, depth=depth)
@@ -149,14 +143,14 @@ def test_validation_windows_show_the_same_text_whatever_the_depth(
 
 
 @given(documents())
-def test_a_split_keeps_every_byte_on_exactly_one_side(texts_):
+def test_a_split_puts_every_byte_into_exactly_one_part(texts_):
     _, training, validation = split(texts_)
     everything = sorted(b"".join(content for _, content in texts_))
     assert sorted(b"".join(training + validation)) == everything
 
 
 @given(documents(), documents())
-def test_a_file_keeps_its_side_when_other_files_come(before, more):
+def test_a_file_stays_in_its_part_when_other_files_are_added(before, more):
     before = [(name, name.encode()) for name, _ in before]  # a content says where it comes from
     both = sorted((dict(before) | {name: name.encode() for name, _ in more}).items())
     how, _, held_out = split(before)
@@ -165,12 +159,12 @@ def test_a_file_keeps_its_side_when_other_files_come(before, more):
     assert set(held_out) == set(held_out_later) & {content for _, content in before}
 
 
-def test_who_is_held_out_is_fixed_for_ever():
+def test_the_rule_that_chooses_held_out_files_never_changes():
     """Another rule would make every published figure incomparable."""
     assert [name for name in map(str, range(50)) if is_held_out(name)] == ["18"]
 
 
-def test_a_single_file_keeps_its_last_tenth_for_validation():
+def test_the_last_tenth_of_a_single_file_is_held_out_for_validation():
     assert split([("a", bytes(range(100)))]) == (
         "by position",
         [bytes(range(90))],
@@ -178,7 +172,7 @@ def test_a_single_file_keeps_its_last_tenth_for_validation():
     )
 
 
-def test_files_whose_hashes_leave_one_side_empty_are_split_by_position():
+def test_if_the_split_by_file_leaves_one_part_empty_the_files_are_split_by_position():
     names = [name for name in map(str, range(100)) if not is_held_out(name)][:3]
     how, training, validation = split([(name, b"x" * 10) for name in names])
     assert (how, training, validation) == (
@@ -189,7 +183,7 @@ def test_files_whose_hashes_leave_one_side_empty_are_split_by_position():
 
 
 @given(documents(), st.data())
-def test_the_fingerprint_tells_apart_texts_that_differ_in_a_name_or_a_byte(texts_, data):
+def test_texts_that_differ_in_a_name_or_a_byte_have_different_fingerprints(texts_, data):
     place = data.draw(st.integers(0, len(texts_) - 1))
     name, content = texts_[place]
     changed = data.draw(
@@ -209,7 +203,7 @@ def write_files(folder: Path, count: int = 40) -> Path:
     return folder
 
 
-def test_a_folder_gives_the_same_corpus_wherever_it_lies(tmp_path):
+def test_the_corpus_of_a_folder_does_not_depend_on_the_path_of_the_folder(tmp_path):
     one = open_corpus([write_files(tmp_path / "here" / "texts")])
     other = open_corpus([write_files(tmp_path / "there" / "renamed")])
     assert one.fingerprint == other.fingerprint
@@ -217,7 +211,7 @@ def test_a_folder_gives_the_same_corpus_wherever_it_lies(tmp_path):
     assert one.split == "by file"
 
 
-def test_line_ends_do_not_matter(tmp_path):
+def test_line_endings_do_not_change_the_fingerprint(tmp_path):
     unix, windows = tmp_path / "a" / "text", tmp_path / "b" / "text"
     for path, content in ((unix, b"one\ntwo\n"), (windows, b"one\r\ntwo\r\n")):
         path.parent.mkdir()
@@ -225,7 +219,7 @@ def test_line_ends_do_not_matter(tmp_path):
     assert open_corpus([unix]).fingerprint == open_corpus([windows]).fingerprint
 
 
-def test_a_folder_leaves_out_hidden_binary_and_empty_files(tmp_path):
+def test_hidden_binary_and_empty_files_of_a_folder_are_left_out(tmp_path):
     folder = write_files(tmp_path / "texts", 2)
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
     (folder / "empty").write_bytes(b"")
@@ -240,7 +234,7 @@ def test_a_folder_leaves_out_hidden_binary_and_empty_files(tmp_path):
     ]
 
 
-def test_links_that_lead_nowhere_are_left_out_of_a_folder_and_refused_by_name(tmp_path):
+def test_broken_links_in_a_folder_are_left_out_but_refused_if_named(tmp_path):
     folder = write_files(tmp_path / "texts", 1)
     try:
         (folder / "loop").symlink_to(folder / "loop")
@@ -253,7 +247,7 @@ def test_links_that_lead_nowhere_are_left_out_of_a_folder_and_refused_by_name(tm
             open_corpus([folder / name])
 
 
-def test_two_files_of_one_name_are_both_kept(tmp_path):
+def test_two_files_with_the_same_name_are_both_kept(tmp_path):
     for folder in ("a", "b"):
         write_files(tmp_path / folder, 1)
     assert len(texts.files_and_folders([tmp_path / "a" / "0.txt", tmp_path / "b" / "0.txt"])) == 2
@@ -264,11 +258,11 @@ def test_two_files_of_one_name_are_both_kept(tmp_path):
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
-def test_no_text_is_taken_for_binary(text):
+def test_no_utf8_text_is_taken_for_a_binary_file(text):
     assert not texts.is_binary(text.encode())
 
 
-def test_a_text_in_an_older_encoding_is_text():
+def test_a_latin_1_text_is_not_taken_for_a_binary_file():
     assert not texts.is_binary(
         "Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5
     )
@@ -279,7 +273,7 @@ def test_a_text_in_an_older_encoding_is_text():
     [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3],
     ids=["zero", "control", "high"],
 )
-def test_what_is_no_text_is_found_out(content):
+def test_binary_content_is_recognized(content):
     assert texts.is_binary(content)
 
 
@@ -290,7 +284,7 @@ def test_the_default_corpus_is_the_standard_library_without_its_tests():
     assert "turtle.py" not in names
 
 
-def test_a_stripped_interpreter_gets_a_sentence_that_names_the_ways_out(tmp_path):
+def test_without_a_standard_library_the_error_names_the_other_corpora(tmp_path):
     (tmp_path / "os.py").write_text("import sys")
     with pytest.raises(UserError, match=r"only 10 bytes.*--corpus PATH.*minimtp\[corpora\]"):
         texts.standard_library(tmp_path)
@@ -330,7 +324,7 @@ def test_a_book_that_is_not_installed_is_an_error_that_names_the_extra(monkeypat
         open_corpus(["bible"])
 
 
-def test_a_text_that_is_too_short_says_what_is_needed():
+def test_the_error_for_a_text_that_is_too_short_says_how_many_tokens_are_needed():
     corpus = Corpus("poem", [("poem", b"x" * 200)])
     with pytest.raises(UserError, match="one batch of 4 x 64 needs 256 tokens"):
         corpus.require(4, 64, 0)
@@ -340,7 +334,7 @@ def test_a_text_that_is_too_short_says_what_is_needed():
 
 
 @given(st.binary())
-def test_bytes_survive_being_tokens(raw):
+def test_decoding_the_tokens_of_any_bytes_returns_the_bytes(raw):
     tokenizer = ByteTokenizer()
     tokens = tokenizer.encode(raw)
     assert tokenizer.decode_bytes([*tokens, tokenizer.end_token]) == raw
@@ -348,12 +342,12 @@ def test_bytes_survive_being_tokens(raw):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_text_survives_being_tokens(text):
+def test_decoding_the_tokens_of_any_text_returns_the_text(text):
     tokenizer = tokenizer_from_dict(json.loads(json.dumps(ByteTokenizer().to_dict())))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_tokenizer_that_cannot_be_used_is_a_user_error(tmp_path):
+def test_an_unknown_or_invalid_tokenizer_is_a_user_error(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     for attempt in (
         lambda: tokenizer_from_dict({"kind": "runes"}),
@@ -402,7 +396,7 @@ def trained():
     ),
     cut=st.integers(0, 40),
 )
-def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_it_is_cut(
+def test_the_tokens_of_a_tokenizer_file_have_the_bytes_of_the_text_in_pieces_of_any_length(
     trained, text, cut
 ):
     tokenizer = FileTokenizer(trained.to_str())
@@ -417,7 +411,7 @@ def test_the_bytes_of_a_tokenizer_file_s_tokens_are_those_of_the_text_wherever_i
 
 
 @needs_tokenizers
-def test_marks_of_a_tokenizer_file_are_no_text_and_its_other_added_tokens_are(trained):
+def test_special_tokens_of_a_tokenizer_file_have_no_bytes_and_its_other_added_tokens_do(trained):
     tokenizer = FileTokenizer(trained.to_str())
     tokens = tokenizer.encode("the<|padding|>    <|endoftext|>")
     assert len(tokens) == 4
@@ -427,7 +421,7 @@ def test_marks_of_a_tokenizer_file_are_no_text_and_its_other_added_tokens_are(tr
 
 @needs_tokenizers
 @pytest.mark.parametrize("kind", ["WordPiece", "Metaspace", None])
-def test_a_tokenizer_file_whose_tokens_do_not_spell_bytes_is_refused(trained, kind):
+def test_a_tokenizer_file_that_is_not_byte_level_is_refused(trained, kind):
     from tokenizers import decoders
 
     content = json.loads(trained.to_str())
@@ -443,7 +437,7 @@ def test_a_tokenizer_file_whose_tokens_do_not_spell_bytes_is_refused(trained, ki
 
 
 @needs_tokenizers
-def test_a_tokenizer_file_plugs_in_and_travels_as_a_dictionary(trained, tmp_path):
+def test_a_tokenizer_file_can_be_opened_and_stored_as_a_dictionary(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"))
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
     again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))

@@ -58,7 +58,7 @@ def run(trained, tmp_path, monkeypatch):
     shutil.copy(trained / "poem.txt", "poem.txt")
 
 
-def test_the_same_model_generates_the_same_text_and_enough_of_it(run):
+def test_self_generated_text_is_reproducible_and_at_least_as_long_as_requested(run):
     loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
     texts = []
     for out in ("a", "a", "b"):
@@ -115,7 +115,7 @@ def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_res
     assert generation.statistics.tokens_per_step > 1.5
 
 
-def test_self_generated_text_needs_a_run_that_generates_it_and_a_positive_number(run, capsys):
+def test_self_generated_text_without_a_source_run_or_tokens_is_refused(run, capsys):
     assert (
         main(["train", *SMALL, "--corpus", "poem.txt", "--self-generated", "100", "--out", "new"])
         == 2

@@ -72,7 +72,7 @@ def model_checkpoint(recipe: Recipe, **changes: object) -> Checkpoint:
     st.integers(0, 10**15),
     packed,
 )
-def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step, packed):
+def test_a_checkpoint_is_read_byte_for_byte_as_it_was_written(tmp_path, parameters, step, packed):
     written = Checkpoint(
         preset("tiny"),
         parameters,
@@ -92,7 +92,7 @@ def test_what_is_written_is_read_again_byte_for_byte(tmp_path, parameters, step,
 
 @one_folder
 @given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), any_array, max_size=5))
-def test_the_file_is_one_that_the_safetensors_library_reads(tmp_path, parameters):
+def test_the_safetensors_library_reads_the_file_of_a_checkpoint(tmp_path, parameters):
     checkpoint.write(tmp_path, Checkpoint(preset("tiny"), parameters))
     assert same(
         load_file(tmp_path / FILE_NAME),
@@ -100,7 +100,7 @@ def test_the_file_is_one_that_the_safetensors_library_reads(tmp_path, parameters
     )
 
 
-def test_every_array_lies_in_the_file_at_a_multiple_of_its_own_size(tmp_path):
+def test_each_array_begins_in_the_file_at_a_multiple_of_its_item_size(tmp_path):
     parameters = {
         "a": np.ones(3, np.uint8),
         "b": np.ones(3, np.float64),
@@ -114,7 +114,7 @@ def test_every_array_lies_in_the_file_at_a_multiple_of_its_own_size(tmp_path):
         assert (8 + length + header[f"model.{name}"]["data_offsets"][0]) % array.itemsize == 0
 
 
-def test_an_array_that_is_a_view_is_stored_as_what_it_shows(tmp_path):
+def test_a_view_is_stored_with_the_elements_of_the_view_only(tmp_path):
     whole = np.arange(24, dtype=np.float32).reshape(4, 6)
     views = {"transposed": whole.T, "strided": whole[::2, 1::2]}
     checkpoint.write(tmp_path, Checkpoint(preset("tiny"), views))
@@ -122,7 +122,7 @@ def test_an_array_that_is_a_view_is_stored_as_what_it_shows(tmp_path):
     assert all(np.array_equal(read[name], view) for name, view in views.items())
 
 
-def test_the_settings_stand_beside_the_checkpoint_for_people(tmp_path):
+def test_the_recipe_and_the_step_are_also_written_as_readable_json(tmp_path):
     checkpoint.write(tmp_path, small())
     readable = json.loads((tmp_path / "recipe.json").read_text())
     assert readable["recipe"] == preset("tiny").to_dict()
@@ -139,7 +139,7 @@ def one_file(tmp_path_factory, request):
 
 
 @given(st.data())
-def test_a_truncated_checkpoint_is_an_error_wherever_it_was_cut(one_file, data):
+def test_a_checkpoint_truncated_at_any_position_is_an_error(one_file, data):
     folder, content = one_file
     (folder / FILE_NAME).write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     with pytest.raises(UserError, match="is damaged|not a checkpoint of minimtp"):
@@ -147,7 +147,7 @@ def test_a_truncated_checkpoint_is_an_error_wherever_it_was_cut(one_file, data):
 
 
 @given(st.data())
-def test_a_damaged_byte_is_found_wherever_it_is(one_file, data):
+def test_a_damaged_byte_is_detected_at_any_position(one_file, data):
     folder, content = one_file
     place, flipped = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 255))
     damaged = bytearray(content)
@@ -163,7 +163,7 @@ def test_a_damaged_byte_is_found_wherever_it_is(one_file, data):
     assert same(read.parameters, small().parameters) and same(read.optimizer, small().optimizer)
 
 
-def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it_changes_no_file(
+def test_a_packed_model_is_mapped_from_its_file_and_writing_to_its_arrays_does_not_change_the_file(
     tmp_path,
 ):
     recipe, spec = preset("tiny"), QuantizationSpec()
@@ -187,7 +187,7 @@ def test_a_packed_model_is_mapped_from_its_file_without_a_copy_and_writing_to_it
 
 
 @pytest.mark.parametrize("scales", ["grid", "learned"])
-def test_a_model_that_is_loaded_does_not_depend_on_what_the_memory_held_before(
+def test_a_loaded_model_does_not_depend_on_the_previous_contents_of_its_memory(
     tmp_path, monkeypatch, scales
 ):
     recipe = dataclasses.replace(preset("tiny"), quantization="qat", weight_scales=scales)
@@ -207,7 +207,7 @@ def test_a_folder_that_is_missing_or_has_no_checkpoint_is_an_error(tmp_path):
         checkpoint.read(tmp_path)
 
 
-def test_another_programs_safetensors_file_is_an_error(tmp_path):
+def test_a_safetensors_file_of_another_program_is_an_error(tmp_path):
     checkpoint.write_safetensors(tmp_path / FILE_NAME, {"x": np.ones(3)}, {"format": "pt"})
     with pytest.raises(UserError, match="not a checkpoint of minimtp"):
         checkpoint.read(tmp_path)
@@ -223,7 +223,7 @@ def test_another_format_version_is_an_error_that_names_both(tmp_path, monkeypatc
         checkpoint.read(tmp_path)
 
 
-def test_a_setting_that_this_version_does_not_know_is_an_error(tmp_path, monkeypatch):
+def test_a_setting_unknown_to_this_version_is_an_error(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Recipe, "to_dict", lambda recipe: {"hidden_size": 32, "dropout": 0.1})
         checkpoint.write(tmp_path, small())
@@ -246,7 +246,7 @@ def test_a_setting_that_this_version_does_not_know_is_an_error(tmp_path, monkeyp
     ],
     ids=["missing", "unexpected", "misshapen"],
 )
-def test_arrays_that_do_not_fit_the_recipe_are_an_error_that_names_them(tmp_path, spoil, words):
+def test_arrays_that_do_not_match_the_recipe_are_an_error_that_names_them(tmp_path, spoil, words):
     written = model_checkpoint(preset("tiny"))
     spoil(written.parameters)
     checkpoint.write(tmp_path, written)
@@ -269,7 +269,7 @@ def test_a_loaded_model_has_the_saved_parameters(tmp_path, changes):
     assert run.tokenizer.decode(run.tokenizer.encode("text")) == "text"
 
 
-def test_a_run_is_loaded_rounded_only_if_rounding_had_begun(tmp_path):
+def test_a_run_is_loaded_fake_quantized_only_if_its_quantization_had_begun(tmp_path):
     recipe = preset("tiny", quantization="qat", quantize_from=0.5)
     for step, begun in ((32, False), (33, True)):
         checkpoint.write(tmp_path, model_checkpoint(recipe, step=step))
@@ -292,7 +292,7 @@ def test_a_packed_model_is_stored_as_its_blocks(tmp_path):
     assert run.packed == spec
 
 
-def test_starting_points_give_the_trunk_to_any_heads_and_heads_to_their_own_kind():
+def test_a_starting_point_copies_its_trunk_always_and_its_heads_only_to_heads_of_the_same_kind():
     def names(source, target):
         return transplant(model_checkpoint(source).parameters, source, target).keys()
 
@@ -310,7 +310,7 @@ def test_starting_points_give_the_trunk_to_any_heads_and_heads_to_their_own_kind
         names(plain, preset("tiny", num_layers=2))
 
 
-def test_filling_a_model_leaves_the_stored_arrays_alone():
+def test_changing_a_filled_model_does_not_change_the_stored_arrays():
     recipe = preset("tiny")
     arrays = model_checkpoint(recipe).parameters
     model = build_model(recipe, np.random.default_rng(2))
@@ -320,7 +320,7 @@ def test_filling_a_model_leaves_the_stored_arrays_alone():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits on file size are a POSIX matter")
-def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
+def test_if_the_disk_is_full_the_previous_checkpoint_stays_intact(tmp_path):
     import resource
 
     checkpoint.write(tmp_path, small(step=1))
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_intact(tmp_path):
     "error",
     [OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "denied")],
 )
-def test_a_failure_at_any_moment_of_writing_leaves_the_previous_checkpoint_intact(
+def test_if_writing_fails_at_any_moment_the_previous_checkpoint_stays_intact(
     tmp_path, monkeypatch, call, error
 ):
     checkpoint.write(tmp_path, small(step=1))
@@ -361,13 +361,13 @@ def test_a_failure_at_any_moment_of_writing_leaves_the_previous_checkpoint_intac
     assert checkpoint.read(tmp_path).step == 3
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="the folder .* cannot be made"):
         checkpoint.write(tmp_path / "file" / "run", small())
 
 
-def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
+def test_if_the_process_is_killed_while_writing_the_checkpoint_is_complete(tmp_path):
     """The writer replaces the checkpoint as fast as it can, and is killed at three arbitrary moments."""
     code = """
 import sys

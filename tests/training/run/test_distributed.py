@@ -120,7 +120,7 @@ def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_
 
 
 @needs_mpi
-def test_a_failure_in_a_second_run_ends_all_processes(tmp_path):
+def test_a_failure_in_the_second_run_of_a_program_ends_all_processes(tmp_path):
     code = (
         "import sys; from minimtp.cli import main; from minimtp.training.run import mpirun, train\n"
         "assert main(sys.argv[1:] + ['--out', 'first']) == 0\n"
@@ -214,7 +214,7 @@ def _descendants(pid):
 
 
 @needs_mpi
-def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
+def test_a_run_stopped_at_a_step_is_resumed_with_the_same_number_of_processes(tmp_path):
     result = run(tmp_path / "run", "--stop-at-step", "5")
     assert (
         f"saved at step 5; resume with: mpirun -n 2 minimtp train --out {tmp_path / 'run'} --resume"
@@ -223,7 +223,7 @@ def test_a_run_that_stops_at_a_step_is_resumed_in_as_many_processes(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
-def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, size, start):
+def test_an_interrupted_run_is_resumed_with_the_same_number_of_processes(monkeypatch, size, start):
     team = distributed.SingleProcess()
     team.size = size
     monkeypatch.setattr(mpirun, "_joined", team)
@@ -232,7 +232,7 @@ def test_a_run_that_is_interrupted_is_resumed_in_as_many_processes(monkeypatch, 
     )
 
 
-def test_mpirun_without_mpi4py_says_what_to_install(monkeypatch):
+def test_under_mpirun_without_mpi4py_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_mpirun_without_mpi4py_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     "started", [("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
 )
-def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_the_first(
+def test_under_mpirun_a_command_for_one_process_is_refused_once_in_one_sentence(
     monkeypatch, capsys, started
 ):
     for name in (*mpirun.SIZE_VARIABLES, *mpirun.RANK_VARIABLES):
@@ -264,7 +264,7 @@ def test_a_command_for_one_process_is_refused_under_mpirun_in_one_sentence_of_th
     assert main(["doctor"]) == 0
 
 
-def test_a_process_started_without_mpirun_is_a_team_of_one(monkeypatch):
+def test_without_mpirun_there_is_one_process(monkeypatch):
     for name in mpirun.SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     team = mpirun.join()

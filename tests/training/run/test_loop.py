@@ -60,7 +60,7 @@ def test_a_checkpoint_stores_the_last_evaluation_and_its_step(tmp_path, corpus, 
 @pytest.mark.parametrize(
     ("every", "reached"), [(5, 5), (0, 12)], ids=["while it trains", "at its end"]
 )
-def test_a_run_that_is_killed_during_an_evaluation_loses_no_step(
+def test_a_run_killed_during_an_evaluation_resumes_without_losing_a_step(
     tmp_path, corpus, monkeypatch, every, reached
 ):
     recipe = recipe_of(checkpoint_every=every)

@@ -16,7 +16,7 @@ from tests.training.helpers import quiet, recipe_of
 @pytest.mark.parametrize(
     "changes", [{}, {"heads": "parallel", "draft_depth": 2, "curriculum": "forward"}], ids=str
 )
-def test_the_loss_curve_is_drawn_beside_the_log(tmp_path, corpus, changes):
+def test_the_loss_curve_is_saved_in_the_folder_of_the_log(tmp_path, corpus, changes):
     train(recipe_of(**changes), corpus, tmp_path, report=quiet)
     assert (tmp_path / plot.FILE_NAME).read_bytes().startswith(b"\x89PNG")
 

@@ -76,7 +76,9 @@ def test_a_run_that_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_student_follows_its_teacher_and_loads_it_again_when_resumed(tmp_path, corpus):
+def test_a_distilled_student_learns_from_its_teacher_and_loads_it_again_when_resumed(
+    tmp_path, corpus
+):
     train(recipe_of(steps=60), corpus, tmp_path / "teacher", threads=1, report=quiet)
     student, options = (
         recipe_of(seed=1, distill_weight=1.0),
