@@ -63,7 +63,7 @@ def test_rounding_to_float16_has_the_bits_of_numpy():
 
 @needs_numba
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
-def test_the_maximum_of_a_row_is_found_for_any_finite_floats(values):
+def test_the_maximum_of_a_row_without_nan_is_found(values):
     from minimtp.kernels.cpu import math as cpu_math
 
     row = np.array(values, np.float32)
