@@ -39,7 +39,7 @@ if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):
     unset = [variable for variable in BLAS_THREAD_VARIABLES if not os.environ.get(variable)]
     os.environ.update(dict.fromkeys(unset, "1"))
 
-import numpy  # noqa: E402  (the thread variables have to be in place first)
+import numpy  # noqa: E402  (the thread variables must be set first)
 
 __all__ = [
     "Array", "CACHE_LINE", "Device", "aligned_zeros", "array_module", "blas_threads",
@@ -76,8 +76,8 @@ def is_array(value: object) -> bool:
 def choose_device(requested: str = "auto") -> Device:
     """Return the device for "auto", "cpu" or "cuda".
 
-    A GPU is usable if arrays can be allocated and computed on it. That `import cupy` succeeds is
-    not enough.
+    A GPU is usable if arrays can be allocated and computed on it. A successful `import cupy` is not
+    enough.
 
     Raises UserError for an unknown name, and for "cuda" if no GPU is usable (with the reason).
     """
@@ -143,7 +143,7 @@ def blas_threads() -> tuple[str, str]:
     """Return the environment variable that sets the number of BLAS threads, and its value: ("", "")
     if none does.
 
-    Of several variables, the first in BLAS's own order counts.
+    If several are set, the one that BLAS prefers counts.
     """
     return next(
         ((name, os.environ[name]) for name in BLAS_THREAD_VARIABLES if os.environ.get(name)),
@@ -174,8 +174,8 @@ def to_device(array: Array, device: Device) -> Array:
 
 
 def can_compile_cuda(xp: ModuleType) -> bool:
-    """Whether the array library compiles CUDA sources. CuPy does. NumPy and stand-ins for CuPy do
-    not.
+    """Return whether the array library compiles CUDA sources. CuPy does. NumPy and stand-ins for
+    CuPy do not.
     """
     return hasattr(xp, "RawModule")
 
@@ -190,8 +190,8 @@ def gpu_name() -> str:
 def _limit_gpu_pool(cupy: ModuleType) -> None:
     """Limit the size of CuPy's memory pool, unless the user has set CUPY_GPU_MEMORY_LIMIT.
 
-    At its limit the pool frees unused blocks before it allocates new ones. Without one, blocks of
-    sizes that are no longer used add up in a long run.
+    At its limit the pool frees unused blocks before it allocates new ones. Without a limit, blocks
+    of sizes that are no longer used accumulate in a long run.
     """
     pool = cupy.get_default_memory_pool()
     if pool.get_limit() == 0:
@@ -220,9 +220,9 @@ def keep_freed_memory() -> bool:
     Every training step allocates the same arrays. glibc returns large arrays to the system when
     they are freed, and the system clears each page before it hands it out again. With preset
     `laptop` this causes 12,000 page faults per step and takes a twentieth of the time (a fifth with
-    plain kernels). With freed memory kept, a step reuses the addresses of the last one. All threads
-    share one heap, because glibc returns an empty heap whatever the settings. The process never
-    shrinks after this call.
+    plain kernels). If the process keeps freed memory, a step reuses the addresses of the previous
+    step. All threads share one heap, because glibc returns an empty heap whatever the settings. The
+    process never shrinks after this call.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,9 +1,9 @@
 """Paths and files, handled in one way on every system: every failure is a UserError of one
 sentence.
 
-A file is replaced *atomically*. The new content is written beside the old file, flushed to the
-disk, and renamed over it; then the folder is flushed. Whatever happens in between (a kill, a full
-disk, a power cut), the path holds the whole old file or the whole new one.
+A file is replaced *atomically*. The new content is written to a file next to the old one, flushed
+to the disk, and renamed to the old name. Then the folder is flushed. Whatever happens in between (a
+kill, a full disk, a power cut), the path holds the whole old file or the whole new one.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from stat import S_ISDIR, S_ISREG
 
 from minimtp.errors import UserError
 
-PARTIAL = ".partial"  # what is appended to the name of a file that is still being written
+PARTIAL = ".partial"  # suffix of a file that is still being written
 
 
 def kind_at(path: str | Path) -> str:
@@ -48,7 +48,9 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str, shared: bool = False) -> None:
-    """Replace a small text file atomically. `shared` and the errors are those of `atomic_write`."""
+    """Replace a small text file atomically. `shared` and the errors are the same as for
+    `atomic_write`.
+    """
     with atomic_write(path, shared) as partial:
         partial.write_bytes(text.encode("utf-8"))
 
@@ -57,8 +59,8 @@ def write_text(path: Path, text: str, shared: bool = False) -> None:
 def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     """Give the block a path to write to, and move that file to `path` when the block ends.
 
-    The partial file lies beside `path`. It is deleted if the block raises. A kill leaves it behind,
-    and the next write replaces it.
+    The partial file is in the folder of `path`. It is deleted if the block raises. A kill leaves it
+    behind, and the next write replaces it.
     shared: other processes may write the same path at the same time, so each has its own partial
     file.
 

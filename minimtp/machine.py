@@ -1,5 +1,5 @@
-"""The machine: its processor, its cores, other work on it, its peak speed, and the versions of what
-runs on it.
+"""The machine: its processor, its cores, other work on it, its peak speed, and the versions of the
+software.
 """
 
 import os

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
                 errors="replace"
-            )  # a model may generate what the terminal cannot show
+            )  # a model may generate characters that the terminal cannot show
     try:
         return _run(arguments)
     except UserError as error:

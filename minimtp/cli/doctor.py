@@ -1,4 +1,4 @@
-"""`minimtp doctor`: what minimtp would use on this machine, and why."""
+"""`minimtp doctor`: show what minimtp would use on this machine, and why."""
 
 import argparse
 import platform

@@ -127,8 +127,8 @@ def _generate_one(
 def _generate_batch(
     decoder: "Decoder", prompts: list[str | bytes], loaded: "LoadedRun", settings: dict[str, object]
 ) -> None:
-    """Print each text, with its number, as soon as it and those before it are complete; then the
-    speed of all.
+    """Print each text with its number as soon as it and all texts before it are complete. Then
+    print the speed of all.
     """
     batch = decoder.generate_batch(prompts, **settings)
     shown = _printable()
@@ -161,8 +161,8 @@ def _batch_speed(batch: "Batch") -> str:
 
 
 def _printable() -> Callable[[str], str]:
-    """Return the function that makes text safe to print: a terminal obeys control characters, a
-    file stores them.
+    """Return the function that makes text safe to print. Control characters are escaped on a
+    terminal, which would obey them, and kept in a file.
     """
     from minimtp.decode.display.terminal import visible
 

@@ -1,4 +1,4 @@
-"""The options of `minimtp generate`: what is generated, and how it is drafted."""
+"""The options of `minimtp generate`: prompts, sampling and drafting."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What is measured of each configuration: quality, size, memory, and decoding speed at two
+"""The measurements of each configuration: quality, size, memory, and decoding speed at two
 temperatures.
 """
 
@@ -37,9 +37,10 @@ GetPart = Callable[[str, Callable[[], Figures]], Figures]  # see ResultCache.get
 class Sizes:
     """How much is measured. Lengths are in tokens.
 
-    prompts of length `prompt` are continued by at most `max_new_tokens`, `repeats` times each. The
-    draft depth and the confidence at which a draft ends are chosen among `depths` and `confidences`
-    on `trials` prompts of training text."""
+    prompts of length `prompt` are continued by at most `max_new_tokens` tokens, `repeats` times
+    each. The draft depth and the confidence at which a draft ends are chosen among `depths` and
+    `confidences` on `trials` prompts of training text.
+    """
 
     prompts: int = 48
     prompt: int = 32
@@ -61,8 +62,8 @@ SIZES = {  # by preset
 
 @dataclass(frozen=True)
 class Prompts:
-    """Held-out prompts to measure on, and prompts of training text to choose the drafting with;
-    each (T,) int64.
+    """Held-out prompts for the measurement, and prompts of training text for the choice of the
+    draft depth; each (T,) int64.
     """
 
     held_out: list[np.ndarray]

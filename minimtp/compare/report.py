@@ -54,7 +54,7 @@ def table(
 
 
 def memory(configurations: Sequence[Figures]) -> str:
-    """Describe the peak memory relative to what decoding cannot do without."""
+    """Describe the peak memory relative to the minimum that decoding needs."""
     ratios = [
         c["peak_memory_bytes"] / (c["weight_bytes"] + c["cache_bytes"]) for c in configurations
     ]

@@ -30,9 +30,7 @@ class ResultCache:
             pass  # no usable file, so measure again
 
     def get(self, part: str, measure: Callable[[], Figures]) -> Figures:
-        """Return the results of `part`: stored ones, or those of calling `measure`, which are then
-        stored.
-        """
+        """Return the results of `part`. If none are stored, call `measure` and store them."""
         if part not in self._content["parts"]:
             self._content["parts"][part] = without_nan(measure())
             self._write()

@@ -36,14 +36,14 @@ MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to pr
 
 
 class Disagreement(MeasurementFailed):
-    """Speculative decoding did not give the text of plain decoding. The message lists every
+    """Speculative decoding did not generate the text of plain decoding. The message lists every
     difference.
     """
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is compared, and with which device and threads."""
+    """The configurations to compare, the device and the threads."""
 
     preset: str
     recipe: Recipe  # of the standard configuration
@@ -58,12 +58,12 @@ class Job:
 
     @property
     def kernels(self) -> tuple[str, str]:
-        """The kernels that run, and why."""
+        """Return the kernels that run, and why."""
         return kernels.describe(self.device.name)
 
     @property
     def setting(self) -> Figures:
-        """Everything that the results depend on, as JSON values."""
+        """Return everything that the results depend on, as JSON values."""
         return as_json(
             {
                 "preset": self.preset,
@@ -115,7 +115,7 @@ def compare(
 
 
 def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Figures:
-    """Train and measure what `out` does not hold yet."""
+    """Run the training and the measurements whose results are not yet in `out`."""
     load_before = machine.load()
     machine.warn_if_busy(load_before, report)
     report(f"corpus    {job.corpus.describe()}")

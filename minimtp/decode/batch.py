@@ -4,12 +4,12 @@ Every row has its own cache, drafter, draft length, end and random numbers (`row
 alternate, one round each. So row r of a batch is, token for token, the text that `start_generation`
 gives with the seed `row_seed(seed, r)`, whatever the other rows are.
 
-What this gives up: a forward pass covers the tokens of one row, so the weights are read once per
-row and not once for all rows. That costs little if the processor's cache holds the weights, or if
+The disadvantage: a forward pass covers the tokens of one row, so the weights are read once per row
+and not once for all rows. This costs little time if the processor's cache holds the weights, or if
 drafts are long. With a large model on a GPU, where one pass over all rows would take hardly longer
 than one over a single row, the whole batch takes as long as its rows one after another. In return
-there is no padding, no row waits for the longest one, and exactness needs no new proof: each row
-is the ordinary decoding loop.
+there is no padding, no row waits for the longest one, and exactness needs no new proof: each row is
+the ordinary decoding loop.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ class Batch:
         return next(self._stream)
 
     def rounds(self) -> Iterator[tuple[int, Round]]:
-        """Return the remaining (row, round): one round per unfinished row, in turn."""
+        """Return the iterator over the remaining (row, round). Unfinished rows alternate."""
         return self._rounds
 
     def _run(self) -> Iterator[tuple[int, Round]]:

@@ -2,8 +2,8 @@
 
 A token's keys and values depend only on it and on the tokens before it, so decoding computes them
 once and stores them. The memory for the whole context is allocated once. Appending writes into it,
-reading returns views, and dropping tokens only lowers the length. That makes it free to roll back a
-rejected draft:
+and reading returns views. Dropping tokens only lowers the length, so rolling back a rejected draft
+takes no time:
 
     invariant: m committed tokens  <=>  m - 1 rows, those of tokens 0 .. m-2
 
@@ -14,8 +14,8 @@ stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute pos
 ever rotated again.
 
 `write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the
-views of `layer`, write the rows of a pass themselves in the same call that attends to them, and
-`extend` then counts the rows.
+views of `layer`. They write the rows of a pass and attend to them in the same call. Then `extend`
+counts the rows.
 
 A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until
 a path is accepted. The rows of that path are then appended.
@@ -80,8 +80,8 @@ class KeyValueCache:
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Write (T, G, C) keys and values after the committed rows and return the views of `layer`.
 
-        This does not change `length`. Every layer of a forward pass writes at the same place, then
-        `extend(T)` counts the rows.
+        This does not change `length`. Every layer of a forward pass writes at the same positions.
+        Then `extend(T)` counts the rows.
         Raises ValueError if the rows do not fit.
         """
         start, stop = self.length, self.length + keys.shape[0]

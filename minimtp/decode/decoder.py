@@ -31,14 +31,14 @@ from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
 
-CONFIDENCE = 0.05  # a chain ends where its drafts are less likely than this, all together
+CONFIDENCE = 0.05  # a chain ends when the product of its probabilities is below this
 
 
 @dataclass(frozen=True)
 class DraftConfig:
     """How tokens are drafted and verified. This changes the speed, and never the distribution.
 
-    drafter: what drafts, one of
+    drafter: one of
 
         a name         "heads" (the model's own prediction heads), "ngram" or "none"
         a LoadedModel  another, usually smaller model with the same tokenizer
@@ -103,8 +103,8 @@ def generate(
 class Decoder:
     """A loaded model that is ready to generate.
 
-    The weights are laid out for the kernels once. What the decoder learns about draft lengths
-    serves all texts. Raises UserError if `draft` does not fit the model.
+    The weights are laid out for the kernels once. All texts share what the decoder learns about
+    draft lengths. Raises UserError if `draft` does not fit the model.
     """
 
     def __init__(self, loaded: LoadedModel, draft: DraftConfig = DEFAULT_DRAFT) -> None:
@@ -198,7 +198,7 @@ class Decoder:
         return options
 
     def _warm_up(self, options: dict[str, object]) -> None:
-        """Generate a few tokens that nobody sees: enough for a draft, with no stop before it.
+        """Generate a few tokens and discard them: enough for one draft, without stop conditions.
 
         A user's function is not called for them, because it may remember what it was called with.
         """
@@ -226,7 +226,7 @@ def deploy(
 
 
 def _cost_identity(loaded: LoadedModel, target: ModelRunner) -> dict[str, object]:
-    """Return everything that the time of a forward pass depends on, as far as it has a name."""
+    """Return the named properties on which the time of a forward pass depends."""
     norm: Array = target.final_norm
     device = "cpu" if array_module(norm) is np else "cuda"
     sources = sorted(Path(kernels.__file__).parent.rglob("*.py"))

@@ -1,7 +1,7 @@
 """One running generation: rounds (round.py) until the text ends.
 
-The round does the decoding. This file does what surrounds it: it asks the policy how far to draft,
-measures time, and ends the text. Plain decoding is the same loop with a policy that never drafts.
+The round does the decoding. This file asks the policy how far to draft, measures time, and ends the
+text. Plain decoding is the same loop with a policy that never drafts.
 
 A text ends for one of three reasons, in this order of precedence:
 
@@ -39,8 +39,8 @@ class Limits:
 
 
 class Generation:
-    """A text that is being generated: iterate over it for its tokens, or over `rounds()` to see
-    how they came about.
+    """A text that is being generated: iterate over it for its tokens, or over `rounds()` to see how
+    they were generated.
 
     Both iterators advance the same text, and each forward pass runs only when its tokens are
     requested. `tokens` are all committed tokens, including the prompt. `reason` is None until the

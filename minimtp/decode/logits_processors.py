@@ -63,9 +63,10 @@ class RepetitionPenalty:
 
 
 class ProcessedRule:
-    """A verification rule on processed logits. It follows the text from what it verifies.
+    """A verification rule on processed logits. It keeps track of the text by the drafts that it
+    verifies.
 
-    prompt: (P,) integers. max_length: of the whole text, including prompt and drafts.
+    prompt: (P,) integers. max_length: length of the whole text, including prompt and drafts.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class ProcessedRule:
         return path, token
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> None:
-        """Each draft's logits are processed with the drafts before it, so `sample` has to be
+        """Return None: the logits of a draft depend on the drafts before it, so `sample` has to be
         called.
         """
         return None

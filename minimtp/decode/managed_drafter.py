@@ -1,13 +1,12 @@
-"""What a generation adds to a drafter: checks, stops, pauses and timing.
-
-The round (round.py) sees none of it.
+"""The additions of a generation to a drafter: checks, stops, pauses and timing. They are not
+visible to the round (round.py).
 
 * A drafter's answer is checked before it is verified, so a faulty drafter is an error and never a
   wrong text.
 * Nothing is drafted after a stop token, or after the token that completes a stop string.
 * In a round that drafts nothing (a pause), the drafter does not run. Its share of the committed
-  text is saved, and delivered in one piece when it is next asked for a draft. So a pause costs
-  what plain decoding costs.
+  text is saved, and delivered in one piece when it is next asked for a draft. So a pause takes as
+  long as plain decoding.
 * `seconds` adds up the time spent in the drafter.
 """
 

@@ -1,4 +1,4 @@
-"""The trunk as decoding needs it: raw arrays, a KV cache, and a few tokens at a time.
+"""The trunk in the form that decoding needs: raw arrays, a KV cache, and a few tokens at a time.
 
 Training sees whole sequences and records a graph. Decoding sees one to sixteen new tokens, and
 every Python call takes longer than its arithmetic. So the same function is written here once more
@@ -9,12 +9,12 @@ model.
 Verifying K drafts is one `forward` of K + 1 tokens. With the compiled kernels, the bits of a row do
 not depend on the number of rows, so verification and plain decoding agree exactly. (On a GPU this
 holds for up to 64 tokens per pass and for float matrices whose sizes are multiples of 4. Otherwise
-cuBLAS decides about the last bits.)
+the last bits depend on cuBLAS.)
 
 Some models round in a way that no compiled kernel implements: inputs with one scale per token,
 grids without kernels, quantized KV caches. Plain matmuls compute those. Their bits depend on the
 number of rows, and the last bit can move a number to the next code. So such a model processes its
-tokens one by one. That is slow, but verification again sees the numbers of plain decoding.
+tokens one by one. That is slow, but verification then computes the same numbers as plain decoding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,15 +33,15 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, PreparedMatrix, weight_bytes
 from minimtp.model.transformer import Attention, Block, Transformer
 
-MAX_ROWS = (
-    16  # of a prompt per pass on the CPU: as many as a verification has, so buffers stay small
-)
+# Tokens of a prompt per forward pass on the CPU. No more than in a verification, so that buffers
+# stay small.
+MAX_ROWS = 16
 
 
 class ForwardOutput(NamedTuple):
     """The result of a forward pass over T tokens."""
 
-    logits: Array  # (T, V), of the token after each
+    logits: Array  # (T, V): row t predicts the token after token t
     hidden: Array  # (T, D), the trunk's state after its final norm, for the drafters
 
 
@@ -73,7 +73,7 @@ class ModelRunner:
         self._embedding = trunk.embedding
         self.table = self._prepare_table(tied=trunk.output is None)
         self._trunk = self._prepare_trunk(trunk)
-        self._graphs = self._trunk.graphs  # recorded passes, on a GPU with its kernels; else None
+        self._graphs = self._trunk.graphs  # recorded passes on a GPU with its kernels, else None
         rotary = trunk.blocks[0].attention.rotary
         self.cosine, self.sine = rotary.tables(self.context_length, self.final_norm)  # (S, C/2)
         self.cache = KeyValueCache(
@@ -111,7 +111,7 @@ class ModelRunner:
         """Process a draft tree, T tokens and their depths in depth-first order. The cache does not
         change until `keep`.
 
-        The bits of a row are those of the chain from the root to it. Raises ValueError if the tree
+        A row has the same bits as in the chain from the root to it. Raises ValueError if the tree
         does not fit the context.
         """
         xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length

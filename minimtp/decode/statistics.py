@@ -52,7 +52,7 @@ class Statistics:
         return replace(self, **{name: getattr(self, name).copy() for name in COUNTS})
 
     def since(self, earlier: "Statistics") -> "Statistics":
-        """Return what was added after `earlier`, a copy made before."""
+        """Return the counts and times added since `earlier`, a copy made before."""
         counts = {
             name: [new - old for new, old in zip(mine, theirs, strict=True)]
             for name, mine, theirs in (

@@ -4,8 +4,8 @@ A stop string may begin in one token and end in another, or lie in the middle of
 with the first token that completes the string. That token is kept whole, and so is a stop token.
 The prompt does not count.
 
-The same question is asked about drafts, which are not committed yet, and about committed tokens.
-So `find` looks without remembering, and `extend` remembers.
+The same question is asked about drafts, which are not committed yet, and about committed tokens. So
+`find` does not change the state, and `extend` does.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,8 +39,8 @@ class Stop:
         self._recent: list[int] = []  # the last tokens, in which a stop string may have begun
 
     def find(self, tokens: Sequence[int]) -> int | None:
-        """Return how many of `tokens` the text would keep, up to the one that ends it; None if
-        none of them does.
+        """Return how many of `tokens` belong to the text, up to the one that ends it; None if none
+        ends it.
         """
         if self._strings:
             return self._find_string(tokens)

@@ -20,8 +20,8 @@ class Target(Protocol):
     """The model whose output is wanted, with the cache of one sequence. `ModelRunner` makes one
     from a model.
 
-    A target must not keep arrays it is given (the caller reuses them), nor reuse the arrays it
-    returns.
+    A target must not keep the arrays that it receives, because the caller reuses them, and must not
+    reuse the arrays that it returns.
     """
 
     vocabulary_size: int

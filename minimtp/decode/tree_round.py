@@ -1,6 +1,6 @@
 """A round whose drafts are a tree: draft, verify, truncate, commit, as in round.py.
 
-One forward pass verifies all nodes (rules/tree.py says how a tree is laid out). The rule accepts
+One forward pass verifies all nodes (rules/tree.py describes the layout of a tree). The rule accepts
 a path from the root, and the target keeps the rows of that path only. From there on the state is
 the same as if the path had been drafted as a chain.
 """

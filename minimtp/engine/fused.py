@@ -1,5 +1,5 @@
-"""The operations that take most of a language model's time, each one step of the graph instead of
-ten.
+"""The operations that take most of a language model's time. Each is one node of the graph instead
+of about ten.
 
 They call `minimtp.kernels`, which has plain and compiled versions of the same computation. To save
 memory, each operation stores its inputs and small statistics for the backward pass rather than

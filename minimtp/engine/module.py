@@ -103,8 +103,8 @@ def replicate(module: Module) -> Module:
 def _replaced(
     name: str, module: Module, visit: Visit, decided: dict[int, tuple[Module, Module]]
 ) -> Module:
-    """decided: by the id of each module the original and its replacement. The original is kept so
-    that no new object gets its id.
+    """decided: maps the id of each module to the original and its replacement. The original is kept
+    so that no new object gets its id.
     """
     if id(module) in decided:
         return decided[id(module)][1]

@@ -1,5 +1,5 @@
-"""The precision of a training step's matrix products: float32, or fewer bits, which a GPU
-multiplies much faster.
+"""The precision of the matrix products in a training step: float32, or fewer bits, with which a GPU
+is much faster.
 
     float32     24 bits, as everywhere else
     tf32        float32 arrays; the GPU's tensor cores use 11 bits of each number
@@ -29,7 +29,7 @@ from minimtp.errors import UserError
 SIXTEEN_BITS = ("bfloat16", "float16")
 FIRST_WITH_TF32 = 80  # compute capability, times ten
 
-_chosen = "float32"  # for the whole process: only GPUs have others, and there one thread trains
+_chosen = "float32"  # for the whole process: only GPUs use others, and on a GPU one thread trains
 
 
 def require(precision: str, device: Device) -> None:
@@ -49,8 +49,8 @@ def require(precision: str, device: Device) -> None:
 
 @contextmanager
 def matmul_precision(precision: str, device: Device) -> Iterator[None]:
-    """Compute the matrix products of float32 arrays inside the block in this precision. Raises
-    UserError as `require`.
+    """Compute the matrix products of float32 arrays inside the block in this precision. Raises what
+    `require` raises.
     """
     global _chosen
     if precision == "float32":

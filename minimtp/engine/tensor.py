@@ -1,9 +1,9 @@
-"""Reverse-mode automatic differentiation on arrays, in one sitting.
+"""Reverse-mode automatic differentiation on arrays.
 
 A `Tensor` is an array that remembers which operation made it. An operation is an object with two
 methods on raw arrays:
 
-    forward(*inputs) -> output              stores on itself what the backward needs
+    forward(*inputs) -> output              stores what the backward needs in `self`
     backward(gradient of output) -> gradients of the inputs
 
 `Tensor.backward()` walks the operations from the result back to the leaves in reverse topological
@@ -13,7 +13,7 @@ chain rule: the gradient of a tensor is the sum of the gradients that its uses s
 Choices:
 * An operation refers to its inputs, and a tensor to the operation that made it. Nothing refers
   forward. Without cycles, reference counting frees a graph the moment its result is dropped.
-* The walk is a loop, not a recursion, so a chain of 5,000 operations is no problem.
+* The walk is a loop, not a recursion, so a chain of 5,000 operations does not overflow the stack.
 * Broadcasting is undone here, once, so that no operation has to handle it.
 * The walk releases each operation after use, so memory falls during the backward pass. A second
   `backward()` through the same operations raises an error that says so. Gradients of separate
@@ -187,7 +187,7 @@ def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None
         pending[id(result)] = pending[id(result)] + gradient if id(result) in pending else gradient
     order = _topological_order(results)
     while order:
-        tensor = order.pop()  # only its uses keep a tensor alive, and those are done
+        tensor = order.pop()  # its uses kept the tensor alive, and all of them are processed
         gradient = pending.pop(id(tensor), None)
         if gradient is None:  # no operation that used it sent a gradient
             continue

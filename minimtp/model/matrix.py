@@ -24,8 +24,8 @@ from minimtp.engine.module import Module
 
 
 class PreparedMatrix(Protocol):
-    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has a class of
-    its own for it.
+    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has its own
+    class.
     """
 
     @property

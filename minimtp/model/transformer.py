@@ -31,8 +31,8 @@ from minimtp.model.rotary import Rotary
 class Attention(Module):
     """Grouped-query self-attention: (B, T, D) -> (B, T, D).
 
-    quantize_kv: what a quantized KV cache returns for keys or values (..., C); None if the cache
-    stores floats.
+    quantize_kv: rounds keys or values (..., C) to the numbers that a quantized KV cache returns.
+    None if the cache stores floats.
     """
 
     quantize_kv: Callable[[Array], Array] | None = None

@@ -3,8 +3,8 @@
     a  <-  m a + (1 - m) w        after every step,  m = min(ema_decay, step / (step + 10))
 
 Late in training the weights circle around a minimum, and their average is closer to it than any of
-them (Polyak & Juditsky 1992). In training through rounding, a weight between two levels also
-oscillates between them, and the average settles which one it gets.
+them (Polyak & Juditsky 1992). In training with rounding, a weight between two levels also
+oscillates between them. The average decides which level it gets.
 
 The average is over the full-precision master weights, and is rounded once at the end, because the
 mean of rounded weights lies between levels. In the first steps m is small, so that the average
@@ -21,7 +21,7 @@ class WeightAverage:
     """The moving average of flat parameters.
 
     decay: the recipe's ema_decay. stored: the optimizer arrays of a checkpoint. Those named
-    `average.NAME` are loaded; parameters without one start at their present weights.
+    `average.NAME` are loaded; parameters without one start at their current weights.
     """
 
     def __init__(self, flat: FlatParameters, decay: float, stored: dict[str, Array]) -> None:

@@ -29,8 +29,8 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
 
     rng: None leaves the weights unset, for a model that is loaded.
 
-    The weights of the trunk are drawn before those of the heads, so one seed gives the same trunk
-    with any heads.
+    The weights of the trunk are sampled before the weights of the heads, so one seed gives the same
+    trunk with any heads.
     """
     config = ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
     model: Model = Transformer(config, rng)
@@ -64,7 +64,7 @@ def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
 def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None:
     """Copy the arrays into the parameters of the same names. source: named in errors.
 
-    Raises UserError unless names and shapes are exactly those of the model.
+    Raises UserError unless the model has exactly these names and shapes.
     """
     parameters = dict(model.named_parameters())
     missing = sorted(parameters.keys() - arrays.keys())
@@ -90,8 +90,8 @@ def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None
 def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> Arrays:
     """Return the arrays of a `source` model that a `target` model can load, under its names.
 
-    These are the trunk, and the heads if both models have heads of the same kind. Heads of further
-    depths start fresh.
+    These are the trunk, and the heads if both models have heads of the same kind. Heads of greater
+    depths start with initial weights.
 
     Raises UserError if the trunks differ.
     """

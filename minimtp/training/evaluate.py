@@ -43,7 +43,7 @@ TOKENS_AT_ONCE = 2048  # in a shard: enough to keep matmuls efficient, few enoug
 class Evaluation:
     """The result of an evaluation.
 
-    accuracy: at +1, +2, ... acceptance: at depth 1, 2, ..., None where no draft got there.
+    accuracy: at +1, +2, ... acceptance: at depth 1, 2, ..., None if no draft reached that depth.
     nats: per token, at +1, +2, ... tokens, bytes: how much text was predicted.
     """
 
@@ -136,8 +136,8 @@ def evaluate_model(
 def dead_heads(acceptance: Sequence[float | None]) -> list[str]:
     """Return a warning for each head whose drafts are hardly ever accepted.
 
-    Nothing else reveals such a head: the output stays correct and only gets slower. A head that was
-    rounded too coarsely, or loaded from the wrong place, shows this symptom.
+    There is no other sign of such a head: the output stays correct and only gets slower. A head
+    that was rounded too coarsely, or loaded from the wrong place, shows this symptom.
     """
     return [
         f"warning: head {k} is dead: {share:.1%} of its drafts are accepted, under {DEAD:.0%}; "

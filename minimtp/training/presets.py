@@ -68,7 +68,7 @@ def with_heads(recipe: Recipe) -> Recipe:
     """Return the recipe with prediction heads, as `minimtp compare` trains them.
 
     The heads are detached until the decay. Detached heads do not update the trunk, so up to the
-    decay the trunk is, bit for bit, that of `recipe`.
+    decay the trunk is, bit for bit, the trunk of `recipe`.
     """
     return replace(
         recipe,

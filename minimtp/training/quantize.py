@@ -2,9 +2,9 @@
 
 The result is a new run folder. A model that was trained with quantization is packed on the grids of
 its training, and its outputs do not change. Any other model is rounded after training by one of the
-methods in quant/ptq/methods.py. That costs quality, and is what quantization-aware training is
-compared with. Some methods need text. They get windows spread evenly over the training part of a
-corpus, never the held-out part that the model is evaluated on.
+methods in quant/ptq/methods.py. That lowers the quality. It is the baseline for quantization-aware
+training. Some methods need text. They get windows spread evenly over the training part of a corpus,
+never the held-out part that the model is evaluated on.
 
 **Prediction heads.** The rounding error of a head's weights says little about its drafts: reports
 on 4-bit heads range from no loss to almost no accepted drafts. The head grid "measured" therefore
@@ -55,12 +55,13 @@ def quantize(
 ) -> LoadedRun:
     """Write the packed model to the run folder `out`, and return it loaded.
 
-    grid: of all matrices but the token table and the output, which get q8_0 (or f16 if the grid is
-        f16). Default: q4_0.
+    grid: the grid of all matrices except the token table and the output, which get q8_0 (or f16 if
+    the grid is f16). Default: q4_0.
     method: one of METHODS. Default: rtn, round to nearest.
-    head_grid: of the prediction heads; "measured" tries `grid` first, then q8_0. Default: `grid`.
-    calibration: a Corpus, or the sources for `open_corpus`, for what needs text. Default: the text
-        that the model was trained on.
+    head_grid: the grid of the prediction heads. "measured" tries `grid` first, then q8_0. Default:
+    `grid`.
+    calibration: a Corpus, or the sources for `open_corpus`, for methods that need text. Default:
+    the text that the model was trained on.
     report: receives lines for people: the measured acceptance, and a warning for each dead head.
 
     A model that was trained with quantization is packed as it was trained, so it takes neither
@@ -131,7 +132,9 @@ def calibration_batches(
 
 
 def _spec(run: LoadedRun, grid: str | None, head_grid: str | None) -> QuantizationSpec:
-    """Return the grids to round to: those of the training if there are any, else the requested."""
+    """Return the grids to round to: the grids of the training if it used any, else the requested
+    grids.
+    """
     if run.recipe.quantization != "qat":
         table = {"embedding": F16.name} if grid == F16.name else {}
         return QuantizationSpec(weights=grid or "q4_0", heads=grid or "q4_0", **table)

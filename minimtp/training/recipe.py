@@ -6,8 +6,8 @@ help text. The command line's options are made from the fields. The dictionary t
 returns is printed before a run and stored in the checkpoint. A misspelt key is an error that names
 the closest known key; no setting is ever silently ignored.
 
-What does not change the trained model is not part of the recipe: the path of the text, the run
-folder, the device, the kernels and the number of threads.
+Settings that do not change the trained model are not part of the recipe: the path of the text, the
+run folder, the device, the kernels and the number of threads.
 
 One default depends on another setting: `draft_depth` is 7 with prediction heads and 0 without.
 

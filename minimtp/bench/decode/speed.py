@@ -12,8 +12,8 @@ quantity measured:
     speed-up = tokens per step * c(1) / (mean of c(T) over the steps + drafting seconds per step)
 
 c(T) is the time of a forward pass over T tokens (decode/policy/cost.py). The estimate leaves out
-sampling, verification and bookkeeping. Their cost is the difference from the measured speed-up,
-unless plain decoding spends more time on them per token.
+sampling, verification and bookkeeping. Their time explains the difference from the measured
+speed-up, unless plain decoding spends more time on them per token.
 
 **Equal texts.** At temperature 0, and with shared noise at any temperature, every variant must
 generate the text of plain decoding. Each row counts the texts that are equal.

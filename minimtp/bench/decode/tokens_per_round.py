@@ -2,9 +2,10 @@
 
 Times depend on the machine, but the tokens of a round depend only on the rule and the drafts.
 Nothing is timed here. Each variant generates for `ROUNDS` rounds from many places of a held-out
-text, and their tokens are counted. So few rounds are too short for a model to fall into a loop. All
+text, and their tokens are counted. A model does not fall into a loop within so few rounds. All
 variants start from the same places, because the difference between two variants is less noisy than
-their figures. Each difference is given with its 95 % confidence interval over the places:
+their individual results. Each difference is given with its 95 % confidence interval over the
+places:
 
     over the chain   a tree minus the chain of the same rule. A tree accepts at least as many drafts
                      as the chain of its first children. But a tree with as many drafts as a chain
@@ -15,8 +16,8 @@ their figures. Each difference is given with its 95 % confidence interval over t
                      of plain decoding, which may cost acceptance
 
 A comparison of a tree or of the block rule counts as lost if the interval, widened by half, lies
-below zero. If there is no real difference, that happens by chance once in six hundred comparisons,
-and there are dozens.
+below zero. If there is no real difference, this happens by chance once in six hundred comparisons.
+There are dozens of comparisons.
 """
 
 import statistics

@@ -1,4 +1,5 @@
-"""One model's weights in 32, 8 and 4 bits, decoded plainly and with drafts, next to the baselines.
+"""Decoding one model with weights in 32, 8 and 4 bits, with and without drafts, compared with the
+baselines.
 
 This is a part of `minimtp bench decode`. All variants alternate on the same prompts (code, if it is
 measured). On the CPU each uses one thread. Weights are rounded to nearest here. `minimtp bench

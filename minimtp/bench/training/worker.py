@@ -43,7 +43,7 @@ class Round(NamedTuple):
 class Worker:
     """An implementation in its own process. `about` describes it.
 
-    Raises ImportError if the implementation's library is missing, UserError if it refuses a
+    Raises ImportError if the implementation's library is missing, UserError if it rejects a
     setting.
     """
 

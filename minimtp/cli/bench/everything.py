@@ -1,14 +1,16 @@
 """`minimtp bench --all`: every measurement of a preset except `bench rounds`.
 
-    bench-kernels.json     matrix products next to NumPy and the speed of the memory; needs compiled
-    kernels bench-train.json       training next to PyTorch compare-PRESET.json    the comparison,
-    whose models the next measurement decodes with bench-decode.json      drafters, verification
-    rules and number formats of the weights quality-PRESET.json    quality lost to quantization;
-    always on the CPU, since it measures no speed
+    bench-kernels.json     speed of matrix products, NumPy and memory; needs compiled kernels
+    bench-train.json       speed of training and of PyTorch
+    compare-PRESET.json    the comparison, whose models the next measurement uses
+    bench-decode.json      drafters, verification rules and number formats of the weights
+    quality-PRESET.json    quality lost to quantization; always on the CPU, because it does not
+                           measure speed
 
-The measurements run one after the other, so that none disturbs another. A file that exists is not
-measured again: delete it to measure it anew. `--preset gpu` has sizes for a GPU, and trains in half
-precision."""
+The measurements run one after the other, so that they do not disturb each other. A file that exists
+is not measured again. Delete it to repeat its measurement. `--preset gpu` has sizes for a GPU and
+trains in half precision.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +55,7 @@ def measure_everything(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Measure what the folder `out` does not hold yet, and return the folder.
+    """Run the measurements whose results are not yet in the folder `out`, and return the folder.
 
     Raises UserError for options that cannot be used and folders that cannot be written,
     KeyboardInterrupt if the user stops it."""

@@ -1,4 +1,4 @@
-"""`minimtp bench quality`: what quantization costs."""
+"""`minimtp bench quality`: the quality lost to quantization."""
 
 import argparse
 

@@ -5,13 +5,13 @@ uses no network and no library. All its numbers were measured: the seconds of a 
 that the generation's statistics gained in it.
 
 **Text.** A token is bytes, and bytes need not be UTF-8. A character belongs to the token that
-completes it, and an invalid byte belongs to its own token. Invalid bytes travel as lone surrogates
-(PEP 383), and the page shows them as hexadecimal numbers. The page treats generated text as data
-and never as markup: the text lies in JSON with every "<" escaped, and it is shown with
+completes it, and an invalid byte belongs to its own token. Invalid bytes are stored as lone
+surrogates (PEP 383), and the page shows them as hexadecimal numbers. The page treats generated text
+as data and never as markup: the text lies in JSON with every "<" escaped, and it is shown with
 `textContent` only.
 
-**Plain decoding beside it.** Given the measured speed of plain decoding, the page marks the place
-that plain decoding would have reached in the same time.
+**Comparison with plain decoding.** Given the measured speed of plain decoding, the page marks the
+place that plain decoding would have reached in the same time.
 """
 
 import json
@@ -31,7 +31,7 @@ from minimtp.files import kind_at
 from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import LanguageModel
 
-PLACEHOLDER = "__TRACE__"  # in the template, replaced by the data
+PLACEHOLDER = "__TRACE__"  # the template's marker for the data
 BEGINNING = "<!doctype html>\n<!-- minimtp trace -->\n"
 
 

@@ -5,10 +5,10 @@ Any drafter is safe, because the target verifies every draft.
     drafter.py              the interfaces Drafter and TreeDrafter
     registry.py             drafters by the names that users give
     heads.py                the drafter of a model's own heads: token_conditioned.py, parallel.py or
-                            sequential.py (block_heads.py: what the last two share)
+                            sequential.py (block_heads.py: common to the last two)
     model.py                a smaller model of the same vocabulary
     ngram.py                lookup in the text so far
     function.py             any function of the text so far
     tree_growth.py          chooses the tokens of a tree of drafts
-    acceptance.py           estimates for it how likely a token is to be accepted
+    acceptance.py           estimates how likely a drafted token is to be accepted
 """

@@ -1,5 +1,5 @@
-"""How likely each candidate of a tree is to be accepted. The estimates decide the shape of a tree,
-so its speed only.
+"""Estimates of how likely each candidate of a tree is to be accepted. They decide the shape of a
+tree, and so only the speed.
 
 An estimate must not depend on which tokens were sampled. Otherwise the choice to leave out a child
 would depend on its token, and rejection sampling would be wrong (rules/tree.py).
@@ -11,16 +11,17 @@ from minimtp.decode.sampling.params import softmax
 
 # The drafter's argmax is the target's choice more often than its own probability says, because two
 # argmaxes agree where two samples would not. Measured on trained heads, greedy and with shared
-# noise: trees grown with 1.5 accept the most, or nearly. With 1 they are too broad and accept less
-# than a chain of as many drafts, with 3 hardly more than a chain.
+# noise: with 1.5, trees have the most accepted drafts, or almost the most. With 1, trees are too
+# broad and have fewer accepted drafts than a chain of the same size. With 3, they have hardly more
+# than a chain.
 SHARPNESS = {Coupling.SAME_ARGMAX: 1.5, Coupling.INDEPENDENT: 1.0}
 
-# How often a sampled child is accepted: the first as often as p and q overlap, which is
-# FIRST_SAMPLE if the drafter's distribution is flat and nearly 1 if the drafter is sure (m, its
-# maximum probability). Each further child is accepted in FURTHER_SAMPLE of the cases in which none
-# before it was. Measured on trained heads, on code and on prose, at temperatures 0.7 and 1: .70 at
-# m = .16, .67 at .45, .75 at .65, .87 at .85, .98 at .97; second children .38 to .44, third ones
-# .33 to .40.
+# How often a sampled child is accepted. For the first child it is the overlap of p and q:
+# FIRST_SAMPLE if the drafter's distribution is flat, and nearly 1 if the drafter's maximum
+# probability m is high. Each further child is accepted in FURTHER_SAMPLE of the cases in which the
+# children before it were rejected. Measured on trained heads, on code and on prose, at temperatures
+# 0.7 and 1: .70 at m = .16, .67 at .45, .75 at .65, .87 at .85, .98 at .97; second children .38 to
+# .44, third ones .33 to .40.
 FIRST_SAMPLE, FURTHER_SAMPLE = 0.65, 0.4
 
 

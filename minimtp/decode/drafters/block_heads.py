@@ -1,5 +1,5 @@
-"""What parallel and sequential heads share as drafters: one transformer block with a KV cache per
-head.
+"""The common part of drafting with parallel and with sequential heads: one transformer block with a
+KV cache per head.
 """
 
 from abc import ABC, abstractmethod
@@ -49,7 +49,7 @@ class BlockHeadDrafter(ABC):
     """Stores committed tokens and hidden states, and runs the heads when a draft is requested.
 
     The heads then catch up on all rows that they have not seen. After a long prompt they catch up
-    at once, so that its cost is not counted as drafting.
+    immediately, so that this time is not counted as drafting.
     """
 
     head_type: type[BlockHead] = BlockHead

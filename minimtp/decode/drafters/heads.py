@@ -6,7 +6,7 @@ the tokens to draft:
 
     d_k = sample from output(s_k[m-2])
 
-Each kind of heads needs something else to compute the state s_k:
+Each kind of heads needs different inputs to compute the state s_k:
 
     token-conditioned   [g; c] = W [norm(s_{k-1}); norm(e(t))],  t = t_{m-1}, d_1, d_2, ...
                         needs only the last hidden state. The part of the product that depends on

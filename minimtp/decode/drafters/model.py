@@ -7,8 +7,8 @@ The small model has its own KV cache. To draft, it is fed the committed tokens t
 the pending one last, and then each of its own drafts except the last. So after K drafts the cache
 holds K - 1 rows that are not committed. Rows of drafts that were accepted are correct and stay: the
 next call keeps the rows up to the first token that differs from the committed text, and feeds the
-rest. Nothing else has to be reported to the small model, and after every round its cache is what
-feeding the committed text would have made of it.
+rest. The small model needs no other information. After every round, its cache is the same as if
+only the committed text had been fed.
 
 For m committed tokens and a of K drafts accepted, min(a + 1, K) of the round's rows stay. If all
 were accepted, the last draft has not been fed, and is fed first in the next call.
@@ -51,8 +51,9 @@ class ModelDrafter:
         if self._committed > self.model.context_length:
             return
         self._text[start : self._committed] = tokens
-        # Rows before `start` hold what was committed earlier. The pending token's row is dropped
-        # even if it was drafted and fed, because the next draft begins with the logits after it.
+        # Rows before `start` hold tokens that were committed earlier. The pending token's row is
+        # dropped even if it was drafted and fed, because the next draft begins with the logits
+        # after it.
         length = min(self.model.length, self._committed - 1)
         wrong = np.flatnonzero(self._fed[start:length] != self._text[start:length])
         self.model.truncate(start + int(wrong[0]) if len(wrong) else length)

@@ -5,11 +5,11 @@ for an earlier occurrence of its longest repeated suffix, and drafts the tokens 
 (Saxena 2023, "Prompt lookup decoding"). It needs no model and no training. If the text does not
 repeat itself, it drafts nothing.
 
-If the earlier occurrence overlaps the suffix, as in "abcabca", its continuation is the draft
-itself: the text goes on with period 3, and so does the draft, to any length.
+If the earlier occurrence overlaps the suffix, as in "abcabca", the text repeats with a period, here
+3. The draft then continues with the same period, up to any length.
 
-**Time.** Usually there is no repetition, and finding that out takes half a microsecond: a set holds
-all n-grams of the minimum length, and is brought up to date when a draft is requested. The text is
+**Time.** Usually there is no repetition, and it takes half a microsecond to find that out. A set
+holds all n-grams of the minimum length. It is updated when a draft is requested. The text is
 searched only if its last n-gram is in the set. If a suffix occurs earlier, so does every shorter
 suffix, so the longest one is found by bisection.
 
@@ -24,9 +24,9 @@ from minimtp.decode.rules.rule import Rule
 class NgramDrafter:
     """Drafts what followed the latest earlier occurrence of the text's longest repeated suffix.
 
-    min_length, max_length: number of tokens that must be repeated, and that are compared at most. A
-    longer repetition allows a longer draft: after a repetition of n tokens it has at most 2 n
-    tokens.
+    min_length, max_length: minimum number of tokens that must be repeated, and maximum number that
+    is compared. A longer repetition allows a longer draft: after a repetition of n tokens it has at
+    most 2 n tokens.
     """
 
     reads_hidden = False
@@ -67,7 +67,7 @@ class NgramDrafter:
         occurrence.
         """
         text, found = self._text, self.min_length
-        missing = min(self.max_length, len(text) - 1) + 1  # a length that is too long
+        missing = min(self.max_length, len(text) - 1) + 1  # a length that does not occur
         place = text.rfind(text[-found:], 0, -1)
         while missing - found > 1:
             tried = (found + missing) // 2

@@ -1,9 +1,9 @@
 """Drafting with sequential modules: each module reads the draft of the module before it.
 
-The rows that read drafted tokens are provisional: they are run with the drafts, used, and dropped
-from the KV cache at once. The next call runs these rows again with the committed tokens, from the
-true states. Keeping the provisional states lowers acceptance (vLLM #14649, #33561). One batched
-pass per module runs the missing true rows together with the provisional ones.
+The rows that read drafted tokens are provisional: they are run with the drafts, used, and
+immediately dropped from the KV cache. The next call runs these rows again with the committed
+tokens, from the true states. Keeping the provisional states lowers acceptance (vLLM #14649,
+#33561). One batched pass per module runs the missing true rows together with the provisional ones.
 """
 
 from minimtp.backend import Array, array_module

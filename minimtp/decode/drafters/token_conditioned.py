@@ -15,9 +15,8 @@ from minimtp.decode.rules.tree import Tree
 from minimtp.kernels.plain.gated_head import draft_chain
 from minimtp.model.heads import TokenConditionedHeads
 
-TABLE_SHARE = (
-    0.1  # of a model's weights and cache: a smaller table of token parts is kept in memory
-)
+# A table of token parts is kept in memory if its share of the model's weights and cache is smaller.
+TABLE_SHARE = 0.1
 
 
 class TokenConditionedDrafter:
@@ -41,8 +40,8 @@ class TokenConditionedDrafter:
         self.min_confidence = min_confidence
         self._xp = array_module(runner.final_norm)
         self._kernel = runner.kernel
-        # Each half of the inputs is rounded by itself: with one scale per token, slightly finer
-        # than both halves together, as in training.
+        # Each half of the inputs is rounded on its own. With one scale per token this is slightly
+        # more precise than in training, where one scale serves both halves.
         from_state = head.gate_candidate.prepare(self._kernel, 0, hidden_size)
         self._from_token = head.gate_candidate.prepare(self._kernel, hidden_size)
         self._token_norm = head.token_norm.weight.data

@@ -1,14 +1,14 @@
 """Growing a tree of drafts: the draft that is most likely to be accepted next, until the tree is
 full.
 
-A drafter says for a path of drafted tokens what it expects next. The rule chooses candidates from
-that, and acceptance.py estimates how likely each is to be accepted. The product of the estimates
-along a path is the probability that the path is accepted, and the sum of these probabilities over
-all rows is the expected number of accepted drafts. So the best tree of N drafts consists of the N
-candidates with the highest probabilities. A child's probability is never higher than that of its
-parent or of the child before it, so taking the highest again and again finds these N (as in
-EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276). If the drafter is
-sure, the tree is a chain; if not, it is broad.
+For each path of drafted tokens, the drafter predicts the next token. The rule chooses candidates
+from this prediction, and acceptance.py estimates how likely each is to be accepted. The product of
+the estimates along a path is the probability that the path is accepted, and the sum of these
+probabilities over all rows is the expected number of accepted drafts. So the best tree of N drafts
+consists of the N candidates with the highest probabilities. A child's probability is never higher
+than that of its parent or of the child before it, so repeatedly taking the highest one finds these
+N (as in EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276). If the
+drafter is sure, the tree is a chain; if not, it is broad.
 
 The rules stay exact: whether one more child is taken depends on estimates, which do not depend on
 the tokens sampled there, and a token that was taken stays.
@@ -34,7 +34,7 @@ def grow(
     """Return a tree of up to `nodes` drafts, at most `depth` deep, each with an estimate of at
     least `min_acceptance`.
 
-    follow(node, parent, path) -> logits (1, V): what the drafter expects after the drafted tokens
+    follow(node, parent, path) -> logits (1, V): the drafter's prediction after the drafted tokens
     `path`. `node` is the number of the last of these tokens and is new; `parent` is the number of
     the token before it, which was passed earlier. Node 0 is the pending token, with an empty path
     and the parent -1.

@@ -133,7 +133,7 @@ def measure(target: Target) -> list[float]:
 
 
 def _fitting(target: Target) -> list[int]:
-    """Return those of MEASURED that fit the context after the cached rows."""
+    """Return the numbers of MEASURED that fit the context after the cached rows."""
     return [number for number in MEASURED if number <= target.context_length - target.length]
 
 

@@ -21,5 +21,5 @@ drafts that equal the target's argmax.
     greedy.py, shared_noise.py,
     match.py, matching.py               accept drafts that equal the target's own choices
     token.py, block.py, rejection.py    accept drafts with probabilities that depend on p and q
-    residual.py                         what rejection sampling computes with p and q
+    residual.py                         the formulas of rejection sampling
 """

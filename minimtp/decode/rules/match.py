@@ -26,10 +26,10 @@ class Match:
     Rule: drafts are the most probable tokens of the drafter, and the target samples y from p.
     Accept a draft d if d = y, which has probability p(d). Sampling d could only lower that
     probability.
-    Source: what llama.cpp does by default (examples/speculative-simple).
-    Guarantee: that of `matching_rule` and `matching_path`. One random number per emitted token and
-    none for drafts, so the same seed gives the text of plain decoding, as long as the drafter uses
-    no random numbers.
+    Source: the default of llama.cpp (examples/speculative-simple).
+    Guarantee: the same as for `matching_rule` and `matching_path`. It consumes one random number
+    per emitted token and none for drafts, so the same seed gives the text of plain decoding, as
+    long as the drafter uses no random numbers.
     """
 
     coupling = Coupling.INDEPENDENT
@@ -60,8 +60,7 @@ class Match:
     def _sampler(self, logits: Array) -> Callable[[int], int]:
         """Return a function row -> the target's sample in that row, -1 if its score is not finite.
 
-        It consumes random numbers for the rows that it is asked for, which are the rows whose
-        tokens are emitted.
+        It consumes random numbers only for the rows it is called with, whose tokens are emitted.
         """
         scores = to_numpy(self.sampling.scores(logits))
         return lambda row: sample_token(self.rng, scores[row : row + 1])

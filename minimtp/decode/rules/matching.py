@@ -20,8 +20,8 @@ from minimtp.errors import UserError
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:
     """Accept drafts while they equal the target's own choices, then emit the first that differs.
 
-    Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Go on while y_j
-    = d_{j+1}. Emit every y_j.
+    Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Continue while
+    y_j = d_{j+1}. Emit every y_j.
     Source: Stern et al. 2018 (1811.03115) with the argmax. llama.cpp verifies with sampled choices.
     Guarantee: the output is that of plain decoding. `choose` is called once per emitted token, in
     order, so random numbers are consumed exactly as in plain decoding. Drafts sampled independently
@@ -42,8 +42,8 @@ def matching_path(choose: Callable[[int], int], tree: Tree) -> tuple[list[int], 
     Rule: y = choose(row) is the target's choice after `row`, a sample from its p. Go to the child
     y, or emit y.
     Source: the greedy trees of Medusa (2401.10774) and SpecInfer (2305.09781), with the argmax.
-    Guarantee: that of `matching_rule`. No exact rule accepts more if the children were not sampled:
-    a path is accepted with the probability that the target gives to it.
+    Guarantee: the same as for `matching_rule`. No exact rule accepts more if the children were not
+    sampled: a path is accepted with the probability that the target gives to it.
 
     Returns (path, token).
     """

@@ -1,4 +1,4 @@
-"""Rejection sampling: what the token rule and the block rule have in common."""
+"""Rejection sampling: the common part of the token rule and the block rule."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -64,5 +64,5 @@ class RejectionRule(ABC):
         return self.tree(p, softmax(np.asarray(tree.scores, np.float64)), tree, self.rng)
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> None:
-        """Drafts are sampled with fresh random numbers, so `sample` has to be called."""
+        """Return None: drafts need fresh random numbers, so `sample` has to be called."""
         return None

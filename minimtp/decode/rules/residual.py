@@ -1,5 +1,5 @@
-"""What rejection sampling computes with the target's distribution p and the drafter's distribution
-q, both (V,) float64.
+"""The formulas of rejection sampling, for the target's distribution p and the drafter's
+distribution q, both (V,) float64.
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ from minimtp.decode.rules.tree import Tree
 
 
 class Coupling(Enum):
-    """How a draft token and the target's token at the same position are chosen together.
+    """How the choices of a draft token and of the target's token at the same position are related.
 
     The probability of acceptance depends on it, so the growth of trees uses it
     (drafters/acceptance.py).

@@ -1,5 +1,5 @@
-"""The token rule: the rejection sampling of the first papers on speculative decoding, and its
-extension to trees.
+"""The token rule, which is the rejection sampling of the first papers on speculative decoding, and
+its extension to trees.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,8 @@ def recursive_rejection(
     (2402.14160) and Yang et al. 2024 (2401.06706), without.
     Guarantee: the output has the target's distribution, provided each row's children were sampled
     from exactly its q, one after another. A first child is accepted as often as in a chain, and the
-    other children come on top, so a tree never accepts less than the chain of its first children.
+    other children can be accepted in addition. So a tree never accepts fewer drafts than the chain
+    of its first children.
 
     p: (N+1, V) float64, the target's distributions. q: (N+1, V) float64, the distributions that the
     rows' children were sampled from. Returns (path, token). Raises ValueError if q gives a child

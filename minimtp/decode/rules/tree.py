@@ -31,7 +31,7 @@ class Tree:
     each row the logarithm of the distribution that the row's children were sampled from, up to a
     constant (any values in rows without children), or None if the children were not sampled.
     replacement: whether a row may have the same token twice among its children.
-    Raises ValueError if the depths are not those of a depth-first walk.
+    Raises ValueError if `depths` are not the depths of a depth-first walk.
     """
 
     tokens: Sequence[int]
@@ -58,7 +58,7 @@ class Tree:
         object.__setattr__(self, "children", children)
 
     def path_to(self, row: int) -> list[int]:
-        """Return the rows from the root, which is left out, down to this row."""
+        """Return the rows from the root, which is not included, down to this row."""
         path = []
         while row:
             path.append(row)

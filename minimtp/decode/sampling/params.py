@@ -33,7 +33,7 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How logits become probabilities. By default, with the model's own distribution.
+    """How logits become probabilities. The default is the model's own distribution.
 
     temperature: 0 (greedy), or at least 1e-6. top_k: number of most likely tokens to keep, 0 keeps
     all. top_p: probability that the kept tokens must reach together, 1 keeps all.
@@ -97,7 +97,7 @@ class SamplingParams:
         return softmax(self.scores(logits))
 
     def _keeps(self, scores: Array) -> Array:
-        """Return which tokens survive top-k and then top-p: scores (R, V) -> bool (R, V)."""
+        """Return which tokens remain after top-k and top-p: scores (R, V) -> bool (R, V)."""
         xp = array_module(scores)
         order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: ties go to the lowest id
         survives = xp.ones(scores.shape, bool)  # by rank

@@ -9,8 +9,8 @@ from minimtp.decode.sampling.gumbel_noise import gumbel_noise
 class RandomSource(Protocol):
     """All the randomness of sampling and verification, in four methods.
 
-    Verification rules call nothing else. So a test can answer the calls in every possible way and
-    add up the exact probability of each outcome.
+    Verification rules use no other randomness. So a test can return every possible result of the
+    calls and add up the exact probability of each outcome.
     """
 
     def happens(self, probability: float) -> bool:
@@ -30,7 +30,7 @@ class RandomSource(Protocol):
 
 
 class SeededRandomSource:
-    """A `RandomSource` whose answers depend on the seed and the earlier calls only."""
+    """A `RandomSource` whose results depend only on the seed and the earlier calls."""
 
     ROWS = 32  # rows of noise to generate at once
 

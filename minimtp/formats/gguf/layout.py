@@ -1,4 +1,4 @@
-"""How the matrices of a trunk are named and arranged in a GGUF file, the format of llama.cpp.
+"""The names and the layout of a trunk's matrices in a GGUF file, the format of llama.cpp.
 
 A trunk is LLaMA-shaped, so each of its matrices has a counterpart in the architecture "llama". The
 fused matrices are only split again between rows:
@@ -10,7 +10,7 @@ fused matrices are only split again between rows:
     attention.output      attn_output          feed_forward.down      ffn_down
     feed_forward.gate_up  ffn_gate, ffn_up
 
-Both rotate adjacent channels (ggml's rope type "norm"), so no row moves.
+Both rotate adjacent channels (ggml's rope type "norm"), so the order of the rows does not change.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """

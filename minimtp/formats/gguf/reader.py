@@ -1,6 +1,6 @@
 """Loading a GGUF file.
 
-Any file of the architecture llama can be loaded, whoever wrote it, if its matrices are float32,
+Any file of the architecture llama can be loaded, from any program, if its matrices are float32,
 float16 or blocks of ggml and its vocabulary is byte-level. The loaded model rounds its inputs as
 llama.cpp does. It generates, can be evaluated, and can be exported again.
 """

@@ -1,9 +1,9 @@
 """Export: the trunk of a model as a GGUF file, which llama.cpp runs.
 
-**Nothing is rounded here.** Full precision is written as float32. A packed matrix is written as the
-very bytes of the checkpoint. A model that trained through rounding is packed first, exactly as for
-decoding, so the file holds the numbers that training computed with. A grid that is not a type of
-ggml has no such bytes, and is refused.
+**Nothing is rounded here.** Full precision is written as float32. A packed matrix is written with
+exactly the bytes of the checkpoint. A model that was trained with rounding is packed first, exactly
+as for decoding, so the file holds the numbers that training computed with. A grid that is not a
+type of ggml is rejected.
 
 A GGUF file cannot hold everything. It has no place for prediction heads, and the program, not the
 file, chooses how inputs, keys and values are rounded. `caveats` lists what is lost. llama.cpp
@@ -46,8 +46,9 @@ FILE_TYPES = {  # general.file_type, by the type of most matrices
 
 
 class Exported(NamedTuple):
-    """The written file: its size in bytes, how many tensors it has of each type, and what it
-    cannot say about the model."""
+    """The written file: its size in bytes, the number of tensors of each type, and the properties
+    of the model that it cannot hold.
+    """
 
     path: Path
     size: int

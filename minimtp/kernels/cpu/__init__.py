@@ -1,13 +1,14 @@
-"""The compiled counterparts of `kernels/plain`: the same names and signatures, for float32 NumPy
-arrays, with Numba.
+"""The compiled counterparts of `kernels/plain`. They have the same names and signatures, and Numba
+compiles them for float32 NumPy arrays.
 
 The files have the names of their plain counterparts. In addition:
 
     matrices/         matrix products with packed weights, in vector instructions
-    softmax.py        rotary positions and causal softmax of training (attention.py: over the cache)
-    fake_quantize.py  rounding to the grids of quantized weights and activations
-    math.py           exp, maximum, float16, in a form that LLVM vectorizes
-    compiling.py      how all of it is compiled
+    softmax.py        rotary positions and causal softmax for training
+    attention.py      attention over the KV cache, for decoding
+    fake_quantize.py  rounding of weights and activations to their grids
+    math.py           exp, maximum and float16, written so that LLVM can vectorize them
+    compiling.py      the decorator that compiles the kernels
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)

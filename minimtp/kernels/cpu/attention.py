@@ -1,13 +1,13 @@
 """Attention of a few new tokens over the cache of keys and values, compiled.
 
-The query heads that share a key/value head, for all new tokens, are the rows of one matrix. Its
-product with the keys and the product of the probabilities with the values use the few-row products
-of matrices/packed_linear.py. Keys are stored with neighbouring positions next to each other and
-values with neighbouring channels, so both are read like weights, once for up to eight rows. Between
-the two products is a softmax along each row, up to the row's own position.
+For each key/value head, the queries of all its query heads and all new tokens are the rows of one
+matrix. Its product with the keys, and the product of the probabilities with the values, use the
+few-row products of matrices/packed_linear.py. Keys are stored with neighbouring positions next to
+each other and values with neighbouring channels, so both are read like weights, once for up to
+eight rows. A softmax between the two products covers each row up to the row's own position.
 
-A row's result is the same sequence of operations however many rows are in the call: later positions
-get a probability of exactly zero, which changes no sum.
+The result of a row does not depend on the number of rows in the call. Later positions get a
+probability of exactly zero, which does not change a sum.
 """
 
 from minimtp.backend import numpy as np
@@ -75,7 +75,7 @@ def attend(q, keys, values, start, scale, out):
             for channel in range(0, head_dim, PANEL):
                 at = group * head_dim + channel
                 multiply_floats(scores, all_values, at, groups * head_dim, length, sums, channel, 0)
-        else:  # rare: the channels are filled up with zeros
+        else:  # rare: pad the channels with zeros
             filled = _filled_values(values, group, length, sums.shape[1])
             for channel in range(0, head_dim, PANEL):
                 multiply_floats(scores, filled, channel, sums.shape[1], length, sums, channel, 0)

@@ -1,12 +1,12 @@
 """One transformer block, or a whole trunk, on a few new tokens in one compiled call.
 
 The arithmetic of a small model's block takes three to ten microseconds. Eleven calls from Python,
-each of which allocates an array, take longer. Here, compiled code calls the same kernels, with the
-same bits. `kernels/plain/block.py` says what is computed.
+each of which allocates an array, take longer. Here, compiled code calls the same kernels, so
+the results are bit-identical. `kernels/plain/block.py` defines the computation.
 
 Compiled code allocates an array in 15 to 45 ns and takes a view of an existing one in 13 ns.
-Keeping the arrays from pass to pass would save two percent of a small model's pass. They are
-allocated each time, so that calls in several threads share nothing.
+Reusing the arrays would make a pass of a small model two percent faster. They are allocated in each
+call, so that calls in several threads share nothing.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from minimtp.kernels.cpu.norms import normalize
 
 
 def _no_tree(*blocks):
-    """What stands for a tree where the rows are a chain; `blocks` is the number of blocks, if
-    several are computed.
+    """Return the empty tree arguments of a chain of rows. `blocks` is the number of blocks, if the
+    call computes several.
     """
     return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
 
@@ -41,8 +41,8 @@ class PreparedBlock:
 def prepare_block(
     attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
 ):
-    # Copies, so that weights mapped from a file, which cannot be written to, are not a type of
-    # their own to Numba.
+    # Weights that are mapped from a file are read-only, and Numba would treat read-only arrays as
+    # another type. Copies avoid that.
     norms = [np.array(norm, np.float32) for norm in (attention_norm, feed_forward_norm)]
     matrices = (qkv, attention_output, gate_up, down)
     weights = (norms[0], qkv.panels, attention_output.panels, norms[1], gate_up.panels, down.panels)
@@ -52,7 +52,7 @@ def prepare_block(
 
 @dataclass(frozen=True, slots=True)
 class PreparedTrunk:
-    weights: tuple  # those of all blocks: norms (L, D), panels (L, P, bytes)
+    weights: tuple  # of all blocks: norms (L, D), panels (L, P, bytes)
     kinds: tuple  # of the four panels
     sizes: tuple  # query heads, outputs of the first product, inputs of the last
     final_norm: object
@@ -61,8 +61,7 @@ class PreparedTrunk:
     vocabulary: int
     epsilon: float
     no_tree: tuple
-    graphs: None = None  # recorded passes: on a GPU only
-    graphs: None = None  # recorded passes: on a GPU only
+    graphs: None = None  # only the GPU records passes
 
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
@@ -223,9 +222,9 @@ def _transformer_block(
     multiply(kinds[1], attended.reshape(rows, heads * head_dim), attention_output, normed)
     _add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
-    # What the gates let through takes the place of gates that were read before. A row lies apart
-    # from its own gates: in their place the loop would not be vectorized (a pass of quick's int4
-    # model: 30 us instead of 25).
+    # The outputs of SwiGLU overwrite the gates of earlier rows. They never overwrite the gates of
+    # their own row, because then the loop would not be vectorized (a pass of quick's int4 model
+    # would take 30 us instead of 25).
     shared = np.empty((2 * rows + 1) * inner_width, np.float32)
     gates = shared[inner_width:].reshape(rows, 2 * inner_width)
     inner = shared[: rows * inner_width].reshape(rows, inner_width)
@@ -244,8 +243,8 @@ def _add(x, y):
 
 @compiled
 def _rotate_and_store(joined, cosine, sine, q, keys, values, start):
-    """Rotated queries to q (G, T * H/G, C), rotated keys and unrotated values to the cache's
-    positions from `start`.
+    """Write the rotated queries to q (G, T * H/G, C). Write the rotated keys and the values to the
+    cache, from position `start` on.
     """
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2

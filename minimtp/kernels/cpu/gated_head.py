@@ -1,6 +1,6 @@
 """Drafting with a gated head: one token, a chain or a tree of drafts in one compiled call.
 
-plain/gated_head.py says what each function computes.
+plain/gated_head.py describes each function.
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ def gated_draft(
 
 @compiled
 def _draft(state, sources, weights, settings, noise, drafts):
-    """Write the drafts. Return how many there are."""
+    """Write the drafts. Return their number."""
     token, min_confidence, temperature, vocabulary = settings
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
@@ -128,7 +128,7 @@ def gated_tree(
 
 @compiled
 def _tree(state, sources, weights, settings, noise, tokens, parents):
-    """Write the tokens and parents of the nodes. Return how many there are."""
+    """Write the tokens and parents of the nodes. Return the number of nodes."""
     token, depth, width, min_acceptance, sharpness, temperature, vocabulary = settings
     max_nodes = tokens.shape[0]
     states, depths = (

@@ -1,4 +1,4 @@
-"""SwiGLU and the gated update, compiled; `kernels/plain/gates.py` says what is computed."""
+"""Compiled SwiGLU and gated update. See `kernels/plain/gates.py` for the definitions."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled

@@ -1,6 +1,4 @@
-"""Cross-entropy and the gradient of token embeddings, compiled; `kernels/plain` says what is
-computed.
-"""
+"""Compiled cross-entropy and embedding gradient. See `kernels/plain` for the definitions."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled

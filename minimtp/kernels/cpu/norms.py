@@ -1,4 +1,4 @@
-"""RMSNorm, compiled; `kernels/plain/norms.py` says what is computed."""
+"""Compiled RMSNorm. See `kernels/plain/norms.py` for the definition."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate

@@ -1,9 +1,9 @@
-"""AdamW, compiled; `kernels/plain/optimizer.py` says what is computed."""
+"""Compiled AdamW. See `kernels/plain/optimizer.py` for the definition."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 
-CHUNK = 2048  # parameters updated at a time, so that both loops find them in the cache
+CHUNK = 2048  # parameters per chunk, few enough that the second loop finds them in the cache
 
 
 def adamw(

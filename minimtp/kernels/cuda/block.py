@@ -37,9 +37,8 @@ def cached_attention(q, keys, values, start, scale):
             f"a head of {head_dim} channels is wider than the {WIDEST_HEAD} that the kernel takes"
         )
     offset, place = _position(start)
-    last = (
-        room if place is not NOWHERE else offset + tokens
-    )  # a graph is for any position: idle blocks return at once
+    # A recorded graph serves every position. Blocks beyond the last position return immediately.
+    last = room if place is not NOWHERE else offset + tokens
     stretches = blocks_for(last, CHUNK)
     q, keys, values = whole(q, keys, values)
     partial = xp.empty((tokens, heads, stretches, head_dim + 2), xp.float32)
@@ -101,8 +100,8 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
 
 @dataclass(frozen=True)
 class PreparedTrunk(plain.PreparedTrunk):
-    """And the steps that were recorded with it (decode/model_runner.py): one graph for each number
-    of tokens and cache.
+    """A prepared trunk, and the steps recorded with it (decode/model_runner.py): one graph for each
+    number of tokens and each cache.
     """
 
     graphs: Graphs

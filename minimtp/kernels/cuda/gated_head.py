@@ -1,6 +1,6 @@
 """Drafting with a gated head on the GPU: a whole chain of drafts is one recorded graph.
 
-plain/gated_head.py says what each function computes.
+plain/gated_head.py describes each function.
 """
 
 from dataclasses import dataclass

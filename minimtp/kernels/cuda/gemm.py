@@ -1,5 +1,5 @@
-"""Products of large matrices on the GPU in fewer bits, by cuBLAS: float16, bfloat16, or float32
-read as TF32.
+"""Products of large matrices on the GPU in reduced precision, by cuBLAS: float16, bfloat16, or
+float32 read as TF32.
 
 Sums and results are float32. CuPy's own product of 16-bit operands has a 16-bit result. cuBLAS can
 return it in float32, which is more precise and cannot overflow, so it is called here directly.
@@ -14,7 +14,7 @@ from types import ModuleType
 from minimtp.backend import array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, launch, whole
 
-# cuBLAS's and CUDA's numbers (cublasComputeType_t, cublasGemmAlgo_t, cublasMath_t, cudaDataType).
+# Constants of cuBLAS and CUDA (cublasComputeType_t, cublasGemmAlgo_t, cublasMath_t, cudaDataType).
 COMPUTE_FLOAT32, COMPUTE_TF32, ANY_ALGORITHM = 68, 77, -1
 MATH_TF32 = 3
 FLOAT32, FLOAT16, BFLOAT16 = 0, 2, 14
@@ -54,7 +54,7 @@ def multiply(a, b):
 
 
 def _columns(x):
-    """Return the matrix, whether cuBLAS must transpose it to see xᵀ, and the distance of its
+    """Return the matrix, whether cuBLAS must transpose it to see xᵀ, and the distance between its
     columns.
     """
     if x.flags.c_contiguous:
@@ -67,7 +67,7 @@ def _columns(x):
 
 @contextmanager
 def tf32(xp: ModuleType) -> Iterator[None]:
-    """Let CuPy's own float32 products, those of attention, use TF32 inside the block."""
+    """Let CuPy's float32 products, which attention uses, compute in TF32 inside the block."""
     handle, cublas = xp.cuda.device.get_cublas_handle(), xp.cuda.cublas
     before = cublas.getMathMode(handle)
     cublas.setMathMode(handle, MATH_TF32)

@@ -15,15 +15,15 @@ import sys
 
 from minimtp.backend import array_module, numpy
 
-MAX_KEPT = 64  # graphs: those of four caches with up to `Graphs.max_tokens` each
+MAX_KEPT = 64  # graphs: enough for four caches with `Graphs.max_tokens` graphs each
 
 
 class Graphs:
     """Recorded functions by key. Only the most recently used ones are kept, because each graph
-    holds memory and a long run creates ever new caches.
+    holds memory and a long run keeps creating new caches.
     """
 
-    max_tokens = 16  # of a recorded step; more are never verified at once
+    max_tokens = 16  # maximum number in a recorded step; more are never verified together
 
     def __init__(self) -> None:
         self._kept: dict = {}  # by key, None if seen once; the last entry was used last

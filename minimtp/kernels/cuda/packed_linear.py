@@ -12,8 +12,9 @@ from minimtp.kernels.ggml import blocks as ggml
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs per warp
-WARPS = 4  # of a block
-MAX_FLOAT_ROWS = 64  # more rows are a prompt, which cuBLAS multiplies faster, in its own order
+WARPS = 4  # per block
+# cuBLAS multiplies more rows faster (in prompts), but in its own order of addition.
+MAX_FLOAT_ROWS = 64
 ALIGNMENT = 16  # bytes of one load
 VECTORS = {"f32": 4, "f16": 8}  # numbers in one load
 
@@ -99,7 +100,7 @@ def _quantized(x):
 
 
 def linear(x, prepared, out=None):
-    """As in `kernels/plain`. A row has the same bits alone and with other rows.
+    """As in `kernels/plain`. The bits of a row do not depend on the other rows.
 
     Exceptions: float32 weights with more than MAX_FLOAT_ROWS rows of x, float32 weights whose K is
     not a multiple of 4, and float16 weights whose K is not a multiple of 8.

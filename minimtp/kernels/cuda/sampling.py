@@ -10,8 +10,8 @@ def choose(logits, temperature, noise=None):
 
 
 def choose_into(logits, temperature, noise=None, tokens=None, probabilities=NOWHERE):
-    """`choose` into int64 `tokens` (R,), and each row's maximum probability into float32
-    `probabilities` (R,).
+    """Write the choices of `choose` to int64 `tokens` (R,), and each row's maximum probability to
+    float32 `probabilities` (R,).
 
     tokens: None for a new array. The probabilities are those of the softmax of the logits.
     """

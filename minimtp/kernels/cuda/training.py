@@ -7,13 +7,14 @@ from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
 BLOCK = 256
-SHARES = 64  # of the rows, whose gradients of a norm's weight are summed apart
+SHARES = 64  # parts of the rows whose gradients of a norm's weight are summed separately
 
 
 def row_threads(width: int) -> int:
     """Return the number of threads of a block that works on one row of `width` numbers.
 
-    Whole warps, and independent of the number of rows, so that a row's bits are, too.
+    The number is a multiple of the warp size. It does not depend on the number of rows, so the bits
+    of a row do not depend on other rows.
     """
     return min(BLOCK, 32 * blocks_for(width, 32))
 

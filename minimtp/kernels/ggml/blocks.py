@@ -14,11 +14,11 @@ exactly the numbers that training used.
     Q8_0   d = max|x| / 127                                                      codes -127..127
            code = x * (1/d) rounded, halves away from zero
 
-The order of operations belongs to the format. Codes are chosen with the float32 step d and its
+The order of operations is part of the format. Codes are chosen with the float32 step d and its
 float32 reciprocal. Values are read back with d rounded to float16. Dividing by d, or choosing codes
 with the rounded step, would give other bytes. Q4_0's signed scale gives the largest weight the code
--8, the only one without a mirror image. In exchange, a weight close to the negative of the extreme
-is clipped from +8 to +7, so its error can reach a whole step instead of half a step.
+-8, the only code without a positive counterpart. In exchange, a weight close to the negative of the
+extreme is clipped from +8 to +7, so its error can reach a whole step instead of half a step.
 
 Source: `quantize_row_q4_0_ref` and its neighbours in ggml (built without contraction of a*b+c).
 Tests compare with the `gguf` package byte for byte, and with stored bytes of ggml itself. There are

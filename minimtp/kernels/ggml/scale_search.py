@@ -1,5 +1,5 @@
-"""How ggml searches for scales: it tries twenty to forty and keeps the one with the smallest
-weighted squared error.
+"""How ggml searches for scales. It tries twenty to forty scales per group and keeps the one with
+the smallest weighted squared error.
 
 The scale that follows from the extreme weight is only a guess. A slightly smaller or larger one
 often rounds the other weights better. Each search below starts from that guess and rounds with
@@ -11,10 +11,10 @@ scales around it. For every rounding it computes the best scale for those codes 
     affine      x ~ s l + m, m <= 0    the two normal equations of (s, m), or m = 0 if m > 0
     positive    as signed, for numbers >= 0, refined code by code; for the scales of scales
 
-Everything is float32 in a fixed order, because ties and last bits decide which trial wins, and so
-the bytes. Sums run over the group from its first element to its last. Products are multiplied from
-the left. The arrays have the group along the first axis, (n, M) for M groups of n, so that such a
-sum is n additions of whole rows.
+Everything is float32 in a fixed order, because ties and last bits decide which trial wins, and
+therefore the stored bytes. Sums run over the group from its first element to its last. Products are
+multiplied from the left. The arrays have the group along the first axis, (n, M) for M groups of n,
+so that such a sum is n additions of whole rows.
 
 Source: `make_qx_quants`, `make_qkx2_quants`, `make_qkx3_quants` and `make_qp_quants` of ggml, built
 without contraction of a*b+c. Tests compare with bytes that ggml wrote.

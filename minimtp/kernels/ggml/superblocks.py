@@ -115,7 +115,7 @@ def encode_q6_k(x, importance=None):
 
 
 def pack_q4_k(codes, d, dmin, scales, depths):
-    """What `encode_q4_k` returns -> blocks uint8 (N, K/256 * 144)."""
+    """The result of `encode_q4_k` -> blocks uint8 (N, K/256 * 144)."""
     xp = array_module(codes)
     rows, blocks = d.shape
     first = [numbers[..., :4] | (numbers[..., 4:] >> 4 << 6) for numbers in (scales, depths)]
@@ -128,7 +128,7 @@ def pack_q4_k(codes, d, dmin, scales, depths):
 
 
 def unpack_q4_k(packed):
-    """blocks uint8 (N, K/256 * 144) -> what `pack_q4_k` took."""
+    """blocks uint8 (N, K/256 * 144) -> the arguments of `pack_q4_k`."""
     xp = array_module(packed)
     packed = packed.reshape(packed.shape[0], -1, Q4_K_BLOCK_BYTES)
     rows, blocks, _ = packed.shape
@@ -147,7 +147,7 @@ def unpack_q4_k(packed):
 
 
 def pack_q6_k(codes, d, scales):
-    """What `encode_q6_k` returns -> blocks uint8 (N, K/256 * 210)."""
+    """The result of `encode_q6_k` -> blocks uint8 (N, K/256 * 210)."""
     xp = array_module(codes)
     rows, blocks = d.shape
     halves = (codes + xp.int8(32)).astype(xp.uint8).reshape(rows, blocks, 2, 4, 32)
@@ -161,7 +161,7 @@ def pack_q6_k(codes, d, scales):
 
 
 def unpack_q6_k(packed):
-    """blocks uint8 (N, K/256 * 210) -> what `pack_q6_k` took."""
+    """blocks uint8 (N, K/256 * 210) -> the arguments of `pack_q6_k`."""
     xp = array_module(packed)
     packed = packed.reshape(packed.shape[0], -1, Q6_K_BLOCK_BYTES)
     rows, blocks, _ = packed.shape
@@ -178,8 +178,8 @@ def unpack_q6_k(packed):
 
 
 def _sixty_three_steps(x):
-    """(M, 8) numbers >= 0 -> integers 0..63 and the step (M,) that stands between them: the largest
-    number is 63 steps.
+    """(M, 8) numbers >= 0 -> integers 0..63 and the step (M,) between them. The largest number is
+    63 steps.
     """
     xp = array_module(x)
     largest = xp.maximum(x.max(axis=1), xp.float32(0))

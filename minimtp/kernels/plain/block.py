@@ -117,7 +117,7 @@ class PreparedTrunk:
     final_norm: Array
     output: Prepared
     epsilon: float
-    graphs: None = None  # recorded passes: on a GPU only
+    graphs: None = None  # only the GPU records passes
 
 
 def prepare_trunk(

@@ -1,6 +1,7 @@
 """The token-conditioned head: one gated step of the state per token, the same at every depth.
 
-It has the idea of Hydra (arXiv 2402.05109) as the recurrence of ReDrafter (arXiv 2403.09919).
+It combines the idea of Hydra (arXiv 2402.05109) with the recurrence of ReDrafter (arXiv
+2403.09919).
 """
 
 from collections.abc import Iterator

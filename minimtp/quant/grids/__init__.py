@@ -19,9 +19,9 @@ was measured to add 31-74 % to the error power.
     nf4-g64              0..15          max|x|                  4 + 16/64 = 4.25  half a gap
     ternary-tensor       -1..1          mean|x|                 2                 no limit
 
-The error bounds do not include the rounding of d and min to float16. The
-bound of q4_0 is |d| / 2, except for codes of +8, which are clipped to 7. Only a weight with the
-opposite sign of the extreme can have the code +8.
+The error bounds do not include the rounding of d and min to float16. The bound of q4_0 is |d| / 2,
+except for codes of +8, which are clipped to 7. Only a weight with the opposite sign of the extreme
+can have the code +8.
 
 The grids in the first five rows are ggml's. The other grids work for groups of any size. Their
 names end with `tensor`, `channel` or `g` COLUMNS, and with `-f32` if scales are stored as float32.

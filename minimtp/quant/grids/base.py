@@ -12,8 +12,8 @@ themselves or that round one column after another (GPTQ). Those pass `first`, th
 begins in the matrix that the scales belong to.
 
 Scales are one float32 array (N, groups) if a group has one number, and a named tuple of arrays if
-it has more. A value that is not finite is an error that names the tensor: once a NaN has become
-some code, nobody would notice it any more.
+it has more. A value that is not finite raises an error that names the tensor. Otherwise a NaN would
+silently become a code.
 """
 
 from abc import ABC, abstractmethod
@@ -87,9 +87,10 @@ class Grid(ABC):
         """Return which elements of x (N, K) pass their gradient: booleans (N, K), or None if all
         do.
 
-        pass        all round-clip  those whose rounded value is a code without clipping, including
-        the smallest and the largest code clip-round  those between the smallest and the largest
-        level, inclusive
+            pass        all elements
+            round-clip  elements whose rounded value is a code without clipping (the smallest and
+                        the largest code included)
+            clip-round  elements between the smallest and the largest level, inclusive
 
         Raises ValueError for another mask.
         """

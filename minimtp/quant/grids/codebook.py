@@ -11,8 +11,8 @@ section 3 and appendix E). There are eight positive levels and seven negative on
 Ternary weights take their scale from the mean, not from the extreme (BitNet b1.58, Ma et al. 2024,
 arXiv 2402.17764, section 2). With three levels, a scale that reaches the extreme would round nearly
 everything to zero. Weights larger than a step and a half are clipped. Rounding twice differs from
-rounding once, because zeros lower the second mean. A scale of 0 is not divided by. BitNet adds an
-epsilon to every scale instead, which would round small layers to zero.
+rounding once, because zeros lower the second mean. Nothing is divided by a scale of 0. BitNet adds
+an epsilon to every scale instead, which would round small layers to zero.
 """
 
 from dataclasses import dataclass

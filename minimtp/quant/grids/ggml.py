@@ -148,8 +148,8 @@ class Q4_0Grid(SteppedGrid):
         return kernels.for_array(x).fake_quantize_q4_0(x)
 
     def _inside(self, x: Array, mask: str) -> Array:
-        """Only weights opposite to the extreme can lie outside: x / d is -8 at the extreme and up
-        to 8 on that side.
+        """Only weights with the opposite sign of the extreme can lie outside: x / d is -8 at the
+        extreme and up to 8 for them.
         """
         xp = array_module(x)
         levels, step = blocks.levels_q4_0(x)  # (N, K/32, 32), (N, K/32, 1)
@@ -231,12 +231,12 @@ class Q8_0Grid(SteppedGrid):
 
 
 class F16Grid(BlockGrid):
-    """float16: the nearest 16-bit number, and no group. Smaller grids are compared with half
-    precision.
+    """float16: the nearest 16-bit number, without groups. It is the half-precision baseline of the
+    smaller grids.
 
     Codes are the bits of the numbers, int16. A matmul does not round its inputs. GPUs multiply by
-    the halves themselves. The CPU has no such matmul, so its kernels keep the numbers as float32,
-    with the same results and twice the memory.
+    float16 numbers directly. The CPU has no such matmul, so its kernels keep the numbers as
+    float32, with the same results and twice the memory.
     """
 
     name = "f16"

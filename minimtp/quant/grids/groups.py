@@ -4,8 +4,8 @@ A scale belongs to the whole matrix ("tensor"), to a row ("channel"), or to a nu
 in a row (an integer). The last group of a row may be shorter than the others and has its own scale.
 Nothing is padded, so no statistic includes a number that is not a weight.
 
-Scales are stored as float16 or float32, and are rounded to it before the codes are chosen. Groups
-whose scale is 0, or too small to be a normal float32 number, become zeros.
+Scales are stored as float16 or float32, and are rounded to that type before the codes are chosen.
+Groups whose scale is 0, or too small to be a normal float32 number, become zeros.
 """
 
 from abc import abstractmethod

@@ -2,9 +2,10 @@
 best.
 
 A grid's own rule takes a group's scale from its extreme, so that (almost) nothing is clipped. With
-few levels that is wasteful: a slightly smaller step moves one weight further and all others less.
-And not all weights matter equally: those that meet large inputs change the outputs most. So each
-group tries its own scale times a range of factors, and keeps the one that minimizes
+few levels that is wasteful: a slightly smaller step clips one weight but rounds all others more
+finely. And not all weights matter equally: weights that are multiplied by large inputs change the
+outputs most. So each group tries its own scale times a range of factors, and keeps the one that
+minimizes
 
     sum_j importance_j (w_j - q_j)²             importance_j = E[x_j²] over calibration text, or 1
 
@@ -52,7 +53,7 @@ def search_scales(
 
 
 def has_superblocks(scales: Scales) -> bool:
-    """Whether some of the scales belong to more weights than others do."""
+    """Return whether some scales belong to more weights than others."""
     return isinstance(scales, tuple) and len({array.shape for array in scales}) > 1
 
 

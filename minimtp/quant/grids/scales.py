@@ -19,7 +19,7 @@ def map_scales(function: Callable[..., Array], *scales: Scales) -> Scales:
 
 
 def put_group(scales: Scales, group: int, part: Scales) -> None:
-    """Overwrite the scales of one group by `part`, (N, 1)."""
+    """Overwrite the scales of one group with `part`, (N, 1)."""
 
     def put(array: Array, new: Array) -> Array:
         array[:, group : group + 1] = new
@@ -97,7 +97,7 @@ def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
 
 
 def stretched_and_shifted(grid: Grid, scales: Scales, factors: Array, offsets: Array) -> Scales:
-    """As `stretched`, with every level also moved up by `offsets` times the old step.
+    """Like `stretched`, but also move every level up by `offsets` times the old step.
 
     Raises what `step_and_minimum_of` raises.
     """

@@ -53,7 +53,8 @@ class UniformGrid(GroupedGrid):
     """Equally spaced levels.
 
     bits: 2..8. policy: one of POLICIES. rounding: a function from `minimtp.quant.grids.rounding`.
-    The rest as for GroupedGrid. Scales are one array, or AffineScales if the policy is `affine`.
+    The other settings are those of GroupedGrid. Scales are one array, or AffineScales if the policy
+    is `affine`.
     Raises UserError for unknown settings.
     """
 

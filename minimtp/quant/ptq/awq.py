@@ -9,7 +9,7 @@ its input is divided by s_j, the product stays the same:
 
 (Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (no scaling) and 1 is the one of
 twenty with the smallest error of the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division
-costs nothing, because it is folded into the module that produces the inputs:
+takes no time in decoding, because it is folded into the module that produces the inputs:
 
     a norm                     its weight is divided
     the values of attention    rows of the fused projection. With fewer value than query heads,

@@ -7,8 +7,8 @@
     gptq        as `importance`, then later columns compensate for every error (gptq.py)
 
 All methods use the same grids, packing and modules as quantization-aware training. The only
-difference is that the weights had no chance to adapt. Every method rounds token tables to nearest,
-because their grid is fine.
+difference is that the weights were not trained to adapt. Every method rounds token tables to
+nearest, because their grid is fine.
 
 Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics
 for each, with the layers before it already rounded, so that it compensates for their errors, too.

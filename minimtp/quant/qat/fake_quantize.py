@@ -24,7 +24,7 @@ is recomputed from the weights at each step, and is a constant in the backward p
 The default is `pass`. The grids follow the extreme of each group, so a clipped weight that is
 pushed further out becomes the extreme itself, and the grid adapts to it. About one weight in 200 is
 clipped. On a small model with three seeds, the masks end within 0.001 nats of one another, and only
-`pass` costs no time.
+`pass` takes no additional time.
 
 `Op.straight_through` marks operations whose backward is not the derivative of their forward. Tests
 compare their gradients with the surrogates instead.

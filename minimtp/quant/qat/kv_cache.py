@@ -86,8 +86,8 @@ class QuantizedCacheAttention(CausalAttention):
 
 
 class AttentionWithQuantizedCache(Attention):
-    """An `Attention` that reads its keys and values from a quantized cache. It takes over the
-    modules of `attention`.
+    """An `Attention` that reads its keys and values from a quantized cache. It reuses the modules
+    of `attention`.
     """
 
     def __init__(self, attention: Attention, cache: str) -> None:

@@ -6,8 +6,9 @@ file, or if the hash makes a side too short, the last tenth of the text is valid
 ends with the end token of the tokenizer.
 
 **Fingerprint.** The sha256 over names and contents. The standard library differs between versions
-and distributions, so a loss belongs to a fingerprint. It is printed with every result. Evaluating
-on another text than that of the run gives a warning, and a resumed run requires the same text.
+and distributions, so a loss is only comparable between runs with the same fingerprint. The
+fingerprint is printed with every result. Evaluating on a text that is not the text of the run gives
+a warning, and a resumed run requires the same text.
 
 **Batches.** One epoch cuts the training text into windows of `context_length` tokens, from a random
 offset, and visits them in random order: every token once before any token twice. Sequence i of the
@@ -63,7 +64,7 @@ class Corpus:
         )
 
     def describe(self) -> str:
-        """Return one line for people: what was read, how it was split, and its fingerprint."""
+        """Return one line for people: the sources, the split, and the fingerprint."""
         return (
             f"{self.name}: {self.files} file{'s' * (self.files != 1)}, "
             f"{self.train_bytes:,} bytes to train on, "
@@ -71,13 +72,13 @@ class Corpus:
         )
 
     def to_dict(self) -> dict[str, object]:
-        """Return what a checkpoint stores about its text."""
+        """Return the description of the text that a checkpoint stores."""
         return {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
 
     def warning(self, trained_on: dict[str, object]) -> str | None:
-        """Return a warning if a run was trained on another text, whose split was another one.
+        """Return a warning if a run was trained on another text, and so with another split.
 
-        trained_on: what the checkpoint of the run stores about its text.
+        trained_on: the description of its text that the checkpoint of the run stores.
         """
         theirs = trained_on.get("fingerprint")
         if theirs == self.fingerprint:

@@ -1,12 +1,12 @@
 """Self-generated text: training text that a model generates, for self-distillation of its heads.
 
-Heads draft for a trunk, so they should learn the trunk's predictions, in the contexts that the
-trunk's own choices lead to. The recipe's `head_targets trunk` does the first half: heads learn the
-probabilities of the trunk instead of the next tokens of the text. This file does the second half.
-The model continues prompts from its training text at temperature 1, up to its context length, and
-the heads are trained on the result, usually with `freeze_trunk`. FastMTP (arXiv 2509.18362) does
-the same, and EAGLE trains on a fixed data set that the target generated. Speculative decoding does
-not change the distribution of the samples.
+Heads draft for a trunk. So they should learn the trunk's predictions, on text that the trunk itself
+generates. The recipe's `head_targets trunk` does the first half: heads learn the probabilities of
+the trunk instead of the next tokens of the text. This file does the second half. The model
+continues prompts from its training text at temperature 1, up to its context length, and the heads
+are trained on the result, usually with `freeze_trunk`. FastMTP (arXiv 2509.18362) does the same,
+and EAGLE trains on a fixed data set that the target generated. Speculative decoding does not change
+the distribution of the samples.
 
 The text is kept in the run folder as ordinary text files, and a resumed run reads it again.
 """

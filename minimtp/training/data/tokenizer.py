@@ -67,7 +67,7 @@ SPACE = "\u0120"  # the spelling of a space
 def _spelt(name: str) -> bytes:
     """Return the bytes of a token with this name.
 
-    Like the library, take a name with other characters for the text itself.
+    A name with other characters is the text itself, as in the library.
     """
     return bytes(map(_BYTES.__getitem__, name)) if _BYTES.keys() >= set(name) else name.encode()
 

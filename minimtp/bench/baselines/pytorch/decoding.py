@@ -1,4 +1,5 @@
-"""Decode a full-precision trunk in PyTorch: eagerly, or with one token's pass as a CUDA graph.
+"""Decode a full-precision trunk in PyTorch: eagerly, or with the forward pass of one token as a
+CUDA graph.
 
 Weights and cache have one dtype, float32 or float16; angles and logits are float32. The query heads
 of a group are rows of one product with the group's keys. So no key is repeated, and every attention
@@ -80,7 +81,7 @@ class TorchDecoder:
     ) -> "torch.Tensor":
         """Tokens (T,) at `positions` (T,) attend to the cached positions before `stop`.
 
-        masked: each token attends to positions up to its own only.
+        masked: each token attends only to positions up to its own.
         """
         torch, config, weights = self.torch, self.config, self.weights
         functional = torch.nn.functional

@@ -6,7 +6,8 @@ from minimtp.bench.baselines.pytorch.device import captured, median_elapsed, tor
 class TorchProduct:
     """float16 weights (N, K) times 1 to 16 rows, by PyTorch on the GPU.
 
-    copies: number of copies of the weights that are used in turn, so that none is in the cache.
+    copies: number of copies of the weights. They are used alternately, so that the weights are
+    never in the cache.
     Raises ImportError if PyTorch has no CUDA.
     """
 

@@ -12,10 +12,10 @@ forward pass runs under autocast and the weights stay float32. In float16 a Grad
 loss. It starts where ours does (training/loss_scale.py), and a step that overflows is repeated with
 half the scale, like ours. So both implementations take the same steps.
 
-**On a GPU** a batch is copied from pinned memory, and nothing waits for it. Losses stay on the GPU
-until the round is over. Only in float16, the host waits after each step to learn whether it
-overflowed. Fused attention accepts grouped heads in 16 bits only, so with more bits keys and values
-are repeated. Otherwise PyTorch would store every attention probability.
+**On a GPU** a batch is copied from pinned memory, and the host does not wait for the copy. Losses
+stay on the GPU until the round is over. Only in float16, the host waits after each step to learn
+whether it overflowed. Fused attention accepts grouped heads in 16 bits only, so with more bits keys
+and values are repeated. Otherwise PyTorch would store every attention probability.
 """
 
 import os
@@ -239,10 +239,10 @@ class GraphedTorchTrainer(TorchTrainer):
     """The same with whole steps recorded as a CUDA graph: forward, backward, clipping and AdamW are
     one launch.
 
-    It follows PyTorch's rules for recording. The first steps run on another stream, to set up what
-    a recording must not set up. Batch and learning rate have fixed addresses. Gradients are unset
-    when the recording begins, so they are allocated in its memory. Those first steps are steps of
-    the training like any other.
+    It follows PyTorch's rules for recording. The first steps run on another stream, to do the setup
+    that is not allowed in a recording. Batch and learning rate have fixed addresses. Gradients are
+    unset when the recording begins, so they are allocated in its memory. The first steps are part
+    of the training.
     """
 
     name, how = "PyTorch, CUDA graph", "whole steps recorded, fused AdamW"

@@ -1,13 +1,13 @@
-"""Products of matrices, compiled.
+"""Compiled matrix products.
 
-    panels.py          how weights lie in memory
+    panels.py          the memory layout of weights
     packed_linear.py   a few rows times a prepared matrix: decoding
     gemm.py            whole matrices: training
     tiles.py           the innermost loops of both
     code_products.py   ways to multiply int4 and int8 codes
     vectors.py         the vector instructions that the loops emit
     activations.py     rounding activations to int8
-    embedding_rows.py  rows of a prepared matrix, decoded
+    embedding_rows.py  embedding lookups in a prepared matrix
 
-What is computed is in `kernels/plain/packed_linear.py` and `kernels/plain/quantize.py`.
+See `kernels/plain/packed_linear.py` and `kernels/plain/quantize.py` for the definitions.
 """

@@ -1,13 +1,12 @@
-"""Rounding activations to int8 for a product, in vector instructions: the bits of
-`plain.quantize_activations`.
+"""Rounding activations to int8 for a product, in vector instructions. The results are bit-identical
+to those of `plain.quantize_activations`.
 
     code = round half to even(x * (127 / max|x|)),  scale = max|x| / 127,   per group of 32
 
-A verification step rounds its rows again before every product, so rounding must take little time
-compared with the product. Magnitudes are compared as integers, because without the sign, a float's
-bits grow with its magnitude. Adding 1.5 * 2^23 leaves
-a float32 no room for a fraction: the low bits of the sum are the rounded integer, with ties to even
-as in IEEE addition.
+A verification step rounds its rows before every product, so rounding must be much faster than the
+product. Magnitudes are compared as integers, because the bits of a float without its sign grow with
+its magnitude. To round a number, 1.5 * 2^23 is added to it. The sum has no bits for a fraction, so
+its low bits are the rounded integer, with ties to even as in IEEE addition.
 """
 
 from llvmlite import ir
@@ -49,8 +48,8 @@ def quantize_activations(x):
 
 
 def _rounding(code_matrix, store_codes):
-    """An intrinsic round(x (T, K), codes (T, K), scales (T, K/32), starts (T, K/32)) that stores
-    codes its own way.
+    """Return an intrinsic round(x (T, K), codes (T, K), scales (T, K/32), starts (T, K/32)).
+    `store_codes` stores its codes and starts.
     """
 
     @intrinsic
@@ -104,7 +103,7 @@ def _rounded(emit, x):
 
 
 def _store_codes(emit, integers, codes, group):
-    """Codes as bytes, in order; returns their sums over the vectors of a group."""
+    """Store the codes as bytes, in order. Return their sums over the vectors of a group."""
     place = emit.advance(codes, emit.times(group, GROUP))
     total = emit.constant(INTS, 0)
     for v, vector in enumerate(integers):
@@ -116,15 +115,15 @@ def _store_codes(emit, integers, codes, group):
 
 
 def _store_for_shorts(emit, integers, codes, starts, group):
-    """Codes as bytes; `starts` get what a total of `add_products_of_bytes` begins with: -8 times
-    the sums of the codes that it meets in the lower and in the upper short of its dwords.
+    """Store the codes as bytes, and the initial totals of `add_products_of_bytes` in `starts`. The
+    low short of a start is -8 times the sum of the codes that are multiplied into low shorts. The
+    high short is the same for high shorts.
     """
     builder = emit.builder
     total = _store_codes(emit, integers, codes, group)
-    total = emit.folded(builder.add, total, 4)  # the sums of each fourth code
-    total = builder.add(
-        total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)])
-    )  # first + second, third + fourth
+    total = emit.folded(builder.add, total, 4)  # lane i: the sum of codes i, i + 4, i + 8, ...
+    # Add lanes 0 and 1, and lanes 2 and 3.
+    total = builder.add(total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)]))
     total = builder.mul(total, emit.constant(INTS, -8))
     low, high = (builder.extract_element(total, ir.Constant(INT32, lane)) for lane in (0, 2))
     low, high = (
@@ -135,15 +134,15 @@ def _store_for_shorts(emit, integers, codes, starts, group):
 
 
 def _store_for_dots(emit, integers, codes, starts, group):
-    """Codes as bytes; `starts` get minus their sum."""
+    """Store the codes as bytes, and minus their sum in `starts`."""
     total = emit.folded(emit.builder.add, _store_codes(emit, integers, codes, group))
     total = emit.builder.extract_element(emit.builder.neg(total), ir.Constant(INT32, 0))
     emit.store(total, starts, emit.times(group, 4))
 
 
 def _store_shorts(emit, integers, codes, starts, group):
-    """Codes as shorts: of each four the first and third, then the second and fourth. Totals begin
-    at zero.
+    """Store the codes as shorts. The order in each four is first, third, second, fourth. `starts`
+    are not used: totals begin at zero.
     """
     place = emit.advance(codes, emit.times(group, 2 * GROUP))
     order = [four + k for four in range(0, LANES, 4) for k in (0, 2, 1, 3)]

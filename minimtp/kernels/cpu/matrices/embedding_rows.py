@@ -1,8 +1,8 @@
-"""Decoded rows of a matrix in panels (panels.py), so that a tied output matrix also serves as the
+"""Embedding lookups in a matrix stored as panels (panels.py). A tied output matrix is also the
 table of token embeddings.
 
-The table is not stored a second time. A row is scattered over its panel, with one number or dword
-per cache line. Collecting it takes less than a microsecond.
+Therefore the table does not have to be stored a second time. A row is scattered over its panel, one
+number or dword per cache line. Collecting it takes less than a microsecond.
 """
 
 from minimtp.backend import numpy as np

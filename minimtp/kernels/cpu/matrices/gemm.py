@@ -2,18 +2,18 @@
 
     y[i, j] = sum over k of a[i, k] b[k, j]
 
-The innermost loop is the one of decoding (`float_tile`): totals of 8 rows times 32 columns stay in
-the registers of AVX-512 while it walks along K. Two loops surround it. The outer loop copies 32
-columns of b into a panel, line after line, once for all rows of a. With its (K, 32) numbers, a
-panel stays in the second cache while the rows are multiplied by it. This is the order of Goto and
-van de Geijn (2008, "Anatomy of high-performance matrix multiplication"), who use more levels. The
-matrices here are too small to need them.
+Decoding uses the same innermost loop (`float_tile`). It goes along K, and its totals of 8 rows
+times 32 columns stay in the registers of AVX-512. Two loops surround it. The outer loop copies 32
+columns of b into a panel, line after line, once for all rows of a. A panel of (K, 32) numbers stays
+in the L2 cache while the rows are multiplied by it. This is the order of Goto and van de Geijn
+(2008, "Anatomy of high-performance matrix multiplication"), who use more levels. The matrices here
+are too small to need them.
 
-Backward passes multiply transposed matrices. Nothing is transposed for them: a panel is gathered
-from rows as well as from columns, and the tile reads columns of a as well as rows.
+Backward passes multiply transposed matrices. They need no transposed copies: a panel can be
+gathered from rows or from columns, and the tile can read rows or columns of a.
 
-Without AVX-512, there are too few registers for this loop to be as fast as BLAS, which has one loop
-per processor. Then the product is NumPy's.
+Without AVX-512, there are too few registers for this loop to be as fast as BLAS, which has a
+special loop for each processor. In that case NumPy computes the product.
 """
 
 from numba import types
@@ -65,8 +65,8 @@ def _contiguous(matrices):
 
 @compiled
 def _products(a, of_columns, b, of_rows, y):
-    """y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is (B, N, K)
-    instead of (B, K, N).
+    """Compute y (B, M, N) = a @ b. of_columns: a is (B, K, M) instead of (B, M, K). of_rows: b is
+    (B, N, K) instead of (B, K, N).
     """
     depth, columns = (b.shape[2], b.shape[1]) if of_rows else (b.shape[1], b.shape[2])
     if depth != (a.shape[1] if of_columns else a.shape[2]):

@@ -1,16 +1,16 @@
 """Products of a few rows of activations with a weight matrix, compiled. Decoding spends most of its
 time here.
 
-A decode step multiplies 1 row by every weight of the model, a verification step 2 to 16 rows.
-Reading the weights takes the time, so each weight is read once for all rows. BLAS is fast for one
-row and for many rows, and slow in between. `prepare_*` lays weights out once in panels of 32
-outputs (panels.py explains how and why). A panel stays in the cache while the rows are multiplied
-by it, four or eight at a time.
+A decode step multiplies 1 row by every weight of the model, a verification step 2 to 16 rows. Most
+of the time is spent reading the weights, so each weight is read once for all rows. BLAS is fast for
+one row and for many rows, and slow in between. `prepare_*` lays out the weights once in panels of
+32 outputs (panels.py explains how and why). A panel stays in the cache while groups of four or
+eight rows are multiplied by it.
 
 Quantized products work on integers. Activations are rounded to int8 per group of 32
-(`quantize_activations`, the function that training fakes), and the 32 products of a group are
-summed exactly. A row has the same bits whatever other rows are in the call, so verified drafts
-equal plain decoding without any tolerance.
+(`quantize_activations`, which training simulates), and the 32 products of a group are summed
+exactly. The bits of a row do not depend on the other rows of the call, so speculative and plain
+decoding give identical results.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ from minimtp.kernels.cpu.matrices.tiles import MOST_ROWS, float_tile, quantized_
 from minimtp.kernels.ggml import blocks as ggml
 
 F32, Q4_0, Q8_0 = 0, 1, 2
-LARGE = 1 << 19  # bytes; larger matrices are prefetched, smaller ones stay in the second cache
+LARGE = 1 << 19  # bytes; larger matrices are prefetched, smaller ones stay in the L2 cache
 F32_BYTES = 4 * PANEL
 Q4_0_BYTES = SCALE_BYTES + Q4.code_bytes
 Q8_0_BYTES = SCALE_BYTES + Q8.code_bytes
 
-# A tile of one row waits for its own totals, so a row that is left over is never done alone: five
-# rows as three and two.
+# A tile of one row is slow, because each addition waits for the one before. So rows are divided
+# without leaving a single row: five rows are three and two.
 _f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (
     float_tile(rows) for rows in range(1, 9)
 )
@@ -121,8 +121,8 @@ def _next_rows(left, most):
 
 @compiled
 def multiply_floats(x, w, start, stride, depth, y, column, fetches):
-    """y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for 32 values
-    of j.
+    """Compute y[:, column + j] = sum over k < depth of x[:, k] * w[start + k * stride + j], for
+    j < 32.
     """
     row = 0
     while row < x.shape[0]:
@@ -155,7 +155,7 @@ def _multiply_f32(x, panels, y):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
             multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
-        else:  # y has fewer columns than the panel: compute it apart and copy
+        else:  # y has fewer columns than the panel: use a temporary array and copy
             edge = np.empty((x.shape[0], PANEL), np.float32)
             multiply_floats(x, weights, start, PANEL, x.shape[1], edge, 0, fetches)
             _copy_edge(edge, y, column)
@@ -190,7 +190,7 @@ def _multiply_q8_0(x, panels, y):
 
 @compiled
 def _multiply_quantized(kind, codes, scales, starts, panels, y):
-    """kind: a constant, for each of which Numba compiles a version."""
+    """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
     for panel in range(panels.shape[0]):
         column = panel * PANEL
         if column + PANEL <= y.shape[1]:
@@ -220,7 +220,7 @@ def _multiply_panel(kind, codes, scales, starts, panels, panel, y, column):
 
 @compiled
 def multiply(kind, x, panels, y):
-    """y = x @ W.T for panels of any format."""
+    """Compute y = x @ W.T for panels of any format."""
     if kind == F32:
         _multiply_f32(x, panels, y)
     elif kind == Q4_0:

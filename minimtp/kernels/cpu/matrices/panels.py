@@ -1,10 +1,10 @@
-"""The memory layout of a weight matrix for the compiled products: panels of 32 outputs. Array code,
-run once per model.
+"""The memory layout of a weight matrix for the compiled products: panels of 32 outputs. Array code
+creates this layout once per model.
 
 A file stores weights row by row: all inputs of an output, then the next output. With this layout, a
 processor that multiplies 8 or 16 numbers at once would have to add up the lanes of a register at
-the end of each group. In a *panel*, neighbours in memory are neighbouring outputs instead. Every
-lane has a total of its own, and the panel is read from its first byte to its last.
+the end of each group. In a *panel*, neighbours in memory are neighbouring outputs. Every lane
+has its own total, and the panel is read from its first byte to its last.
 
     f32     for each k: 32 floats, 128 bytes
     q4_0    for each group of 32 k: 32 float16 scales, then 4 steps of 8 k, 64 + 512 bytes
@@ -34,8 +34,8 @@ def by_panel(matrix):
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes): two codes + 8 per
-    byte.
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes). Each byte holds
+    two codes, each with 8 added.
     """
     steps = (
         by_panel(codes + np.int8(8))

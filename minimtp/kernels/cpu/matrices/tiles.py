@@ -1,38 +1,40 @@
 """The innermost loops of the matrix products, written in LLVM's vector instructions.
 
-A *tile* is the product of a few rows of activations with 32 output columns. Its running totals stay
-in registers while it walks along K, so that each weight that is loaded serves all its rows, and
-each activation all its columns. Compilers do not find this shape in a loop (they vectorize the
-innermost one and keep totals in memory); here it is spelt out, as a Python loop that emits
-instructions for every total. Where the processor has too few registers for all the totals, the
-columns are done in parts, one after the other: those of floats on a stretch of the panel that stays
-in the nearest cache, as each part would fetch a long panel anew.
+**Tiles.** A *tile* is the product of a few rows of activations with 32 output columns. Its totals
+stay in registers while the loop goes along K. So each loaded weight is used for all rows of the
+tile, and each activation for all columns. A compiler would vectorize the innermost loop and keep
+the totals in memory. Here, a Python loop emits the instructions for every total instead. If the
+processor has too few registers for all totals, the columns are computed in several parts. Each part
+of a float tile would read a long panel from memory again. So float tiles process the panel in
+stretches that fit into the L1 cache.
 
-A tile can ask the memory in advance, where the processor's own prefetching falls behind. That
-differs. On an Intel server (Emerald Rapids) it falls behind from the first row: asking, into the
-nearest cache, took one row times 75 MB of int4 from 9.5 to 6 ms. On AMD's Zen it keeps up with one
-and two rows, which are slower when they ask, and not with more: the more rows, the more is computed
-between two loads. There a tile that is soon back needs the weights in the nearest cache, and one
-that computes longer, or in parts, does better with the second, since what waits there does not keep
-the nearest one from
-delivering: eight rows times 24 MB of float32 went from 1.20 to 1.10 ms, and with AVX-512 switched
-off, together with the stretches, from 2.25 to 1.41.
+**Prefetching.** A tile can prefetch weights. Whether this helps depends on the processor. On an
+Intel server (Emerald Rapids), the processor's own prefetching is too slow even for one row.
+Prefetching into the L1 cache reduced the time of one row times 75 MB of int4 from 9.5 to 6 ms. On
+AMD's Zen, the processor's own prefetching is fast enough for one and two rows, and ours makes them
+slower. With more rows, more is computed between two loads, and the processor is too slow. Short
+tiles need the weights in the L1 cache. Tiles that compute longer, or in parts, are faster if the
+weights are prefetched into the L2 cache, because that does not delay reads from the L1 cache. The
+time of eight rows times 24 MB of float32 fell from 1.20 to 1.10 ms. With AVX-512 switched off it
+fell from 2.25 to 1.41 ms, together with the stretches.
 
-Weights lie in *panels* of 32 output columns (`kernels/cpu/matrices/panels.py`), so that a vector
-register holds the totals of neighbouring outputs and nothing is ever summed across a register,
-except the bytes of a dword.
+**Panels.** Weights are stored in *panels* of 32 output columns (panels.py). A vector register holds
+the totals of neighbouring outputs, so no sum goes across a register, except for the bytes of a
+dword.
 
-A quantized total is an exact integer while it runs along a group, then joins the float total:
+**Quantized tiles.** The total of a group is an exact integer. It is then added to the float total:
+
     y += (w_scale * x_scale) * sum(w_code * x_code)
-Instructions that multiply bytes want one factor unsigned, so codes are stored with an offset: 0..15
-for q4_0, eight too large. The total makes up for it by starting at -8 sum(x_code). A total of
-16-bit lanes may wrap around on its way; what it ends with fits, because |(code - 8) x_code| summed
-over a lane's 16 products is at most 16 * 8 * 127. All ways of multiplying, AVX-512's, AVX2's and
-the portable one, give the same integers, so the same results.
 
-**A row's result does not depend on its neighbours**: for every tile shape a total is the same
-sequence of operations along K, and every one is written explicitly (`llvm.fmuladd` becomes one
-fused instruction wherever the processor has it).
+Instructions that multiply bytes need one unsigned operand. So codes of q4_0 are stored with 8
+added, as 0..15, and the total starts at -8 sum(x_code) to correct for that. A 16-bit total may
+overflow in between, but its final value fits: |(code - 8) x_code|, summed over the 16 products of a
+lane, is at most 16 * 8 * 127. The variants for AVX-512, for AVX2 and for other processors compute
+the same integers, so their results are identical.
+
+**The result of a row does not depend on the other rows.** In every tile shape, a total is the same
+sequence of explicit operations along K. (`llvm.fmuladd` becomes one fused instruction if the
+processor has it.)
 """
 
 from numba import types
@@ -59,26 +61,27 @@ from minimtp.kernels.cpu.matrices.vectors import (
     fit,
 )
 
-VECTORS = PANEL // LANES  # of a panel
-MOST_ROWS = LANES // 2  # of a tile
-FLOAT_TOTALS, QUANTIZED_TOTALS = (
-    (16, 8) if DOTS else (8, 8)
-)  # that fit the registers beside what they are computed from
-STRETCH = 128  # k's: 16 KB of a panel of floats
-NEAR_AHEAD, FAR_AHEAD = 8192, 16384  # bytes of a panel; measured, like the next line
-FEWEST_FETCHING, FAR_CACHE = (3, SECOND) if ZEN else (1, NEAREST)  # rows of a tile
+VECTORS = PANEL // LANES  # in a panel
+MOST_ROWS = LANES // 2  # maximum number of rows in a tile
+# The number of totals for which there are registers, besides those for the operands.
+FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)
+STRETCH = 128  # values of k: 16 KB of a panel of floats
+# Bytes of a panel between a load and the prefetched address. The values were measured.
+NEAR_AHEAD, FAR_AHEAD = 8192, 16384
+# Minimum number of rows for which a tile prefetches, and the cache for FAR_AHEAD. Also measured.
+FEWEST_FETCHING, FAR_CACHE = (3, SECOND) if ZEN else (1, NEAREST)
 
 
 def _parts(rows, most_totals):
-    """The vectors of a panel in parts of so many that the totals of `rows` rows fit."""
+    """Split the vectors of a panel into parts. The registers hold the totals of `rows` rows for one
+    part.
+    """
     size = max(1, min(VECTORS, most_totals // rows))
     return [range(first, first + size) for first in range(0, VECTORS, size)]
 
 
 def _fetch(emit, fetches, address, size, ahead, cache):
-    """Ask the memory for `size` bytes that a tile reads `ahead` bytes of its panel later, unless
-    `fetches` is 0.
-    """
+    """Prefetch `size` bytes that start `ahead` bytes after the address, unless `fetches` is 0."""
     with emit.builder.if_then(
         emit.builder.icmp_signed("!=", fetches, emit.number(0)), likely=False
     ):
@@ -86,12 +89,16 @@ def _fetch(emit, fetches, address, size, ahead, cache):
 
 
 def float_tile(rows, of_columns=False):
-    """Emits tile(x (T, n), row, w (any,), start, stride, depth, out, out_row, out_column, fetches).
+    """Return the intrinsic tile(x (T, n), row, w (any,), start, stride, depth, out, out_row,
+    out_column, fetches).
 
-    out[out_row + r, out_column + j] = sum over k < depth of x[row + r, k] * w[start + k * stride +
-    j], for `rows` values of r and 32 of j. fetches: 1 to ask the memory for a panel in advance
-    (stride 32), which tiles of fewer than FEWEST_FETCHING rows never do, 0 to leave that to the
-    processor. of_columns: the rows are columns of x (n, T).
+    It computes, for r < rows and j < 32,
+
+        out[out_row + r, out_column + j] =
+            sum over k < depth of x[row + r, k] * w[start + k * stride + j]
+
+    fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor. Tiles with fewer
+    than FEWEST_FETCHING rows never prefetch. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
@@ -119,8 +126,8 @@ def float_tile(rows, of_columns=False):
             )
 
             def walk(first, count, part, beginning):
-                """Add to the totals of `part`, which begin with what `beginning` gives, `count` k's
-                from `first` on.
+                """Compute the totals of `part` for `count` values of k from `first` on. They start
+                at the values that `beginning` returns.
                 """
                 totals = [[emit.variable(beginning(y, c)) for c in part] for y in y_rows]
                 with cgutils.for_range(builder, count) as along_k:
@@ -143,9 +150,8 @@ def float_tile(rows, of_columns=False):
             if len(parts) == 1:
                 walk(0, depth, parts[0], lambda y, c: zero)
                 return context.get_dummy_value()
-            stretches = emit.plus(
-                1, builder.sdiv(emit.plus(depth, -1), emit.number(STRETCH))
-            )  # one, empty, of depth 0
+            # A depth of 0 is one empty stretch.
+            stretches = emit.plus(1, builder.sdiv(emit.plus(depth, -1), emit.number(STRETCH)))
             with cgutils.for_range(builder, stretches) as along_stretches:
                 first = emit.times(along_stretches.index, STRETCH)
                 left = builder.sub(depth, first)
@@ -176,12 +182,15 @@ def _store_totals(emit, totals, y_rows, part):
 
 
 def quantized_tile(formats, rows):
-    """Return tile(kind, codes (T, K), scales, starts (T, K/32), row, panels (P, bytes), panel, out,
-    out_row, out_column, fetches).
+    """Return the intrinsic tile(kind, codes (T, K), scales, starts (T, K/32), row, panels (P,
+    bytes), panel, out, out_row, out_column, fetches).
 
-    out[out_row + r, out_column + j] = row + r of the activations times output j of the panel, for
-    `rows` values of r and 32 of j. fetches: as in `float_tile`. kind: a key of `formats`, constant
-    in the caller, so that the format's instructions are chosen when the caller is compiled.
+    It computes, for r < rows and j < 32,
+
+        out[out_row + r, out_column + j] = row + r of the activations times output j of the panel
+
+    fetches: as in `float_tile`. kind: a key of `formats`. It must be a constant in the caller, so
+    that the instructions of the format are chosen when the caller is compiled.
     """
 
     @intrinsic(prefer_literal=True)
@@ -213,8 +222,8 @@ def quantized_tile(formats, rows):
             emit = Emitter(context, builder, signature.args[1:], arguments[1:])
             x, scales, starts, row, panels, panel, out, out_row, out_column, fetches = emit.arrays
             groups = emit.width(scales)
-            # The number of steps is a constant, but LLVM must not know: it would unroll the loop
-            # and spill the registers.
+            # The number of steps is a constant, but it is computed here to hide that from LLVM.
+            # Otherwise LLVM would unroll the loop and spill registers.
             steps = builder.sdiv(emit.width(x), emit.times(groups, GROUP // kind.steps))
             base = emit.row(panels, panel, 1)
             x_rows = [emit.row(x, emit.plus(row, r), kind.code_size) for r in range(rows)]

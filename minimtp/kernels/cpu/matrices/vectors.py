@@ -1,4 +1,4 @@
-"""Vector instructions, emitted by hand where Numba would not compile a loop to the right ones.
+"""Vector instructions that are emitted by hand, because Numba would not choose them for a loop.
 
 A Numba *intrinsic* is a function whose body is a list of LLVM instructions. Python code writes the
 list when the caller is compiled. LLVM has vectors of any length as values (`<8 x float>`) and
@@ -30,8 +30,8 @@ def processor_features(context):
     }
 
 
-# AVX-512 has vectors twice as long, twice as many of them, and, with VNNI, products of bytes that
-# need no 16-bit sums.
+# With AVX-512, vectors are twice as long and there are twice as many registers. With VNNI, products
+# of bytes are summed in 32 bits.
 DOTS = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= processor_features(
     cpu_target.target_context
 )
@@ -53,8 +53,8 @@ BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.
 
 
 def fit(given, expected):
-    """Whether Numba's types are arrays as expected; arrays that cannot be written to (mapped files)
-    are, too.
+    """Return whether Numba's types are the expected arrays. Read-only arrays (mapped files) are
+    accepted.
     """
     return all(
         isinstance(array, types.Array)
@@ -64,21 +64,20 @@ def fit(given, expected):
 
 
 def special_instructions(context):
-    """Which of the instructions that the emitter would ask for by name the processor has."""
+    """Return the names of the special instructions that the emitter may use on this processor."""
     features, triple = processor_features(context), context.codegen().magic_tuple()[0]
     found = features & {"f16c"}
     if DOTS:
         found |= {"dots"}
     elif "avx2" in features:
         found |= {"avx2"}
-    return (
-        found | {"f16c"} if triple.startswith("aarch64") else found
-    )  # its own conversion of float16 is always there
+    # Every 64-bit ARM processor can convert float16.
+    return found | {"f16c"} if triple.startswith("aarch64") else found
 
 
 class Emitter:
-    """Emits instructions into the function being compiled. Offsets are in bytes; arithmetic is on
-    64-bit integers.
+    """Emits instructions into the function that is being compiled. Offsets are in bytes. Index
+    arithmetic uses 64-bit integers.
     """
 
     def __init__(self, context, builder, kinds, arguments):
@@ -100,14 +99,14 @@ class Emitter:
         return self.builder.extract_value(array.shape, 1)
 
     def row(self, array, index, item_bytes, column=0):
-        """Address of array[index, column]."""
+        """Return the address of array[index, column]."""
         item = self.plus(self.times(index, self.width(array)), column)
         return self.advance(
             self.builder.bitcast(array.data, INT8.as_pointer()), self.times(item, item_bytes)
         )
 
     def item(self, array, index, item_bytes):
-        """Address of array[index], for an array of one dimension."""
+        """Return the address of array[index], for an array of one dimension."""
         return self.advance(
             self.builder.bitcast(array.data, INT8.as_pointer()), self.times(index, item_bytes)
         )
@@ -133,8 +132,9 @@ class Emitter:
         self.builder.store(value, address, align=1)
 
     def prefetch(self, address, ahead, size, cache):
-        """Ask for `size` bytes from `ahead` bytes behind the address, which need not be memory of
-        ours, to read them from `cache`, NEAREST or SECOND."""
+        """Prefetch `size` bytes that start `ahead` bytes after the address into `cache`, NEAREST or
+        SECOND. The bytes may lie outside of the array.
+        """
         b, kind = self.builder, ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
         flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
@@ -142,7 +142,7 @@ class Emitter:
             b.call(prefetch, [self.advance(address, ahead + offset), *flags])
 
     def load_everywhere(self, scalar_kind, address, offset=0):
-        """A vector, each lane of which is the scalar at the address."""
+        """Return a vector with the scalar at the address in every lane."""
         return self.everywhere(self.load(scalar_kind, address, offset))
 
     def everywhere(self, scalar):
@@ -152,8 +152,8 @@ class Emitter:
         )
 
     def folded(self, operation, x, smallest_distance=1):
-        """x (of LANES lanes) after operation(x, x with its lanes exchanged at distances LANES/2,
-        LANES/4, ...).
+        """Combine the lanes of x with `operation`, and return the result in every lane. A
+        `smallest_distance` of n combines only lanes whose distance is a multiple of n.
         """
         distance = LANES // 2
         while distance >= smallest_distance:
@@ -162,7 +162,7 @@ class Emitter:
         return x
 
     def lanes(self, x, order, y=None):
-        """The lanes that `order` names: of x, and counting on, of y."""
+        """Return the lanes in `order`. Indices continue from the lanes of x to the lanes of y."""
         mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
         return self.builder.shuffle_vector(x, x if y is None else y, mask)
 
@@ -170,15 +170,15 @@ class Emitter:
         return ir.Constant(kind, [value] * kind.count)
 
     def float16_to_float32(self, x):
-        """float16 numbers, given as HALFS (shorts), as FLOATS."""
+        """Convert float16 numbers, stored as HALFS (shorts), to FLOATS."""
         b = self.builder
         if self.with_float16:
             return b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), LANES)), FLOATS)
         bits = b.zext(x, INTS)
         magnitude = b.and_(bits, self.constant(INTS, 0x7FFF))
         sign = b.shl(b.xor(bits, magnitude), self.constant(INTS, 16))
-        # The same fraction, 13 bits further left, under an exponent that is too small by 112;
-        # subnormals come right, too.
+        # Shifting by 13 bits aligns the fraction, but the exponent is too small by 112. Multiplying
+        # by 2^112 corrects it, also for subnormal numbers.
         aligned = b.bitcast(b.shl(magnitude, self.constant(INTS, 13)), FLOATS)
         finite = b.bitcast(b.fmul(aligned, self.constant(FLOATS, 2.0**112)), INTS)
         is_finite = b.icmp_unsigned("<", magnitude, self.constant(INTS, 0x7C00))
@@ -186,7 +186,7 @@ class Emitter:
         return b.bitcast(b.or_(value, sign), FLOATS)
 
     def variable(self, value):
-        """A place for a value that changes in a loop; LLVM keeps it in a register."""
+        """Return a variable that may change in a loop. LLVM keeps it in a register."""
         place = cgutils.alloca_once(self.builder, value.type)
         self.builder.store(value, place)
         return place
@@ -208,8 +208,8 @@ class Emitter:
         return self.builder.ashr(self.builder.shl(x, shift), shift)
 
     def add_dots_of_bytes(self, total, codes, x):
-        """total (INTS) + in each lane the sum of four products of codes (unsigned bytes) and x
-        (signed bytes).
+        """Add the sum of four products of codes (unsigned bytes) and x (signed bytes) to each lane
+        of total (INTS).
         """
         b = self.builder
         codes = b.bitcast(codes, INTS)
@@ -222,8 +222,8 @@ class Emitter:
         return total
 
     def add_products_of_bytes(self, total, codes, x):
-        """total (SHORTS) + the sums of two neighbouring products of codes (bytes 0..15) and x
-        (signed bytes).
+        """Add the sums of two neighbouring products of codes (bytes 0..15) and x (signed bytes) to
+        total (SHORTS).
         """
         b = self.builder
         if self.with_avx2:
@@ -239,7 +239,7 @@ class Emitter:
         return b.add(total, b.mul(b.lshr(codes, eight), b.ashr(x, eight)))
 
     def products_of_shorts(self, a, c):
-        """The sums of two neighbouring products of shorts (SHORTS), as INTS."""
+        """Return the sums of two neighbouring products of shorts (SHORTS), as INTS."""
         b = self.builder
         if self.with_avx2:
             return self.call("llvm.x86.avx2.pmadd.wd", INTS, a, c)
