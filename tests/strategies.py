@@ -1,4 +1,4 @@
-"""What the properties are tried on: every hypothesis strategy of the tests, in one place."""
+"""All Hypothesis strategies that several tests share."""
 
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -8,19 +8,18 @@ from minimtp.backend import numpy as np
 
 @st.composite
 def weight_matrices(draw, largest=1e4, block=32):
-    """float32 (1..3 rows, 1..3 blocks of columns), at most `largest` in magnitude: bell-shaped, or
-    on a lattice full of ties and of weights on the very bounds of a grid, or anything at all; some
-    groups of 32 are zero or constant.
+    """float32 matrices of 1 to 3 rows and 1 to 3 blocks of columns, at most `largest` in magnitude.
+
+    The weights are normally distributed, or on a lattice with many ties and many weights exactly on
+    the bounds of a grid, or arbitrary. Some groups of 32 are zero or constant.
     """
     shape = draw(st.integers(1, 3)), draw(st.integers(1, 3 if block == 32 else 2)) * block // 32, 32
-    kind = draw(st.sampled_from(["bell", "lattice", "anything"]))
-    if kind == "bell":
+    kind = draw(st.sampled_from(["normal", "lattice", "any"]))
+    if kind == "normal":
         spread = 10.0 ** draw(st.floats(-6, 2))
         matrix = spread * np.random.default_rng(draw(st.integers(0, 2**32))).standard_normal(shape)
     elif kind == "lattice":
-        limit = draw(
-            st.sampled_from([16, 254])
-        )  # a step of 2 in one of the formats: odd numbers are ties
+        limit = draw(st.sampled_from([16, 254]))  # a step of 2 in one format, so odd ones are ties
         matrix = draw(
             arrays.arrays(np.int16, shape, elements=st.integers(-limit, limit))
         ) * 2.0 ** draw(st.integers(-20, 5))
@@ -36,30 +35,30 @@ def weight_matrices(draw, largest=1e4, block=32):
 
 @st.composite
 def ragged_matrices(draw, largest=1e4):
-    """float32 (1..3 rows, 1..70 columns) of the same kinds of numbers as `weight_matrices`."""
+    """float32 matrices of 1 to 3 rows and 1 to 70 columns, with weights as in `weight_matrices`."""
     return draw(weight_matrices(largest))[:, : draw(st.integers(1, 70))]
 
 
 @st.composite
 def uniform_grids(draw, **fixed):
-    """Uniform grids of 2-8 bits with any policy, over any groups, with any type of scale; `fixed`
-    settings are as given.
+    """Uniform grids of 2 to 8 bits with any policy, granularity and scale type.
+
+    Settings in `fixed` have the given value.
     """
     from minimtp.quant.grids import UniformGrid
     from minimtp.quant.grids.uniform import POLICIES
 
     settings_ = {
-        "bits": draw(st.integers(2, 8)), "policy": draw(st.sampled_from(POLICIES)),
+        "bits": draw(st.integers(2, 8)),
+        "policy": draw(st.sampled_from(POLICIES)),
         "granularity": draw(st.one_of(st.sampled_from(["tensor", "channel"]), st.integers(1, 40))),
         "scale_type": draw(st.sampled_from(["float16", "float32"])),
-    }  # fmt: skip
+    }
     return UniformGrid(**settings_ | fixed)
 
 
 def matrices_for(grid, largest=1e4):
-    """`weight_matrices` of whole blocks of a grid of ggml's, or `ragged_matrices` for any other
-    grid.
-    """
+    """Matrices that the grid accepts: whole blocks for ggml's grids, any shape for other grids."""
     from minimtp.quant.grids import BlockGrid
 
     return (
@@ -71,8 +70,9 @@ def matrices_for(grid, largest=1e4):
 
 @st.composite
 def codes_and_scales(draw, smallest, largest):
-    """Any codes int8 (N, K) from `smallest` to `largest`, and any finite float16 scales as float32
-    (N, K/32).
+    """Any codes from `smallest` to `largest`, int8 (N, K), with any finite scales.
+
+    The scales are float16 numbers as float32 (N, K/32).
     """
     rows, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     codes = draw(
@@ -86,9 +86,7 @@ def codes_and_scales(draw, smallest, largest):
 
 @st.composite
 def recipes(draw, **fixed):
-    """Valid recipes with small models (at most 2 layers, width 96) and short runs; `fixed` settings
-    are as given.
-    """
+    """Valid recipes with small models and short runs. Settings in `fixed` have the given value."""
     from minimtp.training.recipe import Recipe
 
     heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
@@ -96,18 +94,30 @@ def recipes(draw, **fixed):
     num_heads = num_kv_heads * draw(st.sampled_from([1, 2]))
     batch, context_length = draw(st.integers(1, 4)), draw(st.integers(2, 24))
     steps, warmup = draw(st.integers(1, 60)), draw(st.floats(0, 1))
+    curriculums = ["none"] if heads == "none" else ["none", "forward", "reverse"]
+    tokens_per_step = batch * context_length
     settings_ = {
-        "context_length": context_length, "num_layers": draw(st.integers(1, 2)), "hidden_size": num_heads * head_dim,
-        "num_heads": num_heads, "num_kv_heads": num_kv_heads, "intermediate_size": draw(st.sampled_from([32, 64])),
+        "context_length": context_length,
+        "num_layers": draw(st.integers(1, 2)),
+        "hidden_size": num_heads * head_dim,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "intermediate_size": draw(st.sampled_from([32, 64])),
         "tied_embeddings": draw(st.booleans()),
-        "heads": heads, "draft_depth": 0 if heads == "none" else draw(st.integers(1, 4)),
-        "head_loss_weight": draw(st.floats(0, 1)), "final_head_loss_weight": draw(st.floats(0, 1)),
+        "heads": heads,
+        "draft_depth": 0 if heads == "none" else draw(st.integers(1, 4)),
+        "head_loss_weight": draw(st.floats(0, 1)),
+        "final_head_loss_weight": draw(st.floats(0, 1)),
         "head_loss_decay": draw(st.floats(0.1, 1)),
-        "curriculum": "none" if heads == "none" else draw(st.sampled_from(["none", "forward", "reverse"])),
-        "batch_size": batch, "tokens": batch * context_length * steps + draw(st.integers(0, batch * context_length - 1)),
-        "warmup_fraction": warmup, "decay_fraction": draw(st.floats(0, 1 - warmup)), "final_learning_rate_factor": draw(st.floats(0, 1)),
-        "learning_rate": draw(st.floats(1e-5, 1)), "seed": draw(st.integers(0, 2**63 - 1)),
-    }  # fmt: skip
+        "curriculum": draw(st.sampled_from(curriculums)),
+        "batch_size": batch,
+        "tokens": tokens_per_step * steps + draw(st.integers(0, tokens_per_step - 1)),
+        "warmup_fraction": warmup,
+        "decay_fraction": draw(st.floats(0, 1 - warmup)),
+        "final_learning_rate_factor": draw(st.floats(0, 1)),
+        "learning_rate": draw(st.floats(1e-5, 1)),
+        "seed": draw(st.integers(0, 2**63 - 1)),
+    }
     if settings_["hidden_size"] % 32 == 0:
         settings_["quantization"] = draw(st.sampled_from(["none", "qat"]))
         settings_["quantize_from"] = draw(st.integers(0, steps - 1)) / steps
@@ -116,8 +126,9 @@ def recipes(draw, **fixed):
 
 @st.composite
 def models(draw, **fixed):
-    """Models of `recipes` with weights as if trained: in full precision, or prepared or packed
-    where the recipe quantizes.
+    """Models of `recipes` with no weight at its initial value.
+
+    They are in full precision, or fake-quantized or packed if the recipe quantizes.
     """
     from minimtp.quant.qat.convert import convert
     from minimtp.quant.qat.prepare import prepare_qat
@@ -126,12 +137,10 @@ def models(draw, **fixed):
     recipe = draw(recipes(**fixed))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     model = build_model(recipe, rng)
-    for (
-        parameter
-    ) in model.parameters():  # products that start at zero would hide what comes before them
-        parameter.data = parameter.data + 0.05 * rng.standard_normal(
-            parameter.data.shape, np.float32
-        )
+    # Matrices that are initialized to zero would hide errors in the layers before them.
+    for parameter in model.parameters():
+        noise = rng.standard_normal(parameter.data.shape, np.float32)
+        parameter.data = parameter.data + 0.05 * noise
     if recipe.quantization == "none":
         return model
     model = prepare_qat(model, quantization_spec(recipe))
@@ -140,16 +149,14 @@ def models(draw, **fixed):
 
 @st.composite
 def documents(draw, largest=200):
-    """Texts as (name, content), sorted, of different names; anything at all may stand in them."""
+    """Lists of documents (name, content) with arbitrary bytes, sorted by their unique names."""
     names = draw(st.sets(st.text("abcdefgh/", min_size=1, max_size=8), min_size=1, max_size=30))
     return [(name, draw(st.binary(min_size=1, max_size=largest))) for name in sorted(names)]
 
 
 @st.composite
-def product_sizes(draw):
-    """(rows, outputs, columns, seed) of a decoding product: any number of outputs, whole groups of
-    columns.
-    """
+def matmul_sizes(draw):
+    """(rows, outputs, columns, seed) of a matmul in decoding, with whole groups of columns."""
     sizes = (
         draw(st.integers(1, 20) | st.integers(21, 70)),
         draw(st.integers(1, 100)),
@@ -160,7 +167,7 @@ def product_sizes(draw):
 
 @st.composite
 def tree_forms(draw, largest=7):
-    """Depths of a tree in depth-first order: the root, then up to `largest` rows."""
+    """Depths of the nodes of a tree in depth-first order: the root, then up to `largest` nodes."""
     form = [0]
     for _ in range(draw(st.integers(0, largest))):
         form.append(draw(st.integers(1, form[-1] + 1)))
@@ -168,10 +175,11 @@ def tree_forms(draw, largest=7):
 
 
 @st.composite
-def matrix_products(draw, largest=70):
-    """Float32 matrices (a, b) of whole numbers that can be multiplied, lying in memory in any of
-    the ways that training has: as they are, transposed, several of each, and several that were cut
-    from longer ones.
+def matmul_operands(draw, largest=70):
+    """Pairs (a, b) of float32 matrices with integer values that can be multiplied.
+
+    They have every memory layout that training uses: contiguous, transposed, batched, and batched
+    slices of larger arrays.
     """
     rows, depth, columns = (draw(st.integers(1, largest)) for _ in range(3))
     count, seed = draw(st.sampled_from([None, 1, 3])), draw(st.integers(0, 2**32))

@@ -1,6 +1,6 @@
 """Exercises of lesson 8. Fill in the bodies, then run:
 
-pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned.py
+pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned_gradients.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)

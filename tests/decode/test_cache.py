@@ -1,4 +1,4 @@
-"""The key/value cache against a list of rows."""
+"""The key/value cache compared with a list of rows."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
-LAYERS, CONTEXT, HEADS, CHANNELS = 2, 12, 2, 4
+LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 12, 2, 4
 
 
 def append(cache, rows):
-    """Append (T, layers, heads, channels) rows, values being the negated keys."""
+    """Append rows (T, layers, heads, head_dim) as keys, and the negated rows as values."""
     for layer in range(LAYERS):
         cache.write(layer, rows[:, layer], -rows[:, layer])
     cache.extend(len(rows))
@@ -26,14 +26,11 @@ def append(cache, rows):
 def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_list(
     own, steps, seed
 ):
-    random, cache, expected = (
-        np.random.default_rng(seed),
-        own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS),
-        [],
-    )
+    rng, expected = np.random.default_rng(seed), []
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     for is_append, count in steps:
         if is_append and len(expected) + count <= CONTEXT:
-            rows = random.standard_normal((count, LAYERS, HEADS, CHANNELS)).astype(np.float32)
+            rows = rng.standard_normal((count, LAYERS, HEADS, HEAD_DIM)).astype(np.float32)
             append(cache, rows)
             expected += list(rows)
         elif count <= len(expected):
@@ -42,29 +39,29 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
         assert len(cache) == cache.length == len(expected)
         for layer in range(LAYERS):
             keys, values = cache.layer(layer)
-            wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, CHANNELS)
+            wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, HEAD_DIM)
             np.testing.assert_array_equal(keys[:, :, : cache.length].transpose(2, 0, 1), wanted)
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
 
 def test_writing_to_the_cache_and_truncating_it_allocate_no_memory(own):
-    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     keys, values = cache.layer(1)
-    append(cache, np.ones((5, LAYERS, HEADS, CHANNELS), np.float32))
+    append(cache, np.ones((5, LAYERS, HEADS, HEAD_DIM), np.float32))
     cache.truncate(2)
     assert (
         np.shares_memory(cache.layer(1)[0], cache.keys)
         and cache.layer(1)[0] is keys
         and cache.layer(1)[1] is values
     )
-    assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * CHANNELS * 4
+    assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * HEAD_DIM * 4
 
 
 @pytest.mark.parametrize("rows", [CONTEXT + 1, CONTEXT + 7])
 def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own, rows):
-    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     with pytest.raises(ValueError, match=f"{rows} positions do not fit a cache of {CONTEXT}"):
-        append(cache, np.ones((rows, LAYERS, HEADS, CHANNELS), np.float32))
+        append(cache, np.ones((rows, LAYERS, HEADS, HEAD_DIM), np.float32))
     assert cache.length == 0 and not cache.keys.any()
     with pytest.raises(ValueError, match="more rows do not fit"):
         cache.extend(rows)
@@ -72,8 +69,8 @@ def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own,
 
 @pytest.mark.parametrize("length", [-1, 4])
 def test_truncating_a_cache_to_a_negative_or_larger_length_is_an_error(own, length):
-    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, CHANNELS)
-    append(cache, np.ones((3, LAYERS, HEADS, CHANNELS), np.float32))
+    cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
+    append(cache, np.ones((3, LAYERS, HEADS, HEAD_DIM), np.float32))
     with pytest.raises(ValueError, match=f"cannot truncate 3 rows to {length}"):
         cache.truncate(length)
 
@@ -90,8 +87,9 @@ TEXT = np.random.default_rng(5).integers(0, SHAPE.vocabulary_size, SHAPE.context
 
 
 def rows_of(trunk, text):
-    """Keys and values (T, G, C) of the first block, by their definition: norm, product, and for the
-    keys the rotation.
+    """Compute keys and values (T, G, C) of the first block from their definition.
+
+    Keys and values are matmuls of the normalized embeddings. Keys are also rotated.
     """
     block, heads = trunk.blocks[0], SHAPE.num_heads
     normed, _ = plain.rms_norm(
@@ -108,22 +106,22 @@ def rows_of(trunk, text):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(passes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
 def test_a_forward_pass_writes_the_same_cache_rows_as_the_write_method(dtype, passes):
-    """The decoder's path: the kernel writes through the views, the cache counts, and rejected rows
-    are written over.
+    """In decoding, the kernel writes into views of the cache, the cache only counts the rows, and
+    later rows overwrite rejected ones.
     """
     trunk = model_with("parallel", dtype).trunk
-    runtime, (keys, values) = ModelRunner(trunk), rows_of(trunk, TEXT)
-    expected = runtime.cache.clone()
+    runner, (keys, values) = ModelRunner(trunk), rows_of(trunk, TEXT)
+    expected = runner.cache.clone()
     for fed, rejected in passes:
-        start, stop = runtime.length, min(runtime.length + fed, SHAPE.context_length)
+        start, stop = runner.length, min(runner.length + fed, SHAPE.context_length)
         if start == stop:
             break
-        runtime.forward(TEXT[start:stop])
+        runner.forward(TEXT[start:stop])
         expected.write(0, keys[start:stop], values[start:stop])
         expected.extend(stop - start)
-        for cache in (runtime.cache, expected):
+        for cache in (runner.cache, expected):
             cache.truncate(max(start, stop - rejected))
-    tolerance = 1e-4 if dtype is np.float32 else 1e-12  # sums of 32 products, in another order
-    np.testing.assert_allclose(runtime.cache.keys, expected.keys, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(runtime.cache.values, expected.values, rtol=0, atol=tolerance)
-    assert runtime.length == expected.length
+    tolerance = 1e-4 if dtype is np.float32 else 1e-12  # sums of 32 terms, in another order
+    np.testing.assert_allclose(runner.cache.keys, expected.keys, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(runner.cache.values, expected.values, rtol=0, atol=tolerance)
+    assert runner.length == expected.length

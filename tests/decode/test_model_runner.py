@@ -1,4 +1,4 @@
-"""The deployed trunk computes what the training model computes, whatever the pieces it is fed in."""
+"""The model runner computes the logits of the training model, for any split of the sequence."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ from tests.strategies import tree_forms
 
 needs_numba = pytest.mark.skipif(
     kernels.describe()[0] != "cpu",
-    reason="Numba is missing: plain products go through BLAS, whose bits vary",
+    reason="Numba is not installed: plain matmuls use BLAS, whose bits depend on the shape",
 )
 
 SHAPE = ModelConfig(
@@ -40,22 +40,24 @@ def trunk(tied=True, dtype=np.float32):
     model = Transformer(
         ModelConfig(**{**vars(SHAPE), "tied_embeddings": tied}), np.random.default_rng(0)
     )
-    noise = np.random.default_rng(1)  # nothing stays at its starting value of zero or one
+    noise = np.random.default_rng(1)  # no weight keeps its initial value of 0 or 1
     map_parameters(
         model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype)
     )
     return model
 
 
-def decoder(kind):
+def runner_of(kind):
+    """Return a runner of the trunk in float32, float64 or a weight format of `ROUNDED`."""
     model = trunk(dtype=np.float64 if kind == "float64" else np.float32)
     return ModelRunner(round_to_nearest(model, ROUNDED[kind]) if kind in ROUNDED else model)
 
 
-def feed(runtime, pieces):
+def feed(runner, pieces):
+    """Feed TEXT in pieces of these lengths. Return the logits of all tokens: (T, V)."""
     logits, start = [], 0
     for piece in pieces:
-        logits.append(runtime.forward(TEXT[start : start + piece]).logits)
+        logits.append(runner.forward(TEXT[start : start + piece]).logits)
         start += piece
     return np.concatenate(logits)
 
@@ -82,22 +84,22 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_trunk():
 @pytest.mark.parametrize("kind", ["float32", *ROUNDED])
 @given(pieces=st.lists(st.integers(1, 16), min_size=1, max_size=12))
 def test_compiled_logits_have_the_same_bits_for_any_pieces(kind, pieces):
-    runtime, total, kept = decoder(kind), 0, []
+    runner, total, kept = runner_of(kind), 0, []
     for piece in pieces:
         if total + piece <= 24:
             kept.append(piece)
             total += piece
-    together = feed(runtime, kept)
-    runtime.truncate(0)
-    assert together.tobytes() == feed(runtime, [1] * total).tobytes()
+    together = feed(runner, kept)
+    runner.truncate(0)
+    assert together.tobytes() == feed(runner, [1] * total).tobytes()
 
 
 def test_after_truncation_logits_are_as_if_the_dropped_tokens_had_never_been_fed():
-    runtime = ModelRunner(trunk(dtype=np.float64))
-    feed(runtime, [6])
-    runtime.forward(TEXT[12:20])
-    runtime.truncate(6)
-    again = runtime.forward(TEXT[6:10]).logits
+    runner = ModelRunner(trunk(dtype=np.float64))
+    feed(runner, [6])
+    runner.forward(TEXT[12:20])
+    runner.truncate(6)
+    again = runner.forward(TEXT[6:10]).logits
     np.testing.assert_allclose(
         again, feed(ModelRunner(trunk(dtype=np.float64)), [10])[6:], rtol=0, atol=1e-12
     )
@@ -109,10 +111,10 @@ def test_a_model_runner_rejects_a_fake_quantized_model_that_is_not_converted():
 
 
 def test_tokens_beyond_the_context_are_an_error():
-    runtime = ModelRunner(trunk())
-    feed(runtime, [20])
+    runner = ModelRunner(trunk())
+    feed(runner, [20])
     with pytest.raises(ValueError, match="do not fit"):
-        runtime.forward(TEXT[:8])
+        runner.forward(TEXT[:8])
 
 
 @pytest.mark.parametrize(
@@ -121,22 +123,22 @@ def test_tokens_beyond_the_context_are_an_error():
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
 @settings(max_examples=25)
 def test_tree_rows_and_the_cache_after_them_equal_their_paths_fed_as_chains(kind, forms, seed):
-    """In bits where a product's rows do not depend on one another: the compiled kernels; elsewhere
-    up to rounding.
+    """Compiled kernels compute each row independently, so they agree bit for bit. In float64, plain
+    matmuls agree up to rounding.
     """
-    runtime, chain, random = decoder(kind), decoder(kind), np.random.default_rng(seed)
+    runner, chain, rng = runner_of(kind), runner_of(kind), np.random.default_rng(seed)
     equal = (
         np.testing.assert_array_equal
         if kind != "float64"
         else partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
     )
-    for model in (runtime, chain):
+    for model in (runner, chain):
         model.forward(TEXT[:3])
     for form in forms:
-        tree = Tree(random.integers(0, SHAPE.vocabulary_size, len(form)), form)
-        if runtime.length + max(form) >= runtime.context_length:
+        tree = Tree(rng.integers(0, SHAPE.vocabulary_size, len(form)), form)
+        if runner.length + max(form) >= runner.context_length:
             break
-        step, before = runtime.forward_tree(tree.tokens, tree.depths), runtime.length
+        step, before = runner.forward_tree(tree.tokens, tree.depths), runner.length
         path = []
         for row in range(len(form)):
             path = [*path[: form[row]], row]
@@ -144,18 +146,18 @@ def test_tree_rows_and_the_cache_after_them_equal_their_paths_fed_as_chains(kind
             chain.truncate(before)
             equal(step.logits[row], expected.logits[-1])
             equal(step.hidden[row], expected.hidden[-1])
-        path = path[: random.integers(1, len(path) + 1)]
-        runtime.keep(path)
+        path = path[: rng.integers(1, len(path) + 1)]
+        runner.keep(path)
         chain.forward(tree.tokens[path])
-        length = runtime.length
+        length = runner.length
         assert length == chain.length == before + len(path)
-        equal(runtime.cache.keys[..., :length], chain.cache.keys[..., :length])
-        equal(runtime.cache.values[:, :length], chain.cache.values[:, :length])
+        equal(runner.cache.keys[..., :length], chain.cache.keys[..., :length])
+        equal(runner.cache.values[:, :length], chain.cache.values[:, :length])
 
 
 def test_a_tree_beyond_the_context_is_an_error():
-    runtime = ModelRunner(trunk())
-    feed(runtime, [23])
-    runtime.forward_tree([0], [0])
+    runner = ModelRunner(trunk())
+    feed(runner, [23])
+    runner.forward_tree([0], [0])
     with pytest.raises(ValueError, match="does not fit a context of 24"):
-        runtime.forward_tree([0, 1], [0, 1])
+        runner.forward_tree([0, 1], [0, 1])

@@ -1,6 +1,4 @@
-"""Models that round as no compiled kernel does write text all the same, and it is the text of the
-model that was trained.
-"""
+"""Quantized models that no compiled kernel supports decode with the numbers of training."""
 
 import argparse
 from functools import partial
@@ -35,12 +33,12 @@ from tests.decode.drafters.test_heads import DEPTH, KINDS, SHAPE, model_with, tr
 from tests.strategies import tree_forms
 
 SPECS = {
-    "a scale per token": QuantizationSpec(activations="int8-token"),
-    "three bits": QuantizationSpec(
+    "one scale per token": QuantizationSpec(activations="int8-token"),
+    "3-bit weights": QuantizationSpec(
         "int3-ggml-signed-g32", "nf4-g32", "int3-ggml-signed-g32", "int8"
     ),
-    "a cache of 8 bits": QuantizationSpec(cache="int8"),
-    "a cache of 4 bits": QuantizationSpec(cache="int4"),
+    "an 8-bit cache": QuantizationSpec(cache="int8"),
+    "a 4-bit cache": QuantizationSpec(cache="int4"),
     "everything": QuantizationSpec(
         "int4-affine-channel", "int8-restricted-channel", "q4_1", "int8-token", cache="int4"
     ),
@@ -60,17 +58,17 @@ def trained(spec, kind="token_conditioned", dtype=np.float64):
 @given(text=texts, pieces=st.lists(st.integers(1, 6), min_size=1, max_size=24))
 @settings(max_examples=8)
 def test_decoding_gives_the_logits_of_the_training_forward_pass(spec, text, pieces):
-    """In float64: sums in another order differ by 1e-15 of their size, too little to tip a number
-    to its next code here.
+    """The model is float64, in which sums in another order differ by a relative 1e-15. That is too
+    little to change a code in this test.
     """
     model = trained(spec)
     with no_grad():
         expected = model.logits(model.hidden(np.array([text]))).data[0]
-    runtime, logits = deploy(convert(model))[0], []
+    runner, logits = deploy(convert(model))[0], []
     for piece in [*pieces, *[1] * len(text)]:
-        if runtime.length < len(text):
+        if runner.length < len(text):
             logits.append(
-                runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits
+                runner.forward(np.array(text[runner.length : runner.length + piece])).logits
             )
     np.testing.assert_allclose(
         np.concatenate(logits), expected, rtol=0, atol=1e-10 * np.abs(expected).max()
@@ -83,14 +81,14 @@ def test_decoding_gives_the_logits_of_the_training_forward_pass(spec, text, piec
 def test_logits_of_a_token_do_not_depend_on_the_tokens_fed_in_the_same_forward_pass(
     spec, text, pieces
 ):
-    runtime = deploy(convert(trained(spec, dtype=np.float32)))[0]
-    expected = [runtime.forward(np.array([token])).logits for token in text]
-    runtime.truncate(0)
+    runner = deploy(convert(trained(spec, dtype=np.float32)))[0]
+    expected = [runner.forward(np.array([token])).logits for token in text]
+    runner.truncate(0)
     found = []
     for piece in pieces:
-        if runtime.length < len(text):
+        if runner.length < len(text):
             found.append(
-                runtime.forward(np.array(text[runtime.length : runtime.length + piece])).logits
+                runner.forward(np.array(text[runner.length : runner.length + piece])).logits
             )
     assert np.concatenate(found).tobytes() == np.concatenate(expected).tobytes()
 
@@ -99,21 +97,21 @@ def test_logits_of_a_token_do_not_depend_on_the_tokens_fed_in_the_same_forward_p
 @given(form=tree_forms(), seed=st.integers(0, 1000))
 @settings(max_examples=5)
 def test_each_tree_row_has_the_same_bits_as_the_chain_that_ends_at_it(spec, form, seed):
-    runtime, chain = (deploy(convert(trained(spec, dtype=np.float32)))[0] for _ in range(2))
-    for each in (runtime, chain):
+    runner, chain = (deploy(convert(trained(spec, dtype=np.float32)))[0] for _ in range(2))
+    for each in (runner, chain):
         each.forward(np.arange(3))
     tree = Tree(np.random.default_rng(seed).integers(0, SHAPE.vocabulary_size, len(form)), form)
-    if 3 + max(form) >= runtime.context_length:
+    if 3 + max(form) >= runner.context_length:
         return
-    step, path = runtime.forward_tree(tree.tokens, tree.depths), []
+    step, path = runner.forward_tree(tree.tokens, tree.depths), []
     for row in range(len(form)):
         path = [*path[: form[row]], row]
         assert step.logits[row].tobytes() == chain.forward(tree.tokens[path]).logits[-1].tobytes()
         chain.truncate(3)
-    runtime.keep(path)
+    runner.keep(path)
     chain.forward(tree.tokens[path])
     assert (
-        runtime.forward(np.array([1])).logits.tobytes()
+        runner.forward(np.array([1])).logits.tobytes()
         == chain.forward(np.array([1])).logits.tobytes()
     )
 
@@ -125,7 +123,7 @@ def test_each_tree_row_has_the_same_bits_as_the_chain_that_ends_at_it(spec, form
 )
 def test_generated_tokens_are_the_same_with_every_drafter_and_without_drafts(spec, kind, sampling):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
-    write = partial(
+    generate = partial(
         start_generation,
         target,
         prompt=[1, 2, 3, 1, 2],
@@ -133,18 +131,18 @@ def test_generated_tokens_are_the_same_with_every_drafter_and_without_drafts(spe
         sampling=sampling,
         seed=3,
     )
-    alone = list(write(drafter=None))
+    alone = list(generate(drafter=None))
     assert len(alone) == 16
-    assert list(write(drafter=heads, draft_depth=DEPTH)) == alone
-    assert list(write(drafter=heads, tree=6)) == alone
-    assert list(write(drafter=NgramDrafter(4, min_length=1))) == alone
+    assert list(generate(drafter=heads, draft_depth=DEPTH)) == alone
+    assert list(generate(drafter=heads, tree=6)) == alone
+    assert list(generate(drafter=NgramDrafter(4, min_length=1))) == alone
 
 
 @each_kind
-@pytest.mark.parametrize("name", ["three bits", "a cache of 8 bits", "a cache of 4 bits"])
+@pytest.mark.parametrize("name", ["3-bit weights", "an 8-bit cache", "a 4-bit cache"])
 def test_deployed_heads_draft_the_tokens_of_the_training_forward_pass(name, kind):
-    """Where a group is no larger than the heads' state. With one scale a token, the halves of a
-    join are rounded apart.
+    """This requires groups that are not larger than the heads' state. With one scale per token, the
+    two halves of a head's input are rounded separately in decoding.
     """
     model, text = trained(SPECS[name], kind), [5, 1, 4, 1, 5, 9, 2, 6]
     target, heads = deploy(convert(model))
@@ -164,16 +162,14 @@ def test_a_quantized_cache_holds_the_rounded_keys_and_values(cache):
             deploy(convert(each))[0]
             for each in (trained(QuantizationSpec(), dtype=np.float32), model)
         )
-        first = np.array(
-            [3]
-        )  # a first token's keys and values come from nothing that was read from a cache
+        first = np.array([3])  # its keys and values do not depend on numbers read from the cache
         exact.forward(first)
         rounded.forward(first)
     finally:
         kernels.use("auto")
     for name in ("keys", "values"):
         written, wanted = getattr(rounded.cache, name), getattr(exact.cache, name)
-        if name == "keys":  # (layers, heads, channels, context)
+        if name == "keys":  # (layers, heads, head_dim, context)
             written, wanted = written.transpose(0, 3, 1, 2), wanted.transpose(0, 3, 1, 2)
         np.testing.assert_allclose(
             written[0, 0], fake_quantize_rows(wanted[0, 0], cache), rtol=1e-5, atol=1e-5
@@ -216,10 +212,20 @@ def test_rows_at_once_is_true_only_if_the_kernels_support_every_matrix():
 def test_a_run_with_every_kind_of_quantization_and_its_packed_model_generate_the_same_bytes(
     tmp_path,
 ):
-    """The whole way: train, load, generate with drafts and without, pack, generate again."""
+    """Train, load and generate with and without drafts, then pack the model and generate again."""
     corpus = Corpus("argparse", [("argparse.py", Path(argparse.__file__).read_bytes()[:40_000])])
-    recipe = preset("tiny", heads="token_conditioned", draft_depth=3, quantization="qat", activations="int8-token",
-                    kv_cache="int4", weight_scales="learned-bound", batch_size=4, tokens=32 * 32 * 8, evaluation_tokens=0)  # fmt: skip
+    recipe = preset(
+        "tiny",
+        heads="token_conditioned",
+        draft_depth=3,
+        quantization="qat",
+        activations="int8-token",
+        kv_cache="int4",
+        weight_scales="learned-bound",
+        batch_size=4,
+        tokens=32 * 32 * 8,
+        evaluation_tokens=0,
+    )
     train(recipe, corpus, tmp_path / "run", report=lambda line: None)
     quantize(minimtp.load(tmp_path / "run"), tmp_path / "packed")
     texts = {

@@ -1,4 +1,4 @@
-"""Weights in half precision: the grid f16, its products on every kernel, and decoding with them."""
+"""float16 weights: the grid f16, matmuls with it on every kernel, and decoding."""
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +30,7 @@ weights = st.integers(0, 2**32).map(lambda seed: _weights(seed))
 
 
 def _weights(seed):
-    """Float16 numbers of every size, and numbers beside and halfway between them."""
+    """Return float16 numbers of all magnitudes, and numbers next to and halfway between them."""
     rng = np.random.default_rng(seed)
     halves = rng.integers(0, 0x7BFF, (3, 8)).astype(np.uint16)
     below, above = (
@@ -78,8 +78,12 @@ def test_packed_f16_weights_are_the_bytes_of_little_endian_float16_numbers(x):
 
 
 def test_weights_without_a_finite_float16_nearby_are_rejected():
-    for value, said in ((65505.0, "at most 65504"), (np.inf, "not finite"), (np.nan, "not finite")):
-        with pytest.raises(UserError, match=f"qkv.*{said}"):
+    for value, message in (
+        (65505.0, "at most 65504"),
+        (np.inf, "not finite"),
+        (np.nan, "not finite"),
+    ):
+        with pytest.raises(UserError, match=f"qkv.*{message}"):
             F16.encode(np.array([[1.0, value]], np.float32), "qkv")
 
 
@@ -167,7 +171,7 @@ def test_an_f16_model_generates_the_same_tokens_as_the_rounded_float32_model(kin
     seed=st.integers(0, 2**32),
 )
 def test_f16_matmuls_of_any_width_match_float64(device, rows, outputs, columns, seed):
-    """The number of columns need not be a multiple of the 16 bytes that a load reads."""
+    """This includes rows whose size is not a multiple of a 16-byte load."""
     from minimtp.kernels import cuda
 
     rng = np.random.default_rng(seed)

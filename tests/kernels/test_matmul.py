@@ -6,13 +6,13 @@ from hypothesis import given
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from tests.strategies import matrix_products
+from tests.strategies import matmul_operands
 from tests.tolerances import COMPARISONS, assert_close
 
 cpu = kernels.for_array(np.zeros(1, np.float32))
 
 
-@given(factors=matrix_products())
+@given(factors=matmul_operands())
 def test_a_matmul_of_integers_is_exact_for_any_memory_layout(factors):
     a, b = factors
     expected = a.astype(np.int64) @ b.astype(np.int64)

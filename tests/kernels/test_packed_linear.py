@@ -8,7 +8,7 @@ from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks
 from tests.kernels.both import FORMATS, cpu, each_format, each_kernel, needs_numba, normal, prepared
-from tests.strategies import product_sizes
+from tests.strategies import matmul_sizes
 from tests.tolerances import COMPARISONS, assert_close
 
 
@@ -26,7 +26,7 @@ def test_embedding_returns_the_rows_that_a_prepared_matrix_was_made_from(kernel,
 
 @each_kernel
 @each_format
-@given(sizes=product_sizes())
+@given(sizes=matmul_sizes())
 def test_linear_is_the_matrix_product_of_the_rounded_inputs_and_weights(kernel, format_, sizes):
     rows, outputs, columns, seed = sizes
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def test_linear_is_the_matrix_product_of_the_rounded_inputs_and_weights(kernel, 
 
 @needs_numba
 @each_format
-@given(sizes=product_sizes(), first=st.integers(0, 19), last=st.integers(1, 20))
+@given(sizes=matmul_sizes(), first=st.integers(0, 19), last=st.integers(1, 20))
 def test_a_row_of_linear_has_the_same_bits_alone_and_with_other_rows(format_, sizes, first, last):
     rows, outputs, columns, seed = sizes
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Models and tokens that the tests of the model share."""
+"""Models, tokens and a PyTorch reference for the tests of the model."""
 
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
@@ -26,7 +26,7 @@ def build(kind="none", depth=3, tied=True, dtype=np.float64, seed=0):
     shape = SHAPE if tied else ModelConfig(**{**vars(SHAPE), "tied_embeddings": False})
     trunk = Transformer(shape, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](depth, shape, rng))
-    noise = np.random.default_rng(seed + 1)  # nothing stays at its starting value of zero or one
+    noise = np.random.default_rng(seed + 1)  # no weight keeps its initial value of 0 or 1
     map_parameters(
         model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype)
     )
@@ -48,13 +48,16 @@ def as_torch(torch, array):
 
 
 def torch_transformer(torch, model, text):
-    """The same function of the same weights, written with PyTorch's own operations."""
+    """Compute the model's logits for `text` with PyTorch's own operations.
+
+    Returns the logits (B, T, V), and the weights as tensors by name.
+    """
     weights = {
         name: as_torch(torch, parameter.data) for name, parameter in model.named_parameters()
     }
     functional, config = torch.nn.functional, model.config
     batch, length = text.shape
-    heads, groups, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
     position = torch.arange(length)[:, None] * torch.tensor(
         model.blocks[0].attention.rotary.frequencies
     )
@@ -76,10 +79,10 @@ def torch_transformer(torch, model, text):
         qkv = qkv.reshape(batch, length, -1, head_dim)
         q, k, v = (
             rotate(qkv[:, :, :heads]),
-            rotate(qkv[:, :, heads : heads + groups]),
-            qkv[:, :, heads + groups :],
+            rotate(qkv[:, :, heads : heads + kv_heads]),
+            qkv[:, :, heads + kv_heads :],
         )
-        k, v = (t.repeat_interleave(heads // groups, dim=2) for t in (k, v))
+        k, v = (t.repeat_interleave(heads // kv_heads, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         attended = (
             functional.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -1,4 +1,4 @@
-"""What prediction heads are taught when, and how often their drafts would stand."""
+"""Training schedule of the prediction heads, and acceptance of their drafts."""
 
 import dataclasses
 
@@ -56,8 +56,8 @@ def test_head_weights_of_a_five_step_run_equal_a_hand_computed_table(own):
         "forward", 5, depth=2, head_loss_weight=0.6, final_head_loss_weight=0.2, head_loss_decay=0.5
     )
     weights = [own(schedule.head_weights)(recipe, step) for step in range(5)]
-    # All together 0.6, 0.5, 0.4, 0.3, 0.2; the first of two heads gets 2/3, the second 1/3, once
-    # they have joined.
+    # The total weight is 0.6, 0.5, 0.4, 0.3 and 0.2. Once both heads are active, the first head gets
+    # 2/3 of it and the second 1/3.
     expected = [[0, 0], [0, 0], [0.4 * 2 / 3, 0], [0.3 * 2 / 3, 0], [0.2 * 2 / 3, 0.2 / 3]]
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
@@ -68,12 +68,11 @@ def test_a_recipe_without_heads_has_no_head_weights(own):
 
 @given(recipes(heads="parallel", draft_depth=3, curriculum="none"))
 def test_head_weights_sum_to_the_head_loss_weight_and_decrease_by_the_decay(own, recipe):
-    ends = {recipe.steps - 1: recipe.final_head_loss_weight} | {
-        0: recipe.head_loss_weight
-    }  # a run of one step is at its start
-    for step, together in ends.items():
+    # If a run has only one step, the weight of the first step applies.
+    totals = {recipe.steps - 1: recipe.final_head_loss_weight} | {0: recipe.head_loss_weight}
+    for step, total in totals.items():
         weights = own(schedule.head_weights)(recipe, step)
-        assert sum(weights) == pytest.approx(together, abs=1e-12)
+        assert sum(weights) == pytest.approx(total, abs=1e-12)
         assert weights[1] == pytest.approx(weights[0] * recipe.head_loss_decay)
         assert weights[2] == pytest.approx(weights[1] * recipe.head_loss_decay)
 
@@ -90,7 +89,7 @@ def test_a_head_keeps_its_weight_when_another_joins(own, recipe):
 
 
 def test_acceptance_on_four_positions_equals_a_hand_computed_value(own):
-    # The model says 1 2 3 4; its only head guesses one place further: right, wrong, right.
+    # The model predicts 1 2 3 4. Its only head predicts the token after each: right, wrong, right.
     predicted = np.array([[[1, 2], [2, 0], [3, 4], [4, 7]]])
     assert own(teacher_forced_acceptance)(predicted) == [pytest.approx(2 / 3)]
 
@@ -108,10 +107,10 @@ def test_teacher_forced_acceptance_equals_a_loop_over_positions(own, predicted):
         reached = accepted = 0
         for window in range(windows):
             for t in range(context_length - k):
-                stands = [
+                matches = [
                     predicted[window, t, j] == predicted[window, t + j, 0] for j in range(1, k + 1)
                 ]
-                reached += all(stands[:-1])
-                accepted += all(stands)
+                reached += all(matches[:-1])
+                accepted += all(matches)
         assert share == (pytest.approx(accepted / reached) if reached else None)
     assert len(own(teacher_forced_acceptance)(predicted)) == depth

@@ -1,4 +1,4 @@
-"""Gradients of the multi-token loss, for every kind of target."""
+"""Gradients of the multi-token loss, for every kind of training target."""
 
 import tracemalloc
 
@@ -79,9 +79,8 @@ def test_head_targets_trunk_give_heads_the_gradient_of_their_divergence_from_the
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
     losses = accumulate_gradients(model, text, weights, detached=True, head_targets="trunk")
-    assert np.array_equal(
-        losses, accumulate_gradients(build(kind), text, weights)
-    )  # what is reported is about the text
+    # The reported losses are those on the text.
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))
 
     def divergence():
         with no_grad():
@@ -122,32 +121,25 @@ def test_head_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
     model = MultiTokenModel(Transformer(shape, rng), HEADS["parallel"](3, shape, rng))
     FlatParameters(model)
     text = rng.integers(0, size, (1, 10))
-    accumulate_gradients(model, text, np.ones(3))  # compiles what it needs
+    accumulate_gradients(model, text, np.ones(3))  # compiles the kernels
     tracemalloc.start()
     accumulate_gradients(model, text, np.ones(3), head_targets="trunk")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (
-        peak < size * size
-    )  # bytes; a float of four for each pair of tokens would be four times that
+    assert peak < size * size  # bytes; such a matrix of float32 would need four times as many
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_head_targets_teacher_give_heads_the_gradient_of_their_divergence_from_the_teacher(kind):
-    model, teacher, text, weights = (
-        build(kind),
-        build(kind, seed=9),
-        tokens(2, 10),
-        np.array([0.5, 0.3, 0.2]),
-    )
+    model, teacher = build(kind), build(kind, seed=9)
+    text, weights = tokens(2, 10), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
     losses = accumulate_gradients(
         model, text, weights, detached=True, head_targets="teacher", teacher=teacher
     )
-    assert np.array_equal(
-        losses, accumulate_gradients(build(kind), text, weights)
-    )  # what is reported is about the text
+    # The reported losses are those on the text.
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))
 
     def logits(of):
         with no_grad():

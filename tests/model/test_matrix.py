@@ -1,4 +1,4 @@
-"""The forms of a weight matrix have one interface."""
+"""Float, fake-quantized and packed matrices have one interface."""
 
 import pytest
 

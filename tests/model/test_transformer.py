@@ -1,4 +1,4 @@
-"""The trunk and the heads: what they may see, and what they equal."""
+"""The trunk and the heads: causality, learning, and agreement with PyTorch."""
 
 import importlib.util
 
@@ -39,11 +39,10 @@ def test_head_k_does_not_depend_on_tokens_after_the_k_th_next_token(kind):
 
     all_states = states(text), states(changed)
     for k, (a, b) in enumerate(zip(*all_states, strict=True), start=1):
-        last_unaware = (
-            changed_at - (0 if kind == "parallel" else k) - 1
-        )  # row i reads tokens up to i, or up to i + k
-        assert np.array_equal(a[0, : last_unaware + 1], b[0, : last_unaware + 1])
-        assert not np.allclose(a[0, last_unaware + 1 :], b[0, last_unaware + 1 :])
+        # Row i depends on tokens up to i in parallel heads, and up to i + k in the others.
+        first_affected = changed_at - (0 if kind == "parallel" else k)
+        assert np.array_equal(a[0, :first_affected], b[0, :first_affected])
+        assert not np.allclose(a[0, first_affected:], b[0, first_affected:])
 
 
 def test_attention_scores_depend_on_distance_and_not_on_position():
@@ -52,14 +51,15 @@ def test_attention_scores_depend_on_distance_and_not_on_position():
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 8))
 
-    def turn(x, position):
+    def rotate(x, position):
         pairs = x.reshape(-1, 2)
         c, s = cosine[position], sine[position]
         return np.stack(
             [pairs[:, 0] * c - pairs[:, 1] * s, pairs[:, 0] * s + pairs[:, 1] * c], axis=1
         ).ravel()
 
-    assert turn(q, 3) @ turn(k, 1) == pytest.approx(turn(q, 11) @ turn(k, 9), abs=1e-12)
+    near = rotate(q, 3) @ rotate(k, 1)
+    assert near == pytest.approx(rotate(q, 11) @ rotate(k, 9), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -85,7 +85,7 @@ def test_a_small_model_can_memorize_a_batch_of_sequences():
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed: no second opinion"
+    importlib.util.find_spec("torch") is None, reason="PyTorch, the reference, is not installed"
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
 def test_losses_and_gradients_equal_pytorchs_on_the_same_weights(dtype, tolerance):

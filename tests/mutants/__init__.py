@@ -1,8 +1,8 @@
-"""The museum: real defects of well-known projects, each as a replacement of one function here.
+"""Mutants: real defects of well-known projects, each reproduced in one function of this library.
 
-A mutant is a function that takes the correct function and returns a wrong one. `@mutant` says which
-function it replaces, where the defect was found, and what must detect it: a property of the
-catalogue on a grid, or a test. `in_place` installs it.
+A mutant is a function that takes the correct function and returns a wrong one. `@mutant` states
+which function it replaces, where the defect was found, and what must detect it: a grid and a
+property of the catalogue, or a test. `in_place` installs it.
 """
 
 import inspect
@@ -17,10 +17,10 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Mutant:
-    """A defect.
+    """One defect.
 
-    target: "module:function" or "module:Class.method". found: project and issue number.
-    property_name and grid, or test: what detects it.
+    target: "module:function" or "module:Class.method". found: project and issue number. It is
+    detected by `test`, or by the property `property_name` on `grid`.
     """
 
     replace: Callable
@@ -39,6 +39,8 @@ MUTANTS: list[Mutant] = []
 
 
 def mutant(target, found, property_name=None, grid=None, test=None):
+    """Add the decorated function to the mutants."""
+
     def add(function):
         MUTANTS.append(Mutant(function, f"minimtp.{target}", found, property_name, grid, test))
         return function
@@ -47,8 +49,9 @@ def mutant(target, found, property_name=None, grid=None, test=None):
 
 
 def edited(function, *edits):
-    """Return the function with pieces of its source replaced: pairs (old, new). Each old one must
-    occur once.
+    """Return the function with its source edited.
+
+    edits: pairs (old, new). Each `old` must occur exactly once.
     """
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in edits:
@@ -62,35 +65,36 @@ def edited(function, *edits):
 
 
 def own(thing):
-    """The fixture `own` outside pytest: the library's function, or its replacement."""
+    """Stand in for the fixture `own` outside pytest: return the function itself."""
     return thing
 
 
 @contextmanager
 def in_place(one: Mutant, monkeypatch):
-    """Replace the correct function wherever it is known by its name, also in tests. Undo it at the
-    end.
+    """Replace the correct function in every module that imports it, tests included.
+
+    The correct function is restored at the end.
     """
     module, _, path = one.target.partition(":")
     owner = import_module(module)
     *classes, name = path.split(".")
     for cls in classes:
         owner = getattr(owner, cls)
-    right = inspect.getattr_static(owner, name)
-    wrong = one.replace(right)
+    correct = inspect.getattr_static(owner, name)
+    wrong = one.replace(correct)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, wrong)
         for other in [] if classes else list(sys.modules.values()):
             if (
                 getattr(other, "__name__", "").startswith(("minimtp.", "tests."))
-                and vars(other).get(name) is right
+                and vars(other).get(name) is correct
             ):
                 patch.setattr(other, name, wrong)
         yield
 
 
 def load() -> list[Mutant]:
-    """Return all mutants, from all files of this folder."""
+    """Import every file of this folder and return all mutants."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return MUTANTS

@@ -1,4 +1,4 @@
-"""ggml's stored bytes, read once; no mutants here."""
+"""Stored bytes of ggml, loaded once. This file defines no mutants."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fixtures of the quantization tests."""
+"""Fixtures for the quantization tests."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from minimtp import kernels
 
 @pytest.fixture
 def plain():
-    """Compute with the plain kernels."""
+    """Use the plain kernels during the test."""
     kernels.use("plain")
     yield
     kernels.use("auto")

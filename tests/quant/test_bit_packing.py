@@ -1,4 +1,4 @@
-"""Codes as bytes: nothing is lost for any length, and each order is the one its name says."""
+"""Packing codes into bytes loses nothing for any length and uses the documented order."""
 
 import pytest
 from hypothesis import given
@@ -94,7 +94,7 @@ def test_packing_codes_of_any_width_loses_nothing_and_wastes_less_than_one_byte(
 def test_bits_are_stored_without_gaps_from_the_lowest_bit_up(own, codes):
     number = int.from_bytes(own(pack_bits)(codes, 3).tobytes(), "little")
     assert [number >> 3 * i & 7 for i in range(21)] == codes.tolist()
-    assert number < 8**21  # what is left of the last byte is zero
+    assert number < 8**21  # unused bits of the last byte are zero
 
 
 def test_a_code_that_needs_more_bits_is_rejected(own):

@@ -1,4 +1,4 @@
-"""Packed matrices: their layout for the kernels, their rows and their size."""
+"""Packed matrices: layout for the kernels, row lookup and size."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.quant.qat.cases import SHAPE, SPEC, build, counted, outputs, same_bit
 def test_switching_kernels_also_switches_the_kernels_of_a_packed_model():
     model = prepare_qat(build(), SPEC)
     tokens, packed = text(model), convert(model)
-    outputs(packed, tokens)  # with compiled kernels, where there are any
+    outputs(packed, tokens)  # with compiled kernels, if there are any
     kernels.use("plain")
     try:
         assert same_bits(outputs(packed, tokens), outputs(model, tokens))
@@ -30,8 +30,8 @@ def test_switching_kernels_also_switches_the_kernels_of_a_packed_model():
 
 
 def test_compiled_matmuls_match_fake_quantized_ones_up_to_the_order_of_additions():
-    """Product by product: through a whole model, a last bit can tip an activation over to its next
-    code.
+    """Each matmul is compared separately. In a whole model, a difference in the last bit can change
+    the code of an activation.
     """
     model = prepare_qat(build("sequential"), SPEC)
     packed_modules = dict(convert(model).named_modules())
@@ -59,9 +59,8 @@ def test_a_packed_table_decodes_the_rows_that_are_looked_up():
 
 def test_model_size_includes_scales_and_norms_and_counts_shared_matrices_once():
     width, inner, vocabulary = SHAPE.hidden_size, SHAPE.intermediate_size, SHAPE.vocabulary_size
-    body = 2 * (
-        width * 2 * width + width * width + 3 * width * inner
-    )  # qkv is twice as wide: 4 + 2 + 2 heads of 8
+    # qkv has 2 * width rows: 4 + 2 + 2 heads of 8.
+    body = 2 * (width * 2 * width + width * width + 3 * width * inner)
     norms = 5 * width
     model = build(tied=True)
     assert (
@@ -109,5 +108,5 @@ def test_prepared_columns_give_the_matmul_of_the_dequantized_columns(plain, weig
         expected = seen @ grid.fake_quantize(weight)[:, first:last].T
         found = kernels.plain.linear(np.ascontiguousarray(x[:, first:last]), prepared)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    known = activations == "none" or (activations == "int8" and weights in GRIDS)
-    assert matrix.is_exact_on(kernels.plain) == known
+    supported = activations == "none" or (activations == "int8" and weights in GRIDS)
+    assert matrix.is_exact_on(kernels.plain) == supported

@@ -1,4 +1,4 @@
-"""Bytes: the same that ggml writes, and nothing is lost on the way there and back."""
+"""Packed bytes equal those of ggml, and packing and unpacking lose nothing."""
 
 from importlib.util import find_spec
 
@@ -17,7 +17,8 @@ from tests.strategies import codes_and_scales, matrices_for, uniform_grids, weig
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_block_grid = pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
 needs_gguf = pytest.mark.skipif(
-    find_spec("gguf") is None, reason="compares with the package gguf (extra: interop)"
+    find_spec("gguf") is None,
+    reason="compares with the package gguf, which is not installed (extra: interop)",
 )
 
 grouped_grids = st.one_of(
@@ -42,8 +43,8 @@ def test_unpacking_undoes_packing_for_any_codes_and_scales(grid, data):
 @each_block_grid
 @given(data=st.data())
 def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
-    """Bytes up to 0x7b: 0x7b__ is the last finite float16. Every byte of every format means
-    something.
+    """Bytes are at most 0x7b, because 0x7bff is the largest finite float16. No format has unused
+    bytes.
     """
     blocks = data.draw(
         arrays.arrays(np.uint8, (2, 2 * grid.block_bytes), elements=st.integers(0, 123))
@@ -53,7 +54,7 @@ def test_packing_undoes_unpacking_for_any_bytes_with_finite_scales(grid, data):
 
 @each_block_grid
 def test_every_bit_of_the_codes_survives_packing(grid):
-    """The top bits too, which the bytes of the property above leave alone."""
+    """This includes the top bits, which are zero in the bytes of the test above."""
     codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
     x = np.zeros((1, 256), np.float32)
     shuffled = np.random.default_rng(0).permutation(np.resize(codes, 256))[None]
@@ -63,9 +64,16 @@ def test_every_bit_of_the_codes_survives_packing(grid):
 
 @pytest.mark.parametrize(
     ("name", "columns", "size"),
-    [("int4-restricted-g32", 64, 32 + 2 * 2), ("int3-affine-g30", 64, 24 + 9), ("int2-full-mid-channel-f32", 64, 16 + 4),
-     ("int8-restricted-tensor", 64, 64 + 2), ("nf4-g64", 64, 32 + 2), ("ternary-channel", 64, 16 + 2), ("q4_k", 512, 288)],
-)  # fmt: skip
+    [
+        ("int4-restricted-g32", 64, 32 + 2 * 2),
+        ("int3-affine-g30", 64, 24 + 9),
+        ("int2-full-mid-channel-f32", 64, 16 + 4),
+        ("int8-restricted-tensor", 64, 64 + 2),
+        ("nf4-g64", 64, 32 + 2),
+        ("ternary-channel", 64, 16 + 2),
+        ("q4_k", 512, 288),
+    ],
+)
 def test_the_size_of_a_row_counts_its_scales_and_zero_points(name, columns, size):
     found = packing.row_bytes(grid_named(name), columns)
     assert found == size and isinstance(found, int)
@@ -129,8 +137,7 @@ def test_packed_bytes_equal_the_bytes_of_the_gguf_package(grid, x):
     import gguf
 
     kind = gguf.GGMLQuantizationType[grid.name.upper()]
-    # At and below this size 1 / d overflows, and gguf casts a NaN to an integer: whatever comes out
-    # is an accident.
+    # For smaller groups, 1 / d overflows and gguf casts a NaN to an integer, which is undefined.
     groups = x.reshape(-1, 32)
     extent = (
         np.ptp(groups, axis=-1, keepdims=True)
@@ -159,8 +166,8 @@ def test_the_gguf_package_reads_the_same_numbers_from_packed_weights(grid, data)
 @each_block_grid
 @given(data=st.data())
 def test_the_gguf_package_reads_the_same_numbers_from_any_bytes(grid, data):
-    """Bytes as in the property above; -0.0 and 0.0 count as one number where a value is a
-    difference.
+    """Bytes are chosen as in the test above. -0.0 and 0.0 count as equal, because some formats
+    compute a value as a difference.
     """
     import gguf
 

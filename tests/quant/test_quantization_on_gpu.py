@@ -1,7 +1,6 @@
-"""What learns, calibrates and rounds better than to nearest computes on a device what it computes
-on the host.
+"""Learned steps, calibration and quantization methods give the same results on device and host.
 
-In bits where nothing is summed; sums may take another order there.
+Results without sums have the same bits. Sums may be added in another order on the device.
 """
 
 import pytest
@@ -29,7 +28,7 @@ def there(device, *arrays):
 
 
 def assert_same(found, expected, device):
-    """Arrays of the device, however nested, and those of the host."""
+    """Check that nested arrays `found` are on the device and equal the host's arrays `expected`."""
     if isinstance(found, tuple | list):
         for one, other in zip(found, expected, strict=True):
             assert_same(one, other, device)
@@ -62,11 +61,11 @@ def test_statistics_and_column_scales_are_the_same_on_the_device_as_on_the_host(
     expected.add(bell(16, 64))
     for name in ("second_moment", "importance", "magnitude"):
         assert_same(getattr(found, name), getattr(expected, name), device)
-    as_they_are = [
+    column_scales_of_both = [
         column_scales(grid_named("q4_0"), x, s, lambda m: m)
         for x, s in ((*there(device, X), found), (X, expected))
     ]
-    assert_same(*as_they_are, device)
+    assert_same(*column_scales_of_both, device)
 
 
 @pytest.mark.parametrize("how", ["int8", "int8-token"])
@@ -106,7 +105,9 @@ def test_learned_operations_give_the_same_values_and_gradients_on_the_device_as_
 
 
 def test_initial_learned_steps_are_the_same_on_the_device_as_on_the_host(device):
-    assert_same(learned.first_log_steps(grid_named("q4_0"), *there(device, X)),
-                learned.first_log_steps(grid_named("q4_0"), X), device)  # fmt: skip
-    assert_same(learned.first_log_steps_and_offsets(grid_named("q4_1"), *there(device, X)),
-                learned.first_log_steps_and_offsets(grid_named("q4_1"), X), device)  # fmt: skip
+    for name, first in (
+        ("q4_0", learned.first_log_steps),
+        ("q4_1", learned.first_log_steps_and_offsets),
+    ):
+        grid = grid_named(name)
+        assert_same(first(grid, *there(device, X)), first(grid, X), device)

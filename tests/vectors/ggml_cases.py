@@ -1,28 +1,32 @@
-"""The weights that ggml's bytes are compared on: made of integers from a raw bit generator, so the same on every machine."""
+"""Weights for the comparison with ggml.
+
+They are computed from integers of a raw bit generator, so they are the same on every machine.
+"""
 
 from minimtp.backend import numpy as np
 
-FORMATS = {"q4_0": 18, "q4_1": 20, "q8_0": 34, "q4_k": 144, "q6_k": 210}  # bytes in a block
+FORMATS = {"q4_0": 18, "q4_1": 20, "q8_0": 34, "q4_k": 144, "q6_k": 210}  # bytes per block
 MILLION = 1 << 20
 
 
 def bell(seed, shape):
-    """Sums of four uniform numbers, mean 0 and deviation about 1: exact in float32."""
+    """Return sums of four uniform numbers: mean 0, standard deviation about 1, exact in float32."""
     parts = np.random.PCG64(seed).random_raw(int(np.prod(shape))).view(np.uint16).reshape(*shape, 4)
     return (parts.sum(axis=-1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
 
 
 def uniform(seed, shape):
-    """Numbers in [0, 1) with 16 bits."""
+    """Return 16-bit uniform numbers in [0, 1), as float32."""
     return (np.random.PCG64(seed).random_raw(int(np.prod(shape))) >> 48).astype(np.float32).reshape(
         shape
     ) / np.float32(65536)
 
 
 def small_cases():
-    """Kinds of weights that take different branches: {name: float32 (2, 512)}.
+    """Return weights that take different branches: {name: float32 (2, 512)}.
 
-    No negative zeros: of a group of them ggml and its Python package make scales of different signs.
+    They contain no negative zeros. For a group of negative zeros, the scales of ggml's C code and
+    of its Python package have opposite signs.
     """
     shape = 2, 512
     x, u = bell(1, shape), uniform(2, shape)
@@ -48,13 +52,16 @@ def small_cases():
 
 
 def large_cases():
-    """A million bell-shaped weights each, even and with groups of different sizes: {name: float32 (2048, 512)}."""
+    """Return a million weights with equal and with different scales per group.
+
+    {name: float32 (2048, 512)}.
+    """
     x = bell(6, (2048, MILLION // 2048))
     sizes = np.float32(2) ** np.floor(16 * np.repeat(uniform(7, (2048, 16)), 32, axis=1) - 12)
     return {"bell": x * np.float32(0.02), "spread": x * sizes}
 
 
 def importance():
-    """float32 (512,), some of it zero."""
+    """Return an importance for each column, some of them zero: float32 (512,)."""
     u = uniform(8, (512,))
     return np.where(u < 0.1, np.float32(0), u * u)

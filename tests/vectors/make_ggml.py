@@ -1,4 +1,4 @@
-"""Compile ggml's quantizers, run them on the cases and store what they wrote: see README.md beside this file."""
+"""Compile ggml's quantizers, run them on the cases and store their bytes (see README.md here)."""
 
 import ctypes
 import hashlib
@@ -16,19 +16,22 @@ from minimtp.backend import numpy as np  # noqa: E402
 
 
 def compiled(sources: Path, folder: Path) -> ctypes.CDLL:
-    (folder / "ggml-version.h").touch()  # the build writes it; nothing of it is needed
+    """Compile the quantizers in `folder` and load them."""
+    (folder / "ggml-version.h").touch()  # written by ggml's build; an empty file is enough
     library = folder / "ggml.so"
     definitions = ["-DNDEBUG", "-D_GNU_SOURCE", '-DGGML_VERSION=""', '-DGGML_COMMIT=""']
-    command = [
-        os.environ.get("CC", "gcc"), "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", *definitions,
-        f"-I{folder}", f"-I{sources / 'include'}", f"-I{sources / 'src'}",
-        "-o", str(library), str(sources / "src/ggml-quants.c"), str(sources / "src/ggml.c"), "-lm", "-lpthread",
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(library), mode=os.RTLD_LAZY)  # backends are missing, and never called
+    compiler = os.environ.get("CC", "gcc")
+    options = ["-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+    includes = [f"-I{folder}", f"-I{sources / 'include'}", f"-I{sources / 'src'}"]
+    files = [str(sources / "src/ggml-quants.c"), str(sources / "src/ggml.c")]
+    command = [compiler, *options, *definitions, *includes, "-o", str(library), *files]
+    subprocess.run([*command, "-lm", "-lpthread"], check=True)
+    # Symbols of ggml's backends are missing. Lazy loading allows that, because they are not called.
+    return ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
 
 
 def blocks(ggml, name, x, weights):
+    """Return ggml's blocks for x (N, K): uint8 (N, bytes per row). weights: importance or None."""
     function = getattr(ggml, "quantize_" + name.replace("_k", "_K"))
     x = np.ascontiguousarray(x, np.float32)
     packed = np.zeros(

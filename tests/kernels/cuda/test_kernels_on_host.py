@@ -23,7 +23,7 @@ from minimtp.kernels.cuda import source as cuda_source
 from minimtp.kernels.ggml import blocks
 from tests.kernels.both import normal
 from tests.kernels.samples import results, samples, terms
-from tests.strategies import product_sizes, weight_matrices
+from tests.strategies import matmul_sizes, weight_matrices
 from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
@@ -116,7 +116,7 @@ PREPARE = {
 
 @pytest.mark.parametrize("kind", PREPARE)
 @few
-@given(sizes=product_sizes())
+@given(sizes=matmul_sizes())
 def test_a_linear_layer_on_the_device_agrees_with_plain_and_each_row_does_not_depend_on_the_others(
     device, kind, sizes
 ):

@@ -1,4 +1,4 @@
-"""Every property of the catalogue holds for the grids that it names, and is broken by the others."""
+"""Every property of the catalogue is true for the stated grids and false for the others."""
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,12 +16,12 @@ each_true_property = pytest.mark.parametrize(
 
 
 def draw_and_check(prop, data):
-    those = [grid for grid in GRIDS if prop.about(grid) and prop.holds(grid)]
-    assume(those)
+    grids = [grid for grid in GRIDS if prop.about(grid) and prop.holds(grid)]
+    assume(grids)
     any_uniform = uniform_grids().filter(lambda grid: prop.about(grid) and prop.holds(grid))
-    uniform = any(hasattr(grid, "policy") for grid in those)
+    uniform = any(hasattr(grid, "policy") for grid in grids)
     grid = data.draw(
-        st.one_of(st.sampled_from(those), any_uniform) if uniform else st.sampled_from(those)
+        st.one_of(st.sampled_from(grids), any_uniform) if uniform else st.sampled_from(grids)
     )
     x, seed = data.draw(matrices_for(grid)), data.draw(st.integers(0, 2**32))
     try:
@@ -50,5 +50,5 @@ def test_each_grid_breaks_exactly_the_properties_that_are_false_for_it(grid):
     false = {prop.name for prop in PROPERTIES if prop.about(grid) and not prop.holds(grid)}
     broken = broken_properties(grid)
     assert broken.keys() == false, {
-        name: text for name, text in broken.items() if name not in false
+        name: error for name, error in broken.items() if name not in false
     }

@@ -1,4 +1,4 @@
-"""NF4 and ternary weights in numbers."""
+"""NF4 and ternary grids: levels, masks and counter-examples."""
 
 import math
 from statistics import NormalDist
@@ -14,14 +14,14 @@ MEANS = np.array([[3.0, -1.0, 0.0, 0.0, -6.0, 2.0]], np.float32)  # the mean mag
 
 
 def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution():
-    """QLoRA, appendix E: eight above zero and seven below, from the same outermost probability,
-    scaled to reach 1.
+    """QLoRA, appendix E: eight levels above zero and seven below, from the same outermost
+    probability, scaled to a maximum of 1.
     """
     outermost = (1 - 1 / 30 + 1 - 1 / 32) / 2
     above = [NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 9)[:-1]]
     below = [-NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 8)[:-1]]
     quantiles = np.sort([*below, 0.0, *above]) / above[0]
-    # The published levels were computed in float32 and with a rounded probability (0.9677083).
+    # The published levels were computed in float32 with a rounded probability (0.9677083).
     assert np.abs(quantiles - NF4_LEVELS).max() < 2e-7
     assert list(NF4_LEVELS) == sorted(NF4_LEVELS) and {-1.0, 0.0, 1.0} <= set(NF4_LEVELS)
 
@@ -29,9 +29,8 @@ def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution():
 def test_normal_weights_use_every_nf4_level_about_equally_often():
     codes = grid_named("nf4-g64").encode(bell(9, (256, 512)))[0]
     share = np.bincount(codes.reshape(-1), minlength=16) / codes.size
-    assert (
-        share.min() > 0.015 and share.max() < 0.12
-    )  # the outermost ones are rarer: 64 draws have one extreme
+    # The two outermost levels are rarer, because a group of 64 weights has only one extreme.
+    assert share.min() > 0.015 and share.max() < 0.12
 
 
 def test_a_weight_halfway_between_two_nf4_levels_is_rounded_to_the_lower_one():
@@ -50,9 +49,8 @@ def test_counter_example_nf4_is_not_symmetric():
 
 def test_ternary_weights_are_zero_or_plus_or_minus_the_mean_magnitude():
     codes, scales = grid_named("ternary-tensor").encode(MEANS)
-    assert scales == 2 and codes.tolist() == [
-        [1, 0, 0, 0, -1, 1]
-    ]  # 3/2 rounds to the even 2 and -1/2 to 0
+    # 3/2 is rounded to the even 2, which is clipped to 1, and -1/2 is rounded to the even 0.
+    assert scales == 2 and codes.tolist() == [[1, 0, 0, 0, -1, 1]]
 
 
 def test_counter_example_ternary_rounding_is_not_idempotent():
@@ -61,10 +59,10 @@ def test_counter_example_ternary_rounding_is_not_idempotent():
     assert not np.array_equal(grid.fake_quantize(once), once)
 
 
-@pytest.mark.parametrize(("mask", "kept"), [("round-clip", [False, True, True, True, False, True]),
-                                            ("clip-round", [False, True, True, True, False, True])])  # fmt: skip
-def test_ternary_masks_stop_the_gradient_of_clipped_weights(mask, kept):
-    assert grid_named("ternary-tensor").straight_through_mask(MEANS, mask).tolist() == [kept]
+@pytest.mark.parametrize("mask", ["round-clip", "clip-round"])
+def test_ternary_masks_stop_the_gradient_of_clipped_weights(mask):
+    passes = [False, True, True, True, False, True]
+    assert grid_named("ternary-tensor").straight_through_mask(MEANS, mask).tolist() == [passes]
 
 
 def test_the_two_ternary_masks_differ_between_one_and_one_and_a_half_steps():

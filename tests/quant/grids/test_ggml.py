@@ -1,4 +1,4 @@
-"""ggml's own bytes: stored ones, made by `tests/vectors/make_ggml.py`."""
+"""Block grids write the bytes of ggml, which `tests/vectors/make_ggml.py` stored."""
 
 import hashlib
 from pathlib import Path
@@ -40,11 +40,8 @@ def test_packed_bytes_equal_the_bytes_of_ggml(grid, case, how, stored):
         stored[f"{grid.name}/{how}/{case}"],
         encoded(grid, stored[f"weights/{case}"], WEIGHTS[how]),
     )
-    if (grid, case, how) == (
-        Q4_0,
-        "subnormal",
-        "plain",
-    ):  # 1 / d overflows: ggml casts NaN to an integer there
+    # In this case 1 / d overflows, and ggml casts NaN to an integer.
+    if (grid, case, how) == (Q4_0, "subnormal", "plain"):
         assert np.array_equal(packing.dequantize(grid, found), packing.dequantize(grid, expected))
     else:
         assert np.array_equal(found, expected)
@@ -69,7 +66,7 @@ def weighted_error(grid, x, weights, chosen_by):
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "q4_k", "q6_k"])
 def test_weighting_errors_by_importance_lowers_the_weighted_error_on_normal_weights(name):
-    """Typical and no theorem: the search is greedy, and the scales of scales are rounded after it."""
+    """This is typical but not guaranteed: the search is greedy, and scales are rounded after it."""
     x, weights = large_cases()["bell"][:64], importance()
     assert weighted_error(grid_named(name), x, weights, weights) < 0.95 * weighted_error(
         grid_named(name), x, weights, None
@@ -108,7 +105,7 @@ def test_if_the_stored_scale_is_zero_all_codes_decode_to_zero():
     assert not Q6_K.decode(codes, scales)[0, 16:].any()
 
 
-# ------------------------------------------------------- named counter-examples to what is not true
+# ------------------------------------------------ counter-examples to properties that are not true
 
 
 def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
@@ -120,8 +117,8 @@ def test_counter_example_zero_need_not_be_a_level_of_q4_1_or_q4_k():
 @pytest.mark.parametrize("case", ["constant", "sparse"])
 @pytest.mark.parametrize("grid", [Q4_K, Q6_K], ids=str)
 def test_counter_example_searched_grids_are_not_idempotent(grid, case):
-    """Bell-shaped weights they do; with groups of very different sizes the rounded scales of scales
-    move.
+    """They are on normal weights. If groups have very different magnitudes, the rounded scales of
+    scales change.
     """
     once = grid.fake_quantize(small_cases()[case])
     assert not np.array_equal(grid.fake_quantize(once), once)

@@ -1,6 +1,4 @@
-"""Q4_0 and Q8_0 in numbers: what is special about each, and the named counter-examples to
-properties that it does not have.
-"""
+"""Q4_0 and Q8_0: numbers particular to each grid, and counter-examples to untrue properties."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +16,7 @@ HALF_ULP_OF_FLOAT16 = 2.0**-11  # relative, of normal numbers
 
 
 def row(*values):
-    """One group: the values, then zeros."""
+    """Return one group with the values, then zeros: float32 (1, 32)."""
     matrix = np.zeros((1, 32), np.float32)
     matrix[0, : len(values)] = values
     return matrix
@@ -28,17 +26,17 @@ def test_bits_per_weight_of_q4_0_and_q8_0_include_the_scales():
     assert (Q4_0.bits_per_weight, Q8_0.bits_per_weight) == (4.5, 8.5)
 
 
-# --------------------------------------------------------------------------- how far rounding moves
+# --------------------------------------------------------------------- distance of rounded weights
 
 
 def test_counter_example_q4_0_can_move_a_weight_by_more_than_half_a_step():
-    """Opposite to the extreme the code +8 does not exist."""
+    """The code +8, opposite the extreme, does not exist."""
     x = row(-8, 8)
     assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]  # the step is 1
 
 
 def test_counter_example_q4_0_can_move_a_weight_by_more_than_a_step_if_its_scale_is_rounded_down():
-    step = 1 + HALF_ULP_OF_FLOAT16  # half way between two float16 numbers, stored as 1
+    step = 1 + HALF_ULP_OF_FLOAT16  # halfway between two float16 numbers, and stored as 1
     x = row(-8 * step, 8 * step)
     assert Q4_0.fake_quantize(x)[0, :2].tolist() == [-8, 7]
     assert 8 * step - 7 > step * (1 + 6 * HALF_ULP_OF_FLOAT16)
@@ -61,7 +59,9 @@ def test_counter_example_q4_0_keeps_only_the_first_of_two_opposite_extremes():
 @given(x=weight_matrices())
 def test_the_extreme_of_a_group_gets_the_lowest_code_in_q4_0_and_an_outermost_one_in_q8_0(x):
     groups = x.reshape(-1, 32)
-    groups = groups[np.abs(groups).max(axis=-1) > 127 * 2.0**-127]  # below, the codes are 0
+    groups = groups[
+        np.abs(groups).max(axis=-1) > 127 * 2.0**-127
+    ]  # smaller groups have only codes of 0
     if len(groups):
         extreme = np.abs(groups).argmax(axis=-1)[:, None]
         assert (np.take_along_axis(Q4_0.encode(groups)[0], extreme, axis=-1) == -8).all()
@@ -69,18 +69,15 @@ def test_the_extreme_of_a_group_gets_the_lowest_code_in_q4_0_and_an_outermost_on
 
 
 def test_halves_are_rounded_away_from_zero_in_q8_0_and_up_in_q4_0():
-    q8_0 = row(
-        127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), np.float32(0))
-    )  # the step is 1
+    below_a_half = np.nextafter(np.float32(0.5), np.float32(0))
+    q8_0 = row(127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, below_a_half)  # the step is 1
     assert Q8_0.encode(q8_0)[0][0, :8].tolist() == [127, 1, 2, 3, -1, -2, -3, 0]
-    q4_0 = row(
-        -8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5
-    )  # the step is 1; where it is negative, upwards means downwards
+    q4_0 = row(-8, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5)  # the step is 1; below, it is -1
     assert Q4_0.encode(q4_0)[0][0, :7].tolist() == [-8, 1, 2, 3, 0, -1, -2]
     assert Q4_0.fake_quantize(-q4_0)[0, :7].tolist() == [8, -1, -2, -3, 0, 1, 2]
 
 
-# --------------------------------------------------------------------------------------- odd groups
+# -------------------------------------------------------------------------------------- edge cases
 
 
 @each_kernel
@@ -93,7 +90,7 @@ def test_a_group_too_small_for_a_float16_scale_becomes_zeros(grid, kernel, size)
         codes, scales = grid.encode(x)
         assert codes.min() >= grid.min_code and codes.max() <= grid.max_code
         assert not scales.any() and not grid.fake_quantize(x).any()
-        assert size > 2.0**-128 or not codes.any()  # where even 1 / d is infinite
+        assert size > 2.0**-128 or not codes.any()  # at or below 2**-128, even 1 / d is infinite
     finally:
         kernels.use("auto")
 

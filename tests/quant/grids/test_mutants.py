@@ -1,4 +1,4 @@
-"""Every defect of the museum is detected, by the property or the test that it names."""
+"""Every mutant is detected by the property or the test that it names."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_each_mutant_is_detected(one, monkeypatch):
                 [each for each in PROPERTIES if each.name == one.property_name],
             ), one.found
         else:
-            with pytest.raises(Exception):  # noqa: B017  (a wrong number or a crash: both are noticed)
+            with pytest.raises(Exception):  # noqa: B017  (a failed assertion or a crash)
                 one.test()
 
 
@@ -38,7 +38,7 @@ def test_the_catalogue_detects_each_mutant_by_the_named_property(one, monkeypatc
     grid = grid_named(one.grid)
     with in_place(one, monkeypatch):
         broken = broken_properties(grid)
-    assert one.property_name in broken, f"{one.found} breaks {sorted(broken) or 'nothing'}"
+    assert one.property_name in broken, f"{one.found} breaks {sorted(broken) or 'no property'}"
 
 
 @pytest.mark.parametrize(

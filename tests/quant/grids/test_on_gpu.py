@@ -1,4 +1,4 @@
-"""Every grid and every packing computes on a device what it computes on the host, bit for bit."""
+"""Every grid and packing order gives the same bits on a device as on the host."""
 
 import pytest
 

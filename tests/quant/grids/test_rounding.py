@@ -1,4 +1,4 @@
-"""Rounding modes: the same numbers everywhere but at halves, and there what the name says."""
+"""Rounding modes agree except at halves, where each does what its name says."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_towar
     assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
     below = np.nextafter(HALVES, np.float32(0))
     assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], (
-        "x + 0.5 rounds by itself: 0.49999997 becomes 1"
+        "do not compute x + 0.5: the sum is rounded, so 0.49999997 becomes 1"
     )
 
 
@@ -82,8 +82,9 @@ def test_stochastic_rounding_keeps_integers_even_if_the_random_number_is_zero():
 
 @pytest.mark.parametrize("value", [-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625])
 def test_the_mean_of_stochastic_roundings_is_the_unrounded_number(value):
-    """Within four standard errors of a draw that is 1 with probability p; also where p is far below
-    2**-8.
+    """The tolerance is four standard errors of a variable that is 1 with probability p.
+
+    One of the p is far below 2**-8.
     """
     draws = 200_000
     rounded = stochastic(np.random.default_rng(0))(np.full(draws, value, np.float64))

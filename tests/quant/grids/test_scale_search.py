@@ -1,4 +1,4 @@
-"""Searched scales are the best of the factors, and never worse than the grid's own."""
+"""Searched scales are the best of those tried, and never worse than the grid's own."""
 
 import pytest
 from hypothesis import given, settings
@@ -33,8 +33,8 @@ def test_super_block_grids_use_their_own_scale_search(name):
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int3-affine-g32", "int2-restricted-channel"])
 def test_each_group_gets_the_tried_scale_with_the_smallest_error(name):
-    """Each group by itself, errors summed one after the other in double precision; ties go to what
-    was tried first.
+    """The reference searches each group separately and sums errors sequentially in float64. Ties go
+    to the scale that was tried first.
     """
     grid, x = grid_named(name), bell(6, 64, seed=8, spread=1.0)
     importance = np.random.default_rng(5).exponential(size=64)

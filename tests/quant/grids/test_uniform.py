@@ -1,6 +1,4 @@
-"""Uniform grids in numbers: names, policies, masks, groups, and the named counter-examples to
-properties that it does not have.
-"""
+"""Uniform grids: names, policies, masks and groups, and counter-examples to untrue properties."""
 
 from dataclasses import replace
 
@@ -28,13 +26,16 @@ def test_counter_example_ggml_signed_moves_the_opposite_of_the_extreme_by_a_whol
     ).tolist() == [[-8, 7]]
 
 
-# -------------------------------------------------------------------------------------- idempotence
+# ----------------------------------------------------------------------------------- rounding again
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_multiplying_and_dividing_a_scale_by_the_largest_code_restores_it(bits):
-    """Why rounding twice is rounding once also for float32 scales: s = a / q gives (q s) / q = s."""
+    """So rounding is idempotent for float32 scales, too: s = a / q gives (q s) / q = s.
+
+    All 2**23 mantissas are checked.
+    """
     max_code = np.float32(2 ** (bits - 1) - 1)
     scales = (np.arange(2**23, dtype=np.uint32) | np.uint32(0x3F800000)).view(np.float32) / max_code
     assert np.array_equal(max_code * scales / max_code, scales)
@@ -49,7 +50,9 @@ def test_counter_example_full_mid_changes_every_group_when_it_is_applied_again()
 
 
 def test_counter_example_an_affine_zero_point_halfway_between_two_codes_shrinks_the_group():
-    """The step is 1 and zero lies half way: neither end is a level, and both are rounded inwards."""
+    """The step is 1, and zero is halfway between two codes. Neither end is a level, and both are
+    rounded inwards.
+    """
     grid = grid_named("int4-affine-channel")
     once = grid.fake_quantize(np.array([[-2.5, 12.5]], np.float32))
     assert once.tolist() == [[-2, 12]] and grid.fake_quantize(once)[0, 1] != 12
@@ -68,7 +71,7 @@ def test_counter_example_negated_weights_are_not_rounded_to_negated_values(polic
 @pytest.mark.parametrize("scale", [1e-5, 1e-8, 1e-12, 1e-30])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_small_weights_are_rounded_like_large_ones_if_scales_are_float32(policy, scale):
-    """No floor under the scale: a floor at machine epsilon silences small layers."""
+    """The scale has no lower limit: a limit at machine epsilon would round small layers to zero."""
     grid, factor = grid_named(f"int4-{policy}-g32-f32"), np.float32(2.0 ** np.floor(np.log2(scale)))
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
     assert np.array_equal(grid.fake_quantize(factor * x), factor * grid.fake_quantize(x))
@@ -93,7 +96,7 @@ def test_every_group_even_a_shorter_last_one_is_rounded_like_a_separate_matrix(g
     assert bits(grouped.fake_quantize(x)) == bits(np.concatenate(pieces, axis=1))
 
 
-# --------------------------------------------------------------- what the policies mean, in numbers
+# ------------------------------------------------------------------ numbers of each policy and mode
 
 
 def test_each_policy_computes_its_scale_from_the_group_as_documented():
@@ -119,8 +122,8 @@ def test_rounding_modes_differ_only_at_halves(rounding):
 
 
 def test_stochastic_rounding_keeps_the_mean_of_a_matrix():
-    """Within four standard deviations of the mean of 4096 draws, each of variance 1/4 at the middle
-    between two levels.
+    """The tolerance is four standard errors. Each weight is halfway between two levels, so its
+    rounded value has variance 1/4.
     """
     x = np.full((64, 64), 0.5, np.float32)
     x[:, 0] = -8  # the step is 1
@@ -136,16 +139,25 @@ def test_stochastic_rounding_keeps_the_mean_of_a_matrix():
 # --------------------------------------------------------------------------- straight-through masks
 
 MASK_TABLE = [
-    # value in steps, of a grid with codes -8..7   pass  round-clip  clip-round
-    (-9.0, True, False, False), (-8.75, True, False, False), (-8.5, True, True, False), (-8.25, True, True, False),
-    (-8.0, True, True, True), (-7.5, True, True, True), (0.0, True, True, True), (6.5, True, True, True),
-    (7.0, True, True, True), (7.25, True, True, False), (7.5, True, False, False), (7.75, True, False, False),
+    # weight in steps (codes are -8..7); do pass, round-clip and clip-round pass its gradient?
+    (-9.0, True, False, False),
+    (-8.75, True, False, False),
+    (-8.5, True, True, False),
+    (-8.25, True, True, False),
+    (-8.0, True, True, True),
+    (-7.5, True, True, True),
+    (0.0, True, True, True),
+    (6.5, True, True, True),
+    (7.0, True, True, True),
+    (7.25, True, True, False),
+    (7.5, True, False, False),
+    (7.75, True, False, False),
     (8.0, True, False, False),
-]  # fmt: skip
+]
 
 
 def test_the_masks_follow_the_table_on_and_around_the_outermost_codes():
-    """7.5 rounds to the even 8, which is no code, and -8.5 to the even -8, which is one."""
+    """7.5 is rounded to the even 8, which is not a code, and -8.5 to the even -8, which is one."""
     grid = FixedScale(4, "full-mid", "tensor")
     for value, *expected in MASK_TABLE:
         found = [
@@ -155,7 +167,7 @@ def test_the_masks_follow_the_table_on_and_around_the_outermost_codes():
 
 
 class FixedScale(UniformGrid):
-    """A grid whose step is 1 whatever the weights are."""
+    """A grid whose step is 1 for all weights."""
 
     def scales(self, x):
         return np.ones((1, 1), np.float32)
@@ -195,8 +207,8 @@ def test_an_unknown_grid_name_is_rejected(name):
     "name", ["q4_k", "q6_k", "int4-affine-g32", "int3-ggml-signed-g32", "int4-full-mid-channel"]
 )
 def test_a_mask_passes_weights_between_the_outermost_levels_or_up_to_half_a_step_beyond(name):
-    """From the levels themselves. What lies on a bound but for rounding, a thousandth of a step, is
-    left to the other tests.
+    """The expected mask is computed from the levels. Weights within a thousandth of a step of a
+    bound are left to other tests.
     """
     grid, x = grid_named(name), bell(13, (16, 512))
     codes, scales = grid.encode(x)
@@ -204,7 +216,7 @@ def test_a_mask_passes_weights_between_the_outermost_levels_or_up_to_half_a_step
         grid.decode(np.full_like(codes, code), scales).astype(np.float64)
         for code in (grid.min_code, grid.min_code + 1, grid.max_code)
     )
-    step = second - lowest  # negative where the scale is
+    step = second - lowest  # negative if the scale is negative
     given = step != 0
     relative = (x - lowest) / np.where(given, step, 1)
     top = (highest - lowest) / np.where(given, step, 1)
@@ -233,7 +245,7 @@ def test_putting_the_scales_of_one_group_does_not_change_other_groups(name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ((4, "restricted", 32, "float64"), "unknown scale type 'float64': use float16 or float32"),
         (
@@ -249,8 +261,8 @@ def test_putting_the_scales_of_one_group_does_not_change_other_groups(name):
         ((4.5, "restricted", 32), "a uniform grid has 2 to 8 bits, not 4.5"),
     ],
 )
-def test_an_unknown_setting_is_rejected_with_the_known_ones(settings, said):
-    with pytest.raises(UserError, match=f"^{said}"):
+def test_an_unknown_setting_is_rejected_with_the_known_ones(settings, message):
+    with pytest.raises(UserError, match=f"^{message}"):
         UniformGrid(*settings)
 
 

@@ -1,4 +1,4 @@
-"""Models, weights and moments that the tests of post-training quantization share."""
+"""Models, weights, moments and reference algorithms for the tests of post-training quantization."""
 
 import math
 from dataclasses import replace
@@ -56,19 +56,20 @@ def arrays_of(scales):
 
 
 def same(one, other):
-    """Two results (codes, scales), bit for bit."""
+    """Return whether two results (codes, scales) are equal bit for bit."""
     pairs = zip([one[0], *arrays_of(one[1])], [other[0], *arrays_of(other[1])], strict=True)
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
 def bell(rows, columns, seed=0, spread=0.1):
+    """Return normal weights of standard deviation `spread`: float32 (rows, columns)."""
     return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(
         np.float32
     )
 
 
 def moment(columns, seed=0, rows=None):
-    """E[x xᵀ] of correlated inputs of very different sizes."""
+    """Return E[x xᵀ] of correlated inputs with very different magnitudes."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((columns, columns)) * np.exp(rng.standard_normal(columns))
     x = rng.standard_normal((rows or 4 * columns, columns)) @ mixing
@@ -76,6 +77,7 @@ def moment(columns, seed=0, rows=None):
 
 
 def build(kind="none", dtype=np.float64, **changes):
+    """Return a small model in which no weight has its initial value of 0 or 1."""
     rng = np.random.default_rng(0)
     shape = replace(SHAPE, **changes)
     trunk = Transformer(shape, rng)
@@ -96,18 +98,18 @@ def text(model, count=2, seed=1):
     return [rng.integers(0, SHAPE.vocabulary_size, (3, 9 + 1 + model.depth)) for _ in range(count)]
 
 
-def says(model, tokens):
+def outputs(model, tokens):
+    """Return the trunk's hidden states, and the losses of the next token and of every head."""
     with no_grad():
-        return model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data, evaluate_losses(
-            model, tokens
-        )[0]
+        hidden = model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data
+        return hidden, evaluate_losses(model, tokens)[0]
 
 
 HQQ_GRIDS = [grid for grid in [*GRIDS, *RAGGED] if "affine" not in grid.name]
 
 
 def shrunk(residual, step, beta):
-    """The generalized soft threshold of one residual, in its step."""
+    """Return the generalized soft threshold of one residual, measured in steps."""
     unit = abs(step) or 1.0
     size = abs(residual) / unit
     if size == 0:
@@ -116,8 +118,9 @@ def shrunk(residual, step, beta):
 
 
 def hqq_of_a_group(grid, group):
-    """HQQ of one group (n,) by the docstring's equations, a number at a time. grid: q4_0, or q4_1,
-    which has an offset.
+    """Compute HQQ of one group (n,) from the equations in hqq.py, one number at a time.
+
+    Returns the best (codes, scales), and the error after each iteration.
     """
     x = group[None]
     codes, scales = grid.encode(x)

@@ -1,4 +1,4 @@
-"""AWQ's scaled columns leave the model's function unchanged and protect large inputs."""
+"""AWQ: scaling columns does not change the model's outputs and protects large inputs."""
 
 import pytest
 
@@ -10,30 +10,30 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrat
 from minimtp.quant.ptq.gptq import output_error
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.quant.ptq.cases import bell, build, each_kind, says, text
+from tests.quant.ptq.cases import bell, build, each_kind, outputs, text
 
 
 @each_kind
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_kv_heads):
-    """In float64, where 1e-10 is what hundreds of roundings add up to; every kind of head, every
-    sharing of value heads.
+    """The model is float64, in which hundreds of rounding errors add up to less than 1e-10. Every
+    kind of prediction head and every number of key/value heads is tested.
     """
     model = build(kind, num_kv_heads=num_kv_heads)
     batches = text(model)
     copy = prepare_qat(
         model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear
     )
-    before = says(copy, batches[0])
-    weights = {name: product.weight.data.copy() for name, product in calibrated(copy).items()}
+    before = outputs(copy, batches[0])
+    weights = {name: linear.weight.data.copy() for name, linear in calibrated(copy).items()}
     collect(copy, calibrated(copy).values(), batches)
     awq.scale_columns(copy)
-    for found, expected in zip(says(copy, batches[0]), before, strict=True):
+    for found, expected in zip(outputs(copy, batches[0]), before, strict=True):
         assert np.allclose(found, expected, rtol=1e-10, atol=1e-10)
     changed = [
         name
-        for name, product in calibrated(copy).items()
-        if not np.array_equal(weights[name], product.weight.data)
+        for name, linear in calibrated(copy).items()
+        if not np.array_equal(weights[name], linear.weight.data)
     ]
     assert len(changed) > 0.5 * len(weights)
 
@@ -42,7 +42,7 @@ def test_every_linear_layer_of_every_model_can_be_scaled():
     for kind in ("none", *HEADS):
         model = prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear)
         scaled = {id(fold.linear) for fold in awq.folds(model)}
-        assert scaled == {id(product) for product in calibrated(model).values()}, kind
+        assert scaled == {id(linear) for linear in calibrated(model).values()}, kind
 
 
 def test_column_scales_are_centred_on_one_and_protect_large_inputs():
@@ -63,7 +63,7 @@ def test_column_scales_use_the_exponent_of_twenty_with_the_smallest_output_error
     inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(
         np.random.default_rng(4).standard_normal(64)
     )
-    inputs[:, 7] *= 1e-9  # hardly ever fires: not blown up by more than 1e-4 of the largest
+    inputs[:, 7] *= 1e-9  # almost zero: treated as 1e-4 of the largest magnitude
     statistics.add(inputs)
     magnitude = np.maximum(statistics.magnitude, 1e-4 * statistics.magnitude.max())
     errors, scales = [], []

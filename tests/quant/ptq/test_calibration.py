@@ -1,4 +1,4 @@
-"""Statistics of the inputs of linear layers, and the layers that collect them."""
+"""Statistics of the inputs of linear layers, and the layers that collect these statistics."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,21 +37,21 @@ def test_statistics_are_means_over_the_rows_in_double_precision():
 
 def test_a_calibrated_layer_uses_exact_weights_until_its_codes_are_settled():
     model = prepare_qat(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
-    product = calibrated(model)["blocks.0.attention.qkv"]
-    assert np.array_equal(product.rounded().data, product.weight.data)
-    assert same(product.encode(), Q4_0.encode(product.weight.data))
-    coarse = Q4_0.encode(0.5 * product.weight.data)
-    product.settle(*coarse)
-    assert product.rounded().data.dtype == np.float32 and np.array_equal(
-        product.rounded().data, Q4_0.decode(*coarse)
+    linear = calibrated(model)["blocks.0.attention.qkv"]
+    assert np.array_equal(linear.rounded().data, linear.weight.data)
+    assert same(linear.encode(), Q4_0.encode(linear.weight.data))
+    coarse = Q4_0.encode(0.5 * linear.weight.data)
+    linear.settle(*coarse)
+    assert linear.rounded().data.dtype == np.float32 and np.array_equal(
+        linear.rounded().data, Q4_0.decode(*coarse)
     )
-    assert same(product.encode(), coarse)
+    assert same(linear.encode(), coarse)
 
 
 def test_statistics_use_rounded_inputs_and_layers_that_are_already_rounded():
     model = prepare_qat(build(dtype=np.float32), QuantizationSpec(), linear=CalibratedLinear)
-    batches, products = text(model), calibrated(model)
-    first, second = products["blocks.0.attention.qkv"], products["blocks.0.feed_forward.gate_up"]
+    batches, linears = text(model), calibrated(model)
+    first, second = linears["blocks.0.attention.qkv"], linears["blocks.0.feed_forward.gate_up"]
     collect(model, [first, second], batches)
     before = second.statistics.second_moment
     levels = np.unique(np.round(np.sqrt(first.statistics.importance), 12))

@@ -1,6 +1,4 @@
-"""GPTQ compared with its definition, column by column, and on inputs that break careless
-implementations.
-"""
+"""GPTQ compared with its definition, and on inputs that break careless implementations."""
 
 import pytest
 from hypothesis import given, settings
@@ -42,8 +40,8 @@ def test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, grid):
 @each_grid
 @pytest.mark.parametrize("largest_first", [False, True])
 def test_gptq_equals_updating_the_inverse_column_by_column(own, grid, largest_first):
-    """The same algorithm without Cholesky factors: eliminate each column from the inverse once it
-    is rounded.
+    """The reference uses no Cholesky factors: it eliminates each column from the inverse after
+    rounding it.
     """
     x, second_moment = bell(8, 64, seed=3), moment(64, seed=4)
     now = x.astype(np.float64)
@@ -82,8 +80,8 @@ def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
 
 @pytest.mark.parametrize("exponent", [-40, -10, 12])
 def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
-    """Powers of two, which are exact: only the proportions of the moments matter, however small
-    they are.
+    """Only the ratios of the moments matter, even for tiny moments. The units are powers of two, so
+    scaling is exact.
     """
     x, second_moment = bell(8, 64), moment(64)
     assert same(
@@ -101,12 +99,12 @@ def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size
 
 
 def test_gptq_rounds_columns_with_equally_large_inputs_from_left_to_right():
-    """Two sizes, taking turns: the columns of the larger from the left, then those of the smaller."""
+    """Two input sizes alternate. Columns of the larger size come first, from left to right."""
     x, related = bell(8, 128), moment(128)
     sizes = np.sqrt(np.diag(related) / np.tile([1.0, 4.0], 64))
     second_moment = related / np.outer(sizes, sizes)
     np.fill_diagonal(second_moment, np.tile([1.0, 4.0], 64))
-    grid = grid_named("int4-restricted-channel")  # a row has one scale, so columns may be shuffled
+    grid = grid_named("int4-restricted-channel")  # one scale per row, so columns can be shuffled
     order = [*range(1, 128, 2), *range(0, 128, 2)]
     codes, scales = grid.encode(x)
     shuffled = gptq(
@@ -126,8 +124,9 @@ def test_gptq_rounds_columns_from_left_to_right_unless_largest_first_is_set():
 def test_damping_is_one_percent_of_the_mean_moment_times_the_smallest_sufficient_power_of_ten(
     negative,
 ):
-    """A moment that rounding has left with a negative eigenvalue needs more; `negative` is its size
-    in mean diagonals.
+    """A moment matrix that has a negative eigenvalue after rounding needs more damping.
+
+    `negative` is the magnitude of this eigenvalue before all are divided by their mean.
     """
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     eigenvalues = np.array([-negative, 0.2, 0.5, 1.0, 2.0, 4.0])
@@ -158,7 +157,7 @@ def test_a_column_whose_input_is_always_zero_is_rounded_independently_of_other_c
     alone = search_scales(grid, x)
     assert np.array_equal(codes[:, dead], alone[0][:, dead])
     other = x.copy()
-    other[:, dead] *= 0.5  # within the old scales
+    other[:, dead] *= 0.5  # still within the range of the scales
     fixed = (grid.nearest(other, scales), scales)
     live = [j for j in range(64) if j not in dead]
     assert np.array_equal(
@@ -179,7 +178,7 @@ def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_
 
 
 def test_gptq_beats_searched_scales_and_searched_scales_beat_round_to_nearest():
-    """No theorem, but what the methods are for."""
+    """This is not guaranteed, but it is the purpose of the methods."""
     x, second_moment = bell(64, 128), moment(128)
     searched = search_scales(Q4_0, x, np.diag(second_moment))
     found = gptq(Q4_0, x, second_moment, beforehand=searched, largest_first=True)
@@ -200,8 +199,12 @@ def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matri
     ):
         gptq(Q4_0, x, broken, "down")
     x[1, 2] = value
+    methods = (
+        lambda *name: gptq(Q4_0, x, second_moment, *name),
+        lambda *name: hqq(Q4_0, x, *name),
+        lambda *name: search_scales(Q4_0, x, None, *name),
+    )
     for names, called in (([], "the array"), (["down"], "down")):
-        for method in (lambda *name: gptq(Q4_0, x, second_moment, *name), lambda *name: hqq(Q4_0, x, *name),
-                       lambda *name: search_scales(Q4_0, x, None, *name)):  # fmt: skip
+        for method in methods:
             with pytest.raises(UserError, match=f"^{called} holds values that are not finite"):
                 method(*names)

@@ -1,4 +1,4 @@
-"""HQQ compared with its equations, group by group."""
+"""HQQ (half-quadratic quantization) compared with its equations, group by group."""
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ def test_hqq_never_increases_the_error(grid, x):
 @given(exponent=st.integers(-6, 6), seed=st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
-    """Powers of two, which are exact; within the normal range of float16."""
+    """The units are powers of two, so scaling is exact, and scales stay normal float16 numbers."""
     x, unit = bell(4, 64, seed, spread=1.0), 2.0**exponent
     codes, scales = hqq(Q4_0, x)
     assert same(hqq(Q4_0, x * np.float32(unit)), (codes, scales * np.float32(unit)))
@@ -38,7 +38,9 @@ def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
 def test_shrinking_never_enlarges_a_residual_or_changes_its_sign(values, step, beta):
     residual = np.array(values)
     kept = shrink(residual, np.array(step), beta)
-    rounding = 1 + 4 * np.finfo(float).eps  # of measuring in steps and back
+    rounding = (
+        1 + 4 * np.finfo(float).eps
+    )  # of the division by the step and the multiplication after it
     assert (np.abs(kept) <= rounding * np.abs(residual)).all() and (kept * residual >= 0).all()
     assert np.array_equal(shrink(-residual, np.array(-step), beta), -kept)
 
@@ -71,7 +73,7 @@ def test_hqq_does_not_round_the_largest_offset_to_infinity():
     grid = grid_named("q4_1")
     x = np.full((1, 32), -65504.0, np.float32)
     x[0, ::2] = 65504.0
-    with np.errstate(over="ignore"):  # an offset that is tried and not taken
+    with np.errstate(over="ignore"):  # an offset that is tried but not used
         assert all(np.isfinite(part).all() for part in hqq(grid, x)[1])
 
 

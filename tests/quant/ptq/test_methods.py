@@ -16,7 +16,7 @@ from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.quant.ptq.cases import build, each_kind, same, says, text
+from tests.quant.ptq.cases import build, each_kind, outputs, same, text
 
 
 @each_kind
@@ -26,52 +26,58 @@ def test_every_method_packs_every_kind_of_model_and_does_not_change_the_given_on
 ):
     model = build(kind, np.float32)
     batches = text(model)
-    before = says(model, batches[0])
+    before = outputs(model, batches[0])
     done = []
     packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
-    assert all(np.array_equal(a, b) for a, b in zip(says(model, batches[0]), before, strict=True))
-    assert all(np.isfinite(part).all() for part in says(packed, batches[0]))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(outputs(model, batches[0]), before, strict=True)
+    )
+    assert all(np.isfinite(part).all() for part in outputs(packed, batches[0]))
     assert len(done) == len(
         calibrated(prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear))
     )
-    nearest = says(convert(prepare_qat(model, QuantizationSpec())), batches[0])
+    nearest = outputs(convert(prepare_qat(model, QuantizationSpec())), batches[0])
     equal = all(
-        np.array_equal(a, b) for a, b in zip(says(packed, batches[0]), nearest, strict=True)
+        np.array_equal(a, b) for a, b in zip(outputs(packed, batches[0]), nearest, strict=True)
     )
     assert equal == (method == "rtn")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_equals_its_parts_applied_layer_by_layer(plain, method):
-    """The first product, whose inputs no other product's rounding has touched, by hand; with AWQ's
-    scales folded in front.
+    """For GPTQ only the first layer is compared, because later layers see the rounding of earlier
+    ones. For AWQ the scales are folded into the weights first.
     """
     model = build("sequential", np.float32)
     batches, done = text(model), []
     packed = quantize_after_training(model, QuantizationSpec(), method, batches, done.append)
     copy = prepare_qat(build("sequential", np.float32), QuantizationSpec(), linear=CalibratedLinear)
-    products = calibrated(copy)
-    assert done == list(products)
-    collect(copy, products.values(), batches)
+    linears = calibrated(copy)
+    assert done == list(linears)
+    collect(copy, linears.values(), batches)
     if method == "awq":
         awq.scale_columns(copy)
-        collect(copy, products.values(), batches)
+        collect(copy, linears.values(), batches)
     deployed = {
         name: packing.unpack(module.grid, module.packed)
         for name, module in packed.named_modules()
-        if name in products
+        if name in linears
     }
-    for name, product in products.items():
-        weight, statistics = product.weight.data, product.statistics
+    for name, linear in linears.items():
+        weight, statistics = linear.weight.data, linear.statistics
         searched = search_scales(Q4_0, weight, statistics.importance)
-        expected = {
-            "rtn": lambda w=weight: Q4_0.encode(w), "hqq": lambda w=weight: hqq(Q4_0, w),
-            "importance": lambda s=searched: s, "awq": lambda s=searched: s,
-            "gptq": lambda w=weight, s=statistics, b=searched: gptq(Q4_0, w, s.second_moment, beforehand=b, largest_first=True),
-        }[method]()  # fmt: skip
+        if method == "rtn":
+            expected = Q4_0.encode(weight)
+        elif method == "hqq":
+            expected = hqq(Q4_0, weight)
+        elif method == "gptq":
+            moment = statistics.second_moment
+            expected = gptq(Q4_0, weight, moment, beforehand=searched, largest_first=True)
+        else:
+            expected = searched
         assert same(deployed[name], expected), name
         if method == "gptq":
-            break  # the others see what it has rounded
+            break  # the inputs of later layers depend on the rounding of this one
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -79,10 +85,10 @@ def test_non_finite_weights_are_an_error_that_names_the_layer(method):
     model = build(dtype=np.float32)
     batches = text(model)
     model.blocks[1].feed_forward.down.weight.data[3, 5] = np.inf
-    said = r"blocks\.1\.feed_forward\.down\.weight holds values that are not finite"
+    message = r"blocks\.1\.feed_forward\.down\.weight holds values that are not finite"
     if method in METHODS_WITH_TEXT:
-        said = "not finite"  # the model's own outputs are not, and the text meets them first
-    with pytest.raises(UserError, match=said):
+        message = "not finite"  # calibration fails first, because outputs are not finite
+    with pytest.raises(UserError, match=message):
         quantize_after_training(model, QuantizationSpec(), method, batches)
 
 

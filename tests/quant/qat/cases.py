@@ -1,4 +1,4 @@
-"""Models and specs that the tests of quantization-aware training share."""
+"""Models, specs and checks for the tests of quantization-aware training."""
 
 import hashlib
 import tracemalloc
@@ -51,14 +51,12 @@ tied_or_not = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untie
 
 
 def build(kind="none", tied=True, dtype=np.float32, seed=0):
+    """Return a small model without weights of 0 or 1, so that lost weights are noticed."""
     rng = np.random.default_rng(seed)
     shape = replace(SHAPE, tied_embeddings=tied)
     trunk = Transformer(shape, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
-    for (
-        name,
-        parameter,
-    ) in model.named_parameters():  # no zeros and no ones, so that whatever gets lost is noticed
+    for name, parameter in model.named_parameters():
         norm = "norm" in name
         parameter.data = (
             rng.uniform(0.5, 1.5, parameter.shape)
@@ -76,21 +74,21 @@ def text(model, length=9, seed=1):
 
 
 def outputs(model, tokens):
-    """All that the model says: the trunk's hidden states, and the nats of the next token and of
-    each head's.
-    """
+    """Return the trunk's hidden states, and the losses of the next token and of every head."""
     with no_grad():
         hidden = model.hidden(tokens[:, : tokens.shape[1] - 1 - model.depth]).data
     return hidden, evaluate_losses(model, tokens)[0]
 
 
 def same_bits(a, b):
+    """Return whether two lists of arrays are equal bit for bit."""
     return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
 def grid_by_name(name):
-    """Where the default spec puts which grid, written down independently of the code; None: full
-    precision.
+    """Return the grid that the default spec assigns to a parameter, or None for full precision.
+
+    This is written independently of the library's code.
     """
     if "norm" in name:
         return None
@@ -98,7 +96,7 @@ def grid_by_name(name):
 
 
 def with_rounded_parameters(model):
-    """The same architecture, full precision, each weight replaced by its rounded value, once."""
+    """Return a full-precision copy of the model in which each weight is rounded once."""
     clone = replicate(model)
     for name, parameter in clone.named_parameters():
         grid = grid_by_name(name)
@@ -109,7 +107,7 @@ def with_rounded_parameters(model):
 
 
 def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
-    """A model prepared with learned steps that have moved."""
+    """Return a fake-quantized model whose learned steps are not at their initial values."""
     model, spec = build(kind), QuantizationSpec(weights=grid, heads=grid, scales=scales, **spec)
     add_learned_step_parameters(model, spec)
     prepare_qat(model, spec)
@@ -123,20 +121,21 @@ def learned(kind="none", grid="q4_0", seed=3, scales="learned", **spec):
 SPECS = {
     "the default": QuantizationSpec(),
     "4 bits everywhere": QuantizationSpec("q4_0", "q4_0", "q4_0"),
-    "three bits, a scale per token": QuantizationSpec(
+    "3 bits, one scale per token": QuantizationSpec(
         "int3-ggml-signed-g32", "q8_0", "q8_0", "int8-token"
     ),
-    "rows as groups": QuantizationSpec(
+    "one scale per row": QuantizationSpec(
         "int4-affine-channel", "int8-restricted-channel", "int4-affine-channel"
     ),
-    "an output of its own": QuantizationSpec(output="int6-full-mid-g16"),
+    "a separate output grid": QuantizationSpec(output="int6-full-mid-g16"),
 }
 
 
-def check_the_contract(model, spec, tied):
+def check_that_all_forms_agree(model, spec, tied):
+    """Check that the model, its packed form and the form restored from arrays agree bit for bit."""
     packed = convert(model)
-    stored = restore(build("none" if not model.depth else kind_of(model), tied, seed=9), spec,
-                     {name: array.copy() for name, array in stored_arrays(packed).items()})  # fmt: skip
+    arrays = {name: array.copy() for name, array in stored_arrays(packed).items()}
+    stored = restore(build(kind_of(model), tied, seed=9), spec, arrays)
     trained = {
         name: m.rounded().data
         for name, m in model.named_modules()
@@ -153,10 +152,14 @@ def check_the_contract(model, spec, tied):
 
 
 def kind_of(model):
+    """Return the kind of the model's prediction heads, or "none"."""
+    if not model.depth:
+        return "none"
     return next(kind for kind, heads in HEADS.items() if type(model.heads) is heads)
 
 
 def digest(matrices):
+    """Return a SHA-256 digest of names, shapes and values."""
     sha = hashlib.sha256()
     for name in sorted(matrices):
         sha.update(
@@ -167,8 +170,8 @@ def digest(matrices):
     return sha.hexdigest()
 
 
-def most_memory_of_a_step(**settings):
-    """(bytes beyond what the trainer holds between steps, its weights)."""
+def peak_memory_of_a_step(**settings):
+    """Run a training step. Return its peak of newly allocated bytes, and the number of weights."""
     recipe, corpus = preset("quick", **settings), open_corpus()
     trainer = training.Trainer(recipe, None, choose_device("cpu"), 1)
     size = dict(
@@ -189,6 +192,7 @@ def most_memory_of_a_step(**settings):
 
 
 def counted(kernel, names, monkeypatch):
+    """Wrap the named functions of `kernel`. Return a list that collects the names of the calls."""
     calls = []
     for name in names:
         original = getattr(kernel, name)

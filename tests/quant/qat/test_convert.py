@@ -1,4 +1,4 @@
-"""Trained, deployed and stored numbers are the same."""
+"""The trained, the packed and the stored model use the same numbers."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.quant.qat.cases import (
     SPEC,
     SPECS,
     build,
-    check_the_contract,
+    check_that_all_forms_agree,
     each_kind,
     outputs,
     same_bits,
@@ -42,10 +42,10 @@ def test_a_converted_model_computes_the_same_bits_as_the_fake_quantized_one(
 @each_kind
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_training_the_packed_model_and_its_stored_arrays_use_the_same_numbers(plain, kind, spec):
-    """By SHA-256 of all matrices, tables and heads included: the forward pass's, the packed model's
-    and those of its arrays.
+    """SHA-256 digests of all matrices, including tables and heads, are compared: of the training
+    forward pass, of the packed model, and of the model restored from its arrays.
     """
-    check_the_contract(prepare_qat(build(kind, tied=False), spec), spec, tied=False)
+    check_that_all_forms_agree(prepare_qat(build(kind, tied=False), spec), spec, tied=False)
 
 
 def test_a_converted_model_does_not_change_when_training_continues(plain):
@@ -115,13 +115,13 @@ def test_arrays_of_another_model_are_rejected():
     arrays = stored_arrays(round_to_nearest(build(), SPEC))
     missing = {name: array for name, array in arrays.items() if name != "final_norm.weight"}
     other_grid = {**arrays, "embedding.packed": arrays["embedding.packed"][:, :18]}
-    left_over = {**arrays, "output.packed": arrays["embedding.packed"]}
-    for wrong, complaint in (
+    unused = {**arrays, "output.packed": arrays["embedding.packed"]}
+    for wrong, message in (
         (missing, "final_norm.weight is missing"),
         (other_grid, r"embedding.packed is uint8 of shape \(11, 18\)"),
-        (left_over, "the file holds output.packed"),
+        (unused, "the file holds output.packed"),
     ):
-        with pytest.raises(UserError, match=complaint):
+        with pytest.raises(UserError, match=message):
             restore(build(), SPEC, wrong)
 
 

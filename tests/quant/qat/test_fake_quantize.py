@@ -1,6 +1,4 @@
-"""Straight through: the forward rounds, the backward is the derivative of a surrogate that is
-stated by name.
-"""
+"""Fake quantization: the forward pass rounds, and gradients are the derivatives of a surrogate."""
 
 import pytest
 from hypothesis import given
@@ -19,8 +17,8 @@ from tests.strategies import weight_matrices
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_mask = pytest.mark.parametrize("mask", MASKS)
 
-# In steps of a group whose extreme is -8 (the step is 1): what becomes of a weight, and which masks
-# let its gradient pass.
+# For a group whose extreme is -8, so that the step is 1: the rounded value of a weight, and which
+# masks pass its gradient.
 ABOVE = float(np.nextafter(np.float32(7), np.float32(8)))
 BOUNDARY_TABLE = [
     # weight  rounded  pass   round-clip  clip-round
@@ -33,9 +31,9 @@ BOUNDARY_TABLE = [
     (ABOVE, 7, True, True, False),
     (7.25, 7, True, True, False),
     (7.49, 7, True, True, False),
-    (7.5, 7, True, False, False),  # rounds to 8, which is clipped
+    (7.5, 7, True, False, False),  # rounded to 8, then clipped
     (7.75, 7, True, False, False),
-    (8.0, 7, True, False, False),  # opposite to the extreme
+    (8.0, 7, True, False, False),  # opposite the extreme
 ]
 
 
@@ -62,9 +60,8 @@ def test_the_mask_follows_the_float32_rounding_of_the_forward_pass_just_below_th
     groups[:, 0] = -8 * steps
     groups[:, 1] = np.nextafter(np.float32(7.5) * steps, np.float32(0))
     passes = Q4_0.straight_through_mask(groups, "round-clip")[:, 1]
-    reaches_16 = (
-        groups[:, 1] * (np.float32(1) / steps) + np.float32(8.5) >= 16
-    )  # as in the forward, in float32
+    # As in the forward pass, in float32:
+    reaches_16 = groups[:, 1] * (np.float32(1) / steps) + np.float32(8.5) >= 16
     assert np.array_equal(passes, ~reaches_16) and 0 < passes.mean() < 1
 
 
@@ -83,8 +80,8 @@ def test_q8_0_clips_no_weight_so_every_gradient_passes(own, x, mask):
 @each_grid
 @given(x=weight_matrices(largest=100.0))
 def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
-    """The surrogate is d * clip(w / d, low, high) with d held fixed; it is differentiated
-    numerically, off its kinks.
+    """The surrogate is d * clip(w / d, low, high) with d held constant. It is differentiated
+    numerically, except at its kinks.
     """
     step = np.repeat(_signed_steps(grid, x), 32, axis=-1)
     slack = {"pass": np.inf, "round-clip": 0.5, "clip-round": 0.0}[mask]
@@ -115,8 +112,8 @@ def _signed_steps(grid, x):
 @each_grid
 @given(x=weight_matrices())
 def test_the_extreme_of_every_group_passes_its_gradient(grid, mask, x):
-    """Absmax scaling puts it exactly on the bound; a mask with a strict inequality would freeze the
-    largest weights.
+    """Absmax scaling puts the extreme exactly on the bound. A mask with a strict inequality would
+    freeze the largest weights.
     """
     inside = grid.straight_through_mask(x, mask)
     inside = np.ones(x.shape, bool) if inside is None else inside
@@ -185,7 +182,7 @@ TINY = np.float32(127 * 2.0**-128)  # the largest magnitude without a finite 127
 
 
 def rounded_by_the_rule(row):
-    """One token's numbers, float32, by the rule of `kernels.plain`, one operation after the other."""
+    """Round one token's numbers (float32) by the rule of `kernels.plain`."""
     largest = np.abs(row).max()
     if largest <= TINY:
         return np.zeros_like(row)
@@ -222,9 +219,7 @@ def test_a_row_too_small_for_a_finite_scale_becomes_zeros_and_the_next_larger_on
 
 
 def test_float64_rows_are_rounded_in_float32_and_returned_as_float64():
-    """1.5 steps and a little: the little is lost on the way to float32, and the half goes to the
-    even code.
-    """
+    """1.5 + 1e-9 becomes 1.5 in float32, and this half is rounded to the even code."""
     row = np.array([[127.0, 1.5 + 1e-9, -0.5 - 1e-9]])
     found = round_activations(row, "int8-token")
     assert found.dtype == np.float64 and found.tolist() == [[127.0, 2.0, 0.0]]

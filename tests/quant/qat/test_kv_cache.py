@@ -1,6 +1,4 @@
-"""Keys and values in few bits: what the rotation keeps, what it helps, and that training reads what
-a cache would hold.
-"""
+"""Quantized KV cache: the rotation, its benefit, and training with the values of the cache."""
 
 import pytest
 from hypothesis import given
@@ -73,9 +71,8 @@ def test_rotating_queries_and_keys_alike_does_not_change_their_scores(seed, head
 @given(rows=arrays.arrays(np.float32, (3, 16), elements=st.floats(-100, 100, width=32)))
 def test_int8_rounding_moves_a_number_by_at_most_half_a_step_of_its_row(rows):
     step = np.abs(rows).max(axis=1, keepdims=True) / 127
-    slack = (
-        step * 127 * 2.0**-11 + 127 * 2.0**-25
-    )  # of the scale's own rounding to a float16, normal or not
+    # The scale is rounded to a float16, which can be subnormal.
+    slack = step * 127 * 2.0**-11 + 127 * 2.0**-25
     found = decode_rows(*encode_rows(rows, "int8"), "int8")
     assert (np.abs(found - rows) <= step / 2 * 1.001 + slack).all()
 
@@ -108,7 +105,7 @@ def test_attention_in_training_uses_exactly_the_keys_and_values_that_a_cache_wou
 
 @each_cache
 def test_gradients_treat_the_rounding_errors_of_keys_and_values_as_constants(cache):
-    """The surrogate of straight-through, differentiated numerically in a random direction."""
+    """The straight-through surrogate is differentiated numerically in a random direction."""
     rng = np.random.default_rng(0)
     angles = rng.uniform(0, 6, (7, 8))
     rotary = np.cos(angles), np.sin(angles)

@@ -1,4 +1,4 @@
-"""Learned steps in a model: where they start, what trains them, and what a file holds."""
+"""Learned steps in a model: initialization, training and storage."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from tests.quant.qat.cases import (
     SHAPE,
     SPEC,
     build,
-    check_the_contract,
+    check_that_all_forms_agree,
     digest,
     each_kind,
     learned,
@@ -36,13 +36,18 @@ from tests.quant.qat.cases import (
 @pytest.mark.parametrize(
     ("scales", "grid"),
     [
-        *[("learned", grid) for grid in ("q4_0", "q8_0", "int2-restricted-g32", "int4-affine-g32")],
-        ("learned-offset", "q4_1"), ("learned-bound", "q4_0"), ("learned-bound", "int3-restricted-g32"),
+        ("learned", "q4_0"),
+        ("learned", "q8_0"),
+        ("learned", "int2-restricted-g32"),
+        ("learned", "int4-affine-g32"),
+        ("learned-offset", "q4_1"),
+        ("learned-bound", "q4_0"),
+        ("learned-bound", "int3-restricted-g32"),
     ],
-)  # fmt: skip
+)
 def test_learned_steps_survive_conversion_and_storage(plain, kind, scales, grid):
     model = learned(kind, grid, scales=scales)
-    check_the_contract(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
+    check_that_all_forms_agree(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
 
 
 def test_prepare_qat_initializes_learned_steps_unless_they_are_already_trained():
@@ -101,11 +106,20 @@ def test_post_training_quantization_ignores_learned_step_parameters():
 def test_a_recipe_with_learned_offsets_or_bounds_initializes_and_trains_their_parameters(
     scales, grid, names
 ):
-    """LSQ+ and PACT from the recipe: parameters are made, begin somewhere better than zero, and
-    move in every step.
+    """LSQ+ and PACT: the recipe creates parameters, which start at searched values instead of zero
+    and change in training.
     """
-    recipe = preset("tiny", heads="parallel", draft_depth=1, quantization="qat", weight_grid=grid, head_grid=grid,
-                    weight_scales=scales, batch_size=4, tokens=32 * 32)  # fmt: skip
+    recipe = preset(
+        "tiny",
+        heads="parallel",
+        draft_depth=1,
+        quantization="qat",
+        weight_grid=grid,
+        head_grid=grid,
+        weight_scales=scales,
+        batch_size=4,
+        tokens=32 * 32,
+    )
     trainer, corpus = training.Trainer(recipe, None, choose_device("cpu"), 1), open_corpus()
     states = []
     for step in range(3):
@@ -128,8 +142,8 @@ def test_a_recipe_with_learned_offsets_or_bounds_initializes_and_trains_their_pa
     ]
     assert states[0].keys() == {f"{linear}.{name}" for linear in linears for name in names}
     for name, first in states[0].items():
-        begins_at_zero = name.rsplit(".", 1)[0].endswith(("attention.output", "feed_forward.down"))
-        assert first.any() != begins_at_zero, name  # there is no better step for zeros
+        is_zero_matrix = name.rsplit(".", 1)[0].endswith(("attention.output", "feed_forward.down"))
+        assert first.any() != is_zero_matrix, name  # these matrices start as zeros: no better step
         assert np.isfinite(states[2][name]).all() and not np.array_equal(first, states[2][name]), (
             name
         )

@@ -1,4 +1,4 @@
-"""Fake-quantized modules round every use, and send gradients straight through."""
+"""Fake-quantized modules round their weights at every use and pass gradients straight through."""
 
 import pytest
 
@@ -21,8 +21,8 @@ from tests.quant.qat.cases import (
     build,
     each_kind,
     learned,
-    most_memory_of_a_step,
     outputs,
+    peak_memory_of_a_step,
     same_bits,
     text,
     tied_or_not,
@@ -33,11 +33,11 @@ from tests.quant.qat.cases import (
 @pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_1", "int3-ggml-signed-g32", "nf4-g32"])
 @pytest.mark.parametrize("kind", ["sequential", "token_conditioned"])
 def test_state_and_token_have_separate_scales_in_the_matrix_that_joins_them(kind, name):
-    """Groups that divide the width never reach from one half of the concatenation into the other."""
+    """If the group size divides hidden_size, no group covers parts of both halves of the input."""
     heads, grid = build(kind).heads, grid_named(name)
     joined = heads.steps[0].join if kind == "sequential" else heads.head.gate_candidate
     weight = joined.weight.data.copy()
-    weight[:, SHAPE.hidden_size :] *= 100  # the halves need not be of one size
+    weight[:, SHAPE.hidden_size :] *= 100  # the two halves can have different magnitudes
     halves = [
         grid.fake_quantize(weight[:, : SHAPE.hidden_size]),
         grid.fake_quantize(weight[:, SHAPE.hidden_size :]),
@@ -51,9 +51,8 @@ def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token(
         build("sequential").heads.steps[0].join.weight.data.copy(),
     )
     weight[:, SHAPE.hidden_size :] *= 100
-    assert not grid.fake_quantize(weight)[
-        :, : SHAPE.hidden_size
-    ].any()  # nothing is left of the smaller half
+    smaller_half = grid.fake_quantize(weight)[:, : SHAPE.hidden_size]
+    assert not smaller_half.any()
 
 
 @each_kind
@@ -61,7 +60,7 @@ def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token(
 def test_every_weight_is_rounded_exactly_once_and_a_tied_table_is_the_same_as_input_and_output(
     plain, kind, tied
 ):
-    """So the prepared model is the full-precision architecture with rounded parameters."""
+    """So a prepared model equals the full-precision architecture with rounded parameters."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
     prepare_qat(model, QuantizationSpec(activations="none"))
@@ -81,16 +80,15 @@ def test_every_linear_layer_rounds_its_activations(plain, kind):
         evaluate_losses(prepared, tokens)
     finally:
         kernels.plain.fake_quantize_activations = original
-    products_of_a_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1}[kind]
-    assert len(seen) == 4 * SHAPE.num_layers + 1 + model.depth * (
-        products_of_a_head + 1
-    )  # and one output for each
+    matmuls_per_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1}[kind]
+    # Every head also uses the output matrix.
+    assert len(seen) == 4 * SHAPE.num_layers + 1 + model.depth * (matmuls_per_head + 1)
 
 
 @each_kind
 @tied_or_not
 def test_straight_through_gradients_equal_the_gradients_of_the_rounded_model(plain, kind, tied):
-    """With the mask `pass` the master weights receive exactly what the rounded weights would."""
+    """With the mask `pass`, master weights receive the gradients of the rounded weights."""
     model = build(kind, tied)
     clone = with_rounded_parameters(model)
     prepare_qat(model, QuantizationSpec(activations="none", straight_through="pass"))
@@ -166,5 +164,5 @@ def test_a_fake_quantized_lookup_equals_a_lookup_in_the_rounded_table_and_so_do_
 @pytest.mark.parametrize("heads", ["none", "sequential"])
 def test_fake_quantization_adds_at_most_one_bit_per_weight_to_the_memory_of_a_training_step(heads):
     settings = {"heads": heads, "draft_depth": 0 if heads == "none" else 2}
-    most, weights = most_memory_of_a_step(**settings)
-    assert most_memory_of_a_step(quantization="qat", **settings)[0] <= most + weights / 8
+    peak, weights = peak_memory_of_a_step(**settings)
+    assert peak_memory_of_a_step(quantization="qat", **settings)[0] <= peak + weights / 8

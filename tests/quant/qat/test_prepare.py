@@ -1,4 +1,4 @@
-"""prepare_qat replaces matrices, keeps parameters, and rejects what does not fit."""
+"""prepare_qat replaces matrices, keeps parameters, and rejects shapes that a grid cannot store."""
 
 from dataclasses import replace
 

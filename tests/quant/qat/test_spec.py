@@ -1,4 +1,4 @@
-"""Which matrix gets which grid, and names that do not exist."""
+"""The spec assigns a grid to every matrix and rejects unknown names."""
 
 import pytest
 
@@ -23,12 +23,22 @@ def test_an_unknown_name_in_a_spec_is_an_error_that_lists_the_known_names(field)
 
 
 def test_a_recipe_can_give_every_part_its_own_grid():
-    """Trunk, table, output, heads, activations and cache: each as the recipe says, in training and
-    in what is deployed.
+    """Trunk, embedding, output, heads, activations and cache are quantized as the recipe states, in
+    training and in the packed model.
     """
-    recipe = preset("tiny", heads="sequential", draft_depth=2, quantization="qat", tied_embeddings=False,
-                    weight_grid="int3-ggml-signed-g32", embedding_grid="q8_0",
-                    output_grid="int6-full-mid-g16", head_grid="q4_1", activations="int8-token", kv_cache="int4")  # fmt: skip
+    recipe = preset(
+        "tiny",
+        heads="sequential",
+        draft_depth=2,
+        quantization="qat",
+        tied_embeddings=False,
+        weight_grid="int3-ggml-signed-g32",
+        embedding_grid="q8_0",
+        output_grid="int6-full-mid-g16",
+        head_grid="q4_1",
+        activations="int8-token",
+        kv_cache="int4",
+    )
     model = prepare_qat(build_model(recipe, np.random.default_rng(0)), quantization_spec(recipe))
     packed = convert(model)
 
