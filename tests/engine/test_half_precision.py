@@ -47,9 +47,7 @@ def _weights(seed):
 
 
 def halved(model):
-    """The model with every matrix rounded to float16 and kept as float32: what a packed one has to
-    compute.
-    """
+    """Return a float32 copy of the model with every matrix rounded to float16."""
     copy = replicate(model)
     map_parameters(
         copy, lambda a: a.astype(np.float16).astype(np.float32) if a.ndim == 2 else a.copy()

@@ -56,8 +56,8 @@ def test_head_weights_of_a_five_step_run_equal_a_hand_computed_table(own):
         "forward", 5, depth=2, head_loss_weight=0.6, final_head_loss_weight=0.2, head_loss_decay=0.5
     )
     weights = [own(schedule.head_weights)(recipe, step) for step in range(5)]
-    # The total weight is 0.6, 0.5, 0.4, 0.3 and 0.2. Once both heads are active, the first head gets
-    # 2/3 of it and the second 1/3.
+    # The total weight is 0.6, 0.5, 0.4, 0.3 and 0.2. The first head's share is 2/3 and the second
+    # head's share is 1/3. A head that is not active yet gets 0.
     expected = [[0, 0], [0, 0], [0.4 * 2 / 3, 0], [0.3 * 2 / 3, 0], [0.2 * 2 / 3, 0.2 / 3]]
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 

@@ -170,8 +170,8 @@ def test_at_the_kinks_of_pact_the_gradient_goes_either_to_the_activation_or_to_t
 
 @pytest.mark.parametrize("shift", [-1.1, -0.4])
 def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(shift):
-    """The reference applies PACT to the weights for the positive ones, and to the negated weights for
-    the negative ones. Its bound is the outermost level.
+    """The reference is PACT with the outermost level as its bound, applied to the weights for the
+    positive ones and to the negated weights for the negative ones.
     """
     grid = grid_named("int4-restricted-g32")
     x, gradient = (
