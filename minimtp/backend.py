@@ -7,8 +7,8 @@ before parameters and batches are created. The choice carries its reason.
 
 Threads have one owner. BLAS threads that compete with Python threads make training slower. So BLAS
 gets one thread, set here before NumPy is loaded, unless the environment says otherwise. Parallelism
-comes from shards of the batch, one Python
-thread each: matrix products, ufuncs and compiled kernels all release the interpreter's lock.
+comes from shards of the batch, one Python thread each: matrix products, ufuncs and compiled kernels
+all release the interpreter's lock.
 """
 
 import ctypes

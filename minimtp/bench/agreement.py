@@ -1,9 +1,9 @@
 """Compare greedy drafted text with plain decoding, token by token.
 
 With compiled kernels the two must be equal. On the plain kernels BLAS rounds the product of one row
-differently from the product of eight rows. There a text may diverge from the plain one if the two
-best logits differ by less than the rounding error. Such a tie is counted. Any other difference is
-an error.
+differently from the product of eight rows. Then a drafted text may diverge from the plain text if
+the two best logits differ by less than the rounding error. Such ties are counted. Any other
+difference is an error.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ TIE = 1e-4
 
 @dataclass
 class Agreement:
-    """How many greedy texts equal the plain decoding of the same target."""
+    """The number of greedy texts that equal plain decoding with the same target."""
 
     texts: int = 0
     equal: int = 0
@@ -37,8 +37,8 @@ def check_greedy_texts(
 ) -> Agreement:
     """Decode each prompt plainly with the variant's own target and compare with `texts`.
 
-    allow_ties: count a text that diverges at a tie of the two best logits as a tie; otherwise it is
-    wrong like any other difference.
+    allow_ties: count a text that diverges at a tie of the two best logits as a tie. Without it,
+    such a text is wrong.
     """
     agreement = Agreement()
     for prompt, text in zip(prompts, texts, strict=True):
@@ -66,7 +66,9 @@ def check_greedy_texts(
 
 
 def _margin(variant: Variant, tokens: Sequence[int]) -> float:
-    """Difference of the two best logits after `tokens`, relative to the largest absolute logit."""
+    """Return the difference of the two best logits after `tokens`, relative to the largest absolute
+    logit.
+    """
     variant.target.truncate(0)
     logits = np.sort(to_numpy(variant.target.forward(np.asarray(tokens)).logits[-1]))
     return float(logits[-1] - logits[-2]) / max(1.0, float(np.abs(logits).max()))

@@ -1,4 +1,4 @@
-"""How GPU time is measured, and the yardsticks of `minimtp bench ... --device cuda`.
+"""The measurement of GPU time, and the yardsticks of `minimtp bench ... --device cuda`.
 
 A launch only queues work, and queueing it from Python takes longer than a small kernel runs. Calls
 are therefore recorded as a CUDA graph if possible, as in decoding, and the device measures the time

@@ -4,7 +4,7 @@ import json
 
 
 def json_lines(result: dict[str, object]) -> str:
-    """The result with five significant digits per number and one line per entry of "rows"."""
+    """Return the result with five significant digits per number and one line per "rows" entry."""
     text = json.dumps(_rounded(result | {"rows": []}), indent=2)
     rows = ",\n    ".join(json.dumps(_rounded(row)) for row in result["rows"])
     return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"

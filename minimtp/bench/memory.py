@@ -11,7 +11,8 @@ from minimtp.decode.sampling.params import GREEDY
 
 
 def peak_memory(build: Callable[[], Variant], prompt: np.ndarray, max_new_tokens: int) -> int:
-    """Peak bytes of greedily decoding one sequence: weights, cache, tables and buffers.
+    """Return the peak memory in bytes of greedy decoding of one sequence: weights, cache, tables
+    and buffers.
 
     Counts host memory as Python's allocators see it, minus what was allocated before `build`: NumPy
     arrays and the arrays of compiled kernels, but not mapped files. On a GPU, adds the growth of

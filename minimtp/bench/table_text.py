@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def aligned(lines: list[list[str]], markdown: bool, notes: Sequence[tuple[str, str]] = ()) -> str:
-    """Format lines of cells; the first line is the head, the first column is left-aligned.
+    """Format lines of cells. The first line is the heading. The first column is left-aligned.
 
     notes: (name, sentence) lines below the table. A sentence does not widen a column.
     """

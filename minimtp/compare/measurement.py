@@ -35,7 +35,7 @@ GetPart = Callable[[str, Callable[[], Figures]], Figures]  # see ResultCache.get
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. Lengths are in tokens.
+    """The size of the measurement. Lengths are in tokens.
 
     prompts of length `prompt` are continued by at most `max_new_tokens` tokens, `repeats` times
     each. The draft depth and the confidence at which a draft ends are chosen among `depths` and

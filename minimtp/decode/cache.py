@@ -9,9 +9,8 @@ takes no time:
 
 The last committed token is *pending*: it was chosen, but the model has not processed it yet. A
 verification pass feeds it and K drafts, which appends K + 1 rows. If a of the drafts are accepted,
-a + 1 tokens are newly committed, so a + 1 of the new rows
-stay: `truncate(m + a)`. Keys are stored after their rotation to an absolute position, so no row is
-ever rotated again.
+a + 1 tokens are newly committed, so a + 1 of the new rows stay: `truncate(m + a)`. Keys are stored
+after their rotation to an absolute position, so no row is ever rotated again.
 
 `write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the
 views of `layer`. They write the rows of a pass and attend to them in the same call. Then `extend`

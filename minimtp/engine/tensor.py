@@ -7,8 +7,8 @@ methods on raw arrays:
     backward(gradient of output) -> gradients of the inputs
 
 `Tensor.backward()` walks the operations from the result back to the leaves in reverse topological
-order. It applies the
-chain rule: the gradient of a tensor is the sum of the gradients that its uses send back.
+order. It applies the chain rule: the gradient of a tensor is the sum of the gradients that its uses
+send back.
 
 Choices:
 * An operation refers to its inputs, and a tensor to the operation that made it. Nothing refers

@@ -9,9 +9,8 @@ without asking for its form.
                                                             FakeQuantizedEmbedding
     packed          bytes: codes and scales                 PackedLinear, PackedEmbedding
 
-They are in model/layers.py, quant/qat/modules.py and quant/packed_matrix.py.
-Training works on float and fake-quantized matrices, decoding on float and packed ones.
-`prepare_qat` and `convert`
+They are in model/layers.py, quant/qat/modules.py and quant/packed_matrix.py. Training works on
+float and fake-quantized matrices, decoding on float and packed ones. `prepare_qat` and `convert`
 (quant/qat/) turn one form into the next.
 """
 

@@ -1,7 +1,7 @@
-"""What changes during a run: the learning rate, and the weight of each prediction head.
+"""The settings that change during a run: the learning rate, and the weight of each prediction head.
 
-Both are pure functions of the step, so a resumed or branched run needs only its step to
-continue exactly as the uninterrupted run would have.
+Both are pure functions of the step, so a resumed or branched run needs only its step to continue
+exactly as the uninterrupted run would have.
 
 **Learning rate**: warm-up, constant, linear decay. Of S steps, the first
 W = round(warmup_fraction * S) warm up, and the last D = round(decay_fraction * S) decay. The
@@ -23,10 +23,10 @@ it from 0.3 to 0.1):
     w_k = lambda(s) * decay^(k-1) * active_k(s) / sum_j decay^(j-1)
 
 A constant lambda over many depths hurts small models. The heads can therefore join one after
-another: `forward` trains the next token alone first, and one more depth in each equal share of the
-steps (Aynetdinov & Akbik, arXiv 2505.22757). Or they can leave one after another: `reverse` gives
-better text from the trunk and worse drafts. The denominator counts every head, active or not, so
-the other heads keep their weight when one joins.
+another: `forward` first trains only the next token, and adds one depth in each equal share of the
+steps (Aynetdinov & Akbik, arXiv 2505.22757). They can also leave one after another: `reverse` gives
+a better trunk and worse drafts. The denominator counts every head, active or not, so the other
+heads keep their weight when one joins.
 
 While the heads are detached (`detach_until`), they learn from the trunk but do not update it: the
 trunk is trained, bit for bit, as it would be alone.

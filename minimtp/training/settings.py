@@ -1,4 +1,4 @@
-"""The machinery of a recipe's settings: each knows its group, its help text and its allowed values.
+"""The definition of a recipe's settings. Each has a group, a help text and allowed values.
 
 The command line's options are made from these settings, and each value is checked against them.
 """
@@ -76,7 +76,7 @@ def checked(field: dataclasses.Field, value: object) -> Value:
 def check_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Raise UserError, which suggests the closest spelling, unless `name` is among the known ones.
 
-    kind: what it is the name of, such as "option" or "preset".
+    kind: the kind of the name, such as "option" or "preset".
     """
     known = list(known)
     if name not in known:

@@ -3,10 +3,10 @@
     tokens (B, T + 1 + K)  ->  shards of rows, one per thread  ->  gradients summed in the order of
     the shards  ->  AdamW
 
-A step depends on two kinds of things: those that are carried from step to step (parameters,
-moments, the step itself), and pure functions of the step (batch, learning rate, head weights,
-whether weights are rounded). A checkpoint stores the first kind, so a run can stop and resume, or
-branch, between any two steps.
+A step depends on two kinds of values. The first kind is carried from step to step (parameters,
+moments, the step itself). The second kind is a pure function of the step (batch, learning rate,
+head weights, whether weights are rounded). A checkpoint stores the first kind, so a run can stop
+and resume, or branch, between any two steps.
 
 A floating-point sum depends on its order, so the results depend on the number of shards. That
 number is stored with the run.
@@ -35,7 +35,8 @@ class Trainer:
     """A model in training: parameters, optimizer and shards, and the step they have reached.
 
     at: the checkpoint to load, or None for fresh weights.
-    partial: parameters that the checkpoint lacks start fresh. If False, they are an error.
+    partial: parameters that the checkpoint lacks keep their initial values. If False, they are an
+    error.
     teacher: a model on the device, for recipes that follow one.
     team: the processes that share each batch.
     """

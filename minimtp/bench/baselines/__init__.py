@@ -1,1 +1,1 @@
-"""Other programs that minimtp is measured next to."""
+"""Other programs that minimtp is compared with."""

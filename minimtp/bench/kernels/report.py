@@ -12,7 +12,7 @@ def on_gpu(result: Mapping[str, object]) -> bool:
 
 
 def table(result: Mapping[str, object], markdown: bool = False) -> str:
-    """One line per matrix and format; with notes below it unless `markdown`."""
+    """Return one line per matrix and format, and notes below the table unless `markdown` is set."""
     yardstick = "of copy" if on_gpu(result) else "of read"
     head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", yardstick]
     head += [f"c({rows})" for rows in SHOWN]

@@ -57,7 +57,7 @@ def measure_kernels_on_gpu(
 
 
 def _copies(device: Device, size: int) -> int:
-    """How many copies of a matrix to use in turn.
+    """Return the number of copies of a matrix that are used alternately.
 
     A matrix that fits the cache is read from the cache, as in decoding. A larger matrix must have
     left the cache completely when it is used again.
@@ -96,7 +96,7 @@ def _ours(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Secon
 
 
 def _copy(matrix: Prepared) -> Prepared:
-    """The same matrix at another place in memory."""
+    """Return a copy of the matrix at another place in memory."""
     scales = None if matrix.scales is None else matrix.scales.copy()
     return replace(matrix, weight=matrix.weight.copy(), scales=scales)
 
@@ -111,7 +111,7 @@ def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Seco
 
 
 def _missing() -> dict[str, str]:
-    """Why PyTorch is not measured; empty if it is."""
+    """Return why PyTorch is not measured, or "" if it is."""
     if find_spec("torch") is None:
         return {"PyTorch": "is not installed; pip install torch to measure it too"}
     from minimtp.bench.baselines.pytorch.device import torch_on

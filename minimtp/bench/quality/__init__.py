@@ -1,1 +1,1 @@
-"""`minimtp bench quality`: what quantization costs, and how much each method recovers."""
+"""`minimtp bench quality`: the quality lost to quantization, and how much each method recovers."""

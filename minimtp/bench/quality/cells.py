@@ -1,4 +1,4 @@
-"""The rows of the quality table, and how the model of each is trained or quantized.
+"""The rows of the quality table, and the training or quantization of their models.
 
 For every seed, one stem is trained in full precision until the decay of the learning rate begins.
 These branches continue from it:
@@ -140,7 +140,8 @@ def measure_cell(
 ) -> dict[str, object]:
     """Train or quantize the model of one cell and evaluate it.
 
-    Returns nats, bytes, bits per weight and seconds; the seconds exclude the stem, which all share.
+    Returns nats, bytes, bits per weight and seconds; the seconds do not include the stem, which all
+    methods share.
     """
     recipe = replace(recipe, seed=cell.seed)
     branches = Branches(recipe, text, out / f"seed{cell.seed}", threads)

@@ -1,6 +1,7 @@
 """Measure the quality table: `minimtp bench quality`.
 
-Every finished cell stays in the folder. After an interruption the same command continues.
+Every finished cell is stored in the folder. After an interruption, the same command resumes the
+measurement.
 """
 
 import json
@@ -30,7 +31,7 @@ def measure_quality(
     threads: int | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, object]:
-    """Measure the cells that the folder `out` does not hold yet; return the content of
+    """Measure the cells whose results are not yet in the folder `out`. Return the content of
     quality.json.
 
     Raises UserError if an option is invalid or `out` cannot be written, KeyboardInterrupt if the

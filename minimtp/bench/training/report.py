@@ -9,7 +9,7 @@ SPEEDS = ("tokens_per_second", "slowest", "fastest")
 
 
 def table(result: Mapping[str, object]) -> str:
-    """A line per implementation and per ratio, then how the figures were obtained."""
+    """Return one line per implementation and per ratio, then the conditions of the measurement."""
     rows = []
     for measured in result["implementations"].values():
         speeds = "".join(f"{measured[name]:>11,.0f}" for name in SPEEDS)
@@ -46,7 +46,7 @@ def _notes(result: Mapping[str, object]) -> list[str]:
 
 
 def readme(result: Mapping[str, object]) -> str:
-    """The Markdown table and the conditions of the measurement."""
+    """Return the Markdown table and the conditions of the measurement."""
     share = "of peak" if _on_gpu(result) else "of the sgemm peak"
     lines = [
         f"|  | tokens/s | slowest | fastest | GFLOP/s | {share} | minimtp is faster by |",
@@ -90,7 +90,7 @@ def _on_gpu(result: Mapping[str, object]) -> bool:
 
 
 def _peak(result: Mapping[str, object]) -> tuple[float, str]:
-    """(GFLOP/s, whose matrix product reaches them)."""
+    """Return (GFLOP/s, the library whose matrix product reaches them)."""
     if _on_gpu(result):
         return result["matrix_gflops"], f"cuBLAS's product in {result['precision']}"
     return result["sgemm_gflops"], "NumPy's product"

@@ -1,17 +1,17 @@
-"""How fast minimtp trains, next to PyTorch on the same device: `minimtp bench train`.
+"""Compare the training speed of minimtp and of PyTorch on the same device: `minimtp bench train`.
 
 The preset's standard model is trained by minimtp and by PyTorch (implementations.py). On the CPU,
 PyTorch uses as many threads and runs eagerly and compiled. On a GPU it uses the same precision and
-runs eagerly and with whole steps recorded as a CUDA graph. minimtp also trains through 4-bit
-rounding (QAT) and with heads for three more tokens, to show how much slower that is.
+runs eagerly and with whole steps recorded as a CUDA graph. minimtp also trains with 4-bit rounding
+(QAT) and with heads for three more tokens, to show how much slower that is.
 
 **Alternating.** The speed of a shared machine drifts, so the implementations alternate, round by
 round, and their order is reversed after each round. A round is a fixed number of training steps. A
 speed is the median over the rounds, given with its range. A ratio is the median of the ratios of
-neighbouring rounds. The time to copy batches to a GPU is counted, the time to cut them from the
-text is not. The command warns if the machine is busy, because that slows the implementations
-unequally: PyTorch's threads spin until all have arrived. With two threads and one core taken by
-other work, PyTorch was 8 to 80 times slower than with one thread.
+neighbouring rounds. The time to copy batches to a GPU is counted. The time to cut them from the
+text is not counted. The command warns if the machine is busy, because that slows the
+implementations unequally: PyTorch's threads spin until all have arrived. With two threads and one
+core taken by other work, PyTorch was 8 to 80 times slower than with one thread.
 
 **Clock.** On the CPU, the host's clock measures the time. On a GPU it is the device's own clock,
 from an event before the round to an event after it, including idle time. The host's time is
@@ -19,13 +19,13 @@ reported too.
 
 **Equal work.** All start from the same weights and see the same batches. The first 20 steps warm up
 and compile. They are not timed, and all implementations of the same model must have the same loss.
-In float32 they must agree within 1e-4 of the loss. A float32 loss is rounded to 1e-7 of itself,
-sums in another order differ by one or two roundings, and every training step multiplies the
-difference: we saw 6e-7 with `quick` and 4e-5 with `laptop`. With `tiny`, an error of a tenth in
+In float32 they must agree within 1e-4 of the loss. A float32 loss is rounded to 1e-7 of itself.
+Sums in another order differ by one or two roundings, and every training step multiplies the
+difference. We saw 6e-7 with `quick` and 4e-5 with `laptop`. With `tiny`, an error of a tenth in
 clipping, warm-up, a beta or the weight decay exceeds the tolerance (the tests show it). With fewer
 bits the implementations round at different places: we saw up to 1.9e-2 with `tiny` in bfloat16,
-1.2e-2 in float16, and 2e-4 with `quick`. The tolerance there still finds a wrong learning rate, but
-the proof of equal work is float32.
+1.2e-2 in float16, and 2e-4 with `quick`. The tolerance for fewer bits still finds a wrong learning
+rate, but only float32 proves equal work.
 
 **Peak.** The speed of products of large matrices, measured once per round: on the CPU NumPy's, 1024
 x 1024, on as many threads; on a GPU cuBLAS's, 8192 x 8192, in the same precision (gpu.py).
@@ -68,7 +68,7 @@ TOLERANCES = {"float32": 1e-4, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 5e-2}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: `rounds` rounds of `steps` counted steps."""
+    """The amount of measurement: `rounds` rounds of `steps` counted steps."""
 
     recipe: Recipe
     text: Corpus

@@ -30,7 +30,7 @@ from minimtp.kernels import describe as describe_kernels
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured."""
+    """The size of the measurements."""
 
     max_megabytes: int  # size of the largest matrix in float32
     rounds: int

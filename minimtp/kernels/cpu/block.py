@@ -1,8 +1,8 @@
 """One transformer block, or a whole trunk, on a few new tokens in one compiled call.
 
 The arithmetic of a small model's block takes three to ten microseconds. Eleven calls from Python,
-each of which allocates an array, take longer. Here, compiled code calls the same kernels, so
-the results are bit-identical. `kernels/plain/block.py` defines the computation.
+each of which allocates an array, take longer. Here, compiled code calls the same kernels, so the
+results are bit-identical. `kernels/plain/block.py` defines the computation.
 
 Compiled code allocates an array in 15 to 45 ns and takes a view of an existing one in 13 ns.
 Reusing the arrays would make a pass of a small model two percent faster. They are allocated in each

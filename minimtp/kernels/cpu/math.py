@@ -56,8 +56,8 @@ def multiply_add(typing_context, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. n * ln 2 is subtracted in
-# two parts. The first part of ln 2 has few bits, so that its product with n is exact (Cody & Waite
+# exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. n * ln 2 is subtracted in two
+# parts. The first part of ln 2 has few bits, so that its product with n is exact (Cody & Waite
 # 1980). The polynomial is the one of Cephes (S. Moshier, expf.c).
 INVERSE_LN2 = np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)

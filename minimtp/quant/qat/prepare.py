@@ -62,7 +62,7 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
     Returns the model.
 
     These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets`
-    (groups,). Optimizer and checkpoints need to know them from the start, even if rounding begins
+    (groups,). The optimizer and checkpoints need them from the start, even if rounding begins
     later. Vectors are exempt from weight decay.
     Raises what `prepare_qat` raises for matrices that do not fit, and UserError for grids without a
     single step or offset.
@@ -112,8 +112,8 @@ def _learned_linear(
 
 
 def _count_groups(grid: Grid, weight: Array, with_offsets: bool) -> int:
-    """Return the number of groups of a matrix. Raises UserError if the grid does not have what is
-    to be learned.
+    """Return the number of groups of a matrix. Raises UserError if the grid has no parameter of the
+    kind that is to be learned.
     """
     # Zeros rather than the weights, which may be unset yet: only the shape of the scales matters.
     scales = grid.encode(array_module(weight).zeros(weight.shape, weight.dtype))[1]

@@ -1,13 +1,13 @@
-"""Which matrix of a model is rounded to which grid.
+"""The grid to which each matrix of a model is rounded.
 
 The trunk's linear layers have the grid `weights`, and everything in the prediction heads has
-`heads`. The token table and the output have `embedding`, which is finer by default. Both touch the
-tokens directly and tolerate 4 bits badly, and llama.cpp keeps them at Q8_0 for models of this size.
-A tied table is one matrix with one grid, and the lookup and the output see the same rounded
-numbers. Norm weights stay in full precision.
+`heads`. The token table and the output have `embedding`, which is finer by default. Both lose much
+quality at 4 bits, because they represent the tokens directly. llama.cpp also keeps them at Q8_0 for
+models of this size. A tied table is one matrix with one grid, and the lookup and the output see the
+same rounded numbers. Norm weights stay in full precision.
 
-Nothing is skipped silently. A matrix whose rows are not whole groups is an error that names the
-matrix, and so is a matrix whose inputs are not whole groups.
+Nothing is skipped silently. If the rows or the inputs of a matrix are not whole groups, the error
+names the matrix.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """What is rounded, and to what. Raises UserError for unknown names.
+    """The grids and the settings of rounding. Raises UserError for unknown names.
 
     weights, embedding, output, heads: grid names, for the trunk's linear layers, the token table,
     an untied output ("same": the table's grid), and the prediction heads.

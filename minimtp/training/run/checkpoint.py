@@ -6,11 +6,12 @@ else that a resumed run needs: recipe, step, tokenizer, corpus and so on. `recip
 header for people. Resuming does not read it, but `train --recipe` does.
 
 **Atomic.** The file is replaced atomically (files.py), so the path always holds a whole checkpoint:
-the previous one or the new one. One file is enough, because one rename is.
+the previous one or the new one. Everything is in one file, because only the rename of a single file
+is atomic.
 
-**Checked.** Safetensors checks the size of the file, which finds a truncated one. The CRC-32 over
-the header and the arrays finds a damaged one. Names and shapes of the arrays must be exactly those
-of the model that the recipe builds (build.py).
+**Checked.** Safetensors checks the size of the file, which detects a truncated file. The CRC-32
+over the header and the arrays detects a damaged file. The arrays must have exactly the names and
+shapes of the model that the recipe builds (build.py).
 
 Every failure to read or write a checkpoint is a UserError of one sentence.
 """
@@ -41,7 +42,7 @@ class Checkpoint:
     """The content of one checkpoint file.
 
     step, tokens: optimizer steps taken and tokens seen so far.
-    corpus: name, sources and fingerprint of the text. tokenizer: what its `to_dict` returned.
+    corpus: name, sources and fingerprint of the text. tokenizer: the result of its `to_dict`.
     packed: how the weights were rounded, if they are stored as packed blocks.
     state: JSON values that only the training loop uses (seconds, shards, evaluation, ...).
     """
@@ -59,7 +60,7 @@ class Checkpoint:
 
 
 def exists(folder: str | Path) -> bool:
-    """Return whether the run folder holds a checkpoint, which may still turn out to be damaged."""
+    """Return whether the run folder holds a checkpoint. It may be damaged."""
     return kind_at(Path(folder, FILE_NAME)) == "file"
 
 

@@ -1,8 +1,8 @@
 """Training in several processes, on one machine or many: `mpirun -n N minimtp train ...`.
 
-Every process holds the whole model and takes its rows of every batch, as each thread takes its
-shard of them (engine/replicas.py). The processes then sum their gradients, and each of them makes
-the same optimizer step. To sum N gradients in a fixed order with the least possible traffic,
+Every process holds the whole model and processes its own rows of every batch. Its threads share
+these rows (engine/replicas.py). The processes then sum their gradients, and each of them makes the
+same optimizer step. To sum N gradients in a fixed order with the least possible traffic,
 
     each process receives its part of all N gradients, adds them in the order of the processes,
     and sends the sum to all processes.
@@ -11,15 +11,15 @@ This sends twice the size of the gradient, whatever N is. N processes compute th
 process with N shards. On GPUs, NCCL sums instead, in its own order.
 
 **If a process is lost,** the others never wait forever. A process that fails tells the others
-before the next sum. A process that is gone is detected after MINIMTP_PATIENCE seconds (default
+before the next sum. A process that has ended is detected after MINIMTP_PATIENCE seconds (default
 600), or as soon as the launcher asks the others to end. The unfinished step changes nothing: the
 first process saves the last finished step and prints the command that resumes the run.
 
-MPICH's mpirun kills all processes as soon as one is killed. The last saved checkpoint is then
-whole, and a small witness process, which outlives them, prints the command that resumes the run.
+MPICH's mpirun kills all processes as soon as one is killed. The last checkpoint is then complete. A
+small witness process survives and prints the command that resumes the run.
 
-NCCL has no such timeout. If a process is gone while NCCL connects or sums, the others wait until
-the launcher ends them.
+NCCL has no such timeout. If a process ends while NCCL connects or sums, the others wait until the
+launcher ends them.
 
 Only the first process writes files and prints.
 """
@@ -109,7 +109,7 @@ class SingleProcess:
         """
 
     def finish(self) -> None:
-        """Mark the run as finished. This process may now end without ending the others."""
+        """Mark the run as finished. From now on, this process can end without ending the others."""
 
 
 class Team(SingleProcess):

@@ -1,4 +1,4 @@
-"""A run folder: what training wrote, and the model in it.
+"""A run folder: the files that training writes, and the model in them.
 
 checkpoint.safetensors    the model and all that a resumed run needs (checkpoint.py)
 recipe.json               the same settings for people
@@ -31,12 +31,12 @@ class LoadedRun(LoadedModel):
     """A loaded model with the record of its training.
 
     The model is in training form: in full precision, fake-quantized if quantization had begun, or
-    packed (`minimtp quantize`). A model that another program wrote has the recipe that describes
-    it, no steps and no corpus.
+    packed (`minimtp quantize`). A model from another program has a recipe that describes it, but no
+    steps and no corpus.
 
     packed: how a packed model was rounded, else None.
     corpus: name, sources and fingerprint of the text that the model was trained on.
-    state: what the training loop stored in the checkpoint.
+    state: the values that the training loop stored in the checkpoint.
     """
 
     recipe: Recipe

@@ -1,6 +1,6 @@
 """Stopping a run without losing it.
 
-The first Ctrl-C (or SIGTERM) finishes the step and saves. A second one stops at once.
+The first Ctrl-C (or SIGTERM) finishes the step and saves. A second one stops immediately.
 """
 
 import signal

@@ -7,8 +7,8 @@
 step: steps taken so far. losses: nats per token, for the next token and for each further depth
 (null for a head that this step did not train). seconds: training time over all sessions.
 
-Each line is written at once. A resumed run first drops the lines after its checkpoint, so the log
-holds each step once.
+Each line is written immediately. A resumed run first drops the lines after its checkpoint, so the
+log holds each step once.
 """
 
 import json
@@ -61,7 +61,7 @@ class SilentLog:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the lines of the log, none if there is no log.
+    """Return the lines of the log, or an empty list if there is no log.
 
     The last line is left out if a crash cut it short.
     """

@@ -30,8 +30,8 @@ TERMINAL_INTERVAL, FILE_INTERVAL = 0.1, 30.0  # seconds between updates of the p
 class Loop:
     """Runs the steps of `trainer` on `corpus`, and writes to the run folder `out`.
 
-    state: what the checkpoint stores beside the trainer. The loop keeps its keys seconds, shards,
-    evaluation and evaluated_at up to date.
+    state: the values that the checkpoint stores in addition to the trainer. The loop keeps its keys
+    seconds, shards, evaluation and evaluated_at up to date.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ def command_to_resume(out: str | Path) -> str:
 
 
 def refuse_several(command: str) -> None:
-    """Refuse to run a command in several processes, if it is not made for that.
+    """Reject a command in several processes.
 
     Raises UserError in the first of several processes, and ends the others without a message.
     """
@@ -72,7 +72,7 @@ def refuse_several(command: str) -> None:
 def use_own_gpu(team: SingleProcess, device: Device) -> None:
     """Give each process of a machine its own GPU, before anything is created on it.
 
-    If there are more processes than GPUs, the GPUs are assigned in turn.
+    If there are more processes than GPUs, several processes share a GPU.
     """
     if device.name == "cuda" and team.size > 1:
         count = device.xp.cuda.runtime.getDeviceCount()

@@ -1,7 +1,8 @@
-"""Where a run starts: fresh, from its own checkpoint, or from the weights of another run.
+"""Where a run starts: with new weights, from its own checkpoint, or from the weights of another
+run.
 
-`Start` is what the user requests. `begin` reads the checkpoints and the text, checks that they fit
-the recipe, and returns the `Beginning` that training continues from.
+`Start` is the user's request. `begin` reads the checkpoints and the text, checks that they fit the
+recipe, and returns the `Beginning` that training continues from.
 """
 
 from collections.abc import Sequence
@@ -21,17 +22,19 @@ from minimtp.training.run.folder import load_run, started
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts. The default is fresh weights.
+    """Where a run starts. The default is new weights.
 
     resume: continue the run in the output folder.
-    start_from: a run folder whose weights are loaded. Modules that it does not have start fresh.
+    start_from: a run folder whose weights are loaded. Modules that it does not have start with new
+    weights.
     continue_schedule: with `start_from`, also load the optimizer's moments, and continue at that
         run's step, that is, at its place in the text and in the schedule.
     teacher: the run folder of the model whose probabilities the recipe follows. A resumed run knows
         its teacher.
     self_generated: train on this many tokens that the run in `start_from` generates first
         (data/self_generated.py), instead of on its corpus.
-    tokenizer: the tokenizer of a fresh run. None means that of `start_from`, else bytes.
+    tokenizer: the tokenizer of a new run. None means the tokenizer of `start_from`, or bytes
+    without `start_from`.
     """
 
     resume: bool = False
@@ -160,7 +163,7 @@ def _resumed(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | Non
 def _open_corpus(
     sources: Sequence[str | Path], tokenizer: Tokenizer | None, origin: Checkpoint | None
 ) -> Corpus:
-    """Open the requested corpus. Text and tokenizer default to those of the run `origin`."""
+    """Open the requested corpus. By default, text and tokenizer are the same as in `origin`."""
     if origin:
         sources = sources or origin.corpus.get("sources", ())
         tokenizer = tokenizer or tokenizer_from_dict(origin.tokenizer)

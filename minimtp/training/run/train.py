@@ -1,4 +1,4 @@
-"""`minimtp train`: start, resume, branch or interrupt a run, and never overwrite one.
+"""`minimtp train`: start, resume, branch or interrupt a run. An existing run is never overwritten.
 
 A step depends only on the content of its checkpoint (trainer.py). A resumed run therefore continues
 exactly as the uninterrupted run would have, bit for bit on the CPU, if the number of shards is the
@@ -41,7 +41,8 @@ class TrainingResult:
     """The outcome of `train`.
 
     step: steps taken so far, over all sessions. finished: whether that is the whole recipe.
-    evaluation: the last evaluation, taken at step `evaluated_at`. Both are None if there was none.
+    evaluation: the last evaluation, at step `evaluated_at`. Both are None if there was no
+    evaluation.
     """
 
     folder: Path
@@ -206,7 +207,7 @@ def _load_teacher(folder: str | None, recipe: Recipe, device: Device) -> Model |
 
 
 def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
-    """Report the resolved settings: everything that was chosen, and the reasons."""
+    """Report all settings, including automatic choices and their reasons."""
     recipe, device, team = trainer.recipe, trainer.device, trainer.team
     parameters = parameter_count(trainer.model)
     report(f"recipe\n{recipe.describe()}")
@@ -220,7 +221,7 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
 
 
 def _result(out: Path, step: int, recipe: Recipe, state: dict[str, object]) -> TrainingResult:
-    """Return the result of a run that stands at `step`, with the evaluation in its state."""
+    """Return the result of a run at `step`, with the evaluation in its state."""
     evaluated_at = state.get("evaluated_at")
     evaluation = None if evaluated_at is None else Evaluation(**state["evaluation"])
     return TrainingResult(out, step, step >= recipe.steps, evaluation, evaluated_at)

@@ -3,8 +3,8 @@ creates this layout once per model.
 
 A file stores weights row by row: all inputs of an output, then the next output. With this layout, a
 processor that multiplies 8 or 16 numbers at once would have to add up the lanes of a register at
-the end of each group. In a *panel*, neighbours in memory are neighbouring outputs. Every lane
-has its own total, and the panel is read from its first byte to its last.
+the end of each group. In a *panel*, neighbours in memory are neighbouring outputs. Every lane has
+its own total, and the panel is read from its first byte to its last.
 
     f32     for each k: 32 floats, 128 bytes
     q4_0    for each group of 32 k: 32 float16 scales, then 4 steps of 8 k, 64 + 512 bytes
@@ -14,8 +14,7 @@ has its own total, and the panel is read from its first byte to its last.
             a step has a dword for each output, whose byte b holds k = 4 step + b
 
 The unit is a dword because the instructions that multiply bytes add four neighbouring products into
-one 32-bit lane. They need
-one unsigned operand, so codes are stored with an offset: 0..15 for q4_0.
+one 32-bit lane. They need one unsigned operand, so codes are stored with an offset: 0..15 for q4_0.
 """
 
 from minimtp.backend import aligned_zeros
