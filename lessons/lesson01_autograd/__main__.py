@@ -25,7 +25,7 @@ def main(lesson: course.Lesson) -> None:
     for name, (operation, inputs) in EXAMPLES.items():
         errors[name] = check_gradients(course.applied(operation), inputs, name=name)
     worst = max(errors, key=errors.get)
-    worst_error = f"largest error {errors[worst]:.0e}, {worst}"
+    worst_error = f"largest error {errors[worst]:.0e} ({worst})"
     print(f"\n{len(errors)} operations checked one by one: {worst_error}")
     wrong, inputs = course.applied(ForgetfulSiLU), EXAMPLES["SiLU"][1]
     try:

@@ -12,7 +12,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
         (a, b) -> (a cos - b sin, a sin + b cos),  the complex product (a + ib) (cos + i sin)
 
     x (B, T, H, C), cos and sin (T, C/2) -> new array (B, T, H, C). The inverse is `rotate(x, cos,
-    -sin)`. It is also the backward, because the transpose of a rotation is its inverse.
+    -sin)`. It is also the backward pass, because the transpose of a rotation is its inverse.
     """
     raise NotImplementedError("lesson 3: rotate every pair (even, odd) by its angle")
 
@@ -20,8 +20,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 def causal_softmax_backward(grad: Array, probabilities: Array, scale: float) -> Array:
     """Gradient of `causal_softmax`: p * (grad - sum(grad * p)) * scale, for each row.
 
-    grad and probabilities (M, L, S) -> (M, L, S). Works IN PLACE: the result is `grad`,
-    overwritten.
+    grad and probabilities (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad` and returns it.
     """
     raise NotImplementedError("lesson 3: p * (g - sum(p * g)) * scale for every row, in place")
 

@@ -72,8 +72,8 @@ class KeyValueCache:
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Write (T, G, C) keys and values after the committed rows and return the views of `layer`.
 
-        This does not change `length`. Every layer of a forward pass writes at the same place, then
-        `extend(T)` counts the rows.
+        This does not change `length`. Every layer of a forward pass writes at the same positions.
+        Then `extend(T)` counts the rows.
         Raises ValueError if the rows do not fit.
         """
         raise NotImplementedError("lesson 4: write the keys and values after the committed rows")
@@ -91,7 +91,7 @@ class KeyValueCache:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How logits become probabilities. By default, with the model's own distribution.
+    """How logits become probabilities. The default is the model's own distribution.
 
     temperature: 0 (greedy), or at least 1e-6. top_k: number of most likely tokens to keep, 0 keeps
     all. top_p: probability that the kept tokens must reach together, 1 keeps all.
@@ -155,7 +155,7 @@ class SamplingParams:
         return softmax(self.scores(logits))
 
     def _keeps(self, scores: Array) -> Array:
-        """Return which tokens survive top-k and then top-p: scores (R, V) -> bool (R, V)."""
+        """Return which tokens remain after top-k and top-p: scores (R, V) -> bool (R, V)."""
         raise NotImplementedError(
             "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"
         )

@@ -8,7 +8,7 @@ from minimtp.training.recipe import Recipe
 
 
 def active_heads(recipe: Recipe, step: int) -> int:
-    """Return how many heads, nearest first, the curriculum trains in this step."""
+    """Return the number of heads that the curriculum trains in this step, nearest first."""
     raise NotImplementedError(
         "lesson 5: recipe.steps has recipe.draft_depth + 1 equal parts; in which part is this step?"
     )

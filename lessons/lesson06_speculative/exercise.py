@@ -18,8 +18,8 @@ from minimtp.decode.sampling.random_source import RandomSource
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:
     """Accept drafts while they equal the target's own choices, then emit the first that differs.
 
-    Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Go on while y_j
-    = d_{j+1}. Emit every y_j.
+    Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Continue while
+    y_j = d_{j+1}. Emit every y_j.
     Source: Stern et al. 2018 (1811.03115) with the argmax. llama.cpp verifies with sampled choices.
     Guarantee: the output is that of plain decoding. `choose` is called once per emitted token, in
     order, so random numbers are consumed exactly as in plain decoding. Drafts sampled independently
@@ -65,14 +65,14 @@ def block_rule(
 
         h_i = S_i / (S_i + 1 - w_i),  S_i = sum max(w_i p_i - q_i, 0),     and h_K = w_K
 
-    independently of the others. Accept a = the largest i whose coin succeeds, 0 if none does.
-    Sample the token from p_K if a = K, otherwise from norm(max(w_a p_a - q_a, 0)). Every block is
-    tried: stopping at the first failure, as the token rule does, would be wrong.
+    independently of the others. Accept a drafts, where a is the largest i whose coin succeeds, or 0
+    if none does. Sample the token from p_K if a = K, otherwise from norm(max(w_a p_a - q_a, 0)).
+    Every block is tried. It would be wrong to stop at the first failure, as the token rule does.
     Source: Sun et al. 2024, "Block verification accelerates speculative decoding" (2403.10444),
     algorithm 2.
     Guarantee: the output has the target's distribution, provided d_j was sampled from exactly
     q_{j-1}. No exact rule for chains accepts more tokens on average. The token rule accepts fewer
-    if tokens that follow an unlikely one make up for it.
+    drafts if likely tokens after an unlikely one raise the probability of the block again.
 
     Arguments, result and errors are those of `token_rule`.
     """

@@ -22,7 +22,7 @@ def accept_everything(
 def resample_from_p(
     p: np.ndarray, q: np.ndarray, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
-    """Wrong: the token rule, but replace a rejected draft by a sample from p, not the residual."""
+    """Wrong: the token rule, but a rejected draft is replaced with a sample from p."""
     for j, draft in enumerate(drafts):
         if not rng.happens(probability_ratio(p[j], q[j], draft)):
             return j, rng.choose(p[j])

@@ -14,7 +14,7 @@ from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 
 
 def half_away(x: Array) -> Array:
-    """x, any shape -> the nearest integers in x's dtype. Halves go away from zero."""
+    """x, any shape -> the nearest integers in x's dtype. Halves are rounded away from zero."""
     raise NotImplementedError(
         "lesson 7: round to the nearest integer, halves away from zero, and 0.49999997 to 0"
     )
@@ -43,10 +43,10 @@ def gptq(
     """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
     beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`,
-    the grid's own by default.
+    the default is `grid.encode(weight)`.
     largest_first: take the columns in the order of decreasing E[x_j²].
-    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call
-    the weight.
+    name: the name of the weight in error messages.
+    Raises the errors of `grid.encode`, and UserError if `second_moment` is not finite.
     """
     raise NotImplementedError(
         "lesson 7: round one column, and change the later columns to compensate for its error"

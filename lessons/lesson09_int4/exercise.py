@@ -15,8 +15,8 @@ def by_panel(matrix):
 
 
 def q4_0_steps(codes):
-    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes): two codes + 8 per
-    byte.
+    """Codes int8 (N, K) in -8..7 -> uint8 (panels, 32, K/32, 4 steps, 4 bytes). Each byte holds
+    two codes, each with 8 added.
     """
     raise NotImplementedError(
         "lesson 9: split K into (K/32, 4 steps, low or high, 4 bytes); which axis makes one byte?"

@@ -26,7 +26,7 @@ class Speed:
     tokens_per_step: float
     acceptance: list[float]  # accepted / drafted, by depth
     rates: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
-    texts: list[list[int]] = field(repr=False)  # one per prompt, prompt included
+    texts: list[list[int]] = field(repr=False)  # one per prompt, including the prompt
     steps: int = 0  # forward passes after prefill, over all prompts once
     passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
     drafting_seconds_per_step: float = 0.0  # median of the runs
@@ -41,9 +41,9 @@ class Speed:
 class NgramDrafter:
     """Drafts what followed the latest earlier occurrence of the text's longest repeated suffix.
 
-    min_length, max_length: number of tokens that must be repeated, and that are compared at most. A
-    longer repetition allows a longer draft: after a repetition of n tokens it has at most 2 n
-    tokens.
+    min_length, max_length: minimum number of tokens that must be repeated, and maximum number that
+    is compared. A longer repetition allows a longer draft: after a repetition of n tokens it has at
+    most 2 n tokens.
     """
 
     reads_hidden = False
@@ -93,8 +93,8 @@ def survival(
 ) -> list[float]:
     """Return the shares of rounds that reach depths 1 .. max_depth: the Kaplan-Meier estimator.
 
-    ended: number of rounds by the depth at which they ended. censored: number of those that ended
-    there because they did not ask for more drafts. guess: the share of rounds that continue to the
+    ended: number of rounds that ended at each depth. censored: number of rounds that ended at each
+    depth because they did not ask for more drafts. guess: the share of rounds that continue to the
     next depth, before any observation.
     """
     raise NotImplementedError(

@@ -52,7 +52,7 @@ class Speed:
     tokens_per_step: float
     acceptance: list[float]  # accepted / drafted, by depth
     rates: list[list[float]] = field(repr=False)  # tokens per second, [repeat][prompt]
-    texts: list[list[int]] = field(repr=False)  # one per prompt, prompt included
+    texts: list[list[int]] = field(repr=False)  # one per prompt, including the prompt
     steps: int = 0  # forward passes after prefill, over all prompts once
     passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
     drafting_seconds_per_step: float = 0.0  # median of the runs

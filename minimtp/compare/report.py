@@ -21,9 +21,9 @@ SUMMARY = (
     _column("speed-up", "speedup", "{:.2f}x"),
 )
 SUMMARY_LEGEND = (
-    "Quality: the standard model's bits per byte as a percentage of the configuration's, on "
-    "held-out text. "
-    "Memory: the peak while decoding, with weights, cache and buffers. "
+    "Quality: the standard model's bits per byte as a percentage of the configuration's bits per "
+    "byte, on held-out text. "
+    "Memory: the peak while decoding, including weights, cache and buffers. "
     "Speed-up: over plain decoding of the standard model. Decoding is greedy (temperature 0)."
 )
 DECODING = {  # by the title of the table

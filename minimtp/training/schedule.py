@@ -71,7 +71,7 @@ def head_weights(recipe: Recipe, step: int) -> list[float]:
 
 
 def active_heads(recipe: Recipe, step: int) -> int:
-    """Return how many heads, nearest first, the curriculum trains in this step."""
+    """Return the number of heads that the curriculum trains in this step, nearest first."""
     depth = recipe.draft_depth
     stage = min(depth, step * (depth + 1) // recipe.steps)  # 0..depth, equal shares of the steps
     return {"none": depth, "forward": stage, "reverse": depth - stage}[recipe.curriculum]

@@ -128,7 +128,7 @@ def _conditions(result: Mapping[str, object], drafting: Sequence[Row]) -> str:
         f"the default of `generate`, loses in {_counted(losses(adaptive), adaptive)}. "
         f"{result['parameters']:,} parameters at {result['bits_per_weight']:.2f} bits per weight, "
         f"{sizes['prompts']} prompts of each kind, {sizes['max_new_tokens']} new tokens, "
-        f"{sizes['repeats']} repeats. Cost of a forward pass over T tokens, in passes over one: "
+        f"{sizes['repeats']} repeats. Cost of a forward pass over T tokens, relative to one token: "
         f"{costs}. {machine['processor']}{other_work(machine)}, {threads}{result['kernels']} "
         f"kernels. With shared noise {equal} of {sum(row['texts'] for row in promised)} texts "
         "equal those of plain decoding with the same seed, token for token."

@@ -214,9 +214,10 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
     note = (
         f"Tokens per round with at most {result['depth']} drafts in sequence, over the first "
         f"{result['rounds']} rounds at {result['places']} places of held-out text, with 95 % "
-        "confidence intervals. In brackets: a tree minus the chain of the same rule, and a rule "
-        f"minus the token rule with drafts of the same form. Of {compared} comparisons of trees "
-        f"and of the block rule, {len(lost) or 'none'} {'is' if len(lost) <= 1 else 'are'} lost."
+        "confidence intervals. In brackets: the difference between a tree and the chain of the "
+        "same rule, and between a rule and the token rule with drafts of the same form. Of "
+        f"{compared} comparisons of trees and of the block rule, {len(lost) or 'none'} "
+        f"{'shows' if len(lost) <= 1 else 'show'} a significant loss."
     )
     return "\n".join([aligned(lines, markdown), "", note, *lost])
 

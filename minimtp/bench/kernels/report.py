@@ -57,8 +57,8 @@ def readme(result: Mapping[str, object]) -> str:
     else:
         how = (
             f"One thread of {described['processor']}{machine.other_work(described)}, medians of "
-            f'{result["rounds"]} alternating rounds. "of read" is the share of the speed at which '
-            "NumPy reads as many bytes, in the fastest of three ways"
+            f'{result["rounds"]} alternating rounds. "of read" is the speed relative to NumPy '
+            "reading the same number of bytes, in the fastest of three ways"
         )
     return (
         f"{table(result, markdown=True)}\n\n{how}. "

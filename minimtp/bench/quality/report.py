@@ -54,7 +54,8 @@ def readme(result: Mapping[str, object]) -> str:
         f"{table(result['rows'], markdown=True)}\n\n"
         f"One run of `{command}` ({machine['processor']}, {machine['cores']} cores"
         f"{other_work(machine)}), corpus fingerprint `{result['corpus']['fingerprint'][:16]}`. "
-        f'All rows saw the same tokens. "loss" is relative to full precision, {certainty}. '
+        f'All models were trained on the same tokens. "loss" is relative to full precision, '
+        f"{certainty}. "
         '"recovered" is the share of the loss of rtn (rounding to nearest) that a method avoids.'
     )
 

@@ -74,8 +74,9 @@ def _conditions(result: Mapping[str, object]) -> str:
         f"Training the standard model of preset `{result['preset']}`, {result['parameters']:,} "
         f"parameters, {where} {machine['processor']}{other_work(machine)}: {result['rounds']} "
         f"alternating rounds of {result['steps']} steps per implementation{clock}. The peak, "
-        f"{peak:,.0f} GFLOP/s, is the speed of {source} of large matrices. The losses agree within "
-        f"{difference:.1g} of the loss over {result['losses']['steps']} steps."
+        f"{peak:,.0f} GFLOP/s, is the speed of {source} of large matrices. Over "
+        f"{result['losses']['steps']} steps, the losses differ by at most "
+        f"{difference:.1g} of the loss."
     )
 
 

@@ -32,7 +32,7 @@ def half_even(x: Array) -> Array:
 
 
 def half_away(x: Array) -> Array:
-    """x, any shape -> the nearest integers in x's dtype. Halves go away from zero."""
+    """x, any shape -> the nearest integers in x's dtype. Halves are rounded away from zero."""
     xp = array_module(x)
     whole = xp.trunc(x)
     return whole + xp.trunc(2 * (x - whole))

@@ -57,10 +57,10 @@ def gptq(
     """weight (N, K), second_moment E[x xᵀ] (K, K) -> codes and scales, as from `grid.encode`.
 
     beforehand: codes and scales of the original weight. The scales are kept. With `largest_first`,
-    the grid's own by default.
+    the default is `grid.encode(weight)`.
     largest_first: take the columns in the order of decreasing E[x_j²].
-    Raises what `encode` raises, and UserError if a moment is not finite; `name` is what errors call
-    the weight.
+    name: the name of the weight in error messages.
+    Raises the errors of `grid.encode`, and UserError if `second_moment` is not finite.
     """
     xp = array_module(weight)
     keep_scales = largest_first or beforehand is not None
