@@ -221,8 +221,8 @@ def keep_freed_memory() -> bool:
     they are freed, and the system clears each page before it hands it out again. With preset
     `laptop` this causes 12,000 page faults per step and takes a twentieth of the time (a fifth with
     plain kernels). If the process keeps freed memory, a step reuses the addresses of the previous
-    step. All threads share one heap, because glibc returns an empty heap whatever the settings. The
-    process never shrinks after this call.
+    step. All threads share one heap, because glibc returns an empty heap to the system with any
+    settings. The process never shrinks after this call.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,8 +2,8 @@
 
 
 class UserError(Exception):
-    """An input of the user cannot be used. The message is one sentence that says what to do
-    instead. Exit code 2.
+    """The user's input cannot be used. The message is one sentence that says what to do instead.
+    Exit code 2.
     """
 
 

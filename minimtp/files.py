@@ -77,7 +77,7 @@ def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
             "free disk space, or choose another folder"
         ) from None
     finally:
-        with contextlib.suppress(OSError):  # it was moved, was never written, or is out of reach
+        with contextlib.suppress(OSError):  # it was moved, was never written, or cannot be accessed
             partial.unlink()
 
 

@@ -161,7 +161,7 @@ def run_once(
 
 @dataclass
 class _Results:
-    """The runs of one variant so far. Texts and counts are those of the first repeat."""
+    """The runs of one variant so far. Texts and counts come from the first repeat."""
 
     rates: list[list[float]] = field(default_factory=list)
     totals: list[list[float]] = field(default_factory=list)  # [tokens, seconds] by repeat

@@ -11,7 +11,7 @@ them into arguments, calls the library and prints the result.
     bench/                one file per measurement
 
 Results go to standard output. Everything about the work itself (settings, choices, progress) goes
-to standard error. A command imports the library when it runs, so that `-h` answers at once.
+to standard error. A command imports the library when it runs, so that `-h` answers immediately.
 
 Exit codes: 0 success, 1 a measurement that cannot be trusted, 2 an error of the user or the system,
 130 Ctrl-C."""
@@ -38,9 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a model may generate characters that the terminal cannot show
+            # A model may generate characters that the terminal cannot show.
+            stream.reconfigure(errors="replace")
     try:
         return _run(arguments)
     except UserError as error:

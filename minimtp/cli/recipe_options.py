@@ -52,8 +52,8 @@ def _default(setting: dataclasses.Field) -> str:
 
 
 def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
-    """Return the recipe that the options describe: that of a preset, a file or another run, with
-    single settings changed.
+    """Return the recipe that the options describe: a preset, a file or the recipe of another run,
+    with single settings changed.
 
     Return None if a run is resumed and no setting is given: the stored recipe is used.
     Raises UserError for contradictory options and for a file that cannot be read.

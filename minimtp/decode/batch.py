@@ -6,10 +6,10 @@ gives with the seed `row_seed(seed, r)`, whatever the other rows are.
 
 The disadvantage: a forward pass covers the tokens of one row, so the weights are read once per row
 and not once for all rows. This costs little time if the processor's cache holds the weights, or if
-drafts are long. With a large model on a GPU, where one pass over all rows would take hardly longer
-than one over a single row, the whole batch takes as long as its rows one after another. In return
-there is no padding, no row waits for the longest one, and exactness needs no new proof: each row is
-the ordinary decoding loop.
+drafts are long. With a large model on a GPU it costs much: one pass over all rows would take little
+longer than a pass over one row, but the batch takes as long as its rows one after another. In
+return there is no padding, no row waits for the longest one, and exactness needs no new proof: each
+row is the ordinary decoding loop.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,7 +74,7 @@ def start_batch(
     make_policy: Callable[[Target], DraftPolicy | None] = _no_policy,
     **options: object,
 ) -> Batch:
-    """Start one generation per prompt; the options are those of `start_generation`.
+    """Start one generation per prompt, with the options of `start_generation`.
 
     make_policy: called once per row with the row's target; returns the row's draft policy.
     Raises UserError if there is no prompt, or if `start_generation` rejects a prompt or an option.

@@ -87,7 +87,7 @@ def generate(
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
     Returns an iterator over the new tokens; `loaded.tokenizer.decode` turns them into text. For
-    more than one text, keep a `Decoder`: it prepares the model once. The options are those of
+    more than one text, keep a `Decoder`: it prepares the model once. It takes the options of
     `Decoder.generate`. Raises UserError if an option or the prompt cannot be used.
     """
     return Decoder(loaded, draft).generate(

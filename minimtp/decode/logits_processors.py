@@ -14,8 +14,8 @@ of the text only.
 `ProcessedRule` applies processors to the logits of any verification rule, both when it samples
 drafts and when it verifies them. So the drafts are sampled from exactly the scores that
 verification gets, and the rule's guarantee holds for the processed distribution. If a drafter
-samples several drafts at once, none of them knows the others. Its rows are then processed with the
-committed text alone, which lowers acceptance and changes nothing else.
+samples several drafts at the same time, they are independent of each other. Its rows are then
+processed with the committed text alone, which lowers acceptance and changes nothing else.
 """
 
 from collections.abc import Callable, Sequence

@@ -50,7 +50,8 @@ class ModelRunner:
     `Target`.
 
     trunk: a Transformer in full precision or with packed modules.
-    context_length: the positions in the cache; by default those of the model's configuration.
+    context_length: the positions in the cache; by default the context length of the model's
+    configuration.
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
     Raises TypeError for a fake-quantized model, which must be converted first.
     """

@@ -9,7 +9,7 @@ is much faster.
 
 Only the operands of matrix products are rounded. Everything else is float32: sums, results, master
 weights, moments, norms, softmax, losses. With bfloat16 and float16, products with weights use 16
-bits and those inside attention use TF32.
+bits and products inside attention use TF32.
 
 A product takes two steps, so that each operand is rounded once and stored in 16 bits for the
 backward pass:

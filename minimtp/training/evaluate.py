@@ -1,7 +1,7 @@
 """Evaluation: how well a model predicts held-out text.
 
-* **Bits per byte**: the mean of -log2 p(next token | the tokens before it), divided by the bytes of
-  text that those tokens stand for. It does not depend on the tokenizer, so it compares models with
+* **Bits per byte**: the mean of -log2 p(next token | the tokens before it), divided by the number
+  of bytes of these tokens. It does not depend on the tokenizer, so it compares models with
   different vocabularies.
 * **Accuracy at +k**: how often the most probable token is correct, for the next token (+1) and for
   the predictions of the heads (+2, ...). Each head is given the true tokens in between.

@@ -6,10 +6,10 @@ methods in quant/ptq/methods.py. That lowers the quality. It is the baseline for
 training. Some methods need text. They get windows spread evenly over the training part of a corpus,
 never the held-out part that the model is evaluated on.
 
-**Prediction heads.** The rounding error of a head's weights says little about its drafts: reports
-on 4-bit heads range from no loss to almost no accepted drafts. The head grid "measured" therefore
-counts acceptance on the same text, before and after, and chooses the cheapest grid on which no
-depth loses more than one percentage point.
+**Prediction heads.** The rounding error of a head's weights does not predict the quality of its
+drafts: reports on 4-bit heads range from no loss to almost no accepted drafts. The head grid
+"measured" therefore counts acceptance on the same text, before and after, and chooses the cheapest
+grid on which no depth loses more than one percentage point.
 """
 
 import sys

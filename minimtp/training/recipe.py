@@ -35,8 +35,8 @@ from minimtp.training.settings import (
 
 MARGIN = 12  # columns before the settings in `describe`
 
-# The choices of quant/ and engine/, repeated because importing those packages takes longer.
-# A test compares them.
+# The choices of quant/ and engine/. They are repeated because importing these packages is slow. A
+# test compares them.
 ACTIVATIONS = ("int8", "int8-token", "none")
 CACHES = ("float", "int8", "int4")
 SCALES = ("grid", "learned", "learned-offset", "learned-bound")

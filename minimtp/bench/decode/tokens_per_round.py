@@ -147,7 +147,7 @@ def tokens_per_round(
 ) -> float:
     """Mean over the first `ROUNDS` rounds after prefill, or over as many as fit the context.
 
-    options: those of `generate`.
+    options: the options of `generate`.
     """
     rounds = start_generation(target, drafter, prompt, **options).rounds()
     next(rounds)

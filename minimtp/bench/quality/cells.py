@@ -12,9 +12,9 @@ These branches continue from it:
     qat + distillation  the same, but half of the loss is distillation from the control
 
 Quantization-aware training loses least if it starts with the decay (arXiv 2509.22935). A branch
-differs from the control only in its rounding. Activations are int8 in every row except the two of
-fp. The token table is q8_0 in all of those rows. At 8 bits there is almost no loss to recover, so
-nothing is trained.
+differs from the control only in its rounding. Activations are int8 and the token table is q8_0 in
+every row except the two fp rows. At 8 bits there is almost no loss to recover, so nothing is
+trained.
 """
 
 import time

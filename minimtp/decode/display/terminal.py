@@ -3,7 +3,7 @@ replaced them.
 
 Everything comes from the rounds of a generation, so the output shows what really happened. On a
 terminal the kinds of tokens have colours. Without colours (a file, a pipe, or the variable
-NO_COLOR, see no-color.org) they have marks, like those of `git diff --word-diff`:
+NO_COLOR, see no-color.org) they have marks, as in `git diff --word-diff`:
 
     accepted   drafted, and the model agreed               green    {=text=}
     rejected   drafted, but not part of the text           red      [-text-]

@@ -1,8 +1,8 @@
 """Show how a text was generated, round by round, as one page for a browser.
 
-The page (trace.html beside this file) contains everything it needs, so it opens from a file and
-uses no network and no library. All its numbers were measured: the seconds of a round are those
-that the generation's statistics gained in it.
+The page (trace.html next to this file) contains everything it needs, so it opens from a file and
+uses no network and no library. All its numbers were measured: the seconds of a round are those that
+the generation's statistics gained in it.
 
 **Text.** A token is bytes, and bytes need not be UTF-8. A character belongs to the token that
 completes it, and an invalid byte belongs to its own token. Invalid bytes are stored as lone
@@ -87,7 +87,7 @@ class Trace:
         settings: Mapping[str, object],
         plain_tokens_per_second: float | None,
     ) -> dict[str, object]:
-        """Return the data of the page; `_round_data` describes that of a round."""
+        """Return the data of the page; `_round_data` describes the data of a round."""
         texts = owned_text([decode_bytes([token]) for token in self.tokens])
         prompt = texts[: self.statistics.prompt_tokens]
         return {

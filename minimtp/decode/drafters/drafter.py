@@ -17,8 +17,8 @@ for drafts:
 
 A drafter samples its tokens with `rule.sample`, which knows temperature and random numbers
 (rules/rule.py). It sees committed rows only, never rejected drafts, so nothing that it stores has
-to be rolled back. Any drafter is safe: verification makes the text the target's own, whatever was
-drafted.
+to be rolled back. Any drafter is safe: verification makes the text the target's own, for any
+drafts.
 
 A drafter that knows how sure it is (`stops_early`) ends its draft when the probability it gives to
 the whole draft falls below `min_confidence` (0: never). It decides before it samples a token, from

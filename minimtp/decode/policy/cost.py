@@ -58,7 +58,9 @@ class Costs:
         self._measured: dict[int, list[float]] = {}  # seconds for MEASURED, by end of the bucket
 
     def of(self, target: Target) -> "Costs":
-        """Return costs that measure on `target`, a clone, and share all results with these."""
+        """Return costs that measure on `target`, a clone, and share all their results with this
+        object.
+        """
         other = copy(self)
         other._target = target
         return other
@@ -140,7 +142,7 @@ def _fitting(target: Target) -> list[int]:
 def _interpolated(seconds: list[float], max_tokens: int) -> list[float]:
     """Return the seconds for 1 .. max_tokens tokens, which never decrease.
 
-    seconds: those of the first numbers in MEASURED. If it is empty, the result is all zeros.
+    seconds: the seconds for the first numbers in MEASURED. If it is empty, the result is all zeros.
     """
     if not seconds:
         return [0.0] * max_tokens

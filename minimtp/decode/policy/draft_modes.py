@@ -1,4 +1,5 @@
-"""The two ways to draft: chains of the best length, and trees without nodes that cost too much.
+"""The two ways to draft: chains of the best length, and trees without nodes that take too much
+time.
 
 **Chains.** A longer chain may have more tokens accepted, but takes longer. Let
 

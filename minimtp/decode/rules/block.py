@@ -36,7 +36,7 @@ def block_rule(
     q_{j-1}. No exact rule for chains accepts more tokens on average. The token rule accepts fewer
     drafts if likely tokens after an unlikely one raise the probability of the block again.
 
-    Arguments, result and errors are those of `token_rule`.
+    Arguments, result and errors are the same as for `token_rule`.
     """
     q = one_hot(drafts, p.shape[1]) if q is None else q
     accepted, accepted_weight, weight = 0, 1.0, 1.0
@@ -66,7 +66,7 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
     `recursive_rejection`, and at least as many drafts are accepted on average. The root is always
     accepted. In a chain it is the block rule.
 
-    Arguments, result and errors are those of `recursive_rejection`.
+    Arguments, result and errors are the same as for `recursive_rejection`.
     """
 
     def verify(row: int, weight: float) -> tuple[list[int], int] | None:

@@ -23,9 +23,9 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
     Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Continue while
     y_j = d_{j+1}. Emit every y_j.
     Source: Stern et al. 2018 (1811.03115) with the argmax. llama.cpp verifies with sampled choices.
-    Guarantee: the output is that of plain decoding. `choose` is called once per emitted token, in
-    order, so random numbers are consumed exactly as in plain decoding. Drafts sampled independently
-    from q are accepted with probability sum p q.
+    Guarantee: the output is the output of plain decoding. `choose` is called once per emitted
+    token, in order, so random numbers are consumed exactly as in plain decoding. Drafts sampled
+    independently from q are accepted with probability sum p q.
 
     Returns (accepted, token).
     """

@@ -1,4 +1,4 @@
-"""Shared-noise verification: the same seed gives the same text, whatever is drafted."""
+"""Shared-noise verification: the same seed gives the same text for any drafts."""
 
 from collections.abc import Sequence
 from types import ModuleType

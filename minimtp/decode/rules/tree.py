@@ -66,8 +66,8 @@ class Tree:
         return path[::-1]
 
     def along(self, path: Sequence[int]) -> list[int]:
-        """Return the tokens of a path from the root, then those of the first children that continue
-        it.
+        """Return the tokens of a path from the root, followed by the tokens of the first children
+        that continue it.
         """
         rows = list(path)
         while ahead := self.children[rows[-1] if rows else 0]:

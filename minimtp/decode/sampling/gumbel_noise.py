@@ -27,9 +27,8 @@ class GumbelNoise:
     depends on the seed, its position and p only.
     """
 
-    BLOCK = (
-        64  # positions to generate at once: setting up a generator costs as much as 1000 numbers
-    )
+    # Positions to generate together: setting up a generator takes as long as 1000 numbers.
+    BLOCK = 64
     CACHED_BLOCKS = 3  # per device
 
     def __init__(self, seed: int, vocabulary_size: int) -> None:

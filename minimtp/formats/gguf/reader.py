@@ -46,7 +46,7 @@ def read_gguf(path: str | Path) -> GgufFile:
         reader = gguf.GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    except Exception as error:  # the library raises whatever a damaged length or offset leads to
+    except Exception as error:  # a damaged length or offset can raise any error in the library
         raise UserError(
             f"{path} is damaged, or is not a GGUF file ({' '.join(str(error).split())}): "
             "give another file"

@@ -1,5 +1,5 @@
 """Compiled rounding of weights and activations to their grids. The results are bit-identical to
-those of `kernels/plain/quantize.py`.
+`kernels/plain/quantize.py`.
 
 Equal bits are possible because every step is either exact or one IEEE operation in a fixed order.
 The compiler may not reorder or fuse any of them.

@@ -58,7 +58,7 @@ def multiply_add(typing_context, a, b, c):
 
 # exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2. n * ln 2 is subtracted in two
 # parts. The first part of ln 2 has few bits, so that its product with n is exact (Cody & Waite
-# 1980). The polynomial is the one of Cephes (S. Moshier, expf.c).
+# 1980). The polynomial comes from Cephes (S. Moshier, expf.c).
 INVERSE_LN2 = np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)

@@ -13,7 +13,7 @@ def choose_into(logits, temperature, noise=None, tokens=None, probabilities=NOWH
     """Write the choices of `choose` to int64 `tokens` (R,), and each row's maximum probability to
     float32 `probabilities` (R,).
 
-    tokens: None for a new array. The probabilities are those of the softmax of the logits.
+    tokens: None for a new array. The probabilities are the softmax of the logits.
     """
     xp, (rows, vocabulary) = array_module(logits), logits.shape
     if tokens is None:

@@ -6,8 +6,9 @@ scale from its extremes, ggml then searches for the scale with the smallest erro
 
     importance * sqrt(mean square of the row + x**2)
 
-The codes are those of the search, chosen before the scale is rounded to float16. Source:
-`quantize_row_q4_0_impl` and `quantize_row_q4_1_impl` of ggml. The formats are those of `blocks.py`.
+The codes come from the search, before the scale is rounded to float16. Source:
+`quantize_row_q4_0_impl` and `quantize_row_q4_1_impl` of ggml. The formats are defined in
+`blocks.py`.
 """
 
 from minimtp.backend import array_module, numpy

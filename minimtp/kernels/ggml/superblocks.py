@@ -1,7 +1,7 @@
 """The arithmetic of ggml's K-quants Q4_K and Q6_K in plain arrays: 256 weights whose group scales
 are themselves quantized.
 
-Each group of 32 (or 16) weights has its own scale, but a float16 scale per group would cost half a
+Each group of 32 (or 16) weights has its own scale, but a float16 scale per group would add half a
 bit per weight. So a super-block of 256 weights stores the scales as small integers with one float16
 step for all of them:
 

@@ -20,8 +20,8 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def causal_softmax(scores: Array, scale: float) -> Array:
-    """Softmax of scores * scale over each row's own position and those before it; zero for later
-    positions.
+    """Compute the softmax of scores * scale over each row's own position and the positions before
+    it. The result is zero for later positions.
 
     scores (M, L, S): the last L of S positions, so row i sees columns 0..S-L+i. scale > 0 ->
     probabilities (M, L, S). Works IN PLACE: the result is `scores`, overwritten.

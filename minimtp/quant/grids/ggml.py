@@ -26,7 +26,7 @@ from minimtp.quant.grids.rounding import half_even
 
 
 class NoScales(NamedTuple):
-    """No scales: every code is a number by itself."""
+    """No scales: every code represents a number without a scale."""
 
 
 class Q4_1Scales(NamedTuple):

@@ -32,7 +32,7 @@ class GroupedGrid(Grid):
     granularity: str | int
     scale_type: str
     bits: int  # per code
-    bits_per_zero = 0  # of the zero point stored beside each scale
+    bits_per_zero = 0  # bits of the zero point that is stored with each scale
     kind: str  # the first part of the name
     steps_to_the_extreme: float  # the largest magnitude of a group divided by its scale
 
@@ -64,7 +64,7 @@ class GroupedGrid(Grid):
         return MAX_FLOAT32 / 4
 
     def check_columns(self, shape: tuple[int, ...], name: str) -> None:
-        """Raise UserError unless the shape is that of a matrix with at least one element."""
+        """Raise UserError unless the shape is (N, K) with at least one element."""
         if len(shape) != 2 or 0 in shape:
             raise UserError(
                 f"{name} has shape {tuple(shape)}, which {self.name} cannot store: it takes "

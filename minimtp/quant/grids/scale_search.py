@@ -12,9 +12,9 @@ minimizes
 (llama.cpp calls E[x_j²] the importance matrix and searches the scales of its formats in this way.)
 This is GPTQ's quadratic form without the entries off the diagonal. A factor is tried by rounding
 factor * w, so the grid can always store the scales. The grid's own rule is tried first and kept
-unless another factor is strictly better, so the error is never larger than that of
-round-to-nearest. Super-block formats (Q4_K, Q6_K), whose groups share the scale of their scales,
-have their own search, which is also weighted by importance.
+unless another factor is strictly better, so the error is never larger than with round-to-nearest.
+Super-block formats (Q4_K, Q6_K), whose groups share the scale of their scales, have their own
+search, which is also weighted by importance.
 """
 
 from minimtp.backend import Array, array_module

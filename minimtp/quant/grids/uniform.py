@@ -53,8 +53,8 @@ class UniformGrid(GroupedGrid):
     """Equally spaced levels.
 
     bits: 2..8. policy: one of POLICIES. rounding: a function from `minimtp.quant.grids.rounding`.
-    The other settings are those of GroupedGrid. Scales are one array, or AffineScales if the policy
-    is `affine`.
+    GroupedGrid describes the other settings. Scales are one array, or AffineScales if the policy is
+    `affine`.
     Raises UserError for unknown settings.
     """
 

@@ -7,8 +7,8 @@ its input is divided by s_j, the product stays the same:
 
     W x = (W diag(s)) (diag(1/s) x),  s_j = E|x_j|^r, normalized so that sqrt(max s * min s) = 1
 
-(Lin et al. 2023, arXiv 2306.00978). The exponent r between 0 (no scaling) and 1 is the one of
-twenty with the smallest error of the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division
+(Lin et al. 2023, arXiv 2306.00978). Twenty exponents r between 0 (no scaling) and 1 are tried. The
+best one has the smallest error of the outputs, E |(Q(W diag(s)) diag(1/s) - W) x|². The division
 takes no time in decoding, because it is folded into the module that produces the inputs:
 
     a norm                     its weight is divided
@@ -33,7 +33,8 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics
 from minimtp.quant.ptq.gptq import output_error
 
 EXPONENTS = tuple(i / 20 for i in range(20))
-MIN_MAGNITUDE = 1e-4  # relative to the largest: inputs that hardly ever fire are not blown up
+# Relative to the largest magnitude. It limits the scaling of inputs that are almost always zero.
+MIN_MAGNITUDE = 1e-4
 
 
 @dataclass(frozen=True)

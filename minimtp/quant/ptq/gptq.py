@@ -29,7 +29,7 @@ Choices:
   which the input does fire.
 * Everything is float64: the matrices of this project are small.
 * `largest_first` takes the columns in the order of decreasing H_jj, so that errors are made while
-  many columns are left to compensate for them. Groups are still those of the format, so their
+  many columns are left to compensate for them. The groups of the format do not change, so their
   scales have to be chosen beforehand, from the original weights.
 """
 
@@ -104,9 +104,8 @@ def output_error(difference: Array, second_moment: Array) -> float:
 def _inverse_factor(second_moment: Array, name: str) -> Array:
     """Return U (K, K) float64, upper triangular, with H⁻¹ = Uᵀ U for the damped moment H."""
     xp = array_module(second_moment)
-    moment = to_numpy(second_moment).astype(
-        np.float64
-    )  # factored on the host: libraries for GPUs report a failure differently
+    # Factored on the host, because GPU libraries report a failure differently.
+    moment = to_numpy(second_moment).astype(np.float64)
     if not np.isfinite(moment).all():
         raise UserError(
             f"the inputs of {name} are not finite on the calibration text: the model is broken "

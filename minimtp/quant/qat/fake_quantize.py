@@ -91,9 +91,8 @@ class FakeQuantizedMatMul(Op):
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
         rounded = operand(rounding.forward(*self.matrix))  # (N, K)
         dx = matmul(rows, rounded).reshape(self.x.shape)  # (..., K)
-        dmatrix = rounding.backward(
-            matmul(rows.T, self._rows())
-        )  # (N, K), and the learned parameters'
+        # (N, K), and the gradients of the learned parameters
+        dmatrix = rounding.backward(matmul(rows.T, self._rows()))
         return dx, *(dmatrix if isinstance(dmatrix, tuple) else (dmatrix,))
 
     def _rows(self) -> Array:

@@ -14,8 +14,8 @@ Ashkboos et al. 2024, arXiv 2404.00456). Rotating back after reading restores ev
 I. R Rᵀ also cancels in q · k, so a kernel may rotate the query instead.
 
 Training rounds with the same functions and a straight-through gradient. Decoding writes the rounded
-keys and values into its cache, but as floats: the output is that of the deployed model, while the
-memory is not saved yet.
+keys and values into its cache, but as floats. So the output is the same as in the deployed model,
+but no memory is saved yet.
 """
 
 from functools import partial

@@ -23,8 +23,8 @@ with differences of the staircase is wrong.
 (Bhalgat et al. 2020, arXiv 2004.09576; Choi et al. 2018, arXiv 1805.06085).
 
 Here a group's step is the grid's own step times exp(t), and t is learned. t = 0 is the grid itself.
-A step cannot become negative or vanish, and one learning rate suits all sizes. Codes and scales are
-still those that the grid stores, so files and kernels do not change. With s = s_0 exp(t), dq/dt = s
+A step cannot become negative or vanish, and one learning rate suits all sizes. The grid stores
+codes and scales as before, so files and kernels do not change. With s = s_0 exp(t), dq/dt = s
 dq/ds: LSQ's derivative becomes q - w inside and q outside. LSQ also scales gradients by 1 /
 sqrt(elements * high), a recipe for plain SGD. Adam divides by the gradient's own size, so the
 factor cancels and is left out.

@@ -155,7 +155,9 @@ class FileTokenizer:
 
 
 def open_tokenizer(path: str | Path | None) -> Tokenizer:
-    """Return the byte tokenizer for None, else that of the file. Raises UserError if unusable."""
+    """Return the tokenizer of the file, or the byte tokenizer for None. Raises UserError if it is
+    unusable.
+    """
     if path is None:
         return ByteTokenizer()
     try:

@@ -7,7 +7,7 @@ same optimizer step. To sum N gradients in a fixed order with the least possible
     each process receives its part of all N gradients, adds them in the order of the processes,
     and sends the sum to all processes.
 
-This sends twice the size of the gradient, whatever N is. N processes compute the same bits as one
+This sends twice the size of the gradient, for any N. N processes compute the same bits as one
 process with N shards. On GPUs, NCCL sums instead, in its own order.
 
 **If a process is lost,** the others never wait forever. A process that fails tells the others

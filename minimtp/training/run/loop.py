@@ -93,7 +93,7 @@ class Loop:
             if trainer.step % log_every == 0 or trainer.step == last_step:
                 self._log_step(losses, rate, norm)
             due = every and trainer.step % every == 0 and trainer.step < last_step
-            if due and not stop.requested:  # a stopped run is saved at once, without an evaluation
+            if due and not stop.requested:  # a stopped run is saved without an evaluation
                 self._save()
                 self._evaluate_and_save()
 
@@ -154,7 +154,7 @@ class Loop:
             recipe.evaluation_tokens,
             trainer.shards,
         ).to_dict()
-        empty_gpu_pool()  # the arrays of an evaluation have other sizes than those of training
+        empty_gpu_pool()  # the arrays of an evaluation have other sizes than in training
         self.state.update(evaluation=evaluation, evaluated_at=trainer.step)
         self.log.write(
             step=trainer.step, tokens=trainer.step * self.tokens_per_step, evaluation=evaluation

@@ -142,7 +142,7 @@ class TorchTrainer:
         options = {"enabled": False}
         if precision in SIXTEEN_BITS:
             options = {"dtype": getattr(torch, precision)}
-        # No weight is used twice, so caching its 16-bit copy would only cost memory.
+        # No weight is used twice, so caching its 16-bit copy would only waste memory.
         with torch.autocast(self.device, cache_enabled=False, **options):
             loss = self.loss(tokens[:, :-1], tokens[:, 1:])
         self.scaler.scale(loss).backward()

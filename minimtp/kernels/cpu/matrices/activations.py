@@ -1,5 +1,5 @@
 """Rounding activations to int8 for a product, in vector instructions. The results are bit-identical
-to those of `plain.quantize_activations`.
+to `plain.quantize_activations`.
 
     code = round half to even(x * (127 / max|x|)),  scale = max|x| / 127,   per group of 32
 
