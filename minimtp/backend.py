@@ -24,9 +24,8 @@ from minimtp.errors import UserError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 CACHE_LINE = 64  # bytes
 MAX_HEAP_ARRAY = 32 << 20  # bytes; the maximum that glibc accepts for M_MMAP_THRESHOLD
-MAX_POOL_SHARE = (
-    0.9  # of the GPU's memory; the rest is for cuBLAS, compiled kernels and CUDA graphs
-)
+# Of the GPU's memory. The rest is for cuBLAS, compiled kernels and CUDA graphs.
+MAX_POOL_SHARE = 0.9
 BLAS_THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",

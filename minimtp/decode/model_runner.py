@@ -29,8 +29,9 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, TreeRows
 from minimtp.engine.module import Module
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import ModelConfig
-from minimtp.model.matrix import Matrix, PreparedMatrix, weight_bytes
+from minimtp.model.matrix import Matrix, weight_bytes
 from minimtp.model.transformer import Attention, Block, Transformer
 
 # Tokens of a prompt per forward pass on the CPU. No more than in a verification, so that buffers
@@ -98,13 +99,11 @@ class ModelRunner:
         if self._graphs is not None and rows <= self._graphs.max_tokens:
             return self._replay(tokens)
         x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
-        cosine, sine = (
-            self.cosine[start : start + rows],
-            self.sine[start : start + rows],
-        )  # (T, C/2)
+        positions = slice(start, start + rows)
         logits, hidden = self.kernel.trunk_step(
-            x, self._trunk, cache.keys, cache.values, start, cosine, sine
-        )
+            x, self._trunk, cache.keys, cache.values, start, self.cosine[positions],
+            self.sine[positions],
+        )  # fmt: skip
         cache.extend(rows)
         return ForwardOutput(logits, hidden)
 

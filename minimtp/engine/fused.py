@@ -172,11 +172,9 @@ class CausalAttention(Op):
         doutput = self._by_kv_head(
             gradient.reshape(batch, length, self.heads, head_dim)
         )  # (B*G, H/G, T, C)
-        dquery, dkey, dvalue = (
-            xp.empty_like(self.query),
-            xp.zeros_like(self.key),
-            xp.zeros_like(self.value),
-        )
+        dquery = xp.empty_like(self.query)
+        dkey = xp.zeros_like(self.key)
+        dvalue = xp.zeros_like(self.value)
         for now, probabilities in zip(self._query_blocks(), self.probabilities, strict=True):
             rows = self._rows(doutput, now)  # (B*G, H/G*L, C)
             dvalue[:, : now.stop] += kernel.matmul(probabilities.swapaxes(1, 2), rows)

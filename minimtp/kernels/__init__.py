@@ -97,10 +97,9 @@ def _load_cuda(xp: ModuleType) -> ModuleType | None:
         try:
             cuda_source.compiled(xp, "norms")
         except Exception as error:  # of CuPy: a missing library, an old driver
-            _cuda, _cuda_obstacle = (
-                (xp, None),
-                f"CUDA kernels cannot be compiled here ({str(error).strip().splitlines()[-1]})",
-            )
+            reason = str(error).strip().splitlines()[-1]
+            _cuda = (xp, None)
+            _cuda_obstacle = f"CUDA kernels cannot be compiled here ({reason})"
             print(
                 f"minimtp: {_cuda_obstacle}: the GPU uses plain array code, which is slower",
                 file=sys.stderr,

@@ -7,7 +7,8 @@ from minimtp.backend import numpy as np
 from minimtp.engine.fused import EmbeddingLookup, LinearMatMul, RMSNormalize
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter, Tensor
-from minimtp.model.matrix import Matrix, PreparedMatrix, TokenTable
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
+from minimtp.model.matrix import Matrix, TokenTable
 
 # Initial weights are sampled from a random generator. None leaves them uninitialized, for a model
 # that is loaded from a file.

@@ -16,25 +16,10 @@ float and fake-quantized matrices, decoding on float and packed ones. `prepare_q
 
 from abc import ABC, abstractmethod
 from types import ModuleType
-from typing import Protocol
 
 from minimtp.backend import Array
 from minimtp.engine.module import Module
-
-
-class PreparedMatrix(Protocol):
-    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has its own
-    class.
-    """
-
-    @property
-    def rows(self) -> int: ...
-
-    @property
-    def columns(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int: ...
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 
 class Matrix(Module, ABC):

@@ -16,7 +16,8 @@ from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
-from minimtp.model.matrix import Matrix, PreparedMatrix, TokenTable
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
+from minimtp.model.matrix import Matrix, TokenTable
 from minimtp.quant import packing
 from minimtp.quant.activations import round_activations
 from minimtp.quant.grids import Grid

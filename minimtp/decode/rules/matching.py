@@ -8,6 +8,7 @@ accepted.
 
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import TypeVar
 
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Children
@@ -15,6 +16,8 @@ from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import NOT_FINITE
 from minimtp.decode.sampling.random_source import RandomSource
 from minimtp.errors import UserError
+
+Accepted = TypeVar("Accepted", int, list[int])  # their number, or the path in a tree
 
 
 def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[int, int]:
@@ -62,7 +65,7 @@ def sample_token(rng: RandomSource, scores: np.ndarray) -> int:
     return token if isfinite(scores[0, token]) else -1
 
 
-def require_finite(accepted: object, token: int) -> tuple:
+def require_finite(accepted: Accepted, token: int) -> tuple[Accepted, int]:
     """Return (accepted, token).
 
     Raises UserError if the token is -1, which stands for a logit that is not finite.

@@ -44,9 +44,8 @@ class SharedNoise:
     def sample(self, logits: Array, index: int) -> tuple[Array, None]:
         xp = array_module(logits)
         noise = self.noise.rows(self.position + index, len(logits), xp)
-        return xp.maximum(
-            self._choose(logits, noise), 0
-        ), None  # -1: no draft can be right, so take any
+        # Of -1, a logit that is not finite, no draft can be right, so any token will do.
+        return xp.maximum(self._choose(logits, noise), 0), None
 
     def verify(
         self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None

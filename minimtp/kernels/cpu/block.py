@@ -11,7 +11,7 @@ call, so that calls in several threads share nothing.
 
 from dataclasses import dataclass
 
-from minimtp.backend import aligned_zeros
+from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.attention import attend
 from minimtp.kernels.cpu.compiling import compiled
@@ -55,8 +55,8 @@ class PreparedTrunk:
     weights: tuple  # of all blocks: norms (L, D), panels (L, P, bytes)
     kinds: tuple  # of the four panels
     sizes: tuple  # query heads, outputs of the first product, inputs of the last
-    final_norm: object
-    output: object  # panels
+    final_norm: Array  # (D,)
+    output: Array  # panels
     output_kind: int
     vocabulary: int
     epsilon: float
@@ -202,17 +202,13 @@ def _transformer_block(
     for stretch in range(max(1, stretches.shape[0])):
         first, stop, position = 0, rows, start
         if not chain:
-            first, stop, position = (
-                stretches[stretch, 0],
-                stretches[stretch, 1],
-                stretches[stretch, 2],
-            )
+            first = stretches[stretch, 0]
+            stop = stretches[stretch, 1]
+            position = stretches[stretch, 2]
         if not (0 <= first < stop <= rows and 0 <= position <= room - (stop - first)):
             raise ValueError("transformer_block: the rows do not fit the cache")
-        q, at = (
-            np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32),
-            slice(first, stop),
-        )
+        q = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32)
+        at = slice(first, stop)
         _rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
         attend(q, keys, values, position, head_dim**-0.5, attended[at])
         if not chain:

@@ -131,10 +131,8 @@ def _tree(state, sources, weights, settings, noise, tokens, parents):
     """Write the tokens and parents of the nodes. Return the number of nodes."""
     token, depth, width, min_acceptance, sharpness, temperature, vocabulary = settings
     max_nodes = tokens.shape[0]
-    states, depths = (
-        np.empty((max_nodes, state.shape[1]), np.float32),
-        np.empty(max_nodes, np.int64),
-    )
+    states = np.empty((max_nodes, state.shape[1]), np.float32)
+    depths = np.empty(max_nodes, np.int64)
     logits, scores = np.empty((1, vocabulary), np.float32), np.empty(vocabulary)
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     # By node: the most probable next tokens, in order, their probabilities, and how many of them

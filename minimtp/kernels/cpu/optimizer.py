@@ -33,13 +33,8 @@ def _adamw(parameters, gradients, first, second, decay_mask, rates):
     eps, weight_decay, learning_rate, gradient_scale = rates[4], rates[5], rates[6], rates[7]
     for start in range(0, parameters.shape[0], CHUNK):
         chunk = slice(start, min(start + CHUNK, parameters.shape[0]))
-        p, g, m, v, decay = (
-            parameters[chunk],
-            gradients[chunk],
-            first[chunk],
-            second[chunk],
-            decay_mask[chunk],
-        )
+        p, g, decay = parameters[chunk], gradients[chunk], decay_mask[chunk]
+        m, v = first[chunk], second[chunk]
         # Two loops, because LLVM gives up on vectorizing one that needs more than a few tests for
         # overlapping arrays.
         for j in range(m.shape[0]):

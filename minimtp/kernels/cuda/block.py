@@ -68,12 +68,8 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
     """As in `kernels/plain`. If `start` is on the device, the caller must check that the rows fit
     the cache.
     """
-    xp, tokens, (groups, head_dim, room), heads = (
-        array_module(x),
-        x.shape[0],
-        keys.shape,
-        block.heads,
-    )
+    xp, tokens = array_module(x), x.shape[0]
+    heads, (groups, head_dim, room) = block.heads, keys.shape
     normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
     joined = linear(normed, block.qkv)  # (T, (H + 2G) C)
     cosine, sine = whole(cosine, sine)

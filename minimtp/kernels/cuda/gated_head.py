@@ -11,6 +11,7 @@ from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm
 from minimtp.kernels.plain.gated_head import TokenParts, draft_tree
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class PreparedGatedStep:
     """The fields of plain.PreparedGatedStep, and the recorded drafts: one graph per depth."""
 
     state_norm: Array
-    from_state: object
+    from_state: PreparedMatrix
     norm: Array
-    output: object
+    output: PreparedMatrix
     epsilon: float
     graphs: Graphs
 

@@ -12,8 +12,9 @@ ever given their addresses.
 """
 
 import sys
+from collections.abc import Callable, Hashable
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 
 MAX_KEPT = 64  # graphs: enough for four caches with `Graphs.max_tokens` graphs each
 
@@ -29,7 +30,9 @@ class Graphs:
         self._kept: dict = {}  # by key, None if seen once; the last entry was used last
         self._usable = True
 
-    def run(self, key: object, function, *inputs: object) -> tuple:
+    def run(
+        self, key: Hashable, function: Callable[..., tuple[Array, ...]], *inputs: Array
+    ) -> tuple[Array, ...]:
         """Return function(*inputs), a tuple of arrays. Replays the recorded graph if `key` was seen
         before.
 

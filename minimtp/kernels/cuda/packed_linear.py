@@ -6,7 +6,7 @@ weights.
 
 from dataclasses import dataclass
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, launch, whole
 from minimtp.kernels.ggml import blocks as ggml
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
@@ -29,8 +29,8 @@ class Prepared:
     """
 
     kind: str  # "f32", "f16", "q4_0" or "q8_0"
-    weight: object
-    scales: object
+    weight: Array
+    scales: Array | None
     rows: int
     columns: int
 
@@ -56,7 +56,7 @@ def prepare_q8_0(blocks):
     return _prepared("q8_0", blocks, ggml.Q8_0_BLOCK_BYTES)
 
 
-def _prepared(kind: str, blocks: object, block_bytes: int) -> Prepared:
+def _prepared(kind: str, blocks: Array, block_bytes: int) -> Prepared:
     xp, rows = array_module(blocks), blocks.shape[0]
     parts = blocks.reshape(rows, -1, block_bytes)
     scales = xp.ascontiguousarray(parts[:, :, :2]).view(numpy.float16)[..., 0]
@@ -127,12 +127,11 @@ def _product(x, prepared, out, add):
         return xp.matmul(x, weight.T, out=out)
     grid = blocks_for(prepared.rows, WARPS * ROWS[rows]), blocks_for(tokens, rows)
     if prepared.scales is None:
-        inputs, width = (_aligned(x), prepared.weight), prepared.columns // VECTORS[prepared.kind]
+        inputs = (_aligned(x), prepared.weight)
+        width = prepared.columns // VECTORS[prepared.kind]
     else:
-        inputs, width = (
-            (*_quantized(x), prepared.weight, prepared.scales),
-            prepared.columns // GROUP,
-        )
+        inputs = (*_quantized(x), prepared.weight, prepared.scales)
+        width = prepared.columns // GROUP
     launch(
         "products",
         f"linear_{prepared.kind}_{rows}",

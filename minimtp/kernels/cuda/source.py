@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from minimtp.backend import array_module, numpy
+from minimtp.backend import Array, array_module, numpy
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
@@ -36,7 +36,9 @@ def _kernel(xp: ModuleType, name: str, kernel: str) -> object:
     return compiled(xp, name).get_function(kernel)
 
 
-def launch(name: str, kernel: str, grid: tuple[int, ...], block: int, *arguments: object) -> None:
+def launch(
+    name: str, kernel: str, grid: tuple[int, ...], block: int, *arguments: Array | float
+) -> None:
     """Launch a kernel of NAME.cu on `grid` blocks of `block` threads. An empty grid launches
     nothing.
 
@@ -56,12 +58,12 @@ def blocks_for(threads: int, block: int) -> int:
     return -(-threads // block)
 
 
-def whole(*arrays: object) -> list:
+def whole(*arrays: Array) -> list[Array]:
     """Return the arrays, with copies of those that are not contiguous."""
     return [array_module(array).ascontiguousarray(array) for array in arrays]
 
 
-def in_place(array: object) -> object:
+def in_place(array: Array) -> Array:
     """Return the array if it can be overwritten in place. Raises ValueError if it is not
     C-contiguous.
     """

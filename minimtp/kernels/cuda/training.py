@@ -2,7 +2,7 @@
 name for each.
 """
 
-from minimtp.backend import array_module, is_array, numpy
+from minimtp.backend import Array, array_module, is_array, numpy
 from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
@@ -19,7 +19,7 @@ def row_threads(width: int) -> int:
     return min(BLOCK, 32 * blocks_for(width, 32))
 
 
-def _each(name: str, size: int, *arguments: object) -> None:
+def _each(name: str, size: int, *arguments: Array | float) -> None:
     """Launch a kernel with one thread per element."""
     launch("pointwise", name, (blocks_for(size, BLOCK),), BLOCK, *arguments)
 
@@ -125,7 +125,7 @@ def causal_softmax_backward(grad, probabilities, scale):
     return grad
 
 
-def _masked(name: str, scores: object, *arguments: object) -> None:
+def _masked(name: str, scores: Array, *arguments: Array | float) -> None:
     *arrays, scale = arguments
     matrices, length, columns = scores.shape
     rows = matrices * length
@@ -212,7 +212,7 @@ def fake_quantize_activations(x):
     return _rounded("fake_quantize_activations", x)
 
 
-def _rounded(name: str, x: object) -> object:
+def _rounded(name: str, x: Array) -> Array:
     require_whole_groups(x)
     (x,) = whole(x)
     y, groups = array_module(x).empty_like(x), x.size // GROUP

@@ -113,11 +113,9 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
             other = xp.clip(nearest_integer(scaled), 0, largest)
         levels = other.astype(xp.float32)
         weighted = weights * levels
-        sum_l, sum_l2, sum_xl = (
-            in_order(weighted),
-            in_order(weighted * levels),
-            in_order(weighted * x),
-        )
+        sum_l = in_order(weighted)
+        sum_l2 = in_order(weighted * levels)
+        sum_xl = in_order(weighted * x)
         determinant = sum_w * sum_l2 - sum_l * sum_l
         other_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         other_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant

@@ -18,7 +18,7 @@ from minimtp.backend import Array, array_module, numpy, to_numpy
 from minimtp.kernels.plain.best_first_tree import best_first_tree
 from minimtp.kernels.plain.gates import gated_update
 from minimtp.kernels.plain.norms import rms_norm
-from minimtp.kernels.plain.packed_linear import embedding, linear
+from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class PreparedGatedStep:
     """The weights of a gated head and of the output layer."""
 
     state_norm: Array  # (D,)
-    from_state: object  # W_s (2D, D), gate then candidate, prepared for `linear`
+    from_state: PreparedMatrix  # W_s (2D, D), gate then candidate, prepared for `linear`
     norm: Array  # (D,)
-    output: object  # (V, D), prepared for `linear`
+    output: PreparedMatrix  # (V, D), prepared for `linear`
     epsilon: float
 
 
@@ -36,9 +36,9 @@ class PreparedGatedStep:
 class TokenParts:
     """Computes part(token) when it is indexed; see `prepare_token_parts`."""
 
-    table: object  # the token embeddings (V, D), prepared for `linear`
+    table: PreparedMatrix  # the token embeddings (V, D), prepared for `linear`
     norm: Array  # (D,)
-    from_token: object  # W_t (2D, D), prepared for `linear`
+    from_token: PreparedMatrix  # W_t (2D, D), prepared for `linear`
     epsilon: float
     embedding: Callable  # this and the next two are functions of the kernels
     rms_norm: Callable

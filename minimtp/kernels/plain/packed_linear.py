@@ -4,6 +4,7 @@ with prepared weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from minimtp.backend import Array, array_module
 from minimtp.kernels.ggml import blocks as ggml
@@ -16,6 +17,21 @@ def matmul(a: Array, b: Array) -> Array:
     a (M, K), b (K, N) -> (M, N), or a (B, M, K), b (B, K, N) -> (B, M, N).
     """
     return a @ b
+
+
+class PreparedMatrix(Protocol):
+    """A matrix laid out for `kernel.linear`. Each set of kernels (plain, CPU, CUDA) has its own
+    class.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def columns(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from types import ModuleType
 
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
-from minimtp.model.matrix import PreparedMatrix
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 Scales = Array | tuple[Array, ...]
 

@@ -20,7 +20,7 @@ from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks, importance_weighted
-from minimtp.model.matrix import PreparedMatrix
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, per_column
 from minimtp.quant.grids.rounding import half_even
 

@@ -11,7 +11,8 @@ from types import ModuleType
 
 from minimtp.backend import Array
 from minimtp.engine.tensor import Op, Parameter, Tensor
-from minimtp.model.matrix import Matrix, PreparedMatrix
+from minimtp.kernels.plain.packed_linear import PreparedMatrix
+from minimtp.model.matrix import Matrix
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.qat.fake_quantize import FakeQuantize, FakeQuantizedLookup, FakeQuantizedMatMul

@@ -126,10 +126,8 @@ def _store_for_shorts(emit, integers, codes, starts, group):
     total = builder.add(total, emit.lanes(total, [lane ^ 1 for lane in range(LANES)]))
     total = builder.mul(total, emit.constant(INTS, -8))
     low, high = (builder.extract_element(total, ir.Constant(INT32, lane)) for lane in (0, 2))
-    low, high = (
-        builder.and_(low, ir.Constant(INT32, 0xFFFF)),
-        builder.shl(high, ir.Constant(INT32, 16)),
-    )
+    low = builder.and_(low, ir.Constant(INT32, 0xFFFF))
+    high = builder.shl(high, ir.Constant(INT32, 16))
     emit.store(builder.or_(low, high), starts, emit.times(group, 4))
 
 
@@ -151,10 +149,8 @@ def _store_shorts(emit, integers, codes, starts, group):
         emit.store(short, place, 2 * LANES * v)
 
 
-round_to_bytes, round_for_dots = (
-    _rounding(CODE_MATRIX, _store_for_shorts),
-    _rounding(CODE_MATRIX, _store_for_dots),
-)
+round_to_bytes = _rounding(CODE_MATRIX, _store_for_shorts)
+round_for_dots = _rounding(CODE_MATRIX, _store_for_dots)
 round_to_shorts = _rounding(SHORT_MATRIX, _store_shorts)
 
 

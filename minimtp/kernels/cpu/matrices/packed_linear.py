@@ -15,7 +15,7 @@ decoding give identical results.
 
 from dataclasses import dataclass
 
-from minimtp.backend import aligned_zeros
+from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.code_products import Q4, Q8
@@ -54,7 +54,7 @@ class Prepared:
 
     rows: int
     columns: int
-    panels: object  # uint8 (ceil(rows / 32), bytes of a panel)
+    panels: Array  # uint8 (ceil(rows / 32), bytes of a panel)
     kind: int  # F32, Q4_0 or Q8_0
 
     @property

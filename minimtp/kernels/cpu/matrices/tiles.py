@@ -112,12 +112,11 @@ def float_tile(rows, of_columns=False):
             emit = Emitter(context, builder, signature.args, arguments)
             x, row, w, start, stride, depth, out, out_row, out_column, fetches = emit.arrays
             if of_columns:
-                x_rows, next_k = (
-                    [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)],
-                    emit.times(emit.width(x), 4),
-                )
+                x_rows = [emit.row(x, 0, 4, emit.plus(row, r)) for r in range(rows)]
+                next_k = emit.times(emit.width(x), 4)
             else:
-                x_rows, next_k = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)], 4
+                x_rows = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)]
+                next_k = 4
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
             weights, line = emit.item(w, start, 4), emit.times(stride, 4)
             parts = _parts(rows, FLOAT_TOTALS)

@@ -40,11 +40,8 @@ ZEN = processor_name(cpu_target.target_context).startswith("znver")
 NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
-FLOATS, INTS, HALFS = (
-    ir.VectorType(FLOAT, LANES),
-    ir.VectorType(INT32, LANES),
-    ir.VectorType(ir.IntType(16), LANES),
-)
+FLOATS, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+HALFS = ir.VectorType(ir.IntType(16), LANES)
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
 
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
@@ -89,11 +86,9 @@ class Emitter:
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
         special = special_instructions(context)
-        self.with_avx2, self.with_dots, self.with_float16 = (
-            "avx2" in special,
-            "dots" in special,
-            "f16c" in special,
-        )
+        self.with_avx2 = "avx2" in special
+        self.with_dots = "dots" in special
+        self.with_float16 = "f16c" in special
 
     def width(self, array):
         return self.builder.extract_value(array.shape, 1)
