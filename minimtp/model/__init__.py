@@ -1,1 +1,11 @@
+"""The model: a transformer (the trunk), its prediction heads (heads/), and the loss of both.
 
+Begin with transformer.py.
+
+    config.py       the sizes of a model
+    transformer.py  attention, block and trunk, made of layers.py and rotary.py
+    heads/          the prediction heads
+    loss.py         the loss of trunk and heads, and its gradient
+    matrix.py       the interface of a weight matrix: float, fake-quantized or packed
+    loaded.py       a model with its tokenizer, as `minimtp.load` returns it (tokenizer.py)
+"""
