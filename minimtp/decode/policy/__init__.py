@@ -1,8 +1,8 @@
 """How far to draft: the policy that chooses the next round's drafts. Begin with plan.py.
 
-    plan.py         the interface, and the policy that always does the same
-    adaptive.py     the policy that chooses what is expected to be fastest
-    draft_modes.py  what it chooses among: plain rounds, chains and trees
-    estimates.py    how many drafts are accepted
-    cost.py         how long a forward pass over n tokens takes
+plan.py         the interface, and the policy that always does the same
+adaptive.py     the policy that chooses what is expected to be fastest
+draft_modes.py  what it chooses among: plain rounds, chains and trees
+estimates.py    how many drafts are accepted
+cost.py         how long a forward pass over n tokens takes
 """
