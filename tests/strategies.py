@@ -7,8 +7,8 @@ from minimtp.backend import numpy as np
 
 
 @st.composite
-def weight_matrices(draw, largest=1e4, block=32):
-    """float32 matrices of 1 to 3 rows and 1 to 3 blocks of columns, at most `largest` in magnitude.
+def weight_matrices(draw, max_magnitude=1e4, block=32):
+    """float32 matrices of 1 to 3 rows and 1 to 3 blocks of columns, up to `max_magnitude`.
 
     The weights are normally distributed, or on a lattice with many ties and many weights exactly on
     the bounds of a grid, or arbitrary. Some groups of 32 are zero or constant.
@@ -24,19 +24,19 @@ def weight_matrices(draw, largest=1e4, block=32):
             arrays.arrays(np.int16, shape, elements=st.integers(-limit, limit))
         ) * 2.0 ** draw(st.integers(-20, 5))
     else:
-        limit = float(np.float32(largest))
+        limit = float(np.float32(max_magnitude))
         matrix = draw(arrays.arrays(np.float32, shape, elements=st.floats(-limit, limit, width=32)))
     for group in range(shape[1]):
         special = draw(st.sampled_from(["", "", "", "zero", "constant"]))
         if special:
             matrix[:, group] = 0.0 if special == "zero" else matrix[:, group, :1]
-    return matrix.reshape(shape[0], -1).astype(np.float32).clip(-largest, largest)
+    return matrix.reshape(shape[0], -1).astype(np.float32).clip(-max_magnitude, max_magnitude)
 
 
 @st.composite
-def ragged_matrices(draw, largest=1e4):
+def ragged_matrices(draw, max_magnitude=1e4):
     """float32 matrices of 1 to 3 rows and 1 to 70 columns, with weights as in `weight_matrices`."""
-    return draw(weight_matrices(largest))[:, : draw(st.integers(1, 70))]
+    return draw(weight_matrices(max_magnitude))[:, : draw(st.integers(1, 70))]
 
 
 @st.composite
@@ -57,26 +57,26 @@ def uniform_grids(draw, **fixed):
     return UniformGrid(**settings_ | fixed)
 
 
-def matrices_for(grid, largest=1e4):
+def matrices_for(grid, max_magnitude=1e4):
     """Matrices that the grid accepts: whole blocks for ggml's grids, any shape for other grids."""
     from minimtp.quant.grids import BlockGrid
 
     return (
-        weight_matrices(largest=largest, block=grid.group_size)
+        weight_matrices(max_magnitude=max_magnitude, block=grid.group_size)
         if isinstance(grid, BlockGrid)
-        else ragged_matrices(largest)
+        else ragged_matrices(max_magnitude)
     )
 
 
 @st.composite
-def codes_and_scales(draw, smallest, largest):
-    """Any codes from `smallest` to `largest`, int8 (N, K), with any finite scales.
+def codes_and_scales(draw, min_code, max_code):
+    """Any codes from `min_code` to `max_code`, int8 (N, K), with any finite scales.
 
     The scales are float16 numbers as float32 (N, K/32).
     """
     rows, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     codes = draw(
-        arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(smallest, largest))
+        arrays.arrays(np.int8, (rows, 32 * groups), elements=st.integers(min_code, max_code))
     )
     scales = draw(
         arrays.arrays(np.float16, (rows, groups), elements=st.floats(-65504, 65504, width=16))
@@ -148,10 +148,10 @@ def models(draw, **fixed):
 
 
 @st.composite
-def documents(draw, largest=200):
+def documents(draw, max_size=200):
     """Lists of documents (name, content) with arbitrary bytes, sorted by their unique names."""
     names = draw(st.sets(st.text("abcdefgh/", min_size=1, max_size=8), min_size=1, max_size=30))
-    return [(name, draw(st.binary(min_size=1, max_size=largest))) for name in sorted(names)]
+    return [(name, draw(st.binary(min_size=1, max_size=max_size))) for name in sorted(names)]
 
 
 @st.composite
@@ -166,22 +166,22 @@ def matmul_sizes(draw):
 
 
 @st.composite
-def tree_forms(draw, largest=7):
-    """Depths of the nodes of a tree in depth-first order: the root, then up to `largest` nodes."""
+def tree_forms(draw, max_nodes=7):
+    """Depths of the nodes of a tree in depth-first order: the root, then up to `max_nodes`."""
     form = [0]
-    for _ in range(draw(st.integers(0, largest))):
+    for _ in range(draw(st.integers(0, max_nodes))):
         form.append(draw(st.integers(1, form[-1] + 1)))
     return form
 
 
 @st.composite
-def matmul_operands(draw, largest=70):
+def matmul_operands(draw, max_size=70):
     """Pairs (a, b) of float32 matrices with integer values that can be multiplied.
 
     They have every memory layout that training uses: contiguous, transposed, batched, and batched
     slices of larger arrays.
     """
-    rows, depth, columns = (draw(st.integers(1, largest)) for _ in range(3))
+    rows, depth, columns = (draw(st.integers(1, max_size)) for _ in range(3))
     count, seed = draw(st.sampled_from([None, 1, 3])), draw(st.integers(0, 2**32))
     rng = np.random.default_rng(seed)
 

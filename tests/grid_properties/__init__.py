@@ -15,7 +15,7 @@ storage.py     gradient masks, packed bytes, and the size of the rounding error
 examples.py    grids and fixed weights on which the properties are checked
 """
 
-from tests.grid_properties import codes, edge_cases, storage, symmetries  # noqa: F401  (register)
+from tests.grid_properties import codes, edge_cases, storage, symmetries  # noqa: F401  (add properties)
 from tests.grid_properties.catalogue import PROPERTIES, NotApplicable
 from tests.grid_properties.examples import GRIDS, broken_properties
 

@@ -96,10 +96,8 @@ def float64_weights_within_float32_rounding_of_a_tie_are_rounded_like_the_tie(gr
             for one, other in zip(arrays_of(found), arrays_of(expected), strict=True)
         )
     for mask in ("round-clip", "clip-round"):
-        found, expected = (
-            grid.straight_through_mask(precise, mask),
-            grid.straight_through_mask(with_extremes, mask),
-        )
+        found = grid.straight_through_mask(precise, mask)
+        expected = grid.straight_through_mask(with_extremes, mask)
         assert found is expected is None or bits(found) == bits(expected)
 
 
@@ -136,8 +134,8 @@ def rounding_moves_a_weight_by_at_most_half_the_widest_gap_between_nf4_levels(gr
         largest[group] = np.abs(x[group]).max()
     error = np.abs(grid.fake_quantize(x) - x.astype(np.float64))
     half_a_gap = (1 - 0.6961928009986877) / 2
-    of_the_scale = HALF_ULP_OF_FLOAT16 * 1.01 if grid.scale_type == "float16" else FLOAT32_ERROR
-    assert (error <= largest * (half_a_gap + of_the_scale) + HALF_SUBNORMAL_FLOAT16).all()
+    scale_error = HALF_ULP_OF_FLOAT16 * 1.01 if grid.scale_type == "float16" else FLOAT32_ERROR
+    assert (error <= largest * (half_a_gap + scale_error) + HALF_SUBNORMAL_FLOAT16).all()
 
 
 @grid_property(about=lambda grid: not searched(grid))
@@ -168,10 +166,10 @@ def nearest_chooses_the_nearest_level_of_the_given_scales(grid, x, rng):
     assert codes.dtype == np.int8 and grid.min_code <= codes.min() and codes.max() <= grid.max_code
     error = np.abs(grid.decode(codes, scales) - x.astype(np.float64))
     for other in range(grid.min_code, grid.max_code + 1):
-        rival = np.abs(grid.decode(np.full_like(codes, other), scales) - x.astype(np.float64))
+        other_error = np.abs(grid.decode(np.full_like(codes, other), scales) - x.astype(np.float64))
         ties = np.abs(x).max() * FLOAT32_ERROR
         steps_treated_as_zero = 2.0**-125 * 2**8
-        assert (error <= rival + ties + steps_treated_as_zero).all()
+        assert (error <= other_error + ties + steps_treated_as_zero).all()
 
 
 @grid_property(holds=lambda grid: not isinstance(grid, BlockGrid) or searched(grid))

@@ -12,10 +12,8 @@ def masks_stop_only_gradients_of_clipped_weights(grid, x, rng):
     weight's gradient, the weight has an outermost code.
     """
     assert grid.straight_through_mask(x, "pass") is None
-    rounded, clipped = (
-        grid.straight_through_mask(x, "round-clip"),
-        grid.straight_through_mask(x, "clip-round"),
-    )
+    rounded = grid.straight_through_mask(x, "round-clip")
+    clipped = grid.straight_through_mask(x, "clip-round")
     if rounded is None:
         assert clipped is None
         return

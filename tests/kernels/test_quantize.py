@@ -53,7 +53,7 @@ def test_a_nan_turns_its_whole_group_into_nan_and_leaves_other_groups_unchanged(
 
 
 @needs_numba
-@given(x=weight_matrices(largest=3e38))
+@given(x=weight_matrices(max_magnitude=3e38))
 def test_plain_and_compiled_rounding_of_activations_have_the_same_bits(x):
     for ours, theirs in zip(
         cpu.quantize_activations(x), plain.quantize_activations(x), strict=True

@@ -77,11 +77,9 @@ def torch_transformer(torch, model, text):
         name = f"blocks.{i}"
         qkv = norm(x, f"{name}.attention_norm") @ weights[f"{name}.attention.qkv.weight"].T
         qkv = qkv.reshape(batch, length, -1, head_dim)
-        q, k, v = (
-            rotate(qkv[:, :, :heads]),
-            rotate(qkv[:, :, heads : heads + kv_heads]),
-            qkv[:, :, heads + kv_heads :],
-        )
+        q = rotate(qkv[:, :, :heads])
+        k = rotate(qkv[:, :, heads : heads + kv_heads])
+        v = qkv[:, :, heads + kv_heads :]
         k, v = (t.repeat_interleave(heads // kv_heads, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         attended = (

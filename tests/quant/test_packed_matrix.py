@@ -97,10 +97,8 @@ def test_a_packed_matrix_is_prepared_once_for_the_kernel_that_matches_its_activa
 @pytest.mark.parametrize("weights", ["q4_0", "q8_0", "q4_1", "int3-restricted-g16", "nf4-channel"])
 def test_prepared_columns_give_the_matmul_of_the_dequantized_columns(plain, weights, activations):
     x = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32)
-    grid, weight = (
-        grid_named(weights),
-        np.random.default_rng(1).standard_normal((5, 96)).astype(np.float32),
-    )
+    grid = grid_named(weights)
+    weight = np.random.default_rng(1).standard_normal((5, 96)).astype(np.float32)
     matrix = PackedMatrix(grid, packing.quantize(grid, weight), activations)
     for first, last in ((0, 96), (0, 32), (32, 96), (64, None)):
         prepared = matrix.prepare(kernels.plain, first, last)

@@ -16,11 +16,11 @@ from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
 from minimtp.quant.qat import learned
 from minimtp.quant.qat.kv_cache import fake_quantize_rows
-from tests.quant.ptq.cases import arrays_of, bell, moment
+from tests.quant.ptq.cases import arrays_of, moment, normal_weights
 from tests.tolerances import COMPARISONS, assert_close
 
 NAMES = "q4_0", "q4_1", "int3-restricted-g32"
-X, GRADIENT = bell(4, 64), bell(4, 64, seed=2)
+X, GRADIENT = normal_weights(4, 64), normal_weights(4, 64, seed=2)
 
 
 def there(device, *arrays):
@@ -43,10 +43,8 @@ def assert_same(found, expected, device):
 )
 def test_every_method_gives_the_same_result_on_the_device_as_on_the_host(name, method, device):
     grid = grid_named(name)
-    (codes, scales), (expected_codes, expected_scales) = (
-        method(grid, *there(device, X)),
-        method(grid, X),
-    )
+    codes, scales = method(grid, *there(device, X))
+    expected_codes, expected_scales = method(grid, X)
     assert_same([codes, *arrays_of(scales)], [expected_codes, *arrays_of(expected_scales)], device)
 
 
@@ -57,8 +55,8 @@ def moment_there(like):
 
 def test_statistics_and_column_scales_are_the_same_on_the_device_as_on_the_host(device):
     found, expected = Statistics(), Statistics()
-    found.add(*there(device, bell(16, 64)))
-    expected.add(bell(16, 64))
+    found.add(*there(device, normal_weights(16, 64)))
+    expected.add(normal_weights(16, 64))
     for name in ("second_moment", "importance", "magnitude"):
         assert_same(getattr(found, name), getattr(expected, name), device)
     column_scales_of_both = [

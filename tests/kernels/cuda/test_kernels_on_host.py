@@ -92,7 +92,7 @@ def test_rounding_on_the_device_has_the_bits_of_the_plain_function(device, name,
 
 
 @few
-@given(x=weight_matrices(largest=3e38))
+@given(x=weight_matrices(max_magnitude=3e38))
 def test_activations_rounded_on_the_device_have_the_bits_of_the_plain_function(device, x):
     for ours, theirs in zip(
         cuda.quantize_activations(there(device, x)), plain.quantize_activations(x), strict=True

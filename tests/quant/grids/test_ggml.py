@@ -36,10 +36,8 @@ def test_the_stored_weights_equal_the_weights_that_the_cases_generate(stored):
 @pytest.mark.parametrize("case", small_cases())
 @each_block_grid
 def test_packed_bytes_equal_the_bytes_of_ggml(grid, case, how, stored):
-    expected, found = (
-        stored[f"{grid.name}/{how}/{case}"],
-        encoded(grid, stored[f"weights/{case}"], WEIGHTS[how]),
-    )
+    expected = stored[f"{grid.name}/{how}/{case}"]
+    found = encoded(grid, stored[f"weights/{case}"], WEIGHTS[how])
     # In this case 1 / d overflows, and ggml casts NaN to an integer.
     if (grid, case, how) == (Q4_0, "subnormal", "plain"):
         assert np.array_equal(packing.dequantize(grid, found), packing.dequantize(grid, expected))

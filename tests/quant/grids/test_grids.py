@@ -59,9 +59,8 @@ def test_counter_example_q4_0_keeps_only_the_first_of_two_opposite_extremes():
 @given(x=weight_matrices())
 def test_the_extreme_of_a_group_gets_the_lowest_code_in_q4_0_and_an_outermost_one_in_q8_0(x):
     groups = x.reshape(-1, 32)
-    groups = groups[
-        np.abs(groups).max(axis=-1) > 127 * 2.0**-127
-    ]  # smaller groups have only codes of 0
+    # In smaller groups, all codes are 0.
+    groups = groups[np.abs(groups).max(axis=-1) > 127 * 2.0**-127]
     if len(groups):
         extreme = np.abs(groups).argmax(axis=-1)[:, None]
         assert (np.take_along_axis(Q4_0.encode(groups)[0], extreme, axis=-1) == -8).all()

@@ -61,7 +61,7 @@ def same(one, other):
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
-def bell(rows, columns, seed=0, spread=0.1):
+def normal_weights(rows, columns, seed=0, spread=0.1):
     """Return normal weights of standard deviation `spread`: float32 (rows, columns)."""
     return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(
         np.float32

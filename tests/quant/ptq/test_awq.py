@@ -10,7 +10,7 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrat
 from minimtp.quant.ptq.gptq import output_error
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.quant.ptq.cases import bell, build, each_kind, outputs, text
+from tests.quant.ptq.cases import build, each_kind, normal_weights, outputs, text
 
 
 @each_kind
@@ -46,7 +46,7 @@ def test_every_linear_layer_of_every_model_can_be_scaled():
 
 
 def test_column_scales_are_centred_on_one_and_protect_large_inputs():
-    x, statistics = bell(32, 64), Statistics()
+    x, statistics = normal_weights(32, 64), Statistics()
     inputs = np.random.default_rng(0).standard_normal((256, 64))
     inputs[:, 5] *= 30
     statistics.add(inputs)
@@ -59,7 +59,7 @@ def test_column_scales_are_centred_on_one_and_protect_large_inputs():
 
 
 def test_column_scales_use_the_exponent_of_twenty_with_the_smallest_output_error():
-    x, statistics = bell(16, 64), Statistics()
+    x, statistics = normal_weights(16, 64), Statistics()
     inputs = np.random.default_rng(3).standard_normal((256, 64)) * np.exp(
         np.random.default_rng(4).standard_normal(64)
     )
@@ -95,5 +95,5 @@ def test_an_input_that_is_always_zero_gives_finite_scales():
     statistics = Statistics()
     statistics.add(np.zeros((4, 64)))
     assert np.isfinite(
-        awq.column_scales(Q4_0, bell(4, 64), statistics, lambda magnitudes: magnitudes)
+        awq.column_scales(Q4_0, normal_weights(4, 64), statistics, lambda magnitudes: magnitudes)
     ).all()

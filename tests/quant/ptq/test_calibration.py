@@ -8,13 +8,13 @@ from minimtp.quant.grids import Q4_0
 from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrated, collect
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.quant.ptq.cases import bell, build, same, text
+from tests.quant.ptq.cases import build, normal_weights, same, text
 
 
 @given(cut=st.integers(1, 15))
 @settings(max_examples=10)
 def test_statistics_do_not_depend_on_how_rows_are_split_into_batches(cut):
-    x = bell(16, 8, spread=1.0)
+    x = normal_weights(16, 8, spread=1.0)
     whole, parts = Statistics(), Statistics()
     whole.add(x)
     parts.add(x[:cut])
@@ -26,7 +26,7 @@ def test_statistics_do_not_depend_on_how_rows_are_split_into_batches(cut):
 
 
 def test_statistics_are_means_over_the_rows_in_double_precision():
-    x = bell(16, 8, spread=1000.0)
+    x = normal_weights(16, 8, spread=1000.0)
     statistics, precise = Statistics(), x.astype(np.float64)
     statistics.add(x)
     np.testing.assert_allclose(

@@ -10,12 +10,14 @@ from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
 from minimtp.quant.ptq.hqq import hqq
-from tests.quant.ptq.cases import arrays_of, bell, each_grid, moment, same
+from tests.quant.ptq.cases import arrays_of, each_grid, moment, normal_weights, same
 from tests.strategies import weight_matrices
 
 
 @each_grid
-@given(x=weight_matrices(largest=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans())
+@given(
+    x=weight_matrices(max_magnitude=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans()
+)
 @settings(max_examples=25)
 def test_gptq_with_uncorrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
     own, grid, x, factor, largest_first
@@ -26,13 +28,13 @@ def test_gptq_with_uncorrelated_inputs_of_equal_size_is_round_to_nearest_bit_for
 
 @each_grid
 def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
-    x = bell(5, 64)
+    x = normal_weights(5, 64)
     assert same(own(gptq)(grid, x, np.zeros((64, 64))), grid.encode(x))
 
 
 @each_grid
 def test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, grid):
-    x, second_moment = bell(16, 192), moment(192)
+    x, second_moment = normal_weights(16, 192), moment(192)
     results = [own(gptq)(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
     assert all(same(results[0], result) for result in results[1:])
 
@@ -43,7 +45,7 @@ def test_gptq_equals_updating_the_inverse_column_by_column(own, grid, largest_fi
     """The reference uses no Cholesky factors: it eliminates each column from the inverse after
     rounding it.
     """
-    x, second_moment = bell(8, 64, seed=3), moment(64, seed=4)
+    x, second_moment = normal_weights(8, 64, seed=3), moment(64, seed=4)
     now = x.astype(np.float64)
     inverse = np.linalg.inv(second_moment + 0.01 * np.mean(np.diag(second_moment)) * np.eye(64))
     size = grid.group_size or 64
@@ -69,7 +71,7 @@ def test_gptq_equals_updating_the_inverse_column_by_column(own, grid, largest_fi
 
 
 def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
-    x, second_moment = bell(6, 96), moment(96)
+    x, second_moment = normal_weights(6, 96), moment(96)
     whole = own(gptq)(Q4_0, x, second_moment)
     for row in range(6):
         codes, scales = own(gptq)(Q4_0, x[row : row + 1], second_moment)
@@ -83,14 +85,14 @@ def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
     """Only the ratios of the moments matter, even for tiny moments. The units are powers of two, so
     scaling is exact.
     """
-    x, second_moment = bell(8, 64), moment(64)
+    x, second_moment = normal_weights(8, 64), moment(64)
     assert same(
         own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment)
     )
 
 
 def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size(own):
-    x, second_moment = bell(8, 64), moment(64)
+    x, second_moment = normal_weights(8, 64), moment(64)
     second_moment[[3, 40]] = second_moment[:, [3, 40]] = 0
     alive = second_moment.copy()
     alive[[3, 40], [3, 40]] = 1
@@ -100,7 +102,7 @@ def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size
 
 def test_gptq_rounds_columns_with_equally_large_inputs_from_left_to_right():
     """Two input sizes alternate. Columns of the larger size come first, from left to right."""
-    x, related = bell(8, 128), moment(128)
+    x, related = normal_weights(8, 128), moment(128)
     sizes = np.sqrt(np.diag(related) / np.tile([1.0, 4.0], 64))
     second_moment = related / np.outer(sizes, sizes)
     np.fill_diagonal(second_moment, np.tile([1.0, 4.0], 64))
@@ -115,7 +117,7 @@ def test_gptq_rounds_columns_with_equally_large_inputs_from_left_to_right():
 
 
 def test_gptq_rounds_columns_from_left_to_right_unless_largest_first_is_set():
-    x, second_moment = bell(8, 64), moment(64)
+    x, second_moment = normal_weights(8, 64), moment(64)
     assert same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=False))
     assert not same(gptq(Q4_0, x, second_moment), gptq(Q4_0, x, second_moment, largest_first=True))
 
@@ -143,14 +145,14 @@ def test_damping_is_one_percent_of_the_mean_moment_times_the_smallest_sufficient
 
 
 def test_the_output_error_is_summed_in_double_precision():
-    difference, second_moment = bell(64, 64, spread=1000.0), moment(64)
+    difference, second_moment = normal_weights(64, 64, spread=1000.0), moment(64)
     exact = sum(float(row @ second_moment @ row) for row in difference.astype(np.float64))
     assert output_error(difference, second_moment) == pytest.approx(exact, rel=1e-12)
 
 
 @each_grid
 def test_a_column_whose_input_is_always_zero_is_rounded_independently_of_other_columns(grid):
-    x, second_moment = bell(8, 64), moment(64)
+    x, second_moment = normal_weights(8, 64), moment(64)
     dead = [0, 17, 63]
     second_moment[dead] = second_moment[:, dead] = 0
     codes, scales = gptq(grid, x, second_moment, beforehand=search_scales(grid, x))
@@ -167,7 +169,7 @@ def test_a_column_whose_input_is_always_zero_is_rounded_independently_of_other_c
 
 @pytest.mark.parametrize("rank", [1, 5])
 def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_nearest(own, rank):
-    x, second_moment = bell(16, 96), moment(96, rows=rank)
+    x, second_moment = normal_weights(16, 96), moment(96, rows=rank)
     codes, scales = own(gptq)(Q4_0, x, second_moment)
     assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
     found, nearest = (
@@ -179,7 +181,7 @@ def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_
 
 def test_gptq_beats_searched_scales_and_searched_scales_beat_round_to_nearest():
     """This is not guaranteed, but it is the purpose of the methods."""
-    x, second_moment = bell(64, 128), moment(128)
+    x, second_moment = normal_weights(64, 128), moment(128)
     searched = search_scales(Q4_0, x, np.diag(second_moment))
     found = gptq(Q4_0, x, second_moment, beforehand=searched, largest_first=True)
     errors = [
@@ -191,7 +193,7 @@ def test_gptq_beats_searched_scales_and_searched_scales_beat_round_to_nearest():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matrix(value):
-    x, second_moment = bell(4, 64), moment(64)
+    x, second_moment = normal_weights(4, 64), moment(64)
     broken = second_moment.copy()
     broken[3, 3] = value
     with pytest.raises(

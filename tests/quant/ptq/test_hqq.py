@@ -8,12 +8,12 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.ptq.hqq import hqq, power_error, shrink
-from tests.quant.ptq.cases import HQQ_GRIDS, arrays_of, bell, hqq_of_a_group, same, shrunk
+from tests.quant.ptq.cases import HQQ_GRIDS, arrays_of, hqq_of_a_group, normal_weights, same, shrunk
 from tests.strategies import weight_matrices
 
 
 @pytest.mark.parametrize("grid", HQQ_GRIDS, ids=str)
-@given(x=weight_matrices(largest=100.0))
+@given(x=weight_matrices(max_magnitude=100.0))
 @settings(max_examples=20)
 def test_hqq_never_increases_the_error(grid, x):
     codes, scales = hqq(grid, x)
@@ -25,7 +25,7 @@ def test_hqq_never_increases_the_error(grid, x):
 @settings(max_examples=20)
 def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
     """The units are powers of two, so scaling is exact, and scales stay normal float16 numbers."""
-    x, unit = bell(4, 64, seed, spread=1.0), 2.0**exponent
+    x, unit = normal_weights(4, 64, seed, spread=1.0), 2.0**exponent
     codes, scales = hqq(Q4_0, x)
     assert same(hqq(Q4_0, x * np.float32(unit)), (codes, scales * np.float32(unit)))
 
@@ -38,9 +38,8 @@ def test_hqq_does_not_depend_on_the_unit_of_the_weights(exponent, seed):
 def test_shrinking_never_enlarges_a_residual_or_changes_its_sign(values, step, beta):
     residual = np.array(values)
     kept = shrink(residual, np.array(step), beta)
-    rounding = (
-        1 + 4 * np.finfo(float).eps
-    )  # of the division by the step and the multiplication after it
+    # The division by the step and the multiplication after it are rounded.
+    rounding = 1 + 4 * np.finfo(float).eps
     assert (np.abs(kept) <= rounding * np.abs(residual)).all() and (kept * residual >= 0).all()
     assert np.array_equal(shrink(-residual, np.array(-step), beta), -kept)
 
@@ -57,7 +56,7 @@ def test_shrinking_is_the_generalized_soft_threshold(residual, step, beta):
 
 @pytest.mark.parametrize("name", ["q4_0", "q4_1", "int2-restricted-g32", "int3-ggml-signed-g32"])
 def test_hqq_equals_its_equations_evaluated_group_by_group(name):
-    grid, x = grid_named(name), bell(8, 32, seed=5, spread=1.0)
+    grid, x = grid_named(name), normal_weights(8, 32, seed=5, spread=1.0)
     x[6], x[7, :3] = 0, 20.0
     found, improved = hqq(grid, x), 0
     for row in range(8):
@@ -81,4 +80,4 @@ def test_hqq_rejects_grids_that_it_cannot_fit():
     with pytest.raises(
         UserError, match="int4-affine-g32 has neither by itself: use method rtn, gptq or awq"
     ):
-        hqq(grid_named("int4-affine-g32"), bell(2, 64))
+        hqq(grid_named("int4-affine-g32"), normal_weights(2, 64))

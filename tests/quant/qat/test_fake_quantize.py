@@ -68,17 +68,15 @@ def test_the_mask_follows_the_float32_rounding_of_the_forward_pass_just_below_th
 @each_mask
 @given(x=weight_matrices())
 def test_q8_0_clips_no_weight_so_every_gradient_passes(own, x, mask):
-    master, gradient = (
-        Parameter(x),
-        np.random.default_rng(0).standard_normal(x.shape).astype(np.float32),
-    )
+    master = Parameter(x)
+    gradient = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
     own(FakeQuantize)(Q8_0, mask).apply(master).backward(gradient)
     assert np.array_equal(master.grad, gradient)
 
 
 @each_mask
 @each_grid
-@given(x=weight_matrices(largest=100.0))
+@given(x=weight_matrices(max_magnitude=100.0))
 def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
     """The surrogate is d * clip(w / d, low, high) with d held constant. It is differentiated
     numerically, except at its kinks.

@@ -88,10 +88,8 @@ def test_the_rotation_at_least_halves_the_int4_error_if_one_channel_is_large():
 @each_cache
 def test_attention_in_training_uses_exactly_the_keys_and_values_that_a_cache_would_hold(cache):
     rng = np.random.default_rng(0)
-    qkv, angles = (
-        rng.standard_normal((2, 7, 8 * 16)).astype(np.float32),
-        rng.uniform(0, 6, (7, 8)).astype(np.float32),
-    )
+    qkv = rng.standard_normal((2, 7, 8 * 16)).astype(np.float32)
+    angles = rng.uniform(0, 6, (7, 8)).astype(np.float32)
     operation = QuantizedCacheAttention(cache, 4, 2, np.cos(angles), np.sin(angles))
     operation.forward(qkv)
     exact = CausalAttention(4, 2, np.cos(angles), np.sin(angles))
@@ -109,10 +107,8 @@ def test_gradients_treat_the_rounding_errors_of_keys_and_values_as_constants(cac
     rng = np.random.default_rng(0)
     angles = rng.uniform(0, 6, (7, 8))
     rotary = np.cos(angles), np.sin(angles)
-    qkv, gradient = (
-        Parameter(rng.standard_normal((2, 7, 8 * 16))),
-        rng.standard_normal((2, 7, 4 * 16)),
-    )
+    qkv = Parameter(rng.standard_normal((2, 7, 8 * 16)))
+    gradient = rng.standard_normal((2, 7, 4 * 16))
     QuantizedCacheAttention(cache, 4, 2, *rotary).apply(qkv).backward(gradient)
     rounded, exact = QuantizedCacheAttention(cache, 4, 2, *rotary), CausalAttention(4, 2, *rotary)
     rounded.forward(qkv.data)
@@ -134,10 +130,8 @@ def test_packed_and_restored_models_have_the_losses_of_training_with_a_quantized
     kernels.use("plain")
     try:
         spec = QuantizationSpec(cache=cache)
-        model, tokens = (
-            prepare_qat(build(), spec),
-            np.random.default_rng(1).integers(0, 11, (3, 10)),
-        )
+        model = prepare_qat(build(), spec)
+        tokens = np.random.default_rng(1).integers(0, 11, (3, 10))
         packed = convert(model)
         restored = restore(
             build(9), spec, {name: a.copy() for name, a in stored_arrays(packed).items()}

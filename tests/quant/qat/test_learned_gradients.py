@@ -91,8 +91,8 @@ def test_learned_offset_gradients_are_the_derivatives_of_the_lsq_plus_surrogate(
     output.backward(gradient)
     stored_step, stored_minimum = encode_learned(grid, x, log_steps.data, offsets.data)[1]
     np.testing.assert_allclose(stored_step, own_step * np.exp(shift), rtol=2**-10)
-    np.testing.assert_allclose(stored_minimum, own_minimum + offset * own_step, rtol=2**-10,
-                               atol=1e-3 * stored_step.max())  # fmt: skip
+    tolerance = {"rtol": 2**-10, "atol": 1e-3 * stored_step.max()}
+    np.testing.assert_allclose(stored_minimum, own_minimum + offset * own_step, **tolerance)
     step, minimum = spread(stored_step), spread(stored_minimum)
     levels = (x - minimum) / step
     codes = np.clip(np.rint(levels), 0, 15)
@@ -126,13 +126,12 @@ def test_counter_example_the_derivative_of_the_staircase_differs_from_lsq(own):
     assert staircase[0, 0] == pytest.approx(2.0) and log_step.grad[0] == pytest.approx(-0.3)
 
 
-@given(x=weight_matrices(largest=100.0))
+@given(x=weight_matrices(max_magnitude=100.0))
 def test_a_squared_error_never_enlarges_a_step_if_no_weight_is_clipped(own, x):
     """The gradient is then twice the sum of squared rounding errors, which is never negative."""
     grid = grid_named("int4-restricted-g32")
-    bound = 7 * grid.encode(x)[1].repeat(
-        32, axis=1
-    )  # the rounded step can be too small for the extreme
+    # The rounded step can be too small for the extreme, so clip it.
+    bound = 7 * grid.encode(x)[1].repeat(32, axis=1)
     x = np.clip(x, -bound, bound)
     log_steps = Parameter(np.zeros(step_count(grid, x), np.float32))
     output = own(FakeQuantizeLearned)(grid).apply(Tensor(x), log_steps)
@@ -183,10 +182,8 @@ def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(shift):
     bounds = 7 * encode_learned(grid, x, t.data)[1].reshape(8, 1).astype(np.float64)
     sides, values, weights = np.zeros(8), 0.0, 0.0
     for sign in (1, -1):
-        side, bound = (
-            Parameter(sign * x.reshape(8, 32).astype(np.float64)),
-            Parameter(bounds.copy()),
-        )
+        side = Parameter(sign * x.reshape(8, 32).astype(np.float64))
+        bound = Parameter(bounds.copy())
         result = LearnedBound(7).apply(side, bound)
         result.backward(sign * gradient.reshape(8, 32).astype(np.float64))
         values, weights = values + sign * result.data, weights + sign * side.grad

@@ -21,7 +21,7 @@ from tests.strategies import weight_matrices
 
 
 @each_grid
-@given(x=weight_matrices(largest=100.0))
+@given(x=weight_matrices(max_magnitude=100.0))
 @settings(max_examples=25)
 def test_log_steps_of_zero_give_the_values_of_the_grid_bit_for_bit(grid, x):
     t = np.zeros(step_count(grid, x), np.float32)
@@ -32,7 +32,7 @@ def test_log_steps_of_zero_give_the_values_of_the_grid_bit_for_bit(grid, x):
 
 
 @each_grid
-@given(x=weight_matrices(largest=100.0), seed=st.integers(0, 2**32))
+@given(x=weight_matrices(max_magnitude=100.0), seed=st.integers(0, 2**32))
 @settings(max_examples=25)
 def test_training_uses_the_values_that_the_file_will_store(grid, x, seed):
     t = np.random.default_rng(seed).uniform(-1, 0.5, step_count(grid, x)).astype(np.float32)

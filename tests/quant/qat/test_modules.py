@@ -46,10 +46,8 @@ def test_state_and_token_have_separate_scales_in_the_matrix_that_joins_them(kind
 
 
 def test_counter_example_rows_as_groups_share_one_scale_between_state_and_token():
-    grid, weight = (
-        grid_named("int4-restricted-channel"),
-        build("sequential").heads.steps[0].join.weight.data.copy(),
-    )
+    grid = grid_named("int4-restricted-channel")
+    weight = build("sequential").heads.steps[0].join.weight.data.copy()
     weight[:, SHAPE.hidden_size :] *= 100
     smaller_half = grid.fake_quantize(weight)[:, : SHAPE.hidden_size]
     assert not smaller_half.any()
