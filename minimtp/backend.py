@@ -24,7 +24,7 @@ from minimtp.errors import UserError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 CACHE_LINE = 64  # bytes
 MAX_HEAP_ARRAY = 32 << 20  # bytes; the maximum that glibc accepts for M_MMAP_THRESHOLD
-# Of the GPU's memory. The rest is for cuBLAS, compiled kernels and CUDA graphs.
+# Share of the GPU's memory. The rest is for cuBLAS, compiled kernels and CUDA graphs.
 MAX_POOL_SHARE = 0.9
 BLAS_THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -68,7 +68,7 @@ def array_module(*arrays: Array) -> ModuleType:
 
 
 def is_array(value: object) -> bool:
-    """Whether the value is an array on either device, or a NumPy scalar."""
+    """Return whether the value is an array on either device, or a NumPy scalar."""
     return isinstance(value, (numpy.ndarray, numpy.generic)) or array_module(value) is not numpy
 
 

@@ -16,7 +16,7 @@ from minimtp.backend import blas_threads, gpu_name
 from minimtp.backend import numpy as np
 
 BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
-SIDE = 1024  # of the square matrices that measure the peak: they fit the cache
+SIDE = 1024  # size of the square matrices that measure the peak: they fit the cache
 
 
 def available_cores() -> int:
@@ -86,7 +86,7 @@ def load() -> float | None:
 
 
 def is_busy(load: float | None) -> bool:
-    """Whether other work disturbs a measurement."""
+    """Return whether other work disturbs a measurement."""
     return load is not None and load > BUSY
 
 

@@ -14,8 +14,8 @@ from minimtp.backend import to_numpy
 from minimtp.bench.interleaved import Variant
 from minimtp.decode.options import start_generation
 
-# Relative to the largest logit: about a hundred float32 roundings of a sum of a few hundred
-# products.
+# The limit relative to the largest logit: about a hundred float32 roundings of a sum of a few
+# hundred products.
 TIE = 1e-4
 
 
@@ -25,7 +25,7 @@ class Agreement:
 
     texts: int = 0
     equal: int = 0
-    ties: int = 0  # diverged where the two best logits are equal up to rounding
+    ties: int = 0  # texts that diverged at a tie: the two best logits differ only by rounding
     wrong: list[str] = field(default_factory=list)  # a sentence per other difference
 
 

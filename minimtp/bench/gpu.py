@@ -28,7 +28,7 @@ CACHES = 4  # size of the copied array, in caches
 def seconds(
     xp: ModuleType, calls: Sequence[Callable[[], object]], times: int | None = None
 ) -> float:
-    """Device seconds per call, averaged over `calls`; the median of `times` launches."""
+    """Return the device seconds per call, averaged over `calls`; the median of `times` launches."""
 
     def run() -> list[object]:
         return [call() for call in calls]
@@ -42,7 +42,7 @@ def seconds(
 
 
 def elapsed(xp: ModuleType, run: Callable[[], object]) -> float:
-    """Device seconds from before run() until everything it launched has finished."""
+    """Return the device seconds from before run() until everything it launched has finished."""
     start, end = xp.cuda.Event(), xp.cuda.Event()
     start.record()
     run()
@@ -52,7 +52,7 @@ def elapsed(xp: ModuleType, run: Callable[[], object]) -> float:
 
 
 def median_elapsed(xp: ModuleType, run: Callable[[], object], times: int) -> float:
-    """Median of `times` measurements after one warm-up."""
+    """Return the median of `times` measurements after one warm-up."""
     run()
     return statistics.median(elapsed(xp, run) for _ in range(times))
 
@@ -68,19 +68,19 @@ def noise(xp: ModuleType, rows: int, columns: int) -> Array:
 
 
 def cache_bytes(xp: ModuleType) -> int:
-    """Size of the level 2 cache."""
+    """Return the size of the level 2 cache."""
     return xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["l2CacheSize"]
 
 
 def copy_gigabytes_per_second(xp: ModuleType) -> float:
-    """Bytes read plus bytes written per second."""
+    """Return the bytes read plus bytes written per second."""
     source = xp.ones(CACHES * cache_bytes(xp) // 4, np.float32)
     target = xp.empty_like(source)
     return 2 * source.nbytes / median_elapsed(xp, lambda: xp.copyto(target, source), TIMES) / 1e9
 
 
 def matrix_gflops(device: Device, precision: str) -> float:
-    """GFLOP/s in a training precision. Raises UserError if the GPU does not have it."""
+    """Return the GFLOP/s in a training precision. Raises UserError if the GPU does not have it."""
     a = noise(device.xp, SIDE, SIDE)
     with matmul_precision(precision, device):
         left, right = operand(a), operand(a)
@@ -88,13 +88,13 @@ def matrix_gflops(device: Device, precision: str) -> float:
 
 
 def matrix_gflops_by_precision(device: Device) -> dict[str, float]:
-    """GFLOP/s by precision, for every precision that the GPU has."""
+    """Return the GFLOP/s by precision, for every precision that the GPU has."""
     available = [precision for precision in PRECISIONS if is_available(precision, device)]
     return {precision: matrix_gflops(device, precision) for precision in available}
 
 
 def is_available(precision: str, device: Device) -> bool:
-    """Whether the GPU can multiply in this precision."""
+    """Return whether the GPU can multiply in this precision."""
     try:
         require(precision, device)
     except UserError:

@@ -58,7 +58,7 @@ class Speed:
     drafting_seconds_per_step: float = 0.0  # median of the runs
 
     def speedup_over(self, other: "Speed") -> float:
-        """Median over prompts and repeats of the ratio of two neighbouring runs."""
+        """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
         mine = itertools.chain.from_iterable(self.rates)
         others = itertools.chain.from_iterable(other.rates)
         return statistics.median(a / b for a, b in zip(mine, others, strict=True))

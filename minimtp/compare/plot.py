@@ -42,8 +42,8 @@ def draw(figure: "Figure", configurations: Sequence[Figures]) -> None:
 
 
 def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
-    """Bars with the speed-up above them and the range over the repeats; pale bars for temperature
-    1.
+    """Draw bars with the speed-up above them and the range over the repeats. Temperature 1 has pale
+    bars.
     """
     for shift, alpha, (suffix, _) in zip((-0.2, 0.2), (1.0, 0.5), TEMPERATURES, strict=True):
         for i, (c, colour) in enumerate(zip(configurations, COLOURS, strict=False)):

@@ -235,7 +235,7 @@ class BlockRunner:
 
 
 def are_exact(kernel: ModuleType, model: Module) -> bool:
-    """Whether the kernels round weights, inputs, keys and values exactly as the model does."""
+    """Return whether the kernels round weights, inputs, keys and values as the model does."""
     for _, module in model.named_modules():
         if isinstance(module, Attention) and module.quantize_kv is not None:
             return False

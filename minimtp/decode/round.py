@@ -36,7 +36,7 @@ from minimtp.decode.target import Target
 class Round(NamedTuple):
     """The result of one round."""
 
-    position: int  # of its first committed token in the text
+    position: int  # position of its first committed token in the text
     drafts: list[int]  # d_1 .. d_K; of a tree, the accepted path and its best continuation
     accepted: int  # a
     tokens: list[int]  # committed: the accepted drafts and the token that follows them

@@ -21,8 +21,8 @@ class Statistics:
     emitted: int = 0  # new tokens
     steps: int = 0
     seconds_prompt: float = 0.0
-    seconds_draft: float = 0.0  # in the drafter, including its bookkeeping
-    seconds_verify: float = 0.0  # in the target and the rule
+    seconds_draft: float = 0.0  # seconds in the drafter, including its bookkeeping
+    seconds_verify: float = 0.0  # seconds in the target and the rule
     drafts_of_length: list[int] = field(default_factory=list)
     drafts_accepted: list[int] = field(default_factory=list)
     passes_of_length: list[int] = field(default_factory=list)

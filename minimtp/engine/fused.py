@@ -11,7 +11,7 @@ from minimtp.backend import Array, array_module
 from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
 
-QUERIES = 64  # processed at a time in attention
+QUERIES = 64  # queries that attention processes together
 
 
 class LinearMatMul(Op):
@@ -131,7 +131,7 @@ class CausalAttention(Op):
     and the opposite rotation undoes R. The H/G query heads of a group are stacked as rows of one
     matrix product, which also sums their gradients of k and v.
 
-    Queries are processed `QUERIES` at a time, with the keys up to the last of them, so most masked
+    `QUERIES` queries are processed together, with the keys up to the last query. So most masked
     scores are never computed.
     """
 
@@ -217,7 +217,7 @@ class CausalAttention(Op):
 
     @staticmethod
     def _rows(x: Array, now: slice) -> Array:
-        """(B*G, H/G, T, C) -> the rows of the queries `now`, (B*G, H/G*L, C)."""
+        """(B*G, H/G, T, C) -> the rows of the queries in the slice `now`, (B*G, H/G*L, C)."""
         return x[:, :, now].reshape(x.shape[0], -1, x.shape[3])
 
     @staticmethod
@@ -250,9 +250,9 @@ class CrossEntropy(Op):
 class SoftCrossEntropy(Op):
     """Cross-entropy in nats with a distribution p: logits (N, V) -> (N,), -sum_v p_v log softmax_v.
 
-    target (N, V): p, rows that sum to 1. Up to the entropy of p, a constant, this
-    is the divergence KL(p || softmax(logits)). Its gradient is softmax(logits) - p, as in
-    distillation (Hinton et al. 2015, arXiv 1503.02531, at temperature 1).
+    target (N, V): p, rows that sum to 1. This is the divergence KL(p || softmax(logits)) plus the
+    entropy of p, a constant. Its gradient is softmax(logits) - p, as in distillation (Hinton et al.
+    2015, arXiv 1503.02531, at temperature 1).
     """
 
     def __init__(self, target: Array) -> None:

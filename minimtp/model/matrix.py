@@ -47,11 +47,13 @@ class Matrix(Module, ABC):
 
     @abstractmethod
     def is_exact_on(self, kernel: ModuleType) -> bool:
-        """Whether `kernel.linear` rounds weights and inputs exactly as this matrix does."""
+        """Return whether `kernel.linear` rounds weights and inputs exactly as this matrix does."""
 
     @abstractmethod
     def stays_packed_on(self, kernel: ModuleType) -> bool:
-        """Whether `prepare` keeps the packed codes, instead of making a second copy as floats."""
+        """Return whether `prepare` keeps the packed codes, instead of making a second copy as
+        floats.
+        """
 
 
 class TokenTable(Matrix):
@@ -63,8 +65,8 @@ class TokenTable(Matrix):
 
 
 def weight_bytes(model: Module) -> int:
-    """Bytes of all weights as they are stored: 4 for a float32 number; packed rows include their
-    scales.
+    """Return the bytes of all weights as they are stored: 4 for a float32 number, and packed rows
+    with their scales.
 
     An array that several modules share counts once.
     """

@@ -72,7 +72,7 @@ class PackedMatrix(Matrix):
         return kernels.plain.Prepared(weight, partial(round_activations, how=self.activations))
 
     def dequantize(self) -> Array:
-        """The matrix as float32 (N, K)."""
+        """Return the matrix as float32 (N, K)."""
         return packing.dequantize(self.grid, self.packed)
 
     def matmul(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from minimtp.training.run.folder import LoadedRun
 
 DEAD = 0.05  # a head with less acceptance is reported
 DEFAULT_TOKENS = 131_072  # predicted if the recipe evaluates nothing
-TOKENS_AT_ONCE = 2048  # in a shard: enough to keep matmuls efficient, few enough for small logits
+TOKENS_AT_ONCE = 2048  # per shard: enough for efficient matmuls, and few enough for small logits
 
 
 @dataclass(frozen=True)

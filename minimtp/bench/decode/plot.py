@@ -39,7 +39,7 @@ def draw(result: Mapping[str, object], path: Path) -> Path | None:
 
 
 def _draw_speedups(panels: Sequence["Axes"], texts: Sequence[str], rows: Sequence[Row]) -> None:
-    """A panel per text: speed-ups with the middle half of their ratios, by temperature."""
+    """Draw a panel per text: speed-ups with the middle half of their ratios, by temperature."""
     pairs = variants_and_rules(rows)
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
     for panel, text in zip(panels, texts, strict=True):
@@ -79,7 +79,7 @@ def _draw_predictions(axes: "Axes", texts: Sequence[str], rows: Sequence[Row]) -
 
 
 def _draw_acceptance(axes: "Axes", texts: Sequence[str], rows: Sequence[Row]) -> None:
-    """Acceptance by depth of the first variant, at the lowest and the highest temperature."""
+    """Draw the first variant's acceptance by depth, at the lowest and the highest temperature."""
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
     lines = zip((temperatures[0], temperatures[-1]), ("o-", "o--"), strict=True)
     for temperature, line in lines:

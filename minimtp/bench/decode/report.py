@@ -16,8 +16,8 @@ def table(
     markdown: bool = False,
     shown: Callable[[str, str], bool] = lambda variant, rule: True,
 ) -> str:
-    """Speed-up over plain decoding and tokens per step: a line per variant and rule, a column per
-    text and temperature.
+    """Return the speed-up over plain decoding and tokens per step: a line per variant and rule, a
+    column per text and temperature.
 
     shown(variant, rule): whether the table has this line.
     """
@@ -40,7 +40,7 @@ def table(
 
 
 def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
-    """Size and speed of each weight format; speed-ups are relative to the first.
+    """Return the size and the speed of each weight format. Speed-ups are relative to the first.
 
     On a GPU also the time of a forward pass over one token, and its share of the copy bandwidth.
     """
@@ -70,7 +70,7 @@ def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
 
 
 def variants_and_rules(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The measured pairs (variant, rule), all rules of a variant together, in order."""
+    """Return the measured pairs (variant, rule), all rules of a variant together, in order."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     measured = {(row["variant"], row["rule"]) for row in rows}
@@ -78,7 +78,7 @@ def variants_and_rules(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def losses(rows: Sequence[Row]) -> list[Row]:
-    """The rows that are slower than plain decoding, the slowest first."""
+    """Return the rows that are slower than plain decoding, the slowest first."""
     losing = [row for row in rows if row["variant"] != PLAIN and _loses(row)]
     return sorted(losing, key=lambda row: row["speedup"])
 
@@ -102,7 +102,7 @@ def _losses_in_words(rows: Sequence[Row]) -> list[str]:
 
 
 def readme(result: Mapping[str, object]) -> str:
-    """The Markdown for data/results/README.md."""
+    """Return the Markdown for data/results/README.md."""
     rows = result["rows"]
     drafting = [row for row in rows if row["variant"] != PLAIN]
     first = drafting[0]["variant"]

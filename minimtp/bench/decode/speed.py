@@ -146,7 +146,9 @@ def _measure_rows(
 def _rows(
     text: str, temperature: float, speeds: dict[str, Speed], passes: Sequence[float], sizes: Sizes
 ) -> Iterator[Row]:
-    """A row per variant and rule, compared with the first: plain decoding with the default rule."""
+    """Return a row per variant and rule, compared with the first: plain decoding with the default
+    rule.
+    """
     plain = next(iter(speeds.values()))
     for name, speed in speeds.items():
         variant, rule = name.split(" | ")
@@ -172,15 +174,16 @@ def _rows(
 
 
 def predicted_speedup(speed: Speed, passes: Sequence[float]) -> float:
-    """The estimate of this file's docstring. passes: seconds of a forward pass over 1, 2, ...
-    rows."""
+    """Return the estimate that this file's docstring defines. passes: seconds of a forward pass
+    over 1, 2, ... rows.
+    """
     counts = enumerate(speed.passes_of_length)
     verifying = sum(steps * passes[rows - 1] for rows, steps in counts if steps) / speed.steps
     return speed.tokens_per_step * passes[0] / (verifying + speed.drafting_seconds_per_step)
 
 
 def repeated_share(tokens: Sequence[int]) -> float:
-    """Share of tokens that followed the same `STRETCH` tokens earlier in the text.
+    """Return the share of tokens that followed the same `STRETCH` tokens earlier in the text.
 
     Counts only tokens that have a whole stretch before them.
     """

@@ -118,7 +118,7 @@ def _count(
     seed: int,
     text: str,
 ) -> dict[Kind, np.ndarray]:
-    """Tokens per round at every place, by drafter, form and rule."""
+    """Return the tokens per round at every place, by drafter, form and rule."""
     kinds = list(_kinds(drafters, sampling))
     description = f"{text}, T={sampling.temperature:g}"
     counts = {}
@@ -145,7 +145,8 @@ def _count(
 def tokens_per_round(
     target: Target, drafter: Drafter, prompt: np.ndarray, **options: object
 ) -> float:
-    """Mean over the first `ROUNDS` rounds after prefill, or over as many as fit the context.
+    """Return the mean over the first `ROUNDS` rounds after prefill, or over as many as fit the
+    context.
 
     options: the options of `generate`.
     """
@@ -175,7 +176,7 @@ def _rows(text: str, temperature: float, counts: Mapping[Kind, np.ndarray]) -> I
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """The mean, and half the width of its 95 % confidence interval."""
+    """Return the mean, and half the width of its 95 % confidence interval."""
     return [float(values.mean()), 1.96 * float(values.std(ddof=1)) / sqrt(len(values))]
 
 
@@ -198,8 +199,9 @@ def lost_comparisons(rows: Sequence[Row]) -> tuple[int, list[str]]:
 
 
 def table(result: Mapping[str, object], markdown: bool = False) -> str:
-    """Tokens per round and differences: a line per drafter, form and rule, a column per text and
-    temperature."""
+    """Return the tokens per round and differences: a line per drafter, form and rule, a column per
+    text and temperature.
+    """
     rows = result["rows"]
     columns = list(dict.fromkeys((row["text"], row["temperature"]) for row in rows))
     drafters = dict.fromkeys(row["drafter"] for row in rows)

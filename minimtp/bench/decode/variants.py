@@ -50,7 +50,8 @@ def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Varia
 
 
 def with_rules(variants: Sequence[Variant], sampling: SamplingParams) -> Iterator[Variant]:
-    """Each variant with each rule, named "variant | rule". At temperature 0 all rules are the same.
+    """Return each variant with each rule, named "variant | rule". At temperature 0 all rules are
+    the same.
 
     Plain decoding comes first. It samples its tokens as the rule does, which also takes time.
     """

@@ -63,7 +63,7 @@ class Format:
 
 
 def models(loaded: LoadedRun, device: str) -> dict[str, LanguageModel]:
-    """The model in every format; the others are compared with the first."""
+    """Return the model in every format. The others are compared with the first."""
     if loaded.packed is not None or loaded.fake_quantized:
         return {"packed": convert(loaded.model) if loaded.fake_quantized else loaded.model}
     half = {} if device == "cpu" else {"fp16": round_to_nearest(loaded.model, HALF)}
@@ -72,14 +72,14 @@ def models(loaded: LoadedRun, device: str) -> dict[str, LanguageModel]:
 
 
 def deployed(name: str, model: LanguageModel) -> Format:
-    """The model as `minimtp generate` decodes it."""
+    """Return the model as `minimtp generate` decodes it."""
     target, heads = deploy(model)
     size, bits = weight_bytes(model), bits_per_weight(model)
     return Format(name, target, heads, size, bits, bytes_per_pass(model))
 
 
 def bytes_per_pass(model: LanguageModel) -> int:
-    """Bytes of the trunk's weights that a forward pass over one token reads.
+    """Return the bytes of the trunk's weights that a forward pass over one token reads.
 
     An untied token table counts with one row, because it is only looked up.
     """
@@ -139,7 +139,7 @@ def in_llama(
 
 
 def variants(formats: Sequence[Format]) -> dict[str, tuple[Variant, Format]]:
-    """The decoders by name, with and without heads."""
+    """Return the decoders by name, with and without heads."""
     found = {}
     for form in formats:
         found[form.name] = Variant(form.name, form.target), form
@@ -216,7 +216,7 @@ def passes(formats: Sequence[Format], text: np.ndarray, device: Device) -> dict[
 
 
 def _seconds_per_pass(target: ModelRunner | TorchDecoder, device: Device) -> float:
-    """GPU seconds of a forward pass over one token after the cached ones."""
+    """Return the GPU seconds of a forward pass over one token after the cached tokens."""
     if isinstance(target, TorchDecoder):
         return target.seconds_per_pass(CALLS, gpu.TIMES)
     length, token = target.length, np.zeros(1, np.int64)
@@ -230,6 +230,6 @@ def _seconds_per_pass(target: ModelRunner | TorchDecoder, device: Device) -> flo
 
 
 def _cache_bytes(target: ModelRunner | TorchDecoder) -> int:
-    """Bytes of the keys and values of the whole context."""
+    """Return the bytes of the keys and values of the whole context."""
     cache = target if isinstance(target, TorchDecoder) else target.cache
     return cache.keys.nbytes + cache.values.nbytes

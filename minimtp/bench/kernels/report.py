@@ -47,7 +47,7 @@ def _cells(product: Mapping[str, object]) -> list[str]:
 
 
 def readme(result: Mapping[str, object]) -> str:
-    """The Markdown table and the conditions of the measurement."""
+    """Return the Markdown table and the conditions of the measurement."""
     described = result["machine"]
     if on_gpu(result):
         how = (

@@ -172,7 +172,7 @@ def _readers(size: int) -> tuple[Callable[[], object], ...]:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Median time of calls that together take about SECONDS, after one warm-up call."""
+    """Return the median time of calls that together take about SECONDS, after one warm-up call."""
     call()
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:

@@ -88,7 +88,7 @@ def check_options(bits: Sequence[int], seeds: int, preset: str) -> None:
 
 
 def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
-    """The cells in `out`. Raises UserError if the file is damaged or has another setting."""
+    """Return the cells in `out`. Raises UserError if the file is damaged or has another setting."""
     path = out / FILE_NAME
     if not path.is_file():
         return {}

@@ -82,7 +82,7 @@ class Plan:
         return self.recipe.batch_size * self.recipe.context_length
 
     def batches(self, first: int, count: int) -> list[np.ndarray]:
-        """The batches (B, T + 1 + EXTRA_TOKENS) of `count` steps from step `first` on."""
+        """Return the batches (B, T + 1 + EXTRA_TOKENS) of `count` steps from step `first` on."""
         recipe = self.recipe
         return [
             self.text.batch(
@@ -205,7 +205,7 @@ def _measure(workers: dict[str, Worker], plan: Plan) -> Measured:
 
 
 def _peak(plan: Plan) -> float:
-    """GFLOP/s of products of large matrices."""
+    """Return the GFLOP/s of products of large matrices."""
     if plan.device.name == "cpu":
         return machine.sgemm_gflops(plan.threads)
     peak = gpu.matrix_gflops(plan.device, plan.recipe.precision)
@@ -221,7 +221,7 @@ def _result(
     missing: dict[str, str],
     load: float | None,
 ) -> dict[str, object]:
-    """The result as it is saved."""
+    """Return the result in its saved form."""
     on_cpu, tokens = plan.device.name == "cpu", plan.steps * plan.tokens_per_step
     peak, per_token = statistics.median(measured.peaks), operations_per_token(plan.recipe)
     rates, implementations = {}, {}
@@ -250,7 +250,7 @@ def _result(
 
 
 def operations_per_token(recipe: Recipe) -> int:
-    """Floating-point operations per token of a training step, as counted in this file's
+    """Return the floating-point operations per token of a training step, as counted in this file's
     docstring.
     """
     norms = (2 * recipe.num_layers + 1) * recipe.hidden_size
@@ -263,7 +263,8 @@ def operations_per_token(recipe: Recipe) -> int:
 def max_difference(
     losses: Mapping[str, Sequence[float]], precision: str = "float32"
 ) -> float | None:
-    """Largest difference between minimtp's losses and the baselines', relative to the loss.
+    """Return the largest difference between minimtp's losses and the baselines', relative to the
+    loss.
 
     None without a baseline. Raises MeasurementFailed if it exceeds the tolerance.
     """
@@ -282,7 +283,7 @@ def max_difference(
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Median and range of the ratios of neighbouring rounds."""
+    """Return the median and range of the ratios of neighbouring rounds."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 

@@ -30,7 +30,7 @@ class TokenConditionedDrafter:
 
     reads_hidden = True
     stops_early = True
-    max_depth = 15  # with the pending token, the 16 rows that the kernels verify best
+    max_depth = 15  # with the pending token, 16 rows, the number that the kernels verify best
 
     def __init__(
         self, heads: TokenConditionedHeads, runner: ModelRunner, min_confidence: float = 0.0

@@ -10,8 +10,8 @@ than that of its parent or of the child before it, so repeatedly taking the high
 N (as in EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276). If the
 drafter is sure, the tree is a chain; if not, it is broad.
 
-The rules stay exact: whether one more child is taken depends on estimates, which do not depend on
-the tokens sampled there, and a token that was taken stays.
+The rules stay exact. Whether one more child is taken depends only on estimates, which do not depend
+on the sampled tokens. And a token that was taken is never removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,11 +54,11 @@ def grow(
 def depth_first(
     tokens: Sequence[int], parents: Sequence[int], scores: Mapping[int, np.ndarray] | None = None
 ) -> Tree:
-    """Return the tree of N + 1 nodes, given in any order in which parents come first and siblings
-    as they were sampled.
+    """Return the tree of these N + 1 nodes. Parents must come before their children, and siblings
+    in the order in which they were sampled.
 
-    tokens, parents: by node; the root's parent is -1. scores: (1, V) by node, of the nodes whose
-    children were sampled.
+    tokens, parents: by node; the root's parent is -1. scores: by node, the scores (1, V) from which
+    its children were sampled.
     """
     children: list[list[int]] = [[] for _ in tokens]
     for node in range(len(tokens) - 1, 0, -1):

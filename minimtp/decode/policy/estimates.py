@@ -46,7 +46,7 @@ class RoundTimes:
         self._passes: list[float] = []
 
     def enter_bucket(self, passes: list[float]) -> None:
-        """From now on passes over 1, 2, ... tokens take `passes` seconds (cost.py)."""
+        """Set the seconds of passes over 1, 2, ... tokens in the current bucket (cost.py)."""
         if self._passes:
             self.plain += passes[0] - self._passes[0]
         self._passes = passes

@@ -29,7 +29,7 @@ def block_acceptance(p: np.ndarray, q: np.ndarray, weight: float) -> float:
     If S = 0 and weight = 1 (p = q, so nothing is ever rejected), the result is 1.
     """
     mass = float(np.maximum(weight * p - q, 0.0).sum())
-    total = mass + (1.0 - weight)  # in this order weight 1 gives exactly 1, however small the mass
+    total = mass + (1.0 - weight)  # in this order, weight 1 gives exactly 1 even for a tiny mass
     return mass / total if total > 0 else 1.0
 
 

@@ -39,7 +39,7 @@ class SharedNoise:
     def __init__(self, sampling: SamplingParams, noise: GumbelNoise, position: int) -> None:
         self.sampling = sampling
         self.noise = noise
-        self.position = position  # of the next token to be emitted
+        self.position = position  # position of the next token to be emitted
 
     def sample(self, logits: Array, index: int) -> tuple[Array, None]:
         xp = array_module(logits)

@@ -13,8 +13,8 @@ Row 0 is the pending token: it is committed, but not yet fed to the target. The 
 are the tokens drafted to follow it, in the order in which they were sampled.
 
 The shape may depend on everything sampled before a token, but never on the token itself: leaving
-out a sampled token because it looks unlikely makes rejection sampling wrong. Only matching stays
-exact then.
+out a sampled token because it looks unlikely makes rejection sampling wrong. Only the matching
+rules stay exact in that case.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,10 @@ from minimtp.backend import numpy as np
 class Tree:
     """N drafts that follow the pending token, in depth-first order.
 
-    tokens, depths: N + 1 of each; row 0 is the pending token and has depth 0. scores: (N+1, V), in
-    each row the logarithm of the distribution that the row's children were sampled from, up to a
-    constant (any values in rows without children), or None if the children were not sampled.
+    tokens, depths: N + 1 of each; row 0 is the pending token and has depth 0. scores: None if the
+    children were not sampled, otherwise (N+1, V). Each row is the logarithm of the distribution
+    from which the row's children were sampled, up to a constant. Rows without children have any
+    values.
     replacement: whether a row may have the same token twice among its children.
     Raises ValueError if `depths` are not the depths of a depth-first walk.
     """

@@ -47,7 +47,9 @@ class SeededRandomSource:
         cumulative = probabilities.cumsum()
         total = cumulative[-1]
         point = self._random() * total
-        if point >= total:  # by rounding; then take the last token with a probability above 0
+        if (
+            point >= total
+        ):  # rounding can cause this: take the last token with a probability above 0
             return int(cumulative.searchsorted(total, side="left"))
         return int(cumulative.searchsorted(point, side="right"))
 

@@ -3,8 +3,8 @@
 A decoding step of a small model is a few hundred kernels of a few microseconds each. Launching a
 kernel from Python takes longer than running it. A graph is launched in one call, but it always uses
 the addresses and numbers that were recorded. So everything that changes from step to step,
-positions and tokens included, is first copied to arrays that the graph owns (`inputs`). Its results
-are in arrays of the graph too, and are copied out.
+positions and tokens included, is first copied to arrays that the graph owns (`inputs`). The graph
+also owns the arrays of its results, which are then copied.
 
 A step is run normally the first time, which compiles its kernels, and recorded the second time.
 While it is recorded, temporary arrays come from a separate memory pool, so that no other array is
@@ -24,10 +24,10 @@ class Graphs:
     holds memory and a long run keeps creating new caches.
     """
 
-    max_tokens = 16  # maximum number in a recorded step; more are never verified together
+    max_tokens = 16  # maximum in a recorded step; a verification never has more
 
     def __init__(self) -> None:
-        self._kept: dict = {}  # by key, None if seen once; the last entry was used last
+        self._kept: dict = {}  # graphs by key, None after one call; the most recently used is last
         self._usable = True
 
     def run(
@@ -50,7 +50,7 @@ class Graphs:
             if seen and self._usable:
                 try:
                     graph = _Graph(xp, function, given)
-                except Exception as error:  # of CuPy or the driver: continue without graphs
+                except Exception as error:  # CuPy or the driver failed: continue without graphs
                     self._usable = False
                     print(
                         f"minimtp: CUDA graphs cannot be recorded ({error}): decoding is slower",

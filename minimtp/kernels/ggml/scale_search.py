@@ -47,8 +47,8 @@ def in_order(terms):
 
 
 def search_signed(x, weights, largest):
-    """Codes -largest..largest-1 and a scale, possibly negative, for groups of numbers of either
-    sign.
+    """Return codes -largest..largest-1 and a scale, possibly negative, for groups of numbers of
+    either sign.
 
     x, weights: float32 (n, M) -> codes int32 (n, M), scale float32 (M,). Groups of zeros get the
     lowest code and scale 0.
@@ -78,8 +78,8 @@ def search_signed(x, weights, largest):
 
 
 def search_affine(x, weights, largest, start, step, trials, guarded):
-    """Codes 0..largest, a scale and how far below zero the lowest level lies, for x ~ scale * code
-    - depth, depth >= 0.
+    """Return codes 0..largest, a scale, and the distance of the lowest level below zero, for x ~
+    scale * code - depth, depth >= 0.
 
     x, weights: float32 (n, M) -> codes int32 (n, M), scale and depth float32 (M,). Trial i of
     0..trials rounds with (largest + start + step * i) / (max - min). guarded: round numbers that

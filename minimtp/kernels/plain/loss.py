@@ -4,8 +4,8 @@ from minimtp.backend import Array, array_module
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Negative log-likelihood of each row's target, in nats. A target of -1 is ignored: its loss is
-    0.
+    """Return the negative log-likelihood of each row's target, in nats. A target of -1 is ignored:
+    its loss is 0.
 
     logits (N, V), targets (N,) int64 -> losses (N,), log_sum_exp (N,). The backward needs
     log_sum_exp.

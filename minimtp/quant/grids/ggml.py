@@ -218,7 +218,7 @@ class Q8_0Grid(SteppedGrid):
         return blocks.encode_q8_0(x)
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Array]:
-        return blocks.encode_q8_0(x)  # as in ggml: 255 levels leave nothing to gain
+        return blocks.encode_q8_0(x)  # as in ggml: with 255 levels, there is nothing to gain
 
     def _steps(self, scales: Array) -> tuple[Array, None]:
         return scales, None

@@ -21,7 +21,7 @@ from minimtp.backend import Array, array_module
 from minimtp.quant.grids.base import Grid, Scales
 from minimtp.quant.grids.scales import choose_scales, group_total, per_weight
 
-FACTORS = tuple(0.4 + 0.02 * i for i in range(41))  # of the grid's own scale: 0.4 .. 1.2
+FACTORS = tuple(0.4 + 0.02 * i for i in range(41))  # factors on the grid's own scale: 0.4 .. 1.2
 
 
 def search_scales(

@@ -1,7 +1,7 @@
 """Operations on the scales of a grid: one array (N, groups), or a named tuple of such arrays.
 
-Methods that choose scales group by group take parts of them, put parts together and choose between
-two.
+Methods that choose the scales of each group separately use them to take parts of the scales, to
+join parts, and to choose between two sets of scales.
 """
 
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def step_of(grid: Grid, scales: Scales) -> Array:
 
 
 def has_step_and_minimum(scales: Scales) -> bool:
-    """Whether each group has a step and its lowest level."""
+    """Return whether the grid stores a step and a lowest level for each group."""
     return isinstance(scales, tuple) and scales._fields == ("step", "minimum")
 
 

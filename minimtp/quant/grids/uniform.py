@@ -14,10 +14,10 @@ element of that magnitude, with its sign:
 
     code = clip(round(x / s) + z, q_min, q_max)   value = (code - z) * s
 
-`restricted` never uses one code. With `full-mid`, both extremes lie half a step outside the middle
-range of the codes. With `ggml-signed`, weights opposite to the extreme are clipped from -q_min to
-q_max. Only `affine` has a zero point z = q_min - round(lo / s), with lo = min(0, min x) and
-hi = max(0, max x). The others have z = 0.
+`restricted` leaves one code unused. With `full-mid`, both extremes lie half a step outside the
+middle range of the codes. With `ggml-signed`, weights with the opposite sign of the extreme are
+clipped from -q_min to q_max. Only `affine` has a zero point z = q_min - round(lo / s), with lo =
+min(0, min x) and hi = max(0, max x). The others have z = 0.
 
 Three details matter. Divide; do not multiply by a reciprocal. Round first, then add z. Round the
 scale to its stored type *before* choosing the codes, so that they are the nearest levels of the

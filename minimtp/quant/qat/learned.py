@@ -86,8 +86,8 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
-        clipped, both (N, K).
+        """Return the gradient of the log steps (groups,). value: q. inside: whether a weight is not
+        clipped. Both are (N, K).
         """
         lowest = value.dtype.type(0)
         if self.has_offsets:
@@ -97,7 +97,7 @@ class FakeQuantizeLearned(Op):
         return self.total_per_group(gradient * slope)
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
-        """The gradient of the offsets (groups,). An offset moves only clipped weights."""
+        """Return the gradient of the offsets (groups,). An offset moves only clipped weights."""
         own_step = self.grid.encode(self.weight, self.name)[1].step
         return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
 
@@ -153,7 +153,7 @@ def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Arr
 def first_log_steps_and_offsets(
     grid: Grid, weight: Array, name: str = "the weights"
 ) -> tuple[Array, Array]:
-    """As `first_log_steps` if offsets are learned, too: log steps and offsets, each float32
+    """Like `first_log_steps`, if offsets are learned as well: log steps and offsets, each float32
     (groups,).
     """
     own, found = _own_and_searched_scales(grid, weight, name)

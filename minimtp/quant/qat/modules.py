@@ -43,11 +43,11 @@ class FakeQuantizedMatrix(Matrix):
         return FakeQuantize(self.grid, self.spec.straight_through, f"{self.name}.weight")
 
     def rounded(self) -> Tensor:
-        """The weights rounded to their grid (N, K), connected to the master weights."""
+        """Return the weights rounded to their grid (N, K), connected to the master weights."""
         return self.rounding().apply(*self.operands)
 
     def encode(self) -> tuple[Array, Scales]:
-        """The codes int8 (N, K) and scales of the rounded weights, as a file stores them."""
+        """Return the codes int8 (N, K) and scales of the rounded weights, as a file stores them."""
         return self.grid.encode(self.weight.data, f"{self.name}.weight")
 
     def matmul(self, x: Tensor) -> Tensor:

@@ -60,8 +60,9 @@ class TorchDecoder:
             return ForwardOutput(host, host[:, :0])  # no drafter reads hidden states
 
     def seconds_per_pass(self, calls: int, times: int) -> float:
-        """GPU seconds of a forward pass over one token after the cached ones: the median of `times`
-        runs of `calls` passes."""
+        """Return the GPU seconds of a forward pass over one token after the cached tokens: the
+        median of `times` runs of `calls` passes.
+        """
         with self.torch.inference_mode():
             token = self.positions[:1]
 
@@ -72,14 +73,17 @@ class TorchDecoder:
             return median_elapsed(self.torch, run, times) / calls
 
     def launch(self, tokens: "torch.Tensor") -> "torch.Tensor":
-        """Logits (T, V) of (T,) tokens on the device. Does not synchronize; the length stays."""
+        """Return the logits (T, V) of (T,) tokens on the device. Does not synchronize, and does not
+        change the length.
+        """
         stop = self.length + len(tokens)
         return self._pass(tokens, self.positions[self.length : stop], stop, masked=len(tokens) > 1)
 
     def _pass(
         self, tokens: "torch.Tensor", positions: "torch.Tensor", stop: int, masked: bool
     ) -> "torch.Tensor":
-        """Tokens (T,) at `positions` (T,) attend to the cached positions before `stop`.
+        """Run the forward pass of tokens (T,) at `positions` (T,), which attend to the cached
+        positions before `stop`.
 
         masked: each token attends only to positions up to its own.
         """

@@ -21,7 +21,7 @@ def torch_on(device: str) -> ModuleType:
 
 
 def elapsed(torch: ModuleType, run: Callable[[], object]) -> float:
-    """GPU seconds from before run() until everything it launched has finished."""
+    """Return the GPU seconds from before run() until everything it launched has finished."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()
@@ -31,7 +31,7 @@ def elapsed(torch: ModuleType, run: Callable[[], object]) -> float:
 
 
 def median_elapsed(torch: ModuleType, run: Callable[[], object], times: int) -> float:
-    """Median of `times` measurements after one warm-up."""
+    """Return the median of `times` measurements after one warm-up."""
     run()
     return statistics.median(elapsed(torch, run) for _ in range(times))
 

@@ -18,8 +18,9 @@ class TorchProduct:
         self.x = torch.randn(16, inputs, **half)
 
     def seconds(self, rows: int, as_graph: bool, calls: int, times: int) -> float:
-        """Device seconds of one product: the median of `times` runs of `calls` products, launched
-        one by one or as a CUDA graph."""
+        """Return the device seconds of one product: the median of `times` runs of `calls` products,
+        launched one by one or as a CUDA graph.
+        """
         torch = self.torch
 
         def run() -> None:

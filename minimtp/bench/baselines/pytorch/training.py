@@ -112,11 +112,11 @@ class TorchTrainer:
         self.torch.cuda.empty_cache()
 
     def to_device(self, tokens: np.ndarray) -> "torch.Tensor":
-        """The batch on the device."""
+        """Return the batch on the device."""
         return self.pinned(tokens).to(self.device, non_blocking=True)
 
     def pinned(self, tokens: np.ndarray) -> "torch.Tensor":
-        """The batch in host memory from which the device can copy while the host continues."""
+        """Return the batch in host memory that the device can copy while the host continues."""
         tensor = self.torch.from_numpy(tokens)
         return tensor.pin_memory() if self.device == "cuda" else tensor
 
@@ -197,7 +197,7 @@ class TorchTrainer:
         return attended.transpose(1, 2).flatten(2)
 
     def _repeat(self, x: "torch.Tensor") -> "torch.Tensor":
-        """Keys or values (B, G, T, C) repeated for every query head: (B, H, T, C)."""
+        """Return keys or values (B, G, T, C) repeated for every query head: (B, H, T, C)."""
         times = self.recipe.num_heads // self.recipe.num_kv_heads
         return x.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2)
 

@@ -46,8 +46,8 @@ class Q4Shorts:
 
 
 class Q8Shorts:
-    """q8_0 with products of shorts. Activations have the order of
-    `kernels/cpu/matrices/activations.py`. Totals are ints that start at zero.
+    """q8_0 with products of shorts. `kernels/cpu/matrices/activations.py` determines the order of
+    the activations. Totals are ints that start at zero.
     """
 
     code_bytes, steps, code_kind, code_size, round_rows = 1024, 8, SHORT_MATRIX, 2, round_to_shorts

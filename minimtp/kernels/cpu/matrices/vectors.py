@@ -17,12 +17,14 @@ from minimtp.backend import CACHE_LINE
 
 
 def processor_name(context):
-    """LLVM's name of the processor that functions are compiled for: "znver4", "emeraldrapids"."""
+    """Return LLVM's name of the processor for which functions are compiled: "znver4",
+    "emeraldrapids".
+    """
     return context.codegen().magic_tuple()[1]
 
 
 def processor_features(context):
-    """Names of the instruction sets of the processor that functions are compiled for."""
+    """Return the instruction sets of the processor for which functions are compiled."""
     return {
         feature[1:]
         for feature in context.codegen().magic_tuple()[2].split(",")
