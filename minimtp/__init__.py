@@ -11,7 +11,7 @@ Each name below is imported when it is first used, so that `import minimtp` is f
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _HOME_OF
+if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_OF
     from minimtp.decode.decoder import Decoder as Decoder
     from minimtp.decode.decoder import DraftConfig as DraftConfig
     from minimtp.decode.decoder import generate as generate

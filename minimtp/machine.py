@@ -108,8 +108,8 @@ def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
 def sgemm_gflops(threads: int, products: int = 8) -> float:
     """Return the speed of NumPy's float32 matrix product on that many threads, in GFLOP/s.
 
-    Each thread has matrices of its own. minimtp keeps BLAS itself on one thread (backend.py), so
-    this is an upper bound for the speed of its training.
+    Each thread has its own matrices. minimtp keeps BLAS itself on one thread (backend.py), so this
+    is an upper bound for the speed of its training.
     """
     a = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
     results = [np.empty_like(a) for _ in range(threads)]

@@ -35,7 +35,7 @@ def seconds(
 
     try:
         launch = Recording(xp, run).launch
-    # A library's own call may be impossible to record; CuPy and the driver raise their own classes.
+    # A library call may be impossible to record. CuPy and the driver raise different classes.
     except Exception:
         launch = run
     return median_elapsed(xp, launch, times or TIMES) / len(calls)

@@ -86,7 +86,7 @@ def measure_interleaved(
 ) -> dict[str, Speed]:
     """Let the variants continue the same prompts, alternating, and return their speeds by name.
 
-    Each run generates `max_new_tokens` tokens, or fills the context; there are no stop tokens. A
+    Each run generates `max_new_tokens` tokens, or fills the context. There are no stop tokens. A
     warm-up run of each variant is not counted. `progress` receives the number of finished runs
     since its last call.
     """

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(file=sys.stderr)
         return _failed(str(stopped) or "stopped", 130)
-    except BrokenPipeError:  # the reader of our output has closed it: discard what is left
+    except BrokenPipeError:  # the reader has closed our output: discard the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:  # CuPy raises a subclass

@@ -76,7 +76,7 @@ def start_batch(
 ) -> Batch:
     """Start one generation per prompt, with the options of `start_generation`.
 
-    make_policy: called once per row with the row's target; returns the row's draft policy.
+    make_policy: returns the draft policy of a row. Called once per row with the row's target.
     Raises UserError if there is no prompt, or if `start_generation` rejects a prompt or an option.
     """
     prompts = list(prompts)

@@ -44,7 +44,7 @@ class DraftConfig:
         a LoadedModel  another, usually smaller model with the same tokenizer
         a function     (tokens so far, depth, rule) -> (drafts, scores or None)
 
-    length: the maximum number of drafts in a row; "auto" measures and chooses what is fastest.
+    length: the maximum number of drafts in a row. "auto" measures and chooses the fastest.
     min_confidence: heads and draft models stop drafting when they give the whole draft a lower
         probability than this.
     tree: the maximum number of drafts per round as a tree, at most `length` deep; 0 drafts chains.
@@ -86,7 +86,7 @@ def generate(
 ) -> Generation:
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
-    Returns an iterator over the new tokens; `loaded.tokenizer.decode` turns them into text. For
+    Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. For
     more than one text, keep a `Decoder`: it prepares the model once. It takes the options of
     `Decoder.generate`. Raises UserError if an option or the prompt cannot be used.
     """
@@ -133,9 +133,9 @@ class Decoder:
     ) -> Generation:
         """Continue `prompt`. Starting the next text ends this one, because they share the cache.
 
-        stop: strings that end the text, besides the tokenizer's end token; the token that completes
-        one is the last. repetition_penalty: above 1, tokens that the text already contains become
-        less likely.
+        stop: strings that end the text, in addition to the tokenizer's end token. The token that
+        completes such a string is the last one. repetition_penalty: above 1, tokens that the text
+        already contains become less likely.
         """
         options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
         tokens = self.loaded.tokenizer.encode(prompt)

@@ -33,13 +33,13 @@ def start_generation(
 ) -> Generation:
     """Validate the options, and start continuing `prompt` by at most `max_new_tokens` tokens.
 
-    The output is the target's own; the drafter only makes it faster. Nothing is computed before the
-    first token is requested, and then the target's cache is cleared.
+    The output is the target's own. The drafter only makes it faster. When the first token is
+    requested, the target's cache is cleared and the computation starts.
 
     prompt: token ids, 1 to context_length of them.
     rule: the verification rule for sampled drafts, a name of RULES.
-    draft_depth: the maximum number of drafts in a row; None: as many as the drafter can, 0: plain
-        decoding.
+    draft_depth: the maximum number of drafts in a row. None: the maximum of the drafter. 0: plain
+    decoding.
     tree: the maximum number of drafts per round as a tree, at most `draft_depth` deep; 0: chains.
     policy: chooses the draft depth of each round (default: always the maximum).
     stop_tokens, stop_strings: end the text (stopping.py); strings need `decode_bytes`.

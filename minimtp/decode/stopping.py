@@ -50,7 +50,7 @@ class Stop:
         return None
 
     def extend(self, tokens: Sequence[int]) -> int | None:
-        """Append `tokens` to the text. Return what `find` returns for them."""
+        """Append `tokens` to the text. Return the result of `find` for them."""
         kept = self.find(tokens)
         if self._strings:
             self._recent += tokens

@@ -49,8 +49,8 @@ def require(precision: str, device: Device) -> None:
 
 @contextmanager
 def matmul_precision(precision: str, device: Device) -> Iterator[None]:
-    """Compute the matrix products of float32 arrays inside the block in this precision. Raises what
-    `require` raises.
+    """Compute the matrix products of float32 arrays inside the block in this precision. Raises the
+    errors of `require`.
     """
     global _chosen
     if precision == "float32":

@@ -95,7 +95,7 @@ def row_bytes(grid: Grid, columns: int) -> int:
 
 
 def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
-    """Return (N, K) of the packed matrix. Raises what `unpack` raises."""
+    """Return (N, K) of the packed matrix. Raises the errors of `unpack`."""
     is_bytes = packed.ndim == 2 and packed.dtype == array_module(packed).uint8
     if isinstance(grid, BlockGrid):
         if not is_bytes or packed.shape[1] % grid.block_bytes:
@@ -117,7 +117,10 @@ def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
 
 
 def quantize(grid: Grid, x: Array, name: str = "the array") -> Array:
-    """Float weights (N, K) -> uint8 (N, row bytes). Raises what `grid.encode` and `pack` raise."""
+    """Float weights (N, K) -> uint8 (N, row bytes).
+
+    Raises the errors of `grid.encode` and `pack`.
+    """
     return pack(grid, *grid.encode(x, name))
 
 

@@ -21,7 +21,7 @@ class WeightAverage:
     """The moving average of flat parameters.
 
     decay: the recipe's ema_decay. stored: the optimizer arrays of a checkpoint. Those named
-    `average.NAME` are loaded; parameters without one start at their current weights.
+    `average.NAME` are loaded. Parameters without an average start at their current weights.
     """
 
     def __init__(self, flat: FlatParameters, decay: float, stored: dict[str, Array]) -> None:

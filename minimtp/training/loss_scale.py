@@ -2,7 +2,7 @@
 
 The loss is multiplied by a power of two, and so is every gradient. The optimizer divides by it, so
 nothing else changes. The scale is found by trial (Micikevicius et al. 2018, arXiv 1710.03740,
-section 3.2): if a gradient overflows, the step is computed again with half the scale; after many
+section 3.2). If a gradient overflows, the step is computed again with half the scale. After many
 steps without overflow, the scale is doubled.
 """
 

@@ -4,7 +4,7 @@ A recipe is a frozen dataclass that checks itself when it is created. A recipe t
 run: every number is in its range, and no two settings contradict each other. Each field carries its
 help text. The command line's options are made from the fields. The dictionary that `to_dict`
 returns is printed before a run and stored in the checkpoint. A misspelt key is an error that names
-the closest known key; no setting is ever silently ignored.
+the closest known key. No setting is ever silently ignored.
 
 Settings that do not change the trained model are not part of the recipe: the path of the text, the
 run folder, the device, the kernels and the number of threads.

@@ -5,7 +5,7 @@ settings. It repacks the weights for the processor while it loads them. It store
 float16, and computes attention with its fused kernel if it can.
 
 This is the only file that imports llama_cpp, and only when a decoder is created. Some C functions
-were renamed between versions. `_Functions` finds each of them under one name of ours.
+were renamed between versions. `_Functions` gives each of them one name.
 """
 
 import ctypes

@@ -140,7 +140,7 @@ def measure_cell(
 ) -> dict[str, object]:
     """Train or quantize the model of one cell and evaluate it.
 
-    Returns nats, bytes, bits per weight and seconds; the seconds do not include the stem, which all
+    Returns nats, bytes, bits per weight and seconds. The seconds do not include the stem, which all
     methods share.
     """
     recipe = replace(recipe, seed=cell.seed)

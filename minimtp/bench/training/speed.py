@@ -27,8 +27,9 @@ bits the implementations round at different places: we saw up to 1.9e-2 with `ti
 1.2e-2 in float16, and 2e-4 with `quick`. The tolerance for fewer bits still finds a wrong learning
 rate, but only float32 proves equal work.
 
-**Peak.** The speed of products of large matrices, measured once per round: on the CPU NumPy's, 1024
-x 1024, on as many threads; on a GPU cuBLAS's, 8192 x 8192, in the same precision (gpu.py).
+**Peak.** The speed of products of large matrices, measured once per round: on the CPU the product
+of NumPy, 1024 x 1024, on as many threads, and on a GPU the product of cuBLAS, 8192 x 8192, in the
+same precision (gpu.py).
 
 **Operations.** A multiplication and an addition count as 2. Each token and weight of a matrix
 product counts 6 (2 forward, 4 backward). Norms and the lookup in the token table count 0. Attention

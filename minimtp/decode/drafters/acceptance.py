@@ -1,5 +1,5 @@
 """Estimates of how likely each candidate of a tree is to be accepted. They decide the shape of a
-tree, and so only the speed.
+tree. This changes only the speed.
 
 An estimate must not depend on which tokens were sampled. Otherwise the choice to leave out a child
 would depend on its token, and rejection sampling would be wrong (rules/tree.py).
@@ -9,8 +9,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Children, Coupling
 from minimtp.decode.sampling.params import softmax
 
-# The drafter's argmax is the target's choice more often than its own probability says, because two
-# argmaxes agree where two samples would not. Measured on trained heads, greedy and with shared
+# The drafter's argmax equals the target's choice more often than its probability suggests, because
+# two argmaxes agree more often than two samples. Measured on trained heads, greedy and with shared
 # noise: with 1.5, trees have the most accepted drafts, or almost the most. With 1, trees are too
 # broad and have fewer accepted drafts than a chain of the same size. With 3, they have hardly more
 # than a chain.

@@ -22,9 +22,9 @@ from minimtp.decode.target import Target
 
 
 class ModelDrafter:
-    """Drafts with `model`, which is a target of its own.
+    """Drafts with `model`, which is itself a target.
 
-    A draft ends when the product of its maximum probabilities falls below `min_confidence`; that is
+    A draft ends when the product of its maximum probabilities falls below `min_confidence`. That is
     decided before the token is sampled. Beyond the model's own context length it drafts nothing.
     """
 

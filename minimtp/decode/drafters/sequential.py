@@ -3,7 +3,8 @@
 The rows that read drafted tokens are provisional: they are run with the drafts, used, and
 immediately dropped from the KV cache. The next call runs these rows again with the committed
 tokens, from the true states. Keeping the provisional states lowers acceptance (vLLM #14649,
-#33561). One batched pass per module runs the missing true rows together with the provisional ones.
+#33561). In each module, one batched pass computes the new committed rows and the provisional rows
+together.
 """
 
 from minimtp.backend import Array, array_module

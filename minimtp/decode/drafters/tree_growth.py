@@ -8,7 +8,7 @@ probabilities over all rows is the expected number of accepted drafts. So the be
 consists of the N candidates with the highest probabilities. A child's probability is never higher
 than that of its parent or of the child before it, so repeatedly taking the highest one finds these
 N (as in EAGLE-2, Li et al. 2024, 2406.16858, and OPT-Tree, Wang et al. 2024, 2406.17276). If the
-drafter is sure, the tree is a chain; if not, it is broad.
+drafter is sure, the tree is a chain. If not, it is broad.
 
 The rules stay exact. Whether one more child is taken depends only on estimates, which do not depend
 on the sampled tokens. And a token that was taken is never removed.
@@ -35,9 +35,9 @@ def grow(
     least `min_acceptance`.
 
     follow(node, parent, path) -> logits (1, V): the drafter's prediction after the drafted tokens
-    `path`. `node` is the number of the last of these tokens and is new; `parent` is the number of
-    the token before it, which was passed earlier. Node 0 is the pending token, with an empty path
-    and the parent -1.
+    `path`. `node` is the number of the last of these tokens, and was never passed before. `parent`
+    is the number of the token before it, which was passed before. Node 0 is the pending token, with
+    an empty path and the parent -1.
     """
     scores = {}
 

@@ -17,8 +17,8 @@ Page (1954, "Continuous inspection schemes"), with a cap.
 
 **The maximum loss.** On text whose drafts are always rejected, each pause of HORIZON rounds is
 followed by one trial. The trial loses TRIAL plain rounds, and up to MIN_ROUNDS drafting rounds more
-if it overdraws the account. A text that becomes hard to draft loses at most 2 MAX_CREDIT plain
-rounds: one MAX_CREDIT in the plan during which it becomes hard, and the remaining credit later.
+if it overdraws the account. If a text becomes hard to draft, the loss is at most 2 MAX_CREDIT plain
+rounds: one MAX_CREDIT in the current plan, and the remaining credit later.
 
 **Chains or trees.** draft_modes.py chooses the length of a chain and the nodes of a tree. The
 acceptance of chains does not predict the acceptance of trees, so both are tried. The policy drafts

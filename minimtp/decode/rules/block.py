@@ -58,9 +58,9 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
 
         S = sum max(w p' - q', 0),   p' becomes norm(max(w p' - q', 0)),   w becomes S / (S + 1 - w)
 
-    and q' loses c as in `recursive_rejection`; then the next child. If no child is left, the row
-    itself is accepted with probability w: then the path ends there, and the token is sampled from
-    p'.
+    and q' loses c as in `recursive_rejection`. Then verify the next child. If no child is left, the
+    row itself is accepted with probability w: then the path ends there, and the token is sampled
+    from p'.
     Source: Weng et al. 2025, "Traversal verification for speculative tree decoding" (2505.12398).
     Guarantee: the output has the target's distribution, under the condition of
     `recursive_rejection`, and at least as many drafts are accepted on average. The root is always

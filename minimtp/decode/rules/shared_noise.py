@@ -22,7 +22,7 @@ class SharedNoise:
     """Drafter and target sample with the same Gumbel noise.
 
     Rule: the Gumbel noise G of every position is fixed by the seed. The target's token is
-    argmax(log p + G), a sample from p; the draft is argmax(log q + G), a sample from q. Accept
+    argmax(log p + G), a sample from p. The draft is argmax(log q + G), a sample from q. Accept
     while they are equal, and emit the target's token where they differ. In a tree, the children of
     a row have the highest log q + G: they are sampled from q without replacement.
     Source: Daliri et al. 2024 (2408.07978), "Coupling without communication and drafter-invariant

@@ -53,7 +53,7 @@ def recursive_rejection(
     Source: SpecInfer, Miao et al. 2023 (2305.09781), with replacement; Jeon et al. 2024
     (2402.14160) and Yang et al. 2024 (2401.06706), without.
     Guarantee: the output has the target's distribution, provided each row's children were sampled
-    from exactly its q, one after another. A first child is accepted as often as in a chain, and the
+    one after another from exactly its q. A first child is accepted as often as in a chain, and the
     other children can be accepted in addition. So a tree never accepts fewer drafts than the chain
     of its first children.
 

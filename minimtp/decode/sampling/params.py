@@ -112,7 +112,7 @@ class SamplingParams:
             survives[:, 0] = True
         rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
         keeps = xp.take_along_axis(survives, rank, axis=-1)
-        return keeps | xp.isnan(scores)  # NaN sorts last; keep it, so that whoever samples finds it
+        return keeps | xp.isnan(scores)  # NaN sorts last: keep it, so that sampling detects it
 
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -83,7 +83,7 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
 
     x, weights: float32 (n, M) -> codes int32 (n, M), scale and depth float32 (M,). Trial i of
     0..trials rounds with (largest + start + step * i) / (max - min). guarded: round numbers that
-    are out of range to the nearest code; without it they wrap around, see `nearest_integer`.
+    are out of range to the nearest code. Without it they wrap around, see `nearest_integer`.
     """
     xp = array_module(x)
     wx = weights * x

@@ -84,7 +84,7 @@ def gated_draft(
 
     Each is argmax(logits), or argmax(logits / temperature + noise) with noise (depth, V) float64,
     one row per token, on the host or where the state is. Ties go to the lowest id. state (1, D) is
-    CHANGED IN PLACE; `token` comes before the draft. The draft ends when the product of its maximum
+    CHANGED IN PLACE. `token` comes before the draft. The draft ends when the product of its maximum
     probabilities falls below `min_confidence`.
     """
     xp = array_module(state)

@@ -20,9 +20,9 @@ output.
                        Hydra, arXiv 2402.05109, as the recurrence of ReDrafter, arXiv 2403.09919
 
 All kinds have one interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the
-output. The sequential heads follow four conventions, in training and in decoding: the state comes
-first in the concatenation; it is the trunk's state *after* the final norm; rotary positions are
-those of i; no row is zeroed.
+output. The sequential heads follow four conventions, in training and in decoding. The state comes
+first in the concatenation. It is the trunk's state *after* the final norm. Rotary positions are the
+positions i. No row is zeroed.
 """
 
 from minimtp.model.heads.heads import Heads

@@ -72,7 +72,7 @@ class Grid(ABC):
         return self._encode_by_importance(x, importance.astype("float32", copy=False))
 
     def fake_quantize(self, x: Array, name: str = "the array") -> Array:
-        """Return decode(*encode(x)) in the dtype of x. Raises what `encode` raises.
+        """Return decode(*encode(x)) in the dtype of x. Raises the errors of `encode`.
 
         Values are checked only on the CPU. On a GPU the check would have to wait for every matrix.
         There, a value that is not finite or too large makes the loss NaN or infinite instead, and

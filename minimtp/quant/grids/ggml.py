@@ -64,11 +64,11 @@ class BlockGrid(Grid):
 
     @abstractmethod
     def pack(self, codes: Array, scales: Scales) -> Array:
-        """What `encode` returns -> blocks uint8 (N, K / group size * block bytes)."""
+        """The codes and scales of `encode` -> blocks uint8 (N, K / group size * block bytes)."""
 
     @abstractmethod
     def unpack(self, packed: Array) -> tuple[Array, Scales]:
-        """Blocks -> codes and scales; undoes `pack`."""
+        """Blocks -> codes and scales. The inverse of `pack`."""
 
 
 class SteppedGrid(BlockGrid):
@@ -94,7 +94,7 @@ class SteppedGrid(BlockGrid):
     def _steps_and_offsets(
         self, scales: Scales, first: int, columns: int
     ) -> tuple[Array, Array | None]:
-        """Return both for each column, (N, columns)."""
+        """Return the step and the offset of each column, (N, columns)."""
         step, offset = self._steps(scales)
         step = per_column(step, self.columns_per_step, first, columns)
         if offset is not None:

@@ -29,7 +29,7 @@ def search_scales(
 ) -> tuple[Array, Scales]:
     """weight (N, K) -> codes int8 (N, K) and scales, as from `grid.encode`.
 
-    importance: (K,), or None if all columns count equally. Raises what `encode` raises; `name` is
+    importance: (K,), or None if all columns count equally. Raises the errors of `encode`; `name` is
     what errors call the weight.
     """
     xp, columns = array_module(weight), weight.shape[1]

@@ -89,8 +89,8 @@ def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
 
 
 def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
-    """Return scales with `factors` times the steps, rounded to their stored type. Raises what
-    `step_of` raises.
+    """Return scales with `factors` times the steps, rounded to their stored type. Raises the errors
+    of `step_of`.
     """
     step = _stored(grid, step_of(grid, scales) * factors)
     return scales._replace(step=step) if isinstance(scales, tuple) else step
@@ -99,7 +99,7 @@ def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
 def stretched_and_shifted(grid: Grid, scales: Scales, factors: Array, offsets: Array) -> Scales:
     """Like `stretched`, but also move every level up by `offsets` times the old step.
 
-    Raises what `step_and_minimum_of` raises.
+    Raises the errors of `step_and_minimum_of`.
     """
     step, minimum = step_and_minimum_of(grid, scales)
     return type(scales)(_stored(grid, step * factors), _stored(grid, minimum + step * offsets))

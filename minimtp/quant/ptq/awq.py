@@ -17,7 +17,7 @@ takes no time in decoding, because it is folded into the module that produces th
     the `up` half of a SwiGLU  rows of gate_up, because silu(gate) * up is linear in up
 
 The inputs' magnitudes are averages over the calibration text. The scaled model computes the same
-function; only rounding differs.
+function. Only the rounding differs.
 """
 
 from collections.abc import Callable, Iterator

@@ -26,8 +26,8 @@ from minimtp.quant.qat.modules import FakeQuantizedLinear
 
 
 class Statistics:
-    """Running means over rows of inputs, in float64, so that they hardly depend on how the rows are
-    split into batches.
+    """Running means over rows of inputs. They are float64, so that they hardly depend on the split
+    of the rows into batches.
     """
 
     def __init__(self) -> None:

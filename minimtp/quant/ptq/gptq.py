@@ -14,8 +14,8 @@ Hassibi & Stork 1993). With U the upper Cholesky factor of H⁻¹ = Uᵀ U:
 (Frantar et al. 2022, arXiv 2210.17323, algorithm 1).
 
 So inputs that fire together compensate for one another's errors. The columns of a group share a
-scale. It is chosen when the first of them is reached, from the columns as updated by then,
-including the errors of earlier groups.
+scale. It is chosen when the first column of the group is reached. At that point, the columns
+already compensate for the errors of earlier groups.
 
 Choices:
 * The updates of later blocks are delayed, and made with one matmul per block. A block is a number
@@ -65,7 +65,7 @@ def gptq(
     xp = array_module(weight)
     keep_scales = largest_first or beforehand is not None
     chosen, scales = beforehand or grid.encode(weight, name)
-    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen`: the codes of `start`
+    codes, start = chosen.copy(), weight.astype(xp.float64)  # `chosen` holds the codes of `start`
     columns = weight.shape[1]
     size = grid.group_size or columns
     order = xp.arange(columns)

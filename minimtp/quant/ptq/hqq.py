@@ -41,8 +41,8 @@ ITERATIONS = 20
 def hqq(grid: Grid, weight: Array, name: str = "the array") -> tuple[Array, Scales]:
     """weight (N, K) -> codes and scales, as from `grid.encode`.
 
-    Raises what `encode` raises, and UserError for grids without a single step or offset; `name` is
-    what errors call the weight.
+    Raises the errors of `encode`, and UserError for grids without a single step or offset; `name`
+    is what errors call the weight.
     """
     xp, columns = array_module(weight), weight.shape[1]
     exact = weight.astype(xp.float64)

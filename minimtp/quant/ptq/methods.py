@@ -45,8 +45,8 @@ def quantize_after_training(
 
     batches: calibration text for METHODS_WITH_TEXT, each (B, T + 1 + K) tokens. progress: called
     with the name of each layer that is done.
-    Raises UserError if the method is unknown or needs text, and what `prepare_qat` and `convert`
-    raise.
+    Raises UserError if the method is unknown or needs text, and the errors of `prepare_qat` and
+    `convert`.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: use {', '.join(METHODS)}")

@@ -64,8 +64,8 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
     These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets`
     (groups,). The optimizer and checkpoints need them from the start, even if rounding begins
     later. Vectors are exempt from weight decay.
-    Raises what `prepare_qat` raises for matrices that do not fit, and UserError for grids without a
-    single step or offset.
+    Raises the errors of `prepare_qat` for matrices that do not fit, and UserError for grids without
+    a single step or offset.
     """
     grids = grids_of(model, spec)
 

@@ -1,9 +1,9 @@
 """The batches of a run. On a GPU, the next one is prepared while the device computes.
 
-On a GPU, the host waits for most of a step, and then the GPU would wait for its next batch. A
-thread therefore prepares the next batch and copies it to the device on its own stream, during the
-current step. On the CPU, a step uses all cores, and a batch is prepared when it is needed. A batch
-is a pure function of its step, so both ways train the same model.
+On a GPU, a thread prepares the next batch and copies it to the device on its own stream, while the
+host waits for the current step. Without it, the GPU would have to wait for its next batch. On the
+CPU, a step uses all cores, and a batch is prepared when it is needed. A batch is a pure function of
+its step, so both ways train the same model.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Batches:
             self._thread.shutdown(cancel_futures=True)
 
     def _on_the_device(self, step: int) -> Array:
-        # The copy is complete before anyone gets the array. Its memory is reused for a later batch
+        # The copy is complete before the array is returned. Its memory is reused for a later batch
         # only after this one is released, when a step has read its losses: no kernel reads it then.
         with self._xp.cuda.Device(self._gpu), self._stream:
             batch = self._xp.asarray(self._make(step))

@@ -51,7 +51,7 @@ class ByteTokenizer:
 def _byte_alphabet() -> dict[str, int]:
     """Return the byte of each character with which byte-level vocabularies (GPT-2's) spell bytes.
 
-    A byte whose own character is printable is spelt with it.
+    If the character of a byte is printable, it is also its spelling.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

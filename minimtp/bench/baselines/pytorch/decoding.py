@@ -1,7 +1,7 @@
 """Decode a full-precision trunk in PyTorch: eagerly, or with the forward pass of one token as a
 CUDA graph.
 
-Weights and cache have one dtype, float32 or float16; angles and logits are float32. The query heads
+Weights and cache have one dtype, float32 or float16. Angles and logits are float32. The query heads
 of a group are rows of one product with the group's keys. So no key is repeated, and every attention
 kernel of PyTorch accepts them.
 """

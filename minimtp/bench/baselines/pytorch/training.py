@@ -221,7 +221,7 @@ class CompiledTorchTrainer(TorchTrainer):
         super().__init__(recipe, threads, device)
         try:
             self.torch.compile(lambda x: x + 1)(self.torch.zeros(2))
-        # PyTorch raises a class of its own for each way in which a compiler can be missing.
+        # PyTorch raises a different class for each way in which a compiler can be missing.
         except Exception as error:
             cause = str(error).splitlines()[0]
             raise ImportError(f"torch.compile does not work here: {cause}") from None
