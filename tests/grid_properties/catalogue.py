@@ -8,7 +8,7 @@ from minimtp.quant.grids import UniformGrid
 
 HALF_ULP_OF_FLOAT16 = 2.0**-11  # relative, of normal numbers
 HALF_SUBNORMAL_FLOAT16 = 2.0**-25  # absolute
-SMALLEST_NORMAL_FLOAT16 = 2.0**-14
+MIN_NORMAL_FLOAT16 = 2.0**-14
 FLOAT32_ERROR = 8 * 2.0**-24  # relative, of up to eight operations, half an ulp each
 
 
@@ -112,9 +112,9 @@ def alone(grid, x):
 
 def is_normal(scales, scale_type):
     """Return whether every non-zero float scale is a normal number with all its mantissa bits."""
-    smallest = SMALLEST_NORMAL_FLOAT16 if scale_type == "float16" else 2.0**-100
+    min_normal = MIN_NORMAL_FLOAT16 if scale_type == "float16" else 2.0**-100
     return all(
-        (np.abs(a[a != 0]) >= smallest).all() for a in arrays_of(scales) if a.dtype == np.float32
+        (np.abs(a[a != 0]) >= min_normal).all() for a in arrays_of(scales) if a.dtype == np.float32
     )
 
 

@@ -102,9 +102,7 @@ def float64_weights_within_float32_rounding_of_a_tie_are_rounded_like_the_tie(gr
 
 
 @grid_property(about=lambda grid: isinstance(grid, UniformGrid) or grid in (Q4_0, Q4_1, Q8_0))
-def rounding_moves_a_weight_by_at_most_half_a_step_or_one_step_opposite_a_signed_extreme(
-    grid, x, rng
-):
+def rounding_moves_a_weight_by_at_most_half_a_step_or_one_opposite_a_signed_extreme(grid, x, rng):
     """Rounding of the stored numbers adds to this: the step's rounding error, times the number of
     codes between zero and the value, and the rounding error of a minimum.
     """

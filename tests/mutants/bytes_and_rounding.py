@@ -43,7 +43,7 @@ def rows_with_one_scale_are_saved_as_zeros(pack):
 @mutant(
     "quant.packing:pack", "AutoGPTQ's first format: research/qat.md 2.5", DECODED, "int4-affine-g32"
 )
-def zero_points_are_stored_minus_one(pack):
+def stored_zero_points_are_too_small_by_one(pack):
     def less_one(grid, codes, scales):
         return pack(
             grid,
@@ -61,10 +61,10 @@ def check_unbiased(values=(-2.999, -0.25, 0.001, 0.5, 3.7, 1000.0625)):
 
 @mutant("quant.grids.rounding:stochastic", "gfloat #36", test=check_unbiased)
 def stochastic_rounding_uses_only_two_random_bits(stochastic):
-    def coarse(generator):
+    def coarse(rng):
         def rounded(x):
             whole = array_module(x).floor(x)
-            return whole + (generator.integers(0, 4, x.shape) / 4 < x - whole)
+            return whole + (rng.integers(0, 4, x.shape) / 4 < x - whole)
 
         return rounded
 
@@ -73,8 +73,8 @@ def stochastic_rounding_uses_only_two_random_bits(stochastic):
 
 @mutant("quant.grids.rounding:stochastic", "oneDNN #2903", test=check_unbiased)
 def the_random_bits_are_too_low_to_round_up(stochastic):
-    def low(generator):
-        return lambda x: array_module(x).floor(x + generator.random(x.shape) / 16)
+    def low(rng):
+        return lambda x: array_module(x).floor(x + rng.random(x.shape) / 16)
 
     return low
 

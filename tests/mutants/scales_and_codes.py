@@ -14,7 +14,7 @@ from tests.quant.grids import test_uniform
 from tests.vectors.ggml_cases import large_cases
 
 SAME = "fake_quantization_equals_decoding_the_codes_bit_for_bit_with_any_kernel"
-HALF_A_STEP = "rounding_moves_a_weight_by_at_most_half_a_step_or_one_step_opposite_a_signed_extreme"
+HALF_A_STEP = "rounding_moves_a_weight_by_at_most_half_a_step_or_one_opposite_a_signed_extreme"
 
 
 # ---------------------------------------------------------------------------------------- the range

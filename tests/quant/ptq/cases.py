@@ -120,7 +120,8 @@ def shrunk(residual, step, beta):
 def hqq_of_a_group(grid, group):
     """Compute HQQ of one group (n,) from the equations in hqq.py, one number at a time.
 
-    Returns the best (codes, scales), and the error after each iteration.
+    The offset is fitted if the grid has one (q4_1), otherwise the step. Returns the best
+    (codes, scales), and the error before and after each iteration.
     """
     x = group[None]
     codes, scales = grid.encode(x)
@@ -132,7 +133,9 @@ def hqq_of_a_group(grid, group):
     def cost(codes, scales):
         return sum(abs(w - q) ** 0.7 for w, q in zip(exact, values(codes, scales), strict=True))
 
-    best, tried, rounded, beta, costs = (codes, scales), scales, codes, 10.0, [cost(codes, scales)]
+    best = codes, scales
+    tried, rounded = scales, codes
+    beta, costs = 10.0, [cost(codes, scales)]
     for _ in range(20):
         affine = isinstance(tried, tuple)
         step = float((tried.step if affine else tried).item())

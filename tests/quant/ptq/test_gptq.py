@@ -123,9 +123,7 @@ def test_gptq_rounds_columns_from_left_to_right_unless_largest_first_is_set():
 
 
 @pytest.mark.parametrize("negative", [0.0, 0.003, 0.05, 0.5])
-def test_damping_is_one_percent_of_the_mean_moment_times_the_smallest_sufficient_power_of_ten(
-    negative,
-):
+def test_damping_is_one_percent_of_the_mean_times_the_smallest_sufficient_power_of_ten(negative):
     """A moment matrix that has a negative eigenvalue after rounding needs more damping.
 
     `negative` is the magnitude of this eigenvalue before all are divided by their mean.
