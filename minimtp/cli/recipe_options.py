@@ -10,6 +10,7 @@ from pathlib import Path
 from minimtp.cli.parser import Parser
 from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError
+from minimtp.files import reason_for
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, kind_of
@@ -95,8 +96,10 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
 def _recipe_file(path: str) -> dict[str, object]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the recipe {path} cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"the recipe {path} cannot be read: {reason_for(error)}") from None
+    except ValueError as error:
+        raise UserError(f"the recipe {path} cannot be read, it is not JSON: {error}") from None
     values = values.get("recipe", values) if isinstance(values, dict) else values
     if not isinstance(values, dict):
         raise UserError(f"the recipe {path} is not a JSON object of settings")

@@ -93,13 +93,12 @@ def _checked_depth(draft_depth: int | None, drafter: Drafter | None) -> int:
     if _is_integer(draft_depth) and 0 <= draft_depth <= deepest:
         return draft_depth
     if drafter is None:
-        limit = "there is no drafter"
+        reason = "there is no drafter: leave it out, or choose a drafter"
     else:
-        limit = f"this drafter drafts at most {deepest} tokens"
-    raise UserError(
-        f"draft depth {draft_depth!r} is not possible: {limit}, "
-        f"use a whole number from 0 to {deepest}"
-    )
+        reason = (
+            f"this drafter drafts at most {deepest} tokens, use a whole number from 0 to {deepest}"
+        )
+    raise UserError(f"draft depth {draft_depth!r} is not possible: {reason}")
 
 
 def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:

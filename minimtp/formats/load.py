@@ -16,7 +16,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedRun:
 
     Raises UserError if the path holds no model that can be loaded, or the device cannot be used.
     """
-    if Path(path).suffix == ".gguf":
+    if Path(path).suffix.lower() == ".gguf":
         from minimtp.formats.gguf.reader import load_gguf
 
         return load_gguf(path, device)

@@ -50,7 +50,7 @@ def test_a_run_folder_that_cannot_be_used_is_refused(capsys, run, command):
     assert "run holds no checkpoint" in refused(capsys, *command, "run")
     shutil.rmtree(run)
     run.write_text("a file")
-    assert "there is no run folder run" in refused(capsys, *command, "run")
+    assert "run is not a run folder" in refused(capsys, *command, "run")
 
 
 def test_cuda_without_a_usable_gpu_is_refused_with_the_reason(capsys, monkeypatch):

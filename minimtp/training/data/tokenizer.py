@@ -20,6 +20,7 @@ from pathlib import Path
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.files import reason_for
 from minimtp.model.tokenizer import Tokenizer
 
 
@@ -163,8 +164,12 @@ def open_tokenizer(path: str | Path | None) -> Tokenizer:
     try:
         content = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the tokenizer file {path} cannot be read: {error}") from None
-    return FileTokenizer(content)
+        reason = reason_for(error)
+        raise UserError(f"the tokenizer file {path} cannot be read: {reason}") from None
+    try:
+        return FileTokenizer(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def tokenizer_from_dict(stored: dict[str, object]) -> Tokenizer:

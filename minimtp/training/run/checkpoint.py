@@ -108,10 +108,10 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
     """
     folder = Path(folder)
     path = folder / FILE_NAME
-    if kind_at(folder) != "folder":
-        raise UserError(
-            f"there is no run folder {folder}: give the folder that minimtp train --out wrote"
-        )
+    kind = kind_at(folder)
+    if kind != "folder":
+        found = "there is no run folder {}" if kind == "nothing" else "{} is not a run folder"
+        raise UserError(f"{found.format(folder)}: give the folder that minimtp train --out wrote")
     if kind_at(path) != "file":
         raise UserError(
             f"{folder} holds no checkpoint: give a run folder in which training has saved one"
