@@ -39,9 +39,9 @@ def adamw(
     place.
 
     parameters, gradients, first, second: (P,). The gradients are not changed. `first` and `second`
-    are the running moments, stored without the correction for their start at zero. decay_mask: a
-    number or (P,), the share of the weight decay that each parameter gets. step counts from 1.
-    gradient_scale multiplies the gradient (clipping).
+    are the running moments, stored without bias correction. decay_mask: a number or (P,), the share
+    of the weight decay that each parameter gets. step counts from 1. gradient_scale multiplies the
+    gradient (clipping).
     """
     raise NotImplementedError(
         "lesson 2: update both moments, correct their bias and make the step, all in place"

@@ -12,7 +12,7 @@ from minimtp.training.data.corpus import open_corpus
 
 
 def main(lesson: course.Lesson) -> None:
-    """How can we use predicted tokens if the output must stay exactly that of the model alone?"""
+    """How can we use predicted tokens without changing the output of the model?"""
     run, length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
     windows = open_corpus().validation_windows(160 * length, context_length=length)
     prompts = windows[:, : length * 3 // 8]  # (P, T)

@@ -21,9 +21,9 @@ def matching_rule(choose: Callable[[int], int], drafts: Sequence[int]) -> tuple[
     Rule: y_j = choose(j) is the target's choice after j drafts, a sample from p_j. Continue while
     y_j = d_{j+1}. Emit every y_j.
     Source: Stern et al. 2018 (1811.03115) with the argmax. llama.cpp verifies with sampled choices.
-    Guarantee: the output is that of plain decoding. `choose` is called once per emitted token, in
-    order, so random numbers are consumed exactly as in plain decoding. Drafts sampled independently
-    from q are accepted with probability sum p q.
+    Guarantee: the output is the output of plain decoding. `choose` is called once per emitted
+    token, in order, so random numbers are consumed exactly as in plain decoding. Drafts sampled
+    independently from q are accepted with probability sum p q.
 
     Returns (accepted, token).
     """
@@ -74,7 +74,7 @@ def block_rule(
     q_{j-1}. No exact rule for chains accepts more tokens on average. The token rule accepts fewer
     drafts if likely tokens after an unlikely one raise the probability of the block again.
 
-    Arguments, result and errors are those of `token_rule`.
+    Arguments, result and errors are the same as for `token_rule`.
     """
     raise NotImplementedError(
         "lesson 6: a coin for every block; accept the longest block whose coin succeeds"

@@ -70,7 +70,8 @@ def total_variation(one: np.ndarray, other: np.ndarray) -> float:
 def next_byte(model: MultiTokenModel, texts: Array) -> tuple[np.ndarray, np.ndarray]:
     """Return the distributions p and q (P, V) of the byte after each of (P, T) texts.
 
-    p is the model's. q is that of the first head, which starts from the state one position earlier.
+    p is the model's distribution. q is the distribution of the first head, which starts from the
+    state one position earlier.
     """
     with no_grad():
         hidden = model.hidden(texts)  # (P, T, D)

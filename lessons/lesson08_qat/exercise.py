@@ -63,13 +63,13 @@ class FakeQuantizeLearned(Op):
         return tuple(gradients)
 
     def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """The gradient of the log steps (groups,). value: q, inside: whether a weight is not
-        clipped, both (N, K).
+        """Return the gradient of the log steps (groups,). value: q. inside: whether a weight is not
+        clipped. Both are (N, K).
         """
         raise NotImplementedError("lesson 8: return the sum of gradient * dq/dt over each group")
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
-        """The gradient of the offsets (groups,). An offset moves only clipped weights."""
+        """Return the gradient of the offsets (groups,). An offset moves only clipped weights."""
         own_step = self.grid.encode(self.weight, self.name)[1].step
         return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
 

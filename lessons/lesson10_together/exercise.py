@@ -32,7 +32,7 @@ class Speed:
     drafting_seconds_per_step: float = 0.0  # median of the runs
 
     def speedup_over(self, other: "Speed") -> float:
-        """Median over prompts and repeats of the ratio of two neighbouring runs."""
+        """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
         raise NotImplementedError(
             "lesson 10: which two runs are neighbours? which statistic of their ratios is robust?"
         )
