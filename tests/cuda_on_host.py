@@ -30,7 +30,7 @@ VECTORS = {
     "B": 1,
     "H": 2,
 }  # bytes, and the alignment needed
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 OPTIONS = (  # a library of its own; no product is joined with a sum; fibers may jump
     "-O2 -fPIC -shared -fno-gnu-unique -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -w"
 ).split()
@@ -115,7 +115,7 @@ class Library:
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"{name} is launched with sizes {grid}, {block}")
         if (
-            np.prod(block) > MOST_THREADS
+            np.prod(block) > MAX_THREADS
             or any(size > 65535 for size in grid[1:])
             or shared > 48 << 10
         ):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson02_training.loop import bits_per_byte, context_for, learn
-from lessons.lesson03_transformer.analysis import attention, bits_by_position, largest_change_before
+from lessons.lesson03_transformer.analysis import attention, bits_by_position, max_change_before
 from lessons.lesson03_transformer.plot import draw
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
@@ -36,7 +36,7 @@ def main(lesson: course.Lesson) -> None:
     early, late = bits[:8].mean(), bits[middle:].mean()
     report("transformer", parameter_count(run.model), bits.mean())
     print(f"  after fewer than 8 bytes {early:.2f} bits, after {middle} or more {late:.2f} bits")
-    change = largest_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
+    change = max_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
     print(f"  a different byte at position {middle} changes the logits before it by {change:g}")
 
     lesson.save_plot(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(15, 5))

@@ -20,7 +20,7 @@ def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
     return np.concatenate(parts).mean(axis=0) / math.log(2)
 
 
-def largest_change_before(model: Transformer, tokens: Array, position: int) -> float:
+def max_change_before(model: Transformer, tokens: Array, position: int) -> float:
     """Change the token at `position`. Return the largest change of any logit before it.
 
     The causal mask is correct if the result is 0.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson07_quantization.quantized import Evaluator
-from lessons.lesson08_qat.derivatives import largest_differences, share_without_slope
+from lessons.lesson08_qat.derivatives import max_differences, share_without_slope
 from lessons.lesson08_qat.finetune import Finetuner, WeightHistory, grid_name, round_after_step
 from lessons.lesson08_qat.plot import draw
 from minimtp.formats.load import load
@@ -22,7 +22,7 @@ def main(lesson: course.Lesson) -> None:
     short = replace(lesson.recipe, tokens=tokens, evaluation_tokens=evaluation_tokens)
     evaluator = Evaluator(model, corpus, lesson.device, evaluation_tokens)
     finetuner = Finetuner(model, corpus, lesson.device, short)
-    share, differences = share_without_slope(model), largest_differences()
+    share, differences = share_without_slope(model), max_differences()
     print(f"the derivative of rounding is 0 for {100 * share:.2f} % of the weights")
     compared = "{:.0e} from the surrogate's, {:.0e} from the step function's".format(*differences)
     print(f"LSQ's derivative for the scale: {compared}\n")

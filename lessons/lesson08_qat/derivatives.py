@@ -52,7 +52,7 @@ def surrogate(w: np.ndarray, scale: float, at: float) -> np.ndarray:
     return np.where(inside, w + scale * error, scale * np.clip(np.rint(w / at), LOW, HIGH))
 
 
-def largest_differences(scale: float = 0.13, h: float = 1e-5) -> tuple[float, float]:
+def max_differences(scale: float = 0.13, h: float = 1e-5) -> tuple[float, float]:
     """Compare LSQ's derivative for 400 weights with finite differences in the scale.
 
     Returns the largest difference from the surrogate's, and from the step function's.

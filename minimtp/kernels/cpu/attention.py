@@ -12,7 +12,7 @@ probability of exactly zero, which does not change a sum.
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import SMALLEST_KEY, bits_of, exponential, float_of, in_order
+from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float_of, in_order
 from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
 from minimtp.kernels.cpu.matrices.panels import PANEL
 
@@ -100,7 +100,7 @@ def _softmax(scores, start, shared, scale, inverses):
         filled = (past + PANEL - 1) // PANEL * PANEL
         for s in range(past, filled):
             scores[row, s] = -np.inf
-        key = SMALLEST_KEY
+        key = MIN_KEY
         for s in range(filled):
             key = max(key, in_order(bits_of(scores[row, s])))
         shift, total = float_of(in_order(key)), ZERO

@@ -8,14 +8,14 @@ The compiler may not reorder or fuse any of them.
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float_of
-from minimtp.kernels.ggml.blocks import GROUP_SIZE, LARGEST_STEP_WITHOUT_RECIPROCAL
-from minimtp.kernels.plain.quantize import LARGEST_WITHOUT_INVERSE, require_whole_groups
+from minimtp.kernels.ggml.blocks import GROUP_SIZE, MAX_STEP_WITHOUT_RECIPROCAL
+from minimtp.kernels.plain.quantize import MAX_WITHOUT_INVERSE, require_whole_groups
 
 GROUP = GROUP_SIZE
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
-LARGEST_CODE = np.float32(127)
-SMALLEST_STEP = np.float32(LARGEST_STEP_WITHOUT_RECIPROCAL)
-SMALLEST_ACTIVATION = np.float32(LARGEST_WITHOUT_INVERSE)
+MAX_CODE = np.float32(127)
+MIN_STEP = np.float32(MAX_STEP_WITHOUT_RECIPROCAL)
+MIN_ACTIVATION = np.float32(MAX_WITHOUT_INVERSE)
 
 
 @compiled
@@ -57,7 +57,7 @@ def _fake_quantize_q4_0(x, y):
         # If the magnitude is NaN, no weight compares equal to it.
         extreme = x[i, first] if first < GROUP else magnitude
         step = extreme / np.float32(-8)
-        inverse = ONE / step if abs(step) > SMALLEST_STEP else ZERO
+        inverse = ONE / step if abs(step) > MIN_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):
             # The argument is never negative, so the conversion rounds down.
@@ -68,8 +68,8 @@ def _fake_quantize_q4_0(x, y):
 @compiled
 def _fake_quantize_q8_0(x, y):
     for i in range(y.shape[0]):
-        step = max_magnitude(x[i]) / LARGEST_CODE
-        inverse = ONE / step if step > SMALLEST_STEP else ZERO
+        step = max_magnitude(x[i]) / MAX_CODE
+        inverse = ONE / step if step > MIN_STEP else ZERO
         stored = as_float16(step)
         for j in range(y.shape[1]):
             exact = x[i, j] * inverse
@@ -83,8 +83,8 @@ def _fake_quantize_q8_0(x, y):
 def _fake_quantize_activations(x, y):
     for i in range(y.shape[0]):
         magnitude = max_magnitude(x[i])
-        inverse = LARGEST_CODE / magnitude if magnitude > SMALLEST_ACTIVATION else ZERO
-        scale = magnitude / LARGEST_CODE
+        inverse = MAX_CODE / magnitude if magnitude > MIN_ACTIVATION else ZERO
+        scale = magnitude / MAX_CODE
         for j in range(y.shape[1]):
             # The conversion to an integer turns -0.0 into 0.0.
             y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale

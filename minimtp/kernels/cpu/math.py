@@ -16,7 +16,7 @@ from minimtp.kernels.cpu.compiling import compiled, reassociate
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
-SMALLEST_KEY = np.int32(-(2**31))
+MIN_KEY = np.int32(-(2**31))
 TWO_TO_112 = np.float32(2.0**112)
 INFINITY_BITS = np.int32(0x7F800000)
 
@@ -119,7 +119,7 @@ def sum_of_exponentials(row, shift):
 @compiled
 def largest(row):
     """Return the largest element of a row. A NaN without a sign counts as larger than infinity."""
-    key = SMALLEST_KEY
+    key = MIN_KEY
     for j in range(row.shape[0]):
         key = max(key, in_order(bits_of(row[j])))
     return float_of(in_order(key))

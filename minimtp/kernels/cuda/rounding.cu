@@ -3,13 +3,13 @@
 // which would give other codes.
 #include "common.cuh"
 
-constexpr float LARGEST_WITHOUT_INVERSE = 127 * 0x1p-128f;  // at and below this |x|, 127 / |x| is not finite
-constexpr float LARGEST_STEP_WITHOUT_RECIPROCAL = 0x1p-128f;
+constexpr float MAX_WITHOUT_INVERSE = 127 * 0x1p-128f;  // at and below this |x|, 127 / |x| is not finite
+constexpr float MAX_STEP_WITHOUT_RECIPROCAL = 0x1p-128f;
 
 __device__ __forceinline__ long long group() { return (long long)blockIdx.x * (blockDim.x / WARP) + warp(); }
 
 __device__ __forceinline__ float reciprocal(float step) {
-    return fabsf(step) > LARGEST_STEP_WITHOUT_RECIPROCAL ? __fdiv_rn(1.0f, step) : 0.0f;
+    return fabsf(step) > MAX_STEP_WITHOUT_RECIPROCAL ? __fdiv_rn(1.0f, step) : 0.0f;
 }
 
 // ggml's Q4_0: w (groups, 32) -> the values that it stores.
@@ -53,7 +53,7 @@ extern "C" __global__ void to_bfloat16(const float* x, long long size, unsigned 
 __device__ __forceinline__ int activation_code(float x, float& scale) {
     float largest = warp_max(fabsf(x));
     scale = __fdiv_rn(largest, 127.0f);
-    float inverse = largest > LARGEST_WITHOUT_INVERSE ? __fdiv_rn(127.0f, largest) : 0.0f;
+    float inverse = largest > MAX_WITHOUT_INVERSE ? __fdiv_rn(127.0f, largest) : 0.0f;
     return __float2int_rn(__fmul_rn(x, inverse));
 }
 

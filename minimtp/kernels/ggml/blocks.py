@@ -34,7 +34,7 @@ GROUP_SIZE = 32
 Q4_0_BLOCK_BYTES = 18  # float16 scale, then 16 bytes of two codes each
 Q4_1_BLOCK_BYTES = 20  # float16 scale, float16 minimum, then 16 bytes of two codes each
 Q8_0_BLOCK_BYTES = 34  # float16 scale, then 32 bytes
-LARGEST_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a finite float32
+MAX_STEP_WITHOUT_RECIPROCAL = 2.0**-128  # at and below it 1/d is not a finite float32
 
 
 def encode_q4_0(x):
@@ -188,7 +188,7 @@ def codes_from_nibbles(nibbles):
 
 def _reciprocal(step):
     xp = array_module(step)
-    usable = xp.abs(step) > xp.float32(LARGEST_STEP_WITHOUT_RECIPROCAL)
+    usable = xp.abs(step) > xp.float32(MAX_STEP_WITHOUT_RECIPROCAL)
     return xp.where(usable, xp.float32(1) / xp.where(usable, step, xp.float32(1)), xp.float32(0))
 
 

@@ -99,7 +99,7 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
     inverse = xp.float32(largest) / (high - low)
     scale = xp.float32(1) / inverse
     codes = xp.clip(nearest_integer(inverse * (x - low)), 0, largest)
-    smallest_error = error(scale, codes, low)
+    min_error = error(scale, codes, low)
     for i in range(trials + 1):
         inverse = (xp.float32(start) + xp.float32(step) * xp.float32(i) + xp.float32(largest)) / (
             high - low
@@ -123,11 +123,11 @@ def search_affine(x, weights, largest, start, step, trials, guarded):
         other_low = xp.where(above, xp.float32(0), other_low)
         other_scale = xp.where(above, sum_xl / sum_l2, other_scale)
         other_error = error(other_scale, other, other_low)
-        better = (determinant > 0) & (other_error < smallest_error)
+        better = (determinant > 0) & (other_error < min_error)
         codes = xp.where(better, other, codes)
         scale = xp.where(better, other_scale, scale)
         low = xp.where(better, other_low, low)
-        smallest_error = xp.where(better, other_error, smallest_error)
+        min_error = xp.where(better, other_error, min_error)
     return (
         xp.where(constant, 0, codes),
         xp.where(constant, xp.float32(0), scale),
@@ -148,12 +148,12 @@ def search_positive(x, weights, largest):
         return in_order(weights * difference * difference)
 
     inverse = xp.float32(largest) / highest
-    smallest_error = error(nearest_integer(inverse * x), xp.float32(1) / inverse)
+    min_error = error(nearest_integer(inverse * x), xp.float32(1) / inverse)
     for i in (*range(-4, 0), *range(1, 5)):
         other = (xp.float32(0.1) * xp.float32(i) + xp.float32(largest)) / highest
         other_error = error(xp.minimum(nearest_integer(other * x), largest), xp.float32(1) / other)
-        better = other_error < smallest_error
-        smallest_error = xp.where(better, other_error, smallest_error)
+        better = other_error < min_error
+        min_error = xp.where(better, other_error, min_error)
         inverse = xp.where(better, other, inverse)
     codes = xp.minimum(nearest_integer(inverse * x), largest)
     levels = codes.astype(xp.float32)

@@ -15,7 +15,7 @@ from minimtp.backend import Array, array_module
 from minimtp.kernels.ggml import blocks as ggml
 
 GROUP = ggml.GROUP_SIZE  # values that share a scale
-LARGEST_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
+MAX_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
 
 
 def fake_quantize_q4_0(w: Array) -> Array:
@@ -53,7 +53,7 @@ def activation_scale(groups: Array) -> tuple[Array, Array]:
     """Groups (..., n) float32 -> 127 / max|x|, or 0 if it overflows, and max|x| / 127: (..., 1)."""
     xp = array_module(groups)
     largest = xp.abs(groups).max(axis=-1, keepdims=True)
-    usable = largest > xp.float32(LARGEST_WITHOUT_INVERSE)
+    usable = largest > xp.float32(MAX_WITHOUT_INVERSE)
     divisor = xp.where(usable, largest, xp.float32(1))
     inverse = xp.where(usable, xp.float32(127) / divisor, xp.float32(0))
     return inverse, largest / xp.float32(127)

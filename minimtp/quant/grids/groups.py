@@ -17,7 +17,7 @@ from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}
-SMALLEST_NORMAL = 2.0**-126  # of float32
+MIN_NORMAL = 2.0**-126  # of float32
 MAX_FLOAT32 = float(numpy.finfo("float32").max)
 
 
@@ -123,4 +123,4 @@ def signed_extreme(group: Array) -> Array:
 def divisor(step: Array) -> Array:
     """Return the step, or 1 if it is too small to divide by."""
     xp = array_module(step)
-    return xp.where(xp.abs(step) >= xp.float32(SMALLEST_NORMAL), step, xp.float32(1))
+    return xp.where(xp.abs(step) >= xp.float32(MIN_NORMAL), step, xp.float32(1))

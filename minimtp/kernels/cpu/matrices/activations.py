@@ -29,7 +29,7 @@ from minimtp.kernels.cpu.matrices.vectors import (
     Emitter,
     fit,
 )
-from minimtp.kernels.plain.quantize import GROUP, LARGEST_WITHOUT_INVERSE, require_whole_groups
+from minimtp.kernels.plain.quantize import GROUP, MAX_WITHOUT_INVERSE, require_whole_groups
 
 VECTORS = GROUP // LANES
 ROUNDER = 12582912.0  # 1.5 * 2^23
@@ -71,7 +71,7 @@ def _rounding(code_matrix, store_codes):
                 values = [emit.load(FLOATS, place, 4 * LANES * v) for v in range(VECTORS)]
                 magnitude = _largest_magnitude(emit, values)
                 usable = builder.fcmp_ordered(
-                    ">", magnitude, ir.Constant(FLOAT, LARGEST_WITHOUT_INVERSE)
+                    ">", magnitude, ir.Constant(FLOAT, MAX_WITHOUT_INVERSE)
                 )
                 inverse = builder.fdiv(ir.Constant(FLOAT, 127.0), magnitude)
                 inverse = emit.everywhere(builder.select(usable, inverse, ir.Constant(FLOAT, 0.0)))

@@ -27,7 +27,7 @@ from minimtp.kernels.cpu.matrices.panels import (
     q4_0_steps,
     quantized_panels,
 )
-from minimtp.kernels.cpu.matrices.tiles import MOST_ROWS, float_tile, quantized_tile
+from minimtp.kernels.cpu.matrices.tiles import MAX_TILE_ROWS, float_tile, quantized_tile
 from minimtp.kernels.ggml import blocks as ggml
 
 F32, Q4_0, Q8_0 = 0, 1, 2
@@ -114,9 +114,9 @@ def _require_fitting(x, panels, unit, unit_bytes, y):
 
 
 @compiled
-def _next_rows(left, most):
-    """Return the rows of the next tile, at most `most`, so that no single row is left over."""
-    return left if left <= most else min(most, (left + 1) // 2)
+def _next_rows(left, max_rows):
+    """Return the rows of the next tile, at most `max_rows`, so that no single row is left over."""
+    return left if left <= max_rows else min(max_rows, (left + 1) // 2)
 
 
 @compiled
@@ -126,7 +126,7 @@ def multiply_floats(x, w, start, stride, depth, y, column, fetches):
     """
     row = 0
     while row < x.shape[0]:
-        rows = _next_rows(x.shape[0] - row, MOST_ROWS)
+        rows = _next_rows(x.shape[0] - row, MAX_TILE_ROWS)
         if rows == 8:
             _f32_8(x, row, w, start, stride, depth, y, row, column, fetches)
         elif rows == 7:

@@ -62,7 +62,7 @@ from minimtp.kernels.cpu.matrices.vectors import (
 )
 
 VECTORS = PANEL // LANES  # in a panel
-MOST_ROWS = LANES // 2  # maximum number of rows in a tile
+MAX_TILE_ROWS = LANES // 2  # maximum number of rows in a tile
 # The number of totals for which there are registers, besides those for the operands.
 FLOAT_TOTALS, QUANTIZED_TOTALS = (16, 8) if DOTS else (8, 8)
 STRETCH = 128  # values of k: 16 KB of a panel of floats
@@ -72,11 +72,11 @@ NEAR_AHEAD, FAR_AHEAD = 8192, 16384
 FEWEST_FETCHING, FAR_CACHE = (3, SECOND) if ZEN else (1, NEAREST)
 
 
-def _parts(rows, most_totals):
+def _parts(rows, max_totals):
     """Split the vectors of a panel into parts. The registers hold the totals of `rows` rows for one
     part.
     """
-    size = max(1, min(VECTORS, most_totals // rows))
+    size = max(1, min(VECTORS, max_totals // rows))
     return [range(first, first + size) for first in range(0, VECTORS, size)]
 
 

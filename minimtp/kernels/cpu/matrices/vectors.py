@@ -148,12 +148,12 @@ class Emitter:
             self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0)), [0] * LANES
         )
 
-    def folded(self, operation, x, smallest_distance=1):
+    def folded(self, operation, x, min_distance=1):
         """Combine the lanes of x with `operation`, and return the result in every lane. A
-        `smallest_distance` of n combines only lanes whose distance is a multiple of n.
+        `min_distance` of n combines only lanes whose distance is a multiple of n.
         """
         distance = LANES // 2
-        while distance >= smallest_distance:
+        while distance >= min_distance:
             x = operation(x, self.lanes(x, [lane ^ distance for lane in range(LANES)]))
             distance //= 2
         return x
