@@ -82,8 +82,7 @@ def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
     """
     if not has_step_and_minimum(scales):
         raise UserError(
-            f"{grid.name} stores no offset beside the step, so none can be learned: use q4_1, or "
-            "scales learned"
+            f"{grid.name} has no offset, so none can be learned: use q4_1, or scales learned"
         )
     return scales
 

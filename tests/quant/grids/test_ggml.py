@@ -90,7 +90,8 @@ def test_an_invalid_importance_is_rejected_with_the_name_of_the_matrix(bad):
 @pytest.mark.parametrize("name", ["int4-restricted-g32", "nf4-g64", "ternary-tensor"])
 def test_grids_that_cannot_weight_errors_reject_an_importance(name):
     with pytest.raises(
-        UserError, match=f"{name} cannot weigh errors by importance: use q4_0, q4_1, q4_k or q6_k"
+        UserError,
+        match=f"{name} does not support importance-weighted errors: use q4_0, q4_1, q4_k or q6_k",
     ):
         grid_named(name).encode(np.zeros((2, 64), np.float32), importance=np.ones(64))
 
