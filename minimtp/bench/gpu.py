@@ -20,9 +20,9 @@ from minimtp.errors import UserError
 from minimtp.kernels.cuda.graph import Recording
 from minimtp.training.recipe import PRECISIONS
 
-TIMES = 10  # launches of a recording per figure
+TIMES = 10  # launches of a recording per result
 SIDE = 8192  # side of the square matrices
-CACHES = 4  # size of the copied array, in caches
+CACHES = 4  # size of the copied array, as a multiple of the cache
 
 
 def seconds(

@@ -1,4 +1,6 @@
-"""`minimtp generate`: continue one prompt as it is generated, or several at once."""
+"""`minimtp generate`: continue one prompt and print the text while it is generated, or continue
+several prompts.
+"""
 
 import argparse
 import sys

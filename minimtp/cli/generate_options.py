@@ -34,7 +34,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="T",
         help="0: always the most likely token (the default); 1: the model's own probabilities; "
-        "more: wilder",
+        "above 1: more random",
     )
     add(
         "--top-k",
@@ -91,8 +91,7 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
         type=draft_length,
         default="auto",
         metavar="auto|N",
-        help="tokens to propose at a time: as many as make it faster (auto, the default), or at "
-        "most N",
+        help="maximum number of tokens to propose per round; auto (the default) picks the fastest",
     )
     add(
         "--draft-confidence",
@@ -116,8 +115,8 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how proposed tokens are verified when sampling; no rule changes the model's "
         "probabilities. "
-        "shared-noise (the default): the same seed gives the same text whatever is proposed; "
-        "token, block: accept more; match: accept what the model samples anyway",
+        "shared-noise (the default): the same seed gives the same text for any proposals; "
+        "token, block: accept more; match: accept tokens that equal the model's own samples",
     )
 
 

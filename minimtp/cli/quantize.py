@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
         help="rtn: round to nearest (the default); hqq: half-quadratic; importance: weighted by "
         "the inputs' size; "
         "awq: activation-aware; gptq: corrects each column's error in the next ones. "
-        "A run that was trained through rounding needs none",
+        "A run that was trained with quantization needs none",
     )
     add(
         "--head-grid",
@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="text that importance, awq and gptq look at (default: the run's training text)",
+        help="calibration text for importance, awq and gptq (default: the run's training text)",
     )
     add("--out", required=True, metavar="DIR", help="run folder to write")
 

@@ -2,8 +2,8 @@
 
     standard            a plain transformer
     mtp                 the same with prediction heads, which draft
-    mtp_qat_int4        the same, trained through int4 rounding in its last part, then packed
-    mtp_int4_rounded    the second one, rounded to int4 after training, for contrast
+    mtp_qat_int4        the same, trained with int4 rounding in the decay phase, then packed
+    mtp_int4_rounded    mtp, rounded to int4 after training, for comparison
 
 **Equal training.** One stem is trained while the learning rate is constant. Each configuration
 continues from its checkpoint through the decay phase, on the same batches and with the same total

@@ -46,7 +46,7 @@ class Job:
     """The configurations to compare, the device and the threads."""
 
     preset: str
-    recipe: Recipe  # of the standard configuration
+    recipe: Recipe  # the recipe of the standard configuration
     corpus: Corpus
     prompts: Prompts
     device: Device

@@ -113,8 +113,8 @@ class Generation:
         return self._schedule.next_plan(self._max_length - length - 1, length - 1, self.statistics)
 
     def _end(self, round_: Round) -> Round:
-        """Set `reason` if the text ends with this round. Return the round without what follows a
-        stop.
+        """Set `reason` if the text ends with this round. Return the round without the tokens after
+        a stop.
         """
         kept = self._stop.extend(round_.tokens)
         if kept is not None:

@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "checkpoint_every": 0,
         "evaluation_tokens": 4096,
     },
-    "quick": {  # 0.8 million parameters, minutes on two cores, where many small steps learn most
+    "quick": {  # 0.8 million parameters, minutes on two cores; many small steps learn most
         "context_length": 128,
         "num_layers": 4,
         "hidden_size": 128,

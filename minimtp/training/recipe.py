@@ -88,12 +88,12 @@ class Recipe:
     detach_until: float = setting("heads", 0.0, FRACTION,
         "fraction of the steps in which head losses do not update the trunk")
     head_stride: int = setting("heads", 1, Range(1, 64),
-        "train the heads at every n-th position only, which costs an n-th")
+        "train the heads only at every n-th position, at an n-th of the cost")
     freeze_trunk: bool = setting("heads", False, None,
         "train the heads only")
 
     quantization: str = setting("quantize", "none", ("none", "qat"),
-        "qat: train through the rounding of the deployed model")
+        "qat: train with the rounding of the deployed model")
     weight_grid: str = setting("quantize", "q4_0", None,
         "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, ...")
     embedding_grid: str = setting("quantize", "q8_0", None,

@@ -42,7 +42,8 @@ def table(
 def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
     """Return the size and the speed of each weight format. Speed-ups are relative to the first.
 
-    On a GPU also the time of a forward pass over one token, and its share of the copy bandwidth.
+    On a GPU, the table also has the time of a forward pass over one token, and its share of the
+    copy bandwidth.
     """
     formats = result["formats"]
     rows, passes = formats["rows"], formats.get("passes")

@@ -1,9 +1,10 @@
 """Compare the training speed of minimtp and of PyTorch on the same device: `minimtp bench train`.
 
 The preset's standard model is trained by minimtp and by PyTorch (implementations.py). On the CPU,
-PyTorch uses as many threads and runs eagerly and compiled. On a GPU it uses the same precision and
-runs eagerly and with whole steps recorded as a CUDA graph. minimtp also trains with 4-bit rounding
-(QAT) and with heads for three more tokens, to show how much slower that is.
+PyTorch uses the same number of threads, and is measured eagerly and compiled. On a GPU it uses the
+same precision, and is measured eagerly and with whole steps recorded as a CUDA graph. minimtp also
+trains with 4-bit rounding (QAT) and with heads for three more tokens, to show how much slower that
+is.
 
 **Alternating.** The speed of a shared machine drifts, so the implementations alternate, round by
 round, and their order is reversed after each round. A round is a fixed number of training steps. A
@@ -28,12 +29,12 @@ bits the implementations round at different places: we saw up to 1.9e-2 with `ti
 rate, but only float32 proves equal work.
 
 **Peak.** The speed of products of large matrices, measured once per round: on the CPU the product
-of NumPy, 1024 x 1024, on as many threads, and on a GPU the product of cuBLAS, 8192 x 8192, in the
-same precision (gpu.py).
+of NumPy, 1024 x 1024, on the same number of threads, and on a GPU the product of cuBLAS, 8192 x
+8192, in the same precision (gpu.py).
 
-**Operations.** A multiplication and an addition count as 2. Each token and weight of a matrix
-product counts 6 (2 forward, 4 backward). Norms and the lookup in the token table count 0. Attention
-counts 6 (T + 1) D per token and layer: three times the unmasked half of the two forward products.
+**Operations.** A multiplication and an addition count as 2. A weight of a matrix product counts 6
+per token (2 forward, 4 backward). Norms and the lookup in the token table count 0. Attention counts
+6 (T + 1) D per token and layer: three times the unmasked half of the two forward products.
 Recomputed operations count once.
 """
 
@@ -69,7 +70,7 @@ TOLERANCES = {"float32": 1e-4, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 5e-2}
 
 @dataclass(frozen=True)
 class Plan:
-    """The amount of measurement: `rounds` rounds of `steps` counted steps."""
+    """The plan of a measurement: `rounds` rounds of `steps` counted steps."""
 
     recipe: Recipe
     text: Corpus
@@ -105,7 +106,7 @@ class Plan:
 class Measured:
     """The raw measurements, by name of the implementation."""
 
-    losses: dict[str, list[float]]  # of the checked steps
+    losses: dict[str, list[float]]  # losses of the checked steps
     max_difference: float | None
     rounds: dict[str, list[Round]]
     peaks: list[float]  # GFLOP/s

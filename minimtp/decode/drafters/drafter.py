@@ -35,8 +35,8 @@ from minimtp.decode.rules.tree import Tree
 
 
 class Drafter(Protocol):
-    """See the module's docstring. Copy what you keep of the arrays given to `commit`: the caller
-    reuses them.
+    """See the module's docstring. Copy the arrays given to `commit` if you keep them, because the
+    caller reuses them.
     """
 
     max_depth: int

@@ -56,8 +56,8 @@ def gated_draft(
     temperature = 1.0 if noise is None else float(temperature)
 
     def draft(state, token, *noise):
-        # Written into their places: to concatenate more than eight arrays CuPy uploads their
-        # addresses, which a graph cannot record.
+        # The results are written to slices of one array. To concatenate more than eight arrays,
+        # CuPy would upload their addresses, which a graph cannot record.
         xp = array_module(state)
         tokens, probabilities = xp.empty(depth, xp.int64), xp.empty(depth, xp.float32)
         for place in range(depth):

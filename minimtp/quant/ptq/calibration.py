@@ -9,8 +9,7 @@ layer:
 
 To collect them, every linear layer is replaced by a `CalibratedLinear`. It multiplies by
 full-precision weights until it gets rounded ones, and rounds its inputs as the deployed layer will.
-So the statistics of a layer can be collected with the layers before it already rounded, including
-their errors.
+So the earlier layers can be rounded first, and the statistics of a layer then include their errors.
 """
 
 from collections.abc import Iterable

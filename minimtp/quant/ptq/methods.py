@@ -8,7 +8,7 @@
 
 All methods use the same grids, packing and modules as quantization-aware training. The only
 difference is that the weights were not trained to adapt. Every method rounds token tables to
-nearest, because their grid is fine.
+nearest, because their grid has many levels.
 
 Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics
 for each, with the layers before it already rounded, so that it compensates for their errors, too.

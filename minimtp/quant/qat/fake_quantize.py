@@ -1,5 +1,5 @@
-"""Rounding that gradients can pass: the forward pass rounds, the backward pass sends the gradient
-straight through.
+"""Rounding that gradients can pass. The forward pass rounds, and the backward pass sends the
+gradient straight through.
 
 A rounded weight is a staircase function of the weight. Its derivative is 0 almost everywhere, so
 training would stop. The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) computes
@@ -64,16 +64,15 @@ class FakeQuantize(Op):
 
 
 class FakeQuantizedMatMul(Op):
-    """y = round(x) round(W)ᵀ for x (..., K) and W (N, K). Then dx = dy round(W); dyᵀ round(x) goes
-    through W's rounding.
+    """y = round(x) round(W)ᵀ for x (..., K) and W (N, K). Then dx = dy round(W). The gradient dyᵀ
+    round(x) of round(W) passes through W's rounding.
 
     rounding: makes the operation that rounds W. Its further inputs, the learned parameters of the
     grid, follow W.
     activations: how x is rounded, one of ACTIVATIONS. The gradient of x passes everywhere: the
     largest magnitude of a group sets the scale, so nothing is clipped. Both are rounded again in
-    the backward pass, which takes less time than reading saved copies from memory. Only x and W
-    themselves are saved, as by a matmul without rounding, so training through rounding needs no
-    memory per weight.
+    the backward pass, which takes less time than reading saved copies from memory. A matmul without
+    rounding also saves x and W, so training with rounding needs no additional memory per weight.
     """
 
     straight_through = True

@@ -5,8 +5,8 @@ Rounding to the levels of a step s, with v = w / s,
 
     q(w) = s clip(round(v), low, high)
 
-has no useful derivative in w, which is 0 almost everywhere, and none in s: it is a staircase times
-s. LSQ, learned step size quantization (Esser et al. 2020, arXiv 1902.08153), freezes the rounding
+has no useful derivatives. The derivative in w is 0 almost everywhere, and q is a staircase times s.
+LSQ, learned step size quantization (Esser et al. 2020, arXiv 1902.08153), freezes the rounding
 error c = round(v) - v and differentiates the surrogate that is left: s (v + c) = w + s c inside the
 range, s low or s high outside. So
 

@@ -123,7 +123,7 @@ class Corpus:
         return self.train.take(positions, mode="wrap").astype(np.int64)
 
     def validation_windows(self, tokens: int, *, context_length: int, depth: int = 0) -> np.ndarray:
-        """Return at most `tokens` held-out tokens, as windows spread evenly that do not overlap.
+        """Return at most `tokens` held-out tokens, as evenly spread windows that do not overlap.
 
         The windows are (W, context_length + 1 + depth) int64. They begin at the same places for
         every depth, so models with and without heads are evaluated on the same text.

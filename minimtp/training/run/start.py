@@ -28,7 +28,7 @@ class Start:
     start_from: a run folder whose weights are loaded. Modules that it does not have start with new
     weights.
     continue_schedule: with `start_from`, also load the optimizer's moments, and continue at that
-        run's step, that is, at its place in the text and in the schedule.
+    run's step, and so at its position in the text and in the schedule.
     teacher: the run folder of the model whose probabilities the recipe follows. A resumed run knows
         its teacher.
     self_generated: train on this many tokens that the run in `start_from` generates first
