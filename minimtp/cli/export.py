@@ -15,7 +15,10 @@ def add_parser(commands: Commands) -> None:
     )
     add_run(parser, "a run folder")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="file to write; an existing file is replaced"
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="file to write; an existing GGUF file is replaced",
     )
 
 

@@ -19,7 +19,7 @@ from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, make_folder
+from minimtp.files import atomic_write, kind_at, make_folder, reason_for
 from minimtp.formats.gguf.layout import gguf_library, layout
 from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, vocabulary_of
 from minimtp.model.config import ModelConfig
@@ -34,6 +34,7 @@ from minimtp.quant.qat.modules import FakeQuantizedMatrix
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
+MAGIC = b"GGUF"  # how a GGUF file begins
 FILE_TYPES = {  # general.file_type, by the type of most matrices
     "f32": "ALL_F32",
     "f16": "MOSTLY_F16",
@@ -59,10 +60,10 @@ class Exported(NamedTuple):
 def export(loaded: LoadedModel, path: str | Path) -> Exported:
     """Write the trunk and the tokenizer of a loaded model to a GGUF file.
 
-    An existing file is replaced once the new one is safely on the disk.
+    An existing GGUF file is replaced once the new one is safely on the disk.
 
-    Raises UserError if a GGUF file cannot hold the model, if the extra `interop` is missing, or if
-    the file cannot be written.
+    Raises UserError if a GGUF file cannot hold the model, if the extra `interop` is missing, if
+    `path` holds anything but a GGUF file, or if the file cannot be written.
     """
     return write_gguf(path, loaded.model, loaded.tokenizer, loaded.path.name.removesuffix(".gguf"))
 
@@ -74,8 +75,7 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
         model = convert(model)
     tensors = _tensors(model)
     vocabulary = vocabulary_of(tokenizer)
-    if kind_at(path) not in ("nothing", "file"):
-        raise UserError(f"{path} is not a file: give the name of a file to write")
+    _require_place(path)
     make_folder(path.parent)
     matrix_types = Counter(kind for kind, array in tensors.values() if array.ndim == 2)
     with atomic_write(path) as partial:
@@ -96,6 +96,29 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
             writer.close()
     types = Counter(kind for kind, _ in tensors.values())
     return Exported(path, path.stat().st_size, types, caveats(model))
+
+
+def _require_place(path: Path) -> None:
+    """Raise UserError if `path` holds anything but a GGUF file: a typing mistake must not replace a
+    checkpoint.
+    """
+    kind = kind_at(path)
+    if kind not in ("nothing", "file"):
+        raise UserError(f"{path} is not a file: give the name of a file to write")
+    if kind == "file" and not _is_gguf(path):
+        raise UserError(
+            f"{path} exists and is not a GGUF file: choose another --out, or remove this one"
+        )
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({reason_for(error)}): choose another --out"
+        ) from None
 
 
 def caveats(model: LanguageModel) -> list[str]:
