@@ -1,9 +1,9 @@
-// CUDA's language on the host, for tests: the same .cu files, compiled by a C++ compiler, run thread by thread.
+// The CUDA language on the host, for tests: a C++ compiler compiles the same .cu files, which run thread by thread.
 //
-// The threads of a block are fibers. A fiber runs until it meets a barrier or a shuffle, then waits until the others of its
-// block or warp are there: lock step exactly where the hardware promises it, and any order elsewhere. Odd launches run the
-// threads backwards, so that a missing barrier shows as a wrong result. Array arguments lie directly before a page that
-// cannot be touched, so that a read or a write behind an array's end is caught. No speed is meant.
+// The threads of a block are fibers. A fiber runs until a barrier or a shuffle, and then waits for the other threads of its
+// block or warp. So threads run in lock step only where the hardware guarantees it, and in any order elsewhere. Odd launches
+// run the threads in reverse order, so a missing barrier gives a wrong result. Each array argument ends directly before a
+// protected page, so a read or write beyond its end is caught. It is not built for speed.
 #pragma once
 #define CUDA_ON_HOST 1
 
@@ -67,14 +67,14 @@ __attribute__((noinline)) inline void yield() {
 }
 
 inline void fiber_main() {
-    while (true) {  // a fiber serves one block after the other
+    while (true) {  // a fiber runs a thread of one block after another
         body(body_arguments);
         current->done = true;
         yield();
     }
 }
 
-// How many lanes of each warp, and threads of the block, are at their next common operation, and how many are complete.
+// Number of lanes of each warp, and of threads of the block, that wait at their next common operation or have finished.
 struct Meeting {
     unsigned members = 0, arrived = 0;
     unsigned long complete = 0;
@@ -163,7 +163,7 @@ inline void stopped(int signal) {
     siglongjmp(failure, 1);
 }
 
-// An array argument, moved before a page that cannot be touched.
+// An array argument, moved to end directly before a protected page.
 struct Guarded {
     char *from, *pages, *at;
     size_t size, mapped;
@@ -204,7 +204,7 @@ extern "C" inline const char* signature_of(const char* name) {
     return found == on_host::kernels().end() ? nullptr : found->second.signature.c_str();
 }
 
-// sizes: bytes of each array argument, 0 for a number. Returns what went wrong, or null.
+// sizes: bytes of each array argument, 0 for a number. Returns an error message, or null.
 extern "C" inline const char* launch(const char* name, const unsigned* sizes, void** arguments, const size_t* bytes, int count) {
     using namespace on_host;
     grid_size = {sizes[0], sizes[1], sizes[2]};
@@ -254,7 +254,7 @@ extern "C" inline const char* launch(const char* name, const unsigned* sizes, vo
     sigaction(SIGSEGV, &before_segv, nullptr);
     sigaction(SIGBUS, &before_bus, nullptr);
     sigaction(SIGFPE, &before_fpe, nullptr);
-    if (error) fibers.clear();  // they stand in the middle of something
+    if (error) fibers.clear();  // they have not finished
     for (Guarded& array : guarded) {
         if (array.written && !error) std::memcpy(array.from, array.at, array.size);
         munmap(array.pages, array.mapped);
@@ -301,7 +301,7 @@ using std::max;
 inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
 inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 
-// 16-bit floats by their bits, rounded half to even: what two instructions of the GPU do.
+// 16-bit floats by their bits, rounded half to even, as two instructions of the GPU do.
 inline float from_half(unsigned short half) {
     int exponent = half >> 10 & 31, mantissa = half & 1023;
     float magnitude = exponent == 0    ? ldexpf(mantissa, -24)
@@ -314,6 +314,6 @@ inline unsigned short to_half(float x) {
     float magnitude = fabsf(x);
     if (!(magnitude < 65520.0f)) return sign | (magnitude != magnitude ? 0x7e00 : 0x7c00);
     int exponent = magnitude < ldexpf(1, -14) ? -14 : ilogbf(magnitude);
-    int mantissa = int(nearbyintf(ldexpf(magnitude, 10 - exponent)));  // below 2048, or 2048 where it rounds up
+    int mantissa = int(nearbyintf(ldexpf(magnitude, 10 - exponent)));  // below 2048, or 2048 if it rounds up
     return sign | (exponent == -14 ? mantissa : ((exponent + 15) << 10) + mantissa - 1024);
 }

@@ -11,7 +11,7 @@ DEPTH = 3  # drafts in a chain, and maximum depth of a tree
 
 
 def random_distributions(random, zeros, vocabulary=3):
-    """Distributions for every prefix of up to DEPTH tokens; a share of the entries is exactly 0."""
+    """Return distributions for every prefix of up to DEPTH tokens. Some entries are exactly 0."""
     distributions = {}
     for length in range(DEPTH + 1):
         for prefix in itertools.product(range(vocabulary), repeat=length):
@@ -80,9 +80,9 @@ def most_probable(rng, distribution, count):
 
 
 def chain_round(rule, p, q, sample=one_draft, declared=None, depth=DEPTH):
-    """Return a function of a random source: one round of a rule for chains.
+    """Return a function of a random source that runs one round of a rule for chains.
 
-    Its result: the emitted tokens, and the number of accepted drafts.
+    The function returns the emitted tokens and the number of accepted drafts.
 
     sample: how a draft is sampled from its distribution. declared: the distributions that the rule
     is told for these prefixes, by default q's own.
@@ -129,7 +129,7 @@ def sample_tree(rng, q, form, sample, replacement=False):
 
 
 def tree_round(rule, p, q, form, sample=distinct_drafts, replacement=False):
-    """As `chain_round`, for a rule for trees and a tree of the given form."""
+    """Like `chain_round`, for a rule for trees and a tree of the given form."""
 
     def one_round(rng):
         tree, texts = sample_tree(rng, q, form, sample, replacement)
@@ -142,7 +142,7 @@ def tree_round(rule, p, q, form, sample=distinct_drafts, replacement=False):
 
 
 def text_distribution(one_round, p):
-    """{text: probability} of a round, continued by the target itself to DEPTH + 1 tokens."""
+    """Return {text: probability} of a round that the target continues to DEPTH + 1 tokens."""
     texts = {}
     for (tokens, _), probability in every_outcome(one_round).items():
         for text, share in continuations(tokens, p):
@@ -165,7 +165,7 @@ def continuations(tokens, p):
 
 
 def distance_to_target(one_round, p):
-    """Total variation between the texts that begin with a round and the target's own texts."""
+    """Return the total variation between texts that begin with a round and the target's texts."""
     return total_variation(text_distribution(one_round, p), target_distribution(p))
 
 

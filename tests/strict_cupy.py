@@ -34,7 +34,7 @@ inf, nan, pi, newaxis = np.inf, np.nan, np.pi, None
 
 SCALARS = (bool, int, float, complex, np.generic)
 traffic = SimpleNamespace(reads=0, uploads=0, launches=0)
-_capture: "list | None" = None  # what the stream being captured would do
+_capture: "list | None" = None  # the operations of the stream that is being captured
 
 
 class Refused(TypeError):
@@ -53,7 +53,7 @@ def _read(array: "ndarray") -> np.ndarray:
 
 
 def _unwrap(value: object) -> object:
-    """The NumPy array behind ours; numbers as they are; host arrays refused."""
+    """Return the NumPy array of a device array, or a number unchanged. Reject host arrays."""
     if isinstance(value, ndarray):
         return value._data
     if isinstance(value, np.ndarray):
@@ -76,10 +76,12 @@ def _nonsense(data: np.ndarray) -> None:
 
 
 def _run(function, *arguments, writes=(), trial=None, **options):
-    """function(*arguments) on the NumPy arrays, results wrapped. writes: arrays of ours that the
-    function changes.
-    trial: a function that gives the result's form while a stream is captured, when the arguments
-    hold nonsense."""
+    """Run function(*arguments) on the NumPy arrays and wrap its result.
+
+    writes: device arrays that the function changes.
+    trial: a function whose result has the same shape. It runs instead while a stream is captured,
+    because then the arguments hold nonsense.
+    """
     host = [_unwrap(argument) for argument in arguments]
     named = {name: _unwrap(option) for name, option in options.items()}
     inputs = [a for a in (*_flat(host), *named.values()) if isinstance(a, np.ndarray)]
@@ -118,7 +120,7 @@ def _flat(values):
 
 
 def _with_out(function):
-    """A function with an optional `out`, as ufuncs have."""
+    """Return the function with an optional argument `out`, like a ufunc."""
 
     def call(*arguments, out=None, **options):
         if out is None:
@@ -159,17 +161,17 @@ def _inplace(function):
 
 
 def _index(index):
-    """An index for NumPy. Lists and host arrays would be uploaded silently, so they are refused."""
+    """Return the index for NumPy. Lists and host arrays are rejected, because CuPy uploads them."""
     parts = index if isinstance(index, tuple) else (index,)
     for part in parts:
         if isinstance(part, (list, np.ndarray)) and np.ndim(part):
             raise Refused(
-                "an index of lists or host arrays is an upload: move it to the device first"
+                "an index of lists or host arrays is an upload, so move it to the device first"
             )
         if isinstance(part, slice) and builtins.any(
             isinstance(end, ndarray) for end in (part.start, part.stop, part.step)
         ):
-            raise Refused("a slice's bounds must be numbers of the host")
+            raise Refused("the bounds of a slice must be numbers of the host")
     host = tuple(part._data if isinstance(part, ndarray) else part for part in parts)
     return host if isinstance(index, tuple) else host[0]
 
@@ -178,7 +180,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
     """An array on the device."""
 
     __slots__ = ("_data", "_owner")
-    __array_ufunc__ = None  # arithmetic of NumPy's scalars with ours comes to our own operators
+    __array_ufunc__ = None  # so NumPy scalars leave arithmetic to the operators below
 
     def __init__(self, data: np.ndarray) -> None:
         self._data = data
@@ -254,7 +256,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
 
 
 def _anywhere(host):
-    """An index of the same form that is within bounds."""
+    """Return an index of the same form that is within bounds."""
     if isinstance(host, tuple):
         return tuple(map(_anywhere, host))
     return np.zeros_like(host) if isinstance(host, np.ndarray) and host.dtype.kind in "iu" else host
@@ -342,7 +344,7 @@ for _name in (
 
 
 def _joining(join):
-    """CuPy joins more than eight arrays by a kernel that is told their addresses by an upload."""
+    """Count an upload if more than 8 arrays are joined, because CuPy uploads their addresses."""
 
     def call(arrays, *others, **options):
         arrays = list(arrays)
@@ -372,7 +374,7 @@ globals()["add"].at = _add_at
 
 
 def empty(shape, dtype=float, order="C"):
-    """Filled with nonsense: who reads what was never written finds out."""
+    """Return an array full of nonsense, so reading an element that was never written shows."""
     result = np.empty(shape, dtype, order)
     _nonsense(result)
     return ndarray(result)
@@ -385,7 +387,7 @@ def empty_like(array, dtype=None, **options):  # noqa: F811
 
 
 def array(value, dtype=None, copy=True, **options):
-    """A copy on the device; of host data it is an upload."""
+    """Return a copy on the device. Copying host data is an upload."""
     if isinstance(value, ndarray):
         return _run(lambda data: np.array(data, dtype, **options), value)
     if isinstance(value, (list, tuple)) and builtins.any(
@@ -531,7 +533,7 @@ def get_default_pinned_memory_pool():
 
 
 class RawModule:
-    """CUDA source, compiled for the host."""
+    """A CUDA source compiled for the host."""
 
     def __init__(
         self, *, code=None, path=None, options=(), backend="nvrtc", name_expressions=None, **others
@@ -549,7 +551,7 @@ class RawModule:
 
 
 class _Kernel:
-    """A kernel that is launched as kernel(grid, block, arguments)."""
+    """A kernel, launched as kernel(grid, block, arguments)."""
 
     def __init__(self, library, name: str) -> None:
         self._library, self._name = library, name
@@ -563,7 +565,7 @@ class _Kernel:
         pointers = [a._data if isinstance(a, ndarray) else a for a in args]
         for argument in args:
             if isinstance(argument, np.ndarray):
-                raise Refused("a host array cannot be given to a kernel")
+                raise Refused("a kernel does not accept host arrays")
         self._library.check(self._name, grid, block, pointers, shared_mem)
         traffic.launches += 1
         if _capture is None:
@@ -573,14 +575,10 @@ class _Kernel:
 
 
 class _Cublas:
-    """The one product that is called directly, and its setting. What cuBLAS refuses is refused."""
+    """The only cuBLAS function in use. It rejects the arguments that cuBLAS rejects."""
 
-    ALLOWED = {
-        (0, 68),
-        (0, 77),
-        (2, 68),
-        (14, 68),
-    }  # kinds of factors and of arithmetic, results in float32
+    # (type of the operands, type of the arithmetic); results are float32
+    ALLOWED = {(0, 68), (0, 77), (2, 68), (14, 68)}
 
     def __init__(self) -> None:
         self.math_mode = 0
@@ -631,7 +629,7 @@ class _Cublas:
 
     @staticmethod
     def _columns(place, kind, rows, columns, stride):
-        """The matrix at an address, its columns contiguous and `stride` numbers apart."""
+        """Return the matrix at an address. Its contiguous columns are `stride` numbers apart."""
         if stride < rows:
             raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
         dtype = np.dtype({0: np.float32, 2: np.float16, 14: np.uint16}[kind])
@@ -646,7 +644,7 @@ class _Cublas:
 
     @staticmethod
     def _ten_bits(x):
-        """Rounded to TF32's explicit bits."""
+        """Return x rounded to the 10 explicit mantissa bits of TF32."""
         return ((np.ascontiguousarray(x).view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 

@@ -8,7 +8,7 @@ from tests.table_models import greedy_text
 
 
 class CheckingDrafter(FunctionDrafter):
-    """Compares each hidden row (position and token, see `TableTarget`) with the tokens so far."""
+    """Checks that each hidden row is the position and the token that it should be."""
 
     reads_hidden = True
 

@@ -1,9 +1,8 @@
-"""Models that are small enough to know everything about, so that tests of the decoder need no
-weights.
+"""Models given by a table of logits, so tests of the decoder need no weights.
 
 `TableTarget` derives the logits after every prefix from a seed. `ScriptedRandomSource` replaces
-the decoder's random numbers by a script, and `every_outcome` runs a function with every possible
-script. So the decoder's own code gives the exact probability of each of its results.
+the random numbers of the decoder by a script, and `every_outcome` runs a function with every
+possible script. So the code of the decoder itself gives the exact probability of each result.
 """
 
 from types import SimpleNamespace
@@ -73,7 +72,7 @@ class TableTarget:
 
 
 def greedy_text(target, prompt, count):
-    """The target's greedy output, computed without any of the decoder's code."""
+    """Return the greedy output of the target, computed without the code of the decoder."""
     tokens = list(prompt)
     for _ in range(count):
         tokens.append(int(np.argmax(target.logits(tokens))))
@@ -81,7 +80,7 @@ def greedy_text(target, prompt, count):
 
 
 class ScriptedRandomSource:
-    """A `RandomSource` that answers its questions from `script`, and with 0 after its end."""
+    """A `RandomSource` whose choices come from `script`. After its end, every choice is 0."""
 
     def __init__(self, script):
         self.script, self.asked, self.probability = script, [], 1.0
@@ -112,7 +111,7 @@ class ScriptedRandomSource:
 
 
 def every_outcome(run):
-    """{result: probability} of run(rng), from every possible answer to each of its questions."""
+    """Return {result: probability} of run(rng) over all possible random choices."""
     outcomes, script = {}, []
     while script is not None:
         rng = ScriptedRandomSource(script)
@@ -127,8 +126,9 @@ def every_outcome(run):
 
 
 def exact_distribution(target, sampling, prompt, max_new_tokens, stop=()):
-    """{new tokens: probability} of sampling without drafts, from the probabilities after each
-    prefix.
+    """Return {new tokens: probability} of sampling without drafts.
+
+    It multiplies the probabilities after each prefix.
     """
     texts = {}
 
@@ -146,6 +146,6 @@ def exact_distribution(target, sampling, prompt, max_new_tokens, stop=()):
 
 
 def total_variation(first, second):
-    """Half the sum of the differences between two {result: probability} tables."""
+    """Return the total variation distance of two {result: probability} tables."""
     results = first.keys() | second.keys()
     return sum(abs(first.get(result, 0.0) - second.get(result, 0.0)) for result in results) / 2

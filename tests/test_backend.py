@@ -1,6 +1,4 @@
-"""The device that is chosen, the reason that is given where a GPU cannot be used, and the threads
-of BLAS.
-"""
+"""The choice of the device, the reasons why a GPU cannot be used, and the threads of BLAS."""
 
 import json
 import os
@@ -32,7 +30,7 @@ class StubCupy(SimpleNamespace):
 
 
 class StubPool:
-    """A memory pool that has no limit until it is given one."""
+    """A memory pool without a limit until one is set."""
 
     fraction = 0
 
@@ -51,7 +49,7 @@ def raising(error: Exception):
 
 
 class Unmultiplied(numpy.ndarray):
-    """An array for which the library of matrix products is missing."""
+    """An array without the library for matrix products."""
 
     def __matmul__(self, other: object) -> None:
         raise ImportError(
@@ -157,8 +155,9 @@ x = np.ones((512, 512), np.float32)
 
 
 def told(code: str, **environment: str) -> object:
-    """What the code prints, as JSON, in a new interpreter whose environment says no more about BLAS
-    than this.
+    """Run code in a new interpreter and return the JSON that it prints.
+
+    No other variable of its environment configures BLAS.
     """
     root = str(Path(backend.__file__).parents[1])
     others = {
@@ -183,9 +182,7 @@ def test_a_matrix_product_uses_one_thread_unless_the_environment_sets_more():
 
 @pytest.mark.parametrize("variable", BLAS_THREAD_VARIABLES)
 def test_thread_variables_set_by_the_user_are_not_changed(variable):
-    """OpenBLAS, for one, prefers its own variable to OMP_NUM_THREADS, so ours beside that would
-    defeat it.
-    """
+    """OpenBLAS prefers its own variable to OMP_NUM_THREADS. So it must not be set as well."""
     code = "import json, os; from minimtp import backend as b\n"
     code += (
         "names = [name for name in b.BLAS_THREAD_VARIABLES if name in os.environ]\n"

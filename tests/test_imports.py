@@ -1,4 +1,4 @@
-"""The house: which part imports which, the sizes of files and folders, and what a start loads.
+"""The order of imports, the sizes of files and folders, and the modules loaded at the start.
 
 Imports point down in the order of LEVELS. Imports inside functions and under TYPE_CHECKING count
 too, because they are dependencies like any other. `import minimtp` does not count, because that
@@ -19,7 +19,7 @@ import minimtp
 PACKAGE = Path(minimtp.__file__).parent
 FRONT_DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}
 FILES = sorted({*PACKAGE.rglob("*.py")} - FRONT_DOORS)
-LEVELS = [  # from the top down; a part may import parts of its own level and of those below it
+LEVELS = [  # from the top down; a part may import parts of its own level and of lower levels
     {"cli"},
     {"bench", "compare", "plan"},
     {"formats"},
@@ -49,19 +49,19 @@ MODULES = {module_of(path) for path in FILES}
 
 
 def names_imported(path: Path, at_module_level: bool = False) -> Iterator[tuple[str, str | None]]:
-    """(module, None) for each `import module`, (module, name) for `from module import name`."""
+    """Yield (module, None) for `import module`, (module, name) for `from module import name`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body if at_module_level else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import: write out the whole name"
+            assert node.level == 0, f"{path} has a relative import: write the whole module name"
             yield from ((node.module, alias.name) for alias in node.names)
 
 
 @cache
 def modules_imported(path: Path) -> frozenset[str]:
-    """The modules of this package that the file imports.
+    """Return the modules of this package that the file imports.
 
     `from package import module` counts as the module, not as the package's __init__.py.
     """
@@ -83,7 +83,7 @@ def part_of(module: str) -> str:
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components of two or more nodes: sets of nodes that reach each other."""
+    """Return the sets of two or more nodes that can all reach each other."""
     reached = {node: set(targets) for node, targets in imports.items()}
     for middle in imports:  # Warshall's algorithm
         for node in imports:
@@ -98,7 +98,7 @@ def circles(imports: dict[str, set[str]]) -> list[list[str]]:
 @each_file
 def test_a_file_imports_only_from_its_own_level_and_below(path):
     part = part_of(module_of(path))
-    assert part in LEVEL, f"{part} has no level: put it into LEVELS"
+    assert part in LEVEL, f"{part} has no level: add it to LEVELS"
     above = sorted(name for name in modules_imported(path) if LEVEL[part_of(name)] < LEVEL[part])
     assert not above, f"{module_of(path)} imports {', '.join(above)}, which lies above {part}"
 
@@ -154,7 +154,7 @@ def test_an_optional_library_is_imported_by_one_part_and_only_when_needed(librar
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules in memory after the statement was run in a new process."""
+    """Return the top-level modules in memory after a new process has run the statement."""
     code = f"import sys\n{statement}\nprint(*(name for name in sys.modules if '.' not in name))"
     process = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

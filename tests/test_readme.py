@@ -1,6 +1,4 @@
-"""README.md and data/results/README.md agree with the code: their tables, their commands and their
-links.
-"""
+"""The tables, commands and links of README.md and data/results/README.md agree with the code."""
 
 import importlib.util
 import re

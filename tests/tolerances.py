@@ -2,11 +2,12 @@
 kernels, devices or precisions.
 
 Most comparisons need no tolerance. Rounded, packed, chosen and drafted values have the same bits,
-and so do rows computed alone or together. Tests compare those bits. The rest are sums in another
-order and functions that differ in the last bit. Each tolerance is listed here with its reason. A
-number is within a tolerance if its error is at most absolute + relative * scale. The
-scale is the magnitude of the expected number, or given by the test: the largest magnitude in the
-result, or of the terms whose sum it is.
+and so do rows computed alone or together. Tests compare those bits. Tolerances are for sums in
+another order and for functions that differ in the last bit. Each is listed here with its reason.
+
+A number is within a tolerance if its error is at most absolute + relative * scale. By default the
+scale is the magnitude of the expected number. A test may give another scale: the largest magnitude
+in the result, or in the terms whose sum the result is.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ UNIT = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
 }
-ROUNDING = UNIT["float32"]  # the largest relative error of a rounded number
+ROUNDING = UNIT["float32"]  # the maximum relative error of a rounded number
 
 
 class Tolerance(NamedTuple):
@@ -56,7 +57,7 @@ KERNELS = {
 }
 
 COMPARISONS = {
-    # Kernels in float32 against a formula.
+    # A kernel in float32 against a formula.
     "exp": Tolerance(2 * ROUNDING, "a polynomial made for it"),
     "rows of a softmax": Tolerance(0.0, "37 rounded shares add up to 1", absolute=40 * ROUNDING),
     "huge logits": Tolerance(0.0, "the last bit of 300", absolute=1e-4),
@@ -103,7 +104,7 @@ COMPARISONS = {
     "quantization, float32": Tolerance(
         1e-6, "sums over a group or a matrix in another order", absolute=1e-7
     ),
-    # Fewer bits against float32: losses in nats over six steps.
+    # Training in lower precision against float32: losses in nats over six steps.
     **{
         f"loss, {precision}": Tolerance(
             0.0,
@@ -118,20 +119,22 @@ COMPARISONS = {
 
 
 def allowed(tolerance: Tolerance, scale: object) -> object:
-    """How far a number of this scale may be from the expected one."""
+    """Return the maximum error of a number of this scale."""
     return tolerance.absolute + tolerance.relative * scale
 
 
-def factors_rounded_to(precision: str, terms: int, magnitude: object) -> object:
-    """How far a product with factors of fewer bits may be from the exact one: both factors are
-    rounded, the sum is float32's.
+def matmul_bound(precision: str, terms: int, magnitude: object) -> object:
+    """Return the maximum error of a matmul in lower precision.
 
-    magnitude: the same product of the factors' magnitudes.
+    Both operands are rounded, and their products are added in float32.
+
+    terms: number of products per sum.
+    magnitude: the matmul of the absolute values of the operands.
     """
     unit = UNIT[precision]
     relative = Tolerance(
         2 * unit + unit**2 + terms * ROUNDING,
-        "two factors and a sum of so many terms",
+        "two rounded operands, and one rounding per term of the sum",
         absolute=2.0**-22,
     )
     return allowed(relative, magnitude)
@@ -140,11 +143,14 @@ def factors_rounded_to(precision: str, terms: int, magnitude: object) -> object:
 def assert_close(
     found: object, expected: object, tolerance: Tolerance, scale: object = None
 ) -> None:
-    """Every number of the array `found`, of any device, is within the tolerance of `expected`; no
-    NaN is.
+    """Check that every number of `found` is within the tolerance of `expected`. A NaN never is.
+
+    found: an array of any device.
     """
     found, expected = to_numpy(found), np.asarray(expected)
     assert found.shape == expected.shape
     apart = np.abs(found - expected)
-    most = allowed(tolerance, np.abs(expected) if scale is None else scale)
-    assert (apart <= most).all(), f"{apart.max()} apart, {np.max(most)} allowed: {tolerance.reason}"
+    limit = allowed(tolerance, np.abs(expected) if scale is None else scale)
+    assert (apart <= limit).all(), (
+        f"off by {apart.max()}, allowed are {np.max(limit)}: {tolerance.reason}"
+    )

@@ -1,4 +1,4 @@
-"""A target that counts: token t is followed by t + 1. Its drafter is always right."""
+"""A target that predicts t + 1 after token t, and a drafter that is always right."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ PROMPTS = [np.array([1, 2]), np.array([7, 8, 9])]
 class CountingTarget:
     """Predicts t + 1 after t. At position `wrong_at` a pass over several tokens predicts 0 instead.
 
-    margin: by how much the logit of the wrong token exceeds that of the right one there.
+    margin: the logit of the wrong token minus the logit of the right one at that position.
     """
 
     vocabulary_size, context_length, max_rows = 50, 40, 40
@@ -37,7 +37,7 @@ class CountingTarget:
 
 
 class CountingDrafter:
-    """Drafts what the counting target says."""
+    """Drafts the tokens that the counting target predicts."""
 
     max_depth, min_confidence, reads_hidden = 4, 0.0, False
 

@@ -1,4 +1,4 @@
-"""Speed-ups are robust against a machine whose speed drifts or is disturbed."""
+"""Measured speed-ups are robust if the speed of the machine drifts or other work disturbs it."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""`minimtp bench ... --device cuda`: what it saves and prints. Speeds are not tested."""
+"""`minimtp bench ... --device cuda` saves and prints its results. Speeds are not tested."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("cuda_sources")
 
 @pytest.fixture
 def small(monkeypatch):
-    """Sizes that the stand-in computes in seconds."""
+    """Use sizes that the stand-in computes in seconds."""
     monkeypatch.setattr(gpu, "TIMES", 1)
     monkeypatch.setattr(gpu, "SIDE", 32)
     monkeypatch.setattr(kernels_cuda, "CALLS", 1)
@@ -39,7 +39,9 @@ def small(monkeypatch):
 def test_gpu_products_are_compared_with_copying_and_a_missing_pytorch_is_reported(
     device, small, tmp_path, monkeypatch, capsys
 ):
-    if device.xp.__name__ != "cupy":  # the stand-in is no GPU of PyTorch's, even where there is one
+    if (
+        device.xp.__name__ != "cupy"
+    ):  # PyTorch cannot use the stand-in, even if it can use a real GPU
         monkeypatch.setattr(kernels_cuda, "_missing", lambda: {"PyTorch": "is left out"})
     out = tmp_path / "kernels.json"
     assert main(["bench", "kernels", "--device", "cuda", "--rounds", "1", "--out", str(out)]) == 0
@@ -102,7 +104,7 @@ def test_a_forward_pass_over_one_token_is_compared_with_the_copy_bandwidth(
         one_pass = result["passes"][form.name]
         assert one_pass["microseconds"] > 0 and one_pass["share_of_copy"] > 0
         assert one_pass["bytes"] > form.bytes_per_pass, (
-            "the cached keys and values are read as well"
+            "the cached keys and values must be counted, too"
         )
         assert form.target.length == 0
     row = {"temperature": 0.0, "tokens_per_second": 10.0, "speedup": 2.0, "weight_bytes": 7}
@@ -127,7 +129,7 @@ def test_the_measured_device_time_is_divided_by_the_number_of_calls(device):
         y[...] = x + 1
 
     assert 0 < gpu.seconds(device.xp, [write, write], times=3) < 1
-    assert float(y[0]) == 1  # it has run, and not only been recorded
+    assert float(y[0]) == 1  # it has run and was not only recorded
 
 
 def test_calls_that_cannot_be_recorded_are_timed_as_separate_launches(device):

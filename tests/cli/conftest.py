@@ -1,4 +1,4 @@
-"""Every test of the commands runs in a folder of its own; `run` is a small trained run in it."""
+"""Each test of the commands runs in its own folder. `run` is a small trained run in it."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +11,7 @@ from tests.cli.helpers import SMALL, TEXT
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The current folder: empty but for a few texts. Loss curves, which take time, are not
-    drawn.
-    """
+    """The current folder contains only a few texts. No loss curves are drawn, to save time."""
     monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
     monkeypatch.chdir(tmp_path)
     Path("poem.txt").write_bytes(TEXT)
@@ -33,6 +31,6 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained):
-    """A copy of that run, in the current folder."""
+    """A copy of the trained run in the current folder."""
     shutil.copytree(trained / "run", "run")
     return Path("run")

@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Small settings, and helpers that run commands, for the tests of the command line."""
 
 import hashlib
 import re
@@ -30,7 +30,9 @@ def refused(capsys, *arguments: str) -> str:
     said = capsys.readouterr()
     assert code == 2, said
     assert said.out == ""
-    sentence = re.sub(r"^minimtp: compiling kernels.*\n", "", said.err)  # printed at the first use
+    sentence = re.sub(
+        r"^minimtp: compiling kernels.*\n", "", said.err
+    )  # the message at the first use of the kernels
     assert re.fullmatch(r"minimtp: [^\n]+\n", sentence), said.err
     assert digest() == before
     return sentence

@@ -79,7 +79,9 @@ def test_a_full_disk_is_refused_and_the_previous_run_is_unchanged(capsys, run, m
     assert checkpoint.read(run).step == 10
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows names these failures otherwise")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows reports these errors with other messages"
+)
 @pytest.mark.parametrize(
     ("command", "path"),
     [

@@ -1,4 +1,4 @@
-"""The commands together, and from Python: train, evaluate, quantize, generate."""
+"""The commands train, evaluate, quantize and generate work together, and from Python."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def test_greedy_text_with_drafts_equals_plain_text_before_and_after_quantizing(c
                 said.err,
             )
             texts.add(said.out)
-        assert len(texts) == 1  # greedy text is the model's own, however it is drafted
+        assert len(texts) == 1  # drafts never change greedy text
 
 
 def test_evaluate_names_its_text_and_warns_if_the_run_was_trained_on_another(capsys, run):

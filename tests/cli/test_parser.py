@@ -1,4 +1,4 @@
-"""The command line: help, options made from the recipe, values, and output that nobody reads."""
+"""The command line: help, options made from the recipe, their values, and a closed pipe."""
 
 import os
 import re

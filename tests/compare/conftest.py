@@ -1,4 +1,4 @@
-"""The comparison that the tests of this folder look at."""
+"""The finished comparison for the tests of this folder."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from minimtp.compare.run import compare
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A whole comparison of the smallest preset: its folder and its result.
+    """Return the folder and the result of a whole comparison with the smallest preset.
 
     The draft depth is not chosen by time, so the results do not depend on the machine.
     """

@@ -1,4 +1,4 @@
-"""Each published claim is judged by its own range."""
+"""Each published claim is compared with the range that was published."""
 
 from minimtp.compare.claims import judge
 

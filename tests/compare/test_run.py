@@ -1,4 +1,4 @@
-"""`minimtp compare` in a folder: its result, what an interruption keeps, and what is refused."""
+"""`minimtp compare` saves its results, continues after an interruption, and refuses bad input."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def compare(out, report=lambda line: None, **options):
 
 
 def fail(*arguments, **options):
-    pytest.fail("this was finished and is done again")
+    pytest.fail("finished work was repeated")
 
 
 def test_the_file_holds_all_results_of_all_configurations(finished):

@@ -33,8 +33,8 @@ def run():
 
 @pytest.fixture
 def stored(monkeypatch, tmp_path):
-    """stored() returns the stored costs by bucket. Buckets are small, and a pass takes one second
-    per cached row.
+    """stored() returns the stored costs by bucket. Buckets are small, and a forward
+    pass takes one second per cached row.
     """
     monkeypatch.setenv("MINIMTP_CACHE", str(tmp_path))
     monkeypatch.setattr(cost, "MEASURED", (1, 2))
@@ -53,8 +53,9 @@ def stored(monkeypatch, tmp_path):
 def test_the_costs_for_each_row_of_a_batch_are_measured_after_its_own_cached_rows(
     run, stored, prompts
 ):
-    """A text that fills its context has no room to measure a pass. A short text cannot measure the
-    passes of a long one.
+    """A text that fills its context has no room to measure a forward pass.
+
+    A short text cannot measure the forward passes of a long one.
     """
     batch = Decoder(run).generate_batch(
         [bytes(length) for length in prompts], max_new_tokens=20, stop=()

@@ -3,7 +3,7 @@ tokens.
 
 The state is the cache of the trunk, the caches and states of the heads, and the cache of a draft
 model. The tests vary acceptance, draft lengths, stops, the end of the context, and batches. They
-use float64, in which feeding in pieces and feeding at once agree up to rounding.
+use float64, so tokens fed in pieces and tokens fed at once agree up to a small rounding error.
 """
 
 import pytest
@@ -29,11 +29,10 @@ PLAIN = {}
 
 
 class CorrectedDrafter:
-    """Replaces many drafts of a drafter by the target's next tokens, because untrained heads are
-    nearly always wrong.
+    """Replaces many drafts of a drafter by the next tokens of the target.
 
-    So the drafts that are verified differ from those that the drafter made and stored. It must cope
-    with that, too.
+    Otherwise nearly all drafts would be rejected, because the heads are untrained. The drafter must
+    also work if the verified drafts differ from those that it made and stored.
     """
 
     min_confidence = 0.0
@@ -106,7 +105,7 @@ def check(target, drafter, tokens):
     hidden = fresh.forward(np.array(tokens[:-1])).hidden
     assert target.length == len(tokens) - 1
     assert_equal_caches(target.cache, fresh.cache, "the trunk's cache")
-    if drafter.prompt != tokens:  # paused: it receives them with the next draft
+    if drafter.prompt != tokens:  # in a pause: the drafter receives them with the next draft
         assert drafter.prompt == tokens[: len(drafter.prompt)]
         return
     drafter = drafter.drafter
@@ -148,7 +147,7 @@ def record_clones(made, seen):
 
 
 def plain_text(kind, prompt, context_length):
-    """The target's greedy text, to the end of the context, computed once."""
+    """Return the greedy text of the target to the end of the context, computed once."""
     key = kind, tuple(prompt), context_length
     if key not in PLAIN:
         PLAIN[key] = list(

@@ -1,5 +1,5 @@
-"""Text generated with drafts equals that of plain decoding, token for token, for every kind of head
-and every form of the weights.
+"""Text generated with drafts equals plain decoding, token for token, for every kind of head and
+every weight format.
 
 The slow tests use MINIMTP_TEXTS prompts (default: 10):
 
@@ -56,15 +56,16 @@ def decoder(kind, form, config=CONFIG):
 
 
 def generated(target, drafter, prompt, **options):
-    """The whole text, including the prompt."""
+    """Return the whole text, including the prompt."""
     run = start_generation(target, drafter, prompt, **options)
     list(run)
     return run.tokens
 
 
 def count_equal(kind, form, prompts, rule, sampling):
-    """How many of `prompts` random prompts are continued alike with and without drafts, to the end
-    of the context.
+    """Return the number of random prompts with the same text with and without drafts.
+
+    Each text ends with the context.
     """
     target, drafter = decoder(kind, form)
     rng, equal = np.random.default_rng(4), 0
@@ -111,8 +112,8 @@ def test_a_hundred_texts_are_the_same_with_and_without_drafts(kind, form, rule, 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("texts", [10, pytest.param(10 * TEXTS, marks=pytest.mark.slow)])
 def test_text_is_the_same_if_most_of_up_to_15_drafts_are_accepted(texts, form, rule, temperature):
-    """Untrained heads are nearly always wrong, so only the first row of a pass is used. Here the
-    drafts are the text itself, with one token in twenty replaced.
+    """Untrained heads are nearly always wrong, so only the first row of a forward pass is
+    used. Here the drafts are the text itself, with one token in twenty replaced.
     """
     (target, _), rng = decoder("parallel", form), np.random.default_rng(6)
     drafted, accepted, passes = 0, 0, np.zeros(17, int)
@@ -134,14 +135,16 @@ def test_text_is_the_same_if_most_of_up_to_15_drafts_are_accepted(texts, form, r
         drafted += sum(run.statistics.drafted)
         accepted += sum(run.statistics.accepted)
         passes += run.statistics.passes_of_length
-    assert accepted > drafted / 2 and passes[2:].all()  # in passes of every length from 2 to 16
+    assert (
+        accepted > drafted / 2 and passes[2:].all()
+    )  # in forward passes over every number of tokens from 2 to 16
 
 
 LONG = ModelConfig(**{**vars(CONFIG), "context_length": 288, "num_layers": 1})
 
 
 def divergences(form, rule, temperature, texts, new=256):
-    """(seed, position, margin) of each text that differs from plain decoding.
+    """Return (seed, position, margin) of each text that differs from plain decoding.
 
     The texts use different prompts, kinds of heads, draft depths, and chains or trees. The margin
     is the difference of the two largest scores, including noise, at the first token that differs,
@@ -165,7 +168,7 @@ def divergences(form, rule, temperature, texts, new=256):
 
 
 def margin_at(target, text, sampling, seed):
-    """The difference of the two largest scores after `text`, relative to the largest logit."""
+    """Return the margin of the largest score after `text`, relative to the largest logit."""
     target.truncate(0)
     logits = target.forward(np.array(text)).logits[-1:]
     if sampling.greedy:
@@ -235,7 +238,7 @@ def test_the_first_tokens_of_a_trained_model_have_the_models_distribution(traine
         counts[tuple(run)[:3]] += 1
     expected = three_token_distribution(target, prompt, sampling)
     assert counts.keys() <= expected.keys()
-    cells, rest = [], np.zeros(2)  # texts that are expected less than 5 times share one cell
+    cells, rest = [], np.zeros(2)  # texts with an expected count below 5 share one cell
     for text, probability in expected.items():
         cell = np.array([counts[text], 100 * TEXTS * probability])
         if cell[1] < 5:
@@ -249,7 +252,7 @@ def test_the_first_tokens_of_a_trained_model_have_the_models_distribution(traine
 
 
 def three_token_distribution(target, prompt, sampling):
-    """{three tokens: probability}, from one forward pass per prefix."""
+    """Return {three tokens: probability}, computed with one forward pass per prefix."""
     texts = {(): 1.0}
     for _ in range(3):
         longer = {}

@@ -35,7 +35,9 @@ def test_greedy_text_with_drafts_has_the_end_cache_and_statistics_of_plain_decod
     text = []
     for round_ in run.rounds():
         text += round_.tokens
-        assert target.cache == run.tokens[:-1], "the cache holds all tokens but the pending one"
+        assert target.cache == run.tokens[:-1], (
+            "the cache must hold all tokens except the pending one"
+        )
         assert run.tokens == [*PROMPT, *text] and round_.position == len(run.tokens) - len(
             round_.tokens
         )
@@ -90,7 +92,7 @@ def test_a_wrong_draft_keeps_the_drafts_before_it_and_is_corrected(wrong_at, tok
     seed=st.integers(0, 9),
 )
 def test_a_prompt_fed_in_pieces_is_continued_like_one_fed_at_once(prompt, max_rows, seed):
-    """The drafter checks that it receives the same rows. No piece exceeds `max_rows`."""
+    """The drafter checks that it receives the same rows. No piece is longer than `max_rows`."""
     texts = []
     for rows in (max_rows, len(prompt)):
         target = TableTarget(seed=seed)
@@ -107,7 +109,7 @@ def test_a_prompt_fed_in_pieces_is_continued_like_one_fed_at_once(prompt, max_ro
 
 
 class RecitingTarget(TableTarget):
-    """Always continues the same text, whatever was fed."""
+    """Always predicts the same text, whatever tokens were fed."""
 
     def __init__(self, text, **options):
         super().__init__(**options)
@@ -175,7 +177,10 @@ def test_the_prompt_is_fed_once_and_each_round_feeds_the_pending_token_and_the_d
     forward = target.forward
     target.forward = lambda tokens: (fed.append(tokens.tolist()), forward(tokens))[1]
     list(start_generation(target, constant_drafter(1, 2, 0), [0, 0], max_new_tokens=4))
-    assert fed == [[0, 0], [1, 1, 2]]  # 4 - 1 - 1 drafts: there was no room for the third
+    assert fed == [
+        [0, 0],
+        [1, 1, 2],
+    ]  # 4 - 1 - 1 drafts, because the context has no room for the third
 
 
 def test_tokens_are_computed_only_when_they_are_requested():

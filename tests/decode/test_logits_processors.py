@@ -1,6 +1,4 @@
-"""Logits processors: a row sees its own past only, and drafted text keeps the processed
-distribution.
-"""
+"""Logits processors see only the past of each row; drafted text has their distribution."""
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ PROMPT, VOCABULARY = [1, 0], 3
 
 
 def count_penalty(logits, text):
-    """Another processor: each occurrence in the last two tokens lowers a token's logit by 1.5."""
+    """Lowers the logit of a token by 1.5 per occurrence in the last two tokens."""
     rows = len(logits)
     counts = [
         np.bincount(text[: len(text) - rows + 1 + row][-2:], minlength=logits.shape[1])
@@ -63,7 +61,7 @@ def test_each_of_several_rows_is_penalized_for_its_own_past_only(text, rows, pen
 
 
 def exact_distribution(target, sampling, logits_processors, length):
-    """{text: probability}: the products of the processed distributions of every prefix."""
+    """Return {text: probability}, the products of the processed distributions of every prefix."""
     texts = {(): 1.0}
     for _ in range(length):
         longer = {}
@@ -92,7 +90,7 @@ def sampling_drafter(other, depth):
 
 
 def all_at_once_drafter(other, depth):
-    """Drafts like parallel heads: several rows in one call."""
+    """Drafts several rows in one call, like parallel heads."""
 
     def function(tokens, wanted, rule):
         sampled, scores = rule.sample(
@@ -200,7 +198,7 @@ def test_text_drafted_in_trees_has_exactly_the_processed_distribution(kind, logi
 
 
 def accepted_on_average(kind, penalty, seed):
-    """Mean number of accepted drafts of one round with up to two drafts, over all outcomes."""
+    """Return the mean number of accepted drafts of a round with up to two drafts."""
     target, other = (TableTarget(VOCABULARY, seed=seed + one, sharpness=1.0) for one in range(2))
 
     def one_round(rng):

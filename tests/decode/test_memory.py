@@ -1,4 +1,4 @@
-"""Memory: a training step reuses that of the last one, and decoding takes little more than weights
+"""A training step reuses the memory of the last one. Decoding takes little more memory than weights
 and cache.
 """
 
@@ -51,7 +51,7 @@ def test_a_training_step_reuses_the_memory_pages_of_the_previous_step():
 
 @pytest.mark.skipif(
     kernels.describe()[0] != "cpu",
-    reason="Numba is missing: plain kernels store packed weights decoded",
+    reason="Numba is missing: plain kernels store packed weights as float32",
 )
 @pytest.mark.parametrize("form", ["float32", "int4"])
 def test_decoding_takes_at_most_a_fifth_more_memory_than_weights_and_cache(form):

@@ -19,7 +19,7 @@ PROMPT = [1, 0, 2]
 
 
 def two_tables(seed):
-    """A target and another table to draft with."""
+    """Return a target and another table that drafts."""
     target = TableTarget(seed=seed, sharpness=1.0)
     return target, TableTarget(seed=seed + 1, sharpness=1.0)
 

@@ -1,4 +1,4 @@
-"""Sampling distributions against their definition, and the random numbers that sample from them."""
+"""Sampling distributions equal their definition, and random samples follow them."""
 
 import math
 
@@ -13,7 +13,7 @@ from minimtp.decode.sampling.params import GREEDY, SamplingParams, softmax
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
 
-# Quarters, so that ties are common and exact.
+# Multiples of 1/4, so ties are common and exact.
 LOGITS = arrays.arrays(
     np.float64, st.tuples(st.integers(1, 3), st.integers(1, 7)), elements=st.integers(-12, 12)
 ).map(lambda array: array / 4)
@@ -26,7 +26,7 @@ PROPERTIES = st.builds(
 
 
 def probabilities_by_definition(logits, sampling):
-    """One row, one token at a time, following the docstring of sampling.py."""
+    """Compute the probabilities of one row token by token, by the definition of SamplingParams."""
     ranked = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if sampling.temperature == 0:
         return [float(token == ranked[0]) for token in range(len(logits))]
@@ -38,9 +38,8 @@ def probabilities_by_definition(logits, sampling):
     }
     total, mass, kept = sum(weight.values()), 0.0, []
     for token in ranked:
-        if mass < sampling.top_p * (
-            1 - 1e-14
-        ):  # a sum of floats may fall short of the top_p it equals
+        # Rounding may make a sum smaller than the top_p that it equals.
+        if mass < sampling.top_p * (1 - 1e-14):
             kept.append(token)
         mass += weight[token] / total
     total = sum(weight[token] for token in kept)
@@ -52,7 +51,7 @@ def test_softmax_is_exponentials_over_their_sum_for_any_shift(own, scores, shift
     expected = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(
         own(softmax)(scores + shift), expected, rtol=1e-12
-    )  # the shift itself rounds to 1e-13
+    )  # adding the shift has a rounding error of 1e-13
 
 
 def test_softmax_is_float64_and_0_for_a_score_of_minus_infinity(own):
@@ -90,8 +89,8 @@ def test_a_rows_probabilities_do_not_depend_on_other_rows(own, logits, sampling)
 
 def test_top_k_comes_before_top_p_and_renormalizes_first(own):
     logits = np.log([[0.4, 0.3, 0.2, 0.1]])
-    # Of the two that top-k keeps, 0.4 / 0.7 = 0.57 is not yet 0.6. Without renormalising, or with
-    # top-p first, three survive.
+    # Top-k keeps two tokens. The first has 0.4 / 0.7 = 0.57 of their probability, less than 0.6, so
+    # top-p keeps both. Without renormalizing, or with top-p first, three tokens would remain.
     np.testing.assert_allclose(
         own(SamplingParams)(top_k=2, top_p=0.6).probabilities(logits),
         [[4 / 7, 3 / 7, 0, 0]],
@@ -183,7 +182,7 @@ def test_a_setting_out_of_range_raises_a_one_line_error(settings, message):
 
 
 def within_chance(counts, p):
-    """Whether chi-square is below its mean plus five standard deviations, for counts of samples."""
+    """Return whether chi-square of the counts is below its mean plus five standard deviations."""
     expected = counts.sum() * p
     return (((counts - expected) ** 2 / expected).sum() - (len(p) - 1)) / math.sqrt(
         2 * (len(p) - 1)
@@ -199,7 +198,9 @@ def test_choose_samples_tokens_with_their_probabilities_and_never_one_with_0():
 def test_sample_samples_tokens_with_the_softmax_of_the_scores():
     rng, p = SeededRandomSource(1), np.array([0.1, 0.0, 0.6, 0.3])
     with np.errstate(divide="ignore"):
-        scores = np.log(np.array([p, p[::-1]])) + 3  # up to a constant
+        scores = (
+            np.log(np.array([p, p[::-1]])) + 3
+        )  # scores may differ from logarithms by a constant
     tokens = np.concatenate([rng.sample(scores) for _ in range(10_000)]).reshape(-1, 2)
     for column, expected in ((tokens[:, 0], p), (tokens[:, 1], p[::-1])):
         counts = np.bincount(column, minlength=4)

@@ -1,5 +1,6 @@
-"""A text ends with the first stop token, or the first token that completes a stop string, however
-rounds and drafts divide it.
+"""A text ends with the first stop token or the first token that completes a stop string.
+
+The end does not depend on how rounds and drafts divide the text.
 """
 
 import pytest
@@ -20,7 +21,7 @@ def spell(tokens):
 
 
 def first_end(tokens, stop_tokens, strings):
-    """How many tokens the text keeps, by trying every prefix from the shortest on."""
+    """Return the number of tokens before the end, by trying every prefix from the shortest on."""
     for count in range(1, len(tokens) + 1):
         if tokens[count - 1] in stop_tokens or any(
             string in spell(tokens[:count]) for string in strings
@@ -49,7 +50,7 @@ def test_a_text_in_pieces_ends_at_the_same_token_as_the_whole_text(text, strings
 
 
 def drafting_well(target):
-    """Drafts whose first tokens are right, as many as the position says."""
+    """Return a drafter whose number of right tokens depends on the position."""
 
     def function(tokens, depth, rule):
         drafts = greedy_text(target, tokens, depth)

@@ -41,7 +41,9 @@ def test_greedy_text_with_trees_has_the_end_cache_and_statistics_of_plain_decodi
     text = []
     for round_ in run.rounds():
         text += round_.tokens
-        assert target.cache == run.tokens[:-1], "the cache holds all tokens but the pending one"
+        assert target.cache == run.tokens[:-1], (
+            "the cache must hold all tokens except the pending one"
+        )
         assert run.tokens == [*PROMPT, *text]
         assert run.reason is not None or drafter.tokens == run.tokens
         accepted = round_.accepted

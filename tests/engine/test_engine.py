@@ -1,4 +1,4 @@
-"""The engine: every operation's gradient, the walk, and training in shards."""
+"""The gradients of all operations, backward through a graph, modules, shards and AdamW."""
 
 import gc
 import weakref
@@ -34,8 +34,8 @@ def angles(length, head_dim):
     return np.cos(angle), np.sin(angle)
 
 
-# One sample an operation: how to make it, and float64 inputs. An operation that is registered
-# without a sample fails below.
+# One sample per operation: how to make it, and float64 inputs. A test below fails if a registered
+# operation has no sample.
 SAMPLES = {
     "Add": (ops.Add, [normal(3, 4), normal(4)]),
     "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
@@ -74,7 +74,7 @@ DERIVATIVES = sorted(name for name, op in OURS.items() if not op.straight_throug
 
 def test_every_registered_operation_has_a_sample():
     assert set(DERIVATIVES) <= set(SAMPLES), (
-        "an operation has no sample for the gradient check: add one to SAMPLES"
+        "some operations have no sample for the gradient check: add one to SAMPLES"
     )
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_re
             return a * a
 
         def backward(self, gradient):
-            return gradient * self.a  # the 2 is missing
+            return gradient * self.a  # a factor of 2 is missing
 
     with pytest.raises(
         AssertionError, match=r"wrong square: gradient of input 0 at \(\d,\): expected .*, got"
@@ -138,7 +138,7 @@ def test_silu_is_x_times_its_sigmoid_and_obeys_the_product_rule(own):
     x = np.linspace(-6.0, 6.0, 13)
     np.testing.assert_allclose(
         own(ops.SiLU)().forward(x), x / (1.0 + np.exp(-x)), rtol=0, atol=2e-15
-    )  # a few roundings of 6
+    )  # a few rounding errors of numbers up to 6
     check_gradients(lambda a: own(ops.SiLU)().apply(a), [x], name="SiLU")
 
 
@@ -160,7 +160,7 @@ def test_undoing_a_broadcast_sums_the_gradients_of_all_copies_of_an_input(own, s
     gradient = random.standard_normal(np.broadcast_shapes(shape, (2, 3, 4)))
     result = own(tensor_module._undo_broadcasting)(gradient, shape)
     assert result.shape == shape, (
-        f"an input of shape {shape} needs a gradient of that shape, got {result.shape}"
+        f"an input of shape {shape} needs a gradient of the same shape, not {result.shape}"
     )
     expected = float((gradient * change).sum())
     assert float((result * change).sum()) == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -335,7 +335,7 @@ def test_shards_on_replicas_give_the_gradient_of_the_whole_batch(count):
     whole_flat, sharded_flat = FlatParameters(whole), FlatParameters(sharded)
     run(whole, x)
     replicas = Replicas(sharded, sharded_flat, count)
-    for _ in range(2):  # gradients start from zero every time
+    for _ in range(2):  # each call starts from zero gradients
         replicas.run(run, np.array_split(x, count))
     replicas.close()
     np.testing.assert_allclose(sharded_flat.gradients, whole_flat.gradients, rtol=1e-4, atol=1e-5)
@@ -357,7 +357,7 @@ def test_parameter_groups_are_contiguous_cover_everything_and_are_clipped_by_the
     assert flat.groups == [slice(0, 10), slice(10, 22)]
     optimizer = AdamW(
         flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0
-    )  # so large an eps makes Adam linear
+    )  # with a large eps the step is linear in the gradient
     before = flat.data.copy()
     flat.gradients[:10] = 0.01
     flat.gradients[10:] = 100.0
@@ -392,7 +392,7 @@ def test_clipping_scales_the_gradient_to_the_given_norm():
     flat = FlatParameters(pair)
     optimizer = AdamW(
         flat, beta1=0.0, beta2=0.0, eps=1e3, weight_decay=0.0
-    )  # so large an eps makes Adam linear
+    )  # with a large eps the step is linear in the gradient
     flat.gradients[...] = 1.0
     before = flat.data.copy()
     norm = optimizer.step(1.0, clip=0.5)

@@ -1,5 +1,6 @@
-"""Training with products of fewer bits: factors are rounded, sums and weights are not, and the CPU
-refuses.
+"""Training with matmuls in lower precision rounds operands, but not sums and weights.
+
+It needs a GPU; the CPU refuses.
 """
 
 import pytest
@@ -16,7 +17,7 @@ from minimtp.training.loss_scale import FIRST, PATIENCE, LossScale
 from minimtp.training.recipe import PRECISIONS
 from minimtp.training.trainer import Trainer
 from tests.on_gpu.cases import random_corpus
-from tests.tolerances import COMPARISONS, assert_close, factors_rounded_to
+from tests.tolerances import COMPARISONS, assert_close, matmul_bound
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
 few = settings(
@@ -27,8 +28,9 @@ SHORT = [precision for precision in PRECISIONS if precision != "float32"]
 
 
 def bfloat16(x):
-    """float32 rounded half to even to its upper 16 bits, in whole numbers; NaN as infinity's
-    neighbour.
+    """Return float32 rounded half to even to its upper 16 bits, computed with integers.
+
+    A NaN stays a NaN.
     """
     bits = x.view(np.uint32).astype(np.uint64)
     below = bits & 0xFFFF
@@ -64,12 +66,12 @@ def test_a_matmul_in_lower_precision_rounds_only_its_operands(
     mine = [there(x.T).T if flip else there(x) for x, flip in zip((a, b), flips, strict=True)]
     with matmul_precision(precision, device):
         found = matmul(operand(mine[0]), operand(mine[1]))
-        again = matmul(
-            operand(device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]), operand(mine[1])
-        )  # rows apart
+        # the rows of this operand are not contiguous
+        strided = device.xp.concatenate([mine[0], mine[0]], axis=1)[:, :k]
+        again = matmul(operand(strided), operand(mine[1]))
     assert found.dtype == np.float32 and found.shape == (m, n)
     magnitude = np.abs(a).astype(np.float64) @ np.abs(b)
-    bound = factors_rounded_to(precision, k, magnitude)
+    bound = matmul_bound(precision, k, magnitude)
     assert (np.abs(to_numpy(found) - a.astype(np.float64) @ b) <= bound).all()
     assert (np.abs(to_numpy(again) - a.astype(np.float64) @ b) <= bound).all()
 
@@ -128,16 +130,15 @@ def test_training_in_lower_precision_has_nearly_the_losses_of_float32(
     assert not np.array_equal(found, expected)
     assert_close(found, expected, COMPARISONS[f"loss, {precision}"])
     assert trainer.flat.data.dtype == trainer.optimizer.first.dtype == np.float32
-    # It has learned more than is allowed to differ.
+    # The loss has fallen by much more than the tolerance.
     assert expected[0, 0] - expected[-1, 0] > 50 * COMPARISONS[f"loss, {precision}"].absolute
 
 
 def test_a_step_whose_gradients_overflow_is_computed_again_with_half_the_scale(device, monkeypatch):
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     with monkeypatch.context() as changed:
-        changed.setattr(
-            "minimtp.training.loss_scale.FIRST", 2.0**24
-        )  # a loss's gradient, 1/128 of it, is beyond float16
+        # The gradient of a loss is 1/128 of the scale, which is beyond the range of float16.
+        changed.setattr("minimtp.training.loss_scale.FIRST", 2.0**24)
         trainer, losses = trained(device, precision="float16")
     assert 1 < trainer.loss_scale.value < 2.0**24
     assert np.isfinite(losses).all() and trainer.step == trainer.optimizer.steps == 6
@@ -201,7 +202,7 @@ def test_bfloat16_on_a_gpu_without_it_is_an_error_that_names_the_required_capabi
     device, monkeypatch
 ):
     if device.xp.__name__ == "cupy":
-        pytest.skip("the capability of a real GPU is what it is")
+        pytest.skip("the capability of a real GPU cannot be changed")
     from minimtp.engine.precision import require
     from minimtp.errors import UserError
 

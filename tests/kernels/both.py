@@ -1,6 +1,4 @@
-"""What the tests of the kernels share: both kinds of kernels, all formats, random matrices and
-blocks.
-"""
+"""Both kinds of kernels, all formats, and random matrices and blocks for the kernel tests."""
 
 import importlib.util
 
@@ -12,7 +10,7 @@ from minimtp.kernels.ggml import blocks
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(
-    not HAS_NUMBA, reason="Numba is missing: there are no compiled kernels to test"
+    not HAS_NUMBA, reason="Numba is not installed, so there are no compiled kernels to test"
 )
 if HAS_NUMBA:
     from minimtp.kernels import cpu
@@ -44,7 +42,7 @@ WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
 
 
 def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
-    """A block for `kernel`. Its matrices are prepared by the kernels `matrices`, if given."""
+    """Return a block for `kernel`. If given, the kernels `matrices` prepare its matrices."""
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
@@ -61,7 +59,7 @@ def random_cache(rng, head_dim=CHANNELS):
 
 
 def run_block(kernel, block, x, start, head_dim=CHANNELS):
-    """x after the block and the cache's keys and values, which begin as random numbers."""
+    """Run a block with a random cache. Return its output, and the cached keys and values."""
     rng = np.random.default_rng(11)
     x, (keys, values) = x.copy(), random_cache(rng, head_dim)
     angles = rng.uniform(-9, 9, (ROOM, head_dim // 2))[start : start + len(x)]

@@ -6,8 +6,9 @@ from tests.kernels.both import normal
 
 
 def samples(rng):
-    """Arguments for every training kernel: ragged sizes that no vector register divides, a row of
-    one, ignored targets.
+    """Return arguments for every training kernel.
+
+    The sizes are rarely multiples of a vector register. There are rows of one and ignored targets.
     """
     rows, width = int(rng.integers(1, 9)), 2 * int(rng.integers(1, 40))
     x, weight, grad = normal(rng, rows, width), normal(rng, width), normal(rng, rows, width)
@@ -44,7 +45,9 @@ def samples(rng):
 
 
 def terms(name, arguments):
-    """The largest magnitude of the terms whose difference the result is; 0 if nothing cancels.
+    """Return the largest magnitude of the terms whose difference the result is.
+
+    It is 0 if nothing cancels.
 
     The terms are rounded before they are subtracted. So a small difference of large terms has a
     rounding error of the size of the terms, and the tolerance must be relative to them.
@@ -56,23 +59,19 @@ def terms(name, arguments):
     if name == "swiglu_backward":  # grad * up * (s + gate * s - gate * s²), with a sigmoid s <= 1
         grad, gate_up = largest
         return grad * gate_up * max(1, gate_up)
-    if (
-        name == "gated_update_backward"
-    ):  # grad - grad * s, and grad * (candidate - state) * (s - s²)
+    if name == "gated_update_backward":
+        # grad - grad * s, and grad * (candidate - state) * (s - s²)
         grad, state, gate_candidate = largest
         return grad * max(1, state + gate_candidate)
-    if (
-        name == "cross_entropy"
-    ):  # log(sum) + max - logit; log turns a relative error into an absolute one
+    if name == "cross_entropy":
+        # log(sum) + max - logit; log turns a relative error into an absolute one
         return max(1, largest[0])
     position = {"causal_softmax_backward": 0, "cross_entropy_backward": 3}.get(name)
     return 0 if position is None else largest[position]
 
 
 def results(function, arguments, kind):
-    """What the function returns or, where it returns nothing, its array arguments afterwards;
-    arguments are copied.
-    """
+    """Call the function on copies. Return its result, or its array arguments if it returns None."""
     arguments = [
         a.astype(kind if a.dtype == np.float32 else a.dtype, copy=True)
         if isinstance(a, np.ndarray)

@@ -1,6 +1,4 @@
-"""The arithmetic of a transformer's block, by its definitions: rotation, softmax over the past,
-normalization.
-"""
+"""Rotation, causal softmax, RMS norm and cached attention follow their definitions."""
 
 import pytest
 from hypothesis import given
@@ -104,7 +102,8 @@ def test_the_gradients_of_rms_norm_equal_difference_quotients(own, seed, rows, w
 
 
 def test_the_gradient_of_rms_norm_is_orthogonal_to_the_row(own):
-    # Scaling the row changes nothing (but for epsilon), so the gradient has no share along it.
+    # Except for epsilon, scaling the row does not change the result. So the gradient has no
+    # component along the row.
     x, gradient = np.random.default_rng(3).standard_normal((2, 5, 16))
     weight = np.ones(16)
     dx, _ = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 0.0)[1])
@@ -114,7 +113,7 @@ def test_the_gradient_of_rms_norm_is_orthogonal_to_the_row(own):
 @each_kernel
 def test_causal_softmax_is_zero_above_the_diagonal_and_sums_to_one_below(kernel):
     scores = normal(np.random.default_rng(1), 5, 37, 37, spread=100)
-    scores[0, 3, 5:] = np.nan  # the future must not be looked at
+    scores[0, 3, 5:] = np.nan  # the future must have no effect
     p = kernel.causal_softmax(scores, 3.0)
     assert not np.triu(p, 1).any() and (p >= 0).all()
     assert_close(p.sum(axis=-1), np.ones((5, 37)), COMPARISONS["rows of a softmax"])
@@ -140,9 +139,7 @@ def test_cached_attention_equals_a_loop_over_rows_and_heads(kernel):
         normal(rng, groups, head_dim, 20),
         normal(rng, 20, groups, head_dim),
     )
-    keys[:, :, start + rows :] = values[start + rows :] = (
-        np.nan
-    )  # what the cache has not been given yet
+    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # rows that were not written yet
     found = kernel.cached_attention(q, keys, values, start, 0.3)
     for t in range(rows):
         for head in range(heads):

@@ -1,4 +1,4 @@
-"""A transformer block, or a trunk, in one call."""
+"""A transformer block or a whole trunk in one call gives the bits of its separate kernels."""
 
 from functools import partial
 
@@ -62,7 +62,7 @@ def test_a_block_gives_the_same_bits_for_rows_together_and_one_after_the_other(f
 
 
 def random_trunk(kernel, formats, matrices=None):
-    """Arguments of `prepare_trunk`: one block for each format, all different, and the output."""
+    """Return arguments of `prepare_trunk`: a different block per format, and the output matrix."""
     rng = np.random.default_rng(23)
     joined = (HEADS + 2 * GROUPS) * CHANNELS
     shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
@@ -129,9 +129,7 @@ def test_a_compiled_trunk_rejects_blocks_of_different_formats_and_a_wrong_number
 def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_path_as_a_chain(
     kernel, format_, form
 ):
-    """To the last bit with the compiled kernels; BLAS rounds products of one row and of many
-    differently.
-    """
+    """The compiled kernels give the same bits. BLAS rounds one row and many rows differently."""
     start, block = 5, random_block(kernel, format_)
     x, tree = normal(np.random.default_rng(12), len(form), WIDTH), Tree([0] * len(form), form)
     angles = np.random.default_rng(11).uniform(-9, 9, (ROOM, CHANNELS // 2))

@@ -1,4 +1,4 @@
-"""Which kernels run: plain or compiled."""
+"""The choice between plain and compiled kernels."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.kernels.both import cpu, needs_numba
 
 
 def run_python(code, **environment):
-    """stdout and stderr of a new interpreter."""
+    """Return stdout and stderr of a new interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
@@ -27,7 +27,7 @@ def run_python(code, **environment):
 
 
 def test_the_array_decides_which_kernels_run():
-    assert kernels.for_array(np.zeros(1)) is plain  # float64 is for proofs
+    assert kernels.for_array(np.zeros(1)) is plain  # float64 is only for checks
     assert kernels.for_array(np.zeros(1, np.float32)) is (plain if cpu is None else cpu)
     assert kernels.for_array(np.zeros(1, np.uint8)) is (plain if cpu is None else cpu)
     kernels.use("plain")

@@ -1,4 +1,4 @@
-"""Every plain backward is the derivative of its forward."""
+"""Every plain backward function is the derivative of its forward function."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,14 +10,15 @@ from tests.tolerances import COMPARISONS, assert_close
 
 
 def slope(function, x, direction, step=1e-6):
-    """The derivative of a scalar function at x along a direction, by a central difference in
-    float64.
+    """Return the derivative of a scalar function at x along a direction.
+
+    It is a central difference in float64.
     """
     return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
 
 
 DERIVATIVES = {
-    # name: (function of x and the other arguments, gradient for x given the result's)
+    # name: (function of x and other arguments, gradient of x from the gradient of the result)
     "rms_norm for x": (
         lambda x, c: plain.rms_norm(x, c[0], 1e-3)[0],
         lambda g, x, c: plain.rms_norm_backward(g, x, c[0], plain.rms_norm(x, c[0], 1e-3)[1])[0],

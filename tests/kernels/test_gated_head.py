@@ -1,4 +1,4 @@
-"""Drafting with a gated head."""
+"""A gated head drafts the same tokens in one call and token by token."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,9 +89,7 @@ def test_a_greedy_draft_equals_its_tokens_drafted_one_by_one(kernel, format_, le
 def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
     kernel, format_, least, token, temperature
 ):
-    """A tree that is one token wide is the chain, and every other node is the likeliest of those
-    that are left.
-    """
+    """A tree of width one is the chain. Each further node is the most probable remaining one."""
     rng = np.random.default_rng(18)
     norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
     weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]

@@ -1,4 +1,4 @@
-"""SwiGLU."""
+"""The SwiGLU kernel."""
 
 from minimtp.backend import numpy as np
 from tests.kernels.both import each_kernel

@@ -1,4 +1,4 @@
-"""Cross-entropy and the gradient of embeddings."""
+"""Cross-entropy and the gradient of embeddings handle ignored, huge and invalid inputs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Products of whole matrices, which training is made of: compiled and by NumPy."""
+"""The matmuls of training, compiled and by NumPy."""
 
 import pytest
 from hypothesis import given

@@ -1,7 +1,7 @@
-"""The compiled kernels pass their tests on the processors that this one is not.
+"""The compiled kernels pass their tests when they are compiled for older processors.
 
-They are written differently for AVX-512, for AVX2 and for neither, and a machine runs one of the
-three. Numba can be told to compile for an older processor, whose instructions this one has as well.
+There are three variants of them: for AVX-512, for AVX2 and for neither. A machine normally runs one
+of the three. Numba can also compile for an older processor, if this one has its instructions.
 """
 
 import importlib.util
@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 
 AVX2 = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse3,+sse4.1,+sse4.2,+ssse3"
-OLDER = (
-    ("haswell", AVX2, "avx2 f16c"),
-    ("generic", "", ""),
-)  # what Numba calls it, and what the kernels find in it
-# The process that runs the tests first makes sure of what it compiles for.
+# (name and features for Numba, special instructions that the kernels find)
+OLDER = (("haswell", AVX2, "avx2 f16c"), ("generic", "", ""))
+# Before it runs the tests, the process checks for which processor it compiles.
 RUN = """
 import sys, pytest
 from numba.core.registry import cpu_target
@@ -45,11 +43,12 @@ TESTS = (
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="the older processors are x86's"
+    platform.machine() not in ("x86_64", "AMD64"),
+    reason="the older processors in this test are x86 processors",
 )
 @pytest.mark.skipif(
     importlib.util.find_spec("numba") is None,
-    reason="Numba is missing: there are no compiled kernels to test",
+    reason="Numba is not installed, so there are no compiled kernels to test",
 )
 @pytest.mark.parametrize(("name", "features", "special"), OLDER, ids=[name for name, *_ in OLDER])
 def test_the_kernels_compiled_for_an_older_processor_pass_the_same_tests(

@@ -1,4 +1,4 @@
-"""AdamW."""
+"""The AdamW kernel."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Products with prepared matrices."""
+"""Linear layers and embeddings with prepared matrices."""
 
 import pytest
 from hypothesis import given
@@ -72,15 +72,13 @@ def test_linear_accepts_any_number_of_columns_in_float32(seed, columns, rows):
 @pytest.mark.parametrize("format_", ["q4_0", "q8_0"])
 @pytest.mark.parametrize("extreme", [False, True])
 def test_sums_of_integer_products_are_exact(kernel, format_, extreme):
-    """Integers up to 127 and scales of 1 leave nothing to round, so any wrong or saturated product
-    shows.
-    """
+    """With integers up to 127 and scales of 1 nothing is rounded, so any wrong product shows."""
     rng = np.random.default_rng(6)
     low, high = (-8, 7) if format_ == "q4_0" else (-127, 127)
     x, codes = rng.integers(-127, 128, (7, 64)), rng.integers(low, high + 1, (75, 64))
     if extreme:
         x, codes = np.sign(x - 0.5) * 127, rng.choice([low, high], (75, 64))
-    x[:, ::32] = 127  # the largest of each group: the activations' scale is 1, too
+    x[:, ::32] = 127  # the largest number of each group, so the scale of the activations is also 1
     packed = getattr(blocks, f"pack_{format_}")(codes.astype(np.int8), np.ones((75, 2), np.float32))
     found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(packed))
     assert np.array_equal(found, x.astype(np.int64) @ codes.astype(np.int64).T)

@@ -1,4 +1,4 @@
-"""Panels: every weight lies where a compiled product looks for it."""
+"""Every weight lies at the place of its panel where the compiled matmul reads it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,12 +28,12 @@ def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
         f"{rows} rows are {count} panels of {PANEL}, got the shape {panels.shape}"
     )
     assert panels.dtype == kind, f"expected {np.dtype(kind)}, got {panels.dtype}"
-    assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "rows in their order"
-    assert not panels.reshape(-1, columns)[rows:].any(), "zeros after the last row"
+    assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "the rows must be in order"
+    assert not panels.reshape(-1, columns)[rows:].any(), "the rows after the last one must be zeros"
 
 
 @given(rows=outputs, groups=groups, seed=seeds)
-def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_in_two_neighbouring_dwords_of_activations(
+def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_of_two_activation_dwords(
     own, rows, groups, seed
 ):
     codes = np.random.default_rng(seed).integers(-8, 8, (rows, groups * GROUP)).astype(np.int8)
@@ -45,10 +45,10 @@ def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_in_two_neighbourin
             low, high = (codes[:, 8 * step + half + b :: GROUP] + 8 for half in (0, 4))  # (N, K/32)
             found = by_row[:rows, :, step, b]
             assert np.array_equal(found & 15, low), (
-                f"low half of byte {b}, step {step}: k = {8 * step + b}, 8 too large"
+                f"low half of byte {b}, step {step}: expected code k = {8 * step + b}, plus 8"
             )
             assert np.array_equal(found >> 4, high), (
-                f"high half of byte {b}, step {step}: k = {8 * step + 4 + b}, 8 too large"
+                f"high half of byte {b}, step {step}: expected code k = {8 * step + 4 + b}, plus 8"
             )
 
 
@@ -66,14 +66,14 @@ def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_
         group = panels[:, g * group_bytes : (g + 1) * group_bytes]
         found = np.ascontiguousarray(group[:, :SCALE_BYTES]).view(np.float16).reshape(-1)
         assert np.array_equal(found[:rows], scales[:, g]), (
-            f"group {g} begins with the scales of its outputs, as float16"
+            f"group {g} must begin with the scales of its outputs, as float16"
         )
         for step in range(steps):
             dwords = group[:, SCALE_BYTES + step * 4 * PANEL :][:, : 4 * PANEL].reshape(
                 -1, PANEL, 4
             )
             assert np.array_equal(dwords, packed[:, :, g, step]), (
-                f"step {step} of group {g}: a dword for each output"
+                f"step {step} of group {g} must hold one dword per output"
             )
 
 
@@ -81,5 +81,5 @@ def test_panels_begin_at_a_cache_line(own):
     packed = np.zeros((1, PANEL, 1, 4, 4), np.uint8)
     for _ in range(8):
         assert own(quantized_panels)(np.ones((3, 1), np.float32), packed).ctypes.data % 64 == 0, (
-            "see aligned_zeros"
+            "panels must begin at a multiple of 64 bytes: use aligned_zeros"
         )

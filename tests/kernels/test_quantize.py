@@ -1,4 +1,4 @@
-"""Rounding weights and activations."""
+"""Plain and compiled rounding of weights and activations have the same bits."""
 
 import pytest
 from hypothesis import assume, given
@@ -36,8 +36,9 @@ def test_plain_and_compiled_rounding_to_a_grid_have_the_same_bits(name, x):
 def test_a_nan_turns_its_whole_group_into_nan_and_leaves_other_groups_unchanged(
     name, x, place, sign
 ):
-    """No value equals a NaN, so whoever looks for the largest one must not run past the group:
-    numbers lie behind it.
+    """No value equals a NaN, so a search for the maximum must not run past the end of the group.
+
+    There are numbers after the end.
     """
     expected = getattr(plain, name)(x)
     expected[-1, -32:] = np.nan
@@ -46,9 +47,7 @@ def test_a_nan_turns_its_whole_group_into_nan_and_leaves_other_groups_unchanged(
     broken[...] = x
     broken[-1, place - 32] = np.copysign(np.nan, sign)
     for kernel in (cpu, plain):
-        with np.errstate(
-            invalid="ignore"
-        ):  # of a NaN no code can be made, and none is needed: its step is a NaN
+        with np.errstate(invalid="ignore"):  # a NaN has no code
             np.testing.assert_array_equal(getattr(kernel, name)(broken), expected)
 
 

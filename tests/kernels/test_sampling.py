@@ -1,4 +1,4 @@
-"""Choosing tokens."""
+"""Choosing the token with the largest score."""
 
 import pytest
 from hypothesis import given

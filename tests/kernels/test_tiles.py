@@ -1,4 +1,4 @@
-"""The innermost loops of the compiled products."""
+"""The innermost loops of the compiled matmuls."""
 
 import pytest
 
@@ -18,13 +18,13 @@ def test_every_instruction_that_multiplies_codes_gives_the_same_bits(name, porta
     kind, format_ = getattr(code_products, name), f"{name[:2].lower()}_0"
     rng = np.random.default_rng(8)
     x, weight = normal(rng, 3, 96), normal(rng, 32, 96)
-    weight[:, :32] *= 1e-5  # scales that are subnormal float16
+    weight[:, :32] *= 1e-5  # scales that are subnormal in float16
     expected = cpu.linear(x, prepared(cpu, format_, weight))
     if portable:
         monkeypatch.setattr(cpu_vectors, "special_instructions", lambda context_length: set())
     monkeypatch.setattr(
         cpu_products, "Q8", kind
-    )  # how the codes of q8_0 are stored depends on how they are multiplied
+    )  # the layout of the q8_0 codes depends on the instruction that multiplies them
     panels = prepared(cpu, format_, weight).panels
     rounding, tile = kind.round_rows, cpu_tiles.quantized_tile({0: kind}, 3)
 
@@ -40,9 +40,8 @@ def test_every_instruction_that_multiplies_codes_gives_the_same_bits(name, porta
 
 
 @needs_numba
-@pytest.mark.parametrize(
-    "totals", [4, 8, 16]
-)  # 1, 2 or 4 vectors a part, as far as a panel has so many
+# totals: 1, 2 or 4 vectors per part, but at most the vectors of a panel
+@pytest.mark.parametrize("totals", [4, 8, 16])
 @pytest.mark.parametrize("of_columns", [False, True])
 def test_a_tile_computed_in_parts_has_the_bits_of_the_tile_computed_at_once(
     totals, of_columns, monkeypatch

@@ -1,5 +1,6 @@
-"""The lessons run on arrays of a GPU. A file of its own, so that it can run in parallel with other
-slow tests.
+"""The lessons run on arrays of a GPU.
+
+This is a separate file so that it can run in parallel with other slow tests.
 """
 
 import importlib

@@ -44,7 +44,7 @@ def a_draft_is_accepted_if_p_is_at_least_q(p, q):
 
 
 def the_most_probable_token_is_declared_a_sample(p, q):
-    """Argmax drafts verified with the q they came from (jaymody/speculative-sampling #3)."""
+    """Argmax drafts are verified with the q of a sample (jaymody/speculative-sampling #3)."""
     return chain_round(token_rule, p, q, most_probable)
 
 
@@ -55,7 +55,7 @@ def a_one_hot_draft_can_be_sampled_after_its_rejection(p, q):
 
 
 def the_rows_of_q_are_in_the_wrong_order(p, q):
-    """q_j belongs to another draft than the j-th."""
+    """q_j belongs to another draft, not to the j-th."""
 
     def rule(p, q, drafts, rng):
         return token_rule(p, q[::-1], drafts, rng) if q.all() else (0, rng.choose(p[0]))

@@ -39,7 +39,7 @@ def samples_with_replacement_are_treated_as_without_it(p, q):
 
 
 def the_most_probable_children_are_declared_samples(p, q):
-    """Top-k children verified with the q they came from."""
+    """The children are the top k, but they are verified with the q of a sample."""
     return tree_round(recursive_rejection, p, q, FORM, most_probable)
 
 

@@ -1,4 +1,4 @@
-"""What tests of training share: small recipes, and views of a run folder."""
+"""Small recipes and the contents of a run folder, for the tests of training."""
 
 import hashlib
 from pathlib import Path
@@ -16,12 +16,15 @@ CONFIGURATIONS = {
     "token-conditioned, rounded late": {
         "heads": "token_conditioned", "draft_depth": 3, "quantization": "qat", "quantize_from": 0.5
     },
-    "learning its steps late, token by token": {
-        "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32", "weight_scales": "learned",
-        "activations": "int8-token", "straight_through": "clip-round", "heads": "parallel", "draft_depth": 1, "ema_decay": 0.9,
+    "learned steps, rounded late, one activation scale per token": {
+        "quantization": "qat", "quantize_from": 0.5, "weight_grid": "int3-ggml-signed-g32",
+        "weight_scales": "learned", "activations": "int8-token", "straight_through": "clip-round",
+        "heads": "parallel", "draft_depth": 1, "ema_decay": 0.9,
     },
     "rounded and averaged": {"quantization": "qat", "ema_decay": 0.9},
-    "rounded to 8 bits from the start": {"quantization": "qat", "weight_grid": "q8_0", "activations": "none"},
+    "rounded to 8 bits from the start": {
+        "quantization": "qat", "weight_grid": "q8_0", "activations": "none"
+    },
 }  # fmt: skip
 
 
@@ -29,7 +32,7 @@ CPU = choose_device("cpu")
 
 
 def quiet(line: str) -> None:
-    """A report that nobody reads."""
+    """Ignore a report."""
 
 
 def recipe_of(steps: int = 12, **changes: object) -> Recipe:
@@ -44,7 +47,7 @@ def losses(folder: Path) -> list[list[float]]:
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    """Everything that training carries from step to step."""
+    """Return the bytes of all arrays of a checkpoint, and its step."""
     read = checkpoint.read(folder)
     return {name: array.tobytes() for name, array in (read.parameters | read.optimizer).items()} | {
         "step": read.step

@@ -1,4 +1,4 @@
-"""Evaluation: bits per byte, accuracy, acceptance, dead heads."""
+"""An evaluation measures bits per byte, accuracy and acceptance, and warns of dead heads."""
 
 import math
 
@@ -28,13 +28,14 @@ def test_bits_per_byte_are_per_byte_of_text_and_not_per_token():
     model.embedding.weight.data[...] = 0
     result = evaluate_model(
         model, documents, 10, 100
-    )  # every tenth token ends a document and stands for no byte
+    )  # every tenth token ends a document and has no bytes
     assert result.bytes == result.tokens * 9 // 10
     assert result.bits_per_byte == pytest.approx(math.log2(257) / 0.9, rel=1e-6)
 
 
 def test_only_the_bytes_of_predicted_tokens_are_counted():
-    poem = Corpus("poem", [("poem", b"x" * 100)])  # ten bytes are held out, then the text ends
+    # ten bytes are held out, followed by the end token
+    poem = Corpus("poem", [("poem", b"x" * 100)])
     model = build_model(recipe_of(), np.random.default_rng(0))
     result = evaluate_model(model, poem, 10, 10)
     assert (result.tokens, result.bytes) == (10, 9)

@@ -54,7 +54,9 @@ def test_an_ignored_target_has_zero_gradient(own):
     received = own(plain.cross_entropy_backward)(
         logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2)
     )
-    assert not received[0].any(), f"the row with target -1 should get zeros, got {received[0]}"
+    assert not received[0].any(), (
+        f"the row with target -1 must have a zero gradient, not {received[0]}"
+    )
     assert received[1].any()
 
 
@@ -76,7 +78,7 @@ def test_the_gradient_of_cross_entropy_equals_a_difference_quotient(own, seed, r
 
 
 def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
-    """The values after some steps with the same gradients, and the moments."""
+    """Return the values and the moments after some steps with the same gradients."""
     settings = {"eps": 0.0, "weight_decay": 0.0, "gradient_scale": 1.0} | settings
     p, g = np.array(values, float), np.array(gradients, float)
     m, v = np.zeros_like(p), np.zeros_like(p)
@@ -88,7 +90,7 @@ def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):
 
 
 def test_with_constant_gradients_adamw_steps_are_equally_large_for_any_gradient(own):
-    # With steady gradients, and the moments corrected for their start at zero, m / sqrt(v) is the gradient's sign.
+    # With constant gradients and bias-corrected moments, m / sqrt(v) is the sign of the gradient.
     p, _, _ = adamw(own, [1.0, 1.0, 1.0], [1e-6, -1.0, 1e6], steps=5)
     np.testing.assert_allclose(p, [0.5, 1.5, 0.5], rtol=0, atol=1e-12)
 
@@ -99,7 +101,7 @@ def test_adamw_stores_running_means_of_the_gradient_and_of_its_square(own):
 
 
 def test_adamw_adds_eps_outside_the_square_root(own):
-    # The corrected means are 2 and 4: the step is 0.1 * 2 / (2 + 3), and not 0.1 * 2 / sqrt(4 + 3).
+    # The corrected means are 2 and 4, so the step is 0.1 * 2 / (2 + 3), not 0.1 * 2 / sqrt(4 + 3).
     p, _, _ = adamw(own, [1.0], [2.0], steps=1, eps=3.0)
     np.testing.assert_allclose(p, [1 - 0.1 * 2 / 5], rtol=1e-12)
 

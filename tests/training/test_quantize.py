@@ -61,7 +61,7 @@ def test_heads_get_the_cheapest_grid_that_keeps_their_acceptance(tmp_path, corpu
     assert (packed.packed.weights, packed.packed.heads) == (
         "q4_0",
         "q8_0",
-    )  # a hundredth is too much to lose
+    )  # a loss of 0.01 is too much
     assert said == [f"heads on {name}: acceptance {now} (before: 80.0% 4.0%)" for name, now in
                     (("q4_0", "78.5% 4.0%"), ("q8_0", "70.0% ?"))]  # fmt: skip
     counted["q4_0"], said = [0.791, 0.035], []
@@ -80,7 +80,7 @@ def test_heads_get_the_cheapest_grid_that_keeps_their_acceptance(tmp_path, corpu
 
 
 def test_the_measured_head_grid_keeps_the_acceptance_that_evaluating_finds(tmp_path, corpus):
-    """A small model that has learned something, with heads that are rounded and measured."""
+    """A small trained model is quantized, and the acceptance of its heads is measured."""
     train(
         recipe_of(steps=150, heads="token_conditioned", draft_depth=3),
         corpus,
@@ -89,7 +89,7 @@ def test_the_measured_head_grid_keeps_the_acceptance_that_evaluating_finds(tmp_p
     )
     run, batches = load_run(tmp_path / "run"), calibration_batches(corpus, 16, 3)
     before = acceptance(run.model, batches)
-    assert before[0] > 0.3  # these heads draft
+    assert before[0] > 0.3  # the heads draft well enough
     chosen = {}
     for grid in ("int2-restricted-g32", "q4_0", "q8_0"):
         said = []

@@ -1,4 +1,4 @@
-"""Recipes check themselves; schedules are pure functions of the step."""
+"""Recipes reject invalid settings. Schedules depend only on the step."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""One training step: shards, quantization, the average, clipping."""
+"""One training step with shards, quantization, weight averaging and gradient clipping."""
 
 import pytest
 
@@ -45,16 +45,16 @@ def test_the_average_of_learned_steps_starts_at_their_first_values(corpus, scale
         "weight_scales": scales,
         "weight_grid": grid,
     }
-    recipe = recipe_of(**rounded, ema_decay=0.9, learning_rate=1e-9)  # what is learned hardly moves
+    # with this learning rate the learned steps hardly change
+    recipe = recipe_of(**rounded, ema_decay=0.9, learning_rate=1e-9)
     trainer = Trainer(recipe, None, CPU, 1)
     for step in range(11):
         trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16))
     learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
     for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
         found = {name: array for name, array in learned.items() if name.endswith(kind)}
-        assert (
-            max(np.abs(array).max() for array in found.values()) > 0.05
-        )  # they do not begin at zero
+        # the average does not start at zero
+        assert max(np.abs(array).max() for array in found.values()) > 0.05
         for name, array in found.items():
             np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
     trainer.close()

@@ -1,5 +1,4 @@
-"""The PyTorch baselines train and decode the same model as minimtp, and a recorded step is the
-eager step.
+"""The PyTorch baselines train and decode the same model as minimtp, eagerly and recorded.
 
 Without a GPU a stand-in records CUDA graphs (torch_graphs_on_host.py). With `pytest -m gpu` they
 are real.
@@ -37,7 +36,7 @@ def batches(recipe, steps=STEPS):
 def place(request, monkeypatch):
     """The device: the CPU, with the stand-in for CUDA graphs, or the GPU."""
     if request.param == "cuda":
-        choose_device("cuda")  # fails with the reason if there is none
+        choose_device("cuda")  # without a GPU, fails with the reason
     else:
         from tests.torch_graphs_on_host import replace_cuda_graphs
 
@@ -47,8 +46,7 @@ def place(request, monkeypatch):
 
 @pytest.fixture
 def rates_of_float32(monkeypatch):
-    """Learning rates rounded to float32. On the GPU they are float32 arrays, otherwise Python
-    floats."""
+    """Round learning rates to float32, because on the GPU they are float32 arrays."""
     exact = schedule.learning_rate
     monkeypatch.setattr(schedule, "learning_rate", lambda *at: float(np.float32(exact(*at))))
 
@@ -60,7 +58,7 @@ def rates_of_float32(monkeypatch):
     ids=str,
 )
 def test_recorded_steps_equal_eager_steps(place, rates_of_float32, precision, changes):
-    """Bit for bit on the CPU. A GPU may choose another kernel for a recording."""
+    """They are equal bit for bit on the CPU. A GPU may choose another kernel for a recording."""
     recipe = replace(preset("tiny"), precision=precision, **changes)
     trainers = TorchTrainer, GraphedTorchTrainer
     eager, recorded = (trainer(recipe, 1, place).run(batches(recipe)) for trainer in trainers)
@@ -105,8 +103,10 @@ def test_a_pytorch_step_that_overflows_is_repeated_with_half_the_loss_scale(
 
 @pytest.mark.parametrize("precision", SIXTEEN)
 def test_in_16_bits_minimtp_and_pytorch_train_the_same_model(device, monkeypatch, precision):
-    """Ours on the device, PyTorch's by the same rounding wherever it computes. Weights that start
-    at zero are trained from the first step on, so that every product takes part."""
+    """PyTorch rounds the same operands, on any device.
+
+    Weights that start at zero change in the first step, so every matmul has an effect after it.
+    """
     monkeypatch.setattr("minimtp.kernels._choice", "plain")
     recipe = replace(preset("tiny"), precision=precision, learning_rate=1e-3)
     ours = Minimtp(recipe, 1, "cuda").run(batches(recipe))
@@ -150,22 +150,22 @@ def test_attention_over_repeated_keys_equals_grouped_attention(groups):
     trainer = TorchTrainer(recipe, 1)
     qkv = trainer.torch.randn(2, recipe.context_length, (4 + 2 * groups) * recipe.hidden_size // 4)
     grouped = trainer._attention(qkv)
-    trainer.device = "cuda"  # fused attention rejects groups in float32 there
+    trainer.device = "cuda"  # there, fused attention rejects grouped heads in float32
     np.testing.assert_allclose(trainer._attention(qkv), grouped, rtol=1e-5, atol=1e-6)
 
 
 def random_model(recipe):
     rng = np.random.default_rng(1)
     model = build_model(recipe, rng)
-    # Matrices that are initialized to zero would hide the layers before them.
+    # A matrix of zeros would hide errors in the layers before it.
     for parameter in model.parameters():
         noise = rng.standard_normal(parameter.data.shape, np.float32)
         parameter.data = parameter.data + 0.05 * noise
     return model
 
 
-# For logits of a few units. float32: sums of some hundred products in another order. float16:
-# weights, keys and every result have 11 bits.
+# Logits are a few units large. float32 adds some hundred products in another order. In float16,
+# weights, keys and all results have 11 bits.
 ALLOWED = {"float32": 1e-4, "float16": 2e-2}
 
 
@@ -181,7 +181,7 @@ def test_pytorch_decodes_the_same_model_with_its_cache(place, changes, recorded,
     rng = np.random.default_rng(2)
     ours = ModelRunner(model.trunk)
     theirs = (GraphedTorchDecoder if recorded else TorchDecoder)(model.trunk, place, dtype)
-    # (rows fed, rows kept): a prompt, single tokens, and drafts of which some are dropped again.
+    # (rows fed, rows kept): a prompt, single tokens, and drafts with some rejected.
     passes = [(5, 5), (1, 6), (8, 9), (1, 10), (1, 11), (3, 13)]
     to_the_end = [(1, length) for length in range(14, 33)]
     for rows, keep in passes + to_the_end:
@@ -199,7 +199,7 @@ def test_pytorch_decodes_the_same_model_with_its_cache(place, changes, recorded,
 
 
 def test_a_launch_keeps_the_length_and_repeats_its_result(place):
-    """So passes can be timed back to back without the host."""
+    """So forward passes can be timed back to back without waiting for the host."""
     from minimtp.bench.baselines.pytorch.decoding import GraphedTorchDecoder, TorchDecoder
 
     model = random_model(preset("tiny"))
@@ -222,7 +222,7 @@ def test_without_cuda_pytorch_on_the_gpu_is_an_import_error():
     from minimtp.bench.baselines.pytorch.device import torch_on
 
     if torch.cuda.is_available():
-        pytest.skip("PyTorch has CUDA here")
+        pytest.skip("this PyTorch can use CUDA")
     with pytest.raises(ImportError, match="has no CUDA here"):
         torch_on("cuda")
     with pytest.raises(ImportError, match="has no CUDA here"):

@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def measured(run, tmp_path_factory):
-    """(folder, result) of `bench decode` on the run, which is its own draft model too."""
+    """(folder, result) of `bench decode` on the run, with the run itself as the draft model."""
     out = tmp_path_factory.mktemp("measured") / "new"
     assert main(["bench", "decode", str(run), *SIZES, "--small", str(run), "--out", str(out)]) == 0
     return out, json.loads((out / "bench-decode.json").read_text(encoding="utf-8"))

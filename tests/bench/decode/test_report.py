@@ -1,4 +1,4 @@
-"""The tables of `bench decode` report what loses."""
+"""The tables of `bench decode` mark the rows in which drafting is slower."""
 
 import re
 

@@ -45,7 +45,7 @@ def test_the_figures_of_a_row_are_consistent(measured):
     for row in measured[1]["rows"]:
         assert row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
-        five_digits = 1e-4  # the file rounds both figures
+        five_digits = 1e-4  # both numbers are rounded in the file
         assert 1 <= row["tokens_per_step"] <= 1 + row["drafted_per_step"] + five_digits
         if row["variant"] == "plain":
             assert row["drafted_per_step"] == 0 and row["acceptance"] == []

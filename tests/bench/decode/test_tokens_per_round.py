@@ -41,7 +41,9 @@ def test_every_rule_is_counted_with_chains_and_trees_from_the_same_places(run, t
         for name, other in others.items():
             if row[name]:
                 expected = mean - rows[*other, temperature]["tokens_per_round"][0]
-                assert row[name][0] == pytest.approx(expected, abs=2e-4)  # five digits of each
+                assert row[name][0] == pytest.approx(
+                    expected, abs=2e-4
+                )  # the file holds five digits of each
     heads = [line for line in printed.splitlines() if line.startswith("heads, ")]
     assert len(heads) == len(rounds.FORMS) * len(RULES)
     assert "random T=1" in printed and "saved" in printed
@@ -73,7 +75,7 @@ def test_the_counted_rounds_are_those_of_the_decoding_loop_without_prefill(run):
 
 
 def test_a_95_percent_interval_covers_the_true_mean_in_95_percent_of_samples():
-    """2,000 intervals of 200 normal numbers each: 2 % are 4 standard deviations of that share."""
+    """Tested with 2,000 intervals of 200 normal numbers each: 2 % are 4 standard deviations."""
     samples = np.random.default_rng(0).standard_normal((2000, 200))
     covered = sum(abs(mean) <= half for mean, half in map(rounds.interval, samples))
     assert abs(covered / 2000 - 0.95) < 0.02

@@ -1,4 +1,4 @@
-"""What `minimtp bench kernels` saves, prints and refuses. Speeds are not tested."""
+"""`minimtp bench kernels` saves and prints results and refuses bad options."""
 
 import importlib.util
 import json
@@ -12,7 +12,8 @@ from minimtp.bench.kernels import speed as bench
 from minimtp.cli import main
 
 needs_numba = pytest.mark.skipif(
-    importlib.util.find_spec("numba") is None, reason="measures what Numba compiles"
+    importlib.util.find_spec("numba") is None,
+    reason="Numba is not installed, so there are no compiled kernels to measure",
 )
 
 
@@ -109,7 +110,9 @@ def test_bad_options_are_refused_before_anything_is_measured(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(kernels, "describe", lambda device: ("cpu", "of a test"))
-    monkeypatch.setattr(bench, "_measure_all", lambda *arguments: pytest.fail("began"))
+    monkeypatch.setattr(
+        bench, "_measure_all", lambda *arguments: pytest.fail("the measurement began")
+    )
     assert main(["bench", "kernels", *arguments]) == 2
     assert words in capsys.readouterr().err
 

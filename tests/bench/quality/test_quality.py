@@ -56,7 +56,7 @@ def test_every_cell_is_measured_once_even_if_the_run_is_interrupted(poem, monkey
     )
     assert main(command) == 0
     assert len(done) == len(set(done)) == ROWS
-    assert main(command) == 0 and len(done) == ROWS  # and nothing is measured again
+    assert main(command) == 0 and len(done) == ROWS  # nothing is measured again
     assert "rows      9; 9 are measured already" in capsys.readouterr().out
     result = json.loads(open("quality/quality.json").read())
     rows = {row["method"]: row for row in result["rows"]}
@@ -80,7 +80,7 @@ def test_every_cell_is_measured_once_even_if_the_run_is_interrupted(poem, monkey
     assert stem.step == runs[2].recipe.first_quantized_step
     assert (
         main([*command[:-1], "2", "--bits", "4"]) == 0
-    )  # more seeds and other bits, from the same stem
+    )  # more seeds and other bit widths, from the same trained model
     assert len(done) == 3 * ROWS - 2
 
 
@@ -124,7 +124,7 @@ def test_a_single_seed_has_no_interval_and_recovery_is_undefined_without_a_loss(
 
 
 def test_the_stored_quantiles_are_the_quantiles_of_students_t_distribution():
-    """Checked by integrating the density: for n degrees of freedom, 97.5 % of it lie below."""
+    """For n degrees of freedom, 97.5 % of the integral of the density lies below the quantile."""
     for n, quantile in enumerate(summary.STUDENT, start=1):
         points = [quantile * i / 4000 for i in range(4001)]
         density = [(1 + x * x / n) ** (-(n + 1) / 2) for x in points]

@@ -137,7 +137,7 @@ def test_a_busy_machine_is_reported(load, warned, monkeypatch, capsys):
 
 
 class IdleWorker:
-    """Claims to finish any round in one second with a loss of 1."""
+    """Reports that every round takes one second and has a loss of 1."""
 
     about = {"title": "idle", "threads": 1, "how": "", "versions": {}}
 
@@ -164,7 +164,7 @@ def test_without_pytorch_its_line_says_so_and_everything_else_is_measured(
     assert set(result["implementations"]) == {"minimtp", "qat", "heads"}
     assert set(result["ratios"]) == {"qat", "heads"}
     assert result["losses"]["heads"] == result["losses"]["minimtp"], (
-        "heads are detached at first, so they do not change the trunk"
+        "the heads are detached at first, so they must not change the trunk"
     )
     assert (
         result["losses"]["qat"] != result["losses"]["minimtp"]
@@ -313,7 +313,7 @@ def test_a_bad_option_is_refused_before_the_measurement_begins(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(workers, "Worker", lambda *settings: pytest.fail("began"))
+    monkeypatch.setattr(workers, "Worker", lambda *settings: pytest.fail("the measurement began"))
     assert main(["bench", "train", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -16,7 +16,7 @@ from tests.table_models import TableTarget, greedy_text
 
 
 class Letters:
-    """Token i is the i-th letter; 25 is a byte that is no letter."""
+    """A tokenizer whose token i is the i-th letter. Token 25 is the escape character."""
 
     @staticmethod
     def decode_bytes(tokens):

@@ -1,6 +1,4 @@
-"""The page of a generation: its data is what happened, it is never markup, and its colours can be
-distinguished.
-"""
+"""The trace page holds the data of the generation, never as markup, in distinguishable colours."""
 
 import fnmatch
 import itertools
@@ -43,7 +41,7 @@ def letters(tokens):
 
 
 def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=(), prompt=(0, 1, 2)):
-    """A finished greedy generation whose drafter is wrong at every `wrong_every`-th position."""
+    """Return a finished greedy generation with a wrong draft at every `wrong_every`-th position."""
     target = TableTarget(vocabulary_size, 200, seed=2)
 
     def draft(tokens, depth, rule):
@@ -63,7 +61,7 @@ def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=()
 
 
 class Reader(HTMLParser):
-    """A page as a browser parses it: its tags with their attributes, and the text of its data."""
+    """Parses a page like a browser: its tags with their attributes, and the text of its data."""
 
     def __init__(self, html):
         super().__init__()
@@ -220,7 +218,7 @@ def test_the_page_loads_no_other_file_or_address():
     tags = Reader(html).tags
     assert [tag for tag, _ in tags].count(
         "script"
-    ) == 2  # the data and the program: no token ended one early
+    ) == 2  # the data and the program: no generated text closed a script early
     assert not [
         tag
         for tag, attributes in tags
@@ -231,7 +229,7 @@ def test_the_page_loads_no_other_file_or_address():
     )
     assert re.findall(r"https?://[^\"'\s]+", html) == [
         "http://www.w3.org/2000/svg"
-    ]  # the name of a format, never fetched
+    ]  # the name of the SVG format, which is never fetched
     assert not re.findall(r"@import|url\(", html)
 
 
@@ -395,8 +393,8 @@ def contrast(a, b):
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("sight", SIGHT)
 def test_the_kinds_of_tokens_can_be_distinguished_with_every_kind_of_colour_vision(theme, sight):
-    """20 in CIELAB is about ten times the just noticeable difference. Text and fill appear
-    together, so a difference in one of them is enough.
+    """A distance of 20 in CIELAB is about ten times the just noticeable difference. Text and fill
+    appear together, so a difference in one of them is enough.
     """
     colours = THEMES[theme]
 

@@ -96,8 +96,9 @@ def press(driver, *names):
 
 
 def expected_steps(trace):
-    """The visible tokens at each step: the text so far, then with the drafts of a round, then with
-    its verified tokens.
+    """Return the visible tokens at each step.
+
+    A round has two steps: the text so far with the drafts, and with the verified tokens.
     """
 
     def each(tokens, kind):
@@ -119,7 +120,7 @@ def expected_steps(trace):
 def test_the_keys_step_through_every_round_which_shows_its_drafts_before_their_verification(look):
     trace = traced(max_new_tokens=14)
     driver, steps = look(trace), expected_steps(trace)
-    assert driver.execute_script(VISIBLE) == steps[-1]  # it opens at the end
+    assert driver.execute_script(VISIBLE) == steps[-1]  # the page opens at the last round
     press(driver, "HOME")
     for step in steps:
         assert driver.execute_script(VISIBLE) == step
@@ -151,7 +152,7 @@ def test_space_plays_to_the_end_and_any_key_stops_it(look):
 
     driver = look(traced(max_new_tokens=14))
     last = driver.execute_script("return document.body.dataset.step")
-    press(driver, "+", "+", "+", "+", " ")  # from the end, it starts again
+    press(driver, "+", "+", "+", "+", " ")  # at the end, the space key starts again
     assert driver.execute_script("return document.body.dataset.step") != last
     WebDriverWait(driver, 20).until(
         lambda driver: driver.execute_script("return document.body.dataset.step") == last

@@ -1,4 +1,4 @@
-"""Drafters of heads against the training code, after any accepted and rejected drafts."""
+"""Heads draft the tokens of the training code after any accepted and rejected drafts."""
 
 import itertools
 
@@ -39,7 +39,7 @@ KINDS = list(HEADS)
 
 
 def model_with(kind, dtype=np.float64, seed=0):
-    """A trunk with heads and random parameters: initial zeros and ones would hide mistakes."""
+    """Return a trunk with heads. All parameters are random, because zeros would hide mistakes."""
     rng = np.random.default_rng(seed)
     model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
 
@@ -53,13 +53,13 @@ def model_with(kind, dtype=np.float64, seed=0):
 
 
 def trained_draft(model, tokens, depth):
-    """Greedy drafts of the training code after the committed `tokens`, and their logits."""
+    """Return the greedy drafts of the training code after `tokens`, and their logits."""
     rows = len(tokens) - 1
     tokens = [*tokens, *[0] * depth]
     drafts, logits = [], []
     with no_grad():
         hidden = model.hidden(np.array([tokens[:rows]]))
-        for k in range(depth):  # with every draft the heads behind it know one token more
+        for k in range(depth):  # each draft is one more known token for the deeper heads
             following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
             states = model.heads.states(hidden, following, model.trunk)
             state = next(itertools.islice(states, k, None))
@@ -70,7 +70,7 @@ def trained_draft(model, tokens, depth):
 
 
 def trained_logits(model, tokens, path):
-    """Logits of the training code after the committed `tokens` and the drafted `path`."""
+    """Return the logits of the training code after `tokens` and the drafted `path`."""
     rows, k = len(tokens) - 1, len(path)
     known = [*tokens, *path, *[0] * DEPTH]
     with no_grad():
@@ -112,7 +112,7 @@ def test_drafts_equal_the_drafts_of_the_training_code_after_any_commits_and_draf
         rows = min(rows, len(text) - 1 - committed)
         if rows == 0:
             break
-        # A buffer that is reused, as the decoding loop does it.
+        # The buffer is reused, as in the decoding loop.
         following = np.array(text[committed + 1 : committed + 1 + rows])
         drafter.commit(hidden[committed : committed + rows], following)
         following[:] = 0
@@ -168,7 +168,7 @@ def test_trees_grow_from_the_logits_of_the_training_code_after_each_path(kind, l
             list(expected.tokens),
             list(expected.depths),
         )
-    drafts, _ = drafter.draft(2, Greedy())  # growing a tree leaves nothing behind
+    drafts, _ = drafter.draft(2, Greedy())  # growing a tree does not change the state
     assert drafts.tolist() == trained_draft(model, text, 2)[0]
 
 

@@ -1,4 +1,4 @@
-"""N-gram drafts: the longest repeated suffix, its latest place, overlapping continuations."""
+"""N-gram drafts continue the latest occurrence of the longest repeated suffix."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def drafts_after(drafter, tokens, depth=8):
 
 
 def expected_drafts(tokens, depth, longest, shortest):
-    """Try every length and every place, and copy one token at a time."""
+    """Return the drafts found by trying every length and every place, one token at a time."""
     for repeated in range(longest, shortest - 1, -1):
         for place in range(len(tokens) - repeated - 1, -1, -1):
             if tokens[place : place + repeated] == tokens[len(tokens) - repeated :]:
@@ -42,7 +42,7 @@ def test_drafts_continue_the_latest_occurrence_of_the_longest_repeated_suffix(
     longest = shortest + more
     found = drafts_after(own(NgramDrafter)(max_length=longest, min_length=shortest), tokens, depth)
     expected = expected_drafts(tokens, depth, longest, shortest)
-    assert found == expected, f"after {tokens} the drafts are {expected}"
+    assert found == expected, f"after {tokens} the drafts must be {expected}"
 
 
 def test_a_repeating_text_is_drafted_to_any_length(own):

@@ -17,7 +17,7 @@ MAX_DRAFTS = 8
 
 
 class Machine:
-    """Costs that are not measured: a pass over T tokens takes base + T * row seconds."""
+    """Costs by a formula: a forward pass over T tokens takes base + T * row seconds."""
 
     def __init__(self, base=90e-6, row=10e-6):
         self.passes = [base + row * (drafts + 1) for drafts in range(MAX_DRAFTS + 1)]

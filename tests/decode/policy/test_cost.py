@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting(TableTarget):
-    """Counts its forward passes by number of tokens."""
+    """A target that counts its forward passes by number of tokens."""
 
     def __init__(self, context_length=600):
         super().__init__(4, context_length)

@@ -28,7 +28,8 @@ from tests.rule_properties import (
 )
 from tests.table_models import every_outcome
 
-# Sums of some thousand float64 products: a right rule is off by about 1e-16, a wrong one by 1e-2.
+# Sums of some thousand float64 products: an exact rule has an error of about 1e-16, a wrong one of
+# 1e-2.
 EXACT = 1e-12
 each_rule = pytest.mark.parametrize(
     "rule", [matching_rule, token_rule, block_rule], ids=lambda rule: rule.__name__
@@ -36,7 +37,7 @@ each_rule = pytest.mark.parametrize(
 
 
 def on_distributions(own, rule):
-    """The rule as a function of distributions: for matching, the target samples from p."""
+    """Return the rule as a function of distributions. For matching, the target samples from p."""
     if rule is not matching_rule:
         return own(rule)
     mine = own(matching_rule)
@@ -136,7 +137,7 @@ def test_every_rule_samples_and_verifies_with_truncated_distributions(sampling, 
     assert distance_to_target(one_round, p) <= EXACT
     if (
         sampling != SamplingParams()
-    ):  # a real bug: the settings of sampling were not applied to the target (vLLM #10198)
+    ):  # vLLM #10198: the sampling settings were not applied to the target
         assert distance_to_target(lambda rng: one_round(rng, truncated=False), p) > 0.01
 
 
@@ -181,7 +182,7 @@ def test_every_rule_raises_an_error_if_a_logit_is_not_finite(sampling, name, bad
     logits[0, 2] = bad
     with pytest.raises(UserError, match="not a number"):
         make_rule(name, sampling, 0, 4, 0).verify(logits, [], None)
-    for row in (0, 1):  # a draft is accepted in the first, so the second row is looked at
+    for row in (0, 1):  # the rule accepts a draft in the first row, so it uses the second row
         logits = np.tile(np.float32([30, 0, 0, -30]), (2, 1))
         logits[row, 3] = bad
         with pytest.raises(UserError, match="not a number"):

@@ -1,4 +1,4 @@
-"""The enumeration that proves the right rules finds every wrong rule."""
+"""The enumeration that proves that a rule is exact detects every wrong rule."""
 
 import inspect
 

@@ -80,7 +80,7 @@ def test_matching_keeps_the_targets_distribution_if_children_are_not_sampled(for
 
 @RULES
 def test_the_shape_of_a_tree_may_depend_on_the_tokens_sampled_before(rule):
-    """Here a token has a second child depending on its sibling."""
+    """Here the sibling of a token decides whether the token has a second child."""
     for name in (f"random-{index}" for index in range(8)):
         p, q = PAIRS[name]
 
@@ -241,7 +241,7 @@ def test_greedy_children_have_the_highest_finite_scores_and_ties_go_to_the_lowes
 
 
 def sharpened(distributions):
-    """The greedy estimates of acceptance: the drafter's distributions to the power SHARPNESS."""
+    """Return the greedy acceptance estimates: the drafter's probabilities ** SHARPNESS."""
     powers = {prefix: p ** SHARPNESS[Coupling.SAME_ARGMAX] for prefix, p in distributions.items()}
     return {prefix: power / power.sum() for prefix, power in powers.items()}
 

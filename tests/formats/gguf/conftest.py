@@ -1,4 +1,4 @@
-"""Fixtures of the GGUF tests: trained runs, and a small BPE tokenizer."""
+"""Fixtures of the GGUF tests: trained runs and a small BPE tokenizer."""
 
 import json
 
@@ -9,7 +9,7 @@ from minimtp.cli import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A poem, and runs that learned it: in full precision with heads, and through rounding."""
+    """A folder with a poem, a run in full precision with heads, and a run trained with QAT."""
     folder = tmp_path_factory.mktemp("gguf")
     (folder / "poem.txt").write_bytes(
         b"roses are red, violets are blue, sugar is sweet and so are you.\n" * 60
@@ -45,7 +45,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bpe():
-    """The content of a byte-level tokenizer file, with merges, a hole among the ids, and a mark that is not special."""
+    """The content of a byte-level BPE tokenizer file.
+
+    One id is unused, and one added token is not special.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
@@ -54,9 +57,11 @@ def bpe():
         decoders.ByteLevel(),
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=330, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=330,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     trained.train_from_iterator(
         ["the cat sat on the mat, and the cät's 1234 hats are it's"] * 10, trainer
     )

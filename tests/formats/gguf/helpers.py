@@ -1,4 +1,4 @@
-"""What tests of GGUF files share: conditions to run, and the expected content of a file."""
+"""Requirements and expected file contents for the GGUF tests."""
 
 import importlib.util
 
@@ -29,7 +29,7 @@ needs_tokenizers = pytest.mark.skipif(
 
 needs_llama = pytest.mark.skipif(
     importlib.util.find_spec("llama_cpp") is None,
-    reason="llama-cpp-python is not installed: no second opinion",
+    reason="llama-cpp-python is not installed, so llama.cpp cannot be compared",
 )
 
 
@@ -39,7 +39,7 @@ unusual_texts = st.one_of(
 
 
 def written(tmp_path, model, tokenizer=BYTES):
-    """The file of a model, as the package gguf reads it: (metadata, {tensor: (type, array)})."""
+    """Write a model and read it with the package gguf: (metadata, {tensor: (type, array)})."""
     from gguf import GGUFReader
 
     write_gguf(tmp_path / "model.gguf", model, tokenizer, "model")
@@ -51,7 +51,7 @@ def written(tmp_path, model, tokenizer=BYTES):
 
 
 def expected(model):
-    """{tensor: the module that it is of, its first row, the row after its last}, in llama.cpp's names."""
+    """Return {tensor name in llama.cpp: (module, first row, row after the last)}."""
     config, trunk = model.config, model.trunk
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     width, inner = config.hidden_size, config.intermediate_size
@@ -63,13 +63,18 @@ def expected(model):
         found["output"] = trunk.output, 0, config.vocabulary_size
     for i, block in enumerate(trunk.blocks):
         qkv, gate_up = block.attention.qkv, block.feed_forward.gate_up
-        found |= {f"blk.{i}.{name}": rows for name, rows in {
-            "attn_norm": (block.attention_norm, 0, width), "attn_q": (qkv, 0, queries),
-            "attn_k": (qkv, queries, queries + keys), "attn_v": (qkv, queries + keys, queries + 2 * keys),
-            "attn_output": (block.attention.output, 0, width), "ffn_norm": (block.feed_forward_norm, 0, width),
-            "ffn_gate": (gate_up, 0, inner), "ffn_up": (gate_up, inner, 2 * inner),
+        parts = {
+            "attn_norm": (block.attention_norm, 0, width),
+            "attn_q": (qkv, 0, queries),
+            "attn_k": (qkv, queries, queries + keys),
+            "attn_v": (qkv, queries + keys, queries + 2 * keys),
+            "attn_output": (block.attention.output, 0, width),
+            "ffn_norm": (block.feed_forward_norm, 0, width),
+            "ffn_gate": (gate_up, 0, inner),
+            "ffn_up": (gate_up, inner, 2 * inner),
             "ffn_down": (block.feed_forward.down, 0, width),
-        }.items()}  # fmt: skip
+        }
+        found |= {f"blk.{i}.{name}": rows for name, rows in parts.items()}
     return {f"{name}.weight": rows for name, rows in found.items()}
 
 
@@ -91,7 +96,7 @@ def check_tensors(model, tensors):
 
 
 class AsInGgml(Module):
-    """A packed matrix, with its inputs rounded by the package gguf to ggml's Q8_0, and the rest in float64."""
+    """A packed matrix in float64. The package gguf rounds its inputs to ggml's Q8_0."""
 
     def __init__(self, matrix):
         self.weight = matrix.dequantize().astype(np.float64)

@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp itself: the same logits, texts and tokens."""
+"""llama.cpp computes the same logits, texts and tokens from our GGUF files."""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +38,10 @@ from tests.strategies import models
 @settings(max_examples=12)
 @given(model=models(quantization="none"))
 def test_in_full_precision_llama_cpp_computes_the_same_logits_after_any_rollback(model):
-    """1e-5 of the largest: both sum some hundred float32 products, in another order."""
+    """Both sum some hundred float32 products in another order.
+
+    So logits may differ by 1e-5 of the largest logit.
+    """
     ours, theirs = deploy(model.trunk)[0], LlamaDecoder.of(model, exact=True)
     assert (theirs.vocabulary_size, theirs.context_length) == (
         ours.vocabulary_size,
@@ -64,10 +67,11 @@ def test_in_full_precision_llama_cpp_computes_the_same_logits_after_any_rollback
 @pytest.mark.parametrize("grid", ["q4_0", "q8_0"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_with_a_packed_model_llama_cpp_computes_the_logits_of_the_stored_blocks(grid, tied):
-    """Of a packed model llama.cpp computes what plain arrays do with the blocks' numbers and inputs rounded as it rounds them.
+    """The reference multiplies the stored numbers by inputs rounded as in llama.cpp.
 
-    Where a last bit tips an input over to its next code the two part, by less than 3 % of the largest logit; that may happen in
-    a few of 40 short texts. Ours part as far everywhere: llama.cpp rounds the scales of inputs to float16.
+    If an error in the last bit rounds an input to another code, the logits differ by up to 3 % of
+    the largest logit. This may happen in a few of 40 short texts. Our logits differ as much in all
+    texts, because only llama.cpp rounds the scales of inputs to float16.
     """
     recipe = preset("quick", num_layers=2, context_length=64, tied_embeddings=tied)
     rng = np.random.default_rng(5)
@@ -97,8 +101,15 @@ def test_with_a_packed_model_llama_cpp_computes_the_logits_of_the_stored_blocks(
 @needs_gguf
 def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
     api = llama_peer._library()
-    newer = {"llama_model_load_from_file", "llama_init_from_model", "llama_model_free", "llama_model_n_ctx_train",
-             "llama_model_get_vocab", "llama_vocab_n_tokens", "llama_get_memory"}  # fmt: skip
+    newer = {
+        "llama_model_load_from_file",
+        "llama_init_from_model",
+        "llama_model_free",
+        "llama_model_n_ctx_train",
+        "llama_model_get_vocab",
+        "llama_vocab_n_tokens",
+        "llama_get_memory",
+    }
     older = SimpleNamespace(
         **{
             name: getattr(api, name)
@@ -106,19 +117,16 @@ def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
             if name[:6] == "llama_" and name not in newer
         }
     )
-    older.llama_load_model_from_file, older.llama_new_context_with_model = (
-        lambda *arguments: api.llama_model_load_from_file(*arguments), lambda *arguments: api.llama_init_from_model(*arguments)
-    )  # fmt: skip
-    older.llama_free_model, older.llama_n_ctx_train = (
-        api.llama_model_free,
-        api.llama_model_n_ctx_train,
-    )
+    older.llama_load_model_from_file = lambda *a: api.llama_model_load_from_file(*a)
+    older.llama_new_context_with_model = lambda *a: api.llama_init_from_model(*a)
+    older.llama_free_model = api.llama_model_free
+    older.llama_n_ctx_train = api.llama_model_n_ctx_train
     older.llama_n_vocab = lambda model: api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
-    older.llama_tokenize = lambda model, *rest: api.llama_tokenize(
-        api.llama_model_get_vocab(model), *rest
+    older.llama_tokenize = lambda model, *others: api.llama_tokenize(
+        api.llama_model_get_vocab(model), *others
     )
-    older.llama_kv_self_seq_rm = lambda context_length, *rest: api.llama_memory_seq_rm(
-        api.llama_get_memory(context_length), *rest
+    older.llama_kv_self_seq_rm = lambda context_length, *others: api.llama_memory_seq_rm(
+        api.llama_get_memory(context_length), *others
     )
     model, tokens = build_model(preset("tiny"), np.random.default_rng(0)), np.arange(9)
     found = []
@@ -148,7 +156,7 @@ def test_llama_cpp_generates_the_same_text(folder):
             for target in (ours, theirs):
                 target.truncate(0)
             mine, other = (target.forward(np.array(text)).logits[-1] for target in (ours, theirs))
-            if mine.argmax() != other.argmax():  # they may part where the two are nearly as likely
+            if mine.argmax() != other.argmax():  # only two nearly equal logits may differ in order
                 assert mine.max() - mine[other.argmax()] < tie * np.abs(mine).max()
             text.append(int(mine.argmax()))
 

@@ -1,4 +1,4 @@
-"""Tokenizers as vocabularies of llama.cpp."""
+"""Tokenizers are stored as vocabularies of llama.cpp and restored from them."""
 
 import json
 
@@ -23,11 +23,13 @@ def test_each_byte_is_a_token_with_its_gpt_2_spelling_and_nothing_is_merged():
         and vocabulary.tokens[ord(" ")] == "\u0120"
         and vocabulary.tokens[10] == "\u010a"
     )
-    assert vocabulary.types == [1] * 256 + [3]  # llama.cpp's "normal", and "control" for the end
+    assert vocabulary.types == [1] * 256 + [
+        3
+    ]  # llama.cpp's type "normal", and "control" for the end token
     left, right = vocabulary.merges[0].split(" ")
     assert len(vocabulary.merges) == 1 and {left, right} == {
         "<|endoftext|>"
-    }  # no text is ever cut into such a piece
+    }  # no text contains such a token
     assert isinstance(tokenizer_of(vocabulary), ByteTokenizer)
 
 

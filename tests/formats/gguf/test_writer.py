@@ -1,4 +1,4 @@
-"""Exporting GGUF files: the file holds, byte for byte, the numbers that training computed with."""
+"""An exported GGUF file holds, byte for byte, the numbers that training computed with."""
 
 import errno
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_the_export_command_prints_the_content_and_the_caveats(folder, tmp_path,
         "note: the 2 prediction heads are not in the file" in said
         and f"llama-completion -m {out}" in said
     )
-    assert main(["export", str(folder / "qat"), "--out", str(out)]) == 0  # replaces it
+    assert main(["export", str(folder / "qat"), "--out", str(out)]) == 0  # the file is replaced
     said = capsys.readouterr().out
     assert "(7 in q4_0, 3 in f32, 1 in q8_0)" in said and "note" not in said
     assert minimtp.export(load(folder / "qat"), tmp_path / "same.gguf").caveats == []

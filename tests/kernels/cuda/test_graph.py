@@ -1,4 +1,4 @@
-"""Recorded steps compute what the step itself computes, at every position, with one launch."""
+"""A recorded step gives the results of the step itself at every position, with one launch."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.vectors.ggml_cases import bell
 
 
 def logits_of(runtime, feeds):
-    """The logits of feeding these stretches of tokens one after another."""
+    """Return the logits of these lists of tokens, fed one after another."""
     runtime.truncate(0)
     return [to_numpy(runtime.forward(np.array(feed)).logits) for feed in feeds]
 

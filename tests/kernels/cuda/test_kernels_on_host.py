@@ -1,9 +1,9 @@
-"""The CUDA kernels agree with their plain twins.
+"""The CUDA kernels agree with the plain kernels.
 
 Without a GPU the sources are compiled for the host and run thread by thread (`cuda_on_host.h`):
-indices, barriers and arithmetic are tested, the hardware is not. With `pytest -m gpu` the same
-tests run on the GPU. Tolerances are those of the other twins. Separately, every source is compiled
-for real devices where a compiler is installed.
+this tests indices, barriers and arithmetic, but not the hardware. With `pytest -m gpu` the same
+tests run on the GPU. The tolerances are those of the compiled CPU kernels. If nvcc is installed,
+every source is also compiled for real devices.
 """
 
 import inspect
@@ -38,7 +38,7 @@ def there(device, value):
 
 
 def on_device(function, arguments, device):
-    """`results` of the function on the device, back on the host."""
+    """Return the `results` of the function on the device, copied to the host."""
     arguments = [
         there(device, argument.copy() if isinstance(argument, np.ndarray) else argument)
         for argument in arguments
@@ -165,9 +165,8 @@ def test_attention_of_a_token_has_the_same_bits_alone_and_with_other_tokens(
         there(device, q[token : token + 1].copy()), *ours[1:], start + token, 0.3
     )
     assert to_numpy(alone)[0].tobytes() == together[token].tobytes()
-    at = device.xp.asarray(
-        np.array([start], np.int32)
-    )  # the position from the device, as a graph has it
+    # the position is read from the device, as in a graph
+    at = device.xp.asarray(np.array([start], np.int32))
     assert to_numpy(cuda.cached_attention(*ours, at, 0.3)).tobytes() == together.tobytes()
 
 
@@ -196,9 +195,7 @@ def test_the_device_chooses_the_same_tokens_as_the_plain_function(
 
 
 def test_scores_that_tie_on_the_host_tie_on_the_device(device):
-    """A token whose noise is what another's logit / temperature should be ties with it, and no last
-    bit decides.
-    """
+    """Logit x with noise 0 has the same score as logit 0 with noise x / temperature."""
     logits = normal(np.random.default_rng(0), 200)
     zeros, quotients = np.zeros(200), logits / np.float32(0.7)
     for first, second in (
@@ -216,7 +213,8 @@ def test_scores_that_tie_on_the_host_tie_on_the_device(device):
         there(device, np.array([[1.0, 1.0 + 1e-12]])),
         there(device, np.ones((1, 2), np.float32)),
     )
-    assert to_numpy(cuda.choose(nearly[1], 0.7, nearly[0])).tolist() == [1]  # the sum is a float64
+    # the sum is computed in float64
+    assert to_numpy(cuda.choose(nearly[1], 0.7, nearly[0])).tolist() == [1]
 
 
 @few
@@ -263,7 +261,7 @@ def test_if_the_cuda_compiler_is_unusable_plain_kernels_run_with_one_message(
 @pytest.mark.parametrize("name", cuda_source.NAMES)
 @pytest.mark.skipif(
     shutil.which("nvcc") is None,
-    reason="nvcc is not installed: the sources are not compiled for real devices",
+    reason="nvcc is not installed, so the sources cannot be compiled for real devices",
 )
 def test_every_source_compiles_for_real_devices_without_a_warning(tmp_path, name, architecture):
     (tmp_path / f"{name}.cu").write_text(cuda_source.source(name))

@@ -23,7 +23,7 @@ from tests.strategies import documents
 
 
 def counting_corpus(length: int) -> Corpus:
-    """A corpus whose tokens are 0, 1, 2, ..., on both sides: a token says where it stands."""
+    """Return a corpus with the tokens 0, 1, 2, ..., so each token is its own position."""
     corpus = Corpus("counting", [("a", b"text")])
     corpus.train = corpus.validation = np.arange(length, dtype=np.uint32)
     return corpus
@@ -36,10 +36,10 @@ sizes = {
 }
 
 
-@given(**sizes, windows=st.integers(1, 40), rest=st.integers(0, 11))
-def test_every_window_is_visited_once_per_epoch(batch_size, context_length, seed, windows, rest):
-    assume(windows >= batch_size and rest < context_length)
-    corpus = counting_corpus(windows * context_length + rest)
+@given(**sizes, windows=st.integers(1, 40), extra=st.integers(0, 11))
+def test_every_window_is_visited_once_per_epoch(batch_size, context_length, seed, windows, extra):
+    assume(windows >= batch_size and extra < context_length)
+    corpus = counting_corpus(windows * context_length + extra)
     steps = -(-2 * windows // batch_size)
     rows = np.concatenate(
         [
@@ -117,10 +117,9 @@ def test_validation_windows_never_overlap_and_lie_inside_the_text(
     assert len(np.unique(inputs)) == inputs.size
     assert windows.max() < length
     assert inputs.size <= max(tokens, context_length)
-    beyond = min(64, length - context_length - 1)  # kept for the targets of the deepest heads
-    assert (
-        inputs.size > min(tokens, length - 1 - beyond) - context_length
-    )  # as many as there is room for
+    # 64 tokens are reserved for the targets of the deepest heads
+    beyond = min(64, length - context_length - 1)
+    assert inputs.size > min(tokens, length - 1 - beyond) - context_length  # no space is wasted
 
 
 def test_few_validation_windows_are_spread_over_the_whole_text():
@@ -151,7 +150,7 @@ def test_a_split_puts_every_byte_into_exactly_one_part(texts_):
 
 @given(documents(), documents())
 def test_a_file_stays_in_its_part_when_other_files_are_added(before, more):
-    before = [(name, name.encode()) for name, _ in before]  # a content says where it comes from
+    before = [(name, name.encode()) for name, _ in before]  # the content of each file is its name
     both = sorted((dict(before) | {name: name.encode() for name, _ in more}).items())
     how, _, held_out = split(before)
     how_later, _, held_out_later = split(both)
@@ -160,7 +159,7 @@ def test_a_file_stays_in_its_part_when_other_files_are_added(before, more):
 
 
 def test_the_rule_that_chooses_held_out_files_never_changes():
-    """Another rule would make every published figure incomparable."""
+    """With another rule, no published result could be compared."""
     assert [name for name in map(str, range(50)) if is_held_out(name)] == ["18"]
 
 
@@ -240,7 +239,7 @@ def test_broken_links_in_a_folder_are_left_out_but_refused_if_named(tmp_path):
         (folder / "loop").symlink_to(folder / "loop")
         (folder / "gone").symlink_to(tmp_path / "missing")
     except OSError:
-        pytest.skip("this user may not make links here")
+        pytest.skip("this user may not create links here")
     assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt"]
     for name in ("loop", "gone"):
         with pytest.raises(UserError, match="there is no file or folder"):
@@ -368,7 +367,10 @@ ADDED = ["    ", "ca t\u00e9", "\u732b"]
 
 @pytest.fixture(scope="module")
 def trained():
-    """A byte-level BPE tokenizer of the library, with added tokens that are text, as GPT-NeoX's runs of spaces, and marks."""
+    """Return a byte-level BPE tokenizer of the library with added tokens.
+
+    Some are text, such as the runs of spaces in GPT-NeoX. Others are special tokens.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())

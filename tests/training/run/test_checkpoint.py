@@ -1,4 +1,4 @@
-"""Checkpoints: always whole, and every defect of a run folder is one sentence."""
+"""A checkpoint is always complete, and each defect of a run folder is reported in one sentence."""
 
 import dataclasses
 import errno
@@ -36,9 +36,8 @@ any_array = arrays.arrays(
     arrays.array_shapes(min_dims=0, min_side=0, max_side=4),
 )
 
-packed = st.sampled_from(
-    [None, dataclasses.asdict(QuantizationSpec())]
-)  # packed arrays are mapped, others read
+# packed arrays are mapped from the file, others are read
+packed = st.sampled_from([None, dataclasses.asdict(QuantizationSpec())])
 
 
 def same(one: dict, other: dict) -> bool:
@@ -157,9 +156,8 @@ def test_a_damaged_byte_is_detected_at_any_position(one_file, data):
         read = checkpoint.read(folder)
     except UserError:
         return
-    assert (
-        read.recipe == small().recipe and read.step == small().step
-    )  # only JSON's white space may change unnoticed
+    # only a change of white space in the JSON may be unnoticed
+    assert read.recipe == small().recipe and read.step == small().step
     assert same(read.parameters, small().parameters) and same(read.optimizer, small().optimizer)
 
 
@@ -319,7 +317,7 @@ def test_changing_a_filled_model_does_not_change_the_stored_arrays():
     assert np.array_equal(arrays["final_norm.weight"], np.ones(32))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits on file size are a POSIX matter")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX limits the size of files")
 def test_if_the_disk_is_full_the_previous_checkpoint_stays_intact(tmp_path):
     import resource
 
@@ -368,7 +366,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
 
 
 def test_if_the_process_is_killed_while_writing_the_checkpoint_is_complete(tmp_path):
-    """The writer replaces the checkpoint as fast as it can, and is killed at three arbitrary moments."""
+    """A process that writes checkpoints in a loop is killed at three arbitrary moments."""
     code = """
 import sys
 from minimtp.backend import numpy as np
@@ -376,7 +374,8 @@ from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.presets import preset
 for step in range(int(sys.argv[2]), 10**6):
-    checkpoint.write(sys.argv[1], Checkpoint(preset("tiny"), {"a": np.full(10**6, step, np.float32)}, step=step))
+    arrays = {"a": np.full(10**6, step, np.float32)}
+    checkpoint.write(sys.argv[1], Checkpoint(preset("tiny"), arrays, step=step))
     print(step, flush=True)
 """
     last = 0
@@ -386,18 +385,16 @@ for step in range(int(sys.argv[2]), 10**6):
             stdout=subprocess.PIPE,
             text=True,
         )
-        said = [int(process.stdout.readline())]
+        printed = [int(process.stdout.readline())]
         time.sleep(delay)
         process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-        said += [int(line) for line in process.stdout.read().split()]
+        printed += [int(line) for line in process.stdout.read().split()]
         process.wait()
         process.stdout.close()
         read = checkpoint.read(tmp_path)
         assert (read.parameters["a"] == read.step).all()
-        assert read.step in (
-            said[-1],
-            said[-1] + 1,
-        )  # it may have been killed before it could say so
+        # it may have been killed between writing and printing
+        assert read.step in (printed[-1], printed[-1] + 1)
         last = read.step
     assert {path.name for path in tmp_path.iterdir()} <= {
         FILE_NAME,

@@ -1,4 +1,4 @@
-"""Several processes train like one, and losing one of them loses no more than its last step."""
+"""Several processes train like one. If one of them ends, at most the last step is lost."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ from minimtp.training.run.log import read_log
 MPIRUN = shutil.which("mpirun", path=sysconfig.get_path("scripts")) or shutil.which("mpirun")
 needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None,
-    reason="mpirun or mpi4py is missing (pip install mpich mpi4py): training in several processes is not tested",
+    reason="mpirun or mpi4py is not installed (pip install mpich mpi4py)",
 )
 SIZES = [
     "--preset",
@@ -96,12 +96,13 @@ def test_two_processes_give_the_bits_of_one_process_with_two_threads(tmp_path):
 def test_a_process_that_fails_ends_the_run_with_its_reason_and_a_checkpoint(tmp_path):
     out = tmp_path / "run"
     code = (
-        "import sys; from minimtp.training import trainer; from minimtp.training.run.mpirun import join\n"
+        "import sys; from minimtp.training import trainer\n"
+        "from minimtp.training.run.mpirun import join\n"
         "real = trainer.accumulate_gradients\n"
-        "def failing(model, tokens, *rest, **named):\n"
+        "def failing(model, tokens, *others, **named):\n"
         "    failing.calls += 1\n"
         "    if join().rank == 1 and failing.calls == 8: raise KeyError('no room')\n"
-        "    return real(model, tokens, *rest, **named)\n"
+        "    return real(model, tokens, *others, **named)\n"
         "failing.calls, trainer.accumulate_gradients = 0, failing\n"
         "from minimtp.cli import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -143,8 +144,13 @@ def test_a_failure_in_the_second_run_of_a_program_ends_all_processes(tmp_path):
         "1",
     ]
     result = subprocess.run(
-        arguments, env=environment(MINIMTP_PATIENCE="30"), cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )  # fmt: skip
+        arguments,
+        env=environment(MINIMTP_PATIENCE="30"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode != 0 and checkpoint.read(tmp_path / "first").step == 30
     assert "KeyError: 'no room'" in result.stderr and "has not answered" not in result.stderr
 
@@ -166,9 +172,12 @@ def test_after_a_killed_process_the_run_ends_and_its_last_checkpoint_is_whole(tm
         "1",
     ]
     process = subprocess.Popen(
-        command(out, *options), env=environment(MINIMTP_PATIENCE="30"), stderr=subprocess.PIPE, text=True,
+        command(out, *options),
+        env=environment(MINIMTP_PATIENCE="30"),
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 120
         while not checkpoint.exists(out) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Signals: the first finishes the step and saves, the second stops at once."""
+"""The first signal finishes the step and saves the run. The second stops it at once."""
 
 import signal
 import threading
@@ -91,7 +91,7 @@ def test_a_signal_in_the_last_step_still_raises_interrupted(tmp_path, corpus, mo
 def test_a_second_signal_stops_at_once():
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job begins with it ignored
+    )  # a background job of a shell starts with this signal ignored
     try:
         with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
             signal.raise_signal(signal.SIGINT)

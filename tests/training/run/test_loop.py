@@ -1,4 +1,4 @@
-"""The training loop: it learns, evaluates, saves, and survives being killed."""
+"""The training loop learns, evaluates, saves checkpoints and can resume after a crash."""
 
 import math
 from unittest.mock import Mock

@@ -1,4 +1,4 @@
-"""Where a run starts: resumed bit for bit, branched from another run, never overwritten."""
+"""A run starts anew, resumes bit for bit or branches from another run, and is never overwritten."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Whole runs: the report, refused arguments, a teacher."""
+"""A whole training run: its report, refused arguments, and a teacher."""
 
 import pytest
 
