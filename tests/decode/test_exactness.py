@@ -238,14 +238,14 @@ def test_the_first_tokens_of_a_trained_model_have_the_models_distribution(traine
         counts[tuple(run)[:3]] += 1
     expected = three_token_distribution(target, prompt, sampling)
     assert counts.keys() <= expected.keys()
-    cells, rest = [], np.zeros(2)  # texts with an expected count below 5 share one cell
+    cells, rare = [], np.zeros(2)  # texts with an expected count below 5 share one cell
     for text, probability in expected.items():
         cell = np.array([counts[text], 100 * TEXTS * probability])
         if cell[1] < 5:
-            rest += cell
+            rare += cell
         else:
             cells.append(cell)
-    cells = np.array([*cells, rest] if rest[1] else cells)
+    cells = np.array([*cells, rare] if rare[1] else cells)
     statistic, freedom = ((cells[:, 0] - cells[:, 1]) ** 2 / cells[:, 1]).sum(), len(cells) - 1
     print(f"{rule}, tree {tree}: chi-square {statistic:.1f} with {freedom} degrees of freedom")
     assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)

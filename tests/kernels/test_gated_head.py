@@ -131,9 +131,10 @@ def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
             states[node] = states[node].copy()
             scores, _ = follow(states[node], int(tokens[node]), depths[node])
             beliefs = np.exp(1.5 * (scores - scores.max()))
-            likeliest = np.argsort(-scores, kind="stable")[:3]
+            most_likely = np.argsort(-scores, kind="stable")[:3]
             left |= {
-                (node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum()) for i in likeliest
+                (node, int(i)): chances[node] * float(beliefs[i] / beliefs.sum())
+                for i in most_likely
             }
     assert len(tokens) == 10 or max(left.values(), default=0) < least
 

