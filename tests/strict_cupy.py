@@ -120,7 +120,7 @@ def _flat(values):
 
 
 def _with_out(function):
-    """Return the function with an optional argument `out`, like a ufunc."""
+    """Return the function with an optional argument `out`, as in a ufunc."""
 
     def call(*arguments, out=None, **options):
         if out is None:
@@ -460,7 +460,7 @@ class _Stream:
     def begin_capture(self, mode=None):
         global _capture
         if _capture is not None:
-            raise CaptureError("a stream is captured already")
+            raise CaptureError("another stream is already being captured")
         _capture = []
 
     def end_capture(self):

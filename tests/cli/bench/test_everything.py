@@ -28,8 +28,9 @@ class Measured(list):
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """The names and devices of the measurements, in order. Each measurement only writes its own
-    name to its file.
+    """Record the names and devices of the measurements in order.
+
+    Each measurement only writes its own name to its file.
     """
     monkeypatch.chdir(tmp_path)
     done, devices = Measured(), []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.policy.estimates import survival
 
-MANY = 1e6  # repeats of the same rounds, so that the guess has no weight
+MANY = 1e6  # number of repeated rounds, large enough to make the guess negligible
 
 
 def counted(rounds, max_depth, times=MANY):

@@ -23,6 +23,5 @@ def test_there_are_at_least_twelve_different_wrong_rules():
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda function: function.__name__)
 def test_the_enumeration_finds_the_wrong_rule(mutant):
-    # A right rule stays below 1e-12 (test_chains.py, test_trees.py); a wrong one is off by over
-    # 0.01.
+    # The distance is below 1e-12 for an exact rule (test_chains.py, test_trees.py).
     assert max(distance_to_target(mutant(p, q), p) for p, q in SOME_PAIRS) > 0.01
