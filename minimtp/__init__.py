@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_O
     from minimtp.training.run.start import Start as Start
     from minimtp.training.run.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME_OF = {
     "Decoder": "minimtp.decode.decoder",
