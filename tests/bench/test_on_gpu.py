@@ -10,6 +10,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench import gpu
 from minimtp.bench.decode import report as decode_report
 from minimtp.bench.decode import weight_formats as formats
+from minimtp.bench.kernels import report as kernels_report
 from minimtp.bench.kernels import speed as bench_kernels
 from minimtp.bench.kernels import speed_on_gpu as kernels_cuda
 from minimtp.bench.training.implementations import Minimtp
@@ -65,7 +66,7 @@ def test_gpu_products_are_compared_with_copying_and_a_missing_pytorch_is_reporte
     assert (tmp_path / "kernels.png").exists() == (
         importlib.util.find_spec("matplotlib") is not None
     )
-    assert bench_kernels.readme(result).count("|") > 50
+    assert kernels_report.readme(result).count("|") > 50
 
 
 def test_the_training_bench_trains_on_the_gpu_and_reads_the_time_from_the_gpu(device):
