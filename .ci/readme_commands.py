@@ -28,7 +28,9 @@ def commands(text: str) -> list[str]:
 
 
 def programs(text: str) -> list[str]:
-    """Return each ```python block as a command that runs it."""
+    """Return each ```python block as a command that runs it. A ```py block quotes the library; the
+    lessons' tests compare it, and nothing runs it.
+    """
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [f"python - <<'END'\n{block}END" for block in blocks]
 

@@ -556,7 +556,7 @@ def test_tests_and_test_selections_that_a_text_names_exist(number):
 
 
 def test_lesson_6_quotes_the_speculative_round_of_the_library():
-    (quoted,) = blocks(text(6), "python")
+    (quoted,) = blocks(text(6), "py")
     path = ROOT / "minimtp" / "decode" / "round.py"
     assert code_of(ast.parse(quoted)) == code_of(parse(path))
 
