@@ -11,3 +11,13 @@ class MeasurementFailed(Exception):
     """The results of a measurement are unreliable, or one of its processes ended. The message says
     why. Exit code 1.
     """
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """Return a value of the user's as a message quotes it: in one line of at most `limit`
+    characters. A longer one is cut, and ends with dots.
+    """
+    text = str(value)
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return "".join(character if character.isprintable() else "?" for character in text)
