@@ -29,6 +29,7 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, TreeRows
 from minimtp.engine.module import Module
+from minimtp.kernels.plain.block import BlockWeights
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, weight_bytes
@@ -220,7 +221,7 @@ class BlockRunner:
     def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
         self._kernel = kernel
         prepared = kernel.prepare_block(
-            *prepare_weights(block, kernel), config.num_heads, config.norm_eps
+            prepare_weights(block, kernel), config.num_heads, config.norm_eps
         )
         self._prepared = _with_cache_of(prepared, block)
 
@@ -244,20 +245,19 @@ def are_exact(kernel: ModuleType, model: Module) -> bool:
     return True
 
 
-def prepare_weights(
-    block: Block, kernel: ModuleType
-) -> tuple[Array, PreparedMatrix, PreparedMatrix, Array, PreparedMatrix, PreparedMatrix]:
-    """Return the first six arguments of `kernel.prepare_block`: norms, and matrices laid out for
-    the kernel.
-    """
+def prepare_weights(block: Block, kernel: ModuleType) -> BlockWeights:
+    """Return the weights of a block, with its matrices laid out for the kernel."""
     attention, feed_forward = block.attention, block.feed_forward
-    return (
+    norms = attention.query_norm, attention.key_norm
+    return BlockWeights(
         block.attention_norm.weight.data,
         attention.qkv.prepare(kernel),
         attention.output.prepare(kernel),
         block.feed_forward_norm.weight.data,
         feed_forward.gate_up.prepare(kernel),
         feed_forward.down.prepare(kernel),
+        None if attention.qkv_bias is None else attention.qkv_bias.data,
+        *(None if norm is None else norm.weight.data for norm in norms),
     )
 
 

@@ -1,11 +1,14 @@
-"""The sizes of a model, under the names that recipes, options and files use."""
+"""The sizes and variants of a model, under the names that recipes, options and files use."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The sizes that determine a transformer."""
+    """The sizes that determine a transformer, and the ways in which related families differ.
+
+    The variants are what Llama 3, Qwen2 and Qwen3 change. Their defaults are Llama 2's.
+    """
 
     vocabulary_size: int  # V
     context_length: int  # the longest sequence it is trained on
@@ -17,8 +20,11 @@ class ModelConfig:
     tied_embeddings: bool = True  # the output matrix is the token table
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    head_dim: int | None = None  # numbers per attention head; None: hidden_size / num_heads
+    rope_scaling: str = "none"  # or "linear:..." or "llama3:...": model/rotary.py
+    qkv_bias: bool = False  # Qwen2: queries, keys and values have a bias
+    qk_norm: bool = False  # Qwen3: each query head and each key head is normalized
 
-    @property
-    def head_dim(self) -> int:
-        """Numbers per attention head."""
-        return self.hidden_size // self.num_heads
+    def __post_init__(self) -> None:
+        if self.head_dim is None:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)

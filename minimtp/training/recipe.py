@@ -43,6 +43,8 @@ SCALES = ("grid", "learned", "learned-offset", "learned-bound")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 MASKS = ("pass", "round-clip", "clip-round")
 HEADS = ("none", "parallel", "sequential", "token_conditioned")
+# Settings in which families of models differ. `describe` leaves them out of models without them.
+VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ class Recipe:
         "base of the frequencies of rotary positions (RoPE)")
     norm_eps: float = setting("model", 1e-5, Range(0.0, 0.1, open=True),
         "epsilon in RMSNorm")
+    head_dim: int | None = setting("model", None, Range(2, 2**16),
+        "numbers per attention head (default: hidden_size / num_heads)")
+    rope_scaling: str = setting("model", "none", None,
+        "change of RoPE for a longer context: linear:FACTOR or llama3:FACTOR:LOW:HIGH:CONTEXT")
+    qkv_bias: bool = setting("model", False, None,
+        "add a bias to queries, keys and values, as Qwen2 does")
+    qk_norm: bool = setting("model", False, None,
+        "normalize each query head and key head, as Qwen3 does")
 
     heads: str = setting("heads", "none", HEADS,
         "kind of prediction heads")
@@ -179,8 +189,10 @@ class Recipe:
 
     def trunk_parameters(self) -> int:
         """Return the number of trained numbers in the transformer, without prediction heads."""
-        head_dim = self.hidden_size // self.num_heads
-        attention = self.hidden_size * head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        head_dim = self.head_dim or self.hidden_size // self.num_heads
+        heads = self.num_heads + 2 * self.num_kv_heads
+        attention = self.hidden_size * head_dim * (heads + self.num_heads)
+        attention += self.qkv_bias * head_dim * heads + self.qk_norm * 2 * head_dim
         feed_forward = 3 * self.hidden_size * self.intermediate_size
         block = attention + feed_forward + 2 * self.hidden_size
         tables = self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
@@ -209,6 +221,7 @@ class Recipe:
         paragraphs = []
         for group in GROUPS:
             names = [name for name, s in SETTINGS.items() if s.metadata["group"] == group]
+            names = [name for name in names if name not in VARIANTS or name in self._changed()]
             # A no-break space keeps name and value in one line.
             values = [f"{name}\u00a0{short(getattr(self, name))}" for name in names]
             lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
@@ -216,12 +229,16 @@ class Recipe:
             paragraphs.append(f"  {group}".ljust(MARGIN) + text.lstrip())
         return "\n".join(paragraphs).replace("\u00a0", " ")
 
+    def _changed(self) -> set[str]:
+        """Return the names of the settings that do not have their default value."""
+        return {name for name, s in SETTINGS.items() if getattr(self, name) != s.default}
+
     def _check_model(self) -> None:
-        head_dim = self.hidden_size // self.num_heads
-        if self.hidden_size % self.num_heads:
+        head_dim = self.head_dim or self.hidden_size // self.num_heads
+        if self.head_dim is None and self.hidden_size % self.num_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} cannot be divided equally among "
-                f"{self.num_heads} query heads: choose a multiple"
+                f"{self.num_heads} query heads: choose a multiple, or choose head_dim"
             )
         if self.num_heads % self.num_kv_heads:
             raise UserError(
@@ -233,11 +250,17 @@ class Recipe:
                 f"each query head gets {head_dim} numbers, but RoPE rotates pairs: "
                 "choose an even number per head"
             )
+        if self.rope_scaling != "none":
+            from minimtp.model.rotary import parse_scaling
+
+            parse_scaling(self.rope_scaling)
 
     def _check_grids(self) -> None:
         from minimtp.quant.grids import grid_named
 
         sizes = {"hidden_size": self.hidden_size, "intermediate_size": self.intermediate_size}
+        if self.head_dim is not None:
+            sizes["num_heads * head_dim ="] = self.num_heads * self.head_dim
         if self.activations == "int8":
             for name, size in sizes.items():
                 if size % 32:

@@ -53,7 +53,7 @@ def setting(
 
 def kind_of(field: dataclasses.Field) -> type:
     """Return the type of a setting's value: int, float, bool or str."""
-    return int if field.name == "draft_depth" else field.type
+    return int if field.type == int | None else field.type
 
 
 def checked(field: dataclasses.Field, value: object) -> Value:
@@ -62,6 +62,8 @@ def checked(field: dataclasses.Field, value: object) -> Value:
     Raises UserError, which says what is allowed, for another type or a value that is not allowed.
     """
     kind, allowed, name = kind_of(field), field.metadata["allowed"], field.name
+    if value is None and field.default is None:
+        return None
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:

@@ -1,5 +1,6 @@
 """The model runner computes the logits of the training model, for any split of the sequence."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
+from tests.model.cases import FAMILIES
 from tests.strategies import tree_forms
 
 needs_numba = pytest.mark.skipif(
@@ -36,10 +38,10 @@ SHAPE = ModelConfig(
 TEXT = np.random.default_rng(3).integers(0, SHAPE.vocabulary_size, 24)
 
 
-def trunk(tied=True, dtype=np.float32):
-    model = Transformer(
-        ModelConfig(**{**vars(SHAPE), "tied_embeddings": tied}), np.random.default_rng(0)
-    )
+def trunk(tied=True, dtype=np.float32, family="llama"):
+    variant = {"head_dim": None, **FAMILIES[family]}
+    config = replace(SHAPE, tied_embeddings=tied, **variant)
+    model = Transformer(config, np.random.default_rng(0))
     noise = np.random.default_rng(1)  # no weight keeps its initial value of 0 or 1
     map_parameters(
         model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype)
@@ -64,14 +66,16 @@ def feed(runner, pieces):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("pieces", [[24], [1] * 24, [7, 1, 9, 7]])
-def test_feeding_a_sequence_in_pieces_gives_the_logits_of_the_whole_sequence(tied, pieces):
-    model = trunk(tied, np.float64)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_feeding_a_sequence_in_pieces_gives_the_logits_of_the_whole_sequence(tied, pieces, family):
+    model = trunk(tied, np.float64, family)
     expected = model.logits(model.hidden(TEXT[None])).data[0]
     np.testing.assert_allclose(feed(ModelRunner(model), pieces), expected, rtol=0, atol=1e-12)
 
 
-def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_trunk():
-    model = trunk()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_trunk(family):
+    model = trunk(family=family)
     packed = round_to_nearest(model, QuantizationSpec())
     faked = prepare_qat(model, QuantizationSpec())
     expected = faked.logits(faked.hidden(TEXT[None])).data[0]

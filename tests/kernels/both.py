@@ -7,6 +7,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks
+from minimtp.kernels.plain.block import BlockWeights
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(
@@ -41,7 +42,10 @@ def prepared(kernel, format_, weight):
 WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40
 
 
-def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
+FAMILIES = ("llama", "qwen2", "qwen3")  # nothing, biases, or a norm in each query and key head
+
+
+def random_block(kernel, format_, matrices=None, head_dim=CHANNELS, family="llama"):
     """Return a block for `kernel`. If given, the kernels `matrices` prepare its matrices."""
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
@@ -49,9 +53,13 @@ def random_block(kernel, format_, matrices=None, head_dim=CHANNELS):
     qkv, output, gate_up, down = (
         prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
     )
-    return kernel.prepare_block(
-        normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down, HEADS, 1e-5
-    )
+    weights = BlockWeights(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down)
+    if family == "qwen2":
+        weights = weights._replace(qkv_bias=normal(rng, joined))
+    elif family == "qwen3":
+        norms = {"query_norm": normal(rng, head_dim), "key_norm": normal(rng, head_dim)}
+        weights = weights._replace(**norms)
+    return kernel.prepare_block(weights, HEADS, 1e-5)
 
 
 def random_cache(rng, head_dim=CHANNELS):

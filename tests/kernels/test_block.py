@@ -9,8 +9,10 @@ from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
+from minimtp.kernels.plain.block import BlockWeights
 from tests.kernels.both import (
     CHANNELS,
+    FAMILIES,
     GROUPS,
     HEADS,
     INNER,
@@ -32,13 +34,15 @@ from tests.tolerances import COMPARISONS, assert_close
 
 @needs_numba
 @each_format
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows, head_dim", [(1, 16), (3, 16), (8, 16), (3, 24), (5, 40)])
 def test_a_block_in_one_call_gives_the_bits_of_its_kernels_called_one_by_one(
-    format_, rows, head_dim, monkeypatch
+    format_, rows, head_dim, family, monkeypatch
 ):
     x = normal(np.random.default_rng(rows), rows, WIDTH)
-    in_one_call = run_block(cpu, random_block(cpu, format_, head_dim=head_dim), x, 7, head_dim)
-    block = random_block(plain, format_, cpu, head_dim)
+    compiled = random_block(cpu, format_, head_dim=head_dim, family=family)
+    in_one_call = run_block(cpu, compiled, x, 7, head_dim)
+    block = random_block(plain, format_, cpu, head_dim, family)
     for name in ("rms_norm", "linear", "rotate", "cached_attention", "swiglu"):
         monkeypatch.setattr(plain.block, name, getattr(cpu, name))
     for found, expected in zip(in_one_call, run_block(plain, block, x, 7, head_dim), strict=True):
@@ -47,8 +51,10 @@ def test_a_block_in_one_call_gives_the_bits_of_its_kernels_called_one_by_one(
 
 @needs_numba
 @each_format
-def test_a_block_gives_the_same_bits_for_rows_together_and_one_after_the_other(format_):
-    x, block = normal(np.random.default_rng(12), 9, WIDTH), random_block(cpu, format_)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_block_gives_the_same_bits_for_rows_together_and_one_after_the_other(format_, family):
+    x = normal(np.random.default_rng(12), 9, WIDTH)
+    block = random_block(cpu, format_, family=family)
     together, keys, values = run_block(cpu, block, x, start=5)
     angles = np.random.default_rng(11)
     cache = random_cache(angles)
@@ -71,7 +77,7 @@ def random_trunk(kernel, formats, matrices=None):
         qkv, output, gate_up, down = (
             prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
         )
-        return normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down
+        return BlockWeights(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down)
 
     blocks = [partial(lambda made: made, make(format_)) for format_ in formats]
     return (

@@ -1,5 +1,7 @@
 """Models, tokens and a PyTorch reference for the tests of the model."""
 
+from dataclasses import replace
+
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.model.config import ModelConfig
@@ -20,10 +22,18 @@ SHAPE = ModelConfig(
 
 KINDS = ["none", *HEADS]
 
+# What the families of models change: the names are theirs, the sizes are not.
+FAMILIES = {
+    "llama": {},
+    "llama3": {"rope_scaling": "llama3:4:1:4:8", "head_dim": 24},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True, "head_dim": 8},
+}
 
-def build(kind="none", depth=3, tied=True, dtype=np.float64, seed=0):
+
+def build(kind="none", depth=3, tied=True, dtype=np.float64, seed=0, family="llama"):
     rng = np.random.default_rng(seed)
-    shape = SHAPE if tied else ModelConfig(**{**vars(SHAPE), "tied_embeddings": False})
+    shape = replace(SHAPE, tied_embeddings=tied, **{"head_dim": None, **FAMILIES[family]})
     trunk = Transformer(shape, rng)
     model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](depth, shape, rng))
     noise = np.random.default_rng(seed + 1)  # no weight keeps its initial value of 0 or 1
@@ -68,18 +78,21 @@ def torch_transformer(torch, model, text):
         return torch.view_as_real(pairs * turn[None, :, None]).flatten(-2).to(x.dtype)
 
     def norm(x, name):
-        return functional.rms_norm(
-            x, (config.hidden_size,), weights[f"{name}.weight"], config.norm_eps
-        )
+        weight = weights[f"{name}.weight"]
+        return functional.rms_norm(x, tuple(weight.shape), weight, config.norm_eps)
 
     x = weights["embedding.weight"][torch.tensor(text)]
     for i in range(config.num_layers):
         name = f"blocks.{i}"
         qkv = norm(x, f"{name}.attention_norm") @ weights[f"{name}.attention.qkv.weight"].T
+        if config.qkv_bias:
+            qkv = qkv + weights[f"{name}.attention.qkv_bias"]
         qkv = qkv.reshape(batch, length, -1, head_dim)
-        q = rotate(qkv[:, :, :heads])
-        k = rotate(qkv[:, :, heads : heads + kv_heads])
-        v = qkv[:, :, heads + kv_heads :]
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=2)
+        if config.qk_norm:
+            q = norm(q, f"{name}.attention.query_norm")
+            k = norm(k, f"{name}.attention.key_norm")
+        q, k = rotate(q), rotate(k)
         k, v = (t.repeat_interleave(heads // kv_heads, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         attended = (

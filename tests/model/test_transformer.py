@@ -10,7 +10,7 @@ from minimtp.engine.optim import AdamW
 from minimtp.model.heads import HEADS
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.rotary import Rotary
-from tests.model.cases import SHAPE, build, tokens, torch_transformer
+from tests.model.cases import FAMILIES, SHAPE, build, tokens, torch_transformer, total_loss
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -87,11 +87,12 @@ def test_a_small_model_can_memorize_a_batch_of_sequences():
 @pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch, the reference, is not installed"
 )
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-def test_losses_and_gradients_equal_pytorchs_on_the_same_weights(dtype, tolerance):
+def test_losses_and_gradients_equal_pytorchs_on_the_same_weights(dtype, tolerance, family):
     import torch
 
-    model, text = build(dtype=np.dtype(dtype)), tokens(3, 13)
+    model, text = build(dtype=np.dtype(dtype), family=family), tokens(3, 13)
     losses = accumulate_gradients(model, text, np.zeros(0))
     logits, weights = torch_transformer(torch, model, text[:, :-1])
     loss = torch.nn.functional.cross_entropy(
@@ -103,3 +104,19 @@ def test_losses_and_gradients_equal_pytorchs_on_the_same_weights(dtype, toleranc
         np.testing.assert_allclose(
             parameter.grad, weights[name].grad.numpy(), rtol=tolerance, atol=tolerance
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradients_of_every_family_equal_finite_differences(family):
+    model, text, step = build(family=family), tokens(2, 9), 1e-6
+    accumulate_gradients(model, text, np.zeros(0))
+    rng = np.random.default_rng(3)
+    for name, parameter in model.named_parameters():
+        direction, start = rng.standard_normal(parameter.shape), parameter.data
+        losses = []
+        for sign in (1, -1):
+            parameter.data = start + sign * step * direction
+            losses.append(total_loss(model, text, np.zeros(0)))
+        parameter.data = start
+        slope = (losses[0] - losses[1]) / (2 * step)
+        assert slope == pytest.approx((parameter.grad * direction).sum(), rel=1e-5, abs=1e-9), name

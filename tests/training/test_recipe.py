@@ -15,7 +15,7 @@ from minimtp.training import recipe as recipe_module
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.presets import PRESETS, preset
-from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.recipe import SETTINGS, VARIANTS, Recipe
 from minimtp.training.settings import GROUPS, Range, kind_of
 from tests.strategies import recipes
 
@@ -97,7 +97,10 @@ def test_a_setting_that_takes_any_number_accepts_a_whole_number():
 
 
 def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
-    described = Recipe().describe()
+    unusual = {"head_dim": 48, "rope_scaling": "linear:2", "qkv_bias": True, "qk_norm": True}
+    described = Recipe(**unusual).describe()
+    assert set(unusual) == set(VARIANTS)
+    assert not any(f" {name} " in Recipe().describe() for name in VARIANTS)
     for name, setting in SETTINGS.items():
         assert setting.metadata["group"] in GROUPS
         assert setting.metadata["help"]

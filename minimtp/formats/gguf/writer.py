@@ -167,6 +167,17 @@ def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
     """
     modules = dict(model.trunk.named_modules())
     found = {}
+    config = model.config
+    if (
+        config.qkv_bias
+        or config.qk_norm
+        or config.rope_scaling != "none"
+        or config.num_heads * config.head_dim != config.hidden_size
+    ):
+        raise UserError(
+            "a model with qkv_bias, qk_norm, rope_scaling or a head_dim of its own cannot be "
+            "written as a GGUF file yet (supported: models without these settings)"
+        )
     for name, tensors in layout(model.config):
         kind, array = _stored(name, modules[name])
         end = 0

@@ -32,22 +32,26 @@ NO_TREE = _no_tree()
 
 @dataclass(frozen=True, slots=True)
 class PreparedBlock:
-    weights: tuple  # two norms and four panels, in the order in which they are used
+    weights: tuple  # the vectors and panels of BlockWeights, empty for None
     kinds: tuple  # of the four panels
     sizes: tuple  # query heads, outputs of the first product, inputs of the last
     epsilon: float
 
 
-def prepare_block(
-    attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
-):
+def prepare_block(weights, heads, epsilon):
+    matrices = ("qkv", "attention_output", "gate_up", "down")
+    arrays = tuple(
+        part.panels if name in matrices else _vector(part)
+        for name, part in weights._asdict().items()
+    )
+    kinds = tuple(getattr(weights, name).kind for name in matrices)
+    return PreparedBlock(arrays, kinds, (heads, weights.qkv.rows, weights.down.columns), epsilon)
+
+
+def _vector(vector):
     # Weights that are mapped from a file are read-only, and Numba would treat read-only arrays as
     # another type. Copies avoid that.
-    norms = [np.array(norm, np.float32) for norm in (attention_norm, feed_forward_norm)]
-    matrices = (qkv, attention_output, gate_up, down)
-    weights = (norms[0], qkv.panels, attention_output.panels, norms[1], gate_up.panels, down.panels)
-    sizes = (heads, qkv.rows, down.columns)
-    return PreparedBlock(weights, tuple(matrix.kind for matrix in matrices), sizes, epsilon)
+    return np.empty(0, np.float32) if vector is None else np.array(vector, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class PreparedTrunk:
 
 def prepare_trunk(blocks, final_norm, output, heads, epsilon):
     for index, make in enumerate(blocks):
-        block = prepare_block(*make(), heads, epsilon)
+        block = prepare_block(make(), heads, epsilon)
         if index == 0:
             first, weights = block, tuple(_stack(array, len(blocks)) for array in block.weights)
         if (block.kinds, block.sizes) != (first.kinds, first.sizes):
@@ -114,6 +118,9 @@ def _trunk_step(
     feed_forward_norm,
     gate_up,
     down,
+    qkv_bias,
+    query_norm,
+    key_norm,
     kinds,
     sizes,
     epsilon,
@@ -136,7 +143,8 @@ def _trunk_step(
     for i in range(keys.shape[0]):
         _transformer_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
-            down[i], kinds, sizes, epsilon, keys[i], values[i], start, cosine, sine, stretches,
+            down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
+            values[i], start, cosine, sine, stretches,
             kept_keys[i], kept_values[i],
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
@@ -168,6 +176,9 @@ def _transformer_block(
     feed_forward_norm,
     gate_up,
     down,
+    qkv_bias,
+    query_norm,
+    key_norm,
     kinds,
     sizes,
     epsilon,
@@ -198,6 +209,16 @@ def _transformer_block(
     joined = np.empty((rows, joined_width), np.float32)
     multiply(kinds[0], normed, qkv, joined)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
+    if qkv_bias.shape[0] > 0:
+        for t in range(rows):
+            for j in range(joined_width):
+                joined[t, j] += qkv_bias[j]
+    if query_norm.shape[0] > 0:
+        inverse_rms_of_heads = np.empty(heads, np.float32)
+        for t in range(rows):
+            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
+            normalize(queries, query_norm, epsilon, queries, inverse_rms_of_heads)
+            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms_of_heads)
     attended = np.empty((rows, heads, head_dim), np.float32)
     for stretch in range(max(1, stretches.shape[0])):
         first, stop, position = 0, rows, start

@@ -70,8 +70,13 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
     """
     xp, tokens = array_module(x), x.shape[0]
     heads, (groups, head_dim, room) = block.heads, keys.shape
-    normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
-    joined = linear(normed, block.qkv)  # (T, (H + 2G) C)
+    weights = block.weights
+    normed, _ = rms_norm(x, weights.attention_norm, block.epsilon)
+    joined = linear(normed, weights.qkv)  # (T, (H + 2G) C)
+    if weights.qkv_bias is not None:
+        joined += weights.qkv_bias
+    if weights.query_norm is not None:
+        plain.normalize_heads(joined.reshape(tokens, -1, head_dim), block)
     cosine, sine = whole(cosine, sine)
     attended = []
     for first, stop, position in [(0, tokens, start)] if tree is None else tree[0].tolist():
@@ -89,9 +94,9 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
             tree[1][first:stop] = keys[:, :, offset : offset + stop - first].transpose(2, 0, 1)
             tree[2][first:stop] = values[offset : offset + stop - first]
     attended = attended[0] if tree is None else xp.concatenate(attended)
-    add_linear(attended.reshape(tokens, -1), block.attention_output, x)
-    normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
-    add_linear(swiglu(linear(normed, block.gate_up)), block.down, x)
+    add_linear(attended.reshape(tokens, -1), weights.attention_output, x)
+    normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)
+    add_linear(swiglu(linear(normed, weights.gate_up)), weights.down, x)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ of a small model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from minimtp.backend import Array, array_module
 from minimtp.kernels.plain.attention import cached_attention, rotate
@@ -14,10 +15,9 @@ from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import Prepared, linear
 
 
-@dataclass(frozen=True)
-class PreparedBlock:
+class BlockWeights(NamedTuple):
     """One transformer block's weights: two norms (D,), four matrices prepared by `prepare_*`, and
-    settings.
+    what only some families of models have.
     """
 
     attention_norm: Array
@@ -26,6 +26,16 @@ class PreparedBlock:
     feed_forward_norm: Array
     gate_up: Prepared
     down: Prepared
+    qkv_bias: Array | None = None  # ((H + 2G) C,)
+    query_norm: Array | None = None  # (C,), if every query head and key head is normalized
+    key_norm: Array | None = None  # (C,)
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """One transformer block's weights and settings."""
+
+    weights: BlockWeights
     heads: int  # query heads
     epsilon: float
     # What the cache stores of keys and values, (T, G, C) -> (T, G, C). None: the numbers
@@ -33,22 +43,9 @@ class PreparedBlock:
     quantize_kv: Callable[[Array], Array] | None = None
 
 
-def prepare_block(
-    attention_norm: Array,
-    qkv: Prepared,
-    attention_output: Prepared,
-    feed_forward_norm: Array,
-    gate_up: Prepared,
-    down: Prepared,
-    heads: int,
-    epsilon: float,
-) -> PreparedBlock:
-    """Prepare one transformer block for `transformer_block`. The matrices were prepared by
-    `prepare_*`.
-    """
-    return PreparedBlock(
-        attention_norm, qkv, attention_output, feed_forward_norm, gate_up, down, heads, epsilon
-    )
+def prepare_block(weights: BlockWeights, heads: int, epsilon: float) -> PreparedBlock:
+    """Prepare one transformer block with `heads` query heads for `transformer_block`."""
+    return PreparedBlock(weights, heads, epsilon)
 
 
 def transformer_block(
@@ -84,8 +81,14 @@ def transformer_block(
     stretches = [(0, rows, start)] if tree is None else tree[0].tolist()
     if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
-    normed, _ = rms_norm(x, block.attention_norm, block.epsilon)
-    joined = linear(normed, block.qkv).reshape(1, rows, -1, head_dim)  # q, k, v: (1, T, H+2G, C)
+    weights = block.weights
+    normed, _ = rms_norm(x, weights.attention_norm, block.epsilon)
+    joined = linear(normed, weights.qkv)
+    if weights.qkv_bias is not None:
+        joined += weights.qkv_bias
+    joined = joined.reshape(1, rows, -1, head_dim)  # q, k, v: (1, T, H+2G, C)
+    if weights.query_norm is not None:
+        normalize_heads(joined[0], block)
     rotated = rotate(joined[:, :, : block.heads + kv_heads], cosine, sine)[0]  # (T, H+G, C)
     queries, new_keys = rotated[:, : block.heads], rotated[:, block.heads :]
     new_values = joined[0, :, block.heads + kv_heads :]
@@ -104,9 +107,18 @@ def transformer_block(
         tree_keys[...] = new_keys
         tree_values[...] = new_values
     attended = array_module(x).concatenate(outputs) if tree else outputs[0]  # (T, H, C)
-    x += linear(attended.reshape(rows, -1), block.attention_output)
-    normed, _ = rms_norm(x, block.feed_forward_norm, block.epsilon)
-    x += linear(swiglu(linear(normed, block.gate_up)), block.down)
+    x += linear(attended.reshape(rows, -1), weights.attention_output)
+    normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)
+    x += linear(swiglu(linear(normed, weights.gate_up)), weights.down)
+
+
+def normalize_heads(joined: Array, block: PreparedBlock) -> None:
+    """Normalize each query head and key head of joined (T, H+2G, C) over its channels, IN PLACE."""
+    heads, kv_heads = block.heads, (joined.shape[1] - block.heads) // 2
+    norms = block.weights.query_norm, block.weights.key_norm
+    for part, norm in zip((slice(heads), slice(heads, heads + kv_heads)), norms, strict=True):
+        rows = joined[:, part].reshape(-1, joined.shape[2])  # a copy
+        joined[:, part] = rms_norm(rows, norm, block.epsilon)[0].reshape(joined[:, part].shape)
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class PreparedTrunk:
 
 
 def prepare_trunk(
-    blocks: Sequence[Callable[[], tuple]],
+    blocks: Sequence[Callable[[], BlockWeights]],
     final_norm: Array,
     output: Prepared,
     heads: int,
@@ -129,11 +141,11 @@ def prepare_trunk(
 ) -> PreparedTrunk:
     """Prepare a trunk for `trunk_step`.
 
-    blocks: for each block a function that returns the first six arguments of `prepare_block`. The
-    functions are called one after the other, so that there are never two copies of all the weights
-    at the same time. All blocks must have the same sizes and formats.
+    blocks: for each block a function that returns its weights. The functions are called one after
+    the other, so that there are never two copies of all the weights at the same time. All blocks
+    must have the same sizes and formats.
     """
-    prepared = tuple(prepare_block(*weights(), heads, epsilon) for weights in blocks)
+    prepared = tuple(prepare_block(weights(), heads, epsilon) for weights in blocks)
     return PreparedTrunk(prepared, final_norm, output, epsilon)
 
 

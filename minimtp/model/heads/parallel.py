@@ -31,7 +31,7 @@ class ParallelHeads(Heads):
     independent = True
 
     def __init__(self, depth: int, config: ModelConfig, rng: Rng) -> None:
-        rotary = Rotary(config.head_dim, config.rope_theta)
+        rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.depth = depth
         self.steps = [ParallelHead(config, rotary, rng) for _ in range(depth)]
 

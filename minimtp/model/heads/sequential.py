@@ -36,7 +36,7 @@ class SequentialHeads(Heads):
     """K blocks, one after the other."""
 
     def __init__(self, depth: int, config: ModelConfig, rng: Rng) -> None:
-        rotary = Rotary(config.head_dim, config.rope_theta)
+        rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.depth = depth
         self.steps = [SequentialHead(config, rotary, rng) for _ in range(depth)]
 
