@@ -1,5 +1,8 @@
 """The errors a user is meant to read: the command line prints their message without a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """The user's input cannot be used. The message is one sentence that says what to do instead.
@@ -21,3 +24,14 @@ def shown(value: object, limit: int = 40) -> str:
     if len(text) > limit:
         text = text[: limit - 3] + "..."
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Begin the message of a UserError in the block with `source`, unless it names it already."""
+    try:
+        yield
+    except UserError as error:
+        if str(source) in str(error):
+            raise
+        raise UserError(f"{source}: {error}") from None

@@ -131,6 +131,23 @@ def dequantize(grid: Grid, packed: Array) -> Array:
     return grid.decode(*unpack(grid, packed))
 
 
+def has_finite_scales(grid: Grid, packed: Array) -> bool:
+    """Return whether every float16 or float32 number in the packed rows is finite.
+
+    Integer codes are always finite, so then every weight is.
+    """
+    xp = array_module(packed)
+    if isinstance(grid, BlockGrid):
+        blocks = packed.reshape(packed.shape[0], -1, grid.block_bytes)
+        parts = [(blocks[..., at : at + 2], "<f2") for at in grid.float16_at]
+    else:
+        rows, columns = matrix_shape(grid, packed)
+        scale_rows, groups = grid.scales_shape(rows, columns)
+        stored = packed[:scale_rows, : groups * grid.bits_per_scale // 8]
+        parts = [(stored, _stored_type(grid))]
+    return all(bool(xp.isfinite(xp.ascontiguousarray(a).view(kind)).all()) for a, kind in parts)
+
+
 def _row_bytes(grid: GroupedGrid, columns: int) -> int:
     groups = grid.scales_shape(1, columns)[1]
     scale_bits = groups * (grid.bits_per_scale + grid.bits_per_zero)

@@ -4,13 +4,14 @@ Heads and quantization are imported only for recipes that use them.
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import LanguageModel as Model
 from minimtp.model.transformer import Transformer
@@ -64,7 +65,8 @@ def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
 def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None:
     """Copy the arrays into the parameters of the same names. source: named in errors.
 
-    Raises UserError unless the model has exactly these names and shapes.
+    Raises UserError unless the model has exactly these names and shapes, and every weight is a
+    finite number.
     """
     parameters = dict(model.named_parameters())
     missing = sorted(parameters.keys() - arrays.keys())
@@ -81,10 +83,21 @@ def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None
     for name, parameter in parameters.items():
         if arrays[name].shape != parameter.shape:
             raise UserError(
-                f"{source} has {name} of shape {arrays[name].shape}, "
+                f"{source} has {name} of shape {shown(arrays[name].shape)}, "
                 f"but the model needs {parameter.shape}: use another run folder"
             )
-        parameter.data[...] = arrays[name]
+        if arrays[name].dtype.kind != "f":
+            raise UserError(
+                f"{source} has {name} of type {arrays[name].dtype}, but weights must be floating "
+                "point: use another run folder"
+            )
+        with np.errstate(over="ignore"):  # of float64: what is too large is refused below
+            parameter.data[...] = arrays[name]
+        extremes = (parameter.data.min(), parameter.data.max()) if parameter.data.size else ()
+        if not all(isfinite(float(extreme)) for extreme in extremes):
+            raise UserError(
+                f"{source} has weights in {name} that are NaN or infinite: use another run folder"
+            )
 
 
 def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> Arrays:
@@ -122,4 +135,6 @@ def _head_number(name: str) -> int:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return shown(", ".join(names[:3]), 120) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )

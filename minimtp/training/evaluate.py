@@ -22,7 +22,7 @@ token counts twice. The first tokens of a window are predicted from little conte
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from math import log
+from math import isfinite, log
 from pathlib import Path
 
 from minimtp.backend import array_module, to_numpy
@@ -95,7 +95,13 @@ def evaluate(
     context_length = run.config.context_length
     corpus.require(1, context_length, run.model.depth)
     tokens = tokens or run.recipe.evaluation_tokens or DEFAULT_TOKENS
-    return evaluate_model(run.model, corpus, context_length, tokens, threads)
+    evaluation = evaluate_model(run.model, corpus, context_length, tokens, threads)
+    if not isfinite(evaluation.bits_per_byte):
+        raise UserError(
+            f"{run.path} predicts {evaluation.bits_per_byte} bits per byte, so its weights are "
+            "damaged or too large: use another model"
+        )
+    return evaluation
 
 
 def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:

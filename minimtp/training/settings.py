@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import field
 from typing import NamedTuple
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 
 GROUPS = {
     "model": "the transformer",
@@ -68,10 +68,10 @@ def checked(field: dataclasses.Field, value: object) -> Value:
         value = float(value)
     if type(value) is not kind:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        raise UserError(f"{name} must be {names[kind]}, not {value!r}")
+        raise UserError(f"{name} must be {names[kind]}, not {shown(repr(value))}")
     if allowed is not None and value not in allowed:
         choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
-        raise UserError(f"{name} must be {choice}, not {short(value)}")
+        raise UserError(f"{name} must be {choice}, not {shown(short(value))}")
     return value
 
 
@@ -83,8 +83,8 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise UserError(f"unknown {kind} {name!r}: {hint}")
+        hint = f"did you mean {close[0]}?" if close else f"known are {shown(', '.join(known), 150)}"
+        raise UserError(f"unknown {kind} {shown(name)!r}: {hint}")
 
 
 def short(value: object) -> str:

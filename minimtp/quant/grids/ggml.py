@@ -39,12 +39,14 @@ class Q4_1Scales(NamedTuple):
 class BlockGrid(Grid):
     """A grid whose groups are blocks of bytes that other programs can read.
 
-    group_size: weights per block. block_bytes: bytes per block.
+    group_size: weights per block. block_bytes: bytes per block. float16_at: where the block has
+    float16 numbers.
     """
 
     name: ClassVar[str]
     group_size: ClassVar[int] = blocks.GROUP_SIZE
     block_bytes: ClassVar[int]
+    float16_at: ClassVar[tuple[int, ...]] = (0,)
 
     @property
     def bits_per_weight(self) -> float:
@@ -172,6 +174,7 @@ class Q4_1Grid(SteppedGrid):
     name = "q4_1"
     min_code, max_code = 0, 15
     block_bytes = blocks.Q4_1_BLOCK_BYTES
+    float16_at = (0, 2)
     max_magnitude = MAX_FLOAT16  # the minimum is stored unscaled
 
     def pack(self, codes: Array, scales: Q4_1Scales) -> Array:

@@ -44,6 +44,7 @@ class Q4_KGrid(SteppedGrid):
     columns_per_step = superblocks.Q4_K_GROUP
     min_code, max_code = 0, 15
     block_bytes = superblocks.Q4_K_BLOCK_BYTES
+    float16_at = (0, 2)
     max_magnitude = 32 * MAX_FLOAT16  # 63 for the extreme, but a fitted minimum may lie beyond it
 
     def pack(self, codes: Array, scales: Q4_KScales) -> Array:
@@ -76,6 +77,7 @@ class Q6_KGrid(SteppedGrid):
     columns_per_step = superblocks.Q6_K_GROUP
     min_code, max_code = -32, 31
     block_bytes = superblocks.Q6_K_BLOCK_BYTES
+    float16_at = (208,)
     max_magnitude = 2048 * MAX_FLOAT16  # 4096 for the extreme, but a fitted scale may be larger
 
     def pack(self, codes: Array, scales: Q6_KScales) -> Array:

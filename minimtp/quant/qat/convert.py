@@ -2,7 +2,7 @@
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replace_modules, replicate
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.model.layers import Embedding
 from minimtp.quant import packing
 from minimtp.quant.grids import Grid
@@ -39,8 +39,8 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
     same sizes.
 
     model: full precision, its weights do not matter. It is changed in place and returned, packed.
-    Raises UserError if an array is missing, left over, or does not have the shape that the model
-    and the spec need.
+    Raises UserError if an array is missing, left over, does not have the shape that the model and
+    the spec need, or holds scales that are not finite.
     """
     grids = grids_of(model, spec)
     left = dict(arrays)
@@ -49,7 +49,7 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
     def take(name: str, shape: tuple[int, ...], dtype: str) -> Array:
         array = left.pop(name, None)
         if array is None or array.shape != shape or array.dtype != dtype:
-            found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+            found = "missing" if array is None else f"{array.dtype} of shape {shown(array.shape)}"
             raise UserError(
                 f"{name} is {found}, but this model needs {dtype} of shape {shape}: the file "
                 "belongs to another model"
@@ -63,15 +63,21 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
         if key not in packed:
             shape = rows, packing.row_bytes(grid, columns)
             packed[key] = take(packed_name(name), shape, "uint8")
+            if not packing.has_finite_scales(grid, packed[key]):
+                raise UserError(
+                    f"{packed_name(name)} has scales that are NaN or infinite: use another run folder"
+                )
         return _packed_module(module, grid, packed[key], spec)
 
     model = with_cache(replace_modules(model, swap), spec)
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
+        if not array_module(parameter.data).isfinite(parameter.data).all():
+            raise UserError(f"{name} has weights that are NaN or infinite: use another run folder")
     if left:
+        names = shown(", ".join(sorted(left)), 100)
         raise UserError(
-            f"the file holds {', '.join(sorted(left))}, which this model does not have: it belongs "
-            "to another model"
+            f"the file holds {names}, which this model does not have: it belongs to another model"
         )
     return model
 

@@ -9,9 +9,10 @@ header for people. Resuming does not read it, but `train --recipe` does.
 the previous one or the new one. Everything is in one file, because only the rename of a single file
 is atomic.
 
-**Checked.** Safetensors checks the size of the file, which detects a truncated file. The CRC-32
-over the header and the arrays detects a damaged file. The arrays must have exactly the names and
-shapes of the model that the recipe builds (build.py).
+**Checked.** The sizes in the file are compared with its own (tensor_file.py), which detects a
+truncated file. The CRC-32 over the header and the arrays detects a damaged file. The header must
+have the form of `Header`, which detects a file that another program has changed. The arrays must
+have exactly the names and shapes of the model that the recipe builds (build.py).
 
 Every failure to read or write a checkpoint is a UserError of one sentence.
 """
@@ -20,21 +21,74 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from msgspec import Struct
 
 import minimtp
 from minimtp.backend import to_numpy
-from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, make_folder, reason_for, write_text
+from minimtp.errors import UserError, naming, shown
+from minimtp.files import atomic_write, kind_at, make_folder, write_text
+from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json
 from minimtp.training.build import Arrays
 from minimtp.training.recipe import Recipe
-from minimtp.training.run.tensor_file import checksum, map_arrays, write_safetensors
+from minimtp.training.run.tensor_file import checksum, damaged, open_tensors, write_safetensors
 
 FORMAT_VERSION = 2  # 2: the recipe's settings have their present names
 FILE_NAME = "checkpoint.safetensors"
 PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 HEADER_KEY = "minimtp"
+ADVICE = "delete it, or give another run folder"
+MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before the parameter's name
+
+
+class EvaluationRecord(Struct):
+    """An evaluation in a header, see `minimtp.training.evaluate.Evaluation`."""
+
+    bits_per_byte: float
+    accuracy: list[float]
+    acceptance: list[float | None]
+    nats: list[float]
+    tokens: Count
+    bytes: Count
+
+
+class State(Struct):
+    """The values of the training loop that are used again. There may be others."""
+
+    seconds: NonNegative = 0.0
+    shards: Positive = 1
+    evaluation: EvaluationRecord | None = None
+    evaluated_at: Count | None = None
+    teacher: str | None = None
+    loss_scale: tuple[Finite, Count] | None = None
+
+
+class CorpusRecord(Struct):
+    """The description of a text, see `minimtp.training.data.corpus.Corpus`."""
+
+    name: str = ""
+    sources: list[str] = []
+    fingerprint: str | None = None
+
+
+class TokenizerRecord(Struct):
+    """The result of a tokenizer's `to_dict`, which may have more keys."""
+
+    kind: str
+    file: str = ""
+
+
+class Header(Struct):
+    """The JSON in the header of the file."""
+
+    minimtp_version: str
+    recipe: dict[str, object]
+    step: Count
+    tokens: Count
+    corpus: CorpusRecord
+    tokenizer: TokenizerRecord
+    packed: dict[str, str] | None
+    state: State
 
 
 @dataclass
@@ -116,27 +170,19 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         raise UserError(
             f"{folder} holds no checkpoint: give a run folder in which training has saved one"
         )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            header = _header(path, metadata)
-            if header["packed"] is None:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
-            else:
-                arrays = map_arrays(path)
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that we do not write
-        raise UserError(
-            f"{path} is damaged ({reason_for(error)}): delete it, or give another run folder"
-        ) from None
-    if str(checksum(metadata[HEADER_KEY], arrays)) != metadata.get("crc32"):
-        raise UserError(
-            f"{path} is damaged (its checksum does not match): "
-            "delete it, or give another run folder"
-        )
+    with open_tensors(path, ADVICE) as file:
+        header = _header(path, file.metadata)
+        arrays = file.read_arrays() if header["packed"] is None else file.map_arrays()
+    if str(checksum(file.metadata[HEADER_KEY], arrays)) != file.metadata.get("crc32"):
+        raise damaged(path, "its checksum does not match", ADVICE)
+    with naming(path):
+        recipe = Recipe.from_dict(header["recipe"])
+    parameters, moments = _with_prefix("model.", arrays), _with_prefix("optimizer.", arrays)
+    _check_moments(path, parameters, moments)
     return Checkpoint(
-        recipe=Recipe.from_dict(header["recipe"]),
-        parameters=_with_prefix("model.", arrays),
-        optimizer=_with_prefix("optimizer.", arrays) if optimizer else {},
+        recipe=recipe,
+        parameters=parameters,
+        optimizer=moments if optimizer else {},
         step=header["step"],
         tokens=header["tokens"],
         corpus=header["corpus"],
@@ -152,20 +198,47 @@ def _header(path: Path, metadata: dict[str, str]) -> dict:
 
     Raises UserError if minimtp did not write the file, or wrote it in another format version.
     """
-    try:
-        header = json.loads(metadata[HEADER_KEY])
-        version = header["format_version"]
-    except (KeyError, ValueError, TypeError):
+    if HEADER_KEY not in metadata:
         raise UserError(
             f"{path} is a safetensors file, but not a checkpoint of minimtp: give a run folder"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has checkpoint format {version}, written by minimtp "
-            f"{header.get('minimtp_version')}, but this version reads format {FORMAT_VERSION}: "
-            "train the run again, or use the version that wrote it"
         )
+    header = parse_json(metadata[HEADER_KEY], path, ADVICE)
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if type(version) is int and version != FORMAT_VERSION:
+        written_by = shown(header.get("minimtp_version", "of another version"))
+        raise UserError(
+            f"{path} has checkpoint format {shown(version)}, written by minimtp {written_by}, but "
+            f"this version reads format {FORMAT_VERSION}: train the run again, or use the version "
+            "that wrote it"
+        )
+    check_value(header, Header, path, ADVICE)
+    if version is None:
+        raise UserError(f"{path}: format_version is missing: {ADVICE}")
     return header
+
+
+def _check_moments(path: Path, parameters: Arrays, moments: Arrays) -> None:
+    """Raise UserError for an array of the optimizer that has not the form of its parameter."""
+    for name, array in moments.items():
+        prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), None)
+        parameter = parameters.get(name.removeprefix(prefix or ""))
+        if prefix is None or array.dtype.kind != "f":
+            raise damaged(path, f"optimizer.{shown(name)} is not known", ADVICE)
+        if parameter is not None and parameter.shape != array.shape:
+            raise damaged(path, f"optimizer.{shown(name)} has another shape than model", ADVICE)
+
+
+def require_weights(stored: Checkpoint, path: Path) -> None:
+    """Raise UserError if the arrays are too few bytes for the model that the recipe describes.
+
+    To be called before that model is built, because it might be much larger than the file.
+    """
+    held = sum(array.nbytes for array in stored.parameters.values())
+    needed = stored.recipe.trunk_parameters() // (4 if stored.packed else 1)  # ternary: 2 bits
+    if held < needed:
+        raise UserError(
+            f"{path} holds {held:,} bytes of weights, too few for the model of its recipe: {ADVICE}"
+        )
 
 
 def _with_prefix(prefix: str, arrays: Arrays) -> Arrays:

@@ -7,12 +7,13 @@ loss.png                  the loss curve (plot.py)
 self-generated/           the text of a run that trains on self-generated text
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimtp.backend import choose_device, to_device
+from minimtp.backend import Device, choose_device, to_device
 from minimtp.engine.module import map_parameters
+from minimtp.errors import naming
 from minimtp.files import kind_at
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model, fill, quantization_spec
@@ -21,6 +22,7 @@ from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.log import LOG_NAME
+from minimtp.training.settings import check_known
 
 if TYPE_CHECKING:  # models without rounding do not need it
     from minimtp.quant.qat.spec import QuantizationSpec
@@ -61,17 +63,28 @@ def load_run(folder: str | Path, device: str = "cpu") -> LoadedRun:
     """
     chosen = choose_device(device)
     stored = checkpoint.read(folder, optimizer=False)
+    path = Path(folder, checkpoint.FILE_NAME)
+    checkpoint.require_weights(stored, path)
+    with naming(path):
+        return _build(Path(folder), stored, chosen)
+
+
+def _build(folder: Path, stored: Checkpoint, chosen: Device) -> LoadedRun:
     model = build_model(stored.recipe, None)
     packed, fake_quantized = None, False
     if stored.packed is not None:
         from minimtp.quant.qat.convert import restore
         from minimtp.quant.qat.spec import QuantizationSpec
 
+        for name in stored.packed:
+            check_known(
+                "setting of a packed model", name, [f.name for f in fields(QuantizationSpec)]
+            )
         packed = QuantizationSpec(**stored.packed)
         arrays = {name: to_device(array, chosen) for name, array in stored.parameters.items()}
         model = restore(model, packed, arrays)
     else:
-        fill(model, stored.parameters, Path(folder, checkpoint.FILE_NAME))
+        fill(model, stored.parameters, folder / checkpoint.FILE_NAME)
         map_parameters(model, lambda array: to_device(array, chosen))
         fake_quantized = quantization_began(stored)
         if fake_quantized:
@@ -79,7 +92,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> LoadedRun:
 
             model = prepare_qat(model, quantization_spec(stored.recipe))
     return LoadedRun(
-        path=Path(folder),
+        path=folder,
         model=model,
         tokenizer=tokenizer_from_dict(stored.tokenizer),
         recipe=stored.recipe,

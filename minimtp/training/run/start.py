@@ -138,6 +138,7 @@ def _resumed(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | Non
             "add --resume to start it over, or choose another --out"
         )
     stored = checkpoint.read(out)
+    checkpoint.require_weights(stored, out / checkpoint.FILE_NAME)
     if not resume:
         if stored.step >= stored.recipe.steps:
             raise UserError(f"{out} already holds a finished run: choose another --out")
@@ -196,9 +197,9 @@ def _check_corpus(corpus: Corpus, recipe: Recipe, resumed: Checkpoint | None) ->
             f"{corpus.tokenizer.vocabulary_size} tokens: set vocabulary_size to that"
         )
     corpus.require(recipe.batch_size, recipe.context_length, recipe.draft_depth)
-    if resumed and resumed.corpus["fingerprint"] != corpus.fingerprint:
+    if resumed and resumed.corpus.get("fingerprint") != corpus.fingerprint:
         raise UserError(
             f"the run began on the text with fingerprint "
-            f"{str(resumed.corpus['fingerprint'])[:16]}, but {corpus.name} has "
+            f"{str(resumed.corpus.get('fingerprint'))[:16]}, but {corpus.name} has "
             f"{corpus.fingerprint[:16]}: resume with the same text"
         )

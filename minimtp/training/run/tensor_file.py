@@ -1,16 +1,33 @@
-"""Write safetensors files array by array, map them into memory, and compute their checksums.
+"""Write safetensors files array by array, read or map them, and compute their checksums.
 
 A safetensors file holds the length of its header (8 bytes, little-endian), the header (JSON), and
-the bytes of the arrays in the order of the header.
+the bytes of the arrays, in any order but without gaps.
 https://github.com/huggingface/safetensors
+
+**Reading trusts nothing.** The length of the header is compared with the size of the file before
+the header is read. Types, shapes and offsets are checked before memory for an array is allocated.
+So a damaged file never takes more memory than its own size suggests.
 """
 
 import json
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from msgspec import Meta, Struct
 
 from minimtp.backend import numpy as np
+from minimtp.errors import UserError, shown
+from minimtp.files import reason_for
+from minimtp.records import Count, check_value, parse_json
 from minimtp.training.build import Arrays
+
+MAX_HEADER_BYTES = 100 * 10**6  # the limit of the safetensors library
 
 DTYPE_NAMES = {
     "float64": "F64",
@@ -20,6 +37,7 @@ DTYPE_NAMES = {
     "int8": "I8",
     "uint8": "U8",
 }
+DTYPES = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
 
 
 def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
@@ -49,23 +67,106 @@ def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
             file.write(_bytes(arrays[name]))
 
 
-def map_arrays(path: Path) -> Arrays:
-    """Map the arrays of a safetensors file into memory. The file must be valid.
+class Entry(Struct):
+    """One array in the header of a file."""
 
-    The system reads each page when it is first used, and shares it with every process that maps the
-    file. Writing to an array changes neither the file nor the other processes (copy on write).
+    dtype: str
+    shape: Annotated[list[Count], Meta(max_length=32)]
+    data_offsets: tuple[Count, Count]
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An open safetensors file whose header has been checked.
+
+    start: the position in the file at which the bytes of the arrays begin. advice: what the user
+    can do about a damaged file.
     """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    content = np.asarray(np.memmap(path, np.uint8, "c", offset=8 + length))
-    dtypes = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            flat = content[slice(*entry["data_offsets"])].view(dtypes[entry["dtype"]])
-            arrays[name] = flat.reshape(entry["shape"])
-    return arrays
+
+    path: Path
+    file: BinaryIO
+    start: int
+    metadata: dict[str, str]
+    entries: dict[str, Entry]
+    advice: str
+
+    def read_arrays(self) -> Arrays:
+        """Return copies of all arrays. Raises UserError if the file ends early."""
+        arrays = {}
+        for name, entry in self.entries.items():
+            array = np.empty(entry.shape, DTYPES[entry.dtype])
+            self.file.seek(self.start + entry.data_offsets[0])
+            if self.file.readinto(_bytes(array)) != array.nbytes:
+                raise damaged(self.path, "it ends early", self.advice)
+            arrays[name] = array
+        return arrays
+
+    def map_arrays(self) -> Arrays:
+        """Map the arrays into memory.
+
+        The system reads each page when it is first used, and shares it with every process that maps
+        the file. Writing to an array changes neither the file nor the other processes (copy on
+        write).
+        """
+        content = np.asarray(np.memmap(self.file, np.uint8, "c", offset=self.start))
+        return {
+            name: content[slice(*entry.data_offsets)].view(DTYPES[entry.dtype]).reshape(entry.shape)
+            for name, entry in self.entries.items()
+        }
+
+
+@contextmanager
+def open_tensors(path: Path, advice: str) -> Iterator[TensorFile]:
+    """Open a safetensors file and check its header against the size of the file.
+
+    Raises UserError if the file cannot be read or is not a safetensors file.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield _checked(path, file, advice)
+    except OSError as error:
+        raise damaged(path, reason_for(error), advice) from None
+
+
+def damaged(path: Path, reason: str, advice: str) -> UserError:
+    """Return the error that says what is wrong with a file."""
+    return UserError(f"{path} is damaged ({reason}): {advice}")
+
+
+def _checked(path: Path, file: BinaryIO, advice: str) -> TensorFile:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    start = 8 + length
+    if size < 8 or start > size:
+        raise damaged(path, f"its header does not fit into its {size:,} bytes", advice)
+    if length > MAX_HEADER_BYTES:
+        raise damaged(path, f"its header has {length:,} bytes", advice)
+    value = parse_json(file.read(length), path, advice)
+    metadata = value.pop("__metadata__", {}) if isinstance(value, dict) else {}
+    metadata = check_value({"__metadata__": metadata}, dict[str, dict[str, str]], path, advice)
+    entries = check_value(value, dict[str, Entry], path, advice)
+    for name, entry in entries.items():
+        if fault := _fault(entry):
+            raise damaged(path, f"array {shown(name)} {fault}", advice)
+    position = 0
+    for begin, end in sorted(entry.data_offsets for entry in entries.values()):
+        if begin != position:
+            raise damaged(path, "its arrays overlap or leave gaps", advice)
+        position = end
+    if start + position != size:
+        raise damaged(path, f"{start + position:,} bytes are needed, not {size:,}", advice)
+    return TensorFile(path, file, start, metadata["__metadata__"], entries, advice)
+
+
+def _fault(entry: Entry) -> str | None:
+    """Return what is wrong with an entry on its own, or None."""
+    if entry.dtype not in DTYPES:
+        return f"has the unknown type {shown(entry.dtype)!r}"
+    begin, end = entry.data_offsets
+    if end - begin != prod(entry.shape) * DTYPES[entry.dtype].itemsize:
+        return f"has the shape {shown(entry.shape)} but {end - begin:,} bytes"
+    # NumPy allocates nothing here, but refuses shapes that it cannot represent.
+    return None if prod(max(1, side) for side in entry.shape) < 2**60 else "has an absurd shape"
 
 
 def checksum(header: str, arrays: Arrays) -> int:

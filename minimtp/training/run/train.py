@@ -169,7 +169,7 @@ def _shards(
     if threads:
         return threads
     if resumed:
-        return int(resumed.state["shards"])
+        return int(resumed.state.get("shards", 1))
     return max(1, available_cores() // team.local_size)
 
 
