@@ -104,6 +104,15 @@ class Trainer:
                 self.average.copy_to_weights()
         return losses, rate, norm
 
+    def restore_quantization(self) -> None:
+        """Fake-quantize a model that was loaded from a step after quantization began.
+
+        The next step does the same. This is for an evaluation before it.
+        """
+        first = self.recipe.first_quantized_step
+        if first is not None and self.step > first:
+            self._quantize_when_due()
+
     def close(self) -> None:
         """End the threads."""
         self.replicas.close()

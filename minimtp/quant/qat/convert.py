@@ -11,6 +11,8 @@ from minimtp.quant.qat.modules import FakeQuantizedEmbedding, FakeQuantizedMatri
 from minimtp.quant.qat.prepare import with_cache
 from minimtp.quant.qat.spec import QuantizationSpec, grids_of
 
+NOT_FINITE_ADVICE = "use another run folder"
+
 
 def convert(model: Module) -> Module:
     """Return a new model with packed matrices. The fake-quantized model is not changed and can
@@ -64,16 +66,14 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
             shape = rows, packing.row_bytes(grid, columns)
             packed[key] = take(packed_name(name), shape, "uint8")
             if not packing.has_finite_scales(grid, packed[key]):
-                raise UserError(
-                    f"{packed_name(name)} has scales that are NaN or infinite: use another run folder"
-                )
+                raise UserError(f"{name} has scales that are NaN or infinite: {NOT_FINITE_ADVICE}")
         return _packed_module(module, grid, packed[key], spec)
 
     model = with_cache(replace_modules(model, swap), spec)
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
         if not array_module(parameter.data).isfinite(parameter.data).all():
-            raise UserError(f"{name} has weights that are NaN or infinite: use another run folder")
+            raise UserError(f"{name} has weights that are NaN or infinite: {NOT_FINITE_ADVICE}")
     if left:
         names = shown(", ".join(sorted(left)), 100)
         raise UserError(

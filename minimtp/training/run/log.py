@@ -8,25 +8,63 @@ step: steps taken so far. losses: nats per token, for the next token and for eac
 (null for a head that this step did not train). seconds: training time over all sessions.
 
 Each line is written immediately. A resumed run first drops the lines after its checkpoint, so the
-log holds each step once.
+log holds each step once. It also drops lines that are damaged, and says how many. A damaged log
+never prevents a run from being resumed, and a damaged line never costs another one.
 """
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from msgspec import Struct
+
 from minimtp.errors import UserError
-from minimtp.files import reason_for, write_text
+from minimtp.files import atomic_write, kind_at, reason_for
+from minimtp.records import Count, Finite, NonNegative, decode_json, lines_of, notice
+from minimtp.training.run.checkpoint import EvaluationRecord
 
 LOG_NAME = "log.jsonl"
+MAX_LINE_BYTES = 2**20  # a line has some hundred
+
+
+class LogLine(Struct):
+    """One line of either kind."""
+
+    step: Count
+    tokens: Count
+    losses: list[Finite | None] | None = None
+    learning_rate: Finite | None = None
+    gradient_norm: Finite | None = None
+    seconds: NonNegative | None = None
+    evaluation: EvaluationRecord | None = None
 
 
 class RunLog:
-    """The log in `folder`, continued after `step` (0: a new log). Use it in a `with` block."""
+    """The log in `folder`, continued after `step` (0: a new log). Use it in a `with` block.
 
-    def __init__(self, folder: Path, step: int) -> None:
+    evaluated_at: the step of the last evaluation that the checkpoint knows. A later one is dropped,
+    because it is repeated. None: there was no evaluation.
+    report: called with a line that says how many damaged lines were dropped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        evaluated_at: int | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = folder / LOG_NAME
-        kept = [line for line in read_log(folder) if line["step"] <= step] if step else []
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        damaged = 0
+        with atomic_write(self.path) as partial, open(partial, "wb") as file:
+            for text, line in _lines(self.path) if step else ():
+                damaged += line is None
+                last = evaluated_at or 0 if line and line.get("evaluation") else step
+                if line is not None and line["step"] <= last:
+                    file.write(text + b"\n")
+        if damaged:
+            lines = "1 line that was" if damaged == 1 else f"{damaged} lines that were"
+            (report or notice)(f"{self.path}: left out {lines} damaged")
         self._file = open(self.path, "a", encoding="utf-8")
 
     def __enter__(self) -> "RunLog":
@@ -61,15 +99,32 @@ class SilentLog:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the lines of the log, or an empty list if there is no log.
-
-    The last line is left out if a crash cut it short.
+    """Return the lines of the log, or an empty list if there is no log. Damaged lines, such as a
+    last line that a crash cut short, are left out.
     """
-    path = Path(folder, LOG_NAME)
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
+    return [line for _, line in _lines(Path(folder, LOG_NAME)) if line is not None]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
+    """Yield each line as text and as a dictionary, None if it is damaged.
+
+    Raises UserError if the file cannot be read.
+    """
+    if kind_at(path) != "file":
+        return
+    try:
+        for text in lines_of(path, MAX_LINE_BYTES):
+            if text is None or text.strip():
+                yield text or b"", _line(text, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({reason_for(error)}): move it away to resume without it"
+        ) from None
+
+
+def _line(text: bytes | None, path: Path) -> dict | None:
+    try:
+        decode_json(text or b"", LogLine, path, "")
+    except UserError:
+        return None
+    return json.loads(text)

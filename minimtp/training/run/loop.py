@@ -15,6 +15,7 @@ from minimtp.errors import UserError
 from minimtp.training.data.batches import Batches
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
+from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.distributed import ProcessLost
 from minimtp.training.run.interrupt import Interrupted, StopRequest
@@ -25,6 +26,17 @@ from minimtp.training.trainer import Trainer
 
 LOGGED_STEPS = 1000  # number of steps that a long run logs; a shorter run logs every step
 TERMINAL_INTERVAL, FILE_INTERVAL = 0.1, 30.0  # seconds between updates of the progress bar
+
+
+def evaluation_is_lost(recipe: Recipe, step: int, state: dict[str, object]) -> bool:
+    """Return whether the evaluation at this step is due but is not in the state.
+
+    state: the state of a checkpoint. It lacks the evaluation of its step if the run was stopped
+    after this checkpoint and before the evaluation was saved.
+    """
+    every = recipe.checkpoint_every
+    due = step == recipe.steps or (every > 0 and step > 0 and step % every == 0)
+    return bool(recipe.evaluation_tokens) and due and state.get("evaluated_at") != step
 
 
 class Loop:
@@ -53,7 +65,7 @@ class Loop:
         Raises Interrupted, after saving, if the user stops the run, and UserError if the loss is
         not finite or another process is lost.
         """
-        trainer, team, steps = self.trainer, self.team, self.recipe.steps
+        trainer, team, recipe, steps = self.trainer, self.team, self.recipe, self.recipe.steps
         command = command_to_resume(self.out)
         resume_with = f"resume from the last checkpoint with: {command}"
         batches = Batches(self._batch, trainer.device, last_step)
@@ -63,9 +75,13 @@ class Loop:
                 f"minimtp: a process was killed, and mpirun ended all others; {resume_with}",
             )
             try:
+                if evaluation_is_lost(recipe, trainer.step, self.state):
+                    report(f"evaluating step {trainer.step}: the run was stopped before that")
+                    trainer.restore_quantization()
+                    self._evaluate_and_save()
                 self._take_steps(last_step, stop, bar, batches)
                 self._save()
-                if trainer.step == steps:
+                if trainer.step == steps and evaluation_is_lost(recipe, steps, self.state):
                     self._evaluate_and_save()
                 stopped = team.any(stop.requested)
             except ProcessLost as lost:

@@ -28,7 +28,7 @@ from minimtp.training.run.distributed import SingleProcess
 from minimtp.training.run.folder import load_run
 from minimtp.training.run.interrupt import Interrupted
 from minimtp.training.run.log import RunLog, SilentLog
-from minimtp.training.run.loop import Loop
+from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
 from minimtp.training.run.start import Beginning, Start, begin, branch
 from minimtp.training.trainer import Trainer
@@ -83,7 +83,7 @@ def train(
     beginning = begin(start, recipe, corpus, out, team, device)
     recipe, resumed = beginning.recipe, beginning.resumed
     last_step = _last_step(recipe, stop_at_step)
-    if resumed and resumed.step >= last_step:
+    if resumed and resumed.step >= last_step and not _lacks_evaluation(resumed):
         report(f"{out} is finished: step {resumed.step} of {recipe.steps}")
         team.finish()
         return _result(out, resumed.step, recipe, resumed.state)
@@ -94,7 +94,7 @@ def train(
     try:
         if team.rank == 0:
             make_folder(out)
-        with RunLog(out, trainer.step) if team.rank == 0 else SilentLog() as log:
+        with _open_log(out, trainer.step, state, report, team) as log:
             _describe(trainer, beginning.corpus, report)
             Loop(trainer, beginning.corpus, out, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
@@ -112,6 +112,21 @@ def _report_of(team: SingleProcess, report: Report | None) -> Report:
     if team.rank:
         return lambda line: None
     return report or (lambda line: tqdm.write(line, file=sys.stderr))
+
+
+def _lacks_evaluation(stored: Checkpoint) -> bool:
+    """Return whether a finished run was stopped before its last evaluation was saved."""
+    is_finished = stored.step == stored.recipe.steps
+    return is_finished and evaluation_is_lost(stored.recipe, stored.step, stored.state)
+
+
+def _open_log(
+    out: Path, step: int, state: dict[str, object], report: Report, team: SingleProcess
+) -> RunLog | SilentLog:
+    """Return the log of a run that continues after `step`. Only the first process writes one."""
+    if team.rank:
+        return SilentLog()
+    return RunLog(out, step, state.get("evaluated_at"), report)
 
 
 def _last_step(recipe: Recipe, stop_at_step: int | None) -> int:

@@ -1,11 +1,15 @@
 """The log of a run."""
 
 import json
+import random
+
+import pytest
 
 from minimtp.training import schedule
-from minimtp.training.run.log import read_log
+from minimtp.training.run.log import LOG_NAME, RunLog, read_log
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
+from tests.fuzz.mutate import damaged_bytes
 from tests.training.helpers import losses, quiet, recipe_of
 
 
@@ -44,3 +48,33 @@ def test_the_logged_learning_rates_are_those_of_the_schedule(tmp_path, corpus):
     train(recipe, corpus, tmp_path, report=quiet)
     logged = [line["learning_rate"] for line in read_log(tmp_path) if "losses" in line]
     assert logged == [schedule.learning_rate(recipe, step) for step in range(12)]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"\xff", b"[1]", b'{"tokens": 5}', b'{"step": "3", "tokens": 1}', b"{", b'{"step": NaN}',
+     b'{"step": 3, "tokens": 1, "evaluation": {}}', b"[" * 100_000, b"x" * 2**21],
+    ids=lambda line: str(line[:30]),
+)  # fmt: skip
+def test_a_damaged_line_of_the_log_is_left_out_and_no_other_is_lost(tmp_path, corpus, spoilt):
+    train(recipe_of(checkpoint_every=5), corpus, tmp_path, stop_at_step=7, report=quiet)
+    path, said = tmp_path / LOG_NAME, []
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:3], spoilt, *lines[3:], b""]))
+    train(None, corpus, tmp_path, start=Start(resume=True), stop_at_step=8, report=said.append)
+    assert f"{path}: left out 1 line that was damaged" in said
+    assert path.read_bytes().splitlines()[: len(lines)] == lines
+    assert len(read_log(tmp_path)) == len(lines) + 1
+
+
+def test_every_mutant_of_a_log_is_read_and_keeps_the_lines_that_are_intact(tmp_path):
+    good = [json.dumps({"step": k, "tokens": 8 * k, "losses": [1.5, None]}) for k in range(20)]
+    path, rng = tmp_path / LOG_NAME, random.Random(0)
+    for _ in range(150):
+        mutant = damaged_bytes("\n".join([*good, ""]).encode(), rng)
+        path.write_bytes(mutant)
+        intact = [line for line in good[:15] if line.encode() in mutant.split(b"\n")]
+        with RunLog(tmp_path, 14, report=quiet):
+            kept = path.read_text("utf-8").splitlines()
+        assert set(intact) <= set(kept)
+        assert all(line["step"] <= 14 for line in read_log(tmp_path))

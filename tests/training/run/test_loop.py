@@ -7,9 +7,10 @@ import pytest
 
 from minimtp.errors import UserError
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import evaluate
+from minimtp.training.evaluate import evaluate, evaluate_model
 from minimtp.training.run import checkpoint
 from minimtp.training.run.folder import load_run
+from minimtp.training.run.log import read_log
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from minimtp.training.trainer import Trainer
@@ -69,6 +70,47 @@ def test_a_run_killed_during_an_evaluation_resumes_without_losing_a_step(
         train(recipe, corpus, tmp_path, threads=1, report=quiet)
     assert checkpoint.read(tmp_path).step == reached
     assert train(recipe, corpus, tmp_path, start=Start(resume=True), report=quiet).finished
+
+
+@pytest.mark.parametrize("changes", [{}, {"quantization": "qat", "quantize_from": 0.4}], ids=str)
+@pytest.mark.parametrize("killed_at", [1, 2, 3], ids=["step 5", "step 10", "the last step"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_evaluation_that_a_kill_prevented_is_done_when_the_run_is_resumed(
+    tmp_path, corpus, monkeypatch, changes, killed_at, moment
+):
+    """The log and the stored evaluation are those of a run that was never stopped.
+
+    moment: the kill comes before the evaluation, or after it was logged, before it was saved.
+    """
+    recipe = recipe_of(checkpoint_every=5, **changes)
+    whole = train(recipe, corpus, tmp_path / "whole", threads=1, report=quiet)
+    calls, write = Mock(), checkpoint.write
+
+    def killed(*arguments):
+        calls()
+        if calls.call_count == killed_at and moment == "before":
+            raise MemoryError
+        return evaluate_model(*arguments)
+
+    def write_unless_killed(folder, stored):
+        if stored.state.get("evaluated_at") == stored.step and calls.call_count == killed_at:
+            raise MemoryError
+        write(folder, stored)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("minimtp.training.run.loop.evaluate_model", killed)
+        if moment == "after":
+            patched.setattr(checkpoint, "write", write_unless_killed)
+        train(recipe, corpus, run, threads=1, report=quiet)
+    resumed = train(None, corpus, run, start=Start(resume=True), threads=1, report=quiet)
+    assert resumed.evaluation == whole.evaluation and resumed.evaluated_at == 12
+    logs = [read_log(folder) for folder in (tmp_path / "whole", run)]
+    assert [[{**line, "seconds": 0} for line in log] for log in logs] == [
+        [{**line, "seconds": 0} for line in logs[0]]
+    ] * 2
+    again = train(None, corpus, run, start=Start(resume=True), threads=1, report=quiet)
+    assert again.evaluation == whole.evaluation
 
 
 def test_a_nan_loss_ends_the_run_with_advice_and_keeps_the_last_checkpoint(
