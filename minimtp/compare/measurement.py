@@ -17,6 +17,7 @@ from minimtp.bench.interleaved import Speed, Variant, measure_interleaved, tune
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
+from minimtp.compare.schema import EvaluationPart, MemoryPart, by_configuration, speed_part
 from minimtp.decode.decoder import deploy
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
@@ -30,7 +31,7 @@ TEMPERATURES = {"": GREEDY, "_t1": SamplingParams(1.0)}  # by the suffix of the 
 
 Runs = dict[str, LoadedRun]  # by configuration
 Results = dict[str, Figures]  # by configuration
-GetPart = Callable[[str, Callable[[], Figures]], Figures]  # see ResultCache.get
+GetPart = Callable[[str, Callable[[], Figures], type], Figures]  # see ResultCache.get
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,27 @@ def measure_configurations(
     device: Device,
     *,
     threads: int | None = None,
-    get_part: GetPart = lambda part, measure: measure(),
+    get_part: GetPart = lambda part, measure, schema: measure(),
 ) -> list[Figures]:
     """Return the results of each configuration by name. get_part: returns stored results, or
     measures.
     """
     evaluations = {
-        name: get_part(f"evaluation of {name}", partial(_evaluate, loaded, corpus, threads))
+        name: get_part(
+            f"evaluation of {name}", partial(_evaluate, loaded, corpus, threads), EvaluationPart
+        )
         for name, loaded in runs.items()
     }
     parts = [
         get_part(
             f"temperature {sampling.temperature:g}",
             partial(_speeds, runs, prompts, sizes, device, suffix, sampling),
+            speed_part(suffix, runs),
         )
         for suffix, sampling in TEMPERATURES.items()
     ]
-    parts.append(get_part("memory", partial(_memory, runs, prompts.held_out[0], sizes, device)))
+    measure_memory = partial(_memory, runs, prompts.held_out[0], sizes, device)
+    parts.append(get_part("memory", measure_memory, by_configuration(MemoryPart, runs)))
     standard = Evaluation(**evaluations["standard"])
     return [
         _quality(name, runs[name], Evaluation(**evaluations[name]), standard)

@@ -41,7 +41,6 @@ MODELS = (
     _column("weights", "weight_bytes", "{:,.0f} B"),
     _column("bits per weight", "bits_per_weight", "{:.2f}"),
 )
-KEYS = {"peak_memory_bytes", "cache_bytes", "speedup_t1", "next_token_accuracy", "greedy_texts"}
 
 
 def table(

@@ -1,13 +1,15 @@
 """Finished measurements on disk, so that an interrupted comparison does not repeat them."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from minimtp.compare.schema import Cache
+from minimtp.errors import UserError
 from minimtp.files import write_text
+from minimtp.records import check_value, notice, read_cache, without_nan
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Figures = dict[str, Json]  # results by name
@@ -16,25 +18,34 @@ Figures = dict[str, Json]  # results by name
 class ResultCache:
     """The finished parts of a measurement, in the file `path`, and the seconds spent on all of it.
 
-    `setting` identifies the measurement. A file that is damaged or has another setting is ignored.
+    `setting` identifies the measurement. A file with another setting is ignored. A damaged file, or
+    a damaged part, costs one line for `report` and is measured again.
     """
 
-    def __init__(self, path: Path, setting: Figures) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, setting: Figures, report: Callable[[str], None] = notice
+    ) -> None:
+        self._path, self._report = path, report
         self._content = {"setting": as_json(setting), "parts": {}, "seconds": 0.0}
-        try:
-            found = json.loads(path.read_text())
-            if found["setting"] == self._content["setting"]:
-                self._content |= found
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # no usable file, so measure again
+        found = read_cache(path, Cache, report=report)
+        if found is not None and found.setting == self._content["setting"]:
+            self._content |= {"parts": found.parts, "seconds": found.seconds}
 
-    def get(self, part: str, measure: Callable[[], Figures]) -> Figures:
-        """Return the results of `part`. If none are stored, call `measure` and store them."""
-        if part not in self._content["parts"]:
-            self._content["parts"][part] = without_nan(measure())
-            self._write()
-        return self._content["parts"][part]
+    def get(self, part: str, measure: Callable[[], Figures], schema: type = dict) -> Figures:
+        """Return the results of `part`. If none are stored, call `measure` and store them.
+
+        schema: the form of the results (schema.py).
+        """
+        parts = self._content["parts"]
+        if part in parts:
+            try:
+                check_value(parts[part], schema, self._path, f"{part} is measured again")
+                return parts[part]
+            except UserError as damage:
+                self._report(str(damage))
+        parts[part] = without_nan(measure())
+        self._write()
+        return parts[part]
 
     @property
     def seconds(self) -> float:
@@ -58,12 +69,3 @@ class ResultCache:
 def as_json(value: Figures) -> Figures:
     """Return the value as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value))
-
-
-def without_nan(value: Json) -> Json:
-    """Replace NaN by None: JSON has no NaN. An acceptance without a single draft is NaN."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, dict):
-        return {key: without_nan(member) for key, member in value.items()}
-    return [without_nan(member) for member in value] if isinstance(value, list | tuple) else value

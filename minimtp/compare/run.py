@@ -11,7 +11,7 @@ import minimtp
 from minimtp import kernels, machine
 from minimtp.backend import Device, choose_device
 from minimtp.compare.claims import judge
-from minimtp.compare.configurations import recipes, train_configurations
+from minimtp.compare.configurations import TITLES, recipes, train_configurations
 from minimtp.compare.measurement import (
     SIZES,
     Prompts,
@@ -20,11 +20,13 @@ from minimtp.compare.measurement import (
     measure_configurations,
 )
 from minimtp.compare.plot import draw_comparison
-from minimtp.compare.report import KEYS, print_report
-from minimtp.compare.result_cache import Figures, ResultCache, as_json, without_nan
+from minimtp.compare.report import print_report
+from minimtp.compare.result_cache import Figures, ResultCache, as_json
+from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.files import make_folder, write_text
 from minimtp.machine import available_cores
+from minimtp.records import check_value, parse_json, read_file, without_nan
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
@@ -32,6 +34,7 @@ from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME = "compare.json"
 CACHE_NAME = "measured.json"  # exists until everything is measured
+ADVICE = "delete it to measure again"
 MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
 
 
@@ -123,7 +126,7 @@ def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fi
     report(f"device    {job.device.name}: {job.device.reason}")
     report(f"kernels   {': '.join(job.kernels)}")
     report(f"threads   {job.threads} for training, 1 for decoding")
-    cache = ResultCache(out / CACHE_NAME, job.setting)
+    cache = ResultCache(out / CACHE_NAME, job.setting, report)
     try:
         with cache.counting():
             runs = train_configurations(
@@ -169,20 +172,16 @@ def finished_result(out: Path, setting: Figures) -> Figures | None:
     path = out / FILE_NAME
     if not path.is_file():
         return None
-    try:
-        result = json.loads(path.read_text())
-        different = [name for name, value in setting.items() if result[name] != value]
-        complete = all(KEYS <= configuration.keys() for configuration in result["configurations"])
-        if not complete:
-            raise KeyError("a column")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} is damaged or was written by an earlier version: delete it to measure again"
-        ) from None
+    result = parse_json(read_file(path, advice=ADVICE), path, ADVICE)
+    check_value(result, Result, path, ADVICE)
+    different = [name for name, value in setting.items() if result[name] != value]
     if different:
         names = " and ".join(different)
         raise UserError(
             f"{out} holds a comparison with other {names}: choose another --out, or delete the "
             "folder"
         )
+    names = [configuration["name"] for configuration in result["configurations"]]
+    if names != list(TITLES):
+        raise UserError(f"{path}: configurations are not {', '.join(TITLES)}: {ADVICE}")
     return result

@@ -10,8 +10,8 @@ from minimtp import machine
 from minimtp.bench.interleaved import measure_interleaved
 from minimtp.cli import main
 from minimtp.compare import configurations, measurement, report, run
-from minimtp.compare.result_cache import without_nan
 from minimtp.errors import UserError
+from minimtp.records import without_nan
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.presets import preset
 from minimtp.training.run import checkpoint
@@ -145,7 +145,7 @@ def test_a_result_that_is_damaged_or_of_an_earlier_version_is_refused(finished, 
         configuration["top1"] = configuration.pop("next_token_accuracy")
     for content in ("{", "[1]", json.dumps(result)):
         (tmp_path / "compare.json").write_text(content)
-        with pytest.raises(UserError, match="is damaged or was written by an earlier version"):
+        with pytest.raises(UserError, match="delete it to measure again"):
             compare(tmp_path)
 
 

@@ -8,17 +8,39 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import Struct, to_builtins
+
 from minimtp import machine
 from minimtp.bench.quality.cells import GRIDS, RECIPES, Cell, measure_cell, table_rows
 from minimtp.bench.quality.report import draw, table
 from minimtp.bench.quality.summary import MAX_SEEDS, summary
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.files import make_folder, write_text
 from minimtp.machine import available_cores
+from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_file
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME, PLOT_NAME = "quality.json", "quality.png"
+ADVICE = "delete it to measure again"
+
+
+class CellRecord(Struct):
+    """One cell in the file."""
+
+    seed: Count
+    bits: Positive
+    method: str
+    nats: Finite
+    bytes: Count
+    bits_per_weight: Finite
+    seconds: NonNegative
+
+
+class Measured(Struct):
+    """quality.json, finished or not."""
+
+    cells: dict[str, CellRecord]
 
 
 def measure_quality(
@@ -93,18 +115,20 @@ def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
     if not path.is_file():
         return {}
     wanted = json.loads(json.dumps(setting))
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name, value in wanted.items() if before[name] != value]
-        cells = dict(before["cells"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it to measure again") from None
+    before = parse_json(read_file(path, advice=ADVICE), path, ADVICE)
+    cells = check_value(before, Measured, path, ADVICE).cells
+    different = [name for name, value in wanted.items() if before.get(name) != value]
     if different:
         raise UserError(
             f"{out} holds a measurement with another {' and '.join(different)}: choose another "
             "--out, or delete it"
         )
-    return cells
+    for name, cell in cells.items():
+        if Cell(cell.seed, cell.bits, cell.method).name != name:
+            raise UserError(
+                f"{path}: cells.{shown(name, 60)} is the result of another cell: {ADVICE}"
+            )
+    return {name: to_builtins(cell) for name, cell in cells.items()}
 
 
 def _write(out: Path, result: dict[str, object]) -> None:
