@@ -41,14 +41,13 @@ def attention(run: LoadedRun, text: str) -> np.ndarray:
     tokens = array_module(table).asarray([run.tokenizer.encode(text).tolist()])  # (1, T)
     length = tokens.shape[1]
     maps = []
-    with no_grad():
-        x = model.embedding(tokens)  # (1, T, D)
-        for block in model.blocks:
-            layer = block.attention
-            tables = layer.rotary.tables(length, table)
-            operation = CausalAttention(layer.num_heads, layer.num_kv_heads, *tables)
-            operation.forward(layer.qkv(block.attention_norm(x)).data)
-            weights = to_numpy(operation.probabilities[0])
-            maps.append(weights.reshape(layer.num_heads, length, length))
-            x = block(x)
+    x = model.embedding(tokens)  # (1, T, D)
+    for block in model.blocks:
+        layer = block.attention
+        tables = layer.rotary.tables(length, table)
+        operation = CausalAttention(layer.num_heads, layer.num_kv_heads, *tables)
+        operation.forward(layer.qkv(block.attention_norm(x)).data)  # keeps what its backward needs
+        weights = to_numpy(operation.probabilities[0])
+        maps.append(weights.reshape(layer.num_heads, length, length))
+        x = block(x)
     return np.array(maps)

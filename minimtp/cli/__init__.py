@@ -29,6 +29,8 @@ DESCRIPTION = (
     "Multi-token prediction, quantization-aware training and exact speculative decoding, "
     "from scratch."
 )
+# Options that decide how much memory a command takes.
+LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
 COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, doctor)
 
 
@@ -52,10 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed our output: discard the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:  # CuPy raises a subclass
-        return _failed(
-            "out of memory: use a smaller batch, context or model, or fewer prompts at once", 2
-        )
     except OSError as error:  # a full disk or a missing permission that no other code has explained
         path = error.filename or "the system"
         reason = error.strerror or error
@@ -87,7 +85,12 @@ def _run(arguments: list[str] | None) -> int:
         from minimtp.training.run.mpirun import refuse_several
 
         refuse_several(options.command_name)
-    code = options.command(options)
+    try:
+        code = options.command(options)
+    except MemoryError:  # CuPy raises a subclass
+        names = [name for name in LESS_MEMORY if name in options.parser.option_names]
+        advice = f"lower {' or '.join(names)}, or " if names else ""
+        raise UserError(f"out of memory: {advice}use a smaller model") from None
     sys.stdout.flush()
     return code
 

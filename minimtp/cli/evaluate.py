@@ -6,6 +6,7 @@ import sys
 
 from minimtp.cli.parser import (
     Commands,
+    add_context,
     add_corpus,
     add_device,
     add_kernels,
@@ -32,6 +33,14 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="maximum number of tokens to predict (default: the run's setting evaluation_tokens)",
     )
+    add_context(
+        parser, "tokens per window of text (default: the model's context, but at most 2,048)"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="MODEL",
+        help="compare the predictions with those of this model, such as the one before rounding",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_device(parser)
     add_threads(parser)
@@ -44,10 +53,19 @@ def run(options: argparse.Namespace) -> int:
 
     use_kernels(options)
     loaded = minimtp.load(options.run, device=options.device)
+    against = minimtp.load(options.against, device=options.device) if options.against else None
     corpus = corpus_for(loaded, options.corpus or None)
-    result = minimtp.evaluate(loaded, corpus, tokens=options.tokens, threads=options.threads)
+    result = minimtp.evaluate(
+        loaded,
+        corpus,
+        tokens=options.tokens,
+        threads=options.threads,
+        context_length=options.context,
+        against=against,
+    )
     print(f"corpus    {corpus.describe()}", file=sys.stderr)
     if warning := corpus.warning(loaded.corpus):
         print(warning, file=sys.stderr)
-    print(json.dumps(result.to_dict()) if options.json else result.describe())
+    figures = result.to_dict() | {"perplexity": result.perplexity}
+    print(json.dumps(figures) if options.json else result.describe())
     return 0

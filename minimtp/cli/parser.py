@@ -86,6 +86,10 @@ def add_corpus(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def add_context(parser: Parser, help_text: str) -> None:
+    parser.add_argument("--context", type=whole_number, metavar="N", help=help_text)
+
+
 def add_device(parser: Parser) -> None:
     parser.add_argument(
         "--device",

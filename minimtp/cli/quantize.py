@@ -2,7 +2,7 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_run
+from minimtp.cli.parser import Commands, add_context, add_run
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 
@@ -45,6 +45,10 @@ def add_parser(commands: Commands) -> None:
         metavar="PATH",
         help="calibration text for importance, awq and gptq (default: the run's training text)",
     )
+    add_context(
+        parser,
+        "tokens per window of calibration text (default: the model's context, but at most 512)",
+    )
     add("--out", required=True, metavar="DIR", help="run folder to write")
 
 
@@ -63,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         method=options.method,
         head_grid=options.head_grid,
         calibration=options.calibration,
+        context_length=options.context,
         report=print,
     )
     before, after = loaded.model, packed.model

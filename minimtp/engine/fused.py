@@ -9,7 +9,7 @@ intermediate results.
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.engine.precision import matmul, operand
-from minimtp.engine.tensor import Op
+from minimtp.engine.tensor import Op, is_recording
 
 QUERIES = 64  # queries that attention processes together
 
@@ -132,7 +132,8 @@ class CausalAttention(Op):
     matrix product, which also sums their gradients of k and v.
 
     `QUERIES` queries are processed together, with the keys up to the last query. So most masked
-    scores are never computed.
+    scores are never computed. Without a backward pass, their probabilities are not kept, so the
+    memory grows with T and not with T².
     """
 
     def __init__(self, num_heads: int, num_kv_heads: int, cosine: Array, sine: Array) -> None:
@@ -163,7 +164,8 @@ class CausalAttention(Op):
             by_head = scores.reshape(-1, now.stop - now.start, now.stop)
             probabilities = kernel.causal_softmax(by_head, self.scale).reshape(scores.shape)
             self._set_rows(attended, now, kernel.matmul(probabilities, self.value[:, : now.stop]))
-            self.probabilities.append(probabilities)
+            if is_recording():
+                self.probabilities.append(probabilities)
         return self._by_position(attended).reshape(batch, length, -1)  # (B, T, H*C)
 
     def backward(self, gradient: Array) -> Array:

@@ -53,6 +53,11 @@ def no_grad() -> Iterator[None]:
         _recording.on = before
 
 
+def is_recording() -> bool:
+    """Return whether this thread records operations, which keep what their backward needs."""
+    return _recording.on
+
+
 class Tensor:
     """An array with a gradient.
 

@@ -30,7 +30,7 @@ next token of the text. The other uses the teacher's distributions, which give t
 probability for every token at every position.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -43,6 +43,7 @@ from minimtp.engine.tensor import Tensor, backpropagate, no_grad
 from minimtp.model.transformer import LanguageModel
 
 ALL = slice(None)
+LOGITS_AT_ONCE = 1 << 22  # numbers in a slice of logits if nothing is differentiated: 16 MB
 
 
 def accumulate_gradients(
@@ -145,27 +146,59 @@ def _accumulate_in_heads(
     return losses
 
 
-def evaluate_losses(model: LanguageModel, tokens: Array) -> tuple[Array, Array]:
+def evaluate_losses(
+    model: LanguageModel,
+    tokens: Array,
+    watch: Callable[[slice, Array], None] = lambda rows, logits: None,
+) -> tuple[Array, Array]:
     """Return the loss of every target and the most likely tokens, without gradients.
 
     tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers.
     Entry [b, i, k] is about token i+1+k. Head k reads the inputs up to position i and, if it uses
-    them, the true tokens in between.
+    them, the true tokens in between. watch: is called with each slice of the trunk's logits, as
+    from `sliced_logits`, in order.
+
+    The logits exist for at most LOGITS_AT_ONCE numbers at a time: a window of 2,048 tokens has 400
+    MB of them if the vocabulary has 49,152 tokens. The slices change nothing but the last bits of
+    the losses, because a matrix product may add in another order for another number of rows.
     """
-    length = tokens.shape[1] - 1 - model.depth
+    xp, length = array_module(tokens), tokens.shape[1] - 1 - model.depth
     nats, predicted = [], []
     with no_grad():
-        hidden = model.hidden(tokens[:, :length])  # (B, T, D)
-        states: Iterator[Tensor] = iter(())
-        if model.depth:
-            states = model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
-        for k, state in enumerate((hidden, *states)):
+        for k, state in enumerate(states(model, tokens)):
             targets = _targets(tokens, k, length)  # (B*T,)
-            logits = model.logits(state).data.reshape(targets.size, -1)  # (B*T, V)
-            nats.append(CrossEntropy(targets).forward(logits).reshape(-1, length))
-            predicted.append(logits.argmax(axis=1).reshape(-1, length))
-    xp = array_module(tokens)
+            losses, choices = [], []
+            for rows, logits in sliced_logits(model, state):
+                losses.append(CrossEntropy(targets[rows]).forward(logits))
+                choices.append(logits.argmax(axis=1))
+                if k == 0:
+                    watch(rows, logits)
+            nats.append(xp.concatenate(losses).reshape(-1, length))
+            predicted.append(xp.concatenate(choices).reshape(-1, length))
     return xp.stack(nats, axis=-1), xp.stack(predicted, axis=-1)
+
+
+def states(model: LanguageModel, tokens: Array) -> Iterator[Tensor]:
+    """Yield the trunk's hidden state (B, T, D), and then the state of each head.
+
+    tokens: (B, T + 1 + K) integers.
+    """
+    length = tokens.shape[1] - 1 - model.depth
+    hidden = model.hidden(tokens[:, :length])
+    yield hidden
+    if model.depth:
+        yield from model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
+
+
+def sliced_logits(model: LanguageModel, state: Tensor) -> Iterator[tuple[slice, Array]]:
+    """Yield (rows, their logits) for a state of B*T rows: slices, and (rows, V) arrays of at most
+    LOGITS_AT_ONCE numbers.
+    """
+    flat = state.data.reshape(-1, state.shape[-1])  # (B*T, D)
+    size = max(1, LOGITS_AT_ONCE // model.config.vocabulary_size)
+    for start in range(0, len(flat), size):
+        rows = slice(start, min(start + size, len(flat)))
+        yield rows, model.logits(Tensor(flat[rows])).data
 
 
 def _following(tokens: Array, depth: int) -> Array:

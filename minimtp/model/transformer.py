@@ -21,15 +21,17 @@ modules.
 from collections.abc import Callable
 from typing import Protocol
 
-from minimtp.backend import Array
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention, SwiGLU
 from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
-from minimtp.engine.tensor import Parameter, Tensor
+from minimtp.engine.tensor import Parameter, Tensor, is_recording
 from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
+
+ROWS_AT_ONCE = 2048  # positions that `in_slices` computes together
 
 
 class Attention(Module):
@@ -103,8 +105,33 @@ class Block(Module):
         self.feed_forward = FeedForward(config, rng)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
+        return in_slices(self.feed_forward_residual, self.attention_residual(x))
+
+    def attention_residual(self, x: Tensor) -> Tensor:
+        """Return x (B, T, D) plus its attention."""
+        return x + self.attention(self.attention_norm(x))
+
+    def feed_forward_residual(self, x: Tensor) -> Tensor:
+        """Return x (..., D) plus its feed-forward part, which looks at each position alone."""
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+def in_slices(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return function(x), (B, T, D) -> (B, T, D), for a function of single positions.
+
+    Without gradients, at most ROWS_AT_ONCE positions are computed together. The arrays inside a
+    feed-forward layer are several times larger than x, and the length of a text must not decide how
+    much memory they take.
+    """
+    batch, length, size = x.shape
+    if is_recording() or batch * length <= ROWS_AT_ONCE:
+        return function(x)
+    rows = x.data.reshape(-1, size)  # (B*T, D)
+    result = array_module(rows).empty_like(rows)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        result[part] = function(Tensor(rows[part])).data
+    return Tensor(result.reshape(batch, length, size))
 
 
 class Transformer(Module):

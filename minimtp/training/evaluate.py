@@ -15,8 +15,19 @@
   The model's own greedy output is more predictable than real text, so decoding it
   (`generate --show`, `compare`) accepts more drafts.
 
-The text is cut into windows of the model's context length, spread evenly over the held-out part. No
-token counts twice. The first tokens of a window are predicted from little context, as in training.
+* **Perplexity**: e to the mean nats per token. It depends on the tokenizer.
+* **Against a reference**: the mean divergence of its predictions, and how often both models have
+  the same most likely token (model/divergence.py).
+
+The text is cut into windows, spread evenly over the held-out part. No token counts twice. The first
+tokens of a window are predicted from little context, as in training. A window is as long as the
+model's context, but at most MAX_WINDOW tokens unless a length is requested, and never longer than
+the text.
+
+**Memory.** Windows are evaluated in slices of about TOKENS_AT_ONCE tokens, one slice per thread,
+and the logits of a slice in smaller ones (model/loss.py). So an evaluation takes the memory of the
+weights and of one slice per thread, whatever the context length of the model and the length of the
+text. If a window is longer than TOKENS_AT_ONCE, the window is the slice.
 """
 
 from collections.abc import Sequence
@@ -29,14 +40,17 @@ from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.machine import available_cores
+from minimtp.model.loaded import LoadedModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.run.folder import LoadedRun
 
+MAX_NATS = 700.0  # so that the perplexity stays finite
 DEAD = 0.05  # a head with less acceptance is reported
 DEFAULT_TOKENS = 131_072  # predicted if the recipe evaluates nothing
-TOKENS_AT_ONCE = 2048  # per shard: enough for efficient matmuls, and few enough for small logits
+TOKENS_AT_ONCE = 2048  # per slice: enough for efficient matmuls
+MAX_WINDOW = 2048  # tokens; longer windows are used on request
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,8 @@ class Evaluation:
     """The result of an evaluation.
 
     accuracy: at +1, +2, ... acceptance: at depth 1, 2, ..., None if no draft reached that depth.
-    nats: per token, at +1, +2, ... tokens, bytes: how much text was predicted.
+    nats: per token, at +1, +2, ... tokens, bytes: how much text was predicted. window: tokens per
+    window. divergence, agreement: nats per token and a share, None without a reference.
     """
 
     bits_per_byte: float
@@ -53,6 +68,14 @@ class Evaluation:
     nats: list[float]
     tokens: int
     bytes: int
+    window: int | None = None  # unknown in files of earlier versions
+    divergence: float | None = None
+    agreement: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """e to the nats per token."""
+        return float(np.exp(min(self.nats[0], MAX_NATS)))
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -62,6 +85,8 @@ class Evaluation:
         accuracy = [f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1)]
         lines = [
             f"{self.bits_per_byte:.4f} bits per byte over {self.bytes:,} held-out bytes",
+            f"perplexity {self.perplexity:.4g} per token"
+            + (f", in windows of {self.window:,} tokens" if self.window else ""),
             f"accuracy   {'  '.join(accuracy)}",
         ]
         if self.acceptance:
@@ -69,6 +94,11 @@ class Evaluation:
             by_depth = [f"{k}: {share}" for k, share in enumerate(shares, start=1)]
             lines.append(f"acceptance {'  '.join(by_depth)}")
             lines.append("           (by draft depth: how often a draft is the model's own choice)")
+        if self.divergence is not None:
+            lines.append(
+                f"reference  divergence {self.divergence:.4f} nats per token, same most likely "
+                f"token {self.agreement:.1%}"
+            )
         return "\n".join(lines + dead_heads(self.acceptance))
 
 
@@ -78,30 +108,58 @@ def evaluate(
     *,
     tokens: int | None = None,
     threads: int | None = None,
+    context_length: int | None = None,
+    against: LoadedModel | None = None,
 ) -> Evaluation:
     """Evaluate a loaded model on the held-out part of a corpus.
 
     corpus: a Corpus, or the sources for `open_corpus`; None for the text that the model was trained
         on.
     tokens: the maximum number of tokens to predict (None: the recipe's evaluation_tokens).
+    threads: how many slices are evaluated at the same time (None: one per core).
+    context_length: the length of a window, at most the model's context (None: the model's context,
+        but at most MAX_WINDOW).
+    against: a reference with the same tokens, for the divergence and the agreement.
 
-    Raises UserError if the corpus or a number cannot be used.
+    Raises UserError if the corpus, the reference or a number cannot be used.
     """
     for name, number in (("tokens", tokens), ("threads", threads)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, not {number}")
+    window = window_for(run, context_length)
+    if against is not None:
+        _require_same_tokens(run, against)
+        window = min(window, against.config.context_length)
     if not isinstance(corpus, Corpus):
         corpus = corpus_for(run, corpus)
-    context_length = run.config.context_length
-    corpus.require(1, context_length, run.model.depth)
     tokens = tokens or run.recipe.evaluation_tokens or DEFAULT_TOKENS
-    evaluation = evaluate_model(run.model, corpus, context_length, tokens, threads)
+    reference = None if against is None else against.model
+    evaluation = evaluate_model(run.model, corpus, window, tokens, threads, reference)
     if not isfinite(evaluation.bits_per_byte):
         raise UserError(
             f"{run.path} predicts {evaluation.bits_per_byte} bits per byte, so its weights are "
             "damaged or too large: use another model"
         )
     return evaluation
+
+
+def window_for(
+    loaded: LoadedModel, context_length: int | None = None, max_window: int = MAX_WINDOW
+) -> int:
+    """Return the length of the model's windows: `context_length`, or by default the model's
+    context, but at most `max_window`.
+
+    Raises UserError unless `context_length` fits the model.
+    """
+    longest = loaded.config.context_length
+    if context_length is None:
+        return min(longest, max_window)
+    if not 1 <= context_length <= longest:
+        raise UserError(
+            f"context must be 1 to {longest} tokens, the context of {loaded.path}, "
+            f"not {context_length}"
+        )
+    return context_length
 
 
 def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
@@ -113,22 +171,48 @@ def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> C
 
 
 def evaluate_model(
-    model: Model, corpus: Corpus, context_length: int, tokens: int, threads: int | None = None
+    model: Model,
+    corpus: Corpus,
+    context_length: int,
+    tokens: int,
+    threads: int | None = None,
+    reference: Model | None = None,
 ) -> Evaluation:
-    """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length`."""
+    """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length` or, if
+    there is less text, of all of it.
+
+    reference: a model to compare predictions with. Raises UserError if the corpus holds out no
+    tokens to predict.
+    """
+    longest = len(corpus.validation) - 1 - model.depth
+    if longest < 1:
+        raise UserError(
+            f"{corpus.name} is too short: its held-out part has {len(corpus.validation):,} tokens, "
+            f"and an evaluation needs {2 + model.depth}: give more text"
+        )
+    window = min(context_length, tokens, longest)
     windows = corpus.validation_windows(
-        tokens, context_length=context_length, depth=model.depth
+        tokens, context_length=window, depth=model.depth
     )  # (W, T + 1 + K)
     xp = array_module(model.parameters()[0].data)
-    rows = max(1, TOKENS_AT_ONCE // context_length)
-    shards = [xp.asarray(windows[start : start + rows]) for start in range(0, len(windows), rows)]
+    rows = max(1, TOKENS_AT_ONCE // window)
+    shards = [windows[start : start + rows] for start in range(0, len(windows), rows)]
+
+    def evaluate_shard(shard: np.ndarray) -> list[np.ndarray]:
+        if reference is None:
+            results = evaluate_losses(model, xp.asarray(shard))
+        else:
+            from minimtp.model.divergence import evaluate_against
+
+            results = evaluate_against(model, reference, xp.asarray(shard))
+        return [to_numpy(array) for array in results]
+
     with ThreadPoolExecutor(threads or (available_cores() if xp is np else 1)) as pool:
-        results = list(
-            pool.map(lambda shard: [to_numpy(a) for a in evaluate_losses(model, shard)], shards)
-        )
-    nats = np.concatenate([nats for nats, _ in results]).astype(np.float64)  # (W, T, 1 + K)
-    predicted = np.concatenate([predicted for _, predicted in results])  # (W, T, 1 + K)
-    text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : context_length + 1]].sum())
+        parts = zip(*pool.map(evaluate_shard, shards), strict=True)
+        nats, predicted, *compared = map(np.concatenate, parts)  # (W, T, 1 + K)
+    nats = nats.astype(np.float64)
+    text_bytes = int(corpus.tokenizer.byte_counts()[windows[:, 1 : window + 1]].sum())
+    divergence, agreement = [float(a.mean(dtype=np.float64)) for a in compared] or (None, None)
     return Evaluation(
         bits_per_byte=float(nats[:, :, 0].sum() / log(2) / max(1, text_bytes)),
         accuracy=(predicted == _targets(windows, predicted.shape)).mean(axis=(0, 1)).tolist(),
@@ -136,6 +220,9 @@ def evaluate_model(
         nats=nats.mean(axis=(0, 1)).tolist(),
         tokens=nats[:, :, 0].size,
         bytes=text_bytes,
+        window=window,
+        divergence=divergence,
+        agreement=agreement,
     )
 
 
@@ -173,6 +260,19 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
         share = (reached & accepted[-1]).sum() / reached.sum() if reached.any() else None
         shares.append(None if share is None else float(share))
     return shares
+
+
+def _require_same_tokens(run: LoadedModel, reference: LoadedModel) -> None:
+    """Raise UserError unless both models give the same meaning to every token."""
+    ours, theirs = run.tokenizer, reference.tokenizer
+    if ours.vocabulary_size != theirs.vocabulary_size or any(
+        ours.decode_bytes([token]) != theirs.decode_bytes([token])
+        for token in range(ours.vocabulary_size)
+    ):
+        raise UserError(
+            f"{reference.path} has other tokens than {run.path}, so their predictions cannot be "
+            "compared: give a reference with the same tokenizer"
+        )
 
 
 def _targets(windows: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -4,7 +4,10 @@ The result is a new run folder. A model that was trained with quantization is pa
 its training, and its outputs do not change. Any other model is rounded after training by one of the
 methods in quant/ptq/methods.py. That lowers the quality. It is the baseline for quantization-aware
 training. Some methods need text. They get windows spread evenly over the training part of a corpus,
-never the held-out part that the model is evaluated on.
+never the held-out part that the model is evaluated on. A window is as long as the model's context,
+but at most MAX_WINDOW tokens unless a length is requested, because many short pieces of text say
+more about a model's inputs than a few long ones. The windows are read in batches of about
+TOKENS_AT_ONCE tokens, so the memory does not grow with the context length.
 
 **Prediction heads.** The rounding error of a head's weights does not predict the quality of its
 drafts: reports on 4-bit heads range from no loss to almost no accepted drafts. The head grid
@@ -30,13 +33,15 @@ from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import Model, quantization_spec
 from minimtp.training.data.corpus import Corpus, open_corpus
-from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance
+from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
 
 CALIBRATION_TOKENS = 16_384
 TOKENS_AT_ONCE = 2_048
+MAX_WINDOW = 512  # tokens; longer windows are used on request
+MIN_WINDOW = 64  # tokens; with fewer, statistics of inputs mean little
 MEASURED, FINEST = "measured", "q8_0"
 MAX_LOST_ACCEPTANCE = 0.01  # at any depth
 
@@ -51,6 +56,7 @@ def quantize(
     method: str | None = None,
     head_grid: str | None = None,
     calibration: Corpus | Sequence[str | Path] = (),
+    context_length: int | None = None,
     report: Report = lambda line: None,
 ) -> LoadedRun:
     """Write the packed model to the run folder `out`, and return it loaded.
@@ -62,6 +68,8 @@ def quantize(
     `grid`.
     calibration: a Corpus, or the sources for `open_corpus`, for methods that need text. Default:
     the text that the model was trained on.
+    context_length: the length of the calibration windows, at most the model's context. Default: the
+    model's context, but at most MAX_WINDOW.
     report: receives lines for people: the measured acceptance, and a warning for each dead head.
 
     A model that was trained with quantization is packed as it was trained, so it takes neither
@@ -81,6 +89,7 @@ def quantize(
         )
     if head_grid is not None and not run.model.depth:
         raise UserError(f"{run.path} has no prediction heads: leave out --head-grid")
+    window = window_for(run, context_length, MAX_WINDOW)
     spec = _spec(run, grid, head_grid)
     state: dict[str, object] = {"made_from": str(run.path)}
     if run.fake_quantized:
@@ -94,7 +103,7 @@ def quantize(
         batches: list[Array] = []
         if needs_text:
             corpus = _calibration_corpus(run, calibration)
-            batches = _calibration_batches_of(run, corpus)
+            batches = _calibration_batches_of(run, corpus, window)
             state["calibration"] = corpus.to_dict()
         state["method"] = method = method or "rtn"
         head_grids = [spec.heads, FINEST] if head_grid == MEASURED else [head_grid or spec.heads]
@@ -112,23 +121,26 @@ def acceptance(model: Model, batches: Sequence[Array]) -> list[float | None]:
 def calibration_batches(
     corpus: Corpus, context_length: int, depth: int, tokens: int = CALIBRATION_TOKENS
 ) -> list[np.ndarray]:
-    """Return about `tokens` training tokens, as windows spread evenly over the text.
+    """Return at most `tokens` training tokens, as windows spread evenly over the text.
 
-    Each batch is (B, context_length + 1 + depth) int64.
+    Each batch is (B, context_length + 1 + depth) int64, with at most TOKENS_AT_ONCE inputs unless
+    one window has more. A text that is shorter than a window is one window.
 
-    Raises UserError if the text is shorter than one window.
+    Raises UserError if the text is shorter than a window and than MIN_WINDOW tokens.
     """
-    width = context_length + 1 + depth
-    room = len(corpus.train) - width
-    if room < 0:
+    longest = len(corpus.train) - 1 - depth
+    needed = min(context_length, MIN_WINDOW)
+    if longest < needed:
         raise UserError(
-            f"{corpus.name} is too short to calibrate with: "
-            f"a window needs {width:,} tokens, so give more text"
+            f"{corpus.name} is too short to calibrate with: it has {len(corpus.train):,} tokens to "
+            f"train on, and a window needs {needed + 1 + depth}: give more text"
         )
-    count = max(1, min(tokens, len(corpus.train)) // context_length)
-    starts = np.linspace(0, room, count).astype(int)
-    windows = corpus.train[starts[:, None] + np.arange(width)].astype(np.int64)
-    return np.array_split(windows, max(1, count * context_length // TOKENS_AT_ONCE))
+    length = min(context_length, tokens, longest)
+    count = max(1, min(tokens, len(corpus.train)) // length)
+    starts = np.linspace(0, longest - length, count).astype(int)
+    windows = corpus.train[starts[:, None] + np.arange(length + 1 + depth)].astype(np.int64)
+    rows = max(1, TOKENS_AT_ONCE // length)  # per batch
+    return np.array_split(windows, -(-count // rows))
 
 
 def _spec(run: LoadedRun, grid: str | None, head_grid: str | None) -> QuantizationSpec:
@@ -158,10 +170,10 @@ def _calibration_corpus(run: LoadedRun, calibration: Corpus | Sequence[str | Pat
     return open_corpus(calibration or run.corpus.get("sources", ()), run.tokenizer)
 
 
-def _calibration_batches_of(run: LoadedRun, corpus: Corpus) -> list[Array]:
+def _calibration_batches_of(run: LoadedRun, corpus: Corpus, window: int) -> list[Array]:
     """Return the calibration batches on the device of the model."""
     xp = array_module(run.model.parameters()[0].data)
-    windows = calibration_batches(corpus, run.config.context_length, run.model.depth)
+    windows = calibration_batches(corpus, window, run.model.depth)
     return [xp.asarray(batch) for batch in windows]
 
 

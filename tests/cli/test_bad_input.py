@@ -127,9 +127,18 @@ def test_an_error_of_the_system_is_reported_in_one_sentence(capsys, run, monkeyp
     assert checkpoint.read("new").step == 10
 
 
-def test_running_out_of_memory_is_reported_in_one_sentence(capsys, run, monkeypatch):
-    monkeypatch.setattr("minimtp.training.evaluate.evaluate", Mock(side_effect=MemoryError))
-    assert "out of memory: use a smaller batch" in refused(capsys, "evaluate", "run")
+def test_running_out_of_memory_names_only_options_that_the_command_has(capsys, run, monkeypatch):
+    full = Mock(side_effect=MemoryError)
+    for place in ("evaluate.evaluate", "quantize.quantize", "run.train.train"):
+        monkeypatch.setattr(f"minimtp.training.{place}", full)
+    advice = {
+        ("evaluate", "run"): "lower --context or --threads, or use",
+        ("quantize", "run", "--out", "new"): "lower --context, or use",
+        ("train", *SMALL, "--corpus", "poem.txt", "--out", "new"): "lower --batch-size or "
+        "--context-length or --threads, or use",
+    }
+    for command, options in advice.items():
+        assert f"out of memory: {options} a smaller model" in refused(capsys, *command)
 
 
 def test_a_measurement_that_cannot_be_trusted_exits_with_1_and_the_reason(capsys, monkeypatch):

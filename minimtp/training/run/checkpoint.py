@@ -50,6 +50,9 @@ class EvaluationRecord(Struct):
     nats: list[float]
     tokens: Count
     bytes: Count
+    window: Positive | None = None
+    divergence: float | None = None
+    agreement: float | None = None
 
 
 class State(Struct):

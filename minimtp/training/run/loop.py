@@ -14,7 +14,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training.data.batches import Batches
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import evaluate_model
+from minimtp.training.evaluate import MAX_WINDOW, evaluate_model
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.distributed import ProcessLost
@@ -166,7 +166,7 @@ class Loop:
         evaluation = evaluate_model(
             trainer.model,
             self.corpus,
-            recipe.context_length,
+            min(recipe.context_length, MAX_WINDOW),
             recipe.evaluation_tokens,
             trainer.shards,
         ).to_dict()
