@@ -4,13 +4,12 @@ options describe.
 
 import argparse
 import dataclasses
-import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from minimtp.cli.parser import Parser
 from minimtp.cli.values import number, whole_number
-from minimtp.errors import UserError
-from minimtp.files import reason_for
+from minimtp.errors import UserError, naming
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, kind_of
@@ -70,7 +69,8 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
     new_heads = "heads" in given and "draft_depth" not in given
     if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
-    return Recipe.from_dict(base | given)
+    with naming(options.recipe) if options.recipe else nullcontext():
+        return Recipe.from_dict(base | given)
 
 
 def _base_settings(options: argparse.Namespace) -> dict[str, object]:
@@ -83,7 +83,9 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
     if options.preset:
         base = dict(PRESETS[options.preset])
     elif options.recipe:
-        base = _recipe_file(options.recipe)
+        from minimtp.training.run.checkpoint import read_settings
+
+        base = read_settings(options.recipe)
     if options.start_from:
         from minimtp.training.build import MODEL_SETTINGS
         from minimtp.training.run.checkpoint import read
@@ -91,19 +93,6 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
         source = read(options.start_from, optimizer=False).recipe.to_dict()
         base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source
     return base
-
-
-def _recipe_file(path: str) -> dict[str, object]:
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the recipe {path} cannot be read: {reason_for(error)}") from None
-    except ValueError as error:
-        raise UserError(f"the recipe {path} cannot be read, it is not JSON: {error}") from None
-    values = values.get("recipe", values) if isinstance(values, dict) else values
-    if not isinstance(values, dict):
-        raise UserError(f"the recipe {path} is not a JSON object of settings")
-    return values
 
 
 def default_folder(options: argparse.Namespace) -> str:

@@ -53,11 +53,11 @@ def test_an_option_that_is_out_of_range_misspelled_or_contradictory_is_refused(
 
 
 def test_a_recipe_file_with_an_unknown_key_or_no_json_is_refused(capsys):
-    misspelled = "unknown recipe key 'hiden_size': did you mean hidden_size?"
+    misspelled = "recipe.json: unknown recipe key 'hiden_size': did you mean hidden_size?"
     for content, words in {
         '{"recipe": {"hiden_size": 32}}': misspelled,
-        "{": "the recipe recipe.json cannot be read",
-        "[1]": "is not a JSON object",
+        "{": "recipe.json is not valid JSON at line 1, column 2",
+        "[1]": "recipe.json: the file holds a list of 1, but must be an object",
         '{"hidden_size": "wide"}': "hidden_size must be a whole number, not 'wide'",
     }.items():
         Path("recipe.json").write_text(content)

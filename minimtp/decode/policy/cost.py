@@ -13,8 +13,8 @@ machine can only make a pass longer.
 
 **Storage.** The times stay in memory and in a file of the cache folder: $MINIMTP_CACHE if it is
 set, otherwise the cache folder of the operating system. Each file belongs to one `identity`, which
-names everything that the times depend on. A missing, damaged or unwritable file is ignored. Then
-the times are measured again, which takes a few milliseconds.
+names everything that the times depend on. If it is missing, damaged or unwritable, the times are
+measured again, which takes a few milliseconds. A damaged file costs one line of output.
 """
 
 import contextlib
@@ -22,22 +22,41 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
 from time import perf_counter
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import make_folder, write_text
+from minimtp.records import notice, read_cache
 
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens; beyond them c(n) is extrapolated linearly
 FIRST_BUCKET = 128  # rows at which the first bucket ends
 BUCKET_GROWTH = 4  # each bucket ends at this multiple of the end of the one before it
 MAX_REPEATS = 7  # passes over each number of tokens, after a warm-up
 MAX_SECONDS = 0.25  # after this time, two repeats are enough
+SHORTEST, LONGEST = 1e-9, 3600.0  # seconds that a file may hold
+MAX_FILE_BYTES = 2**20
+
+
+class CostFile(Struct):
+    """The content of a file. seconds: of the passes over MEASURED, by end of the bucket."""
+
+    identity: dict[str, object]
+    seconds: dict[
+        str,
+        Annotated[
+            list[Annotated[float, Meta(ge=SHORTEST, le=LONGEST)]],
+            Meta(min_length=len(MEASURED), max_length=len(MEASURED)),
+        ],
+    ]
 
 
 class Costs:
@@ -78,35 +97,22 @@ class Costs:
             end *= BUCKET_GROWTH
         # Near the end of a context only short passes fit. Measure again when longer ones fit.
         if len(self._measured.get(end, ())) < len(_fitting(self._target)):
-            seconds = self._read_file().get(str(end)) or measure(self._target)
+            seconds = self._read_file(notice).get(str(end)) or measure(self._target)
             self._measured[end] = seconds
             if len(seconds) == len(MEASURED):
                 self._add_to_file(end, seconds)
         return _interpolated(self._measured.get(end, []), self._max_tokens), end
 
-    def _read_file(self) -> dict[str, list[float]]:
+    def _read_file(self, report: Callable[[str], None]) -> dict[str, list[float]]:
         """Return the seconds in the file by end of the bucket; {} if the file is not usable."""
         if self._path is None:
             return {}
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            if content["identity"] != self._identity:
-                return {}
-            buckets = {
-                end: [float(number) for number in seconds]
-                for end, seconds in content["seconds"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
-        return {
-            end: seconds
-            for end, seconds in buckets.items()
-            if len(seconds) == len(MEASURED) and min(seconds) > 0
-        }
+        found = read_cache(self._path, CostFile, max_bytes=MAX_FILE_BYTES, report=report)
+        return found.seconds if found and found.identity == self._identity else {}
 
     def _add_to_file(self, end: int, seconds: list[float]) -> None:
-        buckets = self._read_file()
-        if self._path is None or str(end) in buckets:
+        buckets = self._read_file(lambda line: None)
+        if self._path is None or str(end) in buckets or min(seconds) < SHORTEST:
             return
         content = {"identity": self._identity, "seconds": buckets | {str(end): seconds}}
         with contextlib.suppress(UserError):  # an unwritable folder is ignored

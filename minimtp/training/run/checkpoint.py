@@ -27,7 +27,7 @@ import minimtp
 from minimtp.backend import to_numpy
 from minimtp.errors import UserError, naming, shown
 from minimtp.files import atomic_write, kind_at, make_folder, write_text
-from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json
+from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_json
 from minimtp.training.build import Arrays
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.tensor_file import checksum, damaged, open_tensors, write_safetensors
@@ -194,6 +194,22 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         state=header["state"],
         version=header["minimtp_version"],
     )
+
+
+class RecipeFile(Struct):
+    """recipe.json, which has more keys."""
+
+    recipe: dict[str, object]
+
+
+def read_settings(path: str | Path) -> dict[str, object]:
+    """Return the settings in recipe.json, or in a JSON object of settings only.
+
+    Raises UserError if the file cannot be read. The settings themselves are not checked.
+    """
+    advice = "give the recipe.json of a run, or a JSON object of settings"
+    values = read_json(path, dict[str, object], advice=advice)
+    return check_value(values, RecipeFile, path, advice).recipe if "recipe" in values else values
 
 
 def _header(path: Path, metadata: dict[str, str]) -> dict:

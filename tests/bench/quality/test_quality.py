@@ -160,7 +160,10 @@ def test_a_bad_option_is_refused_before_a_file_is_written(poem, options, words, 
 def test_a_file_of_another_measurement_or_a_damaged_file_is_not_overwritten(poem, capsys, tmp_path):
     folder = tmp_path / "quality"
     folder.mkdir()
-    for text, words in (('{"measurement": "quality"}', "is damaged"), ("no json", "is damaged")):
+    for text, words in (
+        ('{"measurement": "quality"}', "cells is missing"),
+        ("no json", "not valid"),
+    ):
         (folder / "quality.json").write_text(text)
         assert main(["bench", "quality", *poem]) == 2
         assert words in capsys.readouterr().err and (folder / "quality.json").read_text() == text

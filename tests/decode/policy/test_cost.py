@@ -77,10 +77,15 @@ def test_each_identity_has_its_own_file(folder):
         '{"identity": {"model": "x"}, "seconds": {"128": [1, 2]}}',
         '{"identity": {"model": "x"}, "seconds": {"128": "fast"}}',
         '{"identity": {"model": "x"}, "seconds": 3}',
+        f'{{"identity": {{"model": "x"}}, "seconds": {{"128": [{", ".join(["NaN"] * 8)}]}}}}',
+        f'{{"identity": {{"model": "x"}}, "seconds": {{"128": [{", ".join(["1e-320"] * 8)}]}}}}',
+        f'{{"identity": {{"model": "x"}}, "seconds": {{"128": [{", ".join(["true"] * 8)}]}}}}',
+        "[" * 100_000,
     ],
+    ids=range(11),
 )
 def test_if_the_file_is_unusable_the_costs_are_measured_again_and_the_file_is_replaced(
-    folder, content
+    folder, content, capsys
 ):
     identity = {"model": "x"}
     Costs(Counting(), 3, identity).at(0)
@@ -89,6 +94,9 @@ def test_if_the_file_is_unusable_the_costs_are_measured_again_and_the_file_is_re
     target = Counting()
     found = Costs(target, 3, identity).at(0)
     assert target.passes
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(f"minimtp: {path}")
+    assert said.endswith(": it is measured again\n")
     again = Counting()
     assert Costs(again, 3, identity).at(0) == found and not again.passes
 
