@@ -1,7 +1,8 @@
 """The machine: its processor, its cores, other work on it, its peak speed, and the versions of the
-software.
+software. Free memory.
 """
 
+import contextlib
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from time import perf_counter
 import minimtp
 from minimtp.backend import blas_threads, gpu_name
 from minimtp.backend import numpy as np
+from minimtp.errors import UserError
 
 BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
 SIDE = 1024  # size of the square matrices that measure the peak: they fit the cache
@@ -123,3 +125,30 @@ def sgemm_gflops(threads: int, products: int = 8) -> float:
         list(pool.map(multiply, results))
         seconds = perf_counter() - began
     return 2 * SIDE**3 * products * threads / seconds / 1e9
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still allocate, or None if the system does not say.
+
+    Linux: the free memory without the page cache, within the limit of a container.
+    """
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        free = min(free, max(0, limit - used))
+    return free
+
+
+def require_memory(size: int, what: str) -> None:
+    """Raise UserError unless `size` bytes are free. what: needs them; begins the message."""
+    free = available_memory()
+    if free is not None and size > free:
+        raise UserError(
+            f"{what} needs {size / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB are "
+            "free: close other programs, or use a smaller model"
+        )

@@ -1,0 +1,170 @@
+"""`config.json` of a Hugging Face folder: which transformer its weights belong to.
+
+Supported are the families that differ from Llama by no more than a setting of `ModelConfig`:
+
+    LlamaForCausalLM      Llama 2 and 3, SmolLM2, TinyLlama: RoPE may be scaled (linear, llama3)
+    MistralForCausalLM    the same model; a sliding window bounds the context here
+    Qwen2ForCausalLM      + biases on queries, keys and values
+    Qwen3ForCausalLM      + a norm in every query head and key head, and a head_dim of its own
+
+Everything else that a configuration can say about the computation is checked and refused, because
+a model that ignores it would load without an error and write nonsense. A key that is missing has
+the default of `transformers`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from minimtp.errors import UserError, shown
+from minimtp.records import AboveZero, Positive, read_json
+from minimtp.training.recipe import Recipe
+
+FILE_NAME = "config.json"
+ADVICE = "give a complete folder of a model"
+FAMILIES: dict[str, dict[str, object]] = {
+    "LlamaForCausalLM": {},
+    "MistralForCausalLM": {},
+    "Qwen2ForCausalLM": {"qkv_bias": True},
+    "Qwen3ForCausalLM": {"qk_norm": True},
+}
+QWEN3_HEAD_DIM = 128  # if the file does not say
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+Words = Annotated[list[str], Meta(max_length=10_000)]
+
+
+class Config(Struct):
+    """The keys of config.json that describe the computation, with the defaults of transformers."""
+
+    architectures: Words
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    max_position_embeddings: Positive
+    num_key_value_heads: Positive | None = None
+    head_dim: Positive | None = None
+    rms_norm_eps: AboveZero = 1e-6
+    rope_theta: AboveZero | None = None
+    rope_scaling: dict[str, object] | None = None
+    rope_parameters: dict[str, object] | None = None
+    tie_word_embeddings: bool = False
+    sliding_window: Positive | None = None
+    use_sliding_window: bool | UnsetType = UNSET
+    layer_types: Words | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    partial_rotary_factor: AboveZero = 1.0
+    quantization_config: dict[str, object] | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+def read_config(folder: Path) -> Config:
+    """Read the configuration of a folder. Raises UserError if it is missing or not supported."""
+    path = folder / FILE_NAME
+    config = read_json(path, Config, advice=ADVICE)
+    family = config.architectures[0] if len(config.architectures) == 1 else None
+    if family not in FAMILIES:
+        found = shown(", ".join(config.architectures) or "none")
+        raise UserError(
+            f"{path}: unsupported architecture {found} (supported: {', '.join(FAMILIES)})"
+        )
+    for key, found, supported in (
+        ("hidden_act", config.hidden_act, "silu"),
+        # Qwen2's own biases are not announced by this key.
+        ("attention_bias", config.attention_bias, False),
+        ("mlp_bias", config.mlp_bias, False),
+        ("partial_rotary_factor", config.partial_rotary_factor, 1.0),
+    ):
+        if found != supported:
+            raise UserError(
+                f"{path}: {key} {shown(found)} is not supported (supported: {supported})"
+            )
+    if config.quantization_config is not None:
+        raise UserError(
+            f"{path}: the weights are quantized ({shown(quantization_of(config))}), which is not "
+            "supported: give the model in float32, float16 or bfloat16"
+        )
+    return config
+
+
+def quantization_of(config: Config) -> object:
+    return (config.quantization_config or {}).get("quant_method", "unknown method")
+
+
+def recipe_of(config: Config, path: Path) -> Recipe:
+    """Return the recipe that describes the model. path: of the configuration, for messages.
+
+    Raises UserError for sizes or a RoPE scaling that our models do not support.
+    """
+    family = config.architectures[0]
+    head_dim = config.head_dim
+    if head_dim is None and family == "Qwen3ForCausalLM":
+        head_dim = QWEN3_HEAD_DIM
+    if head_dim is not None and head_dim * config.num_attention_heads == config.hidden_size:
+        head_dim = None  # as our own models of these sizes
+    theta, scaling = _rope(config, path)
+    context_length = min(config.max_position_embeddings, _window(config))
+    try:
+        return Recipe(
+            vocabulary_size=config.vocab_size,
+            context_length=context_length,
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            tied_embeddings=config.tie_word_embeddings,
+            rope_theta=theta,
+            norm_eps=config.rms_norm_eps,
+            head_dim=head_dim,
+            rope_scaling=scaling,
+            **FAMILIES[family],
+            batch_size=1,  # the folder says nothing about training: one window is one step
+            tokens=context_length,
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _window(config: Config) -> int:
+    """Return how many positions back every layer attends, at most.
+
+    Up to this length, a sliding window hides nothing, so the model is the one that we compute.
+    """
+    by_layer = config.layer_types is not None and "sliding_attention" in config.layer_types
+    # Mistral's window holds if it is there. Qwen's file states one that is used only if it says so.
+    used = config.architectures[0] == "MistralForCausalLM"
+    if config.use_sliding_window is not UNSET:
+        used = config.use_sliding_window
+    if config.sliding_window is None or not (used or by_layer):
+        return config.max_position_embeddings
+    return config.sliding_window
+
+
+def _rope(config: Config, path: Path) -> tuple[float, str]:
+    """Return the base of RoPE and our name of its scaling.
+
+    Newer files keep both in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`.
+    """
+    rope = config.rope_parameters or config.rope_scaling or {}
+    theta = rope.get("rope_theta", config.rope_theta or 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    keys = {"default": (), "linear": ("factor",), "llama3": LLAMA3}.get(str(kind))
+    if keys is None or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(
+            f"{path}: RoPE scaling {shown(kind)} is not supported "
+            "(supported: default, linear, llama3)"
+        )
+    numbers = [theta, *(rope.get(key) for key in keys)]
+    for key, number in zip(("rope_theta", *keys), numbers, strict=True):
+        if type(number) not in (int, float) or not 0 < number < 1e12:
+            raise UserError(
+                f"{path}: {key} of RoPE is {shown(number)}, but must be a number above 0: {ADVICE}"
+            )
+    if not keys:
+        return float(theta), "none"
+    return float(theta), ":".join((str(kind), *(f"{number:.12g}" for number in numbers[1:])))
