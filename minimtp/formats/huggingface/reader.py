@@ -6,7 +6,7 @@ from minimtp.errors import UserError, shown
 from minimtp.files import kind_at
 from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface.layout import layout, to_neighbours
-from minimtp.formats.huggingface.shards import ADVICE, Tensor, tensors_of
+from minimtp.formats.huggingface.shards import ADVICE, StoredTensor, open_shards
 from minimtp.model.transformer import Transformer
 
 # Tensors of some files that repeat what is known: RoPE's frequencies, and a tied output.
@@ -23,7 +23,11 @@ def load_weights(folder: Path, model: Transformer) -> None:
 
     Raises UserError if a tensor is missing, superfluous, or of another shape.
     """
-    tensors = tensors_of(folder)
+    with open_shards(folder) as tensors:
+        _fill(folder, model, tensors)
+
+
+def _fill(folder: Path, model: Transformer, tensors: dict[str, StoredTensor]) -> None:
     parameters = dict(model.named_parameters())
     head_dim = model.config.head_dim
     for name, parts in layout(model.config):
@@ -45,11 +49,11 @@ def load_weights(folder: Path, model: Transformer) -> None:
         )
 
 
-def _check(folder: Path, name: str, shape: tuple[int, ...], tensor: Tensor | None) -> None:
+def _check(folder: Path, name: str, shape: tuple[int, ...], tensor: StoredTensor | None) -> None:
     if tensor is None:
         raise UserError(f"{folder} lacks the tensor {name}: {ADVICE}")
     if tensor.shape != shape:
         raise UserError(
-            f"{tensor.path} holds {name} of shape {shown(tensor.shape)}, but "
+            f"{tensor.file.path} holds {name} of shape {shown(tensor.shape)}, but "
             f"{configuration.FILE_NAME} asks for {shape}: {ADVICE}"
         )

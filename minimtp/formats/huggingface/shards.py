@@ -2,13 +2,10 @@
 
 Tensors are read one at a time and become float32, so that loading needs memory for the model and
 for one tensor. NumPy has no bfloat16, but a bfloat16 is the upper half of a float32.
-
-A file begins with the length of its header (8 bytes, little-endian) and the header, JSON that gives
-type, shape and place of every tensor. Every number in it is checked against the size of the file
-before it is used. https://github.com/huggingface/safetensors
 """
 
-import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,41 +14,37 @@ from msgspec import Struct
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
-from minimtp.files import kind_at, reason_for
-from minimtp.records import Count, check_value, decode_json, read_json
+from minimtp.files import kind_at
+from minimtp.records import read_json
+from minimtp.training.run.tensor_file import TensorFile, open_tensors
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADVICE = "give a complete folder of a model"
-MAX_HEADER = 100 * 2**20  # the library's own limit
-STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+FLOATS = ("F32", "F16", "BF16")
 
 
-class Tensor(NamedTuple):
-    """A tensor on disk. start: its first byte in the file."""
+class StoredTensor(NamedTuple):
+    """A tensor in an open file."""
 
-    path: Path
-    type: str
-    shape: tuple[int, ...]
-    start: int
+    file: TensorFile
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.entries[self.name].shape)
 
     def read(self) -> Array:
-        """Return the tensor as float32. Raises UserError if the file cannot be read."""
-        stored = np.dtype(STORED[self.type])
-        try:
-            flat = np.fromfile(self.path, stored, math.prod(self.shape), offset=self.start)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({reason_for(error)}): {ADVICE}") from None
-        if flat.size != math.prod(self.shape):
-            raise UserError(f"{self.path} became shorter while it was read: {ADVICE}")
-        return widened(flat, self.type).reshape(self.shape)
-
-
-class Entry(Struct):
-    """What the header says of a tensor."""
-
-    dtype: str
-    shape: list[Count]
-    data_offsets: tuple[Count, Count]
+        """Return the tensor as float32. Raises UserError for other numbers than floats."""
+        dtype = self.file.entries[self.name].dtype
+        if dtype not in FLOATS:
+            raise UserError(
+                f"{self.file.path} holds {shown(self.name, 60)} as {dtype}, which is not "
+                f"supported (supported: {', '.join(FLOATS)})"
+            )
+        stored = self.file.read(self.name)
+        if dtype == "BF16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32, copy=False)
 
 
 class Index(Struct):
@@ -60,69 +53,35 @@ class Index(Struct):
     weight_map: dict[str, str]
 
 
-def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of the folder, by name.
+@contextmanager
+def open_shards(folder: Path) -> Iterator[dict[str, StoredTensor]]:
+    """Open the files of the folder, and give the block their tensors by name.
 
     Raises UserError if a file is missing or damaged, or lacks a tensor that the index promises.
     """
-    if kind_at(folder / INDEX) == "nothing":
-        return _tensors_in(folder / WHOLE)
-    promised = read_json(folder / INDEX, Index, advice=ADVICE).weight_map
-    by_file: dict[str, dict[str, Tensor]] = {}
-    for name, file in promised.items():
-        if Path(file).name != file:
-            raise UserError(
-                f"{folder / INDEX} names the file {shown(file)}, which is not in its folder: "
-                f"{ADVICE}"
-            )
-        if file not in by_file:
-            by_file[file] = _tensors_in(folder / file)
-        if name not in by_file[file]:
-            raise UserError(
-                f"{folder / file} lacks {shown(name, 60)}, which {INDEX} promises: {ADVICE}"
-            )
-    return {name: by_file[file][name] for name, file in promised.items()}
+    with ExitStack() as stack:
 
+        def open_file(name: str) -> TensorFile:
+            if kind_at(folder / name) != "file":
+                raise UserError(f"there is no file {folder / name}: {ADVICE}")
+            return stack.enter_context(open_tensors(folder / name, ADVICE))
 
-def widened(flat: Array, stored_type: str) -> Array:
-    """Return the numbers of a type of `STORED` as float32."""
-    if stored_type == "BF16":
-        return (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.astype(np.float32, copy=False)
-
-
-def _tensors_in(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one file. Raises UserError if it is missing or damaged."""
-    if kind_at(path) != "file":
-        raise UserError(f"there is no file {path}: {ADVICE}")
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, MAX_HEADER):
+        if kind_at(folder / INDEX) == "nothing":
+            whole = open_file(WHOLE)
+            yield {name: StoredTensor(whole, name) for name in whole.entries}
+            return
+        promised = read_json(folder / INDEX, Index, advice=ADVICE).weight_map
+        files: dict[str, TensorFile] = {}
+        for name, file in promised.items():
+            if Path(file).name != file:
                 raise UserError(
-                    f"{path} has a header of {length} bytes, but {size} bytes in all: {ADVICE}"
+                    f"{folder / INDEX} names the file {shown(file)}, which is not in its folder: "
+                    f"{ADVICE}"
                 )
-            header = file.read(length)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason_for(error)}): {ADVICE}") from None
-    begin = 8 + length
-    known = decode_json(header, dict[str, object], path, ADVICE)
-    known.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in check_value(known, dict[str, Entry], path, ADVICE).items():
-        if entry.dtype not in STORED:
-            raise UserError(
-                f"{path} holds {shown(name, 60)} as {shown(entry.dtype)}, which is not supported "
-                "(supported: F32, F16, BF16)"
-            )
-        first, end = entry.data_offsets
-        needed = math.prod(entry.shape) * np.dtype(STORED[entry.dtype]).itemsize
-        if end - first != needed or begin + end > size:
-            raise UserError(
-                f"{path} is cut or damaged: {shown(name, 60)} needs {needed} bytes, from {first} "
-                f"to {end} of {size - begin}: {ADVICE}"
-            )
-        tensors[name] = Tensor(path, entry.dtype, tuple(entry.shape), begin + first)
-    return tensors
+            if file not in files:
+                files[file] = open_file(file)
+            if name not in files[file].entries:
+                raise UserError(
+                    f"{folder / file} lacks {shown(name, 60)}, which {INDEX} promises: {ADVICE}"
+                )
+        yield {name: StoredTensor(files[file], name) for name, file in promised.items()}

@@ -21,6 +21,7 @@ from typing import Annotated, BinaryIO
 
 from msgspec import Meta, Struct
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.files import reason_for
@@ -36,6 +37,7 @@ DTYPE_NAMES = {
     "int64": "I64",
     "int8": "I8",
     "uint8": "U8",
+    "uint16": "BF16",  # NumPy has no bfloat16. These are its bits, the upper half of a float32.
 }
 DTYPES = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
 
@@ -92,14 +94,16 @@ class TensorFile:
 
     def read_arrays(self) -> Arrays:
         """Return copies of all arrays. Raises UserError if the file ends early."""
-        arrays = {}
-        for name, entry in self.entries.items():
-            array = np.empty(entry.shape, DTYPES[entry.dtype])
-            self.file.seek(self.start + entry.data_offsets[0])
-            if self.file.readinto(_bytes(array)) != array.nbytes:
-                raise damaged(self.path, "it ends early", self.advice)
-            arrays[name] = array
-        return arrays
+        return {name: self.read(name) for name in self.entries}
+
+    def read(self, name: str) -> Array:
+        """Return a copy of one array. Raises UserError if the file ends early."""
+        entry = self.entries[name]
+        array = np.empty(entry.shape, DTYPES[entry.dtype])
+        self.file.seek(self.start + entry.data_offsets[0])
+        if self.file.readinto(_bytes(array)) != array.nbytes:
+            raise damaged(self.path, "it ends early", self.advice)
+        return array
 
     def map_arrays(self) -> Arrays:
         """Map the arrays into memory.
