@@ -30,7 +30,11 @@ FAMILIES: dict[str, dict[str, object]] = {
     "Qwen3ForCausalLM": {"qk_norm": True},
 }
 QWEN3_HEAD_DIM = 128  # if the file does not say
-LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+SCALING_KEYS = {  # in the order of our own name of a scaling (model/rotary.py)
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 Words = Annotated[list[str], Meta(max_length=10_000)]
 
 
@@ -153,7 +157,7 @@ def _rope(config: Config, path: Path) -> tuple[float, str]:
     rope = config.rope_parameters or config.rope_scaling or {}
     theta = rope.get("rope_theta", config.rope_theta or 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    keys = {"default": (), "linear": ("factor",), "llama3": LLAMA3}.get(str(kind))
+    keys = SCALING_KEYS.get(str(kind))
     if keys is None or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(
             f"{path}: RoPE scaling {shown(kind)} is not supported "

@@ -1,0 +1,131 @@
+"""From a conversation to the tokens of a prompt, by the chat template of the model.
+
+A chat model was trained on conversations that are written in one particular way, with marks around
+each message. The way is a *template* in the language Jinja, which comes with the model:
+
+    [{"role": "user", "content": "What is 2 + 2?"}]
+
+    <|im_start|>user
+    What is 2 + 2?<|im_end|>
+    <|im_start|>assistant
+
+The marks are special tokens. Where a message contains the name of a mark, it stays text, so nobody
+can end a message inside a message. The template sees the variables of `transformers`: messages,
+add_generation_prompt, bos_token, eos_token, raise_exception and strftime_now.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minimtp.backend import Array
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError, shown
+from minimtp.model.tokenizer import Tokenizer
+
+SECONDS = 10  # for all conversations of a call together
+Message = Mapping[str, Any]  # "role" and "content"
+
+
+def chat_tokens(
+    tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]], answer: bool = True
+) -> list[Array]:
+    """Return the tokens of every conversation, (N,) int64 each, begin tokens included.
+
+    conversations: lists of {"role": "system", "user" or "assistant", "content": text}, the oldest
+    message first. answer: end with the mark after which the model writes its answer.
+
+    Raises UserError if the model has no template, if the template fails, takes too long or refuses
+    a conversation, or if the library Jinja2 is missing.
+    """
+    marks = [name for name in tokenizer.special_tokens if name]
+    hidden = _stand_ins(conversations, marks)
+    pattern = re.compile(f"({'|'.join(map(re.escape, hidden))})") if hidden else None
+    found = []
+    for text in _texts(tokenizer, _replaced(conversations, hidden), answer):
+        parts = pattern.split(text) if pattern else [text]
+        tokens = [
+            tokenizer.encode(hidden.get(part, part), special=part not in hidden)
+            for part in parts
+            if part
+        ]
+        found.append(np.concatenate(tokens) if tokens else np.zeros(0, np.int64))
+    return found
+
+
+def _stand_ins(conversations: Sequence[Sequence[Message]], marks: list[str]) -> dict[str, str]:
+    """Return texts that stand for the marks which occur in contents: {stand-in: mark}."""
+    contents = [_content(message) for messages in conversations for message in messages]
+    found = [mark for mark in marks if any(mark in content for content in contents)]
+    if not found:
+        return {}
+    prefix = "\ue000"  # no character: reserved for private use
+    while any(prefix in content for content in contents):
+        prefix += "\ue000"
+    ordered = sorted(found, key=len, reverse=True)
+    return {f"{prefix}{number}\ue001": mark for number, mark in enumerate(ordered)}
+
+
+def _replaced(
+    conversations: Sequence[Sequence[Message]], hidden: Mapping[str, str]
+) -> list[list[dict[str, Any]]]:
+    """Return the conversations with the stand-ins in place of the marks."""
+    replaced = []
+    for messages in conversations:
+        replaced.append([])
+        for message in messages:
+            content = _content(message)
+            for stand_in, mark in hidden.items():
+                content = content.replace(mark, stand_in)
+            replaced[-1].append({**message, "content": content})
+    return replaced
+
+
+def _content(message: Message) -> str:
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+        raise UserError(
+            f"a message of a conversation is {shown(message)}, but must have a role and a content, "
+            "both text"
+        )
+    return message["content"]
+
+
+def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]:
+    """Return the conversations as the template writes them."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "this model has no chat template: give a prompt instead, or a model trained to chat"
+        )
+    if importlib.util.find_spec("jinja2") is None:
+        raise UserError(
+            "chat templates need the extra interop: pip install 'minimtp[interop]'"
+        ) from None
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    request = {
+        "template": tokenizer.chat_template,
+        "conversations": conversations,
+        "variables": {
+            "add_generation_prompt": answer,
+            "bos_token": names.get(next(iter(tokenizer.begin_tokens), None), ""),
+            "eos_token": names.get(tokenizer.end_token, ""),
+        },
+    }
+    command = [sys.executable, "-m", "minimtp.formats.chat_template"]
+    try:
+        done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True,
+                              timeout=SECONDS)  # fmt: skip
+        reply = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        reply = {"error": f"did not come to an end in {SECONDS} seconds"}
+    except ValueError:  # it was killed: it took too much memory
+        reply = {"error": "ended without a result"}
+    if "error" in reply:
+        raise UserError(
+            f"the model's chat template {shown(reply['error'], 150)}: change the conversation, or "
+            "use another model"
+        )
+    return reply["texts"]
