@@ -1,0 +1,173 @@
+"""The metadata that minimtp reads: each key with its type, its range and its default, declared once.
+
+The file says of what type a value is, and any program can write any value. So `read_metadata`
+compares every value with its declaration, and then checks what the values must be to one another.
+What it returns can be relied on.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import NamedTuple
+
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.formats.gguf.container import GgufFile, Value, short
+
+ARCHITECTURES = ("llama",)
+MAX_TOKENS = 2**24
+REQUIRED = object()
+WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+KINDS = {  # types in the file that a kind of key accepts, and the kind's name in messages
+    "whole": (WHOLE, "a whole number"),
+    "number": (("float32", "float64", *WHOLE), "a number"),
+    "flag": (("bool",), "true or false"),
+    "text": (("string",), "a string"),
+    "texts": (("array of string",), "an array of strings"),
+    "wholes": (tuple(f"array of {kind}" for kind in WHOLE), "an array of whole numbers"),
+}
+
+
+class Key(NamedTuple):
+    """A declaration. low, high: the range of a number, or of the length of an array."""
+
+    kind: str
+    low: float = 0
+    high: float = 0
+    default: object = REQUIRED
+
+    def accepts(self, value: Value) -> bool:
+        if value.type not in KINDS[self.kind][0]:
+            return False
+        if self.kind in ("whole", "number"):
+            return isfinite(value.value) and self.low <= value.value <= self.high
+        return self.kind not in ("texts", "wholes") or self.low <= len(value.value) <= self.high
+
+    def __str__(self) -> str:
+        words = KINDS[self.kind][1]
+        if self.kind in ("flag", "text"):
+            return words
+        return f"{words}{' with' if self.kind[-1] == 's' else ''} from {self.low:g} to {self.high:g}"
+
+
+TOKEN_ID = Key("whole", 0, MAX_TOKENS - 1, None)
+GENERAL = {
+    "general.architecture": Key("text"),
+    "split.count": Key("whole", 0, 2**16, 1),
+    "tokenizer.ggml.model": Key("text"),
+    "tokenizer.ggml.pre": Key("text", default="default"),
+    "tokenizer.ggml.tokens": Key("texts", 2, MAX_TOKENS),
+    "tokenizer.ggml.token_type": Key("wholes", 2, MAX_TOKENS, None),
+    "tokenizer.ggml.merges": Key("texts", 0, MAX_TOKENS),
+    "tokenizer.ggml.bos_token_id": TOKEN_ID,
+    "tokenizer.ggml.eos_token_id": TOKEN_ID._replace(default=REQUIRED),
+    "tokenizer.ggml.eot_token_id": TOKEN_ID,
+    "tokenizer.ggml.eom_token_id": TOKEN_ID,
+    "tokenizer.ggml.add_bos_token": Key("flag", default=None),
+    "tokenizer.chat_template": Key("text", default=None),
+}
+SIZES = {  # behind the architecture's name and a full stop
+    "context_length": Key("whole", 2, 2**20),
+    "embedding_length": Key("whole", 2, 2**16),
+    "block_count": Key("whole", 1, 1024),
+    "feed_forward_length": Key("whole", 1, 2**18),
+    "attention.head_count": Key("whole", 1, 1024),
+    "attention.head_count_kv": Key("whole", 1, 1024, None),
+    "attention.key_length": Key("whole", 2, 2**16, None),
+    "attention.value_length": Key("whole", 2, 2**16, None),
+    "attention.layer_norm_rms_epsilon": Key("number", 1e-30, 0.1),
+    "rope.dimension_count": Key("whole", 2, 2**16, None),
+    "rope.freq_base": Key("number", 1.0001, 1e9, 1e4),
+    "rope.scaling.type": Key("text", default="none"),
+}
+TOKEN_IDS = [key for key, declared in GENERAL.items() if declared.kind == "whole" and "token" in key]
+
+
+class Metadata(NamedTuple):
+    """Checked values by key. The keys of the architecture are without its name."""
+
+    architecture: str
+    general: dict[str, object]
+    sizes: dict[str, object]
+
+
+def is_declared(key: str) -> bool:
+    """Return whether `read_metadata` may ask for this key."""
+    return key in GENERAL or key.partition(".")[2] in SIZES
+
+
+def read_metadata(file: GgufFile) -> Metadata:
+    """Return the declared values of a file. Raises UserError for the first one that is missing, or
+    is not what minimtp can use.
+    """
+    general = _checked(file, GENERAL, "")
+    architecture = general["general.architecture"]
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{file.path}: unsupported architecture {short(architecture)} "
+            f"(supported: {', '.join(ARCHITECTURES)})"
+        )
+    if general["split.count"] > 1:
+        raise UserError(
+            f"{file.path} is one of {general['split.count']} parts of a model: merge them with "
+            "llama-gguf-split --merge"
+        )
+    sizes = _checked(file, SIZES, f"{architecture}.")
+    _check_vocabulary(file, general)
+    _check_heads(file, sizes, f"{architecture}.")
+    return Metadata(architecture, general, sizes)
+
+
+def _checked(file: GgufFile, keys: Mapping[str, Key], prefix: str) -> dict[str, object]:
+    values = {}
+    for name, declared in keys.items():
+        found = file.metadata.get(prefix + name)
+        if found is None:
+            if declared.default is REQUIRED:
+                raise UserError(
+                    f"{file.path} does not contain {prefix}{name}, so it is not a complete model: "
+                    "give another file"
+                )
+            values[name] = declared.default
+        elif declared.accepts(found):
+            values[name] = found.value
+        else:
+            raise _wrong(file, prefix + name, found.value, str(declared))
+    return values
+
+
+def _check_vocabulary(file: GgufFile, general: Mapping[str, object]) -> None:
+    tokens: Sequence[str] = general["tokenizer.ggml.tokens"]
+    types: np.ndarray | None = general["tokenizer.ggml.token_type"]
+    if types is not None and len(types) != len(tokens):
+        raise _wrong(file, "tokenizer.ggml.token_type", types, f"as long as the {len(tokens)} tokens")
+    for key in TOKEN_IDS:
+        if general[key] is not None and general[key] >= len(tokens):
+            raise _wrong(file, key, general[key], f"one of the tokens 0 to {len(tokens) - 1}")
+
+
+def _check_heads(file: GgufFile, sizes: Mapping[str, object], prefix: str) -> None:
+    heads, hidden = sizes["attention.head_count"], sizes["embedding_length"]
+    if hidden % heads or hidden // heads % 2:
+        raise _wrong(
+            file, f"{prefix}attention.head_count", heads,
+            f"a divisor of the {hidden} numbers of {prefix}embedding_length, with an even result",
+        )  # fmt: skip
+    kv_heads = sizes["attention.head_count_kv"]
+    if kv_heads is not None and heads % kv_heads:
+        raise _wrong(
+            file, f"{prefix}attention.head_count_kv", kv_heads, f"a divisor of the {heads} heads"
+        )
+    head_dim = hidden // heads
+    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        if sizes[key] not in (None, head_dim):
+            raise UserError(
+                f"{file.path}: {prefix}{key} {sizes[key]} is not supported (supported: {head_dim}, "
+                "the hidden size divided by the number of heads)"
+            )
+    scaling = sizes["rope.scaling.type"]
+    if scaling != "none":
+        raise UserError(f"{file.path}: RoPE scaling {short(scaling)} is not supported")
+
+
+def _wrong(file: GgufFile, key: str, found: object, needed: str) -> UserError:
+    return UserError(f"{file.path}: {key} is {short(found)}, but must be {needed}: give another file")
