@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.files import kind_at, reason_for
 
 MAGIC = b"GGUF"
@@ -274,10 +274,8 @@ def _alignment(metadata: dict[str, Value]) -> int:
     return value
 
 
-def short(value: object, longest: int = 60) -> str:
-    """Return a value from a file for a message: on one line, without control characters, cut."""
+def short(value: object) -> str:
+    """Return a value from a file as a message quotes it."""
     if isinstance(value, list | np.ndarray):
         return f"an array of {len(value)}"
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+    return shown(value if isinstance(value, str) else repr(value), 60)

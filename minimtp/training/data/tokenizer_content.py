@@ -1,0 +1,183 @@
+"""The content of a `tokenizer.json`: its form, and the settings that would change the text."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from minimtp.errors import UserError, shown
+from minimtp.records import check_value, parse_json
+
+ADVICE = "give a byte-level BPE file of the tokenizers library"
+MAX_TOKENS = 2**24
+MAX_UNUSED = 4096  # ids between the tokens that no token has, beside one for each token
+UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+TokenId = Annotated[int, Meta(ge=0, lt=MAX_TOKENS)]
+
+
+class AddedToken(Struct):
+    id: TokenId
+    content: Annotated[str, Meta(min_length=1, max_length=10_000)]
+    special: bool = False
+
+
+class Model(Struct):
+    type: str
+    vocab: dict[str, TokenId]
+    merges: list[str | list[str]]
+    dropout: float | None = None
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    byte_fallback: bool = False
+    ignore_merges: bool = False
+
+
+class Content(Struct):
+    """The parts of the file that minimtp reads. The library checks the others."""
+
+    model: Model
+    added_tokens: list[AddedToken] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    normalizer: dict[str, Any] | None = None
+
+
+class StoredSettings(Struct):
+    """The settings in a checkpoint."""
+
+    end_token: TokenId | None = None
+    end_tokens: list[TokenId] = []
+    begin_tokens: list[TokenId] = []
+    chat_template: str | None = None
+    vocabulary_size: Annotated[int, Meta(ge=2, le=MAX_TOKENS)] | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What a model says about its tokenizer, beside the tokenizer's own file.
+
+    end_token: ends a document (None: found by its name). end_tokens: more tokens at which generated
+    text ends. begin_tokens: come before every prompt and document. chat_template: Jinja.
+    vocabulary_size: the rows of the model's token table, if they are more than the tokens.
+    """
+
+    end_token: int | None = None
+    end_tokens: tuple[int, ...] = ()
+    begin_tokens: tuple[int, ...] = ()
+    chat_template: str | None = None
+    vocabulary_size: int | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the settings that differ from the default, for `from_dict`."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, ())}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, object], source: str) -> "TokenizerSettings":
+        """Return the settings in a checkpoint. Raises UserError, which begins with `source`."""
+        settings = check_value(json.loads(json.dumps(stored)), StoredSettings, source, ADVICE)
+        return cls(
+            settings.end_token,
+            tuple(settings.end_tokens),
+            tuple(settings.begin_tokens),
+            settings.chat_template,
+            settings.vocabulary_size,
+        )
+
+
+@cache
+def byte_of_spelling() -> dict[str, int]:
+    """Return the byte of each character with which byte-level vocabularies (GPT-2's) spell bytes.
+
+    If the character of a byte is printable, it is also its spelling.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + rank): byte for rank, byte in enumerate(others)
+    }
+
+
+def byte_spellings() -> list[str]:
+    """Return the characters with which byte-level vocabularies spell the bytes 0, 1, ..., 255."""
+    return sorted(byte_of_spelling(), key=byte_of_spelling().get)
+
+
+def spelt(name: str) -> bytes:
+    """Return the bytes of a token with this name.
+
+    A name with other characters is the text itself, as in the library.
+    """
+    known = byte_of_spelling()
+    return bytes(map(known.__getitem__, name)) if known.keys() >= set(name) else name.encode()
+
+
+def checked_content(content: str, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the file without the settings that change the text, and a sentence for each of them.
+
+    Raises UserError, which begins with `name`, if the file has another form, or if a setting
+    belongs to what the model has learned, so that it cannot be switched off.
+    """
+    value = parse_json(content, name, ADVICE)
+    declared = check_value(value, Content, name, ADVICE)
+    model = declared.model
+    if model.type != "BPE":
+        raise UserError(f"{name} is a {shown(model.type)} model, not byte-level BPE: {ADVICE}")
+    _check_ids(declared, name)
+    for setting in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if getattr(model, setting):
+            raise UserError(f"{name} has {setting}, which is not byte-level BPE: {ADVICE}")
+    notes = []
+    if model.dropout:
+        value["model"]["dropout"] = None
+        notes.append(f"BPE dropout {model.dropout:g}, which makes tokens random")
+    for setting in ("truncation", "padding"):
+        if value.get(setting):
+            value[setting] = None
+            notes.append(f"{setting}, which changes the length of a text")
+    forms = [part.get("type") for part in _parts(value.get("normalizer"), "normalizers")]
+    other = next((form for form in forms if form not in UNICODE_FORMS), None)
+    if other is not None:
+        raise UserError(
+            f"{name} has the normalizer {shown(other)}, which rewrites the text: {ADVICE}"
+        )
+    if forms:
+        notes.append(f"the normalizer {', '.join(forms)}, which rewrites characters")
+    value["normalizer"] = None
+    for part in _parts(value.get("pre_tokenizer"), "pretokenizers"):
+        if part.get("add_prefix_space"):
+            part["add_prefix_space"] = False
+            notes.append("add_prefix_space, which adds a space to a text")
+    if any(token.get("lstrip") or token.get("rstrip") for token in value.get("added_tokens") or ()):
+        notes.append("added tokens that absorb the spaces beside them")
+    for token in value.get("added_tokens") or ():
+        token |= {"lstrip": False, "rstrip": False}
+    return value, tuple(f"{name}: switched off {note}" for note in dict.fromkeys(notes))
+
+
+def _check_ids(content: Content, name: str) -> None:
+    """Raise UserError if ids are far beyond the number of tokens, or belong to two tokens."""
+    ids = list(content.model.vocab.values())
+    if not ids:
+        raise UserError(f"{name} has no tokens: {ADVICE}")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{name} has two tokens with one id: {ADVICE}")
+    added = content.added_tokens or []
+    count = len(ids) + len(added)
+    largest = max([*ids, *(token.id for token in added)])
+    if largest > 2 * count + MAX_UNUSED:
+        raise UserError(f"{name} has the id {largest}, but only {count} tokens: {ADVICE}")
+
+
+def _parts(stage: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:
+    """Yield the stage of a tokenizer, or each member of a sequence of stages."""
+    if isinstance(stage, dict):
+        inside = stage.get(members)
+        if stage.get("type") != "Sequence":
+            yield stage
+        elif isinstance(inside, list):
+            for member in inside:
+                yield from _parts(member, members)
