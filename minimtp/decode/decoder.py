@@ -26,6 +26,7 @@ from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.machine import processor
 from minimtp.model.loaded import LoadedModel
+from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import convert
@@ -133,12 +134,12 @@ class Decoder:
     ) -> Generation:
         """Continue `prompt`. Starting the next text ends this one, because they share the cache.
 
-        stop: strings that end the text, in addition to the tokenizer's end token. The token that
+        stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
         completes such a string is the last one. repetition_penalty: above 1, tokens that the text
         already contains become less likely.
         """
         options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
-        tokens = self.loaded.tokenizer.encode(prompt)
+        tokens = prompt_tokens(self.loaded.tokenizer, prompt)
         return start_generation(
             self.target, self.drafter, tokens, seed=seed, policy=self._policy, **options
         )
@@ -155,7 +156,7 @@ class Decoder:
     ) -> Batch:
         """Continue each prompt as if it were alone (batch.py), with the options of `generate`."""
         options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
-        tokens = [self.loaded.tokenizer.encode(prompt) for prompt in prompts]
+        tokens = [prompt_tokens(self.loaded.tokenizer, prompt) for prompt in prompts]
         make_policy = self._new_policy
         return start_batch(
             self.target, self.drafter, tokens, seed=seed, make_policy=make_policy, **options
@@ -186,9 +187,10 @@ class Decoder:
             "rule": draft.rule,
             "draft_depth": None if draft.length == "auto" else draft.length,
             "tree": draft.tree,
-            "stop_tokens": [tokenizer.end_token],
+            "stop_tokens": tokenizer.end_tokens,
             "stop_strings": [stop] if isinstance(stop, str | bytes) else stop,
             "decode_bytes": tokenizer.decode_bytes,
+            "spell": tokenizer.spell,
             "logits_processors": [RepetitionPenalty(repetition_penalty)] if penalized else [],
         }
         kind = sampling.greedy, sampling.top_k > 0, sampling.top_p < 1, penalized

@@ -29,6 +29,7 @@ def start_generation(
     stop_tokens: Iterable[int] = (),
     stop_strings: Iterable[str | bytes] = (),
     decode_bytes: DecodeBytes | None = None,
+    spell: DecodeBytes | None = None,
     logits_processors: Sequence[LogitsProcessor] = (),
 ) -> Generation:
     """Validate the options, and start continuing `prompt` by at most `max_new_tokens` tokens.
@@ -42,7 +43,8 @@ def start_generation(
     decoding.
     tree: the maximum number of drafts per round as a tree, at most `draft_depth` deep; 0: chains.
     policy: chooses the draft depth of each round (default: always the maximum).
-    stop_tokens, stop_strings: end the text (stopping.py); strings need `decode_bytes`.
+    stop_tokens, stop_strings: end the text (stopping.py); strings need `decode_bytes`, and `spell`
+    if they may be names of special tokens.
     logits_processors: change the logits depending on the text so far (logits_processors.py).
 
     Raises UserError if the prompt, an option or a combination of options cannot be used.
@@ -61,7 +63,7 @@ def start_generation(
     if logits_processors:
         longest = max_length(len(tokens), max_new_tokens, target)
         verification = ProcessedRule(verification, logits_processors, tokens, longest)
-    stop = Stop(stop_tokens, stop_strings, decode_bytes)
+    stop = Stop(stop_tokens, stop_strings, decode_bytes, spell)
     limits = Limits(max_new_tokens, depth, tree, stop)
     return Generation(target, drafter if depth else None, tokens, verification, limits, policy)
 

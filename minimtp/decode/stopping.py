@@ -4,22 +4,29 @@ A stop string may begin in one token and end in another, or lie in the middle of
 with the first token that completes the string. That token is kept whole, and so is a stop token.
 The prompt does not count.
 
+Special tokens, such as the marks of a chat, have a name but no bytes of text. A stop string is
+searched in the text as the reader sees it, without them, and in the text with their names. So a
+stop string can be such a name, and special tokens between its letters do not hide a string.
+
 The same question is asked about drafts, which are not committed yet, and about committed tokens. So
 `find` does not change the state, and `extend` does.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 
 DecodeBytes = Callable[[Sequence[int]], bytes]
 
 
 class Stop:
-    """The stop conditions of one text: any of `tokens`, or any of `strings`, found with
-    `decode_bytes`.
+    """The stop conditions of one text: any of `tokens`, or any of `strings`.
 
-    Raises UserError if a string is empty, and ValueError if there are strings but no decode_bytes.
+    decode_bytes, spell: turn tokens into bytes, without and with the names of special tokens. The
+    bytes of several tokens must be those of one after another.
+
+    Raises UserError if a string is empty or not text, and ValueError if there are strings but no
+    decode_bytes.
     """
 
     def __init__(
@@ -27,6 +34,7 @@ class Stop:
         tokens: Iterable[int] = (),
         strings: Iterable[str | bytes] = (),
         decode_bytes: DecodeBytes | None = None,
+        spell: DecodeBytes | None = None,
     ) -> None:
         self._tokens = frozenset(tokens)
         self._strings = [_bytes_of(string) for string in strings]
@@ -34,51 +42,41 @@ class Stop:
             raise UserError("a stop string is empty: give at least one character")
         if self._strings and decode_bytes is None:
             raise ValueError("stop strings need decode_bytes, which turns tokens into bytes")
-        self._decode_bytes = decode_bytes
-        self._longest = max(map(len, self._strings), default=0)  # bytes
-        self._recent: list[int] = []  # the last tokens, in which a stop string may have begun
+        self._views = [view for view in (decode_bytes, spell) if view is not None]
+        # In a string that is complete later, at most so many bytes are there already.
+        self._begun = max(map(len, self._strings), default=1) - 1
+        self._tails = [b""] * len(self._views)  # the last bytes of the text, in each view
 
     def find(self, tokens: Sequence[int]) -> int | None:
         """Return how many of `tokens` belong to the text, up to the one that ends it; None if none
         ends it.
         """
-        if self._strings:
-            return self._find_string(tokens)
-        for index, token in enumerate(tokens):
-            if token in self._tokens:
-                return index + 1
-        return None
+        return self._read(tokens)[0]
 
     def extend(self, tokens: Sequence[int]) -> int | None:
         """Append `tokens` to the text. Return the result of `find` for them."""
-        kept = self.find(tokens)
-        if self._strings:
-            self._recent += tokens
-            self._forget()
+        kept, self._tails = self._read(tokens)
         return kept
 
-    def _find_string(self, tokens: Sequence[int]) -> int | None:
+    def _read(self, tokens: Sequence[int]) -> tuple[int | None, list[bytes]]:
+        """Return the result of `find`, and the last bytes of the text after these tokens."""
+        tails = self._tails
         for index, token in enumerate(tokens):
             if token in self._tokens:
-                return index + 1
-            text = self._decode_bytes([*self._recent, *tokens[: index + 1]])
-            if any(string in text for string in self._strings):
-                return index + 1
-        return None
-
-    def _forget(self) -> None:
-        """Drop the oldest tokens while the others hold at least as many bytes as the longest
-        string.
-
-        Bytes are counted, not tokens, because some tokens (marks in a chat, for instance) have no
-        bytes at all.
-        """
-        while len(self._recent) > 1:
-            rest = self._recent[1:]
-            if len(self._decode_bytes(rest)) < self._longest:
-                break
-            self._recent = rest
+                return index + 1, tails
+            if self._strings:
+                texts = [tail + view([token]) for tail, view in zip(tails, self._views, strict=True)]
+                if any(string in text for text in texts for string in self._strings):
+                    return index + 1, tails
+                tails = [text[max(0, len(text) - self._begun) :] for text in texts]
+        return None, tails
 
 
 def _bytes_of(string: str | bytes) -> bytes:
-    return string.encode("utf-8", "surrogateescape") if isinstance(string, str) else bytes(string)
+    try:
+        return string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the stop string {shown(string)!r} contains half of a surrogate pair, which is not a "
+            "character: remove it"
+        ) from None

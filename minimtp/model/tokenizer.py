@@ -35,6 +35,12 @@ class Tokenizer(Protocol):
     def to_dict(self) -> dict[str, object]: ...
 
 
+def prompt_tokens(tokenizer: Tokenizer, text: str | bytes) -> Array:
+    """Return the tokens of a prompt: the tokenizer's begin tokens, and the text. (N,) int64."""
+    begin = np.array(tokenizer.begin_tokens, np.int64)
+    return np.concatenate([begin, tokenizer.encode(text)])
+
+
 # Texts in which tokenizers are known to differ, or to lose something.
 PROBES = (
     "Zo\u00eb 42 \u732b",

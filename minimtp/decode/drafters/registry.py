@@ -10,6 +10,7 @@ from minimtp.decode.target import Target
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
+from minimtp.model.tokenizer import same_tokens
 
 FUNCTION_DEPTH = 8  # maximum number of drafts to request from a user's function
 
@@ -40,7 +41,7 @@ def make_drafter(
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH)
-    if source.tokenizer.to_dict() != run.tokenizer.to_dict():
+    if not same_tokens(source.tokenizer, run.tokenizer):
         raise UserError(
             f"{source.path} has another tokenizer than {run.path}: draft with a run that has "
             "the same tokenizer"

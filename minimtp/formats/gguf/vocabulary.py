@@ -1,49 +1,98 @@
 """A tokenizer as metadata of a GGUF file, so that llama.cpp turns a text into exactly our tokens.
 
 llama.cpp supports byte-level vocabularies as in GPT-2 (`tokenizer.ggml.model` "gpt2"). Each byte is
-spelt as one printable character, a pattern cuts the text into words, and merges join neighbouring
-tokens within a word.
+spelt as one printable character, patterns cut the text into words (pre_tokenizers.py), and merges
+join neighbouring tokens within a word.
 
     bytes                the 256 spellings in the order of the bytes, and the end of a document;
                          nothing is ever merged, so the pattern has no effect
-    a tokenizers file    its vocabulary and its merges, if it is byte-level BPE with GPT-2's pattern
+    a tokenizers file    its vocabulary and its merges, if it is byte-level BPE with the patterns of
+                         a family that llama.cpp knows
 
-No token is added before or after a text. llama.cpp takes prompts as UTF-8 and replaces invalid
-bytes by U+FFFD, while here every byte is a token.
+llama.cpp takes prompts as UTF-8 and replaces invalid bytes by U+FFFD, while here every byte is a
+token.
 """
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
+from minimtp.formats.gguf.metadata import Metadata
+from minimtp.formats.gguf.pre_tokenizers import (
+    SUPPORTED,
+    as_stage,
+    byte_level,
+    name_of,
+    pre_tokenizer_named,
+)
 from minimtp.model.loaded import Tokenizer
-from minimtp.training.data.tokenizer import ByteTokenizer, byte_spellings, tokenizer_from_dict
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.tokenizer_content import TokenizerSettings, byte_spellings
 
 END = "<|endoftext|>"
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type of llama.cpp
-MODEL, PATTERN = "gpt2", "gpt-2"
+# llama_token_type of llama.cpp
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+MODEL = "gpt2"
+# Control tokens with these names end a text, whatever the metadata says, as in llama.cpp.
+END_NAMES = (END, "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>")
 # A merge that never happens. llama.cpp requires a list of merges, and the library writes no empty
 # list.
 NEVER = f"{END} {END}"
 
-# Settings of a BPE model that GPT-2 does not have.
-BEYOND_GPT2 = (
-    "dropout",
-    "unk_token",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-    "byte_fallback",
-    "ignore_merges",
-)
-
 
 class Vocabulary(NamedTuple):
-    """The values of tokenizer.ggml.tokens, token_type, merges and eos_token_id."""
+    """The values of tokenizer.ggml.tokens, token_type, merges, pre and eos_token_id.
+
+    begin: the begin token, if it is added to prompts. ends: more tokens that end a text.
+    """
 
     tokens: list[str]
     types: list[int]
     merges: list[str]
     end: int
+    pre: str = SUPPORTED[0]
+    begin: int | None = None
+    ends: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+
+def vocabulary_in(metadata: Metadata, path: object) -> Vocabulary:
+    """Return the vocabulary of a file. Raises UserError if its kind is not supported."""
+    values = metadata.general
+    model, pre = values["tokenizer.ggml.model"], values["tokenizer.ggml.pre"]
+    family = pre_tokenizer_named(pre)
+    if model != MODEL or family is None:
+        raise UserError(
+            f"{path}: tokenizer {shown(model)} with pre-tokenizer {shown(pre)} is not supported "
+            f"(supported: {MODEL} with {', '.join(SUPPORTED)}): give another file"
+        )
+    tokens = values["tokenizer.ggml.tokens"]
+    types = values["tokenizer.ggml.token_type"]
+    types = [NORMAL] * len(tokens) if types is None else types.tolist()
+    end, begin = values["tokenizer.ggml.eos_token_id"], values["tokenizer.ggml.bos_token_id"]
+    adds = values["tokenizer.ggml.add_bos_token"]
+    adds = family.begins if adds is None else adds
+    if adds and begin is None:
+        raise UserError(
+            f"{path} adds a begin token, but does not contain tokenizer.ggml.bos_token_id: give "
+            "another file"
+        )
+    others = [values[f"tokenizer.ggml.{name}_token_id"] for name in ("eot", "eom")]
+    others += [
+        token
+        for token, (name, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind == CONTROL and name in END_NAMES
+    ]
+    return Vocabulary(
+        tokens,
+        types,
+        values["tokenizer.ggml.merges"],
+        end,
+        pre,
+        begin if adds else None,
+        tuple(sorted({token for token in others if token is not None} - {end})),
+        values["tokenizer.chat_template"],
+    )
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
@@ -57,7 +106,17 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     from tokenizers import Tokenizer as Library
 
     content = json.loads(str(tokenizer.to_dict()["file"]))
-    _require_plain_bpe(content)
+    pre = name_of(content.get("pre_tokenizer"), bool(content["model"].get("ignore_merges")))
+    if pre is None:
+        raise UserError(
+            "the model's tokenizer cuts text into words in a way that a GGUF file cannot express "
+            f"(it can express {', '.join(SUPPORTED)}): export to another format"
+        )
+    if len(tokenizer.begin_tokens) > 1:
+        raise UserError(
+            f"the model's tokenizer begins a text with {len(tokenizer.begin_tokens)} tokens, which "
+            "a GGUF file cannot express: export to another format"
+        )
     # The ids of added tokens may differ from those in the file, so ask the library.
     tokens = Library.from_str(json.dumps(content)).get_vocab()
     names = {token: name for name, token in tokens.items()}
@@ -73,62 +132,83 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         types=[types.get(token, UNUSED) for token in every],
         merges=merges or [NEVER],
         end=tokenizer.end_token,
+        pre=pre,
+        begin=next(iter(tokenizer.begin_tokens), None),
+        ends=tokenizer.end_tokens[1:],
+        chat_template=tokenizer.chat_template,
     )
 
 
-def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
-    """Return the tokenizer of a vocabulary. Raises UserError if the extra `interop` is missing."""
+def tokenizer_of(vocabulary: Vocabulary, name: str = "the vocabulary") -> Tokenizer:
+    """Return the tokenizer of a vocabulary. name: begins every message.
+
+    Raises UserError if text would not survive it, or if the extra `interop` is missing.
+    """
     if vocabulary == vocabulary_of(ByteTokenizer()):
         return ByteTokenizer()
-    every = list(enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)))
-    pattern = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
+    from minimtp.training.data.file_tokenizer import FileTokenizer
+
+    _check(vocabulary, name)
+    settings = TokenizerSettings(
+        end_token=vocabulary.end,
+        end_tokens=vocabulary.ends,
+        begin_tokens=() if vocabulary.begin is None else (vocabulary.begin,),
+        chat_template=vocabulary.chat_template,
+        vocabulary_size=len(vocabulary.tokens),
+    )
+    return FileTokenizer(json.dumps(_content(vocabulary)), settings, name)
+
+
+def _check(vocabulary: Vocabulary, name: str) -> None:
+    """Raise UserError if two tokens have one name, or a merge joins what are no tokens."""
+    known = set(_used(vocabulary))
+    used = sum(kind != UNUSED and word != "" for word, kind in _named(vocabulary))
+    if len(known) < used:
+        raise UserError(f"{name}: tokenizer.ggml.tokens has a token twice: give another file")
+    for merge in vocabulary.merges:
+        left, _, right = merge.partition(" ")
+        if merge != NEVER and not {left, right, left + right} <= known:
+            raise UserError(
+                f"{name}: tokenizer.ggml.merges has {shown(merge)!r}, which does not join two "
+                "tokens into one: give another file"
+            )
+
+
+def _named(vocabulary: Vocabulary) -> zip:
+    return zip(vocabulary.tokens, vocabulary.types, strict=True)
+
+
+def _used(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the ids of the tokens that are in use, by name."""
+    return {
+        name: token
+        for token, (name, kind) in enumerate(_named(vocabulary))
+        if kind != UNUSED and name
     }
+
+
+def _content(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the vocabulary as a `tokenizer.json`."""
+    family = pre_tokenizer_named(vocabulary.pre)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {"id": token, "content": name, "special": kind == CONTROL, **flags}
-        for token, (name, kind) in every
-        if kind in (CONTROL, USER_DEFINED)
+        {"id": token, "content": name, "special": kind != USER_DEFINED, **flags}
+        for token, (name, kind) in enumerate(_named(vocabulary))
+        if name and kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
-    content = {
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "normalizer": None,
         "post_processor": None,
         "added_tokens": added,
-        "pre_tokenizer": pattern,
-        "decoder": pattern,
+        "pre_tokenizer": as_stage(family),
+        "decoder": byte_level(use_regex=True),
         "model": {
             "type": "BPE",
-            "vocab": {name: token for token, (name, kind) in every if kind != UNUSED},
+            "vocab": _used(vocabulary),
             "merges": [merge for merge in vocabulary.merges if merge != NEVER],
+            "ignore_merges": family.whole_words,
         },
     }
-    return tokenizer_from_dict({"kind": "tokenizers", "file": json.dumps(content)})
-
-
-def _require_plain_bpe(content: dict) -> None:
-    """Raise UserError unless llama.cpp's GPT-2 tokenizer, given the same merges, is equivalent."""
-    model, pattern = content["model"], content.get("pre_tokenizer") or {}
-    wrong = None
-    if model.get("type") != "BPE" or pattern.get("type") != "ByteLevel":
-        wrong = "is not byte-level BPE"
-    elif pattern.get("add_prefix_space") or not pattern.get("use_regex", True):
-        wrong = "cuts text into words in another way than GPT-2"
-    elif content.get("normalizer") or any(model.get(name) for name in BEYOND_GPT2):
-        wrong = "changes the text before or while it merges"
-    elif any(
-        added[side]
-        for added in content.get("added_tokens") or ()
-        for side in ("lstrip", "rstrip", "single_word")
-    ):
-        wrong = "has added tokens that absorb the spaces next to them"
-    if wrong:
-        raise UserError(
-            f"the model's tokenizer {wrong}, which a GGUF file cannot express: "
-            "export a model with bytes or plain BPE"
-        )

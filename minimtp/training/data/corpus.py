@@ -196,9 +196,12 @@ def is_held_out(name: str) -> bool:
 
 def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
     small = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+    begin = np.array(tokenizer.begin_tokens, small)
     end = np.array([tokenizer.end_token], small)
     parts = [
-        part for content in contents for part in (tokenizer.encode(content).astype(small), end)
+        part
+        for content in contents
+        for part in (begin, tokenizer.encode(content).astype(small), end)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, small)
 

@@ -92,7 +92,7 @@ def _texts(
             max_new_tokens=loaded.config.context_length,
             sampling=SamplingParams(1.0),
             seed=row_seed(seed, number),
-            stop_tokens=[loaded.tokenizer.end_token],
+            stop_tokens=loaded.tokenizer.end_tokens,
             rule="shared-noise",
         )
         count = len(list(generation))

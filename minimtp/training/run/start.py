@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.errors import UserError
+from minimtp.model.tokenizer import same_tokens
 from minimtp.training.build import transplant
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -85,7 +86,7 @@ def begin(
     if start.self_generated is not None and not resumed:
         corpus = _generate_corpus(start, corpus, out, recipe.seed, team, device)
     _check_corpus(corpus, recipe, resumed)
-    if source and source.tokenizer != corpus.tokenizer.to_dict():
+    if source and not same_tokens(tokenizer_from_dict(source.tokenizer), corpus.tokenizer):
         raise UserError(
             f"the weights of {start.start_from} belong to another tokenizer: "
             "leave out --tokenizer to use that run's tokenizer"

@@ -21,6 +21,7 @@ from minimtp.files import make_folder
 from minimtp.machine import available_cores
 from minimtp.training.build import Model
 from minimtp.training.data.corpus import Corpus
+from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
@@ -167,7 +168,7 @@ def _make_trainer(
     require(recipe.precision, device)
     use_own_gpu(team, device)
     shards = _shards(device, threads, resumed, team)
-    guide = _load_teacher(teacher, recipe, device)
+    guide = _load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
     team.any(False)  # wait until all processes have read the folder, before the first one writes
     partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
     return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, team=team)
@@ -188,7 +189,9 @@ def _shards(
     return max(1, available_cores() // team.local_size)
 
 
-def _load_teacher(folder: str | None, recipe: Recipe, device: Device) -> Model | None:
+def _load_teacher(
+    folder: str | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
+) -> Model | None:
     """Load the model whose probabilities the run follows, or return None if it follows none.
 
     Raises UserError if the teacher is missing, not needed, or does not fit the recipe.
@@ -213,10 +216,10 @@ def _load_teacher(folder: str | None, recipe: Recipe, device: Device) -> Model |
             f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, "
             f"not {run.recipe.heads}"
         )
-    if run.config.vocabulary_size != recipe.vocabulary_size:
+    if not same_tokens(run.tokenizer, tokenizer):
         raise UserError(
-            f"the teacher {folder} has {run.config.vocabulary_size} tokens, but this model has "
-            f"{recipe.vocabulary_size}: use a teacher with the same tokenizer"
+            f"the teacher {folder} has another tokenizer than this model: use a teacher that was "
+            "trained with the same tokenizer"
         )
     return run.model
 

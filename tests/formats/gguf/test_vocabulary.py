@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from minimtp.errors import UserError
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_of
-from minimtp.training.data.tokenizer import ByteTokenizer, FileTokenizer
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.file_tokenizer import FileTokenizer
 from tests.formats.gguf.helpers import BYTES, needs_tokenizers, unusual_texts
 
 

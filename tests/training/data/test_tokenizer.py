@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.errors import UserError
-from minimtp.training.data.tokenizer import (
-    ByteTokenizer,
-    FileTokenizer,
-    open_tokenizer,
-    tokenizer_from_dict,
-)
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.file_tokenizer import FileTokenizer
+from minimtp.training.data.tokenizer import open_tokenizer, tokenizer_from_dict
 
 
 @given(st.binary())
@@ -99,7 +96,7 @@ def test_the_tokens_of_a_tokenizer_file_have_the_bytes_of_the_text_in_pieces_of_
 @needs_tokenizers
 def test_special_tokens_of_a_tokenizer_file_have_no_bytes_and_its_other_added_tokens_do(trained):
     tokenizer = FileTokenizer(trained.to_str())
-    tokens = tokenizer.encode("the<|padding|>    <|endoftext|>")
+    tokens = tokenizer.encode("the<|padding|>    <|endoftext|>", special=True)
     assert len(tokens) == 4
     assert tokenizer.decode_bytes(tokens) == b"the    " and tokenizer.decode(tokens) == "the    "
     assert tokenizer.byte_counts()[tokens].tolist() == [3, 0, 4, 0]
