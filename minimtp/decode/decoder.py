@@ -26,8 +26,8 @@ from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.machine import processor
 from minimtp.model.loaded import LoadedModel
-from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.matrix import bits_per_weight
+from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.modules import FakeQuantizedMatrix

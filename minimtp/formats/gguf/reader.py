@@ -1,135 +1,90 @@
 """Loading a GGUF file.
 
-Any file of the architecture llama can be loaded, from any program, if its matrices are float32,
-float16 or blocks of ggml and its vocabulary is byte-level. The loaded model rounds its inputs as
-llama.cpp does. It generates, can be evaluated, and can be exported again.
+Files of the architectures in metadata.py can be loaded, from any program, if their matrices are
+floats or blocks of ggml that BLOCK_GRIDS names, and their vocabulary is byte-level. Each matrix may
+have a type of its own, as in the files that llama.cpp calls Q4_K_M. Blocks stay as they are in the
+file, and are rounded and computed with as llama.cpp does. Two cases become float32, which holds the
+same numbers: a fused matrix whose parts have different types (the value matrices of some files are
+finer), and every matrix if `dequantize` asks for it, for a model to train from.
+
+The tensors are mapped into memory, so a file loads about as fast as its weights can be read once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from minimtp.backend import Array, choose_device, to_device
 from minimtp.backend import numpy as np
-from minimtp.engine.module import map_parameters
-from minimtp.errors import UserError
-from minimtp.files import kind_at
-from minimtp.formats.gguf.layout import gguf_library, layout
-from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, tokenizer_of
+from minimtp.engine.module import Module, map_parameters, replace_modules
+from minimtp.errors import UserError, naming, shown
+from minimtp.formats.gguf.container import GgufFile, open_gguf
+from minimtp.formats.gguf.layout import HALVES, Part, layout, to_neighbours
+from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
+from minimtp.formats.gguf.rope_scaling import ROPE_FACTORS, scaling_of
+from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in
 from minimtp.model.config import ModelConfig
-from minimtp.quant.grids import BLOCK_GRIDS
-from minimtp.quant.qat.convert import restore
+from minimtp.model.layers import Embedding, Linear
+from minimtp.quant import packing
+from minimtp.quant.grids import BLOCK_GRIDS, F16
+from minimtp.quant.packed_matrix import PackedEmbedding, PackedLinear
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.training.build import build_model, fill
+from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
 
-
-class GgufFile(NamedTuple):
-    """The content of a GGUF file.
-
-    tensors: floats (N, K) or (K,), or blocks as uint8 (N, bytes per row).
-    types: "f32", "q4_0", ... by the name of the tensor.
-    """
-
-    metadata: dict[str, object]
-    tensors: dict[str, Array]
-    types: dict[str, str]
+FLOATS = ("f32", "f16", "bf16")
+ROWS_AT_ONCE = 1024  # decoded to float32 together, so that intermediate arrays stay small
 
 
-def read_gguf(path: str | Path) -> GgufFile:
-    """Read the whole file and copy its arrays. Raises UserError if it is missing or not GGUF."""
-    gguf = gguf_library()
-    if kind_at(path) != "file":
-        raise UserError(f"there is no file {path}: give a GGUF file")
-    try:
-        reader = gguf.GGUFReader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-        tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    except Exception as error:  # a damaged length or offset can raise any error in the library
-        raise UserError(
-            f"{path} is damaged, or is not a GGUF file ({' '.join(str(error).split())}): "
-            "give another file"
-        ) from None
-    types = {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors}
-    return GgufFile(metadata, tensors, types)
+class Weights(NamedTuple):
+    """A parameter of the model: float32, or blocks (N, bytes per row) on a grid of BLOCK_GRIDS."""
+
+    grid: str | None
+    array: Array
 
 
-def load_gguf(path: str | Path, device: str = "cpu") -> LoadedRun:
+def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -> LoadedRun:
     """Load the model of a GGUF file onto the device "cpu", "cuda" or "auto".
+
+    dequantize: turn all blocks into float32.
 
     Raises UserError if the file holds no model that can be loaded, or the device cannot be used.
     """
     chosen = choose_device(device)
-    file = read_gguf(path)
-    try:
-        recipe = _recipe(path, file)
-        tokenizer = tokenizer_of(_vocabulary(path, file.metadata))
-    except KeyError as error:
-        raise UserError(
-            f"{path} does not contain {error}, so it is not a complete model: give another file"
-        ) from None
-    if tokenizer.vocabulary_size != recipe.vocabulary_size:
-        raise UserError(
-            f"{path} has {recipe.vocabulary_size} rows for {tokenizer.vocabulary_size} tokens: "
-            "give another file"
-        )
+    file = open_gguf(path, is_declared)
+    metadata = read_metadata(file)
+    tokenizer = tokenizer_of(vocabulary_in(metadata, file.path), str(path))
+    with naming(path):
+        recipe = _recipe(file, metadata)
     model = build_model(recipe, None)
-    arrays, grids = _arrays(path, file, model.config)
-    weights = grids["blocks.0.attention.qkv"]
-    packed = None
-    if weights is None:
-        fill(model, arrays, path)
-        map_parameters(model, lambda array: to_device(array, chosen))
-    else:
-        packed = QuantizationSpec(
-            weights=weights,
-            heads=weights,
-            embedding=grids["embedding"],
-            output=grids.get("output", "same"),
-        )
-        arrays = {name: to_device(array, chosen) for name, array in arrays.items()}
-        model = restore(model, packed, arrays)
-    return LoadedRun(Path(path), model, tokenizer, recipe, packed)
+    halves = metadata.architecture in HALVES
+    weights = _weights(file, model.config, halves, dequantize)
+    model = _with_weights(model, weights, lambda array: to_device(array, chosen))
+    return LoadedRun(file.path, model, tokenizer, recipe, _packed(weights))
 
 
-def _recipe(path: str | Path, file: GgufFile) -> Recipe:
-    """Return the recipe that describes the model of the file.
-
-    Raises KeyError for a missing entry, and UserError for one that our models do not support.
-    """
-    metadata = file.metadata
-    architecture = metadata["general.architecture"]
-    if architecture != "llama":
-        raise UserError(f"{path}: unsupported architecture {architecture} (supported: llama)")
-    hidden_size = metadata["llama.embedding_length"]
-    num_heads = metadata["llama.attention.head_count"]
-    context_length = metadata["llama.context_length"]
-    head_dim = hidden_size // num_heads
-    for key in (
-        "llama.rope.dimension_count",
-        "llama.attention.key_length",
-        "llama.attention.value_length",
-    ):
-        if metadata.get(key, head_dim) != head_dim:
-            raise UserError(
-                f"{path}: {key} {metadata[key]} is not supported (supported: {head_dim}, "
-                "the hidden size divided by the number of heads)"
-            )
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise UserError(f"{path}: RoPE scaling {scaling} is not supported")
+def _recipe(file: GgufFile, metadata: Metadata) -> Recipe:
+    """Return the recipe that describes the model of the file."""
+    sizes = metadata.sizes
+    hidden_size, num_heads = sizes["embedding_length"], sizes["attention.head_count"]
+    head_dim = sizes["attention.key_length"]
+    context_length = sizes["context_length"]
     return Recipe(
-        vocabulary_size=len(metadata["tokenizer.ggml.tokens"]),
+        vocabulary_size=len(metadata.general["tokenizer.ggml.tokens"]),
         context_length=context_length,
-        num_layers=metadata["llama.block_count"],
+        num_layers=sizes["block_count"],
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=metadata.get("llama.attention.head_count_kv", num_heads),
-        intermediate_size=metadata["llama.feed_forward_length"],
+        num_kv_heads=sizes["attention.head_count_kv"] or num_heads,
+        intermediate_size=sizes["feed_forward_length"],
+        head_dim=None if head_dim in (None, hidden_size / num_heads) else head_dim,
         tied_embeddings="output.weight" not in file.tensors,
-        rope_theta=_shortest(metadata.get("llama.rope.freq_base", 1e4)),
-        norm_eps=_shortest(metadata["llama.attention.layer_norm_rms_epsilon"]),
+        rope_theta=_shortest(sizes["rope.freq_base"]),
+        rope_scaling=scaling_of(file, metadata),
+        norm_eps=_shortest(sizes["attention.layer_norm_rms_epsilon"]),
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
         batch_size=1,  # the file says nothing about training: one window is one step
         tokens=context_length,
     )
@@ -140,75 +95,116 @@ def _shortest(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def _vocabulary(path: str | Path, metadata: Mapping[str, object]) -> Vocabulary:
-    """Return the vocabulary of the file. Raises KeyError and UserError as `_recipe` does."""
-    model, pattern = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre")
-    if (model, pattern) != (MODEL, PATTERN):
-        raise UserError(
-            f"{path}: tokenizer {model} with pre-tokenizer {pattern} is not supported "
-            f"(supported: {MODEL} with {PATTERN})"
-        )
-    return Vocabulary(
-        metadata["tokenizer.ggml.tokens"],
-        metadata["tokenizer.ggml.token_type"],
-        metadata["tokenizer.ggml.merges"],
-        metadata["tokenizer.ggml.eos_token_id"],
-    )
+def _weights(
+    file: GgufFile, config: ModelConfig, halves: bool, dequantize: bool
+) -> dict[str, Weights]:
+    """Return every parameter of the model, by name.
 
-
-def _arrays(
-    path: str | Path, file: GgufFile, config: ModelConfig
-) -> tuple[dict[str, Array], dict[str, str | None]]:
-    """Return the arrays of the model, and the grid of each matrix.
-
-    The arrays are named as `restore` and `fill` expect. The grids are named by module; None means
-    floats.
+    halves: the rows of queries and keys are in the order of Hugging Face.
     """
-    arrays, grids, left = {}, {}, dict(file.tensors)
-    for module, names in layout(config):
-        missing = [name for name in names if name not in left]
-        if missing:
-            raise UserError(
-                f"{path} lacks {missing[0]}, so it is not a complete model: give another file"
-            )
-        parts = [left.pop(name) for name in names]
-        kind = _common_type(path, file, names, parts)
-        if parts[0].ndim == 2:
-            grids[module] = kind if kind in BLOCK_GRIDS else None
-        array = np.concatenate(parts)
-        if grids.get(module) is None:
-            arrays[f"{module}.weight"] = array.astype(np.float32)
-        else:
-            arrays[f"{module}.packed"] = array
+    weights, left = {}, file.tensors.keys() - {ROPE_FACTORS}
+    for name, parts in layout(config):
+        for part in parts:
+            _check_part(file, part)
+        left -= {part.name for part in parts}
+        kinds = {file.tensors[part.name].type for part in parts}
+        blocks = len(kinds) == 1 and kinds <= BLOCK_GRIDS.keys() and not dequantize
+        arrays = [
+            _rows(file, part, blocks, config.head_dim if halves and part.rotated else 0)
+            for part in parts
+        ]
+        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        weights[name] = Weights(kinds.pop() if blocks else None, array)
     if left:
         raise UserError(
-            f"{path} has {', '.join(sorted(left)[:3])}, which this architecture does not have: "
-            "it cannot be loaded"
+            f"{file.path} has {shown(', '.join(sorted(left)[:3]), 100)}, which this architecture "
+            "does not have: give another file"
         )
-    _check_grids(path, file, grids)
-    return arrays, grids
+    return weights
 
 
-def _common_type(
-    path: str | Path, file: GgufFile, names: Mapping[str, int], parts: list[Array]
-) -> str:
-    """Return the type of a module's tensors. Raises UserError if they do not fit together."""
-    kinds = list(dict.fromkeys(file.types[name] for name in names))
-    supported = kinds[0] in ("f32", "f16", *BLOCK_GRIDS)
-    if len(kinds) > 1 or not supported or len({part.shape[1:] for part in parts}) > 1:
+def _check_part(file: GgufFile, part: Part) -> None:
+    """Raise UserError unless the file has the tensor in the right shape and a known type."""
+    tensor = file.tensors.get(part.name)
+    if tensor is None:
         raise UserError(
-            f"{path} holds {', '.join(names)} as {', '.join(kinds)}, which cannot be loaded"
+            f"{file.path} lacks {part.name}, so it is not a complete model: give another file"
         )
-    return kinds[0]
-
-
-def _check_grids(path: str | Path, file: GgufFile, grids: Mapping[str, str | None]) -> None:
-    """Raise UserError unless all blocks have one type, and all or no matrices are packed."""
-    tables = {grids["embedding"], grids.get("output", grids["embedding"])}
-    trunk = {grid for module, grid in grids.items() if module.startswith("blocks")}
-    if len(trunk) > 1 or (None in trunk | tables and len(trunk | tables) > 1):
-        kinds = ", ".join(sorted(set(file.types.values())))
+    if tensor.shape != part.shape:
         raise UserError(
-            f"{path} holds matrices as {kinds}: "
-            "only files with one type for the matrices of all blocks can be loaded"
+            f"{file.path}: {part.name} has the shape {shown(tensor.shape)}, but the metadata asks "
+            f"for {part.shape}: give another file"
         )
+    supported = (*FLOATS, *BLOCK_GRIDS) if len(part.shape) == 2 else FLOATS
+    if tensor.type not in supported:
+        raise UserError(
+            f"{file.path}: {part.name} is stored as {tensor.type}, which is not supported "
+            f"(supported: {', '.join(supported)}): give another file"
+        )
+
+
+def _rows(file: GgufFile, part: Part, blocks: bool, head_dim: int) -> Array:
+    """Return the tensor as it is stored, or as float32 (unless `blocks`).
+
+    head_dim: above 0, bring the channels of each head into our order.
+    Raises UserError for numbers that are not finite.
+    """
+    kind, array = file.tensors[part.name].type, file.array(part.name)
+    if kind in FLOATS:
+        with np.errstate(invalid="ignore"):
+            array = np.array(array, np.float32)
+        finite = array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+    else:
+        grid = BLOCK_GRIDS[kind]
+        finite = packing.has_finite_scales(grid, array)
+        if finite and not blocks:
+            array = _dequantized(kind, array, part.shape)
+    if not finite:
+        raise UserError(
+            f"{file.path}: {part.name} has weights that are NaN or infinite: give another file"
+        )
+    return to_neighbours(array, head_dim) if head_dim else array
+
+
+def _dequantized(kind: str, blocks: Array, shape: tuple[int, ...]) -> Array:
+    rows = np.empty(shape, np.float32)
+    for start in range(0, shape[0], ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        rows[part] = packing.dequantize(BLOCK_GRIDS[kind], blocks[part])
+    return rows
+
+
+def _with_weights(
+    model: Module, weights: dict[str, Weights], place: Callable[[Array], Array]
+) -> Module:
+    """Return the model with these weights: packed modules for blocks, arrays for floats."""
+
+    def swap(name: str, module: Module) -> Module | None:
+        found = weights.get(f"{name}.weight")
+        if found is None or found.grid is None:
+            return None
+        grid, array = BLOCK_GRIDS[found.grid], place(found.array)
+        if isinstance(module, Embedding):
+            return PackedEmbedding(grid, array, dtype=module.weight.dtype)
+        assert isinstance(module, Linear), name
+        return PackedLinear(grid, array)
+
+    model = replace_modules(model, swap)
+    for name, parameter in model.named_parameters():
+        parameter.data = weights[name].array
+    map_parameters(model, place)
+    return model
+
+
+def _packed(weights: dict[str, Weights]) -> QuantizationSpec | None:
+    """Return how the model is rounded, or None if no matrix is. The blocks may have several types:
+    the first one is named.
+    """
+    grids = [found.grid for name, found in weights.items() if name.startswith("blocks.")]
+    grid = next(filter(None, grids), None)
+    tables = [weights["embedding.weight"], weights.get("output.weight")]
+    if grid is None and not any(table and table.grid for table in tables):
+        return None
+    embedding, output = (table and (table.grid or F16.name) for table in tables)
+    grid = grid or F16.name
+    return QuantizationSpec(grid, embedding, heads=grid, output=output or "same")

@@ -19,12 +19,14 @@ from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, make_folder, reason_for
+from minimtp.files import atomic_write, kind_at, make_folder
+from minimtp.formats.gguf.container import is_gguf
 from minimtp.formats.gguf.layout import gguf_library, layout
-from minimtp.formats.gguf.vocabulary import MODEL, PATTERN, Vocabulary, vocabulary_of
+from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
 from minimtp.model.config import ModelConfig
 from minimtp.model.loaded import LoadedModel, Tokenizer
 from minimtp.model.transformer import LanguageModel
+from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
 from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert
@@ -34,7 +36,6 @@ from minimtp.quant.qat.modules import FakeQuantizedMatrix
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-MAGIC = b"GGUF"  # how a GGUF file begins
 FILE_TYPES = {  # general.file_type, by the type of most matrices
     "f32": "ALL_F32",
     "f16": "MOSTLY_F16",
@@ -105,20 +106,10 @@ def _require_place(path: Path) -> None:
     kind = kind_at(path)
     if kind not in ("nothing", "file"):
         raise UserError(f"{path} is not a file: give the name of a file to write")
-    if kind == "file" and not _is_gguf(path):
+    if kind == "file" and not is_gguf(path):
         raise UserError(
             f"{path} exists and is not a GGUF file: choose another --out, or remove this one"
         )
-
-
-def _is_gguf(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({reason_for(error)}): choose another --out"
-        ) from None
 
 
 def caveats(model: LanguageModel) -> list[str]:
@@ -178,19 +169,23 @@ def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
             "a model with qkv_bias, qk_norm, rope_scaling or a head_dim of its own cannot be "
             "written as a GGUF file yet (supported: models without these settings)"
         )
-    for name, tensors in layout(model.config):
-        kind, array = _stored(name, modules[name])
+    for name, parts in layout(model.config):
+        module = name.removesuffix(".weight")
+        kind, array = _stored(module, modules[module])
         end = 0
-        for tensor, rows in tensors.items():
-            found[tensor] = kind, np.ascontiguousarray(array[end : end + rows])
-            end += rows
+        for part in parts:
+            start, end = end, end + part.shape[0]
+            found[part.name] = kind, np.ascontiguousarray(array[start:end])
     return found
 
 
 def _stored(name: str, module: Module) -> tuple[str, Array]:
     """Return the type and the rows of a module: floats, or blocks as bytes."""
     if not isinstance(module, PackedMatrix):
-        return "f32", to_numpy(module.weight.data)
+        array = to_numpy(module.weight.data)
+        _require_finite(name, bool(np.isfinite(array.min()) and np.isfinite(array.max())))
+        return "f32", array
+    _require_finite(name, packing.has_finite_scales(module.grid, module.packed))
     if module.grid is F16:
         return "f16", to_numpy(module.packed).view("<f2")
     if module.grid.name not in BLOCK_GRIDS:
@@ -199,6 +194,14 @@ def _stored(name: str, module: Module) -> tuple[str, Array]:
             f"(supported: {', '.join(BLOCK_GRIDS)}, {F16.name} and full precision)"
         )
     return module.grid.name, to_numpy(module.packed)
+
+
+def _require_finite(name: str, finite: bool) -> None:
+    if not finite:
+        raise UserError(
+            f"{name} has weights that are NaN or infinite, which cannot be exported: train the "
+            "model again with a lower learning rate"
+        )
 
 
 def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
@@ -216,11 +219,17 @@ def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
 
 def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary) -> None:
     writer.add_tokenizer_model(MODEL)
-    writer.add_tokenizer_pre(PATTERN)
+    writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.end)  # as in GPT-2; llama.cpp would assume token 11
+    begins = vocabulary.begin is not None
+    # The end token as in GPT-2, if there is none; llama.cpp would assume token 11.
+    writer.add_bos_token_id(vocabulary.begin if begins else vocabulary.end)
     writer.add_eos_token_id(vocabulary.end)
-    writer.add_add_bos_token(False)
+    if vocabulary.ends:
+        writer.add_eot_token_id(vocabulary.ends[0])
+    writer.add_add_bos_token(begins)
     writer.add_add_eos_token(False)
+    if vocabulary.chat_template is not None:
+        writer.add_chat_template(vocabulary.chat_template)

@@ -210,9 +210,7 @@ def _in_library(content: str, name: str) -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise UserError(
-            f"{name} needs the extra interop: pip install 'minimtp[interop]'"
-        ) from None
+        raise UserError(f"{name} needs the extra interop: pip install 'minimtp[interop]'") from None
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content)
         decoder = tokenizer.decoder

@@ -19,9 +19,9 @@ from minimtp.engine.precision import require
 from minimtp.errors import UserError
 from minimtp.files import make_folder
 from minimtp.machine import available_cores
+from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.training.build import Model
 from minimtp.training.data.corpus import Corpus
-from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint

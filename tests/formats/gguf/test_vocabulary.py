@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.errors import UserError
+from minimtp.formats.gguf.pre_tokenizers import FAMILIES, as_stage
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_of
+from minimtp.model.tokenizer import same_tokens
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.file_tokenizer import FileTokenizer
+from minimtp.training.data.tokenizer_content import TokenizerSettings
 from tests.formats.gguf.helpers import BYTES, needs_tokenizers, unusual_texts
 
 
@@ -67,17 +70,43 @@ def test_a_tokenizer_file_is_restored_from_its_vocabulary_and_merges(bpe, text):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda content: content.update(normalizer={"type": "NFC"}),
-        lambda content: content["pre_tokenizer"].update(add_prefix_space=True),
         lambda content: content["pre_tokenizer"].update(use_regex=False),
-        lambda content: content.update(pre_tokenizer={"type": "Whitespace"}),
-        lambda content: content.update(pre_tokenizer=None),
         lambda content: content["model"].update(ignore_merges=True),
-        lambda content: content["added_tokens"][-1].update(lstrip=True),
+        lambda content: content.update(
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Punctuation", "behavior": "Isolated"}, content["pre_tokenizer"],
+                ],
+            }
+        ),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_llama_cpp_would_apply_differently_is_refused(bpe, change):
     content = json.loads(json.dumps(bpe))
     change(content)
-    with pytest.raises(UserError, match="which a GGUF file cannot express"):
+    with pytest.raises(UserError, match="that a GGUF file cannot express"):
         vocabulary_of(FileTokenizer(json.dumps(content)))
+
+
+@needs_tokenizers
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda names: names[0])
+def test_every_family_of_words_has_a_name_in_both_directions(bpe, family):
+    found = FAMILIES[family]
+    content = json.loads(json.dumps(bpe)) | {"pre_tokenizer": as_stage(found)}
+    content["model"]["ignore_merges"] = found.whole_words
+    tokenizer = FileTokenizer(json.dumps(content))
+    vocabulary = vocabulary_of(tokenizer)
+    assert vocabulary.pre == family[0]
+    assert same_tokens(tokenizer_of(vocabulary), tokenizer)
+
+
+@needs_tokenizers
+def test_begin_and_end_tokens_and_the_chat_template_survive_a_vocabulary(bpe):
+    settings = TokenizerSettings(
+        end_token=0, end_tokens=(280,), begin_tokens=(281,), chat_template="{{ messages }}"
+    )
+    tokenizer = FileTokenizer(json.dumps(bpe), settings)
+    again = tokenizer_of(vocabulary_of(tokenizer))
+    assert again.end_tokens == (0, 280) and again.begin_tokens == (281,)
+    assert again.chat_template == "{{ messages }}" and same_tokens(again, tokenizer)

@@ -10,7 +10,8 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
-from minimtp.formats.gguf.reader import load_gguf, read_gguf
+from minimtp.formats.gguf.container import open_gguf
+from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.writer import caveats, export, write_gguf
 from minimtp.formats.load import load
 from minimtp.quant.grids import BLOCK_GRIDS
@@ -87,14 +88,15 @@ def test_half_precision_is_written_unchanged_and_loaded_as_the_same_numbers(tmp_
     )
     path = tmp_path / "half.gguf"
     write_gguf(path, model, BYTES, "half")
-    file = read_gguf(path)
+    file = open_gguf(path)
+    stored = file.array("blk.0.ffn_down.weight")
     down = model.blocks[0].feed_forward.down
-    assert file.types["blk.0.ffn_down.weight"] == file.types["token_embd.weight"] == "f16"
-    assert file.tensors["blk.0.ffn_down.weight"].tobytes() == np.asarray(down.packed).tobytes()
+    assert {file.tensors[f"{name}.weight"].type for name in ("blk.0.ffn_down", "token_embd")} == {
+        "f16"
+    }
+    assert stored.tobytes() == np.asarray(down.packed).tobytes()
     loaded = load_gguf(path).model
-    assert np.array_equal(
-        loaded.blocks[0].feed_forward.down.weight.data, file.tensors["blk.0.ffn_down.weight"]
-    )
+    assert np.array_equal(loaded.blocks[0].feed_forward.down.weight.data, stored)
     assert caveats(model) == [
         "this model does not round the inputs of float16 matrices; llama.cpp rounds them to float16"
     ]

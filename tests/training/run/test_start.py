@@ -183,6 +183,12 @@ def test_a_resumed_run_opens_its_own_text(tmp_path):
 
 def test_a_branch_uses_the_text_and_the_tokenizer_of_its_source(tmp_path, monkeypatch):
     class Backwards(ByteTokenizer):
+        def encode(self, text, special=False):
+            return 255 - super().encode(text)
+
+        def decode_bytes(self, tokens):
+            return super().decode_bytes([255 - token for token in tokens if token < 256])
+
         def to_dict(self):
             return {"kind": "backwards"}
 
