@@ -31,6 +31,7 @@ INTRODUCES = (
     "minimtp.files",
     "minimtp.machine",
     "minimtp.training.data.texts",
+    "minimtp.training.data.byte_tokenizer",
     "minimtp.training.data.tokenizer",
     "minimtp.training.data.corpus",
     "minimtp.training.schedule",

@@ -1,8 +1,11 @@
 """The text that a model trains on. Begin with corpus.py.
 
-texts.py           finds the files, and names the texts that need none
-tokenizer.py       text to tokens and back
-corpus.py          the tokens, split into training and validation
-batches.py         the batches of a run
-self_generated.py  text that a model generates to train its heads on
+texts.py              finds the files, and names the texts that need none
+tokenizer.py          text to tokens and back
+byte_tokenizer.py     the built-in tokenizer: token = byte
+file_tokenizer.py     byte-level BPE, applied so that text survives
+tokenizer_content.py  the form of its files, and settings that would change the text
+corpus.py             the tokens, split into training and validation
+batches.py            the batches of a run
+self_generated.py     text that a model generates to train its heads on
 """
