@@ -9,6 +9,7 @@ The files have the names of their plain counterparts. In addition:
     fake_quantize.py  rounding of weights and activations to their grids
     math.py           exp, maximum and float16, written so that LLVM can vectorize them
     compiling.py      the decorator that compiles the kernels
+    kernel_cache.py   the compiled kernels on disk, with a seal that detects damaged files
 """
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)

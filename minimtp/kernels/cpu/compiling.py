@@ -2,13 +2,13 @@
 
 Functions are compiled when they are first called, so decoding never waits for the training kernels.
 They are cached on disk next to this file or, if that is not writable, in the user's cache directory
-(Numba chooses). With `error_model="numpy"` a division by zero gives inf. Testing for it would
-prevent vectorization. Floating-point operations keep their order unless a function asks for
-`reassociate`. Such a function may add in several lanes. The order then depends on the length of a
-row, but not on the number of rows. The compiler may not fuse products and additions on its own. It
-could fuse them in one copy of a loop and not in another, and then the result of a row would depend
-on the other rows. Code that gains from fusing calls `multiply_add`. The functions release the GIL
-and start no threads. Python threads call them in parallel (`backend.py`).
+(Numba chooses; see kernel_cache.py). With `error_model="numpy"` a division by zero gives inf.
+Testing for it would prevent vectorization. Floating-point operations keep their order unless a
+function asks for `reassociate`. Such a function may add in several lanes. The order then depends on
+the length of a row, but not on the number of rows. The compiler may not fuse products and additions
+on its own. It could fuse them in one copy of a loop and not in another, and then the result of a
+row would depend on the other rows. Code that gains from fusing calls `multiply_add`. The functions
+release the GIL and start no threads. Python threads call them in parallel (`backend.py`).
 """
 
 import sys
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numba
 from numba.core import event
+
+from minimtp.kernels.cpu.kernel_cache import KernelCache
 
 __all__ = ["compiled", "reassociate"]
 
@@ -30,23 +32,12 @@ def compiled(function=None, **options):
         return lambda function: compiled(function, **options)
     dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
     try:
-        dispatcher.enable_caching()
+        # Numba checks only the function's own file, but functions of other files may have been
+        # inlined into it, so the age of all kernel files counts.
+        dispatcher._cache = KernelCache(dispatcher.py_func, _newest_source)
     except RuntimeError:  # neither this folder nor the user's cache directory is writable
         _Announcement.keeps = "for this run only: set NUMBA_CACHE_DIR to a writable folder"
-    else:
-        _renew_when_any_kernel_changes(dispatcher)
     return dispatcher
-
-
-def _renew_when_any_kernel_changes(dispatcher) -> None:
-    """Recompile a cached function when any kernel file changes.
-
-    Numba checks only the function's own file, but functions of other files may have been inlined
-    into it.
-    """
-    stamp = getattr(getattr(dispatcher._cache, "_cache_file", None), "_source_stamp", None)
-    if stamp is not None:
-        dispatcher._cache._cache_file._source_stamp = (*stamp, _newest_source)
 
 
 class _Announcement(event.Listener):
