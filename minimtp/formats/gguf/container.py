@@ -27,6 +27,7 @@ from minimtp.files import kind_at, reason_for
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+LENGTH = struct.Struct("<Q")
 MAX_NESTING = 4
 MAX_DIMENSIONS = 4
 ALIGNMENT = "general.alignment"
@@ -164,7 +165,7 @@ class _Parser:
         """Return where the next `size` bytes begin, and move behind them."""
         start = self.at
         if size > self.end - start:
-            raise DamagedError(f"it ends within {what}")
+            raise DamagedError(f"it ends within {short(what)}")
         self.at = start + size
         return start
 
@@ -175,26 +176,40 @@ class _Parser:
     def count(self, count: int, least: int, what: str) -> int:
         """Return the count, if that many things of at least `least` bytes fit into the file."""
         if count > (self.end - self.at) // least:
-            raise DamagedError(f"it claims {count} {what}, more than fit into the file")
+            raise DamagedError(f"it claims {count} {what}, more than fit into it")
         return count
 
     def text(self, what: str) -> str:
-        length = self.count(self.number("Q"), 1, f"bytes in {what}")
-        start = self.take(length, what)
-        try:
-            return self.content[start : start + length].decode("utf-8")
-        except UnicodeDecodeError:
-            raise DamagedError(f"{what} is not UTF-8") from None
+        return self.texts(1, what)[0]
+
+    def texts(self, count: int, what: str) -> list[str]:
+        """Return `count` strings. A vocabulary has a hundred thousand of them."""
+        found, at, end, content = [], self.at, self.end, self.content
+        for _ in range(count):
+            start = at + 8
+            if start > end:
+                raise DamagedError(f"it ends within {short(what)}")
+            at = start + LENGTH.unpack_from(content, at)[0]
+            if at > end:
+                raise DamagedError(f"it ends within {short(what)}")
+            try:
+                found.append(content[start:at].decode("utf-8"))
+            except UnicodeDecodeError:
+                raise DamagedError(f"{short(what)} is not UTF-8") from None
+        self.at = at
+        return found
 
     def value(self, kind: int, key: str, depth: int = 0) -> Value:
         if kind == STRING:
-            return Value("string", self.text(short(key)))
+            return Value("string", self.text(key))
         if kind == ARRAY:
             kind, count = self.array_header(key, depth)
             if kind in SCALARS:
                 code = np.dtype(SCALARS[kind][1]).newbyteorder("<")
-                start = self.take(count * code.itemsize, short(key))
+                start = self.take(count * code.itemsize, key)
                 values = np.frombuffer(self.content, code, count, start)
+            elif kind == STRING:
+                values = self.texts(count, key)
             else:
                 values = [self.value(kind, key, depth + 1).value for _ in range(count)]
             return Value(f"array of {NAMES[kind]}", values)
@@ -204,16 +219,16 @@ class _Parser:
 
     def skip(self, kind: int, key: str, depth: int = 0) -> None:
         if kind == STRING:
-            self.take(self.number("Q"), short(key))
+            self.take(self.number("Q"), key)
         elif kind == ARRAY:
             kind, count = self.array_header(key, depth)
             if kind in SCALARS:
-                self.take(count * struct.calcsize(SCALARS[kind][1]), short(key))
+                self.take(count * struct.calcsize(SCALARS[kind][1]), key)
             else:
                 for _ in range(count):
                     self.skip(kind, key, depth + 1)
         elif kind in SCALARS:
-            self.take(struct.calcsize(SCALARS[kind][1]), short(key))
+            self.take(struct.calcsize(SCALARS[kind][1]), key)
         else:
             raise DamagedError(f"{short(key)} has the unknown type {kind}")
 
@@ -225,7 +240,9 @@ class _Parser:
         if kind == ARRAY and depth + 1 >= MAX_NESTING:
             raise DamagedError(f"{short(key)} is nested more than {MAX_NESTING} arrays deep")
         least = {STRING: 8, ARRAY: 12}.get(kind) or struct.calcsize(SCALARS[kind][1])
-        return kind, self.count(count, least, f"elements in {short(key)}")
+        if count > (self.end - self.at) // least:
+            raise DamagedError(f"it claims {count} elements in {short(key)}, more than fit into it")
+        return kind, count
 
     def tensor(self) -> tuple[str, str, tuple[int, ...], int, int]:
         """Return (name, type, shape, offset, size in bytes) of the next tensor in the directory."""

@@ -101,7 +101,7 @@ def read_metadata(file: GgufFile) -> Metadata:
     """Return the declared values of a file. Raises UserError for the first one that is missing, or
     is not what minimtp can use.
     """
-    general = _checked(file, GENERAL, "")
+    general = read_general(file)
     architecture = general["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise UserError(
@@ -114,9 +114,17 @@ def read_metadata(file: GgufFile) -> Metadata:
             "llama-gguf-split --merge"
         )
     sizes = _checked(file, SIZES, f"{architecture}.")
-    _check_vocabulary(file, general)
     _check_heads(file, sizes, f"{architecture}.")
     return Metadata(architecture, general, sizes)
+
+
+def read_general(file: GgufFile) -> dict[str, object]:
+    """Return the values that do not depend on the architecture, the vocabulary among them. Raises
+    UserError as `read_metadata` does.
+    """
+    general = _checked(file, GENERAL, "")
+    _check_vocabulary(file, general)
+    return general
 
 
 def _checked(file: GgufFile, keys: Mapping[str, Key], prefix: str) -> dict[str, object]:

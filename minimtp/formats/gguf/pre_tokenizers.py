@@ -18,6 +18,8 @@ LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 LLAMA3 = rf"{CONTRACTIONS}|{LETTERS}|\p{{N}}{{1,3}}|{SYMBOLS}|{ENDINGS}"
 QWEN2 = rf"{CONTRACTIONS}|{LETTERS}|\p{{N}}|{SYMBOLS}|{ENDINGS}"
+MARKS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"  # letters with the marks that combine with them
+QWEN35 = rf"{CONTRACTIONS}|{MARKS}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{ENDINGS}"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 BEFORE = r"[^\r\n\p{L}\p{N}]?"
 PATHS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
@@ -52,6 +54,7 @@ FAMILIES = {  # the first name is the one that is written
     (
         "qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
     ): PreTokenizer((QWEN2,)),
+    ("qwen35",): PreTokenizer((QWEN35,)),
     ("tekken",): PreTokenizer((TEKKEN,), whole_words=True, begins=True),
     ("gpt-4o", "llama4"): PreTokenizer((GPT4O,)),
 }  # fmt: skip

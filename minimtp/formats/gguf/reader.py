@@ -54,7 +54,7 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     chosen = choose_device(device)
     file = open_gguf(path, is_declared)
     metadata = read_metadata(file)
-    tokenizer = tokenizer_of(vocabulary_in(metadata, file.path), str(path))
+    tokenizer = tokenizer_of(vocabulary_in(metadata.general, file.path), str(path))
     with naming(path):
         recipe = _recipe(file, metadata)
     model = build_model(recipe, None)
@@ -109,12 +109,9 @@ def _weights(
         left -= {part.name for part in parts}
         kinds = {file.tensors[part.name].type for part in parts}
         blocks = len(kinds) == 1 and kinds <= BLOCK_GRIDS.keys() and not dequantize
-        arrays = [
-            _rows(file, part, blocks, config.head_dim if halves and part.rotated else 0)
-            for part in parts
-        ]
-        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        weights[name] = Weights(kinds.pop() if blocks else None, array)
+        head_dim = config.head_dim if halves else 0
+        join = _joined_blocks if blocks else _joined_floats
+        weights[name] = Weights(kinds.pop() if blocks else None, join(file, parts, head_dim))
     if left:
         raise UserError(
             f"{file.path} has {shown(', '.join(sorted(left)[:3]), 100)}, which this architecture "
@@ -143,35 +140,47 @@ def _check_part(file: GgufFile, part: Part) -> None:
         )
 
 
-def _rows(file: GgufFile, part: Part, blocks: bool, head_dim: int) -> Array:
-    """Return the tensor as it is stored, or as float32 (unless `blocks`).
+def _joined_blocks(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
+    """Return the blocks of the tensors, one after another, uint8 (N, bytes per row). A single
+    tensor is not copied.
 
-    head_dim: above 0, bring the channels of each head into our order.
+    head_dim: above 0, bring the channels of rotated heads into our order.
     Raises UserError for numbers that are not finite.
     """
-    kind, array = file.tensors[part.name].type, file.array(part.name)
-    if kind in FLOATS:
-        with np.errstate(invalid="ignore"):
-            array = np.array(array, np.float32)
-        finite = array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
-    else:
-        grid = BLOCK_GRIDS[kind]
-        finite = packing.has_finite_scales(grid, array)
-        if finite and not blocks:
-            array = _dequantized(kind, array, part.shape)
+    arrays = []
+    for part in parts:
+        array = file.array(part.name)
+        grid = BLOCK_GRIDS[file.tensors[part.name].type]
+        _require_finite(file, part, packing.has_finite_scales(grid, array))
+        arrays.append(to_neighbours(array, head_dim) if head_dim and part.rotated else array)
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _joined_floats(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
+    """Return the same as numbers: float32 (N, K) or (N,)."""
+    rows = sum(part.shape[0] for part in parts)
+    joined = np.empty((rows, *parts[0].shape[1:]), np.float32)
+    end = 0
+    for part in parts:
+        start, end = end, end + part.shape[0]
+        array, target = file.array(part.name), joined[start:end]
+        grid = BLOCK_GRIDS.get(file.tensors[part.name].type)
+        if grid is None:
+            target[:] = array
+        for first in range(0, 0 if grid is None else len(array), ROWS_AT_ONCE):
+            some = slice(first, first + ROWS_AT_ONCE)
+            target[some] = packing.dequantize(grid, array[some])
+        _require_finite(file, part, bool(np.isfinite(target.min()) and np.isfinite(target.max())))
+        if head_dim and part.rotated:
+            target[:] = to_neighbours(target, head_dim)
+    return joined
+
+
+def _require_finite(file: GgufFile, part: Part, finite: bool) -> None:
     if not finite:
         raise UserError(
             f"{file.path}: {part.name} has weights that are NaN or infinite: give another file"
         )
-    return to_neighbours(array, head_dim) if head_dim else array
-
-
-def _dequantized(kind: str, blocks: Array, shape: tuple[int, ...]) -> Array:
-    rows = np.empty(shape, np.float32)
-    for start in range(0, shape[0], ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        rows[part] = packing.dequantize(BLOCK_GRIDS[kind], blocks[part])
-    return rows
 
 
 def _with_weights(

@@ -14,10 +14,10 @@ token.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minimtp.errors import UserError, shown
-from minimtp.formats.gguf.metadata import Metadata
 from minimtp.formats.gguf.pre_tokenizers import (
     SUPPORTED,
     as_stage,
@@ -56,9 +56,10 @@ class Vocabulary(NamedTuple):
     chat_template: str | None = None
 
 
-def vocabulary_in(metadata: Metadata, path: object) -> Vocabulary:
-    """Return the vocabulary of a file. Raises UserError if its kind is not supported."""
-    values = metadata.general
+def vocabulary_in(values: Mapping[str, Any], path: object) -> Vocabulary:
+    """Return the vocabulary in the general metadata of a file. Raises UserError if its kind is not
+    supported.
+    """
     model, pre = values["tokenizer.ggml.model"], values["tokenizer.ggml.pre"]
     family = pre_tokenizer_named(pre)
     if model != MODEL or family is None:
