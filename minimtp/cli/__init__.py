@@ -6,6 +6,7 @@ them into arguments, calls the library and prints the result.
 
     parser.py             the argument parser, and the options that several commands share
     values.py             how the value of an option is read
+    dashes.py             values that begin with a dash
     recipe_options.py     the options of `train` that are made from the fields of the recipe
     generate_options.py   the options of `generate`
     bench/                one file per measurement

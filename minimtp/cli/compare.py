@@ -53,5 +53,6 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         seed=options.seed,
+        encoding=options.encoding,
     )
     return 0

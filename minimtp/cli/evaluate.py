@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     use_kernels(options)
     loaded = minimtp.load(options.run, device=options.device)
     against = minimtp.load(options.against, device=options.device) if options.against else None
-    corpus = corpus_for(loaded, options.corpus or None)
+    corpus = corpus_for(loaded, options.corpus or None, options.encoding)
     result = minimtp.evaluate(
         loaded,
         corpus,

@@ -1,8 +1,10 @@
 """`minimtp export`: write a model for llama.cpp."""
 
 import argparse
+from pathlib import Path
 
 from minimtp.cli.parser import Commands, add_run
+from minimtp.quoting import command
 
 
 def add_parser(commands: Commands) -> None:
@@ -33,5 +35,6 @@ def run(options: argparse.Namespace) -> int:
     )
     for caveat in done.caveats:
         print(f"note: {caveat}")
-    print(f'run it with llama.cpp: llama-completion -m {done.path} -no-cnv -p "import "')
+    run_it = command("llama-completion", "-m", Path(done.path), "-no-cnv", "-p", "import ")
+    print(f"run it with llama.cpp: {run_it}")
     return 0

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
 from minimtp.cli.parser import Commands, add_device, add_kernels, add_run, use_kernels
 from minimtp.errors import UserError
+from minimtp.files import kind_at
+from minimtp.quoting import shown_path
 
 if TYPE_CHECKING:
     from minimtp.decode.batch import Batch
@@ -68,21 +70,42 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prompts(options: argparse.Namespace) -> list[str | bytes]:
+def _prompts(options: argparse.Namespace) -> list[str]:
     """Return the prompts: each --prompt, then each line of --prompts. Raises UserError if the file
     has none.
     """
-    prompts = [sys.stdin.buffer.read() if prompt == "-" else prompt for prompt in options.prompt]
+    from minimtp.training.data.encoding import checked_encoding, normalized
+
+    encoding = checked_encoding(options.encoding)
+    prompts = [
+        _text("standard input", sys.stdin.buffer.read(), encoding)
+        if prompt == "-"
+        else normalized(prompt)
+        for prompt in options.prompt
+    ]
     if options.prompts:
+        name = shown_path(options.prompts)
+        if kind_at(options.prompts) != "file":
+            raise UserError(f"the prompts {name} cannot be read: give an existing text file")
         try:
-            lines = Path(options.prompts).read_bytes().splitlines()
+            content = Path(options.prompts).read_bytes()
         except OSError as error:
-            reason = error.strerror
-            raise UserError(f"the prompts {options.prompts} cannot be read: {reason}") from None
-        prompts += [line for line in lines if line]
-        if not prompts:
-            raise UserError(f"{options.prompts} holds no prompts: write one per line")
+            raise UserError(f"the prompts {name} cannot be read: {error.strerror}") from None
+        lines = [line for line in _text(name, content, encoding).split("\n") if line]
+        if not lines:
+            raise UserError(f"{name} holds no prompts: write one per line")
+        prompts += lines
     return prompts or ["import "]
+
+
+def _text(name: str, content: bytes, encoding: str | None) -> str:
+    """Return the text of a prompt or of several. Raises UserError if its encoding is unknown."""
+    from minimtp.training.data.encoding import NotText, decode
+
+    try:
+        return decode(content, encoding)[0]
+    except NotText as error:
+        raise UserError(error.sentence(name)) from None
 
 
 def _draft_config(options: argparse.Namespace) -> "DraftConfig":
@@ -99,7 +122,7 @@ def _draft_config(options: argparse.Namespace) -> "DraftConfig":
 
 
 def _generate_one(
-    decoder: "Decoder", prompt: str | bytes, loaded: "LoadedRun", options: argparse.Namespace
+    decoder: "Decoder", prompt: str, loaded: "LoadedRun", options: argparse.Namespace
 ) -> None:
     """Print the text as it is generated, then its speed; write the trace."""
     from minimtp.decode.display.terminal import show
@@ -112,8 +135,7 @@ def _generate_one(
         show(generation, loaded.tokenizer)
     else:
         shown = _printable()
-        text = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
-        print(text, end="", flush=True)
+        print(prompt, end="", flush=True)
         for text in stream(generation, loaded.tokenizer):
             print(shown(text), end="", flush=True)
     counts = generation.statistics
@@ -127,7 +149,7 @@ def _generate_one(
 
 
 def _generate_batch(
-    decoder: "Decoder", prompts: list[str | bytes], loaded: "LoadedRun", settings: dict[str, object]
+    decoder: "Decoder", prompts: list[str], loaded: "LoadedRun", settings: dict[str, object]
 ) -> None:
     """Print each text with its number as soon as it and all texts before it are complete. Then
     print the speed of all.
@@ -180,7 +202,7 @@ def _ending(generation: "Generation", loaded: "LoadedRun") -> str:
 
 
 def _write_trace(
-    options: argparse.Namespace, decoder: "Decoder", trace: "Trace", prompt: str | bytes
+    options: argparse.Namespace, decoder: "Decoder", trace: "Trace", prompt: str
 ) -> None:
     """Write the page of the text just generated, with the speed of plain decoding for
     comparison.

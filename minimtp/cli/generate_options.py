@@ -2,6 +2,7 @@
 
 import argparse
 
+from minimtp.cli.parser import add_encoding
 from minimtp.cli.values import draft_length, number, whole_number
 
 
@@ -21,6 +22,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with one prompt per line; each prompt is continued independently",
     )
+    add_encoding(parser, "--prompts and standard input that")
     add(
         "--max-new-tokens",
         type=whole_number,
@@ -123,11 +125,12 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
 def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
     """Return the keyword arguments of `Decoder.generate`."""
     from minimtp.decode.sampling.params import SamplingParams
+    from minimtp.training.data.encoding import normalized
 
     return {
         "max_new_tokens": options.max_new_tokens,
         "sampling": SamplingParams(options.temperature, options.top_k, options.top_p),
         "seed": options.seed,
-        "stop": options.stop,
+        "stop": [normalized(text) for text in options.stop],
         "repetition_penalty": options.repetition_penalty,
     }

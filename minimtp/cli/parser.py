@@ -1,8 +1,11 @@
 """The argument parser, and the options that several commands share."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable
 
+from minimtp.cli.dashes import join_values
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 from minimtp.training.settings import check_known
@@ -26,7 +29,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         """Parse the command line. Raises UserError for options or values that are not accepted."""
-        options, unknown = self.parse_known_args(arguments)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        options, unknown = self.parse_known_args(join_values(self, arguments))
         for name in unknown:
             if name.startswith("-"):
                 check_known("option", name.partition("=")[0], options.parser.option_names)
@@ -43,8 +47,17 @@ class Parser(argparse.ArgumentParser):
         option, choices = action.option_strings[0], ", ".join(map(str, action.choices))
         raise UserError(f"{option} must be one of {choices}, not {value!r}")
 
+    def _get_values(self, action: argparse.Action, strings: list[str]) -> object:
+        if strings == ["--"] and action.option_strings and action.nargs is None:
+            # As the value of an option, which older versions of argparse would remove.
+            self._check_value(action, value := self._get_value(action, "--"))
+            return value
+        return super()._get_values(action, strings)
+
     def error(self, message: str) -> None:
-        raise UserError(f"{message}: see {self.prog} -h")
+        forgotten = re.fullmatch(r"argument (\S+): expected one argument", message)
+        hint = f" (write {forgotten[1]}=VALUE if it begins with dashes)" if forgotten else ""
+        raise UserError(f"{message}{hint}: see {self.prog} -h")
 
 
 class Commands:
@@ -84,6 +97,16 @@ def add_corpus(parser: Parser) -> None:
         help="text files and folders, or one of stdlib (Python's own source code, the default), "
         "shakespeare, bible",
     )  # fmt: skip
+    add_encoding(parser)
+
+
+def add_encoding(parser: argparse.ArgumentParser, texts: str = "text files that") -> None:
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help=f"encoding of {texts} are not UTF-8 and have no byte order mark, such as cp1251, gbk "
+        "or utf-16-le",
+    )
 
 
 def add_context(parser: Parser, help_text: str) -> None:

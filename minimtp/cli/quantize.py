@@ -2,7 +2,7 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_context, add_run
+from minimtp.cli.parser import Commands, add_context, add_encoding, add_run
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 
@@ -49,6 +49,7 @@ def add_parser(commands: Commands) -> None:
         parser,
         "tokens per window of calibration text (default: the model's context, but at most 512)",
     )
+    add_encoding(parser, "calibration files that")
     add("--out", required=True, metavar="DIR", help="run folder to write")
 
 
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         calibration=options.calibration,
         context_length=options.context,
         report=print,
+        encoding=options.encoding,
     )
     before, after = loaded.model, packed.model
     print(

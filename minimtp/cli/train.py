@@ -1,6 +1,7 @@
 """`minimtp train`: train a model."""
 
 import argparse
+from pathlib import Path
 
 from minimtp.cli.parser import (
     Commands,
@@ -13,6 +14,7 @@ from minimtp.cli.parser import (
 from minimtp.cli.recipe_options import add_recipe_options, chosen_recipe, default_folder
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
+from minimtp.quoting import command
 from minimtp.training.presets import PRESETS
 
 
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         stop_at_step=options.stop_at_step,
         device=options.device,
         threads=options.threads,
+        encoding=options.encoding,
     )
     if result.evaluation:
         if result.evaluated_at != result.step:
@@ -111,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         print(result.evaluation.describe())
     if not result.finished:
         print(f"saved at step {result.step}; resume with: {command_to_resume(out)}")
-    print(f'try: minimtp generate {out} --prompt "import "')
+    print(f"try: {command('minimtp', 'generate', Path(out), '--prompt', 'import ')}")
     return 0
 
 

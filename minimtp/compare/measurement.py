@@ -84,7 +84,7 @@ def _spread(tokens: np.ndarray, sizes: Sizes, count: int) -> list[np.ndarray]:
     if len(tokens) < count * sizes.prompt:
         raise UserError(
             f"the text has {len(tokens)} tokens, too few for {count} prompts of {sizes.prompt}: "
-            "pass more text with --corpus"
+            "give more text with --corpus"
         )
     starts = np.linspace(0, len(tokens) - sizes.prompt, count).astype(int)
     return [tokens[start : start + sizes.prompt].astype(np.int64) for start in starts]

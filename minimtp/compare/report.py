@@ -6,6 +6,7 @@ from pathlib import Path
 from minimtp.bench.table_text import aligned
 from minimtp.compare.claims import judge
 from minimtp.compare.result_cache import Figures
+from minimtp.quoting import command
 
 Column = tuple[str, Callable[[Figures], str]]  # its heading, and its cell for a configuration
 
@@ -87,7 +88,9 @@ def print_report(result: Figures, out: Path, report: Callable[[str], None]) -> N
     device = result["device"]
     report(f"device {device['name']}, {device['kernels']} kernels; {result['seconds']:.0f} seconds")
     report(f"saved {out / 'compare.json'}; delete it to measure again")
-    report(f"watch it draft: minimtp generate {out / 'mtp_qat_int4'} --prompt 'def ' --show")
+    run = out / "mtp_qat_int4"
+    watch = command("minimtp", "generate", run, "--prompt", "def ", "--show")
+    report(f"watch it draft: {watch}")
 
 
 def _greedy_texts(configuration: Figures) -> str:

@@ -35,6 +35,7 @@ from minimtp.training.run.interrupt import Interrupted
 FILE_NAME = "compare.json"
 CACHE_NAME = "measured.json"  # exists until everything is measured
 ADVICE = "delete it to measure again"
+MORE_TEXT = "give more text with --corpus, or choose a smaller --preset"
 MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
 
 
@@ -92,20 +93,24 @@ def compare(
     threads: int | None = None,
     seed: int = 0,
     report: Callable[[str], None] = print,
+    encoding: str | None = None,
 ) -> Figures:
     """Compare the configurations in the folder `out`, and return the content of compare.json.
+
+    encoding: of the files in `corpus` that are not UTF-8 (training/data/encoding.py).
 
     Raises UserError for options that cannot be used and folders that cannot be written,
     KeyboardInterrupt if the user stops it, and Disagreement, after writing all results, if a
     configuration's greedy text differs from plain decoding."""
     recipe = presets.preset(preset, seed=seed)
-    text = open_corpus(corpus)
-    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH)
+    out = Path(out or Path("runs", f"compare-{preset}"))
+    text = open_corpus(corpus, encoding=encoding, out=out)
+    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, MORE_TEXT)
     prompts = choose_prompts(text, SIZES[preset])
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
     job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
-    out = make_folder(out or Path("runs", f"compare-{preset}"))
+    make_folder(out)
     result = finished_result(out, job.setting)
     if result is None:
         result = _train_and_measure(job, out, report)

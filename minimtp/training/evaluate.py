@@ -43,7 +43,7 @@ from minimtp.machine import available_cores
 from minimtp.model.loaded import LoadedModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
-from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus, recorded_corpus
 from minimtp.training.run.folder import LoadedRun
 
 MAX_NATS = 700.0  # so that the perplexity stays finite
@@ -162,12 +162,16 @@ def window_for(
     return context_length
 
 
-def corpus_for(run: LoadedRun, sources: Sequence[str | Path] | None = None) -> Corpus:
+def corpus_for(
+    run: LoadedRun, sources: Sequence[str | Path] | None = None, encoding: str | None = None
+) -> Corpus:
     """Open a corpus with the tokenizer of the run.
 
-    sources: see `open_corpus`; None for the text that the run was trained on.
+    sources, encoding: see `open_corpus`; None for the text that the run was trained on.
     """
-    return open_corpus(run.corpus.get("sources", ()) if sources is None else sources, run.tokenizer)
+    if sources is None:
+        return recorded_corpus(run.corpus, run.path, run.tokenizer, encoding)
+    return open_corpus(sources, run.tokenizer, encoding)
 
 
 def evaluate_model(
@@ -188,7 +192,7 @@ def evaluate_model(
     if longest < 1:
         raise UserError(
             f"{corpus.name} is too short: its held-out part has {len(corpus.validation):,} tokens, "
-            f"and an evaluation needs {2 + model.depth}: give more text"
+            f"and an evaluation needs {2 + model.depth}: give more text with --corpus"
         )
     window = min(context_length, tokens, longest)
     windows = corpus.validation_windows(

@@ -32,7 +32,7 @@ from minimtp.quant.ptq.methods import METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import Model, quantization_spec
-from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus, record_in, recorded_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
@@ -58,6 +58,7 @@ def quantize(
     calibration: Corpus | Sequence[str | Path] = (),
     context_length: int | None = None,
     report: Report = lambda line: None,
+    encoding: str | None = None,
 ) -> LoadedRun:
     """Write the packed model to the run folder `out`, and return it loaded.
 
@@ -71,6 +72,7 @@ def quantize(
     context_length: the length of the calibration windows, at most the model's context. Default: the
     model's context, but at most MAX_WINDOW.
     report: receives lines for people: the measured acceptance, and a warning for each dead head.
+    encoding: of the calibration files that are not UTF-8 (data/encoding.py).
 
     A model that was trained with quantization is packed as it was trained, so it takes neither
     another grid nor a method.
@@ -102,7 +104,7 @@ def quantize(
     else:
         batches: list[Array] = []
         if needs_text:
-            corpus = _calibration_corpus(run, calibration)
+            corpus = _calibration_corpus(run, calibration, encoding)
             batches = _calibration_batches_of(run, corpus, window)
             state["calibration"] = corpus.to_dict()
         state["method"] = method = method or "rtn"
@@ -133,7 +135,7 @@ def calibration_batches(
     if longest < needed:
         raise UserError(
             f"{corpus.name} is too short to calibrate with: it has {len(corpus.train):,} tokens to "
-            f"train on, and a window needs {needed + 1 + depth}: give more text"
+            f"train on, and a window needs {needed + 1 + depth}: give more text with --calibration"
         )
     length = min(context_length, tokens, longest)
     count = max(1, min(tokens, len(corpus.train)) // length)
@@ -164,10 +166,15 @@ def _spec(run: LoadedRun, grid: str | None, head_grid: str | None) -> Quantizati
     return spec
 
 
-def _calibration_corpus(run: LoadedRun, calibration: Corpus | Sequence[str | Path]) -> Corpus:
+def _calibration_corpus(
+    run: LoadedRun, calibration: Corpus | Sequence[str | Path], encoding: str | None
+) -> Corpus:
     if isinstance(calibration, Corpus):
         return calibration
-    return open_corpus(calibration or run.corpus.get("sources", ()), run.tokenizer)
+    option = "--calibration"
+    if calibration:
+        return open_corpus(calibration, run.tokenizer, encoding, option=option)
+    return recorded_corpus(run.corpus, run.path, run.tokenizer, encoding, option=option)
 
 
 def _calibration_batches_of(run: LoadedRun, corpus: Corpus, window: int) -> list[Array]:
@@ -231,7 +238,7 @@ def _write(
         parameters=stored_arrays(model),
         step=run.step,
         tokens=run.tokens,
-        corpus=run.corpus,
+        corpus=record_in(out, run.corpus, run.path),
         tokenizer=run.tokenizer.to_dict(),
         packed=asdict(spec),
         state=state,

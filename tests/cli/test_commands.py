@@ -136,11 +136,13 @@ def test_compare_passes_its_options_to_run(monkeypatch):
         received.update(options, preset=preset, out=out)
 
     monkeypatch.setattr("minimtp.compare.run.compare", compare)
-    assert main("compare --preset tiny --out x --corpus a b --seed 3 --threads 2".split()) == 0
+    options = "--out x --corpus a b --encoding gbk --seed 3 --threads 2"
+    assert main(f"compare --preset tiny {options}".split()) == 0
     assert received == {
         "preset": "tiny",
         "out": "x",
         "corpus": ["a", "b"],
+        "encoding": "gbk",
         "device": "auto",
         "threads": 2,
         "seed": 3,

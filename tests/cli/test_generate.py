@@ -90,10 +90,9 @@ def test_show_prints_the_tokens_per_step_and_a_dash_reads_the_prompt_from_standa
     options = "--max-new-tokens 9 --show --draft-confidence 0".split()
     assert main(["generate", "run", "--prompt", "roses ", *options]) == 0
     assert "tokens per step" in capsys.readouterr().out
-    for given_, shown in ((b"sugar ", "sugar "), (b"caf\xe9 ", "caf\ufffd ")):
-        monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(given_)))
-        assert main(["generate", "run", "--prompt", "-", "--max-new-tokens", "2"]) == 0
-        assert capsys.readouterr().out.startswith(shown)
+    monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(b"sugar ")))
+    assert main(["generate", "run", "--prompt", "-", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().out.startswith("sugar ")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

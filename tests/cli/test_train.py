@@ -114,7 +114,8 @@ def test_fine_tuning_starts_from_the_settings_of_the_other_run(capsys, run):
 
 def test_fine_tuning_without_a_corpus_uses_the_text_of_the_other_run(run):
     assert main(["train", "--from", "run", "--tokens", "128", "--out", "tuned"]) == 0
-    assert checkpoint.read("tuned").corpus == checkpoint.read("run").corpus
+    record, tuned = checkpoint.read("run").corpus, checkpoint.read("tuned").corpus
+    assert tuned == record | {"folder": str(Path("tuned").resolve())}
 
 
 def test_all_settings_and_the_reason_for_each_choice_are_printed(capsys):

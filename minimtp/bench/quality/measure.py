@@ -52,6 +52,7 @@ def measure_quality(
     corpus: Sequence[str | Path] = (),
     threads: int | None = None,
     report: Callable[[str], None] = print,
+    encoding: str | None = None,
 ) -> dict[str, object]:
     """Measure the cells whose results are not yet in the folder `out`. Return the content of
     quality.json.
@@ -60,9 +61,10 @@ def measure_quality(
     user stops it.
     """
     check_options(bits, seeds, preset)
-    recipe, text = RECIPES[preset], open_corpus(corpus)
-    text.require(recipe.batch_size, recipe.context_length, 0)
-    out = make_folder(out or Path("runs", f"quality-{preset}"))
+    recipe, out = RECIPES[preset], Path(out or Path("runs", f"quality-{preset}"))
+    text = open_corpus(corpus, encoding=encoding, out=out)
+    text.require(recipe.batch_size, recipe.context_length, 0, remedy="give more text with --corpus")
+    make_folder(out)
     setting = {"measurement": "quality", "preset": preset}
     setting |= {"recipe": recipe.to_dict(), "corpus": text.to_dict()}
     cells = _finished_cells(out, setting)

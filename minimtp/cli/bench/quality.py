@@ -56,5 +56,6 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         corpus=options.corpus,
         threads=options.threads,
+        encoding=options.encoding,
     )
     return 0

@@ -1,6 +1,8 @@
 """The text that a model trains on. Begin with corpus.py.
 
-texts.py              finds the files, and names the texts that need none
+texts.py              the texts that need no files: the standard library and two books
+folders.py            the text files among the user's files and folders
+encoding.py           the bytes of a file to text: encodings, byte order marks, line ends
 tokenizer.py          text to tokens and back
 byte_tokenizer.py     the built-in tokenizer: token = byte
 file_tokenizer.py     byte-level BPE, applied so that text survives

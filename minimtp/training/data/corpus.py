@@ -5,10 +5,10 @@ file then stays on its side when other files come and go, and no file is on both
 file, or if the hash makes a side too short, the last tenth of the text is validation. Each document
 ends with the end token of the tokenizer.
 
-**Fingerprint.** The sha256 over names and contents. The standard library differs between versions
-and distributions, so a loss is only comparable between runs with the same fingerprint. The
-fingerprint is printed with every result. Evaluating on a text that is not the text of the run gives
-a warning, and a resumed run requires the same text.
+**Fingerprint.** The sha256 over names and contents, after decoding and normalization (encoding.py).
+The standard library differs between versions and distributions, so a loss is only comparable
+between runs with the same fingerprint. The fingerprint is printed with every result. Evaluating on
+a text that is not the text of the run gives a warning, and a resumed run requires the same text.
 
 **Batches.** One epoch cuts the training text into windows of `context_length` tokens, from a random
 offset, and visits them in random order: every token once before any token twice. Sequence i of the
@@ -22,36 +22,46 @@ depth.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.quoting import shown_path
 from minimtp.training.data import texts
+from minimtp.training.data.encoding import checked_encoding
+from minimtp.training.data.folders import Texts, files_and_folders
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
 from minimtp.training.recipe import SETTINGS
 
 MAX_DEPTH = SETTINGS["draft_depth"].metadata["allowed"].high
+MAX_NAMES = 2  # of sources in the name of a corpus
 
 
 class Corpus:
     """Training and validation tokens of some texts.
 
-    sources: the argument with which `open_corpus` finds the same texts. fingerprint: hex sha256.
-    split: "by file" or "by position". train, validation: (N,) unsigned integers.
-    train_bytes, validation_bytes: bytes of text. files: the number of documents.
+    sources, encoding: the arguments with which `open_corpus` finds the same texts.
+    notes: lines for people about how the texts were read.
+    fingerprint: hex sha256. split: "by file" or "by position". train, validation: (N,) unsigned
+    integers. train_bytes, validation_bytes: bytes of text. files: the number of documents.
     """
 
     def __init__(
         self,
         name: str,
-        documents: texts.Texts,
+        documents: Texts,
         tokenizer: Tokenizer | None = None,
         sources: Sequence[str] = (),
+        encoding: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.sources = list(sources)
+        self.encoding = encoding
+        self.notes = list(notes)
         self.tokenizer = tokenizer or ByteTokenizer()
         self.files = len(documents)
         self.fingerprint = fingerprint(documents)
@@ -64,16 +74,25 @@ class Corpus:
         )
 
     def describe(self) -> str:
-        """Return one line for people: the sources, the split, and the fingerprint."""
-        return (
+        """Return a line for people: the sources, the split, and the fingerprint. Notes follow."""
+        line = (
             f"{self.name}: {self.files} file{'s' * (self.files != 1)}, "
             f"{self.train_bytes:,} bytes to train on, "
             f"{self.validation_bytes:,} held out {self.split}, fingerprint {self.fingerprint[:16]}"
         )
+        return "\n          ".join([line, *self.notes])
 
-    def to_dict(self) -> dict[str, object]:
-        """Return the description of the text that a checkpoint stores."""
-        return {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
+    def to_dict(self, folder: str | Path | None = None) -> dict[str, object]:
+        """Return the description of the text that a checkpoint stores.
+
+        folder: the run folder, relative to which `recorded` finds the text again after a move.
+        """
+        described = {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
+        if self.encoding is not None:
+            described["encoding"] = self.encoding
+        if folder is not None:
+            described["folder"] = str(Path(folder).resolve())
+        return described
 
     def warning(self, trained_on: dict[str, object]) -> str | None:
         """Return a warning if a run was trained on another text, and so with another split.
@@ -88,20 +107,27 @@ class Corpus:
             why = f"was trained on the text with fingerprint {theirs[:16]}, not on this one"
         return f"warning: the run {why}: it may have seen what is held out here"
 
-    def require(self, batch_size: int, context_length: int, depth: int) -> None:
-        """Raise UserError unless the text fills one batch and the held-out part one window."""
+    def require(
+        self,
+        batch_size: int,
+        context_length: int,
+        depth: int,
+        remedy: str = "give more text with --corpus, or lower batch_size or context_length",
+    ) -> None:
+        """Raise UserError unless the text fills one batch and the held-out part one window.
+
+        remedy: what the user can do in this command.
+        """
         needed = max(batch_size * context_length, context_length + 1 + depth)
         if len(self.train) < needed:
             raise UserError(
                 f"{self.name} is too short: one batch of {batch_size} x {context_length} needs "
-                f"{needed:,} tokens, and it has {len(self.train):,} to train on: "
-                "give more text, or lower batch_size or context_length"
+                f"{needed:,} tokens, and it has {len(self.train):,} to train on: {remedy}"
             )
         if len(self.validation) < context_length + 1 + depth:
             raise UserError(
                 f"{self.name} is too short: its held-out part has {len(self.validation):,} tokens, "
-                f"and one window needs {context_length + 1 + depth:,}: "
-                "give more text, or lower context_length"
+                f"and one window needs {context_length + 1 + depth:,}: {remedy}"
             )
 
     def batch(
@@ -137,14 +163,25 @@ class Corpus:
         return self.validation[positions].astype(np.int64)
 
 
-def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None = None) -> Corpus:
+def open_corpus(
+    sources: Sequence[str | Path] = (),
+    tokenizer: Tokenizer | None = None,
+    encoding: str | None = None,
+    *,
+    out: str | Path | None = None,
+    option: str = "--corpus",
+) -> Corpus:
     """Return the corpus made of files and folders, or of one named source.
 
-    The names are stdlib (the default), shakespeare and bible.
+    sources: paths, or one of the names stdlib (the default), shakespeare and bible.
+    encoding: of the files that are not UTF-8 (encoding.py).
+    out: the folder that the command writes. Its files of runs are not part of the text.
+    option: the option of the command that takes the sources, for messages.
 
-    Raises UserError for a source that is missing, unreadable, empty or binary.
+    Raises UserError for a source that is missing, unreadable, empty or binary, and for an unknown
+    encoding.
     """
-    sources = list(sources) or ["stdlib"]
+    sources, encoding = list(sources) or ["stdlib"], checked_encoding(encoding)
     if len(sources) == 1 and sources[0] in texts.NAMED_SOURCES:
         name = str(sources[0])
         return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name])
@@ -154,12 +191,83 @@ def open_corpus(sources: Sequence[str | Path] = (), tokenizer: Tokenizer | None 
             f"{named[0]} is the name of a corpus, which cannot be combined with others: "
             f"give it alone, or ./{named[0]} for a file of that name"
         )
-    documents = texts.files_and_folders(sources)
-    absolute = [str(Path(source).resolve()) for source in sources]
-    return Corpus(" + ".join(map(str, sources)), documents, tokenizer, absolute)
+    found = files_and_folders(sources, encoding, out=out, option=option)
+    notes = []
+    if encoding:
+        counts = ", ".join(f"{n:,} in {name}" for name, n in found.encodings.most_common())
+        notes.append(f"files read: {counts}")
+    if found.skipped:
+        notes.append(f"skipped: {found.skipped}")
+    absolute = [str(path.resolve()) for path in found.paths]
+    return Corpus(_name(found.paths), found.texts, tokenizer, absolute, encoding, notes)
 
 
-def fingerprint(documents: texts.Texts) -> str:
+def recorded_corpus(
+    record: Mapping[str, object],
+    folder: str | Path,
+    tokenizer: Tokenizer | None = None,
+    encoding: str | None = None,
+    *,
+    out: str | Path | None = None,
+    option: str = "--corpus",
+) -> Corpus:
+    """Return the corpus that the run in `folder` was trained on.
+
+    record: what its checkpoint stores. The other arguments are the same as for `open_corpus`.
+
+    If the run was moved, a text inside the run folder moved with it. So did a text that is no
+    longer at its old place but at the same place relative to the run.
+
+    Raises UserError as `open_corpus` does.
+    """
+    sources = _present_sources(record, folder)
+    for source in sources:
+        if os.path.isabs(source) and not os.path.exists(source):
+            raise UserError(
+                f"the text of {shown_path(folder)} is no longer at {shown_path(source)}: "
+                f"give it with {option}"
+            )
+    encoding = encoding or record.get("encoding")
+    return open_corpus(sources, tokenizer, encoding, out=out or folder, option=option)
+
+
+def record_in(
+    out: str | Path, record: Mapping[str, object], folder: str | Path
+) -> dict[str, object]:
+    """Return the record of the run in `folder` for a run in `out` with the same text."""
+    if not record:
+        return {}
+    sources = _present_sources(record, folder)
+    return {**record, "sources": sources, "folder": str(Path(out).resolve())}
+
+
+def _present_sources(record: Mapping[str, object], folder: str | Path) -> list[str]:
+    """Return the sources of the run that is in `folder` now."""
+    sources = [str(source) for source in record.get("sources", ())]
+    before = record.get("folder")
+    return sources if before is None else [_moved(s, str(before), folder) for s in sources]
+
+
+def _moved(source: str, before: str, folder: str | Path) -> str:
+    """Return the present place of a text of a run whose folder was `before`."""
+    if not os.path.isabs(source):  # the name of a text
+        return source
+    relative = os.path.relpath(source, before)
+    present = Path(os.path.normpath(Path(folder).resolve() / relative))
+    inside = not relative.startswith(os.pardir)
+    if (inside or not os.path.exists(source)) and os.path.exists(present):
+        return str(present)
+    return source
+
+
+def _name(paths: Sequence[Path]) -> str:
+    """Return a name for the texts at these paths."""
+    names = [shown_path(path) for path in paths[:MAX_NAMES]]
+    more = len(paths) - len(names)
+    return " + ".join(names) + (f" and {more:,} more" if more else "")
+
+
+def fingerprint(documents: Texts) -> str:
     """Return the sha256 over all names and contents, each preceded by its length."""
     digest = hashlib.sha256()
     for name, content in documents:
@@ -169,7 +277,7 @@ def fingerprint(documents: texts.Texts) -> str:
     return digest.hexdigest()
 
 
-def split(documents: texts.Texts) -> tuple[str, list[bytes], list[bytes]]:
+def split(documents: Texts) -> tuple[str, list[bytes], list[bytes]]:
     """Return the kind of split, "by file" or "by position", and the contents of both sides."""
     validation = [content for name, content in documents if is_held_out(name)]
     training = [content for name, content in documents if not is_held_out(name)]

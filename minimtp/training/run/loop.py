@@ -153,7 +153,9 @@ class Loop:
             return
         self.state["seconds"] = time.perf_counter() - self._began
         self.state["shards"] = self.trainer.shards
-        checkpoint.write(self.out, self.trainer.checkpoint(self.corpus, self.state))
+        stored = self.trainer.checkpoint(self.corpus, self.state)
+        stored.corpus = self.corpus.to_dict(self.out)
+        checkpoint.write(self.out, stored)
 
     def _evaluate_and_save(self) -> None:
         """Evaluate, log the result, and store it in the checkpoint.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minimtp.backend import Device
 from minimtp.errors import UserError
+from minimtp.quoting import command
 from minimtp.training.run.distributed import SingleProcess, Team
 
 # Set by Open MPI; by MPICH, Intel MPI and Slurm's PMI; and by MPICH for each machine.
@@ -52,7 +53,8 @@ def join() -> SingleProcess:
 def command_to_resume(out: str | Path) -> str:
     """Return the command that resumes the run in this folder, in the same number of processes."""
     size = join().size
-    return (f"mpirun -n {size} " if size > 1 else "") + f"minimtp train --out {out} --resume"
+    several = ["mpirun", "-n", str(size)] if size > 1 else []
+    return command(*several, "minimtp", "train", "--out", Path(out), "--resume")
 
 
 def refuse_several(command: str) -> None:

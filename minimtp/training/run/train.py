@@ -63,6 +63,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     report: Report | None = None,
+    encoding: str | None = None,
 ) -> TrainingResult:
     """Train a model and write it to the run folder `out`.
 
@@ -72,6 +73,7 @@ def train(
     start: where the run starts; None for fresh weights.
     stop_at_step: save and return at this step, as if interrupted.
     report: called with each line of the report (None: standard error).
+    encoding: of the files in `corpus` that are not UTF-8 (data/encoding.py).
 
     All processes that mpirun started share the run (distributed.py).
 
@@ -81,7 +83,7 @@ def train(
     start, out, team = start or Start(), Path(out), join()
     team.prepare()
     report = _report_of(team, report)
-    beginning = begin(start, recipe, corpus, out, team, device)
+    beginning = begin(start, recipe, corpus, out, team, device, encoding)
     recipe, resumed = beginning.recipe, beginning.resumed
     last_step = _last_step(recipe, stop_at_step)
     if resumed and resumed.step >= last_step and not _lacks_evaluation(resumed):

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
@@ -35,64 +33,6 @@ def test_line_endings_do_not_change_the_fingerprint(tmp_path):
         path.parent.mkdir()
         path.write_bytes(content)
     assert open_corpus([unix]).fingerprint == open_corpus([windows]).fingerprint
-
-
-def test_hidden_binary_and_empty_files_of_a_folder_are_left_out(tmp_path):
-    folder = write_files(tmp_path / "texts", 2)
-    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
-    (folder / "empty").write_bytes(b"")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config").write_text("hidden")
-    (folder / "below").mkdir()
-    (folder / "below" / "more.txt").write_text("seen")
-    assert [name for name, _ in texts.files_and_folders([folder])] == [
-        "0.txt",
-        "1.txt",
-        "below/more.txt",
-    ]
-
-
-def test_broken_links_in_a_folder_are_left_out_but_refused_if_named(tmp_path):
-    folder = write_files(tmp_path / "texts", 1)
-    try:
-        (folder / "loop").symlink_to(folder / "loop")
-        (folder / "gone").symlink_to(tmp_path / "missing")
-    except OSError:
-        pytest.skip("this user may not create links here")
-    assert [name for name, _ in texts.files_and_folders([folder])] == ["0.txt"]
-    for name in ("loop", "gone"):
-        with pytest.raises(UserError, match="there is no file or folder"):
-            open_corpus([folder / name])
-
-
-def test_two_files_with_the_same_name_are_both_kept(tmp_path):
-    for folder in ("a", "b"):
-        write_files(tmp_path / folder, 1)
-    assert len(texts.files_and_folders([tmp_path / "a" / "0.txt", tmp_path / "b" / "0.txt"])) == 2
-    assert [name for name, _ in texts.files_and_folders([tmp_path / "a", tmp_path / "b"])] == [
-        "a/0.txt",
-        "b/0.txt",
-    ]
-
-
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
-def test_no_utf8_text_is_taken_for_a_binary_file(text):
-    assert not texts.is_binary(text.encode())
-
-
-def test_a_latin_1_text_is_not_taken_for_a_binary_file():
-    assert not texts.is_binary(
-        "Dès l'aube, à l'heure où blanchit la campagne, ".encode("latin-1") * 5
-    )
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"a\0b", bytes(range(1, 32)), bytes(range(128, 256)) * 3],
-    ids=["zero", "control", "high"],
-)
-def test_binary_content_is_recognized(content):
-    assert texts.is_binary(content)
 
 
 def test_the_default_corpus_is_the_standard_library_without_its_tests():

@@ -215,7 +215,8 @@ def test_a_branch_uses_the_text_and_the_tokenizer_of_its_source(tmp_path, monkey
         report=quiet,
     )
     began, same, new = (checkpoint.read(tmp_path / name) for name in ("source", "same", "new"))
-    assert same.corpus == began.corpus and new.corpus["sources"] == [
+    folder = {"folder": str((tmp_path / "same").resolve())}
+    assert same.corpus == began.corpus | folder and new.corpus["sources"] == [
         str((tmp_path / "other.txt").resolve())
     ]
     assert same.tokenizer == new.tokenizer == {"kind": "backwards"}
