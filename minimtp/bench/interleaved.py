@@ -56,6 +56,11 @@ class Speed:
     steps: int = 0  # forward passes after prefill, over all prompts once
     passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
     drafting_seconds_per_step: float = 0.0  # median of the runs
+    drafted: list[float] = field(default_factory=list)  # share of the steps that draft, by depth
+
+    @property
+    def drafted_per_step(self) -> float:
+        return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
         """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
@@ -113,8 +118,10 @@ def tune(
     prompts: Sequence[np.ndarray],
     max_new_tokens: int,
     sampling: SamplingParams,
-) -> None:
-    """Set the variant's draft depth and minimum confidence to the fastest pair on these prompts."""
+) -> list[Speed]:
+    """Set the variant's draft depth and minimum confidence to the fastest pair on these prompts.
+    Return the speeds of all pairs.
+    """
     settings = list(itertools.product(depths, confidences))
     variants = [
         replace(variant, name=str(i), draft_depth=depth, min_confidence=confidence)
@@ -125,6 +132,7 @@ def tune(
     )
     fastest = max(speeds, key=lambda name: speeds[name].tokens_per_second)
     variant.draft_depth, variant.min_confidence = settings[int(fastest)]
+    return list(speeds.values())
 
 
 def run_once(
@@ -208,6 +216,7 @@ class _Results:
             steps=self.steps,
             passes_of_length=self.lengths,
             drafting_seconds_per_step=statistics.median(self.drafting),
+            drafted=[count / max(1, self.steps) for count in self.drafted],
         )
 
 

@@ -1,5 +1,5 @@
 """The command line: minimtp train | generate | evaluate | quantize | export | compare | bench |
-doctor.
+plan | doctor.
 
 One file per command. Each has two functions: `add_parser` declares the options, and `run` turns
 them into arguments, calls the library and prints the result.
@@ -22,7 +22,7 @@ import os
 import sys
 
 from minimtp import __version__
-from minimtp.cli import bench, compare, doctor, evaluate, export, generate, quantize, train
+from minimtp.cli import bench, compare, doctor, evaluate, export, generate, plan, quantize, train
 from minimtp.cli.parser import Parser, add_commands
 from minimtp.errors import MeasurementFailed, UserError
 
@@ -32,7 +32,7 @@ DESCRIPTION = (
 )
 # Options that decide how much memory a command takes.
 LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
-COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, doctor)
+COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, plan, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,9 @@ from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
 from minimtp.compare.schema import EvaluationPart, MemoryPart, by_configuration, speed_part
 from minimtp.decode.decoder import deploy
+from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
+from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes
@@ -158,9 +160,10 @@ def _speeds(
     undrafted = {
         name: Variant(f"{name}, plainly", variants[name].target) for name in ("mtp", "mtp_qat_int4")
     }
-    for variant in variants.values():
+    trials: dict[str, list[Speed]] = {name: [] for name in variants}
+    for name, variant in variants.items():
         if variant.drafter:
-            tune(
+            trials[name] = tune(
                 variant,
                 sizes.depths,
                 sizes.confidences,
@@ -172,7 +175,9 @@ def _speeds(
     results = {}
     for name, variant in variants.items():
         plain = speeds[undrafted[name].name] if name in undrafted else None
-        results[name] = _named(suffix, variant, speeds[name], speeds["standard"], plain)
+        results[name] = _named(
+            suffix, variant, speeds[name], speeds["standard"], plain, trials[name]
+        )
         if sampling is GREEDY:
             # Compiled kernels are batch-invariant: a row has the same bits alone and among others.
             batch_invariant = kernels.describe(device.name)[0] == "cpu"
@@ -180,7 +185,16 @@ def _speeds(
                 variant, prompts.held_out, speeds[name].texts, allow_ties=not batch_invariant
             )
             results[name]["greedy_texts"] = asdict(agreement)
+            results[name]["seconds_per_pass"] = _pass_costs(variant.target, prompts.held_out[0])
     return results
+
+
+def _pass_costs(target: Target, prompt: np.ndarray) -> dict[str, float]:
+    """Return the seconds of a forward pass by its number of rows, after the prompt."""
+    target.truncate(0)
+    target.forward(prompt)
+    seconds = cost.measure(target)
+    return {str(rows): value for rows, value in zip(cost.MEASURED, seconds, strict=False)}
 
 
 def _alternate(
@@ -219,7 +233,12 @@ def _variant(name: str, loaded: LoadedRun) -> Variant:
 
 
 def _named(
-    suffix: str, variant: Variant, speed: Speed, standard: Speed, plain: Speed | None
+    suffix: str,
+    variant: Variant,
+    speed: Speed,
+    standard: Speed,
+    plain: Speed | None,
+    trials: Sequence[Speed],
 ) -> Figures:
     results = {
         "tokens_per_second": speed.tokens_per_second,
@@ -230,6 +249,9 @@ def _named(
         "draft_depth": variant.draft_depth,
         "min_confidence": variant.min_confidence,
         "acceptance": speed.acceptance,
+        "drafted": speed.drafted,
+        # Of the trials on training text: drafts, and seconds of drafting, per step.
+        "drafting_trials": [[t.drafted_per_step, t.drafting_seconds_per_step] for t in trials],
     }
     if plain:
         results["tokens_per_second_without_drafts"] = plain.tokens_per_second

@@ -16,7 +16,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
 
     def choose_the_first(variant, depths, confidences, *others):
-        tune(variant, depths[:1], confidences[:1], *others)
+        return tune(variant, depths[:1], confidences[:1], *others)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(measurement, "tune", choose_the_first)

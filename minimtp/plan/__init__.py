@@ -1,0 +1,17 @@
+"""`minimtp plan`: is it worth it, on which hardware, and for how many requests?
+
+Plain functions, each with its equation. Nothing here needs an array library.
+
+    sizes.py         the size of a model, the hardware and the number formats; presets.toml has them
+    memory.py        bytes of weights and cache, and how many requests fit
+    cost.py          seconds of a forward pass: the roofline
+    measured.py      seconds of a forward pass: compare.json, or a run (measure_run.py)
+    speculation.py   tokens per round from acceptance, and the best draft length
+    serving.py       a simulation of many requests
+    settings.py      the question: everything that is assumed (arrivals.py: requests from a file)
+    candidates.py    the configurations that are compared
+    planning.py      the answer: devices, speed, cost, break-even points
+    report.py        tables, and a sentence of advice
+    plot.py          speed-up against the number of requests
+    evidence/        predicted beside measured and published numbers, and public claims judged
+"""

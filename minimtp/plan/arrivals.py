@@ -1,0 +1,39 @@
+"""Requests from a file: a line per request with its arrival in seconds, prompt and new tokens,
+separated by commas or spaces. Empty lines and lines that begin with # are skipped.
+"""
+
+import math
+
+from minimtp.errors import UserError, shown
+from minimtp.plan.serving import Request
+from minimtp.records import read_file
+
+MAX_BYTES = 64 * 2**20
+MAX_TOKENS = 10**7
+ADVICE = "write a line per request: seconds, prompt tokens, new tokens"
+
+
+def read_arrivals(path: str) -> tuple[Request, ...]:
+    """Return the requests, sorted by arrival. Raises UserError for a file of another form."""
+    content = read_file(path, advice=ADVICE, max_bytes=MAX_BYTES)
+    requests = []
+    for line_number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        cells = line.replace(",", " ").split()
+        if not cells or cells[0].startswith("#"):
+            continue
+        request = _request(cells)
+        if request is None:
+            raise UserError(f"{path}: line {line_number} is {shown(line)!r}: {ADVICE}")
+        requests.append(request)
+    if not requests:
+        raise UserError(f"{path} holds no requests: {ADVICE}")
+    return tuple(sorted(requests))
+
+
+def _request(cells: list[str]) -> Request | None:
+    try:
+        seconds, prompt, new = float(cells[0]), int(cells[1]), int(cells[2])
+    except (ValueError, IndexError):
+        return None
+    fits = 1 <= prompt <= MAX_TOKENS and 1 <= new <= MAX_TOKENS
+    return Request(seconds, prompt, new) if fits and math.isfinite(seconds) else None

@@ -1,0 +1,307 @@
+"""The claims of the article behind this project, judged by the plan.
+
+A verdict follows from numbers that are computed here, on the presets; the command beside it shows
+them, and takes other models, hardware and loads. "holds if" names the condition with its bound.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate, candidates
+from minimtp.plan.memory import usable_bytes, weight_bytes
+from minimtp.plan.planning import Plan, make_plan
+from minimtp.plan.settings import Settings
+from minimtp.plan.sizes import GIGA, HALF, hardware, model
+from minimtp.plan.sizes import INT4 as LOW_BIT
+from minimtp.plan.speculation import best_round, largest_gaining_batch
+
+HOLDS, HOLDS_IF, FAILS = "holds", "holds if", "does not hold"
+CARD, MODEL, LARGE = "h100", "8b", "70b"
+CARDS = ("laptop", "rtx4090", "a100", "h100", "h200")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, the verdict with its condition, the numbers, and the command that shows them."""
+
+    claim: str
+    verdict: str
+    condition: str
+    numbers: tuple[str, ...]
+    command: str
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def judge_all() -> list[Judged]:
+    """Judge every claim."""
+    return [claim() for claim in CLAIMS]
+
+
+def in_words(judged: Sequence[Judged]) -> str:
+    """Return each claim with its verdict, the numbers and the command."""
+    lines = []
+    for claim in judged:
+        lines.append(f'"{claim.claim}"')
+        lines.append(f"  {claim.verdict} {claim.condition}".rstrip())
+        lines += [f"    {number}" for number in claim.numbers]
+        lines += [f"    $ {claim.command}", ""]
+    lines.append(
+        "Numbers are predictions for these presets; `minimtp plan --published` shows how far such "
+        "predictions were off."
+    )
+    return "\n".join(lines)
+
+
+def _plan(name: str, settings: Settings) -> Plan:
+    card = hardware(CARD)
+    return make_plan(candidates(model(name), card, settings), card, settings, with_service=False)
+
+
+def _candidates(name: str, card: str, settings: Settings) -> dict[str, Candidate]:
+    return {c.name: c for c in candidates(model(name), hardware(card), settings)}
+
+
+def _speed(candidate: Candidate, batch: int, settings: Settings, devices: int = 1) -> float:
+    """Tokens per second of one request, of decoding alone."""
+    cost = candidate.cost(devices)
+    return best_round(cost, candidate.acceptance, batch, settings.context).tokens_per_second
+
+
+def _speedups(
+    name: str, card: str, configuration: str, settings: Settings
+) -> list[tuple[int, float]]:
+    """Return (requests at a time, speed-up over the standard configuration)."""
+    found = _candidates(name, card, settings)
+    chosen, standard = found[configuration], found[STANDARD]
+    return [
+        (batch, _speed(chosen, batch, settings) / _speed(standard, batch, settings))
+        for batch in settings.batches
+    ]
+
+
+def _faster_by(claim: str, configuration: str, least: float, extra: Sequence[str]) -> Judged:
+    """Judge a claimed speed-up by its lower end."""
+    settings = Settings()
+    pairs = _speedups(MODEL, CARD, configuration, settings)
+    last = largest_gaining_batch(pairs, least)
+    by_batch = dict(pairs)
+    shown = ", ".join(f"{by_batch[b]:.2f}x at {b}" for b in (1, 8, 32, 128, 256))
+    acceptances = ", ".join(
+        f"{dict(_speedups(MODEL, CARD, configuration, Settings(acceptance=(a,))))[1]:.2f}x at {a:g}"
+        for a in (0.5, 0.6, 0.7, 0.8, 0.9)
+    )
+    verdict, condition = (FAILS, "")
+    if last:
+        verdict, condition = HOLDS_IF, f"at most {last} requests are served at a time"
+        if last == settings.max_batch:
+            verdict, condition = HOLDS, ""
+    return Judged(
+        claim,
+        verdict,
+        condition,
+        (
+            f"{configuration} over standard, {MODEL} on one {CARD}, by requests at a time: {shown}",
+            f"one request, by acceptance: {acceptances}",
+            *extra,
+        ),
+        f"minimtp plan --model {MODEL} --hardware {CARD} --acceptance 0.8 --batch 1",
+    )
+
+
+def mtp_wide() -> Judged:
+    return _faster_by("MTP makes decoding 1.5 to 3 times faster", MTP, 1.5, ())
+
+
+def mtp_narrow() -> Judged:
+    return _faster_by("MTP makes decoding 1.8 to 2.5 times faster", MTP, 1.8, ())
+
+
+def both_faster_and_smaller() -> Judged:
+    ratios = []
+    for name in ("8b", "13b", "70b"):
+        found = _candidates(name, CARD, Settings())
+        ratio = found[STANDARD].weights / found[BOTH].weights
+        ratios.append(f"{name}: {ratio:.2f} ({found[BOTH].weights / GIGA:.1f} GB)")
+    return _faster_by(
+        "MTP and QAT int4 together are 3 to 5 times faster, with memory divided by 3 to 4",
+        BOTH,
+        3.0,
+        (f"16-bit weights over int4 weights with the head: {', '.join(ratios)}",),
+    )
+
+
+def costs_fall() -> Judged:
+    numbers, saved = [], []
+    cases = (
+        ("8b", "full devices", Settings()),
+        ("8b", "full devices, at least 100 tokens/s", Settings(min_tokens_per_second=100.0)),
+        ("70b", "full devices", Settings()),
+        ("8b", "5,000 requests an hour", Settings(requests_per_hour=5000.0)),
+        ("70b", "5,000 requests an hour", Settings(requests_per_hour=5000.0)),
+    )
+    for name, load, settings in cases:
+        plan = _plan(name, settings)
+        costs = {row.candidate.name: row.relative_cost for row in plan.rows}
+        numbers.append(
+            f"{name}, {load}: "
+            + ", ".join(f"{c} {costs[c]:.0%}" for c in (MTP, INT4, BOTH) if costs[c] is not None)
+        )
+        if costs[BOTH] is not None and costs[BOTH] <= 0.4:
+            saved.append(f"{name} with {load}")
+    verdict = HOLDS if len(saved) == len(cases) else HOLDS_IF if saved else FAILS
+    condition = ""
+    if verdict == HOLDS_IF:
+        condition = (
+            f"4-bit weights let fewer devices serve the load ({'; '.join(saved)}), not at full "
+            "load of a model that fits one device"
+        )
+    return Judged(
+        "Inference costs fall by 60 to 75 %",
+        verdict,
+        condition,
+        (f"cost of MTP + QAT int4 and its parts relative to standard, on {CARD}:", *numbers),
+        f"minimtp plan --model {LARGE} --hardware {CARD} --requests-per-hour 5000",
+    )
+
+
+def large_on_small() -> Judged:
+    settings = Settings()
+    small, large = model("13b"), model(LARGE)
+    half, low = weight_bytes(small, HALF), weight_bytes(large, LOW_BIT)
+    share = settings.memory_share
+    fits = {
+        card: tuple(usable_bytes(hardware(card), 1, share) >= size for size in (half, low))
+        for card in CARDS
+    }
+    true = [card for card in CARDS if fits[card] == (True, True)]
+    false = [card for card in CARDS if fits[card] == (True, False)]
+    neither = [card for card in CARDS if not fits[card][0]]
+    bits = 8 * half / large.parameters
+    return Judged(
+        "A 70B model runs on the hardware of a 13B",
+        HOLDS_IF if true else FAILS,
+        f"the card has at least {low / share / GIGA:.0f} GB, where a 13B needs "
+        f"{half / share / GIGA:.0f} GB",
+        (
+            f"13B at 16 bits: {half / GIGA:.1f} GB; 70B at 4.5 bits (tables 8.5): "
+            f"{low / GIGA:.1f} GB",
+            f"both fit one device: {', '.join(true) or 'none'}; only the 13B: "
+            f"{', '.join(false) or 'none'}; not even the 13B: {', '.join(neither) or 'none'}",
+            f"to fit where only the 13B fits, the 70B would need {bits:.1f} bits per weight",
+        ),
+        f"minimtp plan --model {LARGE} --hardware a100 --max-devices 1 --batch 1",
+    )
+
+
+def long_outputs() -> Judged:
+    numbers, gains = [], []
+    for new in (10, 100, 1000, 4000):
+        settings = Settings(new_tokens=new)
+        found = _candidates(MODEL, CARD, settings)
+        seconds = [
+            found[name].cost(1).pass_seconds(0, 0, 0, settings.prompt_tokens)
+            + new / _speed(found[name], 1, settings)
+            for name in (STANDARD, BOTH)
+        ]
+        gains.append(seconds[0] / seconds[1])
+        numbers.append(f"{new} new tokens after {settings.prompt_tokens}: {gains[-1]:.2f}x")
+    return Judged(
+        "It is worth it for long outputs",
+        HOLDS if gains[-1] > gains[0] and gains[-1] >= 2 else FAILS,
+        "",
+        (
+            f"whole request, MTP + QAT int4 over standard, {MODEL} on {CARD}, one at a time:",
+            *numbers,
+        ),
+        f"minimtp plan --model {MODEL} --hardware {CARD} --new-tokens 1000 --batch 1",
+    )
+
+
+def latency() -> Judged:
+    settings = Settings()
+    found = _candidates(MODEL, CARD, settings)
+    numbers = []
+    for batch in (1, 8, 64):
+        milliseconds = {n: 1e3 / _speed(found[n], batch, settings) for n in (STANDARD, MTP, BOTH)}
+        numbers.append(
+            f"{batch} at a time: "
+            + ", ".join(f"{n} {value:.1f} ms" for n, value in milliseconds.items())
+        )
+    last = largest_gaining_batch(_speedups(MODEL, CARD, BOTH, settings), 1.5)
+    return Judged(
+        "It is worth it for latency",
+        HOLDS_IF if last else FAILS,
+        f"at most {last} requests are served at a time (1.5x)" if last else "",
+        (f"time per token, {MODEL} on {CARD}:", *numbers),
+        f"minimtp plan --model {MODEL} --hardware {CARD} --batch 1",
+    )
+
+
+def constrained_devices() -> Judged:
+    settings = Settings()
+    numbers, int4_gains, draft_gains = [], [], []
+    for card in ("laptop", "rtx4090"):
+        found = _candidates(MODEL, card, settings)
+        speed = {name: _speed(c, 1, settings) for name, c in found.items()}
+        int4_gains.append(speed[INT4] / speed[STANDARD])
+        draft_gains.append(speed[BOTH] / speed[INT4])
+        numbers.append(
+            f"{MODEL} on {card}: "
+            + ", ".join(f"{name} {value:,.1f} tokens/s" for name, value in speed.items())
+        )
+    both = min(int4_gains) >= 2 and min(draft_gains) >= 1.2
+    return Judged(
+        "It is worth it on constrained devices",
+        HOLDS if both else HOLDS_IF if min(int4_gains) >= 2 else FAILS,
+        ""
+        if both
+        else "it means int4: on a processor, drafting adds little to it, because few rows already "
+        "make a pass compute-bound",
+        tuple(numbers),
+        f"minimtp plan --model {MODEL} --hardware laptop --batch 1",
+    )
+
+
+def thousands_of_requests() -> Judged:
+    numbers, by_int4, by_mtp = [], [], []
+    for name, load in ((MODEL, 5_000), (MODEL, 100_000), (LARGE, 5_000), (LARGE, 50_000)):
+        settings = Settings(requests_per_hour=float(load))
+        plan = _plan(name, settings)
+        needed = {row.candidate.name: row.point.needed for row in plan.rows if row.point}
+        by_int4.append(needed[STANDARD] / needed[INT4])
+        by_mtp.append(needed[INT4] / needed[BOTH])
+        numbers.append(
+            f"{name}, {load:,} an hour: "
+            + ", ".join(f"{config} {count}" for config, count in needed.items())
+            + f" {CARD}"
+        )
+    gains = [int4 * mtp for int4, mtp in zip(by_int4, by_mtp, strict=True)]
+    verdict = HOLDS if min(gains) >= 1.5 else HOLDS_IF if max(gains) >= 1.5 else FAILS
+    condition = ""
+    if verdict == HOLDS_IF:
+        condition = (
+            "the model needs several devices at 16 bits: int4 saves devices, and MTP saves at most "
+            f"{1 - 1 / max(by_mtp):.0%} more, because full batches leave it no spare arithmetic"
+        )
+    return Judged(
+        "It is worth it at thousands of requests an hour",
+        verdict,
+        condition,
+        ("devices needed:", *numbers),
+        f"minimtp plan --model {LARGE} --hardware {CARD} --requests-per-hour 50000",
+    )
+
+
+CLAIMS: tuple[Callable[[], Judged], ...] = (
+    mtp_wide,
+    mtp_narrow,
+    both_faster_and_smaller,
+    costs_fall,
+    large_on_small,
+    long_outputs,
+    latency,
+    constrained_devices,
+    thousands_of_requests,
+)

@@ -1,0 +1,258 @@
+"""The costs of a measured run, in place of the roofline.
+
+A comparison (compare.json) holds, for each configuration,
+
+    seconds_per_pass   c(T), seconds of a pass over T = 1 .. 16 rows after a prompt, timed alone
+    drafted            N_j, the share of rounds that draft a j-th token
+    acceptance         the share of these j-th drafts that is accepted
+    drafting_trials    drafts and seconds of drafting per round, on other texts, for several lengths
+
+A round that drafts up to K tokens then takes on average
+
+    c(1 + N_1 + ... + N_K) + r (1 + N_1 + ... + N_K) + a + b (N_1 + ... + N_K)        seconds
+
+with a and b from a robust line through the trials (Theil 1950, Sen 1968), and r, the time of the
+rule and of the loop for each row, from plain decoding: its time per token minus c(1). c is
+linear between the measured T, and beyond 16 rows. B requests at a time feed B times as many rows,
+and draft one after another.
+
+A run folder is measured in the same way when it is given.
+"""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from minimtp.errors import UserError
+from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
+from minimtp.plan.sizes import GIGA, Hardware
+from minimtp.plan.speculation import Acceptance
+from minimtp.records import AboveZero, NonNegative, Positive, read_json
+
+FILE_NAME = "compare.json"
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class MeasuredConfiguration(Struct, kw_only=True):
+    """A configuration in compare.json. Names that end with _t1 are for temperature 1."""
+
+    name: str
+    weight_bytes: Positive
+    tokens_per_second: AboveZero
+    tokens_per_step: AboveZero
+    acceptance: list[Share | None]
+    tokens_per_second_t1: AboveZero
+    tokens_per_step_t1: AboveZero
+    acceptance_t1: list[Share | None]
+    tokens_per_second_without_drafts: AboveZero | None = None
+    tokens_per_second_without_drafts_t1: AboveZero | None = None
+    cache_bytes: Positive | None = None
+    seconds_per_pass: dict[str, AboveZero] | None = None
+    drafted: list[Share] | None = None
+    drafted_t1: list[Share] | None = None
+    drafting_trials: list[tuple[NonNegative, NonNegative]] | None = None
+    drafting_trials_t1: list[tuple[NonNegative, NonNegative]] | None = None
+
+    def at(self, name: str, temperature: int) -> object:
+        return getattr(self, name + ("_t1" if temperature else ""))
+
+
+class MeasuredSizes(Struct):
+    prompt: Positive
+    max_new_tokens: Positive
+
+
+class MeasuredMachine(Struct):
+    processor: str
+
+
+class Recipe(Struct):
+    """The sizes of the model in compare.json."""
+
+    vocabulary_size: Positive
+    context_length: Positive
+    num_layers: Positive
+    hidden_size: Positive
+    num_heads: Positive
+    num_kv_heads: Positive
+    intermediate_size: Positive
+
+
+class Comparison(Struct):
+    """What a plan reads of compare.json."""
+
+    configurations: list[MeasuredConfiguration]
+    sizes: MeasuredSizes
+    machine: MeasuredMachine
+    recipe: Recipe
+    preset: str
+
+    @property
+    def by_name(self) -> dict[str, MeasuredConfiguration]:
+        return {configuration.name: configuration for configuration in self.configurations}
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """Read compare.json, given as the file or its folder. Raises UserError."""
+    path = Path(path)
+    file = path / FILE_NAME if path.is_dir() else path
+    found = read_json(file, Comparison, advice="run minimtp compare again")
+    missing = {"standard", "mtp", "mtp_qat_int4"} - found.by_name.keys()
+    if missing:
+        raise UserError(f"{file} has no configuration {min(missing)}: run minimtp compare again")
+    return found
+
+
+class PassTimes:
+    """c(T): seconds by rows, linear between the measured rows and beyond the last two."""
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self.rows = sorted(seconds)
+        highest, self.seconds = 0.0, []
+        for rows in self.rows:  # a longer pass never takes less time
+            highest = max(highest, seconds[rows])
+            self.seconds.append(highest)
+
+    def __call__(self, rows: float) -> float:
+        if rows <= self.rows[0] or len(self.rows) == 1:
+            return self.seconds[0]
+        index = next((i for i, r in enumerate(self.rows) if r >= rows), len(self.rows) - 1)
+        low, high = self.rows[index - 1], self.rows[index]
+        slope = (self.seconds[index] - self.seconds[index - 1]) / (high - low)
+        return self.seconds[index - 1] + slope * (rows - low)
+
+
+@dataclass(frozen=True)
+class MeasuredCost:
+    """A `PassCost` from measurements. drafted: N_1, N_2, ...; see above."""
+
+    passes: PassTimes
+    row_seconds: float = 0.0
+    round_seconds: float = 0.0  # a
+    draft_seconds_each: float = 0.0  # b
+    drafted: tuple[float, ...] = ()
+
+    def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
+        decoded = batch * (1 + sum(self.drafted[: rows - 1])) if batch else 0
+        return self.passes(decoded + prompt_rows) + self.row_seconds * decoded
+
+    def draft_seconds(self, batch: int, drafts: int, context: float) -> float:
+        if not drafts:
+            return 0.0
+        each = self.draft_seconds_each * sum(self.drafted[:drafts])
+        return batch * (self.round_seconds + each)
+
+
+def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return (a, b) of the line a + b x: b is the median of the slopes between two points, a the
+    median of what is left. Neither is negative.
+    """
+    if not points:
+        return 0.0, 0.0
+    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(points, 2) if x1 != x2]
+    slope = max(0.0, statistics.median(slopes)) if slopes else 0.0
+    return max(0.0, statistics.median(y - slope * x for x, y in points)), slope
+
+
+def has_costs(configuration: MeasuredConfiguration) -> bool:
+    """Return whether the file holds c(T): files of earlier versions do not."""
+    return bool(configuration.seconds_per_pass) and "1" in configuration.seconds_per_pass
+
+
+def passes_of(configuration: MeasuredConfiguration) -> PassTimes:
+    return PassTimes({int(rows): s for rows, s in configuration.seconds_per_pass.items()})
+
+
+def plain_speed(configuration: MeasuredConfiguration, temperature: int) -> float | None:
+    """Return the tokens/s without drafts; None if they were not measured."""
+    name = "tokens_per_second"
+    if configuration.name != "standard":
+        name += "_without_drafts"
+    return configuration.at(name, temperature)
+
+
+def rule_seconds(configurations: Sequence[MeasuredConfiguration], temperature: int) -> float:
+    """Return r, the seconds of the rule and the loop for each row: the least of these
+    configurations, because noise only adds time.
+    """
+    found = [
+        1 / plain - passes_of(configuration)(1)
+        for configuration in configurations
+        if has_costs(configuration)
+        if (plain := plain_speed(configuration, temperature))
+    ]
+    return max(0.0, min(found, default=0.0))
+
+
+def measured_cost(
+    configuration: MeasuredConfiguration, rule: float, temperature: int
+) -> MeasuredCost:
+    """Return the cost of a configuration. rule: r."""
+    start, each = line_through(configuration.at("drafting_trials", temperature) or [])
+    drafted = tuple(configuration.at("drafted", temperature) or ())
+    return MeasuredCost(passes_of(configuration), rule, start, each, drafted)
+
+
+def acceptance_of(drafted: Sequence[float], accepted: Sequence[float | None]) -> Acceptance | None:
+    """Return the acceptance by depth of rounds, given that all drafts before were accepted.
+
+    drafted: N_j. accepted: the share of these that is accepted. A draft that was not made counts as
+    rejected, so a drafter that stops early has a lower acceptance and shorter passes.
+    """
+    reached, by_depth = 1.0, []
+    for share, among in zip(drafted, accepted, strict=True):
+        both = share * (among or 0.0)
+        if both <= 0:
+            break
+        by_depth.append(min(1.0, both / reached))
+        reached = both
+    return Acceptance(tuple(by_depth), len(by_depth)) if by_depth else None
+
+
+def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, dict[str, int]]:
+    """Return (configurations, machine, title, settings) of compare.json at temperature 0."""
+    found = read_comparison(path)
+    standard, mtp, both = (found.by_name[name] for name in ("standard", "mtp", "mtp_qat_int4"))
+    if not all(map(has_costs, (standard, mtp, both))):
+        raise UserError(
+            f"{path} holds no seconds_per_pass, because an earlier version wrote it: delete it and "
+            "run minimtp compare again"
+        )
+    context = found.recipe.context_length
+    rule = rule_seconds(found.configurations, 0)
+
+    def candidate(name: str, c: MeasuredConfiguration, base: str | None = None) -> Candidate:
+        cost = measured_cost(c, rule, 0)
+        accepted = acceptance_of(c.drafted or [], c.acceptance) if base else None
+        cache = (c.cache_bytes or 0) / context
+        return Candidate(name, c.weight_bytes, cache, lambda devices: cost, accepted, base)
+
+    candidates = [
+        candidate(STANDARD, standard),
+        candidate(MTP, mtp, STANDARD),
+        candidate(INT4, both),
+        candidate(BOTH, both, INT4),
+    ]
+    title = f"the measured comparison {found.preset} on {found.machine.processor}"
+    return candidates, this_machine(found.machine.processor), title, _lengths(found.sizes)
+
+
+def _lengths(sizes: MeasuredSizes) -> dict[str, int]:
+    return {"prompt_tokens": sizes.prompt, "new_tokens": sizes.max_new_tokens}
+
+
+def this_machine(processor: str) -> Hardware:
+    """Return a machine with the memory of this one. Its other numbers are not used: the cost of
+    passes is measured.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIGA
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        memory = 8.0
+    return Hardware(memory, 1.0, 1.0, title=processor, dollars_per_hour=0.02, source="measured")

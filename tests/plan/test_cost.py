@@ -1,0 +1,115 @@
+"""The roofline against hand calculation, and its monotonicity."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimtp.plan.cost import Roofline
+from minimtp.plan.memory import Drafter
+from minimtp.plan.sizes import HALF, INT4, Hardware, ModelSize, hardware, model
+from minimtp.plan.speculation import Acceptance, best_round, round_of
+
+SMALL = ModelSize(
+    hidden_size=100, intermediate_size=200, num_hidden_layers=3, num_attention_heads=2,
+    vocab_size=1000,
+)  # fmt: skip
+CARD = Hardware(1, 1, 1, bandwidth_efficiency=0.5, compute_efficiency=0.25)
+
+
+def roofline(**changes):
+    given = {"model": SMALL, "precision": HALF, "hardware": CARD, "drafter": Drafter()}
+    return Roofline(**given | changes)
+
+
+def test_a_memory_bound_pass_takes_the_time_of_reading_weights_and_cache():
+    weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100  # two bytes each
+    cache = 2 * 3 * 100 * 2 * 50  # keys and values, layers, width, bytes, context
+    expected = (2 * weights + cache) / (0.5 * 1e9)
+    assert roofline().pass_seconds(1, 1, 50) == pytest.approx(expected)
+
+
+def test_a_compute_bound_pass_takes_the_time_of_its_operations():
+    rows = 10_000
+    weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100
+    attention = 4 * 3 * 100 * 50 * rows
+    expected = (2 * weights * rows + attention) / (0.25 * 1e12)
+    assert roofline().pass_seconds(1, rows, 50) == pytest.approx(expected)
+
+
+def test_rows_below_the_balance_are_free_and_rows_above_it_are_not():
+    cost = roofline(hardware=hardware("h100"), model=model("8b"))
+    balance = cost.balanced_rows
+    assert balance == pytest.approx(0.6 * 989e12 / (0.8 * 3350e9))
+    free = cost.pass_seconds(1, int(0.95 * balance), 0)
+    assert free == pytest.approx(cost.pass_seconds(1, 1, 0))
+    twice = cost.pass_seconds(1, int(4 * balance), 0) / cost.pass_seconds(1, int(2 * balance), 0)
+    assert twice == pytest.approx(2, rel=0.1)
+
+
+def test_four_bit_weights_are_compute_bound_at_fewer_rows():
+    assert roofline(precision=INT4).balanced_rows == pytest.approx(
+        4.5 / 16 * roofline().balanced_rows
+    )
+
+
+def test_several_devices_divide_the_time_by_their_number_and_their_efficiency():
+    one = roofline().pass_seconds(4, 2, 100)
+    four = roofline(devices=4, parallel_efficiency=0.5).pass_seconds(4, 2, 100)
+    assert four == pytest.approx(one / 2)
+
+
+def test_launching_takes_time_for_each_layer():
+    card = Hardware(
+        1, 1, 1, bandwidth_efficiency=0.5, compute_efficiency=0.25, layer_microseconds=7
+    )
+    extra = roofline(hardware=card).pass_seconds(1, 1, 9) - roofline().pass_seconds(1, 1, 9)
+    assert extra == pytest.approx(21e-6)
+
+
+def test_no_drafts_cost_nothing():
+    assert roofline(hardware=hardware("h100")).draft_seconds(8, 0, 100) == 0
+
+
+counts = st.integers(1, 500)
+
+
+@given(batch=counts, rows=st.integers(1, 16), context=st.integers(0, 10_000))
+def test_more_rows_requests_or_context_never_make_a_pass_shorter(batch, rows, context):
+    cost = roofline(model=model("8b"), hardware=hardware("rtx4090"))
+    seconds = cost.pass_seconds(batch, rows, context)
+    assert seconds > 0
+    assert cost.pass_seconds(batch + 1, rows, context) >= seconds
+    assert cost.pass_seconds(batch, rows + 1, context) >= seconds
+    assert cost.pass_seconds(batch, rows, context + 1) >= seconds
+    assert cost.pass_seconds(batch, rows, context, prompt_rows=64) >= seconds
+
+
+@given(
+    batch=counts,
+    acceptance=st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    factor=st.floats(1, 100),
+)
+def test_faster_memory_or_a_higher_peak_never_makes_the_best_round_slower(
+    batch, acceptance, factor
+):
+    slow = hardware("rtx4090")
+    accepted = Acceptance(tuple(acceptance))
+
+    def speed(**changes):
+        card = Hardware(**{name: getattr(slow, name) for name in slow.__struct_fields__} | changes)
+        cost = roofline(model=model("8b"), hardware=card)
+        return best_round(cost, accepted, batch, 500).tokens_per_second
+
+    base = speed()
+    assert speed(gigabytes_per_second=factor * slow.gigabytes_per_second) >= base * (1 - 1e-12)
+    assert speed(teraflops=factor * slow.teraflops) >= base * (1 - 1e-12)
+
+
+@given(batch=counts, drafts=st.integers(1, 15), a=st.floats(0, 1), b=st.floats(0, 1))
+def test_a_higher_acceptance_never_makes_a_round_slower(batch, drafts, a, b):
+    cost = roofline(model=model("8b"), hardware=hardware("h100"))
+    low, high = (
+        round_of(cost, Acceptance((value,)), batch, 500, drafts) for value in sorted((a, b))
+    )
+    assert low.seconds == high.seconds
+    assert low.tokens_per_second <= high.tokens_per_second

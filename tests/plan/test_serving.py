@@ -1,0 +1,125 @@
+"""The simulation against queueing theory, and what it must conserve."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimtp.plan.serving import Request, percentile, poisson, simulate
+
+
+class Server:
+    """A replica whose rounds take a fixed time. row: seconds for each row of a prompt."""
+
+    def __init__(self, max_batch=1, seconds=1.0, tokens=1.0, cache=math.inf, chunk=1000, row=0.0):
+        self.max_batch, self.seconds, self.tokens = max_batch, seconds, tokens
+        self.cache_tokens, self.chunk, self.row = cache, chunk, row
+        self.largest_batch = self.rounds = 0
+
+    def round(self, batch, context, prompt_rows):
+        self.largest_batch = max(self.largest_batch, batch)
+        self.rounds += 1
+        return (self.seconds if batch else 0.0) + self.row * prompt_rows, self.tokens
+
+
+def waits(requests, served):
+    """Times in the queue of a server that takes a second per token after the first."""
+    return [total - (r.new - 1) for r, total in zip(requests, served.total, strict=True)]
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7, 0.9])
+def test_constant_lengths_wait_as_long_as_in_the_queue_m_d_1(load):
+    length = 50
+    requests = poisson(30_000, load / length, 1, length + 1, 0, seed=3)
+    found = waits(requests, simulate(requests, Server()))
+    expected = load * length / (2 * (1 - load))  # Pollaczek-Khinchine
+    assert sum(found) / len(found) == pytest.approx(expected, rel=0.08)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_exponential_lengths_wait_as_long_as_in_the_queue_m_m_1(load):
+    length = 200
+    requests = [
+        r._replace(prompt=1, new=r.new + 1)
+        for r in poisson(30_000, load / length, 1, length, 1, seed=5)
+    ]
+    found = waits(requests, simulate(requests, Server()))
+    assert sum(found) / len(found) == pytest.approx(load * length / (1 - load), rel=0.08)
+    busy = simulate(requests, Server()).utilisation
+    assert busy == pytest.approx(load, rel=0.03)
+
+
+arrivals = st.lists(
+    st.tuples(st.floats(0, 300), st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=60
+)
+servers = st.builds(
+    Server,
+    max_batch=st.integers(1, 8),
+    seconds=st.floats(0.1, 3),
+    tokens=st.floats(1, 5),
+    cache=st.integers(100, 400),
+    chunk=st.integers(1, 64),
+    row=st.floats(0, 0.1),
+)
+
+
+@given(arrivals, servers)
+@settings(max_examples=200)
+def test_requests_and_tokens_are_conserved_and_littles_law_holds(listed, server):
+    requests = [Request(*r) for r in sorted(listed)]
+    served = simulate(requests, server)
+    assert served.tokens == sum(r.new for r in requests)
+    assert len(served.total) == len(requests)
+    assert all(math.isfinite(t) for t in served.total)
+    assert server.largest_batch <= server.max_batch
+    # Little: mean number present = rate of arrivals x mean time in the system.
+    assert served.request_seconds == pytest.approx(sum(served.total), rel=1e-6, abs=1e-6)
+    for request, first, total in zip(requests, served.first_token, served.total, strict=True):
+        assert 0 <= first <= total + 1e-9
+        least = request.prompt * server.row
+        rounds = math.ceil((request.new - 1) / server.tokens - 1e-6)
+        assert total >= least + rounds * server.seconds - 1e-6
+    assert served.busy_seconds <= served.seconds * (1 + 1e-9) + 1e-9
+
+
+@given(arrivals)
+def test_a_request_alone_takes_its_prompt_and_its_rounds(listed):
+    request = Request(*listed[0])
+    served = simulate([request], Server(seconds=0.5, tokens=2.0, chunk=16, row=0.01))
+    rounds = math.ceil((request.new - 1) / 2)
+    assert served.first_token == pytest.approx([0.01 * request.prompt])
+    assert served.total == pytest.approx([0.01 * request.prompt + 0.5 * rounds])
+
+
+def test_requests_arriving_together_share_the_rounds_of_a_large_batch():
+    requests = [Request(0.0, 1, 11)] * 8
+    assert simulate(requests, Server(max_batch=8)).seconds == pytest.approx(10)
+    assert simulate(requests, Server(max_batch=2)).seconds == pytest.approx(40)
+
+
+def test_the_cache_limits_the_requests_at_the_same_time():
+    requests = [Request(0.0, 10, 11)] * 6
+    server = Server(max_batch=6, cache=43)  # two of 21 tokens
+    assert simulate(requests, server).seconds == pytest.approx(30)
+    assert server.largest_batch == 2
+
+
+def test_a_request_takes_about_five_steps_however_long_its_answer_is():
+    for new, load in ((10, 1.0), (10_000, 1e-3), (1_000_000, 1e-5)):
+        server = Server(max_batch=64)
+        simulate(poisson(2000, load, 1, new, 0, seed=1), server)
+        assert server.rounds < 6 * 2000
+
+
+def test_the_same_seed_gives_the_same_requests():
+    assert poisson(50, 2.0, 100, 50, 0.5, 7) == poisson(50, 2.0, 100, 50, 0.5, 7)
+    assert poisson(50, 2.0, 100, 50, 0.5, 7) != poisson(50, 2.0, 100, 50, 0.5, 8)
+    mean = sum(r.prompt for r in poisson(20_000, 2.0, 100, 50, 0.5, 7)) / 20_000
+    assert mean == pytest.approx(100, rel=0.02)
+
+
+def test_percentiles_are_values_of_the_list_and_ignore_nan():
+    assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
+    assert percentile([math.nan, 5.0], 0.95) == 5.0
+    assert math.isnan(percentile([math.nan], 0.5))
