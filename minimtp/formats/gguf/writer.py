@@ -21,8 +21,9 @@ from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.files import atomic_write, kind_at, make_folder
 from minimtp.formats.gguf.container import is_gguf
-from minimtp.formats.gguf.layout import gguf_library, layout
+from minimtp.formats.gguf.layout import NAMES, gguf_library
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
+from minimtp.formats.layout import layout
 from minimtp.model.config import ModelConfig
 from minimtp.model.loaded import LoadedModel, Tokenizer
 from minimtp.model.transformer import LanguageModel
@@ -169,7 +170,7 @@ def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
             "a model with qkv_bias, qk_norm, rope_scaling or a head_dim of its own cannot be "
             "written as a GGUF file yet (supported: models without these settings)"
         )
-    for name, parts in layout(model.config):
+    for name, parts in layout(model.config, NAMES):
         module = name.removesuffix(".weight")
         kind, array = _stored(module, modules[module])
         end = 0

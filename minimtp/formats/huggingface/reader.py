@@ -1,21 +1,49 @@
-"""Loading a Hugging Face folder: `config.json`, safetensors files and `tokenizer.json`."""
+"""Loading a Hugging Face folder: `config.json`, safetensors files and `tokenizer.json`.
+
+The weights become float32. The folder says where generated text ends in `generation_config.json`
+(or config.json), which may name several tokens, and how a chat is written in
+`tokenizer_config.json` or `chat_template.jinja`.
+"""
 
 from pathlib import Path
 
+from minimtp.backend import choose_device, to_device
+from minimtp.backend import numpy as np
+from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError, shown
-from minimtp.files import kind_at
 from minimtp.formats.huggingface import config as configuration
-from minimtp.formats.huggingface.layout import layout, to_neighbours
+from minimtp.formats.huggingface.layout import NAMES
 from minimtp.formats.huggingface.shards import ADVICE, StoredTensor, open_shards
+from minimtp.formats.huggingface.tokenizer import load_tokenizer
+from minimtp.formats.layout import layout, to_neighbours
+from minimtp.machine import require_memory
 from minimtp.model.transformer import Transformer
+from minimtp.training.build import build_model
+from minimtp.training.run.folder import LoadedRun
 
 # Tensors of some files that repeat what is known: RoPE's frequencies, and a tied output.
 REDUNDANT = ("rotary_emb.inv_freq", "lm_head.weight")
 
 
-def is_huggingface(path: str | Path) -> bool:
-    """Return whether the path is a folder with a configuration of `transformers`."""
-    return kind_at(Path(path, configuration.FILE_NAME)) == "file"
+def load_huggingface(folder: str | Path, device: str = "cpu") -> LoadedRun:
+    """Load the model of a folder onto the device "cpu", "cuda" or "auto".
+
+    Raises UserError if the folder holds no model that can be loaded, or the device cannot be used.
+    """
+    chosen, folder = choose_device(device), Path(folder)
+    config = configuration.read_config(folder)
+    recipe = configuration.recipe_of(config, folder / configuration.FILE_NAME)
+    tokenizer = load_tokenizer(folder, config)
+    if tokenizer.vocabulary_size != recipe.vocabulary_size:
+        raise UserError(
+            f"{folder} has a tokenizer of {tokenizer.vocabulary_size} tokens, but the model has "
+            f"{recipe.vocabulary_size}: {ADVICE}"
+        )
+    require_memory(4 * recipe.trunk_parameters(), f"{folder} as float32")
+    model = build_model(recipe, None)
+    load_weights(folder, model)
+    map_parameters(model, lambda array: to_device(array, chosen))
+    return LoadedRun(folder, model, tokenizer, recipe)
 
 
 def load_weights(folder: Path, model: Transformer) -> None:
@@ -25,12 +53,15 @@ def load_weights(folder: Path, model: Transformer) -> None:
     """
     with open_shards(folder) as tensors:
         _fill(folder, model, tensors)
+    for name, parameter in model.named_parameters():
+        if not (np.isfinite(parameter.data.min()) and np.isfinite(parameter.data.max())):
+            raise UserError(f"{folder}: {name} has weights that are NaN or infinite: {ADVICE}")
 
 
 def _fill(folder: Path, model: Transformer, tensors: dict[str, StoredTensor]) -> None:
     parameters = dict(model.named_parameters())
     head_dim = model.config.head_dim
-    for name, parts in layout(model.config):
+    for name, parts in layout(model.config, NAMES):
         start = 0
         for part in parts:
             tensor = tensors.pop(part.name, None)

@@ -7,18 +7,32 @@ times a float16 scale needs up to 15.
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
+from minimtp.files import atomic_write, kind_at, make_folder, write_text
+from minimtp.formats.gguf.vocabulary import content_of, vocabulary_of
+from minimtp.formats.gguf.writer import Exported
 from minimtp.formats.huggingface import config as configuration
-from minimtp.formats.huggingface.layout import layout, to_halves
+from minimtp.formats.huggingface import tokenizer as tokenizers
+from minimtp.formats.huggingface.layout import NAMES
+from minimtp.formats.huggingface.shards import WHOLE
+from minimtp.formats.layout import layout, to_halves
 from minimtp.model.config import ModelConfig
+from minimtp.model.loaded import Tokenizer
 from minimtp.model.rotary import parse_scaling
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed_matrix import PackedMatrix
+from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.file_tokenizer import FileTokenizer
+from minimtp.training.run.tensor_file import write_safetensors
 
 DTYPES = ("float32", "bfloat16")
 
@@ -68,7 +82,7 @@ def tensors_of(model: LanguageModel, dtype: str) -> dict[str, Array]:
     trunk = model.trunk
     modules = dict(trunk.named_modules())
     tensors = {}
-    for name, parts in layout(trunk.config):
+    for name, parts in layout(trunk.config, NAMES):
         values, start = _values(name, modules), 0
         for part in parts:
             rows = values[start : start + part.shape[0]]
@@ -95,5 +109,86 @@ def _values(name: str, modules: dict[str, Module]) -> Array:
     return to_numpy(getattr(module, name.rpartition(".")[2]).data)
 
 
-def write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, object]:
+    """Return the files of a tokenizer: {name: content that JSON can hold}."""
+    if isinstance(tokenizer, ByteTokenizer):
+        tokenizer = as_file_tokenizer()
+    content = json.loads(str(tokenizer.to_dict()["file"]))
+    names = {token["id"]: token["content"] for token in content.get("added_tokens") or ()}
+    names |= {token: name for name, token in content["model"]["vocab"].items()}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": names[tokenizer.end_token],
+    }
+    if tokenizer.begin_tokens:
+        settings["bos_token"] = names[tokenizer.begin_tokens[0]]
+        content["post_processor"] = _beginning(tokenizer.begin_tokens, names)
+    if tokenizer.chat_template is not None:
+        settings["chat_template"] = tokenizer.chat_template
+    ends = [*tokenizer.end_tokens]
+    return {
+        tokenizers.FILE_NAME: content,
+        tokenizers.SETTINGS_FILE: settings,
+        tokenizers.GENERATION_FILE: {"eos_token_id": ends if len(ends) > 1 else ends[0]},
+    }
+
+
+def as_file_tokenizer() -> FileTokenizer:
+    """Return the byte tokenizer as a file: byte-level BPE without merges."""
+    vocabulary = vocabulary_of(ByteTokenizer())
+    return FileTokenizer(json.dumps(content_of(vocabulary)))
+
+
+def _beginning(tokens: Sequence[int], names: Mapping[int, str]) -> dict[str, object]:
+    """Return the post-processor that puts these tokens before a text."""
+    marks = [{"SpecialToken": {"id": names[token], "type_id": 0}} for token in tokens]
+    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    special = {names[t]: {"id": names[t], "ids": [t], "tokens": [names[t]]} for t in tokens}
+    return {
+        "type": "TemplateProcessing",
+        "single": [*marks, first],
+        "pair": [*marks, first, second],
+        "special_tokens": special,
+    }
+
+
+def write_huggingface(
+    path: str | Path, model: LanguageModel, tokenizer: Tokenizer, dtype: str = "float32"
+) -> Exported:
+    """Write the trunk of a model and its tokenizer to a new folder.
+
+    dtype: one of DTYPES. Raises UserError if no family of transformers fits the model, or if the
+    folder cannot be written.
+    """
+    path = Path(path)
+    if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
+        model = convert(model)
+    if kind_at(path) != "nothing" and (kind_at(path) != "folder" or any(path.iterdir())):
+        raise UserError(f"{path} exists already: choose another --out")
+    files = {configuration.FILE_NAME: config_of(model.config, dtype), **tokenizer_files(tokenizer)}
+    tensors = tensors_of(model, dtype)
+    make_folder(path)
+    for name, content in files.items():
+        write_text(path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with atomic_write(path / WHOLE) as partial:
+        write_safetensors(partial, tensors, {"format": "pt"})
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return Exported(path, size, Counter({dtype: len(tensors)}), caveats(model, dtype))
+
+
+def caveats(model: LanguageModel, dtype: str) -> list[str]:
+    """Return a sentence for each property of the model that the folder cannot hold."""
+    packed = [m for _, m in model.trunk.named_modules() if isinstance(m, PackedMatrix)]
+    sentences = []
+    if model.depth:
+        sentences.append(f"the {model.depth} prediction heads are not in the folder")
+    if packed and dtype == "bfloat16":
+        sentences.append(
+            "bfloat16 rounds the quantized weights once more: float32 holds them exactly"
+        )
+    if any(matrix.activations != "none" for matrix in packed):
+        sentences.append(
+            "this model rounds the inputs of its matrices to int8; transformers does not"
+        )
+    return sentences

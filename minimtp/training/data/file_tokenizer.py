@@ -65,7 +65,7 @@ class FileTokenizer:
     ) -> None:
         checked, self.notes = checked_content(content, name)
         self._content = json.dumps(checked, ensure_ascii=False)
-        self._tokenizer = _in_library(self._content, name)
+        self._tokenizer = in_library(self._content, name)
         self._settings = settings = settings or TokenizerSettings()
         known = self._tokenizer.get_vocab()
         self.special_tokens = {
@@ -206,7 +206,7 @@ class FileTokenizer:
         yield " ".join("\n".join(" " * n + "x" for n in range(20)))
 
 
-def _in_library(content: str, name: str) -> Any:
+def in_library(content: str, name: str) -> Any:
     try:
         import tokenizers
     except ImportError:

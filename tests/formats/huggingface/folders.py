@@ -10,7 +10,7 @@ from minimtp.backend import numpy as np
 BASE = {
     "vocab_size": 61,
     "hidden_size": 32,
-    "intermediate_size": 48,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

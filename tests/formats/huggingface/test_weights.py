@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.huggingface.config import read_config, recipe_of
-from minimtp.formats.huggingface.layout import to_halves, to_neighbours
 from minimtp.formats.huggingface.reader import load_weights
+from minimtp.formats.layout import to_halves, to_neighbours
 from minimtp.training.build import build_model
 from tests.formats.huggingface.folders import (
     CONFIGURATIONS,
@@ -173,7 +173,7 @@ def test_damaged_shards_get_one_sentence_that_names_the_file(fault, tmp_path):
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"num_hidden_layers": 3}, "model.layers.2"),
         ({"num_hidden_layers": 1}, "model.layers.1"),
-        ({"intermediate_size": 64}, "gate_proj"),
+        ({"intermediate_size": 96}, "gate_proj"),
         ({"tie_word_embeddings": True, "vocab_size": 62}, "embed_tokens"),
     ],
 )
