@@ -6,7 +6,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import Value
-from minimtp.formats.gguf.layout import HALVES, layout
+from minimtp.formats.gguf.layout import HALVES, NAMES
+from minimtp.formats.layout import layout
 from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.vocabulary import vocabulary_of
 from minimtp.formats.huggingface.layout import to_halves
@@ -59,7 +60,7 @@ def written(path, model, types, architecture="llama", extra=None, more_tensors=N
     """
     config, parameters = model.config, dict(model.named_parameters())
     tensors = {}
-    for name, parts in layout(config):
+    for name, parts in layout(config, NAMES):
         start = 0
         for part in parts:
             rows = parameters[name].data[start : start + part.shape[0]]
@@ -115,7 +116,7 @@ def test_a_file_with_a_type_for_each_matrix_loads_as_the_numbers_it_holds(
     loaded = load_gguf(path, dequantize=dequantize)
     assert loaded.config == model.config
     found = weights_of(loaded.model)
-    for name, parts in layout(model.config):
+    for name, parts in layout(model.config, NAMES):
         expected = np.concatenate([numbers(tensors[part.name]) for part in parts])
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
     is_packed = [hasattr(module, "packed") for _, module in loaded.model.named_modules()]
