@@ -24,7 +24,6 @@ bytes, which Python stores as lone surrogates). msgspec only checks the parsed v
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -94,9 +93,7 @@ def read_file(path: str | Path, *, advice: str, max_bytes: int = MAX_BYTES) -> b
         raise UserError(f"{path} {found}: {advice}")
     try:
         with open(path, "rb") as file:
-            # `read` allocates as much as it is allowed to, so no more than the file holds.
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(min(size, max_bytes) + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason_for(error)}): {advice}") from None
     if len(data) > max_bytes:

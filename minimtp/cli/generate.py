@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
-from minimtp.cli.parser import Commands, add_device, add_kernels, add_run, use_kernels
+from minimtp.cli.parser import Commands, add_context, add_device, add_kernels, add_run, use_kernels
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.quoting import shown_path
@@ -46,6 +46,9 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help="write an HTML page that replays the generation step by step",
     )
+    add_context(
+        parser, "maximum length of prompt and new text in tokens (default: the model's context)"
+    )
     add_device(parser)
     add_kernels(parser)
 
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if options.trace:
         require_place(options.trace)
     loaded = minimtp.load(options.run, device=options.device)
-    decoder = Decoder(loaded, _draft_config(options))
+    decoder = Decoder(loaded, _draft_config(options), options.context)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, decoding_settings(options))
     else:
@@ -141,7 +144,7 @@ def _generate_one(
     counts = generation.statistics
     print(
         f"\n{counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
-        f"{counts.tokens_per_step:.2f} tokens per step; {_ending(generation, loaded)}",
+        f"{counts.tokens_per_step:.2f} tokens per step; {_ending(generation, decoder)}",
         file=sys.stderr,
     )
     if options.trace:
@@ -162,7 +165,7 @@ def _generate_batch(
             row = batch.rows[printed]
             printed += 1
             print(f"[{printed}] {shown(loaded.tokenizer.decode(row.tokens))}", flush=True)
-            ending = _ending(row, loaded)
+            ending = _ending(row, decoder)
             print(f"[{printed}] {row.statistics.emitted} tokens; {ending}", file=sys.stderr)
     print(_batch_speed(batch), file=sys.stderr)
 
@@ -193,11 +196,11 @@ def _printable() -> Callable[[str], str]:
     return visible if sys.stdout.isatty() else str
 
 
-def _ending(generation: "Generation", loaded: "LoadedRun") -> str:
+def _ending(generation: "Generation", decoder: "Decoder") -> str:
     return {
         "stop": "the text ended",
         "length": "reached --max-new-tokens",
-        "context": f"the context of {loaded.recipe.context_length} tokens is full",
+        "context": f"the context of {decoder.target.context_length} tokens is full",
     }[generation.reason]
 
 
@@ -207,10 +210,9 @@ def _write_trace(
     """Write the page of the text just generated, with the speed of plain decoding for
     comparison.
     """
-    import minimtp
     from minimtp import kernels
     from minimtp.backend import choose_device
-    from minimtp.decode.decoder import DraftConfig
+    from minimtp.decode.decoder import Decoder, DraftConfig
     from minimtp.decode.display.trace import describe, page
     from minimtp.files import write_text
 
@@ -230,7 +232,7 @@ def _write_trace(
     plain = trace
     if options.draft != "none":
         no_draft = DraftConfig("none", rule=draft.rule)
-        plain = minimtp.generate(loaded, prompt, draft=no_draft, **settings)
+        plain = Decoder(loaded, no_draft, options.context).generate(prompt, **settings)
         for _ in plain:
             pass
     html = page(

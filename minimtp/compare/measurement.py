@@ -221,7 +221,7 @@ def _memory(runs: Runs, prompt: np.ndarray, sizes: Sizes, device: Device) -> Res
     return {
         name: {
             "peak_memory_bytes": peak_memory(partial(build, name), prompt, sizes.max_new_tokens),
-            "cache_bytes": deploy(loaded.model)[0].cache.nbytes,
+            "cache_bytes": deploy(loaded.model)[0].cache_bytes(len(prompt) + sizes.max_new_tokens),
         }
         for name, loaded in runs.items()
     }

@@ -1,9 +1,8 @@
 """The KV cache: the keys and values that attention has computed for the committed tokens.
 
 A token's keys and values depend only on it and on the tokens before it, so decoding computes them
-once and stores them. The memory for the whole context is allocated once. Appending writes into it,
-and reading returns views. Dropping tokens only lowers the length, so rolling back a rejected draft
-takes no time:
+once and stores them. Appending writes into memory that is already allocated, and reading returns
+views. Dropping tokens only lowers the length, so rolling back a rejected draft takes no time:
 
     invariant: m committed tokens  <=>  m - 1 rows, those of tokens 0 .. m-2
 
@@ -15,6 +14,10 @@ after their rotation to an absolute position, so no row is ever rotated again.
 `write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the
 views of `layer`. They write the rows of a pass and attend to them in the same call. Then `extend`
 counts the rows.
+
+A model with a context of 100,000 tokens would need gigabytes for a text of twenty. So a decoder
+begins with a small cache and replaces it by a larger one (`enlarged`) when a text needs it. Room
+doubles, so a text of n tokens copies fewer than 2n rows.
 
 A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until
 a path is accepted. The rows of that path are then appended.
@@ -28,6 +31,9 @@ adjacent in the cache, so both run as fast as a matmul with weights.
 from types import ModuleType
 
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
+
+FIRST_ROOM = 256  # positions of a decoder's first cache
+FIRST_ROOM_ON_GPU = 2048  # recorded passes refer to the cache, so replacing it takes longer
 
 
 class KeyValueCache:
@@ -106,6 +112,34 @@ class KeyValueCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} rows to {length}")
         self.length = length
+
+
+def room_for(positions: int, context_length: int, xp: ModuleType = numpy) -> int:
+    """Return the number of positions of the cache for a text of `positions` rows: a power of two,
+    or the whole context.
+    """
+    first = FIRST_ROOM if xp is numpy else FIRST_ROOM_ON_GPU
+    return min(context_length, max(first, 1 << (positions - 1).bit_length()))
+
+
+def enlarged(cache: KeyValueCache, room: int) -> KeyValueCache:
+    """Return a cache of `room` positions with the rows of `cache`."""
+    layers, _, heads, head_dim = cache.values.shape
+    xp, length = array_module(cache.values), cache.length
+    larger = KeyValueCache(layers, room, heads, head_dim, cache.values.dtype, xp)
+    larger.keys[..., :length] = cache.keys[..., :length]
+    larger.values[:, :length] = cache.values[:, :length]
+    larger.extend(length)
+    return larger
+
+
+def with_rows(array: Array, rows: int) -> Array:
+    """Return the array itself if it has this many rows, else a longer one that begins with it."""
+    if rows <= len(array):
+        return array
+    larger = array_module(array).zeros((rows, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 class TreeRows:

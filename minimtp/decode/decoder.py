@@ -105,12 +105,20 @@ class Decoder:
     """A loaded model that is ready to generate.
 
     The weights are laid out for the kernels once. All texts share what the decoder learns about
-    draft lengths. Raises UserError if `draft` does not fit the model.
+    draft lengths. context_length: the maximum length of prompt and new text (default: the model's).
+    Raises UserError if `draft` or `context_length` does not fit the model.
     """
 
-    def __init__(self, loaded: LoadedModel, draft: DraftConfig = DEFAULT_DRAFT) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        draft: DraftConfig = DEFAULT_DRAFT,
+        context_length: int | None = None,
+    ) -> None:
         self.loaded, self.draft = loaded, draft
-        self.target, heads = deploy(loaded.model)
+        if context_length is not None:
+            context_length = loaded.limited_context(context_length)
+        self.target, heads = deploy(loaded.model, context_length)
         require_tree(draft.tree, self.target)
         self.drafter = make_drafter(draft.drafter, loaded, heads, deploy)
         self._warm: set[tuple[object, ...]] = set()  # kinds of options whose kernels are loaded

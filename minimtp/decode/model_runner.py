@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import KeyValueCache, TreeRows
+from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for
 from minimtp.engine.module import Module
 from minimtp.kernels.plain.block import BlockWeights
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
@@ -35,9 +35,10 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, weight_bytes
 from minimtp.model.transformer import Attention, Block, Transformer
 
-# Tokens of a prompt per forward pass on the CPU. No more than in a verification, so that buffers
-# stay small.
+# Tokens of a prompt per forward pass. On the CPU no more than in a verification, so that buffers
+# stay small. On a GPU, attention over T tokens takes T² numbers per head.
 MAX_ROWS = 16
+MAX_ROWS_ON_GPU = 1024
 
 
 class ForwardOutput(NamedTuple):
@@ -52,8 +53,9 @@ class ModelRunner:
     `Target`.
 
     trunk: a Transformer in full precision or with packed modules.
-    context_length: the positions in the cache; by default the context length of the model's
-    configuration.
+    context_length: the longest text, in positions; by default the context length of the model's
+    configuration. The cache and the tables of RoPE grow with the text, so a long context takes no
+    memory until a text is long.
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
     Raises TypeError for a fake-quantized model, which must be converted first.
     """
@@ -70,19 +72,19 @@ class ModelRunner:
         # Without exact kernels the plain ones decode, one row at a time.
         self.rows_at_once = are_exact(kernel, model or trunk)
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
-        self.max_rows = MAX_ROWS if xp is np else self.context_length
+        self.max_rows = MAX_ROWS if xp is np else min(MAX_ROWS_ON_GPU, self.context_length)
         output = trunk.embedding if trunk.output is None else trunk.output
         self.output = output.prepare(kernel)
         self._embedding = trunk.embedding
         self.table = self._prepare_table(tied=trunk.output is None)
         self._trunk = self._prepare_trunk(trunk)
         self._graphs = self._trunk.graphs  # recorded passes on a GPU with its kernels, else None
-        rotary = trunk.blocks[0].attention.rotary
-        self.cosine, self.sine = rotary.tables(self.context_length, self.final_norm)  # (S, C/2)
+        self.rotary = trunk.blocks[0].attention.rotary
+        room = room_for(1, self.context_length, xp)
+        self.cosine, self.sine = self.rotary.tables(room, self.final_norm)  # (S, C/2)
         self.cache = KeyValueCache(
-            config.num_layers, self.context_length, config.num_kv_heads, config.head_dim,
-            self.final_norm.dtype, xp,
-        )  # fmt: skip
+            config.num_layers, room, config.num_kv_heads, config.head_dim, self.final_norm.dtype, xp
+        )
         self._tree_rows: TreeRows | None = None  # of the tree that was fed last
 
     @property
@@ -96,6 +98,7 @@ class ModelRunner:
         """
         if not self.rows_at_once and len(tokens) > 1:
             return _concatenate(self.forward(tokens[i : i + 1]) for i in range(len(tokens)))
+        self.make_room(self.length + len(tokens))
         cache, start, rows = self.cache, self.cache.length, tokens.shape[0]
         if self._graphs is not None and rows <= self._graphs.max_tokens:
             return self._replay(tokens)
@@ -115,13 +118,15 @@ class ModelRunner:
         A row has the same bits as in the chain from the root to it. Raises ValueError if the tree
         does not fit the context.
         """
-        xp, cache, start = array_module(self.final_norm), self.cache, self.cache.length
+        xp, start = array_module(self.final_norm), self.length
         last = start + max(depths)
         if last >= self.context_length:
             raise ValueError(
                 f"a tree that reaches position {last} does not fit a context of "
                 f"{self.context_length}"
             )
+        self.make_room(last + 1)
+        cache = self.cache
         positions = start + xp.asarray(depths)  # (T,)
         x = self.embed(xp.asarray(tokens))  # (T, D)
         self._tree_rows = tree_rows = TreeRows(cache, len(x))
@@ -149,6 +154,23 @@ class ModelRunner:
     def truncate(self, length: int) -> None:
         """Drop the cached positions from `length` on."""
         self.cache.truncate(length)
+
+    def make_room(self, positions: int) -> None:
+        """Enlarge the cache and the tables of RoPE, if this many positions do not fit. Raises
+        ValueError if they do not fit the context.
+        """
+        if positions <= self.cache.context_length:
+            return
+        if positions > self.context_length:
+            raise ValueError(f"{positions} rows do not fit a context of {self.context_length}")
+        room = room_for(positions, self.context_length, array_module(self.final_norm))
+        self.cosine, self.sine = self.rotary.tables(room, self.final_norm)
+        self.cache = enlarged(self.cache, room)
+
+    def cache_bytes(self, positions: int) -> int:
+        """Return the bytes of the cache that a text of this many positions needs."""
+        room = room_for(positions, self.context_length, array_module(self.final_norm))
+        return self.cache.nbytes // self.cache.context_length * room
 
     def clone(self) -> "ModelRunner":
         """Return a runner with the same weights and its own empty cache."""
@@ -194,10 +216,6 @@ class ModelRunner:
         Only the tokens and the position change from pass to pass. They are uploaded together.
         """
         xp, cache, start, rows = array_module(self.final_norm), self.cache, self.length, len(tokens)
-        if rows > cache.context_length - start:
-            raise ValueError(
-                f"{rows} rows after {start} do not fit a cache of {cache.context_length}"
-            )
 
         def step(given: Array) -> tuple[Array, Array]:
             x, first = self.embed(given[:rows]), given[rows:]
@@ -209,7 +227,9 @@ class ModelRunner:
 
         given = np.empty(rows + 1, np.int64)  # the tokens, then the position of the first
         given[:rows], given[rows] = tokens, start
-        key = rows, cache.keys.data.ptr, cache.values.data.ptr
+        # A recorded pass reads these arrays where they were.
+        arrays = cache.keys, cache.values, self.cosine, self.sine
+        key = rows, *(array.data.ptr for array in arrays)
         logits, hidden = self._graphs.run(key, step, xp.asarray(given))
         cache.extend(rows)
         return ForwardOutput(logits, hidden)

@@ -7,6 +7,7 @@ takes the object and never a path, so only `load` depends on the formats.
 from dataclasses import dataclass
 from pathlib import Path
 
+from minimtp.errors import UserError
 from minimtp.model.config import ModelConfig
 from minimtp.model.tokenizer import Tokenizer
 from minimtp.model.transformer import LanguageModel
@@ -24,3 +25,17 @@ class LoadedModel:
     def config(self) -> ModelConfig:
         """The sizes of the model."""
         return self.model.config
+
+    def limited_context(self, limit: int | None) -> int:
+        """Return the number of tokens that the model may attend to: `limit`, or all of its context.
+
+        Raises UserError if the model has no such context.
+        """
+        longest = self.config.context_length
+        if limit is None:
+            return longest
+        if not 1 <= limit <= longest:
+            raise UserError(
+                f"context must be 1 to {longest} tokens, the context of {self.path}, not {limit}"
+            )
+        return limit

@@ -151,15 +151,8 @@ def window_for(
 
     Raises UserError unless `context_length` fits the model.
     """
-    longest = loaded.config.context_length
-    if context_length is None:
-        return min(longest, max_window)
-    if not 1 <= context_length <= longest:
-        raise UserError(
-            f"context must be 1 to {longest} tokens, the context of {loaded.path}, "
-            f"not {context_length}"
-        )
-    return context_length
+    longest = loaded.limited_context(context_length)
+    return longest if context_length is not None else min(longest, max_window)
 
 
 def corpus_for(

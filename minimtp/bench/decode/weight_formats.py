@@ -208,7 +208,7 @@ def passes(formats: Sequence[Format], text: np.ndarray, device: Device) -> dict[
         form.target.truncate(0)
         form.target.forward(text)
         seconds, cache = _seconds_per_pass(form.target, device), _cache_bytes(form.target)
-        size = form.bytes_per_pass + cache * len(text) // form.target.context_length
+        size = form.bytes_per_pass + cache * len(text)
         share = size / seconds / 1e9 / bandwidth
         found[form.name] = {"microseconds": 1e6 * seconds, "bytes": size, "share_of_copy": share}
         form.target.truncate(0)
@@ -230,6 +230,6 @@ def _seconds_per_pass(target: ModelRunner | TorchDecoder, device: Device) -> flo
 
 
 def _cache_bytes(target: ModelRunner | TorchDecoder) -> int:
-    """Return the bytes of the keys and values of the whole context."""
+    """Return the bytes of the keys and values of one position."""
     cache = target if isinstance(target, TorchDecoder) else target.cache
-    return cache.keys.nbytes + cache.values.nbytes
+    return (cache.keys.nbytes + cache.values.nbytes) // cache.context_length

@@ -7,7 +7,7 @@ from copy import copy
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.cache import KeyValueCache, enlarged, room_for, with_rows
 from minimtp.decode.model_runner import BlockRunner, ModelRunner
 from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
 
@@ -22,10 +22,10 @@ class BlockHead:
         self._kernel = runner.kernel
         self._block = BlockRunner(head.block, config, self._kernel)
         self._norm = head.norm.weight.data
-        self.cache = KeyValueCache(
-            1, runner.context_length, config.num_kv_heads, config.head_dim, dtype, xp
-        )
-        self.states = xp.empty((runner.context_length, config.hidden_size), dtype)
+        room = room_for(1, runner.context_length, xp)
+        self.cache = KeyValueCache(1, room, config.num_kv_heads, config.head_dim, dtype, xp)
+        self.states = xp.empty((room, config.hidden_size), dtype)
+        self._angles = runner.rotary.tables(room, self._norm)  # cosine and sine, (room, C/2) each
 
     def clone(self) -> "BlockHead":
         """Return a head with the same weights and its own empty cache."""
@@ -39,7 +39,11 @@ class BlockHead:
         Overwrites x.
         """
         start, stop = self.cache.length, self.cache.length + len(x)
-        cosine, sine = self._runner.cosine[start:stop], self._runner.sine[start:stop]
+        if stop > self.cache.context_length:
+            room = room_for(stop, self._runner.context_length, array_module(x))
+            self.cache, self.states = enlarged(self.cache, room), with_rows(self.states, room)
+            self._angles = self._runner.rotary.tables(room, self._norm)
+        cosine, sine = (table[start:stop] for table in self._angles)
         self._block.forward(x, self.cache, 0, cosine, sine)
         self.cache.extend(len(x))
         self.states[start:stop], _ = self._kernel.rms_norm(x, self._norm, self._config.norm_eps)
@@ -63,9 +67,10 @@ class BlockHeadDrafter(ABC):
         self._kernel = runner.kernel
         self._output = runner.output
         self._heads = [self.head_type(head, runner) for head in heads.steps]
-        shape = runner.context_length, runner.config.hidden_size
-        self._hidden = xp.empty(shape, runner.final_norm.dtype)
-        self._tokens = xp.zeros(runner.context_length + self.max_depth + 1, np.int64)
+        self._context_length = runner.context_length
+        room = room_for(1, runner.context_length, xp)
+        self._hidden = xp.empty((room, runner.config.hidden_size), runner.final_norm.dtype)
+        self._tokens = xp.zeros(room + self.max_depth + 1, np.int64)
         self._rows = 0  # committed rows; with the pending token there is one more token than rows
 
     def clone(self) -> "BlockHeadDrafter":
@@ -83,6 +88,10 @@ class BlockHeadDrafter(ABC):
 
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         start, self._rows = self._rows, self._rows + len(tokens)
+        if self._rows > len(self._hidden):
+            room = room_for(self._rows, self._context_length, self._xp)
+            self._hidden = with_rows(self._hidden, room)
+            self._tokens = with_rows(self._tokens, room + self.max_depth + 1)
         self._hidden[start : self._rows] = hidden
         self._tokens[start + 1 : self._rows + 1] = self._xp.asarray(tokens)
         if len(tokens) > self.max_depth + 1:

@@ -16,6 +16,7 @@ were accepted, the last draft has not been fed, and is fed first in the next cal
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.decode.cache import room_for, with_rows
 from minimtp.decode.drafters.drafter import join_samples
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.target import Target
@@ -35,9 +36,10 @@ class ModelDrafter:
         self.model = model
         self.max_depth = max_depth
         self.min_confidence = min_confidence
-        self._text = np.zeros(model.context_length, np.int64)
+        room = room_for(1, model.context_length)
+        self._text = np.zeros(room, np.int64)
         self._committed = 0  # tokens of the text, which may grow longer than the model's context
-        self._fed = np.zeros(model.context_length, np.int64)  # the tokens of the model's rows
+        self._fed = np.zeros(room, np.int64)  # the tokens of the model's rows
 
     def clone(self) -> "ModelDrafter":
         return ModelDrafter(self.model.clone(), self.max_depth, self.min_confidence)
@@ -50,6 +52,7 @@ class ModelDrafter:
         start, self._committed = self._committed, self._committed + len(tokens)
         if self._committed > self.model.context_length:
             return
+        self._text = with_rows(self._text, room_for(self._committed, self.model.context_length))
         self._text[start : self._committed] = tokens
         # Rows before `start` hold tokens that were committed earlier. The pending token's row is
         # dropped even if it was drafted and fed, because the next draft begins with the logits
@@ -81,7 +84,9 @@ class ModelDrafter:
 
     def _feed(self, tokens: np.ndarray) -> Array:
         """Feed the tokens (R,). Return the logits (1, V) after the last one."""
-        self._fed[self.model.length : self.model.length + len(tokens)] = tokens
+        stop = self.model.length + len(tokens)
+        self._fed = with_rows(self._fed, room_for(stop, self.model.context_length))
+        self._fed[self.model.length : stop] = tokens
         return self.model.forward(tokens).logits[-1:]
 
 

@@ -17,6 +17,7 @@ from minimtp.model.heads import TokenConditionedHeads
 
 # A table of token parts is kept in memory if its share of the model's weights and cache is smaller.
 TABLE_SHARE = 0.1
+LONG_TEXT = 2048  # positions; the memory of decoding is judged for a text of this length
 
 
 class TokenConditionedDrafter:
@@ -53,7 +54,8 @@ class TokenConditionedDrafter:
         )
         self._token_parts = None  # see `_token_part`; needed to draft in one call
         table_bytes = runner.vocabulary_size * self._from_token.rows * runner.final_norm.itemsize
-        if table_bytes <= TABLE_SHARE * (runner.weight_bytes + runner.cache.nbytes):
+        cache_bytes = runner.cache_bytes(min(runner.context_length, LONG_TEXT))
+        if table_bytes <= TABLE_SHARE * (runner.weight_bytes + cache_bytes):
             self._token_parts = self._token_part(self._xp.arange(runner.vocabulary_size))
         elif runner.table is not None:
             self._token_parts = self._kernel.prepare_token_parts(

@@ -3,7 +3,8 @@
 Heads draft for a trunk. So they should learn the trunk's predictions, on text that the trunk itself
 generates. The recipe's `head_targets trunk` does the first half: heads learn the probabilities of
 the trunk instead of the next tokens of the text. This file does the second half. The model
-continues prompts from its training text at temperature 1, up to its context length, and the heads
+continues prompts from its training text at temperature 1, up to its context length, but at most
+MAX_LENGTH tokens, and the heads
 are trained on the result, usually with `freeze_trunk`. FastMTP (arXiv 2509.18362) does the same,
 and EAGLE trains on a fixed data set that the target generated. Speculative decoding does not change
 the distribution of the samples.
@@ -29,7 +30,8 @@ from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.corpus import Corpus
 
 FOLDER = "self-generated"
-PROMPT_SHARE = 8  # a prompt is one eighth of the context length
+MAX_LENGTH = 2048  # tokens per text; many short texts are more varied than a few long ones
+PROMPT_SHARE = 8  # a prompt is one eighth of a text
 FILE_SIZE = 1 << 16  # characters
 
 
@@ -48,7 +50,8 @@ def generate_training_text(
     """
     if tokens < 1:
         raise UserError(f"self_generated must be at least 1 token, not {tokens}")
-    prompt_length = max(1, loaded.config.context_length // PROMPT_SHARE)
+    length = min(loaded.config.context_length, MAX_LENGTH)
+    prompt_length = max(1, length // PROMPT_SHARE)
     if len(corpus.train) <= prompt_length:
         raise UserError(
             f"{corpus.name} is too short: a prompt needs {prompt_length + 1} tokens, but there are "
@@ -59,7 +62,7 @@ def generate_training_text(
     make_folder(partial)
     generated, pending, files = 0, "", 0
     with tqdm(total=tokens, unit="tok", unit_scale=True, desc=FOLDER, disable=None) as bar:
-        for text, count in _texts(loaded, corpus, prompt_length, seed):
+        for text, count in _texts(loaded, corpus, length, prompt_length, seed):
             generated += count
             pending += text + "\n"
             bar.update(count)
@@ -77,10 +80,10 @@ def generate_training_text(
 
 
 def _texts(
-    loaded: LoadedModel, corpus: Corpus, prompt_length: int, seed: int
+    loaded: LoadedModel, corpus: Corpus, length: int, prompt_length: int, seed: int
 ) -> Iterator[tuple[str, int]]:
     """Yield texts without end: (a prompt and its continuation, number of generated tokens)."""
-    decoder = Decoder(loaded)
+    decoder = Decoder(loaded, context_length=length)
     places = np.random.default_rng(seed)
     number = 0
     while True:
@@ -89,7 +92,7 @@ def _texts(
             decoder.target,
             decoder.drafter,
             corpus.train[start : start + prompt_length].astype(np.int64),
-            max_new_tokens=loaded.config.context_length,
+            max_new_tokens=length,
             sampling=SamplingParams(1.0),
             seed=row_seed(seed, number),
             stop_tokens=loaded.tokenizer.end_tokens,
