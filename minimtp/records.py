@@ -24,6 +24,7 @@ bytes, which Python stores as lone surrogates). msgspec only checks the parsed v
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -93,7 +94,9 @@ def read_file(path: str | Path, *, advice: str, max_bytes: int = MAX_BYTES) -> b
         raise UserError(f"{path} {found}: {advice}")
     try:
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            # `read` allocates as much as it is allowed to, so no more than the file holds.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, max_bytes) + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason_for(error)}): {advice}") from None
     if len(data) > max_bytes:

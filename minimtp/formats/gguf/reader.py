@@ -168,10 +168,13 @@ def _joined_floats(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
         grid = BLOCK_GRIDS.get(file.tensors[part.name].type)
         if grid is None:
             target[:] = array
-        for first in range(0, 0 if grid is None else len(array), ROWS_AT_ONCE):
-            some = slice(first, first + ROWS_AT_ONCE)
-            target[some] = packing.dequantize(grid, array[some])
-        _require_finite(file, part, bool(np.isfinite(target.min()) and np.isfinite(target.max())))
+            finite = bool(np.isfinite(target.min()) and np.isfinite(target.max()))
+            _require_finite(file, part, finite)
+        else:
+            _require_finite(file, part, packing.has_finite_scales(grid, array))
+            for first in range(0, len(array), ROWS_AT_ONCE):
+                some = slice(first, first + ROWS_AT_ONCE)
+                target[some] = packing.dequantize(grid, array[some])
         if head_dim and part.rotated:
             target[:] = to_neighbours(target, head_dim)
     return joined
