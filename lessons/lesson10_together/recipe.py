@@ -27,6 +27,7 @@ INTRODUCES = (
     "minimtp.compare.report",
     "minimtp.compare.plot",
     "minimtp.compare.run",
+    "minimtp.compare.schema",
 )
 
 recipe = replace(previous, learning_rate=3e-3)

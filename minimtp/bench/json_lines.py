@@ -2,6 +2,15 @@
 
 import json
 
+from minimtp.files import FileKind
+
+
+def result_file(measurement: str) -> FileKind:
+    """Return the kind of the files that hold the results of this measurement."""
+    return FileKind(
+        f"a result of bench {measurement}", begins=f'{{"measurement": "{measurement}"'.encode()
+    )
+
 
 def json_lines(result: dict[str, object]) -> str:
     """Return the result with five significant digits per number and one line per "rows" entry."""

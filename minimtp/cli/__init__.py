@@ -55,10 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed our output: discard the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk or a missing permission that no other code has explained
-        path = error.filename or "the system"
-        reason = error.strerror or error
-        return _failed(f"{path}: {reason}: free disk space, or choose another path", 2)
+    except OSError as error:  # a failure of the system that no other code has explained
+        from minimtp.files import advice_for, reason_for
+        from minimtp.quoting import shown_path
+
+        path = shown_path(error.filename or "the system")
+        return _failed(f"{path}: {reason_for(error)}: {advice_for(error)}", 2)
 
 
 def make_parser() -> Parser:

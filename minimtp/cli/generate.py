@@ -56,14 +56,15 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.decode.decoder import Decoder
-    from minimtp.decode.display.trace import require_place
+    from minimtp.decode.display.trace import TRACE
+    from minimtp.files import check_file
 
     use_kernels(options)
     prompts = _prompts(options)
     if len(prompts) > 1 and (options.trace or options.show):
         raise UserError("--show and --trace follow one text: give a single --prompt")
     if options.trace:
-        require_place(options.trace)
+        check_file(options.trace, TRACE)
     loaded = minimtp.load(options.run, device=options.device)
     decoder = Decoder(loaded, _draft_config(options), options.context)
     if len(prompts) > 1:
@@ -213,7 +214,7 @@ def _write_trace(
     from minimtp import kernels
     from minimtp.backend import choose_device
     from minimtp.decode.decoder import Decoder, DraftConfig
-    from minimtp.decode.display.trace import describe, page
+    from minimtp.decode.display.trace import TRACE, describe, page
     from minimtp.files import write_text
 
     settings = decoding_settings(options)
@@ -242,7 +243,7 @@ def _write_trace(
         settings=described,
         plain_tokens_per_second=plain.statistics.tokens_per_second,
     )
-    write_text(Path(options.trace), html)
+    write_text(options.trace, html, TRACE)
     print(
         f"saved {options.trace}: open it in a browser; space plays, the arrow keys step",
         file=sys.stderr,

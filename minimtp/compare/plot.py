@@ -1,13 +1,11 @@
-"""The comparison as a figure. Needs matplotlib (the extra `plots`); everything else works without
-it.
-"""
+"""The comparison as a figure (plots.py)."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.compare.result_cache import Figures
+from minimtp.plots import save_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +17,9 @@ TEMPERATURES = (("", "temperature 0"), ("_t1", "temperature 1"))  # suffix of th
 
 
 def draw_comparison(result: Figures, folder: Path) -> Path | None:
-    """Draw compare.png into the folder. Return None if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return None
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
-    draw(figure, result["configurations"])
-    path = folder / FILE_NAME
-    figure.savefig(path, dpi=120)
-    return path
+    """Draw compare.png into the folder. Return None if it cannot be drawn."""
+    configurations = result["configurations"]
+    return save_plot(folder / FILE_NAME, lambda figure: draw(figure, configurations), (14, 4.2))
 
 
 def draw(figure: "Figure", configurations: Sequence[Figures]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from minimtp.compare.schema import Cache
 from minimtp.errors import UserError
-from minimtp.files import write_text
+from minimtp.files import FileKind, set_aside, write_text
 from minimtp.records import check_value, notice, read_cache, without_nan
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Figures = dict[str, Json]  # results by name
+CACHE = FileKind("an unfinished measurement", begins=b'{"setting":')
 
 
 class ResultCache:
@@ -28,6 +29,7 @@ class ResultCache:
         self._path, self._report = path, report
         self._content = {"setting": as_json(setting), "parts": {}, "seconds": 0.0}
         found = read_cache(path, Cache, report=report)
+        set_aside(path, CACHE, silent=True)
         if found is not None and found.setting == self._content["setting"]:
             self._content |= {"parts": found.parts, "seconds": found.seconds}
 
@@ -63,7 +65,7 @@ class ResultCache:
             self._write()
 
     def _write(self) -> None:
-        write_text(self._path, json.dumps(self._content))
+        write_text(self._path, json.dumps(self._content), CACHE)
 
 
 def as_json(value: Figures) -> Figures:

@@ -21,10 +21,10 @@ from minimtp.compare.measurement import (
 )
 from minimtp.compare.plot import draw_comparison
 from minimtp.compare.report import print_report
-from minimtp.compare.result_cache import Figures, ResultCache, as_json
+from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
 from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
 from minimtp.machine import available_cores
 from minimtp.records import check_value, parse_json, read_file, without_nan
 from minimtp.training import presets
@@ -33,6 +33,7 @@ from minimtp.training.recipe import Recipe
 from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME = "compare.json"
+RESULT = FileKind("a comparison", begins=b'{"configurations":')
 CACHE_NAME = "measured.json"  # exists until everything is measured
 ADVICE = "delete it to measure again"
 MORE_TEXT = "give more text with --corpus, or choose a smaller --preset"
@@ -102,21 +103,24 @@ def compare(
     Raises UserError for options that cannot be used and folders that cannot be written,
     KeyboardInterrupt if the user stops it, and Disagreement, after writing all results, if a
     configuration's greedy text differs from plain decoding."""
-    recipe = presets.preset(preset, seed=seed)
     out = Path(out or Path("runs", f"compare-{preset}"))
+    check_folder(out)
+    recipe = presets.preset(preset, seed=seed)
     text = open_corpus(corpus, encoding=encoding, out=out)
     text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, MORE_TEXT)
     prompts = choose_prompts(text, SIZES[preset])
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
     job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
-    make_folder(out)
-    result = finished_result(out, job.setting)
-    if result is None:
-        result = _train_and_measure(job, out, report)
-        write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n")
-        (out / CACHE_NAME).unlink()
-        draw_comparison(result, out)
+    with OneWriter(out) as writer:
+        result = finished_result(out, job.setting)
+        if result is None:
+            writer.begin()
+            check_file(out / FILE_NAME, RESULT)
+            result = _train_and_measure(job, out, report)
+            write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n", RESULT)
+            delete(out / CACHE_NAME, CACHE)
+            draw_comparison(result, out)
     print_report(result, out, report)
     require_equal_texts(result["configurations"])
     return result

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.files import OneWriter
 from minimtp.model.loss import evaluate_losses
 from minimtp.quant.grids import F16
 from minimtp.quant.packed_matrix import stored_arrays
@@ -79,8 +80,8 @@ def quantize(
 
     Raises UserError if the model cannot be packed this way, or if `out` already holds a checkpoint.
     """
-    if checkpoint.exists(out):
-        raise UserError(f"{out} already holds a checkpoint: choose another --out")
+    with OneWriter(out):  # another command may be writing there
+        _require_free(out)
     if run.packed is not None:
         raise UserError(f"{run.path} is quantized already: give the run it was made from")
     needs_text = method in METHODS_WITH_TEXT or head_grid == MEASURED
@@ -243,4 +244,14 @@ def _write(
         packed=asdict(spec),
         state=state,
     )
-    checkpoint.write(out, packed)
+    with OneWriter(out) as writer:
+        writer.begin()
+        _require_free(out)
+        checkpoint.write(out, packed)
+
+
+def _require_free(out: str | Path) -> None:
+    """Raise UserError if `out` holds a checkpoint, or none can be written there."""
+    if checkpoint.exists(out):
+        raise UserError(f"{out} already holds a checkpoint: choose another --out")
+    checkpoint.check_place(out)

@@ -1,41 +1,41 @@
 """The plot of `minimtp bench decode`: speed-ups, prediction, acceptance by depth, and c(T)."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.bench.decode.report import Row, variants_and_rules
 from minimtp.bench.decode.variants import PLAIN
+from minimtp.plots import save_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Distinguishable with colour blindness too.
 COLORS = ("#0072b2", "#e69f00", "#a8123c", "#009e73", "#56b4e9", "#cc79a7")
 
 
 def draw(result: Mapping[str, object], path: Path) -> Path | None:
-    """Save the plot and return its path, or return None if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return None
-    from matplotlib.figure import Figure
-
+    """Save the plot and return its path, or return None if it cannot be drawn."""
     rows = [row for row in result["rows"] if row["variant"] != PLAIN]
     lines = len(variants_and_rules(rows))
+    size = (15, 4.4 + 0.24 * lines)
+    seconds = result["seconds_per_pass"]
+    return save_plot(path, lambda figure: _draw(figure, rows, lines, seconds), size, dpi=80)
+
+
+def _draw(figure: "Figure", rows: Sequence[Row], lines: int, seconds: Sequence[float]) -> None:
     texts = list(dict.fromkeys(row["text"] for row in rows))
-    figure = Figure(figsize=(15, 4.4 + 0.24 * lines), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1 + 0.24 * lines, 3.4))
     panels = upper.subplots(1, len(texts), sharey=True, squeeze=False)[0]
     predicted, acceptance, costs = lower.subplots(1, 3)
     _draw_speedups(panels, texts, rows)
     _draw_predictions(predicted, texts, rows)
     _draw_acceptance(acceptance, texts, rows)
-    _draw_costs(costs, result["seconds_per_pass"])
+    _draw_costs(costs, seconds)
     for axes in (*panels, predicted, acceptance, costs):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=80)
-    return path
 
 
 def _draw_speedups(panels: Sequence["Axes"], texts: Sequence[str], rows: Sequence[Row]) -> None:

@@ -41,13 +41,14 @@ from minimtp.bench.decode.report import formats_table, table
 from minimtp.bench.decode.variants import all_variants, with_rules
 from minimtp.bench.decode.weight_formats import measure_weight_formats
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
-from minimtp.bench.json_lines import json_lines
+from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.decode.sampling.params import SamplingParams
-from minimtp.files import make_folder, write_text
+from minimtp.files import check_file, check_folder, make_folder, write_text
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 
 FILE_NAME, PLOT_NAME = "bench-decode.json", "bench-decode.png"
+RESULT = result_file("decode")
 TEMPERATURES = (0.0, 0.7, 1.0)
 STRETCH = 12
 Row = dict[str, object]
@@ -71,6 +72,9 @@ def measure_decoding(
     small: a run with the same tokenizer that drafts too. Raises UserError if an option is invalid.
     """
     started = time.perf_counter()
+    if out is not None:
+        check_folder(out)
+        check_file(Path(out, FILE_NAME), RESULT)
     loaded, load_before = load(folder, device), machine.load()
     sizes = fit_to_context(sizes or Sizes(), loaded)
     samplings = [SamplingParams(temperature) for temperature in temperatures]
@@ -105,7 +109,7 @@ def measure_decoding(
         "versions": machine.versions(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     if out is not None:
-        write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result), RESULT)
     report(table(result))
     report("")
     report(formats_table(result))

@@ -34,7 +34,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
-from minimtp.bench.json_lines import json_lines
+from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
@@ -44,10 +44,11 @@ from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import check_file, check_folder, make_folder, write_text
 from minimtp.formats.load import load
 
 FILE_NAME = "bench-rounds.json"
+RESULT = result_file("rounds")
 TEXTS, TEMPERATURES = ("code", "prose"), (0.0, 1.0)
 ROUNDS = 4
 CHAIN = "chain"
@@ -77,6 +78,9 @@ def measure_tokens_per_round(
     """
     if places < 2:
         raise UserError(f"places must be at least 2 to estimate an interval, not {places}")
+    if out is not None:
+        check_folder(out)
+        check_file(Path(out, FILE_NAME), RESULT)
     loaded = load(folder, device)
     max_new_tokens = 2 + ROUNDS * (FIXED_DEPTH + 1)
     wanted = Sizes(prompts=places, prompt=64, max_new_tokens=max_new_tokens)
@@ -102,7 +106,7 @@ def measure_tokens_per_round(
         "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
     if out is not None:
-        write_text(out / FILE_NAME, json_lines(result))
+        write_text(out / FILE_NAME, json_lines(result), RESULT)
     report(table(result))
     if out is not None:
         report(f"saved {out / FILE_NAME}")

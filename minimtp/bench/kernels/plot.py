@@ -6,28 +6,28 @@ large matrices. A product of small integers may exceed it.
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.bench.kernels.report import on_gpu
+from minimtp.plots import save_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = ("#1e8449", "#2e86c1", "#ca6f1e", "#7f8c8d", "#8e44ad", "#c0392b", "#d4ac0d")
 WITH_MEMORY_LIMIT = ("q4_0", "q8_0", "f16", "f32")
 
 
 def draw(result: Mapping[str, object], path: Path) -> Path | None:
-    """Save the plot and return its path, or return None if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        return None
-    from matplotlib.figure import Figure
+    """Save the plot and return its path, or return None if it cannot be drawn."""
+    return save_plot(path, lambda figure: _draw(figure, result), (15, 4.8))
 
+
+def _draw(figure: "Figure", result: Mapping[str, object]) -> None:
     products = result["products"]
     where = result["machine"]["processor"] if on_gpu(result) else "one thread"
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
     speed, rows_axes, roofline = figure.subplots(1, 3)
     for format_, color in zip(dict.fromkeys(p["format"] for p in products), COLORS, strict=False):
         own = [p for p in products if p["format"] == format_]
@@ -59,8 +59,6 @@ def draw(result: Mapping[str, object], path: Path) -> Path | None:
     for axes in (speed, rows_axes, roofline):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    return path
 
 
 def _draw_roof(axes: "Axes", read: float, peak: float) -> None:

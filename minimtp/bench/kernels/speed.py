@@ -29,15 +29,17 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import Array, choose_device
 from minimtp.backend import numpy as np
+from minimtp.bench.json_lines import result_file
 from minimtp.bench.kernels import speed_on_gpu
 from minimtp.bench.kernels.figures import ROWS, SHAPES, Product, figures
 from minimtp.bench.kernels.plot import draw
 from minimtp.bench.kernels.report import table
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import check_file, write_text
 from minimtp.kernels.ggml import blocks
 
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
+RESULT = result_file("kernels")
 SECONDS = 0.02  # total time of the calls for one figure of a round
 
 
@@ -68,14 +70,12 @@ def measure_kernels(
     for name, value, maximum in (("max_size", max_size, 1 << 14), ("rounds", rounds, 1_000)):
         if not 1 <= value <= maximum:
             raise UserError(f"{name} must be at least 1 and at most {maximum}, not {value}")
-    if out is not None and Path(out).is_dir():
-        raise UserError(f"{out} is a folder: give --out a file name")
+    if out is not None:
+        check_file(out, RESULT)
     chosen = choose_device(device)
     kernel, reason = kernels.describe(chosen.name)
     if kernel == "plain":
         raise UserError(f"there are no compiled kernels to measure: {reason}")
-    if out is not None:
-        make_folder(Path(out).parent)
     load = machine.load()
     machine.warn_if_busy(load, report)
     shapes = [shape for shape in SHAPES if 4 * shape[0] * shape[1] <= max_size << 20]
@@ -89,7 +89,7 @@ def measure_kernels(
         "versions": machine.versions(),
     }  # fmt: skip
     if out is not None:
-        write_text(Path(out), json.dumps(result, indent=2) + "\n")
+        write_text(out, json.dumps(result, indent=2) + "\n", RESULT)
     report(table(result))
     if out is not None:
         plot = draw(result, Path(out).with_suffix(".png"))

@@ -11,17 +11,20 @@ from pathlib import Path
 from msgspec import Struct, to_builtins
 
 from minimtp import machine
+from minimtp.bench.json_lines import result_file
 from minimtp.bench.quality.cells import GRIDS, RECIPES, Cell, measure_cell, table_rows
 from minimtp.bench.quality.report import draw, table
 from minimtp.bench.quality.summary import MAX_SEEDS, summary
 from minimtp.errors import UserError, shown
-from minimtp.files import make_folder, write_text
+from minimtp.files import OneWriter, check_file, check_folder, write_text
 from minimtp.machine import available_cores
 from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_file
-from minimtp.training.data.corpus import open_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.recipe import Recipe
 from minimtp.training.run.interrupt import Interrupted
 
 FILE_NAME, PLOT_NAME = "quality.json", "quality.png"
+RESULT = result_file("quality")
 ADVICE = "delete it to measure again"
 
 
@@ -62,12 +65,29 @@ def measure_quality(
     """
     check_options(bits, seeds, preset)
     recipe, out = RECIPES[preset], Path(out or Path("runs", f"quality-{preset}"))
+    check_folder(out)
     text = open_corpus(corpus, encoding=encoding, out=out)
     text.require(recipe.batch_size, recipe.context_length, 0, remedy="give more text with --corpus")
-    make_folder(out)
     setting = {"measurement": "quality", "preset": preset}
     setting |= {"recipe": recipe.to_dict(), "corpus": text.to_dict()}
+    with OneWriter(out) as writer:
+        writer.begin()
+        return _measure(setting, recipe, text, bits, seeds, out, threads, report)
+
+
+def _measure(
+    setting: dict[str, object],
+    recipe: Recipe,
+    text: Corpus,
+    bits: Sequence[int],
+    seeds: int,
+    out: Path,
+    threads: int | None,
+    report: Callable[[str], None],
+) -> dict[str, object]:
+    """Measure what is not yet in `out`. The arguments are those of `measure_quality`."""
     cells = _finished_cells(out, setting)
+    check_file(out / FILE_NAME, RESULT)
     load_before = machine.load()
     rows = table_rows(recipe, bits)
     wanted = [Cell(seed, number, method) for seed in range(seeds) for number, method in rows]
@@ -134,4 +154,4 @@ def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
 
 
 def _write(out: Path, result: dict[str, object]) -> None:
-    write_text(out / FILE_NAME, json.dumps(result, indent=2) + "\n")
+    write_text(out / FILE_NAME, json.dumps(result, indent=2) + "\n", RESULT)

@@ -3,11 +3,15 @@
 Bits per weight are computed from the size of the file, including scales, the token table and norms.
 """
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.machine import other_work
+from minimtp.plots import save_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADINGS = ("bits", "method", "held-out nats", "loss", "recovered", "bits/weight", "seconds")
 Row = Mapping[str, object]
@@ -63,13 +67,12 @@ def readme(result: Mapping[str, object]) -> str:
 def draw(rows: Sequence[Row], path: Path) -> Path | None:
     """Plot the loss against bits per weight, a line per method; return the path.
 
-    Returns None if matplotlib (the extra `plots`) is not installed.
+    Returns None if it cannot be drawn.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        return None
-    from matplotlib.figure import Figure
+    return save_plot(path, lambda figure: _draw(figure, rows), (8, 5))
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+
+def _draw(figure: "Figure", rows: Sequence[Row]) -> None:
     axes = figure.subplots()
     for method in dict.fromkeys(row["method"] for row in rows if "recovered" in row):
         points = [row for row in rows if row["method"] == method]
@@ -89,5 +92,3 @@ def draw(rows: Sequence[Row], path: Path) -> Path | None:
     axes.set(ylabel="held-out loss in nats (95 % interval over seeds)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    return path

@@ -52,17 +52,19 @@ from minimtp import machine
 from minimtp.backend import Device, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
+from minimtp.bench.json_lines import result_file
 from minimtp.bench.training.implementations import BASELINES, EXTRA_TOKENS, OTHERS, OURS
 from minimtp.bench.training.report import table
 from minimtp.bench.training.worker import UNCOUNTED, Round, Worker, start_workers
 from minimtp.engine.precision import require
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import check_file, write_text
 from minimtp.machine import available_cores
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
 
+RESULT = result_file("train")
 CHECKED_STEPS = 20
 # Relative to the loss; see this file's docstring.
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 5e-2}
@@ -131,11 +133,9 @@ def measure_training(
     differ.
     """
     plan = _plan(preset, device, precision, steps, rounds, threads)
-    if out is not None and Path(out).is_dir():
-        raise UserError(f"{out} is a folder: give --out a file name")
-    load = machine.load()
     if out is not None:
-        make_folder(Path(out).parent)
+        check_file(out, RESULT)
+    load = machine.load()
     with ExitStack() as stack:
         name = plan.device.name
         workers, missing = start_workers(plan.recipe, plan.threads, name, kernel_choice, stack)
@@ -145,7 +145,7 @@ def measure_training(
         abouts = {name: worker.about for name, worker in workers.items()}
     result = _result(preset, plan, measured, abouts, missing, load)
     if out is not None:
-        write_text(Path(out), json.dumps(result, indent=2) + "\n")
+        write_text(out, json.dumps(result, indent=2) + "\n", RESULT)
     report(table(result))
     if out is not None:
         report(f"saved {out}")

@@ -24,7 +24,7 @@ from minimtp.bench.quality import measure as quality
 from minimtp.bench.training import speed as training
 from minimtp.compare import run as comparison
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import FileKind, OneWriter, write_text
 from minimtp.kernels import describe as describe_kernels
 
 
@@ -64,7 +64,17 @@ def measure_everything(
     if preset == "gpu" and device == "cpu":
         raise UserError("preset gpu takes days on a CPU: use --device cuda, or --preset quick")
     kernel, reason = describe_kernels(choose_device(device).name)
-    out = make_folder(out or Path("runs", f"bench-{preset}"))
+    out = Path(out or Path("runs", f"bench-{preset}"))
+    with OneWriter(out) as writer:
+        writer.begin()
+        _run_missing(preset, out, device, kernel, reason, report)
+    return out
+
+
+def _run_missing(
+    preset: str, out: Path, device: str, kernel: str, reason: str, report: Callable[[str], None]
+) -> None:
+    """Run the measurements whose files are not in `out`. kernel, reason: the kernels that run."""
     measurements = _measurements(preset, out, device)
     if kernel == "plain":
         report(f"omitting bench-kernels.json: there are no compiled kernels to measure ({reason})")
@@ -76,7 +86,6 @@ def measure_everything(
         report(f"\n{name}")
         measure()
     report(f"\nall results are in {out}")
-    return out
 
 
 def _measurements(preset: str, out: Path, device: str) -> dict[str, Callable[[], object]]:
@@ -104,7 +113,7 @@ def _measurements(preset: str, out: Path, device: str) -> dict[str, Callable[[],
 
     def compare() -> None:
         comparison.compare(preset, compared, device=device)
-        _copy(compared / comparison.FILE_NAME, out / f"compare-{preset}.json")
+        _copy(compared / comparison.FILE_NAME, out / f"compare-{preset}.json", comparison.RESULT)
 
     def measure_decoding() -> None:
         small = compared / "mtp_qat_int4"
@@ -115,7 +124,7 @@ def _measurements(preset: str, out: Path, device: str) -> dict[str, Callable[[],
     def measure_quality() -> None:
         folder = out / f"quality-{preset}"
         quality.measure_quality(extent.bits, extent.seeds, preset, folder)
-        _copy(folder / quality.FILE_NAME, out / f"quality-{preset}.json")
+        _copy(folder / quality.FILE_NAME, out / f"quality-{preset}.json", quality.RESULT)
 
     measurements = {
         "bench-kernels.json": measure_kernels,
@@ -129,6 +138,6 @@ def _measurements(preset: str, out: Path, device: str) -> dict[str, Callable[[],
     return measurements
 
 
-def _copy(measured: Path, path: Path) -> None:
+def _copy(measured: Path, path: Path, kind: FileKind) -> None:
     """Copy the file completely or not at all: an existing file counts as measured."""
-    write_text(path, measured.read_text(encoding="utf-8"))
+    write_text(path, measured.read_text(encoding="utf-8"), kind)

@@ -17,7 +17,6 @@ place that plain decoding would have reached in the same time.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import NamedTuple
 
 from minimtp.decode.decoder import DraftConfig
@@ -26,13 +25,13 @@ from minimtp.decode.round import Round
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import DecodeBytes
-from minimtp.errors import UserError
-from minimtp.files import kind_at
+from minimtp.files import FileKind
 from minimtp.model.matrix import bits_per_weight
 from minimtp.model.transformer import LanguageModel
 
 PLACEHOLDER = "__TRACE__"  # the template's marker for the data
 BEGINNING = "<!doctype html>\n<!-- minimtp trace -->\n"
+TRACE = FileKind("a trace", begins=BEGINNING.encode())
 
 
 class TimedRound(NamedTuple):
@@ -197,40 +196,6 @@ def owned_text(tokens: Sequence[bytes]) -> list[str]:
             owner_ends += len(tokens[owner])
         parts[owner] += letter
     return parts
-
-
-def require_place(path: str | Path) -> Path:
-    """Return the path if a page may be written there: a new file in an existing folder, or an
-    earlier trace.
-
-    Raises UserError for anything else, so that a typing mistake does not overwrite a file.
-    """
-    path = Path(path)
-    kind = kind_at(path)
-    if kind_at(path.parent) != "folder":
-        raise UserError(
-            f"the folder {path.parent} does not exist: create it, or choose another file"
-        )
-    if kind == "folder":
-        example = path / "trace.html"
-        raise UserError(
-            f"{path} is a folder: give the name of a file for the trace, such as {example}"
-        )
-    if kind != "nothing" and not _is_trace(path):
-        raise UserError(
-            f"{path} exists and is not a trace: choose another file, or remove this one"
-        )
-    return path
-
-
-def _is_trace(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(BEGINNING)) == BEGINNING.encode()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): choose another file for the trace"
-        ) from None
 
 
 def page(

@@ -34,13 +34,14 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import FileKind, write_text
 from minimtp.records import notice, read_cache
 
 MEASURED = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens; beyond them c(n) is extrapolated linearly
 FIRST_BUCKET = 128  # rows at which the first bucket ends
 BUCKET_GROWTH = 4  # each bucket ends at this multiple of the end of the one before it
 MAX_REPEATS = 7  # passes over each number of tokens, after a warm-up
+COSTS = FileKind("a file of costs")  # the folder is minimtp's own, so any file may be replaced
 MAX_SECONDS = 0.25  # after this time, two repeats are enough
 SHORTEST, LONGEST = 1e-9, 3600.0  # seconds that a file may hold
 MAX_FILE_BYTES = 2**20
@@ -116,8 +117,7 @@ class Costs:
             return
         content = {"identity": self._identity, "seconds": buckets | {str(end): seconds}}
         with contextlib.suppress(UserError):  # an unwritable folder is ignored
-            make_folder(self._path.parent)
-            write_text(self._path, json.dumps(content), shared=True)
+            write_text(self._path, json.dumps(content), COSTS)
 
 
 def measure(target: Target) -> list[float]:

@@ -11,16 +11,17 @@ multiplies blocks by inputs rounded to int8 in groups of 32, as the default `--a
 does, but stores the scales of the inputs as float16.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import minimtp
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, make_folder
-from minimtp.formats.gguf.container import is_gguf
+from minimtp.files import FileKind, atomic_write, check_file
 from minimtp.formats.gguf.layout import NAMES, gguf_library
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
 from minimtp.formats.layout import layout
@@ -33,10 +34,13 @@ from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.quoting import shown_path
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
+MARK = "minimtp.version"  # a key of the files that minimtp writes, and of no others
+GGUF_FILE = FileKind("a GGUF file", begins=b"GGUF", contains=MARK.encode())
 FILE_TYPES = {  # general.file_type, by the type of most matrices
     "f32": "ALL_F32",
     "f16": "MOSTLY_F16",
@@ -62,27 +66,29 @@ class Exported(NamedTuple):
 def export(loaded: LoadedModel, path: str | Path) -> Exported:
     """Write the trunk and the tokenizer of a loaded model to a GGUF file.
 
-    An existing GGUF file is replaced once the new one is safely on the disk.
+    An earlier export is replaced once the new one is safely on the disk.
 
     Raises UserError if a GGUF file cannot hold the model, if the extra `interop` is missing, if
-    `path` holds anything but a GGUF file, or if the file cannot be written.
+    `path` holds anything but an earlier export, or if the file cannot be written.
     """
+    if os.path.exists(path) and os.path.samefile(path, loaded.path):
+        raise UserError(f"{shown_path(path)} is the model itself: choose another --out")
     return write_gguf(path, loaded.model, loaded.tokenizer, loaded.path.name.removesuffix(".gguf"))
 
 
 def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: str) -> Exported:
     """Write a model in memory, as `export` does. name: the model's name in the file."""
     gguf, path = gguf_library(), Path(path)
+    check_file(path, GGUF_FILE)
     if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
         model = convert(model)
     tensors = _tensors(model)
     vocabulary = vocabulary_of(tokenizer)
-    _require_place(path)
-    make_folder(path.parent)
     matrix_types = Counter(kind for kind, array in tensors.values() if array.ndim == 2)
-    with atomic_write(path) as partial:
-        writer = gguf.GGUFWriter(partial, "llama")
+    with atomic_write(path, GGUF_FILE) as file:
+        writer = gguf.GGUFWriter(file.name, "llama")
         try:
+            writer.add_string(MARK, minimtp.__version__)
             most_common = matrix_types.most_common(1)[0][0]
             writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most_common]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -98,19 +104,6 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
             writer.close()
     types = Counter(kind for kind, _ in tensors.values())
     return Exported(path, path.stat().st_size, types, caveats(model))
-
-
-def _require_place(path: Path) -> None:
-    """Raise UserError if `path` holds anything but a GGUF file: a typing mistake must not replace a
-    checkpoint.
-    """
-    kind = kind_at(path)
-    if kind not in ("nothing", "file"):
-        raise UserError(f"{path} is not a file: give the name of a file to write")
-    if kind == "file" and not is_gguf(path):
-        raise UserError(
-            f"{path} exists and is not a GGUF file: choose another --out, or remove this one"
-        )
 
 
 def caveats(model: LanguageModel) -> list[str]:

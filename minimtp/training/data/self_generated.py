@@ -12,8 +12,6 @@ the distribution of the samples.
 The text is kept in the run folder as ordinary text files, and a resumed run reads it again.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,13 +23,15 @@ from minimtp.decode.decoder import Decoder
 from minimtp.decode.options import start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
-from minimtp.files import make_folder, write_text
+from minimtp.files import FileKind, new_folder, write_text
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.corpus import Corpus
 
 FOLDER = "self-generated"
 MAX_LENGTH = 2048  # tokens per text; many short texts are more varied than a few long ones
 PROMPT_SHARE = 8  # a prompt is one eighth of a text
+MARK = ".minimtp-text"  # shows that minimtp made the folder
+TEXT = FileKind("a generated text")
 FILE_SIZE = 1 << 16  # characters
 
 
@@ -42,8 +42,8 @@ def generate_training_text(
 
     corpus: its training part provides the prompts.
 
-    The same model, corpus and seed generate the same text. An unfinished folder of an interrupted
-    run is replaced.
+    The same model, corpus and seed generate the same text. The folder of an
+    earlier attempt is replaced.
 
     Raises UserError if `tokens` is not positive, if the corpus is too short for a prompt, or if the
     folder cannot be written.
@@ -57,25 +57,22 @@ def generate_training_text(
             f"{corpus.name} is too short: a prompt needs {prompt_length + 1} tokens, but there are "
             f"{len(corpus.train)} to train on, so give more text"
         )
-    partial = make_folder(Path(out, f"{FOLDER}.partial"))
-    shutil.rmtree(partial)
-    make_folder(partial)
+    final = Path(out, FOLDER)
     generated, pending, files = 0, "", 0
-    with tqdm(total=tokens, unit="tok", unit_scale=True, desc=FOLDER, disable=None) as bar:
+    with (
+        new_folder(final, MARK) as folder,
+        tqdm(total=tokens, unit="tok", unit_scale=True, desc=FOLDER, disable=None) as bar,
+    ):
         for text, count in _texts(loaded, corpus, length, prompt_length, seed):
             generated += count
             pending += text + "\n"
             bar.update(count)
             finished = generated >= tokens
             if len(pending) >= FILE_SIZE or finished:
-                write_text(partial / f"{files:05}.txt", pending)
+                write_text(folder / f"{files:05}.txt", pending, TEXT)
                 pending, files = "", files + 1
             if finished:
                 break
-    final = Path(out, FOLDER)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(partial, final)
     return final
 
 

@@ -5,7 +5,7 @@
 else that a resumed run needs: recipe, step, tokenizer, corpus and so on. `recipe.json` repeats the
 header for people. Resuming does not read it, but `train --recipe` does.
 
-**Atomic.** The file is replaced atomically (files.py), so the path always holds a whole checkpoint:
+**Atomic.** The file is replaced atomically (files/), so the path always holds a whole checkpoint:
 the previous one or the new one. Everything is in one file, because only the rename of a single file
 is atomic.
 
@@ -26,7 +26,15 @@ from msgspec import Struct
 import minimtp
 from minimtp.backend import to_numpy
 from minimtp.errors import UserError, naming, shown
-from minimtp.files import atomic_write, kind_at, make_folder, write_text
+from minimtp.files import (
+    FileKind,
+    atomic_write,
+    check_file,
+    check_folder,
+    kind_at,
+    make_folder,
+    write_text,
+)
 from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_json
 from minimtp.training.build import Arrays
 from minimtp.training.recipe import Recipe
@@ -34,9 +42,10 @@ from minimtp.training.run.tensor_file import checksum, damaged, open_tensors, wr
 
 FORMAT_VERSION = 2  # 2: the recipe's settings have their present names
 FILE_NAME = "checkpoint.safetensors"
-PARTIAL_NAME = "checkpoint.safetensors.partial"
 RECIPE_NAME = "recipe.json"
 HEADER_KEY = "minimtp"
+CHECKPOINT = FileKind("a checkpoint", contains=b'{"__metadata__": {"minimtp":')
+RECIPE = FileKind("a copy of a checkpoint's header", begins=b'{"format_version":')
 ADVICE = "delete it, or give another run folder"
 MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before the parameter's name
 
@@ -121,6 +130,13 @@ def exists(folder: str | Path) -> bool:
     return kind_at(Path(folder, FILE_NAME)) == "file"
 
 
+def check_place(folder: str | Path) -> None:
+    """Raise UserError if a checkpoint cannot be written into this folder, which need not exist."""
+    check_folder(folder)
+    for name, kind in ((FILE_NAME, CHECKPOINT), (RECIPE_NAME, RECIPE)):
+        check_file(Path(folder, name), kind)
+
+
 def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint into the folder, which is created if it does not exist.
 
@@ -145,13 +161,13 @@ def write(folder: str | Path, checkpoint: Checkpoint) -> None:
     encoded = json.dumps(header)
     metadata = {HEADER_KEY: encoded, "crc32": str(checksum(encoded, arrays))}
     try:
-        with atomic_write(folder / FILE_NAME) as partial:
-            write_safetensors(partial, arrays, metadata)
+        with atomic_write(folder / FILE_NAME, CHECKPOINT) as file:
+            write_safetensors(file, arrays, metadata)
     except UserError as error:
         intact = ", the previous checkpoint is intact" if exists(folder) else ""
         raise UserError(f"{error}{intact}") from None
     readable = {key: value for key, value in header.items() if key != "tokenizer"}
-    write_text(folder / RECIPE_NAME, json.dumps(readable, indent=2) + "\n")
+    write_text(folder / RECIPE_NAME, json.dumps(readable, indent=2) + "\n", RECIPE)
 
 
 def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:

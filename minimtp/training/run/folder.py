@@ -5,6 +5,8 @@ recipe.json               the same settings for people
 log.jsonl                 one line per logged step (log.py)
 loss.png                  the loss curve (plot.py)
 self-generated/           the text of a run that trains on self-generated text
+
+While a command writes there, the folder also holds .minimtp-lock and temporary files (files/).
 """
 
 from dataclasses import dataclass, field, fields

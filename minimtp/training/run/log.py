@@ -19,11 +19,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, reason_for
+from minimtp.files import AppendedFile, FileKind, atomic_write, kind_at, reason_for, set_aside
 from minimtp.records import Count, Finite, NonNegative, decode_json, lines_of, notice
 from minimtp.training.run.checkpoint import EvaluationRecord
 
 LOG_NAME = "log.jsonl"
+LOG = FileKind("a log", begins=b'{"step":')
 MAX_LINE_BYTES = 2**20  # a line has some hundred
 
 
@@ -56,8 +57,9 @@ class RunLog:
     ) -> None:
         self.path = folder / LOG_NAME
         damaged = 0
-        with atomic_write(self.path) as partial, open(partial, "wb") as file:
-            for text, line in _lines(self.path) if step else ():
+        before = set_aside(self.path, LOG)
+        with atomic_write(self.path, LOG) as file:
+            for text, line in _lines(before) if step else ():
                 damaged += line is None
                 last = evaluated_at or 0 if line and line.get("evaluation") else step
                 if line is not None and line["step"] <= last:
@@ -65,7 +67,7 @@ class RunLog:
         if damaged:
             lines = "1 line that was" if damaged == 1 else f"{damaged} lines that were"
             (report or notice)(f"{self.path}: left out {lines} damaged")
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file = AppendedFile(self.path)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -77,12 +79,8 @@ class RunLog:
         """Append one line. Raises UserError if it cannot be written."""
         try:
             self._file.write(json.dumps(values) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({reason_for(error)}): "
-                "free disk space, then add --resume"
-            ) from None
+        except UserError as error:
+            raise UserError(f"{error}, then repeat the command with --resume") from None
 
 
 class SilentLog:

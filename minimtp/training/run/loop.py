@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from math import isfinite
-from pathlib import Path
 
 from tqdm import tqdm
 
 from minimtp.backend import Array, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.files import OneWriter
 from minimtp.training.data.batches import Batches
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import MAX_WINDOW, evaluate_model
@@ -40,7 +40,7 @@ def evaluation_is_lost(recipe: Recipe, step: int, state: dict[str, object]) -> b
 
 
 class Loop:
-    """Runs the steps of `trainer` on `corpus`, and writes to the run folder `out`.
+    """Runs the steps of `trainer` on `corpus`, and writes to the run folder of `writer`.
 
     state: the values that the checkpoint stores in addition to the trainer. The loop keeps its keys
     seconds, shards, evaluation and evaluated_at up to date.
@@ -50,11 +50,12 @@ class Loop:
         self,
         trainer: Trainer,
         corpus: Corpus,
-        out: Path,
+        writer: OneWriter,
         log: RunLog | SilentLog,
         state: dict[str, object],
     ) -> None:
-        self.trainer, self.corpus, self.out, self.log, self.state = trainer, corpus, out, log, state
+        self.trainer, self.corpus, self.writer, self.log = trainer, corpus, writer, log
+        self.out, self.state = writer.folder, state
         self.recipe, self.team = trainer.recipe, trainer.team
         self.tokens_per_step = self.recipe.batch_size * self.recipe.context_length
         self._began = time.perf_counter() - state.get("seconds", 0.0)
@@ -138,6 +139,7 @@ class Loop:
         )
 
     def _log_step(self, losses: np.ndarray, rate: float, norm: float) -> None:
+        self.writer.check()
         self.log.write(
             step=self.trainer.step,
             tokens=self.trainer.step * self.tokens_per_step,
@@ -151,6 +153,7 @@ class Loop:
         """Write the checkpoint. Only the first process writes."""
         if self.team.rank:
             return
+        self.writer.check()
         self.state["seconds"] = time.perf_counter() - self._began
         self.state["shards"] = self.trainer.shards
         stored = self.trainer.checkpoint(self.corpus, self.state)

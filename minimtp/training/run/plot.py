@@ -1,9 +1,14 @@
-"""Plot the loss curve of a run into its folder. Needs matplotlib (the extra `plots`)."""
+"""Plot the loss curve of a run into its folder (plots.py)."""
 
-import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from minimtp.plots import save_plot
+from minimtp.quoting import shown_path
 from minimtp.training.run.log import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE_NAME = "loss.png"
 
@@ -11,16 +16,15 @@ FILE_NAME = "loss.png"
 def draw_losses(folder: str | Path) -> Path | None:
     """Draw the log into loss.png: one line per depth, in nats per token.
 
-    Returns the path of the plot, or None if matplotlib is not installed.
+    Returns the path of the plot, or None if it cannot be drawn.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        return None
-    from matplotlib.figure import Figure
+    return save_plot(Path(folder, FILE_NAME), lambda figure: _draw(figure, folder), (8, 4.5))
 
+
+def _draw(figure: "Figure", folder: str | Path) -> None:
     log = read_log(folder)
     steps = [line for line in log if "losses" in line]
     evaluations = [line for line in log if "evaluation" in line]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for depth in range(len(steps[0]["losses"]) if steps else 0):
         trained = [line for line in steps if line["losses"][depth] is not None]
@@ -32,13 +36,11 @@ def draw_losses(folder: str | Path) -> Path | None:
         tokens = [line["tokens"] for line in evaluations]
         nats = [line["evaluation"]["nats"][0] for line in evaluations]
         axes.plot(tokens, nats, "k.", label="next token, held out")
-    axes.set(xlabel="tokens seen", ylabel="loss, nats per token", title=Path(folder).name)
+    axes.set(xlabel="tokens seen", ylabel="loss, nats per token")
+    axes.set_title(shown_path(Path(folder).name), parse_math=False)  # a name may contain $
     axes.grid(alpha=0.3)
     if steps or evaluations:
         axes.legend(ncols=2, fontsize="small")
-    path = Path(folder, FILE_NAME)
-    figure.savefig(path, dpi=120)
-    return path
 
 
 def _smoothed(values: list[float], memory: float = 0.95) -> list[float]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.errors import UserError
+from minimtp.files import OneWriter, check_folder
 from minimtp.model.tokenizer import same_tokens
+from minimtp.quoting import shown_path
 from minimtp.training.build import transplant
 from minimtp.training.data.corpus import Corpus, open_corpus, recorded_corpus
 from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -64,7 +66,7 @@ def begin(
     start: Start,
     recipe: Recipe | None,
     corpus: Corpus | Sequence[str | Path],
-    out: Path,
+    writer: OneWriter,
     team: SingleProcess,
     device: str,
     encoding: str | None = None,
@@ -75,7 +77,11 @@ def begin(
 
     Raises UserError if the folder, the recipe, the text and the weights do not fit together.
     """
+    out = writer.folder
+    check_folder(out)
     resumed = _resumed(out, recipe, start.resume)
+    if not resumed:
+        checkpoint.check_place(out)
     recipe = recipe or (resumed.recipe if resumed else Recipe())
     source = None
     if start.start_from is not None and not resumed:
@@ -88,7 +94,7 @@ def begin(
         folder, origin = (out, resumed) if resumed else (start.start_from, source)
         corpus = _open_corpus(corpus, encoding, start.tokenizer, out, folder, origin)
     if start.self_generated is not None and not resumed:
-        corpus = _generate_corpus(start, corpus, out, recipe.seed, team, device)
+        corpus = _generate_corpus(start, corpus, writer, recipe.seed, team, device)
     _check_corpus(corpus, recipe, resumed)
     if source and not same_tokens(tokenizer_from_dict(source.tokenizer), corpus.tokenizer):
         raise UserError(
@@ -119,6 +125,18 @@ def branch(folder: str | Path, source: Checkpoint, recipe: Recipe, keep_step: bo
         optimizer |= {f"{kind}.{name}": array for name, array in arrays.items()}
     parameters = transplant(source.parameters, source.recipe, recipe)
     return Checkpoint(recipe, parameters, optimizer, source.step if keep_step else 0)
+
+
+def open_folder(writer: OneWriter) -> None:
+    """Create and lock the run folder, unless that is done.
+
+    Raises UserError if another process has started a run there after `begin` looked.
+    """
+    if writer.begin() and started(writer.folder):
+        raise UserError(
+            f"another command has started a run in {shown_path(writer.folder)} meanwhile: "
+            "choose another --out"
+        )
 
 
 def _resumed(out: Path, recipe: Recipe | None, resume: bool) -> Checkpoint | None:
@@ -188,7 +206,7 @@ def _open_corpus(
 
 
 def _generate_corpus(
-    start: Start, corpus: Corpus, out: Path, seed: int, team: SingleProcess, device: str
+    start: Start, corpus: Corpus, writer: OneWriter, seed: int, team: SingleProcess, device: str
 ) -> Corpus:
     """Generate text with the run in `start.start_from`, and open it as a corpus."""
     if team.size > 1:
@@ -201,7 +219,8 @@ def _generate_corpus(
     from minimtp.training.data.self_generated import generate_training_text
 
     run = load_run(start.start_from, device)
-    folder = generate_training_text(run, corpus, out, start.self_generated, seed)
+    open_folder(writer)
+    folder = generate_training_text(run, corpus, writer.folder, start.self_generated, seed)
     return open_corpus([folder], corpus.tokenizer)
 
 

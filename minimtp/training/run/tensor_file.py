@@ -42,12 +42,12 @@ DTYPE_NAMES = {
 DTYPES = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
 
 
-def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
-    """Write the arrays and the metadata to `path`.
+def write_safetensors(file: BinaryIO, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Write the arrays and the metadata to an open file.
 
-    The library's own writer uses a temporary file with a random name. A kill would leave that file
-    behind, readable only by its owner. This function writes to one known name, array by array, so
-    it also needs no second copy of the model in memory.
+    The library's own writer takes a path, where it makes a temporary file that a kill would leave
+    behind, readable only by its owner. This function writes array by array, so it also needs no
+    second copy of the model in memory.
     """
     # Wide types come first, so every array is aligned to the size of its elements.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
@@ -63,10 +63,9 @@ def write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
         start = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with open(path, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name in names:
-            file.write(_bytes(arrays[name]))
+    file.write(len(encoded).to_bytes(8, "little") + encoded)
+    for name in names:
+        file.write(_bytes(arrays[name]))
 
 
 class Entry(Struct):

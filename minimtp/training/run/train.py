@@ -17,13 +17,14 @@ from minimtp.backend import Device, blas_threads_warning, choose_device
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
 from minimtp.errors import UserError
-from minimtp.files import make_folder
+from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
 from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.training.build import Model
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
+from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
 from minimtp.training.run.folder import load_run
@@ -31,7 +32,7 @@ from minimtp.training.run.interrupt import Interrupted
 from minimtp.training.run.log import RunLog, SilentLog
 from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
-from minimtp.training.run.start import Beginning, Start, begin, branch
+from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder
 from minimtp.training.trainer import Trainer
 
 Report = Callable[[str], None]
@@ -83,7 +84,23 @@ def train(
     start, out, team = start or Start(), Path(out), join()
     team.prepare()
     report = _report_of(team, report)
-    beginning = begin(start, recipe, corpus, out, team, device, encoding)
+    with OneWriter(out, needed=team.rank == 0) as writer:
+        beginning = begin(start, recipe, corpus, writer, team, device, encoding)
+        return _train(beginning, start, writer, team, stop_at_step, device, threads, report)
+
+
+def _train(
+    beginning: Beginning,
+    start: Start,
+    writer: OneWriter,
+    team: SingleProcess,
+    stop_at_step: int | None,
+    device: str,
+    threads: int | None,
+    report: Report,
+) -> TrainingResult:
+    """Train from the beginning on. The arguments are those of `train`."""
+    out = writer.folder
     recipe, resumed = beginning.recipe, beginning.resumed
     last_step = _last_step(recipe, stop_at_step)
     if resumed and resumed.step >= last_step and not _lacks_evaluation(resumed):
@@ -95,11 +112,13 @@ def train(
     state["teacher"] = str(Path(start.teacher).resolve()) if start.teacher else state.get("teacher")
     trainer = _make_trainer(beginning, at, choose_device(device), threads, state["teacher"], team)
     try:
-        if team.rank == 0:
-            make_folder(out)
+        open_folder(writer)
+        if resumed and team.rank == 0:  # only people read it
+            set_aside(out / checkpoint.RECIPE_NAME, checkpoint.RECIPE)
+            checkpoint.check_place(out)
         with _open_log(out, trainer.step, state, report, team) as log:
             _describe(trainer, beginning.corpus, report)
-            Loop(trainer, beginning.corpus, out, log, state).run(last_step, report)
+            Loop(trainer, beginning.corpus, writer, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
     except Interrupted:
         team.finish()

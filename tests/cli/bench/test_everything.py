@@ -7,10 +7,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from minimtp import files
 from minimtp.backend import Device
 from minimtp.cli import main
 from minimtp.cli.bench import everything
+from minimtp.files import writing
 from tests.cli.helpers import refused
 
 NAMES = [
@@ -95,7 +95,7 @@ def test_a_copy_that_fails_halfway_does_not_count_as_measured(
 ):
     command = ["bench", "--all", "--preset", "tiny", "--out", "figures"]
     with monkeypatch.context() as patched:
-        patched.setattr(files, "move_into_place", Mock(side_effect=OSError("no space left")))
+        patched.setattr(writing, "move_into_place", Mock(side_effect=OSError("no space left")))
         assert main(command) == 2
     assert "compare-tiny.json cannot be written (no space left)" in capsys.readouterr().err
     assert not list((tmp_path / "figures").glob("compare-tiny.json*"))

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import minimtp
 from minimtp.cli import main
-from minimtp.decode.display.trace import BEGINNING, Trace, owned_text, page, require_place
+from minimtp.decode.display.trace import BEGINNING, TRACE, Trace, owned_text, page
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import start_generation
 from minimtp.errors import UserError
+from minimtp.files import check_file
 from tests.table_models import TableTarget, greedy_text
 
 ROOT = Path(minimtp.__file__).resolve().parent.parent
@@ -236,15 +237,11 @@ def test_the_page_loads_no_other_file_or_address():
 def test_only_an_earlier_trace_page_can_be_overwritten(tmp_path):
     (tmp_path / "notes.html").write_text("<!doctype html>\nmine")
     (tmp_path / "old.html").write_text(page(traced(), letters, title="", settings={}))
-    assert require_place(tmp_path / "old.html") == tmp_path / "old.html"
-    assert require_place(tmp_path / "new.html") == tmp_path / "new.html"
-    for name, words in (
-        ("notes.html", "not a trace"),
-        ("", "is a folder"),
-        ("away/new.html", "does not exist"),
-    ):
+    assert check_file(tmp_path / "old.html", TRACE)
+    assert not check_file(tmp_path / "away" / "new.html", TRACE)
+    for name, words in (("notes.html", "not a trace"), ("", "is a folder")):
         with pytest.raises(UserError, match=words):
-            require_place(tmp_path / name)
+            check_file(tmp_path / name, TRACE)
 
 
 @pytest.fixture(scope="module")

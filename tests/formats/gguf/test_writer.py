@@ -176,21 +176,23 @@ def test_a_failed_export_leaves_the_previous_file_unchanged(folder, tmp_path, mo
         raise failure
 
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF, the previous one")
+    previous = b"GGUF, the previous one, with minimtp.version"
+    path.write_bytes(previous)
     monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", fails)
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt):
         export(load(folder / "float"), path)
     assert [found.name for found in tmp_path.iterdir()] == ["model.gguf"]
-    assert path.read_bytes() == b"GGUF, the previous one"
+    assert path.read_bytes() == previous
 
 
 @needs_gguf
-def test_a_file_that_is_not_a_gguf_file_is_not_replaced(folder, tmp_path):
+def test_a_file_that_minimtp_did_not_write_is_not_replaced(folder, tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a GGUF file"):
-        export(load(folder / "float"), path)
-    assert path.read_text() == "mine"
+    for content in (b"mine", b"GGUF of another program"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="exists and is not a GGUF file that minimtp wrote"):
+            export(load(folder / "float"), path)
+        assert path.read_bytes() == content
     path.unlink()
     export(load(folder / "float"), path)
     export(load(folder / "float"), path)  # its own earlier file may be replaced

@@ -1,0 +1,101 @@
+"""Files and folders with unique names, which exist until their content is complete.
+
+A writer holds a lock on what it writes. The system releases the lock when the process ends, however
+it ends. So whatever is not locked was left behind by a killed process. On a file system without
+locks this cannot be told, and left-over files stay.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from minimtp.files.paths import SAFELY
+
+NAME = re.compile(r"\.minimtp-[0-9a-f]{16}\.partial")
+# Windows needs no lock, because it does not delete an open file. It cannot open a folder.
+LOCKED = os.name == "posix"
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder until it is closed.
+
+    Returns whether that succeeded: False if somebody else holds the lock, None if the file system
+    has no locks.
+    """
+    from filelock import lock_descriptor
+
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def new_file(folder: Path) -> Iterator[BinaryIO]:
+    """Create a file with a unique name, `file.name`, and delete it after the block."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
+    path, descriptor = _claim(folder, lambda path: os.open(path, flags, 0o666))
+    with open(path, "wb", opener=lambda path, flags: descriptor) as file:
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):  # it was moved, or cannot be accessed
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Create a folder with a unique name in `folder`, and delete it after the block."""
+
+    def make(path: Path) -> int | None:
+        path.mkdir()
+        return os.open(path, os.O_RDONLY | SAFELY) if LOCKED else None
+
+    path, descriptor = _claim(folder, make)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def unused_path(folder: Path) -> Path:
+    """Return a path with a unique name, which counts as left behind until it is moved."""
+    return folder / f".minimtp-{secrets.token_hex(8)}.partial"
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete what killed processes left in the folder. Whatever cannot be deleted stays."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if NAME.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _delete_unlocked(Path(entry.path), entry.is_dir(follow_symlinks=False))
+
+
+def _claim(folder: Path, create: Callable[[Path], int | None]) -> tuple[Path, int | None]:
+    """Create something and lock it. Returns its path and its descriptor."""
+    while True:
+        path = unused_path(folder)
+        descriptor = create(path)
+        # Another process may take it for left over before it is locked. Then start again.
+        if not LOCKED or (try_lock(descriptor) is not False and os.path.lexists(path)):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _delete_unlocked(path: Path, is_folder: bool) -> None:
+    access = os.O_RDONLY if is_folder else os.O_RDWR
+    descriptor = os.open(path, access | SAFELY) if LOCKED else None
+    try:
+        if descriptor is None or try_lock(descriptor):
+            shutil.rmtree(path) if is_folder else os.unlink(path)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
