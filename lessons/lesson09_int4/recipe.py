@@ -4,6 +4,7 @@ from lessons.lesson08_qat.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.kernels.cpu.compiling",
+    "minimtp.kernels.cpu.kernel_cache",
     "minimtp.kernels.cpu.matrices.panels",
     "minimtp.kernels.cpu.matrices.vectors",
     "minimtp.kernels.cpu.matrices.activations",
