@@ -72,7 +72,8 @@ def quantize(
     the text that the model was trained on.
     context_length: the length of the calibration windows, at most the model's context. Default: the
     model's context, but at most MAX_WINDOW.
-    report: receives lines for people: the measured acceptance, and a warning for each dead head.
+    report: receives lines for people: the calibration text, the measured acceptance, and a warning
+    for each dead head.
     encoding: of the calibration files that are not UTF-8 (data/encoding.py).
 
     A model that was trained with quantization is packed as it was trained, so it takes neither
@@ -107,6 +108,7 @@ def quantize(
         if needs_text:
             corpus = _calibration_corpus(run, calibration, encoding)
             batches = _calibration_batches_of(run, corpus, window)
+            report(f"corpus    {corpus.describe()}")
             state["calibration"] = corpus.to_dict()
         state["method"] = method = method or "rtn"
         head_grids = [spec.heads, FINEST] if head_grid == MEASURED else [head_grid or spec.heads]

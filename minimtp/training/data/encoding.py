@@ -7,8 +7,8 @@ pass through this file, so the same text gives the same tokens, whichever progra
 1. A byte order mark decides: UTF-8, UTF-16 or UTF-32.
 2. Without one, a file that is valid UTF-8 is UTF-8, also with `--encoding`. So a folder may hold
    files in UTF-8 and files in one other encoding. (Two kinds of files are valid UTF-8 by accident:
-   those of 7-bit encodings such as iso-2022-jp, and those with zero bytes, such as UTF-16.
-   `--encoding` is tried first for them.)
+   those of 7-bit encodings such as iso-2022-jp, and those with zero bytes or control characters,
+   such as UTF-16. `--encoding` is tried first for them.)
 3. Every other file is read as `--encoding` says. Nothing is guessed: without `--encoding`, the file
    is refused, or skipped with a message if it lies in a folder.
 
@@ -143,7 +143,7 @@ def _candidates(content: bytes, encoding: str | None) -> list[tuple[str, bytes]]
         if content.startswith(mark):
             return [(name, mark)]
     names = ["utf-8", encoding] if encoding not in (None, "utf-8", "utf-8-sig") else ["utf-8"]
-    if _is_seven_bit(encoding) or b"\0" in content.rstrip(b"\0"):
+    if _is_seven_bit(encoding) or not _is_plain(content):
         names.reverse()
     return [(name, b"") for name in names]
 
@@ -159,6 +159,11 @@ def _is_seven_bit(encoding: str | None) -> bool:
 def _is_wide(encoding: str | None) -> bool:
     """Return whether text in this encoding has zero bytes."""
     return encoding is not None and b"\0" in "a".encode(encoding, "ignore")
+
+
+def _is_plain(content: bytes) -> bool:
+    """Return whether bytes without a mark can be text in an encoding that extends ASCII."""
+    return b"\0" not in content.rstrip(b"\0") and not _is_mostly_control(content)
 
 
 def _is_mostly_control(content: bytes) -> bool:
