@@ -304,6 +304,8 @@ def is_held_out(name: str) -> bool:
 
 def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
     small = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+    if isinstance(tokenizer, ByteTokenizer):
+        return _byte_tokens(contents, tokenizer.end_token, small)
     begin = np.array(tokenizer.begin_tokens, small)
     end = np.array([tokenizer.end_token], small)
     parts = [
@@ -312,6 +314,16 @@ def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
         for part in (begin, tokenizer.encode(content).astype(small), end)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, small)
+
+
+def _byte_tokens(contents: list[bytes], end_token: int, dtype: type) -> np.ndarray:
+    """Return the tokens of the byte tokenizer, without copies in 64 bits."""
+    tokens = np.full(sum(map(len, contents)) + len(contents), end_token, dtype)
+    place = 0
+    for content in contents:
+        tokens[place : place + len(content)] = np.frombuffer(content, np.uint8)
+        place += len(content) + 1
+    return tokens
 
 
 @lru_cache(maxsize=4)

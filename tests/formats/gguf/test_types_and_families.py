@@ -7,9 +7,9 @@ from minimtp.decode.decoder import deploy
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.layout import HALVES, NAMES
-from minimtp.formats.layout import layout, to_halves
 from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.vocabulary import vocabulary_of
+from minimtp.formats.layout import layout, to_halves
 from minimtp.model.rotary import scaled
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS

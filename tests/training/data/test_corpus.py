@@ -1,12 +1,22 @@
 """A corpus is split and fingerprinted, and its batches and validation windows are reproducible."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.training.data.corpus import Corpus, fingerprint, is_held_out, split
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.corpus import (
+    Corpus,
+    _tokens,
+    fingerprint,
+    is_held_out,
+    open_corpus,
+    split,
+)
 from tests.strategies import documents
 
 
@@ -197,3 +207,21 @@ def test_each_document_ends_with_the_end_token():
     ends = np.flatnonzero(corpus.train == corpus.tokenizer.end_token)
     assert ends.tolist() == [50, 91]
     assert corpus.train_bytes == 90
+
+
+def test_byte_tokens_are_those_that_the_tokenizer_gives():
+    contents = [b"ab\xc3\xa9", b"", b"c"]
+    tokenizer = ByteTokenizer()
+    expected = [t for c in contents for t in [*tokenizer.encode(c), tokenizer.end_token]]
+    assert _tokens(contents, tokenizer).tolist() == expected
+
+
+def test_a_corpus_of_one_large_text_takes_a_few_times_its_size_in_memory(tmp_path):
+    (tmp_path / "large.txt").write_bytes(b"a large text, again and again\n" * 500_000)  # 15 MB
+    tracemalloc.start()
+    try:
+        open_corpus([tmp_path / "large.txt"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 15_000_000
