@@ -7,7 +7,32 @@ from contextlib import contextmanager
 class UserError(Exception):
     """The user's input cannot be used. The message is one sentence that says what to do instead.
     Exit code 2.
+
+    The message is one line of at most MAX_MESSAGE characters. A longer one, with the long name of a
+    file for instance, is cut where it has the longest word. What cannot be printed is escaped.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(_one_line(str(message)))
+
+
+MAX_MESSAGE = 300
+
+
+def _one_line(message: str) -> str:
+    if not message.isprintable():
+        escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        message = "".join(escaped)
+    excess = len(message) - MAX_MESSAGE
+    if excess <= 0:
+        return message
+    word = max(message.split(" "), key=len)
+    start = message.index(word)
+    if len(word) < excess + 20:  # no word is long enough to be cut alone
+        word, start = message, 0
+    kept = len(word) - excess - 3
+    cut = word[: kept // 2] + "..." + word[len(word) - (kept - kept // 2) :]
+    return message[:start] + cut + message[start + len(word) :]
 
 
 class MeasurementFailed(Exception):

@@ -4,6 +4,7 @@ from minimtp.training.recipe import Recipe
 
 INTRODUCES = (
     "minimtp.errors",
+    "minimtp.arguments",
     "minimtp.backend",
     "minimtp.engine",
     "minimtp.engine.tensor",

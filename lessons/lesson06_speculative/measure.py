@@ -15,6 +15,7 @@ from minimtp.decode.rules.registry import make_rule
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.sampling.params import SamplingParams, softmax
 from minimtp.decode.sampling.random_source import SeededRandomSource
+from minimtp.decode.states import DecodingStates
 
 DEPTHS = (1, 3, 5, 7, 11, 15)
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text
@@ -73,11 +74,12 @@ def measure(
     """
     speeds = []
     limits = Limits(target.context_length - prompts.shape[1], depth, tree_nodes=tree * depth)
+    states = DecodingStates(target, drafter if depth else None)
     for _ in range(2):
         texts, rounds, tokens, seconds = [], [], 0, 0.0
         for seed, prompt in enumerate(prompts):
             rule = make(seed, len(prompt))
-            generation = Generation(target, drafter if depth else None, prompt, rule, limits)
+            generation = Generation(states, prompt, rule, limits)
             remaining = generation.rounds()
             prefill = next(remaining)
             start = perf_counter()

@@ -30,6 +30,7 @@ INTRODUCES = (
     "minimtp.decode.policy.plan",
     "minimtp.decode.tree_round",
     "minimtp.decode.managed_drafter",
+    "minimtp.decode.states",
     "minimtp.decode.generation",
     "minimtp.decode.options",
 )

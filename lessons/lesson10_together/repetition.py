@@ -7,7 +7,7 @@ from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.training.run.folder import LoadedRun
 
@@ -36,9 +36,8 @@ def generate_texts(
     target, _ = deploy(run.model)
     texts = []
     for seed, prompt in enumerate(prompts):
-        tokens = start_generation(
-            target, None, prompt, max_new_tokens=count, sampling=sampling, seed=seed
-        )
+        options = GenerationOptions(count, sampling, seed)
+        tokens = start_generation(target, None, prompt, options)
         texts.append([*map(int, prompt), *tokens])
     return texts
 

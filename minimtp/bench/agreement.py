@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.bench.interleaved import Variant
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 
 # The limit relative to the largest logit: about a hundred float32 roundings of a sum of a few
 # hundred products.
@@ -44,7 +44,7 @@ def check_greedy_texts(
     for prompt, text in zip(prompts, texts, strict=True):
         agreement.texts += 1
         plain = start_generation(
-            variant.target, None, prompt, max_new_tokens=len(text) - len(prompt)
+            variant.target, None, prompt, GenerationOptions(max_new_tokens=len(text) - len(prompt))
         )
         for _ in plain:
             pass

@@ -16,7 +16,7 @@ from time import perf_counter
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
@@ -150,13 +150,15 @@ def run_once(
         variant.target,
         variant.drafter,
         prompt,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seed=seed,
-        draft_depth=variant.draft_depth,
-        rule=variant.rule,
-        tree=variant.tree,
-        policy=policy,
+        GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            draft_depth=variant.draft_depth,
+            rule=variant.rule,
+            tree=variant.tree,
+        ),
+        policy,
     )
     next(generation)
     started = perf_counter()

@@ -12,15 +12,15 @@ return there is no padding, no row waits for the longest one, and exactness need
 row is the ordinary decoding loop.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.generation import Generation
-from minimtp.decode.options import start_generation
-from minimtp.decode.policy.plan import DraftPolicy
+from minimtp.decode.options import GenerationOptions, start_text
 from minimtp.decode.round import Round
-from minimtp.decode.target import Target
+from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 
 
@@ -39,61 +39,42 @@ class Batch:
 
     def __init__(self, rows: Sequence[Generation]) -> None:
         self.rows = list(rows)
-        self._rounds = self._run()
-        self._stream = ((row, token) for row, round_ in self._rounds for token in round_.tokens)
+        self._turns = deque(range(len(self.rows)))
+        self._unread: Iterator[tuple[int, int]] = iter(())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return self
 
     def __next__(self) -> tuple[int, int]:
-        return next(self._stream)
+        for row_and_token in self._unread:
+            return row_and_token
+        row, round_ = next(self.rounds())
+        self._unread = iter([(row, token) for token in round_.tokens])
+        return next(self._unread)
 
     def rounds(self) -> Iterator[tuple[int, Round]]:
-        """Return the iterator over the remaining (row, round). Unfinished rows alternate."""
-        return self._rounds
-
-    def _run(self) -> Iterator[tuple[int, Round]]:
-        unfinished = {row: generation.rounds() for row, generation in enumerate(self.rows)}
-        while unfinished:
-            for row, rounds in list(unfinished.items()):
-                yield row, next(rounds)
-                if self.rows[row].reason is not None:
-                    del unfinished[row]
-
-
-def _no_policy(target: Target) -> None:
-    return None
+        """Yield the remaining (row, round). Unfinished rows alternate."""
+        while self._turns:
+            row = self._turns.popleft()
+            round_ = self.rows[row].next_round()
+            if round_ is not None:
+                self._turns.append(row)
+                yield row, round_
 
 
 def start_batch(
-    target: Target,
-    drafter: Drafter | None,
-    prompts: Iterable[Iterable[int]],
-    *,
-    seed: int = 0,
-    make_policy: Callable[[Target], DraftPolicy | None] = _no_policy,
-    **options: object,
+    states: DecodingStates, prompts: Iterable[Iterable[int]], options: GenerationOptions
 ) -> Batch:
-    """Start one generation per prompt, with the options of `start_generation`.
+    """Start one generation per prompt, with these options and the row's seed.
 
-    make_policy: returns the draft policy of a row. Called once per row with the row's target.
-    Raises UserError if there is no prompt, or if `start_generation` rejects a prompt or an option.
+    Raises UserError if there is no prompt, or if `start_text` rejects a prompt or an option.
     """
     prompts = list(prompts)
     if not prompts:
-        raise UserError("there is no prompt: give at least one text to continue")
-    rows = []
-    for row, prompt in enumerate(prompts):
-        first = row == 0
-        row_target = target if first else target.clone()
-        row_drafter = drafter if first or drafter is None else drafter.clone()
-        generation = start_generation(
-            row_target,
-            row_drafter,
-            prompt,
-            seed=row_seed(seed, row),
-            policy=make_policy(row_target),
-            **options,
-        )
-        rows.append(generation)
-    return Batch(rows)
+        raise UserError("prompts are empty: give at least one text to continue")
+    return Batch(
+        [
+            start_text(states, prompt, replace(options, seed=row_seed(options.seed, row)))
+            for row, prompt in enumerate(prompts)
+        ]
+    )

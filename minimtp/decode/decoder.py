@@ -2,12 +2,25 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import minimtp
 from minimtp import kernels
+from minimtp.arguments import (
+    TEXT,
+    Kind,
+    as_whole,
+    check_fields,
+    checked_arguments,
+    instance,
+    number,
+    optional,
+    refuse,
+    several,
+    whole,
+)
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode import model_runner
@@ -15,22 +28,34 @@ from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
-from minimtp.decode.drafters.registry import make_drafter
+from minimtp.decode.drafters.registry import TITLES, make_drafter
 from minimtp.decode.generation import Generation
-from minimtp.decode.logits_processors import RepetitionPenalty
+from minimtp.decode.logits_processors import PENALTY, RepetitionPenalty
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.options import require_tree, start_generation
+from minimtp.decode.options import (
+    NEW_TOKENS,
+    RULE,
+    SAMPLING,
+    SEED,
+    TREE,
+    GenerationOptions,
+    require_tree,
+    start_generation,
+    start_text,
+)
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
-from minimtp.errors import UserError
+from minimtp.decode.states import DecodingStates
 from minimtp.machine import processor
-from minimtp.model.loaded import LoadedModel
+from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.matrix import bits_per_weight
 from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
+
+Prompt = str | bytes | Sequence[int]
 
 CONFIDENCE = 0.05  # a chain ends when the product of its probabilities is below this
 
@@ -63,33 +88,79 @@ class DraftConfig:
     rule: str = "shared-noise"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min_confidence <= 1.0:
-            raise UserError(
-                f"the draft confidence must be a probability from 0 to 1, not {self.min_confidence}"
-            )
-        if isinstance(self.length, str) and self.length != "auto":
-            raise UserError(f"the draft length must be auto or a whole number, not {self.length!r}")
+        check_fields(
+            self,
+            drafter=_drafter,
+            length=_length,
+            min_confidence=number("a draft confidence from 0 to 1", lambda p: 0 <= p <= 1),
+            tree=TREE,
+            rule=RULE,
+        )
 
 
-DEFAULT_DRAFT = DraftConfig()
+def _drafter(name: str, value: object) -> str | LoadedModel | DraftFunction:
+    if not (isinstance(value, str | LoadedModel) or callable(value)):
+        refuse(name, f"one of {', '.join(TITLES)}, a loaded model or a function", value)
+    return str(value) if isinstance(value, str) else value
 
 
+def _length(name: str, value: object) -> int | str:
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    found = as_whole(value)
+    if found is None or found < 0:
+        refuse(name, "a draft length: a whole number of at least 0, or auto", value)
+    return found
+
+
+DEFAULT_DRAFT, NO_DRAFT = DraftConfig(), DraftConfig("none")
+
+
+def _draft(name: str, value: object) -> DraftConfig:
+    if value is None:
+        return NO_DRAFT
+    return instance(DraftConfig, expected="a DraftConfig, or None to draft nothing")(name, value)
+
+
+def _prompt(name: str, value: object) -> str | bytes | Iterable[int]:
+    """Text, or token ids, which `start_text` checks."""
+    is_text = isinstance(value, str | bytes | bytearray | memoryview)
+    return TEXT(name, value) if is_text else value
+
+
+def _stop(name: str, value: object) -> list[str | bytes]:
+    return [] if value is None else _stops(name, value)
+
+
+_stops = several(TEXT, str, bytes, bytearray, memoryview, expected="text, or a list of texts")
+_prompts = several(_prompt, expected="a list of texts")
+TEXT_OPTIONS: dict[str, Kind] = {
+    "max_new_tokens": NEW_TOKENS,
+    "sampling": SAMPLING,
+    "seed": SEED,
+    "stop": _stop,
+    "repetition_penalty": PENALTY,
+}
+
+
+@checked_arguments(loaded=LOADED, prompt=_prompt, draft=_draft, **TEXT_OPTIONS)
 def generate(
     loaded: LoadedModel,
-    prompt: str | bytes,
+    prompt: Prompt,
     *,
     max_new_tokens: int = 128,
     sampling: SamplingParams = GREEDY,
     seed: int = 0,
-    draft: DraftConfig = DEFAULT_DRAFT,
-    stop: str | bytes | Sequence[str | bytes] = (),
+    draft: DraftConfig | None = DEFAULT_DRAFT,
+    stop: str | bytes | Sequence[str | bytes] | None = (),
     repetition_penalty: float = 1.0,
 ) -> Generation:
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
     Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. For
     more than one text, keep a `Decoder`: it prepares the model once. It takes the options of
-    `Decoder.generate`. Raises UserError if an option or the prompt cannot be used.
+    `Decoder.generate`. draft: None drafts nothing. Raises UserError if an option or the prompt
+    cannot be used.
     """
     return Decoder(loaded, draft).generate(
         prompt,
@@ -104,15 +175,20 @@ def generate(
 class Decoder:
     """A loaded model that is ready to generate.
 
-    The weights are laid out for the kernels once. All texts share what the decoder learns about
-    draft lengths. context_length: the maximum length of prompt and new text (default: the model's).
-    Raises UserError if `draft` or `context_length` does not fit the model.
+    The weights are laid out for the kernels once. Texts may be generated one after the other, in
+    turns, or in several threads: each has a cache of its own while it is generated (states.py), and
+    is the same as alone. All share the measured costs of forward passes.
+
+    context_length: the maximum length of prompt and new text (default: the model's). A copy, or a
+    decoder that was pickled, is made anew from the loaded model. Raises UserError if `draft` or
+    `context_length` does not fit the model.
     """
 
+    @checked_arguments(loaded=LOADED, draft=_draft, context_length=optional(whole(1)))
     def __init__(
         self,
         loaded: LoadedModel,
-        draft: DraftConfig = DEFAULT_DRAFT,
+        draft: DraftConfig | None = DEFAULT_DRAFT,
         context_length: int | None = None,
     ) -> None:
         self.loaded, self.draft = loaded, draft
@@ -128,47 +204,49 @@ class Decoder:
             if draft.length == "auto":
                 deepest = max(self.drafter.max_depth, draft.tree)
                 self._costs = Costs(self.target, deepest, _cost_identity(loaded, self.target))
-        self._policy = self._new_policy(self.target)
+        self._states = DecodingStates(self.target, self.drafter, self._new_policy)
 
+    def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int]]:
+        return Decoder, (self.loaded, self.draft, self.target.context_length)
+
+    @checked_arguments(prompt=_prompt, **TEXT_OPTIONS)
     def generate(
         self,
-        prompt: str | bytes,
+        prompt: Prompt,
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams = GREEDY,
         seed: int = 0,
-        stop: str | bytes | Sequence[str | bytes] = (),
+        stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Generation:
-        """Continue `prompt`. Starting the next text ends this one, because they share the cache.
+        """Continue `prompt`, which is text, bytes or token ids.
 
         stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
         completes such a string is the last one. repetition_penalty: above 1, tokens that the text
         already contains become less likely.
         """
-        options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
-        tokens = prompt_tokens(self.loaded.tokenizer, prompt)
-        return start_generation(
-            self.target, self.drafter, tokens, seed=seed, policy=self._policy, **options
-        )
+        options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
+        return start_text(self._states, self._tokens(prompt), options)
 
+    @checked_arguments(prompts=_prompts, **TEXT_OPTIONS)
     def generate_batch(
         self,
-        prompts: Iterable[str | bytes],
+        prompts: Iterable[Prompt],
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams = GREEDY,
         seed: int = 0,
-        stop: str | bytes | Sequence[str | bytes] = (),
+        stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Batch:
         """Continue each prompt as if it were alone (batch.py), with the options of `generate`."""
-        options = self._options(max_new_tokens, sampling, stop, repetition_penalty)
-        tokens = [prompt_tokens(self.loaded.tokenizer, prompt) for prompt in prompts]
-        make_policy = self._new_policy
-        return start_batch(
-            self.target, self.drafter, tokens, seed=seed, make_policy=make_policy, **options
-        )
+        options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
+        return start_batch(self._states, [self._tokens(prompt) for prompt in prompts], options)
+
+    def _tokens(self, prompt: Prompt) -> Iterable[int]:
+        is_text = isinstance(prompt, str | bytes)
+        return prompt_tokens(self.loaded.tokenizer, prompt) if is_text else prompt
 
     def _new_policy(self, target: ModelRunner) -> AdaptivePolicy | None:
         """Return a policy for texts of `target`, a clone. All policies share the measured costs."""
@@ -180,46 +258,49 @@ class Decoder:
         self,
         max_new_tokens: int,
         sampling: SamplingParams,
-        stop: str | bytes | Sequence[str | bytes],
+        seed: int,
+        stop: Sequence[str | bytes],
         repetition_penalty: float,
-    ) -> dict[str, object]:
-        """Return the options of `start_generation`, after loading the kernels that they need.
+    ) -> GenerationOptions:
+        """Return the options of a text, after loading the kernels that they need.
 
         The times of a text do not include loading kernels.
         """
         tokenizer, draft = self.loaded.tokenizer, self.draft
         penalized = repetition_penalty != 1.0
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "sampling": sampling,
-            "rule": draft.rule,
-            "draft_depth": None if draft.length == "auto" else draft.length,
-            "tree": draft.tree,
-            "stop_tokens": tokenizer.end_tokens,
-            "stop_strings": [stop] if isinstance(stop, str | bytes) else stop,
-            "decode_bytes": tokenizer.decode_bytes,
-            "spell": tokenizer.spell,
-            "logits_processors": [RepetitionPenalty(repetition_penalty)] if penalized else [],
-        }
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            rule=draft.rule,
+            draft_depth=None if draft.length == "auto" else draft.length,
+            tree=draft.tree,
+            stop_tokens=tokenizer.end_tokens,
+            stop_strings=stop,
+            decode_bytes=tokenizer.decode_bytes,
+            spell=tokenizer.spell,
+            logits_processors=[RepetitionPenalty(repetition_penalty)] if penalized else [],
+        )
         kind = sampling.greedy, sampling.top_k > 0, sampling.top_p < 1, penalized
         if kind not in self._warm:
             self._warm_up(options)
             self._warm.add(kind)
         return options
 
-    def _warm_up(self, options: dict[str, object]) -> None:
+    def _warm_up(self, options: GenerationOptions) -> None:
         """Generate a few tokens and discard them: enough for one draft, without stop conditions.
 
         A user's function is not called for them, because it may remember what it was called with.
         """
-        options = options | {"max_new_tokens": 3, "stop_tokens": (), "stop_strings": ()}
-        drafter = self.drafter
+        options = replace(options, max_new_tokens=3, stop_tokens=(), stop_strings=())
+        state = self._states.take()
+        drafter = state.drafter
         if isinstance(drafter, FunctionDrafter):
-            drafter, options["draft_depth"] = None, None
-        for _ in start_generation(
-            self.target, drafter, [self.loaded.tokenizer.end_token], **options
-        ):
+            drafter, options = None, replace(options, draft_depth=None)
+        prompt = [self.loaded.tokenizer.end_token]
+        for _ in start_generation(state.target, drafter, prompt, options):
             pass
+        self._states.give_back(state)
 
 
 def deploy(

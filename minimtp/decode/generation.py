@@ -15,17 +15,20 @@ that the model does not have.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
+from typing import NoReturn
 
-from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.managed_drafter import ManagedDrafter
-from minimtp.decode.policy.plan import PAUSE, DraftPlan, DraftPolicy, FixedPolicy, Schedule
+from minimtp.decode.policy.plan import PAUSE, DraftPlan, FixedPolicy, Schedule
 from minimtp.decode.round import Round, prefill, speculative_round
 from minimtp.decode.rules.rule import Rule
+from minimtp.decode.states import DecodingState, DecodingStates
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import Stop
 from minimtp.decode.target import Target
 from minimtp.decode.tree_round import speculative_tree_round
+from minimtp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,70 +47,121 @@ class Generation:
 
     Both iterators advance the same text, and each forward pass runs only when its tokens are
     requested. `tokens` are all committed tokens, including the prompt. `reason` is None until the
-    text has ended, then "stop", "length" or "context".
+    text has ended, then "stop", "length" or "context", "closed" after `close`, and "error" after an
+    exception in a round, for example in a drafter.
 
-    prompt: token ids, at least one. policy: decides how far to draft (default: always as far as
-    `limits` allows).
+    states: where the text gets its cache and its drafter, when the first token is requested. They
+    are given back when the text ends, or is no longer referred to. prompt: token ids, at least one.
+
+    Raises UserError, when the next token is requested, if an earlier round ended with an exception,
+    or if another thread, or a caller of this one, is in the middle of a round.
     """
 
+    _state: DecodingState | None = None
+
     def __init__(
-        self,
-        target: Target,
-        drafter: Drafter | None,
-        prompt: Sequence[int],
-        rule: Rule,
-        limits: Limits,
-        policy: DraftPolicy | None = None,
+        self, states: DecodingStates, prompt: Sequence[int], rule: Rule, limits: Limits
     ) -> None:
-        depth = 0 if drafter is None else limits.draft_depth
-        if policy is None or depth == 0:
-            policy = FixedPolicy(depth, limits.tree_nodes)
         self.reason: str | None = None
         self.tokens = [int(token) for token in prompt]
-        self.statistics = Statistics.of_prompt(len(self.tokens), depth, limits.tree_nodes)
-        self._target, self._rule, self._stop = target, rule, limits.stop
-        self._drafter = ManagedDrafter(drafter, limits.stop, target.vocabulary_size)
-        self._schedule = Schedule(policy, depth)
+        self._depth = 0 if states.drafter is None else limits.draft_depth
+        self.statistics = Statistics.of_prompt(len(self.tokens), self._depth, limits.tree_nodes)
+        self._states, self._rule, self._limits, self._stop = states, rule, limits, limits.stop
         self._max_new_tokens = limits.max_new_tokens
-        self._max_length = max_length(len(self.tokens), limits.max_new_tokens, target)
-        self._rounds = self._run()
-        self._stream = (token for round_ in self._rounds for token in round_.tokens)
+        self._max_length = max_length(len(self.tokens), limits.max_new_tokens, states.target)
+        self._unread: Iterator[int] = iter(())
+        self._round_lock = Lock()
 
     def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:
-        return next(self._stream)
+        for token in self._unread:
+            return token
+        round_ = self.next_round()
+        if round_ is None:
+            raise StopIteration
+        self._unread = iter(round_.tokens)
+        return next(self._unread)
 
     def rounds(self) -> Iterator[Round]:
-        """Return the iterator over the remaining rounds. The first one is prefill."""
-        return self._rounds
-
-    def _run(self) -> Iterator[Round]:
-        tokens, target, drafter, rule = self.tokens, self._target, self._drafter, self._rule
-        statistics = self.statistics
-        started = perf_counter()
-        round_ = self._end(prefill(tokens, target, drafter, rule))
-        statistics.emitted = 1
-        plan = self._next_plan()
-        statistics.seconds_prompt = perf_counter() - started
-        yield round_
-        while self.reason is None:
-            drafted_before, started = drafter.seconds, perf_counter()
-            if plan.nodes and plan.drafts:
-                round_ = speculative_tree_round(tokens, target, drafter, rule, plan)
-            else:
-                round_ = speculative_round(tokens, target, drafter, rule, plan.drafts)
-            seconds = perf_counter() - started
-            seconds_draft = drafter.seconds - drafted_before
-            round_ = self._end(round_)
-            statistics.add(round_, seconds_draft, seconds - seconds_draft)
-            plan = self._next_plan()
+        """Yield the remaining rounds. The first one of a text is prefill."""
+        while (round_ := self.next_round()) is not None:
             yield round_
 
+    def next_round(self) -> Round | None:
+        """Generate and return the next round, None if the text has ended."""
+        self._begin_round()
+        try:
+            if self.reason is None:
+                return self._prefill() if self._state is None else self._decode()
+            if self.reason == "error":
+                raise UserError("this text ended with an error: start a new generation")
+            return None
+        except BaseException as error:
+            self._finish("error")
+            if isinstance(error, StopIteration):  # of a caller's function: would end the loop
+                raise RuntimeError("a round raised StopIteration") from error
+            raise
+        finally:
+            self._round_lock.release()
+
+    def close(self) -> None:
+        """End the text, unless it has ended, and give its cache back."""
+        self._begin_round()
+        self._finish("closed")
+        self._unread = iter(())
+        self._round_lock.release()
+
+    def __del__(self) -> None:
+        self._give_back()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a running text cannot be copied or pickled: copy its list `tokens`")
+
+    def _begin_round(self) -> None:
+        if not self._round_lock.acquire(blocking=False):
+            raise UserError(
+                "this text is in the middle of a round: another thread, or a function that the "
+                "round calls, must start a generation of its own"
+            )
+
+    def _prefill(self) -> Round:
+        started = perf_counter()
+        self._state = state = self._states.take()
+        self._target, policy = state.target, state.policy
+        if policy is None or self._depth == 0:
+            policy = FixedPolicy(self._depth, self._limits.tree_nodes)
+        self._schedule = Schedule(policy, self._depth)
+        drafter = state.drafter if self._depth else None
+        self._drafter = ManagedDrafter(drafter, self._stop, state.target.vocabulary_size)
+        round_ = self._end(prefill(self.tokens, self._target, self._drafter, self._rule))
+        self.statistics.emitted = 1
+        self._plan = self._next_plan()
+        self.statistics.seconds_prompt = perf_counter() - started
+        return round_
+
+    def _decode(self) -> Round:
+        tokens, target, drafter, rule = self.tokens, self._target, self._drafter, self._rule
+        plan, drafted_before, started = self._plan, drafter.seconds, perf_counter()
+        if plan.nodes and plan.drafts:
+            round_ = speculative_tree_round(tokens, target, drafter, rule, plan)
+        else:
+            round_ = speculative_round(tokens, target, drafter, rule, plan.drafts)
+        seconds = perf_counter() - started
+        seconds_draft = drafter.seconds - drafted_before
+        round_ = self._end(round_)
+        self.statistics.add(round_, seconds_draft, seconds - seconds_draft)
+        self._plan = self._next_plan()
+        return round_
+
     def _next_plan(self) -> DraftPlan:
-        """Return the plan of the next round, which may commit one token more than it drafts."""
+        """Return the plan of the next round, which may commit one token more than it drafts.
+
+        Gives the state back if there is no next round.
+        """
         if self.reason is not None:
+            self._give_back()
             return PAUSE
         length = len(self.tokens)
         return self._schedule.next_plan(self._max_length - length - 1, length - 1, self.statistics)
@@ -125,6 +179,16 @@ class Generation:
         elif len(self.tokens) > self._target.context_length:
             self.reason = "context"
         return round_
+
+    def _finish(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+        self._give_back()
+
+    def _give_back(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            self._states.give_back(state)
 
     def _cut(self, round_: Round, kept: int) -> Round:
         """Keep the first `kept` tokens of the last round, all of them accepted drafts."""

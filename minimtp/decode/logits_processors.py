@@ -22,13 +22,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from minimtp.arguments import check_fields, number
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Children, Coupling, Rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.errors import UserError
 
 LogitsProcessor = Callable[[Array, np.ndarray], Array]
+PENALTY = number("from 1e-6 to 1e6 (1 changes nothing)", lambda p: 1e-6 <= p <= 1e6)
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,13 @@ class RepetitionPenalty:
     nothing, below 1 it encourages repetition.
     Source: Keskar et al. 2019 (CTRL, 1909.05858), section 4.1. The paper divides all logits, which
     would raise negative ones.
-    Raises UserError if the penalty is not a number above 0.
+    Raises UserError if the penalty is not a number from 1e-6 to 1e6.
     """
 
     penalty: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.penalty, int | float) and 0 < self.penalty < float("inf")):
-            raise UserError(
-                "a repetition penalty must be a number above 0 (1 changes nothing), "
-                f"not {self.penalty!r}"
-            )
+        check_fields(self, penalty=PENALTY)
 
     def __call__(self, logits: Array, text: np.ndarray) -> Array:
         xp, rows = array_module(logits), len(logits)

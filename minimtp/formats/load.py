@@ -11,6 +11,7 @@ A model is a folder or a file. Everything else takes the loaded model, never a p
 import importlib.util
 from pathlib import Path
 
+from minimtp.arguments import DEVICE, FLAG, PATH, checked_arguments
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.training.run.checkpoint import FILE_NAME, exists
@@ -21,6 +22,7 @@ PACKAGED = {  # name of a model: the package that installs it, its version, its 
 }
 
 
+@checked_arguments(path=PATH, device=DEVICE, dequantize=FLAG)
 def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> LoadedRun:
     """Load the model at `path`, or of this name, onto the device "cpu", "cuda" or "auto".
 

@@ -7,6 +7,8 @@ takes the object and never a path, so only `load` depends on the formats.
 from dataclasses import dataclass
 from pathlib import Path
 
+from minimtp.arguments import PATH, Kind, check_fields, instance, refuse
+from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.model.config import ModelConfig
 from minimtp.model.tokenizer import Tokenizer
@@ -20,6 +22,9 @@ class LoadedModel:
     path: Path
     model: LanguageModel
     tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        check_fields(self, path=PATH, model=_model, tokenizer=TOKENIZER)
 
     @property
     def config(self) -> ModelConfig:
@@ -39,3 +44,18 @@ class LoadedModel:
                 f"context must be 1 to {longest} tokens, the context of {self.path}, not {limit}"
             )
         return limit
+
+
+def _model(name: str, value: object) -> LanguageModel:
+    if not isinstance(value, Module) or not hasattr(value, "trunk"):
+        refuse(name, "a language model", value)
+    return value
+
+
+def TOKENIZER(name: str, value: object) -> Tokenizer:
+    if not all(hasattr(value, part) for part in ("encode", "decode_bytes", "end_token")):
+        refuse(name, "a tokenizer", value)
+    return value
+
+
+LOADED: Kind = instance(LoadedModel, expected="a model that minimtp.load has loaded")

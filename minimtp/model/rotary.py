@@ -33,6 +33,10 @@ class Rotary:
         self.frequencies = scaled(frequencies, scaling)
         self._tables: dict[tuple, tuple[Array, Array]] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        # A table belongs to a library of arrays, which cannot be pickled. It is computed again.
+        return vars(self) | {"_tables": {}}
+
     def tables(self, length: int, like: Array) -> tuple[Array, Array]:
         """Return cosine and sine, (length, C/2) each, of positions 0, 1, ... with the device and
         dtype of `like`.

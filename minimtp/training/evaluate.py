@@ -36,15 +36,16 @@ from dataclasses import asdict, dataclass
 from math import isfinite, log
 from pathlib import Path
 
+from minimtp.arguments import THREADS, checked_arguments, optional, whole
 from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.machine import available_cores
-from minimtp.model.loaded import LoadedModel
+from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import Model
-from minimtp.training.data.corpus import Corpus, open_corpus, recorded_corpus
-from minimtp.training.run.folder import LoadedRun
+from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus, recorded_corpus
+from minimtp.training.run.folder import LOADED_RUN, LoadedRun
 
 MAX_NATS = 700.0  # so that the perplexity stays finite
 DEAD = 0.05  # a head with less acceptance is reported
@@ -102,6 +103,14 @@ class Evaluation:
         return "\n".join(lines + dead_heads(self.acceptance))
 
 
+@checked_arguments(
+    run=LOADED_RUN,
+    corpus=optional(CORPUS),
+    tokens=optional(whole(1)),
+    threads=optional(THREADS),
+    context_length=optional(whole(1)),
+    against=optional(LOADED),
+)
 def evaluate(
     run: LoadedRun,
     corpus: Corpus | Sequence[str | Path] | None = None,
@@ -123,9 +132,6 @@ def evaluate(
 
     Raises UserError if the corpus, the reference or a number cannot be used.
     """
-    for name, number in (("tokens", tokens), ("threads", threads)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} must be at least 1, not {number}")
     window = window_for(run, context_length)
     if against is not None:
         _require_same_tokens(run, against)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minimtp.arguments import CALLABLE, PATH, WORD, checked_arguments, one_of, optional, whole
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
@@ -29,15 +30,15 @@ from minimtp.files import OneWriter
 from minimtp.model.loss import evaluate_losses
 from minimtp.quant.grids import F16
 from minimtp.quant.packed_matrix import stored_arrays
-from minimtp.quant.ptq.methods import METHODS_WITH_TEXT, quantize_after_training
+from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import Model, quantization_spec
-from minimtp.training.data.corpus import Corpus, open_corpus, record_in, recorded_corpus
+from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus, record_in, recorded_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
-from minimtp.training.run.folder import LoadedRun, load_run
+from minimtp.training.run.folder import LOADED_RUN, LoadedRun, load_run
 
 CALIBRATION_TOKENS = 16_384
 TOKENS_AT_ONCE = 2_048
@@ -49,6 +50,17 @@ MAX_LOST_ACCEPTANCE = 0.01  # at any depth
 Report = Callable[[str], None]
 
 
+@checked_arguments(
+    run=LOADED_RUN,
+    out=PATH,
+    grid=optional(WORD),
+    method=optional(one_of(*METHODS)),
+    head_grid=optional(WORD),
+    calibration=CORPUS,
+    context_length=optional(whole(1)),
+    report=CALLABLE,
+    encoding=optional(WORD),
+)
 def quantize(
     run: LoadedRun,
     out: str | Path,

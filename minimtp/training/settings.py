@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import field
 from typing import NamedTuple
 
+from minimtp.arguments import as_flag, as_number, as_whole, refuse
 from minimtp.errors import UserError, shown
 
 GROUPS = {
@@ -64,15 +65,26 @@ def checked(field: dataclasses.Field, value: object) -> Value:
     kind, allowed, name = kind_of(field), field.metadata["allowed"], field.name
     if value is None and field.default is None:
         return None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        raise UserError(f"{name} must be {names[kind]}, not {shown(repr(value))}")
-    if allowed is not None and value not in allowed:
+    expected, convert = KINDS[kind]
+    found = convert(value)
+    if found is None:
+        refuse(name, expected, value)
+    if allowed is not None and found not in allowed:
         choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
-        raise UserError(f"{name} must be {choice}, not {shown(short(value))}")
-    return value
+        raise UserError(f"{name} must be {choice}, not {shown(short(found))}")
+    return found
+
+
+def _as_word(value: object) -> str | None:
+    return str(value) if isinstance(value, str) else None
+
+
+KINDS = {  # by type: what is expected, and the conversion, which returns None for anything else
+    int: ("a whole number", as_whole),
+    float: ("a number", as_number),
+    bool: ("true or false", as_flag),
+    str: ("a word", _as_word),
+}
 
 
 def check_known(kind: str, name: str, known: Iterable[str]) -> None:

@@ -158,7 +158,7 @@ def test_quantize_and_evaluate_refuse_contradictory_or_unknown_options(capsys, r
     assert "unknown grid 'int3'" in refused(
         capsys, "quantize", "run", "--grid", "int3", "--out", "new"
     )
-    assert "unknown method 'gpqt'" in refused(
+    assert "method must be one of rtn, hqq, importance, awq, gptq, not 'gpqt'" in refused(
         capsys, "quantize", "run", "--method", "gpqt", "--out", "new"
     )
     assert "does not look at any text" in refused(
@@ -171,14 +171,14 @@ def test_quantize_and_evaluate_refuse_contradictory_or_unknown_options(capsys, r
     assert "arguments are required: --out" in refused(capsys, "quantize", "run")
     assert "arguments are required: RUN" in refused(capsys, "evaluate")
     assert "missing.txt" in refused(capsys, "evaluate", "run", "--corpus", "missing.txt")
-    assert "threads must be at least 1, not -1" in refused(
+    assert "threads must be a whole number from 1 to 1024, not -1" in refused(
         capsys, "evaluate", "run", "--threads", "-1"
     )
     for tokens in ("0", "-5"):
-        assert f"tokens must be at least 1, not {tokens}" in refused(
+        assert f"tokens must be a whole number of at least 1, not {tokens}" in refused(
             capsys, "evaluate", "run", "--tokens", tokens
         )
-    assert "a seed must be a whole number" in refused(
+    assert "seed must be a whole number" in refused(
         capsys, "bench", "decode", "run", "--seed", "-1", "--texts", "random"
     )
     assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")

@@ -24,10 +24,10 @@ from tests.cli.helpers import refused
         (["--max-new-tokens", "0"], "at least 1"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "x" * 17], "the prompt has 17 tokens and the model's context is 16"),
-        (["--draft-length", "-1"], "draft depth -1 is not possible"),
+        (["--draft-length", "-1"], "length must be a draft length"),
         (["--draft-length", "3", "--draft", "none"], "there is no drafter"),
         (["--draft-length", "often"], "'often' is not a number"),
-        (["--draft-confidence", "2"], "the draft confidence must be a probability"),
+        (["--draft-confidence", "2"], "must be a draft confidence"),
         (["--seed", "-1"], "seed"),
         (
             ["--draft", "nrgam"],
@@ -36,7 +36,7 @@ from tests.cli.helpers import refused
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),
         (["--stop", ""], "a stop string is empty"),
-        (["--repetition-penalty", "0"], "a repetition penalty must be a number above 0"),
+        (["--repetition-penalty", "0"], "penalty must be from 1e-6 to 1e6"),
         (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
         (

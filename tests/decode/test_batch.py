@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
 
@@ -38,13 +39,18 @@ def test_each_row_equals_the_text_generated_alone_and_ends_for_the_same_reason(
     options = dict(
         max_new_tokens=12, sampling=SamplingParams(temperature), stop_tokens=stop, rule=rule
     )
-    batch = start_batch(target, half_right(target), prompts, seed=seed, **options)
+    batch = start_batch(
+        DecodingStates(target, half_right(target)), prompts, GenerationOptions(seed=seed, **options)
+    )
     streamed = [[] for _ in prompts]
     for row, token in batch:
         streamed[row].append(token)
     for row, prompt in enumerate(prompts):
         alone = start_generation(
-            target.clone(), half_right(target), prompt, seed=row_seed(seed, row), **options
+            target.clone(),
+            half_right(target),
+            prompt,
+            GenerationOptions(seed=row_seed(seed, row), **options),
         )
         assert streamed[row] == list(alone)
         assert batch.rows[row].tokens == alone.tokens and batch.rows[row].reason == alone.reason
@@ -57,7 +63,11 @@ def test_a_row_does_not_depend_on_the_other_rows():
     options = dict(max_new_tokens=20, sampling=SamplingParams(1.0), rule="shared-noise", seed=3)
 
     def third_row(*neighbours):
-        batch = start_batch(target, half_right(target), [*neighbours, [1, 2]], **options)
+        batch = start_batch(
+            DecodingStates(target, half_right(target)),
+            [*neighbours, [1, 2]],
+            GenerationOptions(**options),
+        )
         list(batch)
         return batch.rows[2].tokens
 
@@ -66,11 +76,9 @@ def test_a_row_does_not_depend_on_the_other_rows():
 
 def test_rows_with_the_same_prompt_are_different_samples():
     batch = start_batch(
-        TableTarget(5, 40, sharpness=0.5),
-        None,
+        DecodingStates(TableTarget(5, 40, sharpness=0.5), None),
         [[1, 2]] * 4,
-        max_new_tokens=20,
-        sampling=SamplingParams(1.0),
+        GenerationOptions(max_new_tokens=20, sampling=SamplingParams(1.0)),
     )
     list(batch)
     assert len({tuple(row.tokens) for row in batch.rows}) == 4
@@ -78,7 +86,9 @@ def test_rows_with_the_same_prompt_are_different_samples():
 
 def test_rows_alternate_until_each_has_finished():
     target = TableTarget(5, 40)
-    batch = start_batch(target, None, [[0], [1] * 38, [2]], max_new_tokens=6)
+    batch = start_batch(
+        DecodingStates(target, None), [[0], [1] * 38, [2]], GenerationOptions(max_new_tokens=6)
+    )
     rows = [row for row, _ in batch.rounds()]
     assert rows == [0, 1, 2] * 3 + [0, 2] * 3
     assert [row.reason for row in batch.rows] == ["length", "context", "length"]
@@ -92,12 +102,16 @@ def test_row_seeds_are_valid_seeds_and_row_0_has_the_seed_of_the_batch(seed, row
 
 def test_a_batch_without_prompts_or_with_a_bad_prompt_is_rejected_before_any_work():
     target = TableTarget()
-    with pytest.raises(UserError, match="there is no prompt"):
-        start_batch(target, None, [], max_new_tokens=3)
+    with pytest.raises(UserError, match="prompts are empty"):
+        start_batch(DecodingStates(target, None), [], GenerationOptions(max_new_tokens=3))
     with pytest.raises(UserError, match="the prompt is empty"):
-        start_batch(target, None, [[1], []], max_new_tokens=3)
+        start_batch(DecodingStates(target, None), [[1], []], GenerationOptions(max_new_tokens=3))
     with pytest.raises(
         UserError, match="a tree of 1000000000000 drafts is larger than the model's context"
     ):
-        start_batch(target, half_right(target), [[1], [2]], max_new_tokens=3, tree=10**12)
+        start_batch(
+            DecodingStates(target, half_right(target)),
+            [[1], [2]],
+            GenerationOptions(max_new_tokens=3, tree=10**12),
+        )
     assert target.length == 0

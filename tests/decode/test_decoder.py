@@ -3,32 +3,40 @@ early.
 """
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
+from minimtp.backend import numpy as np
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
+from minimtp.model.loaded import LoadedModel
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 
 class ByteNumbers:
     """A tokenizer whose texts are bytes below the vocabulary size."""
 
+    vocabulary_size = SHAPE.vocabulary_size
     end_token = SHAPE.vocabulary_size - 1
+    end_tokens, begin_tokens, special_tokens = (end_token,), (), {}
 
     def encode(self, text):
-        return list(text)
+        return np.array(list(text), np.int64)
 
     def decode_bytes(self, tokens):
         return bytes(tokens)
 
+    spell = decode_bytes
+
+    def byte_counts(self):
+        return np.ones(self.vocabulary_size, np.int64)
+
 
 @pytest.fixture
 def run():
-    return SimpleNamespace(model=model_with("token_conditioned"), tokenizer=ByteNumbers())
+    return LoadedModel("nowhere", model_with("token_conditioned"), ByteNumbers())
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def test_the_costs_for_each_row_of_a_batch_are_measured_after_its_own_cached_row
     ("tree", "message"),
     [
         (10**12, f"larger than the model's context: use at most {SHAPE.context_length} drafts"),
-        ("8", "the number of drafts in a tree must be a whole number"),
+        ("8", "tree must be a whole number"),
     ],
 )
 def test_a_tree_larger_than_the_context_is_rejected_before_memory_is_allocated_for_it(

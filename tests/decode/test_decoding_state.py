@@ -17,10 +17,11 @@ from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.drafters.sequential import SequentialModule
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]
@@ -141,18 +142,16 @@ def check_heads(drafter, hidden, tokens):
         np.testing.assert_allclose(head.states[rows], expected.states[rows], rtol=0, atol=TOLERANCE)
 
 
-def record_clones(made, seen):
-    clone = made.clone
-    made.clone = lambda: (seen.append(clone()), seen[-1])[1]
-
-
 def plain_text(kind, prompt, context_length):
     """Return the greedy text of the target to the end of the context, computed once."""
     key = kind, tuple(prompt), context_length
     if key not in PLAIN:
         PLAIN[key] = list(
             start_generation(
-                decoder(kind, context_length)[0], None, prompt, max_new_tokens=context_length
+                decoder(kind, context_length)[0],
+                None,
+                prompt,
+                GenerationOptions(max_new_tokens=context_length),
             )
         )
     return PLAIN[key]
@@ -194,25 +193,21 @@ def test_after_every_round_all_caches_equal_those_computed_from_scratch(
         rule="shared-noise",
     )
     corrected = CorrectedDrafter(drafter, answers, right)
-    seen = []
-    for made in (target, corrected):  # the batch clones both for its other rows
-        record_clones(made, seen)
     batch = start_batch(
-        target,
-        corrected,
+        DecodingStates(target, corrected, lambda target: RandomPolicy(seed)),
         prompts,
-        seed=seed,
-        draft_depth=depth,
-        make_policy=lambda target: RandomPolicy(seed),
-        **options,
+        GenerationOptions(seed=seed, draft_depth=depth, **options),
     )
-    rows = list(zip([target, *seen[0::2]], [corrected, *seen[1::2]], strict=True))
     for row, _ in batch.rounds():
         if batch.rows[row].reason is None:
-            check(*rows[row], batch.rows[row].tokens)
+            state = batch.rows[row]._state
+            check(state.target, state.drafter, batch.rows[row].tokens)
     for row, prompt in enumerate(prompts):
         alone = start_generation(
-            decoder(kind, context_length)[0], None, prompt, seed=row_seed(seed, row), **options
+            decoder(kind, context_length)[0],
+            None,
+            prompt,
+            GenerationOptions(seed=row_seed(seed, row), **options),
         )
         assert list(alone) == batch.rows[row].tokens[len(prompt) :]
         assert alone.reason == batch.rows[row].reason

@@ -18,7 +18,7 @@ from minimtp.bench.agreement import TIE
 from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
@@ -57,7 +57,7 @@ def decoder(kind, form, config=CONFIG):
 
 def generated(target, drafter, prompt, **options):
     """Return the whole text, including the prompt."""
-    run = start_generation(target, drafter, prompt, **options)
+    run = start_generation(target, drafter, prompt, GenerationOptions(**options))
     list(run)
     return run.tokens
 
@@ -129,7 +129,9 @@ def test_text_is_the_same_if_most_of_up_to_15_drafts_are_accepted(texts, form, r
         sampling = SamplingParams(temperature)
         options = {"max_new_tokens": 90, "sampling": sampling, "seed": seed, "rule": rule}
         plain = generated(target, None, prompt, **options)
-        run = start_generation(target, FunctionDrafter(nearly_right, 15), prompt, **options)
+        run = start_generation(
+            target, FunctionDrafter(nearly_right, 15), prompt, GenerationOptions(**options)
+        )
         list(run)
         assert run.tokens == plain
         drafted += sum(run.statistics.drafted)
@@ -234,7 +236,9 @@ def test_the_first_tokens_of_a_trained_model_have_the_models_distribution(traine
     counts = Counter()
     for seed in range(100 * TEXTS):
         options = {"sampling": sampling, "seed": seed, "rule": rule, "tree": tree}
-        run = start_generation(target, drafter, prompt, max_new_tokens=4, **options)
+        run = start_generation(
+            target, drafter, prompt, GenerationOptions(max_new_tokens=4, **options)
+        )
         counts[tuple(run)[:3]] += 1
     expected = three_token_distribution(target, prompt, sampling)
     assert counts.keys() <= expected.keys()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from tests.table_drafters import CheckingDrafter, constant_drafter, guessing_drafter
 from tests.table_models import TableTarget, greedy_text
 
@@ -30,7 +30,10 @@ def test_greedy_text_with_drafts_has_the_end_cache_and_statistics_of_plain_decod
     target = TableTarget(5, context_length, seed)
     drafter = guessing_drafter(target, seed, right)
     run = start_generation(
-        target, drafter, PROMPT, max_new_tokens=max_new_tokens, draft_depth=depth, stop_tokens=stop
+        target,
+        drafter,
+        PROMPT,
+        GenerationOptions(max_new_tokens=max_new_tokens, draft_depth=depth, stop_tokens=stop),
     )
     text = []
     for round_ in run.rounds():
@@ -80,7 +83,9 @@ def test_a_wrong_draft_keeps_the_drafts_before_it_and_is_corrected(wrong_at, tok
             drafts[wrong_at] = (drafts[wrong_at] + 1) % 4
         return drafts, None
 
-    run = start_generation(target, CheckingDrafter(function, 3), PROMPT, max_new_tokens=13)
+    run = start_generation(
+        target, CheckingDrafter(function, 3), PROMPT, GenerationOptions(max_new_tokens=13)
+    )
     rounds = list(run.rounds())
     assert all(len(round_.tokens) == tokens_per_round for round_ in rounds[1:4])
     assert run.tokens[len(PROMPT) :] == greedy_text(target, PROMPT, 13)
@@ -101,7 +106,9 @@ def test_a_prompt_fed_in_pieces_is_continued_like_one_fed_at_once(prompt, max_ro
             fed.append(len(tokens)),
             forward(tokens),
         )[1]
-        run = start_generation(target, guessing_drafter(target, seed), prompt, max_new_tokens=6)
+        run = start_generation(
+            target, guessing_drafter(target, seed), prompt, GenerationOptions(max_new_tokens=6)
+        )
         texts.append(list(run))
         pieces = -(-len(prompt) // rows)
         assert sum(fed[:pieces]) == len(prompt) and max(fed[:pieces]) <= rows
@@ -123,7 +130,10 @@ class RecitingTarget(TableTarget):
 def test_a_stop_token_is_the_last_token_at_any_position_of_a_draft(drafts):
     target = RecitingTarget([0, 0, 1, 3, 2, 0, 1, 1], vocabulary_size=4, context_length=8)
     run = start_generation(
-        target, constant_drafter(*drafts, depth=4), [0], max_new_tokens=7, stop_tokens=[3]
+        target,
+        constant_drafter(*drafts, depth=4),
+        [0],
+        GenerationOptions(max_new_tokens=7, stop_tokens=[3]),
     )
     rounds = list(run.rounds())
     assert run.tokens == [0, 0, 1, 3] and run.reason == "stop"
@@ -134,7 +144,9 @@ def test_a_stop_token_is_the_last_token_at_any_position_of_a_draft(drafts):
 
 def test_a_drafted_stop_token_that_is_rejected_does_not_end_the_text():
     target = RecitingTarget([0, 0, 1, 1, 2, 2], vocabulary_size=4, context_length=6)
-    run = start_generation(target, constant_drafter(3, 3), [0], max_new_tokens=4, stop_tokens=[3])
+    run = start_generation(
+        target, constant_drafter(3, 3), [0], GenerationOptions(max_new_tokens=4, stop_tokens=[3])
+    )
     assert list(run) == [0, 1, 1, 2] and run.reason == "length"
 
 
@@ -144,8 +156,7 @@ def test_stop_takes_precedence_over_length_and_length_over_context():
             TableTarget(1, context_length),
             None,
             [0],
-            max_new_tokens=max_new_tokens,
-            stop_tokens=stop,
+            GenerationOptions(max_new_tokens=max_new_tokens, stop_tokens=stop),
         )
         return len(list(run)), run.reason
 
@@ -159,14 +170,17 @@ def test_a_prompt_as_long_as_the_context_is_continued_by_one_token(depth):
     target = TableTarget(context_length=6)
     prompt = [0, 1, 2, 3, 0, 1]
     run = start_generation(
-        target, guessing_drafter(target), prompt, max_new_tokens=9, draft_depth=depth
+        target,
+        guessing_drafter(target),
+        prompt,
+        GenerationOptions(max_new_tokens=9, draft_depth=depth),
     )
     assert list(run) == greedy_text(target, prompt, 1) and run.reason == "context"
 
 
 def test_one_new_token_takes_one_pass_and_no_draft():
     target, drafter = TableTarget(), constant_drafter(0, 1)
-    run = start_generation(target, drafter, PROMPT, max_new_tokens=1)
+    run = start_generation(target, drafter, PROMPT, GenerationOptions(max_new_tokens=1))
     assert len(list(run.rounds())) == 1 and run.reason == "length"
     assert run.statistics.steps == 0 and run.statistics.tokens_per_step == 1.0
     assert run.statistics.tokens_per_second == 0.0
@@ -176,7 +190,11 @@ def test_the_prompt_is_fed_once_and_each_round_feeds_the_pending_token_and_the_d
     fed, target = [], RecitingTarget([0, 0, 1, 1, 2, 2, 3], vocabulary_size=4, context_length=9)
     forward = target.forward
     target.forward = lambda tokens: (fed.append(tokens.tolist()), forward(tokens))[1]
-    list(start_generation(target, constant_drafter(1, 2, 0), [0, 0], max_new_tokens=4))
+    list(
+        start_generation(
+            target, constant_drafter(1, 2, 0), [0, 0], GenerationOptions(max_new_tokens=4)
+        )
+    )
     assert fed == [
         [0, 0],
         [1, 1, 2],
@@ -185,7 +203,9 @@ def test_the_prompt_is_fed_once_and_each_round_feeds_the_pending_token_and_the_d
 
 def test_tokens_are_computed_only_when_they_are_requested():
     target = TableTarget()
-    run = start_generation(target, guessing_drafter(target, right=1.0), PROMPT, max_new_tokens=12)
+    run = start_generation(
+        target, guessing_drafter(target, right=1.0), PROMPT, GenerationOptions(max_new_tokens=12)
+    )
     assert target.length == 0
     first = next(run)
     assert target.length == len(PROMPT) and run.statistics.emitted == 1
@@ -196,9 +216,18 @@ def test_tokens_are_computed_only_when_they_are_requested():
 
 def test_a_new_text_starts_from_an_empty_cache():
     target = TableTarget()
-    first = list(start_generation(target, guessing_drafter(target), PROMPT, max_new_tokens=8))
+    first = list(
+        start_generation(
+            target, guessing_drafter(target), PROMPT, GenerationOptions(max_new_tokens=8)
+        )
+    )
     assert (
-        list(start_generation(target, guessing_drafter(target), PROMPT, max_new_tokens=8)) == first
+        list(
+            start_generation(
+                target, guessing_drafter(target), PROMPT, GenerationOptions(max_new_tokens=8)
+            )
+        )
+        == first
     )
 
 
@@ -208,4 +237,4 @@ def test_a_new_text_starts_from_an_empty_cache():
 def test_a_drafter_that_returns_invalid_drafts_raises_an_error_instead_of_changing_the_text(drafts):
     drafter = FunctionDrafter(lambda tokens, depth, rule: (drafts, None), 3)
     with pytest.raises(ValueError, match="FunctionDrafter gave"):
-        list(start_generation(TableTarget(), drafter, PROMPT, max_new_tokens=20))
+        list(start_generation(TableTarget(), drafter, PROMPT, GenerationOptions(max_new_tokens=20)))

@@ -9,11 +9,12 @@ from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import ProcessedRule, RepetitionPenalty
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, every_outcome, total_variation
 
@@ -123,7 +124,12 @@ def text_distribution(
             kind(sampling, rng), logits_processors, np.array(PROMPT), len(PROMPT) + length
         )
         return tuple(
-            Generation(target, drafter, PROMPT, rule, Limits(length, depth, tree_nodes=nodes))
+            Generation(
+                DecodingStates(target, drafter),
+                PROMPT,
+                rule,
+                Limits(length, depth, tree_nodes=nodes),
+            )
         )
 
     return every_outcome(text)
@@ -208,7 +214,9 @@ def accepted_on_average(kind, penalty, seed):
             np.array(PROMPT),
             len(PROMPT) + 4,
         )
-        rounds = Generation(target, sampling_drafter(other, 2), PROMPT, rule, Limits(4, 2)).rounds()
+        rounds = Generation(
+            DecodingStates(target, sampling_drafter(other, 2)), PROMPT, rule, Limits(4, 2)
+        ).rounds()
         next(rounds)
         return next(rounds).accepted
 
@@ -257,13 +265,15 @@ def test_greedy_and_shared_noise_text_is_the_same_with_and_without_drafts(seed, 
         rule="shared-noise",
         logits_processors=PROCESSORS[name],
     )
-    plain = list(start_generation(target, None, PROMPT, **options))
+    plain = list(start_generation(target, None, PROMPT, GenerationOptions(**options)))
     for drafter in (
         sampling_drafter(other, 3),
         sampling_drafter(target, 4),
         all_at_once_drafter(other, 3),
     ):
-        assert list(start_generation(target, drafter, PROMPT, **options)) == plain
+        assert (
+            list(start_generation(target, drafter, PROMPT, GenerationOptions(**options))) == plain
+        )
     if temperature == 0:
         tokens = list(PROMPT)
         for _ in range(25):
@@ -277,16 +287,18 @@ def test_drafts_of_the_target_itself_are_always_accepted_with_a_penalty():
         target,
         sampling_drafter(target, 3),
         PROMPT,
-        max_new_tokens=41,
-        sampling=SamplingParams(),
-        seed=4,
-        rule="shared-noise",
-        logits_processors=[RepetitionPenalty(1.5)],
+        GenerationOptions(
+            max_new_tokens=41,
+            sampling=SamplingParams(),
+            seed=4,
+            rule="shared-noise",
+            logits_processors=[RepetitionPenalty(1.5)],
+        ),
     )
     assert len(list(run)) == 41 and run.statistics.accepted == run.statistics.drafted
 
 
-@pytest.mark.parametrize("penalty", [0, -1, float("inf"), float("nan"), "1"], ids=str)
+@pytest.mark.parametrize("penalty", [0, -1, 1e-7, 2e6, float("inf"), float("nan"), "1"], ids=str)
 def test_a_penalty_that_is_not_a_positive_number_raises_an_error(penalty):
-    with pytest.raises(UserError, match="a repetition penalty must be a number above 0"):
+    with pytest.raises(UserError, match="penalty must be from 1e-6 to 1e6"):
         RepetitionPenalty(penalty)

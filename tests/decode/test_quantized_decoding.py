@@ -1,7 +1,6 @@
 """Quantized models that no compiled kernel supports decode with the numbers of training."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import SamplingParams
@@ -123,19 +122,16 @@ def test_each_tree_row_has_the_same_bits_as_the_chain_that_ends_at_it(spec, form
 )
 def test_generated_tokens_are_the_same_with_every_drafter_and_without_drafts(spec, kind, sampling):
     target, heads = deploy(convert(trained(spec, kind, np.float32)))
-    generate = partial(
-        start_generation,
-        target,
-        prompt=[1, 2, 3, 1, 2],
-        max_new_tokens=16,
-        sampling=sampling,
-        seed=3,
-    )
-    alone = list(generate(drafter=None))
+
+    def generate(drafter, **limits):
+        options = GenerationOptions(16, sampling, seed=3, **limits)
+        return list(start_generation(target, drafter, [1, 2, 3, 1, 2], options))
+
+    alone = generate(None)
     assert len(alone) == 16
-    assert list(generate(drafter=heads, draft_depth=DEPTH)) == alone
-    assert list(generate(drafter=heads, tree=6)) == alone
-    assert list(generate(drafter=NgramDrafter(4, min_length=1))) == alone
+    assert generate(heads, draft_depth=DEPTH) == alone
+    assert generate(heads, tree=6) == alone
+    assert generate(NgramDrafter(4, min_length=1)) == alone
 
 
 @each_kind

@@ -5,12 +5,13 @@ import itertools
 import pytest
 
 from minimtp.decode.generation import Generation, Limits
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.decode.stopping import Stop
 from tests.table_drafters import constant_drafter, guessing_drafter, sampling_drafter
 from tests.table_models import TableTarget, every_outcome, exact_distribution, total_variation
@@ -39,7 +40,7 @@ def test_sampled_text_has_exactly_the_targets_distribution_with_and_without_draf
     def text(rng):
         drafter = sampling_drafter(other) if depth else None
         limits = Limits(4, depth, stop=Stop(stop))
-        return tuple(Generation(target, drafter, PROMPT, kind(params, rng), limits))
+        return tuple(Generation(DecodingStates(target, drafter), PROMPT, kind(params, rng), limits))
 
     expected = exact_distribution(target, params, PROMPT, 4, stop)
     assert total_variation(every_outcome(text), expected) <= 1e-12
@@ -49,10 +50,12 @@ def test_the_default_rule_is_shared_noise():
     target, other = TableTarget(sharpness=0.5), TableTarget(seed=1, sharpness=0.5)
     options = {"max_new_tokens": 20, "sampling": SamplingParams(), "seed": 3}
     shared_noise, token = (
-        list(start_generation(target, None, PROMPT, **options, rule=rule))
+        list(start_generation(target, None, PROMPT, GenerationOptions(**options, rule=rule)))
         for rule in ("shared-noise", "token")
     )
-    drafted = list(start_generation(target, sampling_drafter(other), PROMPT, **options))
+    drafted = list(
+        start_generation(target, sampling_drafter(other), PROMPT, GenerationOptions(**options))
+    )
     assert drafted == shared_noise != token
 
 
@@ -75,7 +78,8 @@ def test_with_shared_noise_and_match_the_same_seed_gives_the_same_text_with_any_
         sampling = SamplingParams(temperature)
         options = {"max_new_tokens": 20, "sampling": sampling, "seed": seed, "rule": rule}
         texts = {
-            tuple(start_generation(target, drafter, PROMPT, **options)) for drafter in drafters
+            tuple(start_generation(target, drafter, PROMPT, GenerationOptions(**options)))
+            for drafter in drafters
         }
         assert len(texts) == 1
 
@@ -83,7 +87,9 @@ def test_with_shared_noise_and_match_the_same_seed_gives_the_same_text_with_any_
 def test_with_shared_noise_a_drafter_equal_to_the_target_has_all_drafts_accepted():
     target = TableTarget(sharpness=1.0)
     options = {"sampling": SamplingParams(), "seed": 4, "rule": "shared-noise"}
-    run = start_generation(target, sampling_drafter(target), PROMPT, max_new_tokens=21, **options)
+    run = start_generation(
+        target, sampling_drafter(target), PROMPT, GenerationOptions(max_new_tokens=21, **options)
+    )
     assert len(list(run)) == 21 and run.statistics.accepted == run.statistics.drafted
     assert run.statistics.tokens_per_step == 4.0
 
@@ -95,7 +101,11 @@ def test_the_seed_determines_the_text(rule):
     def text(seed):
         options = {"sampling": SamplingParams(), "seed": seed, "rule": rule}
         drafter = sampling_drafter(other)
-        return tuple(start_generation(target, drafter, PROMPT, max_new_tokens=20, **options))
+        return tuple(
+            start_generation(
+                target, drafter, PROMPT, GenerationOptions(max_new_tokens=20, **options)
+            )
+        )
 
     assert text(0) == text(0)
     assert len({text(seed) for seed in range(5)}) == 5
@@ -108,7 +118,9 @@ def test_sampled_text_keeps_the_cache_invariant_and_its_length(rule):
         target = TableTarget(context_length=context_length, seed=seed)
         options = {"sampling": SamplingParams(), "seed": seed, "rule": rule}
         drafter = sampling_drafter(TableTarget(seed=seed + 9))
-        run = start_generation(target, drafter, PROMPT, max_new_tokens=max_new_tokens, **options)
+        run = start_generation(
+            target, drafter, PROMPT, GenerationOptions(max_new_tokens=max_new_tokens, **options)
+        )
         for _ in run.rounds():
             assert target.cache == run.tokens[:-1]
         room = context_length + 1 - len(PROMPT)

@@ -168,11 +168,11 @@ def test_a_row_of_minus_infinity_raises_an_error():
         ({"temperature": math.inf}, "temperature must be"),
         ({"temperature": "hot"}, "temperature must be"),
         ({"temperature": True}, "temperature must be"),
-        ({"top_k": -1}, "top-k must be"),
-        ({"top_k": 2.0}, "top-k must be"),
-        ({"top_p": 0}, "top-p must be"),
-        ({"top_p": 1.01}, "top-p must be"),
-        ({"top_p": math.nan}, "top-p must be"),
+        ({"top_k": -1}, "top_k must be"),
+        ({"top_k": 2.0}, "top_k must be"),
+        ({"top_p": 0}, "top_p must be"),
+        ({"top_p": 1.01}, "top_p must be"),
+        ({"top_p": math.nan}, "top_p must be"),
     ],
 )
 def test_a_setting_out_of_range_raises_a_one_line_error(settings, message):

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from tests.table_models import TableTarget, greedy_text
@@ -69,10 +69,11 @@ def test_stop_strings_end_drafted_text_at_the_same_token_as_plain_text(
     target, prompt = TableTarget(5, 64, seed), [0, 1]
     plain = greedy_text(target, prompt, 40)
     end = first_end(plain, tokens, [string.encode() for string in strings])
-    run = start_generation(
-        target, drafting_well(target) if drafted else None, prompt, max_new_tokens=40,
-        stop_tokens=tokens, stop_strings=strings, decode_bytes=spell,
-    )  # fmt: skip
+    drafter = drafting_well(target) if drafted else None
+    options = GenerationOptions(
+        max_new_tokens=40, stop_tokens=tokens, stop_strings=strings, decode_bytes=spell
+    )
+    run = start_generation(target, drafter, prompt, options)
     assert list(run) == plain[:end]
     assert run.reason == ("length" if end is None else "stop")
     assert target.cache == run.tokens[:-1]
@@ -82,7 +83,10 @@ def test_a_stop_string_in_the_prompt_does_not_end_the_text():
     target = TableTarget(5, 16, 3)
     text = list(
         start_generation(
-            target, None, [0, 1, 0], max_new_tokens=8, stop_strings=["abab"], decode_bytes=spell
+            target,
+            None,
+            [0, 1, 0],
+            GenerationOptions(max_new_tokens=8, stop_strings=["abab"], decode_bytes=spell),
         )
     )
     expected = greedy_text(target, [0, 1, 0], 8)
@@ -93,7 +97,10 @@ def test_no_tokens_are_drafted_after_a_stop_string():
     target = TableTarget(5, 32, 1)
     drafter = FunctionDrafter(lambda tokens, depth, rule: ([0, 1, 0, 0][:depth], None), 4)
     run = start_generation(
-        target, drafter, [3], max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell
+        target,
+        drafter,
+        [3],
+        GenerationOptions(max_new_tokens=20, stop_strings=["ab"], decode_bytes=spell),
     )
     rounds = list(run.rounds())
     assert all(

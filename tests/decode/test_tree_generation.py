@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from minimtp.decode.generation import Generation, Limits
 from minimtp.decode.logits_processors import RepetitionPenalty
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.decode.stopping import Stop
 from tests.table_drafters import TableTreeDrafter
 from tests.table_models import TableTarget, every_outcome, exact_distribution, total_variation
@@ -35,9 +36,9 @@ def test_greedy_text_with_trees_has_the_end_cache_and_statistics_of_plain_decodi
     target, nodes = TableTarget(5, context_length, seed), min(nodes, context_length)
     drafter = TableTreeDrafter(TableTarget(5, context_length, seed if same else seed + 1))
     options = {"max_new_tokens": max_new_tokens, "stop_tokens": stop}
-    plain = start_generation(target, None, PROMPT, **options)
+    plain = start_generation(target, None, PROMPT, GenerationOptions(**options))
     expected = list(plain)
-    run = start_generation(target, drafter, PROMPT, tree=nodes, **options)
+    run = start_generation(target, drafter, PROMPT, GenerationOptions(tree=nodes, **options))
     text = []
     for round_ in run.rounds():
         text += round_.tokens
@@ -69,7 +70,7 @@ def test_text_sampled_with_trees_has_exactly_the_targets_distribution(kind, para
     def text(rng):
         drafter = TableTreeDrafter(other, depth=2)
         limits = Limits(4, draft_depth=2, tree_nodes=3, stop=Stop([0]))
-        return tuple(Generation(target, drafter, PROMPT, kind(params, rng), limits))
+        return tuple(Generation(DecodingStates(target, drafter), PROMPT, kind(params, rng), limits))
 
     expected = exact_distribution(target, params, PROMPT, 4, [0])
     assert total_variation(every_outcome(text), expected) <= 1e-12
@@ -81,9 +82,11 @@ def test_with_trees_the_same_seed_gives_the_text_of_plain_decoding(rule):
         target, other = (TableTarget(seed=seed + i, sharpness=1.0) for i in range(2))
         sampling = SamplingParams(0.9)
         options = {"max_new_tokens": 20, "sampling": sampling, "seed": seed, "rule": rule}
-        plain = list(start_generation(target, None, PROMPT, **options))
+        plain = list(start_generation(target, None, PROMPT, GenerationOptions(**options)))
         for nodes, table in itertools.product([1, 3, 8], [other, target]):
-            run = start_generation(target, TableTreeDrafter(table), PROMPT, tree=nodes, **options)
+            run = start_generation(
+                target, TableTreeDrafter(table), PROMPT, GenerationOptions(tree=nodes, **options)
+            )
             assert list(run) == plain
             if table is target and rule == "shared-noise":
                 assert run.statistics.accepted == run.statistics.drafted
@@ -100,7 +103,12 @@ def test_logits_processors_see_the_path_that_leads_to_each_node_of_a_tree(rule):
             "rule": rule,
             "logits_processors": [RepetitionPenalty(1.5)],
         }
-        plain = list(start_generation(target, None, PROMPT, **options))
+        plain = list(start_generation(target, None, PROMPT, GenerationOptions(**options)))
         for table in (other, target):
             drafter = TableTreeDrafter(table)
-            assert list(start_generation(target, drafter, PROMPT, tree=6, **options)) == plain
+            assert (
+                list(
+                    start_generation(target, drafter, PROMPT, GenerationOptions(tree=6, **options))
+                )
+                == plain
+            )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.errors import UserError
@@ -154,7 +154,10 @@ def test_an_f16_model_generates_the_same_tokens_as_the_rounded_float32_model(kin
         target, drafter = deploy(form)
         for sampling in (SamplingParams(0.0), SamplingParams(0.8)):
             generation = start_generation(
-                target, drafter, [3, 1, 4], max_new_tokens=16, sampling=sampling, seed=1
+                target,
+                drafter,
+                [3, 1, 4],
+                GenerationOptions(max_new_tokens=16, sampling=sampling, seed=1),
             )
             texts.append(list(generation))
     assert target.rows_at_once and texts[:2] == texts[2:]
@@ -206,7 +209,12 @@ def test_an_f16_model_generates_the_same_tokens_on_the_device_as_on_the_host(
     for sampling in (SamplingParams(0.0), SamplingParams(0.8)):
         both = (host, host_drafter), (target, drafter)
         runs = [
-            start_generation(t, d, [3, 1, 4, 1, 5], max_new_tokens=12, sampling=sampling, seed=2)
+            start_generation(
+                t,
+                d,
+                [3, 1, 4, 1, 5],
+                GenerationOptions(max_new_tokens=12, sampling=sampling, seed=2),
+            )
             for t, d in both
         ]
         for run in runs:

@@ -11,12 +11,13 @@ from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.logits_processors import RepetitionPenalty
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.registry import make_rule
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.engine.module import replicate
 from minimtp.errors import UserError
 from minimtp.model.heads import HEADS
@@ -65,11 +66,9 @@ def test_every_kind_of_heads_and_weight_format_generates_the_text_of_the_host(
                 t,
                 d,
                 [3, 1, 4, 1, 5],
-                max_new_tokens=12,
-                sampling=sampling,
-                rule=rule,
-                seed=seed,
-                tree=tree,
+                GenerationOptions(
+                    max_new_tokens=12, sampling=sampling, rule=rule, seed=seed, tree=tree
+                ),
             )
             for t, d in ((host, host_drafter), (target, drafter))
         ]
@@ -103,11 +102,15 @@ def test_every_feature_of_decoding_generates_the_text_of_the_host(
         elif feature == "penalty":
             options["logits_processors"] = [RepetitionPenalty(1.4)]
         if feature == "batch":
-            batch = start_batch(target, drafter, [[3, 1, 4], [1, 5]], **options)
+            batch = start_batch(
+                DecodingStates(target, drafter), [[3, 1, 4], [1, 5]], GenerationOptions(**options)
+            )
             list(batch)
             texts.append([row.tokens for row in batch.rows])
         else:
-            generation = start_generation(target, drafter, [3, 1, 4, 3, 1], **options)
+            generation = start_generation(
+                target, drafter, [3, 1, 4, 3, 1], GenerationOptions(**options)
+            )
             list(generation)
             texts.append(generation.tokens)
     assert texts[1] == texts[0]  # only a tie within 1e-6 of a random score could differ
@@ -147,7 +150,10 @@ def test_a_long_text_keeps_at_most_three_blocks_of_noise_and_one_graph_per_numbe
     choose_kernels("auto", device)
     target, drafter = deploy(moved(model_with("token_conditioned"), device), context_length=400)
     generation = start_generation(
-        target, drafter, [3, 1, 4], max_new_tokens=300, sampling=SamplingParams(0.8), draft_depth=2
+        target,
+        drafter,
+        [3, 1, 4],
+        GenerationOptions(max_new_tokens=300, sampling=SamplingParams(0.8), draft_depth=2),
     )
     held = []
     for _ in generation:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from minimtp.decode.decoder import deploy
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.sampling.params import SamplingParams
 from tests import strict_cupy
@@ -50,10 +50,7 @@ def test_a_round_reads_the_device_once_to_verify_and_once_to_draft(
         target,
         drafter,
         [3, 1, 4],
-        max_new_tokens=40,
-        sampling=sampling,
-        rule=rule,
-        draft_depth=depth,
+        GenerationOptions(max_new_tokens=40, sampling=sampling, rule=rule, draft_depth=depth),
     ).rounds()
     for _ in range(4):
         next(rounds)
@@ -74,7 +71,7 @@ def test_a_plain_round_launches_one_graph_and_reads_the_device_once(
     choose_kernels("auto", device)
     target, _ = deploy(in_format(moved(model_with("none"), device), "int4"))
     rounds = start_generation(
-        target, None, [3, 1, 4], max_new_tokens=40, sampling=sampling
+        target, None, [3, 1, 4], GenerationOptions(max_new_tokens=40, sampling=sampling)
     ).rounds()
     for _ in range(4):
         next(rounds)
@@ -95,7 +92,7 @@ def test_each_draft_depth_is_recorded_as_one_graph_to_draft_and_one_to_verify(
     plans = itertools.cycle([DraftPlan(depth) for depth in (1, 2, 3) for _ in range(4)])
     policy = SimpleNamespace(choose=lambda max_depth, length, statistics: next(plans))
     rounds = start_generation(
-        target, drafter, [3, 1, 4], max_new_tokens=44, sampling=sampling, policy=policy
+        target, drafter, [3, 1, 4], GenerationOptions(max_new_tokens=44, sampling=sampling), policy
     ).rounds()
     drafted = {len(next(rounds).drafts) for _ in range(13)}
     assert drafted == {0, 1, 2, 3}  # the round of the prompt drafts nothing
@@ -118,7 +115,10 @@ def test_the_longest_draft_is_recorded_and_its_replay_gives_the_tokens_of_the_ho
     texts = []
     for one, other in ((host, host_drafter), (target, drafter)):
         rounds = start_generation(
-            one, other, [3, 1, 4], max_new_tokens=44, sampling=sampling, seed=3, draft_depth=15
+            one,
+            other,
+            [3, 1, 4],
+            GenerationOptions(max_new_tokens=44, sampling=sampling, seed=3, draft_depth=15),
         ).rounds()
         texts.append([next(rounds) for _ in range(3)])
     assert len(texts[1][1].drafts) == 15 and drafter._step.graphs.recorded() == 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from minimtp.backend import numpy as np
-from minimtp.decode.options import require_seed
+from minimtp.decode.options import SEED
 from minimtp.errors import UserError
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.run.folder import LoadedRun
@@ -50,7 +50,7 @@ def choose_prompts(
 
     Raises UserError if the seed is out of range or no kind of text is available.
     """
-    require_seed(seed)
+    SEED("seed", seed)
     found, missing = {}, {}
     for text in texts:
         try:

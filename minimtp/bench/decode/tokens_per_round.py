@@ -22,6 +22,7 @@ There are dozens of comparisons.
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from math import sqrt
 from pathlib import Path
@@ -39,7 +40,7 @@ from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.target import Target
@@ -130,7 +131,7 @@ def _count(
     with tqdm(total=total, desc=description, disable=None, file=stderr) as bar:
         for name, form, rule in kinds:
             drafter = drafters[name]
-            options = dict(
+            options = GenerationOptions(
                 max_new_tokens=sizes.max_new_tokens,
                 sampling=sampling,
                 rule=rule,
@@ -138,7 +139,7 @@ def _count(
                 tree=FORMS[form],
             )
             means = [
-                tokens_per_round(target, drafter, prompt, seed=seed + place, **options)
+                tokens_per_round(target, drafter, prompt, replace(options, seed=seed + place))
                 for place, prompt in enumerate(prompts)
             ]
             counts[name, form, rule] = np.array(means)
@@ -147,14 +148,12 @@ def _count(
 
 
 def tokens_per_round(
-    target: Target, drafter: Drafter, prompt: np.ndarray, **options: object
+    target: Target, drafter: Drafter, prompt: np.ndarray, options: GenerationOptions
 ) -> float:
     """Return the mean over the first `ROUNDS` rounds after prefill, or over as many as fit the
     context.
-
-    options: the options of `generate`.
     """
-    rounds = start_generation(target, drafter, prompt, **options).rounds()
+    rounds = start_generation(target, drafter, prompt, options).rounds()
     next(rounds)
     found = zip(rounds, range(ROUNDS), strict=False)
     return statistics.fmean(len(round_.tokens) for round_, _ in found)

@@ -22,21 +22,22 @@ cheap.
 import math
 from dataclasses import dataclass
 
+from minimtp.arguments import check_fields, number, whole
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+TEMPERATURE = number("0 (greedy), or from 1e-6 to 1e6", lambda t: t == 0 or 1e-6 <= t <= 1e6)
+TOP_K = whole(0, meaning="0 keeps every token")
+TOP_P = number("above 0 and at most 1 (1 keeps every token)", lambda p: 0 < p <= 1)
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How logits become probabilities. The default is the model's own distribution.
 
-    temperature: 0 (greedy), or at least 1e-6. top_k: number of most likely tokens to keep, 0 keeps
-    all. top_p: probability that the kept tokens must reach together, 1 keeps all.
+    temperature: 0 (greedy), or from 1e-6 to 1e6. top_k: number of most likely tokens to keep, 0
+    keeps all. top_p: probability that the kept tokens must reach together, 1 keeps all.
     Raises UserError if a setting is out of range.
     """
 
@@ -45,20 +46,7 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
-        positive = _is_number(temperature) and 1e-6 <= temperature < math.inf
-        if not (positive or _is_number(temperature) and temperature == 0):
-            raise UserError(
-                f"temperature must be 0 (greedy) or a number from 1e-6 up, not {temperature!r}"
-            )
-        if not (isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 0):
-            raise UserError(
-                f"top-k must be a whole number of at least 0 (0 keeps every token), not {top_k!r}"
-            )
-        if not (_is_number(top_p) and 0 < top_p <= 1):
-            raise UserError(
-                f"top-p must be above 0 and at most 1 (1 keeps every token), not {top_p!r}"
-            )
+        check_fields(self, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P)
 
     @property
     def greedy(self) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import minimtp
+from minimtp.arguments import PATH, checked_arguments
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
@@ -26,7 +27,7 @@ from minimtp.formats.gguf.layout import NAMES, gguf_library
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
 from minimtp.formats.layout import layout
 from minimtp.model.config import ModelConfig
-from minimtp.model.loaded import LoadedModel, Tokenizer
+from minimtp.model.loaded import LOADED, LoadedModel, Tokenizer
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
@@ -63,6 +64,7 @@ class Exported(NamedTuple):
     caveats: list[str]
 
 
+@checked_arguments(loaded=LOADED, path=PATH)
 def export(loaded: LoadedModel, path: str | Path) -> Exported:
     """Write the trunk and the tokenizer of a loaded model to a GGUF file.
 

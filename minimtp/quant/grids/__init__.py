@@ -44,6 +44,7 @@ than `max_magnitude` has no finite scale. Steps below 2**-25 become 0, and so do
 group.
 """
 
+import copyreg
 import re
 
 from minimtp.errors import UserError
@@ -90,3 +91,13 @@ def grid_named(name: str) -> Grid:
     if match["bits"]:
         return UniformGrid(int(match["bits"]), match["policy"], over, scale_type)
     return {"nf4": NF4Grid, "ternary": TernaryGrid}[match["kind"]](over, scale_type)
+
+
+def _by_name(grid: Grid) -> tuple[object, ...]:
+    return grid_named, (grid.name,)
+
+
+# A copy of a grid, also in another process, is the grid that `grid_named` returns. So a copied
+# model is still compared correctly with `is F16`.
+for grid in (*BLOCK_GRIDS.values(), F16):
+    copyreg.pickle(type(grid), _by_name)

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from minimtp.arguments import SOURCE, several
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quoting import shown_path
@@ -161,6 +162,16 @@ class Corpus:
         starts = np.array([int(slot * i) for i in range(count)])
         positions = starts[:, None] + np.arange(context_length + 1 + depth)[None, :]
         return self.validation[positions].astype(np.int64)
+
+
+def CORPUS(name: str, value: object) -> Corpus | list[str | Path]:
+    """The kind of an argument (arguments.py): a Corpus, or sources for `open_corpus`."""
+    return value if isinstance(value, Corpus) else _sources(name, value)
+
+
+_sources = several(
+    SOURCE, str, os.PathLike, expected="a Corpus, or a list of files, folders or a known text"
+)
 
 
 def open_corpus(

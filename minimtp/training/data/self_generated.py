@@ -20,7 +20,6 @@ from tqdm import tqdm
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed
 from minimtp.decode.decoder import Decoder
-from minimtp.decode.options import start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.files import FileKind, new_folder, write_text
@@ -85,15 +84,11 @@ def _texts(
     number = 0
     while True:
         start = int(places.integers(len(corpus.train) - prompt_length))
-        generation = start_generation(
-            decoder.target,
-            decoder.drafter,
-            corpus.train[start : start + prompt_length].astype(np.int64),
+        generation = decoder.generate(
+            corpus.train[start : start + prompt_length],
             max_new_tokens=length,
             sampling=SamplingParams(1.0),
             seed=row_seed(seed, number),
-            stop_tokens=loaded.tokenizer.end_tokens,
-            rule="shared-noise",
         )
         count = len(list(generation))
         yield _readable(loaded.tokenizer.decode(generation.tokens)), count

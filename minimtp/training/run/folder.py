@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimtp.arguments import instance
 from minimtp.backend import Device, choose_device, to_device
 from minimtp.engine.module import map_parameters
 from minimtp.errors import naming
@@ -50,6 +51,9 @@ class LoadedRun(LoadedModel):
     tokens: int = 0
     corpus: dict[str, object] = field(default_factory=dict)
     state: dict[str, object] = field(default_factory=dict)
+
+
+LOADED_RUN = instance(LoadedRun, expected="a model that minimtp.load has loaded")
 
 
 def started(folder: str | Path) -> bool:

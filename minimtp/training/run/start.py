@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minimtp.arguments import FLAG, PATH, check_fields, optional, whole
 from minimtp.errors import UserError
 from minimtp.files import OneWriter, check_folder
+from minimtp.model.loaded import TOKENIZER
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quoting import shown_path
 from minimtp.training.build import transplant
@@ -46,6 +48,17 @@ class Start:
     teacher: str | Path | None = None
     self_generated: int | None = None
     tokenizer: Tokenizer | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            resume=FLAG,
+            start_from=optional(PATH),
+            continue_schedule=FLAG,
+            teacher=optional(PATH),
+            self_generated=optional(whole(1)),
+            tokenizer=optional(TOKENIZER),
+        )
 
 
 @dataclass(frozen=True)

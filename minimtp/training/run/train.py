@@ -13,6 +13,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import kernels
+from minimtp.arguments import (
+    CALLABLE,
+    DEVICE,
+    PATH,
+    THREADS,
+    WORD,
+    checked_arguments,
+    instance,
+    optional,
+    whole,
+)
 from minimtp.backend import Device, blas_threads_warning, choose_device
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
@@ -21,7 +32,7 @@ from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
 from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.training.build import Model
-from minimtp.training.data.corpus import Corpus
+from minimtp.training.data.corpus import CORPUS, Corpus
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
@@ -54,6 +65,17 @@ class TrainingResult:
     evaluated_at: int | None
 
 
+@checked_arguments(
+    recipe=optional(instance(Recipe, expected="a Recipe")),
+    corpus=CORPUS,
+    out=PATH,
+    start=optional(instance(Start, expected="a Start")),
+    stop_at_step=optional(whole(1)),
+    device=DEVICE,
+    threads=optional(THREADS),
+    report=optional(CALLABLE),
+    encoding=optional(WORD),
+)
 def train(
     recipe: Recipe | None = None,
     corpus: Corpus | Sequence[str | Path] = (),
@@ -153,8 +175,6 @@ def _open_log(
 
 def _last_step(recipe: Recipe, stop_at_step: int | None) -> int:
     """Return the number of the last step of this session."""
-    if stop_at_step is not None and stop_at_step < 1:
-        raise UserError(f"stop_at_step must be at least 1, not {stop_at_step}")
     return min(recipe.steps, stop_at_step or recipe.steps)
 
 
@@ -199,8 +219,6 @@ def _shards(
     device: Device, threads: int | None, resumed: Checkpoint | None, team: SingleProcess
 ) -> int:
     """Return how many shards a batch is split into: one per thread, and one on a GPU."""
-    if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, not {threads}")
     if device.name != "cpu":
         return 1
     if threads:

@@ -10,6 +10,7 @@ from minimtp.bench.decode import tokens_per_round as rounds
 from minimtp.bench.decode.variants import FIXED_DEPTH
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
+from minimtp.decode.options import GenerationOptions
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.formats.load import load
@@ -65,12 +66,12 @@ def test_results_are_saved_before_their_table_is_printed(run, tmp_path, monkeypa
 def test_the_counted_rounds_are_those_of_the_decoding_loop_without_prefill(run):
     target, drafter = deploy(load(run, "cpu").model)
     prompt = np.array([65, 66, 67])
-    options = dict(max_new_tokens=29, sampling=SamplingParams(1.0), seed=3, draft_depth=5)
-    generation = rounds.start_generation(target, drafter, prompt, **options)
+    options = GenerationOptions(29, SamplingParams(1.0), seed=3, draft_depth=5)
+    generation = rounds.start_generation(target, drafter, prompt, options)
     lengths = [len(round_.tokens) for round_ in generation.rounds()]
     assert lengths[0] == 1 and len(lengths) > 1 + rounds.ROUNDS
     expected = np.mean(lengths[1 : 1 + rounds.ROUNDS])
-    found = rounds.tokens_per_round(target, drafter, prompt, **options)
+    found = rounds.tokens_per_round(target, drafter, prompt, options)
     assert found == pytest.approx(expected)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minimtp.decode.display.terminal import acceptance, pieces, show, styled, visible, wants_colour
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.round import Round
 from minimtp.decode.statistics import Statistics
 from tests.table_models import TableTarget, greedy_text
@@ -100,7 +100,7 @@ def test_showing_a_generation_writes_its_text_and_its_acceptance_rates(colour):
     right = FunctionDrafter(
         lambda tokens, depth, rule: (greedy_text(target, tokens, depth), None), 3
     )
-    run = start_generation(target, right, [0, 1], max_new_tokens=9)
+    run = start_generation(target, right, [0, 1], GenerationOptions(max_new_tokens=9))
     show(run, Letters(), out, colour)
     text, summary = re.sub(r"\x1b\[[0-9;]*m|\{=|=\}|\{\+|\+\}", "", out.getvalue()).split("\n\n")
     assert text == Letters.decode_bytes(run.tokens).decode()
@@ -118,7 +118,11 @@ def test_characters_that_a_stream_cannot_encode_become_question_marks():
         def decode_bytes(tokens):
             return "é".encode() * len(tokens)
 
-    show(start_generation(TableTarget(), None, [0], max_new_tokens=2), Accents(), out)
+    show(
+        start_generation(TableTarget(), None, [0], GenerationOptions(max_new_tokens=2)),
+        Accents(),
+        out,
+    )
     assert out.buffer.getvalue().startswith(b"???\n\n")
 
 

@@ -19,7 +19,7 @@ from minimtp.cli import main
 from minimtp.decode.display.trace import BEGINNING, TRACE, Trace, owned_text, page
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.errors import UserError
 from minimtp.files import check_file
 from tests.table_models import TableTarget, greedy_text
@@ -55,7 +55,12 @@ def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=()
 
     drafter = FunctionDrafter(draft, depth) if depth else None
     trace = Trace(
-        start_generation(target, drafter, prompt, max_new_tokens=max_new_tokens, stop_tokens=stop)
+        start_generation(
+            target,
+            drafter,
+            prompt,
+            GenerationOptions(max_new_tokens=max_new_tokens, stop_tokens=stop),
+        )
     )
     list(trace)
     return trace
@@ -125,7 +130,10 @@ def traced_trees(vocabulary_size=4):
     )
     trace = Trace(
         start_generation(
-            TableTarget(vocabulary_size, 200, seed=2), drafter, [0, 1, 2], max_new_tokens=40, tree=6
+            TableTarget(vocabulary_size, 200, seed=2),
+            drafter,
+            [0, 1, 2],
+            GenerationOptions(max_new_tokens=40, tree=6),
         )
     )
     list(trace)

@@ -12,7 +12,7 @@ from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
@@ -138,13 +138,22 @@ def test_greedy_text_with_heads_equals_plain_text_and_a_drafter_can_be_reused(
     runtime = ModelRunner(model.trunk, context_length)
     drafter = head_drafter(model.heads, runtime)
     for prompt in ([3], [1, 2, 3, 4, 5, 6]):
-        plain = list(start_generation(runtime, None, prompt, max_new_tokens=max_new_tokens))
+        plain = list(
+            start_generation(
+                runtime, None, prompt, GenerationOptions(max_new_tokens=max_new_tokens)
+            )
+        )
         fresh = list(
             start_generation(
-                runtime, head_drafter(model.heads, runtime), prompt, max_new_tokens=max_new_tokens
+                runtime,
+                head_drafter(model.heads, runtime),
+                prompt,
+                GenerationOptions(max_new_tokens=max_new_tokens),
             ).rounds()
         )
-        run = start_generation(runtime, drafter, prompt, max_new_tokens=max_new_tokens)
+        run = start_generation(
+            runtime, drafter, prompt, GenerationOptions(max_new_tokens=max_new_tokens)
+        )
         assert list(run.rounds()) == fresh and run.tokens == prompt + plain
         assert runtime.length == len(run.tokens) - 1
         assert len(plain) == min(max_new_tokens, context_length + 1 - len(prompt))
@@ -201,7 +210,10 @@ def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decodin
     for sampling in (GREEDY, SamplingParams(0.8)):
         options = {"max_new_tokens": 40, "sampling": sampling, "seed": 1, "rule": rule}
         run = start_generation(
-            runtime, head_drafter(model.heads, runtime), [1, 2, 3], tree=9, **options
+            runtime,
+            head_drafter(model.heads, runtime),
+            [1, 2, 3],
+            GenerationOptions(tree=9, **options),
         )
         for _ in run.rounds():
             fresh, length = ModelRunner(model.trunk), runtime.length
@@ -215,7 +227,9 @@ def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decodin
             )
         assert run.reason == "context"
         if sampling == GREEDY or rule in ("shared-noise", "match"):
-            assert run.tokens[3:] == list(start_generation(runtime, None, [1, 2, 3], **options))
+            assert run.tokens[3:] == list(
+                start_generation(runtime, None, [1, 2, 3], GenerationOptions(**options))
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,9 +264,16 @@ def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
             "seed": seed,
             "rule": "shared-noise",
         }
-        plain = list(start_generation(runtime, None, [1, 2], **options))
+        plain = list(start_generation(runtime, None, [1, 2], GenerationOptions(**options)))
         assert (
-            list(start_generation(runtime, head_drafter(model.heads, runtime), [1, 2], **options))
+            list(
+                start_generation(
+                    runtime,
+                    head_drafter(model.heads, runtime),
+                    [1, 2],
+                    GenerationOptions(**options),
+                )
+            )
             == plain
         )
 
@@ -267,7 +288,10 @@ def test_drafts_that_equal_the_targets_tokens_are_all_accepted(kind):
     model.trunk.embedding.weight.data[7, 0] = 2.0
     runtime = ModelRunner(model.trunk)
     run = start_generation(
-        runtime, head_drafter(model.heads, runtime), [1, 2], max_new_tokens=21, draft_depth=DEPTH
+        runtime,
+        head_drafter(model.heads, runtime),
+        [1, 2],
+        GenerationOptions(max_new_tokens=21, draft_depth=DEPTH),
     )
     assert list(run) == [7] * 21
     assert (
@@ -346,7 +370,9 @@ def test_a_function_drafter_receives_the_whole_text_and_is_reset_for_a_new_text(
     )
     runtime = ModelRunner(model_with("parallel").trunk)
     for prompt in ([5, 6, 7], [8]):
-        run = start_generation(runtime, drafter, prompt, max_new_tokens=6, sampling=GREEDY)
+        run = start_generation(
+            runtime, drafter, prompt, GenerationOptions(max_new_tokens=6, sampling=GREEDY)
+        )
         seen.clear()
         states = [list(run.tokens) for _ in run.rounds()]
         assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
@@ -359,7 +385,10 @@ def test_a_function_drafter_receives_no_hidden_states():
     drafter.commit = lambda hidden, tokens: (told.append(hidden), commit(hidden, tokens))
     list(
         start_generation(
-            ModelRunner(model_with("parallel").trunk), drafter, [5, 6, 7], max_new_tokens=6
+            ModelRunner(model_with("parallel").trunk),
+            drafter,
+            [5, 6, 7],
+            GenerationOptions(max_new_tokens=6),
         )
     )
     assert told and all(hidden is None for hidden in told)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from tests.table_models import TableTarget, greedy_text
 
@@ -75,12 +75,12 @@ def test_ngram_drafts_do_not_change_the_text(own, seed, temperature):
     options = dict(
         max_new_tokens=50, sampling=SamplingParams(temperature), seed=seed, rule="shared-noise"
     )
-    plain = list(start_generation(target, None, [0, 1], **options))
+    plain = list(start_generation(target, None, [0, 1], GenerationOptions(**options)))
     drafter = own(NgramDrafter)(min_length=1)
     assert (
-        list(start_generation(target, drafter, [0, 1], **options))
+        list(start_generation(target, drafter, [0, 1], GenerationOptions(**options)))
         == plain
-        == list(start_generation(target, drafter, [0, 1], **options))
+        == list(start_generation(target, drafter, [0, 1], GenerationOptions(**options)))
     )
     if temperature == 0:
         assert plain == greedy_text(target, [0, 1], 50)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import start_generation
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.adaptive import MAX_CREDIT, MIN_ROUNDS, TRIAL, AdaptivePolicy
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
@@ -245,9 +245,13 @@ def test_with_shared_noise_the_text_does_not_depend_on_the_plans(
     sampling = SamplingParams(temperature)
     options = dict(max_new_tokens=60, sampling=sampling, seed=seed, rule="shared-noise")
     policy = AdaptivePolicy(Machine(row=slowness), MAX_DRAFTS, nodes)
-    run = start_generation(target, drafter, [1, 2], policy=policy, tree=nodes, **options)
+    run = start_generation(
+        target, drafter, [1, 2], GenerationOptions(tree=nodes, **options), policy
+    )
     asked = [len(round_.drafts) for round_ in run.rounds()]
-    assert run.tokens[2:] == list(start_generation(target, None, [1, 2], **options))
+    assert run.tokens[2:] == list(
+        start_generation(target, None, [1, 2], GenerationOptions(**options))
+    )
     assert asked[0] == 0 and max(asked) <= MAX_DRAFTS
 
 

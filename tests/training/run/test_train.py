@@ -49,7 +49,7 @@ def test_the_report_warns_if_blas_may_use_its_own_threads(
             {},
             "one batch of 40 x 1024 needs 40,960 tokens",
         ),
-        ({}, {"threads": 0}, "threads must be at least 1"),
+        ({}, {"threads": 0}, "threads must be a whole number from 1"),
         ({}, {"start": Start(start_from="missing")}, "there is no run folder missing"),
         ({}, {"start": Start(resume=True)}, "there is no run to resume"),
         ({}, {"stop_at_step": 0}, "stop_at_step"),

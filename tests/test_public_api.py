@@ -1,0 +1,292 @@
+"""Every public function accepts what a caller may reasonably give, and refuses the rest with one
+sentence that names the argument.
+
+A catalogue of odd values is given to every argument of every public function, one at a time. Each
+call returns the right result or raises UserError. Nothing else may happen: no traceback from the
+inside, no warning, no text that differs.
+"""
+
+import math
+import re
+import warnings
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+import minimtp
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+
+PROMPT = "the fox"
+
+
+class Unprintable:
+    """An object of a caller's class whose repr fails."""
+
+    def __repr__(self):
+        raise RuntimeError("this object cannot be shown")
+
+
+ODD = [
+    None, True, False, -1, 0, 1, 3, 2**64 - 1, 2**70, -(2**70), 10**400, 0.5, 1.0, -0.0, 1e-300,
+    1e300, math.nan, math.inf, -math.inf, 1j, Decimal("0.5"), Fraction(1, 2),
+    "", "text", "none", "auto", "3", "\ud800", "a\udcffb", "\x00", "x" * 5000, "two\nlines",
+    b"", b"\xff\xfe", bytearray(b"the"), memoryview(b"the"),
+    [], [5], ["a"], [b"a"], [""], [None], [True], [1.5], ["\ud800"], [[1]], [-1], [10**6], [2**70],
+    (), (1, 2), {}, {"a": 1}, {1}, set(), range(3), frozenset(["a"]), Ellipsis, NotImplemented,
+    np.int64(3), np.uint8(3), np.int32(-1), np.uint64(2**64 - 1), np.float32(0.5), np.float16(1),
+    np.float64("nan"), np.bool_(True), np.array(3), np.array(0.5), np.array(True), np.str_("none"),
+    np.bytes_(b"the"), np.array([1, 2]), np.array([1, 2], np.uint8), np.array([1, 2], np.int8),
+    np.array([-1]), np.array([10**6]), np.array([1.5, 2.0]), np.array([True]), np.array([]),
+    np.array("text"), np.array(["a"]), np.array([[1, 2]]), np.array([None]), np.array([2**64 - 1]),
+    np.zeros((0, 3)), np.ma.masked, np.datetime64("2020-01-01"), np.array(1, np.complex64),
+    Path("nowhere"), Path("."), object(), Unprintable(), len, math, lambda *_: None,
+    minimtp.UserError("text"),
+]  # fmt: skip
+
+# Each pair must be treated alike: the odd value and the plain one.
+ALIKE = [
+    (np.int64(3), 3), (np.uint8(3), 3), (np.array(3), 3), (np.int32(-1), -1),
+    (np.uint64(2**64 - 1), 2**64 - 1), (np.float32(0.5), 0.5), (np.float16(1), 1.0),
+    (np.array(0.5), 0.5), (Fraction(1, 2), 0.5), (np.str_("none"), "none"), (np.bool_(True), True),
+    (np.bytes_(b"the"), b"the"), (bytearray(b"the"), b"the"), (memoryview(b"the"), b"the"),
+    (np.array([1, 2]), [1, 2]), (np.array([1, 2], np.uint8), [1, 2]), ((1, 2), [1, 2]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a text and a small trained run."""
+    made = tmp_path_factory.mktemp("public-api")
+    made.joinpath("text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    minimtp.train(recipe(), [made / "text.txt"], made / "run", device="cpu", report=str)
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return minimtp.load(folder / "run")
+
+
+def recipe(**changes):
+    settings = dict(
+        context_length=32, num_layers=1, hidden_size=32, num_heads=2, num_kv_heads=1,
+        intermediate_size=32, tokens=64, batch_size=2, heads="token_conditioned", draft_depth=2,
+        evaluation_tokens=0,
+    )  # fmt: skip
+    return minimtp.Recipe(**(settings | changes))
+
+
+def text(**arguments):
+    return list(minimtp.generate(**arguments))
+
+
+def text_of_decoder(loaded, draft):
+    return list(minimtp.Decoder(loaded, draft).generate(PROMPT, max_new_tokens=4))
+
+
+def text_of_draft(loaded, **arguments):
+    return text_of_decoder(loaded, minimtp.DraftConfig(**arguments))
+
+
+def next_text(decoder, **arguments):
+    return list(decoder.generate(**arguments))
+
+
+def next_batch(decoder, **arguments):
+    return list(decoder.generate_batch(**arguments))
+
+
+def evaluated(**arguments):
+    return minimtp.evaluate(**arguments)
+
+
+def exported(**arguments):
+    return minimtp.export(**arguments).size
+
+
+def quantized(**arguments):
+    return minimtp.quantize(**arguments).packed
+
+
+def trained(**arguments):
+    return minimtp.train(**arguments).step
+
+
+def loaded_model(path, model, tokenizer):
+    return text_of_decoder(minimtp.LoadedModel(path, model, tokenizer), minimtp.DraftConfig())
+
+
+def start(folder, **arguments):
+    where = minimtp.Start(**arguments)
+    return trained(
+        recipe=None if where.resume else recipe(),
+        corpus=[folder / "text.txt"],
+        out="started",
+        start=where,
+        stop_at_step=1,
+        device="cpu",
+        report=str,
+    )
+
+
+TEXT_OPTIONS = dict(
+    max_new_tokens=4, sampling=minimtp.SamplingParams(0.8), seed=3, stop=(), repetition_penalty=1.1
+)
+# For each public function: how the test calls it, the arguments under test with valid values, and
+# the other arguments. "run", "folder" and "decoder" stand for the fixtures.
+CALLS = {
+    "load": (minimtp.load, dict(path="run", device="cpu", dequantize=False), {}),
+    "generate": (
+        text, dict(loaded="run", prompt=PROMPT, **TEXT_OPTIONS, draft=minimtp.DraftConfig()), {},
+    ),
+    "Decoder": (text_of_decoder, dict(loaded="run", draft=minimtp.DraftConfig()), {}),
+    "Decoder.generate": (
+        next_text, dict(prompt=PROMPT, **TEXT_OPTIONS), dict(decoder="decoder"),
+    ),
+    "Decoder.generate_batch": (
+        next_batch, dict(prompts=[PROMPT, "a dog"], **TEXT_OPTIONS), dict(decoder="decoder"),
+    ),
+    "DraftConfig": (
+        text_of_draft,
+        dict(drafter="heads", length=2, min_confidence=0.1, tree=2, rule="token"),
+        dict(loaded="run"),
+    ),
+    "SamplingParams": (
+        lambda **arguments: minimtp.SamplingParams(**arguments).probabilities(LOGITS).tolist(),
+        dict(temperature=0.7, top_k=3, top_p=0.9),
+        {},
+    ),
+    "LoadedModel": (loaded_model, dict(path="run", model="model", tokenizer="tokenizer"), {}),
+    "Recipe": (lambda **a: minimtp.Recipe(**a).steps, minimtp.Recipe().to_dict(), {}),
+    "Start": (
+        start,
+        dict(
+            resume=False, start_from=None, continue_schedule=False, teacher=None,
+            self_generated=None, tokenizer=None,
+        ),
+        dict(folder="folder"),
+    ),
+    "evaluate": (
+        evaluated,
+        dict(
+            run="run", corpus=["text.txt"], tokens=64, threads=1, context_length=16, against="run",
+        ),
+        {},
+    ),
+    "export": (exported, dict(loaded="run", path="model.gguf"), {}),
+    "quantize": (
+        quantized,
+        dict(
+            run="run", out="packed", grid="q8_0", method="rtn", head_grid="q8_0", calibration=(),
+            context_length=16, report=str, encoding=None,
+        ),
+        {},
+    ),
+    "train": (
+        trained,
+        dict(
+            recipe=recipe(), corpus=["text.txt"], out="trained", start=None, stop_at_step=1,
+            device="cpu", threads=1, report=str, encoding=None,
+        ),
+        {},
+    ),
+}  # fmt: skip
+# Words that name an argument in a message, besides its name.
+ALSO_CALLED = {"drafter": ["draft"], "prompts": ["prompt"], "head_grid": ["grid"]}
+LOGITS = np.array([[0.3, 2.0, -1.0, 0.0]], np.float32)
+EACH_ARGUMENT = [(name, argument) for name, (_, given, _) in CALLS.items() for argument in given]
+
+
+def test_the_test_calls_every_public_function():
+    assert CALLS.keys() >= {*minimtp.__all__} - {"UserError"}
+
+
+@pytest.fixture
+def call(run, folder, tmp_path, monkeypatch):
+    """call(name, argument, value) -> ("result", ...) or ("refused", message)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)  # slow
+    Path("text.txt").write_bytes(folder.joinpath("text.txt").read_bytes())
+    stand_for = {
+        "run": run, "folder": folder, "model": run.model, "tokenizer": run.tokenizer,
+        "decoder": minimtp.Decoder(run),
+    }  # fmt: skip
+
+    def call(name, argument, value):
+        function, given, others = CALLS[name]
+        arguments = {key: _stands_for(key, old, stand_for) for key, old in given.items()}
+        if name == "load":
+            arguments["path"] = folder / "run"
+        others = {key: stand_for[old] for key, old in others.items()}
+        before = {path.name for path in tmp_path.iterdir()}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                return "result", function(**others, **(arguments | {argument: value}))
+        except UserError as error:
+            return "refused", str(error)
+        finally:
+            _remove_new(tmp_path, before)
+
+    return call
+
+
+def _stands_for(key, old, stand_for):
+    if key in ("loaded", "run", "model", "tokenizer", "against"):
+        return stand_for.get(old, old)
+    return old
+
+
+def _remove_new(folder, before):
+    import shutil
+
+    for path in folder.iterdir():
+        if path.name not in before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def described(value):
+    return "an unprintable object" if isinstance(value, Unprintable) else ascii(value)[:60]
+
+
+@pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT, ids=str)
+def test_an_odd_value_gives_a_result_or_one_sentence_that_names_the_argument(call, name, argument):
+    wrong = []
+    for value in ODD:
+        try:
+            kind, found = call(name, argument, value)
+        except BaseException as error:  # noqa: BLE001 (anything but UserError is a fault)
+            wrong.append(f"{described(value)}: {type(error).__name__}: {ascii(str(error))[:150]}")
+            continue
+        if kind == "refused":
+            words = re.sub("[-_]", " ", found)
+            shown = "" if isinstance(value, Unprintable) else ascii(str(value))[1:31].strip("'")
+            names = [re.sub("[-_]", " ", argument), *ALSO_CALLED.get(argument, ())]
+            named = any(name in words.lower() for name in names) or (shown and shown in found)
+            named = named or value is None  # the default, which another argument contradicts
+            if not named or len(found) > 300 or "\n" in found:
+                wrong.append(f"{described(value)} is refused with {ascii(found)[:330]}")
+    assert not wrong, "\n".join(["", *wrong])
+
+
+@pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT, ids=str)
+def test_numpy_numbers_and_other_forms_of_a_value_are_treated_like_the_plain_value(
+    call, name, argument
+):
+    wrong = []
+    for odd, plain in ALIKE:
+        found, expected = call(name, argument, odd), call(name, argument, plain)
+        if found[0] != expected[0] or (
+            found[0] == "result" and not _equal(*found[1:], *expected[1:])
+        ):
+            wrong.append(f"{odd!r}: {found}\n{plain!r}: {expected}")
+    assert not wrong, "\n".join(["", *wrong])
+
+
+def _equal(a, b):
+    if isinstance(a, minimtp.LoadedModel):
+        return a.path == b.path
+    return a == b
