@@ -51,6 +51,15 @@ KERNELS = {
     "cross_entropy_backward": Tolerance(
         64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
     ),
+    "softmax_rows": Tolerance(
+        64 * ROUNDING, "the exponent's absolute rounding (logits up to 20) is the relative error"
+    ),
+    "soft_cross_entropy": Tolerance(
+        16 * ROUNDING, "as cross_entropy, and a sum of differences by weights that sum to 1"
+    ),
+    "soft_cross_entropy_backward": Tolerance(
+        64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
+    ),
     "embedding_backward": Tolerance(8 * ROUNDING, "several gradients added into one row"),
     "adamw": Tolerance(8 * ROUNDING, "a dozen operations on numbers that are not far apart"),
     "cached_attention": Tolerance(64 * ROUNDING, "a softmax, and the sum of the values by it"),

@@ -261,12 +261,12 @@ class SoftCrossEntropy(Op):
         self.target = target
 
     def forward(self, logits: Array) -> Array:
-        xp = array_module(logits)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        self.log_probabilities = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-        return -(self.target * self.log_probabilities).sum(axis=1)
+        self.logits = logits
+        kernel = kernels.for_array(logits)
+        losses, self.log_sum_exp = kernel.soft_cross_entropy(logits, self.target)
+        return losses
 
     def backward(self, gradient: Array) -> Array:
-        return gradient[:, None] * (
-            array_module(gradient).exp(self.log_probabilities) - self.target
+        return kernels.for_array(self.logits).soft_cross_entropy_backward(
+            self.logits, self.target, self.log_sum_exp, gradient
         )

@@ -17,6 +17,7 @@ def samples(rng):
     scores = normal(rng, 3, rows, before + rows, spread=4)
     targets = rng.integers(-1, width, rows)
     log_sum_exp = plain.cross_entropy(4 * x, targets)[1]
+    distributions = plain.softmax_rows(normal(rng, rows, width, spread=3))
     angles = normal(rng, rows, width // 2)
     moments = normal(rng, width, spread=0.1), normal(rng, width) ** 2
     mask = (rng.random(width) < 0.5).astype(np.float32)
@@ -35,6 +36,9 @@ def samples(rng):
         ),
         "cross_entropy": (4 * x, targets),
         "cross_entropy_backward": (4 * x, targets, log_sum_exp, grad[:, 0].copy()),
+        "softmax_rows": (4 * x,),
+        "soft_cross_entropy": (4 * x, distributions),
+        "soft_cross_entropy_backward": (4 * x, distributions, log_sum_exp, grad[:, 0].copy()),
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),
         "adamw": (*normal(rng, 2, width), *moments, mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7),
         "cached_attention": (
@@ -63,10 +67,14 @@ def terms(name, arguments):
         # grad - grad * s, and grad * (candidate - state) * (s - s²)
         grad, state, gate_candidate = largest
         return grad * max(1, state + gate_candidate)
-    if name == "cross_entropy":
+    if name in ("cross_entropy", "soft_cross_entropy"):
         # log(sum) + max - logit; log turns a relative error into an absolute one
         return max(1, largest[0])
-    position = {"causal_softmax_backward": 0, "cross_entropy_backward": 3}.get(name)
+    position = {
+        "causal_softmax_backward": 0,
+        "cross_entropy_backward": 3,
+        "soft_cross_entropy_backward": 3,
+    }.get(name)
     return 0 if position is None else largest[position]
 
 

@@ -29,7 +29,14 @@ from minimtp.kernels.cpu.gated_head import (
     prepare_token_parts,
 )
 from minimtp.kernels.cpu.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
-from minimtp.kernels.cpu.loss import cross_entropy, cross_entropy_backward, embedding_backward
+from minimtp.kernels.cpu.loss import (
+    cross_entropy,
+    cross_entropy_backward,
+    embedding_backward,
+    soft_cross_entropy,
+    soft_cross_entropy_backward,
+    softmax_rows,
+)
 from minimtp.kernels.cpu.matrices.activations import quantize_activations
 from minimtp.kernels.cpu.matrices.embedding_rows import embedding
 from minimtp.kernels.cpu.matrices.gemm import matmul
@@ -53,6 +60,7 @@ __all__ = [
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "swiglu", "swiglu_backward",
+    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

@@ -56,7 +56,12 @@ from minimtp.kernels.cuda.training import (
     swiglu,
     swiglu_backward,
 )
-from minimtp.kernels.plain import matmul  # cuBLAS
+from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
+    matmul,
+    soft_cross_entropy,
+    soft_cross_entropy_backward,
+    softmax_rows,
+)
 
 __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
@@ -66,6 +71,7 @@ __all__ = [
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "swiglu", "swiglu_backward",
+    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

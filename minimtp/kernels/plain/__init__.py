@@ -45,7 +45,13 @@ from minimtp.kernels.plain.gated_head import (
     prepare_token_parts,
 )
 from minimtp.kernels.plain.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
-from minimtp.kernels.plain.loss import cross_entropy, cross_entropy_backward
+from minimtp.kernels.plain.loss import (
+    cross_entropy,
+    cross_entropy_backward,
+    soft_cross_entropy,
+    soft_cross_entropy_backward,
+    softmax_rows,
+)
 from minimtp.kernels.plain.norms import rms_norm, rms_norm_backward
 from minimtp.kernels.plain.optimizer import adamw
 from minimtp.kernels.plain.packed_linear import (
@@ -76,6 +82,7 @@ __all__ = [
     "gated_update", "gated_update_backward", "linear", "matmul",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "swiglu", "swiglu_backward",
+    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cross-entropy in plain array code."""
+"""Softmax and cross-entropy in plain array code."""
 
 from minimtp.backend import Array, array_module
 
@@ -27,3 +27,32 @@ def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, gr
     result = softmax * grad[:, None]
     result[xp.arange(len(targets)), xp.maximum(targets, 0)] -= grad
     return result
+
+
+def softmax_rows(logits: Array) -> Array:
+    """Return exp(logits) / sum(exp(logits)) of each row. Works IN PLACE: (N, V) is overwritten."""
+    xp = array_module(logits)
+    logits -= logits.max(axis=-1, keepdims=True)
+    xp.exp(logits, out=logits)
+    logits /= logits.sum(axis=-1, keepdims=True)
+    return logits
+
+
+def soft_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return the cross-entropy with distributions p, -sum_v p_v log softmax_v, in nats.
+
+    logits (N, V), targets (N, V): p, rows that sum to 1 -> losses (N,), log_sum_exp (N,). The
+    backward needs log_sum_exp.
+    """
+    xp = array_module(logits)
+    top = logits.max(axis=-1)
+    log_sum_exp = top + xp.log(xp.exp(logits - top[:, None]).sum(axis=-1))
+    return (targets * (log_sum_exp[:, None] - logits)).sum(axis=-1), log_sum_exp
+
+
+def soft_cross_entropy_backward(
+    logits: Array, targets: Array, log_sum_exp: Array, grad: Array
+) -> Array:
+    """Gradient of `soft_cross_entropy`: grad (N,) -> (softmax - p) * grad, (N, V)."""
+    softmax = array_module(logits).exp(logits - log_sum_exp[:, None])
+    return (softmax - targets) * grad[:, None]
