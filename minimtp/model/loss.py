@@ -8,7 +8,8 @@ logits of all K+1 outputs together would take more memory than the trunk. Theref
 differentiated with respect to its head's state as soon as it is computed, and its logits are freed.
 One backward pass then takes the gradients of all states through the heads and the trunk.
 Independent heads do not wait for this pass: each one is finished before the next begins, as in
-Gloeckle et al. 2024, section 2.
+Gloeckle et al. 2024, section 2. With a vocabulary so large that even the logits of one head would
+fill the memory, the windows of a batch are processed in several parts.
 
 **Subset of positions.** A head learns nearly the same from neighbouring positions. A head that does
 not need other positions can therefore be trained at every n-th position, which divides its training
@@ -35,6 +36,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
 
+from minimtp import kernels
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
@@ -43,6 +45,7 @@ from minimtp.engine.tensor import Tensor, backpropagate, no_grad
 from minimtp.model.transformer import LanguageModel
 
 ALL = slice(None)
+LOGITS_IN_TRAINING = 1 << 26  # numbers in the logits of one head in training: 256 MB
 LOGITS_AT_ONCE = 1 << 22  # numbers in a slice of logits if nothing is differentiated: 16 MB
 
 
@@ -74,6 +77,24 @@ def accumulate_gradients(
     that was skipped.
     """
     length = tokens.shape[1] - 1 - model.depth
+    at_once = max(1, LOGITS_IN_TRAINING // (length * model.config.vocabulary_size))
+    if len(tokens) > at_once:
+        total = np.zeros(1 + model.depth)
+        for start in range(0, len(tokens), at_once):
+            part = tokens[start : start + at_once]
+            share = len(part) / len(tokens)
+            total += share * accumulate_gradients(
+                model,
+                part,
+                head_weights,
+                scale * share,
+                head_positions=head_positions,
+                detached=detached,
+                head_targets=head_targets,
+                teacher=teacher,
+                distill_weight=distill_weight,
+            )
+        return total
     inputs = tokens[:, :length]  # (B, T)
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
@@ -265,7 +286,8 @@ def _trunk_distributions(logits: Array, tokens: Array, positions: slice) -> Iter
     logits (B, T, V) are overwritten.
     """
     xp, length = array_module(logits), logits.shape[1]
-    inside = _softmax(logits)  # (B, T, V)
+    flat = logits.reshape(-1, logits.shape[-1])  # a view
+    inside = kernels.for_array(flat).softmax_rows(flat).reshape(logits.shape)  # (B, T, V)
     one_hot = tokens[:, length + 1 :, None] == xp.arange(inside.shape[-1])  # (B, K, V)
     distributions = xp.concatenate([inside, one_hot.astype(inside.dtype)], axis=1)  # (B, T + K, V)
     for k in range(1, tokens.shape[1] - length):
@@ -284,16 +306,8 @@ def _teacher_distributions(
     for state in states:  # (B, n, D)
         with no_grad():
             logits = teacher.logits(state).data
-        yield _softmax(logits.reshape(-1, logits.shape[-1]))
-
-
-def _softmax(logits: Array) -> Array:
-    """(..., V) -> (..., V), in place."""
-    xp = array_module(logits)
-    logits -= logits.max(axis=-1, keepdims=True)
-    xp.exp(logits, out=logits)
-    logits /= logits.sum(axis=-1, keepdims=True)
-    return logits
+        flat = logits.reshape(-1, logits.shape[-1])
+        yield kernels.for_array(flat).softmax_rows(flat)
 
 
 def _distillation_gradient(
@@ -307,7 +321,8 @@ def _distillation_gradient(
     xp = array_module(state)
     with no_grad():
         logits = teacher.logits(teacher.hidden(inputs)).data
-    distribution = _softmax(logits.reshape(-1, logits.shape[-1]))  # (B*T, V)
+    flat = logits.reshape(-1, logits.shape[-1])
+    distribution = kernels.for_array(flat).softmax_rows(flat)  # (B*T, V)
     leaf = Tensor(state, requires_grad=True)
     losses = SoftCrossEntropy(distribution).apply(model.logits(leaf).reshape(*distribution.shape))
     losses.backward(xp.full_like(losses.data, weight / len(distribution)))

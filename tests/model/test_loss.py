@@ -13,7 +13,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
 from minimtp.model.loss import accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Transformer
-from tests.model.cases import KINDS, build, tokens, total_loss
+from tests.model.cases import KINDS, SHAPE, build, tokens, total_loss
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,3 +237,22 @@ def test_evaluation_records_no_graph_and_returns_the_most_likely_tokens():
         logits = model.logits(model.hidden(text[:, :5])).data
     assert np.array_equal(predicted[..., 0], logits.argmax(-1))
     assert all(isinstance(p, Tensor) and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", ["text", "trunk", "teacher"])
+def test_a_batch_in_several_parts_has_the_losses_and_gradients_of_the_whole_batch(
+    kind, targets, monkeypatch
+):
+    text, weights, teacher = tokens(5, 9), np.array([0.5, 0.3, 0.2]), build(kind, seed=5)
+    results = []
+    for numbers in (1 << 26, 2 * 9 * SHAPE.vocabulary_size):  # parts of 5, then of 2, 2 and 1
+        monkeypatch.setattr("minimtp.model.loss.LOGITS_IN_TRAINING", numbers)
+        model = build(kind)
+        losses = accumulate_gradients(
+            model, text, weights[: model.depth], 0.7, head_targets=targets, teacher=teacher,
+            distill_weight=0.4,
+        )  # fmt: skip
+        results.append([losses, *(parameter.grad for parameter in model.parameters())])
+    for whole, parts in zip(*results, strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-13)
