@@ -12,6 +12,11 @@ from matplotlib.figure import Figure
 from minimtp.bench.decode import plot as decoding
 from minimtp.bench.kernels import plot as kernels
 from minimtp.bench.quality import report as quality
+from minimtp.plan import plot as planning
+from minimtp.plan.candidates import candidates
+from minimtp.plan.planning import make_plan
+from minimtp.plan.settings import Settings
+from minimtp.plan.sizes import hardware, model
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 SHOWN = ("standard", "mtp", "mtp_qat_int4")
@@ -61,3 +66,6 @@ if __name__ == "__main__":
     decoding.draw(measured("bench-decode"), RESULTS / "bench-decode.png")
     kernels.draw(measured("bench-kernels"), RESULTS / "bench-kernels.png")
     quality.draw(measured("quality-quick")["rows"], RESULTS / "quality.png")
+    card, size, settings = hardware("h100"), model("8b"), Settings()
+    plan = make_plan(candidates(size, card, settings), card, settings, with_service=False)
+    planning.draw_plan(plan, f"{size.title} on {card.title}", RESULTS)

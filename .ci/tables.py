@@ -22,6 +22,12 @@ from minimtp.bench.training import report as training
 from minimtp.compare import report as comparison
 from minimtp.compare.claims import judge
 from minimtp.machine import other_work
+from minimtp.plan import report as planning
+from minimtp.plan.candidates import candidates
+from minimtp.plan.evidence import claims, published, validation
+from minimtp.plan.planning import make_plan
+from minimtp.plan.settings import Settings
+from minimtp.plan.sizes import hardware, model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
@@ -124,6 +130,33 @@ def training_elsewhere() -> str:
     return aligned(lines, markdown=True)
 
 
+def planned() -> str:
+    """The table of `minimtp plan` for a large model, and its advice."""
+    settings, card = Settings(requests_per_hour=5000.0), hardware("h100")
+    found = candidates(model("70b"), card, settings)
+    plan = make_plan(found, card, settings, with_service=False)
+    return f"{planning.table(plan, markdown=True)}\n\n{planning.advise(plan)}"
+
+
+def plan_validated() -> str:
+    """Predicted beside measured tokens/s, for every comparison in data/results."""
+    rows = validation.validate(sorted(RESULTS.glob("compare-*.json")))
+    summary = ". ".join(validation.summary(rows))
+    return f"{validation.short_table(rows, markdown=True)}\n\n{summary}."
+
+
+def plan_published() -> str:
+    """Predicted beside published numbers."""
+    return f"{published.markdown()}\n\n{'. '.join(published.totals())}."
+
+
+def plan_claims() -> str:
+    """The public claims, judged by the plan."""
+    lines = [["claim", "verdict"]]
+    lines += [[c.claim, f"{c.verdict} {c.condition}".strip()] for c in claims.judge_all()]
+    return aligned(lines, markdown=True)
+
+
 BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "compare-quick": compared,
     "compare-laptop": compared,
@@ -138,6 +171,10 @@ SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "processors": processors,
     "training-elsewhere": training_elsewhere,
+    "plan": planned,
+    "plan-validated": plan_validated,
+    "plan-published": plan_published,
+    "plan-claims": plan_claims,
 }
 
 

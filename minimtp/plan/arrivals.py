@@ -6,6 +6,7 @@ import math
 
 from minimtp.errors import UserError, shown
 from minimtp.plan.serving import Request
+from minimtp.quoting import shown_path
 from minimtp.records import read_file
 
 MAX_BYTES = 64 * 2**20
@@ -23,10 +24,10 @@ def read_arrivals(path: str) -> tuple[Request, ...]:
             continue
         request = _request(cells)
         if request is None:
-            raise UserError(f"{path}: line {line_number} is {shown(line)!r}: {ADVICE}")
+            raise UserError(f"{shown_path(path)}: line {line_number} is {shown(line)!r}: {ADVICE}")
         requests.append(request)
     if not requests:
-        raise UserError(f"{path} holds no requests: {ADVICE}")
+        raise UserError(f"{shown_path(path)} holds no requests: {ADVICE}")
     return tuple(sorted(requests))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import structs
 
 from minimtp.errors import UserError, shown
-from minimtp.files import make_folder, write_text
+from minimtp.files import FileKind, check_file, check_folder, write_text
 from minimtp.plan import report as text
 from minimtp.plan.candidates import Candidate, candidates
 from minimtp.plan.planning import make_plan
@@ -16,6 +16,7 @@ from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, hardware, model
 
 FILE_NAME, FILE_NAME_OF_COMPARISON = "plan.json", "compare.json"
+PLAN = FileKind("a plan", begins=b'{"title":', contains=b'"advice":')
 # A measured run decodes one request at a time, unless --batch says otherwise.
 MEASURED_SETTINGS = {"max_batch": 1, "swept_to": 16, "max_devices": 1}
 Report = Callable[[str], None]
@@ -37,6 +38,9 @@ def plan(
     given: fields of `Settings`. hardware_values: keys of the hardware to replace. Raises UserError
     if something cannot be used.
     """
+    if out is not None:
+        check_folder(out)
+        check_file(Path(out, FILE_NAME), PLAN)
     if run is not None:
         if model_name or hardware_name:
             raise UserError("give a measured run, or --model and --hardware, not both")
@@ -59,9 +63,8 @@ def plan(
     else:
         text.print_plan(made, title, assumptions, settings, report)
     if out is not None:
-        folder = make_folder(out)
-        write_text(folder / FILE_NAME, json.dumps(result, indent=2) + "\n")
-        draw_plan(made, title, folder)
+        write_text(Path(out, FILE_NAME), json.dumps(result, indent=2) + "\n", PLAN)
+        draw_plan(made, title, Path(out))
     return result
 
 

@@ -27,6 +27,7 @@ its first pass). A round that drafts also costs the host `round_milliseconds`, a
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from minimtp.plan.memory import Drafter, cache_bytes_per_token, weight_bytes
@@ -57,13 +58,13 @@ class Roofline:
     parallel_efficiency: float = 0.8
     cache_bits: float = 16.0
 
-    @property
+    @cached_property
     def bandwidth(self) -> float:
         """Bytes per second of all devices."""
         weights = weight_bytes(self.model, self.precision)
         return self.hardware.bytes_per_second(weights) * self._devices
 
-    @property
+    @cached_property
     def peak(self) -> float:
         """Operations per second of all devices."""
         return self.hardware.operations_per_second(self.precision) * self._devices
@@ -97,7 +98,7 @@ class Roofline:
         host += batch * self.hardware.request_microseconds * 1e-6
         return first + others + host
 
-    @property
+    @cached_property
     def _devices(self) -> float:
         return self.devices * self.parallel_efficiency if self.devices > 1 else 1.0
 

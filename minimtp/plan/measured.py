@@ -29,43 +29,53 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
 from minimtp.plan.sizes import GIGA, Hardware
 from minimtp.plan.speculation import Acceptance
-from minimtp.records import AboveZero, NonNegative, Positive, read_json
+from minimtp.quoting import shown_path
+from minimtp.records import read_json
 
 FILE_NAME = "compare.json"
+ADVICE = "run minimtp compare again"
 Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
+PassSeconds = Annotated[float, Meta(ge=1e-9, le=1e6)]
+Rate = Annotated[float, Meta(ge=1e-6, le=1e12)]
+TokensPerStep = Annotated[float, Meta(ge=0.1, le=1e4)]
+Rows = Annotated[str, Meta(pattern="^[1-9][0-9]{0,3}$")]
+Count = Annotated[int, Meta(ge=1, le=10**7)]
+Bytes = Annotated[int, Meta(ge=1, le=2**60)]
+Drafts = Annotated[float, Meta(ge=0, le=1e4)]
 
 
 class MeasuredConfiguration(Struct, kw_only=True):
     """A configuration in compare.json. Names that end with _t1 are for temperature 1."""
 
     name: str
-    weight_bytes: Positive
-    tokens_per_second: AboveZero
-    tokens_per_step: AboveZero
+    weight_bytes: Bytes
+    tokens_per_second: Rate
+    tokens_per_step: TokensPerStep
     acceptance: list[Share | None]
-    tokens_per_second_t1: AboveZero
-    tokens_per_step_t1: AboveZero
+    tokens_per_second_t1: Rate
+    tokens_per_step_t1: TokensPerStep
     acceptance_t1: list[Share | None]
-    tokens_per_second_without_drafts: AboveZero | None = None
-    tokens_per_second_without_drafts_t1: AboveZero | None = None
-    cache_bytes: Positive | None = None
-    seconds_per_pass: dict[str, AboveZero] | None = None
+    tokens_per_second_without_drafts: Rate | None = None
+    tokens_per_second_without_drafts_t1: Rate | None = None
+    cache_bytes: Bytes | None = None
+    seconds_per_pass: dict[Rows, PassSeconds] | None = None
     drafted: list[Share] | None = None
     drafted_t1: list[Share] | None = None
-    drafting_trials: list[tuple[NonNegative, NonNegative]] | None = None
-    drafting_trials_t1: list[tuple[NonNegative, NonNegative]] | None = None
+    drafting_trials: list[tuple[Drafts, Seconds]] | None = None
+    drafting_trials_t1: list[tuple[Drafts, Seconds]] | None = None
 
     def at(self, name: str, temperature: int) -> object:
         return getattr(self, name + ("_t1" if temperature else ""))
 
 
 class MeasuredSizes(Struct):
-    prompt: Positive
-    max_new_tokens: Positive
+    prompt: Count
+    max_new_tokens: Count
 
 
 class MeasuredMachine(Struct):
@@ -75,13 +85,13 @@ class MeasuredMachine(Struct):
 class Recipe(Struct):
     """The sizes of the model in compare.json."""
 
-    vocabulary_size: Positive
-    context_length: Positive
-    num_layers: Positive
-    hidden_size: Positive
-    num_heads: Positive
-    num_kv_heads: Positive
-    intermediate_size: Positive
+    vocabulary_size: Count
+    context_length: Count
+    num_layers: Count
+    hidden_size: Count
+    num_heads: Count
+    num_kv_heads: Count
+    intermediate_size: Count
 
 
 class Comparison(Struct):
@@ -102,10 +112,19 @@ def read_comparison(path: str | Path) -> Comparison:
     """Read compare.json, given as the file or its folder. Raises UserError."""
     path = Path(path)
     file = path / FILE_NAME if path.is_dir() else path
-    found = read_json(file, Comparison, advice="run minimtp compare again")
+    found = read_json(file, Comparison, advice=ADVICE)
     missing = {"standard", "mtp", "mtp_qat_int4"} - found.by_name.keys()
     if missing:
-        raise UserError(f"{file} has no configuration {min(missing)}: run minimtp compare again")
+        raise UserError(f"{shown_path(file)} has no configuration {min(missing)}: {ADVICE}")
+    for configuration in found.configurations:
+        for temperature in (0, 1):
+            drafted = configuration.at("drafted", temperature)
+            accepted = configuration.at("acceptance", temperature)
+            if drafted is not None and len(drafted) != len(accepted):
+                raise UserError(
+                    f"{shown_path(file)}: {shown(configuration.name)} has {len(drafted)} shares of "
+                    f"drafts, but {len(accepted)} of acceptance: {ADVICE}"
+                )
     return found
 
 
@@ -161,8 +180,10 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def has_costs(configuration: MeasuredConfiguration) -> bool:
-    """Return whether the file holds c(T): files of earlier versions do not."""
-    return bool(configuration.seconds_per_pass) and "1" in configuration.seconds_per_pass
+    """Return whether the file holds what `measured_cost` needs: earlier versions wrote less."""
+    c = configuration
+    has_drafts = c.drafted is not None and c.drafted_t1 is not None
+    return has_drafts and "1" in (c.seconds_per_pass or {}) and c.cache_bytes is not None
 
 
 def passes_of(configuration: MeasuredConfiguration) -> PassTimes:
@@ -221,8 +242,8 @@ def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, d
     standard, mtp, both = (found.by_name[name] for name in ("standard", "mtp", "mtp_qat_int4"))
     if not all(map(has_costs, (standard, mtp, both))):
         raise UserError(
-            f"{path} holds no seconds_per_pass, because an earlier version wrote it: delete it and "
-            "run minimtp compare again"
+            f"{shown_path(path)} does not hold the cost of passes (seconds_per_pass, drafted), "
+            f"because an earlier version wrote it: delete it and {ADVICE}"
         )
     context = found.recipe.context_length
     rule = rule_seconds(found.configurations, 0)
@@ -230,7 +251,7 @@ def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, d
     def candidate(name: str, c: MeasuredConfiguration, base: str | None = None) -> Candidate:
         cost = measured_cost(c, rule, 0)
         accepted = acceptance_of(c.drafted or [], c.acceptance) if base else None
-        cache = (c.cache_bytes or 0) / context
+        cache = c.cache_bytes / context
         return Candidate(name, c.weight_bytes, cache, lambda devices: cost, accepted, base)
 
     candidates = [

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
+from minimtp.quoting import shown_path
 from minimtp.records import check_value, read_json
 
 GIGA = 1e9
@@ -146,13 +147,13 @@ def model(name: str) -> ModelSize:
     heads, kv_heads = size.num_attention_heads, size.num_key_value_heads or 1
     if size.head_dim is None and size.hidden_size % heads:
         raise UserError(
-            f"{name}: hidden_size {size.hidden_size} is not a multiple of num_attention_heads "
-            f"{heads}: correct one of them, or add head_dim"
+            f"{shown_path(name)}: hidden_size {size.hidden_size} is not a multiple of "
+            f"num_attention_heads {heads}: correct one of them, or add head_dim"
         )
     if heads % kv_heads:
         raise UserError(
-            f"{name}: num_attention_heads {heads} is not a multiple of num_key_value_heads "
-            f"{kv_heads}: correct one of them"
+            f"{shown_path(name)}: num_attention_heads {heads} is not a multiple of "
+            f"num_key_value_heads {kv_heads}: correct one of them"
         )
     return size
 
@@ -167,5 +168,5 @@ def _preset_or_file(kind: str, name: str, schema: type) -> Hardware | ModelSize:
         return check_value(_presets()[kind][name], schema, PRESETS.name, "reinstall minimtp")
     known = ", ".join(names(kind))
     if Path(name).suffix.lower() != ".json":
-        raise UserError(f"--{kind} {name!r} is neither a .json file nor one of {known}")
+        raise UserError(f"--{kind} {shown(name)!r} is neither a .json file nor one of {known}")
     return read_json(name, schema, advice=f"correct the file, or choose one of {known}")

@@ -16,6 +16,7 @@ pass is compute-bound. The accepted drafts of a real round vary; a plan uses the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
@@ -38,8 +39,13 @@ class Acceptance:
 
     def tokens(self, drafts: int) -> float:
         """Return E(K), the mean tokens of a round that drafts K = `drafts` tokens."""
-        factors = (self.at(depth) for depth in range(1, drafts + 1))
-        return 1.0 + sum(accumulate(factors, mul))
+        return self._tokens[drafts]
+
+    @cached_property
+    def _tokens(self) -> list[float]:
+        """E(0), E(1), ..."""
+        factors = (self.at(depth) for depth in range(1, self.max_drafts + 1))
+        return list(accumulate(accumulate(factors, mul), initial=1.0))
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def constant_acceptance(tokens: float, drafts: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if Acceptance((middle,)).tokens(drafts) < tokens:
+        if Acceptance((middle,), drafts).tokens(drafts) < tokens:
             low = middle
         else:
             high = middle
@@ -109,7 +115,7 @@ def break_even_acceptance(
     if not gains(1.0):
         return None
     low, high = 0.0, 1.0
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if gains(middle) else (middle, high)
     return high

@@ -113,10 +113,29 @@ def in_words() -> str:
         if table.why:
             lines.append(f"  {table.why}")
         lines.append("")
+    return "\n".join([*lines, *totals()])
+
+
+def markdown() -> str:
+    """Return a row per published table: the published values, each with the predicted one."""
+    compared = compare_with_published()
+    lines = [["source", "", "published (predicted)"]]
+    for table in tables():
+        chosen = [c for c in compared if c.table is table]
+        values = ", ".join(f"{c.at:g}: {c.published:.3g} ({c.predicted:.3g})" for c in chosen)
+        note = "; sets two constants" if table.sets else ""
+        lines.append([table.title, f"{table.quantity}{note}", f"{table.by} {values}"])
+    return aligned(lines, True)
+
+
+def totals() -> list[str]:
+    """Return the errors over all values that set no constant, by quantity."""
+    compared = compare_with_published()
+    lines = []
     for quantity in ("tokens/s", "speed-up"):
         chosen = [c for c in compared if c.table.quantity == quantity and not c.table.sets]
         lines.append(f"{quantity}: {len(chosen)} values, {errors_in_words(chosen)}")
-    return "\n".join(lines)
+    return lines
 
 
 def as_json() -> list[dict[str, object]]:

@@ -17,7 +17,6 @@ is not confident, so N_j falls with j. It is taken as rho^(j-1), with the rho th
 tokens per step.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -290,6 +289,20 @@ def summary(rows: Sequence[Validated]) -> list[str]:
     return lines
 
 
+def short_table(rows: Sequence[Validated], markdown: bool = False) -> str:
+    """Return a line per file: the median and the largest error of each way."""
+    lines = [["file", *(f"{name}: median, largest error" for name in WAYS.values())]]
+    for file in dict.fromkeys(row.file for row in rows):
+        cells = []
+        for way in WAYS:
+            found = [row.error(way) for row in rows if row.file == file]
+            errors = [abs(error) for error in found if error is not None]
+            median = f"{statistics.median(errors):.0%}, {max(errors):.0%}" if errors else ""
+            cells.append(median)
+        lines.append([file, *cells])
+    return aligned(lines, markdown)
+
+
 def table(rows: Sequence[Validated], markdown: bool = False) -> str:
     """Return a line per file, configuration and temperature."""
     lines = [["file, configuration", "T", "measured", *WAYS.values()]]
@@ -307,7 +320,3 @@ def _cell(predicted: float | None, error: float | None) -> str:
 def in_words(rows: Sequence[Validated]) -> str:
     """Return the table and the summary."""
     return "\n".join([table(rows), "", *summary(rows)])
-
-
-def as_json(rows: Sequence[Validated]) -> str:
-    return json.dumps([row.to_dict() for row in rows], indent=2)
