@@ -97,7 +97,7 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--draft-confidence",
-        type=float,
+        type=number,
         default=0.05,
         metavar="P",
         help="end a draft when its probability, as the heads estimate it, falls below P (default: "

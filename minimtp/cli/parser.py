@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from minimtp.cli.dashes import join_values
 from minimtp.cli.values import whole_number
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.training.settings import check_known
 
 Run = Callable[[argparse.Namespace], int]  # runs a command and returns the exit code
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         for name in unknown:
             if name.startswith("-"):
                 check_known("option", name.partition("=")[0], options.parser.option_names)
-            raise UserError(f"unexpected argument {name!r}: see minimtp -h")
+            raise UserError(f"unexpected argument {shown(name)!r}: see minimtp -h")
         if options.check:
             options.check(options)
         return options
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         if not action.option_strings:
             check_known("command", str(value), action.choices)
         option, choices = action.option_strings[0], ", ".join(map(str, action.choices))
-        raise UserError(f"{option} must be one of {choices}, not {value!r}")
+        raise UserError(f"{option} must be one of {choices}, not {shown(value)!r}")
 
     def _get_values(self, action: argparse.Action, strings: list[str]) -> object:
         if strings == ["--"] and action.option_strings and action.nargs is None:
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         forgotten = re.fullmatch(r"argument (\S+): expected one argument", message)
         hint = f" (write {forgotten[1]}=VALUE if it begins with dashes)" if forgotten else ""
-        raise UserError(f"{message}{hint}: see {self.prog} -h")
+        raise UserError(f"{shown(message, 200)}{hint}: see {self.prog} -h")
 
 
 class Commands:

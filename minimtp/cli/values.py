@@ -5,7 +5,10 @@ read.
 import argparse
 import math
 
+from minimtp.errors import shown
+
 SUFFIXES = {"k": 10**3, "M": 10**6, "G": 10**9}
+MAX_WHOLE_NUMBER = 2**63 - 1
 
 
 def whole_number(text: str) -> int:
@@ -14,10 +17,12 @@ def whole_number(text: str) -> int:
     unscaled = text[:-1] if scale > 1 else text
     try:
         value = int(unscaled) * scale
-    except ValueError:
+    except ValueError:  # not an integer, or one of thousands of digits
         value = number(unscaled) * scale
+    if abs(value) > MAX_WHOLE_NUMBER:
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is too large")
     if value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a whole number")
     return int(value)
 
 
@@ -36,7 +41,7 @@ def number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a number") from None
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a finite number")
     return value

@@ -16,7 +16,7 @@ frequencies f = base^(-2i/C):
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 
 SCALINGS = {"linear": 1, "llama3": 4}  # kind: how many numbers follow it
 
@@ -82,7 +82,7 @@ def parse_scaling(scaling: str) -> tuple[str, list[float]]:
     valid = len(numbers) == SCALINGS.get(kind) and all(0 < n < 1e9 for n in numbers)
     if not valid or (kind == "llama3" and not numbers[1] < numbers[2]):
         raise UserError(
-            f"rope_scaling {scaling!r} is not supported (supported: none, linear:FACTOR, "
+            f"rope_scaling {shown(scaling)!r} is not supported (supported: none, linear:FACTOR, "
             "llama3:FACTOR:LOW:HIGH:CONTEXT with LOW below HIGH)"
         )
     return kind, numbers

@@ -8,7 +8,7 @@ from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.target import Target
 from minimtp.engine.module import Module
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.model.loaded import LoadedModel
 from minimtp.model.tokenizer import same_tokens
 
@@ -37,7 +37,9 @@ def make_drafter(
     if isinstance(source, str):
         if source not in TITLES:
             names = ", ".join(TITLES)
-            raise UserError(f"unknown draft {source!r}: use {names}, or another run as model:RUN")
+            raise UserError(
+                f"unknown draft {shown(source)!r}: use {names}, or another run as model:RUN"
+            )
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH)

@@ -9,7 +9,7 @@ from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 
 RULES = ("shared-noise", "token", "block", "match")
 
@@ -24,7 +24,7 @@ def make_rule(
     Raises UserError if no rule has this name.
     """
     if name not in RULES:
-        raise UserError(f"unknown verification rule {name!r}: use one of {', '.join(RULES)}")
+        raise UserError(f"unknown verification rule {shown(name)!r}: use one of {', '.join(RULES)}")
     if sampling.greedy:
         return Greedy()
     if name == "shared-noise":

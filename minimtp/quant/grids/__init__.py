@@ -47,7 +47,7 @@ group.
 import copyreg
 import re
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.quant.grids.base import MASKS, Grid
 from minimtp.quant.grids.codebook import NF4Grid, TernaryGrid
 from minimtp.quant.grids.ggml import BlockGrid, F16Grid, Q4_0Grid, Q4_1Grid, Q8_0Grid
@@ -67,8 +67,9 @@ GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}
 # Grids that have a ggml block format.
 BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}
 
-_KIND = rf"int(?P<bits>\d)-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"
-_GROUPED = re.compile(rf"(?P<kind>{_KIND})-(?P<over>tensor|channel|g[1-9]\d*)(?P<f32>-f32)?")
+MAX_GROUP = 2**20  # columns; the widest matrices have fewer
+_KIND = rf"int(?P<bits>[0-9])-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"
+_GROUPED = re.compile(rf"(?P<kind>{_KIND})-(?P<over>tensor|channel|g[1-9][0-9]*)(?P<f32>-f32)?")
 
 
 def grid_named(name: str) -> Grid:
@@ -82,11 +83,18 @@ def grid_named(name: str) -> Grid:
     match = _GROUPED.fullmatch(name)
     if match is None:
         raise UserError(
-            f"unknown grid {name!r}: use {', '.join(BLOCK_GRIDS)}, or {F16.name}, or "
+            f"unknown grid {shown(name)!r}: use {', '.join(BLOCK_GRIDS)}, or {F16.name}, or "
             "a name such as int4-restricted-g32, nf4-g64 or ternary-tensor "
             f"(int2 to int8 with {', '.join(POLICIES)}; tensor, channel or g and a group size)"
         )
-    over = match["over"] if match["over"] in ("tensor", "channel") else int(match["over"][1:])
+    over: int | str = match["over"]
+    if over not in ("tensor", "channel"):
+        if len(over) > 8 or int(over[1:]) > MAX_GROUP:
+            raise UserError(
+                f"the groups of the grid {shown(name)!r} are too large: use at most g{MAX_GROUP}, "
+                "or channel for one group per row"
+            )
+        over = int(over[1:])
     scale_type = "float32" if match["f32"] else "float16"
     if match["bits"]:
         return UniformGrid(int(match["bits"]), match["policy"], over, scale_type)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replicate
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.quant.grids import F16
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.scale_search import search_scales
@@ -49,7 +49,7 @@ def quantize_after_training(
     `convert`.
     """
     if method not in METHODS:
-        raise UserError(f"unknown method {method!r}: use {', '.join(METHODS)}")
+        raise UserError(f"unknown method {shown(method)!r}: use {', '.join(METHODS)}")
     if method in METHODS_WITH_TEXT and not batches:
         raise UserError(
             f"method {method} needs calibration text: give some, or use method "

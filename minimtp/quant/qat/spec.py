@@ -13,7 +13,7 @@ names the matrix.
 from dataclasses import dataclass
 
 from minimtp.engine.module import Module
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.kernels.plain.quantize import GROUP
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
@@ -98,4 +98,4 @@ def _check_fit(grid: Grid, shape: tuple[int, int], name: str, spec: Quantization
 
 def _check(what: str, choice: str, choices: tuple[str, ...]) -> None:
     if choice not in choices:
-        raise UserError(f"unknown {what} {choice!r}: use {', '.join(choices)}")
+        raise UserError(f"unknown {what} {shown(choice)!r}: use {', '.join(choices)}")
