@@ -187,7 +187,7 @@ def finished_result(out: Path, setting: Figures) -> Figures | None:
     if different:
         names = " and ".join(different)
         raise UserError(
-            f"{out} holds a comparison with other {names}: choose another --out, or delete the "
+            f"{path} holds a comparison with other {names}: choose another --out, or delete the "
             "folder"
         )
     names = [configuration["name"] for configuration in result["configurations"]]

@@ -142,7 +142,7 @@ def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
     different = [name for name, value in wanted.items() if before.get(name) != value]
     if different:
         raise UserError(
-            f"{out} holds a measurement with another {' and '.join(different)}: choose another "
+            f"{path} holds a measurement with another {' and '.join(different)}: choose another "
             "--out, or delete it"
         )
     for name, cell in cells.items():

@@ -20,8 +20,9 @@ Every failure to read or write a checkpoint is a UserError of one sentence.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 import minimtp
 from minimtp.backend import to_numpy
@@ -54,9 +55,9 @@ class EvaluationRecord(Struct):
     """An evaluation in a header, see `minimtp.training.evaluate.Evaluation`."""
 
     bits_per_byte: float
-    accuracy: list[float]
+    accuracy: Annotated[list[float], Meta(min_length=1)]
     acceptance: list[float | None]
-    nats: list[float]
+    nats: Annotated[list[float], Meta(min_length=1)]
     tokens: Count
     bytes: Count
     window: Positive | None = None

@@ -23,11 +23,11 @@ def draw_losses(folder: str | Path) -> Path | None:
 
 def _draw(figure: "Figure", folder: str | Path) -> None:
     log = read_log(folder)
-    steps = [line for line in log if "losses" in line]
-    evaluations = [line for line in log if "evaluation" in line]
+    steps = [line for line in log if line.get("losses")]
+    evaluations = [line for line in log if line.get("evaluation")]
     axes = figure.subplots()
-    for depth in range(len(steps[0]["losses"]) if steps else 0):
-        trained = [line for line in steps if line["losses"][depth] is not None]
+    for depth in range(max((len(line["losses"]) for line in steps), default=0)):
+        trained = [line for line in steps if _loss(line, depth) is not None]
         tokens = [line["tokens"] for line in trained]
         losses = _smoothed([line["losses"][depth] for line in trained])
         label = "next token" if depth == 0 else f"+{depth + 1}"
@@ -41,6 +41,11 @@ def _draw(figure: "Figure", folder: str | Path) -> None:
     axes.grid(alpha=0.3)
     if steps or evaluations:
         axes.legend(ncols=2, fontsize="small")
+
+
+def _loss(line: dict, depth: int) -> float | None:
+    """Return the loss at a depth, None if the line has none."""
+    return line["losses"][depth] if depth < len(line["losses"]) else None
 
 
 def _smoothed(values: list[float], memory: float = 0.95) -> list[float]:
