@@ -6,6 +6,7 @@ Caches and logs are read as far as they are intact. A damaged file of the user's
 
 import argparse
 import copy
+import io
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -152,8 +153,9 @@ def test_a_checkpoint_with_a_changed_header_and_a_valid_checksum_is_refused_or_v
             if number % 4:  # what minimtp stores
                 text = json_bytes(damaged_json(header, rng)).decode()
                 metadata = {HEADER_KEY: text, "crc32": str(checksum(text, arrays))}
-                write_safetensors(folder / "mutant", arrays, metadata)
-                yield (folder / "mutant").read_bytes()
+                file = io.BytesIO()
+                write_safetensors(file, arrays, metadata)
+                yield file.getvalue()
             else:  # what safetensors stores: names, types, shapes, offsets
                 encoded = json_bytes(damaged_json(outer, rng))
                 yield len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
