@@ -24,6 +24,7 @@ from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
 from minimtp.formats.gguf.rope_scaling import ROPE_FACTORS, scaling_of
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in
 from minimtp.formats.layout import Part, layout, to_neighbours
+from minimtp.machine import require_memory
 from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
@@ -58,6 +59,9 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     tokenizer = tokenizer_of(vocabulary_in(metadata.general, file.path), str(path))
     with naming(path):
         recipe = _recipe(file, metadata)
+    floats = dequantize or not any(t.type in BLOCK_GRIDS for t in file.tensors.values())
+    size = 4 * recipe.trunk_parameters() if floats else len(file.content)
+    require_memory(size, f"{file.path}{' as float32' if floats else ''}")
     model = build_model(recipe, None)
     halves = metadata.architecture in HALVES
     weights = _weights(file, model.config, halves, dequantize)

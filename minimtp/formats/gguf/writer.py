@@ -21,11 +21,13 @@ from minimtp.arguments import PATH, checked_arguments
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
+from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.files import FileKind, atomic_write, check_file
-from minimtp.formats.gguf.layout import NAMES, gguf_library
+from minimtp.formats.gguf.layout import HALVES, NAMES, gguf_library
+from minimtp.formats.gguf.rope_scaling import OWN_KEY, ROPE_FACTORS, factors_of
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
-from minimtp.formats.layout import layout
+from minimtp.formats.layout import layout, to_halves
 from minimtp.model.config import ModelConfig
 from minimtp.model.loaded import LOADED, LoadedModel, Tokenizer
 from minimtp.model.transformer import LanguageModel
@@ -88,7 +90,7 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
     vocabulary = vocabulary_of(tokenizer)
     matrix_types = Counter(kind for kind, array in tensors.values() if array.ndim == 2)
     with atomic_write(path, GGUF_FILE) as file:
-        writer = gguf.GGUFWriter(file.name, "llama")
+        writer = gguf.GGUFWriter(file.name, architecture_of(model.config))
         try:
             writer.add_string(MARK, minimtp.__version__)
             most_common = matrix_types.most_common(1)[0][0]
@@ -147,38 +149,51 @@ def caveats(model: LanguageModel) -> list[str]:
     return sentences
 
 
+def architecture_of(config: ModelConfig) -> str:
+    """Return llama.cpp's name for models of this kind. Raises UserError if it has none."""
+    if config.qkv_bias and config.qk_norm:
+        raise UserError(
+            "a model with both qkv_bias and qk_norm cannot be written as a GGUF file (supported: "
+            "one of them, or neither)"
+        )
+    name = "qwen2" if config.qkv_bias else "qwen3" if config.qk_norm else "llama"
+    if name != "llama" and config.rope_scaling.startswith("llama3"):
+        raise UserError(
+            f"a model with rope_scaling {config.rope_scaling} and the biases or norms of {name} "
+            "cannot be written as a GGUF file (supported: rope_scaling none or linear)"
+        )
+    return name
+
+
 def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
     """Return the type and the rows of each tensor.
 
     Raises UserError for a grid that is not a type of ggml.
     """
-    modules = dict(model.trunk.named_modules())
-    found = {}
-    config = model.config
-    if (
-        config.qkv_bias
-        or config.qk_norm
-        or config.rope_scaling != "none"
-        or config.num_heads * config.head_dim != config.hidden_size
-    ):
-        raise UserError(
-            "a model with qkv_bias, qk_norm, rope_scaling or a head_dim of its own cannot be "
-            "written as a GGUF file yet (supported: models without these settings)"
-        )
-    for name, parts in layout(model.config, NAMES):
-        module = name.removesuffix(".weight")
-        kind, array = _stored(module, modules[module])
+    config, found = model.config, {}
+    members = dict(model.trunk.named_modules()) | dict(model.trunk.named_parameters())
+    halves = architecture_of(config) in HALVES
+    for name, parts in layout(config, NAMES):
+        member = name.removesuffix(".weight")
+        kind, array = _stored(member, members[member])
         end = 0
         for part in parts:
             start, end = end, end + part.shape[0]
-            found[part.name] = kind, np.ascontiguousarray(array[start:end])
+            rows = array[start:end]
+            if halves and part.rotated:
+                rows = to_halves(rows, config.head_dim)
+            found[part.name] = kind, np.ascontiguousarray(rows)
+    factors = factors_of(config)
+    if factors is not None:
+        found[ROPE_FACTORS] = "f32", factors
     return found
 
 
-def _stored(name: str, module: Module) -> tuple[str, Array]:
-    """Return the type and the rows of a module: floats, or blocks as bytes."""
+def _stored(name: str, module: Module | Parameter) -> tuple[str, Array]:
+    """Return the type and the rows of a module or a bias: floats, or blocks as bytes."""
     if not isinstance(module, PackedMatrix):
-        array = to_numpy(module.weight.data)
+        parameter = module if isinstance(module, Parameter) else module.weight
+        array = to_numpy(parameter.data)
         _require_finite(name, bool(np.isfinite(array.min()) and np.isfinite(array.max())))
         return "f32", array
     _require_finite(name, packing.has_finite_scales(module.grid, module.packed))
@@ -208,7 +223,15 @@ def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
+    if config.num_heads * config.head_dim != config.hidden_size:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
+    if config.rope_scaling != "none":
+        writer.add_string(OWN_KEY, config.rope_scaling)
+    if config.rope_scaling.startswith("linear"):
+        writer.add_string(f"{writer.arch}.rope.scaling.type", "linear")
+        writer.add_rope_scaling_factor(float(config.rope_scaling.partition(":")[2]))
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
 

@@ -9,13 +9,16 @@ from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.vocabulary import vocabulary_of
+from minimtp.formats.gguf.writer import write_gguf
 from minimtp.formats.layout import layout, to_halves
 from minimtp.model.rotary import scaled
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS
+from minimtp.quant.ptq.methods import round_to_nearest
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe
-from tests.formats.gguf.helpers import BYTES
+from tests.formats.gguf.helpers import BYTES, needs_gguf
 from tests.formats.gguf.raw import Tensor, file_bytes
 
 TYPES = ["f32", "f16", "bf16", *BLOCK_GRIDS]
@@ -182,3 +185,42 @@ def test_rope_for_longer_contexts_is_found_in_the_file(tmp_path):
     written(path, model, lambda name: "f32", more_tensors=more)
     with pytest.raises(UserError, match="RoPE scaling in rope_freqs.weight is not supported"):
         load_gguf(path)
+
+
+@needs_gguf
+@pytest.mark.parametrize("packed", [False, True], ids=["float32", "q8_0"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"qkv_bias": True},
+        {"qk_norm": True, "head_dim": 32},
+        {"rope_scaling": "llama3:8:1:4:8192"},
+        {"rope_scaling": "llama3:3:1.5:5:100", "head_dim": 32},
+        {"rope_scaling": "linear:2.5", "qkv_bias": True},
+    ],
+    ids=str,
+)
+def test_a_model_of_any_family_is_written_and_loaded_as_the_same_model(tmp_path, settings, packed):
+    model = random_model(**settings)
+    if packed:
+        model = round_to_nearest(model, QuantizationSpec("q8_0", "q8_0"))
+    write_gguf(tmp_path / "model.gguf", model, BYTES, "model")
+    again = load_gguf(tmp_path / "model.gguf").model
+    assert again.config == model.config
+    prompt = np.arange(20)
+    mine, theirs = (deploy(m)[0].forward(prompt).logits for m in (model, again))
+    assert mine.tobytes() == theirs.tobytes()
+    write_gguf(tmp_path / "again.gguf", again, BYTES, "model")
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "model.gguf").read_bytes()
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    "settings",
+    [{"qkv_bias": True, "qk_norm": True}, {"qk_norm": True, "rope_scaling": "llama3:8:1:4:8192"}],
+    ids=str,
+)
+def test_a_model_that_llama_cpp_cannot_hold_is_not_written(tmp_path, settings):
+    with pytest.raises(UserError, match="cannot be written as a GGUF file"):
+        write_gguf(tmp_path / "model.gguf", random_model(**settings), BYTES, "model")
+    assert not list(tmp_path.iterdir())
