@@ -42,6 +42,7 @@ INTRODUCES = (
     "minimtp.training.data.texts",
     "minimtp.training.data.byte_tokenizer",
     "minimtp.training.data.tokenizer",
+    "minimtp.training.data.document_tokens",
     "minimtp.training.data.corpus",
     "minimtp.training.schedule",
 )

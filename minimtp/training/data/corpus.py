@@ -32,6 +32,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quoting import shown_path
 from minimtp.training.data import texts
+from minimtp.training.data.document_tokens import require_expressible, tokens_of
 from minimtp.training.data.encoding import checked_encoding
 from minimtp.training.data.folders import Texts, files_and_folders
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
@@ -67,9 +68,13 @@ class Corpus:
         self.files = len(documents)
         self.fingerprint = fingerprint(documents)
         self.split, training, validation = split(documents)
-        self.train, self.validation = (
-            _tokens(part, self.tokenizer) for part in (training, validation)
-        )
+        try:
+            self.train, self.validation = (
+                tokens_of(part, self.tokenizer) for part in (training, validation)
+            )
+        except UserError:
+            require_expressible(documents, self.tokenizer)
+            raise
         self.train_bytes, self.validation_bytes = (
             sum(map(len, part)) for part in (training, validation)
         )
@@ -311,30 +316,6 @@ def is_held_out(name: str) -> bool:
         int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big") % 10
         == 0
     )
-
-
-def _tokens(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:
-    small = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
-    if isinstance(tokenizer, ByteTokenizer):
-        return _byte_tokens(contents, tokenizer.end_token, small)
-    begin = np.array(tokenizer.begin_tokens, small)
-    end = np.array([tokenizer.end_token], small)
-    parts = [
-        part
-        for content in contents
-        for part in (begin, tokenizer.encode(content).astype(small), end)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, small)
-
-
-def _byte_tokens(contents: list[bytes], end_token: int, dtype: type) -> np.ndarray:
-    """Return the tokens of the byte tokenizer, without copies in 64 bits."""
-    tokens = np.full(sum(map(len, contents)) + len(contents), end_token, dtype)
-    place = 0
-    for content in contents:
-        tokens[place : place + len(content)] = np.frombuffer(content, np.uint8)
-        place += len(content) + 1
-    return tokens
 
 
 @lru_cache(maxsize=4)

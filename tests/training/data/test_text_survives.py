@@ -11,6 +11,7 @@ from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from minimtp.model.tokenizer import PROBES, same_tokens
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.data.corpus import open_corpus
 from minimtp.training.data.file_tokenizer import ORDINARY, FileTokenizer
 from minimtp.training.data.tokenizer import open_tokenizer, tokenizer_from_dict
 from minimtp.training.data.tokenizer_content import TokenizerSettings, byte_spellings
@@ -245,3 +246,10 @@ def test_settings_of_a_model_are_stored_with_its_tokenizer():
         assert (one.chat_template, one.vocabulary_size) == ("{{ messages }}", 300)
     with pytest.raises(UserError, match="999 is not one of its 2.. tokens"):
         FileTokenizer(json.dumps(content()), TokenizerSettings(begin_tokens=(999,)))
+
+
+def test_a_text_that_a_tokenizer_cannot_express_is_refused_with_the_name_of_its_file(tmp_path):
+    for name, text in (("good.txt", "fine " * 50), ("odd.txt", "what is \U000f0000 doing?")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"odd\.txt: the text contains the byte 0xf3, for which"):
+        open_corpus([tmp_path], tokenizer({0xF3}))
