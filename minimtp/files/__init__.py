@@ -42,6 +42,7 @@ from minimtp.files.paths import (
 from minimtp.files.writing import (
     AppendedFile,
     atomic_write,
+    check_new_folder,
     delete,
     new_folder,
     set_aside,
@@ -57,6 +58,7 @@ __all__ = [
     "cannot_write",
     "check_file",
     "check_folder",
+    "check_new_folder",
     "delete",
     "kind_at",
     "make_folder",

@@ -71,22 +71,23 @@ def move_into_place(partial: Path, path: Path, kind: FileKind) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, mark: str) -> Iterator[Path]:
+def new_folder(path: Path, mark: str | None = None) -> Iterator[Path]:
     """Give the block a new folder to fill, and move it to `path` when the block ends.
 
     mark: the name of an empty file in the folder, which shows that minimtp made the folder. A
-    folder at `path` is replaced if it has this mark.
+    folder at `path` is replaced if it has this mark. None: only an empty folder is replaced.
 
     Raises UserError if anything else is at `path`, or if writing fails.
     """
-    _check_marked(path, mark)
+    check_new_folder(path, mark)
     make_folder(path.parent)
     try:
         temporary.delete_leftovers(path.parent)
         with temporary.new_folder(path.parent) as partial:
-            (partial / mark).touch()
+            if mark is not None:
+                (partial / mark).touch()
             yield partial
-            _check_marked(path, mark)
+            check_new_folder(path, mark)
             before = temporary.unused_path(path.parent)
             if os.path.lexists(path):
                 os.rename(path, before)
@@ -179,9 +180,12 @@ def _linked(partial: Path, path: Path) -> bool:
     return True  # the name `partial` is deleted at the end of its block
 
 
-def _check_marked(path: Path, mark: str) -> None:
-    """Raise UserError unless `path` is free or a folder that minimtp made."""
-    if os.path.lexists(path) and (os.path.islink(path) or kind_at(path / mark) != "file"):
+def check_new_folder(path: Path, mark: str | None = None) -> None:
+    """Raise UserError unless `path` is free, an empty folder, or one that minimtp made."""
+    if not os.path.lexists(path):
+        return
+    own = not os.path.islink(path) and kind_at(path) == "folder"
+    if not (own and (mark and kind_at(path / mark) == "file" or not os.listdir(path))):
         raise UserError(
             f"{shown_path(path)} exists and was not made by minimtp: "
             "choose another path, or move it away"

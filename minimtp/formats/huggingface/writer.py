@@ -15,7 +15,7 @@ from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.files import atomic_write, kind_at, make_folder, write_text
+from minimtp.files import FileKind, atomic_write, check_new_folder, new_folder, write_text
 from minimtp.formats.gguf.vocabulary import content_of, vocabulary_of
 from minimtp.formats.gguf.writer import Exported
 from minimtp.formats.huggingface import config as configuration
@@ -35,6 +35,7 @@ from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.run.tensor_file import write_safetensors
 
 DTYPES = ("float32", "bfloat16")
+PART = FileKind("a part of a model")
 
 
 def config_of(config: ModelConfig, dtype: str) -> dict[str, object]:
@@ -164,15 +165,15 @@ def write_huggingface(
     path = Path(path)
     if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
         model = convert(model)
-    if kind_at(path) != "nothing" and (kind_at(path) != "folder" or any(path.iterdir())):
-        raise UserError(f"{path} exists already: choose another --out")
+    check_new_folder(path)
     files = {configuration.FILE_NAME: config_of(model.config, dtype), **tokenizer_files(tokenizer)}
     tensors = tensors_of(model, dtype)
-    make_folder(path)
-    for name, content in files.items():
-        write_text(path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    with atomic_write(path / WHOLE) as partial:
-        write_safetensors(partial, tensors, {"format": "pt"})
+    with new_folder(path) as folder:
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            write_text(folder / name, text, PART)
+        with atomic_write(folder / WHOLE, PART) as file:
+            write_safetensors(file, tensors, {"format": "pt"})
     size = sum(file.stat().st_size for file in path.iterdir())
     return Exported(path, size, Counter({dtype: len(tensors)}), caveats(model, dtype))
 
