@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.corpus import (
-    Corpus,
-    _tokens,
-    fingerprint,
-    is_held_out,
-    open_corpus,
-    split,
-)
+from minimtp.training.data.corpus import Corpus, fingerprint, is_held_out, open_corpus, split
+from minimtp.training.data.document_tokens import tokens_of
 from tests.strategies import documents
 
 
@@ -213,7 +207,7 @@ def test_byte_tokens_are_those_that_the_tokenizer_gives():
     contents = [b"ab\xc3\xa9", b"", b"c"]
     tokenizer = ByteTokenizer()
     expected = [t for c in contents for t in [*tokenizer.encode(c), tokenizer.end_token]]
-    assert _tokens(contents, tokenizer).tolist() == expected
+    assert tokens_of(contents, tokenizer).tolist() == expected
 
 
 def test_a_corpus_of_one_large_text_takes_a_few_times_its_size_in_memory(tmp_path):
