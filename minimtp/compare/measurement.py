@@ -121,9 +121,9 @@ def measure_configurations(
     ]
     measure_memory = partial(_memory, runs, prompts.held_out[0], sizes, device)
     parts.append(get_part("memory", measure_memory, by_configuration(MemoryPart, runs)))
-    standard = Evaluation(**evaluations["standard"])
+    standard = Evaluation.from_dict(evaluations["standard"])
     return [
-        _quality(name, runs[name], Evaluation(**evaluations[name]), standard)
+        _quality(name, runs[name], Evaluation.from_dict(evaluations[name]), standard)
         | {key: value for part in parts for key, value in part[name].items()}
         for name in TITLES
     ]

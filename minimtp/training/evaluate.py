@@ -30,9 +30,9 @@ weights and of one slice per thread, whatever the context length of the model an
 text. If a window is longer than TOKENS_AT_ONCE, the window is the slice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite, log
 from pathlib import Path
 
@@ -80,6 +80,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> "Evaluation":
+        """Return the evaluation that `to_dict` described. Other keys are ignored."""
+        return cls(**{field.name: stored[field.name] for field in fields(cls)})
 
     def describe(self) -> str:
         """Return the result as a few lines for people."""

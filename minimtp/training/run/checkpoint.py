@@ -94,6 +94,7 @@ class TokenizerRecord(Struct):
 class Header(Struct):
     """The JSON in the header of the file."""
 
+    format_version: Annotated[int, Meta(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
     minimtp_version: str
     recipe: dict[str, object]
     step: Count
@@ -248,8 +249,6 @@ def _header(path: Path, metadata: dict[str, str]) -> dict:
             "that wrote it"
         )
     check_value(header, Header, path, ADVICE)
-    if version is None:
-        raise UserError(f"{path}: format_version is missing: {ADVICE}")
     return header
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from minimtp.errors import UserError
 from minimtp.files import AppendedFile, FileKind, atomic_write, kind_at, reason_for, set_aside
-from minimtp.records import Count, Finite, NonNegative, decode_json, lines_of, notice
+from minimtp.records import Count, Finite, NonNegative, check_value, lines_of, notice, parse_json
 from minimtp.training.run.checkpoint import EvaluationRecord
 
 LOG_NAME = "log.jsonl"
@@ -122,7 +122,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
 
 def _line(text: bytes | None, path: Path) -> dict | None:
     try:
-        decode_json(text or b"", LogLine, path, "")
+        line = parse_json(text or b"", path, "")
+        check_value(line, LogLine, path, "")
     except UserError:
         return None
-    return json.loads(text)
+    return line

@@ -28,6 +28,7 @@ from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import FILE_NAME, Checkpoint
 from minimtp.training.run.folder import load_run
+from tests.fuzz.mutate import check_sentence
 
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 any_array = arrays.arrays(
@@ -195,6 +196,100 @@ def test_a_loaded_model_does_not_depend_on_the_previous_contents_of_its_memory(
     assert same(
         {name: parameter.data for name, parameter in loaded.named_parameters()}, written.parameters
     )
+
+
+def with_header(folder, change) -> None:
+    """Change the JSON that minimtp stores, and store the checksum that belongs to it."""
+    path = folder / FILE_NAME
+    with checkpoint.open_tensors(path, "") as file:
+        header, arrays = json.loads(file.metadata["minimtp"]), file.read_arrays()
+    change(header)
+    text = json.dumps(header)
+    metadata = {"minimtp": text, "crc32": str(checkpoint.checksum(text, arrays))}
+    with open(path, "wb") as file:
+        checkpoint.write_safetensors(file, arrays, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda header: header.update(step="3"), 'step is "3", but must be a whole number'),
+        (lambda header: header.update(step=-1), "step is -1, but must be a whole number of at"),
+        (lambda header: header.update(step=10**30), "step is 10000"),
+        (lambda header: header.pop("state"), "state is missing"),
+        (lambda header: header.update(format_version="2"), 'format_version is "2"'),
+        (lambda header: header.pop("format_version"), "format_version is missing"),
+        (lambda header: header.update(recipe=[]), "recipe is a list of 0"),
+        (lambda header: header["recipe"].update(hidden_size=1e400), "hidden_size must be a whole"),
+        (lambda header: header["recipe"].update(norm_eps=float("nan")), "norm_eps must be more"),
+        (lambda header: header["recipe"].update(
+            quantization="qat", weight_grid=f"int4-restricted-g{10**20}"), "are too large"),
+        (lambda header: header["state"].update(seconds=float("nan")), "state.seconds is NaN"),
+        (lambda header: header["state"].update(evaluation={}), "evaluation.bits_per_byte is miss"),
+        (lambda header: header["corpus"].update(sources=[1]), "corpus.sources[0] is 1, but must"),
+        (lambda header: header.update(tokenizer={"kind": "tokenizers"}), "tokenizer"),
+        (lambda header: header.update(packed={"grid": "q4_0"}), "unknown setting of a packed"),
+        (lambda header: header.update(packed={"weights": 4}), "packed.weights is 4"),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_a_header_with_a_valid_checksum_and_wrong_values_is_refused_with_the_key(
+    tmp_path, change, words
+):
+    checkpoint.write(tmp_path, model_checkpoint(preset("tiny"), state={"seconds": 1.0}))
+    with_header(tmp_path, change)
+    with pytest.raises(UserError) as caught:
+        load_run(tmp_path)
+    check_sentence(str(caught.value), tmp_path / FILE_NAME)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1234567", b"\xff" * 8 + b"{}", (2**40).to_bytes(8, "little") + b"{}",
+     (10**5).to_bytes(8, "little") + b"[" * 10**5],
+    ids=["empty", "seven bytes", "2^64", "2^40", "brackets"],
+)  # fmt: skip
+def test_a_header_longer_than_the_file_or_too_deep_is_refused_without_taking_memory(
+    tmp_path, content
+):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="is damaged|nests brackets") as caught:
+        checkpoint.read(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+    check_sentence(str(caught.value), tmp_path / FILE_NAME)
+
+
+def test_a_recipe_of_a_model_larger_than_the_file_is_refused_before_it_is_built(tmp_path):
+    written = model_checkpoint(preset("tiny"))
+    written.recipe = dataclasses.replace(
+        written.recipe, hidden_size=2**16, num_layers=1024, intermediate_size=2**18
+    )
+    checkpoint.write(tmp_path, written)
+    with pytest.raises(UserError, match="holds 70,144 bytes of weights, too few for the model"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("packed", [False, True], ids=["float", "packed"])
+def test_weights_that_are_not_finite_are_refused_with_their_name(tmp_path, number, packed):
+    recipe, spec = preset("tiny"), QuantizationSpec()
+    written = model_checkpoint(recipe)
+    if packed:
+        model = round_to_nearest(build_model(recipe, np.random.default_rng(1)), spec)
+        written = Checkpoint(recipe, stored_arrays(model), packed=dataclasses.asdict(spec))
+    name = next(name for name in written.parameters if "attention.qkv" in name)
+    array = written.parameters[name] = written.parameters[name].copy()
+    if packed:
+        array[3, :2] = np.array([number], "<f2").view(np.uint8)  # the scale of a block
+    else:
+        array[3, 5] = number
+    checkpoint.write(tmp_path, written)
+    with pytest.raises(UserError, match=r"attention\.qkv.*NaN or infinite") as caught:
+        load_run(tmp_path)
+    check_sentence(str(caught.value), tmp_path / FILE_NAME)
 
 
 def test_a_folder_that_is_missing_or_has_no_checkpoint_is_an_error(tmp_path):
