@@ -84,6 +84,23 @@ def test_machine_code_of_another_function_is_not_used(folder):
     assert kernel_cache._is_sealed(str(code)) and not kernel_cache._is_sealed(str(other))
 
 
+def test_machine_code_of_another_signature_or_of_older_sources_is_not_used(folder, monkeypatch):
+    """As if two processes had compiled at once, or one had been killed between the two files."""
+    index, code = files_in(folder)
+    before = index.read_bytes(), code.read_bytes()
+    index.unlink()
+    assert compiled(half)(3) == 1.5  # an integer: the other signature takes the same file name
+    for_integers = code.read_bytes()
+    assert for_integers != before[1]
+    index.write_bytes(before[0])
+    assert hits() == 0 and hits() == 1
+    code.write_bytes(before[1])
+    monkeypatch.setattr("minimtp.kernels.cpu.compiling._newest_source", 1.0)
+    assert hits() == 0  # the index has the new stamp
+    code.write_bytes(before[1])
+    assert hits() == 0 and hits() == 1
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["index", "machine code"])
 def test_a_folder_in_the_place_of_a_file_stops_nothing(folder, capsys, which):
     path = files_in(folder)[which]

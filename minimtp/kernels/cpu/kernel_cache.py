@@ -64,7 +64,20 @@ class KernelCache(FunctionCache):
 
 
 class SealedCacheFile(IndexDataCacheFile):
-    """Numba's reader and writer of the two files, with a seal at the end of each."""
+    """Numba's reader and writer of the two files, with a seal at the end of each.
+
+    Machine code is stored together with its signature and the stamp of its sources. Otherwise the
+    index could lead to other code: if two processes compile at once, or if one is killed between
+    the two files.
+    """
+
+    def save(self, key: tuple, data: object) -> None:
+        super().save(key, (self._source_stamp, key, data))
+
+    def load(self, key: tuple) -> object | None:
+        found = super().load(key)
+        is_right = type(found) is tuple and found[:2] == (self._source_stamp, key)
+        return found[2] if is_right else None
 
     def _load_index(self) -> dict:
         return super()._load_index() if _is_sealed(self._index_path) else {}
