@@ -39,6 +39,9 @@ class PackedMatrix(Matrix):
         self._shape = packing.matrix_shape(grid, packed)
         self._prepared: tuple[ModuleType, PreparedMatrix] | None = None  # for `matmul`
 
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"_prepared": None}  # its kernels cannot be pickled; laid out again
+
     @property
     def shape(self) -> tuple[int, int]:
         return self._shape
