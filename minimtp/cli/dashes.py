@@ -7,6 +7,7 @@ it needs the "=".
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterable
 
@@ -17,7 +18,8 @@ PATHS = ("PATH", "FILE", "DIR", "RUN")  # placeholders of options whose value is
 def join_values(parser: argparse.ArgumentParser, arguments: Iterable[str]) -> list[str]:
     """Return the arguments with each value that begins with a dash joined to its option.
 
-    In a list of paths, the value gets "./" in front instead.
+    In a list of paths, the value gets "./" in front instead. So does the name of an existing file
+    or folder that is not the value of any option.
     """
     joined: list[str] = []
     rest, option = iter(arguments), None  # the option that waits for its value
@@ -36,6 +38,8 @@ def join_values(parser: argparse.ArgumentParser, arguments: Iterable[str]) -> li
                 option = None
                 continue
             word = f"./{word}" if option.metavar in PATHS else word
+        elif option is None and word.startswith("-") and os.path.lexists(word):
+            word = f"./{word}"
         elif option is None:
             parser = _command(parser, word) or parser
         elif option.nargs is None:

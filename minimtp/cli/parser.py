@@ -104,8 +104,8 @@ def add_encoding(parser: argparse.ArgumentParser, texts: str = "text files that"
     parser.add_argument(
         "--encoding",
         metavar="NAME",
-        help=f"encoding of {texts} are not UTF-8 and have no byte order mark, such as cp1251, gbk "
-        "or utf-16-le",
+        help=f"encoding of {texts} are not UTF-8 and have no byte order mark, such as cp1251, or "
+        "several to try in this order: gbk,cp1251",
     )
 
 

@@ -89,5 +89,5 @@ def test_a_run_and_a_text_whose_names_begin_with_a_dash_are_trained_and_used(cap
     assert resume == "train --out ./-tuned --resume"
     assert main(shlex.split(resume)) == 0
     capsys.readouterr()
-    assert main(["generate", "./-run", "--prompt", "-x", "--stop", "---"]) == 0
+    assert main(["generate", "-run", "--prompt", "-x", "--stop", "---"]) == 0
     assert capsys.readouterr().out.startswith("-x")

@@ -6,11 +6,13 @@ pass through this file, so the same text gives the same tokens, whichever progra
 **Encoding.**
 1. A byte order mark decides: UTF-8, UTF-16 or UTF-32.
 2. Without one, a file that is valid UTF-8 is UTF-8, also with `--encoding`. So a folder may hold
-   files in UTF-8 and files in one other encoding. (Two kinds of files are valid UTF-8 by accident:
+   files in UTF-8 and files in other encodings. (Two kinds of files are valid UTF-8 by accident:
    those of 7-bit encodings such as iso-2022-jp, and those with zero bytes or control characters,
    such as UTF-16. `--encoding` is tried first for them.)
 3. Every other file is read as `--encoding` says. Nothing is guessed: without `--encoding`, the file
-   is refused, or skipped with a message if it lies in a folder.
+   is refused, or skipped with a message if it lies in a folder. Of several encodings, the first one
+   in which the file is valid is used, so those that accept every file belong at the end:
+   `--encoding gbk,cp1251`.
 
 **Normalization.** Byte order marks at the beginning and zero bytes at the end are removed. Line
 ends "\\r\\n" and "\\r" become "\\n". Everything else is part of the text: form feeds, tabs, blanks
@@ -62,10 +64,17 @@ class NotText(Exception):
         return f"{name} is {self.kind}{detail}: {self.remedy}"
 
 
-def checked_encoding(name: str | None) -> str | None:
-    """Return the name of an encoding that Python knows. Raises UserError for any other name."""
-    if name is None:
+def checked_encoding(names: str | None) -> str | None:
+    """Return the name of an encoding, or several with commas, in Python's spelling.
+
+    Raises UserError for a name that Python does not know.
+    """
+    if names is None:
         return None
+    return ",".join(dict.fromkeys(_known_encoding(name.strip()) for name in names.split(",")))
+
+
+def _known_encoding(name: str) -> str:
     try:
         found = encodings.search_function(name.lower())  # not codecs.lookup: packages add others
     except (LookupError, ValueError):
@@ -91,7 +100,7 @@ def decode(content: bytes, encoding: str | None = None) -> tuple[str, str]:
     Raises NotText if the content is in none of these encodings.
     """
     candidates = _candidates(content, encoding)
-    failure = ""
+    failure = ""  # of the first candidate
     for name, mark in candidates:
         try:
             text = normalized(content[len(mark) :].decode(name))
@@ -142,23 +151,27 @@ def _candidates(content: bytes, encoding: str | None) -> list[tuple[str, bytes]]
     for mark, name in MARKS:
         if content.startswith(mark):
             return [(name, mark)]
-    names = ["utf-8", encoding] if encoding not in (None, "utf-8", "utf-8-sig") else ["utf-8"]
-    if _is_seven_bit(encoding) or not _is_plain(content):
-        names.reverse()
-    return [(name, b"") for name in names]
+    given = [name for name in _split(encoding) if name not in ("utf-8", "utf-8-sig")]
+    first = [name for name in given if _is_seven_bit(name) or not _is_plain(content)]
+    first.sort(key=lambda name: not _is_wide(name))  # only these have zero bytes
+    return [(name, b"") for name in dict.fromkeys([*first, "utf-8", *given])]
+
+
+def _split(encoding: str | None) -> list[str]:
+    return encoding.split(",") if encoding else []
 
 
 @lru_cache
-def _is_seven_bit(encoding: str | None) -> bool:
+def _is_seven_bit(encoding: str) -> bool:
     """Return whether all text in this encoding looks like ASCII."""
-    encoded = SAMPLE.encode(encoding, "ignore") if encoding else b""
+    encoded = SAMPLE.encode(encoding, "ignore")
     return bool(encoded) and b"\0" not in encoded and encoded.isascii()
 
 
 @lru_cache
 def _is_wide(encoding: str | None) -> bool:
-    """Return whether text in this encoding has zero bytes."""
-    return encoding is not None and b"\0" in "a".encode(encoding, "ignore")
+    """Return whether text in one of these encodings has zero bytes."""
+    return any(b"\0" in "a".encode(name, "ignore") for name in _split(encoding))
 
 
 def _is_plain(content: bytes) -> bool:

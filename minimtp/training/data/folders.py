@@ -28,10 +28,10 @@ Texts = list[tuple[str, bytes]]  # (name, content)
 # folder that the command writes, they are no texts.
 MARKERS = frozenset("checkpoint.safetensors compare.json measured.json quality.json".split())
 OWN_NAMES = MARKERS | frozenset("recipe.json log.jsonl self-generated".split())
-PARTIAL = ".partial"  # the suffix of files.py
+PARTIAL = ".partial"  # the suffix of what was not finished
 BEGINNING = 1 << 16  # bytes that are read first: most binary files show what they are
 SHOWN_NAMES = 3  # of the files that were left out for one reason
-MAX_SUMMARY = 220  # characters: the line is part of sentences
+MAX_LINE, MAX_CLAUSE = 600, 160  # characters of the summary, alone and in a sentence
 MEMORY_PER_BYTE = 4  # at least: the text, and its tokens
 
 
@@ -69,20 +69,27 @@ class Skipped:
     def add(self, reason: str, name: str) -> None:
         self._names.setdefault(reason, []).append(name)
 
-    def summary(self) -> str:
-        """Return "3 not UTF-8 (a.txt, b.txt, c.txt), 1 empty (d.txt)", or "" for nothing."""
-        parts = []
-        for reason, names in sorted(self._names.items(), key=lambda item: -len(item[1])):
-            some = ", ".join(shown_path(name) for name in sorted(names)[:SHOWN_NAMES])
-            more = ", ..." if len(names) > SHOWN_NAMES else ""
-            parts.append(f"{len(names):,} {reason} ({some}{more})")
-        text = ", ".join(parts)
-        if len(text) <= MAX_SUMMARY:
-            return text
-        return ", ".join(f"{len(names):,} {reason}" for reason, names in self._names.items())
+    def summary(self, limit: int) -> str:
+        """Return "3 not UTF-8 (a.txt, b.txt, c.txt), 1 empty (d.txt)", or "" for nothing.
+
+        limit: the maximum length. The names of the rarest reasons are left out first.
+        """
+        reasons = sorted(self._names.items(), key=lambda item: -len(item[1]))
+        for named in range(len(reasons), -1, -1):
+            parts = [_part(reason, names, i < named) for i, (reason, names) in enumerate(reasons)]
+            if len(text := ", ".join(parts)) <= limit:
+                break
+        return text
 
     def readable_with_an_encoding(self) -> bool:
-        return any(reason.startswith(("not UTF-8", "UTF-")) for reason in self._names)
+        return any(reason.startswith(("not UTF", "neither", "UTF")) for reason in self._names)
+
+
+def _part(reason: str, names: list[str], with_names: bool) -> str:
+    if not with_names:
+        return f"{len(names):,} {reason}"
+    some = ", ".join(shown_path(name) for name in sorted(names)[:SHOWN_NAMES])
+    return f"{len(names):,} {reason} ({some}{', ...' if len(names) > SHOWN_NAMES else ''})"
 
 
 def files_and_folders(
@@ -110,16 +117,20 @@ def files_and_folders(
             prefix = f"{source.path.resolve().name}/"
         texts = [(prefix + name, text) for name, text in reader.read(source)]
         if not texts:
-            why = skipped.summary()
+            why = skipped.summary(MAX_CLAUSE)
             raise UserError(
                 f"the folder {shown_path(source.path)} holds no text files"
                 + (f" ({why})" if why else "")
-                + f": give a folder or file of text with {option}"
+                + (
+                    ": give their encoding with --encoding"
+                    if skipped.readable_with_an_encoding()
+                    else f": give a folder or file of text with {option}"
+                )
             )
         found += texts
     collection.texts = _each_once(found, skipped)
-    collection.skipped = skipped.summary()
-    if collection.skipped and skipped.readable_with_an_encoding():
+    collection.skipped = skipped.summary(MAX_LINE)
+    if skipped.readable_with_an_encoding():
         collection.skipped += "; --encoding NAME reads files in another encoding"
     return collection
 
@@ -272,10 +283,10 @@ def _not_a_file(path: Path) -> str:
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return "broken links" if path.is_symlink() else "unreadable"
+        return "linked to nothing" if path.is_symlink() else "unreadable"
     if stat.S_ISDIR(mode):
-        return "links to folders"
-    return "" if stat.S_ISREG(mode) else "not regular files"
+        return "linked to a folder"
+    return "" if stat.S_ISREG(mode) else "not a regular file"
 
 
 def _identity(path: Path) -> tuple[int, int]:

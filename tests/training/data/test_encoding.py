@@ -151,6 +151,22 @@ def test_what_cannot_be_read_is_refused_with_the_reason(content, encoding, sente
     assert error.value.sentence("x").startswith(sentence)
 
 
+def test_several_encodings_are_tried_in_their_order():
+    both = checked_encoding("GBK, windows-1251")
+    assert both == "gbk,cp1251"
+    for text, name in CASES:
+        if name in ("gbk", "cp1251", "utf-8", "utf-16"):
+            read = (text.replace("\r\n", "\n").encode(), name.replace("16", "16-le"))
+            assert decode_document(text.encode(name), both) == read
+    three = checked_encoding("iso-2022-jp,shift_jis,utf-16-be")
+    for name in three.split(","):
+        assert decode_document("いろは、ちり\n".encode(name), three)[1] == name
+    with pytest.raises(NotText, match="neither UTF-8 nor ascii nor gbk"):
+        decode_document(b"\xff\xff\xff", "ascii,gbk")
+    with pytest.raises(UserError, match="unknown encoding 'gkb'"):
+        checked_encoding("cp1251,gkb")
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minimtp.errors import UserError
 from minimtp.training.data import folders
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.folders import MARKERS, MAX_SUMMARY, OWN_NAMES, files_and_folders
+from minimtp.training.data.folders import MARKERS, OWN_NAMES, files_and_folders
 from minimtp.training.run import checkpoint
 from minimtp.training.run.log import LOG_NAME
 
@@ -48,7 +48,7 @@ def test_broken_links_in_a_folder_are_left_out_but_refused_if_named(tmp_path):
     (folder / "up").symlink_to(tmp_path)
     assert names(folder) == ["0.txt"]
     assert files_and_folders([folder]).skipped == (
-        "2 broken links (gone, loop), 1 links to folders (up)"
+        "2 linked to nothing (gone, loop), 1 linked to a folder (up)"
     )
     for name in ("loop", "gone"):
         with pytest.raises(UserError, match="there is no file or folder"):
@@ -127,7 +127,6 @@ def test_the_names_of_run_files_are_those_that_runs_use():
     from minimtp.compare.run import CACHE_NAME, FILE_NAME
 
     assert {quality_name, CACHE_NAME, FILE_NAME} <= MARKERS
-    assert checkpoint.PARTIAL_NAME.endswith(folders.PARTIAL)
 
 
 def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
@@ -161,7 +160,7 @@ def test_fifos_devices_sockets_and_endless_files_are_never_opened(tmp_path):
     os.mkfifo(folder / "fifo")
     (folder / "null").symlink_to("/dev/null")
     (folder / "zero").symlink_to("/dev/zero")
-    assert files_and_folders([folder]).skipped == "3 not regular files (fifo, null, zero)"
+    assert files_and_folders([folder]).skipped == "3 not a regular file (fifo, null, zero)"
     for path in (folder / "fifo", "/dev/zero"):
         with pytest.raises(UserError, match="is neither a file nor a folder: give a text file"):
             open_corpus([path])
@@ -250,7 +249,9 @@ def test_the_summary_of_skipped_files_is_one_line_of_limited_length(given_):
     skipped = folders.Skipped()
     for number, name in enumerate(given_):
         skipped.add(f"reason {number % 5}", name)
-    assert len(skipped.summary()) <= MAX_SUMMARY and skipped.summary().isprintable()
+    for limit in (100, 160, 600):
+        assert len(skipped.summary(limit)) <= limit and skipped.summary(limit).isprintable()
+    assert skipped.summary(10**6).count("reason") == min(5, len(given_))
 
 
 @pytest.mark.parametrize(
