@@ -27,7 +27,7 @@ from minimtp.arguments import (
 from minimtp.backend import Device, blas_threads_warning, choose_device
 from minimtp.engine.flat import parameter_count
 from minimtp.engine.precision import require
-from minimtp.errors import UserError
+from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
 from minimtp.model.tokenizer import Tokenizer, same_tokens
@@ -132,7 +132,10 @@ def _train(
     at = _checkpoint_to_load(beginning, start, last_step)
     state = dict(resumed.state) if resumed else {}
     state["teacher"] = str(Path(start.teacher).resolve()) if start.teacher else state.get("teacher")
-    trainer = _make_trainer(beginning, at, choose_device(device), threads, state["teacher"], team)
+    loaded_from = out if resumed else start.start_from or out  # named if its weights are unusable
+    trainer = _make_trainer(
+        beginning, at, choose_device(device), threads, state["teacher"], team, loaded_from
+    )
     try:
         open_folder(writer)
         if resumed and team.rank == 0:  # only people read it
@@ -198,8 +201,9 @@ def _make_trainer(
     threads: int | None,
     teacher: str | None,
     team: SingleProcess,
+    loaded_from: str | Path,
 ) -> Trainer:
-    """Return a trainer on the device, at the step of the checkpoint `at`."""
+    """Return a trainer on the device, at the step of the checkpoint `at` in `loaded_from`."""
     recipe, resumed = beginning.recipe, beginning.resumed
     if recipe.batch_size < team.size:
         raise UserError(
@@ -212,7 +216,8 @@ def _make_trainer(
     guide = _load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
     team.any(False)  # wait until all processes have read the folder, before the first one writes
     partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
-    return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, team=team)
+    with naming(loaded_from if at else ""):
+        return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, team=team)
 
 
 def _shards(
