@@ -47,7 +47,8 @@ class OneWriter:
         self._descriptor: int | None = None
         self._identity: tuple[int, int] | None = None  # of the folder
         if needed and os.path.isdir(folder) and os.access(folder, os.W_OK):
-            self._lock()
+            with contextlib.suppress(FileNotFoundError):  # the holder before removed the folder
+                self._lock()
 
     def __enter__(self) -> "OneWriter":
         return self
@@ -70,9 +71,11 @@ class OneWriter:
         """
         if not self._needed or self._identity is not None:
             return False
-        self._made = not os.path.isdir(self.folder)
-        make_folder(self.folder)
-        self._lock()
+        while self._identity is None:
+            self._made = not os.path.isdir(self.folder)
+            make_folder(self.folder)
+            with contextlib.suppress(FileNotFoundError):  # as above
+                self._lock()
         return True
 
     def check(self) -> None:
@@ -90,17 +93,19 @@ class OneWriter:
     def _lock(self) -> None:
         path = self.folder / NAME
         try:
+            identity = _identity(self.folder)
             descriptor = self._open(path)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise cannot_write(path, error) from None
-        self._identity = _identity(self.folder)
         if descriptor is None and sys.stderr is not None:
             print(
                 f"minimtp: the disk of {shown_path(self.folder)} has no locks: "
                 "do not let two commands write there at once",
                 file=sys.stderr,
             )
-        self._descriptor = descriptor
+        self._descriptor, self._identity = descriptor, identity
 
     def _open(self, path: Path) -> int | None:
         """Return the locked file, or None if the file system has no locks."""

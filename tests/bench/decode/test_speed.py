@@ -104,7 +104,7 @@ def test_a_text_that_is_not_installed_is_left_out_with_the_reason(run, monkeypat
         (["--temperatures", "-1"], "temperature must be 0"),
         (["--texts", "poetry"], "--texts must be one of"),
         (["--small", "nowhere"], "nowhere"),
-        (["--out", "file"], "cannot be made"),
+        (["--out", "file"], "file is a file: give the name of a folder"),
     ],
     ids=str,
 )

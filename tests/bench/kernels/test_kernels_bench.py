@@ -101,7 +101,7 @@ def test_the_command_is_refused_without_compiled_kernels(monkeypatch, capsys):
         (["--max-size", "0"], "max_size must be"),
         (["--rounds", "0"], "rounds must be"),
         (["--out", "."], "is a folder"),
-        (["--out", "file/new/kernels.json"], "cannot be made"),
+        (["--out", "file/new/kernels.json"], "file is not a folder"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused_before_anything_is_measured(

@@ -303,7 +303,7 @@ def test_results_are_saved_before_their_table_is_printed(monkeypatch, tmp_path):
         (["--steps", "2.5"], "not a whole number"),
         (["--preset", "tyni"], "--preset must be one of"),
         (["--out", "."], ". is a folder"),
-        (["--out", "file/new/train.json"], "cannot be made"),
+        (["--out", "file/new/train.json"], "file is not a folder"),
         (["--round", "2"], "did you mean --rounds?"),
     ],
     ids=str,
