@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.plan.candidates import Candidate
 from minimtp.plan.cost import PassCost, Roofline
 from minimtp.plan.memory import max_requests, usable_bytes
@@ -51,7 +51,7 @@ class Row:
     point: Point | None
     reason: str = ""
     relative_cost: float | None = None
-    service: dict[str, float] = field(default_factory=dict)
+    service: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def make_plan(
     """
     rows = [_row(candidate, hardware, settings) for candidate in found]
     if not any(row.point for row in rows):
-        raise UserError(f"no configuration fits {hardware.title}: {rows[-1].reason}")
+        raise UserError(
+            f"no configuration fits {shown(hardware.title)}: {rows[-1].reason}: choose other "
+            "--hardware, a smaller --model, fewer --bits or shorter requests"
+        )
     baseline = next(row.point for row in rows if row.point)
     for row in rows:
         if row.point:
@@ -117,8 +120,8 @@ def _row(candidate: Candidate, hardware: Hardware, settings: Settings) -> Row:
         count = settings.replica_sizes[-1]
         most = usable_bytes(hardware, count, settings.memory_share) / GIGA
         reason = (
-            f"{candidate.name} needs {least:,.1f} GB for one request, and {count} devices "
-            f"give {most:,.1f} GB"
+            f"{candidate.name} needs {least:,.1f} GB for one request, and {count} "
+            f"device{'s' * (count > 1)} can hold {most:,.1f} GB"
         )
         return Row(candidate, None, reason)
     fast = [p for p in points if p.tokens_per_second >= settings.min_tokens_per_second]
@@ -221,7 +224,7 @@ class _ReplicaAtWork:
         return seconds + self._cost.draft_seconds(batch, drafts, context), tokens
 
 
-def _service(row: Row, hardware: Hardware, settings: Settings) -> dict[str, float]:
+def _service(row: Row, hardware: Hardware, settings: Settings) -> dict[str, float | None]:
     """Simulate one replica and return what its users see."""
     point = row.point
     replicas = point.needed / point.devices
@@ -249,16 +252,23 @@ def _cut(request: Request, limit: int) -> Request:
     return request._replace(new=new, prompt=max(1, min(request.prompt, limit - new)))
 
 
-def summary(served: Served) -> dict[str, float]:
-    """Return percentiles of the waiting times, and how busy the replica was."""
+def summary(served: Served) -> dict[str, float | None]:
+    """Return percentiles of the waiting times, and how busy the replica was.
+
+    None: no request has a second token.
+    """
     return {
         "first_token_p50": percentile(served.first_token, 0.5),
         "first_token_p95": percentile(served.first_token, 0.95),
-        "per_token_p50": percentile(served.per_token, 0.5),
-        "per_token_p95": percentile(served.per_token, 0.95),
+        "per_token_p50": _or_none(percentile(served.per_token, 0.5)),
+        "per_token_p95": _or_none(percentile(served.per_token, 0.95)),
         "tokens_per_second": served.tokens_per_second,
         "at_a_time": served.request_seconds / served.seconds,
     }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _speedups(

@@ -110,13 +110,16 @@ def service_table(plan: Plan) -> str:
                     row.candidate.name,
                     f"{seen['first_token_p50']:.3g} s",
                     f"{seen['first_token_p95']:.3g} s",
-                    f"{1e3 * seen['per_token_p50']:.3g} ms",
-                    f"{1e3 * seen['per_token_p95']:.3g} ms",
+                    *(_milliseconds(seen[f"per_token_{share}"]) for share in ("p50", "p95")),
                     _rounded(seen["tokens_per_second"]),
                     f"{seen['at_a_time']:.1f}",
                 ]
             )
     return aligned(lines, False)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.3g} ms"
 
 
 def speedup_table(plan: Plan) -> str:

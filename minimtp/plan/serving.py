@@ -97,7 +97,7 @@ def poisson(
 
 
 def _length(rng: random.Random, mean: float, spread: float) -> int:
-    if spread == 0:
+    if spread < 1e-3:
         return max(1, round(mean))
     shape = 1 / spread**2
     return max(1, round(rng.gammavariate(shape, mean / shape)))

@@ -21,7 +21,7 @@ PRESETS = Path(__file__).parent / "presets.toml"
 Size = Annotated[int, Meta(ge=1, le=10_000_000)]
 Layers = Annotated[int, Meta(ge=1, le=10_000)]
 Vocabulary = Annotated[int, Meta(ge=1, le=100_000_000)]
-Rate = Annotated[float, Meta(gt=0, le=1e9)]
+Rate = Annotated[float, Meta(ge=1e-6, le=1e9)]
 Share = Annotated[float, Meta(ge=0.01, le=1)]
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
 

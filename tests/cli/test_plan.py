@@ -120,3 +120,19 @@ def test_what_cannot_be_planned_is_refused_in_one_sentence(capsys, arguments, wo
     sentence = refused(capsys, "plan", *arguments.split())
     assert words in sentence
     assert len(sentence) <= 320
+
+
+def test_requests_of_one_token_have_no_time_per_token(capsys):
+    Path("day.txt").write_text("0 100 1\n1 100 1\n")
+    found = json.loads(plan(capsys, "--arrivals", "day.txt", "--json", "--batch", "1"))
+    assert found["configurations"][0]["simulated"]["per_token_p50"] is None
+    assert "nan" not in plan(capsys, "--arrivals", "day.txt", "--batch", "1")
+
+
+def test_a_run_is_measured_with_its_own_costs_and_acceptance(capsys, run):
+    found = json.loads(plan(capsys, "run", "--json"))
+    assert [c["name"] for c in found["configurations"]] == ["without drafts", "with drafts"]
+    assert "measured on this machine" in found["title"]
+    assert found["configurations"][0]["batch"] == 1
+    assert "bits per weight" in found["assumptions"]["model"]
+    assert found["assumptions"].keys().isdisjoint({"acceptance", "teraflops", "bits"})
