@@ -10,7 +10,7 @@ from pathlib import Path
 from minimtp.cli.parser import Parser
 from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError, naming
-from minimtp.training.presets import PRESETS
+from minimtp.training.presets import FINE_TUNING, PRESETS
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, kind_of
 
@@ -74,7 +74,10 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
 
 
 def _base_settings(options: argparse.Namespace) -> dict[str, object]:
-    """Return the settings to start from. A model that is loaded with --from keeps its size."""
+    """Return the settings to start from. A model that is loaded with --from keeps its size.
+
+    options.start_from: a run folder, or a loaded model of another format.
+    """
     if options.preset and options.recipe:
         raise UserError(
             "--preset and --recipe both choose the settings to start from: use one of them"
@@ -90,13 +93,20 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
         from minimtp.training.build import MODEL_SETTINGS
         from minimtp.training.run.checkpoint import read
 
-        source = read(options.start_from, optimizer=False).recipe.to_dict()
-        base = base | {name: source[name] for name in MODEL_SETTINGS} if base else source
+        is_run = isinstance(options.start_from, str)
+        found = read(options.start_from, optimizer=False) if is_run else options.start_from
+        source = found.recipe.to_dict()
+        if is_run and not base:
+            return source
+        base = (base or FINE_TUNING) | {name: source[name] for name in MODEL_SETTINGS}
+        if base.get("sequence_length"):
+            base["sequence_length"] = min(base["sequence_length"], base["context_length"])
     return base
 
 
 def default_folder(options: argparse.Namespace) -> str:
     """Return the run folder of `train` without --out."""
     if options.start_from:
-        return f"{Path(options.start_from)}-next"
+        path = Path(options.start_from)
+        return f"{path}-next" if path.is_dir() else f"runs/{path.stem}-next"
     return f"runs/{options.preset or 'run'}"

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.cli.parser import (
     Commands,
@@ -16,6 +17,9 @@ from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 from minimtp.quoting import command
 from minimtp.training.presets import PRESETS
+
+if TYPE_CHECKING:
+    from minimtp.training.run.folder import LoadedRun
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,8 +53,9 @@ def add_parser(commands: Commands) -> None:
     add(
         "--from",
         dest="start_from",
-        metavar="RUN",
-        help="start from the weights and settings of another run",
+        metavar="MODEL",
+        help="start from the weights of another model: a run (with its settings), a folder of "
+        "transformers, a GGUF file, or smollm2",
     )
     add(
         "--continue-schedule",
@@ -67,12 +72,12 @@ def add_parser(commands: Commands) -> None:
         "--self-generated",
         type=whole_number,
         metavar="N",
-        help="with --from: let that run generate N tokens first, and train on those",
+        help="with --from: let that model generate N tokens first, and train on those",
     )
     add(
         "--teacher",
-        metavar="RUN",
-        help="run whose predicted probabilities the model learns from (see --distill-weight)",
+        metavar="MODEL",
+        help="model whose predicted probabilities the new one learns from (see --distill-weight)",
     )
     add_device(parser)
     add_threads(parser)
@@ -89,12 +94,13 @@ def run(options: argparse.Namespace) -> int:
     use_kernels(options)
     out = options.out or default_folder(options)
     _check_start(options, out)
+    options.start_from = _loaded(options.start_from, options.device)
     tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
     start = Start(
         resume=options.resume,
         start_from=options.start_from,
         continue_schedule=options.continue_schedule,
-        teacher=options.teacher,
+        teacher=_loaded(options.teacher or _recorded_teacher(options, out), options.device),
         self_generated=options.self_generated,
         tokenizer=tokenizer,
     )
@@ -116,6 +122,27 @@ def run(options: argparse.Namespace) -> int:
         print(f"saved at step {result.step}; resume with: {command_to_resume(out)}")
     print(f"try: {command('minimtp', 'generate', Path(out), '--prompt', 'import ')}")
     return 0
+
+
+def _loaded(path: str | None, device: str) -> "str | LoadedRun | None":
+    """Return a run folder as it is, because its checkpoint holds more than a model. Load any other
+    model, in full precision.
+    """
+    import minimtp
+    from minimtp.training.run import checkpoint
+
+    if path is None or checkpoint.exists(path):
+        return path
+    return minimtp.load(path, device, dequantize=True)
+
+
+def _recorded_teacher(options: argparse.Namespace, out: str) -> str | None:
+    """Return the teacher of the run that is resumed, or None if it has none."""
+    from minimtp.training.run import checkpoint
+
+    if not (options.resume and checkpoint.exists(out)):
+        return None
+    return checkpoint.read(out, optimizer=False).state.get("teacher")
 
 
 def _check_start(options: argparse.Namespace, out: str) -> None:

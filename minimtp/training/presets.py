@@ -54,6 +54,19 @@ PRESETS: dict[str, dict[str, Value]] = {
     },
 }
 
+# The settings of training that starts from a pretrained model. Its weights must change little.
+FINE_TUNING: dict[str, Value] = {
+    "sequence_length": 512,
+    "batch_size": 4,
+    "tokens": 204_800,
+    "learning_rate": 1e-4,
+    "warmup_fraction": 0.05,
+    "decay_fraction": 0.9,
+    "weight_decay": 0.0,
+    "checkpoint_every": 20,
+    "evaluation_tokens": 16_384,
+}
+
 
 def preset(name: str, **changes: Value) -> Recipe:
     """Return the preset with some settings changed.

@@ -45,6 +45,7 @@ MASKS = ("pass", "round-clip", "clip-round")
 HEADS = ("none", "parallel", "sequential", "token_conditioned")
 # Settings in which families of models differ. `describe` leaves them out of models without them.
 VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
+HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length")
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class Recipe:
         "number of tokens to train on")
     batch_size: int = setting("training", 8, Range(1, 2**20),
         "sequences per step")
+    sequence_length: int | None = setting("training", None, Range(1, 2**20),
+        "tokens per sequence in training (default: context_length)")
     learning_rate: float = setting("training", 4e-3, Range(0.0, 10.0, open=True),
         "peak learning rate")
     warmup_fraction: float = setting("training", 0.02, FRACTION,
@@ -171,7 +174,12 @@ class Recipe:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.tokens // (self.batch_size * self.context_length)
+        return self.tokens // (self.batch_size * self.tokens_per_sequence)
+
+    @property
+    def tokens_per_sequence(self) -> int:
+        """Tokens of a training sequence that are trained on."""
+        return self.sequence_length or self.context_length
 
     @property
     def first_quantized_step(self) -> int | None:
@@ -218,10 +226,10 @@ class Recipe:
 
     def describe(self) -> str:
         """Return the settings for people, one paragraph per group, at most 100 columns wide."""
-        paragraphs = []
+        paragraphs, changed = [], self._changed()
         for group in GROUPS:
             names = [name for name, s in SETTINGS.items() if s.metadata["group"] == group]
-            names = [name for name in names if name not in VARIANTS or name in self._changed()]
+            names = [name for name in names if name not in HIDDEN_BY_DEFAULT or name in changed]
             # A no-break space keeps name and value in one line.
             values = [f"{name}\u00a0{short(getattr(self, name))}" for name in names]
             lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
@@ -249,6 +257,11 @@ class Recipe:
             raise UserError(
                 f"each query head gets {head_dim} numbers, but RoPE rotates pairs: "
                 "choose an even number per head"
+            )
+        if self.tokens_per_sequence > self.context_length:
+            raise UserError(
+                f"sequence_length {self.sequence_length} exceeds context_length "
+                f"{self.context_length}: choose at most that"
             )
         if self.rope_scaling != "none":
             from minimtp.model.rotary import parse_scaling
@@ -292,9 +305,9 @@ class Recipe:
                 f"head_stride {self.head_stride} is possible with token_conditioned heads only: "
                 "other heads look back"
             )
-        if self.head_stride > self.context_length:
+        if self.head_stride > self.tokens_per_sequence:
             raise UserError(
-                f"head_stride {self.head_stride} skips whole windows of {self.context_length} "
+                f"head_stride {self.head_stride} skips whole windows of {self.tokens_per_sequence} "
                 "tokens: choose a smaller one"
             )
         if self.distill_weight > 0 and self.freeze_trunk:
@@ -336,8 +349,8 @@ class Recipe:
         if self.steps < 1:
             raise UserError(
                 f"tokens {self.tokens} do not fill one step of "
-                f"{self.batch_size} x {self.context_length}: "
-                "raise tokens, or lower batch_size or context_length"
+                f"{self.batch_size} x {self.tokens_per_sequence}: "
+                "raise tokens, or lower batch_size or sequence_length"
             )
         if self.first_quantized_step == self.steps:
             raise UserError(

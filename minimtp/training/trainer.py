@@ -125,7 +125,7 @@ class Trainer:
             parameters=parameters,
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step,
-            tokens=self.step * self.recipe.batch_size * self.recipe.context_length,
+            tokens=self.step * self.recipe.batch_size * self.recipe.tokens_per_sequence,
             corpus=corpus.to_dict(),
             tokenizer=corpus.tokenizer.to_dict(),
             state=state | self.loss_scale.state(),

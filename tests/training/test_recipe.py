@@ -15,7 +15,7 @@ from minimtp.training import recipe as recipe_module
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.presets import PRESETS, preset
-from minimtp.training.recipe import SETTINGS, VARIANTS, Recipe
+from minimtp.training.recipe import HIDDEN_BY_DEFAULT, SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, Range, kind_of
 from tests.strategies import recipes
 
@@ -98,9 +98,10 @@ def test_a_setting_that_takes_any_number_accepts_a_whole_number():
 
 def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     unusual = {"head_dim": 48, "rope_scaling": "linear:2", "qkv_bias": True, "qk_norm": True}
+    unusual |= {"sequence_length": 32}
     described = Recipe(**unusual).describe()
-    assert set(unusual) == set(VARIANTS)
-    assert not any(f" {name} " in Recipe().describe() for name in VARIANTS)
+    assert set(unusual) == set(HIDDEN_BY_DEFAULT)
+    assert not any(f" {name} " in Recipe().describe() for name in HIDDEN_BY_DEFAULT)
     for name, setting in SETTINGS.items():
         assert setting.metadata["group"] in GROUPS
         assert setting.metadata["help"]

@@ -118,7 +118,7 @@ class Corpus:
         batch_size: int,
         context_length: int,
         depth: int,
-        remedy: str = "give more text with --corpus, or lower batch_size or context_length",
+        remedy: str = "give more text with --corpus, or lower batch_size or sequence_length",
     ) -> None:
         """Raise UserError unless the text fills one batch and the held-out part one window.
 

@@ -57,7 +57,7 @@ class Loop:
         self.trainer, self.corpus, self.writer, self.log = trainer, corpus, writer, log
         self.out, self.state = writer.folder, state
         self.recipe, self.team = trainer.recipe, trainer.team
-        self.tokens_per_step = self.recipe.batch_size * self.recipe.context_length
+        self.tokens_per_step = self.recipe.batch_size * self.recipe.tokens_per_sequence
         self._began = time.perf_counter() - state.get("seconds", 0.0)
 
     def run(self, last_step: int, report: Callable[[str], None]) -> None:
@@ -121,7 +121,7 @@ class Loop:
             step,
             seed=recipe.seed,
             batch_size=recipe.batch_size,
-            context_length=recipe.context_length,
+            context_length=recipe.tokens_per_sequence,
             depth=recipe.draft_depth,
         )
 

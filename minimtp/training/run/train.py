@@ -38,12 +38,12 @@ from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
-from minimtp.training.run.folder import load_run
+from minimtp.training.run.folder import LoadedRun, load_run
 from minimtp.training.run.interrupt import Interrupted
 from minimtp.training.run.log import RunLog, SilentLog
 from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
-from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder
+from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder, path_of
 from minimtp.training.trainer import Trainer
 
 Report = Callable[[str], None]
@@ -131,10 +131,12 @@ def _train(
         return _result(out, resumed.step, recipe, resumed.state)
     at = _checkpoint_to_load(beginning, start, last_step)
     state = dict(resumed.state) if resumed else {}
-    state["teacher"] = str(Path(start.teacher).resolve()) if start.teacher else state.get("teacher")
-    loaded_from = out if resumed else start.start_from or out  # named if its weights are unusable
+    teacher = start.teacher or state.get("teacher")
+    state["teacher"] = str(path_of(start.teacher).resolve()) if start.teacher else teacher
+    # Named if its weights are unusable.
+    loaded_from = out if resumed else path_of(start.start_from) or out
     trainer = _make_trainer(
-        beginning, at, choose_device(device), threads, state["teacher"], team, loaded_from
+        beginning, at, choose_device(device), threads, teacher, team, loaded_from
     )
     try:
         open_folder(writer)
@@ -185,11 +187,11 @@ def _checkpoint_to_load(beginning: Beginning, start: Start, last_step: int) -> C
     """Return the checkpoint that the trainer loads, or None for fresh weights."""
     if not beginning.source:
         return beginning.resumed
-    at = branch(start.start_from, beginning.source, beginning.recipe, start.continue_schedule)
+    source = path_of(start.start_from)
+    at = branch(source, beginning.source, beginning.recipe, start.continue_schedule)
     if at.step >= last_step:
         raise UserError(
-            f"{start.start_from} is at step {at.step}, and step {last_step} is to be the last: "
-            "raise tokens"
+            f"{source} is at step {at.step}, and step {last_step} is to be the last: raise tokens"
         )
     return at
 
@@ -199,7 +201,7 @@ def _make_trainer(
     at: Checkpoint | None,
     device: Device,
     threads: int | None,
-    teacher: str | None,
+    teacher: str | Path | LoadedRun | None,
     team: SingleProcess,
     loaded_from: str | Path,
 ) -> Trainer:
@@ -234,7 +236,7 @@ def _shards(
 
 
 def _load_teacher(
-    folder: str | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
+    given: str | Path | LoadedRun | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
 ) -> Model | None:
     """Load the model whose probabilities the run follows, or return None if it follows none.
 
@@ -242,14 +244,15 @@ def _load_teacher(
     """
     follows_heads = recipe.head_targets == "teacher"
     needed = recipe.distill_weight > 0.0 or follows_heads
-    if needed and folder is None:
+    if needed and given is None:
         follower = "head_targets teacher" if follows_heads else "distill_weight"
         raise UserError(f"{follower} needs a teacher: give both or neither")
-    if folder is None:
+    if given is None:
         return None
     if not needed:
         raise UserError("a teacher needs a distill_weight above 0: give both or neither")
-    run = load_run(folder, device.name)
+    run = given if isinstance(given, LoadedRun) else load_run(given, device.name)
+    folder = run.path
     if follows_heads and run.model.depth < recipe.draft_depth:
         raise UserError(
             f"the teacher {folder} has {run.model.depth} heads to follow, "

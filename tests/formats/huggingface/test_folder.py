@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -149,3 +150,33 @@ def test_a_model_that_is_too_large_for_the_memory_is_refused_before_it_is_alloca
     monkeypatch.setattr("minimtp.machine.available_memory", lambda: 10_000)
     with pytest.raises(UserError, match="GiB of memory"):
         minimtp.load(whole_folder(tmp_path))
+
+
+def test_a_run_starts_from_a_folder_and_learns_from_its_loaded_teacher(tmp_path):
+    loaded = minimtp.load(whole_folder(tmp_path / "model", "qwen3"))
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 200)
+    recipe = replace(
+        loaded.recipe, sequence_length=16, batch_size=2, tokens=128, learning_rate=1e-9,
+        distill_weight=0.5, quantization="qat", activations="none", evaluation_tokens=0,
+    )  # fmt: skip
+    start = minimtp.Start(start_from=loaded, teacher=loaded)
+    result = minimtp.train(recipe, [text], tmp_path / "run", start, report=lambda line: None)
+    assert result.step == recipe.steps == 4
+    run = minimtp.load(tmp_path / "run")
+    assert run.config == loaded.config  # the context length stays that of the model
+    assert same_tokens(run.tokenizer, loaded.tokenizer)
+    trained = dict(run.model.named_parameters())
+    for name, parameter in loaded.model.named_parameters():
+        np.testing.assert_allclose(trained[name].data, parameter.data, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="no schedule to continue"):
+        start = minimtp.Start(start_from=loaded, continue_schedule=True)
+        minimtp.train(recipe, [text], tmp_path / "other", start)
+
+
+def test_blocks_are_refused_as_a_start_with_a_sentence_that_says_why(tmp_path):
+    loaded = minimtp.load(whole_folder(tmp_path / "model"))
+    packed = replace(loaded, packed=QuantizationSpec(weights="q4_0", activations="none"))
+    with pytest.raises(UserError, match="quantized model"):
+        minimtp.train(replace(loaded.recipe, tokens=64, sequence_length=8), ["stdlib"],
+                      tmp_path / "run", minimtp.Start(start_from=packed))  # fmt: skip
