@@ -16,24 +16,20 @@ steps of the run.
 """
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.errors import UserError
 from minimtp.training.settings import (
     FRACTION,
-    GROUPS,
     MOMENTUM,
     Range,
     Value,
     check_known,
     checked,
+    describe,
     setting,
-    short,
 )
-
-MARGIN = 12  # columns before the settings in `describe`
 
 # The choices of quant/ and engine/. They are repeated because importing these packages is slow. A
 # test compares them.
@@ -226,20 +222,7 @@ class Recipe:
 
     def describe(self) -> str:
         """Return the settings for people, one paragraph per group, at most 100 columns wide."""
-        paragraphs, changed = [], self._changed()
-        for group in GROUPS:
-            names = [name for name, s in SETTINGS.items() if s.metadata["group"] == group]
-            names = [name for name in names if name not in HIDDEN_BY_DEFAULT or name in changed]
-            # A no-break space keeps name and value in one line.
-            values = [f"{name}\u00a0{short(getattr(self, name))}" for name in names]
-            lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
-            text = textwrap.indent("\n".join(lines), " " * MARGIN)
-            paragraphs.append(f"  {group}".ljust(MARGIN) + text.lstrip())
-        return "\n".join(paragraphs).replace("\u00a0", " ")
-
-    def _changed(self) -> set[str]:
-        """Return the names of the settings that do not have their default value."""
-        return {name for name, s in SETTINGS.items() if getattr(self, name) != s.default}
+        return describe(self, HIDDEN_BY_DEFAULT)
 
     def _check_model(self) -> None:
         head_dim = self.head_dim or self.hidden_size // self.num_heads

@@ -5,7 +5,8 @@ The command line's options are made from these settings, and each value is check
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Collection, Iterable
 from dataclasses import field
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ GROUPS = {
     "training": "budget, optimizer and schedule",
 }
 Value = int | float | bool | str
+MARGIN = 12  # columns before the settings in `describe`
 
 
 class Range(NamedTuple):
@@ -102,3 +104,24 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
 def short(value: object) -> str:
     """Return the value for people: a float without trailing zeros."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe(settings: object, hidden: Collection[str]) -> str:
+    """Return the values of a dataclass of settings for people: one paragraph per group, at most 100
+    columns wide.
+
+    hidden: the settings that are left out where they have their default.
+    """
+    paragraphs = []
+    for group in GROUPS:
+        # A no-break space keeps name and value in one line.
+        values = [
+            f"{field.name}\u00a0{short(getattr(settings, field.name))}"
+            for field in dataclasses.fields(settings)
+            if field.metadata["group"] == group
+            and (field.name not in hidden or getattr(settings, field.name) != field.default)
+        ]
+        lines = textwrap.wrap(", ".join(values), 100 - MARGIN)
+        text = textwrap.indent("\n".join(lines), " " * MARGIN)
+        paragraphs.append(f"  {group}".ljust(MARGIN) + text.lstrip())
+    return "\n".join(paragraphs).replace("\u00a0", " ")
