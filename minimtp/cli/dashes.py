@@ -1,9 +1,9 @@
 """Values of options that begin with a dash, such as --stop '---', --prompt '-x' and --out -runs.
 
 argparse takes every word that begins with a dash for an option. `join_values` joins such a value to
-its option (`--stop=---`) before argparse sees it. A word that looks like an option (two dashes and
-a letter, or an option of this command) stays an option, so a forgotten value is noticed. As a value
-it needs the "=".
+its option (`--stop=---`) before argparse sees it. A word that looks like an option (--word, or an
+option of this command) stays an option, so a forgotten value is noticed. As a value it needs the
+"=".
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
-LOOKS_LIKE_AN_OPTION = re.compile(r"--[a-zA-Z]")
+LOOKS_LIKE_AN_OPTION = re.compile(r"--[a-zA-Z][a-zA-Z0-9-]*(=|$)")
 PATHS = ("PATH", "FILE", "DIR", "RUN")  # placeholders of options whose value is a path
 
 
