@@ -25,6 +25,7 @@ from minimtp.machine import other_work
 from minimtp.plan import report as planning
 from minimtp.plan.candidates import candidates
 from minimtp.plan.evidence import claims, published, validation
+from minimtp.plan.evidence import compared as predictions
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import hardware, model
@@ -140,9 +141,10 @@ def planned() -> str:
 
 def plan_validated() -> str:
     """Predicted beside measured tokens/s, for every comparison in data/results."""
-    rows = validation.validate(sorted(RESULTS.glob("compare-*.json")))
-    summary = ". ".join(validation.summary(rows))
-    return f"{validation.short_table(rows, markdown=True)}\n\n{summary}."
+    files = sorted(RESULTS.glob("compare-*.json"))
+    rows = validation.validate([RESULTS / "bench-decode.json", *files])
+    errors = ". ".join(predictions.summary(rows))
+    return f"{predictions.short_table(rows, markdown=True)}\n\n{errors}."
 
 
 def plan_published() -> str:

@@ -77,7 +77,8 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--validate", metavar="FILE", nargs="+",
-        help="compare with the tokens/s measured in these compare.json files, and stop",
+        help="compare with the tokens/s measured in these files of compare and bench decode, and "
+        "stop",
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, hardware, model
 
 FILE_NAME, FILE_NAME_OF_COMPARISON = "plan.json", "compare.json"
+MODEL, HARDWARE = "8b", "h100"
 PLAN = FileKind("a plan", begins=b'{"title":', contains=b'"advice":')
 # A measured run decodes one request at a time, unless --batch says otherwise.
 MEASURED_SETTINGS = {"max_batch": 1, "swept_to": 16, "max_devices": 1}
@@ -42,7 +43,7 @@ def plan(
         check_folder(out)
         check_file(Path(out, FILE_NAME), PLAN)
     if run is not None:
-        if model_name or hardware_name:
+        if model_name is not None or hardware_name is not None:
             raise UserError("give a measured run, or --model and --hardware, not both")
         found, device, title, lengths = _measured(run)
         device = _overridden(device, hardware_values)
@@ -50,8 +51,9 @@ def plan(
         subject = title
     else:
         settings = Settings(**given)
-        size = model(model_name or "8b")
-        device = _overridden(hardware(hardware_name or "h100"), hardware_values)
+        size = model(MODEL if model_name is None else model_name)
+        device = hardware(HARDWARE if hardware_name is None else hardware_name)
+        device = _overridden(device, hardware_values)
         found = candidates(size, device, settings)
         subject = f"{size.title}, {size.parameters / 1e9:.3g} billion parameters"
         title = f"{size.title} on {device.title}"
@@ -99,11 +101,11 @@ def published(as_json: bool, report: Report) -> None:
 
 def validate(paths: Sequence[str], as_json: bool, report: Report) -> None:
     """Compare with the measurements in compare.json files."""
-    from minimtp.plan.evidence import validation
+    from minimtp.plan.evidence import compared, validation
 
     rows = validation.validate(paths)
     report(
-        json.dumps([r.to_dict() for r in rows], indent=2) if as_json else validation.in_words(rows)
+        json.dumps([r.to_dict() for r in rows], indent=2) if as_json else compared.in_words(rows)
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from minimtp.cli import main, make_parser
 from minimtp.plan.arrivals import read_arrivals
 from minimtp.plan.candidates import candidates
-from minimtp.plan.evidence.validation import in_words, validate
+from minimtp.plan.evidence.compared import in_words
+from minimtp.plan.evidence.validation import validate
 from minimtp.plan.measured import from_comparison
 from minimtp.plan.planning import make_plan
 from minimtp.plan.report import advise, as_json

@@ -18,15 +18,14 @@ tokens per step.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from msgspec import Struct
 
-from minimtp.bench.table_text import aligned
 from minimtp.plan.cost import Roofline
+from minimtp.plan.evidence.compared import Validated
+from minimtp.plan.evidence.decoding import validate_decoding
 from minimtp.plan.measured import (
     Comparison,
     MeasuredConfiguration,
@@ -58,6 +57,12 @@ UNDRAFTED = {"mtp_int4_rounded": "mtp_qat_int4"}  # whose plain decoding was mea
 STANDARD = "standard"
 
 
+class Kind(Struct):
+    """What tells a bench-decode.json from a compare.json."""
+
+    measurement: str = ""
+
+
 class Product(Struct):
     format: str
     outputs: Positive
@@ -71,32 +76,16 @@ class Kernels(Struct):
     products: list[Product]
 
 
-@dataclass(frozen=True)
-class Validated:
-    """One configuration at one temperature. predicted: tokens/s, None if nothing can be said."""
-
-    file: str
-    configuration: str
-    temperature: int
-    measured: float
-    by_c: float | None
-    by_kernels: float | None
-    by_roofline: float | None
-
-    def error(self, way: str) -> float | None:
-        predicted = getattr(self, way)
-        return None if predicted is None else predicted / self.measured - 1
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
-
-
-WAYS = {"by_c": "c(T)", "by_kernels": "kernels", "by_roofline": "roofline"}
-
-
 def validate(paths: Sequence[str | Path]) -> list[Validated]:
-    """Predict all configurations of these files. Raises UserError if one cannot be read."""
-    return [row for path in paths for row in _validate(Path(path))]
+    """Predict all configurations of these files: compare.json or bench-decode.json. Raises
+    UserError if one cannot be read.
+    """
+    return [row for path in paths for row in _rows_of(Path(path))]
+
+
+def _rows_of(path: Path) -> list[Validated]:
+    kind = read_json(path, Kind, advice="give a compare.json or a bench-decode.json")
+    return validate_decoding(path) if kind.measurement == "decode" else _validate(path)
 
 
 def _validate(path: Path) -> list[Validated]:
@@ -271,52 +260,3 @@ def _product(kernels: Kernels, grid: str, weights: int, rows: int) -> float:
     share = math.log(weights / low) / math.log(high / low)
     first, second = math.log(low_time(rows)), math.log(high_time(rows))
     return math.exp(first + share * (second - first))
-
-
-def summary(rows: Sequence[Validated]) -> list[str]:
-    """Return the median and the largest error of each way."""
-    lines = []
-    for way, name in WAYS.items():
-        errors = [abs(e) for row in rows if (e := row.error(way)) is not None]
-        if errors:
-            above = sum(error > 0.25 for error in errors)
-            lines.append(
-                f"{name}: {len(errors)} predictions, median error {statistics.median(errors):.0%}, "
-                f"largest {max(errors):.0%}, {above} above 25%"
-            )
-        else:
-            lines.append(f"{name}: no predictions, because the files do not hold what it needs")
-    return lines
-
-
-def short_table(rows: Sequence[Validated], markdown: bool = False) -> str:
-    """Return a line per file: the median and the largest error of each way."""
-    lines = [["file", *(f"{name}: median, largest error" for name in WAYS.values())]]
-    for file in dict.fromkeys(row.file for row in rows):
-        cells = []
-        for way in WAYS:
-            found = [row.error(way) for row in rows if row.file == file]
-            errors = [abs(error) for error in found if error is not None]
-            median = f"{statistics.median(errors):.0%}, {max(errors):.0%}" if errors else ""
-            cells.append(median)
-        lines.append([file, *cells])
-    return aligned(lines, markdown)
-
-
-def table(rows: Sequence[Validated], markdown: bool = False) -> str:
-    """Return a line per file, configuration and temperature."""
-    lines = [["file, configuration", "T", "measured", *WAYS.values()]]
-    for row in rows:
-        cells = [_cell(getattr(row, way), row.error(way)) for way in WAYS]
-        name = f"{row.file.removesuffix('.json')}, {row.configuration}"
-        lines.append([name, f"{row.temperature}", f"{row.measured:,.0f}", *cells])
-    return aligned(lines, markdown)
-
-
-def _cell(predicted: float | None, error: float | None) -> str:
-    return "" if predicted is None else f"{predicted:,.0f} ({error:+.0%})"
-
-
-def in_words(rows: Sequence[Validated]) -> str:
-    """Return the table and the summary."""
-    return "\n".join([table(rows), "", *summary(rows)])

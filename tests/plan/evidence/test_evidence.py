@@ -124,3 +124,12 @@ def test_a_comparison_of_ones_own_can_be_validated(capsys):
     assert main(["plan", "--validate", str(RESULTS / "compare-laptop.json")]) == 0
     text = capsys.readouterr().out
     assert "kernels: 6 predictions" in text
+
+
+def test_the_ways_to_draft_are_predicted_from_pass_times_and_other_texts():
+    rows = validation.validate([RESULTS / "bench-decode.json"])
+    assert len(rows) >= 100 and all(row.by_c for row in rows)
+    assert statistics.median(errors(rows, "by_c")) <= 0.10
+    default = [row for row in rows if "shared-noise" in row.configuration]
+    assert statistics.median(errors(default, "by_c")) <= 0.05
+    assert max(errors(default, "by_c")) <= 0.25
