@@ -13,6 +13,7 @@ never prevents a run from being resumed, and a damaged line never costs another 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from minimtp.training.run.checkpoint import EvaluationRecord
 
 LOG_NAME = "log.jsonl"
 LOG = FileKind("a log", begins=b'{"step":')
+LINE_BEGINS = re.compile(rb'(?=\{"step":)')
 MAX_LINE_BYTES = 2**20  # a line has some hundred
 
 
@@ -112,17 +114,22 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
         return
     try:
         for text in lines_of(path, MAX_LINE_BYTES):
-            if text is None or text.strip():
-                yield text or b"", _line(text, path)
+            if text is None:
+                yield b"", None
+                continue
+            for piece in filter(
+                None, LINE_BEGINS.split(text)
+            ):  # more than one if a line end is lost
+                yield piece, _line(piece, path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({reason_for(error)}): move it away to resume without it"
         ) from None
 
 
-def _line(text: bytes | None, path: Path) -> dict | None:
+def _line(text: bytes, path: Path) -> dict | None:
     try:
-        line = parse_json(text or b"", path, "")
+        line = parse_json(text, path, "")
         check_value(line, LogLine, path, "")
     except UserError:
         return None

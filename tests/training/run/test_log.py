@@ -67,6 +67,12 @@ def test_a_damaged_line_of_the_log_is_left_out_and_no_other_is_lost(tmp_path, co
     assert len(read_log(tmp_path)) == len(lines) + 1
 
 
+def test_lines_without_a_line_end_between_them_are_read_one_by_one(tmp_path):
+    texts = [json.dumps({"step": k, "tokens": k}) for k in range(4)]
+    (tmp_path / LOG_NAME).write_text(f"{texts[0]}\n{texts[1]}{texts[2]}\n\x00{texts[3]}")
+    assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3]
+
+
 def test_every_mutant_of_a_log_is_read_and_keeps_the_lines_that_are_intact(tmp_path):
     good = [json.dumps({"step": k, "tokens": 8 * k, "losses": [1.5, None]}) for k in range(20)]
     path, rng = tmp_path / LOG_NAME, random.Random(0)
