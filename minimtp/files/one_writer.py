@@ -24,7 +24,7 @@ from minimtp.files.paths import (
     make_folder,
     not_own,
 )
-from minimtp.files.temporary import try_lock
+from minimtp.files.temporary import delete_leftovers, try_lock
 from minimtp.quoting import shown_path
 
 NAME = ".minimtp-lock"
@@ -106,6 +106,7 @@ class OneWriter:
                 file=sys.stderr,
             )
         self._descriptor, self._identity = descriptor, identity
+        delete_leftovers(self.folder)
 
     def _open(self, path: Path) -> int | None:
         """Return the locked file, or None if the file system has no locks."""
