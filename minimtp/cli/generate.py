@@ -5,7 +5,6 @@ several prompts.
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from minimtp.training.data.tokenizer import Tokenizer
     from minimtp.training.run.folder import LoadedRun
 
+MAX_PROMPT_BYTES = 10**8  # of standard input, or of all prompts in a file
 MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
 
 
@@ -82,7 +82,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
 
     encoding = checked_encoding(options.encoding)
     prompts = [
-        _text("standard input", sys.stdin.buffer.read(), encoding)
+        _text("standard input", sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), encoding)
         if prompt == "-"
         else normalized(prompt)
         for prompt in options.prompt
@@ -92,7 +92,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         if kind_at(options.prompts) != "file":
             raise UserError(f"the prompts {name} cannot be read: give an existing text file")
         try:
-            content = Path(options.prompts).read_bytes()
+            with open(options.prompts, "rb") as file:
+                content = file.read(MAX_PROMPT_BYTES + 1)
         except OSError as error:
             raise UserError(f"the prompts {name} cannot be read: {error.strerror}") from None
         lines = [line for line in _text(name, content, encoding).split("\n") if line]
@@ -106,6 +107,8 @@ def _text(name: str, content: bytes, encoding: str | None) -> str:
     """Return the text of a prompt or of several. Raises UserError if its encoding is unknown."""
     from minimtp.training.data.encoding import NotText, decode
 
+    if len(content) > MAX_PROMPT_BYTES:
+        raise UserError(f"{name} has more than {MAX_PROMPT_BYTES:,} bytes: give shorter prompts")
     try:
         return decode(content, encoding)[0]
     except NotText as error:

@@ -177,6 +177,16 @@ def test_prompts_that_are_not_text_are_refused_with_the_way_to_read_them(capsys,
         capsys, "generate", "run", "--prompts", "old.txt"
     )
     Path("folder").mkdir()
+    monkeypatch.setattr("minimtp.cli.generate.MAX_PROMPT_BYTES", 1000)
+    with open("/dev/zero", "rb") as zeros:
+        monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=zeros))
+        assert "standard input has more than 1,000 bytes: give shorter" in refused(
+            capsys, "generate", "run", "--prompt", "-"
+        )
+    Path("long.txt").write_bytes(b"x\n" * 600)
+    assert "long.txt has more than 1,000 bytes" in refused(
+        capsys, "generate", "run", "--prompts", "long.txt"
+    )
     for name in ("folder", "/dev/zero", "missing"):
         sentence = refused(capsys, "generate", "run", "--prompts", name)
         assert f"the prompts {name} cannot be read" in sentence

@@ -180,7 +180,7 @@ _sources = several(
 
 
 def open_corpus(
-    sources: Sequence[str | Path] = (),
+    sources: Sequence[str | Path] | str | Path = (),
     tokenizer: Tokenizer | None = None,
     encoding: str | None = None,
     *,
@@ -189,7 +189,7 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus made of files and folders, or of one named source.
 
-    sources: paths, or one of the names stdlib (the default), shakespeare and bible.
+    sources: one or several paths, or one of the names stdlib (the default), shakespeare and bible.
     encoding: of the files that are not UTF-8 (encoding.py).
     out: the folder that the command writes. Its files of runs are not part of the text.
     option: the option of the command that takes the sources, for messages.
@@ -197,6 +197,8 @@ def open_corpus(
     Raises UserError for a source that is missing, unreadable, empty or binary, and for an unknown
     encoding.
     """
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
     sources, encoding = list(sources) or ["stdlib"], checked_encoding(encoding)
     if len(sources) == 1 and sources[0] in texts.NAMED_SOURCES:
         name = str(sources[0])

@@ -11,6 +11,7 @@ same text. A file that was named itself is never skipped: it is read, or it is a
 """
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,13 @@ from minimtp.training.data.encoding import NotText, check_beginning, decode_docu
 
 Texts = list[tuple[str, bytes]]  # (name, content)
 
-# The files that minimtp writes into a folder. In a folder that has one of MARKERS, and in the
-# folder that the command writes, they are no texts.
-MARKERS = frozenset("checkpoint.safetensors compare.json measured.json quality.json".split())
-OWN_NAMES = MARKERS | frozenset("recipe.json log.jsonl self-generated".split())
+# The files that minimtp writes into a folder. They are no texts in a folder that has one of MARKERS
+# or a log that minimtp began, and in the folder that the command writes and below it.
+MARKERS = frozenset(
+    ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json".split()
+)
+LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
+OWN_NAMES = MARKERS | frozenset(["recipe.json", LOG_NAME, "self-generated"])
 PARTIAL = ".partial"  # the suffix of what was not finished
 BEGINNING = 1 << 16  # bytes that are read first: most binary files show what they are
 SHOWN_NAMES = 3  # of the files that were left out for one reason
@@ -189,20 +193,21 @@ def files_below(
     skip: whether a name is left out silently. report: receives (reason, name) of everything else
     that is left out. out: a folder whose files of runs are left out.
     """
-    found, folders = [], [folder]
+    found, folders = [], [(folder, False)]
     while folders:  # a stack: folders may be nested deeper than Python's recursion allows
-        parent = folders.pop()
+        parent, in_out = folders.pop()
         entries = _entries(parent, folder, report)
-        own = any(entry.name in MARKERS for entry in entries) or _same(parent, out)
+        in_out = in_out or _same(parent, out)
+        own = in_out or any(_is_marker(entry) for entry in entries)
         for entry in entries:
             path = Path(parent, entry.name)
             relative = path.relative_to(folder).as_posix()
             if skip(entry.name):
                 continue
-            if own and (entry.name in OWN_NAMES or entry.name.endswith(PARTIAL)):
+            if own and _is_own(entry.name):
                 report("written by minimtp", relative)
             elif entry.is_dir(follow_symlinks=False):
-                folders.append(path)
+                folders.append((path, in_out))
             elif reason := _not_a_file(path):
                 report(reason, relative)
             else:
@@ -276,6 +281,24 @@ def _each_once(found: Texts, skipped: Skipped) -> Texts:
             name = "~" + name
         texts[name] = content
     return sorted(texts.items())
+
+
+def _is_own(name: str) -> bool:
+    """Return whether minimtp gives files this name. A number is behind what it has put aside."""
+    return re.sub(r"\.\d+$", "", name) in OWN_NAMES or name.endswith(PARTIAL)
+
+
+def _is_marker(entry: os.DirEntry) -> bool:
+    """Return whether minimtp wrote the folder of this file."""
+    if entry.name in MARKERS:
+        return True
+    if entry.name != LOG_NAME or not entry.is_file(follow_symlinks=False):
+        return False
+    try:
+        with open(entry.path, "rb") as file:
+            return file.read(len(LOG_BEGINS)) == LOG_BEGINS
+    except OSError:
+        return False
 
 
 def _not_a_file(path: Path) -> str:

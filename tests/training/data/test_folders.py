@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.errors import UserError
+from minimtp.files import one_writer
 from minimtp.training.data import folders
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.data.folders import MARKERS, OWN_NAMES, files_and_folders
 from minimtp.training.run import checkpoint
-from minimtp.training.run.log import LOG_NAME
+from minimtp.training.run.log import LOG, LOG_NAME
 
 
 def write_files(folder: Path, count: int = 4) -> Path:
@@ -99,6 +100,12 @@ def test_a_text_that_is_given_several_times_in_any_spelling_counts_once(spelling
     assert open_corpus(shuffled).fingerprint == corpus.fingerprint
 
 
+def test_a_single_path_needs_no_list(spellings):
+    texts, _ = spellings
+    assert open_corpus(texts).to_dict() == open_corpus(str(texts)).to_dict()
+    assert open_corpus(texts).to_dict() == open_corpus([texts]).to_dict()
+
+
 def test_repeating_a_path_changes_nothing_at_all(spellings):
     texts, given_ = spellings
     same = [name for name in given_ if Path(name).resolve() == texts.resolve()]
@@ -126,7 +133,8 @@ def test_the_names_of_run_files_are_those_that_runs_use():
     from minimtp.bench.quality.measure import FILE_NAME as quality_name
     from minimtp.compare.run import CACHE_NAME, FILE_NAME
 
-    assert {quality_name, CACHE_NAME, FILE_NAME} <= MARKERS
+    assert {quality_name, CACHE_NAME, FILE_NAME, one_writer.NAME} <= MARKERS
+    assert (folders.LOG_NAME, folders.LOG_BEGINS) == (LOG_NAME, LOG.begins)
 
 
 def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
@@ -150,6 +158,19 @@ def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
         file.rename(folder / file.name)  # the texts lie in the run folder
     assert open_corpus([folder]).fingerprint == alone
     assert names(folder / "self-generated") == ["00000.txt"]
+    stopped = folder / "stopped"  # before its first checkpoint
+    stopped.mkdir()
+    (stopped / "log.jsonl").write_text('{"step": 1, "tokens": 64}\n')
+    (stopped / "notes.txt").write_text("notes")
+    assert names(stopped) == ["notes.txt"]
+    (folder / "of a user").mkdir()
+    (folder / "of a user" / "log.jsonl").write_text('{"event": "login"}\n')
+    assert names(folder / "of a user") == ["log.jsonl"]
+    below = tmp_path / "compared" / "stem"
+    below.mkdir(parents=True)
+    (below / "log.jsonl").write_text("")
+    (below.parent / "text").write_text("text")
+    assert names(below.parent, out=below.parent) == ["text"]
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "recipe.json").write_text("a recipe of a cook")
     assert names(tmp_path / "recipes") == ["recipe.json"]
