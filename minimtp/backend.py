@@ -14,11 +14,13 @@ all release the interpreter's lock.
 import ctypes
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeAlias
 
+from minimtp import extras
 from minimtp.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
@@ -33,9 +35,19 @@ BLAS_THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 NUMPY_WAS_LOADED_BEFORE = "numpy" in sys.modules
+
+
+def _threads_in(variable: str) -> str:
+    """Return the value of a variable of BLAS_THREAD_VARIABLES, "" if it is unset or no number."""
+    value = os.environ.get(variable, "")
+    # OpenMP accepts a list: one number for each level of nested threads.
+    counts = [part.strip() for part in value.split(",")]
+    return value if all(re.fullmatch("0*[1-9][0-9]{0,4}", count) for count in counts) else ""
+
+
 # OMP_NUM_THREADS counts for every BLAS library whose own variable is not set, so it is respected.
-if not NUMPY_WAS_LOADED_BEFORE and not os.environ.get("OMP_NUM_THREADS"):
-    unset = [variable for variable in BLAS_THREAD_VARIABLES if not os.environ.get(variable)]
+if not NUMPY_WAS_LOADED_BEFORE and not _threads_in("OMP_NUM_THREADS"):
+    unset = [variable for variable in BLAS_THREAD_VARIABLES if not _threads_in(variable)]
     os.environ.update(dict.fromkeys(unset, "1"))
 
 import numpy  # noqa: E402  (the thread variables must be set first)
@@ -98,12 +110,11 @@ def _usable_cupy() -> tuple[ModuleType | None, str]:
 
     A sum tests its compiler, a matrix product tests cuBLAS.
     """
-    try:
-        import cupy
-    except Exception as error:  # not only ImportError: the driver or NumPy's version may not fit
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
-        return None, f"CuPy is installed and does not load: {_first_cause(error)}"
+    cupy, obstacle = extras.find("cupy")
+    if obstacle == "is not installed":
+        return None, "CuPy is not installed; the extras are minimtp[cuda12] and minimtp[cuda13]"
+    if cupy is None:
+        return None, f"CuPy {obstacle}"
     try:
         if int(cupy.arange(3).sum()) != 3:
             return None, "the GPU adds 0 + 1 + 2 wrongly"
@@ -111,18 +122,8 @@ def _usable_cupy() -> tuple[ModuleType | None, str]:
         if float((ones @ ones).sum()) != 64.0:
             return None, "the GPU multiplies matrices of ones wrongly"
     except Exception as error:  # CuPy has undocumented error classes for driver, runtime, compiler
-        return None, f"CuPy cannot compute on it: {_first_cause(error)}"
+        return None, f"CuPy cannot compute on it: {extras.first_cause(error)}"
     return cupy, ""
-
-
-def _first_cause(error: BaseException) -> str:
-    """Return the original error in one line, because CuPy wraps a missing library in pages of
-    advice.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line.strip("=- ")), type(error).__name__)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: str = "uint8", xp: ModuleType = numpy) -> Array:
@@ -145,8 +146,7 @@ def blas_threads() -> tuple[str, str]:
     If several are set, the one that BLAS prefers counts.
     """
     return next(
-        ((name, os.environ[name]) for name in BLAS_THREAD_VARIABLES if os.environ.get(name)),
-        ("", ""),
+        ((name, value) for name in BLAS_THREAD_VARIABLES if (value := _threads_in(name))), ("", "")
     )
 
 

@@ -38,7 +38,7 @@ def processor(device: str = "cpu") -> str:
     if device == "cuda":
         return gpu_name()
     if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         pairs = [line.split(":", 1) for line in lines if ":" in line]
         facts = {name.strip(): value.strip() for name, value in pairs}
         if "model name" in facts:
@@ -71,7 +71,9 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
     }
     libraries = [name for name in ("numba", "cupy", "torch", "llama_cpp") if name in sys.modules]
-    return found | {name: str(sys.modules[name].__version__) for name in libraries}
+    return found | {
+        name: str(getattr(sys.modules[name], "__version__", "unknown")) for name in libraries
+    }
 
 
 @cache

@@ -103,20 +103,17 @@ def test_auto_never_chooses_a_gpu_that_cannot_compute_and_cuda_raises_the_reason
     ("content", "reason"),
     [
         (None, "CuPy is not installed"),
-        (
-            "import no_such_dependency",
-            "is installed and does not load: No module named 'no_such_dependency'",
-        ),
-        ("raise ImportError", "is installed and does not load: ImportError"),
+        ("import no_such_dependency", "cannot be used (No module named 'no_such_dependency'"),
+        ("raise ImportError", "cannot be used (ImportError)"),
         (
             "try:\n    raise ImportError('libnvrtc.so.12: cannot open shared object file')\n"
             "except ImportError as error:\n"
             "    raise ImportError('\\n=====\\nFailed to import CuPy.\\n=====') from error",
-            "is installed and does not load: libnvrtc.so.12: cannot open shared object file",
+            "cannot be used (libnvrtc.so.12: cannot open shared object file",
         ),
         (
             "raise RuntimeError('\\n=====\\nbuilt for another NumPy')",
-            "does not load: built for another NumPy",
+            "cannot be used (built for another NumPy)",
         ),
     ],
     ids=[

@@ -6,6 +6,7 @@ file holds the version and lazy exports.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,10 @@ LEVELS = [  # from the top down; a part may import parts of its own level and of
     {"model"},
     {"engine"},
     {"kernels"},
-    {"backend", "plots", "records", "files", "quoting", "arguments", "errors", "machine"},
+    {
+        "backend", "plots", "records", "files", "extras", "quoting", "arguments", "errors",
+        "machine",
+    },
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 MAX_LINES = 350
@@ -76,6 +80,12 @@ def modules_imported(path: Path) -> frozenset[str]:
 
 def libraries_imported(path: Path, at_module_level: bool = False) -> set[str]:
     return {module.split(".")[0] for module, _ in names_imported(path, at_module_level)}
+
+
+def extras_used(path: Path) -> set[str]:
+    """Return the packages that the file imports with `extras.find` or `extras.require`."""
+    text = path.read_text(encoding="utf-8")
+    return set(re.findall(r'extras\.(?:find|require)\("(\w+)', text))
 
 
 def part_of(module: str) -> str:
@@ -148,7 +158,11 @@ def test_only_the_backend_imports_an_array_library(path):
 
 @pytest.mark.parametrize(("library", "part"), [("gguf", "formats"), ("llama_cpp", "bench")])
 def test_an_optional_library_is_imported_by_one_part_and_only_when_needed(library, part):
-    importing = {part_of(module_of(path)) for path in FILES if library in libraries_imported(path)}
+    importing = {
+        part_of(module_of(path))
+        for path in FILES
+        if library in libraries_imported(path) | extras_used(path)
+    }
     assert importing == {part}
     assert not any(library in libraries_imported(path, at_module_level=True) for path in FILES)
 

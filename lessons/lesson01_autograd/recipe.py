@@ -5,6 +5,7 @@ from minimtp.training.recipe import Recipe
 INTRODUCES = (
     "minimtp.errors",
     "minimtp.arguments",
+    "minimtp.extras",
     "minimtp.backend",
     "minimtp.engine",
     "minimtp.engine.tensor",

@@ -4,6 +4,7 @@ plan | doctor.
 One file per command. Each has two functions: `add_parser` declares the options, and `run` turns
 them into arguments, calls the library and prints the result.
 
+    process.py            the standard streams and Ctrl-C
     parser.py             the argument parser, and the options that several commands share
     values.py             how the value of an option is read
     dashes.py             values that begin with a dash
@@ -18,13 +19,24 @@ Exit codes: 0 success, 1 a measurement that cannot be trusted, 2 an error of the
 130 Ctrl-C."""
 
 import io
-import os
 import sys
 
 from minimtp import __version__
-from minimtp.cli import bench, compare, doctor, evaluate, export, generate, plan, quantize, train
+from minimtp.cli import (
+    bench,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    plan,
+    process,
+    quantize,
+    train,
+)
 from minimtp.cli.parser import Parser, add_commands
-from minimtp.errors import MeasurementFailed, UserError
+from minimtp.errors import MeasurementFailed, UserError, shown
+from minimtp.extras import first_cause
 
 DESCRIPTION = (
     "Multi-token prediction, quantization-aware training and exact speculative decoding, "
@@ -32,35 +44,48 @@ DESCRIPTION = (
 )
 # Options that decide how much memory a command takes.
 LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
+MAX_MESSAGE = 300  # characters
 COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, plan, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code. arguments: the command line (default: this
-    process's).
+    """Run one command and return its exit code.
+
+    arguments: the command line. None: the command is this process, so its arguments, streams and
+    signals are used.
     """
+    interrupts = process.Interrupts() if arguments is None else None
+    if interrupts:
+        process.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A model may generate characters that the terminal cannot show.
             stream.reconfigure(errors="replace")
     try:
-        return _run(arguments)
+        code = _run(arguments, interrupts)
     except UserError as error:
-        return _failed(str(error), 2)
+        code = _failed(one_line(str(error)), 2)
     except MeasurementFailed as error:
-        return _failed(str(error), 1)
+        code = _failed(str(error), 1)
     except KeyboardInterrupt as stopped:
         print(file=sys.stderr)
         return _failed(str(stopped) or "stopped", 130)
     except BrokenPipeError:  # the reader has closed our output: discard the rest
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a failure of the system that no other code has explained
-        from minimtp.files import advice_for, reason_for
-        from minimtp.quoting import shown_path
-
-        path = shown_path(error.filename or "the system")
-        return _failed(f"{path}: {reason_for(error)}: {advice_for(error)}", 2)
+        process.discard(sys.stdout.fileno())
+        code = 0
+    except MemoryError:  # before the command began
+        code = _failed("out of memory", 2)
+    except Exception as error:
+        if not interrupts or not interrupts.requested:
+            sentence = _explained(error)
+            if sentence is None:
+                raise
+            code = _failed(one_line(sentence), 2)
+        else:
+            code = 1
+    if code and interrupts and interrupts.requested:  # a library gave Ctrl-C another name
+        code = _failed("stopped", 130)
+    return code
 
 
 def make_parser() -> Parser:
@@ -78,24 +103,64 @@ def make_parser() -> Parser:
     return parser
 
 
-def _run(arguments: list[str] | None) -> int:
+def one_line(message: str) -> str:
+    """Return a message in one line of at most 300 characters, without its middle if it is longer,
+    because the reason is at the beginning and the advice at the end.
+    """
+    message = shown(message, len(message))
+    if len(message) <= MAX_MESSAGE:
+        return message
+    end = MAX_MESSAGE // 2 - len(" ... ")
+    return f"{message[: MAX_MESSAGE // 2]} ... {message[-end:]}"
+
+
+def _run(arguments: list[str] | None, interrupts: process.Interrupts | None) -> int:
+    try:
+        code = _parse_and_run(arguments, interrupts)
+    except SystemExit as end:  # after the help
+        if interrupts is None:
+            raise
+        code = end.code or 0
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return code
+
+
+def _parse_and_run(arguments: list[str] | None, interrupts: process.Interrupts | None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 0
+    if interrupts:
+        interrupts.watch()
     if options.command is not train.run:
         from minimtp.training.run.mpirun import refuse_several
 
         refuse_several(options.command_name)
     try:
-        code = options.command(options)
+        return options.command(options)
     except MemoryError:  # CuPy raises a subclass
         names = [name for name in LESS_MEMORY if name in options.parser.option_names]
         advice = f"lower {' or '.join(names)}, or " if names else ""
         raise UserError(f"out of memory: {advice}use a smaller model") from None
-    sys.stdout.flush()
-    return code
+
+
+def _explained(error: Exception) -> str | None:
+    """Return the sentence for an error of the system that no other code has explained, or None if
+    it is a defect of minimtp.
+    """
+    if isinstance(error, ImportError):
+        return f"a library cannot be loaded ({first_cause(error)}): reinstall it, or free memory"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "the system starts no more threads: lower --threads, or raise the limit (ulimit -u)"
+    if not isinstance(error, OSError):
+        return None
+    from minimtp.files import advice_for, reason_for
+    from minimtp.quoting import shown_path
+
+    path = shown_path(error.filename or "the system")
+    return f"{path}: {reason_for(error)}: {advice_for(error)}"
 
 
 def _failed(message: str, code: int) -> int:

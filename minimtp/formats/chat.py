@@ -14,7 +14,6 @@ can end a message inside a message. The template sees the variables of `transfor
 add_generation_prompt, bos_token, eos_token, raise_exception and strftime_now.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -22,6 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minimtp import extras
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
@@ -100,10 +100,7 @@ def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]
         raise UserError(
             "this model has no chat template: give a prompt instead, or a model trained to chat"
         )
-    if importlib.util.find_spec("jinja2") is None:
-        raise UserError(
-            "chat templates need the extra interop: pip install 'minimtp[interop]'"
-        ) from None
+    extras.require("jinja2", "a chat template")
     names = {token: name for name, token in tokenizer.special_tokens.items()}
     request = {
         "template": tokenizer.chat_template,

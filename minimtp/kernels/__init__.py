@@ -18,6 +18,7 @@ import os
 import sys
 from types import ModuleType
 
+from minimtp import extras
 from minimtp.backend import Array, array_module, can_compile_cuda, numpy
 from minimtp.errors import UserError
 from minimtp.kernels import plain
@@ -122,16 +123,32 @@ def _load_compiled(announce: bool) -> ModuleType | None:
     if _choice_now() == "plain":
         return None
     if _compiled is None and _obstacle is None:
-        try:
-            from minimtp.kernels import cpu
-        except ImportError as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
-            _obstacle = "Numba is not installed" if missing else f"Numba is unusable here ({error})"
+        _compiled, reason = _import_compiled()
+        if _compiled is None:
+            _obstacle = f"Numba {reason}"
             if announce:
                 print(
                     f"minimtp: {_obstacle}: decoding is slower; {INSTALL_HINT} makes it faster",
                     file=sys.stderr,
                 )
-        else:
-            _compiled = cpu
     return _compiled
+
+
+def _import_compiled() -> tuple[ModuleType | None, str]:
+    """Return kernels.cpu and "", or None and why Numba cannot be used here.
+
+    A successful import is not enough. Numba must also compile, for this processor and with the
+    settings of this environment, so one small function is compiled and called.
+    """
+    numba, obstacle = extras.find("numba")
+    if numba is None:
+        return None, obstacle
+    if numba.config.DISABLE_JIT:
+        return None, "does not compile: NUMBA_DISABLE_JIT is set"
+    try:
+        from minimtp.kernels import cpu
+
+        cpu.check_compiler()
+    except Exception as error:  # Numba and LLVM have undocumented error classes
+        return None, f"cannot be used ({extras.first_cause(error)})"
+    return cpu, ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from minimtp import extras
 from minimtp.backend import numpy as np
 from minimtp.decode.target import ForwardOutput
 from minimtp.formats.gguf.writer import write_gguf
@@ -176,8 +177,9 @@ def _same(handle: Handle) -> Handle:
 
 def _library() -> ModuleType:
     """Import llama_cpp, and suppress its log messages."""
-    import llama_cpp
-
+    llama_cpp, obstacle = extras.find("llama_cpp")
+    if llama_cpp is None:
+        raise ImportError(f"llama_cpp {obstacle}")
     llama_cpp.llama_log_set(_silent_log(llama_cpp), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

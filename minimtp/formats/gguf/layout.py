@@ -9,7 +9,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from types import ModuleType
 
-from minimtp.errors import UserError
+from minimtp import extras
 from minimtp.formats.layout import Names
 
 HALVES = ("qwen2", "qwen3")
@@ -33,11 +33,5 @@ NAMES = Names(
 
 
 def gguf_library() -> ModuleType:
-    """Return the library `gguf`. Raises UserError if it is not installed."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError(
-            "writing GGUF files needs the extra interop: pip install 'minimtp[interop]'"
-        ) from None
-    return gguf
+    """Return the library `gguf`. Raises UserError if it cannot be used."""
+    return extras.require("gguf", "writing GGUF files")

@@ -16,6 +16,7 @@ import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu.attention import cached_attention
 from minimtp.kernels.cpu.block import prepare_block, prepare_trunk, transformer_block, trunk_step
+from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.fake_quantize import (
     fake_quantize_activations,
     fake_quantize_q4_0,
@@ -64,3 +65,16 @@ __all__ = [
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip
+
+
+@compiled
+def add_one(x):
+    return x + 1
+
+
+def check_compiler() -> None:
+    """Compile a small function, or load it from the disk, and call it. Raises an error of Numba or
+    LLVM if that fails.
+    """
+    if add_one(1) != 2:
+        raise RuntimeError("compiled code adds 1 + 1 wrongly")

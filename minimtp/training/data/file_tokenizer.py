@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from minimtp import extras
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.model.tokenizer import PROBES
@@ -207,10 +208,7 @@ class FileTokenizer:
 
 
 def in_library(content: str, name: str) -> Any:
-    try:
-        import tokenizers
-    except ImportError:
-        raise UserError(f"{name} needs the extra interop: pip install 'minimtp[interop]'") from None
+    tokenizers = extras.require("tokenizers", name)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content)
         decoder = tokenizer.decoder

@@ -97,7 +97,10 @@ def _read(path: Path) -> bytes:
 
 
 def _package_folder(package: str, name: str) -> Path:
-    specification = importlib.util.find_spec(package)
+    try:
+        specification = importlib.util.find_spec(package)
+    except ValueError:  # another module has taken its name
+        specification = None
     if specification is None or not specification.submodule_search_locations:
         raise UserError(f"the corpus {name} is not installed: {EXTRA}")
     return Path(specification.submodule_search_locations[0])

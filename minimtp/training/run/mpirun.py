@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from minimtp import extras
 from minimtp.backend import Device
 from minimtp.errors import UserError
 from minimtp.quoting import command
@@ -28,13 +29,12 @@ def join() -> SingleProcess:
     started = _max_of(SIZE_VARIABLES, default=1)
     if started < 2:
         return SingleProcess()
-    try:
-        from mpi4py import MPI
-    except Exception as error:  # RuntimeError if mpi4py finds no MPI library
+    MPI, obstacle = extras.find("mpi4py.MPI")
+    if MPI is None:
         raise UserError(
-            f"mpirun started {started} processes, but mpi4py cannot be used ({error}): "
-            "pip install 'minimtp[mpi]'"
-        ) from None
+            f"mpirun started {started} processes, but mpi4py {obstacle}: "
+            f"{extras.install_hint('mpi4py.MPI')}"
+        )
     if MPI.COMM_WORLD.size < 2:
         raise UserError(
             f"mpirun started {started} processes, but mpi4py sees only one, because it was built "
@@ -84,4 +84,6 @@ def use_own_gpu(team: SingleProcess, device: Device) -> None:
 def _max_of(variables: tuple[str, ...], default: int) -> int:
     """Return the largest number among these environment variables."""
     values = [os.environ.get(name, "") for name in variables]
-    return max((int(value) for value in values if value.isdigit()), default=default)
+    return max(
+        (int(value) for value in values if value.isascii() and value.isdigit()), default=default
+    )

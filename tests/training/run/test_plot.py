@@ -1,6 +1,7 @@
 """The loss curve."""
 
 import importlib.util
+import sys
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_the_loss_curve_is_saved_in_the_folder_of_the_log(tmp_path, corpus, chan
 
 def test_no_loss_curve_is_drawn_without_matplotlib(tmp_path, corpus, monkeypatch):
     train(recipe_of(), corpus, tmp_path, report=quiet)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot.draw_losses(tmp_path) is None
 
 

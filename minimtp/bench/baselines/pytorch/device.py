@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
+from minimtp import extras
+
 if TYPE_CHECKING:
     import torch
 
@@ -13,8 +15,9 @@ Result = TypeVar("Result")
 
 def torch_on(device: str) -> ModuleType:
     """Import PyTorch for "cpu" or "cuda". Raises ImportError if PyTorch cannot use the device."""
-    import torch
-
+    torch, obstacle = extras.find("torch")
+    if torch is None:
+        raise ImportError(f"PyTorch {obstacle}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ImportError(f"PyTorch {torch.__version__} has no CUDA here")
     return torch

@@ -1,0 +1,111 @@
+"""The process of a command: its standard streams, and Ctrl-C.
+
+**Streams.** Each of the three may be closed, full or a pipe whose reader has gone. What is wrong
+with standard error never matters: it carries progress and notes, so what cannot be written is
+dropped. Standard output carries results: if it is closed from the start, nobody wants them; if it
+fails later, the command ends with one sentence. Characters that a stream cannot encode become
+question marks.
+
+**Ctrl-C.** Python raises KeyboardInterrupt wherever the process happens to be. In the middle of an
+import or of a destructor, libraries replace it by errors of their own, or drop it. `Interrupts`
+therefore remembers that it was pressed.
+"""
+
+import _thread
+import errno
+import io
+import os
+import select
+import signal
+import sys
+from types import FrameType
+
+from minimtp.errors import UserError
+
+
+class Interrupts:
+    """Handles Ctrl-C for the process. requested: whether it was pressed."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def watch(self) -> None:
+        """Begin. A process that was started with Ctrl-C ignored keeps ignoring it."""
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._handle)
+            sys.unraisablehook = self._unraisable
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        raise KeyboardInterrupt
+
+    def _unraisable(self, unraisable: object) -> None:
+        """Repeat a Ctrl-C that was pressed in a destructor or a callback, where it is dropped."""
+        if unraisable.exc_type is KeyboardInterrupt:
+            _thread.interrupt_main()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+
+class Output(io.FileIO):
+    """Standard output without buffer. After a failure, it discards everything."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            while (
+                written := super().write(data)
+            ) is None:  # a pipe that does not wait, and is full
+                select.select([], [self], [])
+            return written
+        except OSError as error:
+            discard(self.fileno())
+            if error.errno == errno.EPIPE:
+                raise
+            raise UserError(
+                f"standard output cannot be written ({error.strerror}): "
+                "free disk space, or send it elsewhere"
+            ) from None
+
+
+class Notes(io.FileIO):
+    """Standard error without buffer. What cannot be written is dropped."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
+
+
+def open_streams() -> None:
+    """Make the three standard streams usable, whatever this process was started with."""
+    # A closed descriptor would be given to the next file that is opened, such as a checkpoint, and
+    # text that a library prints would be written into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  (open until the process ends)
+    sys.stdout = _text_stream(sys.stdout, Output(1, "w", closefd=False))
+    sys.stderr = _text_stream(sys.stderr, Notes(2, "w", closefd=False))
+
+
+def _text_stream(before: io.TextIOWrapper | None, raw: io.FileIO) -> io.TextIOWrapper:
+    """Return a text stream that writes to `raw`, and is otherwise like the stream `before`."""
+    if before is None:
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "replace")
+    before.flush()
+    return io.TextIOWrapper(
+        raw if before.write_through else io.BufferedWriter(raw),
+        encoding=before.encoding,
+        errors="replace",
+        line_buffering=before.line_buffering,
+        write_through=before.write_through,
+    )
+
+
+def discard(descriptor: int) -> None:
+    """Let everything that is written to the descriptor from now on disappear."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
