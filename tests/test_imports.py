@@ -30,10 +30,7 @@ LEVELS = [  # from the top down; a part may import parts of its own level and of
     {"model"},
     {"engine"},
     {"kernels"},
-    {
-        "backend", "plots", "records", "files", "extras", "quoting", "arguments", "errors",
-        "machine",
-    },
+    {"backend", "plots", "records", "files", "extras", "quoting", "arguments", "errors", "machine"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 MAX_LINES = 350
