@@ -96,7 +96,7 @@ def test_a_function_can_draft_but_a_run_with_another_tokenizer_is_rejected_as_a_
     assert text(lambda tokens, depth, rule: ([97] * depth, None)) == plain
     assert text(loaded) == plain
     other = argparse.Namespace(
-        tokenizer=argparse.Namespace(to_dict=lambda: {"kind": "other"}), path="other"
+        tokenizer=argparse.Namespace(vocabulary_size=3, end_token=2), path="other"
     )
     with pytest.raises(minimtp.UserError, match="other has another tokenizer than run"):
         text(other)

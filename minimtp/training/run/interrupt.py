@@ -1,6 +1,8 @@
 """Stopping a run without losing it.
 
-The first Ctrl-C (or SIGTERM) finishes the step and saves. A second one stops immediately.
+The first Ctrl-C (or SIGTERM, or SIGHUP of a terminal that is closed) finishes the step and saves. A
+second one stops immediately. A signal that the process was started to ignore stays ignored: `nohup`
+does that with SIGHUP, and a shell does it with Ctrl-C for commands in the background.
 """
 
 import signal
@@ -10,7 +12,9 @@ from types import FrameType
 
 from minimtp.training.run.mpirun import command_to_resume
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    SIGNALS.append(signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -47,7 +51,10 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._request) for number in SIGNALS}
+            for number in SIGNALS:
+                # None: a handler that was not installed by Python.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._handlers[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -7,11 +7,23 @@ import pytest
 
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.run import checkpoint
-from minimtp.training.run.interrupt import Interrupted, StopRequest
+from minimtp.training.run.interrupt import SIGNALS, Interrupted, StopRequest
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from minimtp.training.trainer import Trainer
 from tests.training.helpers import quiet, recipe_of, stored
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """No signal is ignored, even if these tests run under nohup or in the background."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_stopped_run_skips_the_evaluation_that_is_due(tmp_path, corpus, monkeypatch):
@@ -31,7 +43,7 @@ def test_a_stopped_run_skips_the_evaluation_that_is_due(tmp_path, corpus, monkey
     assert checkpoint.read(tmp_path).step == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
     tmp_path, corpus, monkeypatch, number
 ):
@@ -101,16 +113,28 @@ def test_a_second_signal_stops_at_once():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_that_the_process_ignores_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)  # as nohup does, and a shell for background jobs
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+        assert not stop.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_signal_handlers_are_restored_and_unchanged_in_other_threads():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGTERM)
     with StopRequest():
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
     seen = []
 
     def elsewhere() -> None:
         with StopRequest():
-            seen.append(signal.getsignal(signal.SIGINT))
+            seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
