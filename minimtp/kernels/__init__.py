@@ -15,6 +15,7 @@ choice for a process, and `use` overrides it.
 """
 
 import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -27,6 +28,7 @@ __all__ = ["describe", "for_array", "use"]
 
 INSTALL_HINT = 'pip install "minimtp[fast]"'
 CHOICES = ("auto", "plain")
+PROCESSOR_VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")  # read by Numba
 
 _choice: str | None = None  # "auto" or "plain", once it is known
 _compiled: ModuleType | None = None  # kernels.cpu, once imported
@@ -134,6 +136,19 @@ def _load_compiled(announce: bool) -> ModuleType | None:
     return _compiled
 
 
+def _compiles_elsewhere() -> bool:
+    """Return whether another process can compile. LLVM ends a process that names a wrong one."""
+    code = "from minimtp.kernels import cpu; cpu.check_compiler()"
+    search = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": search},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    return done.returncode == 0
+
+
 def _import_compiled() -> tuple[ModuleType | None, str]:
     """Return kernels.cpu and "", or None and why Numba cannot be used here.
 
@@ -145,6 +160,9 @@ def _import_compiled() -> tuple[ModuleType | None, str]:
         return None, obstacle
     if numba.config.DISABLE_JIT:
         return None, "does not compile: NUMBA_DISABLE_JIT is set"
+    if any(map(os.environ.get, PROCESSOR_VARIABLES)) and not _compiles_elsewhere():
+        names = " and ".join(PROCESSOR_VARIABLES)
+        return None, f"does not compile for the processor that {names} describe"
     try:
         from minimtp.kernels import cpu
 
