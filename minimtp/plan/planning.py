@@ -56,15 +56,16 @@ class Row:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where a gain ends. kind: "batch" (the most requests at a time with a gain), "acceptance" (the
-    least, at `batch` requests) or "rows" (of a pass, from which the layers are compute-bound).
-    value None: there is no such point.
+    """Where a gain ends. kind: "batch" (the most requests at a time with a gain over the
+    configuration `over`), "acceptance" (the least, at `batch` requests) or "rows" (of a pass, from
+    which the layers are compute-bound). value None: there is no such point.
     """
 
     name: str
     kind: str
     value: float | None
     batch: int | None = None
+    over: str | None = None
 
 
 @dataclass
@@ -202,7 +203,7 @@ def _point(
     )
 
 
-class _ReplicaAtWork:
+class ReplicaAtWork:
     """A replica for the simulation: the best round for each number of requests."""
 
     def __init__(self, row: Row, hardware: Hardware, settings: Settings) -> None:
@@ -239,7 +240,7 @@ def _service(row: Row, hardware: Hardware, settings: Settings) -> dict[str, floa
         settings.length_spread,
         settings.seed,
     )
-    replica = _ReplicaAtWork(row, hardware, settings)
+    replica = ReplicaAtWork(row, hardware, settings)
     largest = max(request.prompt + request.new for request in requests)
     if largest > replica.cache_tokens:  # a request of unusual length gets what there is
         limit = int(replica.cache_tokens)
@@ -263,6 +264,7 @@ def summary(served: Served) -> dict[str, float | None]:
         "per_token_p50": _or_none(percentile(served.per_token, 0.5)),
         "per_token_p95": _or_none(percentile(served.per_token, 0.95)),
         "tokens_per_second": served.tokens_per_second,
+        "utilisation": served.utilisation,
         "at_a_time": served.request_seconds / served.seconds,
     }
 
@@ -297,10 +299,12 @@ def _break_even(
     points = []
     for candidate in found:
         cost = candidate.cost(devices)
-        base = dict(speedups[candidate.base or found[0].name])
-        if candidate is not found[0]:
+        other = candidate.base or found[0].name
+        if candidate.name != other:
+            base = dict(speedups[other])
             gains = [(b, s / base[b]) for b, s in speedups[candidate.name]]
-            points.append(BreakEven(candidate.name, "batch", largest_gaining_batch(gains, GAIN)))
+            last = largest_gaining_batch(gains, GAIN)
+            points.append(BreakEven(candidate.name, "batch", last, over=other))
         if candidate.base:
             for requests in dict.fromkeys((1, batch)):
                 least = break_even_acceptance(cost, requests, settings.context, settings.max_drafts)

@@ -21,7 +21,7 @@ LEGEND = (
 )
 SERVICE_HEADINGS = (
     "simulated", "first token p50", "p95", "per token p50", "p95", "tokens/s of a replica",
-    "at a time",
+    "busy", "at a time",
 )  # fmt: skip
 
 
@@ -112,6 +112,7 @@ def service_table(plan: Plan) -> str:
                     f"{seen['first_token_p95']:.3g} s",
                     *(_milliseconds(seen[f"per_token_{share}"]) for share in ("p50", "p95")),
                     _rounded(seen["tokens_per_second"]),
+                    f"{seen['utilisation']:.0%}",
                     f"{seen['at_a_time']:.1f}",
                 ]
             )
@@ -144,9 +145,9 @@ def point_in_words(point: BreakEven, most: int) -> str:
             return f"{name}: no acceptance makes drafting pay {at}"
         return f"{name}: drafting pays {at} if at least {value:.0%} of the drafts are accepted"
     if value is None:
-        return f"{name}: not 5 % faster with any number of requests"
+        return f"{name}: not 5 % faster than {point.over} with any number of requests"
     end = f"{value:,} (the most that fits)" if value == most else f"{value:,}"
-    return f"{name}: at least 5 % faster up to {end} at a time"
+    return f"{name}: at least 5 % faster than {point.over} up to {end} at a time"
 
 
 def as_json(plan: Plan, title: str, assumptions: Json) -> Json:
@@ -156,7 +157,7 @@ def as_json(plan: Plan, title: str, assumptions: Json) -> Json:
         "advice": advise(plan),
         "configurations": [_row_as_json(row) for row in plan.rows],
         "break_even": [
-            {"name": p.name, "kind": p.kind, "batch": p.batch, "value": p.value}
+            {"name": p.name, "kind": p.kind, "batch": p.batch, "over": p.over, "value": p.value}
             for p in plan.break_even
         ],
         "speedups": {

@@ -96,6 +96,7 @@ class Hardware(Struct, frozen=True, forbid_unknown_fields=True):
     cache_megabytes: Cost = 0.0
     cache_gigabytes_per_second: Rate | None = None
     dollars_per_hour: Cost = 0.0
+    priced: str = ""
     title: str = "your hardware"
     source: str = ""
 

@@ -1,5 +1,7 @@
 """A plan by hand for a toy card, and what must hold for every plan."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 from minimtp.errors import UserError
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate, candidates
 from minimtp.plan.measured import MeasuredCost, PassTimes
-from minimtp.plan.planning import make_plan
+from minimtp.plan.planning import ReplicaAtWork, make_plan
 from minimtp.plan.report import advise, as_json, speedup_table, table
+from minimtp.plan.serving import Request, simulate
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, hardware, model
 from minimtp.plan.speculation import Acceptance
@@ -150,3 +153,15 @@ def test_a_higher_load_never_needs_fewer_devices(load, factor):
         return [row.point.needed for row in plan.rows]
 
     assert all(a <= b for a, b in zip(needed(load), needed(load * factor), strict=True))
+
+
+def test_a_simulated_replica_under_full_load_serves_what_the_equation_says():
+    """The equation adds the time of prompts; in the simulation they share passes with decoding."""
+    values = Settings(max_batch=16, max_devices=1, length_spread=0.0)
+    card = hardware("h100")
+    full = replace(values, min_batch=16)
+    for row in make_plan(candidates(model("8b"), card, full), card, full, False).rows:
+        many = [Request(0.0, values.prompt_tokens, values.new_tokens)] * 640
+        served = simulate(many, ReplicaAtWork(row, card, values))
+        predicted = row.point.requests_per_hour * values.new_tokens / 3600
+        assert served.tokens_per_second == pytest.approx(predicted, rel=0.15)

@@ -52,7 +52,7 @@ FILES = {"zen5": ("zen5-core", "bench-kernels-zen5.json")}
 # draft has this part of the rest of one layer: from c(8) and the cost of drafting in
 # bench-decode.json, less the products in bench-kernels.json.
 REST_GROWTH = 0.1
-REST_OF_A_DRAFT = 0.5
+REST_OF_A_DRAFT = 0.3
 UNDRAFTED = {"mtp_int4_rounded": "mtp_qat_int4"}  # whose plain decoding was measured
 STANDARD = "standard"
 

@@ -133,3 +133,22 @@ def test_the_ways_to_draft_are_predicted_from_pass_times_and_other_texts():
     default = [row for row in rows if "shared-noise" in row.configuration]
     assert statistics.median(errors(default, "by_c")) <= 0.05
     assert max(errors(default, "by_c")) <= 0.25
+
+
+def test_the_two_constants_of_small_passes_come_from_the_decoding_and_kernel_benchmarks():
+    """c(T) and the cost of a draft in bench-decode.json, less bench-kernels.json."""
+    decoding = json.loads((RESULTS / "bench-decode.json").read_text())
+    kernels = validation.read_json(
+        RESULTS / "bench-kernels.json", validation.Kernels, advice="measure again"
+    )
+    model = validation.read_comparison(RESULTS / "compare-quick.json")
+    passes = decoding["seconds_per_pass"]
+    first, eighth = (passes[n - 1] - validation._products(model, kernels, "f32", n) for n in (1, 8))
+    assert (eighth / first - 1) / 7 == pytest.approx(validation.REST_GROWTH, abs=0.02)
+    drafts = [
+        row["drafting_seconds_per_step"] / row["drafted_per_step"]
+        for row in decoding["rows"]
+        if row["variant"] == "heads, 7 drafts" and row["temperature"] == 0
+    ]
+    rest = statistics.median(drafts) - validation._draft_products(model, kernels, "f32")
+    assert rest / (first / 4) == pytest.approx(validation.REST_OF_A_DRAFT, abs=0.05)
