@@ -19,7 +19,11 @@ OPTIONS = (  # the options of `Settings` that are one number: (name, reader, hel
     ("cache-bits", number, "bits of a number in the cache (default: 16)"),
     ("draft-layers", whole_number, "layers of the prediction head (default: 1)"),
     ("draft-vocabulary", whole_number, "tokens that the head can draft (default: all)"),
-    ("max-devices", whole_number, "most devices of one replica (default: 8)"),
+    (
+        "max-devices",
+        whole_number,
+        "most devices of one replica (default: as many as can be linked, up to 8)",
+    ),
     ("parallel-efficiency", number, "of several devices on one pass (default: 0.8)"),
     ("memory-share", number, "of a device for weights and cache (default: 0.9)"),
     ("utilisation", number, "planned load of a replica, from 0 to 1 (default: 0.8)"),

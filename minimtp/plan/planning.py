@@ -104,21 +104,22 @@ def make_plan(
             )
             if with_service:
                 row.service = _service(row, hardware, settings)
-    devices, room = _roomiest([row.candidate for row in rows if row.point], hardware, settings)
-    speedups = _speedups(found, settings, devices, room)
-    break_even = _break_even(found, settings, devices, speedups, baseline.batch)
+    fitting = [row.candidate for row in rows if row.point]
+    devices, room = _roomiest(fitting, hardware, settings)
+    speedups = _speedups(fitting, settings, devices, room)
+    break_even = _break_even(fitting, settings, devices, speedups, baseline.batch)
     return Plan(rows, speedups, devices, break_even)
 
 
 def _row(candidate: Candidate, hardware: Hardware, settings: Settings) -> Row:
     points = [
         point
-        for devices in settings.replica_sizes
+        for devices in settings.replica_sizes(hardware.linked_devices)
         for point in _points(candidate, hardware, settings, devices)
     ]
     if not points:
         least = (candidate.weights + candidate.cache_per_token * settings.tokens) / GIGA
-        count = settings.replica_sizes[-1]
+        count = settings.replica_sizes(hardware.linked_devices)[-1]
         most = usable_bytes(hardware, count, settings.memory_share) / GIGA
         reason = (
             f"{candidate.name} needs {least:,.1f} GB for one request, and {count} "
@@ -146,7 +147,7 @@ def _roomiest(
     """
     rooms = {
         devices: min(_room(candidate, hardware, settings, devices) for candidate in fitting)
-        for devices in settings.replica_sizes
+        for devices in settings.replica_sizes(hardware.linked_devices)
     }
     wanted = {devices: min(room, settings.swept_to) for devices, room in rooms.items()}
     devices = max(wanted, key=lambda count: (wanted[count], -count))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD
 from minimtp.plan.planning import Plan
 from minimtp.plots import save_plot
 
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE_NAME = "plan.png"
-COLOURS = ("#7f8c8d", "#2e86c1", "#ca6f1e", "#1e8449")  # by configuration
+COLOURS = {STANDARD: "#7f8c8d", MTP: "#2e86c1", INT4: "#ca6f1e", BOTH: "#1e8449"}
+OTHER = ("#7f8c8d", "#1e8449")  # of a measured run: without drafts, with them
 
 
 def draw_plan(plan: Plan, title: str, folder: Path) -> Path | None:
@@ -26,12 +28,13 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
     """
     top = 1.15 * max(speedup for pairs in plan.speedups.values() for _, speedup in pairs)
     batches = [batch for batch, _ in next(iter(plan.speedups.values()))]
-    for (name, pairs), colour in zip(plan.speedups.items(), COLOURS, strict=False):
-        axes.plot(*zip(*pairs, strict=True), color=colour, linewidth=2, label=name)
+    colours = dict(zip(plan.speedups, OTHER, strict=False)) | COLOURS
+    for name, pairs in plan.speedups.items():
+        axes.plot(*zip(*pairs, strict=True), color=colours[name], linewidth=2, label=name)
     limits = {p.name: p.value for p in plan.break_even if p.kind == "rows"}
     for name, rows in limits.items():
         if rows < batches[-1]:
-            colour = COLOURS[list(plan.speedups).index(name)]
+            colour = colours[name]
             axes.axvspan(rows, batches[-1], color=colour, alpha=0.08)
             axes.axvline(rows, color=colour, linestyle=":", linewidth=1.5)
             label = f"{name}: compute-bound from here"
@@ -41,7 +44,7 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
     for point in plan.break_even:
         found = dict(plan.speedups[point.name])
         if point.kind == "batch" and point.value in found and point.value < batches[-1]:
-            colour = COLOURS[list(plan.speedups).index(point.name)]
+            colour = colours[point.name]
             place = (point.value, found[point.value])
             axes.plot(*place, "o", color=colour)
             axes.annotate(

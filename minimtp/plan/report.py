@@ -33,9 +33,8 @@ def print_plan(
     report("")
     report(table(plan))
     report(LEGEND)
-    for row in plan.rows:
-        if row.reason:
-            report(_note(row, settings))
+    for note in _notes(plan, settings):
+        report(note)
     report("")
     report(fill(advise(plan), 100))
     report("")
@@ -90,13 +89,16 @@ def _rounded(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
-def _note(row: Row, settings: Settings) -> str:
-    if row.point is None:
-        return f"{row.reason}."
-    return (
-        f"{row.candidate.name} stays below {settings.min_tokens_per_second:g} tokens/s per request "
-        "(--min-tokens-per-second); the table shows its fastest."
-    )
+def _notes(plan: Plan, settings: Settings) -> list[str]:
+    """Say what does not fit, and what is slower than a request should be."""
+    notes = [f"{row.reason}." for row in plan.rows if row.point is None]
+    slow = [row.candidate.name for row in plan.rows if row.point and row.reason]
+    if slow:
+        notes.append(
+            f"Below {settings.min_tokens_per_second:g} tokens/s per request "
+            f"(--min-tokens-per-second), so their fastest is shown: {', '.join(slow)}."
+        )
+    return notes
 
 
 def service_table(plan: Plan) -> str:
@@ -188,7 +190,7 @@ MEASURED = {  # what a plan of a measured run does not assume, because it is mea
     "acceptance", "max_drafts", "bits", "table_bits", "cache_bits", "draft_layers", "max_devices",
     "parallel_efficiency", "gigabytes_per_second", "teraflops", "bandwidth_efficiency",
     "compute_efficiency", "layer_microseconds", "round_milliseconds", "request_microseconds",
-    "cache_megabytes",
+    "cache_megabytes", "linked_devices",
 }  # fmt: skip
 RANGE = {"min_batch", "max_batch", "swept_to", "title"}
 
@@ -247,7 +249,7 @@ def _reason(chosen: Row, baseline: Row) -> str:
 
 def _limit(plan: Plan) -> str:
     """Say up to how many requests drafting pays, for the last configuration that drafts."""
-    drafting = [row.candidate for row in plan.rows if row.candidate.base]
+    drafting = [row.candidate for row in plan.rows if row.candidate.base and row.point]
     if not drafting:
         return "none of the configurations drafts"
     limits = {p.name: p.value for p in plan.break_even if p.kind == "batch"}

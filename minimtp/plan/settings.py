@@ -48,7 +48,7 @@ class Settings:
     acceptance: by depth, the last for all deeper drafts. max_drafts: the longest draft.
     bits, table_bits: of the int4 configurations. cache_bits: of a number in the cache.
     draft_layers, draft_vocabulary: see `Drafter`.
-    max_devices: of one replica. parallel_efficiency: see cost.py.
+    max_devices: of one replica, if the hardware can link as many. parallel_efficiency: see cost.py.
     memory_share: of a device's memory for weights and cache.
     utilisation: the load for which replicas are planned, as a share of what they can do.
     prompt_rows: rows of prompts that may join a pass.
@@ -120,10 +120,10 @@ class Settings:
         """Tokens of a whole request."""
         return self.prompt_tokens + self.new_tokens
 
-    @property
-    def replica_sizes(self) -> list[int]:
-        """The numbers of devices that one replica may have: 1, 2, 4, ..."""
-        return [devices for devices in DEVICES if devices <= self.max_devices]
+    def replica_sizes(self, linked_devices: int) -> list[int]:
+        """Return the numbers of devices that one replica may have: 1, 2, 4, ..."""
+        most = min(self.max_devices, linked_devices)
+        return [devices for devices in DEVICES if devices <= most]
 
     @property
     def batches(self) -> list[int]:

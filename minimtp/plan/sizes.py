@@ -95,6 +95,7 @@ class Hardware(Struct, frozen=True, forbid_unknown_fields=True):
     request_microseconds: Cost = 0.0
     cache_megabytes: Cost = 0.0
     cache_gigabytes_per_second: Rate | None = None
+    linked_devices: Annotated[int, Meta(ge=1, le=8)] = 8
     dollars_per_hour: Cost = 0.0
     priced: str = ""
     title: str = "your hardware"

@@ -73,7 +73,8 @@ def test_free_rows_multiply_the_speed_by_the_tokens_of_a_pass():
 def test_what_does_not_fit_is_named_with_its_bytes():
     with pytest.raises(UserError, match="toy needs 2.0 GB for one request, and 1 device can hold"):
         planned([toy(weights=2e9)])
-    plan = planned([toy(weights=2e9), toy(name="small")])
+    plan = planned([toy(weights=2e9, name="large"), toy(name="small")])
+    assert list(plan.speedups) == ["small"]
     assert plan.rows[0].point is None and plan.rows[1].relative_cost == 1
     assert "does not fit" in table(plan)
 
