@@ -1,14 +1,15 @@
 """Names of files in messages, and commands that a reader can paste into a shell.
 
 Every command that minimtp prints is made by `command`, so it works for any name: with blanks,
-quotes, dollar signs, line ends, a dash in front, or bytes that are not UTF-8.
+quotes, dollar signs, line ends, a dash in front, bytes that are not UTF-8, or letters that the
+terminal cannot show.
 """
 
+import itertools
 import os
-import re
 import shlex
+import sys
 
-UNPRINTABLE = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as Python decodes names
 MAX_SHOWN = 100  # characters of a name in a message
 
 
@@ -28,7 +29,7 @@ def shown_path(path: str | os.PathLike) -> str:
     """
     name = "".join(c if c.isprintable() else _escaped(c) for c in os.fsdecode(path))
     if len(name) <= MAX_SHOWN:
-        return name
+        return name or "''"
     return f"{name[: MAX_SHOWN // 2 - 2]}...{name[-MAX_SHOWN // 2 + 1 :]}"
 
 
@@ -42,16 +43,26 @@ def _quoted(word: str | os.PathLike) -> str:
     text = os.fsdecode(word)
     if text.startswith("-") and isinstance(word, os.PathLike):
         text = f"./{text}"
-    if not UNPRINTABLE.search(text):
+    if _can_be_printed(text):
         return shlex.quote(text)
+    pieces = itertools.groupby(text, _can_be_printed)
     return "".join(
-        _octal(part) if UNPRINTABLE.match(part) else shlex.quote(part)
-        for part in UNPRINTABLE.split(text)
-        if part
+        shlex.quote("".join(piece)) if printable else _octal("".join(piece))
+        for printable, piece in pieces
     )
 
 
+def _can_be_printed(text: str) -> bool:
+    """Return whether a terminal can show it. Bytes that are not UTF-8 never can be."""
+    try:
+        text.encode("utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _octal(text: str) -> str:
-    """Return shell code for bytes that cannot be printed, so the shell has to make them."""
+    """Return shell code that makes text that cannot be printed."""
     escapes = "".join(f"\\0{byte:03o}" for byte in os.fsencode(text))
     return f"\"$(printf %b '{escapes}')\""

@@ -1,5 +1,6 @@
 """Printed commands work when they are pasted into a shell, and messages stay in one line."""
 
+import io
 import os
 import re
 import shlex
@@ -51,6 +52,18 @@ def test_a_path_in_a_message_is_one_printable_line_of_limited_length(name):
     assert shown.isprintable() and len(shown) <= MAX_SHOWN
     if name.isprintable() and len(name) <= MAX_SHOWN:
         assert shown == name
+
+
+def test_a_command_for_a_terminal_that_shows_ascii_only_still_names_the_file(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    lines = [command("printf", "%s\\0", name) for name in ("тест 猫.txt", "a", "é\n")]
+    assert all(line.isascii() for line in lines)
+    said = subprocess.run(["sh", "-c", "; ".join(lines)], capture_output=True, check=True).stdout
+    assert said.decode() == "тест 猫.txt\0a\0é\n\0"
+
+
+def test_an_empty_path_is_shown():
+    assert shown_path("") == "''"
 
 
 def test_a_long_path_keeps_its_beginning_and_its_end():

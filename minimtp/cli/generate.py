@@ -81,6 +81,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     from minimtp.training.data.encoding import checked_encoding, normalized
 
     encoding = checked_encoding(options.encoding)
+    if encoding and not (options.prompts or "-" in options.prompt):
+        raise UserError("--encoding is for --prompts and for standard input (--prompt -): omit it")
     prompts = [
         _text("standard input", sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), encoding)
         if prompt == "-"

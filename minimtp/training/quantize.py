@@ -98,7 +98,7 @@ def quantize(
     if run.packed is not None:
         raise UserError(f"{run.path} is quantized already: give the run it was made from")
     needs_text = method in METHODS_WITH_TEXT or head_grid == MEASURED
-    if calibration and not needs_text:
+    if (calibration or encoding) and not needs_text:
         raise UserError(
             f"method {method or 'rtn'} does not look at any text: "
             "leave out the calibration text, or use gptq or awq"

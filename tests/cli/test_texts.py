@@ -47,6 +47,25 @@ def test_train_evaluate_quantize_and_compare_read_a_text_in_its_encoding(capsys)
     )
 
 
+def test_an_encoding_that_nothing_is_read_in_is_refused(capsys, run):
+    for words, sentence in (
+        (
+            "train --out new",
+            "the text stdlib needs no encoding: leave out --encoding, or give files",
+        ),
+        ("evaluate run --corpus stdlib", "the text stdlib needs no encoding"),
+        ("quantize run --out new", "method rtn does not look at any text"),
+        ("generate run --prompt x", "--encoding is for --prompts and for standard input"),
+    ):
+        assert sentence in refused(capsys, *words.split(), "--encoding", "cp1251")
+
+
+def test_an_empty_path_is_no_folder(capsys):
+    assert "corpus must be a name that a file can have, not ''" in refused(
+        capsys, "train", "--corpus", "", "--out", "new"
+    )
+
+
 def test_what_a_folder_leaves_out_is_printed_by_every_command_that_reads_it(capsys, run):
     folder = Path("texts")
     folder.mkdir()

@@ -231,7 +231,7 @@ def _entries(parent: Path, folder: Path, report: Callable[[str, str], None]) -> 
 
 def _source(given: str | Path, out: str | Path | None, option: str, skipped: Skipped) -> _Source:
     path = Path(given)
-    kind = kind_at(path)
+    kind = kind_at(given)  # not of the path: Path("") is the current folder
     if kind == "nothing":
         raise UserError(
             f"there is no file or folder {shown_path(given)}: give an existing {option}"
