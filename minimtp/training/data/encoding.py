@@ -14,9 +14,10 @@ pass through this file, so the same text gives the same tokens, whichever progra
    in which the file is valid is used, so those that accept every file belong at the end:
    `--encoding gbk,cp1251`.
 
-**Normalization.** Byte order marks at the beginning and zero bytes at the end are removed. Line
-ends "\\r\\n" and "\\r" become "\\n". Everything else is part of the text: form feeds, tabs, blanks
-at the ends of lines, a missing line end at the end, and the composition of accents.
+**Normalization.** Byte order marks at the beginning are removed, and so are zero bytes and Ctrl-Z
+at the end, with which old programs pad files. Line ends "\\r\\n" and "\\r" become "\\n". Everything
+else is part of the text: form feeds, tabs, blanks at the ends of lines, a missing line end at the
+end, and the composition of accents.
 """
 
 import codecs
@@ -27,6 +28,7 @@ from functools import lru_cache
 from minimtp.errors import UserError
 
 MARK = "\ufeff"  # the byte order mark
+PADDING = "\0\x1a"  # at the end of files: zero bytes, and the end mark of DOS (Ctrl-Z)
 MARKS = (  # UTF-32 first, because its mark in little-endian order begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -37,10 +39,9 @@ MARKS = (  # UTF-32 first, because its mark in little-endian order begins with t
 WITHOUT_ORDER = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # if the file has no mark either
 NO_ENCODINGS_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 SAMPLE = "ж中한あéß"  # characters outside ASCII, some of which every encoding of text has
-SIGNATURES = (  # files whose beginning may pass for text
-    b"%PDF-", b"%!PS", b"{\\rtf", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04", b"\x1f\x8b",
-    b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"\x7fELF", b"\xd0\xcf\x11\xe0",
-    b"GGUF",
+SIGNATURES = (  # files that may pass for text: documents, pictures and archives
+    b"%PDF-1", b"{\\rtf1", b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b", b"BZh91AY&SY",
+    b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"\x7fELF", b"\xd0\xcf\x11\xe0",
 )  # fmt: skip
 CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1b")
 MAX_CONTROLS = 0.02  # fraction of control characters above which a file is not text
@@ -89,7 +90,7 @@ def _known_encoding(name: str) -> str:
 
 def normalized(text: str) -> str:
     """Return the text without byte order marks and padding, and with "\\n" as its line ends."""
-    return text.lstrip(MARK).rstrip("\0").replace("\r\n", "\n").replace("\r", "\n")
+    return text.lstrip(MARK).rstrip(PADDING).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(content: bytes, encoding: str | None = None) -> tuple[str, str]:
@@ -138,7 +139,7 @@ def check_beginning(content: bytes, encoding: str | None = None) -> None:
     """Raise NotText if the first bytes of a file show that it is not text."""
     if content.startswith(SIGNATURES):
         raise _binary("its first bytes are those of another kind of file")
-    if b"\0" in content.rstrip(b"\0") and not (_has_mark(content) or _is_wide(encoding)):
+    if b"\0" in content.rstrip(PADDING.encode()) and not (_has_mark(content) or _is_wide(encoding)):
         raise _unmarked(content) or _binary("it has zero bytes")
 
 
@@ -176,7 +177,7 @@ def _is_wide(encoding: str | None) -> bool:
 
 def _is_plain(content: bytes) -> bool:
     """Return whether bytes without a mark can be text in an encoding that extends ASCII."""
-    return b"\0" not in content.rstrip(b"\0") and not _is_mostly_control(content)
+    return b"\0" not in content.rstrip(PADDING.encode()) and not _is_mostly_control(content)
 
 
 def _is_mostly_control(content: bytes) -> bool:

@@ -25,13 +25,18 @@ from minimtp.training.data.encoding import NotText, check_beginning, decode_docu
 
 Texts = list[tuple[str, bytes]]  # (name, content)
 
-# The files that minimtp writes into a folder. They are no texts in a folder that has one of MARKERS
-# or a log that minimtp began, and in the folder that the command writes and below it.
+# The files of runs and of Hugging Face models. They are no texts in a folder that has one of
+# MARKERS or a log that minimtp began, and in the folder that the command writes and below it.
 MARKERS = frozenset(
-    ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json".split()
+    ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json "
+    "model.safetensors model.safetensors.index.json".split()
 )
 LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
-OWN_NAMES = MARKERS | frozenset(["recipe.json", LOG_NAME, "self-generated"])
+OWN_NAMES = MARKERS | frozenset(
+    f"recipe.json {LOG_NAME} self-generated config.json generation_config.json tokenizer.json "
+    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt "
+    "chat_template.jinja".split()
+)
 PARTIAL = ".partial"  # the suffix of what was not finished
 BEGINNING = 1 << 16  # bytes that are read first: most binary files show what they are
 SHOWN_NAMES = 3  # of the files that were left out for one reason
@@ -205,7 +210,7 @@ def files_below(
             if skip(entry.name):
                 continue
             if own and _is_own(entry.name):
-                report("written by minimtp", relative)
+                report("part of a run or model", relative)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append((path, in_out))
             elif reason := _not_a_file(path):
@@ -284,7 +289,9 @@ def _each_once(found: Texts, skipped: Skipped) -> Texts:
 
 
 def _is_own(name: str) -> bool:
-    """Return whether minimtp gives files this name. A number is behind what it has put aside."""
+    """Return whether runs and models have files of this name. A number is behind what a command
+    has put aside.
+    """
     return re.sub(r"\.\d+$", "", name) in OWN_NAMES or name.endswith(PARTIAL)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from minimtp.errors import UserError
 from minimtp.training.data.encoding import (
     MARKS,
+    SIGNATURES,
     NotText,
     checked_encoding,
     decode,
@@ -61,7 +62,7 @@ def test_a_byte_order_mark_decides_whatever_encoding_is_given(mark, name, encodi
     text=texts,
     name=st.sampled_from(ALL),
     ending=st.sampled_from(LINE_ENDS),
-    padding=st.sampled_from(["", "\0", "\0\0\0"]),
+    padding=st.sampled_from(["", "\0", "\0\0\0", "\x1a", "\x1a\0"]),
 )
 @example("яю", "cp1251", "\n", "")  # these bytes are a byte order mark
 @example("Р°", "cp1251", "\n", "")  # these bytes are UTF-8
@@ -76,11 +77,12 @@ def test_any_text_reads_the_same_in_any_encoding_unless_its_bytes_are_utf_8(
             return  # some encodings cannot tell all their characters apart
     except UnicodeError:
         return
-    marked = content.startswith(tuple(mark for mark, _ in MARKS))
+    marked = content.startswith((*(mark for mark, _ in MARKS), *SIGNATURES))
     try:
         document, used = decode_document(content, checked_encoding(name))
     except NotText as error:
-        # A mark may promise something else than what follows. Other texts are always readable.
+        # A mark or a signature may promise something else than what follows. Other texts are
+        # always readable.
         assert marked or not normalized(text) or "\0" in normalized(text + padding), error
         return
     if used in (checked_encoding(name), name):
@@ -98,8 +100,23 @@ def test_normalizing_twice_changes_nothing_and_line_ends_are_line_feeds(text):
 
 @given(texts)
 def test_no_utf_8_text_is_taken_for_a_binary_file(text):
-    if normalized(text):
+    if normalized(text) and not text.encode().startswith(SIGNATURES):
         assert decode_document(text.encode()) == (normalized(text).encode(), "utf-8")
+
+
+def test_the_end_mark_of_dos_and_zero_bytes_at_the_end_are_no_part_of_the_text():
+    for name in ("utf-8", "cp866", "utf-16", "utf-16-le"):
+        for padding in ("\x1a", "\0" * 100, "\x1a" + "\0" * 100):
+            content = f"Привет\r\n{padding}".encode(name)
+            encoding = None if name in ("utf-8", "utf-16") else name
+            assert decode_document(content, encoding)[0] == "Привет\n".encode()
+
+
+@pytest.mark.parametrize(
+    "text", ["GGUF is a file format", "BZh and GIF8", "%!PS\nshowpage\n", "{}"]
+)
+def test_a_text_about_a_file_format_is_a_text(text):
+    assert decode_document(text.encode())[0] == text.encode()
 
 
 def test_form_feeds_tabs_and_accents_are_part_of_the_text():

@@ -151,7 +151,7 @@ def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
     (out / checkpoint.FILE_NAME).write_bytes(b"1234567\0")
     assert open_corpus([folder]).fingerprint == alone
     assert (
-        "written by minimtp (runs/mine/checkpoint.safetensors"
+        "part of a run or model (runs/mine/checkpoint.safetensors"
         in files_and_folders([folder]).skipped
     )
     for file in out.iterdir():
@@ -171,6 +171,11 @@ def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
     (below / "log.jsonl").write_text("")
     (below.parent / "text").write_text("text")
     assert names(below.parent, out=below.parent) == ["text"]
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "README.md"):
+        (model / name).write_text(f"{{}} {name}")
+    assert names(model) == ["README.md"]
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "recipe.json").write_text("a recipe of a cook")
     assert names(tmp_path / "recipes") == ["recipe.json"]
