@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help="file to write; an existing GGUF file is replaced",
+        help="file to write; an earlier export is replaced",
     )
 
 

@@ -20,6 +20,7 @@ from minimtp.files import OneWriter
 from minimtp.files.one_writer import NAME
 from tests.files.obstacles import OBSTACLES, contents, plant
 
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of POSIX")
 ROOT = str(Path(minimtp.__file__).parents[1])
 HOLDER = (
     "import sys\nfrom minimtp.files import OneWriter\n"

@@ -32,6 +32,7 @@ from minimtp.files import (
 )
 from tests.files.obstacles import OBSTACLES, PRECIOUS, contents, plant
 
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of POSIX")
 NOTE = FileKind("a note", begins=b'{"note": ')
 ROOT = str(Path(minimtp.__file__).parents[1])
 
