@@ -16,6 +16,7 @@ class Tokenizer(Protocol):
     end_token: ends a document. end_tokens: all tokens at which generated text ends, end_token
     included.
     begin_tokens: come before every prompt and every document; most models have none.
+    prompt_prefix: comes before the text of a prompt, a space in some models, else nothing.
     special_tokens: the ids of tokens that are not text, by name, such as the marks of a chat.
     chat_template: the Jinja template that turns a chat into a prompt, if the model has one.
     """
@@ -24,6 +25,7 @@ class Tokenizer(Protocol):
     end_token: int
     end_tokens: tuple[int, ...]
     begin_tokens: tuple[int, ...]
+    prompt_prefix: str
     special_tokens: Mapping[str, int]
     chat_template: str | None
 
@@ -36,8 +38,13 @@ class Tokenizer(Protocol):
 
 
 def prompt_tokens(tokenizer: Tokenizer, text: str | bytes) -> Array:
-    """Return the tokens of a prompt: the tokenizer's begin tokens, and the text. (N,) int64."""
+    """Return the tokens of a prompt: the tokenizer's begin tokens, and the text after the prefix
+    that it gives to prompts. (N,) int64.
+    """
     begin = np.array(tokenizer.begin_tokens, np.int64)
+    prefix = tokenizer.prompt_prefix
+    if prefix:
+        text = prefix + text if isinstance(text, str) else prefix.encode() + text
     return np.concatenate([begin, tokenizer.encode(text)])
 
 

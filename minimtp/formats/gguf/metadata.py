@@ -23,6 +23,7 @@ KINDS = {  # types in the file that a kind of key accepts, and the kind's name i
     "flag": (("bool",), "true or false"),
     "text": (("string",), "a string"),
     "texts": (("array of string",), "an array of strings"),
+    "numbers": (("array of float32",), "an array of numbers"),
     "wholes": (tuple(f"array of {kind}" for kind in WHOLE), "an array of whole numbers"),
 }
 
@@ -40,7 +41,9 @@ class Key(NamedTuple):
             return False
         if self.kind in ("whole", "number"):
             return isfinite(value.value) and self.low <= value.value <= self.high
-        return self.kind not in ("texts", "wholes") or self.low <= len(value.value) <= self.high
+        if self.kind == "numbers" and not np.isfinite(value.value).all():
+            return False
+        return self.kind[-1] != "s" or self.low <= len(value.value) <= self.high
 
     def __str__(self) -> str:
         words = KINDS[self.kind][1]
@@ -59,7 +62,9 @@ GENERAL = {
     "tokenizer.ggml.pre": Key("text", default="default"),
     "tokenizer.ggml.tokens": Key("texts", 2, MAX_TOKENS),
     "tokenizer.ggml.token_type": Key("wholes", 2, MAX_TOKENS, None),
-    "tokenizer.ggml.merges": Key("texts", 0, MAX_TOKENS),
+    "tokenizer.ggml.merges": Key("texts", 0, MAX_TOKENS, None),
+    "tokenizer.ggml.scores": Key("numbers", 2, MAX_TOKENS, None),
+    "tokenizer.ggml.add_space_prefix": Key("flag", default=True),
     "tokenizer.ggml.bos_token_id": TOKEN_ID,
     "tokenizer.ggml.eos_token_id": TOKEN_ID._replace(default=REQUIRED),
     "tokenizer.ggml.eot_token_id": TOKEN_ID,
@@ -152,6 +157,10 @@ def _check_vocabulary(file: GgufFile, general: Mapping[str, object]) -> None:
     if types is not None and len(types) != len(tokens):
         needed = f"as long as the {len(tokens)} tokens"
         raise _wrong(file, "tokenizer.ggml.token_type", types, needed)
+    scores: np.ndarray | None = general["tokenizer.ggml.scores"]
+    if scores is not None and len(scores) != len(tokens):
+        needed = f"as long as the {len(tokens)} tokens"
+        raise _wrong(file, "tokenizer.ggml.scores", scores, needed)
     for key in TOKEN_IDS:
         if general[key] is not None and general[key] >= len(tokens):
             raise _wrong(file, key, general[key], f"one of the tokens 0 to {len(tokens) - 1}")

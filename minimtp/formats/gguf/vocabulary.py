@@ -7,7 +7,7 @@ join neighbouring tokens within a word.
     bytes                the 256 spellings in the order of the bytes, and the end of a document;
                          nothing is ever merged, so the pattern has no effect
     a tokenizers file    its vocabulary and its merges, if it is byte-level BPE with the patterns of
-                         a family that llama.cpp knows
+                         a family that llama.cpp knows, or pieces of text (pieces.py)
 
 llama.cpp takes prompts as UTF-8 and replaces invalid bytes by U+FFFD, while here every byte is a
 token.
@@ -18,8 +18,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minimtp.errors import UserError, shown
+from minimtp.formats.gguf import pieces
+from minimtp.formats.gguf.pieces import BYTE, NORMAL
 from minimtp.formats.gguf.pre_tokenizers import (
     SUPPORTED,
+    PreTokenizer,
     as_stage,
     byte_level,
     name_of,
@@ -27,11 +30,12 @@ from minimtp.formats.gguf.pre_tokenizers import (
 )
 from minimtp.model.loaded import Tokenizer
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.tokenizer_content import TokenizerSettings, byte_spellings
+from minimtp.training.data.spellings import Pieces, byte_spellings
+from minimtp.training.data.tokenizer_content import TokenizerSettings, word_stage
 
 END = "<|endoftext|>"
 # llama_token_type of llama.cpp
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5
 MODEL = "gpt2"
 # Control tokens with these names end a text, whatever the metadata says, as in llama.cpp.
 END_NAMES = (END, "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>")
@@ -44,6 +48,8 @@ class Vocabulary(NamedTuple):
     """The values of tokenizer.ggml.tokens, token_type, merges, pre and eos_token_id.
 
     begin: the begin token, if it is added to prompts. ends: more tokens that end a text.
+    space_prefix: a prompt begins with a space.
+    A vocabulary of pieces (pieces.py) has its merges here, and the `pre` of that file.
     """
 
     tokens: list[str]
@@ -54,6 +60,10 @@ class Vocabulary(NamedTuple):
     begin: int | None = None
     ends: tuple[int, ...] = ()
     chat_template: str | None = None
+    space_prefix: bool = False
+
+
+PIECES_OF_TEXT = PreTokenizer(patterns=(), begins=True)
 
 
 def vocabulary_in(values: Mapping[str, Any], path: object) -> Vocabulary:
@@ -61,11 +71,12 @@ def vocabulary_in(values: Mapping[str, Any], path: object) -> Vocabulary:
     supported.
     """
     model, pre = values["tokenizer.ggml.model"], values["tokenizer.ggml.pre"]
-    family = pre_tokenizer_named(pre)
-    if model != MODEL or family is None:
+    family = PIECES_OF_TEXT if model == pieces.MODEL else pre_tokenizer_named(pre)
+    if model not in (MODEL, pieces.MODEL) or family is None:
         raise UserError(
             f"{path}: tokenizer {shown(model)} with pre-tokenizer {shown(pre)} is not supported "
-            f"(supported: {MODEL} with {', '.join(SUPPORTED)}): give another file"
+            f"(supported: {pieces.MODEL}, and {MODEL} with {', '.join(SUPPORTED)}): give another "
+            "file"
         )
     tokens = values["tokenizer.ggml.tokens"]
     types = values["tokenizer.ggml.token_type"]
@@ -84,15 +95,24 @@ def vocabulary_in(values: Mapping[str, Any], path: object) -> Vocabulary:
         for token, (name, kind) in enumerate(zip(tokens, types, strict=True))
         if kind == CONTROL and name in END_NAMES
     ]
+    needed = f"tokenizer.ggml.{'scores' if model == pieces.MODEL else 'merges'}"
+    merges = values[needed]
+    if merges is None:
+        raise UserError(
+            f"{path} does not contain {needed}, so it is not a complete model: give another file"
+        )
+    if model == pieces.MODEL:
+        merges, pre = pieces.merges_from(tokens, types, merges.tolist()), pieces.PRE
     return Vocabulary(
         tokens,
         types,
-        values["tokenizer.ggml.merges"],
+        merges,
         end,
         pre,
         begin if adds else None,
         tuple(sorted({token for token in others if token is not None} - {end})),
         values["tokenizer.chat_template"],
+        space_prefix=model == pieces.MODEL and values["tokenizer.ggml.add_space_prefix"],
     )
 
 
@@ -107,8 +127,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     from tokenizers import Tokenizer as Library
 
     content = json.loads(str(tokenizer.to_dict()["file"]))
-    pre = name_of(content.get("pre_tokenizer"), bool(content["model"].get("ignore_merges")))
-    if pre is None:
+    is_pieces = bool(content["model"].get("byte_fallback"))
+    stage = content.get("pre_tokenizer")
+    pre = pieces.PRE if is_pieces else name_of(stage, bool(content["model"].get("ignore_merges")))
+    if pre is None or (is_pieces and word_stage(content)):
         raise UserError(
             "the model's tokenizer cuts text into words in a way that a GGUF file cannot express "
             f"(it can express {', '.join(SUPPORTED)}): export to another format"
@@ -124,6 +146,8 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     types = dict.fromkeys(tokens.values(), NORMAL)
     for added in content.get("added_tokens") or ():
         types[tokens[added["content"]]] = CONTROL if added["special"] else USER_DEFINED
+    for name in Pieces("").byte_names if is_pieces else ():
+        types[tokens[name]] = BYTE
     every = range(tokenizer.vocabulary_size)
     merges = [
         merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]
@@ -137,6 +161,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         begin=next(iter(tokenizer.begin_tokens), None),
         ends=tokenizer.end_tokens[1:],
         chat_template=tokenizer.chat_template,
+        space_prefix=tokenizer.prompt_prefix != "",
     )
 
 
@@ -190,7 +215,16 @@ def _used(vocabulary: Vocabulary) -> dict[str, int]:
 
 def content_of(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return the vocabulary as a `tokenizer.json`."""
-    family = pre_tokenizer_named(vocabulary.pre)
+    is_pieces = vocabulary.pre == pieces.PRE
+    if is_pieces:
+        family, stages = PIECES_OF_TEXT, pieces.stages(vocabulary.space_prefix)
+    else:
+        family = pre_tokenizer_named(vocabulary.pre)
+        stages = {
+            "normalizer": None,
+            "pre_tokenizer": as_stage(family),
+            "decoder": byte_level(use_regex=True),
+        }
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
         {"id": token, "content": name, "special": kind != USER_DEFINED, **flags}
@@ -201,15 +235,15 @@ def content_of(vocabulary: Vocabulary) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "normalizer": None,
         "post_processor": None,
         "added_tokens": added,
-        "pre_tokenizer": as_stage(family),
-        "decoder": byte_level(use_regex=True),
         "model": {
             "type": "BPE",
             "vocab": _used(vocabulary),
             "merges": [merge for merge in vocabulary.merges if merge != NEVER],
             "ignore_merges": family.whole_words,
+            "byte_fallback": is_pieces,
+            "fuse_unk": is_pieces,
         },
+        **stages,
     }

@@ -24,6 +24,7 @@ from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.files import FileKind, atomic_write, check_file
+from minimtp.formats.gguf import pieces
 from minimtp.formats.gguf.layout import HALVES, NAMES, gguf_library
 from minimtp.formats.gguf.rope_scaling import OWN_KEY, ROPE_FACTORS, factors_of
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
@@ -237,11 +238,16 @@ def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
 
 
 def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary) -> None:
-    writer.add_tokenizer_model(MODEL)
-    writer.add_tokenizer_pre(vocabulary.pre)
+    is_pieces = vocabulary.pre == pieces.PRE
+    writer.add_tokenizer_model(pieces.MODEL if is_pieces else MODEL)
+    writer.add_tokenizer_pre("default" if is_pieces else vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if is_pieces:
+        writer.add_token_scores(pieces.scores_from(vocabulary.tokens, vocabulary.merges))
+        writer.add_add_space_prefix(vocabulary.space_prefix)
+    else:
+        writer.add_token_merges(vocabulary.merges)
     begins = vocabulary.begin is not None
     # The end token as in GPT-2, if there is none; llama.cpp would assume token 11.
     writer.add_bos_token_id(vocabulary.begin if begins else vocabulary.end)

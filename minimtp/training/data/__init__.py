@@ -7,6 +7,7 @@ tokenizer.py          text to tokens and back
 byte_tokenizer.py     the built-in tokenizer: token = byte
 file_tokenizer.py     byte-level BPE, applied so that text survives
 tokenizer_content.py  the form of its files, and settings that would change the text
+spellings.py          how names of tokens spell text
 document_tokens.py    the tokens of the documents
 corpus.py             the tokens, split into training and validation
 batches.py            the batches of a run

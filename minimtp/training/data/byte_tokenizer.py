@@ -17,6 +17,7 @@ class ByteTokenizer:
     end_token = 256
     end_tokens = (256,)
     begin_tokens = ()
+    prompt_prefix = ""
     special_tokens: Mapping[str, int] = {}
     chat_template = None
 

@@ -15,6 +15,9 @@ tokens, or there is an error that names the character:
 * Names of special tokens in a text are text. Only `encode(..., special=True)` turns them into the
   special tokens, for prompts that a chat template has written.
 
+Vocabularies of pieces with byte fallback (SentencePiece's, as in Llama 2) are read in the same way
+(spellings.py).
+
 Many vocabularies lack a few bytes that texts hardly contain, such as control characters
 (SmolLM2's lacks 21 bytes). These are accepted, and a text that needs them is refused.
 """
@@ -29,18 +32,13 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.model.tokenizer import PROBES
 from minimtp.training.data.byte_tokenizer import as_bytes
-from minimtp.training.data.tokenizer_content import (
-    TokenizerSettings,
-    byte_of_spelling,
-    checked_content,
-    spelt,
-)
+from minimtp.training.data.spellings import Pieces
+from minimtp.training.data.tokenizer_content import TokenizerSettings, checked_content
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 # Bytes that every text may contain: printable ASCII, tab and line ends, and the bytes of UTF-8 for
 # characters up to U+3FFFF.
 ORDINARY = {9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)}
-UNDECODABLE = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as Python stores them
 
 
 class FileTokenizer:
@@ -64,9 +62,13 @@ class FileTokenizer:
         settings: TokenizerSettings | None = None,
         name: str = "the tokenizer file",
     ) -> None:
-        checked, self.notes = checked_content(content, name)
-        self._content = json.dumps(checked, ensure_ascii=False)
-        self._tokenizer = in_library(self._content, name)
+        checked = checked_content(content, name)
+        self.notes, self._spelling = checked.notes, checked.spelling
+        self.prompt_prefix = self._spelling.prompt_prefix
+        self._content = json.dumps(checked.content, ensure_ascii=False)
+        self._tokenizer = in_library(json.dumps(checked.library, ensure_ascii=False), name)
+        if not isinstance(self._spelling, Pieces):
+            _require_byte_level(self._tokenizer, name)
         self._settings = settings = settings or TokenizerSettings()
         known = self._tokenizer.get_vocab()
         self.special_tokens = {
@@ -95,7 +97,7 @@ class FileTokenizer:
         self._counts = self._count_bytes()
         self._byte_tokens = {
             byte: known[spelling]
-            for spelling, byte in byte_of_spelling().items()
+            for byte, spelling in enumerate(self._spelling.byte_names)
             if spelling in known and self._bytes.get(known[spelling]) == bytes([byte])
         }
         self._require_survival(name)
@@ -135,15 +137,16 @@ class FileTokenizer:
 
     def _encode_text(self, text: str) -> list[int]:
         tokens: list[int] = []
-        for part in UNDECODABLE.split(text) if UNDECODABLE.search(text) else (text,):
-            if UNDECODABLE.match(part):
+        apart = self._spelling.apart
+        for part in apart.split(text) if apart.search(text) else (text,):
+            if apart.match(part):
                 tokens += map(self._byte_token, part.encode("utf-8", "surrogateescape"))
             else:
                 tokens += self._encode_unicode(part)
         return tokens
 
     def _encode_unicode(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
+        tokens = self._in_library(text)
         raw = text.encode()
         if self._counts[tokens].sum() != len(raw):
             for byte in sorted(set(raw) - self._byte_tokens.keys()):
@@ -152,6 +155,9 @@ class FileTokenizer:
                 f"this tokenizer changes the text {shown(text)!r}: use another tokenizer or model"
             )
         return tokens
+
+    def _in_library(self, text: str) -> list[int]:
+        return self._tokenizer.encode(self._spelling.prepare(text), add_special_tokens=False).ids
 
     def _byte_token(self, byte: int) -> int:
         if byte not in self._byte_tokens:
@@ -165,6 +171,7 @@ class FileTokenizer:
         """Return the bytes of each token that is text."""
         names = self._tokenizer.get_vocab(with_added_tokens=False)
         ends = {self.end_token, *self.end_tokens}
+        spelt = self._spelling.spelt
         known = {token: spelt(name) for name, token in names.items() if token not in ends}
         for token, added in self._tokenizer.get_added_tokens_decoder().items():
             if added.special:
@@ -188,8 +195,7 @@ class FileTokenizer:
                 "tokenizer that was trained with the whole byte-level alphabet"
             )
         for text in self._probes():
-            tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
-            again = self._tokenizer.encode(text, add_special_tokens=False).ids
+            tokens, again = self._in_library(text), self._in_library(text)
             if self.decode_bytes(tokens) != text.encode() or tokens != again:
                 raise UserError(
                     f"{name} changes the text {shown(text)!r}: use a tokenizer whose tokens decode "
@@ -200,10 +206,13 @@ class FileTokenizer:
         """Yield difficult texts that the vocabulary can express."""
         known = self._byte_tokens.keys()
         for text in PROBES:
+            text = self._spelling.apart.sub("", text)
             if known >= set(text.encode()):
                 yield text
         characters = "".join(map(chr, [*range(0x800), *range(0x800, 0xD800, 61)]))
-        yield "".join(c for c in characters if known >= set(c.encode()))
+        yield "".join(
+            c for c in characters if known >= set(c.encode()) and not self._spelling.apart.match(c)
+        )
         yield " ".join("\n".join(" " * n + "x" for n in range(20)))
 
 
@@ -211,8 +220,6 @@ def in_library(content: str, name: str) -> Any:
     tokenizers = extras.require("tokenizers", name)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content)
-        decoder = tokenizer.decoder
-        spaces = None if decoder is None else decoder.decode(["\u0120"])
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # the library raises bare Exception, and its Rust code may panic
@@ -220,10 +227,17 @@ def in_library(content: str, name: str) -> Any:
             f"{name} is not a tokenizer that the installed library tokenizers can read: give a "
             "tokenizer.json"
         ) from None
-    if spaces != " ":
-        raise UserError(f"{name} is not byte-level: give a byte-level BPE file")
     tokenizer.encode_special_tokens = True  # names of special tokens in a text are text
     return tokenizer
+
+
+def _require_byte_level(tokenizer: Any, name: str) -> None:
+    try:
+        spaces = tokenizer.decoder.decode(["\u0120"])
+    except Exception:  # no decoder, or one that fails
+        spaces = None
+    if spaces != " ":
+        raise UserError(f"{name} is not byte-level: give a byte-level BPE file")
 
 
 def _end_token(settings: TokenizerSettings, known: Mapping[str, int], name: str) -> int:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
 from minimtp.records import check_value, parse_json
+from minimtp.training.data.spellings import ByteLevel, Pieces
 
 ADVICE = "give a byte-level BPE file of the tokenizers library"
 MAX_TOKENS = 2**24
@@ -88,35 +88,20 @@ class TokenizerSettings:
         )
 
 
-@cache
-def byte_of_spelling() -> dict[str, int]:
-    """Return the byte of each character with which byte-level vocabularies (GPT-2's) spell bytes.
-
-    If the character of a byte is printable, it is also its spelling.
+class Checked(NamedTuple):
+    """A checked file. content: without the settings that change the text. library: what the library
+    reads, in which the spelling is left to minimtp. notes: a sentence for each setting that was
+    switched off.
     """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + rank): byte for rank, byte in enumerate(others)
-    }
+
+    content: dict[str, Any]
+    library: dict[str, Any]
+    spelling: ByteLevel
+    notes: tuple[str, ...]
 
 
-def byte_spellings() -> list[str]:
-    """Return the characters with which byte-level vocabularies spell the bytes 0, 1, ..., 255."""
-    return sorted(byte_of_spelling(), key=byte_of_spelling().get)
-
-
-def spelt(name: str) -> bytes:
-    """Return the bytes of a token with this name.
-
-    A name with other characters is the text itself, as in the library.
-    """
-    known = byte_of_spelling()
-    return bytes(map(known.__getitem__, name)) if known.keys() >= set(name) else name.encode()
-
-
-def checked_content(content: str, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the file without the settings that change the text, and a sentence for each of them.
+def checked_content(content: str, name: str) -> Checked:
+    """Check the content of a file, and switch off the settings that change the text.
 
     Raises UserError, which begins with `name`, if the file has another form, or if a setting
     belongs to what the model has learned, so that it cannot be switched off.
@@ -127,7 +112,7 @@ def checked_content(content: str, name: str) -> tuple[dict[str, Any], tuple[str,
     if model.type != "BPE":
         raise UserError(f"{name} is a {shown(model.type)} model, not byte-level BPE: {ADVICE}")
     _check_ids(declared, name)
-    for setting in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+    for setting in ("continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, setting):
             raise UserError(f"{name} has {setting}, which is not byte-level BPE: {ADVICE}")
     notes = []
@@ -138,6 +123,25 @@ def checked_content(content: str, name: str) -> tuple[dict[str, Any], tuple[str,
         if value.get(setting):
             value[setting] = None
             notes.append(f"{setting}, which changes the length of a text")
+    spelling, library = _spelling(value, name), {}
+    if isinstance(spelling, Pieces):
+        library = {"normalizer": None, "pre_tokenizer": word_stage(value), "decoder": None}
+    else:
+        notes += _switched_off_stages(value, name)
+    added = value.get("added_tokens") or []
+    if any(token.get("lstrip") or token.get("rstrip") for token in added):
+        notes.append("added tokens that absorb the spaces beside them")
+    for token in added:
+        token |= {"lstrip": False, "rstrip": False}
+    special = {token["content"] for token in added if token.get("special")}
+    merges = value["model"]["merges"]
+    value["model"]["merges"] = [merge for merge in merges if _joined(merge) not in special]
+    sentences = tuple(f"{name}: switched off {note}" for note in dict.fromkeys(notes))
+    return Checked(value, value | library, spelling, sentences)
+
+
+def _switched_off_stages(value: dict[str, Any], name: str) -> Iterator[str]:
+    """Switch off what changes the text before it is merged. Yield what that was."""
     forms = [part.get("type") for part in _parts(value.get("normalizer"), "normalizers")]
     other = next((form for form in forms if form not in UNICODE_FORMS), None)
     if other is not None:
@@ -145,17 +149,57 @@ def checked_content(content: str, name: str) -> tuple[dict[str, Any], tuple[str,
             f"{name} has the normalizer {shown(other)}, which rewrites the text: {ADVICE}"
         )
     if forms:
-        notes.append(f"the normalizer {', '.join(forms)}, which rewrites characters")
+        yield f"the normalizer {', '.join(forms)}, which rewrites characters"
     value["normalizer"] = None
     for part in _parts(value.get("pre_tokenizer"), "pretokenizers"):
         if part.get("add_prefix_space"):
             part["add_prefix_space"] = False
-            notes.append("add_prefix_space, which adds a space to a text")
-    if any(token.get("lstrip") or token.get("rstrip") for token in value.get("added_tokens") or ()):
-        notes.append("added tokens that absorb the spaces beside them")
-    for token in value.get("added_tokens") or ():
-        token |= {"lstrip": False, "rstrip": False}
-    return value, tuple(f"{name}: switched off {note}" for note in dict.fromkeys(notes))
+            yield "add_prefix_space, which adds a space to a text"
+
+
+def _spelling(value: dict[str, Any], name: str) -> ByteLevel:
+    """Return how the names of tokens spell text. Raises UserError for a mixture of both ways."""
+    if not value["model"].get("byte_fallback"):
+        return ByteLevel()
+    prefix = ""
+    for part in _parts(value.get("normalizer"), "normalizers"):
+        match part:
+            case {"type": "Prepend", "prepend": "\u2581"}:
+                prefix = " "
+            case {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}:
+                pass
+            case _:
+                raise UserError(
+                    f"{name} has the normalizer {shown(part.get('type'))}, which is not supported "
+                    f"with byte_fallback: {ADVICE}"
+                )
+    for part in _parts(value.get("pre_tokenizer"), "pretokenizers"):
+        if part.get("type") != "Metaspace" or part.get("replacement", "\u2581") != "\u2581":
+            raise UserError(
+                f"{name} has the pre-tokenizer {shown(part.get('type'))}, which is not supported "
+                f"with byte_fallback: {ADVICE}"
+            )
+        if part.get("prepend_scheme", "always") != "never":
+            prefix = " "
+    return Pieces(prefix)
+
+
+def word_stage(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the stage that cuts a text before each space, if the file does that."""
+    stages = list(_parts(value.get("pre_tokenizer"), "pretokenizers"))
+    if not any(stage.get("split", True) for stage in stages):
+        return None
+    return {
+        "type": "Split",
+        "pattern": {"String": "\u2581"},
+        "behavior": "MergedWithNext",
+        "invert": False,
+    }
+
+
+def _joined(merge: str | list[str]) -> str:
+    """Return the name of the token that a merge makes."""
+    return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
 
 
 def _check_ids(content: Content, name: str) -> None:

@@ -13,11 +13,13 @@ import pytest
 
 from minimtp.formats.gguf.container import open_gguf
 from minimtp.formats.gguf.metadata import read_general
-from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in
+from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in, vocabulary_of
+from minimtp.model.tokenizer import same_tokens
 from tests.formats.gguf.helpers import needs_tokenizers
 
 SOURCE = os.environ.get("MINIMTP_LLAMA_CPP")
 VOCABULARIES = ["gpt-2", "llama-bpe", "qwen2", "starcoder", "refact", "command-r", "mpt", "qwen35"]
+PIECES = ["llama-spm", "phi-3"]
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
 pytestmark = [
@@ -27,7 +29,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("name", [*VOCABULARIES, *PIECES])
 def test_tokens_equal_those_of_the_original_tokenizer(name):
     path = Path(SOURCE, "models", f"ggml-vocab-{name}.gguf")
     tokenizer = tokenizer_of(vocabulary_in(read_general(open_gguf(path)), path), str(path))
@@ -36,5 +38,8 @@ def test_tokens_equal_those_of_the_original_tokenizer(name):
     assert len(texts) > 40
     for text, line in zip(texts, lines, strict=False):
         expected = [int(token) for token in line.split()]
+        if text:
+            text = tokenizer.prompt_prefix + text
         assert tokenizer.encode(text).tolist() == expected, repr(text)
         assert tokenizer.decode_bytes(expected) == text.encode()
+    assert same_tokens(tokenizer_of(vocabulary_of(tokenizer)), tokenizer)
