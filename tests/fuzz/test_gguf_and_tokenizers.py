@@ -23,10 +23,11 @@ from minimtp.training.build import build_model
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.data.tokenizer import open_tokenizer
+from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
 from tests.formats.gguf.raw import Tensor, contents, file_bytes
 from tests.fuzz.mutate import damaged_bytes, damaged_json, json_bytes, must_be_refused_or_right
-from tests.training.data.test_text_survives import content
+from tests.training.data.test_text_survives import content, pieces_content
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +35,8 @@ pytestmark = [
         importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop"
     ),
 ]
-MUTANTS = 600  # of each kind
+MUTANTS = 500  # of each kind
+FILES = ["bytes", "bpe", "pieces"]
 SECONDS, MEGABYTES = 10.0, 64.0
 SCALAR_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 ODD_NUMBERS = (
@@ -131,7 +133,10 @@ def files(tmp_path_factory):
     model = build_model(preset("tiny", vocabulary_size=tokenizer.vocabulary_size), rng)
     packed = round_to_nearest(model, QuantizationSpec("q4_0", "q8_0"))
     write_gguf(folder / "bpe.gguf", packed, tokenizer, "bpe")
-    paths = [folder / "bytes.gguf", folder / "bpe.gguf"]
+    spelt = FileTokenizer(json.dumps(pieces_content()), TokenizerSettings(begin_tokens=(1,)))
+    model = build_model(preset("tiny", vocabulary_size=spelt.vocabulary_size), rng)
+    write_gguf(folder / "pieces.gguf", model, spelt, "pieces")
+    paths = [folder / f"{name}.gguf" for name in FILES]
     assert all(is_usable(load(path)) for path in paths)  # what is imported or compiled once
     return paths
 
@@ -158,7 +163,7 @@ def survives(tokenizer):
     return True
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("which", range(len(FILES)), ids=FILES)
 @pytest.mark.parametrize("kind", ["structure", "bytes"])
 def test_a_damaged_gguf_file_is_refused_or_usable(files, tmp_path, which, kind):
     rng = random.Random(f"gguf {which} {kind}")
@@ -174,10 +179,11 @@ def test_a_damaged_gguf_file_is_refused_or_usable(files, tmp_path, which, kind):
     assert refused > MUTANTS / 10
 
 
+@pytest.mark.parametrize("spelling", ["byte level", "pieces"])
 @pytest.mark.parametrize("kind", ["values", "bytes"])
-def test_a_damaged_tokenizer_file_is_refused_or_text_survives_it(tmp_path, kind):
-    rng, path, refused = random.Random(f"tokenizer {kind}"), tmp_path / "tokenizer.json", 0
-    value = content()
+def test_a_damaged_tokenizer_file_is_refused_or_text_survives_it(tmp_path, kind, spelling):
+    rng, path = random.Random(f"tokenizer {kind} {spelling}"), tmp_path / "tokenizer.json"
+    value, refused = content() if spelling == "byte level" else pieces_content(), 0
     data = json.dumps(value).encode()
     for _ in range(MUTANTS):
         value_mutant = json_bytes(damaged_json(value, rng)) if kind == "values" else None

@@ -280,14 +280,18 @@ PIECES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pieces():
+def pieces_content():
     """A vocabulary of pieces with byte fallback, as in Llama 2, as a dictionary."""
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
     types = [2, 3, 3, *[6] * 256, *[1] * len(PIECES)]
     scores = [0.0] * 259 + [float(-rank) for rank in range(len(PIECES))]
     merges = merges_from(names, types, scores)
     return content_of(Vocabulary(names, types, merges, 2, PRE, begin=1, space_prefix=True))
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return pieces_content()
 
 
 @given(text=st.one_of(texts, st.text("the cat\u2581\n \u00e9<0x4>/s")), raw=st.binary(max_size=8))
