@@ -17,10 +17,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_run(parser, "a run folder")
     parser.add_argument(
-        "--out",
-        required=True,
-        metavar="FILE",
-        help="file to write; an earlier export is replaced",
+        "--out", required=True, metavar="FILE", help="file to write; an earlier export is replaced"
     )
 
 

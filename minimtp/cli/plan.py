@@ -53,7 +53,8 @@ def add_parser(commands: Commands) -> None:
         "(compare.json), instead of --model and --hardware",
     )  # fmt: skip
     parser.add_argument(
-        "--model", help="1b, 8b, 13b, 70b, llama2-7b, llama2-70b or a config.json (default: 8b)"
+        "--model",
+        help="1b, 8b, 13b, 70b, llama2-7b, llama2-70b or a config.json or its folder (default: 8b)",
     )
     parser.add_argument(
         "--hardware",

@@ -12,10 +12,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
+from minimtp.files import kind_at
 from minimtp.quoting import shown_path
 from minimtp.records import check_value, read_json
 
 GIGA = 1e9
+CONFIG_NAME = "config.json"
 PRESETS = Path(__file__).parent / "presets.toml"
 
 Size = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -144,7 +146,9 @@ def hardware(name: str) -> Hardware:
 
 
 def model(name: str) -> ModelSize:
-    """Return a preset, or the size in a config.json. Raises UserError."""
+    """Return a preset, or the size in a config.json, given as the file or its folder. Raises
+    UserError.
+    """
     size = _preset_or_file("model", name, ModelSize)
     heads, kv_heads = size.num_attention_heads, size.num_key_value_heads or 1
     if size.head_dim is None and size.hidden_size % heads:
@@ -169,6 +173,8 @@ def _preset_or_file(kind: str, name: str, schema: type) -> Hardware | ModelSize:
     if name in names(kind):
         return check_value(_presets()[kind][name], schema, PRESETS.name, "reinstall minimtp")
     known = ", ".join(names(kind))
+    if kind == "model" and kind_at(Path(name, CONFIG_NAME)) == "file":
+        name = str(Path(name, CONFIG_NAME))
     if Path(name).suffix.lower() != ".json":
         raise UserError(f"--{kind} {shown(name)!r} is neither a .json file nor one of {known}")
     return read_json(name, schema, advice=f"correct the file, or choose one of {known}")

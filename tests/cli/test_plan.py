@@ -73,6 +73,7 @@ def test_a_hardware_file_and_a_config_file_are_read_and_results_saved(capsys):
     assert "your model on mine" in text
     assert sorted(os.listdir("plan")) == ["plan.json", "plan.png"]
     assert json.loads(Path("plan/plan.json").read_text())["title"] == "your model on mine"
+    assert "your model on mine" in plan(capsys, "--model", ".", *options[2:])
 
 
 def test_arrivals_from_a_file_are_simulated(capsys):
