@@ -150,7 +150,7 @@ def _accumulate_in_heads(
     losses: list[Array | None] = [None] * model.depth
     if positions.indices(length) != (0, length, 1):
         hidden = hidden[:, positions]  # (B, n, D)
-    following = _following(tokens, model.depth)[:, positions]  # (B, n, K)
+    following = following_tokens(tokens, model.depth)[:, positions]  # (B, n, K)
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)  # (B*n,)
@@ -208,7 +208,7 @@ def states(model: LanguageModel, tokens: Array) -> Iterator[Tensor]:
     hidden = model.hidden(tokens[:, :length])
     yield hidden
     if model.depth:
-        yield from model.heads.states(hidden, _following(tokens, model.depth), model.trunk)
+        yield from model.heads.states(hidden, following_tokens(tokens, model.depth), model.trunk)
 
 
 def sliced_logits(model: LanguageModel, state: Tensor) -> Iterator[tuple[slice, Array]]:
@@ -222,7 +222,7 @@ def sliced_logits(model: LanguageModel, state: Tensor) -> Iterator[tuple[slice, 
         yield rows, model.logits(Tensor(flat[rows])).data
 
 
-def _following(tokens: Array, depth: int) -> Array:
+def following_tokens(tokens: Array, depth: int) -> Array:
     """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
     length = tokens.shape[1] - 1 - depth
     shifted = [tokens[:, k : length + k] for k in range(1, depth + 1)]
@@ -301,7 +301,7 @@ def _teacher_distributions(
     """For k = 1..K yield (B*n, V): the distributions of the teacher's head k."""
     with no_grad():
         hidden = teacher.hidden(tokens[:, :length])[:, positions]  # (B, n, D)
-        following = _following(tokens, depth)[:, positions]  # (B, n, K)
+        following = following_tokens(tokens, depth)[:, positions]  # (B, n, K)
         states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
     for state in states:  # (B, n, D)
         with no_grad():

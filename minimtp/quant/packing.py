@@ -19,6 +19,7 @@ from minimtp.quant.grids import BlockGrid, Grid, GroupedGrid
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.uniform import AffineScales
 
+WEIGHTS_AT_ONCE = 1 << 20  # in `quantize`
 WHOLE_BYTES = 8  # columns whose codes end with a byte, for any number of bits
 
 
@@ -119,9 +120,20 @@ def matrix_shape(grid: Grid, packed: Array) -> tuple[int, int]:
 def quantize(grid: Grid, x: Array, name: str = "the array") -> Array:
     """Float weights (N, K) -> uint8 (N, row bytes).
 
+    If every row has its own scales, a slice of the rows is packed at a time, because the temporary
+    arrays of `encode` are several times larger than x.
+
     Raises the errors of `grid.encode` and `pack`.
     """
-    return pack(grid, *grid.encode(x, name))
+    rows, columns = x.shape
+    at_once = max(1, WEIGHTS_AT_ONCE // max(1, columns))
+    if rows <= at_once or grid.scales_shape(rows, columns)[0] != rows:
+        return pack(grid, *grid.encode(x, name))
+    packed = array_module(x).empty((rows, row_bytes(grid, columns)), "uint8")
+    for start in range(0, rows, at_once):
+        part = slice(start, start + at_once)
+        packed[part] = pack(grid, *grid.encode(x[part], name))
+    return packed
 
 
 def dequantize(grid: Grid, packed: Array) -> Array:

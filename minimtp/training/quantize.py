@@ -41,7 +41,7 @@ from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun, load_run
 
 CALIBRATION_TOKENS = 16_384
-TOKENS_AT_ONCE = 2_048
+TOKENS_AT_ONCE = 1_024  # per batch
 MAX_WINDOW = 512  # tokens; longer windows are used on request
 MIN_WINDOW = 64  # tokens; with fewer, statistics of inputs mean little
 MEASURED, FINEST = "measured", "q8_0"

@@ -16,13 +16,13 @@ def check_column_by_column(largest_first=False):
 @mutant("quant.ptq.gptq:gptq", "mlx-lm #1878, #1880", test=check_any_number_of_groups_at_once)
 def errors_are_stored_at_the_column_of_the_matrix_instead_of_the_block(gptq):
     """From the second block on, the slice is out of range, and nothing is written or reported."""
-    return edited(gptq, ("errors[:, j - first] = ", "errors[:, j : j + 1].T[:] = "))
+    return edited(gptq, ("errors[j - first] = ", "errors[j : j + 1][:] = "))
 
 
 @mutant("quant.ptq.gptq:gptq", "mlx-lm #1878, #1880", test=check_any_number_of_groups_at_once)
 def updates_within_a_block_reach_into_the_next_one(gptq):
-    right = "now[:, j + 1 : last] -= errors[:, j - first, None] * factor[j, j + 1 : last]"
-    return edited(gptq, (right, right.replace("last]", "last + first]")))
+    right = "now[end:last] -= factor[begin:end, end:last].T @ errors[begin - first : end - first]"
+    return edited(gptq, (right, right.replace("end:last]", "end : last + first]")))
 
 
 @mutant("quant.ptq.gptq:gptq", "sparseml #2290", test=lambda: check_column_by_column(True))
@@ -30,15 +30,15 @@ def scales_are_looked_up_by_position_instead_of_column(gptq):
     return edited(
         gptq,
         (
-            "grid.nearest(now[:, j : j + 1], scales, column)",
-            "grid.nearest(now[:, j : j + 1], scales, j)",
+            "grid.nearest(now[j][:, None], scales, column)",
+            "grid.nearest(now[j][:, None], scales, j)",
         ),
     )
 
 
 @mutant("quant.ptq.gptq:gptq", "IST-DASLab/gptq: research/qat.md 2.7", test=check_column_by_column)
 def the_scales_of_a_group_are_computed_from_weights_before_the_updates(gptq):
-    return edited(gptq, ("grid.encode(now[:, group], name)", "grid.encode(weight[:, group], name)"))
+    return edited(gptq, ("grid.encode(now[group].T, name)", "grid.encode(weight[:, group], name)"))
 
 
 @mutant(

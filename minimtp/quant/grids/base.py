@@ -179,7 +179,10 @@ def per_column(scales: Array, group_size: int, first: int, columns: int) -> Arra
     """One number per group (N, groups) -> one per column (N, columns), for the columns from `first`
     on.
     """
-    return array_module(scales).repeat(scales, group_size, axis=1)[:, first : first + columns]
+    begin, end = first // group_size, -(-(first + columns) // group_size)  # groups
+    repeated = array_module(scales).repeat(scales[:, begin:end], group_size, axis=1)
+    offset = first - begin * group_size
+    return repeated[:, offset : offset + columns]
 
 
 def round_to_float16(scales: Array) -> Array:

@@ -51,16 +51,17 @@ class Fold:
 
 
 def scale_columns(model: Module) -> None:
-    """Scale, in place, every linear layer whose inputs can be divided.
+    """Scale every linear layer whose inputs can be divided.
 
-    model: prepared with CalibratedLinear, with statistics, nothing rounded yet. The statistics are
-    removed, because the inputs have changed afterwards.
+    model: prepared with CalibratedLinear, with statistics, nothing rounded yet. Its parameters get
+    new arrays, because another model may share the old ones. The statistics are removed, because
+    the inputs have changed afterwards.
     """
     for fold in folds(model):
         linear, weight = fold.linear, fold.linear.weight
         scales = column_scales(linear.grid, weight.data, linear.statistics, fold.tie)
         fold.divide(scales)
-        weight.data[...] = weight.data * scales
+        weight.data = (weight.data * scales).astype(weight.dtype)
     for fold in folds(model):
         fold.linear.statistics = None
 
@@ -130,7 +131,7 @@ def _divide_vectors(*vectors: Parameter) -> Callable[[Array], None]:
         start = 0
         for vector in vectors:
             stop = start + vector.data.size
-            vector.data[...] = vector.data / scales[start:stop]
+            vector.data = (vector.data / scales[start:stop]).astype(vector.dtype)
             start = stop
 
     return divide
@@ -140,7 +141,8 @@ def _divide_last_rows(matrix: Parameter) -> Callable[[Array], None]:
     """Return a function that divides the last rows of a matrix."""
 
     def divide(scales: Array) -> None:
-        rows = matrix.data[-len(scales) :]
-        rows[...] = rows / scales[:, None]
+        data = matrix.data.copy()
+        data[-len(scales) :] /= scales[:, None]
+        matrix.data = data
 
     return divide

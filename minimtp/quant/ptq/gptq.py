@@ -18,9 +18,11 @@ scale. It is chosen when the first column of the group is reached. At that point
 already compensate for the errors of earlier groups.
 
 Choices:
-* The updates of later blocks are delayed, and made with one matmul per block. A block is a number
-  of whole groups, so a group's scale never sees weights that still wait for an update: the result
-  does not depend on the block size.
+* The updates of later columns are delayed, and made with one matmul for each run of RUN columns,
+  and for columns of later blocks with one matmul per block. A run never crosses a group's end, and
+  a block is a number of whole groups, so a group's scale never sees weights that still wait for an
+  update: the result does not depend on the sizes of runs and blocks.
+* The matrix is transposed while it is rounded, because a column is then contiguous in memory.
 * A weight that no error has reached keeps the code that the grid's own rule gave it. If H is a
   multiple of the identity, no weight is ever updated, and the result is round-to-nearest, bit for
   bit.
@@ -33,6 +35,8 @@ Choices:
   scales have to be chosen beforehand, from the original weights.
 """
 
+from collections.abc import Iterator
+
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
@@ -42,6 +46,7 @@ from minimtp.quant.grids.scales import put_group
 
 DAMPING = 0.01
 GROUPS_AT_ONCE = 4
+RUN = 16  # columns
 
 
 def gptq(
@@ -72,25 +77,39 @@ def gptq(
     if largest_first:
         order = xp.argsort(-xp.diagonal(second_moment), kind="stable")
     factor = _inverse_factor(second_moment[order][:, order], name)  # U (K, K), upper
-    now = start[:, order]  # (N, K), the updated columns in the order of rounding
+    now = xp.ascontiguousarray(start.T[order])  # (K, N), the updated columns in rounding order
     block = groups_at_once * size
     for first in range(0, columns, block):
         last = min(first + block, columns)
-        errors = xp.zeros((weight.shape[0], last - first))
-        for j in range(first, last):
-            column = int(order[j])
-            if not keep_scales and j % size == 0:
-                group = slice(j, min(j + size, columns))
-                start[:, group] = now[:, group]
-                chosen[:, group], new = grid.encode(now[:, group], name)
-                put_group(scales, j // size, new)
-            nearest = grid.nearest(now[:, j : j + 1], scales, column)[:, 0]
-            codes[:, column] = xp.where(now[:, j] == start[:, column], chosen[:, column], nearest)
-            level = grid.decode(codes[:, column : column + 1], scales, column)[:, 0]
-            errors[:, j - first] = (now[:, j] - level) / factor[j, j]
-            now[:, j + 1 : last] -= errors[:, j - first, None] * factor[j, j + 1 : last]
-        now[:, last:] -= errors @ factor[first:last, last:]
+        errors = xp.zeros((last - first, weight.shape[0]))
+        for begin, end in _runs(first, last, size):
+            for j in range(begin, end):
+                column = int(order[j])
+                if not keep_scales and j % size == 0:
+                    group = slice(j, min(j + size, columns))
+                    start[:, group] = now[group].T
+                    chosen[:, group], new = grid.encode(now[group].T, name)
+                    put_group(scales, j // size, new)
+                nearest = grid.nearest(now[j][:, None], scales, column)[:, 0]
+                code = xp.where(now[j] == start[:, column], chosen[:, column], nearest)
+                codes[:, column] = code
+                level = grid.decode(code[:, None], scales, column)[:, 0]
+                errors[j - first] = (now[j] - level) / factor[j, j]
+                now[j + 1 : end] -= factor[j, j + 1 : end, None] * errors[j - first]
+            now[end:last] -= factor[begin:end, end:last].T @ errors[begin - first : end - first]
+        now[last:] -= factor[first:last, last:].T @ errors
     return codes, scales
+
+
+def _runs(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+    """Split columns first..last-1 into runs (begin, end) of at most RUN, none across a group's end.
+
+    `first` begins a group of `size` columns.
+    """
+    for group in range(first, last, size):
+        end = min(group + size, last)
+        for begin in range(group, end, RUN):
+            yield begin, min(begin + RUN, end)
 
 
 def output_error(difference: Array, second_moment: Array) -> float:

@@ -10,28 +10,38 @@ All methods use the same grids, packing and modules as quantization-aware traini
 difference is that the weights were not trained to adapt. Every method rounds token tables to
 nearest, because their grid has many levels.
 
-Linear layers are rounded in the order in which the model uses them. GPTQ collects new statistics
-for each, with the layers before it already rounded, so that it compensates for their errors, too.
+Linear layers are rounded in the order in which the model uses them, part by part (walk.py), and
+packed at once. GPTQ collects new statistics for each, with the layers before it already rounded, so
+that it compensates for their errors, too. The other methods take statistics of the full-precision
+model.
+
+**Memory.** The given model, the packed one, the states of the calibration text between two parts
+(4 bytes times the hidden size for each token), and the arrays of one batch and one part.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, replicate
 from minimtp.errors import UserError, shown
-from minimtp.quant.grids import F16
+from minimtp.machine import available_cores
+from minimtp.quant.grids import F16, Grid
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.awq import scale_columns
-from minimtp.quant.ptq.calibration import CalibratedLinear, calibrated, collect
+from minimtp.quant.ptq.calibration import CalibratedLinear, calibrated
 from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
-from minimtp.quant.qat.convert import convert
+from minimtp.quant.ptq.walk import Part, Walk
+from minimtp.quant.qat.convert import convert, pack_tables
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 
 METHODS = ("rtn", "hqq", "importance", "awq", "gptq")
 METHODS_WITH_TEXT = ("importance", "awq", "gptq")
+MIN_ROWS = 128  # of a matrix per thread
 
 
 def quantize_after_training(
@@ -55,22 +65,56 @@ def quantize_after_training(
             f"method {method} needs calibration text: give some, or use method "
             f"{' or '.join(_WITHOUT_TEXT)}"
         )
-    copy = prepare_qat(_copy(model), spec, linear=CalibratedLinear)
+    copy = prepare_qat(replicate(model), spec, linear=CalibratedLinear)
     layers = calibrated(copy)
     if method != "rtn" and any(layer.grid is F16 for layer in layers.values()):
         raise UserError(f"{F16.name} has no scales for {method} to choose: use method rtn with it")
-    if method == "awq":
-        collect(copy, layers.values(), batches)
-        scale_columns(copy)
-    if method in ("importance", "awq"):
-        collect(copy, layers.values(), batches)
-    for name, layer in layers.items():
-        if method == "gptq":
-            collect(copy, [layer], batches)
-        layer.settle(*_round(layer, method))
-        layer.statistics = None
-        progress(name)
+    names = {id(layer): name for name, layer in layers.items()}
+    pack_tables(copy)
+    for layer in _rounded(copy, method, batches):
+        layer.release()
+        progress(names[id(layer)])
     return convert(copy)
+
+
+def _rounded(model: Module, method: str, batches: Sequence[Array]) -> Iterator[CalibratedLinear]:
+    """Round the layers in place. Yield each when no other layer needs its values any more."""
+    if method not in METHODS_WITH_TEXT:
+        for layer in calibrated(model).values():
+            _settle(layer, method)
+            yield layer
+        return
+    walk = Walk(model, batches)
+    for part in walk.parts():
+        if method == "gptq":
+            _round_one_by_one(walk, part)
+        else:
+            _round_together(walk, part, method)
+        yield from part.layers
+
+
+def _round_one_by_one(walk: Walk, part: Part) -> None:
+    """Round each layer with statistics that include the rounding of the layers before it."""
+    for step in part.steps:
+        for layer in step.layers:
+            walk.collect(step, [layer])
+            _settle(layer, "gptq")
+        if not step.repeats:
+            walk.advance(step)
+
+
+def _round_together(walk: Walk, part: Part, method: str) -> None:
+    """Round the layers of a part with statistics of the full-precision model."""
+    if method == "awq":
+        before = list(walk.states)
+        for step in part.steps:
+            walk.collect(step, step.layers, advance=True)
+        walk.states = before
+        scale_columns(part.module)
+    for step in part.steps:
+        walk.collect(step, step.layers, with_moment=False, advance=True)
+    for layer in part.layers:
+        _settle(layer, method)
 
 
 def round_to_nearest(model: Module, spec: QuantizationSpec) -> Module:
@@ -81,14 +125,20 @@ def round_to_nearest(model: Module, spec: QuantizationSpec) -> Module:
 _WITHOUT_TEXT = [method for method in METHODS if method not in METHODS_WITH_TEXT]
 
 
+def _settle(layer: CalibratedLinear, method: str) -> None:
+    layer.settle(*_round(layer, method))
+    layer.statistics = None
+
+
 def _round(layer: CalibratedLinear, method: str) -> tuple[Array, Scales]:
     grid, weight, name = layer.grid, layer.weight.data, f"{layer.name}.weight"
     statistics = layer.statistics
     if method == "hqq":
-        return hqq(grid, weight, name)
+        return _by_rows(grid, weight, lambda rows: hqq(grid, rows, name))
     if method == "rtn":
         return grid.encode(weight, name)
-    beforehand = search_scales(grid, weight, statistics.importance, name)
+    importance = statistics.importance
+    beforehand = _by_rows(grid, weight, lambda rows: search_scales(grid, rows, importance, name))
     if method != "gptq":
         return beforehand
     return gptq(
@@ -96,8 +146,20 @@ def _round(layer: CalibratedLinear, method: str) -> tuple[Array, Scales]:
     )
 
 
-def _copy(model: Module) -> Module:
-    copy = replicate(model)
-    for parameter in copy.parameters():
-        parameter.data = array_module(parameter.data).array(parameter.data)
-    return copy
+def _by_rows(
+    grid: Grid, weight: Array, function: Callable[[Array], tuple[Array, Scales]]
+) -> tuple[Array, Scales]:
+    """Return function(weight), computed for a share of the rows per thread if they have their own
+    scales.
+    """
+    xp, rows = array_module(weight), len(weight)
+    threads = min(available_cores(), rows // MIN_ROWS) if xp is np else 1
+    if threads < 2 or grid.scales_shape(*weight.shape)[0] != rows:
+        return function(weight)
+    with ThreadPoolExecutor(threads) as pool:
+        codes, scales = zip(*pool.map(function, xp.array_split(weight, threads)), strict=True)
+    if isinstance(scales[0], tuple):
+        joined = type(scales[0])(*map(xp.concatenate, zip(*scales, strict=True)))
+    else:
+        joined = xp.concatenate(scales)
+    return xp.concatenate(codes), joined

@@ -30,10 +30,23 @@ def convert(model: Module) -> Module:
             return None
         key = id(module.weight)
         if key not in packed:
-            packed[key] = packing.pack(module.grid, *module.encode())
+            packed[key] = module.pack()
         return _packed_module(module, module.grid, packed[key], module.spec)
 
     return replace_modules(_copy(model), swap)
+
+
+def pack_tables(model: Module) -> Module:
+    """Replace, in place, the fake-quantized token tables by packed ones, which decode only the rows
+    that are looked up. Returns the model.
+    """
+
+    def swap(name: str, module: Module) -> Module | None:
+        if not isinstance(module, FakeQuantizedEmbedding):
+            return None
+        return _packed_module(module, module.grid, module.pack(), module.spec)
+
+    return replace_modules(model, swap)
 
 
 def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> Module:

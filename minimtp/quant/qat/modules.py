@@ -13,6 +13,7 @@ from minimtp.backend import Array
 from minimtp.engine.tensor import Op, Parameter, Tensor
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.matrix import Matrix
+from minimtp.quant import packing
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
 from minimtp.quant.qat.fake_quantize import FakeQuantize, FakeQuantizedLookup, FakeQuantizedMatMul
@@ -49,6 +50,10 @@ class FakeQuantizedMatrix(Matrix):
     def encode(self) -> tuple[Array, Scales]:
         """Return the codes int8 (N, K) and scales of the rounded weights, as a file stores them."""
         return self.grid.encode(self.weight.data, f"{self.name}.weight")
+
+    def pack(self) -> Array:
+        """Return the rounded weights as packed rows, uint8 (N, bytes per row)."""
+        return packing.pack(self.grid, *self.encode())
 
     def matmul(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), with both rounded."""
@@ -118,6 +123,9 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
     """An `Embedding` that trains for its packed form. The lookup and the tied output use the same
     rounded table.
     """
+
+    def pack(self) -> Array:
+        return packing.quantize(self.grid, self.weight.data, f"{self.name}.weight")
 
     def __call__(self, tokens: Array) -> Tensor:
         return FakeQuantizedLookup(tokens, self.rounding).apply(self.weight)

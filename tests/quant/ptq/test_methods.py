@@ -46,7 +46,8 @@ def test_every_method_packs_every_kind_of_model_and_does_not_change_the_given_on
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_equals_its_parts_applied_layer_by_layer(plain, method):
     """For GPTQ only the first layer is compared, because later layers see the rounding of earlier
-    ones. For AWQ the scales are folded into the weights first.
+    ones. For AWQ the scales are folded into the weights first, and only the first block is
+    compared, because the inputs of later ones are rounded after another scaling.
     """
     model = build("sequential", np.float32)
     batches, done = text(model), []
@@ -64,6 +65,8 @@ def test_each_method_equals_its_parts_applied_layer_by_layer(plain, method):
         if name in linears
     }
     for name, linear in linears.items():
+        if method == "awq" and not name.startswith("trunk.blocks.0"):
+            break
         weight, statistics = linear.weight.data, linear.statistics
         searched = search_scales(Q4_0, weight, statistics.importance)
         if method == "rtn":
