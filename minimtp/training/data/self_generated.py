@@ -54,7 +54,7 @@ def generate_training_text(
     if len(corpus.train) <= prompt_length:
         raise UserError(
             f"{corpus.name} is too short: a prompt needs {prompt_length + 1} tokens, but there are "
-            f"{len(corpus.train)} to train on, so give more text"
+            f"{len(corpus.train)} to train on: give more text with --corpus"
         )
     final = Path(out, FOLDER)
     generated, pending, files = 0, "", 0

@@ -141,8 +141,8 @@ def test_a_corpus_shorter_than_a_prompt_is_refused(run, capsys):
     ]
     assert main(command) == 2
     assert capsys.readouterr().err.endswith(
-        "minimtp: two.txt is too short: a prompt needs 3 tokens, but there are 2 to train on, "
-        "so give more text\n"
+        "minimtp: two.txt is too short: a prompt needs 3 tokens, but there are 2 to train on: "
+        "give more text with --corpus\n"
     )
     assert not Path("new").exists()
 
