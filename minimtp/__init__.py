@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_O
     from minimtp.decode.decoder import generate as generate
     from minimtp.decode.sampling.params import SamplingParams as SamplingParams
     from minimtp.errors import UserError as UserError
-    from minimtp.formats.gguf.writer import export as export
+    from minimtp.formats.export import export as export
     from minimtp.formats.load import load as load
     from minimtp.model.loaded import LoadedModel as LoadedModel
     from minimtp.training.evaluate import evaluate as evaluate
@@ -37,7 +37,7 @@ _HOME_OF = {
     "Start": "minimtp.training.run.start",
     "UserError": "minimtp.errors",
     "evaluate": "minimtp.training.evaluate",
-    "export": "minimtp.formats.gguf.writer",
+    "export": "minimtp.formats.export",
     "generate": "minimtp.decode.decoder",
     "load": "minimtp.formats.load",
     "quantize": "minimtp.training.quantize",

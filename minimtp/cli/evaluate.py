@@ -10,7 +10,7 @@ from minimtp.cli.parser import (
     add_corpus,
     add_device,
     add_kernels,
-    add_run,
+    add_model,
     add_threads,
     use_kernels,
 )
@@ -21,11 +21,11 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add(
         "evaluate",
         run,
-        usage="RUN [options]",
+        usage="MODEL [options]",
         summary="measure a model on text that it was not trained on",
         example="minimtp evaluate runs/mine --corpus notes.txt",
     )
-    add_run(parser)
+    add_model(parser)
     add_corpus(parser)
     parser.add_argument(
         "--tokens",
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.training.evaluate import corpus_for
 
     use_kernels(options)
-    loaded = minimtp.load(options.run, device=options.device)
+    loaded = minimtp.load(options.model, device=options.device)
     against = minimtp.load(options.against, device=options.device) if options.against else None
     corpus = corpus_for(loaded, options.corpus or None, options.encoding)
     result = minimtp.evaluate(

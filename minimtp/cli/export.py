@@ -1,9 +1,9 @@
-"""`minimtp export`: write a model for llama.cpp."""
+"""`minimtp export`: write a model for llama.cpp or for transformers."""
 
 import argparse
 from pathlib import Path
 
-from minimtp.cli.parser import Commands, add_run
+from minimtp.cli.parser import Commands, add_model
 from minimtp.quoting import command
 
 
@@ -11,20 +11,30 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add(
         "export",
         run,
-        usage="RUN --out FILE",
-        summary="write a model without its heads as a GGUF file, which llama.cpp runs",
+        usage="MODEL --out FILE.gguf|FOLDER",
+        summary="write a model without its heads, for llama.cpp (a GGUF file) or transformers (a "
+        "folder)",
         example="minimtp export runs/mine-int4 --out mine.gguf",
     )
-    add_run(parser, "a run folder")
+    add_model(parser)
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="file to write; an earlier export is replaced"
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a name that ends in .gguf becomes a GGUF file (an earlier export is replaced); any "
+        "other name becomes a folder for transformers",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type of the weights in a folder (default: float32)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     import minimtp
 
-    done = minimtp.export(minimtp.load(options.run), options.out)
+    done = minimtp.export(minimtp.load(options.model), options.out, options.dtype)
     types = ", ".join(f"{count} in {kind}" for kind, count in done.types.most_common())
     print(
         f"{done.path}: {done.size:,} bytes, {done.types.total()} tensors ({types}) and the "
@@ -32,6 +42,10 @@ def run(options: argparse.Namespace) -> int:
     )
     for caveat in done.caveats:
         print(f"note: {caveat}")
-    run_it = command("llama-completion", "-m", Path(done.path), "-no-cnv", "-p", "import ")
-    print(f"run it with llama.cpp: {run_it}")
+    if Path(done.path).is_dir():
+        call = f"AutoModelForCausalLM.from_pretrained({str(done.path)!r})"
+        print(f"load it with transformers: {call}")
+    else:
+        run_it = command("llama-completion", "-m", Path(done.path), "-no-cnv", "-p", "import ")
+        print(f"run it with llama.cpp: {run_it}")
     return 0

@@ -8,12 +8,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
-from minimtp.cli.parser import Commands, add_context, add_device, add_kernels, add_run, use_kernels
+from minimtp.cli.parser import (
+    Commands,
+    add_context,
+    add_device,
+    add_kernels,
+    add_model,
+    use_kernels,
+)
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.quoting import shown_path
 
 if TYPE_CHECKING:
+    from minimtp.backend import Array
     from minimtp.decode.batch import Batch
     from minimtp.decode.decoder import Decoder, DraftConfig
     from minimtp.decode.display.trace import Trace
@@ -29,11 +37,11 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add(
         "generate",
         run,
-        usage="RUN [options]",
+        usage="MODEL [options]",
         summary="continue a text",
         example='minimtp generate runs/mine --prompt "import " --temperature 0.7 --show',
     )
-    add_run(parser)
+    add_model(parser)
     add_text_options(parser)
     add_draft_options(parser)
     parser.add_argument(
@@ -65,12 +73,18 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--show and --trace follow one text: give a single --prompt")
     if options.trace:
         check_file(options.trace, TRACE)
-    loaded = minimtp.load(options.run, device=options.device)
+    loaded = minimtp.load(options.model, device=options.device)
+    prompt, echo = prompts[0], prompts[0]
+    if options.chat is not None:
+        from minimtp.formats.chat import chat_tokens
+
+        message = {"role": "user", "content": options.chat}
+        prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
     decoder = Decoder(loaded, _draft_config(options), options.context)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, decoding_settings(options))
     else:
-        _generate_one(decoder, prompts[0], loaded, options)
+        _generate_one(decoder, prompt, echo, loaded, options)
     return 0
 
 
@@ -80,6 +94,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     """
     from minimtp.training.data.encoding import checked_encoding, normalized
 
+    if options.chat is not None and (options.prompt or options.prompts):
+        raise UserError("--chat and --prompt both say what comes first: use one of them")
     encoding = checked_encoding(options.encoding)
     if encoding and not (options.prompts or "-" in options.prompt):
         raise UserError("--encoding is for --prompts and for standard input (--prompt -): omit it")
@@ -131,9 +147,13 @@ def _draft_config(options: argparse.Namespace) -> "DraftConfig":
 
 
 def _generate_one(
-    decoder: "Decoder", prompt: str, loaded: "LoadedRun", options: argparse.Namespace
+    decoder: "Decoder",
+    prompt: "str | Array",
+    echo: str,
+    loaded: "LoadedRun",
+    options: argparse.Namespace,
 ) -> None:
-    """Print the text as it is generated, then its speed; write the trace."""
+    """Print the text as it is generated, after `echo`, then its speed; write the trace."""
     from minimtp.decode.display.terminal import show
     from minimtp.decode.display.trace import Trace
 
@@ -144,7 +164,7 @@ def _generate_one(
         show(generation, loaded.tokenizer)
     else:
         shown = _printable()
-        print(prompt, end="", flush=True)
+        print(echo, end="", flush=True)
         for text in stream(generation, loaded.tokenizer):
             print(shown(text), end="", flush=True)
     counts = generation.statistics
@@ -211,7 +231,7 @@ def _ending(generation: "Generation", decoder: "Decoder") -> str:
 
 
 def _write_trace(
-    options: argparse.Namespace, decoder: "Decoder", trace: "Trace", prompt: str
+    options: argparse.Namespace, decoder: "Decoder", trace: "Trace", prompt: "str | Array"
 ) -> None:
     """Write the page of the text just generated, with the speed of plain decoding for
     comparison.
@@ -244,7 +264,7 @@ def _write_trace(
     html = page(
         trace,
         loaded.tokenizer.decode_bytes,
-        title=str(options.run),
+        title=str(options.model),
         settings=described,
         plain_tokens_per_second=plain.statistics.tokens_per_second,
     )

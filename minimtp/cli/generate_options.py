@@ -22,6 +22,11 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with one prompt per line; each prompt is continued independently",
     )
+    add(
+        "--chat",
+        metavar="TEXT",
+        help="message that a chat model answers, in the form of its chat template",
+    )
     add_encoding(parser, "--prompts and standard input that")
     add(
         "--max-new-tokens",

@@ -87,8 +87,11 @@ def add_commands(parser: Parser, title: str, placeholder: str) -> Commands:
     return Commands(subparsers, parser.prog)
 
 
-def add_run(parser: Parser, help_text: str = "a run folder, or a .gguf file") -> None:
-    parser.add_argument("run", metavar="RUN", help=help_text)
+def add_model(parser: Parser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="a run folder, a folder of transformers, a GGUF file, or smollm2",
+    )  # fmt: skip
 
 
 def add_corpus(parser: Parser) -> None:

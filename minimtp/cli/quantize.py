@@ -2,7 +2,7 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_context, add_encoding, add_run
+from minimtp.cli.parser import Commands, add_context, add_encoding, add_model
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 
@@ -11,12 +11,12 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add(
         "quantize",
         run,
-        usage="RUN --out DIR [options]",
+        usage="MODEL --out DIR [options]",
         summary="store a model's weights in few bits",
         example="minimtp quantize runs/mine --method gptq --out runs/mine-int4",
     )
     add = parser.add_argument
-    add_run(parser, "a run folder")
+    add_model(parser)
     add("--bits", type=whole_number, choices=(4, 8), help="short for --grid q4_0 or --grid q8_0")
     add(
         "--grid",
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
     if options.bits and options.grid:
         raise UserError("--bits and --grid both choose the number format: use one of them")
     grid = f"q{options.bits}_0" if options.bits else options.grid
-    loaded = minimtp.load(options.run, dequantize=True)
+    loaded = minimtp.load(options.model, dequantize=True)
     if "dequantized_from" in loaded.state:
         grids = ", ".join(loaded.state["dequantized_from"])
-        print(f"note: {options.run} holds weights in {grids}, which are rounded a second time")
+        print(f"note: {options.model} holds weights in {grids}, which are rounded a second time")
     packed = minimtp.quantize(
         loaded,
         options.out,

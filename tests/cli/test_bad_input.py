@@ -169,7 +169,7 @@ def test_quantize_and_evaluate_refuse_contradictory_or_unknown_options(capsys, r
     )
     assert "already holds a checkpoint" in refused(capsys, "quantize", "run", "--out", "run")
     assert "arguments are required: --out" in refused(capsys, "quantize", "run")
-    assert "arguments are required: RUN" in refused(capsys, "evaluate")
+    assert "arguments are required: MODEL" in refused(capsys, "evaluate")
     assert "missing.txt" in refused(capsys, "evaluate", "run", "--corpus", "missing.txt")
     assert "threads must be a whole number from 1 to 1024, not -1" in refused(
         capsys, "evaluate", "run", "--threads", "-1"

@@ -1,8 +1,8 @@
 """The commands train, evaluate, quantize and generate work together, and from Python."""
 
-import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 import minimtp
 from minimtp.cli import main
 from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.presets import preset
 from minimtp.training.run import checkpoint
 from tests.cli.helpers import SMALL, TEXT, refused
@@ -95,9 +96,11 @@ def test_a_function_can_draft_but_a_run_with_another_tokenizer_is_rejected_as_a_
     plain = text("none")
     assert text(lambda tokens, depth, rule: ([97] * depth, None)) == plain
     assert text(loaded) == plain
-    other = argparse.Namespace(
-        tokenizer=argparse.Namespace(vocabulary_size=3, end_token=2), path="other"
-    )
+
+    class OtherTokenizer(ByteTokenizer):
+        vocabulary_size = 300
+
+    other = replace(loaded, path=Path("other"), tokenizer=OtherTokenizer())
     with pytest.raises(minimtp.UserError, match="other has another tokenizer than run"):
         text(other)
 

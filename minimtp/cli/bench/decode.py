@@ -7,7 +7,7 @@ from minimtp.cli.parser import (
     Parser,
     add_device,
     add_kernels,
-    add_run,
+    add_model,
     add_seed,
     use_kernels,
 )
@@ -18,13 +18,13 @@ def add_parser(measurements: Commands) -> None:
     parser = measurements.add(
         "decode",
         run,
-        usage="RUN [options]",
+        usage="MODEL [options]",
         summary="speed of every drafter with every verification rule, on code, prose and random "
         "text",
         example="minimtp bench decode runs/mine --out runs/bench",
     )
     add = parser.add_argument
-    add_run(parser)
+    add_model(parser)
     add_small_run(parser)
     add("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 0.7 1")
     add("--texts", nargs="+", choices=("code", "prose", "random"), help="default: all three")
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     use_kernels(options)
     sizes = Sizes(options.prompts, options.prompt, options.max_new_tokens, options.repeats)
     speed.measure_decoding(
-        options.run,
+        options.model,
         sizes=sizes,
         temperatures=options.temperatures or speed.TEMPERATURES,
         texts=options.texts or speed.TEXTS,

@@ -3,7 +3,7 @@
 import argparse
 
 from minimtp.cli.bench.decode import add_small_run
-from minimtp.cli.parser import Commands, add_device, add_kernels, add_run, add_seed, use_kernels
+from minimtp.cli.parser import Commands, add_device, add_kernels, add_model, add_seed, use_kernels
 from minimtp.cli.values import number, whole_number
 
 
@@ -11,13 +11,13 @@ def add_parser(measurements: Commands) -> None:
     parser = measurements.add(
         "rounds",
         run,
-        usage="RUN [options]",
+        usage="MODEL [options]",
         summary="tokens per forward pass of every verification rule, with and without trees; "
         "times nothing",
         example="minimtp bench rounds runs/mine",
     )
     add = parser.add_argument
-    add_run(parser)
+    add_model(parser)
     add_small_run(parser)
     add("--temperatures", nargs="+", type=number, metavar="T", help="default: 0 1")
     add("--texts", nargs="+", choices=("code", "prose", "random"), help="default: code prose")
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
     use_kernels(options)
     tokens_per_round.measure_tokens_per_round(
-        options.run,
+        options.model,
         places=options.places,
         temperatures=options.temperatures or tokens_per_round.TEMPERATURES,
         texts=options.texts or tokens_per_round.TEXTS,

@@ -11,26 +11,25 @@ multiplies blocks by inputs rounded to int8 in groups of 32, as the default `--a
 does, but stores the scales of the inputs as float16.
 """
 
-import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import minimtp
-from minimtp.arguments import PATH, checked_arguments
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.files import FileKind, atomic_write, check_file
+from minimtp.formats.exported import Exported
 from minimtp.formats.gguf import pieces
 from minimtp.formats.gguf.layout import HALVES, NAMES, gguf_library
 from minimtp.formats.gguf.rope_scaling import OWN_KEY, ROPE_FACTORS, factors_of
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
 from minimtp.formats.layout import layout, to_halves
 from minimtp.model.config import ModelConfig
-from minimtp.model.loaded import LOADED, LoadedModel, Tokenizer
+from minimtp.model.loaded import Tokenizer
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
@@ -38,7 +37,6 @@ from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
-from minimtp.quoting import shown_path
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -54,31 +52,6 @@ FILE_TYPES = {  # general.file_type, by the type of most matrices
     "q4_k": "MOSTLY_Q4_K_S",
     "q6_k": "MOSTLY_Q6_K",
 }
-
-
-class Exported(NamedTuple):
-    """The written file: its size in bytes, the number of tensors of each type, and the properties
-    of the model that it cannot hold.
-    """
-
-    path: Path
-    size: int
-    types: Counter
-    caveats: list[str]
-
-
-@checked_arguments(loaded=LOADED, path=PATH)
-def export(loaded: LoadedModel, path: str | Path) -> Exported:
-    """Write the trunk and the tokenizer of a loaded model to a GGUF file.
-
-    An earlier export is replaced once the new one is safely on the disk.
-
-    Raises UserError if a GGUF file cannot hold the model, if the extra `interop` is missing, if
-    `path` holds anything but an earlier export, or if the file cannot be written.
-    """
-    if os.path.exists(path) and os.path.samefile(path, loaded.path):
-        raise UserError(f"{shown_path(path)} is the model itself: choose another --out")
-    return write_gguf(path, loaded.model, loaded.tokenizer, loaded.path.name.removesuffix(".gguf"))
 
 
 def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: str) -> Exported:

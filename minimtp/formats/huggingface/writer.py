@@ -16,8 +16,8 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.files import FileKind, atomic_write, check_new_folder, new_folder, write_text
+from minimtp.formats.exported import Exported
 from minimtp.formats.gguf.vocabulary import content_of, vocabulary_of
-from minimtp.formats.gguf.writer import Exported
 from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface import tokenizer as tokenizers
 from minimtp.formats.huggingface.layout import NAMES
@@ -34,7 +34,6 @@ from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.run.tensor_file import write_safetensors
 
-DTYPES = ("float32", "bfloat16")
 PART = FileKind("a part of a model")
 
 

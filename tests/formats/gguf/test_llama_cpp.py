@@ -13,7 +13,8 @@ from minimtp.bench.baselines import llama_cpp as llama_peer
 from minimtp.bench.baselines.llama_cpp import LlamaDecoder
 from minimtp.decode.decoder import deploy
 from minimtp.engine.module import replace_modules
-from minimtp.formats.gguf.writer import export, write_gguf
+from minimtp.formats.export import export
+from minimtp.formats.gguf.writer import write_gguf
 from minimtp.formats.load import load
 from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert

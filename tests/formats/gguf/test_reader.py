@@ -12,9 +12,10 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.decode.decoder import deploy
+from minimtp.formats.export import export
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.reader import load_gguf
-from minimtp.formats.gguf.writer import export, write_gguf
+from minimtp.formats.gguf.writer import write_gguf
 from minimtp.formats.load import load
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset

@@ -10,9 +10,10 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
+from minimtp.formats.export import export
 from minimtp.formats.gguf.container import open_gguf
 from minimtp.formats.gguf.reader import load_gguf
-from minimtp.formats.gguf.writer import caveats, export, write_gguf
+from minimtp.formats.gguf.writer import caveats, write_gguf
 from minimtp.formats.load import load
 from minimtp.quant.grids import BLOCK_GRIDS
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -187,7 +188,7 @@ def test_a_failed_export_leaves_the_previous_file_unchanged(folder, tmp_path, mo
 
 @needs_gguf
 def test_a_file_that_minimtp_did_not_write_is_not_replaced(folder, tmp_path):
-    path = tmp_path / "notes.txt"
+    path = tmp_path / "notes.gguf"
     for content in (b"mine", b"GGUF of another program"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="exists and is not a GGUF file that minimtp wrote"):
