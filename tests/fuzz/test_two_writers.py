@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minimtp.errors import UserError
-from minimtp.formats.gguf.writer import export
+from minimtp.formats.export import export
 from minimtp.formats.load import load
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.quantize import quantize
