@@ -5,8 +5,8 @@ returns fails far from the cause, with an error that names neither the file nor 
 
 **Idea.** Every kind of file declares its *schema*: a msgspec Struct (or any type that msgspec
 knows) with types and ranges. The reader checks, in this order: the size of the file against a
-limit, before a byte is read; UTF-8; JSON; the depth of the brackets; the schema. Each failure is a
-UserError of one sentence: the file, the key, what was found, and what to do.
+limit, UTF-8, JSON, the depth of the brackets, and the schema. Each failure is a UserError of one
+sentence: the file, the key, what was found, and what to do.
 
     class Result(Struct):
         steps: Count                     # a whole number of at least 0
@@ -225,6 +225,8 @@ class _Fault:
 
     def _expected(self) -> str:
         match = re.match(r"Expected `([^`]*)`(.*)", self.text)
+        if "matching regex" in self.text:
+            return "text of another form"
         if match is None:  # a number out of range, or a word that is not among the allowed ones
             return "a smaller number" if "range" in self.text else "one of the known values"
         types = " or ".join(WORDS.get(name, name) for name in match[1].split(" | "))

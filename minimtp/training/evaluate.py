@@ -84,7 +84,7 @@ class Evaluation:
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "Evaluation":
         """Return the evaluation that `to_dict` described. Other keys are ignored."""
-        return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
 
     def describe(self) -> str:
         """Return the result as a few lines for people."""

@@ -62,7 +62,7 @@ class Trainer:
         if partial:
             fresh = {name: parameter.data for name, parameter in self.model.named_parameters()}
         if at:
-            fill(self.model, fresh | at.parameters, "the checkpoint")
+            fill(self.model, fresh | at.parameters, at.source)
         map_parameters(self.model, lambda array: to_device(array, device))
         if recipe.freeze_trunk:
             freeze(self.model.trunk)

@@ -185,8 +185,12 @@ def must_be_refused_or_right(
 
 
 def check_sentence(message: str, names: str | Path) -> None:
-    """Check that a message is one sentence of at most 300 characters that contains `names`."""
-    assert str(names) in message, f"{message!r} does not name {names}"
+    """Check that a message is one sentence of at most 300 characters that contains `names`.
+
+    A long path may have lost its middle.
+    """
+    is_named = str(names) in message or ("..." in message and Path(names).name in message)
+    assert is_named, f"{message!r} does not name {names}"
     length = len(message.replace(str(names), "/") if str(names) else message)
     assert length <= MAX_SENTENCE, f"{length} characters: {message}"
     assert "\n" not in message and "Traceback" not in message, message

@@ -24,6 +24,7 @@ from minimtp.compare.report import print_report
 from minimtp.compare.result_cache import ResultCache
 from minimtp.compare.schema import speed_part
 from minimtp.decode.policy.cost import MEASURED, Costs
+from minimtp.errors import UserError
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
@@ -36,7 +37,9 @@ from minimtp.training.run.checkpoint import FILE_NAME, HEADER_KEY, Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
 from minimtp.training.run.log import LOG_NAME, RunLog, read_log
 from minimtp.training.run.plot import draw_losses
+from minimtp.training.run.start import Start
 from minimtp.training.run.tensor_file import checksum, write_safetensors
+from minimtp.training.run.train import train
 from tests.fuzz.mutate import (
     check_sentence,
     damaged_bytes,
@@ -165,6 +168,45 @@ def test_a_checkpoint_with_a_changed_header_and_a_valid_checksum_is_refused_or_v
     )
     path.write_bytes(data)
     assert refused > 250
+
+
+def test_a_run_with_a_changed_header_is_resumed_or_refused_with_the_name_of_its_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
+    Path("poem.txt").write_text("roses are red, violets are blue\n" * 1000)
+    recipe = preset("tiny", tokens=1280, checkpoint_every=4, evaluation_tokens=256)
+    out, rng = tmp_path / "run", random.Random(4)
+    train(recipe, ["poem.txt"], out, stop_at_step=5, device="cpu", threads=1, report=quiet)
+    path, log = out / FILE_NAME, (out / LOG_NAME).read_bytes()
+    with checkpoint.open_tensors(path, "") as file:
+        header, arrays = json.loads(file.metadata[HEADER_KEY]), file.read_arrays()
+
+    def changed() -> Iterator[bytes]:
+        for _ in range(200):
+            text = json_bytes(damaged_json(header, rng)).decode()
+            file = io.BytesIO()
+            write_safetensors(
+                file, arrays, {HEADER_KEY: text, "crc32": str(checksum(text, arrays))}
+            )
+            (out / LOG_NAME).write_bytes(log)
+            yield file.getvalue()
+
+    def resume() -> object:
+        start = Start(resume=True)
+        return train(None, (), out, start, stop_at_step=6, device="cpu", threads=1, report=quiet)
+
+    refused = 0
+    for content in changed():
+        path.write_bytes(content)
+        try:
+            assert resume().step >= 1
+        except UserError as error:
+            refused += 1
+            other_text = "with fingerprint" in str(error) or "no longer at" in str(error)
+            check_sentence(str(error), "" if other_text else path)
+    assert refused > 80
 
 
 # --- recipes

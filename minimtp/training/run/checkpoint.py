@@ -50,6 +50,8 @@ RECIPE = FileKind("a copy of a checkpoint's header", begins=b'{"format_version":
 ADVICE = "delete it, or give another run folder"
 MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before the parameter's name
 
+StoredPath = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]
+
 
 class EvaluationRecord(Struct):
     """An evaluation in a header, see `minimtp.training.evaluate.Evaluation`."""
@@ -72,7 +74,7 @@ class State(Struct):
     shards: Positive = 1
     evaluation: EvaluationRecord | None = None
     evaluated_at: Count | None = None
-    teacher: str | None = None
+    teacher: StoredPath | None = None
     loss_scale: tuple[Finite, Count] | None = None
 
 
@@ -80,8 +82,10 @@ class CorpusRecord(Struct):
     """The description of a text, see `minimtp.training.data.corpus.Corpus`."""
 
     name: str = ""
-    sources: list[str] = []
+    sources: list[StoredPath] = []
     fingerprint: str | None = None
+    encoding: str | None = None
+    folder: StoredPath | None = None
 
 
 class TokenizerRecord(Struct):
@@ -113,6 +117,7 @@ class Checkpoint:
     corpus: name, sources and fingerprint of the text. tokenizer: the result of its `to_dict`.
     packed: how the weights were rounded, if they are stored as packed blocks.
     state: JSON values that only the training loop uses (seconds, shards, evaluation, ...).
+    source: names the checkpoint in messages: its path if it was read from a file.
     """
 
     recipe: Recipe
@@ -125,6 +130,7 @@ class Checkpoint:
     packed: dict[str, str] | None = None
     state: dict[str, object] = field(default_factory=dict)
     version: str = minimtp.__version__
+    source: str = "the checkpoint"
 
 
 def exists(folder: str | Path) -> bool:
@@ -211,6 +217,7 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
         packed=header["packed"],
         state=header["state"],
         version=header["minimtp_version"],
+        source=str(path),
     )
 
 

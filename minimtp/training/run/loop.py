@@ -36,7 +36,8 @@ def evaluation_is_lost(recipe: Recipe, step: int, state: dict[str, object]) -> b
     """
     every = recipe.checkpoint_every
     due = step == recipe.steps or (every > 0 and step > 0 and step % every == 0)
-    return bool(recipe.evaluation_tokens) and due and state.get("evaluated_at") != step
+    is_stored = bool(state.get("evaluation")) and state.get("evaluated_at") == step
+    return bool(recipe.evaluation_tokens) and due and not is_stored
 
 
 class Loop:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.arguments import FLAG, PATH, check_fields, optional, whole
-from minimtp.errors import UserError
+from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, check_folder
 from minimtp.model.loaded import TOKENIZER
 from minimtp.model.tokenizer import same_tokens
@@ -164,7 +164,8 @@ def branch(folder: str | Path, source: Checkpoint, recipe: Recipe, keep_step: bo
         arrays = transplant(arrays, source.recipe, recipe)
         optimizer |= {f"{kind}.{name}": array for name, array in arrays.items()}
     parameters = transplant(source.parameters, source.recipe, recipe)
-    return Checkpoint(recipe, parameters, optimizer, source.step if keep_step else 0)
+    step = source.step if keep_step else 0
+    return Checkpoint(recipe, parameters, optimizer, step, source=source.source)
 
 
 def open_folder(writer: OneWriter) -> None:
@@ -237,7 +238,8 @@ def _open_corpus(
     origin: the checkpoint of the run in `folder`, whose text and tokenizer are the defaults.
     """
     if origin:
-        tokenizer = tokenizer or tokenizer_from_dict(origin.tokenizer)
+        with naming(origin.source):
+            tokenizer = tokenizer or tokenizer_from_dict(origin.tokenizer)
         if not sources:
             return recorded_corpus(origin.corpus, folder, tokenizer, encoding, out=out)
         if folder is out:

@@ -287,6 +287,7 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
 
 def _result(out: Path, step: int, recipe: Recipe, state: dict[str, object]) -> TrainingResult:
     """Return the result of a run at `step`, with the evaluation in its state."""
-    evaluated_at = state.get("evaluated_at")
-    evaluation = None if evaluated_at is None else Evaluation.from_dict(state["evaluation"])
+    stored = state.get("evaluation")
+    evaluation = Evaluation.from_dict(stored) if stored else None
+    evaluated_at = state.get("evaluated_at") if stored else None
     return TrainingResult(out, step, step >= recipe.steps, evaluation, evaluated_at)
