@@ -38,6 +38,9 @@ from minimtp.training.data.tokenizer_content import TokenizerSettings, checked_c
 END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 # Bytes that every text may contain: printable ASCII, tab and line ends, and the bytes of UTF-8 for
 # characters up to U+3FFFF.
+PIECE = 2**18  # characters that the library gets at once, if a text can be cut
+# A single line end between letters: all known patterns end a word there, whatever follows.
+CUT = re.compile(r"[A-Za-z]\n(?=[A-Za-z])")
 ORDINARY = {9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)}
 
 
@@ -100,6 +103,7 @@ class FileTokenizer:
             for byte, spelling in enumerate(self._spelling.byte_names)
             if spelling in known and self._bytes.get(known[spelling]) == bytes([byte])
         }
+        self._can_cut = self._is_cut_at_lines()
         self._require_survival(name)
 
     def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
@@ -109,13 +113,11 @@ class FileTokenizer:
         Raises UserError for a character that the vocabulary cannot express.
         """
         text = as_bytes(text).decode("utf-8", "surrogateescape")
-        if not special or self._special is None:
-            return np.array(self._encode_text(text), np.int64)
-        tokens: list[int] = []
-        for part in self._special.split(text):
-            token = self.special_tokens.get(part)
-            tokens += self._encode_text(part) if token is None else [token]
-        return np.array(tokens, np.int64)
+        found = [np.zeros(0, np.int64)]
+        for part in self._special.split(text) if special and self._special else (text,):
+            token = self.special_tokens.get(part) if special else None
+            found += self._encode_text(part) if token is None else [np.array([token], np.int64)]
+        return np.concatenate(found)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
@@ -135,15 +137,29 @@ class FileTokenizer:
     def to_dict(self) -> dict[str, object]:
         return {"kind": "tokenizers", "file": self._content, **self._settings.to_dict()}
 
-    def _encode_text(self, text: str) -> list[int]:
-        tokens: list[int] = []
+    def _encode_text(self, text: str) -> Iterator[np.ndarray]:
+        """Yield the tokens of the text, part by part."""
         apart = self._spelling.apart
         for part in apart.split(text) if apart.search(text) else (text,):
             if apart.match(part):
-                tokens += map(self._byte_token, part.encode("utf-8", "surrogateescape"))
+                raw = part.encode("utf-8", "surrogateescape")
+                yield np.array([self._byte_token(byte) for byte in raw], np.int64)
             else:
-                tokens += self._encode_unicode(part)
-        return tokens
+                for piece in self._cut(part):
+                    yield np.array(self._encode_unicode(piece), np.int64)
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """Yield the text in pieces whose tokens are those of the whole text. The library needs some
+        hundred bytes per token.
+        """
+        start = 0
+        while self._can_cut and len(text) - start > PIECE:
+            place = CUT.search(text, start + PIECE)
+            if place is None:
+                break
+            yield text[start : place.end()]
+            start = place.end()
+        yield text[start:]
 
     def _encode_unicode(self, text: str) -> list[int]:
         tokens = self._in_library(text)
@@ -185,6 +201,15 @@ class FileTokenizer:
         for token, text in self._bytes.items():
             counts[token] = len(text)
         return counts
+
+    def _is_cut_at_lines(self) -> bool:
+        """Return whether no token, and no word, goes from the end of a line into the next one."""
+        if any(re.search(rb"\n[A-Za-z]", text) for text in self._bytes.values()):
+            return False
+        return all(
+            self._in_library(line + "And") == self._in_library(line) + self._in_library("And")
+            for line in ("the cat\n", "A\n", "it's\n")
+        )
 
     def _require_survival(self, name: str) -> None:
         """Raise UserError unless ordinary text comes back unchanged."""

@@ -11,11 +11,13 @@ from minimtp.backend import numpy as np
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from minimtp.formats.gguf.pieces import PRE, merges_from
+from minimtp.formats.gguf.pre_tokenizers import FAMILIES, as_stage
 from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.vocabulary import Vocabulary, content_of
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.tokenizer import PROBES, prompt_tokens, same_tokens
 from minimtp.training.build import build_model
+from minimtp.training.data import file_tokenizer
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.data.file_tokenizer import ORDINARY, FileTokenizer
@@ -294,26 +296,37 @@ def pieces():
     return pieces_content()
 
 
+@pytest.fixture(scope="module")
+def spelt(pieces):
+    return FileTokenizer(json.dumps(pieces), TokenizerSettings(begin_tokens=(1,)))
+
+
+@pytest.fixture(scope="module")
+def original(pieces):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(json.dumps(pieces))
+
+
 @given(text=st.one_of(texts, st.text("the cat\u2581\n \u00e9<0x4>/s")), raw=st.binary(max_size=8))
-def test_any_text_comes_back_from_pieces_with_byte_fallback(pieces, text, raw):
-    some = FileTokenizer(json.dumps(pieces))
+def test_any_text_comes_back_from_pieces_with_byte_fallback(spelt, text, raw):
+    some = spelt
     assert some.decode(some.encode(text)) == text
     assert some.decode_bytes(some.encode(raw)) == raw
     assert not set(some.special_tokens.values()) & set(some.encode(text).tolist())
 
 
 @given(text=st.text("the cat\n \u00e9\u732b"))
-def test_a_prompt_of_pieces_has_the_tokens_of_the_original_tokenizer(pieces, text):
-    import tokenizers
-
-    some = FileTokenizer(json.dumps(pieces), TokenizerSettings(begin_tokens=(1,)))
-    original = tokenizers.Tokenizer.from_str(json.dumps(pieces))
+def test_a_prompt_of_pieces_has_the_tokens_of_the_original_tokenizer(spelt, original, text):
     if text:
         expected = original.encode(text, add_special_tokens=False).ids
-        assert prompt_tokens(some, text).tolist() == [1, *expected]
-    again = tokenizer_from_dict(json.loads(json.dumps(some.to_dict())))
-    assert prompt_tokens(again, text.encode()).tolist() == prompt_tokens(some, text).tolist()
-    assert same_tokens(again, some) and again.prompt_prefix == " "
+        assert prompt_tokens(spelt, text).tolist() == [1, *expected]
+    assert prompt_tokens(spelt, text.encode()).tolist() == prompt_tokens(spelt, text).tolist()
+
+
+def test_a_vocabulary_of_pieces_is_restored_with_the_prefix_of_its_prompts(spelt):
+    again = tokenizer_from_dict(json.loads(json.dumps(spelt.to_dict())))
+    assert same_tokens(again, spelt) and again.prompt_prefix == " "
 
 
 def test_pieces_are_written_to_a_gguf_file_and_read_again(pieces, tmp_path):
@@ -325,3 +338,48 @@ def test_pieces_are_written_to_a_gguf_file_and_read_again(pieces, tmp_path):
     again = load_gguf(tmp_path / "pieces.gguf").tokenizer
     assert same_tokens(again, some)
     assert (again.prompt_prefix, again.begin_tokens, again.end_tokens) == (" ", (1,), (2,))
+
+
+LINES = st.lists(
+    st.sampled_from(
+        ["the cat", "I'm 123", "\n", "\n\n", " \n", "\r\n", "\t", " ", "A", "\u00e9", "!"]
+    )
+).map("".join)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, None], ids=lambda names: names and names[0])
+def test_a_long_text_in_pieces_has_the_tokens_of_the_whole_text(monkeypatch, pieces, family):
+    """Merges of line ends and spaces with what stands beside them would show a wrong cut."""
+    file = pieces if family is None else content(pre_tokenizer=as_stage(FAMILIES[family]))
+    if family is not None:
+        joined = [
+            "\u010a\u010a",
+            "\u0120\u010a",
+            "\u010d\u010a",
+            "\u0120\u0120",
+            "\u0120t",
+            "!\u010a",
+        ]
+        vocabulary = file["model"]["vocab"]
+        for name in joined:
+            vocabulary[name] = len(vocabulary)
+            file["model"]["merges"] = [*file["model"]["merges"], list(name)]
+        file["model"]["ignore_merges"] = FAMILIES[family].whole_words
+    whole = FileTokenizer(json.dumps(file))
+
+    @given(text=LINES)
+    def check(text):
+        monkeypatch.setattr(file_tokenizer, "PIECE", 10**9)
+        expected = whole.encode(text).tolist()
+        monkeypatch.setattr(file_tokenizer, "PIECE", 2)
+        assert whole.encode(text).tolist() == expected
+
+    check()
+    monkeypatch.setattr(file_tokenizer, "PIECE", 2)
+    assert len(list(whole._cut("the cat\nthe cat\nthe"))) == 3
+
+
+def test_a_text_is_not_cut_where_a_token_goes_on():
+    file = content()
+    file["model"]["vocab"]["\u010aA"] = len(file["model"]["vocab"])
+    assert len(list(FileTokenizer(json.dumps(file))._cut("a\nA" * 10**6))) == 1
