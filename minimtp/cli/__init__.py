@@ -134,6 +134,8 @@ def _parse_and_run(arguments: list[str] | None, interrupts: process.Interrupts |
         return 0
     if interrupts:
         interrupts.watch()
+        if "out" in options or getattr(options, "trace", None):
+            process.keep_going()
     if options.command is not train.run:
         from minimtp.training.run.mpirun import refuse_several
 

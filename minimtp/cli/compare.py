@@ -9,6 +9,8 @@ from minimtp.cli.parser import (
     add_kernels,
     add_seed,
     add_threads,
+    note_unused,
+    note_unused_threads,
     use_kernels,
 )
 from minimtp.training.presets import PRESETS
@@ -46,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.compare.run import compare
 
     use_kernels(options)
+    note_unused_threads(options)
+    if not options.corpus:
+        note_unused(options, ["--encoding"], "it is for the files of --corpus")
     compare(
         options.preset,
         options.out,

@@ -12,6 +12,7 @@ from minimtp.cli.parser import (
     add_kernels,
     add_model,
     add_threads,
+    note_unused_threads,
     use_kernels,
 )
 from minimtp.cli.values import whole_number
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.training.evaluate import corpus_for
 
     use_kernels(options)
+    note_unused_threads(options)
     loaded = minimtp.load(options.model, device=options.device)
     against = minimtp.load(options.against, device=options.device) if options.against else None
     corpus = corpus_for(loaded, options.corpus or None, options.encoding)

@@ -14,6 +14,7 @@ from minimtp.cli.parser import (
     add_device,
     add_kernels,
     add_model,
+    note_unused,
     use_kernels,
 )
 from minimtp.errors import UserError
@@ -82,10 +83,30 @@ def run(options: argparse.Namespace) -> int:
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
     decoder = Decoder(loaded, _draft_config(options), options.context)
     if len(prompts) > 1:
-        _generate_batch(decoder, prompts, loaded, decoding_settings(options))
+        _generate_batch(decoder, prompts, loaded, options)
     else:
         _generate_one(decoder, prompt, echo, loaded, options)
     return 0
+
+
+def _note_unused(options: argparse.Namespace, decoder: "Decoder") -> None:
+    """Say which options have no effect together with the others, and why."""
+    from minimtp.decode.drafters.ngram import NgramDrafter
+
+    if options.temperature == 0:
+        names = ("--top-k", "--top-p", "--seed", "--rule")
+        note_unused(options, names, "at temperature 0 the most likely token is always taken")
+    if decoder.drafter is None:
+        reason = "nothing is drafted with --draft none"
+        if options.draft != "none":
+            reason = "this model has no prediction heads to draft with (try --draft ngram)"
+        note_unused(options, ("--draft-confidence", "--tree"), reason)
+    elif options.draft_length == 0:
+        reason = "nothing is drafted with --draft-length 0"
+        note_unused(options, ("--draft-confidence", "--tree"), reason)
+    elif isinstance(decoder.drafter, NgramDrafter):
+        reason = "repetitions in the text have no probability"
+        note_unused(options, ["--draft-confidence"], reason)
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
@@ -158,6 +179,7 @@ def _generate_one(
     from minimtp.decode.display.trace import Trace
 
     generation = decoder.generate(prompt, **decoding_settings(options))
+    _note_unused(options, decoder)
     if options.trace:
         generation = Trace(generation)
     if options.show:
@@ -178,12 +200,13 @@ def _generate_one(
 
 
 def _generate_batch(
-    decoder: "Decoder", prompts: list[str], loaded: "LoadedRun", settings: dict[str, object]
+    decoder: "Decoder", prompts: list[str], loaded: "LoadedRun", options: argparse.Namespace
 ) -> None:
     """Print each text with its number as soon as it and all texts before it are complete. Then
     print the speed of all.
     """
-    batch = decoder.generate_batch(prompts, **settings)
+    batch = decoder.generate_batch(prompts, **decoding_settings(options))
+    _note_unused(options, decoder)
     shown = _printable()
     printed = 0
     for _ in batch.rounds():

@@ -1,9 +1,11 @@
-"""The argument parser, and the options that several commands share."""
+"""The argument parser, the options that several commands share, and notes about options without
+effect.
+"""
 
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from minimtp.cli.dashes import join_values
 from minimtp.cli.values import whole_number
@@ -160,3 +162,47 @@ def use_kernels(options: argparse.Namespace) -> None:
         from minimtp import kernels
 
         kernels.use(options.kernels)
+
+
+def given(options: argparse.Namespace, names: Iterable[str] | None = None) -> list[str]:
+    """Return the options of the command, or those among `names`, whose values are not the default.
+
+    A value that equals the default counts as not given: it changes nothing either way.
+    """
+    actions = options.parser._option_string_actions  # argparse has no public list of its options
+    chosen = []
+    for name in actions if names is None else names:
+        action = actions.get(name)
+        if action is None or action.dest in ("help", argparse.SUPPRESS):
+            continue
+        if action.default is argparse.SUPPRESS:  # in the namespace only if it was given
+            differs = hasattr(options, action.dest)
+        else:
+            differs = getattr(options, action.dest) != action.default
+        if differs and action.dest not in [actions[other].dest for other in chosen]:
+            chosen.append(name)
+    return chosen
+
+
+def note_unused(options: argparse.Namespace, names: Iterable[str] | None, reason: str) -> None:
+    """Say in one line on standard error which of the options `names` were given without effect.
+
+    names: None means all options of the command.
+    """
+    useless = given(options, names)
+    if useless:
+        have = "has" if len(useless) == 1 else "have"
+        print(
+            f"minimtp: {shown(', '.join(useless), 100)} {have} no effect: {reason}", file=sys.stderr
+        )
+
+
+def note_unused_threads(options: argparse.Namespace) -> None:
+    """Say that a GPU needs no threads, if --threads was given. Raises UserError as
+    `choose_device` does.
+    """
+    if options.threads is not None:
+        from minimtp.backend import choose_device
+
+        if choose_device(options.device).name != "cpu":
+            note_unused(options, ["--threads"], "they share the work of a CPU, and a GPU is used")

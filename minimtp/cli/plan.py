@@ -3,10 +3,11 @@
 import argparse
 from dataclasses import fields
 
-from minimtp.cli.parser import Commands, add_seed
+from minimtp.cli.parser import Commands, add_seed, given, note_unused
 from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError, shown
 
+ALONE = ("--claims", "--published", "--validate")  # what they print needs no other option
 OPTIONS = (  # the options of `Settings` that are one number: (name, reader, help)
     ("requests-per-hour", number, "the load (default: full devices)"),
     ("prompt-tokens", whole_number, "mean length of a prompt (default: 800)"),
@@ -90,6 +91,13 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from minimtp.plan import command
 
+    alone = [name for name in ALONE if given(options, [name])]
+    if alone:
+        others = {"--json", *alone[:1]}
+        names = [name for name in options.parser.option_names if name not in others]
+        note_unused(options, names, f"{alone[0]} plans nothing")
+        if options.run is not None:
+            raise UserError(f"{alone[0]} needs no run: leave out {shown(options.run)}")
     if options.claims:
         command.claims(options.json, print)
     elif options.published:

@@ -48,7 +48,13 @@ class Interrupts:
 
 
 class Output(io.FileIO):
-    """Standard output without buffer. After a failure, it discards everything."""
+    """Standard output without buffer. After a failure, it discards everything.
+
+    is_all: whether the command has no other result than what it prints. If so, a pipe whose reader
+    has gone ends the command. If not, the command goes on and writes its files.
+    """
+
+    is_all = True
 
     def write(self, data: bytes) -> int:
         try:
@@ -60,7 +66,9 @@ class Output(io.FileIO):
         except OSError as error:
             discard(self.fileno())
             if error.errno == errno.EPIPE:
-                raise
+                if self.is_all:
+                    raise
+                return len(data)
             raise UserError(
                 f"standard output cannot be written ({error.strerror}): "
                 "free disk space, or send it elsewhere"
@@ -102,6 +110,12 @@ def _text_stream(before: io.TextIOWrapper | None, raw: io.FileIO) -> io.TextIOWr
         line_buffering=before.line_buffering,
         write_through=before.write_through,
     )
+
+
+def keep_going() -> None:
+    """Let this process continue if the reader of its standard output has gone."""
+    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+    raw.is_all = False
 
 
 def discard(descriptor: int) -> None:

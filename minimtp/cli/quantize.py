@@ -2,7 +2,7 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_context, add_encoding, add_model
+from minimtp.cli.parser import Commands, add_context, add_encoding, add_model, note_unused
 from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 
@@ -56,6 +56,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.model.matrix import bits_per_weight, weight_bytes
+    from minimtp.quant.ptq.methods import METHODS_WITH_TEXT
+    from minimtp.training.quantize import MEASURED
 
     if options.bits and options.grid:
         raise UserError("--bits and --grid both choose the number format: use one of them")
@@ -64,6 +66,11 @@ def run(options: argparse.Namespace) -> int:
     if "dequantized_from" in loaded.state:
         grids = ", ".join(loaded.state["dequantized_from"])
         print(f"note: {options.model} holds weights in {grids}, which are rounded a second time")
+    if options.method not in METHODS_WITH_TEXT and options.head_grid != MEASURED:
+        reason = f"method {options.method or 'rtn'} reads no calibration text"
+        note_unused(options, ["--context"], reason)
+    elif not options.calibration:
+        note_unused(options, ["--encoding"], "it is for the files of --calibration")
     packed = minimtp.quantize(
         loaded,
         options.out,

@@ -51,11 +51,13 @@ def _default(setting: dataclasses.Field) -> str:
     return f" (default: {shown})"
 
 
-def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
+def chosen_recipe(options: argparse.Namespace, out: str | None = None) -> Recipe | None:
     """Return the recipe that the options describe: a preset, a file or the recipe of another run,
     with single settings changed.
 
     Return None if a run is resumed and no setting is given: the stored recipe is used.
+    out: the folder of the run. Single settings of a resumed run change its stored recipe, so that a
+    message about a setting names one that was given.
     Raises UserError for contradictory options and for a file that cannot be read.
     """
     given = {
@@ -65,12 +67,22 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe | None:
     }
     if options.resume and not (given or options.preset or options.recipe or options.start_from):
         return None
-    base = _base_settings(options)
+    base = _stored_settings(options, out) or _base_settings(options)
     new_heads = "heads" in given and "draft_depth" not in given
     if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
     with naming(options.recipe) if options.recipe else nullcontext():
         return Recipe.from_dict(base | given)
+
+
+def _stored_settings(options: argparse.Namespace, out: str | None) -> dict[str, object]:
+    """Return the settings of the run to resume, {} if the command describes a whole recipe."""
+    from minimtp.training.run import checkpoint
+
+    whole = options.preset or options.recipe or options.start_from
+    if not options.resume or whole or out is None or not checkpoint.exists(out):
+        return {}
+    return checkpoint.read(out, optimizer=False).recipe.to_dict()
 
 
 def _base_settings(options: argparse.Namespace) -> dict[str, object]:

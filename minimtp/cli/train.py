@@ -10,6 +10,8 @@ from minimtp.cli.parser import (
     add_device,
     add_kernels,
     add_threads,
+    note_unused,
+    note_unused_threads,
     use_kernels,
 )
 from minimtp.cli.recipe_options import add_recipe_options, chosen_recipe, default_folder
@@ -17,9 +19,20 @@ from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 from minimtp.quoting import command
 from minimtp.training.presets import PRESETS
+from minimtp.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from minimtp.training.run.folder import LoadedRun
+
+
+HEAD_OPTIONS = (
+    "--head-loss-weight", "--final-head-loss-weight", "--head-loss-decay", "--detach-until",
+    "--head-targets", "--head-grid",
+)  # fmt: skip
+QUANTIZATION_OPTIONS = (
+    "--weight-grid", "--embedding-grid", "--output-grid", "--head-grid", "--weight-scales",
+    "--activations", "--kv-cache", "--straight-through", "--quantize-from",
+)  # fmt: skip
 
 
 def add_parser(commands: Commands) -> None:
@@ -96,6 +109,8 @@ def run(options: argparse.Namespace) -> int:
     _check_start(options, out)
     options.start_from = _loaded(options.start_from, options.device)
     tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
+    recipe = chosen_recipe(options, out)
+    _note_unused(options, recipe or Recipe())
     start = Start(
         resume=options.resume,
         start_from=options.start_from,
@@ -105,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         tokenizer=tokenizer,
     )
     result = train(
-        chosen_recipe(options),
+        recipe,
         options.corpus,
         out,
         start,
@@ -143,6 +158,21 @@ def _recorded_teacher(options: argparse.Namespace, out: str) -> str | None:
     if not (options.resume and checkpoint.exists(out)):
         return None
     return checkpoint.read(out, optimizer=False).state.get("teacher")
+
+
+def _note_unused(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Say which options have no effect together with the others, and why."""
+    note_unused_threads(options)
+    if not (options.corpus or options.resume or options.start_from):
+        note_unused(options, ["--encoding"], "it is for the files of --corpus")
+    if recipe.heads == "none":
+        note_unused(options, HEAD_OPTIONS, "the model has no prediction heads (see --heads)")
+    if recipe.quantization == "none":
+        note_unused(options, QUANTIZATION_OPTIONS, "needs --quantization qat")
+    if recipe.decay_fraction == 0:
+        note_unused(options, ["--final-learning-rate-factor"], "needs --decay-fraction above 0")
+    if options.stop_at_step is not None and options.stop_at_step >= recipe.steps:
+        note_unused(options, ["--stop-at-step"], f"the run ends at step {recipe.steps} anyway")
 
 
 def _check_start(options: argparse.Namespace, out: str) -> None:

@@ -60,7 +60,8 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
     axes.set(
         xlabel="requests at a time on a replica",
         ylabel=f"decoding speed-up over {next(iter(plan.speedups))}",
-        title=f"{title}, {devices}\ndots: 5 % faster up to here (drafts: than without them)",
     )
+    note = "dots: 5 % faster up to here (drafts: than without them)"
+    axes.set_title(f"{title}, {devices}\n{note}", parse_math=False)  # a name may contain $
     axes.grid(alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.6, 1))

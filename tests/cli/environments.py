@@ -148,7 +148,6 @@ ENVIRONMENTS = {
         STREAM, shell='set -o pipefail; "$@" 2>&1 | head -n 1', same=False),
     "unbuffered output is full": dataclasses.replace(
         STREAM, variables={"PYTHONUNBUFFERED": "1"}, shell='"$@" >/dev/full', may_fail=True),
-    "standard input is a folder": Environment(shell='"$@" </'),
     # users and folders
     "no home": Environment(NO_HOME, needs_long=True),
     "no home, compiled": Environment(NO_HOME, kernels="auto", same=False),
@@ -156,7 +155,7 @@ ENVIRONMENTS = {
     "an unknown user in a read-only folder": Environment(
         NO_HOME, stranger=True, read_only=True, may_fail=True),
     "the home cannot be written": Environment(NO_HOME | {"HOME": UNWRITABLE}),
-    "the home is a relative path": Environment(NO_HOME | {"HOME": "elsewhere"}),
+    "the home is a relative path": Environment(NO_HOME | {"HOME": "elsewhere"}, same=False),
     "caches cannot be written": Environment({
         "MINIMTP_CACHE": UNWRITABLE, "MPLCONFIGDIR": UNWRITABLE}),
     "numba's cache cannot be written": Environment(

@@ -38,7 +38,7 @@ from tests.cli.helpers import SMALL, refused
         (["--learning-rat", "1"], "unknown option '--learning-rat': did you mean --learning-rate?"),
         (["--tokens"], "argument --tokens: expected one argument"),
         (["--stop-at-step", "0"], "stop_at_step must be a whole number of at least 1"),
-        (["--tokenizer", "missing.json"], "the tokenizer file missing.json cannot be read"),
+        (["--tokenizer", "missing.json"], "missing.json does not exist"),
         (["--resume"], "there is no run to resume in out"),
         (["stray"], "unexpected argument 'stray'"),
     ],

@@ -2,7 +2,14 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_corpus, add_kernels, add_threads, use_kernels
+from minimtp.cli.parser import (
+    Commands,
+    add_corpus,
+    add_kernels,
+    add_threads,
+    note_unused,
+    use_kernels,
+)
 from minimtp.cli.values import whole_number, whole_numbers
 
 
@@ -49,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.bench.quality.measure import measure_quality
 
     use_kernels(options)
+    if not options.corpus:
+        note_unused(options, ["--encoding"], "it is for the files of --corpus")
     measure_quality(
         options.bits,
         options.seeds,

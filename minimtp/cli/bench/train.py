@@ -2,7 +2,13 @@
 
 import argparse
 
-from minimtp.cli.parser import Commands, add_kernels, add_measured_device, add_threads
+from minimtp.cli.parser import (
+    Commands,
+    add_kernels,
+    add_measured_device,
+    add_threads,
+    note_unused_threads,
+)
 from minimtp.cli.values import whole_number
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import PRECISIONS
@@ -47,6 +53,7 @@ def add_parser(measurements: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from minimtp.bench.training.speed import measure_training
 
+    note_unused_threads(options)
     measure_training(
         options.preset,
         device=options.device,

@@ -74,7 +74,8 @@ class Costs:
         self._identity = identity
         self._path: Path | None = None
         if identity is not None:
-            self._path = _cache_folder() / f"cost-{_digest(identity)}.json"
+            folder = _cache_folder()
+            self._path = folder and folder / f"cost-{_digest(identity)}.json"
         self._measured: dict[int, list[float]] = {}  # seconds for MEASURED, by end of the bucket
 
     def of(self, target: Target) -> "Costs":
@@ -161,16 +162,19 @@ def _interpolated(seconds: list[float], max_tokens: int) -> list[float]:
     return (np.interp(wanted, measured, rising) + slope * beyond).tolist()
 
 
-def _cache_folder() -> Path:
-    """Return the folder for files that can be generated again."""
+def _cache_folder() -> Path | None:
+    """Return the folder for files that can be generated again, None if this user has no home."""
     if chosen := os.environ.get("MINIMTP_CACHE"):
         return Path(chosen)
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        return Path(local) / "minimtp" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "minimtp"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimtp"
+    try:
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+            return Path(local) / "minimtp" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "minimtp"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minimtp"
+    except RuntimeError:  # there is no $HOME, and the system does not know the user
+        return None
 
 
 def _digest(identity: Mapping[str, object]) -> str:

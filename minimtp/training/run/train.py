@@ -126,7 +126,11 @@ def _train(
     recipe, resumed = beginning.recipe, beginning.resumed
     last_step = _last_step(recipe, stop_at_step)
     if resumed and resumed.step >= last_step and not _lacks_evaluation(resumed):
-        report(f"{out} is finished: step {resumed.step} of {recipe.steps}")
+        finished = resumed.step >= recipe.steps
+        report(
+            f"{out} is {'finished' if finished else 'there already'}: "
+            f"step {resumed.step} of {recipe.steps}"
+        )
         team.finish()
         return _result(out, resumed.step, recipe, resumed.state)
     at = _checkpoint_to_load(beginning, start, last_step)
