@@ -18,12 +18,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
 from minimtp.errors import MeasurementFailed, UserError
+from minimtp.files import advice_for, reason_for
+from minimtp.plots import save_plot
 from minimtp.training.presets import PRESETS, preset
 from minimtp.training.recipe import Recipe
 from minimtp.training.settings import check_known
@@ -83,18 +86,13 @@ class Lesson:
         self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
     ) -> None:
         """Save the figure of draw(figure, *data) as plot.png, if matplotlib is installed."""
-        try:
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError:
+        if find_spec("matplotlib") is None:
             hint = 'no matplotlib, so no plot; install it with: pip install -e ".[plots]"'
             print(f"plot      {hint}", file=sys.stderr)
             return
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure, *data)
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plot.png"
-        figure.savefig(path, dpi=90)
-        print(f"plot      {path}", file=sys.stderr)
+        if save_plot(path, lambda figure: draw(figure, *data), size, dpi=90):
+            print(f"plot      {path}", file=sys.stderr)
 
 
 def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None = None) -> None:
@@ -118,9 +116,9 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
     except MeasurementFailed as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except OSError as error:
-        path, reason = error.filename or "the system", error.strerror or error
-        advice = "free disk space, or choose another --out"
-        parser.exit(2, f"{parser.prog}: {path}: {reason}; {advice}\n")
+        path = error.filename or "the system"
+        message = f"{path}: {reason_for(error)}: {advice_for(error)}"
+        parser.exit(2, f"{parser.prog}: {message}\n")
     except KeyboardInterrupt as stopped:
         parser.exit(130, f"\n{parser.prog}: {str(stopped) or 'stopped'}\n")
 

@@ -9,7 +9,6 @@ Reading a folder needs no lock, because files are replaced whole.
 
 import contextlib
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -145,6 +144,8 @@ def _write_holder(path: Path, descriptor: int) -> None:
     """Name this process in its lock. Raises UserError if the file is not a lock."""
     if not LOCK.matches(os.read(descriptor, HEAD_SIZE)):
         raise not_own(path, LOCK)
+    import socket
+
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     text = f"minimtp: process {os.getpid()} on {socket.gethostname()} since {since}\n"
     os.ftruncate(descriptor, 0)

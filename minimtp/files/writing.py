@@ -1,7 +1,6 @@
 """The functions that write files. Their rules are in this package's docstring."""
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -24,8 +23,6 @@ from minimtp.files.paths import (
     reason_for,
 )
 from minimtp.quoting import shown_path
-
-WITHOUT_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -164,20 +161,16 @@ def delete(path: Path, kind: FileKind) -> None:
 
 
 def _linked(partial: Path, path: Path) -> bool:
-    """Move `partial` to `path`, which was free. Returns False if it is taken by now, or if the file
-    system has no hard links: a rename would replace whatever is there.
+    """Give the file `partial` the name `path` too, which was free. Returns False if that fails: the
+    name is taken by now, or the file system has no hard links.
+
+    Unlike a rename, this never replaces a file. The first name is deleted at the end of its block.
     """
     try:
         os.link(partial, path)
-    except FileExistsError:
+    except (OSError, NotImplementedError):
         return False
-    except NotImplementedError:
-        return False
-    except OSError as error:
-        if error.errno in WITHOUT_HARD_LINKS:
-            return False
-        raise
-    return True  # the name `partial` is deleted at the end of its block
+    return True
 
 
 def check_new_folder(path: Path, mark: str | None = None) -> None:

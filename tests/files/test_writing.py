@@ -86,9 +86,10 @@ def test_a_file_that_appears_in_the_last_moment_stays(tmp_path, monkeypatch):
     assert [found.name for found in tmp_path.iterdir()] == ["note.json"]
 
 
-def test_a_file_system_without_hard_links_is_written_all_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EMLINK])
+def test_a_file_system_without_hard_links_is_written_all_the_same(tmp_path, monkeypatch, number):
     def fails(*paths):
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", fails)
     for content in ('{"note": 1}', '{"note": 2}'):
@@ -162,18 +163,24 @@ ADVICE = {
 }
 
 
-@pytest.mark.parametrize("call", ["open", "fsync", "link"])
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 @pytest.mark.parametrize("number", ADVICE, ids=errno.errorcode.get)
 def test_the_advice_fits_the_cause(tmp_path, monkeypatch, call, number):
-    def fails(*arguments, **options):
+    working = getattr(os, call)
+
+    def fails(*arguments):
+        if call == "open" and not arguments[1] & os.O_CREAT:
+            return working(*arguments)
         raise OSError(number, os.strerror(number))
 
+    write_text(tmp_path / "note.json", '{"note": 1}', NOTE)
     with monkeypatch.context() as patched, pytest.raises(UserError) as error:
         patched.setattr(os, call, fails)
-        write_text(tmp_path / "note.json", '{"note": 1}', NOTE)
+        write_text(tmp_path / "note.json", '{"note": 2}', NOTE)
     assert ADVICE[number] in one_sentence(error) and os.strerror(number) in str(error.value)
     assert ("disk space" in str(error.value)) == (number == errno.ENOSPC)
-    assert not list(tmp_path.glob("note*"))
+    assert (tmp_path / "note.json").read_text() == '{"note": 1}'
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_read_only_or_locked_folder_is_reported_before_the_work(tmp_path, monkeypatch):
