@@ -38,6 +38,7 @@ INTRODUCES = (
     "minimtp.machine",
     "minimtp.quoting",
     "minimtp.training.data.encoding",
+    "minimtp.training.data.walk",
     "minimtp.training.data.folders",
     "minimtp.training.data.texts",
     "minimtp.training.data.byte_tokenizer",

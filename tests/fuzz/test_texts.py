@@ -24,7 +24,8 @@ from minimtp.training.data.encoding import (
     decode_document,
     normalized,
 )
-from minimtp.training.data.folders import OWN_NAMES, files_and_folders
+from minimtp.training.data.folders import files_and_folders
+from minimtp.training.data.walk import OWN_NAMES
 from tests.fuzz.mutate import check_sentence, damaged_bytes
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,7 @@
 
 texts.py              the texts that need no files: the standard library and two books
 folders.py            the text files among the user's files and folders
+walk.py               the files below a folder, without the files of runs
 encoding.py           the bytes of a file to text: encodings, byte order marks, line ends
 tokenizer.py          text to tokens and back
 byte_tokenizer.py     the built-in tokenizer: token = byte

@@ -5,16 +5,13 @@ folder that holds it) and a file whose text equals that of another one count onc
 could be trained on and held out at the same time.
 
 **What is left out of a folder.** Hidden files and folders, silently. Everything else that is not
-text is counted by reason and reported in one line: `Collection.skipped`. Among it are the files of
-runs (recipe, log, ...): a folder may hold the run that trains on it, and a resumed run finds the
-same text. A file that was named itself is never skipped: it is read, or it is an error.
+text (see also walk.py) is counted by reason and reported in one line: `Collection.skipped`. A file
+that was named itself is never skipped: it is read, or it is an error.
 """
 
 import os
-import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,22 +19,10 @@ from minimtp.errors import UserError
 from minimtp.files import kind_at, reason_for
 from minimtp.quoting import shown_path
 from minimtp.training.data.encoding import NotText, check_beginning, decode_document
+from minimtp.training.data.walk import files_below
 
 Texts = list[tuple[str, bytes]]  # (name, content)
 
-# The files of runs and of Hugging Face models. They are no texts in a folder that has one of
-# MARKERS or a log that minimtp began, and in the folder that the command writes and below it.
-MARKERS = frozenset(
-    ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json "
-    "model.safetensors model.safetensors.index.json".split()
-)
-LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
-OWN_NAMES = MARKERS | frozenset(
-    f"recipe.json {LOG_NAME} self-generated config.json generation_config.json tokenizer.json "
-    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt "
-    "chat_template.jinja".split()
-)
-PARTIAL = ".partial"  # the suffix of what was not finished
 BEGINNING = 1 << 16  # bytes that are read first: most binary files show what they are
 SHOWN_NAMES = 3  # of the files that were left out for one reason
 MAX_LINE, MAX_CLAUSE = 600, 160  # characters of the summary, alone and in a sentence
@@ -61,11 +46,15 @@ class Collection:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A given file or folder. files: (name, path) of each file. identities: of these files."""
+    """A given file or folder.
+
+    files: (name, path) of each file. skipped: (reason, name) of what was left out.
+    """
 
     path: Path
     is_folder: bool
     files: list[tuple[str, Path]]
+    skipped: list[tuple[str, str]]
     identities: frozenset[tuple[int, int]]
 
 
@@ -116,7 +105,10 @@ def files_and_folders(
     Raises UserError if a path is missing or unreadable, holds no text, or is a file without text.
     """
     skipped, collection = Skipped(), Collection()
-    sources = _without_repeated([_source(path, out, option, skipped) for path in paths])
+    sources = _without_repeated([_source(path, out, option) for path in paths])
+    for source in sources:
+        for reason, name in source.skipped:
+            skipped.add(reason, name)
     collection.paths = [source.path for source in sources]
     reader = _Reader(encoding, collection, skipped)
     found = []
@@ -187,55 +179,8 @@ class _Reader:
         return decode_document(content, self._encoding)
 
 
-def files_below(
-    folder: Path,
-    skip: Callable[[str], bool] = lambda part: False,
-    report: Callable[[str, str], None] = lambda reason, name: None,
-    out: Path | None = None,
-) -> list[tuple[str, Path]]:
-    """Return (relative name with forward slashes, path) of every regular file, sorted by name.
-
-    skip: whether a name is left out silently. report: receives (reason, name) of everything else
-    that is left out. out: a folder whose files of runs are left out.
-    """
-    found, folders = [], [(folder, False)]
-    while folders:  # a stack: folders may be nested deeper than Python's recursion allows
-        parent, in_out = folders.pop()
-        entries = _entries(parent, folder, report)
-        in_out = in_out or _same(parent, out)
-        own = in_out or any(_is_marker(entry) for entry in entries)
-        for entry in entries:
-            path = Path(parent, entry.name)
-            relative = path.relative_to(folder).as_posix()
-            if skip(entry.name):
-                continue
-            if own and _is_own(entry.name):
-                report("part of a run or model", relative)
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append((path, in_out))
-            elif reason := _not_a_file(path):
-                report(reason, relative)
-            else:
-                found.append((relative, path))
-    return sorted(found)
-
-
-def _entries(parent: Path, folder: Path, report: Callable[[str, str], None]) -> list[os.DirEntry]:
-    """Return what is in a folder below `folder`. Raises UserError if `folder` is unreadable."""
-    try:
-        with os.scandir(parent) as entries:
-            return list(entries)
-    except OSError as error:
-        if parent == folder:
-            raise UserError(
-                f"the folder {shown_path(folder)} cannot be read: {reason_for(error)}"
-            ) from None
-        report("unreadable", parent.relative_to(folder).as_posix())
-        return []
-
-
-def _source(given: str | Path, out: str | Path | None, option: str, skipped: Skipped) -> _Source:
-    path = Path(given)
+def _source(given: str | Path, out: str | Path | None, option: str) -> _Source:
+    path, skipped = Path(given), []
     kind = kind_at(given)  # not of the path: Path("") is the current folder
     if kind == "nothing":
         raise UserError(
@@ -249,10 +194,11 @@ def _source(given: str | Path, out: str | Path | None, option: str, skipped: Ski
         files = files_below(
             path,
             skip=lambda part: part.startswith("."),
-            report=skipped.add,
+            report=lambda reason, name: skipped.append((reason, name)),
             out=None if out is None else Path(out),
         )
-    return _Source(path, kind == "folder", files, frozenset(_identity(file) for _, file in files))
+    identities = frozenset(_identity(file) for _, file in files)
+    return _Source(path, kind == "folder", files, skipped, identities)
 
 
 def _without_repeated(sources: list[_Source]) -> list[_Source]:
@@ -288,50 +234,12 @@ def _each_once(found: Texts, skipped: Skipped) -> Texts:
     return sorted(texts.items())
 
 
-def _is_own(name: str) -> bool:
-    """Return whether runs and models have files of this name. A number is behind what a command
-    has put aside.
-    """
-    return re.sub(r"\.\d+$", "", name) in OWN_NAMES or name.endswith(PARTIAL)
-
-
-def _is_marker(entry: os.DirEntry) -> bool:
-    """Return whether minimtp wrote the folder of this file."""
-    if entry.name in MARKERS:
-        return True
-    if entry.name != LOG_NAME or not entry.is_file(follow_symlinks=False):
-        return False
-    try:
-        with open(entry.path, "rb") as file:
-            return file.read(len(LOG_BEGINS)) == LOG_BEGINS
-    except OSError:
-        return False
-
-
-def _not_a_file(path: Path) -> str:
-    """Return why this is not a regular file, or "" if it is one."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return "linked to nothing" if path.is_symlink() else "unreadable"
-    if stat.S_ISDIR(mode):
-        return "linked to a folder"
-    return "" if stat.S_ISREG(mode) else "not a regular file"
-
-
 def _identity(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:  # deleted since it was found: reading it will fail
         return -1, hash(path)
     return status.st_dev, status.st_ino
-
-
-def _same(parent: Path, out: Path | None) -> bool:
-    try:
-        return out is not None and os.path.samefile(parent, out)
-    except OSError:  # `out` does not exist yet
-        return False
 
 
 def _memory() -> int:

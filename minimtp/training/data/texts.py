@@ -18,7 +18,8 @@ from pathlib import Path
 
 from minimtp.errors import UserError
 from minimtp.training.data.encoding import NotText, decode
-from minimtp.training.data.folders import Texts, files_below
+from minimtp.training.data.folders import Texts
+from minimtp.training.data.walk import files_below
 
 # Tests, generated tables, graphical tools, and parts that distributions patch or leave out.
 SKIPPED_FOLDERS = frozenset(

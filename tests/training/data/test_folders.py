@@ -14,7 +14,9 @@ from minimtp.errors import UserError
 from minimtp.files import one_writer
 from minimtp.training.data import folders
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.folders import MARKERS, OWN_NAMES, files_and_folders
+from minimtp.training.data.folders import files_and_folders
+from minimtp.training.data.walk import LOG_BEGINS, MARKERS, OWN_NAMES
+from minimtp.training.data.walk import LOG_NAME as WALKED_LOG
 from minimtp.training.run import checkpoint
 from minimtp.training.run.log import LOG, LOG_NAME
 
@@ -111,6 +113,7 @@ def test_repeating_a_path_changes_nothing_at_all(spellings):
     same = [name for name in given_ if Path(name).resolve() == texts.resolve()]
     assert len(same) >= 6
     alone = open_corpus([texts])
+    assert open_corpus([texts, *same]).notes == alone.notes
     assert open_corpus([texts, *same]).to_dict() == alone.to_dict() | {
         "name": open_corpus([texts]).name
     }
@@ -134,7 +137,7 @@ def test_the_names_of_run_files_are_those_that_runs_use():
     from minimtp.compare.run import CACHE_NAME, FILE_NAME
 
     assert {quality_name, CACHE_NAME, FILE_NAME, one_writer.NAME} <= MARKERS
-    assert (folders.LOG_NAME, folders.LOG_BEGINS) == (LOG_NAME, LOG.begins)
+    assert (WALKED_LOG, LOG_BEGINS) == (LOG_NAME, LOG.begins)
 
 
 def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):
