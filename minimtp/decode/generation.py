@@ -31,6 +31,12 @@ from minimtp.decode.tree_round import speculative_tree_round
 from minimtp.errors import UserError
 
 
+IN_A_ROUND = (
+    "this text is in the middle of a round: another thread, or a function that the round calls, "
+    "must start a generation of its own"
+)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Where a text ends, and how far a round may draft."""
@@ -81,8 +87,10 @@ class Generation:
         round_ = self.next_round()
         if round_ is None:
             raise StopIteration
-        self._unread = iter(round_.tokens)
-        return next(self._unread)
+        tokens = round_.tokens
+        if len(tokens) > 1:
+            self._unread = iter(tokens[1:])
+        return tokens[0]
 
     def rounds(self) -> Iterator[Round]:
         """Yield the remaining rounds. The first one of a text is prefill."""
@@ -91,13 +99,10 @@ class Generation:
 
     def next_round(self) -> Round | None:
         """Generate and return the next round, None if the text has ended."""
-        self._begin_round()
+        if not self._round_lock.acquire(False):
+            raise UserError(IN_A_ROUND)
         try:
-            if self.reason is None:
-                return self._prefill() if self._state is None else self._decode()
-            if self.reason == "error":
-                raise UserError("this text ended with an error: start a new generation")
-            return None
+            return self._first_round() if self._state is None else self._decode()
         except BaseException as error:
             self._finish("error")
             if isinstance(error, StopIteration):  # of a caller's function: would end the loop
@@ -108,7 +113,8 @@ class Generation:
 
     def close(self) -> None:
         """End the text, unless it has ended, and give its cache back."""
-        self._begin_round()
+        if not self._round_lock.acquire(False):
+            raise UserError(IN_A_ROUND)
         self._finish("closed")
         self._unread = iter(())
         self._round_lock.release()
@@ -119,12 +125,13 @@ class Generation:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a running text cannot be copied or pickled: copy its list `tokens`")
 
-    def _begin_round(self) -> None:
-        if not self._round_lock.acquire(blocking=False):
-            raise UserError(
-                "this text is in the middle of a round: another thread, or a function that the "
-                "round calls, must start a generation of its own"
-            )
+    def _first_round(self) -> Round | None:
+        """Return prefill, or None if the text has ended."""
+        if self.reason is None:
+            return self._prefill()
+        if self.reason == "error":
+            raise UserError("this text ended with an error: start a new generation")
+        return None
 
     def _prefill(self) -> Round:
         started = perf_counter()
