@@ -94,6 +94,9 @@ class SamplingParams:
 
     temperature: 0 (greedy), or from 1e-6 to 1e6. top_k: number of most likely tokens to keep, 0
     keeps all. top_p: probability that the kept tokens must reach together, 1 keeps all.
+
+    Logits up to a magnitude of 1e25 do not overflow at any of these temperatures, also after a
+    penalty. Larger ones may, and then count as not finite: sampling raises UserError.
     Raises UserError if a setting is out of range.
     """
 
@@ -124,7 +127,8 @@ class SamplingParams:
             scores = xp.full_like(logits, -xp.inf)
             scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
             return scores
-        scores = logits if self.temperature == 1 else logits / self.temperature
+        with numpy.errstate(over="ignore"):
+            scores = logits if self.temperature == 1 else logits / self.temperature
         if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
             scores = xp.where(self._keeps(scores), scores, -xp.inf)
         return scores

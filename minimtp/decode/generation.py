@@ -30,7 +30,6 @@ from minimtp.decode.target import Target
 from minimtp.decode.tree_round import speculative_tree_round
 from minimtp.errors import UserError
 
-
 IN_A_ROUND = (
     "this text is in the middle of a round: another thread, or a function that the round calls, "
     "must start a generation of its own"

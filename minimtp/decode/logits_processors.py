@@ -29,7 +29,7 @@ from minimtp.decode.rules.rule import Children, Coupling, Rule
 from minimtp.decode.rules.tree import Tree
 
 LogitsProcessor = Callable[[Array, np.ndarray], Array]
-PENALTY = number("from 1e-6 to 1e6 (1 changes nothing)", lambda p: 1e-6 <= p <= 1e6)
+PENALTY = number("from 0.001 to 1000 (1 changes nothing)", lambda p: 1e-3 <= p <= 1e3)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RepetitionPenalty:
     nothing, below 1 it encourages repetition.
     Source: Keskar et al. 2019 (CTRL, 1909.05858), section 4.1. The paper divides all logits, which
     would raise negative ones.
-    Raises UserError if the penalty is not a number from 1e-6 to 1e6.
+    Raises UserError if the penalty is not a number from 0.001 to 1000.
     """
 
     penalty: float
@@ -55,7 +55,8 @@ class RepetitionPenalty:
         occurred[:, text[:known]] = True
         for row in range(1, rows):
             occurred[row:, text[known + row - 1]] = True
-        penalized = xp.where(logits > 0, logits / self.penalty, logits * self.penalty)
+        with np.errstate(over="ignore"):  # infinite: the rule that samples finds it
+            penalized = xp.where(logits > 0, logits / self.penalty, logits * self.penalty)
         return xp.where(xp.asarray(occurred), penalized, logits)
 
 

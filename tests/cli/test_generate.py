@@ -36,7 +36,7 @@ from tests.cli.helpers import refused
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),
         (["--stop", ""], "a stop string is empty"),
-        (["--repetition-penalty", "0"], "penalty must be from 1e-6 to 1e6"),
+        (["--repetition-penalty", "0"], "penalty must be from 0.001 to 1000"),
         (["--prompts", "missing.txt"], "the prompts missing.txt cannot be read"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
         (

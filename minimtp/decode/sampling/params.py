@@ -19,7 +19,6 @@ are float64 for logits of any type, because exactness is proved to 1e-12 and V n
 cheap.
 """
 
-import math
 from dataclasses import dataclass
 
 from minimtp.arguments import check_fields, number, whole
@@ -38,6 +37,9 @@ class SamplingParams:
 
     temperature: 0 (greedy), or from 1e-6 to 1e6. top_k: number of most likely tokens to keep, 0
     keeps all. top_p: probability that the kept tokens must reach together, 1 keeps all.
+
+    Logits up to a magnitude of 1e25 do not overflow at any of these temperatures, also after a
+    penalty. Larger ones may, and then count as not finite: sampling raises UserError.
     Raises UserError if a setting is out of range.
     """
 
@@ -68,7 +70,8 @@ class SamplingParams:
             scores = xp.full_like(logits, -xp.inf)
             scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
             return scores
-        scores = logits if self.temperature == 1 else logits / self.temperature
+        with np.errstate(over="ignore"):
+            scores = logits if self.temperature == 1 else logits / self.temperature
         if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
             scores = xp.where(self._keeps(scores), scores, -xp.inf)
         return scores
@@ -129,7 +132,8 @@ def _softmax(scores: Array, maxima: Array) -> Array:
 
 def _finite_maxima(rows: Array) -> Array:
     """Return the maxima (R, 1) of rows (R, V). Raises UserError if one is infinite or NaN."""
+    xp = array_module(rows)
     maxima = rows.max(axis=-1, keepdims=True)
-    if not math.isfinite(float(maxima.sum())):
+    if not bool(xp.isfinite(maxima).all()):
         raise UserError(NOT_FINITE)
     return maxima

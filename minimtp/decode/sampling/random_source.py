@@ -65,7 +65,10 @@ class SeededRandomSource:
         return (scores + noise).argmax(axis=-1)
 
     def sample_distinct(self, scores: np.ndarray, count: int) -> list[int]:
-        """Gumbel-top-k (Kool et al. 2019, 1903.06059): the highest of score + Gumbel noise."""
+        """Gumbel-top-k (Kool et al. 2019, 1903.06059): the highest of score + Gumbel noise.
+
+        A token whose probability underflows to 0 counts as impossible, as it does in verification.
+        """
         perturbed = scores + gumbel_noise(self._generator, (1, len(scores)))[0]
         tokens = np.argsort(-perturbed)[:count]
-        return tokens[perturbed[tokens] > -np.inf].tolist()
+        return tokens[np.exp(scores[tokens] - scores.max()) > 0].tolist()

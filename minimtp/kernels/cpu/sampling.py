@@ -9,12 +9,12 @@ def choose(logits, temperature, noise=None):
     # 50,000 tokens.
     scores = logits if temperature == 1 else logits / temperature
     tokens = (scores if noise is None else scores + noise).argmax(axis=-1)
-    _mark_non_finite(logits, tokens)
+    _mark_non_finite(scores, tokens)
     return tokens
 
 
 @compiled
-def _mark_non_finite(logits, tokens):
+def _mark_non_finite(scores, tokens):
     for row in range(tokens.shape[0]):
-        if not np.isfinite(logits[row, tokens[row]]):
+        if not np.isfinite(scores[row, tokens[row]]):
             tokens[row] = -1

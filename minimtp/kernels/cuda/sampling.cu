@@ -15,7 +15,7 @@ __device__ __forceinline__ double score_of(float logit, float temperature, const
     return noise ? __dadd_rn((double)scaled, noise[token]) : (double)scaled;
 }
 
-// logits (R, V), noise (R, V) or null for zeros -> tokens (R,), -1 if the chosen logit is not finite; and, unless null,
+// logits (R, V), noise (R, V) or null for zeros -> tokens (R,), -1 if the chosen logit, or its quotient, is not finite; and, unless null,
 // probabilities (R,), the largest of a softmax of the logits. Grid (R,), block whole warps.
 extern "C" __global__ void choose(const float* logits, const double* noise, float temperature, int vocabulary, long long* tokens,
                                   float* probabilities) {
@@ -54,7 +54,7 @@ extern "C" __global__ void choose(const float* logits, const double* noise, floa
                 best = scores[i];
                 id = ids[i];
             }
-        tokens[blockIdx.x] = fabsf(row[id]) < INFINITE ? id : -1;
+        tokens[blockIdx.x] = fabsf(__fdiv_rn(row[id], temperature)) < INFINITE ? id : -1;
     }
     if (!probabilities) return;  // the same for all threads
     float sum = 0;

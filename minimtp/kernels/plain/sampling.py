@@ -8,10 +8,11 @@ def choose(logits: Array, temperature: float, noise: Array | None = None) -> Arr
     go to the lowest.
 
     logits (R, V), temperature > 0, noise (R, V) float64, or None for zeros. The token is -1 if the
-    chosen logit is infinite or NaN, so a caller that reads the tokens need not look at the logits.
+    chosen logit, or its quotient, is infinite or NaN, so a caller that reads the tokens need not
+    look at the logits.
     """
     xp = array_module(logits)
     scores = logits if temperature == 1 else logits / temperature
     tokens = (scores if noise is None else scores + noise).argmax(axis=-1)
-    finite = xp.isfinite(logits[xp.arange(len(tokens)), tokens])
+    finite = xp.isfinite(scores[xp.arange(len(tokens)), tokens])
     return xp.where(finite, tokens, -1)

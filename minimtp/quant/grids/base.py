@@ -104,7 +104,7 @@ class Grid(ABC):
         flat = x.reshape(-1)
         # One cheap pass for the usual case: no element is larger than the norm, and every
         # comparison with a NaN is false.
-        with numpy.errstate(over="ignore"):
+        with numpy.errstate(over="ignore", invalid="ignore"):
             squares = float(xp.dot(flat, flat))
         if squares <= self.max_magnitude**2:
             return
@@ -132,7 +132,10 @@ class Grid(ABC):
 
     @abstractmethod
     def decode(self, codes: Array, scales: Scales, first: int = 0) -> Array:
-        """codes int8 (N, k), from column `first` of the scales' matrix -> float32 (N, k)."""
+        """codes int8 (N, k), from column `first` of the scales' matrix -> float32 (N, k).
+
+        scales: finite numbers, as `encode` returns them and as files are checked to hold.
+        """
 
     @abstractmethod
     def nearest(self, x: Array, scales: Scales, first: int = 0) -> Array:
@@ -183,6 +186,14 @@ def per_column(scales: Array, group_size: int, first: int, columns: int) -> Arra
     repeated = array_module(scales).repeat(scales[:, begin:end], group_size, axis=1)
     offset = first - begin * group_size
     return repeated[:, offset : offset + columns]
+
+
+def in_steps(x: Array, step: Array) -> Array:
+    """Return x / step, float32. Quotients beyond float32 are infinite: clipping makes them the
+    smallest or the largest code.
+    """
+    with numpy.errstate(over="ignore"):
+        return x / step
 
 
 def round_to_float16(scales: Array) -> Array:

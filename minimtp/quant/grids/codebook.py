@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import ClassVar
 
 from minimtp.backend import Array, array_module
+from minimtp.quant.grids.base import in_steps
 from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
 from minimtp.quant.grids.rounding import half_even
 
@@ -63,9 +64,8 @@ class NF4Grid(GroupedGrid):
         xp = array_module(x)
         levels = _nf4_levels(xp)
         between = (levels[1:] + levels[:-1]) / xp.float32(2)
-        relative = x.astype("float32", copy=False) / divisor(
-            self._spread(scales, first, x.shape[1])
-        )
+        steps = divisor(self._spread(scales, first, x.shape[1]))
+        relative = in_steps(x.astype("float32", copy=False), steps)
         return xp.searchsorted(between, relative).astype("int8")
 
     def _inside(self, x: Array, mask: str) -> None:
@@ -99,7 +99,8 @@ class TernaryGrid(GroupedGrid):
         return array_module(x).clip(steps, -1, 1).astype("int8")
 
     def _in_steps(self, x: Array, scales: Array, first: int = 0) -> Array:
-        return x.astype("float32", copy=False) / divisor(self._spread(scales, first, x.shape[1]))
+        steps = divisor(self._spread(scales, first, x.shape[1]))
+        return in_steps(x.astype("float32", copy=False), steps)
 
     def _inside(self, x: Array, mask: str) -> Array:
         levels = self._in_steps(x, self.scales(x))

@@ -21,7 +21,7 @@ from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks, importance_weighted
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, per_column
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, in_steps, per_column
 from minimtp.quant.grids.rounding import half_even
 
 
@@ -109,7 +109,8 @@ class SteppedGrid(BlockGrid):
         x = x.astype(xp.float32, copy=False)
         step, offset = self._steps_and_offsets(scales, first, x.shape[1])
         x = x if offset is None else x - offset
-        return xp.where(step == 0, xp.float32(0), x / xp.where(step == 0, xp.float32(1), step))
+        usable = xp.where(step == 0, xp.float32(1), step)
+        return xp.where(step == 0, xp.float32(0), in_steps(x, usable))
 
     def _inside(self, x: Array, mask: str) -> Array | None:
         levels = self._in_steps(x, self._encode(x)[1])
@@ -120,6 +121,10 @@ class SteppedGrid(BlockGrid):
 class Q4_0Grid(SteppedGrid):
     """ggml's Q4_0: sixteen levels. The lowest is the group's element of largest magnitude, with its
     sign.
+
+    The bytes are those of ggml for every group whose largest magnitude is 0 or above 2**-125. Below
+    that, 1/d overflows float32, and ggml casts an infinite number to an integer, with a result that
+    depends on the processor. The codes here are 0 then. The values are zeros in either case.
     """
 
     name = "q4_0"
@@ -263,13 +268,14 @@ class F16Grid(BlockGrid):
         return codes.view("float16").astype("float32")
 
     def nearest(self, x: Array, scales: NoScales, first: int = 0) -> Array:
-        return x.astype("float32", copy=False).astype("float16").view("int16")
+        x = array_module(x).clip(x, -self.max_magnitude, self.max_magnitude)
+        return self._encode(x)[0]
 
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
         return rows, 0
 
     def _encode(self, x: Array) -> tuple[Array, NoScales]:
-        return self.nearest(x, NoScales()), NoScales()
+        return x.astype("float32", copy=False).astype("float16").view("int16"), NoScales()
 
     def _inside(self, x: Array, mask: str) -> Array:
         return array_module(x).abs(x) <= self.max_magnitude

@@ -6,7 +6,7 @@ join parts, and to choose between two sets of scales.
 
 from collections.abc import Callable
 
-from minimtp.backend import Array, array_module
+from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, round_to_float16
 
@@ -91,7 +91,8 @@ def stretched(grid: Grid, scales: Scales, factors: Array) -> Scales:
     """Return scales with `factors` times the steps, rounded to their stored type. Raises the errors
     of `step_of`.
     """
-    step = _stored(grid, step_of(grid, scales) * factors)
+    with numpy.errstate(over="ignore"):  # clipped to the largest scale, or makes the loss infinite
+        step = _stored(grid, step_of(grid, scales) * factors)
     return scales._replace(step=step) if isinstance(scales, tuple) else step
 
 

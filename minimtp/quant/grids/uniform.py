@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import Scales
+from minimtp.quant.grids.base import Scales, in_steps
 from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
 from minimtp.quant.grids.rounding import Rounding, half_even
 
@@ -138,4 +138,4 @@ class UniformGrid(GroupedGrid):
 
 
 def _in_steps(x: Array, step: Array) -> Array:
-    return x.astype("float32", copy=False) / divisor(step)
+    return in_steps(x.astype("float32", copy=False), divisor(step))
