@@ -200,7 +200,7 @@ class _Fault:
 
     msgspec describes it as "Expected `int`, got `str` - at `$.cells[3].seconds`" or "Object missing
     required field `seconds` - at `$.cells[...]`". Dots in brackets stand for some key of a
-    dictionary. This key is found by checking each one alone.
+    dictionary. This key is found by checking a part of them at a time.
     """
 
     def __init__(self, value: Any, schema: type, message: str) -> None:
@@ -209,14 +209,18 @@ class _Fault:
             name or (... if index == "..." else int(index))
             for index, name in re.findall(r"\[(\d+|\.\.\.)\]|\.(\w+)", place)
         ]
+        if "unknown field" in self.text:  # the name of this field could imitate a place
+            path = []
         for position, step in enumerate(path):
             if step is ...:
-                path[position] = _key_at_fault(value, path[:position], schema)
+                key = path[position] = _key_at_fault(value, path[:position], schema)
+                alone = {key: _member(value, path[: position + 1])}
+                value = _replaced(value, path[:position], alone)
         self.found = _member(value, path)
         self.key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
 
     def describe(self) -> str:
-        field = re.search(r"field `(.*)`", self.text, re.DOTALL)
+        field = re.search(r"field `(.*?)`?$", self.text, re.DOTALL)
         if field:
             key = shown(".".join(filter(None, (self.key, field[1]))), 60)
             return f"{key} is missing" if "missing" in self.text else f"the key {key} is unknown"
@@ -240,12 +244,16 @@ class _Fault:
 
 def _key_at_fault(value: Any, path: list, schema: type) -> str:
     """Return the first key of the dictionary at `path` that makes the value invalid."""
-    for key, member in _member(value, path).items():
+    whole = _member(value, path)
+    keys = list(whole)
+    while len(keys) > 1:
+        first = keys[: len(keys) // 2]
         try:
-            msgspec.convert(_replaced(value, path, {key: member}), schema)
+            msgspec.convert(_replaced(value, path, {key: whole[key] for key in first}), schema)
+            keys = keys[len(first) :]
         except msgspec.ValidationError:
-            return key
-    raise AssertionError("some key is at fault")
+            keys = first
+    return keys[0]
 
 
 def _member(value: Any, path: list) -> Any:

@@ -21,7 +21,13 @@ from minimtp.records import (
     read_json,
     without_nan,
 )
-from tests.fuzz.mutate import damaged_bytes, damaged_json, json_bytes, must_be_refused_or_right
+from tests.fuzz.mutate import (
+    damaged_bytes,
+    damaged_json,
+    json_bytes,
+    must_be_refused_or_right,
+    time_limit,
+)
 
 
 class Cell(Struct):
@@ -77,6 +83,7 @@ def test_a_file_of_the_declared_form_is_read(tmp_path):
         ('{"cells": {}, "losses": [1, "a"]}', 'losses[1] is "a", but must be a number or null'),
         ('{"cells": {}, "pair": [1]}', "pair is a list of 1, but must be a list of length at lea"),
         ('{"cells": {}, "cell": 1}', "the key cell is unknown"),
+        ('{"cells": {}, "x - at `$.a[...]`": 1}', "the key x is unknown"),
         ("[]", "the file holds a list of 0, but must be an object"),
         ("", "is empty"),
         ('{"cells": ', "is not valid JSON at line 1, column 11"),
@@ -88,6 +95,17 @@ def test_a_file_of_the_declared_form_is_read(tmp_path):
 )
 def test_a_message_names_the_key_and_what_was_found(text, sentence):
     assert sentence in refused(text)
+
+
+def test_the_key_is_found_quickly_among_many(capsys):
+    cells = {f"cell {k}": {"seconds": 1.0} for k in range(50_000)}
+    cells["cell 34567"]["seconds"] = None
+    with time_limit(20):
+        assert refused(json.dumps({"cells": cells})).startswith("cells.cell 34567.seconds is null")
+        nested = {key: {key: 1.0} for key in cells} | {"last": {key: 1.0 for key in cells}}
+        nested["last"]["cell 7"] = "x"
+        message = refused(json.dumps(nested), dict[str, dict[str, float]])
+    assert message == 'last.cell 7 is "x", but must be a number'
 
 
 def test_every_mutant_of_a_file_is_read_or_refused_with_one_sentence():
