@@ -17,6 +17,19 @@ CASES = [
     for environment, described in ENVIRONMENTS.items()
     for command in (ALL if described.needs_long else COMMANDS)
 ]
+FEW = [  # the cases that every run of the tests tries
+    ("numba raises OSError", "generate"),
+    ("numba does not compile", "generate"),
+    ("the extras end the process", "doctor"),
+    ("an unknown backend of matplotlib", "train"),
+    ("dollars in the folder's name", "train"),
+    ("undecodable bytes, ASCII", "trace"),
+    ("all streams are closed", "evaluate"),
+    ("standard output is full", "generate"),
+    ("standard error is full", "resume"),
+    ("an unknown user without a home", "generate"),
+    ("one column", "help of train"),
+]
 PICTURES = ("loss.png", "compare.png", "bench-decode.png", "quality.png")
 
 
@@ -52,8 +65,15 @@ def normal(source, tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize(("environment", "command"), FEW, ids=lambda name: name)
+def test_a_common_fault_of_an_environment_does_not_stop_a_command(
+    environment, command, source, normal, tmp_path
+):
+    check(environment, command, source, normal, tmp_path)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("environment", "command"), CASES, ids=" / ".join)
+@pytest.mark.parametrize(("environment", "command"), CASES, ids=lambda name: name)
 def test_a_command_gives_its_normal_result_or_one_sentence(
     environment, command, source, normal, tmp_path
 ):

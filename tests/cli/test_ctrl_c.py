@@ -1,0 +1,94 @@
+"""Ctrl-C at any moment, from the first import on, ends a command with exit code 130 and without a
+traceback, and nothing is half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minimtp
+from minimtp.training.run import checkpoint
+from tests.cli.helpers import SMALL
+
+ROOT = Path(minimtp.__file__).parents[1]
+# Runs the command and presses Ctrl-C at the import with this number, counted from the first line of
+# minimtp. An audit hook sees every import, also those inside of compiled libraries.
+PRESSED = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+moment, count = int(sys.argv.pop(1)), 0
+def hook(event, arguments):
+    global count
+    if event == "import" and not sys.is_finalizing():
+        count += 1
+        if count == moment:
+            signal.raise_signal(signal.SIGINT)
+runpy.run_module  # is loaded before the counting begins
+import minimtp
+sys.addaudithook(hook)
+runpy.run_module("minimtp", run_name="__main__", alter_sys=True)
+"""
+COMMANDS = {
+    "train": ["train", *SMALL, "--corpus", "poem.txt", "--out", "new"],
+    "generate": "generate run --prompt roses --max-new-tokens 4 --temperature 1".split(),
+    "evaluate": "evaluate run --tokens 64".split(),
+    "export": "export run --out model.gguf".split(),
+    "doctor": ["doctor"],
+}
+FEW = {"train": (1, 100, 300), "generate": (2, 200)}
+MANY = range(1, 1400, 13)
+
+
+def press(moment: int, command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PRESSED, str(moment), *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MINIMTP_KERNELS": "plain"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+
+
+def check(name: str, moment: int) -> int:
+    """Press Ctrl-C at a moment of the command, check what is observable, and return the code."""
+    before = set(Path().rglob("*"))
+    done = press(moment, COMMANDS[name])
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Exception ignored" not in done.stderr, done.stderr
+    assert done.returncode in (0, 130), done.stderr  # 0: the command had finished before
+    if done.returncode == 130:
+        assert done.stderr.rstrip().splitlines()[-1].startswith("minimtp: stopped"), done.stderr
+    new = set(Path().rglob("*")) - before
+    assert not [path for path in new if path.suffix == ".partial"]
+    for path in new:
+        if path.suffix == ".json" and path.is_file():
+            json.loads(path.read_text())
+        if path.name == checkpoint.FILE_NAME:
+            checkpoint.read(path.parent)
+    return done.returncode
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("name", FEW)
+def test_ctrl_c_during_the_start_ends_the_command_without_a_traceback(name):
+    for moment in FEW[name]:
+        assert check(name, moment) == 130
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_at_any_import_ends_the_command_without_a_traceback(name, tmp_path):
+    codes = []
+    for moment in MANY:
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        for source in ("poem.txt", "run"):
+            os.symlink(tmp_path / source, folder / source)
+        os.chdir(folder)
+        codes.append(check(name, moment))
+    assert codes.count(130) > 10
