@@ -12,6 +12,7 @@ from minimtp.cli.parser import (
     add_kernels,
     add_model,
     add_threads,
+    note_unused,
     note_unused_threads,
     use_kernels,
 )
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
     loaded = minimtp.load(options.model, device=options.device)
     against = minimtp.load(options.against, device=options.device) if options.against else None
     corpus = corpus_for(loaded, options.corpus or None, options.encoding)
+    if not corpus.encoding:
+        note_unused(options, ["--encoding"], f"{corpus.name} is in UTF-8")
     result = minimtp.evaluate(
         loaded,
         corpus,

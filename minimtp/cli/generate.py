@@ -78,8 +78,9 @@ def run(options: argparse.Namespace) -> int:
     prompt, echo = prompts[0], prompts[0]
     if options.chat is not None:
         from minimtp.formats.chat import chat_tokens
+        from minimtp.training.data.encoding import normalized
 
-        message = {"role": "user", "content": options.chat}
+        message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
     decoder = Decoder(loaded, _draft_config(options), options.context)
     if len(prompts) > 1:
@@ -119,7 +120,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         raise UserError("--chat and --prompt both say what comes first: use one of them")
     encoding = checked_encoding(options.encoding)
     if encoding and not (options.prompts or "-" in options.prompt):
-        raise UserError("--encoding is for --prompts and for standard input (--prompt -): omit it")
+        note_unused(options, ["--encoding"], "it is for --prompts and for standard input")
     prompts = [
         _text("standard input", sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), encoding)
         if prompt == "-"

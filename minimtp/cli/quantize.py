@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"note: {options.model} holds weights in {grids}, which are rounded a second time")
     if options.method not in METHODS_WITH_TEXT and options.head_grid != MEASURED:
         reason = f"method {options.method or 'rtn'} reads no calibration text"
-        note_unused(options, ["--context"], reason)
+        note_unused(options, ["--context", "--encoding"], reason)
     elif not options.calibration:
         note_unused(options, ["--encoding"], "it is for the files of --calibration")
     packed = minimtp.quantize(

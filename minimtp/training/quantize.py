@@ -98,7 +98,7 @@ def quantize(
     if run.packed is not None:
         raise UserError(f"{run.path} is quantized already: give the run it was made from")
     needs_text = method in METHODS_WITH_TEXT or head_grid == MEASURED
-    if (calibration or encoding) and not needs_text:
+    if calibration and not needs_text:
         raise UserError(
             f"method {method or 'rtn'} does not look at any text: "
             "leave out the calibration text, or use gptq or awq"
@@ -189,7 +189,7 @@ def _calibration_corpus(
     option = "--calibration"
     if calibration:
         return open_corpus(calibration, run.tokenizer, encoding, option=option)
-    return recorded_corpus(run.corpus, run.path, run.tokenizer, encoding, option=option)
+    return recorded_corpus(run.corpus, run.path, run.tokenizer, option=option)
 
 
 def _calibration_batches_of(run: LoadedRun, corpus: Corpus, window: int) -> list[Array]:

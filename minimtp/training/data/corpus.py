@@ -202,11 +202,6 @@ def open_corpus(
     sources, encoding = list(sources) or ["stdlib"], checked_encoding(encoding)
     if len(sources) == 1 and sources[0] in texts.NAMED_SOURCES:
         name = str(sources[0])
-        if encoding is not None:
-            raise UserError(
-                f"the text {name} needs no encoding: leave out --encoding, or give files with "
-                f"{option}"
-            )
         return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name])
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
