@@ -179,9 +179,9 @@ def check_new_folder(path: Path, mark: str | None = None) -> None:
         return
     own = not os.path.islink(path) and kind_at(path) == "folder"
     if not (own and (mark and kind_at(path / mark) == "file" or not os.listdir(path))):
+        what = "an empty folder" if mark is None else "a folder that minimtp made"
         raise UserError(
-            f"{shown_path(path)} exists and was not made by minimtp: "
-            "choose another path, or move it away"
+            f"{shown_path(path)} exists and is not {what}: choose another path, or move it away"
         )
 
 

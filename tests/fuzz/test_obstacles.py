@@ -41,6 +41,7 @@ REFUSED = [  # (command, output): the command ends with one sentence
     (TRAIN, LOCK), (SELF, "new/self-generated"),
     (QUANTIZE, "new/checkpoint.safetensors"), (QUANTIZE, "new/recipe.json"), (QUANTIZE, LOCK),
     (["export", "run", "--out", "new/model.gguf"], "new/model.gguf"),
+    (["export", "run", "--out", "new/folder"], "new/folder"),
     (["generate", "run", "--trace", "new/page.html"], "new/page.html"),
     (COMPARE, "new/compare.json"), (COMPARE, LOCK),
     (["bench", "kernels", "--out", "new/result.json"], "new/result.json"),
@@ -54,6 +55,7 @@ FOLDERS = [  # (command, output): the output is a folder
     for command in (
         TRAIN, SELF, QUANTIZE, COMPARE, DECODE, ROUNDS, QUALITY, ["bench", "--all", "--out", "new"],
         ["plan", "--out", "new"], ["export", "run", "--out", "new/model.gguf"],
+        ["export", "run", "--out", "new/folder"],
         ["generate", "run", "--trace", "new/page.html"],
         ["bench", "train", "--out", "new/result.json"],
         ["bench", "kernels", "--out", "new/result.json"],
@@ -63,7 +65,8 @@ REFUSALS = [
     pytest.param(command, output, obstacle, id=f"{' '.join(command[:2])} {output}, {obstacle}")
     for command, output in REFUSED
     for obstacle in OBSTACLES
-    if (output, obstacle) != ("new/self-generated", "a folder")  # an empty folder is replaced
+    # An empty folder is replaced by a folder.
+    if obstacle != "a folder" or output not in ("new/self-generated", "new/folder")
 ]
 FOLDER_IDS = [" ".join(command[:2]) + " " + output for command, output in FOLDERS]
 
@@ -93,6 +96,7 @@ def models(tmp_path_factory):
 def place(request, models, tmp_path, monkeypatch):
     """The current folder has a text and a run. A command that hangs fails."""
     monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
+    monkeypatch.setattr("minimtp.plots._reported", set())
     monkeypatch.chdir(tmp_path)
     shutil.copy(models / "poem.txt", "poem.txt")
     shutil.copytree(models / "run", "run")
