@@ -56,6 +56,7 @@ class Key(NamedTuple):
 TOKEN_ID = Key("whole", 0, MAX_TOKENS - 1, None)
 GENERAL = {
     "general.architecture": Key("text"),
+    "minimtp.activations": Key("text", default=None),
     "minimtp.rope_scaling": Key("text", default=None),
     "split.count": Key("whole", 0, 2**16, 1),
     "tokenizer.ggml.model": Key("text"),

@@ -1,15 +1,20 @@
 """Loading a GGUF file.
 
 Files of the architectures in metadata.py can be loaded, from any program, if their matrices are
-floats or blocks of ggml that BLOCK_GRIDS names, and their vocabulary is byte-level. Each matrix may
-have a type of its own, as in the files that llama.cpp calls Q4_K_M. Blocks stay as they are in the
-file, and are rounded and computed with as llama.cpp does. Two cases become float32, which holds the
-same numbers: a fused matrix whose parts have different types (the value matrices of some files are
-finer), and every matrix if `dequantize` asks for it, for a model to train from.
+floats or blocks of ggml that BLOCK_GRIDS names, and their vocabulary is byte-level or of pieces.
+Each matrix may have a type of its own, as in the files that llama.cpp calls Q4_K_M. Blocks stay as
+they are in the file. Two cases become float32, which holds the same numbers: a fused matrix whose
+parts have different types (the value matrices of some files are finer), and every matrix if
+`dequantize` asks for it, for a model to train from.
+
+The inputs of blocks are rounded to int8 where our kernels do that (Q4_0, Q8_0), as llama.cpp does.
+The other types have no such kernels, so their inputs are not rounded, and decoding multiplies by
+float32. Files of `minimtp export` say how the exported model rounded, and compute the same.
 
 The tensors are mapped into memory, so a file loads about as fast as its weights can be read once.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +34,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
-from minimtp.quant.packed_matrix import PackedEmbedding, PackedLinear
+from minimtp.quant.packed_matrix import ACTIVATIONS, PackedEmbedding, PackedLinear
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe
@@ -65,7 +70,9 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     model = build_model(recipe, None)
     halves = metadata.architecture in HALVES
     weights = _weights(file, model.config, halves, dequantize)
-    model = _with_weights(model, weights, lambda array: to_device(array, chosen))
+    stated = metadata.general["minimtp.activations"]
+    inputs = _rounding_of_inputs(weights, stated if stated in ACTIVATIONS else None)
+    model = _with_weights(model, weights, inputs, lambda array: to_device(array, chosen))
     packed = _packed(weights)
     blocks = sorted({t.type for t in file.tensors.values()} & BLOCK_GRIDS.keys())
     state = {"dequantized_from": blocks} if dequantize and blocks else {}
@@ -194,20 +201,47 @@ def _require_finite(file: GgufFile, part: Part, finite: bool) -> None:
         )
 
 
+def _rounding_of_inputs(weights: dict[str, Weights], stated: str | None) -> dict[str, str]:
+    """Return, by parameter, how the inputs of its matrix are rounded.
+
+    stated: what the file says. The kernels need the same format for a matrix in every block, so
+    where the blocks differ, nothing is rounded, and decoding multiplies by float32.
+    """
+    by_role: dict[str, set[str | None]] = {}
+    for name, found in weights.items():
+        by_role.setdefault(_role(name), set()).add(found.grid)
+    inputs = {}
+    for name, found in weights.items():
+        alike = found.grid is not None and len(by_role[_role(name)]) == 1
+        usual = "int8" if alike and BLOCK_GRIDS[found.grid].has_kernels else "none"
+        inputs[name] = stated if alike and stated else usual
+    return inputs
+
+
+def _role(name: str) -> str:
+    """Return the name of a parameter without the number of its block."""
+    return re.sub(r"^blocks\.\d+", "blocks", name)
+
+
 def _with_weights(
-    model: Module, weights: dict[str, Weights], place: Callable[[Array], Array]
+    model: Module, weights: dict[str, Weights], inputs: dict[str, str], place: Callable
 ) -> Module:
-    """Return the model with these weights: packed modules for blocks, arrays for floats."""
+    """Return the model with these weights: packed modules for blocks, arrays for floats.
+
+    inputs: by name, how the inputs of packed modules are rounded. place: moves an array to the
+    device.
+    """
 
     def swap(name: str, module: Module) -> Module | None:
         found = weights.get(f"{name}.weight")
         if found is None or found.grid is None:
             return None
         grid, array = BLOCK_GRIDS[found.grid], place(found.array)
+        rounding = inputs[f"{name}.weight"]
         if isinstance(module, Embedding):
-            return PackedEmbedding(grid, array, dtype=module.weight.dtype)
+            return PackedEmbedding(grid, array, rounding, module.weight.dtype)
         assert isinstance(module, Linear), name
-        return PackedLinear(grid, array)
+        return PackedLinear(grid, array, rounding)
 
     model = replace_modules(model, swap)
     for name, parameter in model.named_parameters():

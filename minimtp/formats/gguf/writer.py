@@ -67,6 +67,7 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
         writer = gguf.GGUFWriter(file.name, architecture_of(model.config))
         try:
             writer.add_string(MARK, minimtp.__version__)
+            _add_activations(writer, model)
             most_common = matrix_types.most_common(1)[0][0]
             writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most_common]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -187,6 +188,15 @@ def _require_finite(name: str, finite: bool) -> None:
             f"{name} has weights that are NaN or infinite, which cannot be exported: train the "
             "model again with a lower learning rate"
         )
+
+
+def _add_activations(writer: "GGUFWriter", model: LanguageModel) -> None:
+    """Add how the inputs of blocks are rounded, if all are rounded alike."""
+    modules = [module for _, module in model.trunk.named_modules()]
+    packed = [m for m in modules if isinstance(m, PackedMatrix) and m.grid is not F16]
+    roundings = {module.activations for module in packed}
+    if len(roundings) == 1:
+        writer.add_string("minimtp.activations", roundings.pop())
 
 
 def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:

@@ -106,15 +106,19 @@ def weights_of(model):
     return found
 
 
+KERNEL_TYPES = ["q4_0", "q8_0"]
+
+
+@pytest.mark.parametrize("types", [TYPES, KERNEL_TYPES], ids=["all types", "types with kernels"])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dequantize", [False, True], ids=["as it is", "float32"])
 def test_a_file_with_a_type_for_each_matrix_loads_as_the_numbers_it_holds(
-    tmp_path, seed, dequantize
+    tmp_path, seed, dequantize, types
 ):
     pytest.importorskip("gguf")
     rng, model = np.random.default_rng(seed), random_model(tied_embeddings=seed % 2 == 0)
     path = tmp_path / "mixed.gguf"
-    tensors = written(path, model, lambda name: TYPES[rng.integers(len(TYPES))])
+    tensors = written(path, model, lambda name: types[rng.integers(len(types))])
     loaded = load_gguf(path, dequantize=dequantize)
     assert loaded.config == model.config
     found = weights_of(loaded.model)

@@ -120,7 +120,7 @@ def test_self_generated_text_without_a_source_run_or_tokens_is_refused(run, caps
         main(["train", *SMALL, "--corpus", "poem.txt", "--self-generated", "100", "--out", "new"])
         == 2
     )
-    assert "name that run with --from" in capsys.readouterr().err
+    assert "name that model with --from" in capsys.readouterr().err
     with pytest.raises(UserError, match="self_generated must be at least 1 token, not 0"):
         generate_training_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
 
