@@ -204,7 +204,8 @@ class Decoder:
             if draft.length == "auto":
                 deepest = max(self.drafter.max_depth, draft.tree)
                 self._costs = Costs(self.target, deepest, _cost_identity(loaded, self.target))
-        self._states = DecodingStates(self.target, self.drafter, self._new_policy)
+        on_gpu = array_module(self.target.final_norm) is not np
+        self._states = DecodingStates(self.target, self.drafter, self._new_policy, on_gpu)
 
     def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int]]:
         return Decoder, (self.loaded, self.draft, self.target.context_length)

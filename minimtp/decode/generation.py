@@ -101,7 +101,10 @@ class Generation:
         if not self._round_lock.acquire(False):
             raise UserError(IN_A_ROUND)
         try:
-            return self._first_round() if self._state is None else self._decode()
+            if self._states.waiting is not None:
+                with self._states.waiting:
+                    return self._next_round()
+            return self._next_round()
         except BaseException as error:
             self._finish("error")
             if isinstance(error, StopIteration):  # of a caller's function: would end the loop
@@ -123,6 +126,9 @@ class Generation:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a running text cannot be copied or pickled: copy its list `tokens`")
+
+    def _next_round(self) -> Round | None:
+        return self._first_round() if self._state is None else self._decode()
 
     def _first_round(self) -> Round | None:
         """Return prefill, or None if the text has ended."""

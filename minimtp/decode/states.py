@@ -7,6 +7,7 @@ needs the memory of one cache, and n texts at a time need n caches.
 """
 
 from collections.abc import Callable
+from threading import RLock
 from typing import NamedTuple
 
 from minimtp.decode.drafters.drafter import Drafter
@@ -26,11 +27,16 @@ def _no_policy(target: Target) -> None:
     return None
 
 
+_one_round_at_a_time = RLock()  # of all decoders; a round may start a round of another text
+
+
 class DecodingStates:
     """Gives each text a state that no other text uses.
 
     target, drafter: the first state, of which the others are clones. make_policy: returns the
-    policy of a state, given its target. Threads may share this object.
+    policy of a state, given its target. one_at_a_time: let threads wait for each other's rounds. On
+    a GPU they have to, because a recording of launches (kernels/cuda/graph.py) ends if another
+    thread uses the GPU. Threads may share this object.
     """
 
     def __init__(
@@ -38,7 +44,9 @@ class DecodingStates:
         target: Target,
         drafter: Drafter | None = None,
         make_policy: Callable[[Target], DraftPolicy | None] = _no_policy,
+        one_at_a_time: bool = False,
     ) -> None:
+        self.waiting = _one_round_at_a_time if one_at_a_time else None
         self.target, self.drafter = target, drafter
         self._make_policy = make_policy
         self._unused = [DecodingState(target, drafter, make_policy(target))]

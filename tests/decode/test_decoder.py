@@ -6,32 +6,21 @@ import json
 
 import pytest
 
-from minimtp.backend import numpy as np
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
 
-class ByteNumbers:
+class ByteNumbers(ByteTokenizer):
     """A tokenizer whose texts are bytes below the vocabulary size."""
 
     vocabulary_size = SHAPE.vocabulary_size
     end_token = SHAPE.vocabulary_size - 1
-    end_tokens, begin_tokens, special_tokens = (end_token,), (), {}
-
-    def encode(self, text):
-        return np.array(list(text), np.int64)
-
-    def decode_bytes(self, tokens):
-        return bytes(tokens)
-
-    spell = decode_bytes
-
-    def byte_counts(self):
-        return np.ones(self.vocabulary_size, np.int64)
+    end_tokens = (end_token,)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from time import sleep
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
 from tests.decode.drafters.test_heads import KINDS, SHAPE, model_with
@@ -195,3 +197,35 @@ def test_two_threads_that_share_one_text_get_its_tokens_or_an_error_that_says_ho
                 use()
         leave.set()
         assert result.result() == expected
+
+
+def test_on_a_gpu_the_rounds_of_threads_do_not_overlap_and_a_round_may_contain_another():
+    running, most = 0, 0
+
+    def function(tokens, depth, rule):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        sleep(0.001)
+        running -= 1
+        return [3] * depth, None
+
+    decoder = made("function")
+    expected = list(decoder.generate(PROMPTS[0], max_new_tokens=6))
+    decoder.drafter.function = function
+    decoder._states.waiting = DecodingStates(None, None, one_at_a_time=True).waiting
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda _: list(decoder.generate(PROMPTS[0], max_new_tokens=6)), range(8))
+        )
+    assert found == [expected] * 8 and most == 1
+    inner = []
+
+    def nested(tokens, depth, rule):
+        if not inner:
+            inner.append(None)
+            inner[0] = list(decoder.generate(PROMPTS[0], max_new_tokens=6))
+        return [3] * depth, None
+
+    decoder.drafter.function = nested
+    assert list(decoder.generate(PROMPTS[0], max_new_tokens=6)) == expected == inner[0]
