@@ -219,7 +219,8 @@ def test_on_a_gpu_the_rounds_of_threads_do_not_overlap_and_a_round_may_contain_a
             pool.map(lambda _: list(decoder.generate(PROMPTS[0], max_new_tokens=6)), range(8))
         )
     assert found == [expected] * 8 and most == 1
-    inner = []
+    decoder, inner = made("function"), []
+    decoder._states.waiting = DecodingStates(None, None, one_at_a_time=True).waiting
 
     def nested(tokens, depth, rule):
         if not inner:
