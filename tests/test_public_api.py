@@ -6,6 +6,7 @@ call returns the right result or raises UserError. Nothing else may happen: no t
 inside, no warning, no text that differs.
 """
 
+import inspect
 import math
 import re
 import warnings
@@ -83,8 +84,9 @@ def text(**arguments):
     return list(minimtp.generate(**arguments))
 
 
-def text_of_decoder(loaded, draft):
-    return list(minimtp.Decoder(loaded, draft).generate(PROMPT, max_new_tokens=4))
+def text_of_decoder(loaded, draft, context_length=None):
+    decoder = minimtp.Decoder(loaded, draft, context_length)
+    return list(decoder.generate(PROMPT, max_new_tokens=4))
 
 
 def text_of_draft(loaded, **arguments):
@@ -104,7 +106,7 @@ def evaluated(**arguments):
 
 
 def exported(**arguments):
-    return minimtp.export(**arguments).size
+    return minimtp.export(**arguments).types
 
 
 def quantized(**arguments):
@@ -142,7 +144,9 @@ CALLS = {
     "generate": (
         text, dict(loaded="run", prompt=PROMPT, **TEXT_OPTIONS, draft=minimtp.DraftConfig()), {},
     ),
-    "Decoder": (text_of_decoder, dict(loaded="run", draft=minimtp.DraftConfig()), {}),
+    "Decoder": (
+        text_of_decoder, dict(loaded="run", draft=minimtp.DraftConfig(), context_length=24), {},
+    ),
     "Decoder.generate": (
         next_text, dict(prompt=PROMPT, **TEXT_OPTIONS), dict(decoder="decoder"),
     ),
@@ -176,7 +180,7 @@ CALLS = {
         ),
         {},
     ),
-    "export": (exported, dict(loaded="run", path="model.gguf"), {}),
+    "export": (exported, dict(loaded="run", path="model", dtype="float32"), {}),
     "quantize": (
         quantized,
         dict(
@@ -200,8 +204,14 @@ LOGITS = np.array([[0.3, 2.0, -1.0, 0.0]], np.float32)
 EACH_ARGUMENT = [(name, argument) for name, (_, given, _) in CALLS.items() for argument in given]
 
 
-def test_the_test_calls_every_public_function():
+def test_the_test_calls_every_public_function_with_every_argument():
     assert CALLS.keys() >= {*minimtp.__all__} - {"UserError"}
+    for name, (_, given, others) in CALLS.items():
+        function = minimtp
+        for part in name.split("."):
+            function = getattr(function, part)
+        known = {*given, *others, "self"}
+        assert known >= inspect.signature(function).parameters.keys(), name
 
 
 @pytest.fixture
