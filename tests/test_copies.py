@@ -8,6 +8,7 @@ import pickle
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import minimtp
 from minimtp.backend import numpy as np
@@ -20,6 +21,7 @@ from minimtp.quant.packed_matrix import PackedLinear
 from minimtp.quant.packing import quantize
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
+from minimtp.training.data.tokenizer import open_tokenizer
 
 GRIDS = [
     *BLOCK_GRIDS, "f16", "int2-affine-channel", "int4-restricted-g32-f32", "int8-full-mid-channel",
@@ -143,6 +145,23 @@ def test_a_running_text_is_not_copied_and_the_error_says_what_to_copy(run):
     for duplicate in COPIES.values():
         with pytest.raises(TypeError, match="copy its list `tokens`"):
             duplicate(generation)
+
+
+@each_copy
+def test_a_copied_tokenizer_file_encodes_and_decodes_as_before(duplicate, tmp_path):
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = dict(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    bpe.train_from_iterator(["the fox and the dog"] * 9, trainers.BpeTrainer(**options))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
+    copied = duplicate(tokenizer)
+    tokens = tokenizer.encode("the fox\u00eb \u732b")
+    assert copied.encode("the fox\u00eb \u732b").tolist() == tokens.tolist()
+    assert copied.decode(tokens) == "the fox\u00eb \u732b"
+    assert copied.to_dict() == tokenizer.to_dict()
 
 
 @each_copy

@@ -11,6 +11,7 @@ The path of a prompt to a verified round:
 
     decoder.py          the public interface: generate, Decoder, DraftConfig
     options.py          validates the options and starts a generation
+    states.py           gives each text a cache and a drafter that no other text uses meanwhile
     generation.py       repeats rounds until the text ends
     round.py            the core: draft, verify, truncate, commit; start reading here
     drafters/           what proposes tokens

@@ -221,7 +221,7 @@ class Decoder:
         stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Generation:
-        """Continue `prompt`, which is text, bytes or token ids.
+        """Continue `prompt`: text, bytes, or token ids, to which nothing is added.
 
         stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
         completes such a string is the last one. repetition_penalty: above 1, tokens that the text
