@@ -6,20 +6,26 @@ tokenizer makes of them (.out). Name the folder of the source to run these tests
     MINIMTP_LLAMA_CPP=llama.cpp pytest -m slow tests/formats/gguf/test_original_tokenizers.py
 """
 
+import json
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from minimtp.formats.gguf.container import open_gguf
 from minimtp.formats.gguf.metadata import read_general
-from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in, vocabulary_of
+from minimtp.formats.gguf.vocabulary import content_of, tokenizer_of, vocabulary_in, vocabulary_of
 from minimtp.model.tokenizer import same_tokens
+from minimtp.training.data import file_tokenizer
+from minimtp.training.data.spellings import SPACE
+from minimtp.training.data.texts import standard_library
 from tests.formats.gguf.helpers import needs_tokenizers
 
 SOURCE = os.environ.get("MINIMTP_LLAMA_CPP")
 VOCABULARIES = ["gpt-2", "llama-bpe", "qwen2", "starcoder", "refact", "command-r", "mpt", "qwen35"]
 PIECES = ["llama-spm", "phi-3"]
+RANDOM_TEXTS = 1500  # of each vocabulary
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
 pytestmark = [
@@ -43,3 +49,37 @@ def test_tokens_equal_those_of_the_original_tokenizer(name):
         assert tokenizer.encode(text).tolist() == expected, repr(text)
         assert tokenizer.decode_bytes(expected) == text.encode()
     assert same_tokens(tokenizer_of(vocabulary_of(tokenizer)), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "llama-spm"])
+def test_random_texts_have_the_tokens_of_the_library_and_come_back(monkeypatch, name):
+    """Also if the text is cut into pieces of some hundred characters."""
+    import tokenizers
+
+    monkeypatch.setattr(file_tokenizer, "PIECE", 100)
+    path = Path(SOURCE, "models", f"ggml-vocab-{name}.gguf")
+    vocabulary = vocabulary_in(read_general(open_gguf(path)), path)
+    ours = tokenizer_of(vocabulary, str(path))
+    library = tokenizers.Tokenizer.from_str(json.dumps(content_of(vocabulary)))
+    library.encode_special_tokens = True
+    rng, documents = random.Random(name), [content for _, content in standard_library()]
+    for _ in range(RANDOM_TEXTS):
+        # The library turns this character into a space, and so changes the text.
+        text = random_text(rng, documents).replace(SPACE, "x")
+        tokens = ours.encode(ours.prompt_prefix + text).tolist()
+        assert tokens == library.encode(text, add_special_tokens=False).ids, repr(text)
+        assert ours.decode(tokens) == ours.prompt_prefix + text
+
+
+def random_text(rng, documents):
+    """Return random characters, a piece of source code, or words and white space in any order."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        ranges = (range(32, 127), range(0x2000), range(0xD800), range(0x1F300, 0x1FB00))
+        return "".join(chr(rng.choice(rng.choice(ranges))) for _ in range(rng.randrange(1, 60)))
+    if kind == 1:
+        document = rng.choice(documents)
+        start = rng.randrange(max(1, len(document) - 600))
+        return document[start : start + 600].decode("utf-8", "ignore") or "x"
+    words = (" ", "  ", "\n", "\t", "\r\n", "a", "The", "'s", "12", "3", "\u00e9", "\u732b", "!")
+    return "".join(rng.choice(words) for _ in range(rng.randrange(1, 40)))
