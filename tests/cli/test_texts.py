@@ -126,7 +126,14 @@ def test_a_project_that_is_moved_with_its_texts_and_runs_still_works(capsys):
     assert main([*command, "--stop-at-step", "3"]) == 0
     shutil.move("project", "renamed")
     assert main(["train", "--out", "renamed/runs/a", "--resume"]) == 0
-    shutil.move("renamed/texts", "lost")
+    shutil.move("renamed", "project")
+    for other in (b"", TEXT.replace(b"roses", b"lilac")):  # another text at the same place
+        Path("project/texts/poem.txt").write_bytes(other)
+        capsys.readouterr()
+        sentence = refused(capsys, "evaluate", "project/runs/a")
+        assert "the text of project/runs/a is no longer at " in sentence
+    shutil.rmtree("project/texts")
+    shutil.move("project", "renamed")
     capsys.readouterr()
     for words in (["evaluate", "renamed/runs/a"], ["train", "--from", "renamed/runs/a", "--out=b"]):
         sentence = refused(capsys, *words)

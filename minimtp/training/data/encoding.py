@@ -7,8 +7,8 @@ pass through this file, so the same text gives the same tokens, whichever progra
 1. A byte order mark decides: UTF-8, UTF-16 or UTF-32.
 2. Without one, a file that is valid UTF-8 is UTF-8, also with `--encoding`. So a folder may hold
    files in UTF-8 and files in other encodings. (Two kinds of files are valid UTF-8 by accident:
-   those of 7-bit encodings such as iso-2022-jp, and those with zero bytes or control characters,
-   such as UTF-16. `--encoding` is tried first for them.)
+   those of 7-bit encodings such as iso-2022-jp, and UTF-16 and UTF-32, which have zero bytes and
+   control characters. Such an `--encoding` is tried first.)
 3. Every other file is read as `--encoding` says. Nothing is guessed: without `--encoding`, the file
    is refused, or skipped with a message if it lies in a folder. Of several encodings, the first one
    in which the file is valid is used, so those that accept every file belong at the end:
@@ -153,8 +153,8 @@ def _candidates(content: bytes, encoding: str | None) -> list[tuple[str, bytes]]
         if content.startswith(mark):
             return [(name, mark)]
     given = [name for name in _split(encoding) if name not in ("utf-8", "utf-8-sig")]
-    first = [name for name in given if _is_seven_bit(name) or not _is_plain(content)]
-    first.sort(key=lambda name: not _is_wide(name))  # only these have zero bytes
+    wide = b"\0" in content or _is_mostly_control(content)
+    first = [name for name in given if _is_seven_bit(name) or (wide and _is_wide(name))]
     return [(name, b"") for name in dict.fromkeys([*first, "utf-8", *given])]
 
 
@@ -175,12 +175,8 @@ def _is_wide(encoding: str | None) -> bool:
     return any(b"\0" in "a".encode(name, "ignore") for name in _split(encoding))
 
 
-def _is_plain(content: bytes) -> bool:
-    """Return whether bytes without a mark can be text in an encoding that extends ASCII."""
-    return b"\0" not in content.rstrip(PADDING.encode()) and not _is_mostly_control(content)
-
-
 def _is_mostly_control(content: bytes) -> bool:
+    content = content.rstrip(PADDING.encode())
     controls = len(content) - len(content.translate(None, CONTROLS))
     return controls > MAX_CONTROLS * len(content)
 

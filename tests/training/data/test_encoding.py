@@ -119,6 +119,17 @@ def test_a_text_about_a_file_format_is_a_text(text):
     assert decode_document(text.encode())[0] == text.encode()
 
 
+def test_an_old_text_that_ends_with_the_end_mark_of_dos_is_not_taken_for_a_binary_file():
+    with pytest.raises(NotText, match="not UTF-8"):
+        decode_document("Привет\r\n".encode("cp866") + b"\x1a")
+
+
+def test_zero_bytes_at_the_end_of_a_utf_8_file_do_not_change_its_encoding():
+    for encoding in (None, "cp1251", "gbk,latin-1"):
+        content = "Привет\n".encode() + b"\0" * 500
+        assert decode_document(content, encoding) == ("Привет\n".encode(), "utf-8")
+
+
 def test_form_feeds_tabs_and_accents_are_part_of_the_text():
     for text in ("a\fb\n", "a\tb", "e\u0301\n", "\u00e9\n", "a  \n\n\n", "a\u2028b\u0085c\x0b"):
         assert decode_document(text.encode())[0] == text.encode()
