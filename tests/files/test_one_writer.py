@@ -18,6 +18,7 @@ import minimtp
 from minimtp.errors import UserError
 from minimtp.files import OneWriter
 from minimtp.files.one_writer import NAME
+from minimtp.files.temporary import try_lock
 from tests.files.obstacles import OBSTACLES, contents, plant
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals of POSIX")
@@ -94,6 +95,24 @@ def test_threads_of_one_process_exclude_each_other(tmp_path):
         thread.join()
     assert max(most) == 1 and len(most) + len(refused) == 120
     assert all("is being written by" in line for line in refused)
+
+
+def test_a_lock_that_its_holder_deletes_while_the_next_one_takes_it_is_taken_again(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def holder_leaves(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            (tmp_path / NAME).unlink()
+        return try_lock(descriptor)
+
+    monkeypatch.setattr("minimtp.files.one_writer.try_lock", holder_leaves)
+    with OneWriter(tmp_path):
+        assert len(calls) == 2 and (tmp_path / NAME).is_file()
+        with pytest.raises(UserError, match="is being written by process"):
+            OneWriter(tmp_path)
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)

@@ -287,6 +287,23 @@ def test_lines_are_appended_at_once_and_a_deleted_log_is_begun_again(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_link_that_replaces_a_checked_file_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_bytes(PRECIOUS)
+    (tmp_path / "log").symlink_to("precious")
+    for action in (lambda: AppendedFile(tmp_path / "log"), lambda: paths.head_of(tmp_path / "log")):
+        with pytest.raises(UserError, match="log"):
+            action()
+    monkeypatch.setattr(temporary.secrets, "token_hex", lambda size: "0" * 16)
+    for taken in (Path.touch, lambda path: path.symlink_to("precious")):
+        partial = tmp_path / f".minimtp-{'0' * 16}.partial"
+        taken(partial)
+        monkeypatch.setattr(temporary, "delete_leftovers", lambda folder: None)
+        with pytest.raises(UserError, match=r"\(File exists\)"):
+            write_text(tmp_path / "note.json", '{"note": 1}', NOTE)
+        partial.unlink()
+    assert (tmp_path / "precious").read_bytes() == PRECIOUS
+
+
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_a_cache_or_log_that_is_not_recognised_is_kept_under_another_name(
     tmp_path, obstacle, capsys

@@ -171,6 +171,7 @@ def test_a_packed_model_is_mapped_from_its_file_and_writing_to_its_arrays_does_n
         tmp_path, Checkpoint(recipe, stored_arrays(model), step=1, packed=dataclasses.asdict(spec))
     )
     before = (tmp_path / FILE_NAME).read_bytes()
+    load_run(tmp_path)  # imports what it needs
     tracemalloc.start()
     loaded = load_run(tmp_path).model
     kept = tracemalloc.get_traced_memory()[0]
