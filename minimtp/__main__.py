@@ -9,6 +9,8 @@ import signal
 import sys
 from types import FrameType
 
+STOPPED = 130  # exit code
+
 
 def main() -> int:
     """Run the command in this process's arguments and return its exit code."""
@@ -16,14 +18,22 @@ def main() -> int:
         signal.signal(signal.SIGINT, _end_now)
     from minimtp.cli import main
 
-    return main()
+    code = main()
+    if code == STOPPED:
+        # If Ctrl-C interrupted an `exec` of the standard library, Python would end this process
+        # with the signal, which has no exit code.
+        import atexit
+
+        atexit._run_exitfuncs()
+        os._exit(code)
+    return code
 
 
 def _end_now(number: int, frame: FrameType | None) -> None:
     try:
         os.write(2, b"\nminimtp: stopped\n")
     finally:
-        os._exit(130)
+        os._exit(STOPPED)
 
 
 if __name__ == "__main__":

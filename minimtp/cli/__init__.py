@@ -18,6 +18,7 @@ to standard error. A command imports the library when it runs, so that `-h` answ
 Exit codes: 0 success, 1 a measurement that cannot be trusted, 2 an error of the user or the system,
 130 Ctrl-C."""
 
+import contextlib
 import io
 import sys
 
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupts = process.Interrupts() if arguments is None else None
     if interrupts:
         process.open_streams()
+        process.drop_unreadable_settings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A model may generate characters that the terminal cannot show.
@@ -69,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = _failed(str(error), 1)
     except KeyboardInterrupt as stopped:
         print(file=sys.stderr)
+        with contextlib.suppress(UserError, OSError):
+            sys.stdout.flush()
         return _failed(str(stopped) or "stopped", 130)
     except BrokenPipeError:  # the reader has closed our output: discard the rest
         process.discard(sys.stdout.fileno())

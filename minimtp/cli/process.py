@@ -22,6 +22,21 @@ from types import FrameType
 
 from minimtp.errors import UserError
 
+# Numbers that tqdm, the progress bar, reads when it is imported. Anything else makes that fail.
+TQDM_NUMBERS = (
+    "TOTAL", "NCOLS", "NROWS", "MININTERVAL", "MAXINTERVAL", "MINITERS", "SMOOTHING", "INITIAL",
+    "POSITION", "UNIT_DIVISOR", "DELAY",
+)  # fmt: skip
+
+
+def drop_unreadable_settings() -> None:
+    """Remove settings of tqdm that are no numbers from this process's environment."""
+    for name in TQDM_NUMBERS:
+        try:
+            float(os.environ.get(f"TQDM_{name}", "0"))
+        except ValueError:
+            del os.environ[f"TQDM_{name}"]
+
 
 class Interrupts:
     """Handles Ctrl-C for the process. requested: whether it was pressed."""
