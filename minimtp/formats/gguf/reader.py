@@ -3,9 +3,9 @@
 Files of the architectures in metadata.py can be loaded, from any program, if their matrices are
 floats or blocks of ggml that BLOCK_GRIDS names, and their vocabulary is byte-level or of pieces.
 Each matrix may have a type of its own, as in the files that llama.cpp calls Q4_K_M. Blocks stay as
-they are in the file. Two cases become float32, which holds the same numbers: a fused matrix whose
-parts have different types (the value matrices of some files are finer), and every matrix if
-`dequantize` asks for it, for a model to train from.
+they are in the file. Three cases become float32, which holds the same numbers: a fused matrix whose
+parts have different types (the value matrices of some files are finer), a matrix of five bits, and
+every matrix if `dequantize` asks for it, for a model to train from.
 
 The inputs of blocks are rounded to int8 where our kernels do that (Q4_0, Q8_0), as llama.cpp does.
 The other types have no such kernels, so their inputs are not rounded, and decoding multiplies by
@@ -23,6 +23,7 @@ from minimtp.backend import Array, choose_device, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, map_parameters, replace_modules
 from minimtp.errors import UserError, naming, shown
+from minimtp.formats.gguf import five_bits
 from minimtp.formats.gguf.container import GgufFile, open_gguf
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
@@ -74,7 +75,7 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     inputs = _rounding_of_inputs(weights, stated if stated in ACTIVATIONS else None)
     model = _with_weights(model, weights, inputs, lambda array: to_device(array, chosen))
     packed = _packed(weights)
-    blocks = sorted({t.type for t in file.tensors.values()} & BLOCK_GRIDS.keys())
+    blocks = sorted({tensor.type for tensor in file.tensors.values()} - {*FLOATS})
     state = {"dequantized_from": blocks} if dequantize and blocks else {}
     return LoadedRun(file.path, model, tokenizer, recipe, packed, state=state)
 
@@ -147,7 +148,7 @@ def _check_part(file: GgufFile, part: Part) -> None:
             f"{file.path}: {part.name} has the shape {shown(tensor.shape)}, but the metadata asks "
             f"for {part.shape}: give another file"
         )
-    supported = (*FLOATS, *BLOCK_GRIDS) if len(part.shape) == 2 else FLOATS
+    supported = (*FLOATS, *BLOCK_GRIDS, *five_bits.BYTES) if len(part.shape) == 2 else FLOATS
     if tensor.type not in supported:
         raise UserError(
             f"{file.path}: {part.name} is stored as {tensor.type}, which is not supported "
@@ -179,8 +180,14 @@ def _joined_floats(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
     for part in parts:
         start, end = end, end + part.shape[0]
         array, target = file.array(part.name), joined[start:end]
-        grid = BLOCK_GRIDS.get(file.tensors[part.name].type)
-        if grid is None:
+        kind = file.tensors[part.name].type
+        grid = BLOCK_GRIDS.get(kind)
+        if kind in five_bits.BYTES:
+            _require_finite(file, part, five_bits.is_finite(kind, array))
+            for first in range(0, len(array), ROWS_AT_ONCE):
+                some = slice(first, first + ROWS_AT_ONCE)
+                target[some] = five_bits.dequantize(kind, array[some])
+        elif grid is None:
             target[:] = array
             finite = bool(np.isfinite(target.min()) and np.isfinite(target.max()))
             _require_finite(file, part, finite)

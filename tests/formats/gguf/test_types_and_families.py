@@ -5,6 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.errors import UserError
+from minimtp.formats.gguf import five_bits
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.reader import load_gguf
@@ -21,18 +22,30 @@ from minimtp.training.recipe import Recipe
 from tests.formats.gguf.helpers import BYTES, needs_gguf
 from tests.formats.gguf.raw import Tensor, file_bytes
 
-TYPES = ["f32", "f16", "bf16", *BLOCK_GRIDS]
+TYPES = ["f32", "f16", "bf16", *BLOCK_GRIDS, *five_bits.BYTES]
 
 
 def stored(kind, array):
     """Return the array (N, K) or (N,) as a tensor of this type."""
-    if kind in BLOCK_GRIDS:
+    if kind in five_bits.BYTES:
+        content = random_blocks(kind, array.shape)
+    elif kind in BLOCK_GRIDS:
         content = packing.quantize(BLOCK_GRIDS[kind], array)
     elif kind == "bf16":
         content = (array.view(np.uint32) >> 16).astype("<u2")
     else:
         content = array.astype({"f32": "<f4", "f16": "<f2"}[kind])
     return Tensor(kind, array.shape, content.tobytes())
+
+
+def random_blocks(kind, shape):
+    """Return blocks with random codes, and with small numbers in front."""
+    rng, size = np.random.default_rng(shape[0]), five_bits.BYTES[kind]
+    per_block = 256 if kind == "q5_k" else 32
+    blocks = rng.integers(0, 256, (shape[0] * shape[1] // per_block, size)).astype(np.uint8)
+    halves = rng.uniform(-0.01, 0.01, (len(blocks), five_bits.HALVES[kind])).astype("<f2")
+    blocks[:, : halves.shape[1] * 2] = halves.view(np.uint8)
+    return blocks
 
 
 def numbers(tensor):
@@ -110,7 +123,7 @@ KERNEL_TYPES = ["q4_0", "q8_0"]
 
 
 @pytest.mark.parametrize("types", [TYPES, KERNEL_TYPES], ids=["all types", "types with kernels"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("dequantize", [False, True], ids=["as it is", "float32"])
 def test_a_file_with_a_type_for_each_matrix_loads_as_the_numbers_it_holds(
     tmp_path, seed, dequantize, types
@@ -134,12 +147,12 @@ def test_types_that_cannot_be_read_are_named_with_those_that_can(tmp_path):
     model = random_model()
     tensors = written(tmp_path / "model.gguf", model, lambda name: "q4_0")
     name = "blk.0.ffn_down.weight"
-    content = bytes(256 * 176)
+    content = bytes(256 * 110)
     (tmp_path / "model.gguf").unlink()
-    more = {name: Tensor("q5_k", (256, 256), content)}
+    more = {name: Tensor("q3_k", (256, 256), content)}
     written(tmp_path / "model.gguf", model, lambda name: "q4_0", more_tensors=more)
     assert name in tensors
-    with pytest.raises(UserError, match="ffn_down.weight is stored as q5_k.*supported: f32, f16"):
+    with pytest.raises(UserError, match="ffn_down.weight is stored as q3_k.*supported: f32, f16"):
         load_gguf(tmp_path / "model.gguf")
 
 
