@@ -36,6 +36,7 @@ from minimtp.files import (
     make_folder,
     write_text,
 )
+from minimtp.quoting import shown_path
 from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_json
 from minimtp.training.build import Arrays
 from minimtp.training.recipe import Recipe
@@ -141,8 +142,12 @@ def exists(folder: str | Path) -> bool:
 def check_place(folder: str | Path) -> None:
     """Raise UserError if a checkpoint cannot be written into this folder, which need not exist."""
     check_folder(folder)
-    for name, kind in ((FILE_NAME, CHECKPOINT), (RECIPE_NAME, RECIPE)):
-        check_file(Path(folder, name), kind)
+    there = check_file(Path(folder, FILE_NAME), CHECKPOINT)
+    if check_file(Path(folder, RECIPE_NAME), RECIPE) and not there:  # a recipe is written last
+        raise UserError(
+            f"{shown_path(Path(folder, RECIPE_NAME))} would be replaced: "
+            "choose another --out, or move it away"
+        )
 
 
 def write(folder: str | Path, checkpoint: Checkpoint) -> None:

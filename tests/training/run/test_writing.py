@@ -78,7 +78,19 @@ def test_a_log_that_is_deleted_while_training_is_begun_again(tmp_path, corpus, m
 
 
 def test_a_recipe_of_the_users_in_a_new_run_folder_is_refused_before_training(tmp_path, corpus):
-    (tmp_path / "recipe.json").write_text('{"hidden_size": 64}')
-    with pytest.raises(UserError, match="recipe.json exists and is not .* that minimtp wrote"):
-        train(recipe_of(), corpus, tmp_path, report=quiet)
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+    train(recipe_of(), corpus, tmp_path / "run", threads=1, report=quiet)
+    edited = (tmp_path / "run" / "recipe.json").read_text().replace("0.01", "0.02")
+    for content, words in (
+        ('{"hidden_size": 64}', "exists and is not .* that minimtp wrote"),
+        (edited, "would be replaced: choose another --out"),
+    ):
+        recipe = tmp_path / "new" / "recipe.json"
+        recipe.parent.mkdir(exist_ok=True)
+        recipe.write_text(content)
+        for command in (
+            lambda: train(recipe_of(), corpus, tmp_path / "new", report=quiet),
+            lambda: quantize(load_run(tmp_path / "run"), tmp_path / "new"),
+        ):
+            with pytest.raises(UserError, match=f"recipe.json {words}"):
+                command()
+            assert list(recipe.parent.iterdir()) == [recipe] and recipe.read_text() == content
