@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minimtp.arguments import PATH, checked_arguments, one_of, optional
 from minimtp.errors import UserError
+from minimtp.files import kind_at
 from minimtp.formats.exported import Exported
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.quoting import shown_path
@@ -38,6 +39,11 @@ def export(loaded: LoadedModel, path: str | Path, dtype: str | None = None) -> E
             )
         name = loaded.path.name.removesuffix(GGUF)
         return write_gguf(path, loaded.model, loaded.tokenizer, name)
+    if kind_at(path) == "file":
+        raise UserError(
+            f"{shown_path(path)} is a file, and stays as it is: give a new folder, or a name that "
+            "ends in .gguf"
+        )
     from minimtp.formats.huggingface.writer import write_huggingface
 
     return write_huggingface(path, loaded.model, loaded.tokenizer, dtype or "float32")
