@@ -121,5 +121,6 @@ def test_a_closed_pipe_ends_a_command_without_an_error(unbuffered):
         text=True,
     )
     process.stdout.close()
-    assert process.stderr.read() == ""
+    notes = process.stderr.read().splitlines()  # a first run compiles the kernels, and says so
+    assert [note for note in notes if not note.startswith("minimtp: compiling kernels")] == []
     assert process.wait() == 0
