@@ -31,6 +31,7 @@ INTRODUCES = (
     "minimtp.quant.qat.convert",
     "minimtp.quant.ptq.calibration",
     "minimtp.quant.ptq.awq",
+    "minimtp.quant.ptq.walk",
     "minimtp.quant.ptq.methods",
 )
 

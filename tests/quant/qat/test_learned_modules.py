@@ -165,7 +165,8 @@ def test_learned_weights_that_are_not_finite_are_an_error_that_names_them():
 )
 def test_step_parameters_are_rejected_for_grids_without_a_step_or_offset(scales, grid):
     model = Transformer(
-        replace(SHAPE, hidden_size=256, intermediate_size=256), np.random.default_rng(0)
+        replace(SHAPE, hidden_size=256, head_dim=None, intermediate_size=256),
+        np.random.default_rng(0),
     )
     with pytest.raises(UserError, match=f"^{grid} "):
         add_learned_step_parameters(model, QuantizationSpec(weights=grid, scales=scales))
