@@ -296,6 +296,46 @@ def test_numpy_numbers_and_other_forms_of_a_value_are_treated_like_the_plain_val
     assert not wrong, "\n".join(["", *wrong])
 
 
+@pytest.mark.parametrize("rule", ["shared-noise", "token"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: value,
+        lambda value: (value, None),
+        lambda value: ([value], None),
+        lambda value: ([1, 2], value),
+        lambda value: ([1, 2, 3, 4], None),
+    ],
+    ids=["answer", "drafts", "draft", "scores", "too many"],
+)
+def test_an_odd_answer_of_a_draft_function_gives_the_text_without_drafts_or_one_sentence(
+    run, make, rule
+):
+    """An answer that can be used changes no greedy text."""
+    wrong = []
+    expected = text(loaded=run, prompt=PROMPT, draft=None, max_new_tokens=6)
+    for value in [*ODD, np.zeros((2, 257), np.float32), np.zeros((1, 257)), np.zeros((2, 256))]:
+        config = minimtp.DraftConfig(lambda *_, value=value: make(value), length=2, rule=rule)
+        try:
+            found = text(loaded=run, prompt=PROMPT, draft=config, max_new_tokens=6)
+            if found != expected:
+                wrong.append(f"{described(value)} gives {found}")
+        except UserError as error:
+            if "of the draft function must be" not in str(error):
+                wrong.append(f"{described(value)} is refused with {error}")
+        except Exception as error:
+            wrong.append(f"{described(value)}: {type(error).__name__}: {error}")
+    assert not wrong, "\n".join(["", *wrong])
+
+
+def test_a_recipe_made_from_anything_but_settings_by_name_is_refused():
+    for value in (None, 5, "tokens", [("tokens", 1)], {1}, b"x"):
+        with pytest.raises(UserError, match="a recipe's values must be settings by name, not"):
+            minimtp.Recipe.from_dict(value)
+    with pytest.raises(UserError, match="unknown recipe key '5'"):
+        minimtp.Recipe.from_dict({5: 1})
+
+
 def _equal(a, b):
     if isinstance(a, minimtp.LoadedModel):
         return a.path == b.path

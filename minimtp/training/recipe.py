@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from minimtp.arguments import refuse
 from minimtp.errors import UserError
 from minimtp.training.settings import (
     FRACTION,
@@ -212,6 +213,8 @@ class Recipe:
 
         Raises UserError for an unknown key.
         """
+        if not isinstance(values, Mapping):
+            refuse("a recipe's values", "settings by name", values)
         for key in values:
             check_known("recipe key", str(key), SETTINGS)
         return cls(**values)

@@ -42,7 +42,7 @@ def make_drafter(
             )
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
     if callable(source):
-        return FunctionDrafter(source, FUNCTION_DEPTH)
+        return FunctionDrafter(source, FUNCTION_DEPTH, run.config.vocabulary_size)
     if not same_tokens(source.tokenizer, run.tokenizer):
         raise UserError(
             f"{source.path} has another tokenizer than {run.path}: draft with a run that has "
