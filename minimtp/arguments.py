@@ -70,17 +70,20 @@ def refuse(name: str, expected: str, value: object) -> NoReturn:
 
 def quoted(value: object) -> str:
     """Return the value for a message, in one line of at most MAX_QUOTED characters."""
+    try:
+        text = _described(value)
+    except Exception:  # of a caller's class, or a number with more than 4300 digits
+        text = ""
+    return shown(text, MAX_QUOTED) or f"an object of type {type(value).__name__}"
+
+
+def _described(value: object) -> str:
     if isinstance(value, (type, type(os))) or hasattr(value, "__qualname__"):
         return f"the {type(value).__name__} {getattr(value, '__name__', '?')}"
     if (shape := getattr(value, "shape", None)) and isinstance(shape, tuple):
         return f"an array of shape {shape} and type {getattr(value, 'dtype', '?')}"
-    try:
-        text = repr(value)
-    except Exception:  # of a caller's class, or a number with more than 4300 digits
-        text = "<"
-    return (
-        f"an object of type {type(value).__name__}" if text[0] == "<" else shown(text, MAX_QUOTED)
-    )
+    text = repr(value)
+    return "" if text.startswith("<") else text  # such as <object object at 0x7f...>
 
 
 # What a value is. Each function returns None if it is something else.
@@ -183,9 +186,9 @@ def one_of(*words: str) -> Kind:
 
 def PATH(name: str, value: object) -> Path:
     """The name of a file or folder."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
         refuse(name, "the name of a file or folder", value)
-    text = os.fspath(value)
     try:
         possible = text and "\0" not in text and os.fsencode(text)
     except UnicodeEncodeError:

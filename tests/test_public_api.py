@@ -30,6 +30,13 @@ class Unprintable:
         raise RuntimeError("this object cannot be shown")
 
 
+class Silent:
+    """An object of a caller's class whose repr is empty."""
+
+    def __repr__(self):
+        return ""
+
+
 ODD = [
     None, True, False, -1, 0, 1, 3, 2**64 - 1, 2**70, -(2**70), 10**400, 0.5, 1.0, -0.0, 1e-300,
     1e300, math.nan, math.inf, -math.inf, 1j, Decimal("0.5"), Fraction(1, 2),
@@ -43,7 +50,7 @@ ODD = [
     np.array([-1]), np.array([10**6]), np.array([1.5, 2.0]), np.array([True]), np.array([]),
     np.array("text"), np.array(["a"]), np.array([[1, 2]]), np.array([None]), np.array([2**64 - 1]),
     np.zeros((0, 3)), np.ma.masked, np.datetime64("2020-01-01"), np.array(1, np.complex64),
-    Path("nowhere"), Path("."), object(), Unprintable(), len, math, lambda *_: None,
+    Path("nowhere"), Path("."), object(), Unprintable(), Silent(), len, math, lambda *_: None,
     minimtp.UserError("text"),
 ]  # fmt: skip
 
@@ -259,7 +266,7 @@ def _remove_new(folder, before):
 
 
 def described(value):
-    return "an unprintable object" if isinstance(value, Unprintable) else ascii(value)[:60]
+    return type(value).__name__ if isinstance(value, Unprintable) else ascii(value)[:60]
 
 
 @pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT, ids=str)

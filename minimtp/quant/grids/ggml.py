@@ -122,8 +122,8 @@ class Q4_0Grid(SteppedGrid):
     """ggml's Q4_0: sixteen levels. The lowest is the group's element of largest magnitude, with its
     sign.
 
-    The bytes are those of ggml for every group whose step d, a float32, is 0 or of a magnitude above
-    2**-128. At and below 2**-128, 1/d overflows, and ggml casts an infinite number to an integer,
+    The bytes are those of ggml for every group whose step d, a float32, is 0 or has a magnitude
+    above 2**-128. At and below it, 1/d overflows, and ggml casts an infinite number to an integer,
     with a result that depends on the processor. The codes here are 0 then. The values are zeros in
     either case.
     """
