@@ -25,7 +25,7 @@ from types import ModuleType
 from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.files import advice_for, reason_for
+from minimtp.files import advice_for, check_folder, reason_for
 from minimtp.plots import save_plot
 from minimtp.training.presets import PRESETS, preset
 from minimtp.training.recipe import Recipe
@@ -105,6 +105,7 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
     try:
         device = choose_device(options.device)
         recipe = recipe_of(number, options.preset)
+        check_folder(options.out)
         runs = options.out / (options.preset or "standard")
         lesson = Lesson(number, recipe, device, runs, options.preset)
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from minimtp.arguments import check_fields
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
+from minimtp.backend import numpy as np
 from minimtp.decode.sampling.params import TEMPERATURE, TOP_K, TOP_P, _finite_maxima
 
 
@@ -127,7 +128,7 @@ class SamplingParams:
             scores = xp.full_like(logits, -xp.inf)
             scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
             return scores
-        with numpy.errstate(over="ignore"):
+        with np.errstate(over="ignore"):
             scores = logits if self.temperature == 1 else logits / self.temperature
         if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
             scores = xp.where(self._keeps(scores), scores, -xp.inf)

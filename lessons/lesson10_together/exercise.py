@@ -30,6 +30,11 @@ class Speed:
     steps: int = 0  # forward passes after prefill, over all prompts once
     passes_of_length: list[int] = field(default_factory=list)  # steps with 0, 1, ... rows
     drafting_seconds_per_step: float = 0.0  # median of the runs
+    drafted: list[float] = field(default_factory=list)  # share of the steps that draft, by depth
+
+    @property
+    def drafted_per_step(self) -> float:
+        return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
         """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
