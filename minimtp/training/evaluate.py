@@ -43,6 +43,7 @@ from minimtp.errors import UserError
 from minimtp.machine import available_cores
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.loss import evaluate_losses
+from minimtp.model.tokenizer import same_tokens
 from minimtp.training.build import Model
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus, recorded_corpus
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun
@@ -272,11 +273,7 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
 
 def _require_same_tokens(run: LoadedModel, reference: LoadedModel) -> None:
     """Raise UserError unless both models give the same meaning to every token."""
-    ours, theirs = run.tokenizer, reference.tokenizer
-    if ours.vocabulary_size != theirs.vocabulary_size or any(
-        ours.decode_bytes([token]) != theirs.decode_bytes([token])
-        for token in range(ours.vocabulary_size)
-    ):
+    if not same_tokens(run.tokenizer, reference.tokenizer):
         raise UserError(
             f"{reference.path} has other tokens than {run.path}, so their predictions cannot be "
             "compared: give a reference with the same tokenizer"
