@@ -7,6 +7,7 @@ decays.
 from dataclasses import replace
 from pathlib import Path
 
+from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import with_heads
@@ -66,6 +67,7 @@ def train_configurations(
     for name, recipe in wanted.items():
         train_or_resume(recipe, TRAINED_IN[name], branch)
     for name, source in PACKED_FROM.items():
+        delete_leftovers(out / name)  # of a quantization that was killed after its checkpoint
         if not checkpoint.exists(out / name):
             quantize(load(out / source), out / name)
     return {name: load(out / name, device) for name in TITLES}

@@ -39,6 +39,7 @@ from minimtp.files.paths import (
     make_folder,
     reason_for,
 )
+from minimtp.files.temporary import delete_leftovers
 from minimtp.files.writing import (
     AppendedFile,
     atomic_write,
@@ -60,6 +61,7 @@ __all__ = [
     "check_folder",
     "check_new_folder",
     "delete",
+    "delete_leftovers",
     "kind_at",
     "make_folder",
     "new_folder",
