@@ -4,6 +4,13 @@ from minimtp.training.recipe import Recipe
 
 INTRODUCES = (
     "minimtp.errors",
+    "minimtp.quoting",
+    "minimtp.files.paths",
+    "minimtp.files.temporary",
+    "minimtp.files.writing",
+    "minimtp.files.one_writer",
+    "minimtp.files",
+    "minimtp.plots",
     "minimtp.arguments",
     "minimtp.extras",
     "minimtp.quoting",
