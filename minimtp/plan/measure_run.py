@@ -45,13 +45,13 @@ def from_run(path: str | Path) -> tuple[list[Candidate], Hardware, str, dict[str
     target.truncate(0)
     target.forward(prompts[0])
     passes = PassTimes(dict(zip(cost.MEASURED, cost.measure(target), strict=False)))
-    per_row = max(0.0, 1 / speeds[PLAIN].tokens_per_second - passes(1))
+    loop = max(0.0, 1 / speeds[PLAIN].tokens_per_second - passes(1))
     trials = [speeds[v.name] for v in variants]
     start, each = line_through(
         [(speed.drafted_per_step, speed.drafting_seconds_per_step) for speed in trials]
     )
     drafted = tuple(trials[-1].drafted) if trials else ()
-    measured = MeasuredCost(passes, per_row, start, each, drafted)
+    measured = MeasuredCost(passes, loop, 0.0, start, each, drafted)
     weights, cache = weight_bytes(loaded.model), target.cache.nbytes / target.context_length
     candidates = [Candidate(PLAIN, weights, cache, lambda devices: measured)]
     if trials:

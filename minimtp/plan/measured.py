@@ -9,12 +9,12 @@ A comparison (compare.json) holds, for each configuration,
 
 A round that drafts up to K tokens then takes on average
 
-    c(1 + N_1 + ... + N_K) + r (1 + N_1 + ... + N_K) + a + b (N_1 + ... + N_K)        seconds
+    c(R) + l + s R + a + b (R - 1)        seconds, with R = 1 + N_1 + ... + N_K rows
 
-with a and b from a robust line through the trials (Theil 1950, Sen 1968), and r, the time of the
-rule and of the loop for each row, from plain decoding: its time per token minus c(1). c is
-linear between the measured T, and beyond 16 rows. B requests at a time feed B times as many rows,
-and draft one after another.
+a and b come from a robust line through the trials (Theil 1950, Sen 1968). The others come from
+plain decoding: the loop of a round l is its time per greedy token minus c(1), and the sampling of a
+row s is what a token takes longer at temperature 1. c is linear between the measured T, and beyond
+16 rows. B requests at a time feed B times as many rows, and draft one after another.
 
 A run folder is measured in the same way when it is given.
 """
@@ -152,14 +152,16 @@ class MeasuredCost:
     """A `PassCost` from measurements. drafted: N_1, N_2, ...; see above."""
 
     passes: PassTimes
-    row_seconds: float = 0.0
+    loop_seconds: float = 0.0  # l
+    row_seconds: float = 0.0  # s
     round_seconds: float = 0.0  # a
     draft_seconds_each: float = 0.0  # b
     drafted: tuple[float, ...] = ()
 
     def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
         decoded = batch * (1 + sum(self.drafted[: rows - 1])) if batch else 0
-        return self.passes(decoded + prompt_rows) + self.row_seconds * decoded
+        seconds = self.passes(decoded + prompt_rows) + self.row_seconds * decoded
+        return seconds + batch * self.loop_seconds
 
     def draft_seconds(self, batch: int, drafts: int, context: float) -> float:
         if not drafts:
@@ -198,26 +200,26 @@ def plain_speed(configuration: MeasuredConfiguration, temperature: int) -> float
     return configuration.at(name, temperature)
 
 
-def rule_seconds(configurations: Sequence[MeasuredConfiguration], temperature: int) -> float:
-    """Return r, the seconds of the rule and the loop for each row: the least of these
-    configurations, because noise only adds time.
-    """
-    found = [
-        1 / plain - passes_of(configuration)(1)
-        for configuration in configurations
-        if has_costs(configuration)
-        if (plain := plain_speed(configuration, temperature))
-    ]
-    return max(0.0, min(found, default=0.0))
+def loop_and_row_seconds(
+    configurations: Sequence[MeasuredConfiguration], temperature: int
+) -> tuple[float, float]:
+    """Return (l, s): the least of these configurations, because noise only adds time."""
+    loops, rows = [], []
+    for configuration in configurations:
+        greedy, plain = (plain_speed(configuration, t) for t in (0, temperature))
+        if greedy and plain and has_costs(configuration):
+            loops.append(max(0.0, 1 / greedy - passes_of(configuration)(1)))
+            rows.append(max(0.0, 1 / plain - 1 / greedy))
+    return min(loops, default=0.0), min(rows, default=0.0)
 
 
 def measured_cost(
-    configuration: MeasuredConfiguration, rule: float, temperature: int
+    configuration: MeasuredConfiguration, loop: float, row: float, temperature: int
 ) -> MeasuredCost:
-    """Return the cost of a configuration. rule: r."""
+    """Return the cost of a configuration. loop, row: l and s."""
     start, each = line_through(configuration.at("drafting_trials", temperature) or [])
     drafted = tuple(configuration.at("drafted", temperature) or ())
-    return MeasuredCost(passes_of(configuration), rule, start, each, drafted)
+    return MeasuredCost(passes_of(configuration), loop, row, start, each, drafted)
 
 
 def acceptance_of(drafted: Sequence[float], accepted: Sequence[float | None]) -> Acceptance | None:
@@ -246,10 +248,10 @@ def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, d
             f"because an earlier version wrote it: delete it and {ADVICE}"
         )
     context = found.recipe.context_length
-    rule = rule_seconds(found.configurations, 0)
+    loop, _ = loop_and_row_seconds(found.configurations, 0)
 
     def candidate(name: str, c: MeasuredConfiguration, base: str | None = None) -> Candidate:
-        cost = measured_cost(c, rule, 0)
+        cost = measured_cost(c, loop, 0.0, 0)
         accepted = acceptance_of(c.drafted or [], c.acceptance) if base else None
         cache = c.cache_bytes / context
         return Candidate(name, c.weight_bytes, cache, lambda devices: cost, accepted, base)

