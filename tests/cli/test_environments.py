@@ -12,10 +12,11 @@ from tests.cli.environments import COMMANDS, ENVIRONMENTS, LONG_COMMANDS, TRAIN,
 from tests.cli.helpers import TEXT
 
 ALL = COMMANDS | LONG_COMMANDS
+EVERYWHERE = ("doctor", "train", "generate", "trace")  # the others share most of their code
 CASES = [
     (environment, command)
     for environment, described in ENVIRONMENTS.items()
-    for command in (ALL if described.needs_long else COMMANDS)
+    for command in (ALL if described.every_command else EVERYWHERE)
 ]
 FEW = [  # the cases that every run of the tests tries
     ("numba raises OSError", "generate"),
