@@ -3,6 +3,7 @@ software. Free memory.
 """
 
 import contextlib
+import math
 import os
 import platform
 import sys
@@ -17,16 +18,30 @@ from minimtp.backend import blas_threads, gpu_name
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period of microseconds
 BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
 SIDE = 1024  # size of the square matrices that measure the peak: they fit the cache
 
 
 def available_cores() -> int:
-    """Return the number of processor cores that this process may run on."""
+    """Return the number of processor cores that this process may use, at least 1.
+
+    A container may limit the processor time instead of the cores. Half a core counts as one.
+    """
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not restrict processes to cores
-        return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # macOS and Windows do not restrict processes to cores
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _cores_of_container()))
+
+
+def _cores_of_container() -> int:
+    """Return the limit of a Linux container's processor time, rounded up to whole cores."""
+    try:
+        quota, period = CONTAINER_LIMIT.read_text("utf-8").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # no container, or "max": no limit
+        return sys.maxsize
 
 
 def processor(device: str = "cpu") -> str:
