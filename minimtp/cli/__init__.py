@@ -1,16 +1,13 @@
-"""The command line: minimtp train | generate | evaluate | quantize | export | compare | bench |
-plan | doctor.
+"""The command line: minimtp train | generate | chat | evaluate | quantize | export | compare |
+bench | plan | doctor.
 
 One file per command. Each has two functions: `add_parser` declares the options, and `run` turns
 them into arguments, calls the library and prints the result.
 
-    process.py            the standard streams and Ctrl-C
-    parser.py             the argument parser, and the options that several commands share
-    values.py             how the value of an option is read
-    dashes.py             values that begin with a dash
-    recipe_options.py     the options of `train` that are made from the fields of the recipe
-    generate_options.py   the options of `generate`
-    bench/                one file per measurement
+    process.py   the standard streams and Ctrl-C
+    parser.py    the argument parser, and the options that several commands share
+    options/     how values are read, and groups of options: recipe, generation
+    bench/       one file per measurement
 
 Results go to standard output. Everything about the work itself (settings, choices, progress) goes
 to standard error. A command imports the library when it runs, so that `-h` answers immediately.
@@ -25,6 +22,7 @@ import sys
 from minimtp import __version__
 from minimtp.cli import (
     bench,
+    chat,
     compare,
     doctor,
     evaluate,
@@ -46,7 +44,7 @@ DESCRIPTION = (
 # Options that decide how much memory a command takes.
 LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
 MAX_MESSAGE = 300  # characters
-COMMANDS = (train, generate, evaluate, quantize, export, compare, bench, plan, doctor)
+COMMANDS = (train, generate, chat, evaluate, quantize, export, compare, bench, plan, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from minimtp.cli.options.values import whole_number
 from minimtp.cli.parser import (
     Commands,
     add_context,
@@ -16,7 +17,6 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
-from minimtp.cli.values import whole_number
 
 
 def add_parser(commands: Commands) -> None:

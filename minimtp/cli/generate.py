@@ -7,7 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from minimtp.cli.generate_options import add_draft_options, add_text_options, decoding_settings
+from minimtp.cli.options.generation import (
+    add_draft_options,
+    add_prompt_options,
+    add_sampling_options,
+    decoding_settings,
+)
 from minimtp.cli.parser import (
     Commands,
     add_context,
@@ -43,7 +48,8 @@ def add_parser(commands: Commands) -> None:
         example='minimtp generate runs/mine --prompt "import " --temperature 0.7 --show',
     )
     add_model(parser)
-    add_text_options(parser)
+    add_prompt_options(parser)
+    add_sampling_options(parser)
     add_draft_options(parser)
     parser.add_argument(
         "--show",
@@ -82,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
         message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
-    decoder = Decoder(loaded, _draft_config(options), options.context)
+    decoder = Decoder(loaded, chosen_drafting(options), options.context)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, options)
     else:
@@ -155,7 +161,7 @@ def _text(name: str, content: bytes, encoding: str | None) -> str:
         raise UserError(error.sentence(name)) from None
 
 
-def _draft_config(options: argparse.Namespace) -> "DraftConfig":
+def chosen_drafting(options: argparse.Namespace) -> "DraftConfig":
     import minimtp
     from minimtp.decode.decoder import DraftConfig
 
@@ -186,7 +192,7 @@ def _generate_one(
     if options.show:
         show(generation, loaded.tokenizer)
     else:
-        shown = _printable()
+        shown = printable()
         print(echo, end="", flush=True)
         for text in stream(generation, loaded.tokenizer):
             print(shown(text), end="", flush=True)
@@ -208,7 +214,7 @@ def _generate_batch(
     """
     batch = decoder.generate_batch(prompts, **decoding_settings(options))
     _note_unused(options, decoder)
-    shown = _printable()
+    shown = printable()
     printed = 0
     for _ in batch.rounds():
         while printed < len(batch.rows) and batch.rows[printed].reason is not None:
@@ -237,7 +243,7 @@ def _batch_speed(batch: "Batch") -> str:
     )
 
 
-def _printable() -> Callable[[str], str]:
+def printable() -> Callable[[str], str]:
     """Return the function that makes text safe to print. Control characters are escaped on a
     terminal, which would obey them, and kept in a file.
     """

@@ -7,8 +7,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
-from minimtp.cli.dashes import join_values
-from minimtp.cli.values import whole_number
+from minimtp.cli.options.dashes import join_values
+from minimtp.cli.options.values import whole_number
 from minimtp.errors import UserError, shown
 from minimtp.training.settings import check_known
 

@@ -3,8 +3,8 @@
 import argparse
 from dataclasses import fields
 
+from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import Commands, add_seed, given, note_unused
-from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError, shown
 
 ALONE = ("--claims", "--published", "--validate")  # what they print needs no other option

@@ -2,8 +2,8 @@
 
 import argparse
 
+from minimtp.cli.options.values import whole_number
 from minimtp.cli.parser import Commands, add_context, add_encoding, add_model, note_unused
-from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 
 

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimtp.cli.options.recipe import add_recipe_options, chosen_recipe, default_folder
+from minimtp.cli.options.values import whole_number
 from minimtp.cli.parser import (
     Commands,
     add_corpus,
@@ -14,8 +16,6 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
-from minimtp.cli.recipe_options import add_recipe_options, chosen_recipe, default_folder
-from minimtp.cli.values import whole_number
 from minimtp.errors import UserError
 from minimtp.quoting import command
 from minimtp.training.presets import PRESETS

@@ -57,6 +57,14 @@ def chat_tokens(
     return found
 
 
+def require_template(tokenizer: Tokenizer) -> None:
+    """Raise UserError if the model has no chat template."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "this model has no chat template: give a prompt instead, or a model trained to chat"
+        )
+
+
 def _stand_ins(conversations: Sequence[Sequence[Message]], marks: list[str]) -> dict[str, str]:
     """Return texts that stand for the marks which occur in contents: {stand-in: mark}."""
     contents = [_content(message) for messages in conversations for message in messages]
@@ -96,10 +104,7 @@ def _content(message: Message) -> str:
 
 def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]:
     """Return the conversations as the template writes them."""
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "this model has no chat template: give a prompt instead, or a model trained to chat"
-        )
+    require_template(tokenizer)
     extras.require("jinja2", "a chat template")
     names = {token: name for name, token in tokenizer.special_tokens.items()}
     request = {

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minimtp.cli import main, make_parser
-from minimtp.cli.dashes import LOOKS_LIKE_AN_OPTION
+from minimtp.cli.options.dashes import LOOKS_LIKE_AN_OPTION
 from minimtp.errors import UserError
 from tests.cli.helpers import refused
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import minimtp
 from minimtp.cli import main, make_parser
-from minimtp.cli.recipe_options import chosen_recipe
-from minimtp.cli.values import whole_number
+from minimtp.cli.options.recipe import chosen_recipe
+from minimtp.cli.options.values import whole_number
 from minimtp.training.presets import preset
 from minimtp.training.recipe import SETTINGS, Recipe
 from tests.cli.helpers import python

@@ -17,7 +17,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.bench.quality import measure as quality
-from minimtp.cli.recipe_options import chosen_recipe
+from minimtp.cli.options.recipe import chosen_recipe
 from minimtp.compare import run as comparison
 from minimtp.compare.configurations import TITLES
 from minimtp.compare.report import print_report

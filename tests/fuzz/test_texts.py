@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minimtp.cli import make_parser
-from minimtp.cli.dashes import LOOKS_LIKE_AN_OPTION
+from minimtp.cli.options.dashes import LOOKS_LIKE_AN_OPTION
 from minimtp.errors import UserError
 from minimtp.quoting import command, shown_path
 from minimtp.training.data.corpus import open_corpus

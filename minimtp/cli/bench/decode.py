@@ -2,6 +2,7 @@
 
 import argparse
 
+from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import (
     Commands,
     Parser,
@@ -11,7 +12,6 @@ from minimtp.cli.parser import (
     add_seed,
     use_kernels,
 )
-from minimtp.cli.values import number, whole_number
 
 
 def add_parser(measurements: Commands) -> None:

@@ -2,8 +2,8 @@
 
 import argparse
 
+from minimtp.cli.options.values import whole_number
 from minimtp.cli.parser import Commands, add_measured_device
-from minimtp.cli.values import whole_number
 
 
 def add_parser(measurements: Commands) -> None:

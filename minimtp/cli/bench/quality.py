@@ -2,6 +2,7 @@
 
 import argparse
 
+from minimtp.cli.options.values import whole_number, whole_numbers
 from minimtp.cli.parser import (
     Commands,
     add_corpus,
@@ -10,7 +11,6 @@ from minimtp.cli.parser import (
     note_unused,
     use_kernels,
 )
-from minimtp.cli.values import whole_number, whole_numbers
 
 
 def add_parser(measurements: Commands) -> None:

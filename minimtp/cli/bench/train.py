@@ -2,6 +2,7 @@
 
 import argparse
 
+from minimtp.cli.options.values import whole_number
 from minimtp.cli.parser import (
     Commands,
     add_kernels,
@@ -9,7 +10,6 @@ from minimtp.cli.parser import (
     add_threads,
     note_unused_threads,
 )
-from minimtp.cli.values import whole_number
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import PRECISIONS
 

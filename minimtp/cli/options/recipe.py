@@ -7,8 +7,8 @@ import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
 
+from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import Parser
-from minimtp.cli.values import number, whole_number
 from minimtp.errors import UserError, naming
 from minimtp.training.presets import FINE_TUNING, PRESETS
 from minimtp.training.recipe import SETTINGS, Recipe

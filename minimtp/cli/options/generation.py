@@ -1,13 +1,13 @@
-"""The options of `minimtp generate`: prompts, sampling and drafting."""
+"""The options of `minimtp generate` and `minimtp chat`: prompts, sampling and drafting."""
 
 import argparse
 
+from minimtp.cli.options.values import draft_length, number, whole_number
 from minimtp.cli.parser import add_encoding
-from minimtp.cli.values import draft_length, number, whole_number
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the prompts, the sampling and the end of the text."""
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is continued."""
     add = parser.add_argument
     add(
         "--prompt",
@@ -28,6 +28,11 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         help="message that a chat model answers, in the form of its chat template",
     )
     add_encoding(parser, "--prompts and standard input that")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sampling and the end of the text."""
+    add = parser.add_argument
     add(
         "--max-new-tokens",
         type=whole_number,

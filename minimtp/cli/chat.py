@@ -1,0 +1,113 @@
+"""`minimtp chat`: talk with a chat model in the terminal."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from minimtp.cli.generate import chosen_drafting, printable, stream
+from minimtp.cli.options.generation import (
+    add_draft_options,
+    add_sampling_options,
+    decoding_settings,
+)
+from minimtp.cli.parser import (
+    Commands,
+    add_context,
+    add_device,
+    add_kernels,
+    add_model,
+    use_kernels,
+)
+from minimtp.errors import UserError
+
+if TYPE_CHECKING:
+    from minimtp.decode.decoder import Decoder
+
+MARK = "> "  # before each message of the user on a terminal
+NEW, QUIT = "/new", "/quit"
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add(
+        "chat",
+        run,
+        usage="MODEL [options]",
+        summary="talk with a chat model",
+        example="minimtp chat smollm2 --temperature 0.7",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--system", metavar="TEXT", help="instruction before the conversation, in its system role"
+    )
+    add_sampling_options(parser)
+    add_draft_options(parser)
+    add_context(
+        parser, "maximum length of the conversation in tokens (default: the model's context)"
+    )
+    add_device(parser)
+    add_kernels(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.decode.decoder import Decoder
+    from minimtp.formats.chat import require_template
+
+    use_kernels(options)
+    loaded = minimtp.load(options.model, device=options.device)
+    require_template(loaded.tokenizer)
+    decoder = Decoder(loaded, chosen_drafting(options), options.context)
+    beginning = [{"role": "system", "content": options.system}] if options.system else []
+    messages = list(beginning)
+    if sys.stdin.isatty():
+        print(
+            f"{NEW} begins a new conversation, {QUIT} or Ctrl-D ends the program", file=sys.stderr
+        )
+    for line in _lines():
+        if line == QUIT:
+            break
+        if line == NEW:
+            messages = list(beginning)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            messages.append({"role": "assistant", "content": _answer(decoder, messages, options)})
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    """Yield the user's lines, from a terminal or from a pipe, until the input ends."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin)
+        return
+    while True:
+        try:
+            yield input(MARK).strip()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+
+
+def _answer(decoder: "Decoder", messages: list[dict[str, str]], options: argparse.Namespace) -> str:
+    """Print the model's answer while it is generated, and return it."""
+    from minimtp.formats.chat import chat_tokens
+
+    tokenizer = decoder.loaded.tokenizer
+    generation = decoder.generate(
+        chat_tokens(tokenizer, [messages])[0], **decoding_settings(options)
+    )
+    shown, parts = printable(), []
+    for text in stream(generation, tokenizer):
+        parts.append(text)
+        print(shown(text), end="", flush=True)
+    counts = generation.statistics
+    print(
+        f"\n({counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
+        f"{counts.tokens_per_step:.2f} per step)",
+        file=sys.stderr,
+    )
+    if generation.reason == "context":
+        raise UserError(
+            "the conversation has filled the context: begin a new one, or raise --context"
+        )
+    return "".join(parts)

@@ -1,0 +1,72 @@
+"""`minimtp chat` and `generate --chat` keep a conversation in the form of the chat template."""
+
+import io
+
+import pytest
+
+from minimtp.cli import main
+from minimtp.formats import chat
+from tests.formats.huggingface.test_folder import whole_folder
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole_folder(tmp_path / "model")
+    return "model"
+
+
+@pytest.fixture
+def conversations(monkeypatch):
+    """Return a list that receives every conversation that is turned into a prompt."""
+    seen, original = [], chat.chat_tokens
+
+    def watched(tokenizer, messages, *options):
+        seen.append([dict(message) for message in messages[0]])
+        return original(tokenizer, messages, *options)
+
+    monkeypatch.setattr(chat, "chat_tokens", watched)
+    return seen
+
+
+def test_a_chat_remembers_its_messages_until_a_new_one_begins(
+    model, conversations, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/new\nthree\n/quit\nfour\n"))
+    assert main(["chat", model, "--system", "be short", "--max-new-tokens", "4"]) == 0
+    said = capsys.readouterr()
+    first, second, third = conversations
+    system = {"role": "system", "content": "be short"}
+    assert first == [system, {"role": "user", "content": "one"}]
+    assert second[:2] == first and second[3] == {"role": "user", "content": "two"}
+    assert second[2]["role"] == "assistant" and second[2]["content"] in said.out
+    assert third == [system, {"role": "user", "content": "three"}]
+    assert said.err.count("tokens/s") == 3
+
+
+def test_generate_answers_one_message_and_prints_only_the_answer(model, conversations, capsys):
+    assert main(["generate", model, "--chat", "hello", "--max-new-tokens", "4"]) == 0
+    assert conversations == [[{"role": "user", "content": "hello"}]]
+    assert "hello" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "model", "--chat", "a", "--prompt", "b"], "use one of them"),
+        (["chat", "run"], "there is no run folder run"),
+        (["chat", "model", "--context", "3"], "context"),
+    ],
+)
+def test_a_chat_that_is_impossible_gets_one_sentence(model, arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a long message\n"))
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_without_a_chat_template_gets_one_sentence(model, capsys, monkeypatch, tmp_path):
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    for arguments in (["chat", "model"], ["generate", "model", "--chat", "hello"]):
+        assert main(arguments) == 2
+        assert "no chat template" in capsys.readouterr().err
