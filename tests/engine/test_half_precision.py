@@ -204,7 +204,7 @@ def test_an_f16_model_generates_the_same_tokens_on_the_device_as_on_the_host(
     if choice == "auto":
         assert (
             target._trunk.output.kind == "f16"
-            and target._trunk.blocks[0].qkv.weight.dtype == np.float16
+            and target._trunk.blocks[0].weights.qkv.weight.dtype == np.float16
         )
     for sampling in (SamplingParams(0.0), SamplingParams(0.8)):
         both = (host, host_drafter), (target, drafter)
