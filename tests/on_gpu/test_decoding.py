@@ -90,7 +90,7 @@ def test_every_feature_of_decoding_generates_the_text_of_the_host(
     texts = []
     for chosen in (choose_device("cpu"), device):
         target, drafter = deploy(moved(model_with("token_conditioned"), chosen))
-        options = dict(max_new_tokens=10, sampling=SamplingParams(0.8), seed=4)
+        options, policy = dict(max_new_tokens=10, sampling=SamplingParams(0.8), seed=4), None
         if feature == "n-gram":
             drafter = NgramDrafter()
         elif feature == "small model":
@@ -98,7 +98,7 @@ def test_every_feature_of_decoding_generates_the_text_of_the_host(
                 deploy(moved(model_with("none", seed=5), chosen))[0], max_depth=3
             )
         elif feature == "adaptive":
-            options["policy"] = AdaptivePolicy(Costs(target, drafter.max_depth), drafter.max_depth)
+            policy = AdaptivePolicy(Costs(target, drafter.max_depth), drafter.max_depth)
         elif feature == "penalty":
             options["logits_processors"] = [RepetitionPenalty(1.4)]
         if feature == "batch":
@@ -109,7 +109,7 @@ def test_every_feature_of_decoding_generates_the_text_of_the_host(
             texts.append([row.tokens for row in batch.rows])
         else:
             generation = start_generation(
-                target, drafter, [3, 1, 4, 3, 1], GenerationOptions(**options)
+                target, drafter, [3, 1, 4, 3, 1], GenerationOptions(**options), policy
             )
             list(generation)
             texts.append(generation.tokens)
