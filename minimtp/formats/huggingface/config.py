@@ -12,6 +12,7 @@ a model that ignores it would load without an error and write nonsense. A key th
 the default of `transformers`.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,16 @@ SCALING_KEYS = {  # in the order of our own name of a scaling (model/rotary.py)
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+ATTENTIONS = ("full_attention", "sliding_attention")
+ACTIVATIONS = ("silu", "swish")  # two names of one function
+OUR_NAMES = {  # for messages: our name of a setting, and the key of the file
+    "vocabulary_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "norm_eps": "rms_norm_eps",
+}
 Words = Annotated[list[str], Meta(max_length=10_000)]
 
 
@@ -48,6 +59,7 @@ class Config(Struct):
     num_hidden_layers: Positive
     num_attention_heads: Positive
     max_position_embeddings: Positive
+    model_type: str | None = None
     num_key_value_heads: Positive | None = None
     head_dim: Positive | None = None
     rms_norm_eps: AboveZero = 1e-6
@@ -76,8 +88,11 @@ def read_config(folder: Path) -> Config:
         raise UserError(
             f"{path}: unsupported architecture {found} (supported: {', '.join(FAMILIES)})"
         )
+    unknown = next((kind for kind in config.layer_types or () if kind not in ATTENTIONS), None)
     for key, found, supported in (
-        ("hidden_act", config.hidden_act, "silu"),
+        ("model_type", config.model_type or model_type(family), model_type(family)),
+        ("layer_types", unknown, None),
+        ("hidden_act", "silu" if config.hidden_act in ACTIVATIONS else config.hidden_act, "silu"),
         # Qwen2's own biases are not announced by this key.
         ("attention_bias", config.attention_bias, False),
         ("mlp_bias", config.mlp_bias, False),
@@ -85,7 +100,8 @@ def read_config(folder: Path) -> Config:
     ):
         if found != supported:
             raise UserError(
-                f"{path}: {key} {shown(found)} is not supported (supported: {supported})"
+                f"{path}: {key} {shown(found)} is not supported "
+                f"(supported: {', '.join(ATTENTIONS) if supported is None else supported})"
             )
     if config.quantization_config is not None:
         raise UserError(
@@ -93,6 +109,11 @@ def read_config(folder: Path) -> Config:
             "supported: give the model in float32, float16 or bfloat16"
         )
     return config
+
+
+def model_type(family: str) -> str:
+    """Return the name of a family by which transformers chooses the model."""
+    return family.removesuffix("ForCausalLM").lower()
 
 
 def quantization_of(config: Config) -> object:
@@ -131,7 +152,8 @@ def recipe_of(config: Config, path: Path) -> Recipe:
             tokens=context_length,
         )
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        words = re.sub(r"\w+", lambda word: OUR_NAMES.get(word[0], word[0]), str(error))
+        raise UserError(f"{path}: {words}") from None
 
 
 def _window(config: Config) -> int:
@@ -155,6 +177,9 @@ def _rope(config: Config, path: Path) -> tuple[float, str]:
     Newer files keep both in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`.
     """
     rope = config.rope_parameters or config.rope_scaling or {}
+    nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        raise UserError(f"{path}: RoPE of its own for {shown(nested)} layers is not supported")
     theta = rope.get("rope_theta", config.rope_theta or 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     keys = SCALING_KEYS.get(str(kind))
@@ -167,7 +192,8 @@ def _rope(config: Config, path: Path) -> tuple[float, str]:
     for key, number in zip(("rope_theta", *keys), numbers, strict=True):
         if type(number) not in (int, float) or not 0 < number < 1e12:
             raise UserError(
-                f"{path}: {key} of RoPE is {shown(number)}, but must be a number above 0: {ADVICE}"
+                f"{path}: {key} of RoPE is {shown(number)}, but must be a number between 0 and "
+                f"1e12: {ADVICE}"
             )
     if not keys:
         return float(theta), "none"

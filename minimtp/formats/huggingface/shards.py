@@ -4,6 +4,8 @@ Tensors are read one at a time and become float32, so that loading needs memory 
 for one tensor. NumPy has no bfloat16, but a bfloat16 is the upper half of a float32.
 """
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ from minimtp.training.run.tensor_file import TensorFile, open_tensors
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADVICE = "give a complete folder of a model"
+# Of a file with weights. Other names than these could lead out of the folder.
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 FLOATS = ("F32", "F16", "BF16")
 
 
@@ -63,20 +67,20 @@ def open_shards(folder: Path) -> Iterator[dict[str, StoredTensor]]:
 
         def open_file(name: str) -> TensorFile:
             if kind_at(folder / name) != "file":
-                raise UserError(f"there is no file {folder / name}: {ADVICE}")
+                raise UserError(f"{folder / name} is not a file or does not exist: {ADVICE}")
             return stack.enter_context(open_tensors(folder / name, ADVICE))
 
-        if kind_at(folder / INDEX) == "nothing":
+        if not os.path.lexists(folder / INDEX):
             whole = open_file(WHOLE)
             yield {name: StoredTensor(whole, name) for name in whole.entries}
             return
         promised = read_json(folder / INDEX, Index, advice=ADVICE).weight_map
         files: dict[str, TensorFile] = {}
         for name, file in promised.items():
-            if Path(file).name != file:
+            if not FILE_NAME.fullmatch(file):
                 raise UserError(
-                    f"{folder / INDEX} names the file {shown(file)}, which is not in its folder: "
-                    f"{ADVICE}"
+                    f"{folder / INDEX} names the file {shown(file) or repr(file)}, which cannot be "
+                    f"a file of this folder: {ADVICE}"
                 )
             if file not in files:
                 files[file] = open_file(file)

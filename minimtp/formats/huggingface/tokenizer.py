@@ -6,13 +6,14 @@ tokenizer_config.json    chat_template: a Jinja template, or a list of named one
 chat_template.jinja      the same in newer folders
 """
 
+import os
 from pathlib import Path
 
 from msgspec import Struct
 
-from minimtp.errors import UserError
-from minimtp.files import kind_at
+from minimtp.errors import UserError, shown
 from minimtp.formats.huggingface.config import ADVICE, Config
+from minimtp.formats.huggingface.config import FILE_NAME as CONFIG_FILE
 from minimtp.records import notice, read_file, read_json
 from minimtp.training.data.file_tokenizer import FileTokenizer, in_library
 from minimtp.training.data.tokenizer import MAX_FILE_BYTES
@@ -47,13 +48,7 @@ def load_tokenizer(folder: Path, config: Config) -> FileTokenizer:
     Raises UserError if a file is missing or damaged, or if text would not survive the tokenizer.
     """
     path = folder / FILE_NAME
-    content = read_file(path, advice=ADVICE, max_bytes=MAX_FILE_BYTES)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} at {error.start}): {ADVICE}"
-        ) from None
+    text = _read_text(path, MAX_FILE_BYTES)
     ends = _end_tokens(folder, config)
     settings = TokenizerSettings(
         end_token=next(iter(ends), None),
@@ -69,11 +64,19 @@ def load_tokenizer(folder: Path, config: Config) -> FileTokenizer:
 
 
 def _end_tokens(folder: Path, config: Config) -> tuple[int, ...]:
-    ends = config.eos_token_id
-    if kind_at(folder / GENERATION_FILE) == "file":
+    ends, path = config.eos_token_id, folder / CONFIG_FILE
+    if os.path.lexists(folder / GENERATION_FILE):
         stated = read_json(folder / GENERATION_FILE, Generation, advice=ADVICE).eos_token_id
-        ends = ends if stated is None else stated
-    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+        if stated is not None:
+            ends, path = stated, folder / GENERATION_FILE
+    found = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    for token in found:
+        if not 0 <= token < config.vocab_size:
+            raise UserError(
+                f"{path}: eos_token_id {shown(token)} is not one of the model's "
+                f"{config.vocab_size} tokens: {ADVICE}"
+            )
+    return found
 
 
 def _begin_tokens(text: str, path: Path) -> tuple[int, ...]:
@@ -88,13 +91,22 @@ def _begin_tokens(text: str, path: Path) -> tuple[int, ...]:
 
 
 def _chat_template(folder: Path) -> str | None:
-    if kind_at(folder / TEMPLATE_FILE) == "file":
-        content = read_file(folder / TEMPLATE_FILE, advice=ADVICE, max_bytes=MAX_TEMPLATE_BYTES)
-        return content.decode("utf-8", "replace")
-    if kind_at(folder / SETTINGS_FILE) != "file":
+    if os.path.lexists(folder / TEMPLATE_FILE):
+        return _read_text(folder / TEMPLATE_FILE, MAX_TEMPLATE_BYTES)
+    if not os.path.lexists(folder / SETTINGS_FILE):
         return None
     template = read_json(folder / SETTINGS_FILE, Settings, advice=ADVICE).chat_template
     if isinstance(template, list):
         named = {entry.name: entry.template for entry in template}
         return named.get("default", next(iter(named.values()), None))
     return template
+
+
+def _read_text(path: Path, max_bytes: int) -> str:
+    content = read_file(path, advice=ADVICE, max_bytes=max_bytes)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} at {error.start}): {ADVICE}"
+        ) from None

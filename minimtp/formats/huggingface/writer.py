@@ -49,7 +49,7 @@ def config_of(config: ModelConfig, dtype: str) -> dict[str, object]:
         )
     content: dict[str, object] = {
         "architectures": [family],
-        "model_type": family.removesuffix("ForCausalLM").lower(),
+        "model_type": configuration.model_type(family),
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

@@ -149,6 +149,11 @@ def _checked(path: Path, file: BinaryIO, advice: str) -> TensorFile:
     metadata = check_value({"__metadata__": metadata}, dict[str, dict[str, str]], path, advice)
     entries = check_value(value, dict[str, Entry], path, advice)
     for name, entry in entries.items():
+        if entry.dtype not in DTYPES:
+            raise UserError(
+                f"{path} holds {shown(name, 60)} as {shown(entry.dtype)}, which is not supported: "
+                f"{advice}"
+            )
         if fault := _fault(entry):
             raise damaged(path, f"array {shown(name)} {fault}", advice)
     position = 0
@@ -163,8 +168,6 @@ def _checked(path: Path, file: BinaryIO, advice: str) -> TensorFile:
 
 def _fault(entry: Entry) -> str | None:
     """Return what is wrong with an entry on its own, or None."""
-    if entry.dtype not in DTYPES:
-        return f"has the unknown type {shown(entry.dtype)!r}"
     begin, end = entry.data_offsets
     if end - begin != prod(entry.shape) * DTYPES[entry.dtype].itemsize:
         return f"has the shape {shown(entry.shape)} but {end - begin:,} bytes"

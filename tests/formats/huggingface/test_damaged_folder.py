@@ -1,0 +1,141 @@
+"""Damaged and odd Hugging Face folders: loaded as `transformers` would, or refused in one sentence
+that names the file and its key.
+"""
+
+import json
+import os
+
+import pytest
+
+import minimtp
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from tests.formats.huggingface.folders import configuration, weights
+from tests.formats.huggingface.test_folder import whole_folder
+from tests.fuzz.mutate import check_sentence
+
+FILES = (
+    "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+)  # fmt: skip
+OBSTACLES = {
+    "a folder": lambda path: path.mkdir(),
+    "a named pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+def refusal(folder, names):
+    with pytest.raises(UserError) as refused:
+        minimtp.load(folder)
+    check_sentence(str(refused.value), names)
+    return str(refused.value)
+
+
+def change(folder, name, **values):
+    path = folder / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | values))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_no_file_is_refused_with_its_name(name, obstacle, tmp_path):
+    """Not ignored: without generation_config.json, for instance, texts would end elsewhere."""
+    folder = whole_folder(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    OBSTACLES[obstacle](folder / name)
+    refusal(folder, folder / name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(name, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    (folder / name).unlink()
+    refusal(folder, folder / name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("token", [-1, 257, 5000, 2**24, 10**30, [256, 999], [0, -5]])
+def test_an_end_token_beyond_the_vocabulary_names_its_file_and_key(name, token, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    if name == "config.json":
+        (folder / "generation_config.json").unlink()
+    change(folder, name, eos_token_id=token)
+    assert "eos_token_id" in refusal(folder, folder / name)
+
+
+OUT_OF_RANGE = {
+    "vocab_size": (1, 10**9, 2**62), "hidden_size": (1, 10**9), "intermediate_size": (2**40,),
+    "num_hidden_layers": (5000, 2**62), "num_attention_heads": (10**7,),
+    "num_key_value_heads": (2**40,), "max_position_embeddings": (1, 2**62),
+    "head_dim": (1, 10**9), "rms_norm_eps": (1e300, 0.5), "rope_theta": (1e-300, 1.0, 1e300),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OUT_OF_RANGE)
+def test_a_size_that_no_model_has_is_refused_under_the_name_that_the_file_has(key, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    for value in OUT_OF_RANGE[key]:
+        change(folder, "config.json", **{key: value})
+        message = refusal(folder, folder / "config.json")
+        own = ("vocabulary_size", "num_layers", "num_heads", "num_kv_heads", "context_length")
+        assert key in message and not any(f"{name} must" in message for name in own), message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_theta": 1e300}, "rope_theta"),
+        ({"rope_scaling": {"type": "linear", "factor": 1e13}}, "factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
+        ({"layer_types": ["linear_attention"] * 2}, "linear_attention"),
+        ({"layer_types": ["chunked_attention", "full_attention"]}, "chunked_attention"),
+        ({"model_type": "mixtral"}, "mixtral"),
+        ({"model_type": "granite"}, "granite"),
+    ],
+)
+def test_a_computation_that_is_not_supported_is_refused_and_never_ignored(changes, words, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "config.json", **changes)
+    message = refusal(folder, folder / "config.json")
+    assert words in message and "must be a number above 0" not in message
+
+
+def test_the_names_of_one_activation_are_the_same_model(tmp_path):
+    first = minimtp.load(whole_folder(tmp_path / "silu", hidden_act="silu"))
+    second = minimtp.load(whole_folder(tmp_path / "swish", hidden_act="swish"))
+    assert first.config == second.config
+
+
+@pytest.mark.parametrize(
+    "file", ["", ".", "..", "../other/model.safetensors", "sub/a", "a\0b", "\ud800", "x" * 5000]
+)
+def test_an_index_names_files_of_its_own_folder_only(file, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    names = weights(configuration("llama"))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors") | {min(names): file}})
+    )
+    refusal(folder, folder / "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("kind", ["bool", "int32", "float64", "complex64"])
+def test_a_type_of_numbers_that_is_not_supported_is_no_damage(kind, tmp_path):
+    from safetensors.numpy import save_file
+
+    folder = whole_folder(tmp_path / "model")
+    tensors = weights(configuration("llama") | {"vocab_size": 257})
+    tensors["model.norm.weight"] = np.ones(32, kind)
+    save_file(tensors, folder / "model.safetensors")
+    message = refusal(folder, folder / "model.safetensors")
+    assert "damaged" not in message and "not supported" in message
+
+
+def test_a_chat_template_that_is_not_utf_8_is_refused(tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    (folder / "chat_template.jinja").write_bytes("{{ messages[0].content }}é".encode("latin-1"))
+    refusal(folder, folder / "chat_template.jinja")
