@@ -56,6 +56,15 @@ class Parser(argparse.ArgumentParser):
             return value
         return super()._get_values(action, strings)
 
+    def _get_value(self, action: argparse.Action, string: str) -> object:
+        if not string and action.metavar != "TEXT" and action.nargs != argparse.PARSER:
+            # Most often a variable of the shell that is not set. It must not mean the default.
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            raise UserError(
+                f"{name} is empty: give a value{', or leave it out' * (name[0] == '-')}"
+            )
+        return super()._get_value(action, string)
+
     def error(self, message: str) -> None:
         forgotten = re.fullmatch(r"argument (\S+): expected one argument", message)
         hint = f" (write {forgotten[1]}=VALUE if it begins with dashes)" if forgotten else ""
