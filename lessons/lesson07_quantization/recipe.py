@@ -33,7 +33,6 @@ INTRODUCES = (
     "minimtp.quant.ptq.awq",
     "minimtp.quant.ptq.walk",
     "minimtp.quant.ptq.methods",
-    "minimtp.quant.ptq.walk",
 )
 
 recipe = previous

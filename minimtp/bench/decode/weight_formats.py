@@ -113,7 +113,7 @@ def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Format], dict[str, st
             bits = share * bits_per_weight(model)
             found.append(Format(f"{TORCH} {name}", target, None, size, bits, read))
     except ImportError as error:
-        return [], {TORCH: f"cannot be used: {str(error).splitlines()[0]}"}
+        return [], {TORCH: str(error).splitlines()[0]}
     return found, {}
 
 

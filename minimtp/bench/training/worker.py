@@ -152,5 +152,5 @@ def start_workers(
             workers[name] = Worker(name, recipe, threads, device, kernel_choice)
             stack.callback(workers[name].close)
         except ImportError as error:
-            missing[name] = f"cannot be used: {str(error).splitlines()[0]}"
+            missing[name] = str(error).splitlines()[0]
     return workers, missing

@@ -3,13 +3,7 @@
 import argparse
 
 from minimtp.cli.options.values import whole_number
-from minimtp.cli.parser import (
-    Commands,
-    add_kernels,
-    add_measured_device,
-    add_threads,
-    note_unused_threads,
-)
+from minimtp.cli.parser import Commands, add_kernels, add_measured_device, add_threads
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import PRECISIONS
 
@@ -53,7 +47,6 @@ def add_parser(measurements: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from minimtp.bench.training.speed import measure_training
 
-    note_unused_threads(options)
     measure_training(
         options.preset,
         device=options.device,

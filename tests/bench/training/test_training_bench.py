@@ -178,7 +178,7 @@ def test_a_broken_pytorch_is_reported_with_the_reason(monkeypatch, tmp_path, cap
     (tmp_path / "torch.py").write_text('raise ImportError("its library is missing")')
     monkeypatch.syspath_prepend(tmp_path)
     assert main(QUICK) == 0
-    assert "cannot be used: its library is missing" in capsys.readouterr().out
+    assert "cannot be used (its library is missing)" in capsys.readouterr().out
 
 
 @needs_torch

@@ -14,12 +14,15 @@ Result = TypeVar("Result")
 
 
 def torch_on(device: str) -> ModuleType:
-    """Import PyTorch for "cpu" or "cuda". Raises ImportError if PyTorch cannot use the device."""
+    """Import PyTorch for "cpu" or "cuda".
+
+    Raises ImportError if PyTorch cannot use the device. Its message completes "PyTorch ...".
+    """
     torch, obstacle = extras.find("torch")
     if torch is None:
-        raise ImportError(f"PyTorch {obstacle}")
+        raise ImportError(obstacle)
     if device == "cuda" and not torch.cuda.is_available():
-        raise ImportError(f"PyTorch {torch.__version__} has no CUDA here")
+        raise ImportError(f"cannot be used (version {torch.__version__} has no CUDA here)")
     return torch
 
 
