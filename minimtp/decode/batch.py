@@ -18,10 +18,10 @@ from dataclasses import replace
 
 from minimtp.backend import numpy as np
 from minimtp.decode.generation import Generation
-from minimtp.decode.options import GenerationOptions, start_text
+from minimtp.decode.options import GenerationOptions, checked_prompt, start_text
 from minimtp.decode.round import Round
 from minimtp.decode.states import DecodingStates
-from minimtp.errors import UserError
+from minimtp.errors import UserError, naming
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -67,14 +67,19 @@ def start_batch(
 ) -> Batch:
     """Start one generation per prompt, with these options and the row's seed.
 
-    Raises UserError if there is no prompt, or if `start_text` rejects a prompt or an option.
+    Raises UserError if there is no prompt, or if `start_text` rejects a prompt, which the
+    message counts from 1, or an option.
     """
     prompts = list(prompts)
     if not prompts:
         raise UserError("prompts are empty: give at least one text to continue")
+    tokens = []
+    for row, prompt in enumerate(prompts):
+        with naming(f"prompt {row + 1} of {len(prompts)}"):
+            tokens.append(checked_prompt(prompt, states.target))
     return Batch(
         [
             start_text(states, prompt, replace(options, seed=row_seed(options.seed, row)))
-            for row, prompt in enumerate(prompts)
+            for row, prompt in enumerate(tokens)
         ]
     )

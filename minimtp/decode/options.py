@@ -101,7 +101,7 @@ def start_text(
     Raises UserError if the prompt or the combination of options cannot be used.
     """
     target, drafter = states.target, states.drafter
-    tokens = _checked_prompt(prompt, target)
+    tokens = checked_prompt(prompt, target)
     depth = _checked_depth(options.draft_depth, drafter)
     require_tree(options.tree, target)
     if options.tree and depth and not isinstance(drafter, TreeDrafter):
@@ -139,15 +139,15 @@ def _checked_depth(draft_depth: int | None, drafter: Drafter | None) -> int:
     raise UserError(f"draft length {quoted(draft_depth)} is not possible: {reason}")
 
 
-def _checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
-    """Return the prompt as (P,) int64."""
+def checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
+    """Return the prompt as (P,) int64. Raises UserError if the target cannot continue it."""
     tokens = _whole_numbers(prompt)
     if not tokens:
         raise UserError("the prompt is empty: give at least one token to continue")
     if len(tokens) > target.context_length:
         raise UserError(
-            f"the prompt has {len(tokens)} tokens and the model's context is "
-            f"{target.context_length}: shorten it"
+            f"the prompt has {len(tokens)} tokens, but the context holds {target.context_length}: "
+            "shorten it"
         )
     for token in tokens:
         if not 0 <= token < target.vocabulary_size:

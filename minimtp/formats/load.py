@@ -15,7 +15,7 @@ from pathlib import Path
 from minimtp.arguments import DEVICE, FLAG, PATH, checked_arguments
 from minimtp.errors import UserError
 from minimtp.files import kind_at
-from minimtp.training.run.checkpoint import FILE_NAME, exists
+from minimtp.training.run.checkpoint import FILE_NAME, MODELS, exists
 from minimtp.training.run.folder import LoadedRun, load_run
 
 HUGGINGFACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
@@ -49,9 +49,9 @@ def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> Loa
         return load_gguf(path, device, dequantize)
     if Path(path).name == FILE_NAME:
         raise UserError(f"{path} is the checkpoint of a run: give its folder {Path(path).parent}")
-    raise UserError(
-        f"{path} is not a run folder or a GGUF file: give a folder of minimtp train, or a GGUF file"
-    )
+    if Path(path).name in HUGGINGFACE_FILES:
+        raise UserError(f"{path} is a part of a model: give its folder {Path(path).parent}")
+    raise UserError(f"{path} is not a run folder or a GGUF file: {MODELS}")
 
 
 def is_huggingface(folder: str | Path) -> bool:

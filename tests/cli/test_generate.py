@@ -23,7 +23,7 @@ from tests.cli.helpers import refused
         (["--top-k", "-1"], "top"),
         (["--max-new-tokens", "0"], "at least 1"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "x" * 17], "the prompt has 17 tokens and the model's context is 16"),
+        (["--prompt", "x" * 17], "the prompt has 17 tokens, but the context holds 16"),
         (["--draft-length", "-1"], "length must be a draft length"),
         (["--draft-length", "3", "--draft", "none"], "there is no drafter"),
         (["--draft-length", "often"], "'often' is not a number"),
@@ -106,3 +106,9 @@ def test_streaming_never_splits_a_character(text):
 def test_invalid_bytes_are_streamed_as_replacement_characters():
     tokenizer = ByteTokenizer()
     assert set("".join(stream([0x80] * 20, tokenizer))) == {"\ufffd"}
+
+
+def test_of_several_prompts_the_one_that_is_too_long_is_named(capsys, run):
+    Path("prompts.txt").write_text("a\nb\n" + "x" * 300 + "\nc\n")
+    said = refused(capsys, "generate", "run", "--prompts", "prompts.txt")
+    assert "prompt 3 of 4: the prompt has 300 tokens" in said

@@ -56,7 +56,7 @@ def test_a_long_context_takes_no_memory_and_gives_the_text_of_a_short_one(heads)
 def test_a_text_ends_at_its_context_or_the_prompt_is_refused_in_one_sentence(context):
     decoder = Decoder(loaded(context))
     if context < len(PROMPT):
-        with pytest.raises(UserError, match=f"the prompt has 15 tokens.*context is {context}"):
+        with pytest.raises(UserError, match=f"the prompt has 15 tokens.*context holds {context}"):
             text_of(decoder)
         return
     assert len(text_of(decoder, count=60)) == min(60, context + 1 - len(PROMPT))

@@ -16,7 +16,7 @@ from tests.table_models import TableTarget
         ({"prompt": "text"}, "prompt must be text, bytes or a list of token ids"),
         ({"prompt": [0.5]}, "prompt must be text, bytes or a list of token ids"),
         ({"prompt": [[0, 1]]}, "prompt must be text, bytes or a list of token ids"),
-        ({"prompt": [0] * 33}, "the prompt has 33 tokens and the model's context is 32"),
+        ({"prompt": [0] * 33}, "the prompt has 33 tokens, but the context holds 32"),
         ({"prompt": [0, 4]}, "the prompt contains token 4, but the model knows only 0 to 3"),
         ({"prompt": [-1]}, "the prompt contains token -1"),
         ({"prompt": b"byte"}, "the prompt contains token 98"),

@@ -117,7 +117,7 @@ class Grid(ABC):
         if largest > self.max_magnitude:
             raise UserError(
                 f"{name} holds a value of magnitude {largest:g}, but {self.name} stores at most "
-                f"{self.max_magnitude:g}"
+                f"{self.max_magnitude:g}: choose a grid with a larger range, or check the model"
             )
 
     def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:

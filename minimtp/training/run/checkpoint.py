@@ -48,6 +48,7 @@ RECIPE_NAME = "recipe.json"
 HEADER_KEY = "minimtp"
 CHECKPOINT = FileKind("a checkpoint", contains=b'{"__metadata__": {"minimtp":')
 RECIPE = FileKind("a copy of a checkpoint's header", begins=b'{"format_version":')
+MODELS = "give a folder of minimtp train or of transformers, or a GGUF file"
 ADVICE = "delete it, or give another run folder"
 MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before the parameter's name
 
@@ -197,11 +198,9 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
     kind = kind_at(folder)
     if kind != "folder":
         found = "there is no run folder {}" if kind == "nothing" else "{} is not a run folder"
-        raise UserError(f"{found.format(folder)}: give the folder that minimtp train --out wrote")
+        raise UserError(f"{found.format(folder)}: {MODELS}")
     if kind_at(path) != "file":
-        raise UserError(
-            f"{folder} holds no checkpoint: give a run folder in which training has saved one"
-        )
+        raise UserError(f"{folder} holds no checkpoint, and no model of another kind: {MODELS}")
     with open_tensors(path, ADVICE) as file:
         header = _header(path, file.metadata)
         arrays = file.read_arrays() if header["packed"] is None else file.map_arrays()

@@ -139,3 +139,9 @@ def test_a_chat_template_that_is_not_utf_8_is_refused(tmp_path):
     folder = whole_folder(tmp_path / "model")
     (folder / "chat_template.jinja").write_bytes("{{ messages[0].content }}é".encode("latin-1"))
     refusal(folder, folder / "chat_template.jinja")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_a_folder_in_place_of_the_folder_is_refused_with_the_folder(name, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    assert f"give its folder {folder}" in refusal(folder / name, folder / name)
