@@ -39,11 +39,13 @@ def try_lock(descriptor: int) -> bool | None:
 def new_file(folder: Path) -> Iterator[BinaryIO]:
     """Create a file with a unique name, `file.name`, and delete it after the block."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
-    path, descriptor = _claim(folder, lambda path: os.open(path, flags, 0o666))
-    with open(path, "wb", opener=lambda path, flags: descriptor) as file:
-        try:
+    tried: list[Path] = []
+    try:
+        descriptor = _claim(folder, lambda path: os.open(path, flags, 0o666), tried)
+        with open(tried[-1], "wb", opener=lambda path, flags: descriptor) as file:
             yield file
-        finally:
+    finally:
+        for path in tried:
             with contextlib.suppress(OSError):  # it was moved, or cannot be accessed
                 os.unlink(path)
 
@@ -56,11 +58,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         path.mkdir()
         return os.open(path, os.O_RDONLY | SAFELY) if LOCKED else None
 
-    path, descriptor = _claim(folder, make)
+    tried: list[Path] = []
+    descriptor = None
     try:
-        yield path
+        descriptor = _claim(folder, make, tried)
+        yield tried[-1]
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        for path in tried:
+            shutil.rmtree(path, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -79,14 +84,23 @@ def delete_leftovers(folder: Path) -> None:
                     _delete_unlocked(Path(entry.path), entry.is_dir(follow_symlinks=False))
 
 
-def _claim(folder: Path, create: Callable[[Path], int | None]) -> tuple[Path, int | None]:
-    """Create something and lock it. Returns its path and its descriptor."""
+def _claim(folder: Path, create: Callable[[Path], int | None], tried: list[Path]) -> int | None:
+    """Create something and lock it. Returns its descriptor. Its path is the last one in `tried`.
+
+    tried: receives each path before anything is created there. Ctrl-C may come at any moment, and
+    the caller then deletes what is there.
+    """
     while True:
         path = unused_path(folder)
-        descriptor = create(path)
+        tried.append(path)
+        try:
+            descriptor = create(path)
+        except FileExistsError:
+            tried.pop()  # it is not ours
+            raise
         # Another process may take it for left over before it is locked. Then start again.
         if not LOCKED or (try_lock(descriptor) is not False and os.path.lexists(path)):
-            return path, descriptor
+            return descriptor
         os.close(descriptor)
 
 

@@ -321,3 +321,14 @@ def test_a_cache_or_log_that_is_not_recognised_is_kept_under_another_name(
     assert (tmp_path / "log.2").read_bytes() == content and not path.exists()
     said = capsys.readouterr().err
     assert re.fullmatch(r"minimtp: [^\n]*log is not a note: it was renamed to log.2\n", said)
+
+
+@pytest.mark.parametrize("make", [temporary.new_file, temporary.new_folder])
+def test_ctrl_c_while_a_temporary_is_made_leaves_nothing_behind(make, tmp_path, monkeypatch):
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporary, "try_lock", interrupted)
+    with pytest.raises(KeyboardInterrupt), make(tmp_path):
+        raise AssertionError("the block must not run")
+    assert [*tmp_path.iterdir()] == []
