@@ -39,7 +39,7 @@ COMMANDS = {
     "doctor": ["doctor"],
 }
 FEW = {"train": (1, 100, 300), "generate": (2, 200)}
-MANY = range(1, 1400, 26)
+MANY = range(1, 1400, 23)
 
 
 def press(moment: int, command: list[str]) -> subprocess.CompletedProcess:
