@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     options.start_from = _loaded(options.start_from, options.device)
     tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
     recipe = chosen_recipe(options, out)
-    _note_unused(options, recipe or Recipe())
+    _note_unused(options, recipe or _recorded_recipe(out) or Recipe())
     start = Start(
         resume=options.resume,
         start_from=options.start_from,
@@ -149,6 +149,13 @@ def _loaded(path: str | None, device: str) -> "str | LoadedRun | None":
     if path is None or checkpoint.exists(path):
         return path
     return minimtp.load(path, device, dequantize=True)
+
+
+def _recorded_recipe(out: str) -> Recipe | None:
+    """Return the recipe of the run that is resumed, or None if it has no checkpoint yet."""
+    from minimtp.training.run import checkpoint
+
+    return checkpoint.read(out, optimizer=False).recipe if checkpoint.exists(out) else None
 
 
 def _recorded_teacher(options: argparse.Namespace, out: str) -> str | None:

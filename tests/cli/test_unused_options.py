@@ -5,6 +5,7 @@ import pytest
 from minimtp.cli import main, make_parser
 from minimtp.cli.parser import given
 from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.run import checkpoint
 from tests.cli.helpers import SMALL, refused
 
 GENERATE = "generate run --prompt roses --max-new-tokens 4".split()
@@ -110,6 +111,15 @@ def test_settings_that_a_resumed_run_has_already_may_be_repeated(run):
         == 0
     )
     assert main("train --out run --resume --context-length 16 --tokens 640".split()) == 0
+
+
+def test_a_resumed_run_is_noted_to_end_where_its_own_recipe_ends(capsys, run):
+    """The step of the run, not of a run with the default settings."""
+    steps = checkpoint.read(run, optimizer=False).recipe.steps
+    assert main(["train", "--out", "run", "--resume", "--stop-at-step", str(steps - 1)]) == 0
+    assert "no effect" not in capsys.readouterr().err
+    assert main(["train", "--out", "run", "--resume", "--stop-at-step", str(steps + 1)]) == 0
+    assert f"the run ends at step {steps} anyway" in capsys.readouterr().err
 
 
 def test_an_option_counts_as_given_if_it_differs_from_its_default():

@@ -188,7 +188,9 @@ def _binary(detail: str) -> NotText:
 def _undecodable(detail: str, candidates: list[tuple[str, bytes]]) -> NotText:
     names = [name.upper() if name.startswith("utf") else name for name, _ in candidates]
     if candidates[0][1]:
-        return NotText(f"not {names[0]}", detail, "its byte order mark says so: repair the file")
+        return NotText(
+            f"not {names[0]}", detail, "repair the file, whose byte order mark says that it is"
+        )
     if len(names) > 1:
         names.sort(key=lambda name: name != "UTF-8")
         return NotText("neither " + " nor ".join(names), detail, "choose another --encoding")

@@ -159,7 +159,7 @@ def test_form_feeds_tabs_and_accents_are_part_of_the_text():
         (
             codecs.BOM_UTF16_LE + "ab".encode("utf-16-le")[:3],
             "gbk",
-            "x is not UTF-16-LE (byte 0x62 at position 4): its byte order mark says so: repair the",
+            "x is not UTF-16-LE (byte 0x62 at position 4): repair the file, whose byte order mark",
         ),
         (
             "Привет, мир\n".encode("utf-16-be"),
