@@ -36,7 +36,7 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         least = "more than" if self.open else "at least"
-        return f"{least} {short(self.low)} and at most {short(self.high)}"
+        return f"{least} {exact(self.low)} and at most {exact(self.high)}"
 
 
 FRACTION = Range(0.0, 1.0)
@@ -73,7 +73,7 @@ def checked(field: dataclasses.Field, value: object) -> Value:
         refuse(name, expected, value)
     if allowed is not None and found not in allowed:
         choice = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
-        raise UserError(f"{name} must be {choice}, not {shown(short(found))}")
+        raise UserError(f"{name} must be {choice}, not {shown(exact(found))}")
     return found
 
 
@@ -99,6 +99,12 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"known are {shown(', '.join(known), 150)}"
         raise UserError(f"unknown {kind} {shown(name)!r}: {hint}")
+
+
+def exact(value: object) -> str:
+    """Return a number with all of its digits, so that a limit and what exceeds it differ."""
+    text = short(value)
+    return text if not isinstance(value, float) or float(text) == value else repr(value)
 
 
 def short(value: object) -> str:

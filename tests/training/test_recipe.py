@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -176,3 +177,23 @@ def test_the_choices_of_the_settings_are_those_of_the_packages_that_implement_th
     assert recipe_module.MASKS == base.MASKS
     assert recipe_module.HEADS == ("none", *HEADS)
     assert recipe_module.PRECISIONS[-2:] == precision.SIXTEEN_BITS
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_limits_in_a_message_are_accepted_and_the_value_in_it_is_not(name):
+    """Digits that are left out must not make them untrue, as in "at most 1, not 1"."""
+    allowed = RANGES[name]
+    whole = kind_of(SETTINGS[name]) is int
+    for limit, outwards in ((allowed.low, -math.inf), (allowed.high, math.inf)):
+        step = 1 if outwards > 0 else -1
+        just_outside = limit + step if whole else math.nextafter(limit, outwards)
+        for value in (just_outside, 1 if allowed.high < 1 else just_outside):
+            with pytest.raises(UserError) as error:
+                Recipe.from_dict({name: value if whole else float(value)})
+            numbers = re.search(
+                r"must be (?:at least|more than) (\S+) and at most (\S+), not (\S+)$",
+                str(error.value),
+            ).groups()
+            low, high, found = map(int if whole else float, numbers)
+            assert high in allowed and found not in allowed
+            assert low in allowed or (allowed.open and low == allowed.low)
