@@ -15,6 +15,7 @@ one form of each value only. What depends on several arguments is checked there.
 
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import operator
@@ -29,6 +30,7 @@ Kind = Callable[[str, Any], Any]
 Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
 
 MAX_QUOTED = 60  # characters of a value in a message
+MAX_PARTS = 1_000_000  # values of a list: an iterable may never end
 
 
 def checked_arguments(
@@ -242,7 +244,12 @@ def several(kind: Kind, *single: type, expected: str) -> Kind:
         is_list = isinstance(value, Iterable) and not isinstance(value, NO_LIST)
         if not is_list or getattr(value, "shape", None) == ():
             refuse(name, expected, value)
-        return [kind(name, part) for part in value]
+        parts = list(itertools.islice(value, MAX_PARTS + 1))
+        if len(parts) > MAX_PARTS:
+            raise UserError(
+                f"{name} has more than {MAX_PARTS:,} values: give {expected} that ends sooner"
+            )
+        return [kind(name, part) for part in parts]
 
     return found
 

@@ -7,6 +7,7 @@ inside, no warning, no text that differs.
 """
 
 import inspect
+import itertools
 import math
 import re
 import warnings
@@ -341,6 +342,14 @@ def test_a_recipe_made_from_anything_but_settings_by_name_is_refused():
             minimtp.Recipe.from_dict(value)
     with pytest.raises(UserError, match="unknown recipe key '5'"):
         minimtp.Recipe.from_dict({5: 1})
+
+
+def test_a_list_that_never_ends_is_refused(run, monkeypatch):
+    monkeypatch.setattr("minimtp.arguments.MAX_PARTS", 1000)
+    with pytest.raises(UserError, match="stop has more than 1,000 values"):
+        minimtp.generate(run, PROMPT, stop=itertools.repeat("a"))
+    with pytest.raises(UserError, match="prompts has more than 1,000 values"):
+        minimtp.Decoder(run).generate_batch(itertools.repeat(PROMPT))
 
 
 def _equal(a, b):
