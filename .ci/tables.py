@@ -35,6 +35,7 @@ RESULTS = ROOT / "data" / "results"
 PAGES = (ROOT / "README.md", RESULTS / "README.md")
 DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-rounds-laptop": "2026-11-24",
+    "compare-quick": "2026-11-29",
     "compare-quick-avx2": "2026-11-23",
     "quality-quick": "2026-11-23",
 }
