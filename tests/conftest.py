@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -21,6 +22,11 @@ from hypothesis import HealthCheck, Phase, settings
 # Tests must not write their measurements to the user's cache folder.
 MEASURED = tempfile.TemporaryDirectory(prefix="minimtp-tests-")
 os.environ["MINIMTP_CACHE"] = MEASURED.name
+
+# A shell starts its background jobs with Ctrl-C ignored, and minimtp respects that. The tests press
+# Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples have no time limit, because the first one may compile kernels and machines are shared.
 # The sequence of examples is fixed, so a failure can be reproduced. `own` returns the same object

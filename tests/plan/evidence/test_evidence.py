@@ -61,7 +61,7 @@ def test_the_committed_comparisons_are_predicted_within_the_stated_errors():
 
 
 def test_the_share_of_drafts_is_found_from_the_counted_tokens():
-    row = validation.read_comparison(RESULTS / "compare-quick.json").by_name["mtp"]
+    row = validation.read_comparison(RESULTS / "compare-laptop.json").by_name["mtp"]
     shares = validation.drafted_shares(row, 0)
     assert shares[0] == 1 and shares == sorted(shares, reverse=True)
     tokens = 1 + sum(s * a for s, a in zip(shares, row.acceptance, strict=True))
