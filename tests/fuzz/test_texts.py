@@ -248,7 +248,9 @@ def test_every_value_of_an_option_is_read_as_given_or_refused_with_the_way_to_wr
     rng, parser = random.Random(20), make_parser()
     names = parser.parse_args(["generate", "run"]).parser.option_names
     for _ in range(LINES):
-        values = ["".join(rng.choices("-=ax1. \n/é", k=rng.randrange(6))) for _ in range(3)]
+        # The text of a prompt may be empty, the name of a file may not.
+        sizes = rng.randrange(6), rng.randrange(6), rng.randrange(1, 6)
+        values = ["".join(rng.choices("-=ax1. \n/é", k=size)) for size in sizes]
         options = [f"--{name}" for name in ("prompt", "stop", "trace")]
         words = [word for pair in zip(options, values, strict=True) for word in pair]
         refused = any(v.partition("=")[0] in names or LOOKS_LIKE_AN_OPTION.match(v) for v in values)
