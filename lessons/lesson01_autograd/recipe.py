@@ -19,6 +19,7 @@ INTRODUCES = (
     "minimtp.engine.ops",
     "minimtp.engine.gradcheck",
     "minimtp.training.settings",
+    "minimtp.training.recipe_checks",
     "minimtp.training.recipe",
     "minimtp.training.presets",
 )

@@ -1,6 +1,6 @@
 """Training: from a recipe and a text to a run folder.
 
-recipe, settings, presets    the settings of a run
+recipe, settings, presets    the settings of a run; recipe_checks finds contradictions
 data/                        tokenizers, corpora, batches, self-generated text
 build                        the model of a recipe
 trainer                      one step; schedule, average and loss_scale belong to it

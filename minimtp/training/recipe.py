@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.arguments import refuse
-from minimtp.errors import UserError
+from minimtp.training.recipe_checks import check_together
 from minimtp.training.settings import (
     FRACTION,
     MOMENTUM,
@@ -162,11 +162,7 @@ class Recipe:
             object.__setattr__(self, "draft_depth", 0 if self.heads == "none" else 7)
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-        self._check_model()
-        if self.quantization == "qat":
-            self._check_grids()
-        self._check_heads()
-        self._check_budget()
+        check_together(self)
 
     @property
     def steps(self) -> int:
@@ -226,123 +222,6 @@ class Recipe:
     def describe(self) -> str:
         """Return the settings for people, one paragraph per group, at most 100 columns wide."""
         return describe(self, HIDDEN_BY_DEFAULT)
-
-    def _check_model(self) -> None:
-        head_dim = self.head_dim or self.hidden_size // self.num_heads
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise UserError(
-                f"hidden_size {self.hidden_size} cannot be divided equally among "
-                f"{self.num_heads} query heads: choose a multiple, or choose head_dim"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads "
-                "equally: choose a divisor"
-            )
-        if head_dim % 2:
-            raise UserError(
-                f"each query head gets {head_dim} numbers, but RoPE rotates pairs: "
-                "choose an even number per head"
-            )
-        if self.tokens_per_sequence > self.context_length:
-            raise UserError(
-                f"sequence_length {self.sequence_length} exceeds context_length "
-                f"{self.context_length}: choose at most that"
-            )
-        if self.rope_scaling != "none":
-            from minimtp.model.rotary import parse_scaling
-
-            parse_scaling(self.rope_scaling)
-
-    def _check_grids(self) -> None:
-        from minimtp.quant.grids import grid_named
-
-        sizes = {"hidden_size": self.hidden_size, "intermediate_size": self.intermediate_size}
-        if self.head_dim is not None:
-            sizes["num_heads * head_dim ="] = self.num_heads * self.head_dim
-        if self.activations == "int8":
-            for name, size in sizes.items():
-                if size % 32:
-                    raise UserError(
-                        f"{name} {size} cannot be quantized in groups of 32: choose a multiple"
-                    )
-        if self.tied_embeddings and self.output_grid not in ("same", self.embedding_grid):
-            raise UserError(
-                f"output_grid {self.output_grid} differs from embedding_grid "
-                f"{self.embedding_grid}, but with tied_embeddings they are one matrix: "
-                "leave out output_grid"
-            )
-        output_grid = self.embedding_grid if self.output_grid == "same" else self.output_grid
-        for name in (self.weight_grid, self.embedding_grid, output_grid, self.head_grid):
-            grid = grid_named(name)
-            for setting_name, size in sizes.items():
-                grid.check_columns((1, size), f"a matrix of {setting_name} {size} columns")
-
-    def _check_heads(self) -> None:
-        if self.heads == "none":
-            self._check_no_heads()
-        elif self.draft_depth == 0:
-            raise UserError(
-                f"heads {self.heads} with draft_depth 0 predict nothing: "
-                "choose at least 1, or heads none"
-            )
-        if self.head_stride > 1 and self.heads != "token_conditioned":
-            raise UserError(
-                f"head_stride {self.head_stride} is possible with token_conditioned heads only: "
-                "other heads look back"
-            )
-        if self.head_stride > self.tokens_per_sequence:
-            raise UserError(
-                f"head_stride {self.head_stride} skips whole windows of {self.tokens_per_sequence} "
-                "tokens: choose a smaller one"
-            )
-        if self.distill_weight > 0 and self.freeze_trunk:
-            raise UserError(
-                "distill_weight trains the trunk, but freeze_trunk keeps it as it is: "
-                "choose one of them"
-            )
-
-    def _check_no_heads(self) -> None:
-        """Raise UserError for a setting that needs prediction heads."""
-        if self.draft_depth > 0:
-            raise UserError(
-                f"draft_depth {self.draft_depth} needs prediction heads: "
-                "choose heads, or leave out draft_depth"
-            )
-        if self.curriculum != "none":
-            raise UserError(
-                f"the {self.curriculum} curriculum needs prediction heads: "
-                "choose heads, or curriculum none"
-            )
-        if self.head_targets == "teacher":
-            raise UserError(
-                "head_targets teacher needs prediction heads: "
-                "choose heads, or leave out head_targets"
-            )
-        if self.freeze_trunk:
-            raise UserError(
-                "freeze_trunk without prediction heads leaves nothing to train: "
-                "choose heads, or leave out freeze_trunk"
-            )
-
-    def _check_budget(self) -> None:
-        warmup, decay = self.warmup_fraction, self.decay_fraction
-        if warmup + decay > 1.0:
-            raise UserError(
-                f"warmup_fraction {warmup:g} and decay_fraction {decay:g} are fractions of the "
-                "same steps: together they must not exceed 1"
-            )
-        if self.steps < 1:
-            raise UserError(
-                f"tokens {self.tokens} do not fill one step of "
-                f"{self.batch_size} x {self.tokens_per_sequence}: "
-                "raise tokens, or lower batch_size or sequence_length"
-            )
-        if self.first_quantized_step == self.steps:
-            raise UserError(
-                f"quantize_from {self.quantize_from:g} never begins to quantize within "
-                f"{self.steps} steps: choose a smaller fraction, or quantization none"
-            )
 
 
 SETTINGS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(Recipe)}

@@ -1,0 +1,138 @@
+"""The settings of a recipe that contradict each other, although each alone is in its range.
+
+Each function takes a Recipe. Its class is not imported, because recipe.py imports this file.
+"""
+
+from typing import Any
+
+from minimtp.errors import UserError
+
+
+def check_together(recipe: Any) -> None:
+    """Raise UserError, which says what to change, if two settings of the recipe contradict."""
+    _check_model(recipe)
+    if recipe.quantization == "qat":
+        _check_grids(recipe)
+    _check_heads(recipe)
+    _check_budget(recipe)
+
+
+def _check_model(recipe: Any) -> None:
+    head_dim = recipe.head_dim or recipe.hidden_size // recipe.num_heads
+    if recipe.head_dim is None and recipe.hidden_size % recipe.num_heads:
+        raise UserError(
+            f"hidden_size {recipe.hidden_size} cannot be divided equally among "
+            f"{recipe.num_heads} query heads: choose a multiple, or choose head_dim"
+        )
+    if recipe.num_heads % recipe.num_kv_heads:
+        raise UserError(
+            f"{recipe.num_heads} query heads cannot share {recipe.num_kv_heads} key/value heads "
+            "equally: choose a divisor"
+        )
+    if head_dim % 2:
+        raise UserError(
+            f"each query head gets {head_dim} numbers, but RoPE rotates pairs: "
+            "choose an even number per head"
+        )
+    if recipe.tokens_per_sequence > recipe.context_length:
+        raise UserError(
+            f"sequence_length {recipe.sequence_length} exceeds context_length "
+            f"{recipe.context_length}: choose at most that"
+        )
+    if recipe.rope_scaling != "none":
+        from minimtp.model.rotary import parse_scaling
+
+        parse_scaling(recipe.rope_scaling)
+
+
+def _check_grids(recipe: Any) -> None:
+    from minimtp.quant.grids import grid_named
+
+    sizes = {"hidden_size": recipe.hidden_size, "intermediate_size": recipe.intermediate_size}
+    if recipe.head_dim is not None:
+        sizes["num_heads * head_dim ="] = recipe.num_heads * recipe.head_dim
+    if recipe.activations == "int8":
+        for name, size in sizes.items():
+            if size % 32:
+                raise UserError(
+                    f"{name} {size} cannot be quantized in groups of 32: choose a multiple"
+                )
+    if recipe.tied_embeddings and recipe.output_grid not in ("same", recipe.embedding_grid):
+        raise UserError(
+            f"output_grid {recipe.output_grid} differs from embedding_grid "
+            f"{recipe.embedding_grid}, but with tied_embeddings they are one matrix: "
+            "leave out output_grid"
+        )
+    output_grid = recipe.embedding_grid if recipe.output_grid == "same" else recipe.output_grid
+    for name in (recipe.weight_grid, recipe.embedding_grid, output_grid, recipe.head_grid):
+        grid = grid_named(name)
+        for setting_name, size in sizes.items():
+            grid.check_columns((1, size), f"a matrix of {setting_name} {size} columns")
+
+
+def _check_heads(recipe: Any) -> None:
+    if recipe.heads == "none":
+        _check_no_heads(recipe)
+    elif recipe.draft_depth == 0:
+        raise UserError(
+            f"heads {recipe.heads} with draft_depth 0 predict nothing: "
+            "choose at least 1, or heads none"
+        )
+    if recipe.head_stride > 1 and recipe.heads != "token_conditioned":
+        raise UserError(
+            f"head_stride {recipe.head_stride} is possible with token_conditioned heads only: "
+            "other heads look back"
+        )
+    if recipe.head_stride > recipe.tokens_per_sequence:
+        raise UserError(
+            f"head_stride {recipe.head_stride} skips whole windows of {recipe.tokens_per_sequence} "
+            "tokens: choose a smaller one"
+        )
+    if recipe.distill_weight > 0 and recipe.freeze_trunk:
+        raise UserError(
+            "distill_weight trains the trunk, but freeze_trunk keeps it as it is: "
+            "choose one of them"
+        )
+
+
+def _check_no_heads(recipe: Any) -> None:
+    """Raise UserError for a setting that needs prediction heads."""
+    if recipe.draft_depth > 0:
+        raise UserError(
+            f"draft_depth {recipe.draft_depth} needs prediction heads: "
+            "choose heads, or leave out draft_depth"
+        )
+    if recipe.curriculum != "none":
+        raise UserError(
+            f"the {recipe.curriculum} curriculum needs prediction heads: "
+            "choose heads, or curriculum none"
+        )
+    if recipe.head_targets == "teacher":
+        raise UserError(
+            "head_targets teacher needs prediction heads: choose heads, or leave out head_targets"
+        )
+    if recipe.freeze_trunk:
+        raise UserError(
+            "freeze_trunk without prediction heads leaves nothing to train: "
+            "choose heads, or leave out freeze_trunk"
+        )
+
+
+def _check_budget(recipe: Any) -> None:
+    warmup, decay = recipe.warmup_fraction, recipe.decay_fraction
+    if warmup + decay > 1.0:
+        raise UserError(
+            f"warmup_fraction {warmup:g} and decay_fraction {decay:g} are fractions of the "
+            "same steps: together they must not exceed 1"
+        )
+    if recipe.steps < 1:
+        raise UserError(
+            f"tokens {recipe.tokens} do not fill one step of "
+            f"{recipe.batch_size} x {recipe.tokens_per_sequence}: "
+            "raise tokens, or lower batch_size or sequence_length"
+        )
+    if recipe.first_quantized_step == recipe.steps:
+        raise UserError(
+            f"quantize_from {recipe.quantize_from:g} never begins to quantize within "
+            f"{recipe.steps} steps: choose a smaller fraction, or quantization none"
+        )
