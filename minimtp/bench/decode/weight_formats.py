@@ -7,7 +7,7 @@ quality` measures the loss of quality. A model that is already packed is not rou
 
 PyTorch decodes the float weights eagerly (../baselines/pytorch). On a GPU it also decodes with the
 forward pass over one token as a CUDA graph, in float32 and in float16. llama.cpp decodes every
-format of the trunk on the CPU (../baselines/llama_cpp.py). Both use our decoding loop, so only the
+format of the trunk on the CPU (../baselines/llama_cpp/). Both use our decoding loop, so only the
 forward pass differs. The report says which baseline is missing and why.
 
 On a GPU decoding normally uses half precision. The float16 format therefore comes first, and the
@@ -26,7 +26,8 @@ from importlib.util import find_spec
 from minimtp.backend import Device, choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
-from minimtp.bench.baselines.llama_cpp import LlamaDecoder
+from minimtp.bench.baselines.llama_cpp.decoder import LlamaDecoder, decoder_of
+from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.baselines.pytorch.decoding import GraphedTorchDecoder, TorchDecoder
 from minimtp.bench.decode.prompts import Sizes
 from minimtp.bench.interleaved import Variant, measure_interleaved
@@ -36,8 +37,9 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.sampling.params import SamplingParams
-from minimtp.errors import UserError
+from minimtp.errors import MeasurementFailed, UserError
 from minimtp.model.matrix import bits_per_weight, weight_bytes
+from minimtp.model.tokenizer import Tokenizer
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.convert import convert
@@ -55,7 +57,7 @@ class Format:
     """One model's weights in one format, ready to decode."""
 
     name: str
-    target: ModelRunner | TorchDecoder | LlamaDecoder
+    target: ModelRunner | TorchDecoder | LlamaDecoder | LlamaProcess
     heads: Drafter | None
     bytes: int  # all weights
     bits: float  # per weight
@@ -118,22 +120,26 @@ def in_torch(loaded: LoadedRun, device: str) -> tuple[list[Format], dict[str, st
 
 
 def in_llama(
-    measured: Mapping[str, LanguageModel], device: str
+    measured: Mapping[str, LanguageModel], tokenizer: Tokenizer, device: str, context: int
 ) -> tuple[list[Format], dict[str, str]]:
-    """Return (the trunks of the models in llama.cpp, why llama.cpp is missing)."""
+    """Return (the trunks of the models in llama.cpp, why llama.cpp is missing).
+
+    context: the number of tokens that llama.cpp's cache holds.
+    """
     if device != "cpu":
         return [], {LLAMA: "is measured on the CPU only"}
-    if find_spec("llama_cpp") is None:
-        return [], {LLAMA: "is not installed; pip install llama-cpp-python to measure it too"}
+    python, _, obstacle = find_llama()
+    if python is None:
+        return [], {LLAMA: obstacle}
     found = []
     try:
         for name, model in measured.items():
-            target = LlamaDecoder.of(model)
+            target = decoder_of(model, tokenizer, context=context)
             size, bits = weight_bytes(model.trunk), bits_per_weight(model.trunk)
             read = bytes_per_pass(model)
             found.append(Format(f"{LLAMA} {name}", target, None, size, bits, read))
     # The library may be incomplete, and some models do not fit a GGUF file.
-    except (ImportError, RuntimeError, OSError, UserError) as error:
+    except (ImportError, RuntimeError, OSError, MeasurementFailed, UserError) as error:
         return [], {LLAMA: f"cannot be measured: {str(error).splitlines()[0]}"}
     return found, {}
 
@@ -168,7 +174,8 @@ def measure_weight_formats(
     measured = models(loaded, device)
     ours = [deployed(name, model) for name, model in measured.items()]
     torch, torch_is_missing = in_torch(loaded, device)
-    llama, llama_is_missing = in_llama(measured, device)
+    context = min(sizes.prompt + sizes.max_new_tokens, loaded.config.context_length)
+    llama, llama_is_missing = in_llama(measured, loaded.tokenizer, device, context)
     compared = variants([*ours, *torch, *llama])
     rows = []
     for temperature in temperatures:

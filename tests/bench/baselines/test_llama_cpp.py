@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minimtp.bench.baselines.llama_cpp import _Functions
+from minimtp.bench.baselines.llama_cpp.session import Functions
 
 NEWEST = {
     "load_model": "llama_model_load_from_file",
@@ -36,17 +36,17 @@ def library(*names):
 
 @pytest.mark.parametrize("names", [NEWEST, OLDEST], ids=["newest", "oldest"])
 def test_each_function_is_found_by_its_name_in_this_version(names):
-    functions = _Functions(library(*names.values()))
+    functions = Functions(library(*names.values()))
     assert {ours: getattr(functions, ours)() for ours in names} == names
 
 
 def test_if_a_version_has_both_names_the_newer_function_is_used():
-    functions = _Functions(library(*OLDEST.values(), *NEWEST.values()))
+    functions = Functions(library(*OLDEST.values(), *NEWEST.values()))
     assert {ours: getattr(functions, ours)() for ours in NEWEST} == NEWEST
 
 
 def test_before_vocabulary_and_memory_existed_the_model_and_the_context_take_their_place():
-    functions = _Functions(library(*OLDEST.values()))
+    functions = Functions(library(*OLDEST.values()))
     assert functions.vocabulary_of("model") == "model"
     assert functions.memory_of("context") == "context"
 
@@ -54,4 +54,4 @@ def test_before_vocabulary_and_memory_existed_the_model_and_the_context_take_the
 def test_if_a_function_has_no_known_name_the_error_lists_the_names_tried():
     names = set(NEWEST.values()) - {"llama_model_free"}
     with pytest.raises(ImportError, match="none of llama_model_free, llama_free_model"):
-        _Functions(library(*names))
+        Functions(library(*names))

@@ -3,13 +3,16 @@
 import importlib.util
 import itertools
 
+from minimtp.bench.baselines.llama_cpp.process import FoundLlama, find_llama
 from minimtp.bench.decode import weight_formats as formats
 from minimtp.errors import UserError
 from minimtp.formats.load import load
+from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.quantize import quantize
 
+BYTES = ByteTokenizer()
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-HAS_LLAMA = importlib.util.find_spec("llama_cpp") is not None
+HAS_LLAMA = find_llama().python is not None
 
 
 def test_every_format_is_measured_next_to_the_baselines_that_are_installed(measured):
@@ -25,14 +28,16 @@ def test_every_format_is_measured_next_to_the_baselines_that_are_installed(measu
     missing |= set() if HAS_TORCH else {"PyTorch"}
     assert set(found["missing"]) == missing
     versions = measured[1]["versions"]
-    assert ("torch" in versions, "llama_cpp" in versions) == (HAS_TORCH, HAS_LLAMA)
+    llama_is_here = importlib.util.find_spec("llama_cpp") is not None
+    assert ("torch" in versions, "llama_cpp" in versions) == (HAS_TORCH, llama_is_here)
 
 
 def test_a_missing_baseline_is_reported_with_the_reason(run, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     assert "not installed" in formats.in_torch(load(run), "cpu")[1]["PyTorch"]
-    assert "not installed" in formats.in_llama({}, "cpu")[1]["llama.cpp"]
-    assert "CPU only" in formats.in_llama({}, "cuda")[1]["llama.cpp"]
+    monkeypatch.setattr(formats, "find_llama", lambda: FoundLlama(None, obstacle="is absent"))
+    assert formats.in_llama({}, BYTES, "cpu", 64)[1]["llama.cpp"] == "is absent"
+    assert "CPU only" in formats.in_llama({}, BYTES, "cuda", 64)[1]["llama.cpp"]
 
 
 def test_on_a_gpu_the_other_formats_are_compared_with_half_precision(run):
@@ -40,12 +45,12 @@ def test_on_a_gpu_the_other_formats_are_compared_with_half_precision(run):
 
 
 def test_a_baseline_that_cannot_decode_the_model_is_missing_with_the_reason(run, monkeypatch):
-    def cannot(model):
+    def cannot(model, tokenizer, context):
         raise UserError("this grid is not a ggml type")
 
-    monkeypatch.setattr(formats, "find_spec", lambda name: name == "llama_cpp")
-    monkeypatch.setattr(formats.LlamaDecoder, "of", cannot)
-    found, missing = formats.in_llama(formats.models(load(run), "cpu"), "cpu")
+    monkeypatch.setattr(formats, "find_llama", lambda: FoundLlama("python"))
+    monkeypatch.setattr(formats, "decoder_of", cannot)
+    found, missing = formats.in_llama(formats.models(load(run), "cpu"), BYTES, "cpu", 64)
     assert found == []
     assert missing["llama.cpp"] == "cannot be measured: this grid is not a ggml type"
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
+from minimtp.bench.baselines.llama_cpp.process import find_llama
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.formats.gguf.writer import write_gguf
@@ -28,8 +29,7 @@ needs_tokenizers = pytest.mark.skipif(
 
 
 needs_llama = pytest.mark.skipif(
-    importlib.util.find_spec("llama_cpp") is None,
-    reason="llama-cpp-python is not installed, so llama.cpp cannot be compared",
+    find_llama().python is None, reason=f"llama.cpp {find_llama().obstacle}"
 )
 
 

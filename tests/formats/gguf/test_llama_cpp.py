@@ -1,5 +1,6 @@
 """llama.cpp computes the same logits, texts and tokens from our GGUF files."""
 
+import importlib.util
 import json
 from types import SimpleNamespace
 
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 import minimtp
 from minimtp.backend import numpy as np
-from minimtp.bench.baselines import llama_cpp as llama_peer
-from minimtp.bench.baselines.llama_cpp import LlamaDecoder
+from minimtp.bench.baselines.llama_cpp import decoder as in_this_process
+from minimtp.bench.baselines.llama_cpp.decoder import LlamaDecoder, decoder_of
+from minimtp.bench.baselines.llama_cpp.process import LlamaProcess
 from minimtp.decode.decoder import deploy
 from minimtp.engine.module import replace_modules
 from minimtp.formats.export import export
@@ -43,7 +45,7 @@ def test_in_full_precision_llama_cpp_computes_the_same_logits_after_any_rollback
 
     So logits may differ by 1e-5 of the largest logit.
     """
-    ours, theirs = deploy(model.trunk)[0], LlamaDecoder.of(model, exact=True)
+    ours, theirs = deploy(model.trunk)[0], decoder_of(model, exact=True)
     assert (theirs.vocabulary_size, theirs.context_length) == (
         ours.vocabulary_size,
         ours.context_length,
@@ -82,7 +84,7 @@ def test_with_a_packed_model_llama_cpp_computes_the_logits_of_the_stored_blocks(
             parameter.data.shape, np.float32
         )
     model = convert(prepare_qat(model, QuantizationSpec(weights=grid, embedding="q8_0")))
-    theirs, ours = LlamaDecoder.of(model, exact=True), deploy(model)[0]
+    theirs, ours = decoder_of(model, exact=True), deploy(model)[0]
     plain = replace_modules(
         model, lambda _, module: AsInGgml(module) if isinstance(module, PackedMatrix) else None
     )
@@ -98,10 +100,12 @@ def test_with_a_packed_model_llama_cpp_computes_the_logits_of_the_stored_blocks(
     assert np.quantile(off[::2], 0.75) < 1e-5
 
 
-@needs_llama
 @needs_gguf
-def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
-    api = llama_peer._library()
+@pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama_cpp is not in this Python"
+)
+def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch, tmp_path):
+    api = in_this_process.library()
     newer = {
         "llama_model_load_from_file",
         "llama_init_from_model",
@@ -130,10 +134,11 @@ def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
         api.llama_get_memory(context_length), *others
     )
     model, tokens = build_model(preset("tiny"), np.random.default_rng(0)), np.arange(9)
+    write_gguf(tmp_path / "model.gguf", model, BYTES, "model")
     found = []
     for library in (api, older):
-        monkeypatch.setattr(llama_peer, "_library", lambda library=library: library)
-        decoder = LlamaDecoder.of(model)
+        monkeypatch.setattr(in_this_process, "library", lambda library=library: library)
+        decoder = LlamaDecoder(tmp_path / "model.gguf")
         decoder.forward(tokens)
         decoder.truncate(4)
         found.append(
@@ -151,7 +156,7 @@ def test_older_names_of_the_llama_cpp_functions_are_supported(monkeypatch):
 def test_llama_cpp_generates_the_same_text(folder):
     for name, tie in (("float", 1e-4), ("qat", 0.03)):
         run = minimtp.load(folder / name)
-        ours, theirs = deploy(run.model)[0], LlamaDecoder.of(run.model, exact=True)
+        ours, theirs = deploy(run.model)[0], decoder_of(run.model, exact=True)
         text = BYTES.encode("roses are").tolist()
         while len(text) < ours.context_length:
             for target in (ours, theirs):
@@ -166,7 +171,7 @@ def test_llama_cpp_generates_the_same_text(folder):
 @needs_gguf
 def test_the_tokenizer_of_llama_cpp_gives_the_same_tokens_for_any_text(folder, tmp_path):
     export(load(folder / "float"), tmp_path / "model.gguf")
-    llama = LlamaDecoder(tmp_path / "model.gguf")
+    llama = LlamaProcess(tmp_path / "model.gguf")
     assert [llama.piece(token) for token in range(256)] == [bytes([token]) for token in range(256)]
     assert llama.piece(BYTES.end_token) == b""
 
@@ -201,4 +206,4 @@ def bpe_in_llama(bpe, tmp_path_factory):
     path = tmp_path_factory.mktemp("bpe") / "model.gguf"
     recipe = preset("tiny", vocabulary_size=tokenizer.vocabulary_size)
     write_gguf(path, build_model(recipe, np.random.default_rng(0)), tokenizer, "bpe")
-    return tokenizer, LlamaDecoder(path)
+    return tokenizer, LlamaProcess(path)
