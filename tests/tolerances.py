@@ -60,6 +60,9 @@ KERNELS = {
     "soft_cross_entropy_backward": Tolerance(
         64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
     ),
+    "mixed_cross_entropy": Tolerance(
+        64 * ROUNDING, "as cross_entropy, and an expectation of differences of logarithms"
+    ),
     "embedding_backward": Tolerance(8 * ROUNDING, "several gradients added into one row"),
     "adamw": Tolerance(8 * ROUNDING, "a dozen operations on numbers that are not far apart"),
     "cached_attention": Tolerance(64 * ROUNDING, "a softmax, and the sum of the values by it"),

@@ -15,18 +15,20 @@ QUERIES = 64  # queries that attention processes together
 
 
 class LinearMatMul(Op):
-    """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows."""
+    """y = x Wᵀ for x (..., K) and W (N, K). Then dx = dy W and dW = dyᵀ x, summed over all rows.
+    Only the gradients that are needed are computed.
+    """
 
     def forward(self, x: Array, weight: Array) -> Array:
         self.shape = x.shape
         self.x, self.weight = operand(x.reshape(-1, x.shape[-1])), operand(weight)  # (M, K), (N, K)
         return matmul(self.x, self.weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
-    def backward(self, gradient: Array) -> tuple[Array, Array]:
+    def backward(self, gradient: Array) -> tuple[Array | None, Array | None]:
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
-        return matmul(rows, self.weight).reshape(self.shape), matmul(
-            rows.T, self.x
-        )  # (..., K), (N, K)
+        x, weight = self.inputs
+        dx = matmul(rows, self.weight).reshape(self.shape) if x.requires_grad else None  # (..., K)
+        return dx, matmul(rows.T, self.x) if weight.requires_grad else None  # (N, K)
 
 
 class EmbeddingLookup(Op):

@@ -3,13 +3,13 @@ at a time.
 
     L = L_0 + sum_{k=1..K} w_k L_k,       L_k = mean over rows of -log p_k(token i+1+k)
 
-**Memory.** The logits of one head are (B, T, V), usually the largest array of a training step. The
-logits of all K+1 outputs together would take more memory than the trunk. Therefore each loss is
-differentiated with respect to its head's state as soon as it is computed, and its logits are freed.
-One backward pass then takes the gradients of all states through the heads and the trunk.
-Independent heads do not wait for this pass: each one is finished before the next begins, as in
-Gloeckle et al. 2024, section 2. With a vocabulary so large that even the logits of one head would
-fill the memory, the windows of a batch are processed in several parts.
+**Memory.** The logits of one output are (B, T, V), with a real vocabulary by far the largest array
+of a training step. Therefore each loss is differentiated with respect to its state as soon as it is
+computed, and in chunks of rows (output_loss.py). One backward pass then takes the gradients of all
+states through the heads and the trunk. Independent heads do not wait for this pass: each one is
+finished before the next begins, as in Gloeckle et al. 2024, section 2. What the trunk's layers keep
+for their backward pass grows with the batch, too. If it would fill the memory, the windows of a
+batch are processed in several parts.
 
 **Subset of positions.** A head learns nearly the same from neighbouring positions. A head that does
 not need other positions can therefore be trained at every n-th position, which divides its training
@@ -33,19 +33,19 @@ probability for every token at every position.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice, repeat
 
-from minimtp import kernels
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.fused import CrossEntropy, SoftCrossEntropy
+from minimtp.engine.fused import CrossEntropy
 from minimtp.engine.module import frozen
 from minimtp.engine.tensor import Tensor, backpropagate, no_grad
+from minimtp.model.output_loss import Guide, output_loss
 from minimtp.model.transformer import LanguageModel
 
 ALL = slice(None)
-LOGITS_IN_TRAINING = 1 << 26  # numbers in the logits of one head in training: 256 MB
+# Numbers that the layers of the trunk keep for their backward pass: 1 GB, on a GPU 32 GB.
+KEPT_NUMBERS, KEPT_ON_GPU = 1 << 28, 1 << 33
 LOGITS_AT_ONCE = 1 << 22  # numbers in a slice of logits if nothing is differentiated: 16 MB
 
 
@@ -77,7 +77,7 @@ def accumulate_gradients(
     that was skipped.
     """
     length = tokens.shape[1] - 1 - model.depth
-    at_once = max(1, LOGITS_IN_TRAINING // (length * model.config.vocabulary_size))
+    at_once = _windows_at_once(model, length, tokens)
     if len(tokens) > at_once:
         total = np.zeros(1 + model.depth)
         for start in range(0, len(tokens), at_once):
@@ -101,31 +101,34 @@ def accumulate_gradients(
     weight = scale if trunk_learns else 0.0
     hidden = model.hidden(inputs)  # (B, T, D)
     leaf = Tensor(hidden.data, requires_grad=True)  # collects the gradient for the trunk's state
-    text_loss = _loss_at(
-        model, hidden.data, _targets(tokens, 0, length), weight * (1.0 - distill_weight)
+    guide = None
+    if teacher is not None and weight * distill_weight:
+        with no_grad():
+            guide = Guide(_rows(teacher.hidden(inputs).data), teacher.logits)
+    text_loss = output_loss(
+        model.logits,
+        model.config.vocabulary_size,
+        hidden.data,
+        _targets(tokens, 0, length),
+        weight * (1.0 - distill_weight),
+        guide,
+        weight * distill_weight,
     )
     losses[0], leaf.grad = text_loss.nats, text_loss.gradient
-    if teacher is not None and weight * distill_weight:
-        leaf.grad += _distillation_gradient(
-            model, teacher, inputs, hidden.data, weight * distill_weight
-        )
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
-            distributions: Iterator[Array | None] = repeat(None)
+            guides: Iterator[Guide | None] = repeat(None)
             if head_targets == "trunk":
-                logits = text_loss.logits.reshape(*inputs.shape, -1)  # (B, T, V)
-                distributions = _trunk_distributions(logits, tokens, head_positions)
+                guides = _trunk_guides(model, hidden.data, head_positions)
             elif head_targets == "teacher":
-                distributions = _teacher_distributions(
-                    teacher, tokens, length, model.depth, head_positions
-                )
+                guides = _teacher_guides(teacher, tokens, length, model.depth, head_positions)
             losses[1:] = _accumulate_in_heads(
                 model,
                 hidden.detach() if detached else leaf,
                 tokens,
                 np.asarray(head_weights) * scale,
                 head_positions,
-                distributions,
+                guides,
             )
     if trunk_learns:
         hidden.backward(leaf.grad)
@@ -138,15 +141,14 @@ def _accumulate_in_heads(
     tokens: Array,
     weights: np.ndarray,
     positions: slice,
-    distributions: Iterator[Array | None],
+    guides: Iterator[Guide | None],
 ) -> list[Array | None]:
     """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T,
     D). Return L_1, ..., L_K.
 
-    distributions: for each head in turn, its target distributions (B*n, V), or None for the tokens
-    of the text.
+    guides: for each head in turn, what its B*n rows follow, or None for the tokens of the text.
     """
-    length = hidden.shape[1]
+    length, width = hidden.shape[1], model.config.vocabulary_size
     losses: list[Array | None] = [None] * model.depth
     if positions.indices(length) != (0, length, 1):
         hidden = hidden[:, positions]  # (B, n, D)
@@ -154,7 +156,9 @@ def _accumulate_in_heads(
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)  # (B*n,)
-        loss = _loss_at(model, state.data, targets, float(weights[k - 1]), next(distributions))
+        guide, weight = next(guides), float(weights[k - 1])
+        of_text, of_guide = (weight, 0.0) if guide is None else (0.0, weight)
+        loss = output_loss(model.logits, width, state.data, targets, of_text, guide, of_guide)
         losses[k - 1] = loss.nats
         if model.heads.independent:
             state.backward(loss.gradient)
@@ -242,88 +246,45 @@ def _to_host(losses: list[Array | None]) -> np.ndarray:
     return result
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """The loss of one output at B*T rows."""
-
-    nats: Array  # (), the mean on the text. Stays on the device, so the host does not wait
-    gradient: Array  # (B, T, D), with respect to the state
-    logits: Array  # (B*T, V)
+def _rows(states: Array) -> Array:
+    """(B, T, D) -> (B*T, D)."""
+    return states.reshape(-1, states.shape[-1])
 
 
-def _loss_at(
-    model: LanguageModel,
-    state: Array,
-    targets: Array,
-    weight: float,
-    distribution: Array | None = None,
-) -> _Loss:
-    """Compute the loss of the output at `state` (B, T, D), and `weight` times its gradient. Add the
-    gradient for the output's parameters to their `.grad`.
+def _windows_at_once(model: LanguageModel, length: int, like: Array) -> int:
+    """Return how many windows of `length` tokens are processed together.
 
-    targets: (B*T,) tokens. distribution: (B*T, V). If given, the gradient is computed for these
-    targets instead of the tokens.
+    like: an array of their device.
     """
-    leaf = Tensor(state, requires_grad=True)
-    logits = model.logits(leaf).reshape(targets.size, -1)  # (B*T, V)
-    if distribution is None:
-        losses = CrossEntropy(targets).apply(logits)  # (B*T,)
-        nats = losses.data
-    else:
-        losses = SoftCrossEntropy(distribution).apply(logits)
-        nats = CrossEntropy(targets).forward(logits.data)
-    xp, mean = array_module(state), nats.mean()
-    if weight == 0.0:
-        return _Loss(mean, xp.zeros_like(state), logits.data)
-    losses.backward(xp.full_like(losses.data, weight / targets.size))
-    return _Loss(mean, leaf.grad, logits.data)
+    config = model.config
+    kv_size, queries = config.num_kv_heads * config.head_dim, config.num_heads * config.head_dim
+    # Inputs of norms and matrices, gates, rotated queries, keys and values, causal probabilities.
+    block = 4 * config.hidden_size + 3 * config.intermediate_size + 3 * queries + 2 * kv_size
+    kept = config.num_layers * (block + config.num_heads * (length // 2 + 1)) * length
+    limit = KEPT_NUMBERS if array_module(like) is np else KEPT_ON_GPU
+    return max(1, limit // kept)
 
 
-def _trunk_distributions(logits: Array, tokens: Array, positions: slice) -> Iterator[Array]:
-    """For k = 1..K yield (B*n, V): the trunk's distributions k positions later. Beyond the window,
-    yield the token of the text as a one-hot distribution.
+def _trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:
+    """For k = 1..K yield the trunk's distributions k positions later, (B*n, V). Beyond the window
+    there are none.
 
-    logits (B, T, V) are overwritten.
+    hidden: (B, T, D), the trunk's states.
     """
-    xp, length = array_module(logits), logits.shape[1]
-    flat = logits.reshape(-1, logits.shape[-1])  # a view
-    inside = kernels.for_array(flat).softmax_rows(flat).reshape(logits.shape)  # (B, T, V)
-    one_hot = tokens[:, length + 1 :, None] == xp.arange(inside.shape[-1])  # (B, K, V)
-    distributions = xp.concatenate([inside, one_hot.astype(inside.dtype)], axis=1)  # (B, T + K, V)
-    for k in range(1, tokens.shape[1] - length):
-        later = distributions[:, k : length + k][:, positions]  # (B, n, V)
-        yield later.reshape(-1, distributions.shape[-1])
+    xp, (batch, length, _) = array_module(hidden), hidden.shape
+    for k in range(1, model.depth + 1):
+        later = k + xp.arange(length)[positions]  # (n,)
+        states = hidden[:, xp.minimum(later, length - 1)]  # (B, n, D)
+        yield Guide(_rows(states), model.logits, xp.tile(later < length, batch))
 
 
-def _teacher_distributions(
+def _teacher_guides(
     teacher: LanguageModel, tokens: Array, length: int, depth: int, positions: slice
-) -> Iterator[Array]:
-    """For k = 1..K yield (B*n, V): the distributions of the teacher's head k."""
+) -> Iterator[Guide]:
+    """For k = 1..K yield the distributions of the teacher's head k, (B*n, V)."""
     with no_grad():
         hidden = teacher.hidden(tokens[:, :length])[:, positions]  # (B, n, D)
         following = following_tokens(tokens, depth)[:, positions]  # (B, n, K)
         states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
     for state in states:  # (B, n, D)
-        with no_grad():
-            logits = teacher.logits(state).data
-        flat = logits.reshape(-1, logits.shape[-1])
-        yield kernels.for_array(flat).softmax_rows(flat)
-
-
-def _distillation_gradient(
-    model: LanguageModel, teacher: LanguageModel, inputs: Array, state: Array, weight: float
-) -> Array:
-    """Return weight times the gradient of the mean divergence from the teacher, with respect to
-    `state` (B, T, D).
-
-    Adds the gradient for the output's parameters to their `.grad`.
-    """
-    xp = array_module(state)
-    with no_grad():
-        logits = teacher.logits(teacher.hidden(inputs)).data
-    flat = logits.reshape(-1, logits.shape[-1])
-    distribution = kernels.for_array(flat).softmax_rows(flat)  # (B*T, V)
-    leaf = Tensor(state, requires_grad=True)
-    losses = SoftCrossEntropy(distribution).apply(model.logits(leaf).reshape(*distribution.shape))
-    losses.backward(xp.full_like(losses.data, weight / len(distribution)))
-    return leaf.grad
+        yield Guide(_rows(state.data), teacher.logits)

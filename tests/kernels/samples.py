@@ -39,6 +39,10 @@ def samples(rng):
         "softmax_rows": (4 * x,),
         "soft_cross_entropy": (4 * x, distributions),
         "soft_cross_entropy_backward": (4 * x, distributions, log_sum_exp, grad[:, 0].copy()),
+        "mixed_cross_entropy": (
+            4 * x, targets, grad[:, 0].copy(), normal(rng, rows, width, spread=4),
+            grad[:, -1].copy(),
+        ),
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),
         "adamw": (*normal(rng, 2, width), *moments, mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7),
         "cached_attention": (
@@ -67,7 +71,7 @@ def terms(name, arguments):
         # grad - grad * s, and grad * (candidate - state) * (s - s²)
         grad, state, gate_candidate = largest
         return grad * max(1, state + gate_candidate)
-    if name in ("cross_entropy", "soft_cross_entropy"):
+    if name in ("cross_entropy", "soft_cross_entropy", "mixed_cross_entropy"):
         # log(sum) + max - logit; log turns a relative error into an absolute one
         return max(1, largest[0])
     position = {

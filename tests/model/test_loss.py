@@ -1,6 +1,7 @@
 """Gradients of the multi-token loss, for every kind of training target."""
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -246,13 +247,45 @@ def test_a_batch_in_several_parts_has_the_losses_and_gradients_of_the_whole_batc
 ):
     text, weights, teacher = tokens(5, 9), np.array([0.5, 0.3, 0.2]), build(kind, seed=5)
     results = []
-    for numbers in (1 << 26, 2 * 9 * SHAPE.vocabulary_size):  # parts of 5, then of 2, 2 and 1
-        monkeypatch.setattr("minimtp.model.loss.LOGITS_IN_TRAINING", numbers)
+    for windows, logits in ((5, 1 << 26), (2, 1 << 26), (5, 4 * SHAPE.vocabulary_size)):
+        monkeypatch.setattr("minimtp.model.loss._windows_at_once", lambda *_, count=windows: count)
+        monkeypatch.setattr("minimtp.model.output_loss.LOGITS_IN_TRAINING", logits)
         model = build(kind)
         losses = accumulate_gradients(
             model, text, weights[: model.depth], 0.7, head_targets=targets, teacher=teacher,
             distill_weight=0.4,
         )  # fmt: skip
         results.append([losses, *(parameter.grad for parameter in model.parameters())])
-    for whole, parts in zip(*results, strict=True):
+    for whole, parts, chunks in zip(*results, strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(chunks, whole, rtol=1e-10, atol=1e-13)
+
+
+def test_a_frozen_output_gets_no_gradient_and_the_states_get_the_same_one():
+    learning, constant, text = build(), build(), tokens(2, 9)
+    constant.embedding.weight.requires_grad = False
+    for model in (learning, constant):
+        accumulate_gradients(model, text, np.zeros(0))
+    assert constant.embedding.weight.grad is None and learning.embedding.weight.grad.any()
+    for a, b in zip(learning.blocks[0].parameters(), constant.blocks[0].parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad)
+
+
+def test_the_logits_of_a_large_vocabulary_never_exist_all_at_once(monkeypatch):
+    size, rows = 4096, 128
+    shape = replace(SHAPE, vocabulary_size=size, context_length=rows, hidden_size=8)
+    student, teacher = (Transformer(shape, np.random.default_rng(seed)) for seed in (0, 1))
+    flat = FlatParameters(student)
+    text = np.random.default_rng(2).integers(0, size, (1, rows + 1))
+
+    def distill():
+        accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=0.5)
+
+    monkeypatch.setattr("minimtp.model.output_loss.LOGITS_IN_TRAINING", 8 * size)
+    distill()  # compiles the kernels
+    tracemalloc.start()
+    distill()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * rows * size  # bytes of the logits of one of the models
+    assert flat.gradients.any()

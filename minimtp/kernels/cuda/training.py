@@ -3,6 +3,7 @@ name for each.
 """
 
 from minimtp.backend import Array, array_module, is_array, numpy
+from minimtp.kernels import plain
 from minimtp.kernels.cuda.source import blocks_for, in_place, launch, whole
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
@@ -166,6 +167,14 @@ def cross_entropy_backward(logits, targets, log_sum_exp, grad):
     arguments = logits, targets, log_sum_exp, grad, vocabulary, result
     launch("loss", "cross_entropy_backward", (rows,), row_threads(vocabulary), *arguments)
     return result
+
+
+def mixed_cross_entropy(logits, targets, text_grad, guide, guide_grad):
+    if guide is not None:
+        return plain.mixed_cross_entropy(logits, targets, text_grad, guide, guide_grad)
+    losses, log_sum_exp = cross_entropy(logits, targets)
+    logits[...] = cross_entropy_backward(logits, targets, log_sum_exp, text_grad)
+    return losses, array_module(logits).zeros_like(losses)
 
 
 def embedding_backward(grad, tokens, out):

@@ -48,6 +48,7 @@ from minimtp.kernels.plain.gates import gated_update, gated_update_backward, swi
 from minimtp.kernels.plain.loss import (
     cross_entropy,
     cross_entropy_backward,
+    mixed_cross_entropy,
     soft_cross_entropy,
     soft_cross_entropy_backward,
     softmax_rows,
@@ -79,7 +80,7 @@ __all__ = [
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "gated_draft", "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "matmul",
+    "gated_update", "gated_update_backward", "linear", "matmul", "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",

@@ -56,3 +56,27 @@ def soft_cross_entropy_backward(
     """Gradient of `soft_cross_entropy`: grad (N,) -> (softmax - p) * grad, (N, V)."""
     softmax = array_module(logits).exp(logits - log_sum_exp[:, None])
     return (softmax - targets) * grad[:, None]
+
+
+def mixed_cross_entropy(
+    logits: Array, targets: Array, text_grad: Array, guide: Array | None, guide_grad: Array
+) -> tuple[Array, Array]:
+    """Two losses at once, and their gradient IN PLACE of the logits, which take most of the memory.
+
+    logits (N, V), overwritten. targets (N,) int64, -1 is ignored. guide (N, V): the logits of a
+    model to follow, or None. text_grad, guide_grad (N,): the gradients of both losses.
+
+    Returns the cross-entropy with the targets (N,), and the divergence from the guide (N,), sum_v
+    q_v (log q_v - log softmax_v) with q = softmax(guide), both in nats. The logits become
+    text_grad (softmax - one-hot) + guide_grad (softmax - q).
+    """
+    losses, log_sum_exp = cross_entropy(logits, targets)
+    gradient = cross_entropy_backward(logits, targets, log_sum_exp, text_grad)
+    divergences = array_module(logits).zeros_like(losses)
+    if guide is not None:
+        log_q = guide - cross_entropy(guide, targets)[1][:, None]
+        q = array_module(logits).exp(log_q)
+        divergences = (q * (log_q - (logits - log_sum_exp[:, None]))).sum(axis=-1)
+        gradient += soft_cross_entropy_backward(logits, q, log_sum_exp, guide_grad)
+    logits[...] = gradient
+    return losses, divergences

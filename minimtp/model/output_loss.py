@@ -1,0 +1,118 @@
+"""The loss of one output, and its gradient, with the logits of only a few rows in memory at a time.
+
+The logits of a batch are (rows, V). With the 49,152 tokens of a real vocabulary they are 80 times
+larger than the states that they come from, and each further array of this size costs as much again:
+the softmax, its gradient, the logits of a model to follow. Therefore the rows are processed in
+chunks. In each chunk,
+
+    logits = output(states)              one product
+    guide's logits                       one product, if the output follows a model
+    losses; logits <- their gradient     one pass, in place (kernels/plain/loss.py)
+    states' and output's gradients       two products, or one if the output is frozen
+
+so a chunk keeps one or two arrays of at most LOGITS_IN_TRAINING numbers, and no product is computed
+twice.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
+
+from minimtp import kernels
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Tensor, no_grad
+
+LOGITS_IN_TRAINING = 25 << 20  # numbers in a chunk of logits: 100 MB
+LOGITS_ON_GPU = 1 << 26  # the same on a GPU, which needs larger products: 256 MB
+
+Output = Callable[[Tensor], Tensor]  # states (N, D) -> logits (N, V)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The distributions that an output follows: softmax(output(states)), one for each row.
+
+    states: (N, D). followed: (N,) bool: the rows that have a distribution. At the others, the
+    output follows the text. None: all rows have one.
+    """
+
+    states: Array
+    output: Output
+    followed: Array | None = None
+
+    def logits(self, rows: slice) -> Array:
+        """Return the logits (M, V) of some rows, without recording operations."""
+        with no_grad():
+            return self.output(Tensor(self.states[rows])).data
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """The losses of one output. nats, divergence: (), the means of the cross-entropy with the text
+    and of the divergence from the guide. They stay on the device, so the host does not wait.
+    gradient: with respect to the state.
+    """
+
+    nats: Array
+    divergence: Array
+    gradient: Array
+
+
+def output_loss(
+    output: Output,
+    width: int,
+    state: Array,
+    targets: Array,
+    text_weight: float,
+    guide: Guide | None = None,
+    guide_weight: float = 0.0,
+) -> OutputLoss:
+    """Compute the loss of an output at `state` (..., D), N rows, and the gradient of
+
+        text_weight * mean cross-entropy with the text + guide_weight * mean divergence from guide
+
+    Add the gradient for the output's parameters to their `.grad`.
+
+    width: V, the number of logits of a row. targets: (N,) tokens of the text.
+    """
+    xp = array_module(state)
+    flat = state.reshape(-1, state.shape[-1])  # (N, D)
+    text = xp.full(len(flat), text_weight / len(flat), flat.dtype)
+    guided = xp.full(len(flat), guide_weight / len(flat), flat.dtype)
+    if guide is not None and guide.followed is not None:
+        text, guided = text + guided * ~guide.followed, guided * guide.followed
+    gradient = xp.zeros_like(flat)
+    losses, divergences = [], []
+    for rows in chunks(len(flat), width, xp):
+        if text_weight or guide_weight:
+            part = Tensor(flat[rows], requires_grad=True)
+            logits = output(part)  # (M, V)
+            nats, divergence = kernels.for_array(logits.data).mixed_cross_entropy(
+                logits.data,
+                targets[rows],
+                text[rows],
+                guide.logits(rows) if guide is not None and guide_weight else None,
+                guided[rows],
+            )
+            logits.backward(logits.data)
+            gradient[rows] = part.grad
+        else:
+            with no_grad():
+                logits = output(Tensor(flat[rows])).data
+            nats, _ = kernels.for_array(logits).cross_entropy(logits, targets[rows])
+            divergence = xp.zeros_like(nats)
+        losses.append(nats)
+        divergences.append(divergence)
+        del logits  # before the next chunk's
+    means = [xp.concatenate(each).mean() for each in (losses, divergences)]
+    return OutputLoss(*means, gradient.reshape(state.shape))
+
+
+def chunks(rows: int, width: int, xp: ModuleType = np) -> Iterator[slice]:
+    """Yield slices of about the same size, with at most LOGITS_IN_TRAINING logits each."""
+    limit = LOGITS_IN_TRAINING if xp is np else LOGITS_ON_GPU
+    count = -(-rows * width // limit)
+    ends = [rows * i // count for i in range(count + 1)]
+    yield from (slice(a, b) for a, b in pairwise(ends) if b > a)
