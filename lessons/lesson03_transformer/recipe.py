@@ -10,6 +10,7 @@ INTRODUCES = (
     "minimtp.model.transformer",
     "minimtp.model.loaded",
     "minimtp.model.loss",
+    "minimtp.model.output_loss",
     "minimtp.training.data.batches",
     "minimtp.training.build",
     "minimtp.training.evaluate",
