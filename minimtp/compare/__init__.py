@@ -26,4 +26,5 @@ A comparison can be interrupted: the same command resumes it.
     claims.py           published claims, compared with the measurements
     report.py           the tables
     plot.py             the figure
+    pretrained/         the comparison on a pretrained model
 """

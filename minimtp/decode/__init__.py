@@ -19,7 +19,8 @@ The path of a prompt to a verified round:
 
 Around it: managed_drafter.py (checks, stops, pauses and timing around a drafter), tree_round.py
 (rounds whose drafts are trees), policy/ (how far to draft), sampling.py and logits_processors.py
-(from logits to probabilities), stopping.py, statistics.py, batch.py (several texts), target.py (the
-interface of the model), model_runner.py with cache.py (a trained model as a target), and display/
-(accepted and rejected tokens in a terminal or on a web page).
+(from logits to probabilities), stopping.py, statistics.py, batch.py (several texts), batched/ (many
+texts at once, for training data), target.py (the interface of the model), model_runner.py with
+cache.py (a trained model as a target), and display/ (accepted and rejected tokens in a terminal or
+on a web page).
 """

@@ -11,6 +11,7 @@ tokenizer_content.py  the form of its files, and settings that would change the 
 spellings.py          how names of tokens spell text
 document_tokens.py    the tokens of the documents
 corpus.py             the tokens, split into training and validation
+token_corpus.py       the same from ready tokens
 batches.py            the batches of a run
 self_generated.py     text that a model generates to train its heads on
 """

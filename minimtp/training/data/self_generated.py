@@ -12,7 +12,7 @@ the distribution of the samples.
 The text is kept in the run folder as ordinary text files, and a resumed run reads it again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,6 +29,7 @@ from minimtp.training.data.corpus import Corpus
 FOLDER = "self-generated"
 MAX_LENGTH = 2048  # tokens per text; many short texts are more varied than a few long ones
 PROMPT_SHARE = 8  # a prompt is one eighth of a text
+MIN_DISTINCT = 0.35  # of the 4-grams
 MARK = ".minimtp-text"  # shows that minimtp made the folder
 TEXT = FileKind("a generated text")
 FILE_SIZE = 1 << 16  # characters
@@ -93,6 +94,15 @@ def _texts(
         count = len(list(generation))
         yield _readable(loaded.tokenizer.decode(generation.tokens)), count
         number += 1
+
+
+def is_repetitive(tokens: Sequence[int]) -> bool:
+    """Return whether a text runs in a loop: fewer than 35 % of its 4-grams are distinct.
+
+    Small models fall into loops. Heads that learn from them predict loops.
+    """
+    grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
+    return len(set(grams)) < MIN_DISTINCT * len(grams)
 
 
 def _readable(text: str) -> str:

