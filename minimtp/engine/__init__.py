@@ -5,7 +5,7 @@ Files:
     tensor.py     Tensor, Op, and the backward pass
     ops.py        the elementary operations, and Tensor's operators
     fused.py      the operations a language model needs
-    precision.py  matmul in fewer bits on a GPU
+    precision.py  matmul in fewer bits
     module.py     models as trees of modules
     flat.py       all parameters in one array
     optim.py      AdamW

@@ -1,15 +1,19 @@
 """The precision of the matrix products in a training step: float32, or fewer bits, with which a GPU
-is much faster.
+is much faster, and many CPUs are twice as fast.
 
     float32     24 bits, as everywhere else
     tf32        float32 arrays; the GPU's tensor cores use 11 bits of each number
-    bfloat16    operands rounded to 8 bits, with float32's range
+    bfloat16    operands rounded to 8 bits, with float32's range; also on the CPU
     float16     operands rounded to 11 bits; numbers below 6e-8 become 0, so losses are scaled up
                 (training/loss_scale.py)
 
 Only the operands of matrix products are rounded. Everything else is float32: sums, results, master
 weights, moments, norms, softmax, losses. With bfloat16 and float16, products with weights use 16
-bits and products inside attention use TF32.
+bits, and products inside attention use TF32 on a GPU and float32 on the CPU.
+
+Every CPU can train in bfloat16, so a run can continue on another machine. It is faster only with
+the instructions of AVX-512 BF16 (`kernels/cpu/matrices/bfloat16.py`). Other processors round the
+same operands and multiply them in float32.
 
 A product takes two steps, so that each operand is rounded once and stored in 16 bits for the
 backward pass:
@@ -20,25 +24,27 @@ Only training uses fewer bits, within `matmul_precision`. Evaluation and decodin
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from minimtp import kernels
-from minimtp.backend import Array, Device
+from minimtp.backend import Array, Device, array_module
+from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 
 SIXTEEN_BITS = ("bfloat16", "float16")
 FIRST_WITH_TF32 = 80  # compute capability, times ten
 
-_chosen = "float32"  # for the whole process: only GPUs use others, and on a GPU one thread trains
+_chosen = "float32"  # for the whole process, because the shards of a batch are threads
 
 
 def require(precision: str, device: Device) -> None:
     """Raise UserError if the device does not support the precision."""
-    if precision == "float32":
+    if precision == "float32" or (precision == "bfloat16" and device.name == "cpu"):
         return
     if device.name == "cpu":
         raise UserError(
-            f"precision {precision} needs a GPU: use --device cuda, or precision float32"
+            f"precision {precision} needs a GPU: use --device cuda,"
+            " or precision bfloat16 or float32"
         )
     if precision != "float16" and int(device.xp.cuda.Device().compute_capability) < FIRST_WITH_TF32:
         raise UserError(
@@ -57,19 +63,39 @@ def matmul_precision(precision: str, device: Device) -> Iterator[None]:
         yield
         return
     require(precision, device)
-    from minimtp.kernels.cuda import gemm
-
     before, _chosen = _chosen, precision
     try:
-        with gemm.tf32(device.xp):
+        with _attention_precision(device):
             yield
     finally:
         _chosen = before
 
 
+def _attention_precision(device: Device) -> AbstractContextManager[None]:
+    if device.name == "cpu":
+        return nullcontext()
+    from minimtp.kernels.cuda import gemm
+
+    return gemm.tf32(device.xp)
+
+
+def describe(precision: str, device: Device) -> str:
+    """Return how a device computes in this precision, for reports."""
+    if precision != "bfloat16" or device.name != "cpu":
+        return precision
+    if kernels.multiplies_bfloat16():
+        return "bfloat16: matrix products by AVX-512 BF16, everything else in float32"
+    return (
+        "bfloat16: operands are rounded, but this is not faster than float32, because there are no "
+        "compiled kernels with AVX-512 BF16 here"
+    )
+
+
 def operand(x: Array) -> Array:
     """Return x (M, K) as an operand of `matmul`, rounded to 16 bits if the precision has 16."""
     if _chosen in SIXTEEN_BITS and x.dtype.char == "f":
+        if array_module(x) is np:
+            return kernels.for_array(x).to_bfloat16(x)
         from minimtp.kernels.cuda import gemm
 
         return gemm.rounded(x, _chosen)
@@ -77,9 +103,15 @@ def operand(x: Array) -> Array:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """Return a @ b for operands a (M, K) and b (K, N): (M, N), float32 for 16-bit operands."""
+    """Return a @ b for operands a (M, K) and b (K, N): (M, N), float32 for 16-bit operands.
+
+    16-bit operands are float16 numbers, or bfloat16 numbers stored as uint16.
+    """
     if _chosen == "float32" or a.dtype.char == "d":
         return kernels.for_array(a).matmul(a, b)
+    if array_module(a) is np:
+        kernel = kernels.for_array(a)
+        return (kernel.matmul_bfloat16 if a.dtype.char == "H" else kernel.matmul)(a, b)
     from minimtp.kernels.cuda import gemm
 
     return gemm.multiply(a, b)

@@ -148,7 +148,7 @@ class Recipe:
     max_gradient_norm: float = setting("training", 1.0, Range(0.0, 1e9),
         "norm to which larger gradients are clipped (0: no clipping)")
     precision: str = setting("training", "float32", PRECISIONS,
-        "precision of matrix multiplications in training, on a GPU")
+        "precision of matrix multiplications in training (tf32 and float16: GPU only)")
     seed: int = setting("training", 0, Range(0, 2**63 - 1),
         "seed of the initial weights and of the order of the batches")
     checkpoint_every: int = setting("training", 1000, Range(0, 10**12),

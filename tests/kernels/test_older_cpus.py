@@ -27,6 +27,7 @@ sys.exit(pytest.main(sys.argv[2:]))
 """
 TESTS = (
     "kernels/test_attention.py",
+    "kernels/test_bfloat16.py",
     "kernels/test_block.py",
     "kernels/test_counterparts.py",
     "kernels/test_gated_head.py",

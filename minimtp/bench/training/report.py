@@ -66,6 +66,8 @@ def readme(result: Mapping[str, object]) -> str:
 def _conditions(result: Mapping[str, object]) -> str:
     machine = result["machine"]
     where, clock = f"on {_threads(result['threads'])} of", ""
+    if result["precision"] != "float32":
+        where = f"in {result['precision']} {where}"
     if _on_gpu(result):
         where, clock = f"in {result['precision']} on", " by the device's clock"
     peak, source = _peak(result)

@@ -176,7 +176,7 @@ def _plan(
 
 
 def _introduction(preset: str, plan: Plan) -> str:
-    where = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+    where = f"{plan.recipe.precision}, {plan.threads} thread{'s' * (plan.threads > 1)}"
     if plan.device.name != "cpu":
         where = f"{plan.recipe.precision}, {plan.device.reason}"
     recipe = plan.recipe

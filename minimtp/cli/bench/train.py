@@ -38,7 +38,7 @@ def add_parser(measurements: Commands) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="number format of matrix products on a GPU (default: float32)",
+        help="number format of matrix products; tf32 and float16 need a GPU (default: float32)",
     )
     add("--out", metavar="FILE", help="also write the results as JSON")
     add_kernels(parser)

@@ -3,7 +3,7 @@ compiles them for float32 NumPy arrays.
 
 The files have the names of their plain counterparts. In addition:
 
-    matrices/         matrix products with packed weights, in vector instructions
+    matrices/         matrix products, in vector instructions
     softmax.py        rotary positions and causal softmax for training
     attention.py      attention over the KV cache, for decoding
     fake_quantize.py  rounding of weights and activations to their grids
@@ -40,6 +40,7 @@ from minimtp.kernels.cpu.loss import (
     softmax_rows,
 )
 from minimtp.kernels.cpu.matrices.activations import quantize_activations
+from minimtp.kernels.cpu.matrices.bfloat16 import from_bfloat16, matmul_bfloat16, to_bfloat16
 from minimtp.kernels.cpu.matrices.embedding_rows import embedding
 from minimtp.kernels.cpu.matrices.gemm import matmul
 from minimtp.kernels.cpu.matrices.packed_linear import (
@@ -58,13 +59,14 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "gated_draft", "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "matmul", "mixed_cross_entropy",
+    "from_bfloat16", "gated_draft", "gated_step", "gated_tree",
+    "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
+    "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step",
+    "to_bfloat16", "transformer_block", "trunk_step",
 ]  # fmt: skip
 
 

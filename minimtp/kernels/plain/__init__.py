@@ -8,6 +8,7 @@ the compiled kernels compute.
     optimizer.py      AdamW
     quantize.py       rounding weights and activations to int4 and int8
     packed_linear.py  matrix products and embedding lookups
+    bfloat16.py       matrix products in bfloat16
     block.py          a transformer block, or the whole trunk, for a few tokens
     gated_head.py     drafting with a gated head (trees: best_first_tree.py)
     sampling.py       choosing tokens
@@ -28,6 +29,7 @@ from minimtp.kernels.plain.attention import (
     causal_softmax_backward,
     rotate,
 )
+from minimtp.kernels.plain.bfloat16 import from_bfloat16, matmul_bfloat16, to_bfloat16
 from minimtp.kernels.plain.block import (
     PreparedBlock,
     PreparedTrunk,
@@ -79,11 +81,12 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "gated_draft", "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "matmul", "mixed_cross_entropy",
+    "from_bfloat16", "gated_draft", "gated_step", "gated_tree",
+    "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
+    "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step",
+    "to_bfloat16", "transformer_block", "trunk_step",
 ]  # fmt: skip

@@ -25,8 +25,8 @@ from minimtp.arguments import (
     whole,
 )
 from minimtp.backend import Device, blas_threads_warning, choose_device
+from minimtp.engine import precision
 from minimtp.engine.flat import parameter_count
-from minimtp.engine.precision import require
 from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
@@ -216,7 +216,7 @@ def _make_trainer(
             f"a batch of {recipe.batch_size} windows cannot be shared by {team.size} processes: "
             "raise batch_size"
         )
-    require(recipe.precision, device)
+    precision.require(recipe.precision, device)
     use_own_gpu(team, device)
     shards = _shards(device, threads, resumed, team)
     guide = _load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
@@ -284,6 +284,8 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
     report(f"model     {parameters:,} parameters; step {trainer.step} of {recipe.steps}")
     report(f"device    {device.name}: {device.reason}")
     report(f"kernels   {': '.join(kernels.describe(device.name))}")
+    if recipe.precision != "float32":
+        report(f"precision {precision.describe(recipe.precision, device)}")
     report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
     if team.size > 1:
         report(f"processes {team.describe()}")

@@ -98,7 +98,7 @@ def test_a_baseline_in_16_bits_trains_the_same_model_within_its_tolerance(ours, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--precision", "bfloat16"], "precision bfloat16 needs a GPU"),
+        (["--precision", "float16"], "precision float16 needs a GPU"),
         (["--device", "cuda", "--threads", "1"], "--threads is for the CPU only"),
     ],
     ids=str,

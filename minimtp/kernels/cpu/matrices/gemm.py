@@ -128,24 +128,7 @@ def _transpose(typing_context, b, row, column, panel, start):
         square = [
             emit.load(FLOATS, emit.row(b, emit.plus(row, j), 4, column)) for j in range(LANES)
         ]
-        distance = LANES // 2
-        while (
-            distance
-        ):  # two vectors exchange the halves, then the quarters, ... that lie on the wrong side
-            low = [
-                lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)
-            ]
-            high = [
-                lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)
-            ]
-            for j in range(LANES):
-                if j & distance == 0:
-                    pair = square[j], square[j + distance]
-                    square[j], square[j + distance] = (
-                        emit.lanes(pair[0], order, pair[1]) for order in (low, high)
-                    )
-            distance //= 2
-        for k, line in enumerate(square):
+        for k, line in enumerate(emit.transposed(square)):
             emit.store(line, emit.item(panel, start, 4), 4 * PANEL * k)
         return context.get_dummy_value()
 

@@ -163,6 +163,26 @@ class Emitter:
         mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
         return self.builder.shuffle_vector(x, x if y is None else y, mask)
 
+    def transposed(self, square):
+        """Return the columns of a square of LANES vectors."""
+        square, distance = list(square), LANES // 2
+        # Two vectors exchange the halves, then the quarters, ... that lie on the wrong side.
+        while distance:
+            low = [
+                lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)
+            ]
+            high = [
+                lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)
+            ]
+            for j in range(LANES):
+                if j & distance == 0:
+                    pair = square[j], square[j + distance]
+                    square[j], square[j + distance] = (
+                        self.lanes(pair[0], order, pair[1]) for order in (low, high)
+                    )
+            distance //= 2
+        return square
+
     def constant(self, kind, value):
         return ir.Constant(kind, [value] * kind.count)
 
@@ -196,6 +216,12 @@ class Emitter:
 
     def multiply_add(self, a, b, total):
         return self.call(f"llvm.fmuladd.v{LANES}f32", FLOATS, a, b, total)
+
+    def add_pairs_of_bfloat16(self, total, a, b):
+        """Add the sums of two neighbouring products of bfloat16 numbers (INTS, two in each lane) to
+        total (FLOATS). Only for processors with AVX-512 BF16.
+        """
+        return self.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, a, b)
 
     def larger(self, a, b):
         return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
