@@ -6,16 +6,18 @@ The compiler may not reorder or fuse any of them.
 """
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float_of
 from minimtp.kernels.ggml.blocks import GROUP_SIZE, MAX_STEP_WITHOUT_RECIPROCAL
 from minimtp.kernels.plain.quantize import MAX_WITHOUT_INVERSE, require_whole_groups
+from minimtp.kernels.plain.quantize import MIN_STEP as MIN_GIVEN_STEP
 
 GROUP = GROUP_SIZE
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 MAX_CODE = np.float32(127)
 MIN_STEP = np.float32(MAX_STEP_WITHOUT_RECIPROCAL)
 MIN_ACTIVATION = np.float32(MAX_WITHOUT_INVERSE)
+MIN_NORMAL = np.float32(MIN_GIVEN_STEP)
 
 
 @compiled
@@ -88,3 +90,60 @@ def _fake_quantize_activations(x, y):
         for j in range(y.shape[1]):
             # The conversion to an integer turns -0.0 into 0.0.
             y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale
+
+
+def fake_quantize_with_steps(w, steps, group_size, min_code, max_code):
+    y = np.empty(w.shape, np.float32)
+    ends = np.float32(min_code), np.float32(max_code)
+    _fake_quantize_with_steps(np.ascontiguousarray(w), steps, group_size, *ends, y)
+    return y
+
+
+def fake_quantize_with_steps_backward(grad, w, steps, group_size, min_code, max_code):
+    dw, dlog_steps = np.empty(w.shape, np.float32), np.empty(steps.shape, np.float32)
+    ends = np.float32(min_code), np.float32(max_code)
+    given = np.ascontiguousarray(grad), np.ascontiguousarray(w), steps, group_size
+    _fake_quantize_with_steps_backward(*given, *ends, dw, dlog_steps)
+    return dw, dlog_steps
+
+
+@compiled
+def level_of(x, step, min_code, max_code):
+    """Return the level nearest to x. Both comparisons are written so that a NaN stays a NaN."""
+    code = np.rint(x / step)
+    code = min_code if code < min_code else code
+    code = max_code if code > max_code else code
+    return (code + ZERO) * step
+
+
+@compiled
+def _fake_quantize_with_steps(x, steps, size, min_code, max_code, y):
+    for i in range(x.shape[0]):
+        for k in range(steps.shape[1]):
+            group = slice(k * size, min((k + 1) * size, x.shape[1]))
+            values, levels, step = x[i, group], y[i, group], steps[i, k]
+            if abs(step) < MIN_NORMAL:
+                levels[:] = ZERO * step
+                continue
+            for j in range(levels.shape[0]):
+                levels[j] = level_of(values[j], step, min_code, max_code)
+
+
+@compiled(fastmath=reassociate)
+def _fake_quantize_with_steps_backward(grad, x, steps, size, min_code, max_code, dx, dlog_steps):
+    for i in range(x.shape[0]):
+        for k in range(steps.shape[1]):
+            group = slice(k * size, min((k + 1) * size, x.shape[1]))
+            gradients, values, passed, step = grad[i, group], x[i, group], dx[i, group], steps[i, k]
+            low = min(min_code * step, max_code * step)
+            high = max(min_code * step, max_code * step)
+            divisor = step if abs(step) >= MIN_NORMAL else ONE
+            total = ZERO
+            for j in range(passed.shape[0]):
+                value, gradient = values[j], gradients[j]
+                inside = (value >= low) & (value <= high)
+                level = level_of(value, divisor, min_code, max_code)
+                level = level if abs(step) >= MIN_NORMAL else ZERO
+                passed[j] = gradient if inside else ZERO
+                total += gradient * (level - (value if inside else ZERO))
+            dlog_steps[i, k] = total

@@ -58,6 +58,8 @@ from minimtp.kernels.cuda.training import (
     swiglu_backward,
 )
 from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
+    fake_quantize_with_steps,
+    fake_quantize_with_steps_backward,
     matmul,
     soft_cross_entropy,
     soft_cross_entropy_backward,
@@ -68,6 +70,7 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
+    "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
     "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul", "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",

@@ -72,6 +72,8 @@ from minimtp.kernels.plain.quantize import (
     fake_quantize_activations,
     fake_quantize_q4_0,
     fake_quantize_q8_0,
+    fake_quantize_with_steps,
+    fake_quantize_with_steps_backward,
     quantize_activations,
 )
 from minimtp.kernels.plain.sampling import choose
@@ -81,6 +83,7 @@ __all__ = [
     "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
+    "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
     "from_bfloat16", "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
     "mixed_cross_entropy",

@@ -71,6 +71,19 @@ def step_of(grid: Grid, scales: Scales) -> Array:
     return scales
 
 
+def is_code_times_step(grid: Grid) -> bool:
+    """Return whether every value of the grid is its code times the step of its group, and nothing
+    but steps and codes is stored.
+    """
+    if not -128 <= grid.min_code <= grid.max_code <= 127:  # f16, whose codes are bits of numbers
+        return False
+    codes = numpy.arange(grid.min_code, grid.max_code + 1, dtype="int8")[None]
+    scales = grid.encode(numpy.zeros((1, 256), "float32"))[1]  # 256 columns: whole blocks
+    if isinstance(scales, tuple):
+        return False
+    return bool((grid.decode(codes, numpy.ones_like(scales)) == codes).all())
+
+
 def has_step_and_minimum(scales: Scales) -> bool:
     """Return whether the grid stores a step and a lowest level for each group."""
     return isinstance(scales, tuple) and scales._fields == ("step", "minimum")

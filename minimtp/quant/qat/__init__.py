@@ -6,6 +6,7 @@ prepare.py         prepare_qat: Linear -> FakeQuantizedLinear, Embedding -> Fake
 modules.py         the fake-quantized modules
 fake_quantize.py   the operations that round, and their straight-through gradients
 learned.py         steps, offsets and bounds of the grid as parameters
+start_steps.py     training that starts from the codes and steps of a packed model
 kv_cache.py        the quantized KV cache
 convert.py         convert: fake-quantized -> packed; restore: packed weights from a file
 """

@@ -99,6 +99,27 @@ class FakeQuantizedMatMul(Op):
         return operand(round_activations(rows, self.activations))
 
 
+class RoundedMatMul(Op):
+    """y = round(x) Wᵀ for x (..., K) and a rounded matrix W (N, K) that does not learn: dx = dy W.
+
+    activations: how x is rounded, one of ACTIVATIONS.
+    """
+
+    straight_through = True
+
+    def __init__(self, rounded: Array, activations: str) -> None:
+        self.rounded, self.activations = rounded, activations
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        rows = operand(round_activations(x.reshape(-1, x.shape[-1]), self.activations))  # (M, K)
+        return matmul(rows, operand(self.rounded).T).reshape(*x.shape[:-1], -1)  # (..., N)
+
+    def backward(self, gradient: Array) -> Array:
+        rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
+        return matmul(rows, operand(self.rounded)).reshape(self.shape)  # (..., K)
+
+
 class FakeQuantizedLookup(EmbeddingLookup):
     """round(W)[tokens]: tokens (B, T) integers, W (V, D) -> (B, T, D). Only W is saved, as in
     `FakeQuantizedMatMul`.

@@ -16,9 +16,15 @@ from minimtp.model.matrix import Matrix
 from minimtp.quant import packing
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
-from minimtp.quant.qat.fake_quantize import FakeQuantize, FakeQuantizedLookup, FakeQuantizedMatMul
+from minimtp.quant.qat.fake_quantize import (
+    FakeQuantize,
+    FakeQuantizedLookup,
+    FakeQuantizedMatMul,
+    RoundedMatMul,
+)
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
 from minimtp.quant.qat.spec import QuantizationSpec
+from minimtp.quant.qat.start_steps import FakeQuantizeFromStart, encode_from_start
 
 
 class FakeQuantizedMatrix(Matrix):
@@ -119,6 +125,36 @@ class LearnedLinear(FakeQuantizedLinear):
         return encode_learned(self.grid, weight, *learned, name=f"{self.name}.weight")
 
 
+class LinearFromStart(FakeQuantizedLinear):
+    """A `Linear` that trains from the codes and steps of a packed model (start_steps.py).
+
+    log_steps: (groups,), the logarithm of the factor on each start step. start_steps: (groups,).
+    """
+
+    def __init__(
+        self,
+        weight: Parameter,
+        grid: Grid,
+        spec: QuantizationSpec,
+        name: str,
+        log_steps: Parameter,
+        start_steps: Parameter,
+    ) -> None:
+        super().__init__(weight, grid, spec, name)
+        self.log_steps, self.start_steps = log_steps, start_steps
+
+    @property
+    def operands(self) -> tuple[Parameter, ...]:
+        return self.weight, self.log_steps
+
+    def rounding(self) -> Op:
+        return FakeQuantizeFromStart(self.grid, self.start_steps.data, f"{self.name}.weight")
+
+    def encode(self) -> tuple[Array, Scales]:
+        arrays = self.weight.data, self.start_steps.data, self.log_steps.data
+        return encode_from_start(self.grid, *arrays, f"{self.name}.weight")
+
+
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
     """An `Embedding` that trains for its packed form. The lookup and the tied output use the same
     rounded table.
@@ -133,3 +169,17 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
     def logits(self, hidden: Tensor) -> Tensor:
         """The table as a tied output: (..., K) -> (..., N)."""
         return self.matmul(hidden)
+
+
+class FrozenEmbedding(FakeQuantizedEmbedding):
+    """A token table that is rounded once, because it does not learn."""
+
+    def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str) -> None:
+        super().__init__(weight, grid, spec, name)
+        self.values = grid.fake_quantize(weight.data, f"{name}.weight")  # (N, K)
+
+    def __call__(self, tokens: Array) -> Tensor:
+        return Tensor(self.values[tokens])
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return RoundedMatMul(self.values, self.activations).apply(x)

@@ -14,18 +14,30 @@ from minimtp.quant.qat.modules import (
     FakeQuantizedEmbedding,
     FakeQuantizedLinear,
     FakeQuantizedMatrix,
+    FrozenEmbedding,
     LearnedLinear,
+    LinearFromStart,
 )
-from minimtp.quant.qat.spec import QuantizationSpec, grids_of
+from minimtp.quant.qat.spec import QuantizationSpec, grids_of, modules_in_heads
+from minimtp.quant.qat.start_steps import require_single_step
 
 
 class LinearWithStepParameters(Linear):
-    """A `Linear` with the parameters that `LearnedLinear` will train, all zeros until rounding
-    begins.
+    """A `Linear` with the parameters that `LearnedLinear` or `LinearFromStart` will train, all
+    zeros until rounding begins.
+
+    start_steps: the steps that training starts from, which are not trained, or None.
     """
 
-    def __init__(self, weight: Parameter, log_steps: Parameter, offsets: Parameter | None) -> None:
+    def __init__(
+        self,
+        weight: Parameter,
+        log_steps: Parameter,
+        offsets: Parameter | None = None,
+        start_steps: Parameter | None = None,
+    ) -> None:
         self.weight, self.log_steps, self.offsets = weight, log_steps, offsets
+        self.start_steps = start_steps
 
 
 def prepare_qat(
@@ -35,7 +47,7 @@ def prepare_qat(
     the same Parameter.
 
     linear: the class that a Linear becomes. Returns the model. Works before and after parameters
-    are moved into flat arrays.
+    are moved into flat arrays. A table that is frozen already is rounded here, once.
     Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid;
     ValueError if the model is prepared or packed already.
     """
@@ -49,7 +61,9 @@ def prepare_qat(
             return None
         grid = grids[id(module)]
         if isinstance(module, Embedding):
-            return FakeQuantizedEmbedding(module.weight, grid, spec, name)
+            is_frozen = not module.weight.requires_grad
+            table = FrozenEmbedding if is_frozen else FakeQuantizedEmbedding
+            return table(module.weight, grid, spec, name)
         if isinstance(module, LinearWithStepParameters) and linear is FakeQuantizedLinear:
             return _learned_linear(module, grid, spec, name)
         return linear(module.weight, grid, spec, name)
@@ -62,12 +76,24 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
     Returns the model.
 
     These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets`
-    (groups,). The optimizer and checkpoints need them from the start, even if rounding begins
-    later. Vectors are exempt from weight decay.
+    (groups,). With "learned-from-start", the trunk's layers get `log_steps` and `start_steps`
+    (groups,), which are not trained. The optimizer and checkpoints need them from the start, even
+    if rounding begins later. Vectors are exempt from weight decay.
     Raises the errors of `prepare_qat` for matrices that do not fit, and UserError for grids without
     a single step or offset.
     """
     grids = grids_of(model, spec)
+    in_heads = modules_in_heads(model)
+
+    def add_start(name: str, module: Module) -> Module | None:
+        if not isinstance(module, Linear) or id(module) in in_heads:
+            return None
+        grid, weight = grids[id(module)], module.weight.data
+        require_single_step(grid, f"{name}.weight")
+        groups, zeros = _count_groups(grid, weight, False), array_module(weight).zeros
+        steps = [Parameter(zeros(groups, weight.dtype)) for _ in range(2)]
+        steps[1].requires_grad = False
+        return LinearWithStepParameters(module.weight, steps[0], start_steps=steps[1])
 
     def add(name: str, module: Module) -> Module | None:
         if not isinstance(module, Linear):
@@ -79,7 +105,7 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
         offsets = Parameter(zeros(groups, weight.dtype)) if learns_offsets else None
         return LinearWithStepParameters(module.weight, log_steps, offsets)
 
-    return replace_modules(model, add)
+    return replace_modules(model, add_start if spec.scales == "learned-from-start" else add)
 
 
 def with_cache(model: Module, spec: QuantizationSpec) -> Module:
@@ -97,11 +123,13 @@ def with_cache(model: Module, spec: QuantizationSpec) -> Module:
 
 def _learned_linear(
     module: LinearWithStepParameters, grid: Grid, spec: QuantizationSpec, name: str
-) -> LearnedLinear:
+) -> LearnedLinear | LinearFromStart:
     """Start the learned parameters at the steps with the smallest squared error, unless they were
-    trained before.
+    trained before or start from given steps.
     """
     log_steps, offsets = module.log_steps, module.offsets
+    if module.start_steps is not None:
+        return LinearFromStart(module.weight, grid, spec, name, log_steps, module.start_steps)
     if not log_steps.data.any():
         weight = module.weight.data, f"{name}.weight"
         if offsets is None:

@@ -22,7 +22,7 @@ from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.packed_matrix import ACTIVATIONS
 from minimtp.quant.qat.kv_cache import CACHES
 
-SCALES = ("grid", "learned", "learned-offset", "learned-bound")
+SCALES = ("grid", "learned", "learned-offset", "learned-bound", "learned-from-start")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class QuantizationSpec:
     scale per token) or "none".
     straight_through: the mask of the weights' gradients, see `minimtp.quant.qat.fake_quantize`.
     scales: "grid" (each group's scale by the grid's own rule), or how scales are trained with the
-    weights: "learned", "learned-offset" or "learned-bound", see `minimtp.quant.qat.learned`. The
-    tables always use the grid's rule.
+    weights: "learned", "learned-offset" or "learned-bound", see `minimtp.quant.qat.learned`, or
+    "learned-from-start", see `minimtp.quant.qat.start_steps`. The tables always use the grid's
+    rule, and with "learned-from-start" the prediction heads as well.
     cache: the KV cache: "float", "int8" or "int4", see `minimtp.quant.qat.kv_cache`.
     """
 
@@ -72,9 +73,7 @@ def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     for _, module in modules:
         if isinstance(module, Transformer) and module.output is not None:
             tables.setdefault(id(module.output.weight), spec.output_grid)
-    in_heads = {
-        id(below) for _, m in modules if isinstance(m, Heads) for _, below in m.named_modules()
-    }
+    in_heads = modules_in_heads(model)
     grids: dict[int, Grid] = {}
     for name, module in modules:
         if isinstance(module, Linear | Embedding):
@@ -83,6 +82,12 @@ def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
             _check_fit(grid, module.weight.shape, f"{name}.weight", spec)
             grids[id(module)] = grid
     return grids
+
+
+def modules_in_heads(model: Module) -> set[int]:
+    """Return id(module) of every module in the prediction heads."""
+    heads = [module for _, module in model.named_modules() if isinstance(module, Heads)]
+    return {id(below) for module in heads for _, below in module.named_modules()}
 
 
 def _check_fit(grid: Grid, shape: tuple[int, int], name: str, spec: QuantizationSpec) -> None:

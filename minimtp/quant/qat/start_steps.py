@@ -1,0 +1,129 @@
+"""Training that starts from the codes and steps of a packed model.
+
+A rounding method such as GPTQ (quant/ptq/) finds codes for which the errors of the weights
+compensate for one another. The grid's own rule would choose other steps and codes for the same
+weights, so training that starts from the weights loses what the method has found. Training that
+starts from the method's result keeps it:
+
+    master   the full-precision weight, moved to within REACH of a step of its packed value, and
+             not beyond the outermost level
+    step     the step in the file, times exp(t). t is learned, from 0 on
+
+REACH is less than half a step, so at t = 0 the levels nearest to the masters are those of the
+packed model: before the first update, the fake-quantized model is the packed one, bit for bit. Yet
+the masters keep what is left of the full-precision weights: a weight that was rounded up starts
+near the upper end of its interval, and falls to the next level with the first small updates. The
+updates that follow the gradient need not cross a whole interval first.
+
+The steps are numbers of their own here. In learned.py they are the grid's own steps of the current
+weights, times a factor, and so every change of a group's extreme changes its step. The start steps
+are stored with the model, as parameters that are not trained. Branches, packing and exports
+therefore compute with the same steps as training: the product rounded to the type of the file. The
+gradients are those of LSQ, see learned.py.
+"""
+
+from minimtp import kernels
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Op
+from minimtp.errors import UserError
+from minimtp.kernels.plain.quantize import MIN_STEP
+from minimtp.quant import packing
+from minimtp.quant.grids import Grid
+from minimtp.quant.grids.scales import is_code_times_step, per_weight, stretched
+
+REACH = 0.45  # of a step, from the packed value to the master
+
+
+class FakeQuantizeFromStart(Op):
+    """weight (N, K) and log_steps (groups,) -> the nearest levels of a grid whose groups have the
+    steps start_steps * exp(log_steps), (N, K).
+
+    grid: one that `require_single_step` accepts. start_steps: (groups,), signed. name: what an
+    error calls the weights.
+    The forward raises UserError if a weight is not finite or too large for the grid.
+    """
+
+    straight_through = True
+
+    def __init__(self, grid: Grid, start_steps: Array, name: str = "the weights") -> None:
+        self.grid, self.start_steps, self.name = grid, start_steps, name
+
+    def forward(self, weight: Array, log_steps: Array) -> Array:
+        if array_module(weight) is np:  # as in `Grid.fake_quantize`
+            self.grid.check_values(weight, self.name)
+        self.weight = weight
+        self.steps = current_steps(self.grid, weight.shape, self.start_steps, log_steps)
+        kernel = kernels.for_array(weight)
+        values = kernel.fake_quantize_with_steps(self._rows(weight), *self._levels())
+        return values.reshape(weight.shape)
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        kernel = kernels.for_array(gradient)
+        rows = self._rows(gradient), self._rows(self.weight)
+        dweight, dlog_steps = kernel.fake_quantize_with_steps_backward(*rows, *self._levels())
+        return dweight.reshape(gradient.shape), dlog_steps.reshape(-1)
+
+    def _rows(self, matrix: Array) -> Array:
+        """Return the matrix, as a single row if the whole matrix has one step."""
+        return matrix.reshape(len(self.steps), -1)
+
+    def _levels(self) -> tuple[Array, int, int, int]:
+        """Return the arguments of the kernels that follow the weights."""
+        grid = self.grid
+        columns = self.weight.size // len(self.steps)
+        return self.steps, grid.group_size or columns, grid.min_code, grid.max_code
+
+
+def require_single_step(grid: Grid, name: str) -> None:
+    """Raise UserError unless every value of the grid is a code times the step of its group.
+
+    name: the matrix that is to be rounded to the grid.
+    """
+    if not is_code_times_step(grid):
+        raise UserError(
+            f"{name} is on the grid {grid.name}, whose values are not a code times the step of "
+            "their group: use q4_0, q8_0 or a uniform grid that is not affine with weight_scales "
+            "learned-from-start"
+        )
+
+
+def current_steps(
+    grid: Grid, shape: tuple[int, int], start_steps: Array, log_steps: Array
+) -> Array:
+    """Return the steps of a matrix of this shape (N, K) as the grid stores them, float32 in the
+    shape of its scales.
+    """
+    start = start_steps.astype("float32", copy=False).reshape(grid.scales_shape(*shape))
+    factors = array_module(log_steps).exp(log_steps).astype("float32", copy=False)
+    return stretched(grid, start, factors.reshape(start.shape))
+
+
+def encode_from_start(
+    grid: Grid, weight: Array, start_steps: Array, log_steps: Array, name: str = "the weights"
+) -> tuple[Array, Array]:
+    """Return the codes int8 (N, K) and steps of `FakeQuantizeFromStart`, as a file stores them.
+    Same arguments and errors.
+    """
+    grid.check_values(weight, name)
+    steps = current_steps(grid, weight.shape, start_steps, log_steps)
+    xp = array_module(weight)
+    usable = per_weight(grid, xp.abs(steps) >= xp.float32(MIN_STEP), weight.shape[1])
+    return grid.nearest(weight, steps) * usable.astype("int8"), steps
+
+
+def masters_and_steps(grid: Grid, weight: Array, packed: Array) -> tuple[Array, Array]:
+    """Return where training starts from a packed matrix: the masters (N, K) in the dtype of
+    `weight`, and the start steps (groups,) float32.
+
+    weight: the full-precision weights (N, K). packed: their rounded form, uint8 (N, bytes per row).
+    """
+    xp = array_module(weight)
+    codes, steps = packing.unpack(grid, packed)
+    value = grid.decode(codes, steps)  # (N, K)
+    step = per_weight(grid, steps, weight.shape[1])
+    reach = xp.float32(REACH) * xp.abs(step)
+    ends = grid.min_code * step, grid.max_code * step
+    low = xp.maximum(value - reach, xp.minimum(*ends))
+    high = xp.minimum(value + reach, xp.maximum(*ends))
+    return xp.clip(weight, low, high).astype(weight.dtype, copy=False), steps.reshape(-1)
