@@ -92,6 +92,12 @@ def add_parser(commands: Commands) -> None:
         metavar="MODEL",
         help="model whose predicted probabilities the new one learns from (see --distill-weight)",
     )
+    add(
+        "--quantized-start",
+        metavar="MODEL",
+        help="with --from: start from the codes and steps of this packed model, such as a folder "
+        "of minimtp quantize --method gptq (see --weight-scales)",
+    )
     add_device(parser)
     add_threads(parser)
     add_kernels(parser)
@@ -116,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         start_from=options.start_from,
         continue_schedule=options.continue_schedule,
         teacher=_loaded(options.teacher or _recorded_teacher(options, out), options.device),
+        quantized_start=_loaded(options.quantized_start, "cpu", dequantize=False),
         self_generated=options.self_generated,
         tokenizer=tokenizer,
     )
@@ -139,16 +146,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(path: str | None, device: str) -> "str | LoadedRun | None":
+def _loaded(path: str | None, device: str, dequantize: bool = True) -> "str | LoadedRun | None":
     """Return a run folder as it is, because its checkpoint holds more than a model. Load any other
-    model, in full precision.
+    model, by default in full precision.
     """
     import minimtp
     from minimtp.training.run import checkpoint
 
     if path is None or checkpoint.exists(path):
         return path
-    return minimtp.load(path, device, dequantize=True)
+    return minimtp.load(path, device, dequantize=dequantize)
 
 
 def _recorded_recipe(out: str) -> Recipe | None:
@@ -176,6 +183,9 @@ def _note_unused(options: argparse.Namespace, recipe: Recipe) -> None:
         note_unused(options, HEAD_OPTIONS, "the model has no prediction heads (see --heads)")
     if recipe.quantization == "none":
         note_unused(options, QUANTIZATION_OPTIONS, "needs --quantization qat")
+    if recipe.quantization == "none" or recipe.weight_scales == "grid":
+        unused = ["--step-learning-rate-factor"]
+        note_unused(options, unused, "no steps are trained (see --weight-scales)")
     if recipe.decay_fraction == 0:
         note_unused(options, ["--final-learning-rate-factor"], "needs --decay-fraction above 0")
     if options.stop_at_step is not None and options.stop_at_step >= recipe.steps:
@@ -192,6 +202,7 @@ def _check_start(options: argparse.Namespace, out: str) -> None:
         return
     for name, value in (
         ("--from", options.start_from),
+        ("--quantized-start", options.quantized_start),
         ("--tokenizer", options.tokenizer),
         ("--self-generated", options.self_generated),
     ):

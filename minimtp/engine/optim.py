@@ -7,6 +7,7 @@ Hutter 2019, algorithm 2).
 First, the gradient of each parameter group is scaled down to a norm of at most `clip`.
 """
 
+from collections.abc import Callable
 from math import isfinite
 
 from minimtp import kernels
@@ -15,7 +16,10 @@ from minimtp.engine.flat import FlatParameters
 
 
 class AdamW:
-    """Keeps two moments per parameter and the number of steps taken."""
+    """Keeps two moments per parameter and the number of steps taken.
+
+    rate_factor: dotted name -> the learning rate of that parameter, relative to the others'.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class AdamW:
         beta2: float = 0.95,
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        rate_factor: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         xp = array_module(flat.data)
         self.flat = flat
@@ -31,6 +36,7 @@ class AdamW:
         self.first = xp.zeros_like(flat.data)
         self.second = xp.zeros_like(flat.data)
         self.steps = 0
+        self.runs = [_runs(flat, group, rate_factor) for group in flat.groups]
 
     def step(
         self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0
@@ -50,14 +56,15 @@ class AdamW:
         if not isfinite(sum(squares)):
             return sum(squares)
         self.steps += 1
-        for group, gradients, square in zip(flat.groups, of_groups, squares, strict=True):
+        for runs, square in zip(self.runs, squares, strict=True):
             norm = square**0.5 / gradient_scale
             scale = (clip / norm if clip is not None and norm > clip else 1.0) / gradient_scale
-            kernel.adamw(
-                flat.data[group], gradients, self.first[group], self.second[group],
-                flat.decay_mask[group], learning_rate, self.beta1, self.beta2, self.eps,
-                self.weight_decay, self.steps, scale,
-            )  # fmt: skip
+            for run, factor in runs:
+                kernel.adamw(
+                    flat.data[run], flat.gradients[run], self.first[run], self.second[run],
+                    flat.decay_mask[run], learning_rate * factor, self.beta1, self.beta2, self.eps,
+                    self.weight_decay, self.steps, scale,
+                )  # fmt: skip
         return sum(squares) ** 0.5 / gradient_scale
 
     def state(self) -> dict[str, Array]:
@@ -77,3 +84,18 @@ class AdamW:
             if name in state:
                 view[...] = array_module(view).asarray(state[name])
         self.steps = steps
+
+
+def _runs(
+    flat: FlatParameters, group: slice, rate_factor: Callable[[str], float]
+) -> list[tuple[slice, float]]:
+    """Split a group into the longest slices whose parameters have one factor: (slice, factor)."""
+    runs: list[tuple[slice, float]] = []
+    for name, (place, _) in flat.places.items():
+        if not group.start <= place.start < group.stop:
+            continue
+        factor = rate_factor(name)
+        if runs and runs[-1][1] == factor:
+            place = slice(runs.pop()[0].start, place.stop)
+        runs.append((place, factor))
+    return runs

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Array]
 
+STEPS = (".log_steps", ".offsets", ".start_steps")  # end the names of parameters of a grid
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
 
 
@@ -115,12 +116,13 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
                 f"{getattr(target, name)} was requested: leave out the settings of the model "
                 "to use those of that run"
             )
-    rounding = {"quantization", "weight_scales", "weight_grid", "head_grid"}
-    other_rounding = bool(rounding & set(source.differences(target)))
+    rounding = {"quantization", "weight_scales", "weight_grid"}
+    differences = set(source.differences(target))
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
     for name, array in arrays.items():
-        if name.endswith((".log_steps", ".offsets")) and other_rounding:
+        grids = rounding | {"head_grid"} if name.startswith("heads.") else rounding
+        if name.endswith(STEPS) and grids & differences:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array

@@ -36,7 +36,7 @@ from minimtp.training.settings import (
 # test compares them.
 ACTIVATIONS = ("int8", "int8-token", "none")
 CACHES = ("float", "int8", "int4")
-SCALES = ("grid", "learned", "learned-offset", "learned-bound")
+SCALES = ("grid", "learned", "learned-offset", "learned-bound", "learned-from-start")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 MASKS = ("pass", "round-clip", "clip-round")
 HEADS = ("none", "parallel", "sequential", "token_conditioned")
@@ -111,7 +111,8 @@ class Recipe:
     head_grid: str = setting("quantize", "q4_0", None,
         "grid of the prediction heads' matrices")
     weight_scales: str = setting("quantize", "grid", SCALES,
-        "train the steps of weight groups: learned (LSQ), with offset (LSQ+) or bound (PACT)")
+        "train the steps of weight groups: learned (LSQ), with offset (LSQ+) or bound (PACT), or "
+        "from the steps of --quantized-start")
     activations: str = setting("quantize", "int8", ACTIVATIONS,
         "rounding of the inputs of matrices: int8 in groups of 32, int8 per token, or none")
     kv_cache: str = setting("quantize", "float", CACHES,
@@ -120,6 +121,8 @@ class Recipe:
         "which clipped weights still get a gradient")
     quantize_from: float = setting("quantize", 0.0, FRACTION,
         "fraction of the steps before quantization begins")
+    freeze_embeddings: bool = setting("quantize", False, None,
+        "keep the token table, and a tied output, as they are")
     distill_weight: float = setting("quantize", 0.0, FRACTION,
         "fraction of the loss that follows the probabilities of the --teacher")
 
@@ -131,6 +134,8 @@ class Recipe:
         "tokens per sequence in training (default: context_length)")
     learning_rate: float = setting("training", 4e-3, Range(0.0, 10.0, open=True),
         "peak learning rate")
+    step_learning_rate_factor: float = setting("training", 1.0, Range(0.0, 1000.0),
+        "learning rate of trained steps of weight groups, relative to the weights'")
     warmup_fraction: float = setting("training", 0.02, FRACTION,
         "fraction of the steps that raise the learning rate from zero")
     decay_fraction: float = setting("training", 0.4, FRACTION,

@@ -63,6 +63,11 @@ def _check_grids(recipe: Any) -> None:
             f"{recipe.embedding_grid}, but with tied_embeddings they are one matrix: "
             "leave out output_grid"
         )
+    if recipe.weight_scales == "learned-from-start" and recipe.quantize_from > 0.0:
+        raise UserError(
+            f"quantize_from {recipe.quantize_from:g} would train the weights away from the codes "
+            "that weight_scales learned-from-start begins with: leave it out"
+        )
     output_grid = recipe.embedding_grid if recipe.output_grid == "same" else recipe.output_grid
     for name in (recipe.weight_grid, recipe.embedding_grid, output_grid, recipe.head_grid):
         grid = grid_named(name)

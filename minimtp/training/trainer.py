@@ -66,11 +66,19 @@ class Trainer:
         map_parameters(self.model, lambda array: to_device(array, device))
         if recipe.freeze_trunk:
             freeze(self.model.trunk)
+        if recipe.freeze_embeddings:
+            freeze(self.model.trunk.embedding)
         # The norm of the heads' gradient is clipped apart: it never scales down the trunk's.
         self.flat = FlatParameters(self.model, apart=("heads",))
         stored = at.optimizer if at else {}
         self.optimizer = AdamW(
-            self.flat, recipe.beta1, recipe.beta2, weight_decay=recipe.weight_decay
+            self.flat,
+            recipe.beta1,
+            recipe.beta2,
+            weight_decay=recipe.weight_decay,
+            rate_factor=lambda name: (
+                recipe.step_learning_rate_factor if name.endswith(".log_steps") else 1.0
+            ),
         )
         self.optimizer.load_state(stored, self.step)
         self.loss_scale = LossScale(recipe.precision, at.state.get("loss_scale") if at else None)

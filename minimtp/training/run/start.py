@@ -23,6 +23,7 @@ from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
 from minimtp.training.run.folder import LoadedRun, load_run, started
+from minimtp.training.run.quantized_start import check_steps, read_quantized_start
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Start:
         continue at that run's step, and so at its position in the text and in the schedule.
     teacher: the model whose probabilities the recipe follows: a run folder, or a loaded model. A
         resumed run knows its teacher if it is a run folder.
+    quantized_start: a packed model made from `start_from` (minimtp quantize), whose codes and steps
+        training starts from: a run folder, or a loaded model. For recipes with weight_scales
+        learned-from-start. See quant/qat/start_steps.py.
     self_generated: train on this many tokens that the model in `start_from` generates first
         (data/self_generated.py), instead of on its corpus.
     tokenizer: the tokenizer of a new run. None means the tokenizer of `start_from`, or bytes
@@ -46,6 +50,7 @@ class Start:
     start_from: str | Path | LoadedRun | None = None
     continue_schedule: bool = False
     teacher: str | Path | LoadedRun | None = None
+    quantized_start: str | Path | LoadedRun | None = None
     self_generated: int | None = None
     tokenizer: Tokenizer | None = None
 
@@ -56,6 +61,7 @@ class Start:
             start_from=optional(_model),
             continue_schedule=FLAG,
             teacher=optional(_model),
+            quantized_start=optional(_model),
             self_generated=optional(whole(1)),
             tokenizer=optional(TOKENIZER),
         )
@@ -72,12 +78,14 @@ class Beginning:
 
     resumed: the checkpoint in the output folder if the run is resumed, else None.
     source: the checkpoint of the run to start from if there is one and the run is not resumed.
+    quantized_start: the packed model whose codes and steps training starts from, or None.
     """
 
     recipe: Recipe
     corpus: Corpus
     resumed: Checkpoint | None
     source: Checkpoint | None
+    quantized_start: LoadedRun | None = None
 
 
 def begin(
@@ -119,7 +127,10 @@ def begin(
             f"the weights of {path_of(start.start_from)} belong to another tokenizer: "
             "leave out --tokenizer to use that model's tokenizer"
         )
-    return Beginning(recipe, corpus, resumed, source)
+    quantized = None
+    if not resumed:
+        quantized = _quantized_start(start, source, recipe)
+    return Beginning(recipe, corpus, resumed, source, quantized)
 
 
 def path_of(model: Path | LoadedRun | None) -> Path | None:
@@ -142,6 +153,21 @@ def _source(model: Path | LoadedRun, continue_schedule: bool) -> Checkpoint:
         tokenizer=model.tokenizer.to_dict(),
         packed=None if model.packed is None else {},
     )
+
+
+def _quantized_start(start: Start, source: Checkpoint | None, recipe: Recipe) -> LoadedRun | None:
+    """Return the packed model that the run starts from, or None.
+
+    Raises UserError unless it fits the recipe and the source.
+    """
+    check_steps(recipe, source, start.quantized_start is not None)
+    if start.quantized_start is None:
+        return None
+    if start.continue_schedule:
+        raise UserError(
+            "quantized_start begins a schedule of its own: leave out --continue-schedule"
+        )
+    return read_quantized_start(start.quantized_start, source, recipe)
 
 
 def branch(folder: str | Path, source: Checkpoint, recipe: Recipe, keep_step: bool) -> Checkpoint:

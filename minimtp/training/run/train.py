@@ -43,6 +43,7 @@ from minimtp.training.run.interrupt import Interrupted
 from minimtp.training.run.log import RunLog, SilentLog
 from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
+from minimtp.training.run.quantized_start import with_start
 from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder, path_of
 from minimtp.training.trainer import Trainer
 
@@ -197,6 +198,8 @@ def _checkpoint_to_load(beginning: Beginning, start: Start, last_step: int) -> C
         raise UserError(
             f"{source} is at step {at.step}, and step {last_step} is to be the last: raise tokens"
         )
+    if beginning.quantized_start:
+        at.parameters = with_start(at.parameters, beginning.quantized_start, beginning.recipe)
     return at
 
 
