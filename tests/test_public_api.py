@@ -177,7 +177,7 @@ CALLS = {
         start,
         dict(
             resume=False, start_from=None, continue_schedule=False, teacher=None,
-            self_generated=None, tokenizer=None,
+            quantized_start=None, self_generated=None, tokenizer=None,
         ),
         dict(folder="folder"),
     ),

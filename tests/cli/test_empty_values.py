@@ -42,7 +42,9 @@ def test_an_empty_name_among_several_is_refused_too(capsys):
     assert "--corpus is empty" in said
 
 
-@pytest.mark.parametrize("option", ["--out", "--recipe", "--tokenizer", "--teacher", "--from"])
+@pytest.mark.parametrize(
+    "option", ["--out", "--recipe", "--tokenizer", "--teacher", "--from", "--quantized-start"]
+)
 def test_training_does_not_start_with_an_empty_value(capsys, option):
     words = ["train", "--preset", "tiny", "--corpus", "poem.txt", "--out", "new", option, ""]
     assert f"{option} is empty" in refused(capsys, *words)

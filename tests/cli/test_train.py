@@ -169,3 +169,26 @@ def test_ctrl_c_in_the_last_step_exits_with_130_and_reports_a_finished_run(capsy
         in capsys.readouterr().err
     )
     assert checkpoint.read("out").step == 10
+
+
+def test_training_from_the_codes_of_a_rounding_method_is_packed_and_resumed(capsys):
+    """The commands of the manual, one after the other."""
+    assert main(["train", *SMALL, "--corpus", "poem.txt", "--out", "full"]) == 0
+    calibration = ["--method", "gptq", "--calibration", "poem.txt"]
+    assert main(["quantize", "full", *calibration, "--out", "gptq"]) == 0
+    options = (
+        "--from full --quantized-start gptq --teacher full --quantization qat --weight-scales "
+        "learned-from-start --distill-weight 1 --freeze-embeddings --step-learning-rate-factor 20"
+    ).split()
+    assert main(["train", *options, "--out", "qat", "--stop-at-step", "3"]) == 0
+    words = refused(capsys, "train", "--out", "qat", "--resume", "--quantized-start", "gptq")
+    assert "omit --quantized-start to resume it" in words
+    assert main(["train", "--out", "qat", "--resume"]) == 0
+    assert main(["quantize", "qat", "--out", "int4"]) == 0
+    packed = checkpoint.read("int4")
+    assert packed.packed["scales"] == "learned-from-start"
+    assert not any("steps" in name for name in packed.parameters)
+    heads = "--heads parallel --freeze-trunk --distill-weight 0".split()
+    assert main(["train", "--from", "qat", *heads, "--out", "heads"]) == 0
+    before, after = checkpoint.read("qat").parameters, checkpoint.read("heads").parameters
+    assert all((after[f"trunk.{name}"] == array).all() for name, array in before.items())

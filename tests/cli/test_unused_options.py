@@ -46,6 +46,10 @@ def plain(trained):
         ),
         ([*TRAIN, "--head-loss-decay", "0.5"], "--head-loss-decay has no effect: the model has no"),
         ([*TRAIN, "--weight-grid", "q8_0"], "--weight-grid has no effect: needs --quantization"),
+        (
+            [*TRAIN, "--step-learning-rate-factor", "20"],
+            "--step-learning-rate-factor has no effect: no steps are trained (see --weight-scales)",
+        ),
         ([*TRAIN[:-1], "10"], "--stop-at-step has no effect: the run ends at step 10 anyway"),
         (
             ["quantize", "run", "--context", "8", "--out", "int4"],

@@ -99,3 +99,56 @@ def test_rows_that_do_not_divide_into_groups_are_an_error(kernel):
     ):
         with pytest.raises(ValueError, match="groups of 32"):
             function(np.ones((2, 33), np.float32))
+
+
+@st.composite
+def rounded_with_steps(draw):
+    """Return gradients and weights (N, K), and the further arguments of the rounding with steps."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 70))
+    size = draw(st.integers(1, 70))
+    steps = rng.standard_normal((rows, -(-columns // size))).astype(np.float16).astype(np.float32)
+    steps[rng.random(steps.shape) < 0.2] = draw(st.sampled_from([0.0, 1e-40, 65504.0]))
+    low, high = draw(st.sampled_from([(-8, 7), (-127, 127), (-1, 1)]))
+    w = 10.0 ** draw(st.floats(-3, 3)) * rng.standard_normal((rows, columns))
+    spread = np.repeat(steps, size, axis=1)[:, :columns]
+    on_ties = rng.random(w.shape) < 0.3  # halves of steps, and the outermost levels
+    w = np.where(on_ties, spread * rng.integers(2 * low - 2, 2 * high + 3, w.shape) / 2, w)
+    grad = rng.standard_normal((rows, columns)).astype(np.float32)
+    return grad, w.astype(np.float32), steps, size, low, high
+
+
+@needs_numba
+@given(arguments=rounded_with_steps())
+def test_plain_and_compiled_rounding_with_given_steps_agree(arguments):
+    _, *rounding = arguments
+    name = "fake_quantize_with_steps"
+    assert getattr(cpu, name)(*rounding).tobytes() == getattr(plain, name)(*rounding).tobytes()
+    (dw, dt), (expected_dw, expected_dt) = (
+        kernel.fake_quantize_with_steps_backward(*arguments) for kernel in (cpu, plain)
+    )
+    assert np.array_equal(dw, expected_dw) and dt.shape == expected_dt.shape
+    grad, w, steps, *_ = arguments
+    terms = np.abs(grad).max() * (np.abs(w).max() + 128 * np.abs(steps).max())
+    assert np.abs(dt - expected_dt).max() <= w.shape[1] * ROUNDING * terms
+
+
+@each_kernel
+@given(arguments=rounded_with_steps())
+def test_rounding_with_given_steps_picks_the_nearest_of_all_levels(kernel, arguments):
+    _, w, steps, size, low, high = arguments
+    found = kernel.fake_quantize_with_steps(w, steps, size, low, high)
+    step = np.repeat(steps, size, axis=1)[:, : w.shape[1]].astype(np.float64)
+    levels = step[..., None] * np.arange(low, high + 1)  # (N, K, codes)
+    least = np.abs(levels - w[..., None]).min(axis=-1)
+    usable = np.abs(step) > 1e-38
+    assert (np.abs(found - w)[usable] <= least[usable] + 4 * ROUNDING * np.abs(w[usable])).all()
+    assert not found[~usable].any()
+
+
+@each_kernel
+def test_a_nan_stays_a_nan_with_given_steps(kernel):
+    w, steps = np.ones((1, 64), np.float32), np.ones((1, 2), np.float32)
+    w[0, 3] = np.nan
+    found = kernel.fake_quantize_with_steps(w, steps, 32, -8, 7)
+    assert np.isnan(found[0, 3]) and (np.delete(found, 3) == 1).all()

@@ -100,7 +100,7 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
             continue
         at, packed = f"{prefix}{name}", to_numpy(module.packed)
         weight = result[f"{at}.weight"]
-        if isinstance(module, PackedEmbedding) or module is trunk.output:
+        if isinstance(module, PackedEmbedding):
             result[f"{at}.weight"] = _table(module, weight, packed, name, start.path)
         else:
             master, steps = masters_and_steps(module.grid, weight, packed)
