@@ -181,6 +181,7 @@ def test_training_from_the_codes_of_a_rounding_method_is_packed_and_resumed(caps
         "learned-from-start --distill-weight 1 --freeze-embeddings --step-learning-rate-factor 20"
     ).split()
     assert main(["train", *options, "--out", "qat", "--stop-at-step", "3"]) == 0
+    capsys.readouterr()
     words = refused(capsys, "train", "--out", "qat", "--resume", "--quantized-start", "gptq")
     assert "omit --quantized-start to resume it" in words
     assert main(["train", "--out", "qat", "--resume"]) == 0
