@@ -5,6 +5,7 @@ from dataclasses import replace
 from lessons.lesson04_generating.recipe import recipe as previous
 
 INTRODUCES = (
+    "minimtp.model.heads.draft_vocabulary",
     "minimtp.model.heads.heads",
     "minimtp.model.heads.parallel",
     "minimtp.model.heads.sequential",

@@ -73,8 +73,8 @@ class ModelRunner:
         self.rows_at_once = are_exact(kernel, model or trunk)
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
         self.max_rows = MAX_ROWS if xp is np else min(MAX_ROWS_ON_GPU, self.context_length)
-        output = trunk.embedding if trunk.output is None else trunk.output
-        self.output = output.prepare(kernel)
+        self.output_matrix = trunk.output_matrix
+        self.output = self.output_matrix.prepare(kernel)
         self._embedding = trunk.embedding
         self.table = self._prepare_table(tied=trunk.output is None)
         self._trunk = self._prepare_trunk(trunk)

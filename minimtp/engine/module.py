@@ -5,12 +5,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from minimtp.backend import Array
+from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Parameter
 
 
+class Indices:
+    """Increasing integers from 0 to limit - 1, which are stored with a model and never trained.
+
+    data: int32 (N,), always on the host.
+    """
+
+    def __init__(self, data: Array, limit: int) -> None:
+        self.data, self.limit = data, limit
+
+    def are_valid(self) -> bool:
+        """Return whether the numbers are increasing and in their range."""
+        edges = np.concatenate(([-1], self.data.astype(np.int64), [self.limit]))
+        return bool((np.diff(edges) > 0).all())
+
+
 class Module:
-    """A part of a model. Its attributes that are Parameters, Modules or lists of Modules belong to
-    the tree.
+    """A part of a model. Its attributes that are Parameters, Indices, Modules or lists of Modules
+    belong to the tree.
     """
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
@@ -44,6 +60,13 @@ class Module:
                     seen.add(id(value))
                     yield (f"{path}.{name}" if path else name), value
 
+    def named_indices(self) -> Iterator[tuple[str, Indices]]:
+        """Yield (dotted name, indices) of all Indices in the tree."""
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Indices):
+                    yield (f"{path}.{name}" if path else name), value
+
     def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
@@ -54,6 +77,12 @@ def map_parameters(module: Module, function: Callable[[Array], Array]) -> None:
     """
     for parameter in module.parameters():
         parameter.data = function(parameter.data)
+
+
+def named_arrays(module: Module) -> dict[str, Array]:
+    """Return the arrays of all parameters and Indices in the tree, by dotted name."""
+    parameters = {name: parameter.data for name, parameter in module.named_parameters()}
+    return parameters | {name: indices.data for name, indices in module.named_indices()}
 
 
 def freeze(module: Module) -> None:

@@ -34,6 +34,15 @@ class FloatMatrix(Matrix):
         weight = self.weight.data[:, first:last]
         return kernel.prepare_f32(array_module(weight).ascontiguousarray(weight))
 
+    def matmul_rows(self, x: Tensor, rows: Array) -> Tensor:
+        rows = array_module(self.weight.data).asarray(rows)
+        return LinearMatMul().apply(x, EmbeddingLookup(rows).apply(self.weight))
+
+    def select(self, rows: Array) -> "Linear":
+        matrix = Linear(self.shape[1], len(rows), None)
+        matrix.weight.data = self.weight.data[array_module(self.weight.data).asarray(rows)]
+        return matrix
+
     def is_exact_on(self, kernel: ModuleType) -> bool:
         return True
 

@@ -19,6 +19,7 @@ from types import ModuleType
 
 from minimtp.backend import Array
 from minimtp.engine.module import Module
+from minimtp.engine.tensor import Tensor
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 
@@ -46,6 +47,18 @@ class Matrix(Module, ABC):
         """
 
     @abstractmethod
+    def matmul_rows(self, x: Tensor, rows: Array) -> Tensor:
+        """x (..., K) and R row numbers, integers on the host -> x W[rows]ᵀ (..., R), with the
+        rounding of this matrix.
+        """
+
+    @abstractmethod
+    def select(self, rows: Array) -> "Matrix":
+        """Return a copy of the R rows with these numbers as a matrix (R, K), to decode with. Raises
+        TypeError if the matrix must be converted first.
+        """
+
+    @abstractmethod
     def is_exact_on(self, kernel: ModuleType) -> bool:
         """Return whether `kernel.linear` rounds weights and inputs exactly as this matrix does."""
 
@@ -70,7 +83,8 @@ def weight_bytes(model: Module) -> int:
 
     An array that several modules share counts once.
     """
-    return sum(nbytes for _, nbytes in _arrays(model))
+    indices = sum(indices.data.nbytes for _, indices in model.named_indices())
+    return sum(nbytes for _, nbytes in _arrays(model)) + indices
 
 
 def bits_per_weight(model: Module) -> float:

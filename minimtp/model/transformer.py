@@ -29,6 +29,7 @@ from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Parameter, Tensor, is_recording
 from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear, RMSNorm, Rng
+from minimtp.model.matrix import Matrix
 from minimtp.model.rotary import Rotary
 
 ROWS_AT_ONCE = 2048  # positions that `in_slices` computes together
@@ -155,6 +156,11 @@ class Transformer(Module):
     def trunk(self) -> "Transformer":
         """Return the model itself. A model with heads has its trunk under this name."""
         return self
+
+    @property
+    def output_matrix(self) -> Matrix:
+        """The output, which is the token table if they are tied."""
+        return self.embedding if self.output is None else self.output
 
     def hidden(self, tokens: Array) -> Tensor:
         """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the

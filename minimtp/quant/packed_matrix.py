@@ -14,7 +14,7 @@ from types import ModuleType
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
-from minimtp.engine.module import Module
+from minimtp.engine.module import Module, named_arrays
 from minimtp.engine.tensor import Tensor
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.matrix import Matrix, TokenTable
@@ -38,9 +38,11 @@ class PackedMatrix(Matrix):
         self.activations = "none" if grid.inputs == "none" else activations
         self._shape = packing.matrix_shape(grid, packed)
         self._prepared: tuple[ModuleType, PreparedMatrix] | None = None  # for `matmul`
+        self._selected: tuple[Array, PackedLinear] | None = None  # for `matmul_rows`
 
     def __getstate__(self) -> dict[str, object]:
-        return vars(self) | {"_prepared": None}  # its kernels cannot be pickled; laid out again
+        # Prepared matrices have kernels, which cannot be pickled. They are laid out again.
+        return vars(self) | {"_prepared": None, "_selected": None}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,6 +75,15 @@ class PackedMatrix(Matrix):
         if self.activations == "none":
             return kernel.prepare_f32(weight)
         return kernels.plain.Prepared(weight, partial(round_activations, how=self.activations))
+
+    def matmul_rows(self, x: Tensor, rows: Array) -> Tensor:
+        if self._selected is None or self._selected[0] is not rows:
+            self._selected = (rows, self.select(rows))
+        return self._selected[1].matmul(x)
+
+    def select(self, rows: Array) -> "PackedLinear":
+        packed = self.packed[array_module(self.packed).asarray(rows)]
+        return PackedLinear(self.grid, packed, self.activations)
 
     def dequantize(self) -> Array:
         """Return the matrix as float32 (N, K)."""
@@ -127,11 +138,11 @@ class PackedEmbedding(PackedMatrix, TokenTable):
 def stored_arrays(model: Module) -> dict[str, Array]:
     """Return all arrays that a file of this model must hold, by dotted name.
 
-    Parameters have their own names; packed rows are called `MODULE.packed`. A shared array is
-    listed once, under the name that comes first. `minimtp.quant.qat.convert.restore` puts the
-    arrays back into a model.
+    Parameters and Indices have their own names; packed rows are called `MODULE.packed`. A shared
+    array is listed once, under the name that comes first. `minimtp.quant.qat.convert.restore` puts
+    the arrays back into a model.
     """
-    arrays = {name: parameter.data for name, parameter in model.named_parameters()}
+    arrays = named_arrays(model)
     seen: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, PackedMatrix) and id(module.packed) not in seen:

@@ -8,9 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimtp.backend import Array
+from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.engine.module import Module
+from minimtp.engine.module import Indices, Module
 from minimtp.errors import UserError, shown
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import LanguageModel as Model
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, Array]
 
 STEPS = (".log_steps", ".offsets", ".start_steps")  # end the names of parameters of a grid
+DRAFT_VOCABULARY = "heads.draft_vocabulary.ids"  # the name of the array in a checkpoint
+
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
 
 
@@ -39,7 +41,11 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     if recipe.heads != "none":
         from minimtp.model.heads import HEADS, MultiTokenModel
 
-        model = MultiTokenModel(model, HEADS[recipe.heads](recipe.draft_depth, config, rng))
+        options = {}
+        if recipe.draft_vocabulary_size is not None:
+            options["draft_vocabulary_size"] = recipe.draft_vocabulary_size
+        heads = HEADS[recipe.heads](recipe.draft_depth, config, rng, **options)
+        model = MultiTokenModel(model, heads)
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":
         from minimtp.quant.qat.prepare import add_learned_step_parameters
 
@@ -64,14 +70,14 @@ def quantization_spec(recipe: Recipe) -> "QuantizationSpec":
 
 
 def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None:
-    """Copy the arrays into the parameters of the same names. source: named in errors.
+    """Copy the arrays into the parameters and Indices of the same names. source: named in errors.
 
-    Raises UserError unless the model has exactly these names and shapes, and every weight is a
-    finite number.
+    Raises UserError unless the model has exactly these names and shapes, every weight is a finite
+    number, and all indices are valid.
     """
-    parameters = dict(model.named_parameters())
-    missing = sorted(parameters.keys() - arrays.keys())
-    unexpected = sorted(arrays.keys() - parameters.keys())
+    parameters, indices = dict(model.named_parameters()), dict(model.named_indices())
+    known = parameters.keys() | indices.keys()
+    missing, unexpected = sorted(known - arrays.keys()), sorted(arrays.keys() - known)
     if missing:
         raise UserError(
             f"{source} lacks {_some(missing)}, so it is incomplete: use another run folder"
@@ -99,13 +105,22 @@ def fill(model: Module, arrays: Mapping[str, Array], source: str | Path) -> None
             raise UserError(
                 f"{source} has weights in {name} that are NaN or infinite: use another run folder"
             )
+    for name, held in indices.items():
+        found = arrays[name]
+        fits = found.shape == held.data.shape and found.dtype == np.int32
+        if not (fits and Indices(found, held.limit).are_valid()):
+            raise UserError(
+                f"{source}: {name} is not a list of {len(held.data)} increasing tokens: "
+                "use another run folder"
+            )
+        held.data = to_numpy(found)
 
 
 def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> Arrays:
     """Return the arrays of a `source` model that a `target` model can load, under its names.
 
     These are the trunk, and the heads if both models have heads of the same kind. Heads of greater
-    depths start with initial weights.
+    depths start with initial weights. A draft vocabulary of another size is left out.
 
     Raises UserError if the trunks differ.
     """
@@ -123,6 +138,8 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
     for name, array in arrays.items():
         grids = rounding | {"head_grid"} if name.startswith("heads.") else rounding
         if name.endswith(STEPS) and grids & differences:
+            continue
+        if name == DRAFT_VOCABULARY and len(array) != target.draft_vocabulary_size:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array

@@ -42,7 +42,7 @@ MASKS = ("pass", "round-clip", "clip-round")
 HEADS = ("none", "parallel", "sequential", "token_conditioned")
 # Settings in which families of models differ. `describe` leaves them out of models without them.
 VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
-HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length")
+HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length", "draft_vocabulary_size")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class Recipe:
         "train the heads only at every n-th position, at an n-th of the cost")
     freeze_trunk: bool = setting("heads", False, None,
         "train the heads only")
+    draft_vocabulary_size: int | None = setting("heads", None, Range(1, 2**24),
+        "draft only this many tokens, the most frequent ones of the text (default: all)")
 
     quantization: str = setting("quantize", "none", ("none", "qat"),
         "qat: train with the rounding of the deployed model")

@@ -93,6 +93,17 @@ def _check_heads(recipe: Any) -> None:
             f"head_stride {recipe.head_stride} skips whole windows of {recipe.tokens_per_sequence} "
             "tokens: choose a smaller one"
         )
+    size = recipe.draft_vocabulary_size
+    if size is not None and recipe.heads != "token_conditioned":
+        raise UserError(
+            f"draft_vocabulary_size {size} is possible with token_conditioned heads only: "
+            "choose them, or leave out draft_vocabulary_size"
+        )
+    if size is not None and size > recipe.vocabulary_size:
+        raise UserError(
+            f"draft_vocabulary_size {size} exceeds vocabulary_size {recipe.vocabulary_size}: "
+            "choose a smaller one, or leave it out to draft all tokens"
+        )
     if recipe.distill_weight > 0 and recipe.freeze_trunk:
         raise UserError(
             "distill_weight trains the trunk, but freeze_trunk keeps it as it is: "

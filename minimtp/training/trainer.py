@@ -17,7 +17,7 @@ from math import isfinite
 from minimtp.backend import Array, Device, array_module, keep_freed_memory, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
-from minimtp.engine.module import freeze, map_parameters
+from minimtp.engine.module import freeze, map_parameters, named_arrays
 from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
@@ -60,7 +60,7 @@ class Trainer:
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {}
         if partial:
-            fresh = {name: parameter.data for name, parameter in self.model.named_parameters()}
+            fresh = named_arrays(self.model)
         if at:
             fill(self.model, fresh | at.parameters, at.source)
         map_parameters(self.model, lambda array: to_device(array, device))
@@ -127,10 +127,9 @@ class Trainer:
 
     def checkpoint(self, corpus: Corpus, state: dict[str, object]) -> Checkpoint:
         """Return a checkpoint of this step. Its arrays are views, so write it before the next."""
-        parameters = {name: parameter.data for name, parameter in self.model.named_parameters()}
         return Checkpoint(
             recipe=self.recipe,
-            parameters=parameters,
+            parameters=named_arrays(self.model),
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step,
             tokens=self.step * self.recipe.batch_size * self.recipe.tokens_per_sequence,

@@ -144,3 +144,31 @@ def test_gated_step_returns_the_largest_probability_of_its_logits(kernel):
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     assert_close(largest, 1 / exponentials.sum(), COMPARISONS["largest probability, float64"])
+
+
+@each_kernel
+@each_format
+@given(seed=st.integers(0, 100), temperature=st.sampled_from([0.5, 1.0]))
+@settings(max_examples=12)
+def test_some_tokens_are_drafted_as_if_they_were_all_and_then_named(
+    kernel, format_, seed, temperature
+):
+    """Nothing but the names of the tokens differs from a step whose output has only their rows."""
+    rng = np.random.default_rng(seed)
+    tokens = np.sort(rng.permutation(50)[:20])
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 20)]
+    noise, first = rng.gumbel(size=(6, 50)), int(rng.integers(50))
+    matrices = norms[0], weights[0], norms[1], weights[1], 1e-5
+    some, every = (kernel.prepare_gated_step(*matrices, *ids) for ids in ((tokens,), ()))
+    # The step that knows of 20 tokens needs the parts of these tokens, and of the first one.
+    few, start = np.concatenate([parts[tokens], parts[first : first + 1]]), 20
+    for seen, restricted in ((None, None), (noise, np.ascontiguousarray(noise[:, tokens]))):
+        drafts = kernel.gated_draft(state.copy(), first, parts, 6, 0.0, some, seen, temperature)
+        named = kernel.gated_draft(state.copy(), start, few, 6, 0.0, every, restricted, temperature)
+        assert drafts.tolist() == tokens[named].tolist()
+        sizes = (9, 4, 3), 0.0, 1.5
+        tree = kernel.gated_tree(state.copy(), first, parts, *sizes, some, seen, temperature)
+        other = kernel.gated_tree(state.copy(), start, few, *sizes, every, restricted, temperature)
+        assert tree[0][1:].tolist() == tokens[other[0][1:]].tolist()
+        assert tree[0][0] == first and tree[1].tolist() == other[1].tolist()

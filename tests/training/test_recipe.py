@@ -72,6 +72,12 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name)
         ({"heads": "parallel", "draft_depth": 0}, "predict nothing"),
         ({"curriculum": "forward"}, "needs prediction heads"),
         ({"freeze_trunk": True}, "nothing to train"),
+        ({"draft_vocabulary_size": 64}, "token_conditioned heads only"),
+        ({"heads": "parallel", "draft_vocabulary_size": 64}, "token_conditioned heads only"),
+        (
+            {"heads": "token_conditioned", "draft_vocabulary_size": 258},
+            "258 exceeds vocabulary_size 257",
+        ),
         ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
         (
             {"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256},
@@ -99,8 +105,8 @@ def test_a_setting_that_takes_any_number_accepts_a_whole_number():
 
 def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     unusual = {"head_dim": 48, "rope_scaling": "linear:2", "qkv_bias": True, "qk_norm": True}
-    unusual |= {"sequence_length": 32}
-    described = Recipe(**unusual).describe()
+    unusual |= {"sequence_length": 32, "draft_vocabulary_size": 64}
+    described = Recipe(heads="token_conditioned", **unusual).describe()
     assert set(unusual) == set(HIDDEN_BY_DEFAULT)
     assert not any(f" {name} " in Recipe().describe() for name in HIDDEN_BY_DEFAULT)
     for name, setting in SETTINGS.items():

@@ -71,6 +71,8 @@ def chosen_recipe(options: argparse.Namespace, out: str | None = None) -> Recipe
     new_heads = "heads" in given and "draft_depth" not in given
     if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
+    if given.get("heads", "token_conditioned") != "token_conditioned":
+        base.pop("draft_vocabulary_size", None)
     with naming(options.recipe) if options.recipe else nullcontext():
         return Recipe.from_dict(base | given)
 

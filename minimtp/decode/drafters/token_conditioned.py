@@ -27,6 +27,9 @@ class TokenConditionedDrafter:
     A draft ends when the product of its maximum probabilities falls below `min_confidence`. That is
     decided before a token is sampled, from the tokens before it, so the output keeps the target's
     distribution.
+
+    With a draft vocabulary, the rows of the output that belong to it are copied once, in the format
+    in which they are stored. A few thousand rows are a few MB.
     """
 
     reads_hidden = True
@@ -49,8 +52,14 @@ class TokenConditionedDrafter:
         self._embed = runner.embed
         self._epsilon = epsilon
         norms = head.state_norm.weight.data, head.norm.weight.data
+        output, ids = runner.output, None
+        if heads.draft_vocabulary is not None:
+            ids = heads.draft_vocabulary.ids.data.astype(np.int64)
+            output = runner.output_matrix.select(ids).prepare(self._kernel)
+        self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
+        self._vocabulary_size = runner.vocabulary_size
         self._step = self._kernel.prepare_gated_step(
-            norms[0], from_state, norms[1], runner.output, epsilon
+            norms[0], from_state, norms[1], output, epsilon, ids
         )
         self._token_parts = None  # see `_token_part`; needed to draft in one call
         table_bytes = runner.vocabulary_size * self._from_token.rows * runner.final_norm.itemsize
@@ -85,7 +94,7 @@ class TokenConditionedDrafter:
         state, samples = self._hidden.copy(), []
 
         def follow(token: Array) -> tuple[Array, Array]:
-            return self._kernel.gated_step(state, self._token_part(token), self._step)
+            return self._next_logits(state, token)
 
         def choose(logits: Array, index: int) -> Array:
             token, scores = rule.sample(logits, index)
@@ -110,9 +119,23 @@ class TokenConditionedDrafter:
         def follow(node: int, parent: int, path: list[int]) -> Array:
             states[node] = states[parent].copy()
             token = self._xp.asarray(path[-1:]) if path else self._pending_token()
-            return self._kernel.gated_step(states[node], self._token_part(token), self._step)[0]
+            return self._next_logits(states[node], token)[0]
 
         return grow(self._pending, follow, rule, nodes, depth, min_acceptance)
+
+    def _next_logits(self, state: Array, token: Array) -> tuple[Array, Array]:
+        """Return the logits (1, V) of the token after `token` (1,), and their maximum probability.
+        Changes the state (1, D) in place.
+
+        A token outside the draft vocabulary has the logit -inf, so a rule never samples it, and
+        sees the distribution that drafts are sampled from.
+        """
+        logits, probability = self._kernel.gated_step(state, self._token_part(token), self._step)
+        if self._ids is not None:
+            every = self._xp.full((1, self._vocabulary_size), -np.inf, logits.dtype)
+            every[:, self._ids] = logits
+            logits = every
+        return logits, probability
 
     def _pending_token(self) -> Array:
         return self._xp.full(1, self._pending, np.int64)

@@ -16,6 +16,7 @@ from minimtp.kernels.plain.gated_head import TokenParts
 
 ONE = np.float32(1)
 NO_NOISE = np.empty((0, 0))
+ALL_TOKENS = np.empty(0, np.int64)
 NO_TABLE = np.empty((0, 0), np.float32)
 NO_NORM = np.empty(0, np.float32)
 NO_PANELS = np.empty((0, 0), np.uint8)
@@ -26,14 +27,16 @@ class PreparedGatedStep:
     # What the compiled functions take as `weights`: norm, panels, norm, panels, in the order of
     # their use; the formats of the two panels; epsilon.
     weights: tuple
-    vocabulary: int
+    vocabulary: int  # V', the number of logits
+    tokens: np.ndarray  # (V',) int64, the tokens of the logits; empty: 0 .. V' - 1
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
     norms = [np.array(weight, np.float32) for weight in (state_norm, norm)]
     kinds = from_state.kind, output.kind
     weights = (norms[0], from_state.panels, norms[1], output.panels, kinds, epsilon)
-    return PreparedGatedStep(weights, output.rows)
+    tokens = ALL_TOKENS if tokens is None else np.array(tokens, np.int64)
+    return PreparedGatedStep(weights, output.rows, tokens)
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
@@ -90,7 +93,8 @@ def gated_draft(
 ):
     drafts = np.empty(depth, np.int64)
     noise = NO_NOISE if noise is None else noise
-    settings = token, np.float32(min_confidence), np.float32(temperature), step.vocabulary
+    numbers = np.float32(min_confidence), np.float32(temperature)
+    settings = token, *numbers, step.vocabulary, step.tokens
     count = _draft(state, _sources(token_parts), step.weights, settings, noise, drafts)
     return drafts[:count]
 
@@ -98,7 +102,7 @@ def gated_draft(
 @compiled
 def _draft(state, sources, weights, settings, noise, drafts):
     """Write the drafts. Return their number."""
-    token, min_confidence, temperature, vocabulary = settings
+    token, min_confidence, temperature, vocabulary, tokens = settings
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     for index in range(drafts.shape[0]):
@@ -109,9 +113,17 @@ def _draft(state, sources, weights, settings, noise, drafts):
         if noise.shape[0] == 0:
             token = logits[0].argmax()
         else:
-            token = (logits[0] / temperature + noise[index]).argmax()
+            token = (logits[0] / temperature + _noise_of(tokens, noise[index])).argmax()
+        if tokens.shape[0] > 0:
+            token = tokens[token]
         drafts[index] = token
     return drafts.shape[0]
+
+
+@compiled
+def _noise_of(tokens, noise):
+    """Return the part of the noise (V,) that belongs to the tokens."""
+    return noise if tokens.shape[0] == 0 else noise[tokens]
 
 
 def gated_tree(
@@ -121,7 +133,7 @@ def gated_tree(
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
     noise = NO_NOISE if noise is None else noise
     floats = float(min_acceptance), np.float32(sharpness), np.float32(temperature)
-    settings = token, depth, width, *floats, step.vocabulary
+    settings = token, depth, width, *floats, step.vocabulary, step.tokens
     count = _tree(state, _sources(token_parts), step.weights, settings, noise, tokens, parents)
     return tokens[:count], parents[:count]
 
@@ -129,7 +141,7 @@ def gated_tree(
 @compiled
 def _tree(state, sources, weights, settings, noise, tokens, parents):
     """Write the tokens and parents of the nodes. Return the number of nodes."""
-    token, depth, width, min_acceptance, sharpness, temperature, vocabulary = settings
+    token, depth, width, min_acceptance, sharpness, temperature, vocabulary, ids = settings
     max_nodes = tokens.shape[0]
     states = np.empty((max_nodes, state.shape[1]), np.float32)
     depths = np.empty(max_nodes, np.int64)
@@ -150,8 +162,10 @@ def _tree(state, sources, weights, settings, noise, tokens, parents):
             _gated_step(states[node : node + 1], part, weights, logits)
             scores[:] = logits[0] / temperature
             if noise.shape[0] > 0:
-                scores += noise[depths[node]]
+                scores += _noise_of(ids, noise[depths[node]])
             _most_probable(scores, sharpness, candidates[node], probabilities[node])
+            if ids.shape[0] > 0:
+                candidates[node] = ids[candidates[node]]
             probabilities[node] *= probability
         best, probability = -1, -1.0
         for other in range(node + 1):

@@ -10,7 +10,7 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm
-from minimtp.kernels.plain.gated_head import TokenParts, draft_tree
+from minimtp.kernels.plain.gated_head import TokenParts, draft_tree, noise_of
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 
@@ -23,11 +23,13 @@ class PreparedGatedStep:
     norm: Array
     output: PreparedMatrix
     epsilon: float
+    tokens: Array | None
     graphs: Graphs
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
-    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, Graphs())
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
+    tokens = None if tokens is None else array_module(norm).asarray(tokens)
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, tokens, Graphs())
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
@@ -52,7 +54,7 @@ def gated_draft(
     state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
 ):
     """As in plain/gated_head.py. The host waits once, for all `depth` tokens together."""
-    inputs = () if noise is None else (array_module(state).asarray(noise),)
+    inputs = () if noise is None else (noise_of(step.tokens, array_module(state).asarray(noise)),)
     temperature = 1.0 if noise is None else float(temperature)
 
     def draft(state, token, *noise):
@@ -65,6 +67,10 @@ def gated_draft(
             logits = _next_logits(state, token_parts[token], step)
             row = noise[0][here] if noise else None
             token = choose_into(logits, temperature, row, tokens[here], probabilities[here])
+            if step.tokens is not None:
+                # Of -1, logits that are not finite, the last token. No draft can be right then.
+                token = step.tokens[token]
+                tokens[here] = token
         found = xp.empty((2, depth), xp.float64)
         found[0], found[1] = tokens, probabilities
         return (found,)
@@ -84,4 +90,6 @@ def gated_tree(
     def follow(state, token):
         return _next_logits(state, token_parts[token], step)
 
-    return draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature)
+    return draft_tree(
+        follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, step.tokens
+    )

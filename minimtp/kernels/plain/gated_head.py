@@ -28,8 +28,9 @@ class PreparedGatedStep:
     state_norm: Array  # (D,)
     from_state: PreparedMatrix  # W_s (2D, D), gate then candidate, prepared for `linear`
     norm: Array  # (D,)
-    output: PreparedMatrix  # (V, D), prepared for `linear`
+    output: PreparedMatrix  # (V', D), prepared for `linear`
     epsilon: float
+    tokens: Array | None  # (V',) int64, increasing: the tokens of the logits; None: 0 .. V' - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,14 @@ class TokenParts:
         return self.linear(normed, self.from_token)
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon):
-    """Prepare a gated head for `gated_step`. The matrices are results of `prepare_*`."""
-    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon)
+def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
+    """Prepare a gated head for `gated_step`. The matrices are results of `prepare_*`.
+
+    tokens: int64 (V',), increasing, on the host: the tokens that the rows of the output stand for.
+    None: row i stands for token i.
+    """
+    tokens = None if tokens is None else array_module(norm).asarray(tokens)
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, tokens)
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
@@ -65,7 +71,8 @@ def prepare_token_parts(table, norm, from_token, epsilon):
 
 
 def gated_step(state, token_part, step):
-    """Compute one drafted token. Return its logits (1, V) and their maximum probability.
+    """Compute one drafted token. Return its logits (1, V'), in the order of the rows of the output,
+    and their maximum probability.
 
     state (1, D) is CHANGED IN PLACE. token_part (1, 2D) is part(token) of the token before.
     """
@@ -88,11 +95,11 @@ def gated_draft(
     probabilities falls below `min_confidence`.
     """
     xp = array_module(state)
-    noise = None if noise is None else xp.asarray(noise)
+    noise = None if noise is None else noise_of(step.tokens, xp.asarray(noise))
 
     def choose(logits, index):
         scores = logits if noise is None else logits / temperature + noise[index]
-        return scores.argmax(axis=-1)
+        return tokens_at(step.tokens, scores.argmax(axis=-1))
 
     def follow(token):
         return gated_step(state, token_parts[token], step)
@@ -116,7 +123,19 @@ def gated_tree(
     def follow(state, token):
         return gated_step(state, token_parts[token], step)[0]
 
-    return draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature)
+    return draft_tree(
+        follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, step.tokens
+    )
+
+
+def noise_of(tokens, noise):
+    """noise (R, V) of all tokens -> the noise (R, V') of these tokens (V',); None means all."""
+    return noise if tokens is None else noise[:, tokens]
+
+
+def tokens_at(tokens, indices):
+    """Return the tokens of these indices of the logits. tokens (V',), or None: the indices."""
+    return indices if tokens is None else tokens[indices]
 
 
 def draft_chain(follow, choose, token, depth, min_confidence):
@@ -137,12 +156,16 @@ def draft_chain(follow, choose, token, depth, min_confidence):
     return tokens
 
 
-def draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, temperature):
-    """See `gated_tree`. follow(state (1, D), token (1,)) -> logits (1, V); changes the state in
-    place.
+def draft_tree(
+    follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, tokens=None
+):
+    """See `gated_tree`. follow(state (1, D), token (1,)) -> logits (1, V'); changes the state in
+    place. tokens: the tokens (V',) of the logits; None means all.
     """
     nodes, depth, width = sizes
     xp, states = array_module(state), {-1: state}  # states by node
+    ids = None if tokens is None else to_numpy(tokens)
+    noise = None if noise is None else noise_of(ids, noise)
 
     def candidates(node, parent, path):
         states[node] = states[parent].copy()
@@ -151,8 +174,8 @@ def draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, te
         if noise is not None:
             scores = scores + noise[len(path)]
         weights = numpy.exp(sharpness * (scores - scores.max()))
-        tokens = numpy.argsort(-scores, kind="stable")[:width]
-        return tokens.tolist(), (weights[tokens] / weights.sum()).tolist()
+        best = numpy.argsort(-scores, kind="stable")[:width]
+        return tokens_at(ids, best).tolist(), (weights[best] / weights.sum()).tolist()
 
     tokens, parents = best_first_tree(token, candidates, nodes, depth, min_acceptance)
     return numpy.array(tokens, numpy.int64), numpy.array(parents, numpy.int64)

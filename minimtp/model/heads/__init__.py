@@ -10,7 +10,7 @@ position i:
 
 with s_0 = h_i, the trunk's hidden state after its final norm; e, the trunk's token table; [a; b],
 concatenation; and logits = trunk's output(norm(s_k)). All heads share the trunk's embedding and
-output.
+output. A token-conditioned head may be limited to a few thousand tokens (draft_vocabulary.py).
 
     parallel           does not see the tokens in between. Gloeckle et al. 2024, arXiv 2404.19737
     sequential         has attention over all positions, so decoding needs a cache for it.
@@ -25,6 +25,7 @@ first in the concatenation. It is the trunk's state *after* the final norm. Rota
 positions i. No row is zeroed.
 """
 
+from minimtp.model.heads.draft_vocabulary import DraftVocabulary
 from minimtp.model.heads.heads import Heads
 from minimtp.model.heads.multi_token_model import MultiTokenModel
 from minimtp.model.heads.parallel import ParallelHead, ParallelHeads
@@ -33,6 +34,7 @@ from minimtp.model.heads.token_conditioned import TokenConditionedHead, TokenCon
 
 __all__ = [
     "HEADS",
+    "DraftVocabulary",
     "Heads",
     "MultiTokenModel",
     "ParallelHead",

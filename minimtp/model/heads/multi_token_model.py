@@ -31,3 +31,12 @@ class MultiTokenModel(Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """States (..., D), of the trunk or of a head -> logits (..., V)."""
         return self.trunk.logits(hidden)
+
+    def draft_logits(self, state: Tensor) -> Tensor:
+        """States (..., D) of a head -> logits (..., V') over its draft vocabulary, or (..., V)
+        without one.
+        """
+        vocabulary = self.heads.draft_vocabulary
+        if vocabulary is None:
+            return self.logits(state)
+        return self.trunk.output_matrix.matmul_rows(state, vocabulary.ids.data)

@@ -12,6 +12,7 @@ from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
+from minimtp.model.heads.draft_vocabulary import DraftVocabulary
 from minimtp.model.heads.heads import Heads
 from minimtp.model.layers import Linear, RMSNorm, Rng
 from minimtp.model.transformer import Transformer
@@ -34,13 +35,20 @@ class TokenConditionedHead(Module):
 
 
 class TokenConditionedHeads(Heads):
-    """One head for all depths: applied repeatedly, it is a small recurrent network."""
+    """One head for all depths: applied repeatedly, it is a small recurrent network.
+
+    draft_vocabulary_size: the number of tokens that it may draft; None means all.
+    """
 
     positionwise = True
 
-    def __init__(self, depth: int, config: ModelConfig, rng: Rng) -> None:
+    def __init__(
+        self, depth: int, config: ModelConfig, rng: Rng, draft_vocabulary_size: int | None = None
+    ) -> None:
         self.depth = depth
         self.head = TokenConditionedHead(config, rng)
+        if draft_vocabulary_size is not None:
+            self.draft_vocabulary = DraftVocabulary(draft_vocabulary_size, config.vocabulary_size)
 
     def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         state = hidden  # (B, T, D)

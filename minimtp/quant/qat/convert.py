@@ -11,7 +11,7 @@ from minimtp.quant.qat.modules import FakeQuantizedEmbedding, FakeQuantizedMatri
 from minimtp.quant.qat.prepare import with_cache
 from minimtp.quant.qat.spec import QuantizationSpec, grids_of
 
-NOT_FINITE_ADVICE = "use another run folder"
+ADVICE = "use another run folder"
 
 
 def convert(model: Module) -> Module:
@@ -79,14 +79,18 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
             shape = rows, packing.row_bytes(grid, columns)
             packed[key] = take(packed_name(name), shape, "uint8")
             if not packing.has_finite_scales(grid, packed[key]):
-                raise UserError(f"{name} has scales that are NaN or infinite: {NOT_FINITE_ADVICE}")
+                raise UserError(f"{name} has scales that are NaN or infinite: {ADVICE}")
         return _packed_module(module, grid, packed[key], spec)
 
     model = with_cache(replace_modules(model, swap), spec)
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
         if not array_module(parameter.data).isfinite(parameter.data).all():
-            raise UserError(f"{name} has weights that are NaN or infinite: {NOT_FINITE_ADVICE}")
+            raise UserError(f"{name} has weights that are NaN or infinite: {ADVICE}")
+    for name, indices in model.named_indices():
+        indices.data = take(name, indices.data.shape, "int32")
+        if not indices.are_valid():
+            raise UserError(f"{name} is not a list of increasing tokens: {ADVICE}")
     if left:
         names = shown(", ".join(sorted(left)), 100)
         raise UserError(

@@ -32,7 +32,7 @@ compare their gradients with the surrogates instead.
 
 from collections.abc import Callable
 
-from minimtp.backend import Array
+from minimtp.backend import Array, array_module
 from minimtp.engine.fused import EmbeddingLookup
 from minimtp.engine.precision import matmul, operand
 from minimtp.engine.tensor import Op
@@ -140,3 +140,31 @@ class FakeQuantizedLookup(EmbeddingLookup):
         rounding = self.rounding()
         rounding.forward(self.weight)
         return rounding.backward(super().backward(gradient))  # (V, D)
+
+
+class FakeQuantizedRows(Op):
+    """round(W)[rows] for R different row numbers: W (N, K), and the parameters of the grid -> (R,
+    K).
+
+    rounding: the operation that rounds W. by_row: whether each row has scales of its own. Then only
+    the selected rows are rounded.
+    """
+
+    straight_through = True
+
+    def __init__(self, rows: Array, rounding: Op, by_row: bool) -> None:
+        self.rows, self.rounding, self.by_row = rows, rounding, by_row
+
+    def forward(self, weight: Array, *learned: Array) -> Array:
+        self.like = weight
+        if self.by_row:
+            return self.rounding.forward(weight[self.rows])
+        return self.rounding.forward(weight, *learned)[self.rows]
+
+    def backward(self, gradient: Array) -> Array | tuple[Array, ...]:
+        result = array_module(gradient).zeros_like(self.like)  # (N, K)
+        if self.by_row:
+            result[self.rows] = self.rounding.backward(gradient)
+            return result
+        result[self.rows] = gradient
+        return self.rounding.backward(result)

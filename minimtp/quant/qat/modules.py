@@ -9,7 +9,7 @@ would measure the loss of another model.
 
 from types import ModuleType
 
-from minimtp.backend import Array
+from minimtp.backend import Array, array_module
 from minimtp.engine.tensor import Op, Parameter, Tensor
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.matrix import Matrix
@@ -20,6 +20,7 @@ from minimtp.quant.qat.fake_quantize import (
     FakeQuantize,
     FakeQuantizedLookup,
     FakeQuantizedMatMul,
+    FakeQuantizedRows,
     RoundedMatMul,
 )
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
@@ -64,6 +65,19 @@ class FakeQuantizedMatrix(Matrix):
     def matmul(self, x: Tensor) -> Tensor:
         """x (..., K) -> x Wᵀ (..., N), with both rounded."""
         return FakeQuantizedMatMul(self.rounding, self.activations).apply(x, *self.operands)
+
+    def matmul_rows(self, x: Tensor, rows: Array) -> Tensor:
+        rows = array_module(self.weight.data).asarray(rows)
+        scale_rows = self.grid.scales_shape(*self.shape)[0]
+        by_row = scale_rows == self.shape[0] and len(self.operands) == 1
+
+        def rounding() -> Op:
+            return FakeQuantizedRows(rows, self.rounding(), by_row)
+
+        return FakeQuantizedMatMul(rounding, self.activations).apply(x, *self.operands)
+
+    def select(self, rows: Array) -> Matrix:
+        raise TypeError(f"a {type(self).__name__} cannot be decoded with: convert the model first")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -183,3 +197,7 @@ class FrozenEmbedding(FakeQuantizedEmbedding):
 
     def matmul(self, x: Tensor) -> Tensor:
         return RoundedMatMul(self.values, self.activations).apply(x)
+
+    def matmul_rows(self, x: Tensor, rows: Array) -> Tensor:
+        rows = array_module(self.values).asarray(rows)
+        return RoundedMatMul(self.values[rows], self.activations).apply(x)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.arguments import FLAG, PATH, check_fields, optional, whole
+from minimtp.engine.module import named_arrays
 from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, check_folder
 from minimtp.model.loaded import TOKENIZER
@@ -149,7 +150,7 @@ def _source(model: Path | LoadedRun, continue_schedule: bool) -> Checkpoint:
         )
     return Checkpoint(
         model.recipe,
-        {name: parameter.data for name, parameter in model.model.named_parameters()},
+        named_arrays(model.model),
         tokenizer=model.tokenizer.to_dict(),
         packed=None if model.packed is None else {},
     )

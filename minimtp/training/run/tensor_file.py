@@ -35,6 +35,7 @@ DTYPE_NAMES = {
     "float32": "F32",
     "float16": "F16",
     "int64": "I64",
+    "int32": "I32",
     "int8": "I8",
     "uint8": "U8",
     "uint16": "BF16",  # NumPy has no bfloat16. These are its bits, the upper half of a float32.

@@ -7,7 +7,7 @@ same. That number is stored with the run and used again.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
 from minimtp.model.tokenizer import Tokenizer, same_tokens
-from minimtp.training.build import Model
+from minimtp.training.build import DRAFT_VOCABULARY, Model
 from minimtp.training.data.corpus import CORPUS, Corpus
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
@@ -134,7 +134,7 @@ def _train(
         )
         team.finish()
         return _result(out, resumed.step, recipe, resumed.state)
-    at = _checkpoint_to_load(beginning, start, last_step)
+    at = _with_draft_vocabulary(_checkpoint_to_load(beginning, start, last_step), beginning)
     state = dict(resumed.state) if resumed else {}
     teacher = start.teacher or state.get("teacher")
     state["teacher"] = str(path_of(start.teacher).resolve()) if start.teacher else teacher
@@ -201,6 +201,21 @@ def _checkpoint_to_load(beginning: Beginning, start: Start, last_step: int) -> C
     if beginning.quantized_start:
         at.parameters = with_start(at.parameters, beginning.quantized_start, beginning.recipe)
     return at
+
+
+def _with_draft_vocabulary(at: Checkpoint | None, beginning: Beginning) -> Checkpoint | None:
+    """Add the most frequent tokens of the text to a new run that limits the drafts to them, unless
+    they are those of the run that it starts from.
+    """
+    recipe, known = beginning.recipe, {} if at is None else at.parameters
+    size = recipe.draft_vocabulary_size
+    if size is None or beginning.resumed or DRAFT_VOCABULARY in known:
+        return at
+    # The import is here because models without heads do not need it.
+    from minimtp.model.heads.draft_vocabulary import most_frequent_tokens
+
+    ids = most_frequent_tokens(beginning.corpus.train, size, recipe.vocabulary_size)
+    return replace(at or Checkpoint(recipe, {}), parameters=known | {DRAFT_VOCABULARY: ids})
 
 
 def _make_trainer(
