@@ -21,6 +21,7 @@ from tests.cli.helpers import python
 from tests.strategies import recipes
 
 MEASUREMENTS = ["bench train", "bench quality", "bench kernels", "bench decode", "bench rounds"]
+MEASUREMENTS += ["bench llama"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import argparse
 
-from minimtp.cli.bench import decode, kernels, quality, rounds, train
+from minimtp.cli.bench import decode, kernels, llama, quality, rounds, train
 from minimtp.cli.parser import Commands, add_commands
 from minimtp.errors import UserError
 
-MEASUREMENTS = (train, quality, kernels, decode, rounds)
+MEASUREMENTS = (train, quality, kernels, decode, rounds, llama)
 OPTIONS_OF_ALL = {
     "all": "--all",
     "all_preset": "--preset",
@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
         "--all",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="run compare and every measurement except rounds",
+        help="run compare and every measurement except rounds and llama",
     )
     add(
         "--preset",
