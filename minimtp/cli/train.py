@@ -113,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
     use_kernels(options)
     out = options.out or default_folder(options)
     _check_start(options, out)
+    teacher = options.teacher or _recorded_teacher(options, out)
+    shares = teacher is not None and teacher == options.start_from
     options.start_from = _loaded(options.start_from, options.device)
     tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
     recipe = chosen_recipe(options, out)
@@ -121,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
         resume=options.resume,
         start_from=options.start_from,
         continue_schedule=options.continue_schedule,
-        teacher=_loaded(options.teacher or _recorded_teacher(options, out), options.device),
+        teacher=options.start_from if shares else _loaded(teacher, options.device),
         quantized_start=_loaded(options.quantized_start, "cpu", dequantize=False),
         self_generated=options.self_generated,
         tokenizer=tokenizer,

@@ -2,7 +2,12 @@
 
 from minimtp.quant.grids import grid_named
 from tests.mutants import edited, mutant, own
-from tests.quant.qat import learned_cases, test_learned_gradients, test_learned_steps
+from tests.quant.qat import (
+    learned_cases,
+    test_learned_gradients,
+    test_learned_steps,
+    test_start_steps,
+)
 
 
 def check_the_lsq_gradient():
@@ -42,3 +47,39 @@ def check_the_sign_of_steps():
 @mutant("quant.qat.learned:encode_learned", "LSQplus #12", test=check_the_sign_of_steps)
 def the_step_instead_of_its_logarithm_is_learned_and_becomes_negative(encode):
     return edited(encode, ("array_module(weight).exp(log_steps)", "(1 + log_steps)"))
+
+
+Q4_0 = grid_named("q4_0")
+
+
+def check_the_first_levels():
+    check = test_start_steps.test_before_the_first_update_the_levels_are_the_packed_ones
+    check.hypothesis.inner_test(own, Q4_0, 0, 0.3)
+
+
+@mutant("quant.qat.start_steps:masters_and_steps", "our prototype", test=check_the_first_levels)
+def training_starts_from_the_weights_and_forgets_the_codes(start_of):
+    wrong = "weight, steps.reshape(-1)"
+    right = "xp.clip(weight, low, high).astype(weight.dtype, copy=False), steps.reshape(-1)"
+    return edited(start_of, (right, wrong))
+
+
+def check_the_reach():
+    check = test_start_steps
+    check.test_a_master_is_the_weight_as_far_as_the_reach_and_the_outermost_levels_allow(Q4_0)
+
+
+@mutant("quant.qat.start_steps:masters_and_steps", "our prototype", test=check_the_reach)
+def a_negative_step_moves_masters_away_from_their_codes(start_of):
+    return edited(start_of, ("xp.float32(REACH) * xp.abs(step)", "xp.float32(REACH) * step"))
+
+
+def check_the_stored_steps():
+    check = test_start_steps.test_training_sees_the_steps_that_a_file_stores
+    check.hypothesis.inner_test(own, Q4_0, 0, 0.3)
+
+
+@mutant("quant.qat.start_steps:current_steps", "our prototype", test=check_the_stored_steps)
+def training_uses_steps_that_are_not_rounded_to_their_stored_type(steps_of):
+    right = "stretched(grid, start, factors.reshape(start.shape))"
+    return edited(steps_of, (right, "start * factors.reshape(start.shape)"))

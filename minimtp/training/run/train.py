@@ -108,8 +108,17 @@ def train(
     team.prepare()
     report = _report_of(team, report)
     with OneWriter(out, needed=team.rank == 0) as writer:
-        beginning = begin(start, recipe, corpus, writer, team, device, encoding)
-        return _train(beginning, start, writer, team, stop_at_step, device, threads, report)
+        # No name refers to what `begin` returns, so that `_train` can free its arrays.
+        return _train(
+            begin(start, recipe, corpus, writer, team, device, encoding),
+            start,
+            writer,
+            team,
+            stop_at_step,
+            device,
+            threads,
+            report,
+        )
 
 
 def _train(
@@ -124,7 +133,7 @@ def _train(
 ) -> TrainingResult:
     """Train from the beginning on. The arguments are those of `train`."""
     out = writer.folder
-    recipe, resumed = beginning.recipe, beginning.resumed
+    recipe, corpus, resumed = beginning.recipe, beginning.corpus, beginning.resumed
     last_step = _last_step(recipe, stop_at_step)
     if resumed and resumed.step >= last_step and not _lacks_evaluation(resumed):
         finished = resumed.step >= recipe.steps
@@ -143,14 +152,16 @@ def _train(
     trainer = _make_trainer(
         beginning, at, choose_device(device), threads, teacher, team, loaded_from
     )
+    is_resumed = resumed is not None
+    del beginning, resumed, at  # their arrays, which the trainer has copied
     try:
         open_folder(writer)
-        if resumed and team.rank == 0:  # only people read it
+        if is_resumed and team.rank == 0:  # only people read it
             set_aside(out / checkpoint.RECIPE_NAME, checkpoint.RECIPE)
             checkpoint.check_place(out)
         with _open_log(out, trainer.step, state, report, team) as log:
-            _describe(trainer, beginning.corpus, report)
-            Loop(trainer, beginning.corpus, writer, log, state).run(last_step, report)
+            _describe(trainer, corpus, report)
+            Loop(trainer, corpus, writer, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
     except Interrupted:
         team.finish()

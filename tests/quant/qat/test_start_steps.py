@@ -66,9 +66,7 @@ def of_columns(grid, steps):
 
 @each_grid
 @given(seed=st.integers(0, 2**32), spread=st.sampled_from([1e-6, 1e-3, 0.3, 100.0]))
-def test_before_the_first_update_the_levels_are_those_of_the_packed_matrix_bit_for_bit(
-    own, grid, seed, spread
-):
+def test_before_the_first_update_the_levels_are_the_packed_ones(own, grid, seed, spread):
     packed = packed_matrix(grid, seed, spread)
     master, steps = masters_and_steps(grid, weights(seed), packed)
     zeros = np.zeros(steps.size, np.float32)
