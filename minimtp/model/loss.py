@@ -26,6 +26,9 @@ the trunk's prediction, which is not always the next token of the text.
     teacher   the distribution of the teacher's head of the same depth. Heads that are trained with
               rounding learn from heads without rounding
 
+**Draft vocabulary.** A head that drafts only some of the tokens (heads/draft_vocabulary.py) has a
+loss over these. Rows whose next token is another one are left out.
+
 **Distillation.** With a teacher, the trunk's loss is a weighted sum of two losses. One uses the
 next token of the text. The other uses the teacher's distributions, which give the student a
 probability for every token at every position.
@@ -33,6 +36,7 @@ probability for every token at every position.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice, repeat
 
 from minimtp.backend import Array, array_module, to_numpy
@@ -40,7 +44,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy
 from minimtp.engine.module import frozen
 from minimtp.engine.tensor import Tensor, backpropagate, no_grad
-from minimtp.model.output_loss import Guide, output_loss
+from minimtp.model.output_loss import Guide, Output, output_loss
 from minimtp.model.transformer import LanguageModel
 
 ALL = slice(None)
@@ -121,7 +125,7 @@ def accumulate_gradients(
             if head_targets == "trunk":
                 guides = _trunk_guides(model, hidden.data, head_positions)
             elif head_targets == "teacher":
-                guides = _teacher_guides(teacher, tokens, length, model.depth, head_positions)
+                guides = _teacher_guides(teacher, model, tokens, length, head_positions)
             losses[1:] = _accumulate_in_heads(
                 model,
                 hidden.detach() if detached else leaf,
@@ -148,7 +152,8 @@ def _accumulate_in_heads(
 
     guides: for each head in turn, what its B*n rows follow, or None for the tokens of the text.
     """
-    length, width = hidden.shape[1], model.config.vocabulary_size
+    length, vocabulary = hidden.shape[1], model.heads.draft_vocabulary
+    width = model.config.vocabulary_size if vocabulary is None else len(vocabulary)
     losses: list[Array | None] = [None] * model.depth
     if positions.indices(length) != (0, length, 1):
         hidden = hidden[:, positions]  # (B, n, D)
@@ -156,10 +161,14 @@ def _accumulate_in_heads(
     states, gradients = [], []
     for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
         targets = _targets(tokens, k, length, positions)  # (B*n,)
-        guide, weight = next(guides), float(weights[k - 1])
+        guide, weight, counted = next(guides), float(weights[k - 1]), 1.0
         of_text, of_guide = (weight, 0.0) if guide is None else (0.0, weight)
-        loss = output_loss(model.logits, width, state.data, targets, of_text, guide, of_guide)
-        losses[k - 1] = loss.nats
+        if vocabulary is not None:
+            targets = vocabulary.indices_of(targets)
+            guide = None if guide is None else guide.only(targets >= 0)
+            counted = (targets >= 0).sum().clip(1) / targets.size
+        loss = output_loss(model.draft_logits, width, state.data, targets, of_text, guide, of_guide)
+        losses[k - 1] = loss.nats / counted
         if model.heads.independent:
             state.backward(loss.gradient)
         else:
@@ -181,7 +190,8 @@ def evaluate_losses(
     tokens: (B, T + 1 + K) integers. Returns nats (B, T, 1 + K) and tokens (B, T, 1 + K), integers.
     Entry [b, i, k] is about token i+1+k. Head k reads the inputs up to position i and, if it uses
     them, the true tokens in between. watch: is called with each slice of the trunk's logits, as
-    from `sliced_logits`, in order.
+    from `sliced_logits`, in order. With a draft vocabulary, a head has no loss (NaN) where the
+    target is not in it.
 
     The logits exist for at most LOGITS_AT_ONCE numbers at a time: a window of 2,048 tokens has 400
     MB of them if the vocabulary has 49,152 tokens. The slices change nothing but the last bits of
@@ -192,12 +202,18 @@ def evaluate_losses(
     with no_grad():
         for k, state in enumerate(states(model, tokens)):
             targets = _targets(tokens, k, length)  # (B*T,)
+            vocabulary = model.heads.draft_vocabulary if k else None
+            if vocabulary is not None:
+                targets = vocabulary.indices_of(targets)
             losses, choices = [], []
-            for rows, logits in sliced_logits(model, state):
+            for rows, logits in sliced_logits(model, state, model.draft_logits if k else None):
                 losses.append(CrossEntropy(targets[rows]).forward(logits))
                 choices.append(logits.argmax(axis=1))
                 if k == 0:
                     watch(rows, logits)
+                elif vocabulary is not None:
+                    losses[-1] = xp.where(targets[rows] >= 0, losses[-1], xp.nan)
+                    choices[-1] = vocabulary.tokens_at(choices[-1])
             nats.append(xp.concatenate(losses).reshape(-1, length))
             predicted.append(xp.concatenate(choices).reshape(-1, length))
     return xp.stack(nats, axis=-1), xp.stack(predicted, axis=-1)
@@ -215,15 +231,20 @@ def states(model: LanguageModel, tokens: Array) -> Iterator[Tensor]:
         yield from model.heads.states(hidden, following_tokens(tokens, model.depth), model.trunk)
 
 
-def sliced_logits(model: LanguageModel, state: Tensor) -> Iterator[tuple[slice, Array]]:
+def sliced_logits(
+    model: LanguageModel, state: Tensor, output: Output | None = None
+) -> Iterator[tuple[slice, Array]]:
     """Yield (rows, their logits) for a state of B*T rows: slices, and (rows, V) arrays of at most
     LOGITS_AT_ONCE numbers.
+
+    output: None is the model's output.
     """
+    output = output or model.logits
     flat = state.data.reshape(-1, state.shape[-1])  # (B*T, D)
     size = max(1, LOGITS_AT_ONCE // model.config.vocabulary_size)
     for start in range(0, len(flat), size):
         rows = slice(start, min(start + size, len(flat)))
-        yield rows, model.logits(Tensor(flat[rows])).data
+        yield rows, output(Tensor(flat[rows])).data
 
 
 def following_tokens(tokens: Array, depth: int) -> Array:
@@ -275,16 +296,20 @@ def _trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iter
     for k in range(1, model.depth + 1):
         later = k + xp.arange(length)[positions]  # (n,)
         states = hidden[:, xp.minimum(later, length - 1)]  # (B, n, D)
-        yield Guide(_rows(states), model.logits, xp.tile(later < length, batch))
+        yield Guide(_rows(states), model.draft_logits, xp.tile(later < length, batch))
 
 
 def _teacher_guides(
-    teacher: LanguageModel, tokens: Array, length: int, depth: int, positions: slice
+    teacher: LanguageModel, model: LanguageModel, tokens: Array, length: int, positions: slice
 ) -> Iterator[Guide]:
-    """For k = 1..K yield the distributions of the teacher's head k, (B*n, V)."""
+    """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
+    drafts, (B*n, V).
+    """
+    depth, vocabulary = model.depth, model.heads.draft_vocabulary
+    output = partial(teacher.draft_logits, vocabulary=vocabulary)
     with no_grad():
         hidden = teacher.hidden(tokens[:, :length])[:, positions]  # (B, n, D)
         following = following_tokens(tokens, depth)[:, positions]  # (B, n, K)
         states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
     for state in states:  # (B, n, D)
-        yield Guide(_rows(state.data), teacher.logits)
+        yield Guide(_rows(state.data), output)

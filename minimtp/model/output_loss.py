@@ -15,7 +15,7 @@ twice.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
 
@@ -41,6 +41,10 @@ class Guide:
     states: Array
     output: Output
     followed: Array | None = None
+
+    def only(self, rows: Array) -> "Guide":
+        """Return a guide that follows only these of its rows, (N,) bool."""
+        return replace(self, followed=rows if self.followed is None else self.followed & rows)
 
     def logits(self, rows: slice) -> Array:
         """Return the logits (M, V) of some rows, without recording operations."""
@@ -75,7 +79,8 @@ def output_loss(
 
     Add the gradient for the output's parameters to their `.grad`.
 
-    width: V, the number of logits of a row. targets: (N,) tokens of the text.
+    width: V, the number of logits of a row. targets: (N,) tokens of the text, or -1: the row has no
+    text.
     """
     xp = array_module(state)
     flat = state.reshape(-1, state.shape[-1])  # (N, D)

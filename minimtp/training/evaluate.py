@@ -226,7 +226,7 @@ def evaluate_model(
         bits_per_byte=float(nats[:, :, 0].sum() / log(2) / max(1, text_bytes)),
         accuracy=(predicted == _targets(windows, predicted.shape)).mean(axis=(0, 1)).tolist(),
         acceptance=teacher_forced_acceptance(predicted),
-        nats=nats.mean(axis=(0, 1)).tolist(),
+        nats=_means(nats).tolist(),
         tokens=nats[:, :, 0].size,
         bytes=text_bytes,
         window=window,
@@ -269,6 +269,14 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
         share = (reached & accepted[-1]).sum() / reached.sum() if reached.any() else None
         shares.append(None if share is None else float(share))
     return shares
+
+
+def _means(nats: np.ndarray) -> np.ndarray:
+    """Return the means (1 + K,) of losses (W, T, 1 + K), without NaN: rows without a loss."""
+    missing = np.isnan(nats)
+    if not missing.any():
+        return nats.mean(axis=(0, 1))
+    return np.where(missing, 0.0, nats).sum(axis=(0, 1)) / np.maximum(1, (~missing).sum((0, 1)))
 
 
 def _require_same_tokens(run: LoadedModel, reference: LoadedModel) -> None:

@@ -10,11 +10,12 @@ The head has no output matrix of its own. Its logits are the rows of the trunk's
 the ids of these tokens, so the vocabulary is a list of ids, in increasing order. Index i of the
 head's logits is the token ids[i].
 
-**Training.** The head learns the distribution over the draft vocabulary only. The trunk's
-distribution is restricted to it and renormalized. A position whose next token in the text is not in
-the vocabulary is left out: there the trunk gives most of its probability to tokens that the head
-cannot draft, and says little about the others. If the text was sampled from the trunk, a position
-therefore counts, on average, in proportion to the probability that the vocabulary covers.
+**Training.** The head learns a distribution over the draft vocabulary only. The trunk's
+distribution is restricted to it and renormalized, so it is the softmax of the same few rows. A
+position whose next token in the text is not in the vocabulary is left out: there the trunk gives
+most of its probability to tokens that the head cannot draft, and says little about the others. If
+the text was sampled from the trunk, a position therefore counts, on average, in proportion to the
+probability that the vocabulary covers.
 """
 
 from minimtp.backend import Array, array_module
@@ -37,26 +38,24 @@ class DraftVocabulary(Module):
     def __len__(self) -> int:
         return len(self.ids.data)
 
-    def indices_of(self, tokens: Array) -> tuple[Array, Array]:
-        """tokens (N,) -> their indices (N,) in the vocabulary, and whether they are in it, (N,).
-
-        The index of another token is any valid one.
-        """
+    def indices_of(self, tokens: Array) -> Array:
+        """tokens (N,) -> their indices (N,) in the vocabulary, -1 for tokens that are not in it."""
         xp = array_module(tokens)
         ids = xp.asarray(self.ids.data)
         found = xp.minimum(xp.searchsorted(ids, tokens), len(ids) - 1)
-        return found, ids[found] == tokens
+        return xp.where(ids[found] == tokens, found, -1)
+
+    def coverage(self, text: Array) -> float:
+        """Return the share of a text's tokens (N,) that are in the vocabulary, 1 if it is empty."""
+        inside = sum(
+            int((self.indices_of(np.asarray(text[start : start + COUNTED_AT_ONCE])) >= 0).sum())
+            for start in range(0, len(text), COUNTED_AT_ONCE)
+        )
+        return inside / len(text) if len(text) else 1.0
 
     def tokens_at(self, indices: Array) -> Array:
         """Return the tokens, int64, at these indices of a head's logits."""
         return array_module(indices).asarray(self.ids.data)[indices].astype("int64")
-
-    def restrict(self, distributions: Array) -> Array:
-        """Distributions (N, V) -> their shares of the vocabulary, renormalized: (N, V')."""
-        xp = array_module(distributions)
-        inside = distributions[:, xp.asarray(self.ids.data)]
-        mass = inside.sum(axis=1, keepdims=True)
-        return inside / xp.maximum(mass, np.finfo(inside.dtype).tiny)
 
 
 def most_frequent_tokens(text: np.ndarray, size: int, vocabulary_size: int) -> np.ndarray:

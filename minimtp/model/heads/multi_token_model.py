@@ -4,6 +4,7 @@ from minimtp.backend import Array
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
+from minimtp.model.heads.draft_vocabulary import DraftVocabulary
 from minimtp.model.heads.heads import Heads
 from minimtp.model.transformer import Transformer
 
@@ -32,11 +33,13 @@ class MultiTokenModel(Module):
         """States (..., D), of the trunk or of a head -> logits (..., V)."""
         return self.trunk.logits(hidden)
 
-    def draft_logits(self, state: Tensor) -> Tensor:
-        """States (..., D) of a head -> logits (..., V') over its draft vocabulary, or (..., V)
+    def draft_logits(self, state: Tensor, vocabulary: DraftVocabulary | None = None) -> Tensor:
+        """States (..., D) of a head -> logits (..., V') over a draft vocabulary, or (..., V)
         without one.
+
+        vocabulary: None is the heads' own.
         """
-        vocabulary = self.heads.draft_vocabulary
+        vocabulary = vocabulary or self.heads.draft_vocabulary
         if vocabulary is None:
             return self.logits(state)
         return self.trunk.output_matrix.matmul_rows(state, vocabulary.ids.data)

@@ -25,6 +25,7 @@ from minimtp.arguments import (
     whole,
 )
 from minimtp.backend import Device, blas_threads_warning, choose_device
+from minimtp.backend import numpy as np
 from minimtp.engine import precision
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError, naming
@@ -249,6 +250,8 @@ def _make_trainer(
     use_own_gpu(team, device)
     shards = _shards(device, threads, resumed, team)
     guide = _load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
+    if guide is not None and recipe.head_targets == "teacher":
+        _require_drafts(guide, at, teacher)
     team.any(False)  # wait until all processes have read the folder, before the first one writes
     partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
     with naming(loaded_from if at else ""):
@@ -304,6 +307,17 @@ def _load_teacher(
     return run.model
 
 
+def _require_drafts(teacher: Model, at: Checkpoint | None, source: object) -> None:
+    """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
+    limited = teacher.heads.draft_vocabulary
+    ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)
+    if limited is not None and (ids is None or not np.array_equal(limited.ids.data, ids)):
+        raise UserError(
+            f"the heads of the teacher {source} draft other tokens than this run: start from the "
+            "teacher, with its draft_vocabulary_size, or use a teacher without one"
+        )
+
+
 def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
     """Report all settings, including automatic choices and their reasons."""
     recipe, device, team = trainer.recipe, trainer.device, trainer.team
@@ -311,6 +325,12 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
     report(f"recipe\n{recipe.describe()}")
     report(f"corpus    {corpus.describe()}")
     report(f"model     {parameters:,} parameters; step {trainer.step} of {recipe.steps}")
+    if recipe.draft_vocabulary_size is not None:
+        covered = trainer.model.heads.draft_vocabulary.coverage(corpus.validation)
+        report(
+            f"drafts    {recipe.draft_vocabulary_size:,} of {recipe.vocabulary_size:,} tokens, "
+            f"{covered:.1%} of the held-out text"
+        )
     report(f"device    {device.name}: {device.reason}")
     report(f"kernels   {': '.join(kernels.describe(device.name))}")
     if recipe.precision != "float32":

@@ -43,9 +43,10 @@ def test_no_token_outside_is_more_frequent_and_ties_go_to_the_lowest_id(text, si
 def test_a_vocabulary_finds_the_indices_of_its_tokens_and_no_others(ids, tokens):
     vocabulary = DraftVocabulary(len(ids), 30)
     vocabulary.ids.data = np.array(sorted(ids), np.int32)
-    indices, inside = vocabulary.indices_of(np.array(tokens, np.int64))
-    assert inside.tolist() == [token in ids for token in tokens]
-    assert vocabulary.tokens_at(indices)[inside].tolist() == [t for t in tokens if t in ids]
+    indices = vocabulary.indices_of(np.array(tokens, np.int64))
+    assert (indices >= 0).tolist() == [token in ids for token in tokens]
+    inside = [token for token in tokens if token in ids]
+    assert vocabulary.tokens_at(indices[indices >= 0]).tolist() == inside
 
 
 def test_a_run_drafts_the_most_frequent_tokens_of_its_text_and_keeps_them(tmp_path, corpus):
@@ -81,6 +82,29 @@ def test_a_branch_keeps_the_vocabulary_of_its_size_and_else_chooses_from_its_own
     everything = replace(recipe, draft_vocabulary_size=None)
     train(everything, other, tmp_path / "all", Start(start_from=tmp_path / "stem"), report=quiet)
     assert load_run(tmp_path / "all").model.heads.draft_vocabulary is None
+
+
+def test_the_report_of_a_run_says_how_much_of_the_held_out_text_can_be_drafted(tmp_path, corpus):
+    lines = []
+    train(recipe_of(1, **LIMITED), corpus, tmp_path / "run", threads=1, report=lines.append)
+    ids = ids_of(tmp_path / "run")
+    share = np.isin(corpus.validation, ids).mean()
+    assert f"drafts    {SIZE} of 257 tokens, {share:.1%} of the held-out text" in lines
+
+
+def test_heads_follow_only_a_teacher_that_drafts_the_same_tokens_or_all(tmp_path, corpus):
+    recipe = recipe_of(**LIMITED)
+    train(recipe, corpus, tmp_path / "teacher", threads=1, report=quiet)
+    follower = replace(recipe, head_targets="teacher")
+    start = Start(start_from=tmp_path / "teacher", teacher=tmp_path / "teacher")
+    train(follower, corpus, tmp_path / "same", start, threads=1, report=quiet)
+    train(follower, corpus, tmp_path / "part", start, threads=1, stop_at_step=5, report=quiet)
+    train(follower, corpus, tmp_path / "part", Start(resume=True), threads=1, report=quiet)
+    assert stored(tmp_path / "part") == stored(tmp_path / "same")
+    for size in (None, SIZE + 1):
+        other = replace(follower, draft_vocabulary_size=size)
+        with pytest.raises(UserError, match="draft other tokens than this run"):
+            train(other, corpus, tmp_path / "no", start, threads=1, report=quiet)
 
 
 @pytest.mark.parametrize("wrong", [[3, 3], [5, 2], [-1, 4], [4, 10**6]], ids=str)
