@@ -16,16 +16,20 @@ of the file is an error, and is not opened. A link to a folder counts as a folde
 **Temporary files are unique.** They are created exclusively, and locked while they are written. A
 kill leaves one behind. The next write into its folder finds it unlocked and deletes it.
 
+**Data that can be computed again** may be changed in place, in blocks with checksums
+(`SealedBlocks`): states that are larger than the memory, for instance.
+
 **Missing folders are created**, for every output.
 
 **A run folder has one writer** (`OneWriter`), and so has every folder that a command resumes in.
 
 Every failure is a UserError of one sentence that says what to do.
 
-    paths.py        what is at a path, whether it may be written, and the messages
-    temporary.py    unique files, their locks, and what a kill left behind
-    writing.py      the functions that write
-    one_writer.py   the lock of a folder
+    paths.py          what is at a path, whether it may be written, and the messages
+    temporary.py      unique files, their locks, and what a kill left behind
+    writing.py        the functions that write
+    one_writer.py     the lock of a folder
+    sealed_blocks.py  a file of blocks that is filled in place
 """
 
 from minimtp.files.one_writer import OneWriter
@@ -39,6 +43,7 @@ from minimtp.files.paths import (
     make_folder,
     reason_for,
 )
+from minimtp.files.sealed_blocks import SealedBlocks
 from minimtp.files.temporary import delete_leftovers
 from minimtp.files.writing import (
     AppendedFile,
@@ -54,6 +59,7 @@ __all__ = [
     "AppendedFile",
     "FileKind",
     "OneWriter",
+    "SealedBlocks",
     "advice_for",
     "atomic_write",
     "cannot_write",

@@ -64,6 +64,8 @@ def accumulate_gradients(
     head_targets: str = "text",
     teacher: LanguageModel | None = None,
     distill_weight: float = 0.0,
+    trunk_states: Array | None = None,
+    teacher_states: Array | None = None,
 ) -> np.ndarray:
     """Add scale * dL/dθ to the parameters' `.grad` and return the losses.
 
@@ -77,15 +79,21 @@ def accumulate_gradients(
     head_targets: "text", "trunk" or "teacher", as described above.
     teacher, distill_weight: replace L_0 in the gradient by (1 - d) L_0 + d D, where d is the weight
     and D is the divergence from the teacher.
-    Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for a head
+    trunk_states: (B, T, D), of a frozen trunk, which then is not run. L_0 is not computed: it is a
+    constant, and would take more time than the heads. teacher_states: (B, T, D), the same for the
+    teacher.
+    Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for an output
     that was skipped.
     """
     length = tokens.shape[1] - 1 - model.depth
     at_once = _windows_at_once(model, length, tokens)
+    if trunk_states is not None:
+        at_once = len(tokens)
     if len(tokens) > at_once:
         total = np.zeros(1 + model.depth)
         for start in range(0, len(tokens), at_once):
-            part = tokens[start : start + at_once]
+            rows = slice(start, start + at_once)
+            part = tokens[rows]
             share = len(part) / len(tokens)
             total += share * accumulate_gradients(
                 model,
@@ -97,35 +105,41 @@ def accumulate_gradients(
                 head_targets=head_targets,
                 teacher=teacher,
                 distill_weight=distill_weight,
+                teacher_states=None if teacher_states is None else teacher_states[rows],
             )
         return total
     inputs = tokens[:, :length]  # (B, T)
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
-    hidden = model.hidden(inputs)  # (B, T, D)
-    leaf = Tensor(hidden.data, requires_grad=True)  # collects the gradient for the trunk's state
-    guide = None
-    if teacher is not None and weight * distill_weight:
+    hidden = model.hidden(inputs) if trunk_states is None else Tensor(trunk_states)  # (B, T, D)
+    # Collects the gradient for the trunk's state.
+    leaf = Tensor(hidden.data, requires_grad=trunk_learns)
+    follows = weight * distill_weight or (head_targets == "teacher" and np.any(head_weights))
+    if teacher is not None and teacher_states is None and follows:
         with no_grad():
-            guide = Guide(_rows(teacher.hidden(inputs).data), teacher.logits)
-    text_loss = output_loss(
-        model.logits,
-        model.config.vocabulary_size,
-        hidden.data,
-        _targets(tokens, 0, length),
-        weight * (1.0 - distill_weight),
-        guide,
-        weight * distill_weight,
-    )
-    losses[0], leaf.grad = text_loss.nats, text_loss.gradient
+            teacher_states = teacher.hidden(inputs).data  # (B, T, D)
+    if trunk_states is None:
+        guide = None
+        if teacher is not None and weight * distill_weight:
+            guide = Guide(_rows(teacher_states), teacher.logits)
+        text_loss = output_loss(
+            model.logits,
+            model.config.vocabulary_size,
+            hidden.data,
+            _targets(tokens, 0, length),
+            weight * (1.0 - distill_weight),
+            guide,
+            weight * distill_weight,
+        )
+        losses[0], leaf.grad = text_loss.nats, text_loss.gradient
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             guides: Iterator[Guide | None] = repeat(None)
             if head_targets == "trunk":
                 guides = _trunk_guides(model, hidden.data, head_positions)
             elif head_targets == "teacher":
-                guides = _teacher_guides(teacher, model, tokens, length, head_positions)
+                guides = _teacher_guides(teacher, model, teacher_states, tokens, head_positions)
             losses[1:] = _accumulate_in_heads(
                 model,
                 hidden.detach() if detached else leaf,
@@ -263,7 +277,9 @@ def _to_host(losses: list[Array | None]) -> np.ndarray:
     """Return the losses as float64, NaN for None. Copies all of them from the device together."""
     result = np.full(len(losses), np.nan)
     known = [i for i, loss in enumerate(losses) if loss is not None]
-    result[known] = to_numpy(array_module(losses[0]).stack([losses[i] for i in known]))
+    if known:
+        found = [losses[i] for i in known]
+        result[known] = to_numpy(array_module(found[0]).stack(found))
     return result
 
 
@@ -300,15 +316,17 @@ def _trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iter
 
 
 def _teacher_guides(
-    teacher: LanguageModel, model: LanguageModel, tokens: Array, length: int, positions: slice
+    teacher: LanguageModel, model: LanguageModel, hidden: Array, tokens: Array, positions: slice
 ) -> Iterator[Guide]:
     """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
     drafts, (B*n, V).
+
+    hidden: (B, T, D), the teacher's states.
     """
     depth, vocabulary = model.depth, model.heads.draft_vocabulary
     output = partial(teacher.draft_logits, vocabulary=vocabulary)
     with no_grad():
-        hidden = teacher.hidden(tokens[:, :length])[:, positions]  # (B, n, D)
+        hidden = Tensor(hidden[:, positions])  # (B, n, D)
         following = following_tokens(tokens, depth)[:, positions]  # (B, n, K)
         states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
     for state in states:  # (B, n, D)

@@ -4,6 +4,7 @@ recipe, settings, presets    the settings of a run; recipe_checks finds contradi
 data/                        tokenizers, corpora, batches, self-generated text
 build                        the model of a recipe
 trainer                      one step; schedule, average and loss_scale belong to it
+stored_states                the states of a model that does not change, computed once
 run/                         a whole run: its start, its loop, checkpoints, log, several processes
 evaluate, quantize           what is done with a trained model
 """

@@ -156,6 +156,8 @@ class Recipe:
         "norm to which larger gradients are clipped (0: no clipping)")
     precision: str = setting("training", "float32", PRECISIONS,
         "precision of matrix multiplications in training (tf32 and float16: GPU only)")
+    store_states: bool = setting("training", False, None,
+        "store the states of the teacher or of a frozen trunk; all epochs have the same windows")
     seed: int = setting("training", 0, Range(0, 2**63 - 1),
         "seed of the initial weights and of the order of the batches")
     checkpoint_every: int = setting("training", 1000, Range(0, 10**12),

@@ -15,6 +15,8 @@ def check_together(recipe: Any) -> None:
         _check_grids(recipe)
     _check_heads(recipe)
     _check_budget(recipe)
+    if recipe.store_states:
+        _check_stored_states(recipe)
 
 
 def _check_model(recipe: Any) -> None:
@@ -151,4 +153,18 @@ def _check_budget(recipe: Any) -> None:
         raise UserError(
             f"quantize_from {recipe.quantize_from:g} never begins to quantize within "
             f"{recipe.steps} steps: choose a smaller fraction, or quantization none"
+        )
+
+
+def _check_stored_states(recipe: Any) -> None:
+    follows = recipe.distill_weight > 0 or recipe.head_targets == "teacher"
+    if not (follows or recipe.freeze_trunk):
+        raise UserError(
+            "store_states needs a model that does not change: "
+            "choose distill_weight or freeze_trunk, or leave it out"
+        )
+    if recipe.freeze_trunk and recipe.quantization == "qat" and recipe.quantize_from > 0:
+        raise UserError(
+            f"the frozen trunk changes when quantize_from {recipe.quantize_from:g} is reached, so "
+            "its states cannot be stored: choose quantize_from 0, or leave out store_states"
         )

@@ -12,7 +12,10 @@ A floating-point sum depends on its order, so the results depend on the number o
 number is stored with the run.
 """
 
+from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.backend import Array, Device, array_module, keep_freed_memory, to_device
 from minimtp.backend import numpy as np
@@ -29,6 +32,9 @@ from minimtp.training.loss_scale import LossScale
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
+
+if TYPE_CHECKING:
+    from minimtp.training.stored_states import StoredStates
 
 
 class Trainer:
@@ -88,6 +94,25 @@ class Trainer:
 
             self.average = WeightAverage(self.flat, recipe.ema_decay, stored)
         self.replicas = Replicas(self.model, self.flat, self.shards)
+        self.trunk_states: StoredStates | None = None
+        self.teacher_states: StoredStates | None = None
+        self._corpus: Corpus | None = None  # whose windows have these states
+
+    def open_states(self, corpus: Corpus, folder: Path, report: Callable[[str], None]) -> None:
+        """Let all steps read the states of a frozen trunk and of the teacher from files in the run
+        folder, as the recipe says. report: called with a line on what is stored.
+        """
+        from minimtp.training.stored_states import open_states
+
+        self._corpus = corpus
+        recipe, place = self.recipe, folder if self.team.size == 1 else None
+        rest = recipe, corpus, place, self.flat.data, report
+        with matmul_precision(recipe.precision, self.device):
+            if recipe.freeze_trunk:
+                self._quantize_when_due()
+                self.trunk_states = open_states("trunk", self.model, *rest)
+            if self.teacher is not None:
+                self.teacher_states = open_states("teacher", self.teacher, *rest)
 
     def advance(self, tokens: Array) -> tuple[np.ndarray, float, float]:
         """Take one step on a batch (B, T + 1 + K) on the host or the device.
@@ -122,8 +147,11 @@ class Trainer:
             self._quantize_when_due()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and delete the stored states if the run is finished."""
         self.replicas.close()
+        for states in (self.trunk_states, self.teacher_states):
+            if states is not None:
+                states.close(delete=self.step >= self.recipe.steps)
 
     def checkpoint(self, corpus: Corpus, state: dict[str, object]) -> Checkpoint:
         """Return a checkpoint of this step. Its arrays are views, so write it before the next."""
@@ -150,9 +178,18 @@ class Trainer:
         split = array_module(tokens).array_split
         rows = split(tokens, self.team.size)[self.team.rank]
         shards = [to_device(shard, self.device) for shard in split(rows, self.shards)]
+        numbers = [np.empty(0, np.int64)] * len(shards)
+        if self._corpus is not None:
+            shape = recipe.batch_size, recipe.tokens_per_sequence
+            windows, _ = self._corpus.batch_windows(self.step, recipe.seed, *shape)
+            mine = np.array_split(windows, self.team.size)[self.team.rank]
+            numbers = np.array_split(mine, self.shards)
 
-        def losses_of(model: Model, shard: Array) -> np.ndarray:
+        def losses_of(model: Model, part: tuple[Array, np.ndarray]) -> np.ndarray:
+            shard, windows = part
             share = len(shard) / len(tokens)
+            inputs = shard[:, : recipe.tokens_per_sequence]
+            trunk, teacher = self.trunk_states, self.teacher_states
             losses = accumulate_gradients(
                 model,
                 shard,
@@ -163,12 +200,15 @@ class Trainer:
                 head_targets=recipe.head_targets,
                 teacher=self.teacher,
                 distill_weight=recipe.distill_weight,
+                trunk_states=trunk and trunk.of(model, windows, inputs),
+                teacher_states=teacher and teacher.of(self.teacher, windows, inputs),
             )
             return losses * share
 
         with matmul_precision(recipe.precision, self.device):
             losses = self.team.sum_losses(
-                lambda: sum(self.replicas.run(losses_of, shards)), 1 + len(weights)
+                lambda: sum(self.replicas.run(losses_of, list(zip(shards, numbers, strict=True)))),
+                1 + len(weights),
             )
         self.team.sum_in_place(self.flat.gradients)
         return losses

@@ -14,7 +14,7 @@ a text that is not the text of the run gives a warning, and a resumed run requir
 offset, and visits them in random order: every token once before any token twice. Sequence i of the
 run is window i mod n of epoch i div n. Offset and order come from a counter-based generator
 (Philox, Salmon et al. 2011) keyed by seed and epoch, so `batch(step)` is a pure function: resuming
-and branching need no stored state.
+and branching need no stored state. If states of the windows are stored, the offset is always 0.
 
 A window carries 1 + depth more tokens than the context, the targets of its last rows. They are read
 past the end of the window (and around the end of the text), so the windows are the same for every
@@ -137,22 +137,30 @@ class Corpus:
             )
 
     def batch(
-        self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0
-    ) -> np.ndarray:
+        self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0,
+        aligned: bool = False,
+    ) -> np.ndarray:  # fmt: skip
         """Return the batch of a step, counted from 0.
 
+        aligned: every epoch has the same windows, from the beginning of the text.
         The batch is (batch_size, context_length + 1 + depth) int64.
         """
-        windows = len(self.train) // context_length
-        rows = []
-        for sequence in range(step * batch_size, (step + 1) * batch_size):
-            epoch, index = divmod(sequence, windows)
-            offset, order = _epoch_order(seed, epoch, windows, context_length)
-            rows.append(offset + order[index] * context_length)
-        positions = (
-            np.array(rows)[:, None] + np.arange(context_length + 1 + depth)[None, :]
-        )  # (B, T+1+depth)
+        windows, offsets = self.batch_windows(step, seed, batch_size, context_length)
+        first = windows * context_length + (0 if aligned else offsets)  # (B,)
+        positions = first[:, None] + np.arange(context_length + 1 + depth)  # (B, T+1+depth)
         return self.train.take(positions, mode="wrap").astype(np.int64)
+
+    def batch_windows(
+        self, step: int, seed: int, batch_size: int, context_length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the window (B,) of each sequence of a batch, and the offset (B,) of its epoch."""
+        count, found = len(self.train) // context_length, []
+        for sequence in range(step * batch_size, (step + 1) * batch_size):
+            epoch, index = divmod(sequence, count)
+            offset, order = _epoch_order(seed, epoch, count, context_length)
+            found.append((order[index], offset))
+        windows, offsets = np.array(found).T
+        return windows, offsets
 
     def validation_windows(self, tokens: int, *, context_length: int, depth: int = 0) -> np.ndarray:
         """Return at most `tokens` held-out tokens, as evenly spread windows that do not overlap.

@@ -101,12 +101,13 @@ class Loop:
         log_every = max(1, self.recipe.steps // LOGGED_STEPS)
         while trainer.step < last_step and not self.team.any(stop.requested):
             losses, rate, norm = trainer.advance(batches.at(trainer.step))
-            if not (isfinite(losses[0]) and isfinite(norm)):
+            loss = losses[0] if trainer.trunk_states is None else losses[1]
+            if not (isfinite(loss) and isfinite(norm)):
                 raise UserError(
-                    f"the loss is {losses[0]} and the gradient's norm {norm} "
+                    f"the loss is {loss} and the gradient's norm {norm} "
                     f"at step {trainer.step}: lower learning_rate, or raise warmup_fraction"
                 )
-            bar.set_postfix_str(f"loss {losses[0]:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update(self.tokens_per_step)
             if trainer.step % log_every == 0 or trainer.step == last_step:
                 self._log_step(losses, rate, norm)
@@ -124,6 +125,7 @@ class Loop:
             batch_size=recipe.batch_size,
             context_length=recipe.tokens_per_sequence,
             depth=recipe.draft_depth,
+            aligned=recipe.store_states,
         )
 
     def _progress(self) -> tqdm:

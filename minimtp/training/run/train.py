@@ -162,6 +162,8 @@ def _train(
             checkpoint.check_place(out)
         with _open_log(out, trainer.step, state, report, team) as log:
             _describe(trainer, corpus, report)
+            if recipe.store_states:
+                trainer.open_states(corpus, out, report)
             Loop(trainer, corpus, writer, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
     except Interrupted:
