@@ -17,7 +17,7 @@ of the file is an error, and is not opened. A link to a folder counts as a folde
 kill leaves one behind. The next write into its folder finds it unlocked and deletes it.
 
 **Data that can be computed again** may be changed in place, in blocks with checksums
-(`SealedBlocks`): states that are larger than the memory, for instance.
+(sealed_blocks.py): states that are larger than the memory, for instance.
 
 **Missing folders are created**, for every output.
 
@@ -29,7 +29,7 @@ Every failure is a UserError of one sentence that says what to do.
     temporary.py      unique files, their locks, and what a kill left behind
     writing.py        the functions that write
     one_writer.py     the lock of a folder
-    sealed_blocks.py  a file of blocks that is filled in place
+    sealed_blocks.py  a file of blocks that is filled in place (to be imported from there)
 """
 
 from minimtp.files.one_writer import OneWriter
@@ -43,7 +43,6 @@ from minimtp.files.paths import (
     make_folder,
     reason_for,
 )
-from minimtp.files.sealed_blocks import SealedBlocks
 from minimtp.files.temporary import delete_leftovers
 from minimtp.files.writing import (
     AppendedFile,
@@ -59,7 +58,6 @@ __all__ = [
     "AppendedFile",
     "FileKind",
     "OneWriter",
-    "SealedBlocks",
     "advice_for",
     "atomic_write",
     "cannot_write",

@@ -28,7 +28,8 @@ from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.files import FileKind, SealedBlocks, kind_at
+from minimtp.files import FileKind, kind_at
+from minimtp.files.sealed_blocks import SealedBlocks
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quoting import shown_path
 from minimtp.training.build import Model

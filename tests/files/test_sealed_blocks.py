@@ -5,7 +5,8 @@ import errno
 import pytest
 
 from minimtp.errors import UserError
-from minimtp.files import FileKind, SealedBlocks
+from minimtp.files import FileKind
+from minimtp.files.sealed_blocks import SealedBlocks
 from tests.files.obstacles import OBSTACLES, PRECIOUS
 
 KIND = FileKind("a file of blocks", begins=b"minimtp blocks\n")
