@@ -31,13 +31,20 @@ FORMATS = ["float32", "int4", "trained int4"]
 
 
 def model_with(kind, seed=3):
-    """Return a model with heads of this kind, or "none", and no parameter at its initial value.
+    """Return a model with heads of this kind, and no parameter at its initial value. Blocks that
+    start at zero would hide mistakes.
 
-    Blocks that start at zero would hide mistakes.
+    kind: one of HEADS, "limited" (a token-conditioned head that drafts every third token) or
+    "none".
     """
     rng = np.random.default_rng(seed)
-    trunk = Transformer(CONFIG, rng)
-    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](4, CONFIG, rng))
+    model = trunk = Transformer(CONFIG, rng)
+    if kind == "limited":
+        heads = HEADS["token_conditioned"](4, CONFIG, rng, draft_vocabulary_size=20)
+        heads.draft_vocabulary.ids.data *= 3
+        model = MultiTokenModel(trunk, heads)
+    elif kind != "none":
+        model = MultiTokenModel(trunk, HEADS[kind](4, CONFIG, rng))
     map_parameters(
         model, lambda array: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32)
     )

@@ -35,10 +35,11 @@ from tests.on_gpu.cases import (
 @pytest.mark.parametrize(
     ("kind", "name", "choice"),
     with_both_kernels(
-        [(kind, name) for kind in ("none", *HEADS) for name in FORMATS],
+        [(kind, name) for kind in ("none", *HEADS, "limited") for name in FORMATS],
         quick=[
             ("none", "trained int4"),
             ("token_conditioned", "float32"),
+            ("limited", "trained int4"),
             ("parallel", "int4"),
             ("sequential", "int4"),
         ],

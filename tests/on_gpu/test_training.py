@@ -28,6 +28,14 @@ FEATURES = {
         "head_targets": "trunk",
         "head_stride": 2,
     },
+    "heads that draft some tokens": {
+        "heads": "token_conditioned",
+        "draft_depth": 2,
+        "head_targets": "trunk",
+        "draft_vocabulary_size": 120,
+        "quantization": "qat",
+        "quantize_from": 0.5,
+    },
     "distilled": {"distill_weight": 0.5},
     "rounded from the middle": {
         "heads": "token_conditioned",
