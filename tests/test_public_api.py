@@ -192,8 +192,8 @@ CALLS = {
     "quantize": (
         quantized,
         dict(
-            run="run", out="packed", grid="q8_0", method="rtn", head_grid="q8_0", calibration=(),
-            context_length=16, report=str, encoding=None,
+            run="run", out="packed", grid="q8_0", method="rtn", head_grid="q8_0",
+            embedding_grid="q8_0", calibration=(), context_length=16, report=str, encoding=None,
         ),
         {},
     ),
@@ -207,7 +207,12 @@ CALLS = {
     ),
 }  # fmt: skip
 # Words that name an argument in a message, besides its name.
-ALSO_CALLED = {"drafter": ["draft"], "prompts": ["prompt"], "head_grid": ["grid"]}
+ALSO_CALLED = {
+    "drafter": ["draft"],
+    "prompts": ["prompt"],
+    "head_grid": ["grid"],
+    "embedding_grid": ["grid"],
+}
 LOGITS = np.array([[0.3, 2.0, -1.0, 0.0]], np.float32)
 EACH_ARGUMENT = [(name, argument) for name, (_, given, _) in CALLS.items() for argument in given]
 

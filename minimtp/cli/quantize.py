@@ -39,6 +39,12 @@ def add_parser(commands: Commands) -> None:
         "(default: as --grid)",
     )
     add(
+        "--embedding-grid",
+        metavar="NAME",
+        help="number format of the token table and the output, such as q5_1, which is a third "
+        "smaller (default: q8_0, or f16 with --grid f16)",
+    )
+    add(
         "--calibration",
         nargs="+",
         default=[],
@@ -77,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         grid,
         method=options.method,
         head_grid=options.head_grid,
+        embedding_grid=options.embedding_grid,
         calibration=options.calibration,
         context_length=options.context,
         report=print,

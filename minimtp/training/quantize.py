@@ -45,6 +45,7 @@ TOKENS_AT_ONCE = 1_024  # per batch
 MAX_WINDOW = 512  # tokens; longer windows are used on request
 MIN_WINDOW = 64  # tokens; with fewer, statistics of inputs mean little
 MEASURED, FINEST = "measured", "q8_0"
+TABLE = "q8_0"  # the default grid of the token table
 MAX_LOST_ACCEPTANCE = 0.01  # at any depth
 
 Report = Callable[[str], None]
@@ -56,6 +57,7 @@ Report = Callable[[str], None]
     grid=optional(WORD),
     method=optional(one_of(*METHODS)),
     head_grid=optional(WORD),
+    embedding_grid=optional(WORD),
     calibration=CORPUS,
     context_length=optional(whole(1)),
     report=CALLABLE,
@@ -68,6 +70,7 @@ def quantize(
     *,
     method: str | None = None,
     head_grid: str | None = None,
+    embedding_grid: str | None = None,
     calibration: Corpus | Sequence[str | Path] = (),
     context_length: int | None = None,
     report: Report = lambda line: None,
@@ -75,11 +78,12 @@ def quantize(
 ) -> LoadedRun:
     """Write the packed model to the run folder `out`, and return it loaded.
 
-    grid: the grid of all matrices except the token table and the output, which get q8_0 (or f16 if
-    the grid is f16). Default: q4_0.
+    grid: the grid of all matrices except the token table and the output. Default: q4_0.
     method: one of METHODS. Default: rtn, round to nearest.
     head_grid: the grid of the prediction heads. "measured" tries `grid` first, then q8_0. Default:
     `grid`.
+    embedding_grid: the grid of the token table and the output. Default: q8_0, or f16 if the grid is
+    f16.
     calibration: a Corpus, or the sources for `open_corpus`, for methods that need text. Default:
     the text that the model was trained on.
     context_length: the length of the calibration windows, at most the model's context. Default: the
@@ -106,7 +110,7 @@ def quantize(
     if head_grid is not None and not run.model.depth:
         raise UserError(f"{run.path} has no prediction heads: leave out --head-grid")
     window = window_for(run, context_length, MAX_WINDOW)
-    spec = _spec(run, grid, head_grid)
+    spec = _spec(run, grid, head_grid, embedding_grid)
     state: dict[str, object] = {"made_from": str(run.path)}
     if run.fake_quantized:
         if method is not None:
@@ -160,13 +164,16 @@ def calibration_batches(
     return np.array_split(windows, -(-count // rows))
 
 
-def _spec(run: LoadedRun, grid: str | None, head_grid: str | None) -> QuantizationSpec:
+def _spec(
+    run: LoadedRun, grid: str | None, head_grid: str | None, embedding_grid: str | None
+) -> QuantizationSpec:
     """Return the grids to round to: the grids of the training if it used any, else the requested
     grids.
     """
     if run.recipe.quantization != "qat":
-        table = {"embedding": F16.name} if grid == F16.name else {}
-        return QuantizationSpec(weights=grid or "q4_0", heads=grid or "q4_0", **table)
+        grid = grid or "q4_0"
+        table = embedding_grid or (F16.name if grid == F16.name else TABLE)
+        return QuantizationSpec(weights=grid, embedding=table, heads=grid)
     spec = quantization_spec(run.recipe)
     if grid not in (None, spec.weights):
         raise UserError(
@@ -177,6 +184,11 @@ def _spec(run: LoadedRun, grid: str | None, head_grid: str | None) -> Quantizati
         raise UserError(
             f"{run.path} was trained for {spec.heads} heads: "
             "leave out --head-grid to keep them exactly"
+        )
+    if embedding_grid not in (None, spec.embedding):
+        raise UserError(
+            f"{run.path} was trained for a token table on {spec.embedding}: "
+            "leave out --embedding-grid to keep it exactly"
         )
     return spec
 

@@ -54,6 +54,8 @@ def policy(grid):
         "q4_0": "ggml-signed",
         "q8_0": "restricted",
         "q4_1": "min-max",
+        "q5_0": "ggml-signed",
+        "q5_1": "min-max",
         "q4_k": "searched",
         "q6_k": "searched",
     }

@@ -2,7 +2,7 @@
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.quant.grids import Q4_0, Q4_1, Q8_0, BlockGrid, NF4Grid, UniformGrid
+from minimtp.quant.grids import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, BlockGrid, NF4Grid, UniformGrid
 from tests.grid_properties.catalogue import (
     FLOAT32_ERROR,
     HALF_SUBNORMAL_FLOAT16,
@@ -17,6 +17,13 @@ from tests.grid_properties.catalogue import (
     searched,
 )
 
+EVENLY_SPACED = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)
+
+
+def bits_of(grid):
+    """Return the bits of a code of an evenly spaced grid."""
+    return getattr(grid, "bits", None) or int(grid.name[1])
+
 
 def exact_steps(grid, x):
     """Return the unrounded step of each weight's group, defined by its policy: float64 (N, K)."""
@@ -28,7 +35,7 @@ def exact_steps(grid, x):
         if span is not None:
             steps[group] = span / (grid.max_code - grid.min_code)
         else:
-            b = getattr(grid, "bits", None) or {"q4_0": 4, "q8_0": 8}[grid.name]
+            b = bits_of(grid)
             parts = {
                 "restricted": 2 ** (b - 1) - 1,
                 "full-mid": (2**b - 1) / 2,
@@ -101,14 +108,14 @@ def float64_weights_within_float32_rounding_of_a_tie_are_rounded_like_the_tie(gr
         assert found is expected is None or bits(found) == bits(expected)
 
 
-@grid_property(about=lambda grid: isinstance(grid, UniformGrid) or grid in (Q4_0, Q4_1, Q8_0))
+@grid_property(about=lambda grid: isinstance(grid, UniformGrid) or grid in EVENLY_SPACED)
 def rounding_moves_a_weight_by_at_most_half_a_step_or_one_opposite_a_signed_extreme(grid, x, rng):
     """Rounding of the stored numbers adds to this: the step's rounding error, times the number of
     codes between zero and the value, and the rounding error of a minimum.
     """
     step = exact_steps(grid, x)
     error = np.abs(grid.fake_quantize(x) - x.astype(np.float64))
-    bits_of_code = getattr(grid, "bits", None) or {"q4_0": 4, "q4_1": 4, "q8_0": 8}[grid.name]
+    bits_of_code = bits_of(grid)
     reach = (
         2.0**bits_of_code if policy(grid) in ("affine", "min-max") else 2.0 ** (bits_of_code - 1)
     )

@@ -9,6 +9,8 @@ from tests.grid_properties.catalogue import PROPERTIES, NotApplicable, searched
 NAMES = [
     "q4_0",
     "q4_1",
+    "q5_0",
+    "q5_1",
     "q8_0",
     "q4_k",
     "q6_k",

@@ -49,6 +49,8 @@ def packed_bytes_decode_to_the_fake_quantized_weights(grid, x, rng):
 NOISE = {
     "q4_0": 21.3,
     "q4_1": 22.1,
+    "q5_0": 27.4,
+    "q5_1": 28.4,
     "q8_0": 45.4,
     "q4_k": 22.9,
     "q6_k": 35.0,

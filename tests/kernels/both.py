@@ -6,7 +6,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from minimtp.kernels.ggml import blocks
+from minimtp.kernels.ggml import blocks, five_bits
 from minimtp.kernels.plain.block import BlockWeights
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -26,7 +26,7 @@ def normal(rng, *shape, spread=1.0):
     return (spread * rng.standard_normal(shape)).astype(np.float32)
 
 
-FORMATS = ["f32", "q4_0", "q8_0"]
+FORMATS = ["f32", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 
 
 each_format = pytest.mark.parametrize("format_", FORMATS)
@@ -35,8 +35,24 @@ each_format = pytest.mark.parametrize("format_", FORMATS)
 def prepared(kernel, format_, weight):
     if format_ == "f32":
         return kernel.prepare_f32(weight)
-    encode, pack = getattr(blocks, f"encode_{format_}"), getattr(blocks, f"pack_{format_}")
-    return getattr(kernel, f"prepare_{format_}")(pack(*encode(weight)))
+    return getattr(kernel, f"prepare_{format_}")(packed(format_, weight))
+
+
+def packed(format_, weight):
+    """Return the blocks of a weight matrix, uint8 (N, bytes per row)."""
+    encode, pack = (operation(format_, name) for name in ("encode", "pack"))
+    return pack(*encode(weight))
+
+
+def operation(format_, name):
+    """Return the function "encode", "pack" or "unpack" of a format of blocks."""
+    return getattr(five_bits if format_.startswith("q5") else blocks, f"{name}_{format_}")
+
+
+def rounded(format_, weight):
+    """Return the values that the blocks of a weight matrix hold, float32 (N, K)."""
+    codes, scales, *minima = operation(format_, "unpack")(packed(format_, weight))
+    return (blocks.decode_with_minimum if minima else blocks.decode)(codes, scales, *minima)
 
 
 WIDTH, HEADS, GROUPS, CHANNELS, INNER, ROOM = 64, 4, 2, 16, 96, 40

@@ -6,10 +6,24 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from minimtp.kernels.ggml import blocks
-from tests.kernels.both import FORMATS, cpu, each_format, each_kernel, needs_numba, normal, prepared
+from tests.kernels.both import (
+    FORMATS,
+    cpu,
+    each_format,
+    each_kernel,
+    needs_numba,
+    normal,
+    operation,
+    prepared,
+    rounded,
+)
 from tests.strategies import matmul_sizes
 from tests.tolerances import COMPARISONS, assert_close
+
+CODES = {
+    "q4_0": (-8, 7), "q4_1": (0, 15), "q5_0": (-16, 15), "q5_1": (0, 31), "q8_0": (-127, 127),
+}  # fmt: skip
+BLOCK_BYTES = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}
 
 
 @each_kernel
@@ -18,7 +32,7 @@ def test_embedding_returns_the_rows_that_a_prepared_matrix_was_made_from(kernel,
     weight = normal(np.random.default_rng(8), 70, 96)
     tokens = np.array([69, 0, 31, 32, 32])
     matrix = prepared(kernel, format_, weight)
-    stored = weight if format_ == "f32" else getattr(plain, f"fake_quantize_{format_}")(weight)
+    stored = weight if format_ == "f32" else rounded(format_, weight)
     assert kernel.embedding(matrix, tokens).tobytes() == stored[tokens].tobytes()
     with pytest.raises(IndexError):
         kernel.embedding(matrix, np.array([3, 70]))
@@ -33,10 +47,7 @@ def test_linear_is_the_matrix_product_of_the_rounded_inputs_and_weights(kernel, 
     x, weight = normal(rng, rows, columns), normal(rng, outputs, columns)
     rounded_x, rounded_weight = x, weight
     if format_ != "f32":
-        rounded_x, rounded_weight = (
-            plain.fake_quantize_activations(x),
-            getattr(plain, f"fake_quantize_{format_}")(weight),
-        )
+        rounded_x, rounded_weight = (plain.fake_quantize_activations(x), rounded(format_, weight))
     matrix = prepared(kernel, format_, weight)
     assert (matrix.rows, matrix.columns) == weight.shape
     expected = rounded_x.astype(np.float64) @ rounded_weight.astype(np.float64).T
@@ -69,19 +80,22 @@ def test_linear_accepts_any_number_of_columns_in_float32(seed, columns, rows):
 
 
 @each_kernel
-@pytest.mark.parametrize("format_", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("format_", CODES)
 @pytest.mark.parametrize("extreme", [False, True])
 def test_sums_of_integer_products_are_exact(kernel, format_, extreme):
     """With integers up to 127 and scales of 1 nothing is rounded, so any wrong product shows."""
     rng = np.random.default_rng(6)
-    low, high = (-8, 7) if format_ == "q4_0" else (-127, 127)
+    low, high = CODES[format_]
     x, codes = rng.integers(-127, 128, (7, 64)), rng.integers(low, high + 1, (75, 64))
     if extreme:
         x, codes = np.sign(x - 0.5) * 127, rng.choice([low, high], (75, 64))
     x[:, ::32] = 127  # the largest number of each group, so the scale of the activations is also 1
-    packed = getattr(blocks, f"pack_{format_}")(codes.astype(np.int8), np.ones((75, 2), np.float32))
+    ones = np.ones((75, 2), np.float32)
+    minima = [-11 * ones] if format_.endswith("_1") else []
+    packed = operation(format_, "pack")(codes.astype(np.int8), ones, *minima)
     found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(packed))
-    assert np.array_equal(found, x.astype(np.int64) @ codes.astype(np.int64).T)
+    weight = codes.astype(np.int64) - (11 if minima else 0)
+    assert np.array_equal(found, x.astype(np.int64) @ weight.T)
 
 
 @each_kernel
@@ -109,7 +123,8 @@ def test_linear_raises_an_error_if_the_shapes_of_its_arrays_do_not_match(kernel,
 def test_prepared_weights_have_the_size_of_their_format_rounded_up_to_whole_panels():
     weight = np.ones((64, 128), np.float32)
     sizes = {format_: prepared(cpu, format_, weight).nbytes for format_ in FORMATS}
-    assert sizes == {"f32": 64 * 128 * 4, "q4_0": 64 * 4 * 18, "q8_0": 64 * 4 * 34}
+    blocks_bytes = {name: 64 * 4 * size for name, size in BLOCK_BYTES.items()}
+    assert sizes == {"f32": 64 * 128 * 4} | blocks_bytes
 
 
 @needs_numba

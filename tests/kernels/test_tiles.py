@@ -5,17 +5,24 @@ import pytest
 from minimtp.backend import numpy as np
 from tests.kernels.both import cpu, needs_numba, normal, prepared
 
+PRODUCTS = {
+    "q4_0": "Q4", "q4_1": "Q4WithMinimum", "q5_0": "Q5", "q5_1": "Q5WithMinimum", "q8_0": "Q8",
+}  # fmt: skip
+
 
 @needs_numba
 @pytest.mark.parametrize("portable", [True, False])
-@pytest.mark.parametrize("name", ["Q4Shorts", "Q4Dots", "Q8Shorts", "Q8Dots"])
-def test_every_instruction_that_multiplies_codes_gives_the_same_bits(name, portable, monkeypatch):
+@pytest.mark.parametrize("dots", [True, False])
+@pytest.mark.parametrize("format_", PRODUCTS)
+def test_every_instruction_that_multiplies_codes_gives_the_same_bits(
+    format_, dots, portable, monkeypatch
+):
     from minimtp.kernels.cpu.matrices import code_products
     from minimtp.kernels.cpu.matrices import packed_linear as cpu_products
     from minimtp.kernels.cpu.matrices import tiles as cpu_tiles
     from minimtp.kernels.cpu.matrices import vectors as cpu_vectors
 
-    kind, format_ = getattr(code_products, name), f"{name[:2].lower()}_0"
+    kind = getattr(code_products, PRODUCTS[format_] + ("Dots" if dots else "Shorts"))
     rng = np.random.default_rng(8)
     x, weight = normal(rng, 3, 96), normal(rng, 32, 96)
     weight[:, :32] *= 1e-5  # scales that are subnormal in float16

@@ -14,7 +14,7 @@ Q4_0_LAYOUT = (
 )
 
 
-@mutant("kernels.ggml.blocks:_nibbles", "llama.cpp #17083", test=Q4_0_LAYOUT)
+@mutant("kernels.ggml.blocks:nibbles", "llama.cpp #17083", test=Q4_0_LAYOUT)
 def neighbours_share_a_byte(nibbles):
     """Other formats use this order. The converter could read its own files, but ggml could not."""
     return lambda codes: pack4(codes.astype("uint8"), "adjacent-lo-first").reshape(

@@ -30,7 +30,7 @@ def ternary_zeros_are_divided_by_their_mean(in_steps):
 
 
 @mutant(
-    "kernels.ggml.blocks:_reciprocal",
+    "kernels.ggml.blocks:reciprocal",
     "ao #4713, #4762; aiter #4289",
     test=test_packing.test_a_q4_0_block_of_zeros_has_the_scale_minus_zero_like_ggml,
 )

@@ -5,6 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.matrix import bits_per_weight
+from minimtp.quant.grids import Q5_1
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.training.evaluate import evaluate, evaluate_model
 from minimtp.training.quantize import MAX_LOST_ACCEPTANCE, acceptance, calibration_batches, quantize
@@ -148,7 +149,23 @@ def test_a_head_grid_is_refused_without_heads_and_for_heads_trained_on_another_g
         quantize(load_run(tmp_path / "qat"), tmp_path / "out", head_grid="measured")
     with pytest.raises(UserError, match="was trained with quantization: leave out --method"):
         quantize(load_run(tmp_path / "qat"), tmp_path / "out", method="gptq")
+    with pytest.raises(UserError, match="a token table on q8_0: leave out --embedding-grid"):
+        quantize(load_run(tmp_path / "qat"), tmp_path / "out", embedding_grid="q5_1")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tied_embeddings", [True, False])
+def test_the_token_table_and_the_output_are_rounded_to_the_embedding_grid(
+    tied_embeddings, tmp_path, corpus
+):
+    recipe = recipe_of(tied_embeddings=tied_embeddings)
+    run = train(recipe, corpus, tmp_path / "run", report=quiet)
+    packed = quantize(load_run(tmp_path / "run"), tmp_path / "packed", embedding_grid="q5_1")
+    trunk, table = packed.model.trunk, run.model.trunk.embedding.weight.data
+    assert packed.packed.embedding == trunk.embedding.grid.name == "q5_1"
+    assert trunk.blocks[0].attention.qkv.grid.name == "q4_0"
+    assert np.array_equal(trunk.embedding.dequantize(), Q5_1.fake_quantize(table))
+    assert tied_embeddings or trunk.output.grid is Q5_1
 
 
 def test_a_model_trained_with_quantization_is_packed_on_its_own_grids(tmp_path, corpus):

@@ -5,7 +5,8 @@ They are computed from integers of a raw bit generator, so they are the same on 
 
 from minimtp.backend import numpy as np
 
-FORMATS = {"q4_0": 18, "q4_1": 20, "q8_0": 34, "q4_k": 144, "q6_k": 210}  # bytes per block
+# bytes per block
+FORMATS = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "q4_k": 144, "q6_k": 210}
 MILLION = 1 << 20
 
 

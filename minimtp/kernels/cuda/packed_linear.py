@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from minimtp.backend import Array, array_module, numpy
 from minimtp.kernels.cuda.source import blocks_for, launch, whole
 from minimtp.kernels.ggml import blocks as ggml
+from minimtp.kernels.ggml.five_bits import unpack_q5_0, unpack_q5_1
 from minimtp.kernels.plain.quantize import GROUP, require_whole_groups
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 2}  # rows of a kernel: outputs per warp
@@ -24,19 +25,22 @@ class Prepared:
     """A weight matrix ready for `linear`: floats, or the file's blocks with codes and scales in
     separate arrays.
 
-    weight: float32 or float16 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0, int8 (N, K) for Q8_0.
-    scales: None, or float16 (N, K/32).
+    weight: float32 or float16 (N, K), or codes uint8 (N, K/32 * 16) for Q4_0 and Q4_1, int8 (N, K)
+    for Q5_0, Q5_1 and Q8_0.
+    scales, minima: None, or float16 (N, K/32).
     """
 
-    kind: str  # "f32", "f16", "q4_0" or "q8_0"
+    kind: str  # "f32", "f16", "q4_0", "q4_1", "q5_1" or "q8_0", which also multiplies by Q5_0
     weight: Array
     scales: Array | None
     rows: int
     columns: int
+    minima: Array | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.weight.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        arrays = self.weight, self.scales, self.minima
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 def prepare_f32(weight):
@@ -52,16 +56,36 @@ def prepare_q4_0(blocks):
     return _prepared("q4_0", blocks, ggml.Q4_0_BLOCK_BYTES)
 
 
+def prepare_q4_1(blocks):
+    return _prepared("q4_1", blocks, ggml.Q4_1_BLOCK_BYTES, halves=2)
+
+
+def prepare_q5_0(blocks):
+    codes, scales = unpack_q5_0(blocks)
+    return prepare_q8_0(ggml.pack_q8_0(codes, scales))
+
+
+def prepare_q5_1(blocks):
+    codes, *halves = unpack_q5_1(blocks)
+    scales, minima = (half.astype(numpy.float16) for half in halves)
+    return Prepared("q5_1", _aligned(codes), scales, *codes.shape, minima)
+
+
 def prepare_q8_0(blocks):
     return _prepared("q8_0", blocks, ggml.Q8_0_BLOCK_BYTES)
 
 
-def _prepared(kind: str, blocks: Array, block_bytes: int) -> Prepared:
+def _prepared(kind: str, blocks: Array, block_bytes: int, halves: int = 1) -> Prepared:
+    """Prepare blocks that begin with a scale, and with a minimum if there are two halves."""
     xp, rows = array_module(blocks), blocks.shape[0]
     parts = blocks.reshape(rows, -1, block_bytes)
-    scales = xp.ascontiguousarray(parts[:, :, :2]).view(numpy.float16)[..., 0]
-    codes = _aligned(parts[:, :, 2:]).reshape(rows, -1)
-    return Prepared(kind, codes, xp.ascontiguousarray(scales), rows, parts.shape[1] * GROUP)
+    scales, *minima = (
+        xp.ascontiguousarray(parts[:, :, at : at + 2]).view(numpy.float16)[..., 0]
+        for at in range(0, 2 * halves, 2)
+    )
+    codes = _aligned(parts[:, :, 2 * halves :]).reshape(rows, -1)
+    scales, *minima = map(xp.ascontiguousarray, (scales, *minima))
+    return Prepared(kind, codes, scales, rows, parts.shape[1] * GROUP, *minima)
 
 
 def _aligned(array):
@@ -74,11 +98,15 @@ def embedding(prepared, tokens):
     weight = prepared.weight[tokens]
     if prepared.scales is None:
         return weight.astype(numpy.float32, copy=False)
-    if prepared.kind == "q4_0":
-        codes = ggml.codes_from_nibbles(weight.reshape(len(weight), -1, GROUP // 2)) - numpy.int8(8)
+    if prepared.kind in ("q4_0", "q4_1"):
+        codes = ggml.codes_from_nibbles(weight.reshape(len(weight), -1, GROUP // 2))
     else:
         codes = weight.view(numpy.int8)
-    return ggml.decode(codes, prepared.scales[tokens].astype(numpy.float32))
+    scales = prepared.scales[tokens].astype(numpy.float32)
+    if prepared.minima is not None:
+        minima = prepared.minima[tokens].astype(numpy.float32)
+        return ggml.decode_with_minimum(codes, scales, minima)
+    return ggml.decode(codes - numpy.int8(8) if prepared.kind == "q4_0" else codes, scales)
 
 
 def quantize_activations(x):
@@ -130,7 +158,8 @@ def _product(x, prepared, out, add):
         inputs = (_aligned(x), prepared.weight)
         width = prepared.columns // VECTORS[prepared.kind]
     else:
-        inputs = (*_quantized(x), prepared.weight, prepared.scales)
+        minima = prepared.scales if prepared.minima is None else prepared.minima  # never read
+        inputs = (*_quantized(x), prepared.weight, prepared.scales, minima)
         width = prepared.columns // GROUP
     launch(
         "products",

@@ -6,7 +6,8 @@
 // row has the same bits alone and with other rows.
 //
 // Quantized: the 32 products of a group are integers, and __dp4a sums them exactly, four at a time. The sum is multiplied by the
-// product of the two scales. int4 codes are stored with 8 added, as in the file: sum (q + 8) x - 8 sum x is exact, too.
+// product of the two scales. int4 codes are stored with 8 added, as in the file: sum (q + 8) x - 8 sum x is exact, too. Formats
+// with a minimum add it as one more product: minimum * (scale of x * sum of x's codes).
 //
 //     codes (N, K/32, 16) bytes or (N, K/32, 32) bytes, scales float16 (N, K/32): the file's blocks, separated so that both can be loaded in whole vectors
 #include "common.cuh"
@@ -22,14 +23,15 @@ __device__ __forceinline__ Group load(const uint4* at) {
     return {{(int)a.x, (int)a.y, (int)a.z, (int)a.w, (int)b.x, (int)b.y, (int)b.z, (int)b.w}};
 }
 
-struct Q4_0 {
+template <int OFFSET, bool MINIMUM> struct Fours {
     uint4 codes;
     static constexpr int VECTORS = 1;
+    static constexpr bool HAS_MINIMUM = MINIMUM;
     __device__ __forceinline__ void read(const uint4* at) { codes = at[0]; }
     // The file keeps codes 0..15 in the low and 16..31 in the high halves of the 16 bytes.
     __device__ __forceinline__ int dot(const Group& x, int sum) const {
         unsigned words[4] = {codes.x, codes.y, codes.z, codes.w};
-        int total = -8 * sum;
+        int total = -OFFSET * sum;
         for (int i = 0; i < 4; i++) {
             total = __dp4a((int)(words[i] & 0x0f0f0f0fu), x.words[i], total);
             total = __dp4a((int)(words[i] >> 4 & 0x0f0f0f0fu), x.words[i + 4], total);
@@ -38,9 +40,10 @@ struct Q4_0 {
     }
 };
 
-struct Q8_0 {
+template <bool MINIMUM> struct Eights {
     Group codes;
     static constexpr int VECTORS = 2;
+    static constexpr bool HAS_MINIMUM = MINIMUM;
     __device__ __forceinline__ void read(const uint4* at) { codes = load(at); }
     __device__ __forceinline__ int dot(const Group& x, int) const {
         int total = 0;
@@ -48,6 +51,11 @@ struct Q8_0 {
         return total;
     }
 };
+
+using Q4_0 = Fours<8, false>;
+using Q4_1 = Fours<0, true>;
+using Q5_1 = Eights<true>;  // codes as bytes
+using Q8_0 = Eights<false>;
 
 // The warp's sums of COUNT values per lane (a power of two, at most 32): lane l returns the sum of value l / (32 / COUNT). Each
 // exchange halves the values that a lane still holds, so 32 values take 31 shuffles instead of 160. For every COUNT it adds the
@@ -82,23 +90,24 @@ __device__ __forceinline__ void store(float (&totals)[ROWS * OUTPUTS], int first
     }
 }
 
-// x's codes (T, K) with scales and sums (T, K/32); y (T, N), added to if `add` is not 0.
+// x's codes (T, K) with scales and sums (T, K/32); minima are read only if the format has them; y (T, N), added to if `add` is not 0.
 // Grid (N / (WARPS * OUTPUTS), T / ROWS), block (128,).
 template <class Format, int ROWS, int OUTPUTS>
 __device__ __forceinline__ void quantized_product(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,
-                                                  const unsigned short* scales, int rows, int outputs, int groups, int add,
-                                                  float* y) {
+                                                  const unsigned short* scales, const unsigned short* minima, int rows,
+                                                  int outputs, int groups, int add, float* y) {
     int first_output = (blockIdx.x * WARPS + warp()) * OUTPUTS, first_row = blockIdx.y * ROWS;
     if (first_output >= outputs) return;
     float totals[ROWS * OUTPUTS] = {};
     for (int group = lane(); group < groups; group += WARP) {
         Format weights[OUTPUTS];
-        float weight_scales[OUTPUTS];
+        float weight_scales[OUTPUTS], weight_minima[OUTPUTS];
 #pragma unroll
         for (int o = 0; o < OUTPUTS; o++) {
             long long at = (long long)min(first_output + o, outputs - 1) * groups + group;
             weights[o].read(codes + at * Format::VECTORS);
             weight_scales[o] = from_half(scales[at]);
+            if constexpr (Format::HAS_MINIMUM) weight_minima[o] = from_half(minima[at]);
         }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -110,6 +119,9 @@ __device__ __forceinline__ void quantized_product(const uint4* x, const float* x
             for (int o = 0; o < OUTPUTS; o++) {
                 float& total = totals[r * OUTPUTS + o];
                 total = __fmaf_rn(__int2float_rn(weights[o].dot(row, sum)), __fmul_rn(weight_scales[o], scale), total);
+                if constexpr (Format::HAS_MINIMUM) {
+                    total = __fmaf_rn(weight_minima[o], __fmul_rn(scale, __int2float_rn(sum)), total);
+                }
             }
         }
     }
@@ -183,9 +195,9 @@ __device__ __forceinline__ void half_product(const float4* x, const uint4* weigh
 // One kernel per format and number of rows. Kernels for more rows share each load of x among more outputs.
 #define QUANTIZED(NAME, FORMAT, ROWS, OUTPUTS)                                                                               \
     extern "C" __global__ void NAME##_##ROWS(const uint4* x, const float* x_scales, const int* x_sums, const uint4* codes,   \
-                                             const unsigned short* scales, int rows, int outputs, int groups, int add,       \
-                                             float* y) {                                                                     \
-        quantized_product<FORMAT, ROWS, OUTPUTS>(x, x_scales, x_sums, codes, scales, rows, outputs, groups, add, y);         \
+                                             const unsigned short* scales, const unsigned short* minima, int rows,           \
+                                             int outputs, int groups, int add, float* y) {                                   \
+        quantized_product<FORMAT, ROWS, OUTPUTS>(x, x_scales, x_sums, codes, scales, minima, rows, outputs, groups, add, y); \
     }
 #define FLOAT(ROWS, OUTPUTS)                                                                                                 \
     extern "C" __global__ void linear_f32_##ROWS(const float4* x, const float4* weight, int rows, int outputs, int vectors,  \
@@ -199,6 +211,8 @@ __device__ __forceinline__ void half_product(const float4* x, const uint4* weigh
     }
 #define ALL(ROWS, OUTPUTS)                         \
     QUANTIZED(linear_q4_0, Q4_0, ROWS, OUTPUTS)    \
+    QUANTIZED(linear_q4_1, Q4_1, ROWS, OUTPUTS)    \
+    QUANTIZED(linear_q5_1, Q5_1, ROWS, OUTPUTS)    \
     QUANTIZED(linear_q8_0, Q8_0, ROWS, OUTPUTS)    \
     FLOAT(ROWS, OUTPUTS)                           \
     HALF(ROWS, OUTPUTS)

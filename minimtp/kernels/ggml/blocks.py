@@ -53,10 +53,10 @@ def levels_q4_0(x):
     steps d (N, K/32, 1).
     """
     xp = array_module(x)
-    groups = _groups_float32(x)  # (N, K/32, 32)
+    groups = groups_float32(x)  # (N, K/32, 32)
     first_extreme = xp.argmax(xp.abs(groups), axis=-1)[..., None]
     step = xp.take_along_axis(groups, first_extreme, axis=-1) / xp.float32(-8)
-    return xp.trunc(groups * _reciprocal(step) + xp.float32(8.5)), step
+    return xp.trunc(groups * reciprocal(step) + xp.float32(8.5)), step
 
 
 def encode_q4_1(x):
@@ -66,10 +66,10 @@ def encode_q4_1(x):
     Each scale and minimum equals a float16.
     """
     xp = array_module(x)
-    groups = _groups_float32(x)  # (N, K/32, 32)
+    groups = groups_float32(x)  # (N, K/32, 32)
     minimum = groups.min(axis=-1, keepdims=True)
     step = (groups.max(axis=-1, keepdims=True) - minimum) / xp.float32(15)
-    levels = xp.trunc((groups - minimum) * _reciprocal(step) + xp.float32(0.5))
+    levels = xp.trunc((groups - minimum) * reciprocal(step) + xp.float32(0.5))
     codes = xp.minimum(levels, xp.float32(15)).astype(xp.int8)
     return codes.reshape(x.shape), as_stored(step), as_stored(minimum)
 
@@ -80,9 +80,9 @@ def encode_q8_0(x):
     Each scale equals a float16.
     """
     xp = array_module(x)
-    groups = _groups_float32(x)  # (N, K/32, 32)
+    groups = groups_float32(x)  # (N, K/32, 32)
     step = xp.max(xp.abs(groups), axis=-1, keepdims=True) / xp.float32(127)  # (N, K/32, 1)
-    scaled = groups * _reciprocal(step)
+    scaled = groups * reciprocal(step)
     magnitude = xp.abs(scaled)
     whole = xp.floor(magnitude)
     # Not trunc(x + 0.5): in float32 0.49999997 + 0.5 is 1. Here every operation is exact.
@@ -101,6 +101,15 @@ def decode(codes, scales):
     return (groups * scales[..., None]).reshape(rows, columns)
 
 
+def decode_with_minimum(codes, scales, minima):
+    """codes int8 (N, K), scales and minima float32 (N, K/32) -> code * scale + minimum, float32 (N,
+    K). For Q4_1 and Q5_1.
+    """
+    rows, columns = codes.shape
+    groups = codes.reshape(rows, columns // GROUP_SIZE, GROUP_SIZE).astype("float32")
+    return (groups * scales[..., None] + minima[..., None]).reshape(rows, columns)
+
+
 def pack_q4_0(codes, scales):
     """codes int8 (N, K), scales (N, K/32) -> blocks uint8 (N, K/32 * 18).
 
@@ -108,7 +117,7 @@ def pack_q4_0(codes, scales):
     code j, plus 8. The high four bits hold code j + 16, plus 8.
     """
     xp = array_module(codes)
-    parts = [bytes_of_float16(scales), _nibbles(codes + xp.int8(8))]
+    parts = [bytes_of_float16(scales), nibbles(codes + xp.int8(8))]
     return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
 
 
@@ -127,7 +136,7 @@ def pack_q4_1(codes, scales, minima):
     A block is the two float16 numbers, then codes as in Q4_0, without the 8.
     """
     xp = array_module(codes)
-    parts = [bytes_of_float16(scales), bytes_of_float16(minima), _nibbles(codes)]
+    parts = [bytes_of_float16(scales), bytes_of_float16(minima), nibbles(codes)]
     return xp.concatenate(parts, axis=-1).reshape(len(codes), -1)
 
 
@@ -164,13 +173,13 @@ def unpack_q8_0(blocks):
     return codes, float16_from_bytes(blocks[:, :, :2])
 
 
-def _groups_float32(x):
+def groups_float32(x):
     xp = array_module(x)
     rows, columns = x.shape
     return x.astype(xp.float32, copy=False).reshape(rows, columns // GROUP_SIZE, GROUP_SIZE)
 
 
-def _nibbles(codes):
+def nibbles(codes):
     """codes 0..15 (N, K) -> uint8 (N, K/32, 16): byte j holds code j in its low and code j + 16 in
     its high half.
     """
@@ -180,13 +189,13 @@ def _nibbles(codes):
     return halves[:, :, 0] | (halves[:, :, 1] << 4)
 
 
-def codes_from_nibbles(nibbles):
-    """uint8 (N, K/32, 16) -> int8 (N, K). Inverse of `_nibbles`."""
-    halves = array_module(nibbles).concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-    return halves.astype("int8").reshape(len(nibbles), -1)
+def codes_from_nibbles(packed):
+    """uint8 (N, K/32, 16) -> int8 (N, K). Inverse of `nibbles`."""
+    halves = array_module(packed).concatenate([packed & 15, packed >> 4], axis=-1)
+    return halves.astype("int8").reshape(len(packed), -1)
 
 
-def _reciprocal(step):
+def reciprocal(step):
     xp = array_module(step)
     usable = xp.abs(step) > xp.float32(MAX_STEP_WITHOUT_RECIPROCAL)
     return xp.where(usable, xp.float32(1) / xp.where(usable, step, xp.float32(1)), xp.float32(0))

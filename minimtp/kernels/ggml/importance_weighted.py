@@ -21,7 +21,7 @@ def encode_q4_0_by_importance(x, importance):
     shapes.
     """
     with numpy.errstate(all="ignore"):  # groups of zeros divide by zero; the search handles them
-        codes, scale = search_signed(*_weighted_groups(x, importance), 8)
+        codes, scale = search_signed(*weighted_groups(x, importance), 8)
     return codes.T.astype("int8").reshape(x.shape), as_stored(scale.reshape(x.shape[0], -1, 1))
 
 
@@ -31,7 +31,7 @@ def encode_q4_1_by_importance(x, importance):
     """
     with numpy.errstate(all="ignore"):
         codes, scale, depth = search_affine(
-            *_weighted_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True
+            *weighted_groups(x, importance), 15, -0.9, 0.05, 36, guarded=True
         )
     shape = x.shape[0], -1, 1
     return (
@@ -41,7 +41,7 @@ def encode_q4_1_by_importance(x, importance):
     )
 
 
-def _weighted_groups(x, importance):
+def weighted_groups(x, importance):
     """x (N, K), importance (K,) -> groups and the weights of their errors, float32 (32, N * K/32)
     each.
     """

@@ -66,6 +66,9 @@ from minimtp.kernels.plain.packed_linear import (
     prepare_f16,
     prepare_f32,
     prepare_q4_0,
+    prepare_q4_1,
+    prepare_q5_0,
+    prepare_q5_1,
     prepare_q8_0,
 )
 from minimtp.kernels.plain.quantize import (
@@ -88,7 +91,8 @@ __all__ = [
     "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
-    "prepare_q8_0", "prepare_token_parts", "prepare_trunk", "quantize_activations",
+    "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
+    "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "to_bfloat16", "transformer_block", "trunk_step",

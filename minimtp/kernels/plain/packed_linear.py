@@ -8,6 +8,7 @@ from typing import Protocol
 
 from minimtp.backend import Array, array_module
 from minimtp.kernels.ggml import blocks as ggml
+from minimtp.kernels.ggml.five_bits import unpack_q5_0, unpack_q5_1
 from minimtp.kernels.plain.quantize import fake_quantize_activations
 
 
@@ -71,6 +72,21 @@ def prepare_f16(numbers: Array) -> Prepared:
 def prepare_q4_0(blocks: Array) -> Prepared:
     """Prepare Q4_0 blocks, uint8 (N, K/32 * 18), for `linear`."""
     return Prepared(ggml.decode(*ggml.unpack_q4_0(blocks)), fake_quantize_activations)
+
+
+def prepare_q4_1(blocks: Array) -> Prepared:
+    """Prepare Q4_1 blocks, uint8 (N, K/32 * 20), for `linear`."""
+    return Prepared(ggml.decode_with_minimum(*ggml.unpack_q4_1(blocks)), fake_quantize_activations)
+
+
+def prepare_q5_0(blocks: Array) -> Prepared:
+    """Prepare Q5_0 blocks, uint8 (N, K/32 * 22), for `linear`."""
+    return Prepared(ggml.decode(*unpack_q5_0(blocks)), fake_quantize_activations)
+
+
+def prepare_q5_1(blocks: Array) -> Prepared:
+    """Prepare Q5_1 blocks, uint8 (N, K/32 * 24), for `linear`."""
+    return Prepared(ggml.decode_with_minimum(*unpack_q5_1(blocks)), fake_quantize_activations)
 
 
 def prepare_q8_0(blocks: Array) -> Prepared:

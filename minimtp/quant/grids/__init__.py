@@ -12,6 +12,7 @@ was measured to add 31-74 % to the error power.
     q4_0                 -8..7          (signed extreme) / -8   4 + 16/32 = 4.5   |d|, see below
     q8_0                 -127..127      max|x| / 127            8 + 16/32 = 8.5   d / 2
     q4_1                 0..15          (max - min) / 15        4 + 32/32 = 5.0   d / 2
+    q5_0, q5_1           -16..15, 0..31  as q4_0, q4_1          5.5, 6            |d|, d / 2
     q4_k, q6_k           0..15, -32..31  searched               4.5, 6.5625       no formula
     f16                  16 bits        none                    16                2**-11 |x|, 2**-25
     int4-restricted-g32  -7..7          max|x| / 7              4 + 16/32 = 4.5   d / 2
@@ -21,9 +22,9 @@ was measured to add 31-74 % to the error power.
 
 The error bounds do not include the rounding of d and min to float16. The bound of q4_0 is |d| / 2,
 except for codes of +8, which are clipped to 7. Only a weight with the opposite sign of the extreme
-can have the code +8.
+can have the code +8. q5_0 clips +16 in the same way.
 
-The grids in the first five rows are ggml's. The other grids work for groups of any size. Their
+The grids in the first six rows are ggml's. The other grids work for groups of any size. Their
 names end with `tensor`, `channel` or `g` COLUMNS, and with `-f32` if scales are stored as float32.
 Names of uniform grids begin with `int` BITS `-` POLICY, where BITS is 2 to 8 and POLICY is the rule
 for the scale. The files:
@@ -31,6 +32,7 @@ for the scale. The files:
     base.py          Grid, the interface of all grids
     rounding.py      rounding modes
     ggml.py          Q4_0, Q4_1, Q8_0 and f16
+    five_bits.py     Q5_0 and Q5_1
     superblocks.py   Q4_K and Q6_K
     groups.py        the common part of grids for groups of any size
     uniform.py       int2 to int8, for groups of any size
@@ -50,22 +52,26 @@ import re
 from minimtp.errors import UserError, shown
 from minimtp.quant.grids.base import MASKS, Grid
 from minimtp.quant.grids.codebook import NF4Grid, TernaryGrid
+from minimtp.quant.grids.five_bits import Q5_0Grid, Q5_1Grid
 from minimtp.quant.grids.ggml import BlockGrid, F16Grid, Q4_0Grid, Q4_1Grid, Q8_0Grid
 from minimtp.quant.grids.groups import GroupedGrid
 from minimtp.quant.grids.superblocks import Q4_KGrid, Q6_KGrid
 from minimtp.quant.grids.uniform import POLICIES, UniformGrid
 
 __all__ = [
-    "BLOCK_GRIDS", "F16", "GRIDS", "MASKS", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0",
+    "BLOCK_GRIDS", "F16", "GRIDS", "MASKS", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0",
     "BlockGrid", "Grid", "GroupedGrid", "NF4Grid", "TernaryGrid", "UniformGrid", "grid_named",
 ]  # fmt: skip
 
 Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = Q4_0Grid(), Q4_1Grid(), Q8_0Grid(), Q4_KGrid(), Q6_KGrid()
+Q5_0, Q5_1 = Q5_0Grid(), Q5_1Grid()
 F16 = F16Grid()
 # Grids whose matmuls the kernels compute in integers.
-GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q8_0)}
+GRIDS: dict[str, Grid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)}
 # Grids that have a ggml block format.
-BLOCK_GRIDS: dict[str, BlockGrid] = {grid.name: grid for grid in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}
+BLOCK_GRIDS: dict[str, BlockGrid] = {
+    grid.name: grid for grid in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q6_K)
+}
 
 MAX_GROUP = 2**20  # columns; the widest matrices have fewer
 _KIND = rf"int(?P<bits>[0-9])-(?P<policy>{'|'.join(POLICIES)})|nf4|ternary"

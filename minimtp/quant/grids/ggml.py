@@ -160,16 +160,20 @@ class Q4_0Grid(SteppedGrid):
         extreme and up to 8 for them.
         """
         xp = array_module(x)
-        levels, step = blocks.levels_q4_0(x)  # (N, K/32, 32), (N, K/32, 1)
+        levels, step = self._levels(x)  # (N, K/32, 32), (N, K/32, 1)
         if mask == "round-clip":
-            inside = levels <= self.max_code + 8
+            inside = levels <= self.max_code - self.min_code
         else:
             # x / d <= 7 without the rounding error of the division: 8 |d| - x / sign(d) >= |d|.
             # Near the limit this difference of floats is exact (Sterbenz), and a step of 0 needs no
             # special case.
             groups = x.astype(xp.float32, copy=False).reshape(levels.shape)
-            inside = 8 * xp.abs(step) - xp.sign(step) * groups >= xp.abs(step)
+            inside = -self.min_code * xp.abs(step) - xp.sign(step) * groups >= xp.abs(step)
         return inside.reshape(x.shape)
+
+    def _levels(self, x: Array) -> tuple[Array, Array]:
+        """Return the codes before clipping, counted from the lowest, and the steps."""
+        return blocks.levels_q4_0(x)
 
 
 class Q4_1Grid(SteppedGrid):
@@ -178,10 +182,14 @@ class Q4_1Grid(SteppedGrid):
     """
 
     name = "q4_1"
+    has_kernels = True
     min_code, max_code = 0, 15
     block_bytes = blocks.Q4_1_BLOCK_BYTES
     float16_at = (0, 2)
     max_magnitude = MAX_FLOAT16  # the minimum is stored unscaled
+
+    def prepare(self, packed: Array, kernel: ModuleType) -> PreparedMatrix:
+        return kernel.prepare_q4_1(packed)
 
     def pack(self, codes: Array, scales: Q4_1Scales) -> Array:
         return blocks.pack_q4_1(codes, *scales)

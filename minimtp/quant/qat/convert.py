@@ -1,5 +1,7 @@
 """From a fake-quantized model to a packed one, and back from a file's arrays to a packed model."""
 
+from collections.abc import Callable
+
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replace_modules, replicate
 from minimtp.errors import UserError, shown
@@ -36,15 +38,19 @@ def convert(model: Module) -> Module:
     return replace_modules(_copy(model), swap)
 
 
-def pack_tables(model: Module) -> Module:
+def pack_tables(
+    model: Module, pack: Callable[[FakeQuantizedEmbedding], Array] = FakeQuantizedEmbedding.pack
+) -> Module:
     """Replace, in place, the fake-quantized token tables by packed ones, which decode only the rows
     that are looked up. Returns the model.
+
+    pack: returns the packed rows of a table, uint8 (N, bytes per row).
     """
 
     def swap(name: str, module: Module) -> Module | None:
         if not isinstance(module, FakeQuantizedEmbedding):
             return None
-        return _packed_module(module, module.grid, module.pack(), module.spec)
+        return _packed_module(module, module.grid, pack(module), module.spec)
 
     return replace_modules(model, swap)
 

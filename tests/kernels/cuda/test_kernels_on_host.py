@@ -20,7 +20,7 @@ from minimtp.backend import to_numpy
 from minimtp.kernels import cuda, plain
 from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.kernels.cuda import source as cuda_source
-from minimtp.kernels.ggml import blocks
+from minimtp.kernels.ggml import blocks, five_bits
 from tests.kernels.both import normal
 from tests.kernels.samples import results, samples, terms
 from tests.strategies import matmul_sizes, weight_matrices
@@ -107,6 +107,15 @@ PREPARE = {
     ),
     "q4_0": lambda kernel, weight, move: kernel.prepare_q4_0(
         move(blocks.pack_q4_0(*blocks.encode_q4_0(weight)))
+    ),
+    "q4_1": lambda kernel, weight, move: kernel.prepare_q4_1(
+        move(blocks.pack_q4_1(*blocks.encode_q4_1(weight)))
+    ),
+    "q5_0": lambda kernel, weight, move: kernel.prepare_q5_0(
+        move(five_bits.pack_q5_0(*five_bits.encode_q5_0(weight)))
+    ),
+    "q5_1": lambda kernel, weight, move: kernel.prepare_q5_1(
+        move(five_bits.pack_q5_1(*five_bits.encode_q5_1(weight)))
     ),
     "q8_0": lambda kernel, weight, move: kernel.prepare_q8_0(
         move(blocks.pack_q8_0(*blocks.encode_q8_0(weight)))

@@ -23,7 +23,7 @@ GRIDS = [
       for over in ("g32", "g7", "channel", "g32-f32", "tensor-f32")),
     *(f"{kind}-{over}" for kind in ("nf4", "ternary") for over in ("g32", "channel", "g7-f32")),
 ]  # fmt: skip
-TESTED = {"q4_1": "Q4_1", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+TESTED = {name: name.upper() for name in ("q4_1", "q8_0", "q4_0", "q5_0", "q5_1")}
 STRICT = dict(over="raise", divide="raise", invalid="raise", under="ignore")
 
 EDGES = [0.0, 2.0**-149, 2.0**-128, 2.0**-126, 2.0**-24, 1.0, 65504.0, 65520.0, 2.0**100, 3.4e38]

@@ -18,22 +18,28 @@ from dataclasses import dataclass
 from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.matrices.code_products import Q4, Q8
+from minimtp.kernels.cpu.matrices.code_products import Q4, Q4_WITH_MINIMUM, Q5, Q5_WITH_MINIMUM, Q8
 from minimtp.kernels.cpu.matrices.panels import (
     GROUP,
     PANEL,
     SCALE_BYTES,
     by_panel,
+    fifth_bits,
+    four_bit_steps,
     q4_0_steps,
     quantized_panels,
 )
 from minimtp.kernels.cpu.matrices.tiles import MAX_TILE_ROWS, float_tile, quantized_tile
 from minimtp.kernels.ggml import blocks as ggml
+from minimtp.kernels.ggml.five_bits import unpack_q5_0, unpack_q5_1
 
-F32, Q4_0, Q8_0 = 0, 1, 2
+F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 = range(6)
 LARGE = 1 << 19  # bytes; larger matrices are prefetched, smaller ones stay in the L2 cache
 F32_BYTES = 4 * PANEL
 Q4_0_BYTES = SCALE_BYTES + Q4.code_bytes
+Q4_1_BYTES = 2 * SCALE_BYTES + Q4_WITH_MINIMUM.code_bytes
+Q5_0_BYTES = SCALE_BYTES + Q5.code_bytes
+Q5_1_BYTES = 2 * SCALE_BYTES + Q5_WITH_MINIMUM.code_bytes
 Q8_0_BYTES = SCALE_BYTES + Q8.code_bytes
 
 # A tile of one row is slow, because each addition waits for the one before. So rows are divided
@@ -41,10 +47,9 @@ Q8_0_BYTES = SCALE_BYTES + Q8.code_bytes
 _f32_1, _f32_2, _f32_3, _f32_4, _f32_5, _f32_6, _f32_7, _f32_8 = (
     float_tile(rows) for rows in range(1, 9)
 )
-_tile_1, _tile_2, _tile_3, _tile_4 = (
-    quantized_tile({Q4_0: Q4, Q8_0: Q8}, rows) for rows in range(1, 5)
-)
-_round_for_q4_0, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
+_PRODUCTS = {Q4_0: Q4, Q4_1: Q4_WITH_MINIMUM, Q5_0: Q5, Q5_1: Q5_WITH_MINIMUM, Q8_0: Q8}
+_tile_1, _tile_2, _tile_3, _tile_4 = (quantized_tile(_PRODUCTS, rows) for rows in range(1, 5))
+_round_for_fours, _round_for_q8_0 = Q4.round_rows, Q8.round_rows
 Q8_0_CODE = np.int8 if Q8.code_size == 1 else np.int16
 
 
@@ -55,7 +60,7 @@ class Prepared:
     rows: int
     columns: int
     panels: Array  # uint8 (ceil(rows / 32), bytes of a panel)
-    kind: int  # F32, Q4_0 or Q8_0
+    kind: int  # F32, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0
 
     @property
     def nbytes(self) -> int:
@@ -93,6 +98,29 @@ def prepare_q4_0(blocks):
     codes, scales = ggml.unpack_q4_0(blocks)
     rows, columns = codes.shape
     return Prepared(rows, columns, quantized_panels(scales, q4_0_steps(codes)), Q4_0)
+
+
+def prepare_q4_1(blocks):
+    codes, scales, minima = ggml.unpack_q4_1(blocks)
+    rows, columns = codes.shape
+    panels = quantized_panels(scales, four_bit_steps(codes), minima)
+    return Prepared(rows, columns, panels, Q4_1)
+
+
+def prepare_q5_0(blocks):
+    codes, scales = unpack_q5_0(blocks)
+    return _prepared_of_five_bits(codes + np.int8(16), scales, None, Q5_0)
+
+
+def prepare_q5_1(blocks):
+    return _prepared_of_five_bits(*unpack_q5_1(blocks), Q5_1)
+
+
+def _prepared_of_five_bits(codes, scales, minima, kind):
+    rows, columns = codes.shape
+    steps = four_bit_steps(codes & np.int8(15))
+    panels = quantized_panels(scales, steps, minima, fifth_bits(codes))
+    return Prepared(rows, columns, panels, kind)
 
 
 def prepare_q8_0(blocks):
@@ -169,13 +197,34 @@ def _copy_edge(edge, y, column):
 
 
 @compiled
-def _multiply_q4_0(x, panels, y):
-    _require_fitting(x, panels, GROUP, Q4_0_BYTES, y)
+def _multiply_fours(kind, group_bytes, x, panels, y):
+    """Multiply by a format whose activations are rounded as those of q4_0. `kind` is a constant."""
+    _require_fitting(x, panels, GROUP, group_bytes, y)
     codes = np.empty(x.shape, np.int8)
     scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
-    _round_for_q4_0(x, codes, scales, starts)
-    _multiply_quantized(Q4_0, codes, scales, starts, panels, y)
+    _round_for_fours(x, codes, scales, starts)
+    _multiply_quantized(kind, codes, scales, starts, panels, y)
+
+
+@compiled
+def _multiply_q4_0(x, panels, y):
+    _multiply_fours(Q4_0, Q4_0_BYTES, x, panels, y)
+
+
+@compiled
+def _multiply_q4_1(x, panels, y):
+    _multiply_fours(Q4_1, Q4_1_BYTES, x, panels, y)
+
+
+@compiled
+def _multiply_q5_0(x, panels, y):
+    _multiply_fours(Q5_0, Q5_0_BYTES, x, panels, y)
+
+
+@compiled
+def _multiply_q5_1(x, panels, y):
+    _multiply_fours(Q5_1, Q5_1_BYTES, x, panels, y)
 
 
 @compiled
@@ -225,8 +274,21 @@ def multiply(kind, x, panels, y):
         _multiply_f32(x, panels, y)
     elif kind == Q4_0:
         _multiply_q4_0(x, panels, y)
+    elif kind == Q4_1:
+        _multiply_q4_1(x, panels, y)
+    elif kind == Q5_0:
+        _multiply_q5_0(x, panels, y)
+    elif kind == Q5_1:
+        _multiply_q5_1(x, panels, y)
     else:
         _multiply_q8_0(x, panels, y)
 
 
-MULTIPLY = (_multiply_f32, _multiply_q4_0, _multiply_q8_0)
+MULTIPLY = (  # by kind
+    _multiply_f32,
+    _multiply_q4_0,
+    _multiply_q4_1,
+    _multiply_q5_0,
+    _multiply_q5_1,
+    _multiply_q8_0,
+)

@@ -32,6 +32,10 @@ overflow in between, but its final value fits: |(code - 8) x_code|, summed over 
 lane, is at most 16 * 8 * 127. The variants for AVX-512, for AVX2 and for other processors compute
 the same integers, so their results are identical.
 
+Formats with a minimum (q4_1) add it as one more product:
+
+    y += (w_scale * x_scale) * sum(w_code * x_code);   y += w_minimum * (x_scale * sum(x_code))
+
 **The result of a row does not depend on the other rows.** In every tile shape, a total is the same
 sequence of explicit operations along K. (`llvm.fmuladd` becomes one fused instruction if the
 processor has it.)
@@ -44,7 +48,6 @@ from numba.extending import intrinsic
 from minimtp.kernels.cpu.matrices.panels import GROUP, PANEL, SCALE_BYTES
 from minimtp.kernels.cpu.matrices.vectors import (
     BYTE_MATRIX,
-    BYTES,
     DOTS,
     FLOAT,
     FLOAT_MATRIX,
@@ -210,7 +213,7 @@ def quantized_tile(formats, rows):
         if not isinstance(key, types.Literal):
             return None
         kind = formats[key.literal_value]
-        group_bytes = SCALE_BYTES + kind.code_bytes
+        group_bytes = kind.halves * SCALE_BYTES + kind.code_bytes
         expected = (kind.code_kind, FLOAT_MATRIX, INT_MATRIX, BYTE_MATRIX, FLOAT_MATRIX)
         if not fit((x, scales, starts, panels, out), expected):
             return None
@@ -236,17 +239,14 @@ def quantized_tile(formats, rows):
                 with cgutils.for_range(builder, groups) as along_groups:
                     group = along_groups.index
                     block = emit.advance(base, emit.times(group, group_bytes))
-                    codes_block = emit.advance(block, SCALE_BYTES)
+                    codes_block = emit.advance(block, kind.halves * SCALE_BYTES)
                     if rows >= FEWEST_FETCHING:
                         _fetch(emit, fetches, block, group_bytes, FAR_AHEAD, FAR_CACHE)
                     first_totals = [kind.start(emit, start_row, group) for start_row in start_rows]
                     sums = [[emit.variable(start) for _ in part] for start in first_totals]
                     with cgutils.for_range(builder, steps) as along_steps:
                         step = along_steps.index
-                        here = emit.advance(codes_block, emit.times(step, 4 * PANEL))
-                        codes = [
-                            kind.unpack(emit, emit.load(BYTES, here, 4 * LANES * c)) for c in part
-                        ]
+                        codes = [kind.load(emit, codes_block, step, c) for c in part]
                         x_offset = emit.times(
                             emit.plus(emit.times(group, kind.steps), step),
                             32 * kind.code_size // kind.steps,
@@ -263,20 +263,30 @@ def quantized_tile(formats, rows):
                                         ),
                                         total,
                                     )
-                    weight_scales = [
-                        emit.float16_to_float32(emit.load(HALFS, block, 2 * LANES * c))
-                        for c in part
-                    ]
+                    weight_scales, *minima = (
+                        [
+                            emit.float16_to_float32(
+                                emit.load(HALFS, block, SCALE_BYTES * half + 2 * LANES * c)
+                            )
+                            for c in part
+                        ]
+                        for half in range(kind.halves)
+                    )
                     for r in range(rows):
                         x_scale = emit.load_everywhere(FLOAT, scale_rows[r], emit.times(group, 4))
+                        if minima:
+                            x_sum = builder.fmul(
+                                x_scale, kind.sum_of_codes(emit, start_rows[r], group)
+                            )
                         for c, total in enumerate(totals[r]):
                             exact = builder.sitofp(
-                                kind.finish(emit, builder.load(sums[r][c])), FLOATS
+                                kind.finish(emit, builder.load(sums[r][c]), first_totals[r]), FLOATS
                             )
                             scale = builder.fmul(weight_scales[c], x_scale)
-                            builder.store(
-                                emit.multiply_add(exact, scale, builder.load(total)), total
-                            )
+                            result = emit.multiply_add(exact, scale, builder.load(total))
+                            for minimum in minima:
+                                result = emit.multiply_add(minimum[c], x_sum, result)
+                            builder.store(result, total)
                 _store_totals(emit, totals, y_rows, part)
             return context.get_dummy_value()
 

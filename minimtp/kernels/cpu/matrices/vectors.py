@@ -45,6 +45,7 @@ INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.Fl
 FLOATS, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
 HALFS = ir.VectorType(ir.IntType(16), LANES)
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
+FLAGS = ir.VectorType(ir.IntType(1), 4 * LANES)  # one for each of BYTES
 
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
 SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
@@ -141,6 +142,10 @@ class Emitter:
     def load_everywhere(self, scalar_kind, address, offset=0):
         """Return a vector with the scalar at the address in every lane."""
         return self.everywhere(self.load(scalar_kind, address, offset))
+
+    def load_flags(self, address, offset=0):
+        """Return FLAGS, which are bits in memory. The lowest bit of the first byte comes first."""
+        return self.builder.bitcast(self.load(ir.IntType(4 * LANES), address, offset), FLAGS)
 
     def everywhere(self, scalar):
         undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
