@@ -159,8 +159,9 @@ def test_the_token_table_and_the_output_are_rounded_to_the_embedding_grid(
     tied_embeddings, tmp_path, corpus
 ):
     recipe = recipe_of(tied_embeddings=tied_embeddings)
-    run = train(recipe, corpus, tmp_path / "run", report=quiet)
-    packed = quantize(load_run(tmp_path / "run"), tmp_path / "packed", embedding_grid="q5_1")
+    train(recipe, corpus, tmp_path / "run", report=quiet)
+    run = load_run(tmp_path / "run")
+    packed = quantize(run, tmp_path / "packed", embedding_grid="q5_1")
     trunk, table = packed.model.trunk, run.model.trunk.embedding.weight.data
     assert packed.packed.embedding == trunk.embedding.grid.name == "q5_1"
     assert trunk.blocks[0].attention.qkv.grid.name == "q4_0"

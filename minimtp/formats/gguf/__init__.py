@@ -6,7 +6,7 @@ metadata.py        the metadata that minimtp reads, with types and ranges
 reader.py          a file as a loaded model
 writer.py          a model as a file
 vocabulary.py      the tokenizer in the file
-five_bits.py       types that become float32
+q5_k.py            a type that becomes float32
 pre_tokenizers.py  how each family of tokenizers cuts a text into words
 rope_scaling.py    RoPE for longer contexts
 """

@@ -4,12 +4,13 @@ Files of the architectures in metadata.py can be loaded, from any program, if th
 floats or blocks of ggml that BLOCK_GRIDS names, and their vocabulary is byte-level or of pieces.
 Each matrix may have a type of its own, as in the files that llama.cpp calls Q4_K_M. Blocks stay as
 they are in the file. Three cases become float32, which holds the same numbers: a fused matrix whose
-parts have different types (the value matrices of some files are finer), a matrix of five bits, and
+parts have different types (the value matrices of some files are finer), a matrix in Q5_K, and
 every matrix if `dequantize` asks for it, for a model to train from.
 
-The inputs of blocks are rounded to int8 where our kernels do that (Q4_0, Q8_0), as llama.cpp does.
-The other types have no such kernels, so their inputs are not rounded, and decoding multiplies by
-float32. Files of `minimtp export` say how the exported model rounded, and compute the same.
+The inputs of blocks are rounded to int8 where our kernels do that (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0),
+as llama.cpp does. The K-quants have no such kernels, so their inputs are not rounded, and decoding
+multiplies by float32. Files of `minimtp export` say how the exported model rounded, and compute the
+same.
 
 The tensors are mapped into memory, so a file loads about as fast as its weights can be read once.
 """
@@ -23,7 +24,7 @@ from minimtp.backend import Array, choose_device, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, map_parameters, replace_modules
 from minimtp.errors import UserError, naming, shown
-from minimtp.formats.gguf import five_bits
+from minimtp.formats.gguf import q5_k
 from minimtp.formats.gguf.container import GgufFile, open_gguf
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
@@ -148,7 +149,7 @@ def _check_part(file: GgufFile, part: Part) -> None:
             f"{file.path}: {part.name} has the shape {shown(tensor.shape)}, but the metadata asks "
             f"for {part.shape}: give another file"
         )
-    supported = (*FLOATS, *BLOCK_GRIDS, *five_bits.BYTES) if len(part.shape) == 2 else FLOATS
+    supported = (*FLOATS, *BLOCK_GRIDS, q5_k.NAME) if len(part.shape) == 2 else FLOATS
     if tensor.type not in supported:
         raise UserError(
             f"{file.path}: {part.name} is stored as {tensor.type}, which is not supported "
@@ -182,11 +183,11 @@ def _joined_floats(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
         array, target = file.array(part.name), joined[start:end]
         kind = file.tensors[part.name].type
         grid = BLOCK_GRIDS.get(kind)
-        if kind in five_bits.BYTES:
-            _require_finite(file, part, five_bits.is_finite(kind, array))
+        if kind == q5_k.NAME:
+            _require_finite(file, part, q5_k.is_finite(array))
             for first in range(0, len(array), ROWS_AT_ONCE):
                 some = slice(first, first + ROWS_AT_ONCE)
-                target[some] = five_bits.dequantize(kind, array[some])
+                target[some] = q5_k.dequantize(array[some])
         elif grid is None:
             target[:] = array
             finite = bool(np.isfinite(target.min()) and np.isfinite(target.max()))

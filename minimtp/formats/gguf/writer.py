@@ -48,6 +48,8 @@ FILE_TYPES = {  # general.file_type, by the type of most matrices
     "f16": "MOSTLY_F16",
     "q4_0": "MOSTLY_Q4_0",
     "q4_1": "MOSTLY_Q4_1",
+    "q5_0": "MOSTLY_Q5_0",
+    "q5_1": "MOSTLY_Q5_1",
     "q8_0": "MOSTLY_Q8_0",
     "q4_k": "MOSTLY_Q4_K_S",
     "q6_k": "MOSTLY_Q6_K",

@@ -5,7 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import deploy
 from minimtp.errors import UserError
-from minimtp.formats.gguf import five_bits
+from minimtp.formats.gguf import q5_k
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.reader import load_gguf
@@ -22,13 +22,13 @@ from minimtp.training.recipe import Recipe
 from tests.formats.gguf.helpers import BYTES, needs_gguf
 from tests.formats.gguf.raw import Tensor, file_bytes
 
-TYPES = ["f32", "f16", "bf16", *BLOCK_GRIDS, *five_bits.BYTES]
+TYPES = ["f32", "f16", "bf16", *BLOCK_GRIDS, q5_k.NAME]
 
 
 def stored(kind, array):
     """Return the array (N, K) or (N,) as a tensor of this type."""
-    if kind in five_bits.BYTES:
-        content = random_blocks(kind, array.shape)
+    if kind == q5_k.NAME:
+        content = random_q5_k(array.shape)
     elif kind in BLOCK_GRIDS:
         content = packing.quantize(BLOCK_GRIDS[kind], array)
     elif kind == "bf16":
@@ -38,13 +38,11 @@ def stored(kind, array):
     return Tensor(kind, array.shape, content.tobytes())
 
 
-def random_blocks(kind, shape):
+def random_q5_k(shape):
     """Return blocks with random codes, and with small numbers in front."""
-    rng, size = np.random.default_rng(shape[0]), five_bits.BYTES[kind]
-    per_block = 256 if kind == "q5_k" else 32
-    blocks = rng.integers(0, 256, (shape[0] * shape[1] // per_block, size)).astype(np.uint8)
-    halves = rng.uniform(-0.01, 0.01, (len(blocks), five_bits.HALVES[kind])).astype("<f2")
-    blocks[:, : halves.shape[1] * 2] = halves.view(np.uint8)
+    rng, count = np.random.default_rng(shape[0]), shape[0] * shape[1] // 256
+    blocks = rng.integers(0, 256, (count, q5_k.BLOCK_BYTES)).astype(np.uint8)
+    blocks[:, :4] = rng.uniform(-0.01, 0.01, (count, 2)).astype("<f2").view(np.uint8)
     return blocks
 
 

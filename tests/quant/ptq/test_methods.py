@@ -3,14 +3,16 @@
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
 from minimtp.quant import packing
-from minimtp.quant.grids import Q4_0
+from minimtp.quant.activations import round_activations
+from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq import awq
 from minimtp.quant.ptq.calibration import CalibratedLinear, calibrated, collect
-from minimtp.quant.ptq.gptq import gptq
+from minimtp.quant.ptq.gptq import gptq, output_error
 from minimtp.quant.ptq.hqq import hqq
 from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat.convert import convert
@@ -116,3 +118,36 @@ def test_an_unknown_method_or_missing_calibration_text_is_an_error_that_says_wha
             match=f"method {method} needs calibration text: give some, or use method rtn or hqq",
         ):
             quantize_after_training(build(), QuantizationSpec(), method)
+
+
+@pytest.mark.parametrize("kind", ["none", "sequential"])
+def test_gptq_rounds_a_tied_table_with_few_levels_for_the_states_that_it_multiplies(kind):
+    model = build(kind, np.float32)
+    batches, table = text(model), model.trunk.embedding.weight.data
+    with no_grad():
+        inputs = [batch[:, : batch.shape[1] - 1 - model.depth] for batch in batches]
+        states = [round_activations(model.hidden(tokens).data, "int8") for tokens in inputs]
+    second_moment = np.mean([x.T @ x / len(x) for x in (s.reshape(-1, 32) for s in states)], axis=0)
+    packed = quantize_after_training(model, QuantizationSpec(embedding="q4_0"), "gptq", batches)
+    found = packed.trunk.embedding.dequantize()
+    moved, nearest = (
+        output_error(rounded - table, second_moment)
+        for rounded in (found, Q4_0.fake_quantize(table))
+    )
+    assert moved < 0.5 * nearest
+    kept, expected = (
+        packing.unpack(Q4_0, packed.trunk.embedding.packed)[1], Q4_0.encode(table)[1],
+    )  # fmt: skip
+    assert np.array_equal(kept, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "grid", "tied"),
+    [("gptq", "q8_0", True), ("gptq", "q4_0", False), ("awq", "q4_0", True), ("hqq", "q4_0", True)],
+)
+def test_every_other_table_is_rounded_to_nearest(method, grid, tied):
+    model = build(dtype=np.float32, tied_embeddings=tied)
+    spec = QuantizationSpec(embedding=grid)
+    packed = quantize_after_training(model, spec, method, text(model))
+    expected = grid_named(grid).fake_quantize(model.trunk.embedding.weight.data)
+    assert np.array_equal(packed.trunk.embedding.dequantize(), expected)
