@@ -180,7 +180,8 @@ def _accumulate_in_heads(
         if vocabulary is not None:
             targets = vocabulary.indices_of(targets)
             guide = None if guide is None else guide.only(targets >= 0)
-            counted = (targets >= 0).sum().clip(1) / targets.size
+            inside = array_module(targets).maximum((targets >= 0).sum(), 1)
+            counted = inside / targets.size
         loss = output_loss(model.draft_logits, width, state.data, targets, of_text, guide, of_guide)
         losses[k - 1] = loss.nats / counted
         if model.heads.independent:
