@@ -6,7 +6,8 @@ without asking for its form.
     form            weights are stored as                   classes
     float           float32                                 Linear, Embedding
     fake-quantized  float32, rounded to the grid on use     FakeQuantizedLinear, LearnedLinear,
-                                                            FakeQuantizedEmbedding
+                                                            LinearFromStart,
+                                                            FakeQuantizedEmbedding, FrozenEmbedding
     packed          bytes: codes and scales                 PackedLinear, PackedEmbedding
 
 They are in model/layers.py, quant/qat/modules.py and quant/packed_matrix.py. Training works on

@@ -17,7 +17,7 @@ ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 MAX_CODE = np.float32(127)
 MIN_STEP = np.float32(MAX_STEP_WITHOUT_RECIPROCAL)
 MIN_ACTIVATION = np.float32(MAX_WITHOUT_INVERSE)
-MIN_NORMAL = np.float32(MIN_GIVEN_STEP)
+MIN_NORMAL, INFINITY = np.float32(MIN_GIVEN_STEP), np.float32(np.inf)
 
 
 @compiled
@@ -93,57 +93,67 @@ def _fake_quantize_activations(x, y):
 
 
 def fake_quantize_with_steps(w, steps, group_size, min_code, max_code):
-    y = np.empty(w.shape, np.float32)
+    groups = _groups(w, group_size)
+    y = np.empty_like(groups)
     ends = np.float32(min_code), np.float32(max_code)
-    _fake_quantize_with_steps(np.ascontiguousarray(w), steps, group_size, *ends, y)
-    return y
+    _fake_quantize_with_steps(groups, np.ravel(steps), *ends, y)
+    return _matrix(y, w.shape)
 
 
 def fake_quantize_with_steps_backward(grad, w, steps, group_size, min_code, max_code):
-    dw, dlog_steps = np.empty(w.shape, np.float32), np.empty(steps.shape, np.float32)
+    gradients, groups = _groups(grad, group_size), _groups(w, group_size)
+    dw, dlog_steps = np.empty_like(groups), np.empty(steps.shape, np.float32)
     ends = np.float32(min_code), np.float32(max_code)
-    given = np.ascontiguousarray(grad), np.ascontiguousarray(w), steps, group_size
-    _fake_quantize_with_steps_backward(*given, *ends, dw, dlog_steps)
-    return dw, dlog_steps
+    given = gradients, groups, np.ravel(steps), *ends
+    _fake_quantize_with_steps_backward(*given, dw, np.ravel(dlog_steps))
+    return _matrix(dw, w.shape), dlog_steps
+
+
+def _groups(x, size):
+    """(N, K) -> (groups, size). Zeros fill the last group of a row."""
+    missing = -x.shape[1] % size
+    if missing:
+        x = np.pad(x, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(x).reshape(-1, size)
+
+
+def _matrix(groups, shape):
+    """The inverse of `_groups`."""
+    return np.ascontiguousarray(groups.reshape(shape[0], -1)[:, : shape[1]])
 
 
 @compiled
-def level_of(x, step, min_code, max_code):
-    """Return the level nearest to x. Both comparisons are written so that a NaN stays a NaN."""
-    code = np.rint(x / step)
+def level_of(x, divisor, min_code, max_code, step):
+    """Return the code nearest to x / divisor, times the step. Both comparisons are written so that
+    a NaN stays a NaN.
+    """
+    code = np.rint(x / divisor)
     code = min_code if code < min_code else code
     code = max_code if code > max_code else code
     return (code + ZERO) * step
 
 
 @compiled
-def _fake_quantize_with_steps(x, steps, size, min_code, max_code, y):
-    for i in range(x.shape[0]):
-        for k in range(steps.shape[1]):
-            group = slice(k * size, min((k + 1) * size, x.shape[1]))
-            values, levels, step = x[i, group], y[i, group], steps[i, k]
-            if abs(step) < MIN_NORMAL:
-                levels[:] = ZERO * step
-                continue
-            for j in range(levels.shape[0]):
-                levels[j] = level_of(values[j], step, min_code, max_code)
+def _fake_quantize_with_steps(x, steps, min_code, max_code, y):
+    for i in range(y.shape[0]):
+        step = steps[i]
+        divisor = step if abs(step) >= MIN_NORMAL else INFINITY
+        for j in range(y.shape[1]):
+            y[i, j] = level_of(x[i, j], divisor, min_code, max_code, step)
 
 
 @compiled(fastmath=reassociate)
-def _fake_quantize_with_steps_backward(grad, x, steps, size, min_code, max_code, dx, dlog_steps):
+def _fake_quantize_with_steps_backward(grad, x, steps, min_code, max_code, dx, dlog_steps):
     for i in range(x.shape[0]):
-        for k in range(steps.shape[1]):
-            group = slice(k * size, min((k + 1) * size, x.shape[1]))
-            gradients, values, passed, step = grad[i, group], x[i, group], dx[i, group], steps[i, k]
-            low = min(min_code * step, max_code * step)
-            high = max(min_code * step, max_code * step)
-            divisor = step if abs(step) >= MIN_NORMAL else ONE
-            total = ZERO
-            for j in range(passed.shape[0]):
-                value, gradient = values[j], gradients[j]
-                inside = (value >= low) & (value <= high)
-                level = level_of(value, divisor, min_code, max_code)
-                level = level if abs(step) >= MIN_NORMAL else ZERO
-                passed[j] = gradient if inside else ZERO
-                total += gradient * (level - (value if inside else ZERO))
-            dlog_steps[i, k] = total
+        step = steps[i]
+        divisor = step if abs(step) >= MIN_NORMAL else INFINITY
+        low = min(min_code * step, max_code * step)
+        high = max(min_code * step, max_code * step)
+        total = ZERO
+        for j in range(x.shape[1]):
+            value, gradient = x[i, j], grad[i, j]
+            inside = (value >= low) & (value <= high)
+            level = level_of(value, divisor, min_code, max_code, step)
+            dx[i, j] = gradient if inside else ZERO
+            total += gradient * (level - (value if inside else ZERO))
+        dlog_steps[i] = total

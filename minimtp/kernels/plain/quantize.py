@@ -48,11 +48,11 @@ def fake_quantize_with_steps(
     """
     xp = array_module(w)
     step = _per_weight(steps, group_size, w.shape[1])  # (N, K)
-    usable = xp.abs(step) >= xp.float32(MIN_STEP)
+    divisor = xp.where(xp.abs(step) >= xp.float32(MIN_STEP), step, xp.float32("inf"))
     with numpy.errstate(over="ignore"):  # the code of an infinite quotient is the outermost one
-        exact = w.astype(xp.float32, copy=False) / xp.where(usable, step, xp.float32(1))
+        exact = w.astype(xp.float32, copy=False) / divisor
     codes = xp.clip(xp.rint(exact), min_code, max_code) + xp.float32(0)  # no negative zeros
-    return (xp.where(usable, codes, xp.float32(0)) * step).astype(w.dtype, copy=False)
+    return (codes * step).astype(w.dtype, copy=False)
 
 
 def fake_quantize_with_steps_backward(
