@@ -90,6 +90,7 @@ def recipes(draw, **fixed):
     from minimtp.training.recipe import Recipe
 
     heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
+    gated = heads == "token_conditioned"
     num_kv_heads, head_dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
     num_heads = num_kv_heads * draw(st.sampled_from([1, 2]))
     batch, context_length = draw(st.integers(1, 4)), draw(st.integers(2, 24))
@@ -110,6 +111,8 @@ def recipes(draw, **fixed):
         "final_head_loss_weight": draw(st.floats(0, 1)),
         "head_loss_decay": draw(st.floats(0.1, 1)),
         "curriculum": draw(st.sampled_from(curriculums)),
+        "draft_vocabulary_size": draw(st.none() | st.integers(1, 257)) if gated else None,
+        "head_start_scale": draw(st.floats(0.1, 2)) if gated else 1.0,
         "batch_size": batch,
         "tokens": tokens_per_step * steps + draw(st.integers(0, tokens_per_step - 1)),
         "warmup_fraction": warmup,

@@ -42,8 +42,9 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
         from minimtp.model.heads import HEADS, MultiTokenModel
 
         options = {}
-        if recipe.draft_vocabulary_size is not None:
+        if recipe.heads == "token_conditioned":
             options["draft_vocabulary_size"] = recipe.draft_vocabulary_size
+            options["start_scale"] = recipe.head_start_scale
         heads = HEADS[recipe.heads](recipe.draft_depth, config, rng, **options)
         model = MultiTokenModel(model, heads)
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":

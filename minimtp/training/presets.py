@@ -1,5 +1,6 @@
 """Named recipes. Each entry lists the settings that differ from the defaults."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from minimtp.training.recipe import Recipe
@@ -66,6 +67,56 @@ FINE_TUNING: dict[str, Value] = {
     "checkpoint_every": 20,
     "evaluation_tokens": 16_384,
 }
+
+
+# The settings of training heads alone for a pretrained model whose trunk does not change: about 256
+# positions and a tenth of a second of head per step. Its states are stored, so further epochs are
+# cheap.
+HEAD_TRAINING: dict[str, Value] = {
+    "heads": "token_conditioned",
+    "draft_depth": 4,
+    "freeze_trunk": True,
+    "head_targets": "trunk",
+    "head_stride": 4,
+    "head_start_scale": 0.5,
+    "head_loss_weight": 1.0,
+    "final_head_loss_weight": 1.0,
+    "head_loss_decay": 0.9,
+    "draft_vocabulary_size": 8192,
+    "sequence_length": 512,
+    "batch_size": 2,
+    "tokens": 1_048_576,
+    "learning_rate": 1.5e-3,
+    "warmup_fraction": 0.06,
+    "decay_fraction": 0.9,
+    "weight_decay": 0.0,
+    "store_states": True,
+    "checkpoint_every": 200,
+    "evaluation_tokens": 16_384,
+}
+
+
+def fine_tuning(sizes: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the settings of training that starts from a pretrained model of these sizes, by the
+    names of a recipe.
+    """
+    return _fitted(FINE_TUNING, sizes)
+
+
+def head_training(sizes: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the settings of training heads alone for a pretrained model of these sizes, by the
+    names of a recipe. A small vocabulary is drafted as a whole.
+    """
+    settings = _fitted(HEAD_TRAINING, sizes)
+    if settings["vocabulary_size"] < 2 * HEAD_TRAINING["draft_vocabulary_size"]:
+        del settings["draft_vocabulary_size"]
+    return settings
+
+
+def _fitted(settings: Mapping[str, Value], sizes: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the settings with these sizes, and with sequences that fit the context."""
+    length = min(settings["sequence_length"], sizes["context_length"])
+    return {**settings, **sizes, "sequence_length": length}
 
 
 def preset(name: str, **changes: Value) -> Recipe:

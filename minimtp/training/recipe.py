@@ -42,7 +42,7 @@ MASKS = ("pass", "round-clip", "clip-round")
 HEADS = ("none", "parallel", "sequential", "token_conditioned")
 # Settings in which families of models differ. `describe` leaves them out of models without them.
 VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
-HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length", "draft_vocabulary_size")
+HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length", "draft_vocabulary_size", "head_start_scale")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Recipe:
         "train the heads only")
     draft_vocabulary_size: int | None = setting("heads", None, Range(1, 2**24),
         "draft only this many tokens, the most frequent ones of the text (default: all)")
+    head_start_scale: float = setting("heads", 1.0, Range(0.0, 10.0, open=True),
+        "factor on the initial weights of token_conditioned heads (0.5 for a pretrained trunk)")
 
     quantization: str = setting("quantize", "none", ("none", "qat"),
         "qat: train with the rounding of the deployed model")

@@ -101,6 +101,11 @@ def _check_heads(recipe: Any) -> None:
             f"draft_vocabulary_size {size} is possible with token_conditioned heads only: "
             "choose them, or leave out draft_vocabulary_size"
         )
+    if recipe.head_start_scale != 1.0 and recipe.heads != "token_conditioned":
+        raise UserError(
+            f"head_start_scale {recipe.head_start_scale:g} is possible with token_conditioned "
+            "heads only: choose them, or leave out head_start_scale"
+        )
     if size is not None and size > recipe.vocabulary_size:
         raise UserError(
             f"draft_vocabulary_size {size} exceeds vocabulary_size {recipe.vocabulary_size}: "

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,8 @@ import minimtp
 from minimtp.cli import main, make_parser
 from minimtp.cli.options.recipe import chosen_recipe
 from minimtp.cli.options.values import whole_number
-from minimtp.training.presets import preset
+from minimtp.training.build import MODEL_SETTINGS
+from minimtp.training.presets import fine_tuning, head_training, preset
 from minimtp.training.recipe import SETTINGS, Recipe
 from tests.cli.helpers import python
 from tests.strategies import recipes
@@ -125,3 +127,21 @@ def test_a_closed_pipe_ends_a_command_without_an_error(unbuffered):
     notes = process.stderr.read().splitlines()  # a first run compiles the kernels, and says so
     assert [note for note in notes if not note.startswith("minimtp: compiling kernels")] == []
     assert process.wait() == 0
+
+
+def test_heads_alone_for_a_model_of_another_program_have_settings_of_their_own():
+    model = SimpleNamespace(recipe=Recipe(vocabulary_size=49_152))
+    sizes = {name: getattr(model.recipe, name) for name in MODEL_SETTINGS}
+    heads = ["--heads", "token_conditioned"]
+    for options, expected in (
+        ([*heads, "--freeze-trunk"], Recipe.from_dict(head_training(sizes))),
+        (
+            [*heads, "--freeze-trunk", "--draft-depth", "2", "--no-store-states"],
+            Recipe.from_dict(head_training(sizes) | {"draft_depth": 2, "store_states": False}),
+        ),
+        (heads, Recipe.from_dict(fine_tuning(sizes) | {"heads": "token_conditioned"})),
+        ([], Recipe.from_dict(fine_tuning(sizes))),
+    ):
+        parsed = make_parser().parse_args(["train", "--from", "model.gguf", *options])
+        parsed.start_from = model  # as `minimtp train` loads it
+        assert chosen_recipe(parsed) == expected

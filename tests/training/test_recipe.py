@@ -14,8 +14,8 @@ from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError
 from minimtp.training import recipe as recipe_module
 from minimtp.training import schedule
-from minimtp.training.build import build_model
-from minimtp.training.presets import PRESETS, preset
+from minimtp.training.build import MODEL_SETTINGS, build_model
+from minimtp.training.presets import PRESETS, fine_tuning, head_training, preset
 from minimtp.training.recipe import HIDDEN_BY_DEFAULT, SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, Range, kind_of
 from tests.strategies import recipes
@@ -73,6 +73,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name)
         ({"curriculum": "forward"}, "needs prediction heads"),
         ({"freeze_trunk": True}, "nothing to train"),
         ({"draft_vocabulary_size": 64}, "token_conditioned heads only"),
+        ({"heads": "sequential", "head_start_scale": 0.5}, "token_conditioned heads only"),
         ({"heads": "parallel", "draft_vocabulary_size": 64}, "token_conditioned heads only"),
         (
             {"heads": "token_conditioned", "draft_vocabulary_size": 258},
@@ -105,7 +106,7 @@ def test_a_setting_that_takes_any_number_accepts_a_whole_number():
 
 def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     unusual = {"head_dim": 48, "rope_scaling": "linear:2", "qkv_bias": True, "qk_norm": True}
-    unusual |= {"sequence_length": 32, "draft_vocabulary_size": 64}
+    unusual |= {"sequence_length": 32, "draft_vocabulary_size": 64, "head_start_scale": 0.5}
     described = Recipe(heads="token_conditioned", **unusual).describe()
     assert set(unusual) == set(HIDDEN_BY_DEFAULT)
     assert not any(f" {name} " in Recipe().describe() for name in HIDDEN_BY_DEFAULT)
@@ -203,3 +204,24 @@ def test_the_limits_in_a_message_are_accepted_and_the_value_in_it_is_not(name):
             low, high, found = map(int if whole else float, numbers)
             assert high in allowed and found not in allowed
             assert low in allowed or (allowed.open and low == allowed.low)
+
+
+@pytest.mark.parametrize(("vocabulary_size", "drafted"), [(49_152, 8192), (257, None)])
+def test_heads_of_a_pretrained_model_draft_a_part_of_a_large_vocabulary_only(
+    vocabulary_size, drafted
+):
+    sizes = {name: getattr(Recipe(), name) for name in MODEL_SETTINGS}
+    sizes |= {"vocabulary_size": vocabulary_size, "context_length": 300}
+    recipe = Recipe.from_dict(head_training(sizes))
+    assert recipe.draft_vocabulary_size == drafted
+    assert recipe.freeze_trunk and recipe.store_states and recipe.sequence_length == 300
+    assert Recipe.from_dict(fine_tuning(sizes)).heads == "none"
+
+
+def test_the_start_scale_changes_the_matrix_and_the_output_norm_of_a_new_head_and_nothing_else():
+    recipe = preset("tiny", heads="token_conditioned", draft_depth=2)
+    scaled = dataclasses.replace(recipe, head_start_scale=0.5)
+    models = [build_model(each, np.random.default_rng(0)) for each in (recipe, scaled)]
+    changed = {"heads.head.gate_candidate.weight", "heads.head.norm.weight"}
+    for (name, one), (_, other) in zip(*(m.named_parameters() for m in models), strict=True):
+        assert np.array_equal(other.data, one.data * (0.5 if name in changed else 1.0))

@@ -10,7 +10,7 @@ from pathlib import Path
 from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import Parser
 from minimtp.errors import UserError, naming
-from minimtp.training.presets import FINE_TUNING, PRESETS
+from minimtp.training.presets import PRESETS, fine_tuning, head_training
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, kind_of
 
@@ -67,12 +67,14 @@ def chosen_recipe(options: argparse.Namespace, out: str | None = None) -> Recipe
     }
     if options.resume and not (given or options.preset or options.recipe or options.start_from):
         return None
-    base = _stored_settings(options, out) or _base_settings(options)
+    only_heads = given.get("heads") == "token_conditioned" and given.get("freeze_trunk", False)
+    base = _stored_settings(options, out) or _base_settings(options, only_heads)
     new_heads = "heads" in given and "draft_depth" not in given
     if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
     if given.get("heads", "token_conditioned") != "token_conditioned":
-        base.pop("draft_vocabulary_size", None)
+        for name in ("draft_vocabulary_size", "head_start_scale"):
+            base.pop(name, None)
     with naming(options.recipe) if options.recipe else nullcontext():
         return Recipe.from_dict(base | given)
 
@@ -87,10 +89,11 @@ def _stored_settings(options: argparse.Namespace, out: str | None) -> dict[str, 
     return checkpoint.read(out, optimizer=False).recipe.to_dict()
 
 
-def _base_settings(options: argparse.Namespace) -> dict[str, object]:
+def _base_settings(options: argparse.Namespace, only_heads: bool) -> dict[str, object]:
     """Return the settings to start from. A model that is loaded with --from keeps its size.
 
-    options.start_from: a run folder, or a loaded model of another format.
+    options.start_from: a run folder, or a loaded model of another format. only_heads: the command
+    trains token-conditioned heads, and nothing else.
     """
     if options.preset and options.recipe:
         raise UserError(
@@ -112,7 +115,11 @@ def _base_settings(options: argparse.Namespace) -> dict[str, object]:
         source = found.recipe.to_dict()
         if is_run and not base:
             return source
-        base = (base or FINE_TUNING) | {name: source[name] for name in MODEL_SETTINGS}
+        sizes = {name: source[name] for name in MODEL_SETTINGS}
+        if base:
+            base |= sizes
+        else:
+            base = head_training(sizes) if only_heads else fine_tuning(sizes)
         if base.get("sequence_length"):
             base["sequence_length"] = min(base["sequence_length"], base["context_length"])
     return base

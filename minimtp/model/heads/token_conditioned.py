@@ -7,6 +7,7 @@ It combines the idea of Hydra (arXiv 2402.05109) with the recurrence of ReDrafte
 from collections.abc import Iterator
 
 from minimtp.backend import Array
+from minimtp.backend import numpy as np
 from minimtp.engine.fused import GatedUpdate
 from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
@@ -38,15 +39,25 @@ class TokenConditionedHeads(Heads):
     """One head for all depths: applied repeatedly, it is a small recurrent network.
 
     draft_vocabulary_size: the number of tokens that it may draft; None means all.
+    start_scale: factor on the initial weights of the matrix and of the norm before the output. At
+    full scale, a new head on a pretrained trunk is sure of the token that it has just read.
     """
 
     positionwise = True
 
     def __init__(
-        self, depth: int, config: ModelConfig, rng: Rng, draft_vocabulary_size: int | None = None
+        self,
+        depth: int,
+        config: ModelConfig,
+        rng: Rng,
+        draft_vocabulary_size: int | None = None,
+        start_scale: float = 1.0,
     ) -> None:
         self.depth = depth
         self.head = TokenConditionedHead(config, rng)
+        if rng is not None and start_scale != 1.0:
+            self.head.gate_candidate.weight.data *= np.float32(start_scale)
+            self.head.norm.weight.data *= np.float32(start_scale)
         if draft_vocabulary_size is not None:
             self.draft_vocabulary = DraftVocabulary(draft_vocabulary_size, config.vocabulary_size)
 
