@@ -90,7 +90,7 @@ def recipes(draw, **fixed):
     from minimtp.training.recipe import Recipe
 
     heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
-    gated = heads == "token_conditioned"
+    gated = fixed.get("heads", heads) == "token_conditioned"
     num_kv_heads, head_dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
     num_heads = num_kv_heads * draw(st.sampled_from([1, 2]))
     batch, context_length = draw(st.integers(1, 4)), draw(st.integers(2, 24))
