@@ -54,6 +54,7 @@ TILE_COLUMNS = TILE_VECTORS * LANES
 BLOCK_DEPTH = 768  # values of k, an even number
 BLOCK_ROWS = 256  # of a: 384 KB
 BLOCK_COLUMNS = 1536  # of b: 2.25 MB
+GROUP_LINES = 128  # whose panels are filled together: a few cache lines of each row of the matrix
 
 BITS_MATRIX = types.Array(types.uint16, 2, "C")
 PAIRS = types.Array(types.uint32, 1, "C")
@@ -243,20 +244,23 @@ def _fill_panels(matrix, by_line, first, lines, k, depth, panels):
     """
     pairs = (depth + 1) // 2
     whole = lines // LANES * LANES
-    for line in range(0, whole, LANES):
-        start = line * pairs
-        if by_line:
-            squares = depth // (2 * LANES) * LANES
-            for pair in range(0, squares, LANES):
-                _transpose(matrix, first + line, k + 2 * pair, panels, start + LANES * pair)
-        else:
-            squares = depth // 2
-            for pair in range(squares):
-                _interleave(matrix, k + 2 * pair, first + line, panels, start + LANES * pair)
-        _fill_slowly(matrix, by_line, first + line, LANES, k, squares, depth, panels[start:])
-    if whole < lines:
-        rest = panels[whole * pairs :]
-        _fill_slowly(matrix, by_line, first + whole, lines - whole, k, 0, depth, rest)
+    if by_line:
+        filled = depth // (2 * LANES) * LANES
+        for line in range(0, whole, LANES):
+            for pair in range(0, filled, LANES):
+                _transpose(matrix, first + line, k + 2 * pair, panels, line * pairs + LANES * pair)
+    else:
+        filled = depth // 2
+        for group in range(0, whole, GROUP_LINES):
+            end = min(whole, group + GROUP_LINES)
+            for pair in range(filled):
+                for line in range(group, end, LANES):
+                    start = line * pairs + LANES * pair
+                    _interleave(matrix, k + 2 * pair, first + line, panels, start)
+    for line in range(0, lines, LANES):
+        done = filled if line < whole else 0
+        count = min(LANES, lines - line)
+        _fill_slowly(matrix, by_line, first + line, count, k, done, depth, panels[line * pairs :])
 
 
 @compiled
