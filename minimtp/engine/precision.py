@@ -15,10 +15,12 @@ Every CPU can train in bfloat16, so a run can continue on another machine. It is
 the instructions of AVX-512 BF16 (`kernels/cpu/matrices/bfloat16.py`). Other processors round the
 same operands and multiply them in float32.
 
-A product takes two steps, so that each operand is rounded once and stored in 16 bits for the
+A product takes two steps, so that a GPU rounds each operand once and stores it in 16 bits for the
 backward pass:
 
     matmul(operand(x), operand(w).T)
+
+The CPU rounds operands while it copies them for the product, which takes hardly any time.
 
 Only training uses fewer bits, within `matmul_precision`. Evaluation and decoding use float32.
 """
@@ -92,10 +94,10 @@ def describe(precision: str, device: Device) -> str:
 
 
 def operand(x: Array) -> Array:
-    """Return x (M, K) as an operand of `matmul`, rounded to 16 bits if the precision has 16."""
-    if _chosen in SIXTEEN_BITS and x.dtype.char == "f":
-        if array_module(x) is np:
-            return kernels.for_array(x).to_bfloat16(x)
+    """Return x (M, K) as an operand of `matmul`. On a GPU, it is rounded to 16 bits if the
+    precision has 16. On the CPU, `matmul` itself rounds it.
+    """
+    if _chosen in SIXTEEN_BITS and x.dtype.char == "f" and array_module(x) is not np:
         from minimtp.kernels.cuda import gemm
 
         return gemm.rounded(x, _chosen)
@@ -103,15 +105,11 @@ def operand(x: Array) -> Array:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """Return a @ b for operands a (M, K) and b (K, N): (M, N), float32 for 16-bit operands.
-
-    16-bit operands are float16 numbers, or bfloat16 numbers stored as uint16.
-    """
+    """Return a @ b for operands a (M, K) and b (K, N): (M, N), float32 for 16-bit operands."""
     if _chosen == "float32" or a.dtype.char == "d":
         return kernels.for_array(a).matmul(a, b)
     if array_module(a) is np:
-        kernel = kernels.for_array(a)
-        return (kernel.matmul_bfloat16 if a.dtype.char == "H" else kernel.matmul)(a, b)
+        return kernels.for_array(a).matmul_bfloat16(a, b)
     from minimtp.kernels.cuda import gemm
 
     return gemm.multiply(a, b)

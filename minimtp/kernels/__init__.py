@@ -5,7 +5,7 @@ GPU.
 `kernels.for_array(x).rms_norm(x, weight, eps)` and never need a flag.
 
     plain/  array code for everything: float64, and every case that no compiled version covers
-    cpu/    compiled by Numba for float32 and bfloat16 NumPy arrays and packed weights
+    cpu/    compiled by Numba for float32 NumPy arrays and packed weights
     cuda/   compiled for the GPU for float32 CuPy arrays and packed weights
     ggml/   the block formats of packed weights
 
@@ -28,7 +28,6 @@ __all__ = ["describe", "for_array", "multiplies_bfloat16", "use"]
 
 INSTALL_HINT = 'pip install "minimtp[fast]"'
 CHOICES = ("auto", "plain")
-COMPILED_TYPES = "fBH"  # float32, packed bytes, and bfloat16 numbers, which are stored as uint16
 PROCESSOR_VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")  # read by Numba
 
 _choice: str | None = None  # "auto" or "plain", once it is known
@@ -43,7 +42,7 @@ def for_array(x: Array) -> ModuleType:
 
     Raises UserError if MINIMTP_KERNELS has an unknown value.
     """
-    if x.dtype.char not in COMPILED_TYPES:
+    if x.dtype.char not in "fB":
         return plain
     if type(x) is not numpy.ndarray:
         return _load_cuda(array_module(x)) or plain

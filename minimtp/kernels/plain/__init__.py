@@ -29,7 +29,7 @@ from minimtp.kernels.plain.attention import (
     causal_softmax_backward,
     rotate,
 )
-from minimtp.kernels.plain.bfloat16 import from_bfloat16, matmul_bfloat16, to_bfloat16
+from minimtp.kernels.plain.bfloat16 import matmul_bfloat16
 from minimtp.kernels.plain.block import (
     PreparedBlock,
     PreparedTrunk,
@@ -87,7 +87,7 @@ __all__ = [
     "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
-    "from_bfloat16", "gated_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
@@ -95,5 +95,5 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "to_bfloat16", "transformer_block", "trunk_step",
+    "transformer_block", "trunk_step",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Products of bfloat16 matrices, compiled, for processors that have an instruction for them.
+"""Matrix products in bfloat16, compiled, for processors that have an instruction for them.
 
 The instruction (AVX-512 BF16: AMD since Zen 4, Intel since Cooper Lake) multiplies 16 pairs of
 bfloat16 numbers by 16 others and adds the two products of each pair to a float32 total:
@@ -7,23 +7,26 @@ bfloat16 numbers by 16 others and adds the two products of each pair to a float3
 
 It does twice the work of a float32 instruction. The rest of this file supplies it with operands.
 
-**Panels.** Both matrices are copied into panels of 16 lines. A line is a row of a or a column of b.
-For each pair of values of k, a panel has one dword per line, and the dword holds the line's two
+**Panels.** Both matrices are rounded into panels of 16 lines. A line is a row of a or a column of
+b. For each pair of values of k, a panel has one dword per line, and the dword holds the line's two
 numbers. So a pair of b's panel is a register, and a tile reads its operands from neighbouring
 addresses, whichever way the matrices lay in memory. Backward passes therefore need no transposed
-copies. Missing lines and values of k are zeros.
+copies, and rounded matrices are never written to memory as a whole. Missing lines and values of k
+are zeros.
 
 **Blocks.** A tile's totals, 8 rows times 48 columns, fill 24 of the 32 registers. Three loops go
 around the tiles, as in gemm.py's source (Goto and van de Geijn 2008). The panels of a block of b
 stay in the L3 cache, and those of a block of a in the L2 cache, until all their products are
 computed. The copies take about 5 % of the time with 1,024 rows.
 
-**What the instruction ignores.** Operands, products and totals below 2^-126 (subnormal numbers)
+**What the instructions ignore.** Operands, products and totals below 2^-126 (subnormal numbers)
 count as 0. A product with a subnormal operand is below 2^-126 times the other operand.
 
-On other processors, the numbers are converted to float32, and NumPy or gemm.py multiplies them.
+On other processors, the operands are rounded as a whole, and NumPy or gemm.py multiplies them in
+float32.
 """
 
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
@@ -37,10 +40,10 @@ from minimtp.kernels.cpu.matrices.vectors import (
     DOTS,
     FLOAT_MATRIX,
     FLOATS,
-    HALFS,
     INT32,
     INTS,
     LANES,
+    SHORTS,
     Emitter,
     fit,
     processor_features,
@@ -56,49 +59,36 @@ BLOCK_ROWS = 256  # of a: 384 KB
 BLOCK_COLUMNS = 1536  # of b: 2.25 MB
 GROUP_LINES = 128  # whose panels are filled together: a few cache lines of each row of the matrix
 
-BITS_MATRIX = types.Array(types.uint16, 2, "C")
 PAIRS = types.Array(types.uint32, 1, "C")
-
-
-def to_bfloat16(x):
-    bits = np.empty(x.shape, np.uint16)
-    _round(np.ascontiguousarray(x).view(np.uint32).reshape(-1), bits.reshape(-1))
-    return bits
-
-
-@compiled
-def _round(x, bits):
-    """See `plain.to_bfloat16`. x: the bits of float32 numbers."""
-    for i in range(x.size):
-        upper = x[i] >> np.uint32(16)
-        rounded = (x[i] + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
-        is_nan = (x[i] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        bits[i] = upper | np.uint32(0x40) if is_nan else rounded
-
-
-def from_bfloat16(bits):
-    x = np.empty(bits.shape, np.uint32)
-    _widen(np.ascontiguousarray(bits).reshape(-1), x.reshape(-1))
-    return x.view(np.float32)
-
-
-@compiled
-def _widen(bits, x):
-    for i in range(bits.size):
-        x[i] = np.uint32(bits[i]) << np.uint32(16)
 
 
 def matmul_bfloat16(a, b):
     if a.shape[1] != b.shape[0]:
         raise ValueError("matmul_bfloat16: the matrices do not fit")
-    if not HAS_BFLOAT16:
-        (a, flip_a), (b, flip_b) = _contiguous(a), _contiguous(b)
-        a, b = from_bfloat16(a), from_bfloat16(b)
-        return matmul(a.T if flip_a else a, b.T if flip_b else b)
-    y = np.empty((a.shape[0], b.shape[1]), np.float32)
     (a, of_columns), (b, of_rows) = _contiguous(a), _contiguous(b)
+    if not HAS_BFLOAT16:
+        a, b = _rounded(a), _rounded(b)
+        return matmul(a.T if of_columns else a, b.T if of_rows else b)
+    rows, columns = a.shape[1 if of_columns else 0], b.shape[0 if of_rows else 1]
+    y = np.empty((rows, columns), np.float32)
     _products(a, not of_columns, b, of_rows, y)
     return y
+
+
+def _rounded(x):
+    """See `plain.bfloat16.round_to_bfloat16`."""
+    bits = np.empty(x.shape, np.uint32)
+    _round(x.reshape(-1).view(np.uint32), bits.reshape(-1))
+    return bits.view(np.float32)
+
+
+@compiled
+def _round(x, bits):
+    for i in range(x.size):
+        rounded = x[i] + (np.uint32(0x7FFF) + ((x[i] >> np.uint32(16)) & np.uint32(1)))
+        is_nan = (x[i] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        upper = x[i] | np.uint32(0x400000) if is_nan else rounded
+        bits[i] = upper & np.uint32(0xFFFF0000)
 
 
 def _contiguous(matrix):
@@ -162,14 +152,18 @@ _tile_1, _tile_2, _tile_3 = (_tile_of(vectors) for vectors in (1, 2, 3))
 
 @intrinsic
 def _transpose(typing_context, matrix, line, k, panels, start):
-    """Copy 16 pairs of 16 lines of a matrix (lines, K), from `line` and k on, into a panel."""
-    if not fit((matrix, panels), (BITS_MATRIX, PAIRS)):
+    """Round 16 pairs of 16 lines of a matrix (lines, K), from `line` and k on, into a panel."""
+    if not fit((matrix, panels), (FLOAT_MATRIX, PAIRS)):
         return None
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(context, builder, signature.args, arguments)
         matrix, line, k, panels, start = emit.arrays
-        square = [emit.load(INTS, emit.row(matrix, emit.plus(line, j), 2, k)) for j in range(LANES)]
+        lines = [emit.row(matrix, emit.plus(line, j), 4, k) for j in range(LANES)]
+        square = [
+            emit.rounded_to_bfloat16(*(emit.load(FLOATS, x, 4 * LANES * half) for half in (0, 1)))
+            for x in lines
+        ]
         for p, pairs in enumerate(emit.transposed(square)):
             emit.store(pairs, emit.item(panels, start, PAIR), PAIR * LANES * p)
         return context.get_dummy_value()
@@ -179,22 +173,36 @@ def _transpose(typing_context, matrix, line, k, panels, start):
 
 @intrinsic
 def _interleave(typing_context, matrix, k, line, panels, start):
-    """Copy one pair of 16 lines of a matrix (K, lines), from k and `line` on, into a panel."""
-    if not fit((matrix, panels), (BITS_MATRIX, PAIRS)):
+    """Round one pair of 16 lines of a matrix (K, lines), from k and `line` on, into a panel."""
+    if not fit((matrix, panels), (FLOAT_MATRIX, PAIRS)):
         return None
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(context, builder, signature.args, arguments)
         matrix, k, line, panels, start = emit.arrays
-        low, high = (
-            builder.zext(emit.load(HALFS, emit.row(matrix, emit.plus(k, half), 2, line)), INTS)
-            for half in range(2)
+        rounded = emit.rounded_to_bfloat16(
+            *(emit.load(FLOATS, emit.row(matrix, emit.plus(k, half), 4, line)) for half in (0, 1))
         )
-        pairs = builder.or_(low, builder.shl(high, emit.constant(INTS, 16)))
-        emit.store(pairs, emit.item(panels, start, PAIR))
+        shorts = builder.bitcast(rounded, SHORTS)
+        order = [LANES * half + lane for lane in range(LANES) for half in (0, 1)]
+        emit.store(emit.lanes(shorts, order), emit.item(panels, start, PAIR))
         return context.get_dummy_value()
 
     return types.void(matrix, types.intp, types.intp, panels, types.intp), generate
+
+
+@intrinsic
+def _rounded_pair(typing_context, low, high):
+    """Return two float32 numbers rounded to bfloat16, as one uint32."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(context, builder, signature.args, arguments)
+        low, high = (emit.everywhere(number) for number in emit.arrays)
+        shorts = builder.bitcast(emit.rounded_to_bfloat16(low, high), SHORTS)
+        pairs = builder.bitcast(emit.lanes(shorts, [0, LANES] * LANES), INTS)
+        return builder.extract_element(pairs, ir.Constant(INT32, 0))
+
+    return types.uint32(types.float32, types.float32), generate
 
 
 @compiled
@@ -240,7 +248,7 @@ def _panels(lines, depth):
 def _fill_panels(matrix, by_line, first, lines, k, depth, panels):
     """Copy `lines` lines, from `first` on, with the values k to k + depth, into panels.
 
-    matrix: bfloat16 (lines, K) if by_line, else (K, lines).
+    matrix: (lines, K) if by_line, else (K, lines).
     """
     pairs = (depth + 1) // 2
     whole = lines // LANES * LANES
@@ -267,13 +275,15 @@ def _fill_panels(matrix, by_line, first, lines, k, depth, panels):
 def _fill_slowly(matrix, by_line, first, lines, k, pair, depth, panel):
     """Fill one panel from the given pair on, with zeros for missing lines and values of k."""
     for p in range(pair, (depth + 1) // 2):
-        for j in range(LANES):
-            panel[LANES * p + j] = 0
-        for half in range(min(2, depth - 2 * p)):
-            for j in range(lines):
-                inner, line = k + 2 * p + half, first + j
-                bits = matrix[line, inner] if by_line else matrix[inner, line]
-                panel[LANES * p + j] |= np.uint32(bits) << np.uint32(16 * half)
+        low, high = k + 2 * p, k + min(2 * p + 1, depth - 1)
+        for j in range(lines):
+            line = first + j
+            if by_line:
+                a, b = matrix[line, low], matrix[line, high]
+            else:
+                a, b = matrix[low, line], matrix[high, line]
+            panel[LANES * p + j] = _rounded_pair(a, b if low < high else np.float32(0))
+        panel[LANES * p + lines : LANES * (p + 1)] = 0
 
 
 @compiled

@@ -228,6 +228,13 @@ class Emitter:
         """
         return self.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, a, b)
 
+    def rounded_to_bfloat16(self, low, high):
+        """Return the numbers of `low`, then those of `high` (FLOATS), rounded to bfloat16: INTS,
+        with two in each lane. Only for processors with AVX-512 BF16.
+        """
+        numbers = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", SHORTS, high, low)
+        return self.builder.bitcast(numbers, INTS)
+
     def larger(self, a, b):
         return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
 
