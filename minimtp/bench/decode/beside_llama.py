@@ -100,7 +100,8 @@ def measure_beside_llama(
         for row in rows[1:]:
             process = processes[row["name"]]
             memory = process.memory()
-            row["memory_bytes"] = None if memory is None else memory.peak - memory.before
+            row["memory_bytes"] = None if memory is None else memory.model
+            row["peak_memory_bytes"] = None if memory is None else memory.peak - memory.before
             row["load_seconds"] = process.load_seconds
         size = Path(file).stat().st_size
     result = {

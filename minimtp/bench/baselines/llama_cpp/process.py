@@ -60,10 +60,18 @@ class Continuation(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The peak resident memory of the process in bytes, and that before it loaded the file."""
+    """The resident memory of the process in bytes: its peak, which includes the buffers that
+    loading needs, before it loaded the file, and now.
+    """
 
     peak: int
     before: int
+    now: int
+
+    @property
+    def model(self) -> int:
+        """What the loaded model takes: weights, vocabulary, cache and the buffers of decoding."""
+        return self.now - self.before
 
 
 def find_llama() -> FoundLlama:

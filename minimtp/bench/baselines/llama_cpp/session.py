@@ -265,17 +265,21 @@ class Server:
         return {"bytes": [*self.session.piece(token)]}
 
     def memory(self) -> dict[str, object]:
-        return {"peak": resident_bytes(), "before": self.before}
+        now = resident_bytes("VmRSS")
+        return {"peak": resident_bytes(), "before": self.before, "now": now}
 
 
 REQUESTS = ("version", "open", "forward", "greedy", "tokenize", "piece", "memory")
 
 
-def resident_bytes() -> int | None:
-    """Return the peak resident memory of this process, or None where the system does not tell."""
+def resident_bytes(field: str = "VmHWM") -> int | None:
+    """Return the peak resident memory of this process, or None where the system does not tell.
+
+    field: of Linux. VmRSS is the memory now. Other systems tell the peak only.
+    """
     try:
         with open("/proc/self/status") as file:
-            (kilobytes,) = (line.split()[1] for line in file if line.startswith("VmHWM:"))
+            (kilobytes,) = (line.split()[1] for line in file if line.startswith(f"{field}:"))
         return 1024 * int(kilobytes)
     except (OSError, ValueError):  # not Linux. There, getrusage counts the parent before exec too
         pass
