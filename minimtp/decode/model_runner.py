@@ -111,6 +111,23 @@ class ModelRunner:
         cache.extend(rows)
         return ForwardOutput(logits, hidden)
 
+    def forward_batch(
+        self,
+        tokens: Array,
+        keys: Array,
+        values: Array,
+        stretches: np.ndarray,
+        cosine: Array,
+        sine: Array,
+    ) -> ForwardOutput:
+        """Process tokens (T,) of several texts with caches of their own, not this runner's. The
+        arguments and the results are those of `batched_trunk_step`.
+        """
+        x = self.embed(tokens)  # (T, D)
+        return ForwardOutput(
+            *self.kernel.batched_trunk_step(x, self._trunk, keys, values, stretches, cosine, sine)
+        )
+
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
         """Process a draft tree, T tokens and their depths in depth-first order. The cache does not
         change until `keep`.

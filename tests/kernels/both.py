@@ -63,11 +63,17 @@ FAMILIES = ("llama", "qwen2", "qwen3")  # nothing, biases, or a norm in each que
 
 def random_block(kernel, format_, matrices=None, head_dim=CHANNELS, family="llama"):
     """Return a block for `kernel`. If given, the kernels `matrices` prepare its matrices."""
+    weights = random_weights(matrices or kernel, format_, head_dim, family)
+    return kernel.prepare_block(weights, HEADS, 1e-5)
+
+
+def random_weights(kernel, format_, head_dim=CHANNELS, family="llama"):
+    """Return the weights of a block, with matrices that `kernel` prepares."""
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
     qkv, output, gate_up, down = (
-        prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
+        prepared(kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
     )
     weights = BlockWeights(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down)
     if family == "qwen2":
@@ -75,7 +81,7 @@ def random_block(kernel, format_, matrices=None, head_dim=CHANNELS, family="llam
     elif family == "qwen3":
         norms = {"query_norm": normal(rng, head_dim), "key_norm": normal(rng, head_dim)}
         weights = weights._replace(**norms)
-    return kernel.prepare_block(weights, HEADS, 1e-5)
+    return weights
 
 
 def random_cache(rng, head_dim=CHANNELS):

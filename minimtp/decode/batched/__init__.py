@@ -1,4 +1,7 @@
 """Many texts at once, for training data.
 
 texts.py    `generate_texts`: requests in, new tokens out
+request.py  what is requested, and what comes back
+worker.py   one thread: fills its places with texts, and runs passes over all of them
+passes.py   one pass of the model over the pending tokens of several texts
 """

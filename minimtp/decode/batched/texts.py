@@ -1,33 +1,41 @@
 """Generate many texts, for data and not for a reader: plain sampling, without drafts.
 
-Each text depends on its own request only: prompt, sampling, seed and length. The other texts, and
-the number of threads, do not change it.
+**Problem.** Decoding one text reads all weights for every token. For a thousand texts that is a
+thousand times the same weights.
+
+**Idea.** One pass covers the pending tokens of many texts, so the weights are read once for all of
+them (continuous batching, as in Orca, Yu et al. 2022, and vLLM). Each text has its own cache, and
+attention goes from text to text. There is no padding, and a text that ends makes room for the next.
+
+**A text depends on its own request only**: prompt, sampling, seed and length. With the compiled
+kernels the bits of a row do not depend on the other rows, so it is the text that the same request
+gives alone, with any number of threads. A greedy text is also that of a `Decoder`. A sampled one is
+another sample from the same distribution: the decoder draws one random number for every token of
+the vocabulary, which drafter and target can share. Here one per token of the text is enough.
+
+Drafts would not help: they fill a pass that covers one row, and here the passes are full. On a GPU
+the texts are generated one after another by a `Decoder`, whose passes are recorded there.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Lock
 
-from minimtp.decode.decoder import Decoder, DraftConfig
-from minimtp.decode.sampling.params import GREEDY, SamplingParams
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.decode.batched.passes import BatchedRunner
+from minimtp.decode.batched.request import GeneratedText, TextRequest
+from minimtp.decode.batched.worker import Worker
+from minimtp.decode.decoder import Decoder, DraftConfig, deploy
+from minimtp.decode.model_runner import ModelRunner
+from minimtp.decode.options import checked_prompt
 from minimtp.model.loaded import LoadedModel
 
+__all__ = ["GeneratedText", "TextRequest", "generate_texts"]
 
-@dataclass(frozen=True)
-class TextRequest:
-    """A text to generate: up to `max_new_tokens` tokens after `prompt`, token ids."""
-
-    prompt: Sequence[int]
-    max_new_tokens: int
-    sampling: SamplingParams = GREEDY
-    seed: int = 0
-
-
-class GeneratedText(NamedTuple):
-    """The new tokens of a text. ended: the last one is an end token of the model."""
-
-    tokens: list[int]
-    ended: bool
+MAX_PLACES = 32  # of a thread; more rows would hardly make a pass faster per row
+CACHE_BYTES = 2**30  # of all threads
 
 
 def generate_texts(
@@ -41,13 +49,52 @@ def generate_texts(
 
     A text ends at an end token of the tokenizer, after `max_new_tokens`, or where the model's
     context ends.
+    threads: of the processor. The texts do not depend on it.
     advance: called with the number of new tokens, for a progress bar.
+
+    Raises UserError if a prompt is empty, too long or of another tokenizer, or if the model is
+    broken.
     """
-    longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=1)
-    decoder = Decoder(
-        loaded, DraftConfig("none", rule="token"), min(longest, loaded.config.context_length)
-    )
-    found = []
+    if not requests:
+        return []
+    runner, _ = deploy(loaded.model)
+    for request in requests:
+        checked_prompt(request.prompt, runner)
+    if array_module(runner.final_norm) is not np:
+        return _one_by_one(loaded, requests, advance)
+    longest = max(len(request.prompt) + request.max_new_tokens - 1 for request in requests)
+    room = min(longest, runner.context_length)
+    places = _places(runner, room, len(requests), threads)
+    found: list[GeneratedText | None] = [None] * len(requests)
+    queue, lock, stopped = deque(enumerate(requests)), Lock(), Event()
+
+    def count(tokens: int) -> None:
+        with lock:
+            advance(tokens)
+
+    def work() -> None:
+        batched = BatchedRunner(runner, places, room)
+        Worker(batched, queue, loaded.tokenizer.end_tokens, found.__setitem__, count).run(
+            stopped.is_set
+        )
+
+    if threads == 1:
+        work()
+        return found
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+        finally:  # after an error, or Ctrl-C, the other threads end with their pass
+            stopped.set()
+    return found
+
+
+def _one_by_one(
+    loaded: LoadedModel, requests: Sequence[TextRequest], advance: Callable[[int], object]
+) -> list[GeneratedText]:
+    """Generate the requested texts with a decoder."""
+    decoder, found = Decoder(loaded, DraftConfig("none", rule="token")), []
     for request in requests:
         generation = decoder.generate(
             request.prompt,
@@ -59,3 +106,18 @@ def generate_texts(
         advance(len(tokens))
         found.append(GeneratedText(tokens, generation.reason == "stop"))
     return found
+
+
+def _places(runner: ModelRunner, room: int, texts: int, threads: int) -> int:
+    """Return the number of texts of one thread at a time: the caches must fit CACHE_BYTES."""
+    config = runner.config
+    bytes_each = (
+        2
+        * config.num_layers
+        * config.num_kv_heads
+        * config.head_dim
+        * room
+        * (runner.final_norm.itemsize)
+    )
+    fitting = CACHE_BYTES // (bytes_each * threads)
+    return max(1, min(MAX_PLACES, fitting, -(-texts // threads)))

@@ -15,6 +15,7 @@ The files have the names of their plain counterparts. In addition:
 import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu.attention import cached_attention
+from minimtp.kernels.cpu.batched_step import batched_trunk_step
 from minimtp.kernels.cpu.block import prepare_block, prepare_trunk, transformer_block, trunk_step
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.fake_quantize import (
@@ -57,12 +58,12 @@ from minimtp.kernels.cpu.matrices.packed_linear import (
 )
 from minimtp.kernels.cpu.norms import rms_norm, rms_norm_backward
 from minimtp.kernels.cpu.optimizer import adamw
-from minimtp.kernels.cpu.sampling import choose
+from minimtp.kernels.cpu.sampling import choose, sample
 from minimtp.kernels.cpu.softmax import causal_softmax, causal_softmax_backward, rotate
 
 __all__ = [
-    "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
-    "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
+    "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
     "gated_draft", "gated_step", "gated_tree",
@@ -71,7 +72,7 @@ __all__ = [
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

@@ -230,14 +230,14 @@ def _transformer_block(
             raise ValueError("transformer_block: the rows do not fit the cache")
         q = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32)
         at = slice(first, stop)
-        _rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
+        rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
         attend(q, keys, values, position, head_dim**-0.5, attended[at])
         if not chain:
             for t in range(stop - first):
                 kept_keys[first + t] = keys[:, :, position + t]
                 kept_values[first + t] = values[position + t]
     multiply(kinds[1], attended.reshape(rows, heads * head_dim), attention_output, normed)
-    _add(x, normed)
+    add(x, normed)
     normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
     # The outputs of SwiGLU overwrite the gates of earlier rows. They never overwrite the gates of
     # their own row, because then the loop would not be vectorized (a pass of quick's int4 model
@@ -248,18 +248,18 @@ def _transformer_block(
     multiply(kinds[2], normed, gate_up, gates)
     swiglu_rows(gates, inner)
     multiply(kinds[3], inner, down, normed)
-    _add(x, normed)
+    add(x, normed)
 
 
 @compiled
-def _add(x, y):
+def add(x, y):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             x[i, j] += y[i, j]
 
 
 @compiled
-def _rotate_and_store(joined, cosine, sine, q, keys, values, start):
+def rotate_and_store(joined, cosine, sine, q, keys, values, start):
     """Write the rotated queries to q (G, T * H/G, C). Write the rotated keys and the values to the
     cache, from position `start` on.
     """

@@ -15,6 +15,7 @@ Files:
 """
 
 from minimtp.kernels.cuda.block import (
+    batched_trunk_step,
     cached_attention,
     prepare_block,
     prepare_trunk,
@@ -64,14 +65,15 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     fake_quantize_with_steps,
     fake_quantize_with_steps_backward,
     matmul,
+    sample,
     soft_cross_entropy,
     soft_cross_entropy_backward,
     softmax_rows,
 )
 
 __all__ = [
-    "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
-    "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
+    "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
     "gated_draft", "gated_step", "gated_tree",
@@ -79,7 +81,7 @@ __all__ = [
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

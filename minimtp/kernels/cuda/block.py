@@ -13,9 +13,13 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
+from minimtp.kernels.plain.batched_step import each_stretch
 from minimtp.kernels.plain.block import PreparedBlock, prepare_block
 
-__all__ = ["cached_attention", "prepare_block", "prepare_trunk", "transformer_block", "trunk_step"]
+__all__ = [
+    "batched_trunk_step", "cached_attention", "prepare_block", "prepare_trunk", "transformer_block",
+    "trunk_step",
+]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu
 WIDEST_HEAD = 512  # channels
@@ -122,3 +126,8 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
         transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
     return linear(hidden, trunk.output), hidden
+
+
+def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):
+    """As in `kernels/plain`: correct, but the weights are read once per sequence."""
+    return each_stretch(trunk_step, x, trunk, keys, values, stretches, cosine, sine)

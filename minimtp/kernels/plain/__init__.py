@@ -10,6 +10,7 @@ the compiled kernels compute.
     packed_linear.py  matrix products and embedding lookups
     bfloat16.py       matrix products in bfloat16
     block.py          a transformer block, or the whole trunk, for a few tokens
+    batched_step.py   the trunk for tokens of several sequences
     gated_head.py     drafting with a gated head (trees: best_first_tree.py)
     sampling.py       choosing tokens
 
@@ -29,6 +30,7 @@ from minimtp.kernels.plain.attention import (
     causal_softmax_backward,
     rotate,
 )
+from minimtp.kernels.plain.batched_step import batched_trunk_step
 from minimtp.kernels.plain.bfloat16 import matmul_bfloat16
 from minimtp.kernels.plain.block import (
     PreparedBlock,
@@ -79,12 +81,12 @@ from minimtp.kernels.plain.quantize import (
     fake_quantize_with_steps_backward,
     quantize_activations,
 )
-from minimtp.kernels.plain.sampling import choose
+from minimtp.kernels.plain.sampling import choose, sample
 
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",
-    "adamw", "cached_attention", "causal_softmax", "causal_softmax_backward", "choose",
-    "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
+    "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
     "gated_draft", "gated_step", "gated_tree",
@@ -93,7 +95,7 @@ __all__ = [
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "soft_cross_entropy",
+    "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step",
 ]  # fmt: skip

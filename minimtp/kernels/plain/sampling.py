@@ -1,6 +1,7 @@
-"""Choosing tokens in plain array code."""
+"""Choosing tokens in plain array code: the best after noise was added, or by their probability."""
 
 from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
 
 
 def choose(logits: Array, temperature: float, noise: Array | None = None) -> Array:
@@ -16,3 +17,27 @@ def choose(logits: Array, temperature: float, noise: Array | None = None) -> Arr
     tokens = (scores if noise is None else scores + noise).argmax(axis=-1)
     finite = xp.isfinite(scores[xp.arange(len(tokens)), tokens])
     return xp.where(finite, tokens, -1)
+
+
+def sample(logits: Array, temperatures: Array, points: Array) -> Array:
+    """Sample a token from the softmax of logits / temperature in each row, int64 (R,).
+
+    Inverse transform sampling: the token at which the cumulative probability exceeds the row's
+    point. A token with probability 0 is never chosen. Temperature 0 chooses the largest logit; ties
+    go to the lowest token.
+
+    logits (R, V), temperatures (R,) of at least 0, points (R,) float64 from 0 up to 1, but not 1.
+    The token is -1 if the largest quotient of a row is infinite or NaN.
+    """
+    xp = array_module(logits)
+    best = logits.argmax(axis=-1)
+    divisors = xp.where(temperatures == 0, 1, temperatures).astype(logits.dtype)
+    with np.errstate(all="ignore"):  # the last line finds what overflows
+        scores = logits / divisors[:, None]
+        maxima = scores[xp.arange(len(best)), best]
+        cumulative = xp.exp(scores - maxima[:, None]).astype(xp.float64).cumsum(axis=-1)
+        reached = cumulative <= (points * cumulative[:, -1])[:, None]
+    # Rounding can put the point at the very end. Then the last token with a probability is meant.
+    reached &= cumulative < cumulative[:, -1:]
+    tokens = xp.where(temperatures == 0, best, reached.sum(axis=-1))
+    return xp.where(xp.isfinite(maxima), tokens, -1)

@@ -1,0 +1,144 @@
+"""The trunk on new tokens of several sequences in one compiled call.
+
+`kernels/plain/batched_step.py` defines the computation. The products of a row do not depend on the
+other rows, and neither does attention, so a sequence gets the bits that it would get alone.
+"""
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.cpu.attention import attend
+from minimtp.kernels.cpu.block import add, rotate_and_store
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.gates import swiglu_rows
+from minimtp.kernels.cpu.matrices.packed_linear import multiply
+from minimtp.kernels.cpu.norms import normalize
+
+
+def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):
+    hidden = np.empty_like(x)
+    logits = np.empty((len(stretches), trunk.vocabulary), np.float32)
+    _batched_trunk_step(
+        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, stretches, cosine,
+        sine, trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
+    )  # fmt: skip
+    return logits, hidden
+
+
+@compiled
+def _batched_trunk_step(
+    x,
+    attention_norm,
+    qkv,
+    attention_output,
+    feed_forward_norm,
+    gate_up,
+    down,
+    qkv_bias,
+    query_norm,
+    key_norm,
+    kinds,
+    sizes,
+    epsilon,
+    keys,
+    values,
+    stretches,
+    cosine,
+    sine,
+    final_norm,
+    hidden,
+    output_kind,
+    output,
+    logits,
+):
+    rows, layers = x.shape[0], attention_norm.shape[0]
+    _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
+    normed, inverse_rms = np.empty_like(x), np.empty(rows, np.float32)
+    joined = np.empty((rows, sizes[1]), np.float32)
+    attended = np.empty((rows, sizes[0] * keys.shape[3]), np.float32)
+    gates = np.empty((rows, 2 * sizes[2]), np.float32)
+    inner = np.empty((rows, sizes[2]), np.float32)
+    for i in range(layers):
+        normalize(x, attention_norm[i], epsilon, normed, inverse_rms)
+        multiply(kinds[0], normed, qkv[i], joined)
+        _attend_in_each_sequence(
+            joined, qkv_bias[i], query_norm[i], key_norm[i], sizes[0], epsilon, keys, values, i,
+            stretches, cosine, sine, attended,
+        )  # fmt: skip
+        multiply(kinds[1], attended, attention_output[i], normed)
+        add(x, normed)
+        normalize(x, feed_forward_norm[i], epsilon, normed, inverse_rms)
+        multiply(kinds[2], normed, gate_up[i], gates)
+        swiglu_rows(gates, inner)
+        multiply(kinds[3], inner, down[i], normed)
+        add(x, normed)
+    normalize(x, final_norm, epsilon, hidden, inverse_rms)
+    last = np.empty((stretches.shape[0], x.shape[1]), np.float32)
+    for m in range(stretches.shape[0]):
+        last[m] = hidden[stretches[m, 1] - 1]
+    multiply(output_kind, last, output, logits)
+
+
+@compiled
+def _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine):
+    (sequences, cached, groups, head_dim, room), covered = keys.shape, 0
+    if cached != layers or values.shape != (sequences, layers, room, groups, head_dim):
+        raise ValueError("batched_trunk_step: the caches are not one for each block")
+    angles = (rows, head_dim // 2)
+    if (
+        sizes[1] != (sizes[0] + 2 * groups) * head_dim
+        or cosine.shape != angles
+        or sine.shape != angles
+    ):
+        raise ValueError("batched_trunk_step: the rotation or the cache does not fit the weights")
+    for m in range(stretches.shape[0]):
+        first, stop, sequence, start = stretches[m]
+        if (
+            first != covered
+            or not first < stop <= rows
+            or not 0 <= sequence < sequences
+            or not 0 <= start <= room - (stop - first)
+        ):
+            raise ValueError("batched_trunk_step: the rows do not fit the caches")
+        covered = stop
+    if covered != rows:
+        raise ValueError("batched_trunk_step: the stretches do not cover the rows")
+
+
+@compiled
+def _attend_in_each_sequence(
+    joined,
+    qkv_bias,
+    query_norm,
+    key_norm,
+    heads,
+    epsilon,
+    keys,
+    values,
+    layer,
+    stretches,
+    cosine,
+    sine,
+    attended,
+):
+    """Write the attention of joined (T, (H + 2G) C) to attended (T, H C), and the keys and values
+    to the caches of `layer`.
+    """
+    rows, groups, head_dim = joined.shape[0], keys.shape[2], keys.shape[3]
+    joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
+    attended_heads = attended.reshape(rows, heads, head_dim)
+    if qkv_bias.shape[0] > 0:
+        for t in range(rows):
+            for j in range(joined.shape[1]):
+                joined[t, j] += qkv_bias[j]
+    if query_norm.shape[0] > 0:
+        inverse_rms = np.empty(heads, np.float32)
+        for t in range(rows):
+            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
+            normalize(queries, query_norm, epsilon, queries, inverse_rms)
+            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms)
+    for m in range(stretches.shape[0]):
+        first, stop, sequence, start = stretches[m]
+        at = slice(first, stop)
+        own_keys, own_values = keys[sequence, layer], values[sequence, layer]
+        q = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32)
+        rotate_and_store(joined_heads[at], cosine[at], sine[at], q, own_keys, own_values, start)
+        attend(q, own_keys, own_values, start, head_dim**-0.5, attended_heads[at])
