@@ -74,9 +74,12 @@ def generate_texts(
 
     def work() -> None:
         batched = BatchedRunner(runner, places, room)
-        Worker(batched, queue, loaded.tokenizer.end_tokens, found.__setitem__, count).run(
-            stopped.is_set
-        )
+        worker = Worker(batched, queue, loaded.tokenizer.end_tokens, found.__setitem__, count)
+        try:
+            worker.run(stopped.is_set)
+        except BaseException:
+            stopped.set()  # the other threads end with their pass
+            raise
 
     if threads == 1:
         work()
@@ -85,7 +88,7 @@ def generate_texts(
         try:
             for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
-        finally:  # after an error, or Ctrl-C, the other threads end with their pass
+        finally:  # Ctrl-C arrives here
             stopped.set()
     return found
 
