@@ -15,6 +15,7 @@ from minimtp.quant.ptq.calibration import Statistics
 from minimtp.quant.ptq.gptq import gptq
 from minimtp.quant.ptq.hqq import hqq
 from minimtp.quant.qat import learned
+from minimtp.quant.qat import start_steps as start
 from minimtp.quant.qat.kv_cache import fake_quantize_rows
 from tests.quant.ptq.cases import arrays_of, moment, normal_weights
 from tests.tolerances import COMPARISONS, assert_close
@@ -100,6 +101,25 @@ def test_learned_operations_give_the_same_values_and_gradients_on_the_device_as_
     found, expected = make(), make()
     assert_same(found.forward(*there(device, *inputs)), expected.forward(*inputs), device)
     assert_same(found.backward(*there(device, GRADIENT)), expected.backward(GRADIENT), device)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "int3-restricted-channel", "int3-restricted-tensor"])
+def test_training_from_given_steps_is_the_same_on_the_device_as_on_the_host(name, device):
+    grid = grid_named(name)
+    start_steps = grid.encode(X)[1].reshape(-1)
+    log_steps = np.full(start_steps.size, -0.4, np.float32)
+    found, expected = (
+        start.FakeQuantizeFromStart(grid, steps)
+        for steps in (*there(device, start_steps), start_steps)
+    )
+    assert_same(found.forward(*there(device, X, log_steps)), expected.forward(X, log_steps), device)
+    assert_same(found.backward(*there(device, GRADIENT)), expected.backward(GRADIENT), device)
+    on_device = there(device, X, start_steps, log_steps)
+    assert_same(
+        start.encode_from_start(grid, *on_device),
+        start.encode_from_start(grid, X, start_steps, log_steps),
+        device,
+    )
 
 
 def test_initial_learned_steps_are_the_same_on_the_device_as_on_the_host(device):

@@ -71,9 +71,10 @@ def fake_quantize_with_steps_backward(
     ends = xp.float32(min_code) * step, xp.float32(max_code) * step
     inside = (w >= xp.minimum(*ends)) & (w <= xp.maximum(*ends))
     slope = grad * (level - xp.where(inside, w, w.dtype.type(0)))
-    missing = steps.shape[1] * group_size - w.shape[1]  # in the last group
-    groups = xp.pad(slope, ((0, 0), (0, missing))).reshape(*steps.shape, group_size)
-    return xp.where(inside, grad, grad.dtype.type(0)), groups.sum(axis=-1)
+    whole = xp.zeros((len(w), steps.shape[1] * group_size), slope.dtype)
+    whole[:, : w.shape[1]] = slope
+    totals = whole.reshape(*steps.shape, group_size).sum(axis=-1)  # (N, groups)
+    return xp.where(inside, grad, grad.dtype.type(0)), totals
 
 
 def _per_weight(steps: Array, group_size: int, columns: int) -> Array:
