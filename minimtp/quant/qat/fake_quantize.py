@@ -85,11 +85,13 @@ class FakeQuantizedMatMul(Op):
         rounded = operand(self.rounding().forward(*matrix))  # (N, K)
         return matmul(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)  # (..., N)
 
-    def backward(self, gradient: Array) -> tuple[Array, ...]:
+    def backward(self, gradient: Array) -> tuple[Array | None, ...]:
         rounding = self.rounding()
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
         rounded = operand(rounding.forward(*self.matrix))  # (N, K)
         dx = matmul(rows, rounded).reshape(self.x.shape)  # (..., K)
+        if not any(tensor.requires_grad for tensor in self.inputs[1:]):
+            return dx, *(None for _ in self.matrix)
         # (N, K), and the gradients of the learned parameters
         dmatrix = rounding.backward(matmul(rows.T, self._rows()))
         return dx, *(dmatrix if isinstance(dmatrix, tuple) else (dmatrix,))
@@ -111,13 +113,13 @@ class RoundedMatMul(Op):
         self.rounded, self.activations = rounded, activations
 
     def forward(self, x: Array) -> Array:
-        self.shape = x.shape
+        self.shape, self.weight = x.shape, operand(self.rounded)  # (N, K)
         rows = operand(round_activations(x.reshape(-1, x.shape[-1]), self.activations))  # (M, K)
-        return matmul(rows, operand(self.rounded).T).reshape(*x.shape[:-1], -1)  # (..., N)
+        return matmul(rows, self.weight.T).reshape(*x.shape[:-1], -1)  # (..., N)
 
     def backward(self, gradient: Array) -> Array:
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
-        return matmul(rows, operand(self.rounded)).reshape(self.shape)  # (..., K)
+        return matmul(rows, self.weight).reshape(self.shape)  # (..., K)
 
 
 class FakeQuantizedLookup(EmbeddingLookup):
