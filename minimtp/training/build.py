@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Array]
 
-STEPS = (".log_steps", ".offsets", ".start_steps")  # end the names of parameters of a grid
+STEPS = (
+    ".log_steps",
+    ".offsets",
+    ".start_steps",
+    ".start_minima",
+)  # end the names of parameters of a grid
 DRAFT_VOCABULARY = "heads.draft_vocabulary.ids"  # the name of the array in a checkpoint
 
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
@@ -132,13 +137,11 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
                 f"{getattr(target, name)} was requested: leave out the settings of the model "
                 "to use those of that run"
             )
-    rounding = {"quantization", "weight_scales", "weight_grid"}
     differences = set(source.differences(target))
     prefix = "" if target.heads == "none" else "trunk."
     taken = {}
     for name, array in arrays.items():
-        grids = rounding | {"head_grid"} if name.startswith("heads.") else rounding
-        if name.endswith(STEPS) and grids & differences:
+        if name.endswith(STEPS) and _rounding_of(name) & differences:
             continue
         if name == DRAFT_VOCABULARY and len(array) != target.draft_vocabulary_size:
             continue
@@ -147,6 +150,17 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
         elif source.heads == target.heads and _head_number(name) < target.draft_depth:
             taken[name] = array
     return taken
+
+
+def _rounding_of(name: str) -> set[str]:
+    """Return the settings on which the steps of a matrix depend."""
+    part = name.removeprefix("trunk.").partition(".")[0]
+    grids = {
+        "heads": {"weight_grid", "head_grid"},
+        "embedding": {"embedding_grid"},
+        "output": {"embedding_grid", "output_grid"},
+    }.get(part, {"weight_grid"})
+    return {"quantization", "weight_scales"} | grids
 
 
 def _head_number(name: str) -> int:

@@ -25,7 +25,7 @@ from minimtp.quant.qat.fake_quantize import (
 )
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.quant.qat.start_steps import FakeQuantizeFromStart, encode_from_start
+from minimtp.quant.qat.start_steps import FakeQuantizeFromStart, encode_from_start, encode_table
 
 
 class FakeQuantizedMatrix(Matrix):
@@ -172,7 +172,22 @@ class LinearFromStart(FakeQuantizedLinear):
 class FakeQuantizedEmbedding(FakeQuantizedMatrix):
     """An `Embedding` that trains for its packed form. The lookup and the tied output use the same
     rounded table.
+
+    start_steps, start_minima: (groups,), the scales of a packed table (start_steps.py), all zeros
+    if the grid's own rule chooses the scales; or None.
     """
+
+    def __init__(
+        self,
+        weight: Parameter,
+        grid: Grid,
+        spec: QuantizationSpec,
+        name: str,
+        start_steps: Parameter | None = None,
+        start_minima: Parameter | None = None,
+    ) -> None:
+        super().__init__(weight, grid, spec, name)
+        self.start_steps, self.start_minima = start_steps, start_minima
 
     def pack(self) -> Array:
         return packing.quantize(self.grid, self.weight.data, f"{self.name}.weight")
@@ -188,9 +203,35 @@ class FakeQuantizedEmbedding(FakeQuantizedMatrix):
 class FrozenEmbedding(FakeQuantizedEmbedding):
     """A token table that is rounded once, because it does not learn."""
 
-    def __init__(self, weight: Parameter, grid: Grid, spec: QuantizationSpec, name: str) -> None:
-        super().__init__(weight, grid, spec, name)
-        self.values = grid.fake_quantize(weight.data, f"{name}.weight")  # (N, K)
+    def __init__(
+        self,
+        weight: Parameter,
+        grid: Grid,
+        spec: QuantizationSpec,
+        name: str,
+        start_steps: Parameter | None = None,
+        start_minima: Parameter | None = None,
+    ) -> None:
+        super().__init__(weight, grid, spec, name, start_steps, start_minima)
+        if self.has_scales:
+            self.values = grid.decode(*self.encode()).astype(weight.dtype, copy=False)  # (N, K)
+        else:
+            self.values = grid.fake_quantize(weight.data, f"{name}.weight")
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether the table has the scales of a packed one."""
+        return self.start_steps is not None and bool(self.start_steps.data.any())
+
+    def encode(self) -> tuple[Array, Scales]:
+        if not self.has_scales:
+            return super().encode()
+        given = self.start_steps, self.start_minima
+        scales = [parameter.data for parameter in given if parameter is not None]
+        return encode_table(self.grid, self.weight.data, scales)
+
+    def pack(self) -> Array:
+        return packing.pack(self.grid, *self.encode()) if self.has_scales else super().pack()
 
     def __call__(self, tokens: Array) -> Tensor:
         return Tensor(self.values[tokens])

@@ -19,7 +19,7 @@ from minimtp.quant.qat.modules import (
     LinearFromStart,
 )
 from minimtp.quant.qat.spec import QuantizationSpec, grids_of, modules_in_heads
-from minimtp.quant.qat.start_steps import require_single_step
+from minimtp.quant.qat.start_steps import require_single_step, scales_per_group
 
 
 class LinearWithStepParameters(Linear):
@@ -40,6 +40,19 @@ class LinearWithStepParameters(Linear):
         self.start_steps = start_steps
 
 
+class EmbeddingWithScales(Embedding):
+    """An `Embedding` with the scales of a packed table (start_steps.py), which are not trained. All
+    zeros: the grid's own rule chooses the scales.
+
+    start_minima: the lowest levels of the groups, or None if the grid stores none.
+    """
+
+    def __init__(
+        self, weight: Parameter, start_steps: Parameter, start_minima: Parameter | None
+    ) -> None:
+        self.weight, self.start_steps, self.start_minima = weight, start_steps, start_minima
+
+
 def prepare_qat(
     model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear
 ) -> Module:
@@ -47,7 +60,8 @@ def prepare_qat(
     the same Parameter.
 
     linear: the class that a Linear becomes. Returns the model. Works before and after parameters
-    are moved into flat arrays. A table that is frozen already is rounded here, once.
+    are moved into flat arrays. A table that is frozen already, or that has the scales of a packed
+    table, is rounded here, once.
     Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid;
     ValueError if the model is prepared or packed already.
     """
@@ -61,9 +75,13 @@ def prepare_qat(
             return None
         grid = grids[id(module)]
         if isinstance(module, Embedding):
-            is_frozen = not module.weight.requires_grad
-            table = FrozenEmbedding if is_frozen else FakeQuantizedEmbedding
-            return table(module.weight, grid, spec, name)
+            scales = (None, None)
+            if isinstance(module, EmbeddingWithScales):
+                scales = module.start_steps, module.start_minima
+            is_fixed = scales[0] is not None and bool(scales[0].data.any())
+            is_fixed = is_fixed or not module.weight.requires_grad
+            table = FrozenEmbedding if is_fixed else FakeQuantizedEmbedding
+            return table(module.weight, grid, spec, name, *scales)
         if isinstance(module, LinearWithStepParameters) and linear is FakeQuantizedLinear:
             return _learned_linear(module, grid, spec, name)
         return linear(module.weight, grid, spec, name)
@@ -77,8 +95,9 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
 
     These are `log_steps` (groups,) and, if the spec says that offsets are learned, `offsets`
     (groups,). With "learned-from-start", the trunk's layers get `log_steps` and `start_steps`
-    (groups,), which are not trained. The optimizer and checkpoints need them from the start, even
-    if rounding begins later. Vectors are exempt from weight decay.
+    (groups,), which are not trained, and the token table gets the scales of a packed one. The
+    optimizer and checkpoints need them from the start, even if rounding begins later. Vectors are
+    exempt from weight decay.
     Raises the errors of `prepare_qat` for matrices that do not fit, and UserError for grids without
     a single step or offset.
     """
@@ -86,6 +105,8 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
     in_heads = modules_in_heads(model)
 
     def add_start(name: str, module: Module) -> Module | None:
+        if isinstance(module, Embedding):
+            return _with_scales(module, grids[id(module)])
         if not isinstance(module, Linear) or id(module) in in_heads:
             return None
         grid, weight = grids[id(module)], module.weight.data
@@ -137,6 +158,20 @@ def _learned_linear(
         else:
             log_steps.data[...], offsets.data[...] = first_log_steps_and_offsets(grid, *weight)
     return LearnedLinear(module.weight, grid, spec, name, log_steps, offsets)
+
+
+def _with_scales(module: Embedding, grid: Grid) -> EmbeddingWithScales | None:
+    """Return the table with scales of zeros, or None if the grid stores others than steps and
+    lowest levels.
+    """
+    weight, count = module.weight.data, scales_per_group(grid)
+    if not count:
+        return None
+    rows, groups = grid.scales_shape(*weight.shape)
+    given = [Parameter(array_module(weight).zeros(rows * groups, weight.dtype)) for _ in "12"]
+    for parameter in given:
+        parameter.requires_grad = False
+    return EmbeddingWithScales(module.weight, given[0], given[1] if count == 2 else None)
 
 
 def _count_groups(grid: Grid, weight: Array, with_offsets: bool) -> int:

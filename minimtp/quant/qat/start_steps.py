@@ -15,12 +15,17 @@ the masters keep what is left of the full-precision weights: a weight that was r
 near the upper end of its interval, and falls to the next level with the first small updates. The
 updates that follow the gradient need not cross a whole interval first.
 
+A token table is kept as it is. If the grid's own rule would choose other codes than the packed
+table has, the scales of the packed table are stored, too, and the table cannot be trained.
+
 The steps are numbers of their own here. In learned.py they are the grid's own steps of the current
 weights, times a factor, and so every change of a group's extreme changes its step. The start steps
 are stored with the model, as parameters that are not trained. Branches, packing and exports
 therefore compute with the same steps as training: the product rounded to the type of the file. The
 gradients are those of LSQ, see learned.py.
 """
+
+from collections.abc import Sequence
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
@@ -30,7 +35,13 @@ from minimtp.errors import UserError
 from minimtp.kernels.plain.quantize import MIN_STEP
 from minimtp.quant import packing
 from minimtp.quant.grids import Grid
-from minimtp.quant.grids.scales import is_code_times_step, per_weight, stretched
+from minimtp.quant.grids.base import Scales
+from minimtp.quant.grids.scales import (
+    has_step_and_minimum,
+    is_code_times_step,
+    per_weight,
+    stretched,
+)
 
 REACH = 0.45  # of a step, from the packed value to the master
 
@@ -127,3 +138,39 @@ def masters_and_steps(grid: Grid, weight: Array, packed: Array) -> tuple[Array, 
     low = xp.maximum(value - reach, xp.minimum(*ends))
     high = xp.minimum(value + reach, xp.maximum(*ends))
     return xp.clip(weight, low, high).astype(weight.dtype, copy=False), steps.reshape(-1)
+
+
+def scales_per_group(grid: Grid) -> int:
+    """Return how many numbers a group of the grid stores: 1, the step, or 2, with the lowest level.
+    0 for grids with other scales.
+    """
+    return len(_scale_arrays(_scales_like(grid)))
+
+
+def table_scales(grid: Grid, packed: Array) -> list[Array]:
+    """Return the scales of a packed table, uint8 (N, bytes per row), as `scales_per_group` arrays
+    (groups,).
+    """
+    return [array.reshape(-1) for array in _scale_arrays(packing.unpack(grid, packed)[1])]
+
+
+def encode_table(grid: Grid, values: Array, scales: Sequence[Array]) -> tuple[Array, Scales]:
+    """Return the codes int8 (N, K) and scales of a table's values (N, K). The inverse of decoding.
+
+    scales: the result of `table_scales`.
+    """
+    shape = grid.scales_shape(*values.shape)
+    found = [array.astype("float32", copy=False).reshape(shape) for array in scales]
+    like = _scales_like(grid)
+    stored = type(like)(*found) if isinstance(like, tuple) else found[0]
+    return grid.nearest(values, stored), stored
+
+
+def _scales_like(grid: Grid) -> Scales:
+    return grid.encode(np.zeros((1, 256), "float32"))[1]  # 256 columns: whole blocks
+
+
+def _scale_arrays(scales: Scales) -> list[Array]:
+    if isinstance(scales, tuple):
+        return list(scales) if has_step_and_minimum(scales) else []
+    return [scales]

@@ -12,7 +12,7 @@ from minimtp.errors import UserError
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quant import packing
 from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix
-from minimtp.quant.qat.start_steps import masters_and_steps
+from minimtp.quant.qat.start_steps import masters_and_steps, table_scales
 from minimtp.training.build import MODEL_SETTINGS, STEPS, Arrays, quantization_spec
 from minimtp.training.data.tokenizer import tokenizer_from_dict
 from minimtp.training.recipe import Recipe
@@ -20,6 +20,7 @@ from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
 
 FROM_START = "learned-from-start"
+TABLE = "embedding.start_steps"
 
 
 def check_steps(recipe: Recipe, source: Checkpoint | None, is_given: bool) -> None:
@@ -38,12 +39,22 @@ def check_steps(recipe: Recipe, source: Checkpoint | None, is_given: bool) -> No
             "quantized_start needs the full-precision weights that it was made from: name them "
             "with --from"
         )
-    names = [] if source is None else source.parameters
-    if follows and not is_given and not any(name.endswith(".start_steps") for name in names):
+    starts = {} if source is None or is_given else _start_steps(source)
+    fixed = any(array.any() for name, array in starts.items() if name.endswith(TABLE))
+    if follows and fixed and not (recipe.freeze_embeddings or recipe.freeze_trunk):
+        raise UserError(
+            "the token table has the codes of a quantized start, which training cannot change: set "
+            "freeze_embeddings"
+        )
+    if follows and not is_given and not starts:
         raise UserError(
             "weight_scales learned-from-start needs steps to start from: give a packed model with "
             "--quantized-start, or start from a run that was trained this way"
         )
+
+
+def _start_steps(source: Checkpoint) -> Arrays:
+    return {k: array for k, array in source.parameters.items() if k.endswith(".start_steps")}
 
 
 def read_quantized_start(given: Path | LoadedRun, source: Checkpoint, recipe: Recipe) -> LoadedRun:
@@ -88,7 +99,7 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
     matrices of the trunk become masters of the packed values, and steps are added. What the packed
     model has in full precision, such as norms, replaces the parameters. Prediction heads stay as
     they are.
-    Raises UserError if a token table cannot be kept exactly.
+    Raises UserError if the token table cannot be kept exactly.
     """
     prefix = "" if recipe.heads == "none" else "trunk."
     result = {name: array for name, array in parameters.items() if not name.endswith(STEPS)}
@@ -101,22 +112,37 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
         at, packed = f"{prefix}{name}", to_numpy(module.packed)
         weight = result[f"{at}.weight"]
         if isinstance(module, PackedEmbedding):
-            result[f"{at}.weight"] = _table(module, weight, packed, name, start.path)
+            table = _table(module, weight, packed, start.path, recipe.freeze_embeddings)
+            result |= {f"{at}.{part}": array for part, array in table.items()}
         else:
             master, steps = masters_and_steps(module.grid, weight, packed)
             result[f"{at}.weight"], result[f"{at}.start_steps"] = master, steps
     return result
 
 
-def _table(module: PackedMatrix, weight: Array, packed: Array, name: str, path: Path) -> Array:
-    """Return weights (V, D) that the grid rounds to the packed table: the full-precision ones if
-    they do, else the packed values.
+def _table(module: PackedMatrix, weight: Array, packed: Array, path: Path, frozen: bool) -> Arrays:
+    """Return the parameters of a table whose rounded form is the packed one, by the last part of
+    their names: the full-precision weights if the grid's own rule rounds them to it, else the
+    packed values, with their scales if the rule would choose others.
     """
-    for candidate in (lambda: weight, lambda: packing.dequantize(module.grid, packed)):
-        table = candidate()
-        if numpy.array_equal(packing.quantize(module.grid, table, f"{name}.weight"), packed):
-            return table
-    raise UserError(
-        f"the table {name} of {path} was not rounded to nearest, so training cannot keep it: "
-        "quantize the model again with this version"
-    )
+    grid = module.grid
+
+    def is_kept(table: Array) -> bool:
+        return numpy.array_equal(packing.quantize(grid, table, "the token table"), packed)
+
+    if is_kept(weight):
+        return {"weight": weight}
+    values = packing.dequantize(grid, packed)
+    if is_kept(values):
+        return {"weight": values}
+    scales = table_scales(grid, packed)
+    if not frozen or not scales:
+        raise UserError(
+            f"the token table of {path} was not rounded to nearest, so training cannot change it: "
+            + (
+                "set freeze_embeddings"
+                if scales
+                else "quantize the model with a table on the grid q8_0"
+            )
+        )
+    return {"weight": values} | dict(zip(("start_steps", "start_minima"), scales, strict=False))

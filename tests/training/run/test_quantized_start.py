@@ -10,7 +10,9 @@ from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
 from minimtp.model.loss import evaluate_losses
-from minimtp.quant.packed_matrix import PackedMatrix
+from minimtp.quant import packing
+from minimtp.quant.grids import grid_named
+from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.training.quantize import quantize
 from minimtp.training.run import checkpoint
@@ -112,7 +114,12 @@ def test_before_the_first_update_the_model_equals_the_packed_start_bit_for_bit(
         for name, array in begun.items()
         if name.endswith("start_steps")
     }
-    checkpoint.write(tmp_path, Checkpoint(recipe, begun | zeros, step=1))
+    table = {"trunk.embedding" if is_untied else "embedding": full.model.trunk.embedding.weight}
+    unused = {
+        f"{name}.start_steps": np.zeros(weight.data.size // 32, np.float32)
+        for name, weight in table.items()
+    }
+    checkpoint.write(tmp_path, Checkpoint(recipe, begun | zeros | unused, step=1))
     run = load_run(tmp_path)
     assert run.fake_quantized and len(zeros) == 4 * recipe.num_layers + is_untied
     assert outputs(run.model.trunk)[0] == outputs(start.model.trunk)[0]
@@ -205,7 +212,7 @@ def test_heads_on_top_keep_the_steps_and_leave_the_trunk_unchanged_bit_for_bit(
 def test_a_frozen_table_has_no_moments_and_does_not_change(models, corpus, tmp_path):
     trained(models, corpus, tmp_path / "run")
     found = checkpoint.read(tmp_path / "run")
-    assert not any("embedding" in name or "start_steps" in name for name in found.optimizer)
+    assert not any("embedding" in name or "start_" in name for name in found.optimizer)
     assert "first.blocks.0.attention.qkv.log_steps" in found.optimizer
     full = checkpoint.read(models.full).parameters["embedding.weight"]
     assert np.array_equal(found.parameters["embedding.weight"], full)
@@ -265,13 +272,60 @@ def test_quantization_that_begins_late_cannot_start_from_codes():
         from_start(quantize_from=0.5)
 
 
-def test_a_table_that_was_not_rounded_to_nearest_is_refused(models, tmp_path):
-    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
-    packed = start.model.embedding.packed.copy()
+def with_other_codes(model):
+    """Change a packed model's table so that the rule of its grid would choose other scales."""
+    packed = model.trunk.embedding.packed.copy()
     packed[3, 2:34] = np.int8(90).view(np.uint8)  # no code is the extreme 127
-    start.model.embedding.packed = packed
+    model.trunk.embedding.packed = packed
+
+
+def test_a_table_that_was_not_rounded_to_nearest_has_to_be_frozen(models):
+    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
+    with_other_codes(start.model)
     parameters = {name: p.data for name, p in full.model.named_parameters()}
-    with pytest.raises(UserError, match="the table embedding of .* was not rounded to nearest"):
+    with pytest.raises(UserError, match="cannot change it: set freeze_embeddings"):
+        with_start(parameters, start, from_start(freeze_embeddings=False))
+
+
+@pytest.mark.parametrize("grid", ["q4_0", "q4_1", "q5_1", "int4-restricted-channel"])
+def test_a_frozen_table_of_gptq_keeps_its_bytes_to_the_end(
+    plain_kernels, models, corpus, tmp_path, grid
+):
+    start = quantize(
+        load_run(models.full), tmp_path / "start", method="gptq", calibration=corpus,
+        embedding_grid=grid,
+    )  # fmt: skip
+    given, changes = start_of(models, quantized_start=start), {"embedding_grid": grid}
+    run = trained(models, corpus, tmp_path / "run", start=given, **changes)
+    steps = checkpoint.read(tmp_path / "run").parameters["embedding.start_steps"]
+    rounded = packing.quantize(start.model.embedding.grid, run.model.embedding.weight.data)
+    assert steps.any() and not np.array_equal(rounded, start.model.embedding.packed)
+    packed = quantize(run, tmp_path / "packed")
+    assert np.array_equal(packed.model.embedding.packed, start.model.embedding.packed)
+    assert outputs(packed.model) == outputs(run.model)
+    heads = dataclasses.replace(
+        run.recipe, heads="parallel", draft_depth=1, freeze_trunk=True, distill_weight=0.0
+    )
+    train(
+        heads, corpus, tmp_path / "heads", Start(start_from=tmp_path / "run"), threads=1,
+        report=quiet,
+    )  # fmt: skip
+    with_heads = load_run(tmp_path / "heads")
+    assert outputs(with_heads.model.trunk) == outputs(run.model)
+    free = dataclasses.replace(run.recipe, freeze_embeddings=False, distill_weight=0.0)
+    with pytest.raises(UserError, match="training cannot change: set freeze_embeddings"):
+        train(free, corpus, tmp_path / "no", Start(start_from=tmp_path / "run"), report=quiet)
+
+
+def test_a_table_with_scales_that_cannot_be_stored_is_refused(models):
+    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
+    parameters = {name: p.data for name, p in full.model.named_parameters()}
+    values = start.model.embedding.dequantize()
+    affine = grid_named("int4-affine-g32")
+    codes, scales = affine.encode(values)
+    packed = packing.pack(affine, codes // 2, scales)
+    start.model.embedding = PackedEmbedding(affine, packed)
+    with pytest.raises(UserError, match="quantize the model with a table on the grid q8_0"):
         with_start(parameters, start, from_start())
 
 
