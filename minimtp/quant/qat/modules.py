@@ -223,6 +223,9 @@ class FrozenEmbedding(FakeQuantizedEmbedding):
         """Whether the table has the scales of a packed one."""
         return self.start_steps is not None and bool(self.start_steps.data.any())
 
+    def rounded(self) -> Tensor:
+        return Tensor(self.values)
+
     def encode(self) -> tuple[Array, Scales]:
         if not self.has_scales:
             return super().encode()

@@ -218,7 +218,7 @@ def test_the_trunk_trains_its_steps_from_the_start_and_heads_use_the_rule_of_the
         place, _ = flat.places[f"{name}.log_steps"]
         assert flat.gradients[place].any() and not flat.decay_mask[place].any()
         assert f"{name}.start_steps" not in flat.places
-    assert len(starts) == len(from_start)
+    assert len(starts) == len(from_start) + 1  # and the table's
     assert all(
         np.array_equal(p.data, starts[n]) for n, p in model.named_parameters() if n in starts
     )
