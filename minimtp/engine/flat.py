@@ -12,8 +12,7 @@ from minimtp.engine.module import Module
 class FlatParameters:
     """Moves the trainable parameters of `model` into one array. Frozen parameters are not moved.
 
-    data, gradients, decay_mask: (P,) arrays. The mask is 1 for matrices, which weight decay applies
-    to, and 0 for vectors.
+    data, gradients: (P,) arrays.
     places: dotted name -> (slice into the arrays, shape).
     groups: slices that cover the arrays. The gradient of each group is clipped by its own norm.
     Each module named in `apart` is a group, and all other parameters are one more.
@@ -45,11 +44,9 @@ class FlatParameters:
         ]
         self.groups = [slice(a, b) for a, b in zip([0, *last], last, strict=False)]
         self.data = xp.empty(start, dtype)
-        self.decay_mask = xp.zeros(start, dtype)
         for name, parameter in named:
             place, shape = self.places[name]
             self.data[place] = parameter.data.ravel()
-            self.decay_mask[place] = float(len(shape) >= 2)
             parameter.data = self.data[place].reshape(shape)
         self.gradients = self.new_gradients(model)
 
@@ -65,9 +62,24 @@ class FlatParameters:
                 parameter.grad = gradients[place].reshape(shape)
         return gradients
 
+    @property
+    def decay_mask(self) -> Array:
+        """1 for the numbers of matrices, which weight decay applies to, and 0 for those of vectors,
+        (P,). Made anew on each use, because it would take as much memory as the parameters.
+        """
+        mask = array_module(self.data).zeros_like(self.data)
+        for place, shape in self.places.values():
+            mask[place] = decays(shape)
+        return mask
+
     def by_name(self, array: Array) -> dict[str, Array]:
         """Return views of a (P,) array, one per parameter, in the parameters' shapes."""
         return {name: array[place].reshape(shape) for name, (place, shape) in self.places.items()}
+
+
+def decays(shape: tuple[int, ...]) -> bool:
+    """Return whether weight decay applies to a parameter of this shape."""
+    return len(shape) >= 2
 
 
 def _group(name: str, apart: tuple[str, ...]) -> int:

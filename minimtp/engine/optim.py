@@ -12,7 +12,7 @@ from math import isfinite
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module, to_numpy
-from minimtp.engine.flat import FlatParameters
+from minimtp.engine.flat import FlatParameters, decays
 
 
 class AdamW:
@@ -59,10 +59,10 @@ class AdamW:
         for runs, square in zip(self.runs, squares, strict=True):
             norm = square**0.5 / gradient_scale
             scale = (clip / norm if clip is not None and norm > clip else 1.0) / gradient_scale
-            for run, factor in runs:
+            for run, factor, decay in runs:
                 kernel.adamw(
                     flat.data[run], flat.gradients[run], self.first[run], self.second[run],
-                    flat.decay_mask[run], learning_rate * factor, self.beta1, self.beta2, self.eps,
+                    decay, learning_rate * factor, self.beta1, self.beta2, self.eps,
                     self.weight_decay, self.steps, scale,
                 )  # fmt: skip
         return sum(squares) ** 0.5 / gradient_scale
@@ -88,14 +88,16 @@ class AdamW:
 
 def _runs(
     flat: FlatParameters, group: slice, rate_factor: Callable[[str], float]
-) -> list[tuple[slice, float]]:
-    """Split a group into the longest slices whose parameters have one factor: (slice, factor)."""
-    runs: list[tuple[slice, float]] = []
-    for name, (place, _) in flat.places.items():
+) -> list[tuple[slice, float, float]]:
+    """Split a group into the longest slices whose parameters have one factor and one share of the
+    weight decay, 0 or 1: (slice, factor, share).
+    """
+    runs: list[tuple[slice, float, float]] = []
+    for name, (place, shape) in flat.places.items():
         if not group.start <= place.start < group.stop:
             continue
-        factor = rate_factor(name)
-        if runs and runs[-1][1] == factor:
+        kind = rate_factor(name), float(decays(shape))
+        if runs and runs[-1][1:] == kind:
             place = slice(runs.pop()[0].start, place.stop)
-        runs.append((place, factor))
+        runs.append((place, *kind))
     return runs

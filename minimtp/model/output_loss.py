@@ -24,7 +24,7 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor, no_grad
 
-LOGITS_IN_TRAINING = 25 << 20  # numbers in a chunk of logits: 100 MB
+LOGITS_IN_TRAINING = 13 << 20  # numbers in a chunk of logits: 52 MB
 LOGITS_ON_GPU = 1 << 26  # the same on a GPU, which needs larger products: 256 MB
 
 Output = Callable[[Tensor], Tensor]  # states (N, D) -> logits (N, V)

@@ -20,8 +20,8 @@ def adamw(
     step,
     gradient_scale,
 ):
-    if np.ndim(decay_mask) == 0:
-        decay_mask = np.full_like(parameters, decay_mask)
+    if np.ndim(decay_mask) == 0:  # every chunk reads the same numbers
+        decay_mask = np.full(min(CHUNK, len(parameters)), decay_mask, parameters.dtype)
     corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
     rates = (1 - beta1, 1 - beta2, *corrections, eps, weight_decay, learning_rate, gradient_scale)
     _adamw(parameters, gradients, first, second, decay_mask, np.array(rates, np.float32))
@@ -33,7 +33,8 @@ def _adamw(parameters, gradients, first, second, decay_mask, rates):
     eps, weight_decay, learning_rate, gradient_scale = rates[4], rates[5], rates[6], rates[7]
     for start in range(0, parameters.shape[0], CHUNK):
         chunk = slice(start, min(start + CHUNK, parameters.shape[0]))
-        p, g, decay = parameters[chunk], gradients[chunk], decay_mask[chunk]
+        p, g = parameters[chunk], gradients[chunk]
+        decay = decay_mask[chunk] if decay_mask.shape[0] == parameters.shape[0] else decay_mask
         m, v = first[chunk], second[chunk]
         # Two loops, because LLVM gives up on vectorizing one that needs more than a few tests for
         # overlapping arrays.
