@@ -8,7 +8,10 @@ al. 2025, arXiv 2503.01840).
 
 The head has no output matrix of its own. Its logits are the rows of the trunk's output matrix with
 the ids of these tokens, so the vocabulary is a list of ids, in increasing order. Index i of the
-head's logits is the token ids[i].
+head's logits is the token ids[i]. A file holds the ids only. Decoding copies the rows, in the
+format in which they are stored: 5 MB for 8,192 rows of SmolLM2-135M in Q8_0. There, on one Zen 4
+core, a drafted token takes 2 % of the time of a forward pass with them, and 27 % with all 49,152
+rows.
 
 **Training.** The head learns a distribution over the draft vocabulary only. The trunk's
 distribution is restricted to it and renormalized, so it is the softmax of the same few rows. A

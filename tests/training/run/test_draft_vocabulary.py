@@ -124,3 +124,15 @@ def test_stored_tokens_that_are_not_increasing_or_not_in_the_vocabulary_are_refu
     checkpoint.write(folder, damaged)
     with pytest.raises(UserError, match=f"{name} .*increasing tokens: use another run folder"):
         load_run(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", ["gptq", "awq", "hqq"])
+def test_every_method_of_rounding_takes_a_model_that_drafts_some_tokens(
+    tmp_path, corpus, tied, method
+):
+    recipe = recipe_of(**LIMITED, tied_embeddings=tied)
+    train(recipe, corpus, tmp_path / "run", threads=1, report=quiet)
+    options = {"calibration": corpus, "head_grid": "measured"} if method != "hqq" else {}
+    packed = quantize(load_run(tmp_path / "run"), tmp_path / "int4", method=method, **options)
+    assert packed.model.heads.draft_vocabulary.ids.data.tolist() == ids_of(tmp_path / "run")
