@@ -33,7 +33,7 @@ FOLDER = "self-generated"
 MAX_LENGTH = 512  # tokens per text; many short texts are more varied than a few long ones
 PROMPT_SHARE = 8  # a prompt is one eighth of a text
 MIN_DISTINCT = 0.35  # of the 4-grams
-MIN_KEPT = 0.25  # of the new tokens of several texts; below it, loops are what the model writes
+MIN_KEPT = 0.25  # of the new tokens; if fewer are without loops, loops are what the model writes
 MARK = ".minimtp-text"  # shows that minimtp made the folder
 TEXT = FileKind("a generated text")
 FILE_SIZE = 1 << 16  # characters
@@ -89,6 +89,7 @@ class _Texts:
         self._loaded, self._source, self._seed = loaded, corpus.train, seed
         self._length, self._prompt_length = length, prompt_length
         self._places, self._number = np.random.default_rng(seed), 0
+        self._generated = self._kept = 0  # new tokens of all texts, and of those without loops
 
     def next(self, tokens: int, advance: Callable[[int], object]) -> tuple[list[str], int]:
         """Return texts, each a prompt and its continuation, with about so many new tokens, and the
@@ -99,7 +100,9 @@ class _Texts:
         found = generate_texts(self._loaded, requests, threads=available_cores(), advance=advance)
         pairs = list(zip(requests, found, strict=True))
         kept = [pair for pair in pairs if not is_repetitive(pair[1].tokens)]
-        if _count(kept) < MIN_KEPT * _count(pairs):
+        self._generated += _count(pairs)
+        self._kept += _count(kept)
+        if self._kept < MIN_KEPT * self._generated:
             kept = pairs
         decode = self._loaded.tokenizer.decode
         texts = [_readable(decode([*request.prompt, *text.tokens])) for request, text in kept]

@@ -1,5 +1,6 @@
 """Heads added to a frozen trunk learn from text that the trunk generated."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
+from minimtp.training.data import self_generated
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.self_generated import generate_training_text
+from minimtp.training.data.self_generated import generate_training_text, is_repetitive
 from minimtp.training.run import checkpoint, distributed
 
 SMALL = [
@@ -68,6 +70,39 @@ def test_self_generated_text_is_reproducible_and_at_least_as_long_as_requested(r
     assert texts[0] == texts[1] == texts[2] and sum(map(len, texts[0].values())) >= 1500
     other = generate_training_text(loaded, corpus, "c", 1500, seed=2)
     assert {path.name: path.read_bytes() for path in other.iterdir()} != texts[0]
+
+
+def test_texts_that_run_in_a_loop_are_left_out_unless_most_texts_do(run, monkeypatch):
+    loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
+    generate, new = self_generated.generate_texts, 15  # tokens of a text: 16 + 1 without the prompt
+
+    def text_of(folder):
+        return "".join(path.read_text() for path in sorted(folder.iterdir()))
+
+    def with_loops(share):
+        numbers = itertools.count()
+
+        def some_loops(*arguments, **options):
+            for text in generate(*arguments, **options):
+                tokens = [ord("Q")] * new if next(numbers) * 37 % 100 < share else text.tokens
+                yield text._replace(tokens=tokens)
+
+        monkeypatch.setattr(
+            self_generated, "generate_texts", lambda *a, **k: list(some_loops(*a, **k))
+        )
+        return text_of(generate_training_text(loaded, corpus, f"loops-{share}", 1500, seed=1))
+
+    assert "QQQQ" not in with_loops(50) and len(with_loops(50)) >= 1500
+    assert "QQQQ" in with_loops(100)
+
+
+def test_a_text_is_repetitive_if_few_of_its_runs_of_four_tokens_are_distinct():
+    rng = np.random.default_rng(0)
+    assert not is_repetitive(rng.integers(0, 100, 200).tolist())
+    assert not is_repetitive([]) and not is_repetitive([1, 1, 1])
+    assert is_repetitive([1, 2, 3] * 40)
+    begin = rng.integers(0, 100, 90).tolist()
+    assert not is_repetitive(begin + [7] * 100) and is_repetitive(begin + [7] * 200)
 
 
 def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_resumed(run, capsys):
