@@ -50,6 +50,7 @@ TENSOR_TYPES = {
     30: ("bf16", 1, 2), 34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66),
     39: ("mxfp4", 32, 17),
 }  # fmt: skip
+ALL = slice(None)
 FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 
 
@@ -75,26 +76,39 @@ class Tensor(NamedTuple):
 
 
 class GgufFile(NamedTuple):
-    """An opened file. content: all of its bytes, uint8, mapped into memory (copy on write)."""
+    """An opened file. content: all of its bytes, uint8, mapped into memory (copy on write).
+    mapping: the same as the system's object.
+    """
 
     path: Path
     metadata: dict[str, Value]
     tensors: dict[str, Tensor]
     content: Array
+    mapping: mmap.mmap
 
-    def array(self, name: str) -> Array:
-        """Return a tensor: float32 or float16 (shape), bfloat16 as float32, or blocks as uint8
-        (rows, bytes per row). Only bfloat16 is copied.
+    def array(self, name: str, rows: slice = ALL) -> Array:
+        """Return a tensor or some of its rows: float32 or float16 (shape), bfloat16 as float32, or
+        blocks as uint8 (rows, bytes per row). Only bfloat16 is copied.
         """
         tensor = self.tensors[name]
         stored = self.content[tensor.start : tensor.start + tensor.size]
+        stored = stored.reshape(tensor.shape[0], -1)[rows]
+        shape = len(stored), *tensor.shape[1:]
         if tensor.type in FLOATS:
-            return stored.view(FLOATS[tensor.type]).reshape(tensor.shape)
+            return stored.reshape(-1).view(FLOATS[tensor.type]).reshape(shape)
         if tensor.type == "bf16":  # the upper half of a float32
-            return (
-                (stored.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
-            )
-        return stored.reshape(tensor.shape[0], -1)
+            halves = stored.reshape(-1).view("<u2")
+            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return stored
+
+    def forget(self, name: str) -> None:
+        """Let the system take back the memory of a tensor that nothing points into. It would be
+        read from the file again.
+        """
+        tensor, page = self.tensors[name], mmap.PAGESIZE
+        first, last = -(-tensor.start // page), (tensor.start + tensor.size) // page
+        if hasattr(mmap, "MADV_DONTNEED") and last > first:
+            self.mapping.madvise(mmap.MADV_DONTNEED, first * page, (last - first) * page)
 
 
 class DamagedError(Exception):
@@ -132,7 +146,7 @@ def open_gguf(path: str | Path, wanted: Callable[[str], bool] = lambda key: True
         raise UserError(
             f"{path} is damaged, or is not a GGUF file ({error}): give another file"
         ) from None
-    return GgufFile(path, metadata, tensors, np.frombuffer(content, np.uint8))
+    return GgufFile(path, metadata, tensors, np.frombuffer(content, np.uint8), content)
 
 
 class _Parser:

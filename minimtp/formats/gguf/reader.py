@@ -12,7 +12,9 @@ as llama.cpp does. The K-quants have no such kernels, so their inputs are not ro
 multiplies by float32. Files of `minimtp export` say how the exported model rounded, and compute the
 same.
 
-The tensors are mapped into memory, so a file loads about as fast as its weights can be read once.
+The tensors are mapped into memory, so a file loads about as fast as its weights can be read once. A
+tensor that becomes float32 is decoded a slice at a time, and its pages are given back at once. So
+loading needs hardly more memory than the model.
 """
 
 import re
@@ -32,7 +34,6 @@ from minimtp.formats.gguf.rope_scaling import ROPE_FACTORS, scaling_of
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_in
 from minimtp.formats.layout import Part, layout, to_neighbours
 from minimtp.machine import require_memory
-from minimtp.model.config import ModelConfig
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
@@ -43,7 +44,7 @@ from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
 
 FLOATS = ("f32", "f16", "bf16")
-ROWS_AT_ONCE = 1024  # decoded to float32 together, so that intermediate arrays stay small
+NUMBERS_AT_ONCE = 1 << 18  # decoded to float32 together, so that intermediate arrays stay small
 
 
 class Weights(NamedTuple):
@@ -71,7 +72,7 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     require_memory(size, f"{file.path}{' as float32' if floats else ''}")
     model = build_model(recipe, None)
     halves = metadata.architecture in HALVES
-    weights = _weights(file, model.config, halves, dequantize)
+    weights = _weights(file, model, halves, dequantize)
     stated = metadata.general["minimtp.activations"]
     inputs = _rounding_of_inputs(weights, stated if stated in ACTIVATIONS else None)
     model = _with_weights(model, weights, inputs, lambda array: to_device(array, chosen))
@@ -112,14 +113,13 @@ def _shortest(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def _weights(
-    file: GgufFile, config: ModelConfig, halves: bool, dequantize: bool
-) -> dict[str, Weights]:
-    """Return every parameter of the model, by name.
+def _weights(file: GgufFile, model: Module, halves: bool, dequantize: bool) -> dict[str, Weights]:
+    """Return every parameter of the model, by name. Floats are in the arrays of the model.
 
     halves: the rows of queries and keys are in the order of Hugging Face.
     """
-    weights, left = {}, file.tensors.keys() - {ROPE_FACTORS}
+    weights, left, config = {}, file.tensors.keys() - {ROPE_FACTORS}, model.config
+    arrays = {name: parameter.data for name, parameter in model.named_parameters()}
     for name, parts in layout(config, NAMES):
         for part in parts:
             _check_part(file, part)
@@ -127,8 +127,11 @@ def _weights(
         kinds = {file.tensors[part.name].type for part in parts}
         blocks = len(kinds) == 1 and kinds <= BLOCK_GRIDS.keys() and not dequantize
         head_dim = config.head_dim if halves else 0
-        join = _joined_blocks if blocks else _joined_floats
-        weights[name] = Weights(kinds.pop() if blocks else None, join(file, parts, head_dim))
+        if blocks:
+            weights[name] = Weights(kinds.pop(), _joined_blocks(file, parts, head_dim))
+        else:
+            _join_floats(file, parts, head_dim, arrays[name])
+            weights[name] = Weights(None, arrays[name])
     if left:
         raise UserError(
             f"{file.path} has {shown(', '.join(sorted(left)[:3]), 100)}, which this architecture "
@@ -173,33 +176,32 @@ def _joined_blocks(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _joined_floats(file: GgufFile, parts: list[Part], head_dim: int) -> Array:
-    """Return the same as numbers: float32 (N, K) or (N,)."""
-    rows = sum(part.shape[0] for part in parts)
-    joined = np.empty((rows, *parts[0].shape[1:]), np.float32)
+def _join_floats(file: GgufFile, parts: list[Part], head_dim: int, joined: Array) -> None:
+    """Write the same as numbers to `joined`, float32 (N, K) or (N,)."""
     end = 0
     for part in parts:
         start, end = end, end + part.shape[0]
-        array, target = file.array(part.name), joined[start:end]
-        kind = file.tensors[part.name].type
-        grid = BLOCK_GRIDS.get(kind)
-        if kind == q5_k.NAME:
-            _require_finite(file, part, q5_k.is_finite(array))
-            for first in range(0, len(array), ROWS_AT_ONCE):
-                some = slice(first, first + ROWS_AT_ONCE)
-                target[some] = q5_k.dequantize(array[some])
-        elif grid is None:
-            target[:] = array
-            finite = bool(np.isfinite(target.min()) and np.isfinite(target.max()))
-            _require_finite(file, part, finite)
-        else:
-            _require_finite(file, part, packing.has_finite_scales(grid, array))
-            for first in range(0, len(array), ROWS_AT_ONCE):
-                some = slice(first, first + ROWS_AT_ONCE)
-                target[some] = packing.dequantize(grid, array[some])
+        target, at_once = joined[start:end], max(1, NUMBERS_AT_ONCE * len(joined) // joined.size)
+        for first in range(0, len(target), at_once):
+            some = slice(first, first + at_once)
+            target[some] = _numbers(file, part, some)
+        file.forget(part.name)
         if head_dim and part.rotated:
             target[:] = to_neighbours(target, head_dim)
-    return joined
+
+
+def _numbers(file: GgufFile, part: Part, rows: slice) -> Array:
+    """Return some rows of a tensor as numbers. Raises UserError if one is not finite."""
+    kind, array = file.tensors[part.name].type, file.array(part.name, rows)
+    if kind == q5_k.NAME:
+        _require_finite(file, part, q5_k.is_finite(array))
+        return q5_k.dequantize(array)
+    if kind in BLOCK_GRIDS:
+        grid = BLOCK_GRIDS[kind]
+        _require_finite(file, part, packing.has_finite_scales(grid, array))
+        return packing.dequantize(grid, array)
+    _require_finite(file, part, bool(np.isfinite(array.min()) and np.isfinite(array.max())))
+    return array
 
 
 def _require_finite(file: GgufFile, part: Part, finite: bool) -> None:

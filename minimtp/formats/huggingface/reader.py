@@ -66,11 +66,11 @@ def _fill(folder: Path, model: Transformer, tensors: dict[str, StoredTensor]) ->
         for part in parts:
             tensor = tensors.pop(part.name, None)
             _check(folder, part.name, part.shape, tensor)
-            values = tensor.read()
             rows = slice(start, start + part.shape[0])
-            parameters[name].data[rows] = (
-                to_neighbours(values, head_dim) if part.rotated else values
-            )
+            target = parameters[name].data[rows]
+            tensor.read_into(target)
+            if part.rotated:
+                target[:] = to_neighbours(target, head_dim)
             start = rows.stop
     left = sorted(name for name in tensors if not name.endswith(REDUNDANT))
     if left:

@@ -1,7 +1,7 @@
 """The safetensors files of a Hugging Face folder: one, or several with an index.
 
-Tensors are read one at a time and become float32, so that loading needs memory for the model and
-for one tensor. NumPy has no bfloat16, but a bfloat16 is the upper half of a float32.
+Tensors are read a slice at a time and become float32, so that loading needs hardly more memory than
+the model. NumPy has no bfloat16, but a bfloat16 is the upper half of a float32.
 """
 
 import os
@@ -25,6 +25,7 @@ ADVICE = "give a complete folder of a model"
 # Of a file with weights. Other names than these could lead out of the folder.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 FLOATS = ("F32", "F16", "BF16")
+NUMBERS_AT_ONCE = 1 << 19
 
 
 class StoredTensor(NamedTuple):
@@ -37,18 +38,23 @@ class StoredTensor(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return tuple(self.file.entries[self.name].shape)
 
-    def read(self) -> Array:
-        """Return the tensor as float32. Raises UserError for other numbers than floats."""
+    def read_into(self, target: Array) -> None:
+        """Write the tensor to a float32 array of its shape. Raises UserError for other numbers than
+        floats.
+        """
         dtype = self.file.entries[self.name].dtype
         if dtype not in FLOATS:
             raise UserError(
                 f"{self.file.path} holds {shown(self.name, 60)} as {dtype}, which is not "
                 f"supported (supported: {', '.join(FLOATS)})"
             )
-        stored = self.file.read(self.name)
-        if dtype == "BF16":
-            return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32, copy=False)
+        at_once = max(1, NUMBERS_AT_ONCE * len(target) // max(1, target.size))
+        for first in range(0, len(target), at_once):
+            last = min(first + at_once, len(target))
+            stored = self.file.read(self.name, first, last)
+            if dtype == "BF16":
+                stored = (stored.astype(np.uint32) << 16).view(np.float32)
+            target[first:last] = stored
 
 
 class Index(Struct):

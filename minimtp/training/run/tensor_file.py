@@ -96,11 +96,17 @@ class TensorFile:
         """Return copies of all arrays. Raises UserError if the file ends early."""
         return {name: self.read(name) for name in self.entries}
 
-    def read(self, name: str) -> Array:
-        """Return a copy of one array. Raises UserError if the file ends early."""
+    def read(self, name: str, first: int = 0, last: int | None = None) -> Array:
+        """Return a copy of one array, or of its rows first..last-1. Raises UserError if the file
+        ends early.
+        """
         entry = self.entries[name]
-        array = np.empty(entry.shape, DTYPES[entry.dtype])
-        self.file.seek(self.start + entry.data_offsets[0])
+        shape, start = tuple(entry.shape), self.start + entry.data_offsets[0]
+        if last is not None:
+            row_bytes = (entry.data_offsets[1] - entry.data_offsets[0]) // shape[0]
+            shape, start = (last - first, *shape[1:]), start + first * row_bytes
+        array = np.empty(shape, DTYPES[entry.dtype])
+        self.file.seek(start)
         if self.file.readinto(_bytes(array)) != array.nbytes:
             raise damaged(self.path, "it ends early", self.advice)
         return array

@@ -242,12 +242,13 @@ def _multiply_quantized(kind, codes, scales, starts, panels, y):
     """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
     for panel in range(panels.shape[0]):
         column = panel * PANEL
-        if column + PANEL <= y.shape[1]:
-            _multiply_panel(kind, codes, scales, starts, panels, panel, y, column)
-        else:
-            edge = np.empty((codes.shape[0], PANEL), np.float32)
-            _multiply_panel(kind, codes, scales, starts, panels, panel, edge, 0)
-            _copy_edge(edge, y, column)
+        target, place, is_edge = y, column, column + PANEL > y.shape[1]
+        if is_edge:
+            target, place = np.empty((codes.shape[0], PANEL), np.float32), 0
+        # A single call: LLVM would compile the tiles twice for two.
+        _multiply_panel(kind, codes, scales, starts, panels, panel, target, place)
+        if is_edge:
+            _copy_edge(target, y, column)
 
 
 @compiled
