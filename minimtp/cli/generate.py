@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from minimtp.decode.batch import Batch
     from minimtp.decode.decoder import Decoder, DraftConfig
     from minimtp.decode.display.trace import Trace
+    from minimtp.decode.drafters.drafter import Drafter
     from minimtp.decode.generation import Generation
     from minimtp.training.data.tokenizer import Tokenizer
     from minimtp.training.run.folder import LoadedRun
@@ -114,6 +115,15 @@ def _note_unused(options: argparse.Namespace, decoder: "Decoder") -> None:
     elif isinstance(decoder.drafter, NgramDrafter):
         reason = "repetitions in the text have no probability"
         note_unused(options, ["--draft-confidence"], reason)
+
+
+def _title(drafter: "Drafter | None", loaded: "LoadedRun", chosen: str) -> str:
+    """Return what the page of a trace says about the drafter."""
+    from minimtp.decode.drafters.combined import CombinedDrafter
+
+    if isinstance(drafter, CombinedDrafter):
+        return f"n-gram and {loaded.recipe.heads}" if loaded.model.depth else "n-gram"
+    return loaded.recipe.heads if chosen in ("auto", "heads") else chosen
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
@@ -278,7 +288,7 @@ def _write_trace(
     described = describe(
         loaded.model,
         parameters=loaded.recipe.trunk_parameters(),
-        drafter=loaded.recipe.heads if options.draft == "heads" else options.draft,
+        drafter=_title(decoder.drafter, loaded, options.draft),
         draft=draft,
         sampling=settings["sampling"],
         seed=options.seed,

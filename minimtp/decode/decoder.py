@@ -28,7 +28,8 @@ from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
-from minimtp.decode.drafters.registry import TITLES, make_drafter
+from minimtp.decode.drafters.lookup import MEMORY
+from minimtp.decode.drafters.registry import AUTO, TITLES, make_drafter
 from minimtp.decode.generation import Generation
 from minimtp.decode.logits_processors import PENALTY, RepetitionPenalty
 from minimtp.decode.model_runner import ModelRunner
@@ -43,8 +44,9 @@ from minimtp.decode.options import (
     start_generation,
     start_text,
 )
-from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
+from minimtp.decode.policy.plan import DraftPolicy
+from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.machine import processor
@@ -66,7 +68,9 @@ class DraftConfig:
 
     drafter: one of
 
-        a name         "heads" (the model's own prediction heads), "ngram" or "none"
+        a name         "heads" (the model's own prediction heads), "ngram" (repetitions in the
+                       text), "combined" (repetitions if there are any, otherwise heads), "none",
+                       or "auto": combined if the model has heads, otherwise none
         a LoadedModel  another, usually smaller model with the same tokenizer
         a function     (tokens so far, depth, rule) -> (drafts, scores or None)
 
@@ -75,17 +79,20 @@ class DraftConfig:
         probability than this.
     tree: the maximum number of drafts per round as a tree, at most `length` deep; 0 drafts chains.
         With length "auto", trees are used only while they are faster than chains.
+    memory: the number of tokens of earlier texts of a `Decoder` in which the combined drafter looks
+        for repetitions.
     rule: the verification rule: "shared-noise" (the same seed gives the same text with any drafter,
         or none), "token", "block" or "match" (see rules/).
 
     Raises UserError if `length` or `min_confidence` cannot be used.
     """
 
-    drafter: str | LoadedModel | DraftFunction = "heads"
+    drafter: str | LoadedModel | DraftFunction = AUTO
     length: int | Literal["auto"] = "auto"
     min_confidence: float = CONFIDENCE
     tree: int = 0
     rule: str = "shared-noise"
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
         check_fields(
@@ -95,12 +102,13 @@ class DraftConfig:
             min_confidence=number("a draft confidence from 0 to 1", lambda p: 0 <= p <= 1),
             tree=TREE,
             rule=RULE,
+            memory=whole(0, meaning="0 forgets earlier texts"),
         )
 
 
 def _drafter(name: str, value: object) -> str | LoadedModel | DraftFunction:
     if not (isinstance(value, str | LoadedModel) or callable(value)):
-        refuse(name, f"one of {', '.join(TITLES)}, a loaded model or a function", value)
+        refuse(name, f"one of {', '.join([AUTO, *TITLES])}, a loaded model or a function", value)
     return str(value) if isinstance(value, str) else value
 
 
@@ -196,7 +204,9 @@ class Decoder:
             context_length = loaded.limited_context(context_length)
         self.target, heads = deploy(loaded.model, context_length)
         require_tree(draft.tree, self.target)
-        self.drafter = make_drafter(draft.drafter, loaded, heads, deploy)
+        self.drafter = make_drafter(
+            draft.drafter, loaded, heads, deploy, draft.memory, trees=draft.tree > 0
+        )
         self._warm: set[tuple[object, ...]] = set()  # kinds of options whose kernels are loaded
         self._costs: Costs | None = None
         if self.drafter is not None:
@@ -249,11 +259,11 @@ class Decoder:
         is_text = isinstance(prompt, str | bytes)
         return prompt_tokens(self.loaded.tokenizer, prompt) if is_text else prompt
 
-    def _new_policy(self, target: ModelRunner) -> AdaptivePolicy | None:
+    def _new_policy(self, target: ModelRunner) -> DraftPolicy | None:
         """Return a policy for texts of `target`, a clone. All policies share the measured costs."""
         if self._costs is None:
             return None
-        return AdaptivePolicy(self._costs.of(target), self.drafter.max_depth, self.draft.tree)
+        return make_policy(self._costs.of(target), self.drafter, self.draft.tree)
 
     def _options(
         self,

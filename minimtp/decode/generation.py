@@ -19,6 +19,7 @@ from threading import Lock
 from time import perf_counter
 from typing import NoReturn
 
+from minimtp.decode.drafters.drafter import SourcesDrafter
 from minimtp.decode.managed_drafter import ManagedDrafter
 from minimtp.decode.policy.plan import PAUSE, DraftPlan, FixedPolicy, Schedule
 from minimtp.decode.round import Round, prefill, speculative_round
@@ -70,7 +71,10 @@ class Generation:
         self.reason: str | None = None
         self.tokens = [int(token) for token in prompt]
         self._depth = 0 if states.drafter is None else limits.draft_depth
-        self.statistics = Statistics.of_prompt(len(self.tokens), self._depth, limits.tree_nodes)
+        sources = len(states.drafter.depths) if isinstance(states.drafter, SourcesDrafter) else 0
+        self.statistics = Statistics.of_prompt(
+            len(self.tokens), self._depth, limits.tree_nodes, sources
+        )
         self._states, self._rule, self._limits, self._stop = states, rule, limits, limits.stop
         self._max_new_tokens = limits.max_new_tokens
         self._max_length = max_length(len(self.tokens), limits.max_new_tokens, states.target)
@@ -156,6 +160,7 @@ class Generation:
     def _decode(self) -> Round:
         tokens, target, drafter, rule = self.tokens, self._target, self._drafter, self._rule
         plan, drafted_before, started = self._plan, drafter.seconds, perf_counter()
+        drafter.depths = plan.depths
         if plan.nodes and plan.drafts:
             round_ = speculative_tree_round(tokens, target, drafter, rule, plan)
         else:
@@ -163,7 +168,7 @@ class Generation:
         seconds = perf_counter() - started
         seconds_draft = drafter.seconds - drafted_before
         round_ = self._end(round_)
-        self.statistics.add(round_, seconds_draft, seconds - seconds_draft)
+        self.statistics.add(round_, seconds_draft, seconds - seconds_draft, drafter.source)
         self._plan = self._next_plan()
         return round_
 

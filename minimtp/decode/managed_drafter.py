@@ -10,11 +10,12 @@ visible to the round (round.py).
 * `seconds` adds up the time spent in the drafter.
 """
 
+from collections.abc import Sequence
 from time import perf_counter
 
-from minimtp.backend import Array, array_module, to_numpy
+from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.drafter import Backlog, Drafter
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.stopping import Stop
@@ -27,11 +28,15 @@ class ManagedDrafter:
 
     def __init__(self, drafter: Drafter | None, stop: Stop, vocabulary_size: int) -> None:
         self.seconds = 0.0
+        self.depths: Sequence[int] = ()  # maximum depth of each source, if there are several
         self._drafter, self._stop, self._vocabulary_size = drafter, stop, vocabulary_size
-        self._reads_hidden = drafter is not None and drafter.reads_hidden
+        self._backlog = None if drafter is None else Backlog(drafter)
         self._paused = False  # whether the current round drafts nothing
-        self._saved_hidden: list[Array] = []
-        self._saved_tokens: list[np.ndarray] = []
+
+    @property
+    def source(self) -> int | None:
+        """The source of the current round's drafts, if the drafter has several and used one."""
+        return self._drafter.source if self.depths and not self._paused else None
 
     def reset(self, first_token: int) -> None:
         if self._drafter is not None:
@@ -46,8 +51,11 @@ class ManagedDrafter:
         if self._paused:
             return NO_DRAFTS
         started = perf_counter()
-        self._deliver()
-        proposed, scores = self._drafter.draft(depth, rule)
+        self._backlog.deliver()
+        if self.depths:
+            proposed, scores = self._drafter.draft_from(self.depths, depth, rule)
+        else:
+            proposed, scores = self._drafter.draft(depth, rule)
         drafts = proposed if isinstance(proposed, list) else np.asarray(to_numpy(proposed)).tolist()
         if drafts:
             self._check(drafts, depth)
@@ -60,7 +68,7 @@ class ManagedDrafter:
     def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:
         self._paused = False
         started = perf_counter()
-        self._deliver()
+        self._backlog.deliver()
         tree = self._drafter.draft_tree(nodes, depth, rule, min_acceptance)
         self.seconds += perf_counter() - started
         return tree
@@ -68,28 +76,14 @@ class ManagedDrafter:
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         if self._drafter is None:
             return
-        if self._reads_hidden:
-            self._saved_hidden.append(hidden)
-        self._saved_tokens.append(tokens)
+        self._backlog.add(hidden, tokens)
         if not self._paused:
             started = perf_counter()
-            self._deliver()
+            self._backlog.deliver()
             self.seconds += perf_counter() - started
-
-    def _deliver(self) -> None:
-        """Give the drafter the committed rows that it has not received yet."""
-        tokens, hidden = self._saved_tokens, self._saved_hidden
-        if not tokens:
-            return
-        self._drafter.commit(_joined(hidden) if hidden else None, _joined(tokens))
-        self._saved_tokens, self._saved_hidden = [], []
 
     def _check(self, drafts: list[int], depth: int) -> None:
         size = self._vocabulary_size
         if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= size:
             name = type(self._drafter).__name__
             raise ValueError(f"asked for {depth} drafts below {size}, {name} gave {drafts}")
-
-
-def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)

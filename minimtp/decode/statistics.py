@@ -14,7 +14,8 @@ class Statistics:
 
     A step is a forward pass of the target after prefill. Prefill is not a step, although it
     produces the first token. The three lists count steps by length: entry i is the number of steps
-    that drafted, accepted or fed exactly i tokens.
+    that drafted, accepted or fed exactly i tokens. sources: the same for the steps with drafts of
+    each source, if the drafter has several.
     """
 
     prompt_tokens: int = 0
@@ -26,19 +27,30 @@ class Statistics:
     drafts_of_length: list[int] = field(default_factory=list)
     drafts_accepted: list[int] = field(default_factory=list)
     passes_of_length: list[int] = field(default_factory=list)
+    sources: list["Statistics"] = field(default_factory=list)
 
     @classmethod
-    def of_prompt(cls, prompt_tokens: int, draft_depth: int, tree_nodes: int) -> "Statistics":
-        """Return the statistics of a generation before its first pass."""
+    def of_prompt(
+        cls, prompt_tokens: int, draft_depth: int, tree_nodes: int, sources: int = 0
+    ) -> "Statistics":
+        """Return the statistics of a generation before its first pass.
+
+        sources: number of sources of the drafter (drafters/combined.py); 0 if it has only one.
+        """
         return cls(
             prompt_tokens=prompt_tokens,
+            sources=[cls.of_prompt(0, draft_depth, 0) for _ in range(sources)],
             drafts_of_length=[0] * (draft_depth + 1),
             drafts_accepted=[0] * (draft_depth + 1),
             passes_of_length=[0] * (max(draft_depth, tree_nodes) + 2),
         )
 
-    def add(self, round_: Round, seconds_draft: float, seconds_verify: float) -> None:
-        """Count one round after prefill."""
+    def add(
+        self, round_: Round, seconds_draft: float, seconds_verify: float, source: int | None = None
+    ) -> None:
+        """Count one round after prefill. source: of its drafts, if the drafter has several."""
+        if source is not None:
+            self.sources[source].add(round_, seconds_draft, seconds_verify)
         drafted = len(round_.drafts)
         self.emitted += len(round_.tokens)
         self.steps += 1
@@ -49,7 +61,8 @@ class Statistics:
         self.seconds_verify += seconds_verify
 
     def copy(self) -> "Statistics":
-        return replace(self, **{name: getattr(self, name).copy() for name in COUNTS})
+        counts = {name: getattr(self, name).copy() for name in COUNTS}
+        return replace(self, sources=[source.copy() for source in self.sources], **counts)
 
     def since(self, earlier: "Statistics") -> "Statistics":
         """Return the counts and times added since `earlier`, a copy made before."""
@@ -66,6 +79,9 @@ class Statistics:
             steps=self.steps - earlier.steps,
             seconds_draft=self.seconds_draft - earlier.seconds_draft,
             seconds_verify=self.seconds_verify - earlier.seconds_verify,
+            sources=[
+                new.since(old) for new, old in zip(self.sources, earlier.sources, strict=True)
+            ],
             **counts,
         )
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed, start_batch
+from minimtp.decode.drafters.combined import CombinedDrafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
@@ -24,7 +25,8 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
-KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram"]
+KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram", "combined"]
+OTHERS = ("model", "ngram", "combined")  # with the heads, if any, of a token-conditioned model
 TOLERANCE = 1e-10  # float64 sums of 64 terms, through one block with weights of magnitude one
 PLAIN = {}
 
@@ -78,15 +80,16 @@ class RandomPolicy:
 
 
 def decoder(kind, context_length):
-    model = model_with("token_conditioned" if kind in ("model", "ngram") else kind)
+    model = model_with("token_conditioned" if kind in OTHERS else kind)
     target = ModelRunner(model.trunk, context_length)
     if kind == "model":
         return target, ModelDrafter(
             ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4
         )
-    return target, NgramDrafter(4, min_length=1) if kind == "ngram" else head_drafter(
-        model.heads, target
-    )
+    if kind == "ngram":
+        return target, NgramDrafter(4, min_length=1)
+    heads = head_drafter(model.heads, target)
+    return target, CombinedDrafter(heads) if kind == "combined" else heads
 
 
 def assert_equal_caches(cache, expected, what):
@@ -110,6 +113,11 @@ def check(target, drafter, tokens):
         assert drafter.prompt == tokens[: len(drafter.prompt)]
         return
     drafter = drafter.drafter
+    if isinstance(drafter, CombinedDrafter):
+        lookup = drafter._lookup
+        assert lookup._tokens[lookup._start :] == tokens
+        drafter._backlog.deliver()
+        drafter = drafter._heads
     if isinstance(drafter, NgramDrafter):
         assert [ord(letter) for letter in drafter._text] == tokens
     elif isinstance(drafter, ModelDrafter):

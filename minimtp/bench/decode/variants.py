@@ -6,10 +6,11 @@ from functools import partial
 
 from minimtp.bench.interleaved import Variant
 from minimtp.decode.decoder import CONFIDENCE, deploy
-from minimtp.decode.drafters.drafter import TreeDrafter
+from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
-from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
+from minimtp.decode.policy.plan import DraftPolicy
+from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.training.run.folder import LoadedRun
@@ -39,11 +40,11 @@ def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Varia
         confident = replace(variant, min_confidence=CONFIDENCE)
         if maximum > depth and drafter.stops_early:
             found.append(replace(confident, name=f"{name}, min confidence"))
-        policy = _adaptive(costs, maximum)
+        policy = _adaptive(costs, drafter)
         found.append(replace(confident, name=f"{name}, {ADAPTIVE}", policy=policy))
         if isinstance(drafter, TreeDrafter):
             found.append(replace(variant, name=f"{name}, tree of {FIXED_DEPTH}", tree=FIXED_DEPTH))
-            policy = _adaptive(costs, maximum, max_nodes)
+            policy = _adaptive(costs, drafter, max_nodes)
             trees = f"{name}, trees, {ADAPTIVE}"
             found.append(replace(confident, name=trees, policy=policy, tree=max_nodes))
     return found, costs
@@ -61,5 +62,5 @@ def with_rules(variants: Sequence[Variant], sampling: SamplingParams) -> Iterato
             yield replace(variant, name=f"{variant.name} | {rule}", rule=rule)
 
 
-def _adaptive(costs: Costs, max_depth: int, nodes: int = 0) -> Callable[[], AdaptivePolicy]:
-    return partial(AdaptivePolicy, costs, max_depth, nodes)
+def _adaptive(costs: Costs, drafter: Drafter, nodes: int = 0) -> Callable[[], DraftPolicy]:
+    return partial(make_policy, costs, drafter, nodes)

@@ -92,11 +92,11 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--draft",
-        default="heads",
-        metavar="heads|ngram|model:RUN|none",
-        help="what proposes tokens, which the model then verifies: its prediction heads (the "
-        "default), "
-        "repetitions in the text, a smaller model, or nothing",
+        default="auto",
+        metavar="auto|heads|ngram|combined|model:RUN|none",
+        help="what proposes tokens, which the model then verifies: its prediction heads, "
+        "repetitions in the text, repetitions combined with heads, a smaller model, or nothing; "
+        "auto (the default): combined if the model has heads, otherwise none",
     )
     add(
         "--draft-length",

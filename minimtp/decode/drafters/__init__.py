@@ -2,12 +2,14 @@
 
 Any drafter is safe, because the target verifies every draft.
 
-    drafter.py              the interfaces Drafter and TreeDrafter
+    drafter.py              the interfaces Drafter, TreeDrafter and SourcesDrafter
     registry.py             drafters by the names that users give
     heads.py                the drafter of a model's own heads: token_conditioned.py, parallel.py or
                             sequential.py (block_heads.py: common to the last two)
     model.py                a smaller model of the same vocabulary
     ngram.py                lookup in the text so far
+    combined.py             lookup where the text repeats itself, otherwise heads
+    lookup.py               the lookup, also in earlier texts
     function.py             any function of the text so far
     tree_growth.py          chooses the tokens of a tree of drafts
     acceptance.py           estimates how likely a drafted token is to be accepted

@@ -65,6 +65,24 @@ class TreeDrafter(Protocol):
         """
 
 
+@runtime_checkable
+class SourcesDrafter(Protocol):
+    """A drafter that chooses one of several sources in each round (combined.py).
+
+    depths: the maximum draft depth of each source. lookups: number of sources, the first ones,
+    whose drafts take no time. source: the source of the last draft, None if there was none.
+    """
+
+    depths: Sequence[int]
+    lookups: int
+    source: int | None
+
+    def draft_from(
+        self, depths: Sequence[int], depth: int, rule: Rule
+    ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
+        """Draft as `draft` does, with at most `depths` drafts of each source; 0 leaves it out."""
+
+
 def join_samples(
     samples: Sequence[tuple[Array, np.ndarray | None]],
 ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
@@ -74,3 +92,33 @@ def join_samples(
     tokens, scores = zip(*samples, strict=True)
     joined = array_module(tokens[0]).concatenate(tokens)
     return joined, None if scores[0] is None else np.concatenate(scores)
+
+
+class Backlog:
+    """The committed rows for `drafter` since the last delivery."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self._hidden: list[Array] = []
+        self._tokens: list[np.ndarray] = []
+
+    def add(self, hidden: Array | None, tokens: np.ndarray) -> None:
+        """Add the tokens (R,) and their hidden states (R, D), as of `Drafter.commit`."""
+        if self._drafter.reads_hidden and hidden is not None:
+            self._hidden.append(hidden)
+        self._tokens.append(tokens)
+
+    def clear(self) -> None:
+        """Forget the rows, because a new sequence starts."""
+        self._hidden, self._tokens = [], []
+
+    def deliver(self) -> None:
+        """Commit the rows to the drafter."""
+        tokens, hidden = self._tokens, self._hidden
+        if tokens:
+            self._drafter.commit(_joined(hidden) if hidden else None, _joined(tokens))
+            self.clear()
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from minimtp.decode.drafters.combined import CombinedDrafter
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.model import ModelDrafter
@@ -14,7 +15,9 @@ from minimtp.model.tokenizer import same_tokens
 
 FUNCTION_DEPTH = 8  # maximum number of drafts to request from a user's function
 
-TITLES = {"heads": "heads", "ngram": "n-gram", "none": "none"}  # by the name that the user gives
+# by the name that the user gives
+TITLES = {"heads": "heads", "ngram": "n-gram", "combined": "combined", "none": "none"}
+AUTO = "auto"  # heads together with lookups, or heads alone for trees; nothing without heads
 ANOTHER_RUN = "another run"
 
 # The model of a run -> the target, and the drafter of its heads (decoder.py)
@@ -26,20 +29,27 @@ def make_drafter(
     run: LoadedModel,
     heads: Drafter | None,
     deploy: Deploy,
+    memory: int = 0,
+    trees: bool = False,
 ) -> Drafter | None:
     """Return the drafter for the loaded `run`, None if it has nothing to draft with.
 
-    source: "heads", "ngram" or "none", another loaded run, or a function (function.py). heads: the
-    drafter of the run's own heads. deploy: prepares the model of another run for decoding.
+    source: "auto", "heads", "ngram", "combined" or "none", another loaded run, or a function
+    (function.py). heads: the drafter of the run's own heads. deploy: prepares the model of another
+    run for decoding. memory: see `CombinedDrafter`. trees: whether the drafter has to draft trees.
 
     Raises UserError if the name is unknown, or if the other run has another tokenizer.
     """
     if isinstance(source, str):
+        if source == AUTO:
+            source = "heads" if heads is None or trees else "combined"
         if source not in TITLES:
-            names = ", ".join(TITLES)
+            names = ", ".join([AUTO, *TITLES])
             raise UserError(
                 f"unknown draft {shown(source)!r}: use {names}, or another run as model:RUN"
             )
+        if source == "combined":
+            return CombinedDrafter(heads, memory)
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH, run.config.vocabulary_size)
@@ -54,7 +64,9 @@ def make_drafter(
 def every_drafter(
     run: LoadedModel, heads: Drafter | None, small: LoadedModel | None, deploy: Deploy
 ) -> dict[str, Drafter]:
-    """Return all drafters for `run` by title. small: another run to draft with, or None."""
+    """Return all drafters for `run` by title, without a memory of earlier texts. small: another run
+    to draft with, or None.
+    """
     sources = {title: name for name, title in TITLES.items()}
     if small is not None:
         sources[ANOTHER_RUN] = small

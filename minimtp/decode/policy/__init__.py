@@ -2,6 +2,8 @@
 
 plan.py         the interface, and the policy that always does the same
 adaptive.py     the policy that chooses what is expected to be fastest
+sources.py      the policy of a drafter that combines several sources
+registry.py     which policy a drafter needs
 draft_modes.py  what it chooses among: plain rounds, chains and trees
 estimates.py    how many drafts are accepted
 cost.py         how long a forward pass over n tokens takes

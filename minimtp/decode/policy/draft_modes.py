@@ -74,7 +74,10 @@ class DraftMode:
         self._seconds += seconds
         return seconds
 
-    def _extra(self, drafts: int) -> float:
+    def extra(self, drafts: int) -> float:
+        """Return the time that a round with this many drafts takes more than a plain round, in
+        units of a plain round.
+        """
         seconds = self._times.longer(1 + drafts) + self._drafting.seconds(1, drafts)
         return seconds / self._times.plain
 
@@ -89,7 +92,7 @@ class Chains(DraftMode):
 
     def plan(self, max_drafts: int) -> tuple[DraftPlan, float]:
         drafts = min(self._best_length(), max_drafts)
-        return DraftPlan(drafts), self._extra(drafts)
+        return DraftPlan(drafts), self.extra(drafts)
 
     def forget(self, rounds: int) -> None:
         super().forget(rounds)
@@ -101,6 +104,22 @@ class Chains(DraftMode):
         self._drafted.add(new.drafts_of_length, plan.drafts)
         self._accepted.add(new.drafts_accepted, plan.drafts)
         return seconds
+
+    def best(self, max_drafts: int, speed: float) -> int:
+        """Return the length whose accepted drafts are worth most more than its time; 0 if none is
+        worth its time.
+
+        speed: tokens per second that the time is worth.
+        """
+        accepted, drafted = self._accepted.shares(ACCEPTANCE), self._drafted.shares(1.0)
+        gain, best, highest = -speed * self._drafting.start, 0, 0.0
+        for depth in range(1, max_drafts + 1):
+            longer = self._times.longer(depth + 1) - self._times.longer(depth)
+            gain += accepted[depth - 1]
+            gain -= speed * drafted[depth - 1] * (longer + self._drafting.slope)
+            if gain > highest:
+                best, highest = depth, gain
+        return best
 
     def _best_length(self) -> int:
         """Return the length with the highest speed, at least 1."""
@@ -128,4 +147,4 @@ class Trees(DraftMode):
         nodes = self._max_nodes
         node_seconds = self._times.longer(1 + nodes) / nodes + self._drafting.slope
         min_acceptance = node_seconds * max(self.speed, 1 / self._times.plain)
-        return DraftPlan(max_drafts, 1, nodes, min_acceptance), self._extra(nodes)
+        return DraftPlan(max_drafts, 1, nodes, min_acceptance), self.extra(nodes)

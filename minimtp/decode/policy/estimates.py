@@ -121,7 +121,7 @@ class Depths:
 
     def add(self, rounds: Sequence[int], asked: int) -> None:
         """Add the number of rounds that ended at each depth. All asked for depth `asked`."""
-        for depth, count in enumerate(rounds):
+        for depth, count in enumerate(rounds[: len(self._ended)]):
             self._ended[depth] += count
         self._censored[asked] += rounds[asked]
 

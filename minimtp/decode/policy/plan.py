@@ -18,6 +18,7 @@ class DraftPlan(NamedTuple):
     rounds: int = 1
     nodes: int = 0  # maximum number of nodes in the draft tree; 0 drafts a chain
     min_acceptance: float = 0.0  # omit tree nodes whose acceptance estimate is below
+    depths: tuple[int, ...] = ()  # maximum depth of each source of a drafter with several
 
 
 PAUSE = DraftPlan(0)  # one plain round
