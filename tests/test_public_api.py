@@ -106,7 +106,8 @@ def next_text(decoder, **arguments):
 
 
 def next_batch(decoder, **arguments):
-    return list(decoder.generate_batch(**arguments))
+    # How the rows alternate depends on the drafts of their rounds.
+    return sorted(decoder.generate_batch(**arguments), key=lambda row_and_token: row_and_token[0])
 
 
 def evaluated(**arguments):
@@ -163,7 +164,7 @@ CALLS = {
     ),
     "DraftConfig": (
         text_of_draft,
-        dict(drafter="heads", length=2, min_confidence=0.1, tree=2, rule="token"),
+        dict(drafter="heads", length=2, min_confidence=0.1, tree=2, rule="token", memory=9),
         dict(loaded="run"),
     ),
     "SamplingParams": (

@@ -31,7 +31,7 @@ from tests.cli.helpers import refused
         (["--seed", "-1"], "seed"),
         (
             ["--draft", "nrgam"],
-            "unknown draft 'nrgam': use heads, ngram, none, or another run as model:RUN",
+            "unknown draft 'nrgam': use auto, heads, ngram, combined, none, or another run as",
         ),
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),

@@ -28,7 +28,7 @@ def test_every_variant_has_a_row_with_every_rule_on_every_text_at_every_temperat
     variants = list(dict.fromkeys(row["variant"] for row in result["rows"]))
     assert variants[0] == "plain"
     drafters = {variant.partition(",")[0] for variant in variants}
-    assert len(drafters) == 4 and {"plain", "heads", "n-gram"} < drafters
+    assert len(drafters) == 5 and {"plain", "heads", "n-gram", "combined"} < drafters
     modes = ("7 drafts", "min confidence", "tree of 7", "adaptive", "trees, adaptive")
     assert {f"heads, {mode}" for mode in modes} <= set(variants)
     texts = [text for text in prompts.TEXTS if text not in result["missing"]]
