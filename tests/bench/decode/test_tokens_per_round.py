@@ -25,7 +25,7 @@ def test_every_rule_is_counted_with_chains_and_trees_from_the_same_places(run, t
     keys = ("drafter", "form", "rule", "temperature")
     rows = {tuple(row[key] for key in keys): row for row in result["rows"]}
     drafters = list(dict.fromkeys(row["drafter"] for row in result["rows"]))
-    assert drafters[:2] == ["heads", "n-gram"] and len(drafters) == 3
+    assert drafters[:3] == ["heads", "n-gram", "combined"] and len(drafters) == 4
     forms = {
         drafter: list(rounds.FORMS) if drafter == "heads" else ["chain"] for drafter in drafters
     }
