@@ -387,6 +387,25 @@ def test_adamw_finds_the_minimum_and_gives_the_same_numbers_after_resuming():
     assert np.array_equal(train(10)[0], train(6, train(4))[0])
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.0, 20.0])
+def test_a_rate_factor_scales_the_updates_of_its_parameters_and_changes_no_others(factor):
+    def trained(rate_factor, apart):
+        flat = FlatParameters(Pair(), apart=apart)
+        optimizer = AdamW(flat, weight_decay=0.5, rate_factor=rate_factor)
+        before = flat.data.copy()
+        flat.gradients[...] = np.linspace(-1, 2, flat.data.size)
+        optimizer.step(0.01, clip=0.3)
+        return flat.by_name(flat.data - before)
+
+    for apart in ((), ("first",)):
+        found = trained(lambda name: factor if name == "bias" else 1.0, apart)
+        for name, expected in trained(lambda name: 1.0, apart).items():
+            if name == "bias":
+                np.testing.assert_allclose(found[name], factor * expected, rtol=1e-4, atol=1e-7)
+            else:
+                assert np.array_equal(found[name], expected), name
+
+
 def test_clipping_scales_the_gradient_to_the_given_norm():
     pair = Pair()
     flat = FlatParameters(pair)
