@@ -1,4 +1,5 @@
-"""The speed of the matrix products of decoding, compared with the memory bandwidth.
+"""The speed of the matrix products of decoding, compared with the memory bandwidth. The products of
+training follow (training_products.py).
 
 Decoding one token reads every weight once and does two operations with it. If the weights do not
 fit the cache, no kernel can be faster than reading them from memory. The yardstick is therefore the
@@ -34,6 +35,7 @@ from minimtp.bench.kernels import speed_on_gpu
 from minimtp.bench.kernels.figures import ROWS, SHAPES, Product, figures
 from minimtp.bench.kernels.plot import draw
 from minimtp.bench.kernels.report import table
+from minimtp.bench.kernels.training_products import measure_training_products, training_table
 from minimtp.errors import UserError
 from minimtp.files import check_file, write_text
 from minimtp.kernels.ggml import blocks
@@ -82,7 +84,7 @@ def measure_kernels(
     if chosen.name == "cuda":
         found = speed_on_gpu.measure_kernels_on_gpu(chosen, shapes, rounds)
     else:
-        found = _measure_all(shapes, rounds)
+        found = _measure_all(shapes, max_size, rounds)
     result = {
         "measurement": "kernels", "device": chosen.name, "rounds": rounds, "rows": list(ROWS),
         "threads": 1, **found, "machine": machine.describe(load, chosen.name),
@@ -91,19 +93,24 @@ def measure_kernels(
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n", RESULT)
     report(table(result))
+    if "training_products" in result:
+        report(training_table(result["training_products"]))
     if out is not None:
         plot = draw(result, Path(out).with_suffix(".png"))
         report(f"saved {out}" + (f" and {plot}" if plot else ""))
     return result
 
 
-def _measure_all(shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, object]:
+def _measure_all(
+    shapes: Sequence[tuple[int, int]], max_size: int, rounds: int
+) -> dict[str, object]:
     measured = []
     with tqdm(total=len(shapes) * len(FORMATS), desc="kernels", unit="matrix", disable=None) as bar:
         for shape in shapes:
             measured += _measure(shape, rounds, bar.update)
     peak = statistics.median(machine.sgemm_gflops(1) for _ in range(rounds))
-    return {"products": measured, "sgemm_gflops": peak}
+    training = measure_training_products(max_size << 18, rounds)
+    return {"products": measured, "sgemm_gflops": peak, "training_products": training}
 
 
 def _measure(

@@ -9,6 +9,7 @@ import pytest
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.kernels import speed as bench
+from minimtp.bench.kernels.training_products import training_table
 from minimtp.cli import main
 
 needs_numba = pytest.mark.skipif(
@@ -44,6 +45,12 @@ def test_the_file_holds_every_product_and_the_conditions_of_the_measurement(
         "f32": 4 << 18,
         "numpy": 4 << 18,
     }
+    (layer,) = result["training_products"]["layers"]
+    assert (layer["outputs"], layer["inputs"]) == (192, 576)  # the others exceed 1 MB
+    assert list(layer["gflops"]) == ["NumPy float32", "float32", "bfloat16"]
+    assert all(f"{rate:.0f} GFLOP/s" in said for rate in layer["gflops"].values())
+    ratio = layer["gflops"]["bfloat16"] / layer["gflops"]["NumPy float32"]
+    assert "576 -> 192" in said and f"{ratio:.2f}x" in said
     assert {"numpy", "numba", "python"} <= set(result["versions"])
     assert (tmp_path / "new" / "kernels.png").exists() == (
         importlib.util.find_spec("matplotlib") is not None
@@ -124,3 +131,15 @@ def test_results_are_saved_before_their_table_is_printed(tmp_path, monkeypatch):
     with pytest.raises(BrokenPipeError):
         bench.measure_kernels(out=tmp_path / "kernels.json", report=lambda line: None)
     assert json.loads((tmp_path / "kernels.json").read_text())["measurement"] == "kernels"
+
+
+def test_the_table_of_training_products_says_if_bfloat16_has_no_instructions():
+    layer = {"outputs": 4, "inputs": 8, "gflops": {"NumPy float32": 100.0, "bfloat16": 150.0}}
+    for has_instructions in (True, False):
+        products = {
+            "rows": 16, "layers": [layer], "instructions_for_bfloat16": has_instructions,
+        }  # fmt: skip
+        said = training_table(products)
+        assert "16 rows, 8 -> 4" in said and "1.50x" in said
+        assert ("no AVX-512 BF16" in said) != has_instructions
+    assert training_table({"rows": 16, "layers": [], "instructions_for_bfloat16": True}) == ""
