@@ -42,7 +42,7 @@ from minimtp.training.run.folder import LoadedRun
 FOLDER = "texts"
 OWN_VALIDATION = 16  # one in so many of the model's own texts is held out from its heads
 CONVERSATION = SamplingParams(0.8)  # of held-out conversations
-SECOND_SHARE = 0.35  # of the conversations whose first answer has ended
+SECOND_SHARE = 0.75  # of the conversations whose first answer has ended
 PREFIX_CHARACTERS = 2048  # of text, from which a prompt takes its first tokens
 PIECE = 1024  # tokens of a corpus in a mixture, before the next piece
 Tokens = np.ndarray  # (N,) int64
@@ -52,8 +52,7 @@ Conversation = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class TextSizes:
-    """How much text there is. The default takes about six minutes on two cores for a model of 135
-    million parameters in int4.
+    """How much text there is. By default a model writes about 250,000 tokens for training.
 
     conversations, edits, code, prose: the number of texts that the model writes for training.
     held_out_conversations: the number that the reference writes for evaluation.
@@ -62,10 +61,10 @@ class TextSizes:
     prompt_tokens: of code and prose, from .. to. function_tokens: of a function to edit.
     """
 
-    conversations: int = 560
-    edits: int = 240
-    code: int = 320
-    prose: int = 150
+    conversations: int = 500
+    edits: int = 200
+    code: int = 300
+    prose: int = 140
     held_out_conversations: int = 64
     answer_tokens: int = 256
     continuation_tokens: int = 192
