@@ -200,8 +200,8 @@ class Trainer:
                 head_targets=recipe.head_targets,
                 teacher=self.teacher,
                 distill_weight=recipe.distill_weight,
-                trunk_states=trunk and trunk.of(model, windows, inputs),
-                teacher_states=teacher and teacher.of(self.teacher, windows, inputs),
+                trunk_states=trunk and trunk.of(windows, inputs),
+                teacher_states=teacher and teacher.of(windows, inputs),
             )
             return losses * share
 

@@ -6,15 +6,17 @@ from dataclasses import replace
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
 from minimtp.model.loss import accumulate_gradients
+from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.training import stored_states
-from minimtp.training.build import build_model
+from minimtp.training.build import build_model, quantization_spec
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.log import read_log
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
-from minimtp.training.stored_states import rounded_states
+from minimtp.training.stored_states import forward_of
 from tests.training.helpers import losses, quiet, recipe_of, stored
 
 HEADS = {"heads": "token_conditioned", "draft_depth": 2, "head_stride": 3}
@@ -89,13 +91,13 @@ def test_an_interrupted_run_resumes_with_the_states_that_it_has_and_ends_with_th
 
 
 def test_the_second_epoch_does_not_run_the_trunk(source, short, tmp_path, monkeypatch):
-    calls = []
+    calls, forward = [], stored_states._training_forward
 
     def counted(model, tokens):
         calls.append(tokens)
-        return rounded_states(model, tokens)
+        return forward(model, tokens)
 
-    monkeypatch.setattr(stored_states, "rounded_states", counted)
+    monkeypatch.setattr(stored_states, "_training_forward", counted)
     run("heads on a frozen trunk", short, tmp_path / "run", source)
     assert len(calls) == 11  # the 10 windows, and one for the label of the file
 
@@ -123,7 +125,7 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
     recipe = recipe_of(**HEADS, freeze_trunk=True)
     model = build_model(recipe, np.random.default_rng(0))
     tokens = short.batch(0, seed=0, batch_size=4, context_length=16, depth=2, aligned=True)
-    states = np.stack([rounded_states(model, row[None, :16]) for row in tokens]).astype("float32")
+    states = np.stack([forward_of(model)(row[None, :16]) for row in tokens]).astype("float32")
     for parameter in model.trunk.parameters():
         parameter.requires_grad = False
     for targets in ("text", "trunk"):
@@ -134,7 +136,7 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
         np.testing.assert_allclose(read[1:], computed[1:], rtol=2e-3)
     teacher = build_model(recipe_of(seed=1), np.random.default_rng(1))
     student = build_model(recipe_of(), np.random.default_rng(0))
-    states = np.stack([rounded_states(teacher, row[None, :16]) for row in tokens])
+    states = np.stack([forward_of(teacher)(row[None, :16]) for row in tokens])
     gradients = []
     for stored_teacher in (None, states.astype("float32")):
         for parameter in student.parameters():
@@ -184,3 +186,21 @@ def test_the_log_of_a_run_on_stored_trunk_states_has_no_loss_of_the_next_token(
 def test_a_recipe_cannot_store_states_that_change(changes, message):
     with pytest.raises(UserError, match=message):
         replace(Recipe(), **changes, store_states=True)
+
+
+def test_a_rounded_trunk_runs_in_its_packed_form_and_has_the_states_of_training(short):
+    recipe = recipe_of(quantization="qat", num_layers=2, context_length=32)
+    model = build_model(recipe, np.random.default_rng(0))
+    for parameter in model.parameters():  # blocks start as the identity
+        if parameter.data.ndim == 2:
+            parameter.data += np.random.default_rng(1).standard_normal(parameter.shape) / 8
+            parameter.data = parameter.data.astype("float32")
+    model = prepare_qat(model, quantization_spec(recipe))
+    tokens = short.batch(0, seed=0, batch_size=1, context_length=30)[:, :30]
+    with no_grad():
+        expected = model.hidden(tokens).data[0]
+    found = forward_of(model)(tokens)
+    assert found.shape == expected.shape and found.dtype == np.float16
+    # An input that rounds to the other int8 number moves a few states.
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+    assert forward_of(model)(tokens).tobytes() == found.tobytes()
