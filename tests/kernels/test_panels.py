@@ -9,6 +9,7 @@ from minimtp.kernels.cpu.matrices.panels import (
     PANEL,
     SCALE_BYTES,
     by_panel,
+    fifth_bits,
     q4_0_steps,
     quantized_panels,
 )
@@ -75,6 +76,40 @@ def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_
             assert np.array_equal(dwords, packed[:, :, g, step]), (
                 f"step {step} of group {g} must hold one dword per output"
             )
+
+
+@given(rows=outputs, groups=groups, seed=seeds)
+def test_the_fifth_bits_of_a_step_are_those_of_its_first_and_then_of_its_last_four_codes(
+    own, rows, groups, seed
+):
+    codes = np.random.default_rng(seed).integers(0, 32, (rows, groups * GROUP)).astype(np.int8)
+    packed = own(fifth_bits)(codes)
+    assert packed.shape == (-(-rows // PANEL), groups, GROUP * PANEL // 8)
+    for row in range(rows):
+        for k in range(groups * GROUP):
+            step, half, b = k % GROUP // 8, k % 8 // 4, k % 4
+            bit = 4 * (row % PANEL) + b
+            byte = packed[row // PANEL, k // GROUP, 32 * step + 16 * half + bit // 8]
+            assert byte >> (bit % 8) & 1 == codes[row, k] >> 4, (
+                f"output {row}, k = {k}: expected bit {bit} of step {step}, half {half}"
+            )
+
+
+@given(rows=outputs, groups=groups, seed=seeds)
+def test_minima_follow_the_scales_and_top_bits_follow_the_steps(own, rows, groups, seed):
+    rng = np.random.default_rng(seed)
+    scales, minima = rng.standard_normal((2, rows, groups)).astype(np.float16).astype(np.float32)
+    count = -(-rows // PANEL)
+    packed = rng.integers(0, 256, (count, PANEL, groups, 4, 4)).astype(np.uint8)
+    top_bits = rng.integers(0, 256, (count, groups, 128)).astype(np.uint8)
+    panels = own(quantized_panels)(scales, packed, minima, top_bits).reshape(count, groups, -1)
+    for g in range(groups):
+        found = np.ascontiguousarray(panels[:, g, SCALE_BYTES : 2 * SCALE_BYTES]).view(np.float16)
+        assert np.array_equal(found.reshape(-1)[:rows], minima[:, g])
+        assert np.array_equal(panels[:, g, -128:], top_bits[:, g])
+    without = own(quantized_panels)(scales, packed).reshape(count, groups, -1)
+    assert np.array_equal(panels[:, :, :SCALE_BYTES], without[:, :, :SCALE_BYTES])
+    assert np.array_equal(panels[:, :, 2 * SCALE_BYTES : -128], without[:, :, SCALE_BYTES:])
 
 
 def test_panels_begin_at_a_cache_line(own):
