@@ -21,7 +21,7 @@ from minimtp.kernels.cpu.kernel_cache import KernelCache
 
 __all__ = ["compiled", "reassociate"]
 
-SECONDS = 20  # to compile all of them on a slow core
+SECONDS = 40  # to compile all of them on a slow core
 reassociate = {"reassoc"}
 _newest_source = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
 
