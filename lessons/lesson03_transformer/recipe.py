@@ -26,6 +26,7 @@ INTRODUCES = (
     "minimtp.training.run.folder",
     "minimtp.training.run.start",
     "minimtp.training.run.loop",
+    "minimtp.training.run.quantized_start",
     "minimtp.training.run.train",
     "minimtp.formats.load",
 )

@@ -3,14 +3,13 @@
 from lessons.lesson06_speculative.recipe import recipe as previous
 
 INTRODUCES = (
-    "minimtp.kernels.ggml.scale_search",
     "minimtp.kernels.ggml.superblocks",
-    "minimtp.kernels.ggml.importance_weighted",
     "minimtp.quant.grids.rounding",
     "minimtp.quant.grids.base",
     "minimtp.quant.grids.groups",
     "minimtp.quant.grids.uniform",
     "minimtp.quant.grids.codebook",
+    "minimtp.quant.grids.five_bits",
     "minimtp.quant.grids.ggml",
     "minimtp.quant.grids.superblocks",
     "minimtp.quant.grids",
@@ -22,6 +21,7 @@ INTRODUCES = (
     "minimtp.quant.ptq.hqq",
     "minimtp.quant.ptq.gptq",
     "minimtp.quant.qat.fake_quantize",
+    "minimtp.quant.qat.start_steps",
     "minimtp.quant.qat.learned",
     "minimtp.quant.qat.kv_cache",
     "minimtp.quant.packed_matrix",

@@ -6,18 +6,19 @@ the form that the recipe describes.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.backend import Array, numpy, to_numpy
 from minimtp.errors import UserError
 from minimtp.model.tokenizer import same_tokens
-from minimtp.quant import packing
-from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix
-from minimtp.quant.qat.start_steps import masters_and_steps, table_scales
 from minimtp.training.build import MODEL_SETTINGS, STEPS, Arrays, quantization_spec
 from minimtp.training.data.tokenizer import tokenizer_from_dict
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
+
+if TYPE_CHECKING:  # runs without rounding do not need it
+    from minimtp.quant.packed_matrix import PackedMatrix
 
 FROM_START = "learned-from-start"
 TABLE = "embedding.start_steps"
@@ -101,6 +102,9 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
     they are.
     Raises UserError if the token table cannot be kept exactly.
     """
+    from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix
+    from minimtp.quant.qat.start_steps import masters_and_steps
+
     prefix = "" if recipe.heads == "none" else "trunk."
     result = {name: array for name, array in parameters.items() if not name.endswith(STEPS)}
     trunk = start.model.trunk
@@ -120,11 +124,16 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
     return result
 
 
-def _table(module: PackedMatrix, weight: Array, packed: Array, path: Path, frozen: bool) -> Arrays:
+def _table(
+    module: "PackedMatrix", weight: Array, packed: Array, path: Path, frozen: bool
+) -> Arrays:
     """Return the parameters of a table whose rounded form is the packed one, by the last part of
     their names: the full-precision weights if the grid's own rule rounds them to it, else the
     packed values, with their scales if the rule would choose others.
     """
+    from minimtp.quant import packing
+    from minimtp.quant.qat.start_steps import table_scales
+
     grid = module.grid
 
     def is_kept(table: Array) -> bool:
