@@ -8,6 +8,7 @@ difference is an error.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
@@ -34,35 +35,45 @@ def check_greedy_texts(
     prompts: Sequence[np.ndarray],
     texts: Sequence[Sequence[int]],
     allow_ties: bool,
+    plain: Sequence[Sequence[int]] | None = None,
 ) -> Agreement:
     """Decode each prompt plainly with the variant's own target and compare with `texts`.
 
     allow_ties: count a text that diverges at a tie of the two best logits as a tie. Without it,
-    such a text is wrong.
+    such a text is wrong. plain: the texts of plain decoding, if they are known already.
     """
     agreement = Agreement()
-    for prompt, text in zip(prompts, texts, strict=True):
+    for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         agreement.texts += 1
-        plain = start_generation(
-            variant.target, None, prompt, GenerationOptions(max_new_tokens=len(text) - len(prompt))
-        )
-        for _ in plain:
-            pass
-        if plain.tokens == list(text):
+        expected = _plain(variant, prompt, len(text)) if plain is None else list(plain[index])
+        if expected == list(text):
             agreement.equal += 1
             continue
-        pairs = zip(plain.tokens, text, strict=False)
-        place = next(i for i, (a, b) in enumerate(pairs) if a != b)
+        pairs = enumerate(zip_longest(expected, text))
+        place = next(i for i, (a, b) in pairs if a != b)
         margin = _margin(variant, text[:place])
         if allow_ties and margin <= TIE:
             agreement.ties += 1
         else:
             agreement.wrong.append(
-                f"{variant.name}: token {place} of a text is {text[place]}, plain decoding gives "
-                f"{plain.tokens[place]}, and the two best logits differ by {margin:.2g} of the "
+                f"{variant.name}: token {place} of a text is {_at(text, place)}, plain decoding "
+                f"gives {_at(expected, place)}, and the two best logits differ by {margin:.2g} of the "
                 "largest logit"
             )
     return agreement
+
+
+def _plain(variant: Variant, prompt: np.ndarray, length: int) -> list[int]:
+    """Return the greedy text of the variant's target without drafts, `length` tokens long."""
+    options = GenerationOptions(max_new_tokens=length - len(prompt))
+    generation = start_generation(variant.target, None, prompt, options)
+    for _ in generation:
+        pass
+    return generation.tokens
+
+
+def _at(text: Sequence[int], place: int) -> str:
+    return str(text[place]) if place < len(text) else "the end"
 
 
 def _margin(variant: Variant, tokens: Sequence[int]) -> float:

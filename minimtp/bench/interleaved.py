@@ -63,10 +63,14 @@ class Speed:
         return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
-        """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
+        """Return the median over prompts and repeats of the ratio of two neighbouring runs.
+
+        A text that ended with its first token has no speed and is left out.
+        """
         mine = itertools.chain.from_iterable(self.rates)
         others = itertools.chain.from_iterable(other.rates)
-        return statistics.median(a / b for a, b in zip(mine, others, strict=True))
+        ratios = [a / b for a, b in zip(mine, others, strict=True) if a > 0 and b > 0]
+        return statistics.median(ratios) if ratios else math.nan
 
 
 @dataclass
@@ -87,13 +91,14 @@ def measure_interleaved(
     sampling: SamplingParams,
     repeats: int = 3,
     seed: int = 0,
+    stop_tokens: Sequence[int] = (),
     progress: Callable[[int], object] = lambda runs: None,
 ) -> dict[str, Speed]:
     """Let the variants continue the same prompts, alternating, and return their speeds by name.
 
-    Each run generates `max_new_tokens` tokens, or fills the context. There are no stop tokens. A
-    warm-up run of each variant is not counted. `progress` receives the number of finished runs
-    since its last call.
+    Each run generates `max_new_tokens` tokens, or fills the context, or ends at one of
+    `stop_tokens`. A warm-up run of each variant is not counted. `progress` receives the number of
+    finished runs since its last call.
     """
     policies = {v.name: v.policy() if v.policy else None for v in variants}
     results = {v.name: _Results() for v in variants}
@@ -105,7 +110,9 @@ def measure_interleaved(
         for index, prompt in enumerate(prompts):
             for variant in variants:
                 policy = policies[variant.name]
-                run = run_once(variant, prompt, max_new_tokens, sampling, seed + index, policy)
+                run = run_once(
+                    variant, prompt, max_new_tokens, sampling, seed + index, policy, stop_tokens
+                )
                 results[variant.name].add(run)
                 progress(1)
     return {name: result.speed() for name, result in results.items()}
@@ -142,6 +149,7 @@ def run_once(
     sampling: SamplingParams,
     seed: int,
     policy: DraftPolicy | None = None,
+    stop_tokens: Sequence[int] = (),
 ) -> Run:
     """Generate one sequence and time it from the second token on."""
     if variant.drafter:
@@ -157,6 +165,7 @@ def run_once(
             draft_depth=variant.draft_depth,
             rule=variant.rule,
             tree=variant.tree,
+            stop_tokens=stop_tokens,
         ),
         policy,
     )

@@ -1,6 +1,7 @@
 """`minimtp compare`: train, decode and compare the configurations."""
 
 import argparse
+from pathlib import Path
 
 from minimtp.cli.parser import (
     Commands,
@@ -13,7 +14,10 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
+from minimtp.errors import UserError
 from minimtp.training.presets import PRESETS
+
+TRAINED, PRETRAINED = "quick", "laptop"  # the default presets
 
 
 def add_parser(commands: Commands) -> None:
@@ -21,21 +25,28 @@ def add_parser(commands: Commands) -> None:
         "compare",
         run,
         usage="[options]",
-        summary="train a plain model, one with prediction heads and one that is also int4, and "
-        "compare them",
-        example="minimtp compare --preset quick",
+        summary="compare a plain model, one with prediction heads and one that is also int4: "
+        "trained from scratch, or made from a pretrained model",
+        example="minimtp compare --from smollm2",
     )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        default="quick",
         help="size of the model: tiny takes seconds, quick minutes (the default), laptop half an "
-        "hour, gpu needs a GPU",
+        "hour, gpu needs a GPU. With --from, amount of work: tiny takes minutes, laptop an hour "
+        "(the default)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="MODEL",
+        help="compare configurations of this pretrained model, on texts of several kinds: a "
+        "folder of transformers, a GGUF file, a run, or smollm2",
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder to write, and to resume in (default: runs/compare-PRESET)",
+        help="folder to write, and to resume in (default: runs/compare-PRESET, or runs/MODEL)",
     )
     add_seed(parser)
     add_corpus(parser)
@@ -49,15 +60,40 @@ def run(options: argparse.Namespace) -> int:
 
     use_kernels(options)
     note_unused_threads(options)
+    if options.start_from:
+        return _run_pretrained(options)
     if not options.corpus:
         note_unused(options, ["--encoding"], "it is for the files of --corpus")
     compare(
-        options.preset,
+        options.preset or TRAINED,
         options.out,
         corpus=options.corpus,
         device=options.device,
         threads=options.threads,
         seed=options.seed,
         encoding=options.encoding,
+    )
+    return 0
+
+
+def _run_pretrained(options: argparse.Namespace) -> int:
+    import minimtp
+    from minimtp.compare.pretrained.run import compare_pretrained
+
+    if options.corpus:
+        raise UserError(
+            "a pretrained model is compared on code, prose and conversations: leave out --corpus"
+        )
+    note_unused(options, ["--encoding"], "it is for the files of --corpus")
+    out = options.out or Path("runs", Path(options.start_from).stem)
+    if Path(out).resolve() == Path(options.start_from).resolve():
+        raise UserError(f"{out} is the model itself: choose another folder with --out")
+    compare_pretrained(
+        minimtp.load(options.start_from, options.device, dequantize=True),
+        out,
+        options.preset or PRETRAINED,
+        device=options.device,
+        threads=options.threads,
+        seed=options.seed,
     )
     return 0

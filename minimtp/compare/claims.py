@@ -55,12 +55,12 @@ def judge(measured: Measured) -> list[Claim]:
             ("MTP + QAT int4", qat, 3.0, 5.0),
         ):
             subject = f"the speed-up of {title} at temperature {temperature}"
-            claims.append(_at_least(subject, configuration[f"speedup{suffix}"], "x", low, high))
-    claims.append(_at_least("the quality of MTP", mtp["quality_percent"], "%", 99, 100))
-    claims.append(_at_least("the quality of MTP + QAT int4", qat["quality_percent"], "%", 96, 99))
+            claims.append(at_least(subject, configuration[f"speedup{suffix}"], "x", low, high))
+    claims.append(at_least("the quality of MTP", mtp["quality_percent"], "%", 99, 100))
+    claims.append(at_least("the quality of MTP + QAT int4", qat["quality_percent"], "%", 96, 99))
     half_precision_bytes = standard["weight_bytes"] / 2  # published models store 16 bits per weight
     claims.append(
-        _at_least(
+        at_least(
             "the size of 16-bit weights over that of MTP + QAT int4 with heads",
             half_precision_bytes / qat["weight_bytes"],
             "x",
@@ -82,16 +82,16 @@ def _claims_about_rounding(lost: float, lost_with_qat: float) -> list[Claim]:
     subject = "the quality lost by rounding to int4 without training"
     more = f"more than the {_number(lost_with_qat, '%', digits=2)} lost with QAT"
     return [
-        Claim(subject, lost, "%", _range(5, 15, "%"), 5 <= lost <= 15),
+        Claim(subject, lost, "%", claim_range(5, 15, "%"), 5 <= lost <= 15),
         Claim(subject, lost, "%", more, lost > lost_with_qat),
     ]
 
 
-def _at_least(subject: str, value: float, unit: str, low: float, high: float) -> Claim:
-    return Claim(subject, value, unit, _range(low, high, unit), value >= low)
+def at_least(subject: str, value: float, unit: str, low: float, high: float) -> Claim:
+    return Claim(subject, value, unit, claim_range(low, high, unit), value >= low)
 
 
-def _range(low: float, high: float, unit: str) -> str:
+def claim_range(low: float, high: float, unit: str) -> str:
     return f"{_number(low, unit)} to {_number(high, unit)}"
 
 

@@ -122,7 +122,7 @@ def compare(
             delete(out / CACHE_NAME, CACHE)
             draw_comparison(result, out)
     print_report(result, out, report)
-    require_equal_texts(result["configurations"])
+    require_equal_texts([c["greedy_texts"] for c in result["configurations"]])
     return result
 
 
@@ -165,9 +165,12 @@ def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fi
     }
 
 
-def require_equal_texts(configurations: Sequence[Figures]) -> None:
-    """Raise Disagreement if a configuration's drafted greedy texts differ from plain decoding."""
-    wrong = [sentence for c in configurations for sentence in c["greedy_texts"]["wrong"]]
+def require_equal_texts(counts: Sequence[Figures]) -> None:
+    """Raise Disagreement if drafted greedy texts differ from plain decoding.
+
+    counts: the fields of `Agreement` (bench/agreement.py), of each measurement.
+    """
+    wrong = [sentence for found in counts for sentence in found["wrong"]]
     if wrong:
         message = "drafted texts differ from plain decoding, which is a defect of minimtp:"
         raise Disagreement("\n".join([message, *wrong]))

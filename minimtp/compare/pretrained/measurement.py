@@ -1,0 +1,163 @@
+"""The measurements of a comparison on a pretrained model: quality, decoding speed, and memory.
+
+Speeds are greedy and alternate prompt by prompt (bench/interleaved.py), for each kind of prompt on
+its own. A text ends at the model's end tokens, as for a user. Every drafted text must equal plain
+decoding of the same weights.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+from tqdm import tqdm
+
+from minimtp import kernels
+from minimtp.backend import Device
+from minimtp.backend import numpy as np
+from minimtp.bench.agreement import check_greedy_texts
+from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
+from minimtp.bench.memory import peak_memory
+from minimtp.compare.pretrained import llama
+from minimtp.compare.pretrained.configurations import TITLES
+from minimtp.compare.pretrained.quality import GetPart, add_quality_percent, measure_quality
+from minimtp.compare.pretrained.sizes import Sizes
+from minimtp.compare.pretrained.texts import Texts
+from minimtp.compare.result_cache import Figures
+from minimtp.decode.decoder import CONFIDENCE, deploy
+from minimtp.decode.drafters.registry import make_drafter
+from minimtp.decode.policy.adaptive import AdaptivePolicy
+from minimtp.decode.policy.cost import Costs
+from minimtp.decode.sampling.params import GREEDY
+from minimtp.formats.load import load
+from minimtp.model.matrix import bits_per_weight, weight_bytes
+from minimtp.training.run.folder import LoadedRun
+
+DRAFTING = ("mtp", "mtp_qat_int4")
+PLAIN = "mtp_qat_int4, plain"
+UNDRAFTED = {"mtp": "standard", "mtp_qat_int4": PLAIN}  # the same weights without drafts
+REPEATED = 4  # tokens of an n-gram, for the share of a text that repeats itself
+
+Runs = dict[str, LoadedRun]  # by configuration
+
+
+def measure_configurations(
+    runs: Runs,
+    texts: Texts,
+    sizes: Sizes,
+    device: Device,
+    threads: int | None,
+    get_part: GetPart,
+) -> dict[str, Figures]:
+    """Return the results of each configuration by name."""
+    results = {
+        name: {"name": name, "title": TITLES[name], "folder": str(loaded.path)}
+        | measure_quality(name, loaded, runs["standard"], texts, sizes, threads, get_part)
+        | _sizes(loaded)
+        for name, loaded in runs.items()
+    }
+    add_quality_percent(results)
+    memory = get_part("memory", partial(_memory, runs, texts, sizes, device))
+    for name, figures in results.items():
+        figures["memory_bytes"] = memory[name]
+    for kind in texts.prompts:
+        speeds = get_part(f"speed on {kind}", partial(_speeds, kind, runs, texts, sizes, device))
+        for name, figures in results.items():
+            for key, value in speeds[name].items():
+                figures.setdefault(key, {})[kind] = value
+    return results
+
+
+def _sizes(loaded: LoadedRun) -> Figures:
+    return {
+        "weight_bytes": weight_bytes(loaded.model),
+        "bits_per_weight": bits_per_weight(loaded.model),
+    }
+
+
+def _speeds(kind: str, runs: Runs, texts: Texts, sizes: Sizes, device: Device) -> Figures:
+    """Measure every configuration on one kind of prompt."""
+    prompts = texts.prompts[kind]
+    variants = {name: variant(name, loaded) for name, loaded in runs.items()}
+    plain = Variant(PLAIN, variants["mtp_qat_int4"].target)
+    everything = [*variants.values(), plain]
+    total = sizes.repeats * len(prompts) * len(everything)
+    with tqdm(total=total, desc=f"decoding {kind}", unit="text", disable=None, file=sys.stderr) as bar:
+        speeds = measure_interleaved(
+            everything,
+            prompts,
+            max_new_tokens=sizes.new_tokens,
+            sampling=GREEDY,
+            repeats=sizes.repeats,
+            stop_tokens=runs["standard"].tokenizer.end_tokens,
+            progress=bar.update,
+        )
+    batch_invariant = kernels.describe(device.name)[0] == "cpu"
+    results = {}
+    for name in variants:
+        results[name] = _named(speeds[name], speeds["standard"], prompts)
+        if name in UNDRAFTED:
+            undrafted = speeds[UNDRAFTED[name]]
+            agreement = check_greedy_texts(
+                variants[name],
+                prompts,
+                speeds[name].texts,
+                allow_ties=not batch_invariant,
+                plain=undrafted.texts,
+            )
+            results[name] |= {
+                "tokens_per_second_without_drafts": undrafted.tokens_per_second,
+                "speedup_over_plain": speeds[name].speedup_over(undrafted),
+                "greedy_texts": asdict(agreement),
+            }
+    return results
+
+
+def variant(name: str, loaded: LoadedRun) -> Variant:
+    """Return how a configuration decodes: with heads and lookup if it drafts, as `generate` does."""
+    target, heads = deploy(loaded.model)
+    if name not in DRAFTING:
+        return Variant(name, target)
+    drafter = make_drafter("combined", loaded, heads, deploy)
+    costs = Costs(target, drafter.max_depth)
+    policy = partial(AdaptivePolicy, costs, drafter.max_depth)
+    return Variant(name, target, drafter, drafter.max_depth, CONFIDENCE, policy=policy)
+
+
+def _named(speed: Speed, standard: Speed, prompts: Sequence[np.ndarray]) -> Figures:
+    return {
+        "tokens_per_second": speed.tokens_per_second,
+        "tokens_per_second_slowest": speed.slowest,
+        "tokens_per_second_fastest": speed.fastest,
+        "tokens_per_step": speed.tokens_per_step,
+        "speedup": speed.speedup_over(standard),
+        "acceptance": speed.acceptance,
+        "repetition": repetition(speed.texts, prompts),
+    }
+
+
+def repetition(texts: Sequence[Sequence[int]], prompts: Sequence[np.ndarray]) -> float:
+    """Return the share of the new tokens' n-grams that occurred earlier in the same new text.
+
+    Small models repeat themselves when they decode greedily, and drafts of repetitions are easy.
+    """
+    repeated = total = 0
+    for text, prompt in zip(texts, prompts, strict=True):
+        new = text[len(prompt) :]
+        grams = [tuple(new[i : i + REPEATED]) for i in range(len(new) - REPEATED + 1)]
+        repeated += len(grams) - len(set(grams))
+        total += len(grams)
+    return repeated / total if total else 0.0
+
+
+def _memory(runs: Runs, texts: Texts, sizes: Sizes, device: Device) -> Figures:
+    """Return the peak memory of decoding one text, by configuration, in bytes."""
+    prompt = next(iter(texts.prompts.values()))[0]
+
+    def build(name: str, loaded: LoadedRun) -> Variant:
+        return variant(name, load(loaded.path, device.name, dequantize=True))
+
+    return {
+        name: peak_memory(partial(build, name, loaded), prompt, sizes.new_tokens)
+        for name, loaded in runs.items()
+    }

@@ -1,0 +1,231 @@
+"""`minimtp compare --from MODEL`: the whole comparison on a pretrained model, in a folder.
+
+The same command resumes it, or shows its finished result.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import minimtp
+from minimtp import kernels, machine
+from minimtp.backend import Device, choose_device, to_numpy
+from minimtp.compare.pretrained import llama
+from minimtp.compare.pretrained.claims import judge, targets
+from minimtp.compare.pretrained.configurations import Workshop
+from minimtp.compare.pretrained.measurement import measure_configurations
+from minimtp.compare.pretrained.plot import draw_comparison
+from minimtp.compare.pretrained.report import print_report
+from minimtp.compare.pretrained.schema import Result
+from minimtp.compare.pretrained.sizes import SIZES, Sizes
+from minimtp.compare.pretrained.steps import Steps
+from minimtp.compare.pretrained.texts import open_texts
+from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
+from minimtp.compare.run import (
+    ADVICE,
+    CACHE_NAME,
+    FILE_NAME,
+    RESULT,
+    require_equal_texts,
+)
+from minimtp.errors import UserError
+from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
+from minimtp.machine import available_cores
+from minimtp.quoting import shown_path
+from minimtp.records import check_value, parse_json, read_file, read_json, without_nan
+from minimtp.training.run.folder import LoadedRun
+from minimtp.training.run.interrupt import Interrupted
+
+SETTING_NAME = "setting.json"
+SETTING = FileKind("the setting of a comparison", begins=b'{"preset":')
+SAMPLE = 4096  # bytes of each weight matrix that identify a model
+
+
+@dataclass(frozen=True)
+class Job:
+    """The model to compare, the amount of work, the device and the threads."""
+
+    preset: str
+    reference: LoadedRun
+    seed: int
+    device: Device
+    threads: int
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES[self.preset]
+
+    @property
+    def setting(self) -> Figures:
+        """Return everything that the results depend on, as JSON values."""
+        return as_json(
+            {
+                "preset": self.preset,
+                "model": {
+                    "path": str(self.reference.path),
+                    "weights": weights_digest(self.reference),
+                    **{k: v for k, v in vars(self.reference.config).items() if v is not None},
+                },
+                "seed": self.seed,
+                "sizes": asdict(self.sizes),
+                "device": {
+                    "name": self.device.name,
+                    "kernels": kernels.describe(self.device.name)[0],
+                    "threads": self.threads,
+                },
+                "minimtp_version": minimtp.__version__,
+            }
+        )
+
+
+def compare_pretrained(
+    reference: LoadedRun,
+    out: str | Path,
+    preset: str = "laptop",
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> Figures:
+    """Compare the configurations of a pretrained model in the folder `out`. Return the content of
+    compare.json.
+
+    reference: loaded by `minimtp.load` with dequantize=True. preset: the amount of training and
+    measurement, one of SIZES.
+
+    Raises UserError for options that cannot be used and folders that cannot be written,
+    KeyboardInterrupt if the user stops it, and Disagreement, after writing all results, if a
+    drafted greedy text differs from plain decoding.
+    """
+    out = Path(out)
+    check_folder(out)
+    if preset not in SIZES:
+        raise UserError(f"a pretrained model is compared with the presets {', '.join(SIZES)}")
+    if reference.packed is not None:
+        raise UserError(f"{reference.path} is quantized already: give the model it was made from")
+    job = Job(preset, reference, seed, choose_device(device), threads or available_cores())
+    with OneWriter(out) as writer:
+        result = finished_result(out, job.setting)
+        if result is None:
+            writer.begin()
+            check_file(out / FILE_NAME, RESULT)
+            _record_setting(out, job.setting)
+            with _saved_if_stopped():
+                result = _make_and_measure(job, out, report)
+            write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n", RESULT)
+            delete(out / CACHE_NAME, CACHE)
+            draw_comparison(result, out)
+    print_report(result, out, report)
+    require_equal_texts(
+        [
+            counts
+            for configuration in result["configurations"]
+            for counts in configuration.get("greedy_texts", {}).values()
+        ]
+    )
+    return result
+
+
+def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Figures:
+    """Run the steps whose results are not yet in `out`."""
+    load_before = machine.load()
+    machine.warn_if_busy(load_before, report)
+    report(f"model     {shown_path(job.reference.path)}")
+    report(f"device    {job.device.name}: {job.device.reason}")
+    report(f"threads   {job.threads} for training, 1 for decoding")
+    steps, cache = Steps(out, report), ResultCache(out / CACHE_NAME, job.setting, report)
+    workshop = Workshop(
+        job.reference, out, job.sizes, job.seed, job.device.name, job.threads, steps.step
+    )
+    rounded = workshop.rounded()
+    with steps.step("texts"):
+        texts = open_texts(
+            job.reference, rounded, out, job.sizes.texts, seed=job.seed, threads=job.threads
+        )
+    runs = workshop.make_all(texts)
+    del rounded
+
+    def get_part(part: str, measure: Callable[[], Figures]) -> Figures:
+        def timed() -> Figures:
+            with steps.step(part.split(" of ")[0].split(" on ")[0]):
+                return measure()
+
+        return cache.get(part, timed)
+
+    configurations = measure_configurations(
+        runs, texts, job.sizes, job.device, job.threads, get_part
+    )
+    theirs, why_not = llama.measure(runs, configurations, texts, job.sizes, out, get_part)
+    if theirs:
+        configurations[theirs["name"]] = theirs
+    return {
+        "configurations": list(configurations.values()),
+        "claims": [claim.to_dict() for claim in judge(configurations)],
+        "targets": [claim.to_dict() for claim in targets(configurations)],
+        "llama_cpp": why_not,
+        **job.setting,
+        "texts": texts.to_dict(),
+        "machine": machine.describe(load_before, job.device.name) | machine.versions(),
+        "decode_threads": 1,  # the threads of "device" are for training and evaluation
+        "steps": steps.seconds,
+        "peak_memory_bytes": steps.peak_memory_bytes,
+        "seconds": sum(steps.seconds.values()),
+    }
+
+
+@contextmanager
+def _saved_if_stopped() -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stop:
+        message = f"stopped and saved in {stop.folder}; run the same command again to resume"
+        raise KeyboardInterrupt(message) from None
+
+
+def weights_digest(loaded: LoadedRun) -> str:
+    """Return a hash of a sample of every parameter, which tells two models apart."""
+    digest = hashlib.sha256()
+    for name, parameter in loaded.model.named_parameters():
+        flat = parameter.data.reshape(-1)
+        digest.update(name.encode())
+        digest.update(to_numpy(flat[: SAMPLE // flat.itemsize]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _record_setting(out: Path, setting: Figures) -> None:
+    """Write the setting into the folder. Raises UserError if the folder has another one, because
+    its models cannot be continued.
+    """
+    path = out / SETTING_NAME
+    check_file(path, SETTING)
+    if path.is_file():
+        stored = read_json(path, dict, advice="delete the folder, or choose another --out")
+        _require_same(path, stored, setting)
+    write_text(path, json.dumps(setting), SETTING)
+
+
+def _require_same(path: Path, stored: Figures, setting: Figures) -> None:
+    different = [name for name, value in setting.items() if stored.get(name) != value]
+    if different:
+        raise UserError(
+            f"{path} belongs to a comparison with another {' and '.join(different)}: choose "
+            "another --out, or delete the folder"
+        )
+
+
+def finished_result(out: Path, setting: Figures) -> Figures | None:
+    """Return the content of compare.json, None if there is none.
+
+    setting: JSON values. Raises UserError if the file is damaged or has another setting.
+    """
+    path = out / FILE_NAME
+    if not path.is_file():
+        return None
+    result = parse_json(read_file(path, advice=ADVICE), path, ADVICE)
+    check_value(result, Result, path, ADVICE)
+    _require_same(path, result, setting)
+    return result

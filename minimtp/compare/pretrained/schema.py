@@ -1,0 +1,45 @@
+"""The form of compare.json for a pretrained model."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from minimtp.compare.schema import DeviceRecord, GreedyTexts
+from minimtp.records import AboveZero, Finite, NonNegative, Positive
+
+ByKind = dict[str, Finite]  # by kind of text
+
+
+class Configuration(Struct, kw_only=True):
+    """One configuration. Only those that draft have `greedy_texts` and the fields beside it."""
+
+    name: str
+    title: str
+    nats: ByKind
+    kl: ByKind
+    agreement: ByKind
+    quality_percent: ByKind
+    tokens_per_second: ByKind
+    tokens_per_step: ByKind
+    speedup: ByKind
+    repetition: ByKind
+    weight_bytes: Positive
+    memory_bytes: Positive
+    bits_per_weight: AboveZero
+    greedy_texts: dict[str, GreedyTexts] | UnsetType = UNSET
+    tokens_per_second_without_drafts: ByKind | UnsetType = UNSET
+    speedup_over_plain: ByKind | UnsetType = UNSET
+
+
+class Result(Struct):
+    """compare.json. The values typed as objects are compared with those of the command."""
+
+    configurations: Annotated[list[Configuration], Meta(min_length=5, max_length=6)]
+    device: DeviceRecord
+    seconds: NonNegative
+    steps: dict[str, NonNegative]
+    preset: str
+    seed: int
+    model: dict[str, object]
+    sizes: dict[str, object]
+    minimtp_version: str
