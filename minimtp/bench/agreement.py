@@ -57,8 +57,8 @@ def check_greedy_texts(
         else:
             agreement.wrong.append(
                 f"{variant.name}: token {place} of a text is {_at(text, place)}, plain decoding "
-                f"gives {_at(expected, place)}, and the two best logits differ by {margin:.2g} of the "
-                "largest logit"
+                f"gives {_at(expected, place)}, and the two best logits differ by {margin:.2g} of "
+                "the largest logit"
             )
     return agreement
 

@@ -35,9 +35,9 @@ class Claim:
     def verdict(self) -> str:
         return "reached" if self.reached else "not reached"
 
-    def describe(self) -> str:
-        """Describe the claim in one sentence."""
-        return f"{self.verdict}: {self.subject} is {self.measured}, claimed {self.claimed}"
+    def describe(self, verb: str = "claimed") -> str:
+        """Describe the claim in one sentence. verb: comes before the range."""
+        return f"{self.verdict}: {self.subject} is {self.measured}, {verb} {self.claimed}"
 
 
 def judge(measured: Measured) -> list[Claim]:

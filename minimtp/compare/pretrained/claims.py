@@ -8,6 +8,7 @@ cores. They are shown for any model.
 from collections.abc import Iterator, Mapping
 
 from minimtp.compare.claims import Claim, at_least, claim_range
+from minimtp.compare.pretrained.configurations import LLAMA
 from minimtp.compare.result_cache import Figures
 
 HALF = 2  # bytes of a weight with 16 bits
@@ -55,8 +56,8 @@ def _targets(configurations: Mapping[str, Figures]) -> Iterator[Claim]:
         )
     )
     yield _target("the speed of int4 over float32, both without drafts", plain, "x", 4.7)
-    if "llama_cpp_q4_0" in configurations:
-        theirs = configurations["llama_cpp_q4_0"]["tokens_per_second"]
+    if LLAMA in configurations:
+        theirs = configurations[LLAMA]["tokens_per_second"]
         over = min(
             ours / theirs[kind] for kind, ours in qat["tokens_per_second_without_drafts"].items()
         )
@@ -66,7 +67,9 @@ def _targets(configurations: Mapping[str, Figures]) -> Iterator[Claim]:
         yield _target(subject, qat["speedup"][kind], "x", low)
     for title, results in (("MTP", configurations["mtp"]), ("MTP + QAT int4", qat)):
         slowest = min(results["speedup_over_plain"].values())
-        yield _target(f"the speed of {title} over the same weights without drafts", slowest, "x", 0.97)
+        yield _target(
+            f"the speed of {title} over the same weights without drafts", slowest, "x", 0.97
+        )
     yield _target("the size of 16-bit weights over that of MTP + QAT int4",
                   _saved(standard, qat), "x", 3.2)  # fmt: skip
 
@@ -80,7 +83,9 @@ def recovered(
 
 
 def _target(subject: str, value: float, unit: str, low: float) -> Claim:
-    return Claim(subject, value, unit, f"at least {low:g}{unit if unit == 'x' else ' ' + unit}", value >= low)
+    return Claim(
+        subject, value, unit, f"at least {low:g}{unit if unit == 'x' else ' ' + unit}", value >= low
+    )
 
 
 def _saved(standard: Figures, other: Figures) -> float:

@@ -30,13 +30,14 @@ from minimtp.training.run.folder import LoadedRun, started
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 
+LLAMA = "llama_cpp_q4_0"
 TITLES = {
     "standard": "float32",
     "mtp": "MTP",
     "int4_rtn": "int4, rounded to nearest",
     "int4_gptq": "int4, GPTQ",
     "mtp_qat_int4": "MTP + QAT int4",
-    "llama_cpp_q4_0": "llama.cpp, the same int4",
+    LLAMA: "llama.cpp, the same int4",
 }
 Step = Callable[[str], AbstractContextManager[None]]  # surrounds the step of this name
 
@@ -121,7 +122,7 @@ class Workshop:
         return {
             name: self.reference if name == "standard" else load(self.out / name, self.device)
             for name in TITLES
-            if name != "llama_cpp_q4_0"
+            if name != LLAMA
         }
 
     def _quantized(

@@ -1,8 +1,8 @@
 """The measurements of a comparison on a pretrained model: quality, decoding speed, and memory.
 
-Speeds are greedy and alternate prompt by prompt (bench/interleaved.py), for each kind of prompt on
-its own. A text ends at the model's end tokens, as for a user. Every drafted text must equal plain
-decoding of the same weights.
+Texts are greedy and alternate prompt by prompt (bench/interleaved.py), for each kind of prompt on
+its own, on one thread. A text ends at the model's end tokens, as for a user. Every drafted text
+must equal plain decoding of the same weights.
 """
 
 import sys
@@ -18,8 +18,8 @@ from minimtp.backend import numpy as np
 from minimtp.bench.agreement import check_greedy_texts
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.memory import peak_memory
-from minimtp.compare.pretrained import llama
-from minimtp.compare.pretrained.configurations import TITLES
+from minimtp.compare.pretrained.configurations import LLAMA, TITLES
+from minimtp.compare.pretrained.llama import Llama
 from minimtp.compare.pretrained.quality import GetPart, add_quality_percent, measure_quality
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
@@ -36,7 +36,7 @@ from minimtp.training.run.folder import LoadedRun
 DRAFTING = ("mtp", "mtp_qat_int4")
 PLAIN = "mtp_qat_int4, plain"
 UNDRAFTED = {"mtp": "standard", "mtp_qat_int4": PLAIN}  # the same weights without drafts
-REPEATED = 4  # tokens of an n-gram, for the share of a text that repeats itself
+NGRAM = 4  # tokens, for the share of a text that repeats itself
 
 Runs = dict[str, LoadedRun]  # by configuration
 
@@ -46,45 +46,59 @@ def measure_configurations(
     texts: Texts,
     sizes: Sizes,
     device: Device,
-    threads: int | None,
+    threads: int,
+    llama: Llama,
     get_part: GetPart,
 ) -> dict[str, Figures]:
     """Return the results of each configuration by name."""
+    reference = runs["standard"]
     results = {
-        name: {"name": name, "title": TITLES[name], "folder": str(loaded.path)}
-        | measure_quality(name, loaded, runs["standard"], texts, sizes, threads, get_part)
-        | _sizes(loaded)
+        name: {
+            "name": name,
+            "title": TITLES[name],
+            "folder": str(loaded.path),
+            "weight_bytes": weight_bytes(loaded.model),
+            "bits_per_weight": bits_per_weight(loaded.model),
+        }
+        | measure_quality(name, loaded, reference, texts, sizes, threads, get_part)
         for name, loaded in runs.items()
     }
+    if llama.obstacle is None:
+        results[LLAMA] = {
+            "name": LLAMA,
+            "title": TITLES[LLAMA],
+            "folder": results["mtp_qat_int4"]["folder"],
+            "weight_bytes": llama.weight_bytes,
+            "bits_per_weight": results["mtp_qat_int4"]["bits_per_weight"],
+        } | llama.quality(reference, texts, threads, get_part)
     add_quality_percent(results)
-    memory = get_part("memory", partial(_memory, runs, texts, sizes, device))
+    memory = get_part("memory", partial(_memory, runs, texts, sizes, device, llama))
     for name, figures in results.items():
         figures["memory_bytes"] = memory[name]
     for kind in texts.prompts:
-        speeds = get_part(f"speed on {kind}", partial(_speeds, kind, runs, texts, sizes, device))
+        measure = partial(_speeds, kind, runs, texts, sizes, device, llama)
+        speeds = get_part(f"speed on {kind}", measure)
         for name, figures in results.items():
             for key, value in speeds[name].items():
                 figures.setdefault(key, {})[kind] = value
     return results
 
 
-def _sizes(loaded: LoadedRun) -> Figures:
-    return {
-        "weight_bytes": weight_bytes(loaded.model),
-        "bits_per_weight": bits_per_weight(loaded.model),
-    }
-
-
-def _speeds(kind: str, runs: Runs, texts: Texts, sizes: Sizes, device: Device) -> Figures:
+def _speeds(
+    kind: str, runs: Runs, texts: Texts, sizes: Sizes, device: Device, llama: Llama
+) -> Figures:
     """Measure every configuration on one kind of prompt."""
     prompts = texts.prompts[kind]
     variants = {name: variant(name, loaded) for name, loaded in runs.items()}
-    plain = Variant(PLAIN, variants["mtp_qat_int4"].target)
-    everything = [*variants.values(), plain]
-    total = sizes.repeats * len(prompts) * len(everything)
-    with tqdm(total=total, desc=f"decoding {kind}", unit="text", disable=None, file=sys.stderr) as bar:
+    variants[PLAIN] = Variant(PLAIN, variants["mtp_qat_int4"].target)
+    theirs = llama.variant(max(map(len, prompts)) + sizes.new_tokens)
+    if theirs is not None:
+        variants[LLAMA] = theirs
+    total = sizes.repeats * len(prompts) * len(variants)
+    title = f"decoding {kind}"
+    with tqdm(total=total, desc=title, unit="text", disable=None, file=sys.stderr) as bar:
         speeds = measure_interleaved(
-            everything,
+            list(variants.values()),
             prompts,
             max_new_tokens=sizes.new_tokens,
             sampling=GREEDY,
@@ -93,28 +107,30 @@ def _speeds(kind: str, runs: Runs, texts: Texts, sizes: Sizes, device: Device) -
             progress=bar.update,
         )
     batch_invariant = kernels.describe(device.name)[0] == "cpu"
-    results = {}
-    for name in variants:
-        results[name] = _named(speeds[name], speeds["standard"], prompts)
-        if name in UNDRAFTED:
-            undrafted = speeds[UNDRAFTED[name]]
-            agreement = check_greedy_texts(
-                variants[name],
-                prompts,
-                speeds[name].texts,
-                allow_ties=not batch_invariant,
-                plain=undrafted.texts,
-            )
-            results[name] |= {
-                "tokens_per_second_without_drafts": undrafted.tokens_per_second,
-                "speedup_over_plain": speeds[name].speedup_over(undrafted),
-                "greedy_texts": asdict(agreement),
-            }
+    results = {
+        name: _named(speeds[name], speeds["standard"], prompts)
+        for name in variants
+        if name in TITLES
+    }
+    for name, undrafted in UNDRAFTED.items():
+        plain = speeds[undrafted]
+        agreement = check_greedy_texts(
+            variants[name],
+            prompts,
+            speeds[name].texts,
+            allow_ties=not batch_invariant,
+            plain=plain.texts,
+        )
+        results[name] |= {
+            "tokens_per_second_without_drafts": plain.tokens_per_second,
+            "speedup_over_plain": speeds[name].speedup_over(plain),
+            "greedy_texts": asdict(agreement),
+        }
     return results
 
 
 def variant(name: str, loaded: LoadedRun) -> Variant:
-    """Return how a configuration decodes: with heads and lookup if it drafts, as `generate` does."""
+    """Return how a configuration decodes: if it drafts, with heads and lookup."""
     target, heads = deploy(loaded.model)
     if name not in DRAFTING:
         return Variant(name, target)
@@ -139,25 +155,28 @@ def _named(speed: Speed, standard: Speed, prompts: Sequence[np.ndarray]) -> Figu
 def repetition(texts: Sequence[Sequence[int]], prompts: Sequence[np.ndarray]) -> float:
     """Return the share of the new tokens' n-grams that occurred earlier in the same new text.
 
-    Small models repeat themselves when they decode greedily, and drafts of repetitions are easy.
+    Small models repeat themselves when they decode greedily, and repetitions are easy to draft.
     """
     repeated = total = 0
     for text, prompt in zip(texts, prompts, strict=True):
         new = text[len(prompt) :]
-        grams = [tuple(new[i : i + REPEATED]) for i in range(len(new) - REPEATED + 1)]
-        repeated += len(grams) - len(set(grams))
-        total += len(grams)
+        ngrams = [tuple(new[i : i + NGRAM]) for i in range(len(new) - NGRAM + 1)]
+        repeated += len(ngrams) - len(set(ngrams))
+        total += len(ngrams)
     return repeated / total if total else 0.0
 
 
-def _memory(runs: Runs, texts: Texts, sizes: Sizes, device: Device) -> Figures:
+def _memory(runs: Runs, texts: Texts, sizes: Sizes, device: Device, llama: Llama) -> dict[str, int]:
     """Return the peak memory of decoding one text, by configuration, in bytes."""
     prompt = next(iter(texts.prompts.values()))[0]
 
     def build(name: str, loaded: LoadedRun) -> Variant:
         return variant(name, load(loaded.path, device.name, dequantize=True))
 
-    return {
+    found = {
         name: peak_memory(partial(build, name, loaded), prompt, sizes.new_tokens)
         for name, loaded in runs.items()
     }
+    if llama.obstacle is None:
+        found[LLAMA] = llama.memory(prompt, sizes.new_tokens)
+    return found

@@ -40,9 +40,7 @@ def draw(figure: "Figure", configurations: list[Figures]) -> None:
     _bars(divergence, rounded, "kl", "distance from float32", "KL divergence, nats per token")
 
 
-def _bars(
-    axes: "Axes", configurations: list[Figures], key: str, title: str, label: str
-) -> None:
+def _bars(axes: "Axes", configurations: list[Figures], key: str, title: str, label: str) -> None:
     """Draw groups of bars: a group for each kind of text, a bar for each configuration."""
     kinds = list(dict.fromkeys(kind for c in configurations for kind in c.get(key, ())))
     width = 0.8 / max(1, len(configurations))
@@ -50,7 +48,11 @@ def _bars(
         places = [g + (i - (len(configurations) - 1) / 2) * width for g in range(len(kinds))]
         values = [configuration[key].get(kind, 0.0) for kind in kinds]
         axes.bar(
-            places, values, width, color=COLOURS[configuration["name"]], label=configuration["title"]
+            places,
+            values,
+            width,
+            color=COLOURS[configuration["name"]],
+            label=configuration["title"],
         )
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set(title=title, ylabel=label)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minimtp.bench.table_text import aligned
-from minimtp.compare.claims import Claim
 from minimtp.compare.pretrained.claims import judge, targets
 from minimtp.compare.result_cache import Figures
 from minimtp.quoting import command
@@ -80,22 +79,20 @@ def print_report(result: Figures, out: Path, report: Callable[[str], None]) -> N
         for line in _greedy_texts(configuration):
             report(line)
     by_name = {c["name"]: c for c in configurations}
-    _report_claims("Published claims", judge(by_name), report)
-    _report_claims("Our own targets, for SmolLM2-135M", targets(by_name), report)
-    if missing := result.get("llama_cpp"):
-        report(f"\nllama.cpp was not measured: {missing}")
+    report("\nPublished claims")
+    for claim in judge(by_name):
+        report(f"  {claim.describe()}")
+    report("\nOur own targets, for SmolLM2-135M on two cores")
+    for claim in targets(by_name):
+        report(f"  {claim.describe('target')}")
+    if obstacle := result.get("llama_cpp_obstacle"):
+        report(f"\nThere is no row of llama.cpp: {obstacle}")
     report("\nseconds of each step")
     report(", ".join(f"{name} {seconds:.0f}" for name, seconds in result["steps"].items()))
     device = result["device"]
     report(f"device {device['name']}, {device['kernels']} kernels; {result['seconds']:.0f} seconds")
     report(f"saved {out / 'compare.json'}; delete it to measure again")
     report(f"talk to it: {command('minimtp', 'chat', out / 'mtp_qat_int4')}")
-
-
-def _report_claims(title: str, claims: Sequence[Claim], report: Callable[[str], None]) -> None:
-    report(f"\n{title}")
-    for claim in claims:
-        report(f"  {claim.describe()}")
 
 
 def _greedy_texts(configuration: Figures) -> list[str]:

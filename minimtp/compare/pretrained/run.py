@@ -13,9 +13,10 @@ from pathlib import Path
 import minimtp
 from minimtp import kernels, machine
 from minimtp.backend import Device, choose_device, to_numpy
-from minimtp.compare.pretrained import llama
 from minimtp.compare.pretrained.claims import judge, targets
 from minimtp.compare.pretrained.configurations import Workshop
+from minimtp.compare.pretrained.llama import Llama
+from minimtp.compare.pretrained.llama import version as llama_version
 from minimtp.compare.pretrained.measurement import measure_configurations
 from minimtp.compare.pretrained.plot import draw_comparison
 from minimtp.compare.pretrained.report import print_report
@@ -24,13 +25,7 @@ from minimtp.compare.pretrained.sizes import SIZES, Sizes
 from minimtp.compare.pretrained.steps import Steps
 from minimtp.compare.pretrained.texts import open_texts
 from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
-from minimtp.compare.run import (
-    ADVICE,
-    CACHE_NAME,
-    FILE_NAME,
-    RESULT,
-    require_equal_texts,
-)
+from minimtp.compare.run import ADVICE, CACHE_NAME, FILE_NAME, RESULT, require_equal_texts
 from minimtp.errors import UserError
 from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
 from minimtp.machine import available_cores
@@ -77,6 +72,7 @@ class Job:
                     "threads": self.threads,
                 },
                 "minimtp_version": minimtp.__version__,
+                "llama_cpp_version": llama_version(),
             }
         )
 
@@ -156,19 +152,19 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
 
         return cache.get(part, timed)
 
-    configurations = measure_configurations(
-        runs, texts, job.sizes, job.device, job.threads, get_part
-    )
-    theirs, why_not = llama.measure(runs, configurations, texts, job.sizes, out, get_part)
-    if theirs:
-        configurations[theirs["name"]] = theirs
+    with Llama(runs["mtp_qat_int4"], out, job.sizes) as llama:
+        configurations = measure_configurations(
+            runs, texts, job.sizes, job.device, job.threads, llama, get_part
+        )
     return {
         "configurations": list(configurations.values()),
         "claims": [claim.to_dict() for claim in judge(configurations)],
         "targets": [claim.to_dict() for claim in targets(configurations)],
-        "llama_cpp": why_not,
+        "llama_cpp_obstacle": llama.obstacle,
         **job.setting,
-        "texts": texts.to_dict(),
+        "texts": {
+            name: corpus.to_dict() for name, corpus in (texts.quality | {"own": texts.own}).items()
+        },
         "machine": machine.describe(load_before, job.device.name) | machine.versions(),
         "decode_threads": 1,  # the threads of "device" are for training and evaluation
         "steps": steps.seconds,

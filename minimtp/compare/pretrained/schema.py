@@ -43,3 +43,5 @@ class Result(Struct):
     model: dict[str, object]
     sizes: dict[str, object]
     minimtp_version: str
+    llama_cpp_version: str | None = None
+    llama_cpp_obstacle: str | None = None

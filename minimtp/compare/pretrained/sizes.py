@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from minimtp.compare.pretrained.texts import TINY_TEXTS, TextSizes
+from minimtp.compare.pretrained.texts import TINY_SIZES, TextSizes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sizes:
 
 SIZES = {
     "tiny": Sizes(
-        texts=TINY_TEXTS,
+        texts=TINY_SIZES,
         sequence=32,
         batch=2,
         qat_tokens=256,
