@@ -68,7 +68,6 @@ def heads_recipe(model: Recipe, sizes: Sizes, seed: int) -> Recipe:
     settings = HEAD_TRAINING | {
         "sequence_length": min(sizes.sequence, model.context_length),
         "tokens": sizes.head_tokens,
-        "checkpoint_every": 0,
         "evaluation_tokens": 0,
         "draft_vocabulary_size": min(sizes.draft_vocabulary, model.vocabulary_size),
         "distill_weight": 0.0,
