@@ -26,8 +26,8 @@ from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
 from minimtp.decode.decoder import CONFIDENCE, deploy
 from minimtp.decode.drafters.registry import make_drafter
-from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
+from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.sampling.params import GREEDY
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes
@@ -135,8 +135,7 @@ def variant(name: str, loaded: LoadedRun) -> Variant:
     if name not in DRAFTING:
         return Variant(name, target)
     drafter = make_drafter("combined", loaded, heads, deploy)
-    costs = Costs(target, drafter.max_depth)
-    policy = partial(AdaptivePolicy, costs, drafter.max_depth)
+    policy = partial(make_policy, Costs(target, drafter.max_depth), drafter)
     return Variant(name, target, drafter, drafter.max_depth, CONFIDENCE, policy=policy)
 
 
