@@ -60,7 +60,7 @@ def test_every_variant_continues_every_prompt_and_its_steps_are_counted():
 def test_tuning_chooses_the_fastest_draft_depth_and_min_confidence(monkeypatch):
     rates = {(4, 0.0): 10.0, (4, 0.5): 30.0, (2, 0.0): 20.0, (2, 0.5): 5.0}
 
-    def run_once(variant, prompt, max_new_tokens, sampling, seed, policy):
+    def run_once(variant, prompt, max_new_tokens, sampling, seed, policy, *stop_tokens):
         seconds = 1 / rates[variant.draft_depth, variant.min_confidence]
         return Run([], 1, seconds, Statistics(emitted=2, steps=1))
 
