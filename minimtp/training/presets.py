@@ -68,31 +68,6 @@ FINE_TUNING: dict[str, Value] = {
     "evaluation_tokens": 16_384,
 }
 
-# The settings of heads for a pretrained model, which itself does not change. About 250 positions
-# per step; every epoch reads the stored states of the same windows.
-HEAD_TRAINING: dict[str, Value] = {
-    "heads": "token_conditioned",
-    "draft_depth": 4,
-    "head_targets": "trunk",
-    "head_stride": 4,
-    "head_loss_weight": 1.0,
-    "final_head_loss_weight": 1.0,
-    "head_loss_decay": 0.9,
-    "freeze_trunk": True,
-    "store_states": True,
-    "draft_vocabulary_size": 8192,
-    "sequence_length": 512,
-    "batch_size": 2,
-    "tokens": 1_600_000,
-    "learning_rate": 1.5e-3,
-    "warmup_fraction": 0.04,
-    "decay_fraction": 0.9,
-    "weight_decay": 0.01,
-    "checkpoint_every": 500,
-    "evaluation_tokens": 16_384,
-}
-
-
 # The settings of training heads alone for a pretrained model whose trunk does not change: about 256
 # positions and a tenth of a second of head per step. Its states are stored, so further epochs are
 # cheap.

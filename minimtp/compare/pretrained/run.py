@@ -137,13 +137,12 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     workshop = Workshop(
         job.reference, out, job.sizes, job.seed, job.device.name, job.threads, steps.step
     )
-    rounded = workshop.rounded()
+    gptq = workshop.int4()
     with steps.step("texts"):
         texts = open_texts(
-            job.reference, rounded, out, job.sizes.texts, seed=job.seed, threads=job.threads
+            job.reference, gptq, out, job.sizes.texts, seed=job.seed, threads=job.threads
         )
-    runs = workshop.make_all(texts)
-    del rounded
+    runs = workshop.make_all(gptq, texts)
 
     def get_part(part: str, measure: Callable[[], Figures]) -> Figures:
         def timed() -> Figures:

@@ -21,7 +21,6 @@ class Sizes:
     qat_tokens: int = 65_536
     head_tokens: int = 1_600_000
     draft_vocabulary: int = 8_192
-    calibration_tokens: int = 16_384
     evaluation_tokens: int = 8_192
     new_tokens: int = 128
     repeats: int = 2
@@ -35,7 +34,6 @@ SIZES = {
         qat_tokens=256,
         head_tokens=512,
         draft_vocabulary=128,
-        calibration_tokens=512,
         evaluation_tokens=256,
         new_tokens=16,
         repeats=1,

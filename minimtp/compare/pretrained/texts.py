@@ -40,6 +40,7 @@ from minimtp.training.data.token_corpus import TokenCorpus
 from minimtp.training.run.folder import LoadedRun
 
 FOLDER = "texts"
+NAMES = {"code": "stdlib", "prose": "pydoc"}  # of the texts that every Python has
 OWN_VALIDATION = 16  # one in so many of the model's own texts is held out from its heads
 CONVERSATION = SamplingParams(0.8)  # of held-out conversations
 SECOND_SHARE = 0.75  # of the conversations whose first answer has ended
@@ -129,6 +130,22 @@ def open_texts(
     return _Maker(reference, writer_model, written, sizes, seed).texts()
 
 
+def calibration_text(tokenizer: Tokenizer) -> Corpus:
+    """Return code and prose in equal parts: text for a method of rounding, before the model has
+    written any.
+    """
+    return _mixture(
+        {
+            kind: _corpus(kind, named_texts.NAMED_SOURCES[name](), tokenizer)
+            for kind, name in NAMES.items()
+        }
+    )
+
+
+def _corpus(kind: str, documents: Sequence[tuple[str, bytes]], tokenizer: Tokenizer) -> Corpus:
+    return Corpus(NAMES[kind], documents, tokenizer, [NAMES[kind]])
+
+
 @dataclass(frozen=True)
 class _Maker:
     """Makes the texts of one comparison."""
@@ -146,7 +163,7 @@ class _Maker:
     @cached_property
     def documents(self) -> dict[str, list[tuple[str, bytes]]]:
         """Code and prose: (name, content) of all documents."""
-        return {"code": named_texts.standard_library(), "prose": named_texts.python_documentation()}
+        return {kind: named_texts.NAMED_SOURCES[name]() for kind, name in NAMES.items()}
 
     @cached_property
     def sources(self) -> dict[str, tuple[list[bytes], list[bytes]]]:
@@ -154,10 +171,7 @@ class _Maker:
         return {kind: split(documents)[1:] for kind, documents in self.documents.items()}
 
     def texts(self) -> Texts:
-        code, prose = (
-            Corpus(name, self.documents[kind], self.tokenizer, [name])
-            for kind, name in (("code", "stdlib"), ("prose", "pydoc"))
-        )
+        code, prose = (_corpus(kind, self.documents[kind], self.tokenizer) for kind in NAMES)
         own = self.own_texts()
         held_out = self.conversations(self.reference, "held-out conversations", held_out=True)
         chat = TokenCorpus(

@@ -70,7 +70,9 @@ def test_targets_name_the_worst_kind_of_text():
 
 def test_llama_cpp_is_compared_only_if_it_was_measured():
     without = {claim.subject for claim in targets(MEASURED)}
-    llama = MEASURED["int4_rtn"] | {"tokens_per_second": dict.fromkeys(("code", "prose", "chat", "edit"), 300)}
+    llama = MEASURED["int4_rtn"] | {
+        "tokens_per_second": dict.fromkeys(("code", "prose", "chat", "edit"), 300)
+    }
     added = {c.subject: c for c in targets(MEASURED | {"llama_cpp_q4_0": llama})}
     (subject,) = added.keys() - without
     assert added[subject].value == pytest.approx(1.6)
