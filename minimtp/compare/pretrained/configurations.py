@@ -22,6 +22,7 @@ from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts, calibration_text
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import FINE_TUNING, HEAD_TRAINING
 from minimtp.training.quantize import quantize
 from minimtp.training.recipe import Recipe
@@ -55,6 +56,7 @@ def qat_recipe(model: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "evaluation_tokens": 0,
         "precision": "bfloat16",
         "quantization": "qat",
+        "embedding_grid": TABLE,
         "weight_scales": "learned-from-start",
         "step_learning_rate_factor": 20.0,
         "freeze_embeddings": True,
