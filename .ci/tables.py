@@ -21,6 +21,9 @@ from minimtp.bench.table_text import aligned
 from minimtp.bench.training import report as training
 from minimtp.compare import report as comparison
 from minimtp.compare.claims import judge
+from minimtp.compare.pretrained import report as real
+from minimtp.compare.pretrained.claims import judge as pretrained_claims
+from minimtp.compare.pretrained.claims import targets
 from minimtp.machine import other_work
 from minimtp.plan import report as planning
 from minimtp.plan.candidates import candidates
@@ -38,6 +41,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "compare-quick": "2026-11-29",
     "compare-quick-avx2": "2026-11-23",
     "quality-quick": "2026-11-23",
+    "smollm2": "2026-11-29",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower.
 PROCESSORS = {
@@ -91,6 +95,49 @@ def compared(result: Result) -> str:
             conditions,
         ]
     )
+
+
+def pretrained(result: Result) -> str:
+    """The tables of `minimtp compare --from MODEL`, the claims and the targets."""
+    configurations, machine = result["configurations"], result["machine"]
+    by_name = {c["name"]: c for c in configurations}
+    claims = [[c.subject, c.claimed, c.measured, c.verdict] for c in pretrained_claims(by_name)]
+    goals = [[c.subject, c.claimed, c.measured, c.verdict] for c in targets(by_name)]
+    steps = [
+        [name, f"{seconds:,.0f} s", f"{result['peak_memory_bytes'].get(name, 0) / 1e9:.1f} GB"]
+        for name, seconds in result["steps"].items()
+    ]
+    conditions = (
+        f"One run of `minimtp compare --from smollm2`: {result['seconds'] / 60:.0f} minutes on "
+        f"{machine['cores']} cores of {machine['processor']}{other_work(machine)}; Python "
+        f"{machine['python']}, NumPy {machine['numpy']}, llama.cpp by llama-cpp-python "
+        f"{result['llama_cpp_version']}. Decoding uses one thread."
+    )
+    return "\n\n".join(
+        [
+            *(f"{title}:\n\n{table}" for title, table in real.tables(configurations, True)),
+            real.SUMMARY_LEGEND.replace("\n", " "),
+            aligned([["claim", "published", "measured", ""], *claims], markdown=True),
+            aligned([["our target", "", "measured", ""], *goals], markdown=True),
+            aligned([["step", "time", "peak memory of the process"], *steps], markdown=True),
+            conditions,
+        ]
+    )
+
+
+def pretrained_summary() -> str:
+    """The short table of the front page for a real model."""
+    result = measured("smollm2")
+    rows = [["SmolLM2-135M", "quality", "KL, nats", "weights", "code", "chat", "edit"]]
+    for c in result["configurations"]:
+        speeds = [
+            f"{c['tokens_per_second'][kind]:,.0f} ({c['speedup'][kind]:.1f}x)"
+            for kind in ("code", "chat", "edit")
+        ]
+        quality = f"{min(c['quality_percent'].values()):.1f} %"
+        weights = f"{c['weight_bytes'] / 1e6:.0f} MB"
+        rows.append([c["title"], quality, f"{max(c['kl'].values()):.3f}", weights, *speeds])
+    return aligned(rows, markdown=True)
 
 
 def summary() -> str:
@@ -169,9 +216,11 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-train": training.readme,
     "bench-train-laptop": training.readme,
     "quality-quick": quality.readme,
+    "smollm2": pretrained,
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
+    "smollm2-summary": pretrained_summary,
     "processors": processors,
     "training-elsewhere": training_elsewhere,
     "plan": planned,

@@ -112,6 +112,11 @@ def read_comparison(path: str | Path) -> Comparison:
     """Read compare.json, given as the file or its folder. Raises UserError."""
     path = Path(path)
     file = path / FILE_NAME if path.is_dir() else path
+    if "model" in read_json(file, dict, advice=ADVICE):
+        raise UserError(
+            f"{shown_path(file)} compares configurations of a pretrained model, which have no plan "
+            "together: give the folder of one of them"
+        )
     found = read_json(file, Comparison, advice=ADVICE)
     missing = {"standard", "mtp", "mtp_qat_int4"} - found.by_name.keys()
     if missing:

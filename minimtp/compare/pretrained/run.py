@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import minimtp
@@ -31,6 +31,8 @@ from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete,
 from minimtp.machine import available_cores
 from minimtp.quoting import shown_path
 from minimtp.records import check_value, parse_json, read_file, read_json, without_nan
+from minimtp.training.build import MODEL_SETTINGS
+from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
 from minimtp.training.run.interrupt import Interrupted
 
@@ -101,9 +103,11 @@ def compare_pretrained(
     check_folder(out)
     if preset not in SIZES:
         raise UserError(f"a pretrained model is compared with the presets {', '.join(SIZES)}")
-    if reference.packed is not None:
+    if reference.packed is not None or reference.fake_quantized:
         raise UserError(f"{reference.path} is quantized already: give the model it was made from")
-    job = Job(preset, reference, seed, choose_device(device), threads or available_cores())
+    job = Job(
+        preset, without_heads(reference), seed, choose_device(device), threads or available_cores()
+    )
     with OneWriter(out) as writer:
         result = finished_result(out, job.setting)
         if result is None:
@@ -179,6 +183,13 @@ def _saved_if_stopped() -> Iterator[None]:
     except Interrupted as stop:
         message = f"stopped and saved in {stop.folder}; run the same command again to resume"
         raise KeyboardInterrupt(message) from None
+
+
+def without_heads(loaded: LoadedRun) -> LoadedRun:
+    """Return the trunk of a model, as if it had been trained elsewhere."""
+    sizes = {name: getattr(loaded.recipe, name) for name in MODEL_SETTINGS}
+    recipe = Recipe(**sizes, batch_size=1, tokens=loaded.config.context_length)
+    return replace(loaded, model=loaded.model.trunk, recipe=recipe)
 
 
 def weights_digest(loaded: LoadedRun) -> str:

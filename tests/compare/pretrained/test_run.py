@@ -131,3 +131,8 @@ def test_options_that_do_not_fit_are_refused(pretrained, tmp_path, capsys, argum
 def test_a_comparison_does_not_write_into_the_model_itself(pretrained, capsys):
     assert main(["compare", "--from", str(pretrained), "--out", str(pretrained)]) == 2
     assert "is the model itself" in capsys.readouterr().err
+
+
+def test_a_plan_of_the_comparison_is_refused_with_one_sentence(finished, capsys):
+    assert main(["plan", str(finished[0] / "compare.json")]) == 2
+    assert "give the folder of one of them" in capsys.readouterr().err
