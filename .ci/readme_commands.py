@@ -40,7 +40,8 @@ def small(command: str) -> str | None:
     if command.startswith(OMITTED) or "--device cuda" in command:
         return None
     if command.startswith("minimtp compare --from smollm2"):
-        return f"{command.replace('--from smollm2', '--from runs/mine')} --preset tiny --out runs/smollm2"
+        command = command.replace("--from smollm2", "--from runs/mine")
+        return f"{command} --preset tiny --out runs/smollm2"
     if TRAINS.match(command) and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     if command.startswith("minimtp bench quality"):
