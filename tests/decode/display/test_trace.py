@@ -313,7 +313,7 @@ def test_generate_prints_the_same_text_with_a_trace_and_writes_its_page(
     assert any(round_["drafts"] for round_ in data["rounds"]) == ("none" not in options)
     assert data["plainTokensPerSecond"] > 0
     settings = dict(data["settings"])
-    assert settings["drafter"] == ("none" if "none" in options else "token_conditioned")
+    assert settings["drafter"] == ("none" if "none" in options else "n-gram and token_conditioned")
     assert ("seed" in settings, settings.get("top-k")) == (
         ("--temperature" in options),
         "5" if "--top-k" in options else None,
