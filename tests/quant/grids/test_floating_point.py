@@ -101,11 +101,11 @@ def test_a_learned_step_that_grows_without_bound_stays_the_largest_float16(name,
 @settings(max_examples=200)
 @given(seed=seeds)
 def test_bytes_equal_those_of_the_gguf_package_down_to_the_smallest_numbers(name, seed):
-    """For q4_0 wherever its docstring says so, for the other formats everywhere."""
+    """For q4_0 and q5_0 wherever the step has a finite reciprocal, for the others everywhere."""
     x = weights(seed, "magnitude").reshape(-1, 32)
     x = x[np.abs(x).max(axis=1) <= grid_named(name).max_magnitude / 2]
-    if name == "q4_0":
-        step = np.abs(x).max(axis=1) / np.float32(8)
+    if name in ("q4_0", "q5_0"):
+        step = np.abs(x).max(axis=1) / np.float32(8 if name == "q4_0" else 16)
         x = x[(step == 0) | (step > 2.0**-128)]
     if len(x):
         with np.errstate(all="ignore"):

@@ -10,11 +10,13 @@ from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.quant.activations import round_activations
-from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q8_0
+from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q5_0, Q8_0
 from minimtp.quant.qat.fake_quantize import FakeQuantize
 from tests.strategies import weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
+LEVELS_BELOW_ZERO = {Q4_0: -8, Q5_0: -16}  # the extreme of a group is stored as this code
+each_grid_without_minimum = pytest.mark.parametrize("grid", [*LEVELS_BELOW_ZERO, Q8_0], ids=str)
 each_mask = pytest.mark.parametrize("mask", MASKS)
 
 # For a group whose extreme is -8, so that the step is 1: the rounded value of a weight, and which
@@ -75,7 +77,7 @@ def test_q8_0_clips_no_weight_so_every_gradient_passes(own, x, mask):
 
 
 @each_mask
-@each_grid
+@each_grid_without_minimum
 @given(x=weight_matrices(max_magnitude=100.0))
 def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
     """The surrogate is d * clip(w / d, low, high) with d held constant. It is differentiated
@@ -103,7 +105,7 @@ def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
 def _signed_steps(grid, x):
     groups = x.reshape(x.shape[0], -1, 32).astype(np.float64)
     extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    return extreme / -8 if grid is Q4_0 else np.abs(extreme) / 127
+    return np.abs(extreme) / 127 if grid is Q8_0 else extreme / LEVELS_BELOW_ZERO[grid]
 
 
 @each_mask
