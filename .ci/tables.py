@@ -128,11 +128,11 @@ def pretrained(result: Result) -> str:
 def pretrained_summary() -> str:
     """The short table of the front page for a real model."""
     result = measured("smollm2")
-    rows = [["SmolLM2-135M", "quality", "KL, nats", "weights", "code", "chat", "edit"]]
+    rows = [["SmolLM2-135M", "quality", "KL, nats", "weights", "code", "chat"]]
     for c in result["configurations"]:
         speeds = [
             f"{c['tokens_per_second'][kind]:,.0f} ({c['speedup'][kind]:.1f}x)"
-            for kind in ("code", "chat", "edit")
+            for kind in ("code", "chat")
         ]
         quality = f"{min(c['quality_percent'].values()):.1f} %"
         weights = f"{c['weight_bytes'] / 1e6:.0f} MB"

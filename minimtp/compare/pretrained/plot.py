@@ -24,7 +24,7 @@ COLOURS = {  # by configuration
 def draw_comparison(result: Figures, folder: Path) -> Path | None:
     """Draw compare.png into the folder. Return None if it cannot be drawn."""
     configurations = result["configurations"]
-    return save_plot(folder / FILE_NAME, lambda figure: draw(figure, configurations), (14, 4.2))
+    return save_plot(folder / FILE_NAME, lambda figure: draw(figure, configurations), (14, 4.6))
 
 
 def draw(figure: "Figure", configurations: list[Figures]) -> None:
@@ -38,6 +38,8 @@ def draw(figure: "Figure", configurations: list[Figures]) -> None:
     ]
     _bars(loss, lost, "loss", "what rounding costs", "nats per token, % above float32")
     _bars(divergence, rounded, "kl", "distance from float32", "KL divergence, nats per token")
+    handles, labels = speed.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _bars(axes: "Axes", configurations: list[Figures], key: str, title: str, label: str) -> None:
@@ -57,4 +59,3 @@ def _bars(axes: "Axes", configurations: list[Figures], key: str, title: str, lab
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set(title=title, ylabel=label)
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=8)
