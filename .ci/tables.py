@@ -128,7 +128,7 @@ def pretrained(result: Result) -> str:
 def pretrained_summary() -> str:
     """The short table of the front page for a real model."""
     result = measured("smollm2")
-    rows = [["SmolLM2-135M", "quality", "KL, nats", "weights", "code", "chat"]]
+    rows = [["SmolLM2-135M", "quality", "weights", "code", "chat"]]
     for c in result["configurations"]:
         speeds = [
             f"{c['tokens_per_second'][kind]:,.0f} ({c['speedup'][kind]:.1f}x)"
@@ -136,7 +136,7 @@ def pretrained_summary() -> str:
         ]
         quality = f"{min(c['quality_percent'].values()):.1f} %"
         weights = f"{c['weight_bytes'] / 1e6:.0f} MB"
-        rows.append([c["title"], quality, f"{max(c['kl'].values()):.3f}", weights, *speeds])
+        rows.append([c["title"], quality, weights, *speeds])
     return aligned(rows, markdown=True)
 
 

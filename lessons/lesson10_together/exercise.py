@@ -37,7 +37,10 @@ class Speed:
         return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
-        """Return the median over prompts and repeats of the ratio of two neighbouring runs."""
+        """Return the median over prompts and repeats of the ratio of two neighbouring runs.
+
+        A text that ended with its first token has no speed and is left out.
+        """
         raise NotImplementedError(
             "lesson 10: which two runs are neighbours? which statistic of their ratios is robust?"
         )

@@ -122,7 +122,7 @@ def compare(
             delete(out / CACHE_NAME, CACHE)
             draw_comparison(result, out)
     print_report(result, out, report)
-    require_equal_texts([c["greedy_texts"] for c in result["configurations"]])
+    require_equal_texts(result["configurations"])
     return result
 
 
@@ -165,12 +165,14 @@ def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fi
     }
 
 
-def require_equal_texts(counts: Sequence[Figures]) -> None:
-    """Raise Disagreement if drafted greedy texts differ from plain decoding.
+def require_equal_texts(configurations: Sequence[Figures]) -> None:
+    """Raise Disagreement if a configuration's drafted greedy texts differ from plain decoding."""
+    require_no_differences([configuration["greedy_texts"] for configuration in configurations])
 
-    counts: the fields of `Agreement` (bench/agreement.py), of each measurement.
-    """
-    wrong = [sentence for found in counts for sentence in found["wrong"]]
+
+def require_no_differences(agreements: Sequence[Figures]) -> None:
+    """Raise Disagreement if drafted texts differ. agreements: see bench/agreement.py, as JSON."""
+    wrong = [sentence for found in agreements for sentence in found["wrong"]]
     if wrong:
         message = "drafted texts differ from plain decoding, which is a defect of minimtp:"
         raise Disagreement("\n".join([message, *wrong]))

@@ -26,9 +26,8 @@ class LinearMatMul(Op):
 
     def backward(self, gradient: Array) -> tuple[Array | None, Array | None]:
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
-        x, weight = self.inputs
-        dx = matmul(rows, self.weight).reshape(self.shape) if x.requires_grad else None  # (..., K)
-        return dx, matmul(rows.T, self.x) if weight.requires_grad else None  # (N, K)
+        dx = matmul(rows, self.weight).reshape(self.shape) if self.needs(0) else None  # (..., K)
+        return dx, matmul(rows.T, self.x) if self.needs(1) else None  # (N, K)
 
 
 class EmbeddingLookup(Op):

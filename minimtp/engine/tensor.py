@@ -171,6 +171,11 @@ class Op:
             output.operation = self
         return output
 
+    def needs(self, index: int) -> bool:
+        """Return whether the input of this index needs a gradient. All do without a record."""
+        inputs = vars(self).get("inputs")
+        return inputs is None or inputs[index].requires_grad
+
     def release(self) -> None:
         """Drop the inputs and everything that forward stored."""
         self.__dict__.clear()

@@ -10,8 +10,11 @@ from minimtp.kernels.cpu.matrices.panels import (
     SCALE_BYTES,
     by_panel,
     fifth_bits,
+    float16_bytes,
+    panels_of_groups,
     q4_0_steps,
     quantized_panels,
+    step_bytes,
 )
 
 outputs, groups = st.integers(1, 70), st.integers(1, 3)
@@ -80,10 +83,10 @@ def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_
 
 @given(rows=outputs, groups=groups, seed=seeds)
 def test_the_fifth_bits_of_a_step_are_those_of_its_first_and_then_of_its_last_four_codes(
-    own, rows, groups, seed
+    rows, groups, seed
 ):
     codes = np.random.default_rng(seed).integers(0, 32, (rows, groups * GROUP)).astype(np.int8)
-    packed = own(fifth_bits)(codes)
+    packed = fifth_bits(codes)
     assert packed.shape == (-(-rows // PANEL), groups, GROUP * PANEL // 8)
     for row in range(rows):
         for k in range(groups * GROUP):
@@ -96,18 +99,19 @@ def test_the_fifth_bits_of_a_step_are_those_of_its_first_and_then_of_its_last_fo
 
 
 @given(rows=outputs, groups=groups, seed=seeds)
-def test_minima_follow_the_scales_and_top_bits_follow_the_steps(own, rows, groups, seed):
+def test_minima_follow_the_scales_and_top_bits_follow_the_steps(rows, groups, seed):
     rng = np.random.default_rng(seed)
     scales, minima = rng.standard_normal((2, rows, groups)).astype(np.float16).astype(np.float32)
     count = -(-rows // PANEL)
     packed = rng.integers(0, 256, (count, PANEL, groups, 4, 4)).astype(np.uint8)
     top_bits = rng.integers(0, 256, (count, groups, 128)).astype(np.uint8)
-    panels = own(quantized_panels)(scales, packed, minima, top_bits).reshape(count, groups, -1)
+    parts = float16_bytes(scales), float16_bytes(minima), step_bytes(packed), top_bits
+    panels = panels_of_groups(parts).reshape(count, groups, -1)
     for g in range(groups):
         found = np.ascontiguousarray(panels[:, g, SCALE_BYTES : 2 * SCALE_BYTES]).view(np.float16)
         assert np.array_equal(found.reshape(-1)[:rows], minima[:, g])
         assert np.array_equal(panels[:, g, -128:], top_bits[:, g])
-    without = own(quantized_panels)(scales, packed).reshape(count, groups, -1)
+    without = quantized_panels(scales, packed).reshape(count, groups, -1)
     assert np.array_equal(panels[:, :, :SCALE_BYTES], without[:, :, :SCALE_BYTES])
     assert np.array_equal(panels[:, :, 2 * SCALE_BYTES : -128], without[:, :, SCALE_BYTES:])
 

@@ -25,7 +25,7 @@ from minimtp.compare.pretrained.sizes import SIZES, Sizes
 from minimtp.compare.pretrained.steps import Steps
 from minimtp.compare.pretrained.texts import open_texts
 from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
-from minimtp.compare.run import ADVICE, CACHE_NAME, FILE_NAME, RESULT, require_equal_texts
+from minimtp.compare.run import ADVICE, CACHE_NAME, FILE_NAME, RESULT, require_no_differences
 from minimtp.errors import UserError
 from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
 from minimtp.machine import available_cores
@@ -120,7 +120,7 @@ def compare_pretrained(
             delete(out / CACHE_NAME, CACHE)
             draw_comparison(result, out)
     print_report(result, out, report)
-    require_equal_texts(
+    require_no_differences(
         [
             counts
             for configuration in result["configurations"]

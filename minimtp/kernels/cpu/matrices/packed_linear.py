@@ -25,9 +25,12 @@ from minimtp.kernels.cpu.matrices.panels import (
     SCALE_BYTES,
     by_panel,
     fifth_bits,
+    float16_bytes,
     four_bit_steps,
+    panels_of_groups,
     q4_0_steps,
     quantized_panels,
+    step_bytes,
 )
 from minimtp.kernels.cpu.matrices.tiles import MAX_TILE_ROWS, float_tile, quantized_tile
 from minimtp.kernels.ggml import blocks as ggml
@@ -103,7 +106,8 @@ def prepare_q4_0(blocks):
 def prepare_q4_1(blocks):
     codes, scales, minima = ggml.unpack_q4_1(blocks)
     rows, columns = codes.shape
-    panels = quantized_panels(scales, four_bit_steps(codes), minima)
+    parts = float16_bytes(scales), float16_bytes(minima), step_bytes(four_bit_steps(codes))
+    panels = panels_of_groups(parts)
     return Prepared(rows, columns, panels, Q4_1)
 
 
@@ -119,7 +123,8 @@ def prepare_q5_1(blocks):
 def _prepared_of_five_bits(codes, scales, minima, kind):
     rows, columns = codes.shape
     steps = four_bit_steps(codes & np.int8(15))
-    panels = quantized_panels(scales, steps, minima, fifth_bits(codes))
+    halves = [float16_bytes(part) for part in (scales, minima) if part is not None]
+    panels = panels_of_groups([*halves, step_bytes(steps), fifth_bits(codes)])
     return Prepared(rows, columns, panels, kind)
 
 

@@ -63,24 +63,30 @@ def _in_steps(codes):
     return by_panel(codes).view(np.uint8).reshape(-1, PANEL, codes.shape[1] // GROUP, 4, 2, 4)
 
 
-def quantized_panels(scales, packed, minima=None, top_bits=None):
+def quantized_panels(scales, packed):
     """Scales (N, K/32) and packed (panels, 32, K/32, steps, 4) uint8 -> (panels, K/32 * group
     bytes).
 
-    Each group is its scales, its minima if given (N, K/32), its steps, and its top bits if given
-    (panels, K/32, bytes).
+    Each group is its scales, then its steps.
     """
-    count, _, groups, steps, _ = packed.shape
-    parts = [scales] if minima is None else [scales, minima]
-    parts = [
-        np.ascontiguousarray(by_panel(numbers).swapaxes(1, 2).astype(np.float16)).view(np.uint8)
-        for numbers in parts
-    ]
-    parts.append(packed.transpose(0, 2, 3, 1, 4).reshape(count, groups, -1))
-    parts += [] if top_bits is None else [top_bits]
+    return panels_of_groups([float16_bytes(scales), step_bytes(packed)])
+
+
+def float16_bytes(numbers):
+    """One number per group (N, K/32) -> as float16 bytes, uint8 (panels, K/32, 64)."""
+    by_group = by_panel(numbers).swapaxes(1, 2)  # (panels, K/32, 32)
+    return np.ascontiguousarray(by_group.astype(np.float16)).view(np.uint8)
+
+
+def step_bytes(packed):
+    """(panels, 32, K/32, steps, 4) uint8 -> (panels, K/32, steps * 128)."""
+    count, _, groups, _, _ = packed.shape
+    return packed.transpose(0, 2, 3, 1, 4).reshape(count, groups, -1)
+
+
+def panels_of_groups(parts):
+    """Join the parts of every group, each uint8 (panels, K/32, bytes) -> (panels, K/32 * bytes)."""
+    count, groups, _ = parts[0].shape
     panels = aligned_zeros((count, groups * sum(part.shape[2] for part in parts)))
-    by_group, end = panels.reshape(count, groups, -1), 0
-    for part in parts:
-        start, end = end, end + part.shape[2]
-        by_group[:, :, start:end] = part
+    np.concatenate(parts, axis=2, out=panels.reshape(count, groups, -1))
     return panels
