@@ -12,6 +12,16 @@ from pathlib import Path
 
 import minimtp
 from minimtp import kernels, machine
+from minimtp.arguments import (
+    CALLABLE,
+    DEVICE,
+    PATH,
+    THREADS,
+    checked_arguments,
+    one_of,
+    optional,
+    whole,
+)
 from minimtp.backend import Device, choose_device, to_numpy
 from minimtp.compare.pretrained.claims import judge, targets
 from minimtp.compare.pretrained.configurations import Workshop
@@ -33,7 +43,7 @@ from minimtp.quoting import shown_path
 from minimtp.records import check_value, parse_json, read_file, read_json, without_nan
 from minimtp.training.build import MODEL_SETTINGS
 from minimtp.training.recipe import Recipe
-from minimtp.training.run.folder import LoadedRun
+from minimtp.training.run.folder import LOADED_RUN, LoadedRun
 from minimtp.training.run.interrupt import Interrupted
 
 SETTING_NAME = "setting.json"
@@ -79,6 +89,15 @@ class Job:
         )
 
 
+@checked_arguments(
+    reference=LOADED_RUN,
+    out=PATH,
+    preset=one_of(*SIZES),
+    device=DEVICE,
+    threads=optional(THREADS),
+    seed=whole(0, 2**63 - 1),
+    report=CALLABLE,
+)
 def compare_pretrained(
     reference: LoadedRun,
     out: str | Path,
@@ -101,8 +120,6 @@ def compare_pretrained(
     """
     out = Path(out)
     check_folder(out)
-    if preset not in SIZES:
-        raise UserError(f"a pretrained model is compared with the presets {', '.join(SIZES)}")
     if reference.packed is not None or reference.fake_quantized:
         raise UserError(f"{reference.path} is quantized already: give the model it was made from")
     job = Job(

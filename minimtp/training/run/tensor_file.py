@@ -186,7 +186,7 @@ def checksum(header: str, arrays: Arrays) -> int:
     """Return the CRC-32 of the header and of all arrays, in the order of their names."""
     value = zlib.crc32(header.encode())
     for name in sorted(arrays):
-        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(name.encode("utf-8", "surrogatepass"), value)  # JSON may escape halves
         value = zlib.crc32(_bytes(arrays[name]), value)
     return value
 
