@@ -2,7 +2,7 @@
 
 A teacher, or a trunk whose heads alone are trained, gives the same states for the same window in
 every epoch. They are all that training needs of it: the logits are states times output, and the
-heads read the states. So they are stored, after the final norm, as float16: 2 D bytes a token.
+heads read the states. So they are stored, after the final norm, as float16: 2 D bytes per token.
 
     window   ->  stored?  ->  read             file in the run folder, deleted when the run ends
                  no       ->  model, float16   and stored, if there is room
