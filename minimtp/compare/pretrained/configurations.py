@@ -19,9 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from minimtp.compare.pretrained.sizes import Sizes
-from minimtp.compare.pretrained.texts import Texts, calibration_text
+from minimtp.compare.pretrained.texts import Texts
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
+from minimtp.quant.ptq.methods import quantize_after_training
+from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import FINE_TUNING, HEAD_TRAINING
 from minimtp.training.quantize import quantize
@@ -99,25 +101,22 @@ class Workshop:
         self.reference, self.out, self.sizes, self.seed = reference, out, sizes, seed
         self.device, self.threads, self.step = device, threads, step
 
-    def int4(self) -> LoadedRun:
-        """Return int4_gptq. Make int4_rtn as well. Neither needs text that the model wrote."""
-        self._quantized("int4_rtn", lambda folder: quantize(self.reference, folder))
-        return self._quantized(
-            "int4_gptq",
-            lambda folder: quantize(
-                self.reference,
-                folder,
-                method="gptq",
-                embedding_grid=TABLE,
-                calibration=calibration_text(self.reference.tokenizer),
-            ),
-        )
+    def writer(self) -> LoadedRun:
+        """Return the model in int8. It writes as the float model does, only faster."""
+        spec = QuantizationSpec(weights="q8_0")
+        packed = quantize_after_training(self.reference.model, spec)
+        return replace(self.reference, model=packed, packed=spec)
 
-    def make_all(self, gptq: LoadedRun, texts: Texts) -> dict[str, LoadedRun]:
+    def make_all(self, texts: Texts) -> dict[str, LoadedRun]:
         """Return all configurations by name, except llama.cpp's.
 
         Raises Interrupted if the user stops it.
         """
+        self._quantized("int4_rtn", lambda folder: quantize(self.reference, folder))
+        options = {"method": "gptq", "embedding_grid": TABLE, "calibration": texts.training}
+        gptq = self._quantized(
+            "int4_gptq", lambda folder: quantize(self.reference, folder, **options)
+        )
         recipe = qat_recipe(self.reference.recipe, self.sizes, self.seed)
         start = Start(start_from=self.reference, quantized_start=gptq.path, teacher=self.reference)
         qat = self._trained("qat", recipe, texts.training, start)

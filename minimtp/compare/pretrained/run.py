@@ -158,12 +158,11 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     workshop = Workshop(
         job.reference, out, job.sizes, job.seed, job.device.name, job.threads, steps.step
     )
-    gptq = workshop.int4()
     with steps.step("texts"):
         texts = open_texts(
-            job.reference, gptq, out, job.sizes.texts, seed=job.seed, threads=job.threads
+            job.reference, workshop.writer(), out, job.sizes.texts, seed=job.seed, threads=job.threads
         )
-    runs = workshop.make_all(gptq, texts)
+    runs = workshop.make_all(texts)
 
     def get_part(part: str, measure: Callable[[], Figures]) -> Figures:
         def timed() -> Figures:

@@ -83,7 +83,7 @@ class Texts:
     """All texts of a comparison.
 
     code, prose, chat: corpora of one kind each; quality is measured on their held-out parts.
-    training: all three in equal parts, for calibration and training of the trunk.
+    training: all three in equal parts, for calibration, and for training the trunk.
     own: what the model wrote, for training its heads.
     prompts, tuning_prompts: {kind: token ids}, for code, prose, chat
     and edit. The former are from the held-out parts.
@@ -115,7 +115,7 @@ def open_texts(
     """Return the texts of the comparison in the folder `out`. Writes what is not yet there.
 
     reference: the model in full precision, which writes the held-out conversations. writer_model:
-    writes the rest, usually the same model in int4. Both have the same tokenizer.
+    writes the rest, usually the same model in int8. Both have the same tokenizer.
     report: receives a line about what is unusual.
 
     Raises UserError if the standard library is too small, the chat template cannot be used, or the
@@ -128,18 +128,6 @@ def open_texts(
         )
     written = WrittenTexts(Path(out, FOLDER), seed, threads, report)
     return _Maker(reference, writer_model, written, sizes, seed).texts()
-
-
-def calibration_text(tokenizer: Tokenizer) -> Corpus:
-    """Return code and prose in equal parts: text for a method of rounding, before the model has
-    written any.
-    """
-    return _mixture(
-        {
-            kind: _corpus(kind, named_texts.NAMED_SOURCES[name](), tokenizer)
-            for kind, name in NAMES.items()
-        }
-    )
 
 
 def _corpus(kind: str, documents: Sequence[tuple[str, bytes]], tokenizer: Tokenizer) -> Corpus:

@@ -6,7 +6,6 @@ pytest -n0 -m slow tests/formats/gguf/test_smollm2.py
 
 import hashlib
 import importlib.util
-import time
 
 import pytest
 
@@ -30,12 +29,6 @@ def smollm2():
     return minimtp.load("smollm2")
 
 
-def test_it_is_ready_in_five_seconds_of_processor_time():
-    began = time.process_time()
-    assert minimtp.load("smollm2", dequantize=True).config.num_layers == 30
-    assert time.process_time() - began < 5
-
-
 def test_it_has_the_tokens_and_the_template_of_a_chat_model(smollm2):
     tokenizer = smollm2.tokenizer
     names = {token: name for name, token in tokenizer.special_tokens.items()}
@@ -48,6 +41,7 @@ def test_it_has_the_tokens_and_the_template_of_a_chat_model(smollm2):
 
 def test_it_knows_the_capital_of_france():
     loaded = minimtp.load("smollm2", dequantize=True)
+    assert loaded.config.num_layers == 30
     decoder = minimtp.Decoder(loaded, minimtp.DraftConfig("none", length=0))
     tokens = list(decoder.generate("The capital of France is", max_new_tokens=2))
     assert loaded.tokenizer.decode(tokens).startswith(" Paris")
