@@ -28,9 +28,12 @@ def commands(text: str) -> list[str]:
 
 
 def programs(text: str) -> list[str]:
-    """Return each ```python block as a command that runs it. A ```py block quotes the library; the
-    lessons' tests compare it, and nothing runs it.
+    """Return each ```python block as a command that runs it.
+
+    A block that quotes the library is not a program: a ```py block, or one below a mark of
+    excerpts.py. The lessons' tests compare it.
     """
+    text = re.sub(r"^<!-- code: .*? -->\n```python\n.*?^```", "", text, flags=re.M | re.S)
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [f"python - <<'END'\n{block}END" for block in blocks]
 

@@ -1,19 +1,14 @@
 """The code blocks of the lessons' texts show the library as it is (.ci/excerpts.py)."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
-from tests.lessons.test_lessons import NUMBERS, every_lesson, stubs, text
+from tests.lessons.test_lessons import NUMBERS, every_lesson, script, stubs, text
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 20
 
-spec = importlib.util.spec_from_file_location("excerpts", ROOT / ".ci" / "excerpts.py")
-excerpts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(excerpts)
+excerpts = script("excerpts")
 
 
 def marked(number):
@@ -30,6 +25,11 @@ def test_code_in_the_text_is_the_code_of_the_library(number):
 def test_every_mark_has_its_block_and_every_block_of_python_its_mark(number):
     assert len(excerpts.BLOCK.findall(text(number))) == len(marked(number))
     assert len(re.findall("^```python$", text(number), re.MULTILINE)) == len(marked(number))
+
+
+@every_lesson
+def test_a_block_of_the_library_is_not_a_program_for_ci(number):
+    assert script("readme_commands").programs(text(number)) == []
 
 
 @every_lesson
