@@ -20,7 +20,7 @@ from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(ROOT.glob("lessons/*/README.md"))
-MARK = re.compile(r"<!-- code: (\S+) (\S+)(?: (.+?))? -->")
+MARK = re.compile(r"<!-- code: (\S+) (\S+)(?: ([^\n]+?))? -->")
 BLOCK = re.compile(rf"({MARK.pattern}\n```python\n)(.*?)```$", flags=re.DOTALL | re.MULTILINE)
 SEPARATOR = re.compile(r"\s*(?<!\.)\.\.(?!\.)\s*")  # "..", but not the "..." of x[..., 0]
 
