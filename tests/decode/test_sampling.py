@@ -60,6 +60,27 @@ def test_softmax_is_float64_and_0_for_a_score_of_minus_infinity(own):
     np.testing.assert_array_equal(probabilities, [[0.5, 0.0, 0.5]])
 
 
+def test_softmax_of_rows_of_very_different_sizes_neither_overflows_nor_loses_a_row(own):
+    scores = np.array([[0.0, 0.0, -9000.0], [8000.0, -9000.0, 8000.0], [-8000.0, -8000.0, -9000.0]])
+    with np.errstate(over="raise", invalid="raise"):  # exp(800) overflows
+        probabilities = own(softmax)(scores)
+    np.testing.assert_array_equal(probabilities, [[0.5, 0.5, 0], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+def test_softmax_of_float32_scores_sums_in_float64_and_leaves_the_scores_unchanged(own):
+    scores = np.random.default_rng(0).standard_normal((20, 1000), dtype=np.float32)
+    before = scores.copy()
+    sums = own(softmax)(scores).sum(axis=-1)
+    np.testing.assert_allclose(sums, 1, rtol=0, atol=1e-14)  # sums in float32 are off by 1e-7
+    np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("row", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
+def test_softmax_of_a_row_whose_maximum_is_not_finite_raises_an_error(own, row):
+    with np.errstate(invalid="ignore"), pytest.raises(UserError):
+        own(softmax)(np.array([[0.0, 1.0], row]))
+
+
 @given(LOGITS, PROPERTIES)
 def test_probabilities_apply_temperature_top_k_and_top_p_with_ties_to_the_lowest_id(
     own, logits, sampling
@@ -105,6 +126,16 @@ def test_top_k_comes_before_top_p_and_renormalizes_first(own):
 def test_top_p_keeps_no_token_after_the_one_that_reaches_it(own, top_p, kept):
     probabilities = own(SamplingParams)(top_p=top_p).probabilities(np.zeros((1, 4)))
     np.testing.assert_array_equal(probabilities, [[1 / kept] * kept + [0] * (4 - kept)])
+
+
+def test_top_k_and_top_p_keep_the_lower_ids_of_equal_scores(own):
+    logits = np.array([[1.0, 2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0, 5.0]])
+    np.testing.assert_array_equal(
+        own(SamplingParams)(top_k=2).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+    )
+    np.testing.assert_array_equal(
+        own(SamplingParams)(top_p=0.5).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]
+    )
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-3])
