@@ -198,3 +198,14 @@ def matmul_operands(draw, max_size=70):
         return numbers if count else numbers[0]
 
     return matrix(rows, depth), matrix(depth, columns)
+
+
+LAYOUTS = [(a, b) for a in (False, True) for b in (False, True)]
+
+
+def laid_out(matrices, transposed):
+    """Return the matrices in memory as rows, or as columns where `transposed`, one of LAYOUTS."""
+    return [
+        np.ascontiguousarray(matrix.T).T if flip else np.ascontiguousarray(matrix)
+        for matrix, flip in zip(matrices, transposed, strict=True)
+    ]

@@ -11,23 +11,15 @@ from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.bfloat16 import round_to_bfloat16
 from tests.kernels.both import each_kernel, normal
-from tests.strategies import matmul_operands
+from tests.strategies import LAYOUTS, laid_out, matmul_operands
 from tests.tolerances import COMPARISONS, assert_close
 
 MIN_NORMAL = 2.0**-126
-LAYOUTS = [(a, b) for a in (False, True) for b in (False, True)]
 each_layout = pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
 
 
 def floats(numbers):
     return np.array(numbers, np.float32)
-
-
-def laid_out(matrices, transposed):
-    return [
-        np.ascontiguousarray(matrix.T).T if flip else np.ascontiguousarray(matrix)
-        for matrix, flip in zip(matrices, transposed, strict=True)
-    ]
 
 
 @each_kernel

@@ -6,7 +6,8 @@ from hypothesis import given
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from tests.strategies import matmul_operands
+from minimtp.kernels.cpu.matrices.gemm import FAR
+from tests.strategies import LAYOUTS, laid_out, matmul_operands
 from tests.tolerances import COMPARISONS, assert_close
 
 cpu = kernels.for_array(np.zeros(1, np.float32))
@@ -19,6 +20,15 @@ def test_a_matmul_of_integers_is_exact_for_any_memory_layout(factors):
     for kernel in (plain, cpu):
         found = kernel.matmul(a, b)
         assert found.dtype == np.float32 and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
+def test_a_matmul_of_integers_is_exact_where_neighbours_are_far_apart_in_memory(transposed):
+    rng = np.random.default_rng(0)
+    for m, k, n in ((FAR + 9, 21, FAR + 5), (FAR, 2, 33), (3, FAR + 1, FAR), (FAR, 0, FAR)):
+        a, b = rng.integers(-9, 10, (m, k)), rng.integers(-9, 10, (k, n))
+        found = cpu.matmul(*laid_out((a.astype(np.float32), b.astype(np.float32)), transposed))
+        assert np.array_equal(found, a @ b), (m, k, n)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -13,12 +13,12 @@ from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.baselines.llama_cpp.quality import evaluate_llama
 from minimtp.bench.interleaved import Variant
 from minimtp.compare.pretrained.configurations import LLAMA
-from minimtp.compare.pretrained.quality import GetPart, by_measure
+from minimtp.compare.pretrained.quality import Quality, by_measure
 from minimtp.compare.pretrained.sizes import Sizes
-from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
 from minimtp.extras import find
 from minimtp.formats.export import export
+from minimtp.training.data.corpus import Corpus
 from minimtp.training.run.folder import LoadedRun
 
 FILE_NAME = "mtp_qat_int4.gguf"
@@ -50,31 +50,27 @@ class Llama:
         context = min(context, self._packed.config.context_length)
         return Variant(LLAMA, self._open.enter_context(LlamaProcess(self._path, context=context)))
 
-    def quality(
-        self, reference: LoadedRun, texts: Texts, threads: int, get_part: GetPart
-    ) -> Figures:
-        """Return the results that `measure_quality` returns for our own configurations."""
-        window = min(self._sizes.sequence, reference.config.context_length)
+    def quality(self, ours: Quality) -> Figures:
+        """Return the results that `Quality.of` returns for our own configurations."""
 
-        def measure(kind: str) -> Figures:
-            windows = (
-                texts.quality[kind]
-                .validation_windows(self._sizes.evaluation_tokens, context_length=window)
-                .astype(np.int64)
-            )  # (W, T + 1)
-            with LlamaProcess(self._path, threads=threads, context=window) as process:
-                found = evaluate_llama(process, windows, reference.model)
+        def measure(corpus: Corpus) -> Figures:
+            windows = corpus.validation_windows(
+                self._sizes.evaluation_tokens, context_length=ours.window
+            ).astype(np.int64)  # (W, T + 1)
+            with LlamaProcess(self._path, threads=ours.threads, context=ours.window) as process:
+                found = evaluate_llama(process, windows, ours.remembered)
             return {
                 "nats": float(found.nats.mean(dtype=np.float64)),
                 "kl": float(found.divergence.mean(dtype=np.float64)),
                 "agreement": float(found.agrees.mean()),
             }
 
-        found = {
-            kind: get_part(f"quality of {LLAMA} on {kind}", partial(measure, kind))
-            for kind in texts.quality
-        }
-        return by_measure(found)
+        return by_measure(
+            {
+                kind: ours.get_part(f"quality of {LLAMA} on {kind}", partial(measure, corpus))
+                for kind, corpus in ours.texts.quality.items()
+            }
+        )
 
     def memory(self, prompt: np.ndarray, new_tokens: int) -> int:
         """Return the memory that loading the file and decoding one text added to the process."""

@@ -20,7 +20,7 @@ from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.pretrained.configurations import LLAMA, TITLES
 from minimtp.compare.pretrained.llama import Llama
-from minimtp.compare.pretrained.quality import GetPart, add_quality_percent, measure_quality
+from minimtp.compare.pretrained.quality import GetPart, Quality, add_quality_percent
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
@@ -51,7 +51,7 @@ def measure_configurations(
     get_part: GetPart,
 ) -> dict[str, Figures]:
     """Return the results of each configuration by name."""
-    reference = runs["standard"]
+    quality = Quality(runs["standard"], texts, sizes, threads, get_part)
     results = {
         name: {
             "name": name,
@@ -60,7 +60,7 @@ def measure_configurations(
             "weight_bytes": weight_bytes(loaded.model),
             "bits_per_weight": bits_per_weight(loaded.model),
         }
-        | measure_quality(name, loaded, reference, texts, sizes, threads, get_part)
+        | quality.of(name, loaded)
         for name, loaded in runs.items()
     }
     if llama.obstacle is None:
@@ -70,7 +70,7 @@ def measure_configurations(
             "folder": results["mtp_qat_int4"]["folder"],
             "weight_bytes": llama.weight_bytes,
             "bits_per_weight": results["mtp_qat_int4"]["bits_per_weight"],
-        } | llama.quality(reference, texts, threads, get_part)
+        } | llama.quality(quality)
     add_quality_percent(results)
     memory = get_part("memory", partial(_memory, runs, texts, sizes, device, llama))
     for name, figures in results.items():

@@ -8,56 +8,86 @@ agreement   the share of positions at which both have the same most likely token
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from minimtp.backend import array_module
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
 from minimtp.engine.module import Module
+from minimtp.engine.tensor import Tensor
+from minimtp.model.transformer import LanguageModel
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import evaluate
+from minimtp.training.evaluate import evaluate_model
 from minimtp.training.run.folder import LoadedRun
 
 GetPart = Callable[..., Figures]  # see ResultCache.get
 MEASURES = ("nats", "kl", "agreement")
 
 
-def measure_quality(
-    name: str,
-    loaded: LoadedRun,
-    reference: LoadedRun,
-    texts: Texts,
-    sizes: Sizes,
-    threads: int | None,
-    get_part: GetPart,
-) -> Figures:
-    """Return the results of one configuration: {measure: {kind of text: value}}.
-
-    A trunk that is bit for bit the reference's is not measured again.
+class Remembered:
+    """A model that computes the states of each window once. Every configuration is compared with
+    the reference on the same windows. The states take 4 D bytes per token.
     """
-    same = same_trunk(loaded, reference)
-    name, loaded = ("standard", reference) if same else (name, loaded)
 
-    def measure(corpus: Corpus) -> Figures:
-        found = evaluate(
-            loaded,
-            corpus,
-            tokens=sizes.evaluation_tokens,
-            context_length=min(sizes.sequence, loaded.config.context_length),
-            threads=threads,
-            against=None if same else reference,
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._states: dict[bytes, Array] = {}  # (T, D) of a window
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def hidden(self, tokens: Array) -> Tensor:
+        """tokens (B, T) -> states (B, T, D)."""
+        windows = [to_numpy(window).tobytes() for window in tokens]
+        if any(window not in self._states for window in windows):
+            computed = self._model.hidden(tokens).data
+            self._states |= zip(windows, computed, strict=True)
+        return Tensor(array_module(tokens).stack([self._states[window] for window in windows]))
+
+
+class Quality:
+    """Measures configurations against the reference, on the held-out parts of the texts."""
+
+    def __init__(
+        self, reference: LoadedRun, texts: Texts, sizes: Sizes, threads: int, get_part: GetPart
+    ) -> None:
+        self.reference, self.texts, self.sizes = reference, texts, sizes
+        self.threads, self.get_part = threads, get_part
+        self.remembered = Remembered(reference.model)
+
+    def of(self, name: str, loaded: LoadedRun) -> Figures:
+        """Return the results of one configuration: {measure: {kind of text: value}}.
+
+        A trunk that is bit for bit the reference's is not measured again.
+        """
+        same = same_trunk(loaded, self.reference)
+        name, model = ("standard", self.remembered) if same else (name, loaded.model)
+
+        def measure(corpus: Corpus) -> Figures:
+            found = evaluate_model(
+                model,
+                corpus,
+                self.window,
+                self.sizes.evaluation_tokens,
+                self.threads,
+                None if same else self.remembered,
+            )
+            return {
+                "nats": found.nats[0],
+                "kl": 0.0 if same else found.divergence,
+                "agreement": 1.0 if same else found.agreement,
+            }
+
+        return by_measure(
+            {
+                kind: self.get_part(f"quality of {name} on {kind}", partial(measure, corpus))
+                for kind, corpus in self.texts.quality.items()
+            }
         )
-        return {
-            "nats": found.nats[0],
-            "kl": 0.0 if same else found.divergence,
-            "agreement": 1.0 if same else found.agreement,
-        }
 
-    return by_measure(
-        {
-            kind: get_part(f"quality of {name} on {kind}", partial(measure, corpus))
-            for kind, corpus in texts.quality.items()
-        }
-    )
+    @property
+    def window(self) -> int:
+        """The tokens of a window."""
+        return min(self.sizes.sequence, self.reference.config.context_length)
 
 
 def by_measure(by_kind: Mapping[str, Figures]) -> Figures:

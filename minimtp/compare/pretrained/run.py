@@ -160,7 +160,12 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     )
     with steps.step("texts"):
         texts = open_texts(
-            job.reference, workshop.writer(), out, job.sizes.texts, seed=job.seed, threads=job.threads
+            job.reference,
+            workshop.writer(),
+            out,
+            job.sizes.texts,
+            seed=job.seed,
+            threads=job.threads,
         )
     runs = workshop.make_all(texts)
 
