@@ -47,9 +47,7 @@ class SeededRandomSource:
         cumulative = probabilities.cumsum()
         total = cumulative[-1]
         point = self._random() * total
-        if (
-            point >= total
-        ):  # rounding can cause this: take the last token with a probability above 0
+        if point >= total:  # caused by rounding: take the last token with a probability above 0
             return int(cumulative.searchsorted(total, side="left"))
         return int(cumulative.searchsorted(point, side="right"))
 

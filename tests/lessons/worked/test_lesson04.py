@@ -1,0 +1,59 @@
+"""Lesson 4, by hand: five logits through temperature, top-k and top-p."""
+
+import re
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.decode.sampling.params import SamplingParams
+from minimtp.decode.sampling.random_source import SeededRandomSource
+from tests.lessons.test_lessons import text
+
+SECTION = re.search(r"^## By hand$(.*?)^## ", text(4), re.MULTILINE | re.DOTALL)[1]
+ROWS = {
+    cells[0].strip(): [cell.strip() for cell in cells[1:]]
+    for cells in re.findall(r"^\|([^|]+)" + r"\|([^|]+)" * 5 + r"\|$", SECTION, re.MULTILINE)
+}
+LOGITS = np.array([[float(cell) for cell in ROWS["logit z"]]])
+DISTRIBUTIONS = {
+    "temperature 1": SamplingParams(),
+    "temperature 0.5": SamplingParams(0.5),
+    "temperature 2": SamplingParams(2.0),
+    "temperature 1, top-k 2": SamplingParams(top_k=2),
+    "temperature 1, top-p 0.9": SamplingParams(top_p=0.9),
+    "temperature 1, top-k 2, then top-p 0.7": SamplingParams(top_k=2, top_p=0.7),
+}
+
+
+def test_every_row_of_the_table_is_checked():
+    assert set(ROWS) - {"", "---", "logit z", "exp(z - 3)"} == set(DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_row_shows_the_probabilities_of_the_library(name):
+    expected = DISTRIBUTIONS[name].probabilities(LOGITS)[0]
+    assert ROWS[name] == [f"{p:.3f}" if p > 0 else "-" for p in expected]
+
+
+def test_the_exponentials_and_their_sum():
+    weights = np.exp(LOGITS[0] - LOGITS.max())
+    assert ROWS["exp(z - 3)"] == [f"{weight:.3f}" for weight in weights]
+    assert f"has the sum {weights.sum():.3f}" in SECTION
+    with np.errstate(over="ignore"):
+        assert np.exp(800.0) == np.inf
+
+
+def test_the_sums_that_decide_what_top_p_keeps():
+    sums = [f"{s:.3f}" for s in SamplingParams().probabilities(LOGITS)[0].cumsum()]
+    assert f"the sums from the left are {sums[0]}, {sums[1]} and {sums[2]}." in SECTION
+    assert float(sums[1]) < 0.9 < float(sums[2]) and f"divide by {sums[2]}" in SECTION
+    assert f"*Before* the division by {sums[1]} it had only {sums[0]}" in SECTION
+    assert float(sums[0]) < 0.7 < float(ROWS["temperature 1, top-k 2"][0])
+
+
+def test_the_token_that_a_random_number_chooses():
+    u, token = re.search(r"with u = ([\d.]+): .* belongs to `(\w)`", SECTION).groups()
+    rng = SeededRandomSource(0)
+    rng._random = lambda: float(u)
+    chosen = rng.choose(SamplingParams().probabilities(LOGITS)[0])
+    assert ROWS[""][chosen] == f"`{token}`"
