@@ -55,6 +55,14 @@ def require(precision: str, device: Device) -> None:
         )
 
 
+def fastest(device: Device) -> str:
+    """Return "bfloat16" if the device has instructions for it, else "float32"."""
+    if device.name == "cpu":
+        return "bfloat16" if kernels.multiplies_bfloat16() else "float32"
+    capability = int(device.xp.cuda.Device().compute_capability)
+    return "bfloat16" if capability >= FIRST_WITH_TF32 else "float32"
+
+
 @contextmanager
 def matmul_precision(precision: str, device: Device) -> Iterator[None]:
     """Compute the matrix products of float32 arrays inside the block in this precision. Raises the

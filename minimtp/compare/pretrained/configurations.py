@@ -18,8 +18,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from minimtp.backend import choose_device
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
+from minimtp.engine.precision import fastest
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
 from minimtp.quant.ptq.methods import quantize_after_training
@@ -46,17 +48,17 @@ TITLES = {
 Step = Callable[[str], AbstractContextManager[None]]  # surrounds the step of this name
 
 
-def qat_recipe(model: Recipe, sizes: Sizes, seed: int) -> Recipe:
+def qat_recipe(model: Recipe, sizes: Sizes, seed: int, precision: str) -> Recipe:
     """Return the recipe of training with rounding: the text's probabilities of the float model are
     the only target, and the token table keeps its rounded values.
     """
     settings = FINE_TUNING | {
-        "sequence_length": min(sizes.sequence, model.context_length),
-        "batch_size": sizes.batch,
+        "sequence_length": min(sizes.qat_sequence, model.context_length),
+        "batch_size": sizes.qat_batch,
         "tokens": sizes.qat_tokens,
         "checkpoint_every": 0,
         "evaluation_tokens": 0,
-        "precision": "bfloat16",
+        "precision": precision,
         "quantization": "qat",
         "embedding_grid": TABLE,
         "weight_scales": "learned-from-start",
@@ -68,13 +70,13 @@ def qat_recipe(model: Recipe, sizes: Sizes, seed: int) -> Recipe:
     return replace(model, **settings)
 
 
-def heads_recipe(model: Recipe, sizes: Sizes, seed: int) -> Recipe:
+def heads_recipe(model: Recipe, sizes: Sizes, seed: int, precision: str) -> Recipe:
     """Return the recipe of the heads. The trunk of `model` is frozen."""
     settings = HEAD_TRAINING | {
         "sequence_length": min(sizes.sequence, model.context_length),
         "tokens": sizes.head_tokens,
         "evaluation_tokens": 0,
-        "precision": "bfloat16",
+        "precision": precision,
         "draft_vocabulary_size": min(sizes.draft_vocabulary, model.vocabulary_size),
         "distill_weight": 0.0,
         "seed": seed,
@@ -117,13 +119,14 @@ class Workshop:
         gptq = self._quantized(
             "int4_gptq", lambda folder: quantize(self.reference, folder, **options)
         )
-        recipe = qat_recipe(self.reference.recipe, self.sizes, self.seed)
+        how = self.sizes, self.seed, fastest(choose_device(self.device))
+        recipe = qat_recipe(self.reference.recipe, *how)
         start = Start(start_from=self.reference, quantized_start=gptq.path, teacher=self.reference)
         qat = self._trained("qat", recipe, texts.training, start)
-        on_qat = heads_recipe(recipe, self.sizes, self.seed)
+        on_qat = heads_recipe(recipe, *how)
         with_heads = self._trained("qat_heads", on_qat, texts.own, Start(start_from=qat))
         self._quantized("mtp_qat_int4", lambda folder: quantize(load(with_heads), folder))
-        on_float = heads_recipe(self.reference.recipe, self.sizes, self.seed)
+        on_float = heads_recipe(self.reference.recipe, *how)
         self._trained("mtp", on_float, texts.own, Start(start_from=self.reference))
         return {
             name: self.reference if name == "standard" else load(self.out / name, self.device)
