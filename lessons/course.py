@@ -8,19 +8,23 @@ A lesson's folder holds
     exercise.py    stubs of library functions for the reader to fill in
     README.md      the text
 
-Results go to standard output, and the lesson's README quotes them. Settings and progress go to
-standard error.
+Results go to standard output, and the lesson's README quotes them. Progress goes to standard error,
+and with --show-settings also the settings of the training runs.
 """
 
 import argparse
 import importlib
+import inspect
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+
+from tqdm import tqdm
 
 from minimtp.backend import Device, choose_device
 from minimtp.engine.tensor import Op, Tensor
@@ -39,18 +43,30 @@ NAMES = sorted(
 
 @dataclass
 class Lesson:
-    """One run of a lesson. `runs` is the folder for all lessons run with the same preset."""
+    """One run of a lesson.
+
+    runs: the folder for all lessons run with the same preset.
+    mine: run with the reader's answers to the exercises. The output has a folder of its own.
+    show_settings: report all settings of a training run.
+    """
 
     number: int
     recipe: Recipe
     device: Device
     runs: Path
     preset: str | None
+    mine: bool = False
+    show_settings: bool = False
 
     @property
     def folder(self) -> Path:
         """The folder for this lesson's output."""
-        return self.runs / f"lesson{self.number:02d}"
+        return self.folder_of(self.number)
+
+    def folder_of(self, number: int) -> Path:
+        """Return the folder of a lesson's output."""
+        mine = "-mine" if self.mine and number == self.number else ""
+        return self.runs / f"lesson{number:02d}{mine}"
 
     def trained(self, number: int | None = None, name: str = "model", **changed: object) -> Path:
         """Return the run folder of a lesson's model. Train the model first if necessary.
@@ -64,7 +80,7 @@ class Lesson:
         from minimtp.training.run.train import train
 
         number = number or self.number
-        folder = self.runs / f"lesson{number:02d}" / name
+        folder = self.folder_of(number) / name
         before = getattr(_module(number, "recipe"), "STARTS_FROM", None)
         start_from = self.trained(before) if before and not started(folder) else None
         train(
@@ -72,15 +88,22 @@ class Lesson:
             out=folder,
             start=Start(resume=started(folder), start_from=start_from),
             device=self.device.name,
+            report=self.report,
         )
         return folder
+
+    def report(self, line: str) -> None:
+        """Report a line about a training run. The settings are reported only if requested."""
+        if self.show_settings or not line.startswith("recipe\n"):
+            tqdm.write(line, file=sys.stderr)
 
     def result(self, title: str, before: tuple[str, str], now: tuple[str, str]) -> None:
         """Print the previous result and this one. Each is (method, number with its unit)."""
         width = max(len(before[0]), len(now[0]))
         print(f"\n{title}")
-        for number, (method, value) in ((self.number - 1, before), (self.number, now)):
-            print(f"  lesson {number:<2}  {method:<{width}}  {value:>16}")
+        previous = f"lesson {self.number - 1}" if self.number > 1 else "before"
+        for lesson, (method, value) in ((previous, before), (f"lesson {self.number}", now)):
+            print(f"  {lesson:<9}  {method:<{width}}  {value:>16}")
 
     def save_plot(
         self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
@@ -107,8 +130,12 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
         recipe = recipe_of(number, options.preset)
         check_folder(options.out)
         runs = options.out / (options.preset or "standard")
-        lesson = Lesson(number, recipe, device, runs, options.preset)
+        lesson = Lesson(
+            number, recipe, device, runs, options.preset, options.mine, options.show_settings
+        )
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
+        if options.mine:
+            print(f"mine      {use_own_answers(number)}", file=sys.stderr)
         start = time.perf_counter()
         main(lesson)
         print(f"finished  in {time.perf_counter() - start:.0f} s", file=sys.stderr)
@@ -122,6 +149,10 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
         parser.exit(2, f"{parser.prog}: {message}\n")
     except KeyboardInterrupt as stopped:
         parser.exit(130, f"\n{parser.prog}: {str(stopped) or 'stopped'}\n")
+    except Exception as error:
+        if not options.mine:
+            raise
+        parser.exit(1, f"{parser.prog}: {_where(error, number)}\n")
 
 
 def make_parser(number: int, question: str | None = None) -> argparse.ArgumentParser:
@@ -139,6 +170,14 @@ def make_parser(number: int, question: str | None = None) -> argparse.ArgumentPa
         type=Path,
         default=Path("runs/lessons"),
         help="folder for runs and plots (default: runs/lessons)",
+    )
+    parser.add_argument(
+        "--mine",
+        action="store_true",
+        help="run with your answers to this lesson's exercises instead of the library's functions",
+    )
+    parser.add_argument(
+        "--show-settings", action="store_true", help="print all settings of the training runs"
     )
     return parser
 
@@ -165,6 +204,56 @@ def recipe_of(number: int, preset_name: str | None = None) -> Recipe:
 def introduced(number: int) -> list[str]:
     """Return the library modules that lessons 1 to `number` explain."""
     return [module for n in range(1, number + 1) for module in _module(n, "recipe").INTRODUCES]
+
+
+def use_own_answers(number: int) -> str:
+    """Replace functions and classes of the library by the reader's answers to a lesson's exercises.
+
+    Every module that has loaded the library's object gets the reader's. If the object is a plain
+    kernel, all kernels of this process are plain. Returns the names of what is replaced, and of
+    what is still open. Raises UserError if all exercises are open.
+    """
+    exercise = _module(number, "exercise")
+    answers = {
+        name: thing
+        for name, thing in vars(exercise).items()
+        if getattr(thing, "__module__", "") == exercise.__name__
+    }
+    still_open = [name for name, answer in answers.items() if is_open(answer)]
+    for module in introduced(number):
+        importlib.import_module(module)
+    for name, answer in answers.items():
+        if name in still_open:
+            continue
+        (original,) = (
+            vars(sys.modules[module])[name]
+            for module in introduced(number)
+            if getattr(vars(sys.modules[module]).get(name), "__module__", "") == module
+        )
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith(("minimtp", "lessons")):
+                for known, value in list(vars(module).items()):
+                    if value is original:
+                        setattr(module, known, answer)
+        if original.__module__.startswith("minimtp.kernels.plain"):
+            sys.modules["minimtp.kernels"].use("plain")
+    done = [name for name in answers if name not in still_open]
+    if not done:
+        raise UserError(f"all exercises are open: write {still_open[0]} in {exercise.__file__}")
+    return ", ".join(done) + (f" (still open: {', '.join(still_open)})" if still_open else "")
+
+
+def _where(error: Exception, number: int) -> str:
+    """Return the error in one line, with the line of the reader's exercise.py, if it came there."""
+    message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    file = _module(number, "exercise").__file__
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f"{message} ({file}, line {lines[-1].lineno}: {lines[-1].line})" if lines else message
+
+
+def is_open(answer: Callable) -> bool:
+    """Return whether a function or class still has a stub."""
+    return "raise NotImplementedError(" in inspect.getsource(answer)
 
 
 def changes(number: int) -> dict[str, object]:

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def choose_kernels(monkeypatch):
 
 
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
+MESSAGE_LINES = 8  # of an error in an exercise
 
 
 def pytest_addoption(parser):
@@ -105,11 +107,17 @@ def pytest_cmdline_main(config):
     """Use one process for the exercises, which are few, and for tests that share one GPU."""
     if config.getoption("--mine") or re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         config.option.numprocesses = 0
+    if config.getoption("--mine") and config.option.reportchars == "fE":  # the default
+        config.option.reportchars = ""  # the messages name the tests already
 
 
+@pytest.hookimpl(trylast=True)  # after the plugin of Hypothesis has loaded its profile
 def pytest_configure(config):
     if config.getoption("--mine"):
-        config.option.tbstyle = "short"  # the reader only needs the message
+        # The first failing example is enough. To look for a smaller one can take minutes.
+        phases = [Phase.explicit, Phase.generate]
+        settings.register_profile("mine", settings(), phases=phases, report_multiple_bugs=False)
+        settings.load_profile("mine")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -121,15 +129,18 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Report an open exercise not as a failure but as one line that says what to write."""
+    """With --mine, report an open exercise not as a failure but as one line that says what to
+    write, and a failure as one short message.
+    """
     outcome = yield
-    error = call.excinfo.value if call.excinfo else None
-    if (
-        item.config.getoption("--mine")
-        and isinstance(error, NotImplementedError)
-        and str(error).startswith("lesson ")
-    ):
-        outcome.get_result().still_open = f"{item.nodeid.partition('::')[0]} - {error}"
+    if not item.config.getoption("--mine") or call.excinfo is None:
+        return
+    report, errors = outcome.get_result(), single_errors(call.excinfo.value)
+    still_open = [e for e in errors if isinstance(e, NotImplementedError)]
+    if still_open and str(still_open[0]).startswith("lesson "):
+        report.still_open = f"{item.nodeid.partition('::')[0]} - {still_open[0]}"
+    elif report.failed:
+        report.longrepr = short_message(errors[0])
 
 
 def pytest_report_teststatus(report):
@@ -140,6 +151,37 @@ def pytest_terminal_summary(terminalreporter):
     reports = terminalreporter.stats.get("open", [])
     for what, count in Counter(report.still_open for report in reports).items():
         terminalreporter.write_line(f"OPEN {what} ({count} test{'s' if count > 1 else ''})")
+
+
+def single_errors(error):
+    """Return the errors in an exception group, or the error alone.
+
+    Hypothesis raises a group if examples fail in different ways.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [single for part in error.exceptions for single in single_errors(part)]
+
+
+def short_message(error):
+    """Return the error, the example for which it was found, and the line of exercise.py, if any."""
+    lines = [line.rstrip()[:160] for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("assert ") for line in lines[1:]):  # pytest explains it again
+        lines = lines[: next(i for i, line in enumerate(lines) if line.startswith("assert "))]
+    if not isinstance(error, AssertionError):
+        lines = [f"{type(error).__name__}: {lines[0] if lines else ''}", *lines[1:]]
+    lines = lines[:MESSAGE_LINES]
+    notes = "\n".join(getattr(error, "__notes__", []))
+    example = re.search(r": test_\w+\(\n(.*?)\n\)", notes, re.DOTALL)  # as Hypothesis notes it
+    if example:
+        arguments = [line.strip() for line in example[1].splitlines()]
+        arguments = [a for a in arguments if not a.startswith(("own=", "#"))]
+        lines.append(f"for the example {' '.join(arguments).rstrip(',')}"[:160])
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) in EXERCISES]
+    if frames:
+        path = Path(frames[-1].filename).relative_to(EXERCISES[0].parents[2])
+        lines.append(f"in {path}, line {frames[-1].lineno}: {frames[-1].line}")
+    return "\n".join(lines)
 
 
 @pytest.fixture

@@ -1,7 +1,13 @@
 """Lesson 1: python -m lessons.lesson01_autograd"""
 
 from lessons import course
-from lessons.lesson01_autograd.examples import EXAMPLES, ForgetfulSiLU, by_backward, network
+from lessons.lesson01_autograd.examples import (
+    ForgetfulSiLU,
+    by_backward,
+    evaluate,
+    examples,
+    network,
+)
 from lessons.lesson01_autograd.finite_differences import difference, differences
 from lessons.lesson01_autograd.plot import draw
 from minimtp.engine.gradcheck import check_gradients
@@ -12,22 +18,24 @@ def main(lesson: course.Lesson) -> None:
     costs = []
     for hidden in (3, 10, 30, 100):
         loss, weights = network(hidden, lesson.device.xp)
-        slow, approximate = course.timed(differences, loss, weights)
-        fast, (exact, _) = course.timed(by_backward, loss, weights, repeats=10)
-        costs.append((sum(array.size for array in weights), slow, fast))
-    count, largest = costs[-1][0], float(abs(exact - approximate[0]).max())
+        count = sum(array.size for array in weights)
+        once, _ = course.timed(evaluate, loss, weights, repeats=30)
+        fast, (exact, _) = course.timed(by_backward, loss, weights, repeats=30)
+        costs.append((count, 2 * count * once, fast))
+    slow, approximate = 2 * count * once, differences(loss, weights)
+    largest = float(abs(exact - approximate[0]).max())
     print(f"{count:,} derivatives of one loss")
-    print(f"  by central differences  {2 * count:,} evaluations of the loss")
-    passes = "1 forward pass and 1 backward pass"
-    print(f"  by backpropagation      {passes}; the largest difference is {largest:.0e}")
+    print(f"  by central differences  {2 * count:,} evaluations, {1e3 * once:.3f} ms each")
+    print(f"  by backpropagation      {fast / once:.1f}x the time of one evaluation")
+    print(f"  the largest difference between the two is {largest:.0e}")
 
-    errors = {}
-    for name, (operation, inputs) in EXAMPLES.items():
+    errors, operations = {}, examples()
+    for name, (operation, inputs) in operations.items():
         errors[name] = check_gradients(course.applied(operation), inputs, name=name)
     worst = max(errors, key=errors.get)
     worst_error = f"largest error {errors[worst]:.0e} ({worst})"
     print(f"\n{len(errors)} operations checked one by one: {worst_error}")
-    wrong, inputs = course.applied(ForgetfulSiLU), EXAMPLES["SiLU"][1]
+    wrong, inputs = course.applied(ForgetfulSiLU), operations["SiLU"][1]
     try:
         check_gradients(wrong, inputs, name="SiLU without the product rule")
     except AssertionError as error:

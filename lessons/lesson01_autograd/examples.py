@@ -15,23 +15,24 @@ def normal(*shape: int) -> Array:
     return rng.standard_normal(shape)
 
 
-# For each operation: a function that makes it, and example inputs.
-EXAMPLES: dict[str, tuple[Callable[[], Op], list[Array]]] = {
-    "Add": (ops.Add, [normal(3, 4), normal(4)]),
-    "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
-    "Divide": (ops.Divide, [normal(3, 4), normal(4) + 4.0]),
-    "Power": (lambda: ops.Power(3.0), [normal(5)]),
-    "Exp": (ops.Exp, [normal(3, 2)]),
-    "Log": (ops.Log, [np.exp(normal(3, 2))]),
-    "Tanh": (ops.Tanh, [normal(3, 2)]),
-    "SiLU": (ops.SiLU, [normal(3, 5)]),
-    "Sum": (lambda: ops.Sum(axis=0), [normal(2, 3)]),
-    "Reshape": (lambda: ops.Reshape((4, 3)), [normal(2, 6)]),
-    "Transpose": (lambda: ops.Transpose((1, 0)), [normal(2, 3)]),
-    "Index": (lambda: ops.Index(np.array([0, 2, 0])), [normal(3, 4)]),
-    "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1)]),
-    "MatMul": (ops.MatMul, [normal(2, 3), normal(3, 4)]),
-}
+def examples() -> dict[str, tuple[Callable[[], Op], list[Array]]]:
+    """Return {operation: (a function that makes it, example inputs)} for all elementary ones."""
+    return {
+        "Add": (ops.Add, [normal(3, 4), normal(4)]),
+        "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
+        "Divide": (ops.Divide, [normal(3, 4), normal(4) + 4.0]),
+        "Power": (lambda: ops.Power(3.0), [normal(5)]),
+        "Exp": (ops.Exp, [normal(3, 2)]),
+        "Log": (ops.Log, [np.exp(normal(3, 2))]),
+        "Tanh": (ops.Tanh, [normal(3, 2)]),
+        "SiLU": (ops.SiLU, [normal(3, 5)]),
+        "Sum": (lambda: ops.Sum(axis=0), [normal(2, 3)]),
+        "Reshape": (lambda: ops.Reshape((4, 3)), [normal(2, 6)]),
+        "Transpose": (lambda: ops.Transpose((1, 0)), [normal(2, 3)]),
+        "Index": (lambda: ops.Index(np.array([0, 2, 0])), [normal(3, 4)]),
+        "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1)]),
+        "MatMul": (ops.MatMul, [normal(2, 3), normal(3, 4)]),
+    }
 
 
 class ForgetfulSiLU(ops.SiLU):
@@ -53,6 +54,11 @@ def network(hidden: int, xp: ModuleType) -> tuple[Callable[..., Tensor], list[Ar
         return (error * error).mean()
 
     return loss, [xp.asarray(normal(32, hidden)) / 6, xp.asarray(normal(hidden, 1)) / 10]
+
+
+def evaluate(loss: Callable[..., Tensor], weights: list[Array]) -> float:
+    """Return the loss: one forward pass, and nothing recorded."""
+    return float(loss(*map(Tensor, weights)).data)
 
 
 def by_backward(loss: Callable[..., Tensor], weights: list[Array]) -> list[Array]:

@@ -27,7 +27,7 @@ class SiLU(Op):
         )
 
 
-def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
+def undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum the gradient over the axes along which an input of `shape` was repeated."""
     raise NotImplementedError(
         "lesson 1: sum over the axes added in front, then over the repeated axes of size 1"

@@ -15,6 +15,7 @@ INTRODUCES = (
     "minimtp.extras",
     "minimtp.backend",
     "minimtp.engine",
+    "minimtp.engine.broadcasting",
     "minimtp.engine.tensor",
     "minimtp.engine.ops",
     "minimtp.engine.gradcheck",

@@ -14,7 +14,7 @@ Choices:
 * An operation refers to its inputs, and a tensor to the operation that made it. Nothing refers
   forward. Without cycles, reference counting frees a graph the moment its result is dropped.
 * The walk is a loop, not a recursion, so a chain of 5,000 operations does not overflow the stack.
-* Broadcasting is undone here, once, so that no operation has to handle it.
+* Broadcasting is undone here (broadcasting.py), so that no operation has to handle it.
 * The walk releases each operation after use, so memory falls during the backward pass. A second
   `backward()` through the same operations raises an error that says so. Gradients of separate
   graphs add up in `.grad`.
@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from typing import ClassVar, TypeAlias
 
 from minimtp.backend import Array, array_module, is_array, numpy
+from minimtp.engine.broadcasting import undo_broadcasting
 
 Number: TypeAlias = int | float
 
@@ -211,7 +212,7 @@ def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None
         for source, part in zip(operation.inputs, parts, strict=True):
             if part is None or not source.requires_grad:
                 continue
-            part = _undo_broadcasting(part, source.shape)
+            part = undo_broadcasting(part, source.shape)
             # Not in place: an operation may return the same array for several inputs.
             pending[id(source)] = pending[id(source)] + part if id(source) in pending else part
         operation.release()
@@ -252,17 +253,3 @@ def _accumulate_in_leaf(leaf: Tensor, gradient: Array) -> None:
         leaf.grad = gradient.copy()  # another leaf may share the array
     else:
         leaf.grad += gradient
-
-
-def _undo_broadcasting(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum the gradient over the axes along which an input of `shape` was repeated."""
-    if gradient.shape == shape:
-        return gradient
-    added = gradient.ndim - len(shape)
-    stretched = tuple(
-        added + axis
-        for axis, size in enumerate(shape)
-        if size == 1 and gradient.shape[added + axis] != 1
-    )
-    axes = tuple(range(added)) + stretched
-    return gradient.sum(axis=axes, keepdims=True).reshape(shape)

@@ -69,6 +69,13 @@ def test_a_part_goes_from_the_first_text_to_the_next_line_with_the_second(exampl
     assert excerpts.excerpt(example, "Shape.area", part) == "a = self.x[..., 0]\nreturn a\n"
 
 
+def test_a_page_is_updated_block_by_block(example):
+    marks = ["Shape.area", "Shape.area why .. return"]
+    page = "".join(f"<!-- code: {example} {mark} -->\n```python\nold\n```\n\n" for mark in marks)
+    method, part = (excerpts.excerpt(example, *mark.split(" ", 1)) for mark in marks)
+    assert excerpts.updated(page) == page.replace("old\n", method, 1).replace("old\n", part)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -1,0 +1,84 @@
+"""Wrong answers to the exercises are reported in one short message each."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.lessons.test_lessons import ROOT, folder
+
+WRONG = """
+from minimtp.backend import array_module
+from minimtp.engine.tensor import Op
+
+class SiLU(Op):
+    def forward(self, a):
+        self.sigmoid = 1 / (1 + array_module(a).exp(-a))
+        return a * self.sigmoid
+
+    def backward(self, gradient):
+        return gradient * self.sigmoid
+
+def undo_broadcasting(gradient, shape):
+    if shape == ():
+        raise KeyError(shape)
+    return gradient.sum(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of lessons and tests with wrong answers to the exercises of lesson 1."""
+    project = tmp_path_factory.mktemp("wrong")
+    for part in ("lessons", "tests", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, project / part)
+    (project / "lessons" / folder(1).name / "exercise.py").write_text(WRONG)
+    return project
+
+
+def run(project, *arguments):
+    environment = os.environ | {"PYTHONPATH": f"{project}{os.pathsep}{ROOT}", "COLUMNS": "100"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def output(project):
+    options = ("-p", "no:cacheprovider", "--mine", "-k", "silu or broadcast")
+    return run(project, "-m", "pytest", *options, "tests/engine/test_engine.py").stdout
+
+
+def test_a_wrong_value_is_reported_without_the_code_of_the_test(output):
+    assert "SiLU: gradient of input 0 at (" in output and "expected " in output
+    assert "check_gradients(" not in output and "Traceback" not in output
+
+
+def test_an_error_in_an_answer_is_reported_with_its_line_and_the_example(output):
+    assert "FloatingPointError: overflow encountered in exp\n" in output
+    file = f"lessons/{folder(1).name}/exercise.py"
+    assert f"in {file}, line 7: self.sigmoid = 1 / (1 + array_module(a).exp(-a))\n" in output
+    assert f"KeyError: ()\nfor the example shape=(), seed=0\nin {file}, line 15: raise" in output
+
+
+def test_the_whole_report_of_three_failures_fits_on_a_screen(output):
+    assert "3 failed" in output.splitlines()[-1]
+    assert len(output.splitlines()) <= 15
+
+
+def test_a_run_with_wrong_answers_ends_with_one_line_that_names_the_line(project):
+    process = run(project, "-m", f"lessons.{folder(1).name}", "--preset", "tiny", "--mine")
+    assert process.returncode == 1
+    assert "mine      SiLU, undo_broadcasting\n" in process.stderr
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith(f"python -m lessons.{folder(1).name}: KeyError: () (")
+    assert last.endswith("exercise.py, line 15: raise KeyError(shape))")
+    assert "Traceback" not in process.stderr
+
+
+def test_a_run_without_answers_says_which_exercise_to_write():
+    process = run(ROOT, "-m", f"lessons.{folder(1).name}", "--preset", "tiny", "--mine")
+    assert process.returncode == 2
+    assert "all exercises are open: write Divide in " in process.stderr.splitlines()[-1]
