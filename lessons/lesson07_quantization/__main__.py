@@ -2,24 +2,18 @@
 
 from lessons import course
 from lessons.lesson07_quantization.plot import draw
-from lessons.lesson07_quantization.quantized import (
-    Evaluator,
-    Quantized,
-    errors_in_scales,
-    matrices,
-    misread,
-    noise,
-)
+from lessons.lesson07_quantization.quantized import Evaluator, errors_in_scales, matrices, misread
 from minimtp.formats.load import load
 from minimtp.quant.grids import Q4_0
 from minimtp.quant.ptq.methods import METHODS
 from minimtp.training.data.corpus import open_corpus
 
-SCALES = {
-    "one scale per matrix": "restricted-tensor",
-    "one scale per row": "restricted-channel",
-    "one scale per 32": "ggml-signed-g32",
+GROUPS = {
+    "one scale per matrix": "tensor",
+    "one scale per row": "channel",
+    "one scale per 32": "g32",
 }
+RULES = {"symmetric": "restricted", "affine": "affine"}  # instead of ggml-signed
 
 
 def main(lesson: course.Lesson) -> None:
@@ -27,12 +21,13 @@ def main(lesson: course.Lesson) -> None:
     model, corpus = load(lesson.trained(3), lesson.device.name).model, open_corpus()
     evaluator = Evaluator(model, corpus, lesson.device, lesson.recipe.evaluation_tokens // 2)
     before = evaluator.bits_per_byte(model)
-    print(f"{'float32':<29}{Quantized(32, before).describe(noise=0)}")
+    print(f"{'float32':<29}{evaluator.describe()}")
     for bits in (8, 4, 2):
-        for name, policy in SCALES.items():
-            grid = f"int{bits}-{policy}"
-            found = evaluator.quantized(grid)
-            print(f"{bits} bits, {name:<21}{found.describe(noise(model, grid))}")
+        for name, group in GROUPS.items():
+            described = evaluator.describe(f"int{bits}-ggml-signed-{group}")
+            print(f"{f'{bits} bits, {name}':<29}{described}")
+    for name, policy in RULES.items():
+        print(f"{f'2 bits, {name}, per 32':<29}{evaluator.describe(f'int2-{policy}-g32')}")
     wrong = evaluator.bits_per_byte(misread(model))
     print(f"{'4 bits in the wrong places':<66}{wrong:>6.3f} bits per byte")
 
@@ -48,7 +43,10 @@ def main(lesson: course.Lesson) -> None:
             bits: evaluator.quantized(f"int{bits}-ggml-signed-g32", method) for bits in (2, 3, 4)
         }
         print(f"{method:<14}" + " ".join(f"{f.bits_per_byte:>8.3f} bits" for f in found.values()))
-    lesson.save_plot(draw, first, (weights, errors, clipped), methods, before, size=(14, 4.6))
+    for method in ("rtn", "hqq"):
+        loss = evaluator.quantized("q4_1", method).bits_per_byte
+        print(f"{method + ', a minimum per group':<40}{loss:>6.3f} bits")
+    lesson.save_plot(draw, first, (weights, errors, clipped), methods, before, size=(14, 8.4))
     smallest = f"{found[4].bits_per_weight:.2f} bits"
     lesson.result("bits per weight", ("float32", "32.00 bits"), ("4-bit codes", smallest))
 

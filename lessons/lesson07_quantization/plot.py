@@ -1,4 +1,4 @@
-"""Lesson 7's plot: weights on two grids, errors within their bound, and the loss of each method."""
+"""Lesson 7's plot: how numbers are stored, three grids, weights between levels, and errors."""
 
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, RED, GREY = "#2e86c1", "#c0392b", "#7f8c8d"
+BLUE, ORANGE, GREEN, RED, GREY = "#2e86c1", "#ca6f1e", "#1e8449", "#c0392b", "#7f8c8d"
 METHOD_COLOURS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
 SHOWN = 12_000  # points per colour
+# The fields of a number: (what it is, bits, colour). A group of 32 codes shares a float16 step.
+FIELDS = {
+    "float32": [("sign", 1, GREY), ("exponent", 8, ORANGE), ("fraction", 23, BLUE)],
+    "float16": [("", 1, GREY), ("exponent", 5, ORANGE), ("fraction", 10, BLUE)],
+    "q4_0": [("code", 4, GREEN), ("", 0.5, GREY)],
+}
+RULES = {
+    "symmetric": ("int3-restricted-channel", "-3 .. 3, step max|x| / 3"),
+    "ggml-signed": ("int3-ggml-signed-channel", "-4 .. 3, step extreme / -4"),
+    "affine": ("int3-affine-channel", "-4 .. 3, step (max - min) / 7"),
+}
+EXAMPLE = np.array([[-0.35, -0.2, 0.1, 0.3, 0.55, 0.9]], np.float32)
 
 
 def draw(
@@ -23,14 +35,17 @@ def draw(
     methods: dict[str, dict[int, Quantized]],
     before: float,
 ) -> None:
-    """Draw the three parts.
+    """Draw the five parts.
 
     errors: the result of `errors_in_scales`. methods: results by method and bits. before: the
     float32 loss.
     """
-    grids, bound, loss = figure.subplots(1, 3)
-    draw_grids(grids, matrix)
-    draw_errors(bound, *errors)
+    parts = figure.subplot_mosaic([["bits", "bits", "rules"], ["grids", "errors", "loss"]])
+    draw_fields(parts["bits"])
+    draw_rules(parts["rules"])
+    draw_grids(parts["grids"], matrix)
+    draw_errors(parts["errors"], *errors)
+    loss = parts["loss"]
     for i, ((method, found), colour) in enumerate(
         zip(methods.items(), METHOD_COLOURS, strict=True)
     ):
@@ -39,9 +54,41 @@ def draw(
         loss.bar(places, added, 0.15, color=colour, label=method)
     loss.set(title="loss added by quantization", xlabel="bits per code", xticks=[2, 3, 4])
     loss.set_ylabel("bits per byte above float32")
-    loss.legend(fontsize=8)
+    loss.legend(fontsize=9)
     loss.grid(alpha=0.3, axis="y")
     loss.set_axisbelow(True)
+
+
+def draw_fields(axes: "Axes") -> None:
+    """Show the bits of a number in each format, one box per bit."""
+    for row, (name, fields) in enumerate(FIELDS.items()):
+        start = 0.0
+        for what, bits, colour in fields:
+            for bit in np.arange(0, bits):
+                width = min(1, bits - bit)
+                axes.barh(
+                    -row, width, 0.6, start + bit, color=colour, edgecolor="white", align="edge"
+                )
+            axes.text(start + bits / 2, 0.68 - row, what, ha="center", fontsize=9)
+            start += bits
+        axes.text(-0.4, 0.3 - row, name, ha="right", va="center", fontsize=11)
+    axes.text(5, -1.7, "+ half a bit: one float16 step for 32 codes", va="center", fontsize=10)
+    axes.set(title="the bits of one weight", xlim=(-4, 32.5), ylim=(-2.3, 1.1))
+    axes.axis("off")
+
+
+def draw_rules(axes: "Axes") -> None:
+    """Show the 3-bit levels that each rule chooses for the same six weights."""
+    for row, (name, (grid_name, note)) in enumerate(RULES.items()):
+        grid = grid_named(grid_name)
+        codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
+        levels = grid.decode(codes[None], grid.encode(EXAMPLE)[1])[0]
+        axes.vlines(levels, -row - 0.25, -row + 0.25, color=GREY, linewidth=2)
+        axes.plot(EXAMPLE[0], np.full(EXAMPLE.size, -row), "o", color=BLUE, markersize=5)
+        axes.text(0.02, -row + 0.33, f"{name}: {note}", transform=axes.get_yaxis_transform())
+    axes.axvline(0, color="black", linewidth=0.5, zorder=0)
+    axes.set(title="three rules for the levels (3 bits)", xlabel="weight", yticks=[])
+    axes.set(xlim=(-1.05, 1.05), ylim=(-2.5, 0.75))
 
 
 def draw_grids(axes: "Axes", matrix: Array) -> None:
@@ -49,7 +96,7 @@ def draw_grids(axes: "Axes", matrix: Array) -> None:
     group = to_numpy(matrix)[:1, :32]
     grids = {
         "scale of the group": Q4_0,
-        "scale of the matrix": grid_named("int4-restricted-tensor"),
+        "scale of the matrix": grid_named("int4-ggml-signed-tensor"),
     }
     for row, (name, grid) in enumerate(grids.items()):
         codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
@@ -72,4 +119,4 @@ def draw_errors(axes: "Axes", weights: np.ndarray, errors: np.ndarray, clipped: 
         axes.plot([], [], "s", color=colour, label=label)
     axes.set(title="error of every weight on q4_0", xlabel="weight / scale", ylabel="error / scale")
     axes.set_ylim(-1.1, 1.1)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)

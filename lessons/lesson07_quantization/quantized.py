@@ -22,10 +22,6 @@ class Quantized(NamedTuple):
     bits_per_weight: float
     bits_per_byte: float
 
-    def describe(self, noise: float) -> str:
-        size = f"{self.bits_per_weight:>6.2f} bits per weight  noise {100 * noise:>4.1f} %"
-        return f"{size}  {self.bits_per_byte:.3f} bits per byte"
-
 
 class Evaluator:
     """Quantize one model in many ways, and evaluate all of them on the same held-out text.
@@ -52,6 +48,13 @@ class Evaluator:
         spec = QuantizationSpec(weights=grid, activations="none")
         model = quantize_after_training(self.model, spec, method, self.batches)
         return Quantized(bits_per_weight(model), self.bits_per_byte(model))
+
+    def describe(self, grid: str | None = None) -> str:
+        """Return size, noise and loss of the model on a grid, or in float32."""
+        size, loss = (32, self.bits_per_byte(self.model)) if grid is None else self.quantized(grid)
+        error = 0.0 if grid is None else noise(self.model, grid)
+        numbers = f"{size:>6.2f} bits per weight  noise {100 * error:>4.1f} %"
+        return f"{numbers}  {loss:.3f} bits per byte"
 
 
 def matrices(model: Transformer) -> list[Array]:

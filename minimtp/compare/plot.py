@@ -58,17 +58,18 @@ def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
 
 
 def _draw_quality(axes: "Axes", configurations: Sequence[Figures]) -> None:
-    for c, colour in zip(configurations, COLOURS, strict=False):
-        size = c["weight_bytes"] / 1e6
-        axes.scatter(size, c["bits_per_byte"], color=colour, s=60, label=c["title"])
+    """Draw a point for each configuration. The first ones are larger, so that all can be seen."""
+    for i, (c, colour) in enumerate(zip(configurations, COLOURS, strict=False)):
+        size, area = c["weight_bytes"] / 1e6, 180 - 45 * i
+        axes.scatter(size, c["bits_per_byte"], color=colour, s=area, label=c["title"])
     axes.set(
         xlabel="weights in MB",
         ylabel="bits per held-out byte (lower is better)",
         title="quality and size",
     )
     axes.set_xlim(left=0)
-    axes.margins(y=0.3)
-    axes.legend(fontsize=9)
+    axes.set_ylim(0, 1.2 * max(c["bits_per_byte"] for c in configurations))  # not truncated
+    axes.legend(fontsize=9, loc="lower center")
 
 
 def _draw_acceptance(axes: "Axes", configurations: Sequence[Figures]) -> None:

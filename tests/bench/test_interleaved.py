@@ -1,5 +1,7 @@
 """Measured speed-ups are robust if the speed of the machine drifts or other work disturbs it."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,13 @@ def test_disturbing_fewer_than_half_of_the_runs_does_not_change_the_speedup(
         mine[place] /= 50
     found = speed(own, [mine]).speedup_over(speed(own, [[1000.0] * count]))
     assert found == pytest.approx(factor), "the median ignores the size of the outliers"
+
+
+def test_a_text_that_ended_with_its_first_token_has_no_speed_and_is_left_out(own):
+    found = speed(own, [[20, 0, 9, 5]]).speedup_over(speed(own, [[10, 4, 3, 0]]))
+    assert found == 2.5, "the ratios of the texts with a speed are 2 and 3"
+    nothing = speed(own, [[0, 0]]).speedup_over(speed(own, [[10, 10]]))
+    assert math.isnan(nothing), "without any speed, the speed-up is not a number"
 
 
 def test_every_variant_continues_every_prompt_and_its_steps_are_counted():

@@ -1,5 +1,6 @@
 """Every weight lies at the place of its panel where the compiled matmul reads it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,15 @@ def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
     assert panels.dtype == kind, f"expected {np.dtype(kind)}, got {panels.dtype}"
     assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "the rows must be in order"
     assert not panels.reshape(-1, columns)[rows:].any(), "the rows after the last one must be zeros"
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_rows_that_fill_their_panels_need_no_further_panel(own, panels):
+    matrix = np.ones((panels * PANEL, 5), np.float32)
+    found = own(by_panel)(matrix)
+    assert found.shape == (panels, PANEL, 5), (
+        f"{panels * PANEL} rows fill {panels} panels, got the shape {found.shape}"
+    )
 
 
 @given(rows=outputs, groups=groups, seed=seeds)

@@ -49,6 +49,13 @@ def test_a_repeating_text_is_drafted_to_any_length(own):
     assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
 
 
+def test_no_more_than_the_maximum_length_is_compared(own):
+    """The suffix 1 2 3 occurs at the start, but two tokens of it occur later, before the 8."""
+    tokens = [1, 2, 3, 9, 2, 3, 8, 1, 2, 3]
+    assert drafts_after(own(NgramDrafter)(max_length=3, min_length=1), tokens) == [9, 2, 3, 8, 1, 2]
+    assert drafts_after(own(NgramDrafter)(max_length=2, min_length=1), tokens) == [8, 1, 2, 3]
+
+
 def test_a_text_without_repetition_gets_no_drafts(own):
     assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
     assert drafts_after(own(NgramDrafter)(), [3]) == []

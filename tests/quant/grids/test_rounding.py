@@ -30,9 +30,11 @@ def test_rounding_keeps_integers(rounding, x):
 HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
 
 
-def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_toward_zero(own):
-    assert own(half_away)(HALVES).tolist() == [-3, -2, -1, 1, 2, 3]
-    below = np.nextafter(HALVES, np.float32(0))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_toward_zero(own, dtype):
+    halves = HALVES.astype(dtype)
+    assert own(half_away)(halves).tolist() == [-3, -2, -1, 1, 2, 3]
+    below = np.nextafter(halves, dtype(0))
     assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], (
         "do not compute x + 0.5: the sum is rounded, so 0.49999997 becomes 1"
     )
@@ -44,6 +46,15 @@ def test_half_away_rounds_to_the_nearest_integer_and_halves_away_from_zero(own, 
     assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
     error = np.abs(rounded.astype(np.float64) - x)
     assert (error <= 0.5).all() and (np.abs(rounded) > np.abs(x))[error == 0.5].all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_half_away_keeps_integers_that_no_integer_type_of_numpy_can_hold(own, dtype):
+    x = np.array([2.0**31, -(2.0**32), 2.0**63, -(2.0**70), 1e30, -3e38], dtype)
+    rounded = own(half_away)(x)
+    assert rounded.dtype == dtype and rounded.tolist() == x.tolist(), (
+        f"expected {x.tolist()}, got {rounded.tolist()}: do not convert to integers"
+    )
 
 
 def test_half_even_rounds_halves_to_even_integers_and_half_up_rounds_them_up():

@@ -61,6 +61,58 @@ def same(one, other):
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
+def assert_follows_gptq(
+    grid, x, second_moment, found, *, beforehand=None, largest_first=False, damping=0.01
+):
+    """Check codes and scales against GPTQ's definition, one column at a time.
+
+    The check uses no Cholesky factor: it eliminates each column from the inverse of the damped
+    moment after the column is rounded. It continues from the codes that were found. A level may be
+    slightly further away than the nearest one: a grid's own rule rounds with the scale before it is
+    stored as a float16, `nearest` with the stored one, and both are right. Scales may differ in the
+    last bit of a float16.
+    """
+    codes, scales = found
+    columns = x.shape[1]
+    size, keep_scales = grid.group_size or columns, largest_first or beforehand is not None
+    expected = arrays_of((beforehand or grid.encode(x))[1])
+    assert codes.shape == x.shape and codes.dtype == np.int8, f"got codes {codes.dtype}"
+    assert [a.shape for a in arrays_of(scales)] == [a.shape for a in expected]
+    diagonal = np.where(np.diag(second_moment) > 0, np.diag(second_moment), 1.0)
+    damped = second_moment + np.diag(diagonal - np.diag(second_moment))
+    inverse = np.linalg.inv(damped + damping * diagonal.mean() * np.eye(columns))
+    now, left = x.astype(np.float64), np.ones(columns, bool)
+    order = np.argsort(-np.diag(second_moment), kind="stable") if largest_first else range(columns)
+    for j in order:
+        if j % size == 0 and not keep_scales:
+            part = arrays_of(grid.encode(now[:, j : j + size])[1])
+            for mine, new in zip(expected, part, strict=True):
+                mine[:, j // size : j // size + 1] = new
+        level = grid.decode(codes[:, j : j + 1], scales, j)[:, 0].astype(np.float64)
+        nearest, lowest, highest = (
+            grid.decode(column, scales, j)[:, 0]
+            for column in (
+                grid.nearest(now[:, j : j + 1], scales, j),
+                *(np.full((len(x), 1), end, np.int8) for end in (grid.min_code, grid.max_code)),
+            )
+        )
+        gaps = grid.max_code - grid.min_code
+        slack = 0.01 * np.abs(highest - lowest) / gaps + 2**-10 * np.abs(level) + 2**-24 * gaps
+        far = np.flatnonzero(np.abs(level - now[:, j]) > np.abs(nearest - now[:, j]) + slack)
+        assert not far.size, (
+            f"column {j}, row {far[0]}: the updated weight is {now[far[0], j]:.6g}, and the level "
+            f"{level[far[0]]:.6g} is not the nearest one"
+        )
+        left[j] = False
+        now[:, left] -= np.outer((now[:, j] - level) / inverse[j, j], inverse[j, left])
+        inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    for mine, theirs in zip(expected, arrays_of(scales), strict=True):
+        assert np.allclose(mine, theirs, rtol=2**-9, atol=2**-24), (
+            "the scales of a group are chosen when its first column is reached, and are kept with "
+            "largest_first or beforehand"
+        )
+
+
 def normal_weights(rows, columns, seed=0, spread=0.1):
     """Return normal weights of standard deviation `spread`: float32 (rows, columns)."""
     return (spread * np.random.default_rng(seed).standard_normal((rows, columns))).astype(

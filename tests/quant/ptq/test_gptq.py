@@ -10,7 +10,7 @@ from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
 from minimtp.quant.ptq.hqq import hqq
-from tests.quant.ptq.cases import arrays_of, each_grid, moment, normal_weights, same
+from tests.quant.ptq.cases import assert_follows_gptq, each_grid, moment, normal_weights, same
 from tests.strategies import weight_matrices
 
 
@@ -18,18 +18,22 @@ from tests.strategies import weight_matrices
 @given(
     x=weight_matrices(max_magnitude=100.0), factor=st.floats(1e-6, 1e6), largest_first=st.booleans()
 )
-@settings(max_examples=25)
-def test_gptq_with_uncorrelated_inputs_of_equal_size_is_round_to_nearest_bit_for_bit(
+@settings(max_examples=10)
+def test_gptq_with_uncorrelated_inputs_of_equal_size_is_round_to_nearest(
     own, grid, x, factor, largest_first
 ):
-    found = own(gptq)(grid, x, factor * np.eye(x.shape[1]), largest_first=largest_first)
-    assert same(found, grid.encode(x))
+    second_moment = factor * np.eye(x.shape[1])
+    found = own(gptq)(grid, x, second_moment, largest_first=largest_first)
+    assert_follows_gptq(grid, x, second_moment, found, largest_first=largest_first)
+    # The library keeps the codes of the grid's own rule, bit for bit:
+    assert same(gptq(grid, x, second_moment, largest_first=largest_first), grid.encode(x))
 
 
 @each_grid
 def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
-    x = normal_weights(5, 64)
-    assert same(own(gptq)(grid, x, np.zeros((64, 64))), grid.encode(x))
+    x, nothing = normal_weights(5, 64), np.zeros((64, 64))
+    assert_follows_gptq(grid, x, nothing, own(gptq)(grid, x, nothing))
+    assert same(gptq(grid, x, nothing), grid.encode(x))
 
 
 @each_grid
@@ -42,32 +46,22 @@ def test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, grid):
 @each_grid
 @pytest.mark.parametrize("largest_first", [False, True])
 def test_gptq_equals_updating_the_inverse_column_by_column(own, grid, largest_first):
-    """The reference uses no Cholesky factors: it eliminates each column from the inverse after
-    rounding it.
-    """
     x, second_moment = normal_weights(8, 64, seed=3), moment(64, seed=4)
-    now = x.astype(np.float64)
-    inverse = np.linalg.inv(second_moment + 0.01 * np.mean(np.diag(second_moment)) * np.eye(64))
-    size = grid.group_size or 64
-    codes, scales = grid.encode(x)
-    chosen, moved = codes.copy(), np.zeros(x.shape, bool)
-    for j in np.argsort(-np.diag(second_moment), kind="stable") if largest_first else range(64):
-        if j % size == 0 and not largest_first:
-            group = slice(j, min(j + size, 64))
-            chosen[:, group], new = grid.encode(now[:, group])
-            for whole, part in zip(arrays_of(scales), arrays_of(new), strict=True):
-                whole[:, j // size : j // size + 1] = part
-            moved[:, group] = False
-        nearest = grid.nearest(now[:, j : j + 1], scales, j)[:, 0]
-        codes[:, j] = np.where(moved[:, j], nearest, chosen[:, j])
-        error = (now[:, j] - grid.decode(codes[:, j : j + 1], scales, j)[:, 0]) / inverse[j, j]
-        left = np.setdiff1d(np.arange(64), np.flatnonzero(inverse.any(axis=0) == 0))
-        left = left[left != j]
-        now[:, left] -= error[:, None] * inverse[j, left]
-        moved[:, left] |= (error[:, None] * inverse[j, left]) != 0
-        inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
-        inverse[j], inverse[:, j] = 0, 0
-    assert same(own(gptq)(grid, x, second_moment, largest_first=largest_first), (codes, scales))
+    found = own(gptq)(grid, x, second_moment, largest_first=largest_first)
+    assert_follows_gptq(grid, x, second_moment, found, largest_first=largest_first)
+
+
+@each_grid
+@pytest.mark.parametrize("largest_first", [False, True])
+def test_gptq_keeps_scales_that_were_chosen_beforehand(own, grid, largest_first):
+    x, second_moment = normal_weights(8, 64, seed=5), moment(64, seed=6)
+    scales = grid.encode(np.float32(0.8) * x)[1]
+    beforehand = grid.nearest(x, scales), scales
+    found = own(gptq)(grid, x, second_moment, beforehand=beforehand, largest_first=largest_first)
+    assert same((found[0], scales), found)
+    assert_follows_gptq(
+        grid, x, second_moment, found, beforehand=beforehand, largest_first=largest_first
+    )
 
 
 def test_gptq_rounds_the_rows_of_a_matrix_independently(own):

@@ -168,7 +168,7 @@ def test_at_the_kinks_of_pact_the_gradient_goes_either_to_the_activation_or_to_t
 
 
 @pytest.mark.parametrize("shift", [-1.1, -0.4])
-def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(shift):
+def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(own, shift):
     """The reference is PACT with the outermost level as its bound, applied to the weights for the
     positive ones and to the negated weights for the negative ones.
     """
@@ -177,7 +177,7 @@ def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(shift):
         np.random.default_rng(seed).standard_normal((4, 64)).astype(np.float32) for seed in (1, 2)
     )
     weight, t = Parameter(x.copy()), Parameter(np.full(8, shift, np.float32))
-    output = FakeQuantizeLearned(grid, bound=True).apply(weight, t)
+    output = own(FakeQuantizeLearned)(grid, bound=True).apply(weight, t)
     output.backward(gradient)
     bounds = 7 * encode_learned(grid, x, t.data)[1].reshape(8, 1).astype(np.float64)
     sides, values, weights = np.zeros(8), 0.0, 0.0
