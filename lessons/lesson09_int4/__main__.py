@@ -2,7 +2,16 @@
 
 from lessons import course
 from lessons.lesson09_int4.plot import draw
-from lessons.lesson09_int4.variants import DEQUANTIZED, FLOAT, KERNEL, LOOP, ROWS, Matrix, shapes
+from lessons.lesson09_int4.variants import (
+    DEQUANTIZED,
+    FLOAT,
+    KERNEL,
+    LOOP,
+    ROW_BY_ROW,
+    ROWS,
+    Matrix,
+    shapes,
+)
 from minimtp import kernels
 
 
@@ -23,11 +32,12 @@ def main(lesson: course.Lesson) -> None:
         for name, speed in limits[matrix.size].items():
             print(f"  read {name.partition(',')[0]:<20}{speed:>8.2f} Gweight/s")
 
-    costs = {name: matrix.cost_of_rows(name) for name in (FLOAT, KERNEL)}
+    costs = {name: matrix.cost_of_rows(name) for name in (FLOAT, ROW_BY_ROW, KERNEL)}
     columns = "".join(f"  T = {rows:<3}" for rows in ROWS[1:])
     print(f"\ntime for T rows over the time for one  {columns}")
     for name, cost in costs.items():
         print(f"  {name:<36}" + "".join(f"{c:>7.2f} x" for c in cost[1:]))
+    print(f"  {'copying the float32 weights':<36}{matrix.cost_of_copying():>7.2f} x")
     print("\nchange of a row's result if seven other rows are present")
     for name in costs:
         print(f"  {name:<36}{matrix.change_in_batch(name):>9.0e}")

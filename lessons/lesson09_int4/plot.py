@@ -2,7 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from lessons.lesson09_int4.variants import DEQUANTIZED, FLOAT, KERNEL, LOOP, PARALLEL, ROWS
+from lessons.lesson09_int4.variants import (
+    DEQUANTIZED,
+    FLOAT,
+    INTEGERS,
+    KERNEL,
+    LOOP,
+    PANELS,
+    ROW_BY_ROW,
+    ROWS,
+)
 from minimtp.backend import numpy as np
 
 if TYPE_CHECKING:
@@ -13,8 +22,10 @@ COLOURS = {
     FLOAT: "#7f8c8d",
     DEQUANTIZED: "#c0392b",
     LOOP: "#ca6f1e",
-    PARALLEL: "#2e86c1",
+    PANELS: "#8e44ad",
+    INTEGERS: "#2e86c1",
     KERNEL: "#1e8449",
+    ROW_BY_ROW: "black",
 }
 OUTPUTS, INPUTS = 64, 64  # size of the matrix whose layouts are shown
 Speeds = dict[str, dict[str, float]]  # Gweight/s by size and variant
@@ -26,9 +37,8 @@ def draw(figure: "Figure", speeds: Speeds, limits: Speeds, costs: dict[str, list
     draw_speeds(bars, speeds, limits)
     for name, cost in costs.items():
         rows.plot(ROWS, cost, "o-", color=COLOURS[name], label=name, markersize=4)
-    rows.plot(ROWS, ROWS, ":", color="black", linewidth=1, label="rows one by one")
     rows.set(title="time for T rows over one", xlabel="rows T", ylim=(0, max(ROWS)), xticks=ROWS)
-    rows.legend(fontsize=8)
+    rows.legend(fontsize=9)
     for axes in (bars, rows):
         axes.grid(alpha=0.3)
     for axes, order, title in ((file, in_a_file(), "file"), (panels, in_panels(), "panels")):
@@ -38,12 +48,12 @@ def draw(figure: "Figure", speeds: Speeds, limits: Speeds, costs: dict[str, list
 
 
 def draw_speeds(axes: "Axes", speeds: Speeds, limits: Speeds) -> None:
+    """Show speeds as points: bars on a logarithmic axis would have no meaningful length."""
     names = list(next(iter(speeds.values())))
-    width = 0.84 / len(names)
     for i, name in enumerate(names):
-        places = [at + (i - (len(names) - 1) / 2) * width for at in range(len(speeds))]
+        places = [at + (i - (len(names) - 1) / 2) * 0.14 for at in range(len(speeds))]
         values = [speed[name] for speed in speeds.values()]
-        axes.bar(places, values, width, color=COLOURS[name], label=name)
+        axes.plot(places, values, "o", color=COLOURS[name], label=name)
     for name in (FLOAT, KERNEL):
         for at, limit in enumerate(limits.values()):
             label = None if at else f"read {name.partition(',')[0]} weights"
@@ -53,8 +63,8 @@ def draw_speeds(axes: "Axes", speeds: Speeds, limits: Speeds) -> None:
         yscale="log", title="speed with one row", ylabel="Gweight/s", xticks=range(len(speeds))
     )
     axes.set_xticklabels(speeds)
-    axes.set_ylim(top=20 * max(max(limit.values()) for limit in limits.values()))
-    axes.legend(fontsize=8, ncols=2, loc="upper left")
+    axes.set_ylim(top=30 * max(max(limit.values()) for limit in limits.values()))
+    axes.legend(fontsize=9, ncols=2, loc="upper left")
 
 
 def in_a_file() -> np.ndarray:

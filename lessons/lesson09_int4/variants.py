@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter, process_time
 
-from lessons.course import timed
 from minimtp import kernels
-from minimtp.backend import Array, Device, to_device, to_numpy
+from minimtp.backend import Array, Device, array_module, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
 
 FLOAT = "float32, NumPy"
 DEQUANTIZED = "int4, dequantized first"
 LOOP = "int4, weight by weight"
-PARALLEL = "int4, outputs in parallel"
+PANELS = "int4, panels"
+INTEGERS = "int4, panels, int8 inputs"
 KERNEL = "int4, kernel"
+ROW_BY_ROW = "float32, NumPy, row by row"
 ROWS = (1, 2, 4, 8, 16)
-PARALLEL_OUTPUTS = 512  # outputs that PARALLEL computes at once
+PARALLEL_OUTPUTS = 512  # outputs that PANELS and INTEGERS compute at once
 
 
 @dataclass
@@ -26,9 +28,18 @@ class Variant:
     bytes_per_weight: float
 
     def seconds(self, x: Array) -> float:
-        """Return the time of the fastest of seven calls, after one warm-up call."""
-        self.finished(x)
-        return timed(self.finished, x, repeats=7)[0]
+        """Return the time of the fastest of seven calls, after one warm-up call.
+
+        On the CPU this is processor time, so other programs hardly disturb it. All variants use
+        one thread and never wait.
+        """
+        clock = process_time if isinstance(x, np.ndarray) else perf_counter
+        times = []
+        for _ in range(8):
+            start = clock()
+            self.finished(x)
+            times.append(clock() - start)
+        return min(times[1:])
 
     def finished(self, x: Array) -> Array:
         """Multiply, and wait for a GPU by copying a part of the result to the host."""
@@ -49,7 +60,7 @@ class Matrix:
         packed = np.tile(rows, (outputs // 32, 1))  # the weights repeat, but not their memory
         on_device = to_device(packed, device)
         floats = to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device)
-        kernel = kernels.for_array(self.x)
+        kernel, self.floats = kernels.for_array(self.x), floats
         prepared = kernel.prepare_q4_0(on_device)
 
         def dequantize_and_multiply(x: Array) -> Array:
@@ -63,6 +74,9 @@ class Matrix:
             self.variants |= _loops(packed)
         self.variants[KERNEL] = Variant(
             lambda x: kernel.linear(x, prepared), prepared.nbytes / self.weights
+        )
+        self.row_by_row = Variant(
+            lambda x: array_module(x).concatenate([row[None] @ floats.T for row in x]), 4
         )
 
     def speeds(self) -> dict[str, float]:
@@ -81,19 +95,32 @@ class Matrix:
 
     def cost_of_rows(self, name: str) -> list[float]:
         """Return c(T), the time for T rows over the time for one, for each T in ROWS."""
-        seconds = [self.variants[name].seconds(self.x[:rows]) for rows in ROWS]
+        seconds = [self._variant(name).seconds(self.x[:rows]) for rows in ROWS]
         return [s / seconds[0] for s in seconds]
+
+    def cost_of_copying(self) -> float:
+        """Return the time for copying the float32 weights over the time for multiplying one row."""
+        copy = array_module(self.floats).empty_like(self.floats)
+
+        def copied(x: Array) -> Array:
+            copy[...] = self.floats
+            return copy[:1]
+
+        return Variant(copied, 4).seconds(self.x) / self.variants[FLOAT].seconds(self.x[:1])
 
     def change_in_batch(self, name: str) -> float:
         """Return the largest difference between a row's result alone and in a batch of eight."""
-        multiply, x = self.variants[name].multiply, self.x[:8]
+        multiply, x = self._variant(name).multiply, self.x[:8]
         batch = multiply(x)
         return max(float(abs(multiply(x[i : i + 1])[0] - batch[i]).max()) for i in range(len(x)))
 
+    def _variant(self, name: str) -> Variant:
+        return self.row_by_row if name == ROW_BY_ROW else self.variants[name]
+
 
 def _loops(packed: np.ndarray) -> dict[str, Variant]:
-    """Return the two loops that Numba compiles. They multiply one row."""
-    from lessons.lesson09_int4.loops import outputs_in_parallel, weight_by_weight
+    """Return the three loops that Numba compiles. They multiply one row."""
+    from lessons.lesson09_int4 import loops
 
     _, scales = blocks.unpack_q4_0(packed)  # (N, K/32)
     outputs, groups = scales.shape
@@ -106,16 +133,22 @@ def _loops(packed: np.ndarray) -> dict[str, Variant]:
 
     def loop(x: np.ndarray) -> np.ndarray:
         y = np.empty((1, outputs), np.float32)
-        weight_by_weight(x[0], nibbles, scales, y[0])
+        loops.weight_by_weight(x[0], nibbles, scales, y[0])
         return y
 
-    def parallel(x: np.ndarray) -> np.ndarray:
-        codes, x_scales = kernels.for_array(x).quantize_activations(x)
+    def panels(x: np.ndarray) -> np.ndarray:
         y = np.empty((outputs // width, width), np.float32)
-        outputs_in_parallel(codes[0], x_scales[0], panel_nibbles, panel_scales, y)
+        loops.panels_with_floats(x[0], panel_nibbles, panel_scales, y)
         return y.reshape(1, -1)
 
-    return {LOOP: Variant(loop, 20 / 32), PARALLEL: Variant(parallel, 20 / 32)}
+    def integers(x: np.ndarray) -> np.ndarray:
+        codes, x_scales = kernels.for_array(x).quantize_activations(x)
+        y = np.empty((outputs // width, width), np.float32)
+        loops.panels_with_integers(codes[0], x_scales[0], panel_nibbles, panel_scales, y)
+        return y.reshape(1, -1)
+
+    functions = {LOOP: loop, PANELS: panels, INTEGERS: integers}
+    return {name: Variant(function, 20 / 32) for name, function in functions.items()}
 
 
 def shapes(width: int) -> list[tuple[int, int]]:
