@@ -3,30 +3,38 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson02_training.loop import Descent, bits_per_byte, learn
+from lessons.lesson02_training.loop import Descent, UnclippedDescent, bits_per_byte, learn
 from lessons.lesson02_training.plot import draw
+from lessons.lesson02_training.sample import write
+from minimtp.backend import to_device
+from minimtp.engine.optim import AdamW
 from minimtp.training.data.corpus import Corpus, open_corpus
+
+RUNS = {  # what is trained, with which learning rates
+    "gradient descent, not clipped": (UnclippedDescent, (3.0,)),
+    "gradient descent": (Descent, (1.0, 3.0, 10.0)),
+    "AdamW": (AdamW, (3e-3, 1e-2, 3e-2)),
+}
 
 
 def main(lesson: course.Lesson) -> None:
-    """How does training turn random numbers into a language model, and how do we know it worked?"""
+    """How does training make a language model, and how do we know it worked?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length = recipe.context_length
-    held_out = corpus.validation_windows(
-        recipe.evaluation_tokens, context_length=length
-    )  # (W, T + 1)
+    held_out = corpus.validation_windows(recipe.evaluation_tokens, context_length=length)
     sample = held_out[:: max(1, len(held_out) // 32)]
 
-    descents = {}
-    for rate in (0.1, 1.0, 3.0):
-        descents[rate] = learn(replace(recipe, learning_rate=rate), corpus, device, sample, Descent)
-        outcome = "diverges (the loss is NaN or infinite)"
-        if not descents[rate].diverged:
-            outcome = f"{bits_per_byte(descents[rate].model, held_out, device):.2f} bits per byte"
-        print(f"gradient descent, rate {rate:<5g}  {outcome}")
-    adam = learn(recipe, corpus, device, sample)
-    bits = bits_per_byte(adam.model, held_out, device)
-    print(f"AdamW, rate {recipe.learning_rate:<16g}  {bits:.2f} bits per byte")
+    runs = {name: {} for name in RUNS}
+    for name, (optimizer, rates) in RUNS.items():
+        print(name)
+        for rate in rates:
+            settings = replace(recipe, learning_rate=rate)
+            run = runs[name][rate] = learn(settings, corpus, device, sample, optimizer)
+            outcome = "diverges (the loss is NaN or infinite)"
+            if not run.diverged:
+                outcome = f"{bits_per_byte(run.model, held_out, device):.2f} bits per byte"
+            print(f"  rate {rate:<7g}  {outcome}")
+    adam = runs["AdamW"][1e-2]
 
     start_of_text = corpus.tokenizer.decode_bytes(corpus.train[:25_000])[:20_000]
     small = Corpus("a small corpus", [("text", start_of_text)])
@@ -34,15 +42,16 @@ def main(lesson: course.Lesson) -> None:
     seen = small.batch(0, seed=1, batch_size=64, context_length=length)
     print(f"\nAdamW on the same {small.train_bytes:,} bytes again and again")
     for name, windows in (("on these bytes", seen), ("on held-out text", held_out)):
-        value = bits_per_byte(memorized.model, windows, device)
-        print(f"  {name:<16}   {value:.2f} bits per byte")
+        print(f"  {name:<16}   {bits_per_byte(memorized.model, windows, device):.2f} bits per byte")
 
-    lesson.save_plot(draw, descents, adam, memorized, size=(13, 4.2))
-    untrained = adam.held_out[0][1]
+    model = adam.model
+    text = write(lambda tokens: model.next_logits(to_device(tokens, device)), corpus.tokenizer)
+    print(f"\nthe trained model writes\n{course.quoted(text)}")
+    lesson.save_plot(draw, runs, adam, memorized, size=(13, 4.2))
     lesson.result(
         "bits per byte",
-        ("untrained", f"{untrained:.2f} bits"),
-        ("a window of 8", f"{bits:.2f} bits"),
+        ("untrained", f"{adam.held_out[0][1]:.2f} bits"),
+        ("a window of 8", f"{bits_per_byte(adam.model, held_out, device):.2f} bits"),
     )
 
 

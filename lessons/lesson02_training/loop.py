@@ -23,13 +23,27 @@ EVALUATION_ROWS = 16  # windows per forward pass in evaluation
 
 
 class Descent:
-    """Plain gradient descent: subtract the gradient, multiplied by the learning rate."""
+    """Gradient descent: subtract the gradient, multiplied by the learning rate.
+
+    If the norm of the gradient is larger than `clip`, the gradient is first scaled to this norm.
+    """
 
     def __init__(self, flat: FlatParameters) -> None:
         self.flat = flat
 
     def step(self, rate: float, clip: float | None = None) -> None:
-        self.flat.data -= rate * self.flat.gradients
+        gradients = self.flat.gradients
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = float(gradients.dot(gradients)) ** 0.5
+            scale = clip / norm if clip is not None and norm > clip else 1.0
+            self.flat.data -= rate * scale * gradients
+
+
+class UnclippedDescent(Descent):
+    """Gradient descent with gradients of any size."""
+
+    def step(self, rate: float, clip: float | None = None) -> None:
+        super().step(rate)
 
 
 @dataclass

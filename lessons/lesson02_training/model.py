@@ -29,6 +29,10 @@ class WindowModel(Module):
         window = concatenate(*(vectors[:, i : i + n] for i in range(self.seen)))  # (B, n, seen * D)
         return self.output(SiLU().apply(self.inner(window)))
 
+    def next_logits(self, tokens: Array) -> Array:
+        """tokens (1, T) with T >= seen -> the logits (V,) of the token after them."""
+        return self(tokens[:, -self.seen :]).data[0, -1]
+
     def loss(self, tokens: Array) -> Tensor:
         """Return the mean loss in nats over all bytes of (B, T + 1) tokens with `seen` bytes before
         them.

@@ -11,23 +11,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREEN, GREY = "#2e86c1", "#ca6f1e", "#c0392b", "#1e8449", "#7f8c8d"
+STYLES = (":", "-", "--")  # of the lowest, the middle and the highest learning rate
 
 
 def draw(
-    figure: "Figure", descents: dict[float, Trained], adam: Trained, memorized: Trained
+    figure: "Figure", runs: dict[str, dict[float, Trained]], adam: Trained, memorized: Trained
 ) -> None:
-    """Draw the three parts. descents: gradient descent by learning rate."""
+    """Draw the three parts.
+
+    runs: by optimizer and learning rate. adam: the run whose byte vectors are drawn.
+    """
     speed, memory, vectors = figure.subplots(1, 3)
-    for (rate, run), colour in zip(descents.items(), (BLUE, ORANGE, RED), strict=True):
-        if not run.diverged:
-            speed.plot(*zip(*run.held_out, strict=True), color=colour, label=f"descent {rate:g}")
-        else:
+    for name, by_rate in runs.items():
+        colour = "black" if name == "AdamW" else ORANGE
+        for style, (rate, run) in zip(STYLES, by_rate.items(), strict=False):
+            label = f"{name}, {rate:g}"
+            if not run.diverged:
+                speed.plot(*zip(*run.held_out, strict=True), style, color=colour, label=label)
+                continue
             step, loss = len(run.losses) - 1, run.held_out[0][1]
-            speed.plot(step, loss, "x", color=colour, markersize=9, markeredgewidth=2.5)
-            note = f"descent {rate:g}: diverges at step {step}"
-            speed.text(step + 60, loss, note, color=colour, fontsize=8, va="center")
-    speed.plot(*zip(*adam.held_out, strict=True), "k", label="AdamW", linewidth=2)
-    speed.set(title="held-out loss by optimizer", xlabel="step", ylabel="bits per byte")
+            speed.plot(step, loss, "x", color=RED, markersize=9, markeredgewidth=2.5)
+            speed.text(step + 60, loss - 0.5, label, color=RED, fontsize=8, va="center")
+    speed.set(title="held-out loss by optimizer and rate", xlabel="step", ylabel="bits per byte")
     speed.set_ylim(1.5, 8.5)
 
     memory.plot(running_mean(memorized.losses), color=ORANGE, label="the 18,000 training bytes")

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -486,6 +487,14 @@ def test_the_overview_has_the_results_that_the_runs_print(number):
     link = re.escape(f"| [{number}]({course.NAMES[number - 1]}/README.md) |")
     (row,) = re.findall(rf"^{link}(.*)\| [\d.]+ \|$", overview, flags=re.MULTILINE)
     assert_printed(row, printed_values(number))
+
+
+def test_the_overview_installs_what_runs_plots_and_exercises_need():
+    overview = (LESSONS / "README.md").read_text(encoding="utf-8")
+    (extra,) = re.findall(r'^pip install -e "\.\[(\w+)\]"$', overview, flags=re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"][extra]}
+    assert needed == {"numba", "matplotlib", "pytest", "pytest-xdist", "hypothesis"}
 
 
 SECTIONS = [

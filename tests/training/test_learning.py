@@ -49,7 +49,7 @@ def test_the_gradient_of_cross_entropy_is_the_probabilities_minus_one_hot_target
     np.testing.assert_allclose(received, [[0.5, -0.75, 0.25], [1.0, 2.0, -3.0]], rtol=0, atol=1e-14)
 
 
-def test_an_ignored_target_has_zero_gradient(own):
+def test_the_gradient_of_cross_entropy_is_zero_for_an_ignored_target(own):
     logits, targets = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([-1, 0])
     received = own(plain.cross_entropy_backward)(
         logits, targets, plain.cross_entropy(logits, targets)[1], np.ones(2)
@@ -58,6 +58,17 @@ def test_an_ignored_target_has_zero_gradient(own):
         f"the row with target -1 must have a zero gradient, not {received[0]}"
     )
     assert received[1].any()
+
+
+def test_the_gradient_of_cross_entropy_does_not_overflow_or_change_its_arguments(own):
+    arguments = np.array([[800.0, 799.0]]), np.array([1]), np.array([800 + np.log1p(np.exp(-1))])
+    copies = [argument.copy() for argument in (*arguments, np.ones(1))]
+    with np.errstate(over="raise", invalid="raise"):
+        received = own(plain.cross_entropy_backward)(*copies)
+    p = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(received, [[p, -p]], rtol=1e-12)
+    for argument, copy in zip((*arguments, np.ones(1)), copies, strict=True):
+        np.testing.assert_array_equal(copy, argument)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(2, 9))
@@ -117,6 +128,12 @@ def test_adamw_decays_masked_parameters_in_proportion_to_their_values(own):
         eps=1e-8,
     )
     np.testing.assert_allclose(p, [10 - 0.1 * 0.3 * 10, 10], rtol=1e-12)
+
+
+def test_adamw_decays_the_old_value_not_the_one_that_the_step_has_changed(own):
+    # The gradient moves 10 to 9.9. The decay is 0.1 * 0.3 * 10, not 0.1 * 0.3 * 9.9.
+    p, _, _ = adamw(own, [10.0], [2.0], steps=1, decay_mask=1.0, weight_decay=0.3)
+    np.testing.assert_allclose(p, [10 - 0.1 - 0.1 * 0.3 * 10], rtol=1e-12)
 
 
 def test_adamw_scales_the_gradient_without_changing_its_array(own):
