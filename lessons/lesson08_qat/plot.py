@@ -1,4 +1,4 @@
-"""Lesson 8's plot: the derivative for the scale, oscillating weights, training versus rounding."""
+"""Lesson 8's plot: the staircase, the derivative for the scale, oscillating weights, the losses."""
 
 from typing import TYPE_CHECKING
 
@@ -17,25 +17,49 @@ COLOURS = {"rtn": GREY, "gptq": "#2c3e50", "QAT": BLUE, "QAT + teacher": GREEN, 
 def draw(
     figure: "Figure", history: WeightHistory, found: dict[int, dict[str, float]], exact: float
 ) -> None:
-    """Draw the three parts. found: the loss by bits and method. exact: the float32 baseline."""
-    slope, paths, loss = figure.subplots(1, 3)
-    levels = np.linspace(LOW - 3, HIGH + 3, 1500)
-    codes = np.clip(np.rint(levels), LOW, HIGH)
-    slope.plot(levels, codes, color=GREY, linewidth=1, label="step function: its code")
-    lsq = lsq_derivative(levels, 1.0)
-    slope.plot(levels, lsq, ".", color=RED, markersize=2, label="LSQ: code - weight / scale")
-    slope.set(title="derivative for the scale", xlabel="weight / scale", ylabel="derivative")
-    slope.legend(fontsize=8, markerscale=5)
+    """Draw the four parts. found: the loss by bits and method. exact: the float32 baseline."""
+    (staircase, slope), (paths, loss) = figure.subplots(2, 2)
+    draw_staircase(staircase)
+    draw_slope(slope)
     draw_paths(paths, history)
     for name, colour in COLOURS.items():
         style = "o--" if name in ("rtn", "gptq") else "o-"
-        values = [losses[name] for losses in found.values()]
+        values = [losses[name] - exact for losses in found.values()]
         loss.plot(list(found), values, style, color=colour, label=name, markersize=4)
-    loss.axhline(exact, color="black", linestyle=":", linewidth=1, label="float32, trained further")
-    loss.set(title="loss by method", xlabel="bits per code", ylabel="bits per byte")
+    loss.axhline(0, color="black", linestyle=":", linewidth=1, label="float32, trained further")
+    loss.set(title="loss by method", xlabel="bits per code")
+    loss.set_ylabel("bits per byte above float32,\ntrained further")
     loss.set_xticks(list(found))
-    loss.legend(fontsize=8)
+    loss.legend(fontsize=9)
     loss.grid(alpha=0.3)
+
+
+def draw_staircase(axes: "Axes", at: float = 0.8) -> None:
+    """Show rounding to the levels -2 .. 1, and its surrogate with slope 1 for one weight."""
+    w = np.linspace(-3, 2, 1000)
+    axes.plot(w, np.clip(np.rint(w), -2, 1), color=GREY, linewidth=2, label="rounded weight Q(w)")
+    for here, colour in ((-0.7, BLUE), (at, RED)):
+        error = np.clip(np.rint(here), -2, 1) - here
+        near = np.array([-0.8, 0.8]) + here
+        axes.plot(near, near + error, color=colour, linestyle="--")
+        axes.plot([here], [here + error], "o", color=colour, markersize=7)
+        label = f"surrogate w {'+' if error > 0 else '-'} {abs(error):.1f} at w = {here}"
+        axes.plot([], [], "o--", color=colour, label=label)
+    axes.set(title="a staircase and its surrogate of slope 1", xlabel="weight / scale")
+    axes.set(ylabel="rounded weight / scale", yticks=range(-2, 3))
+    axes.legend(fontsize=9)
+    axes.grid(alpha=0.3)
+
+
+def draw_slope(axes: "Axes") -> None:
+    """Show the derivative of a rounded weight with respect to its scale, of both functions."""
+    levels = np.linspace(LOW - 3, HIGH + 3, 1500)
+    codes = np.clip(np.rint(levels), LOW, HIGH)
+    axes.plot(levels, codes, color=GREY, linewidth=1, label="step function: its code")
+    lsq = lsq_derivative(levels, 1.0)
+    axes.plot(levels, lsq, ".", color=RED, markersize=2, label="LSQ: code - weight / scale")
+    axes.set(title="derivative for the scale", xlabel="weight / scale", ylabel="derivative")
+    axes.legend(fontsize=9, markerscale=5)
 
 
 def draw_paths(axes: "Axes", history: WeightHistory) -> None:
@@ -51,7 +75,7 @@ def draw_paths(axes: "Axes", history: WeightHistory) -> None:
     axes.axhline(0, color="black", linewidth=1)
     for y, level in ((0.95, "upper"), (0.05, "lower")):
         note = f"rounded to the {level} level"
-        axes.text(0.03, y, note, transform=axes.transAxes, va="center", fontsize=8)
+        axes.text(0.03, y, note, transform=axes.transAxes, va="center", fontsize=9)
     axes.set(title="three master weights", xlabel="training step")
     axes.set_ylabel("weight / scale (levels at -0.5 and 0.5)")
     axes.margins(y=0.15)
