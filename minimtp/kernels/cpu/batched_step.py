@@ -6,9 +6,8 @@ other rows, and neither does attention, so a sequence gets the bits that it woul
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.attention import attend
-from minimtp.kernels.cpu.block import add, rotate_and_store
+from minimtp.kernels.cpu.block import add_outputs, project, rotate_and_store
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.gates import swiglu_rows
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.norms import normalize
 
@@ -51,26 +50,22 @@ def _batched_trunk_step(
 ):
     rows, layers = x.shape[0], attention_norm.shape[0]
     _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
-    normed, inverse_rms = np.empty_like(x), np.empty(rows, np.float32)
-    joined = np.empty((rows, sizes[1]), np.float32)
-    attended = np.empty((rows, sizes[0] * keys.shape[3]), np.float32)
-    gates = np.empty((rows, 2 * sizes[2]), np.float32)
-    inner = np.empty((rows, sizes[2]), np.float32)
+    heads, joined_width, inner_width = sizes
+    groups, head_dim = keys.shape[2], keys.shape[3]
+    normed, joined = np.empty_like(x), np.empty((rows, joined_width), np.float32)
+    attended = np.empty((rows, heads * head_dim), np.float32)
+    shared = np.empty((2 * rows + 1) * inner_width, np.float32)
     for i in range(layers):
-        normalize(x, attention_norm[i], epsilon, normed, inverse_rms)
-        multiply(kinds[0], normed, qkv[i], joined)
-        _attend_in_each_sequence(
-            joined, qkv_bias[i], query_norm[i], key_norm[i], sizes[0], epsilon, keys, values, i,
-            stretches, cosine, sine, attended,
+        project(
+            x, attention_norm[i], qkv[i], qkv_bias[i], query_norm[i], key_norm[i], kinds[0], heads,
+            groups, epsilon, normed, joined,
         )  # fmt: skip
-        multiply(kinds[1], attended, attention_output[i], normed)
-        add(x, normed)
-        normalize(x, feed_forward_norm[i], epsilon, normed, inverse_rms)
-        multiply(kinds[2], normed, gate_up[i], gates)
-        swiglu_rows(gates, inner)
-        multiply(kinds[3], inner, down[i], normed)
-        add(x, normed)
-    normalize(x, final_norm, epsilon, hidden, inverse_rms)
+        _attend_in_each_sequence(joined, heads, keys, values, i, stretches, cosine, sine, attended)
+        add_outputs(
+            x, attended, attention_output[i], feed_forward_norm[i], gate_up[i], down[i], kinds,
+            epsilon, normed, shared,
+        )  # fmt: skip
+    normalize(x, final_norm, epsilon, hidden, np.empty(rows, np.float32))
     last = np.empty((stretches.shape[0], x.shape[1]), np.float32)
     for m in range(stretches.shape[0]):
         last[m] = hidden[stretches[m, 1] - 1]
@@ -104,37 +99,13 @@ def _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
 
 
 @compiled
-def _attend_in_each_sequence(
-    joined,
-    qkv_bias,
-    query_norm,
-    key_norm,
-    heads,
-    epsilon,
-    keys,
-    values,
-    layer,
-    stretches,
-    cosine,
-    sine,
-    attended,
-):
+def _attend_in_each_sequence(joined, heads, keys, values, layer, stretches, cosine, sine, attended):
     """Write the attention of joined (T, (H + 2G) C) to attended (T, H C), and the keys and values
     to the caches of `layer`.
     """
     rows, groups, head_dim = joined.shape[0], keys.shape[2], keys.shape[3]
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
     attended_heads = attended.reshape(rows, heads, head_dim)
-    if qkv_bias.shape[0] > 0:
-        for t in range(rows):
-            for j in range(joined.shape[1]):
-                joined[t, j] += qkv_bias[j]
-    if query_norm.shape[0] > 0:
-        inverse_rms = np.empty(heads, np.float32)
-        for t in range(rows):
-            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
-            normalize(queries, query_norm, epsilon, queries, inverse_rms)
-            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms)
     for m in range(stretches.shape[0]):
         first, stop, sequence, start = stretches[m]
         at = slice(first, stop)

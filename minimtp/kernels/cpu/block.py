@@ -204,21 +204,12 @@ def _transformer_block(
         or sine.shape != angles
     ):
         raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
-    normed, inverse_rms = np.empty_like(x), np.empty(rows, np.float32)
-    normalize(x, attention_norm, epsilon, normed, inverse_rms)
-    joined = np.empty((rows, joined_width), np.float32)
-    multiply(kinds[0], normed, qkv, joined)
+    normed, joined = np.empty_like(x), np.empty((rows, joined_width), np.float32)
+    project(
+        x, attention_norm, qkv, qkv_bias, query_norm, key_norm, kinds[0], heads, groups, epsilon,
+        normed, joined,
+    )  # fmt: skip
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
-    if qkv_bias.shape[0] > 0:
-        for t in range(rows):
-            for j in range(joined_width):
-                joined[t, j] += qkv_bias[j]
-    if query_norm.shape[0] > 0:
-        inverse_rms_of_heads = np.empty(heads, np.float32)
-        for t in range(rows):
-            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
-            normalize(queries, query_norm, epsilon, queries, inverse_rms_of_heads)
-            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms_of_heads)
     attended = np.empty((rows, heads, head_dim), np.float32)
     for stretch in range(max(1, stretches.shape[0])):
         first, stop, position = 0, rows, start
@@ -236,13 +227,50 @@ def _transformer_block(
             for t in range(stop - first):
                 kept_keys[first + t] = keys[:, :, position + t]
                 kept_values[first + t] = values[position + t]
-    multiply(kinds[1], attended.reshape(rows, heads * head_dim), attention_output, normed)
+    add_outputs(
+        x, attended.reshape(rows, heads * head_dim), attention_output, feed_forward_norm, gate_up,
+        down, kinds, epsilon, normed, np.empty((2 * rows + 1) * inner_width, np.float32),
+    )  # fmt: skip
+
+
+@compiled
+def project(
+    x, norm, qkv, qkv_bias, query_norm, key_norm, kind, heads, groups, epsilon, normed, joined
+):
+    """Write the queries, keys and values of x (T, D), before their rotation, to joined (T, (H + 2G)
+    C). normed (T, D) is overwritten.
+    """
+    rows, width = joined.shape
+    normalize(x, norm, epsilon, normed, np.empty(rows, np.float32))
+    multiply(kind, normed, qkv, joined)
+    if qkv_bias.shape[0] > 0:
+        for t in range(rows):
+            for j in range(width):
+                joined[t, j] += qkv_bias[j]
+    if query_norm.shape[0] > 0:
+        joined_heads = joined.reshape(rows, heads + 2 * groups, query_norm.shape[0])
+        inverse_rms = np.empty(heads, np.float32)
+        for t in range(rows):
+            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
+            normalize(queries, query_norm, epsilon, queries, inverse_rms)
+            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms)
+
+
+@compiled
+def add_outputs(
+    x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon, normed, shared
+):
+    """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part.
+    normed (T, D) and shared ((2 T + 1) inner,) are overwritten.
+    """
+    rows = x.shape[0]
+    inner_width = shared.shape[0] // (2 * rows + 1)
+    multiply(kinds[1], attended, attention_output, normed)
     add(x, normed)
-    normalize(x, feed_forward_norm, epsilon, normed, inverse_rms)
+    normalize(x, feed_forward_norm, epsilon, normed, np.empty(rows, np.float32))
     # The outputs of SwiGLU overwrite the gates of earlier rows. They never overwrite the gates of
     # their own row, because then the loop would not be vectorized (a pass of quick's int4 model
     # would take 30 us instead of 25).
-    shared = np.empty((2 * rows + 1) * inner_width, np.float32)
     gates = shared[inner_width:].reshape(rows, 2 * inner_width)
     inner = shared[: rows * inner_width].reshape(rows, inner_width)
     multiply(kinds[2], normed, gate_up, gates)
