@@ -1,4 +1,5 @@
-"""Draw the figures of README.md and data/results/README.md, from the JSON files in data/results.
+"""Draw the figures of README.md, data/results/README.md and lesson 11, from the JSON files in
+data/results.
 
 python .ci/figures.py
 """
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from minimtp.bench.decode import plot as decoding
 from minimtp.bench.kernels import plot as kernels
 from minimtp.bench.quality import report as quality
+from minimtp.compare.pretrained import plot as pretrained
 from minimtp.plan import plot as planning
 from minimtp.plan.candidates import candidates
 from minimtp.plan.planning import make_plan
@@ -66,6 +68,10 @@ if __name__ == "__main__":
     decoding.draw(measured("bench-decode"), RESULTS / "bench-decode.png")
     kernels.draw(measured("bench-kernels"), RESULTS / "bench-kernels.png")
     quality.draw(measured("quality-quick")["rows"], RESULTS / "quality.png")
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    pretrained.draw(figure, measured("smollm2")["configurations"])
+    lesson = RESULTS.parent.parent / "lessons" / "lesson11_real_model"
+    figure.savefig(lesson / "plot.png", dpi=90)
     card, size, settings = hardware("h100"), model("8b"), Settings()
     plan = make_plan(candidates(size, card, settings), card, settings, with_service=False)
     planning.draw_plan(plan, f"{size.title} on {card.title}", RESULTS)

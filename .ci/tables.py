@@ -1,5 +1,5 @@
-"""Write the measured tables into README.md and data/results/README.md, from the JSON files in
-data/results.
+"""Write the measured tables into README.md, data/results/README.md and the text of lesson 11, from
+the JSON files in data/results.
 
     python .ci/tables.py
 
@@ -7,9 +7,12 @@ The text between the markers <!-- table:NAME --> and <!-- end --> is generated b
 data/results/NAME.json, or by SUMMARIES. tests/test_readme.py checks that text and files agree.
 data/results/README.md lists the commands that write the files."""
 
+import io
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +38,8 @@ from minimtp.plan.sizes import hardware, model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
-PAGES = (ROOT / "README.md", RESULTS / "README.md")
+LESSON_11 = ROOT / "lessons" / "lesson11_real_model" / "README.md"
+PAGES = (ROOT / "README.md", RESULTS / "README.md", LESSON_11)
 DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-rounds-laptop": "2026-11-24",
     "compare-quick": "2026-11-29",
@@ -140,6 +144,25 @@ def pretrained_summary() -> str:
     return aligned(rows, markdown=True)
 
 
+def lesson11() -> str:
+    """What lesson 11 prints for SmolLM2-135M, and how it was measured."""
+    sys.path.insert(0, str(ROOT))  # the lessons are not installed
+    from lessons import course
+    from lessons.lesson11_real_model import report
+
+    result = measured("smollm2")
+    lesson = course.Lesson(11, course.recipe_of(11), None, ROOT, result["preset"])
+    with redirect_stdout(io.StringIO()) as printed:
+        report.show(lesson, result["configurations"])
+    machine, minutes = result["machine"], result["seconds"] / 60
+    return (
+        f"```text\n{printed.getvalue().strip()}\n```\n\n"
+        "These are the results in [smollm2.json](../../data/results/smollm2.json): the preset "
+        f"`{result['preset']}`, {minutes:.0f} minutes on {machine['cores']} cores of "
+        f"{machine['processor']}, measured on {DATES['smollm2']}."
+    )
+
+
 def summary() -> str:
     """The short table of the front page."""
     result = measured("compare-laptop")
@@ -221,6 +244,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "smollm2-summary": pretrained_summary,
+    "lesson11": lesson11,
     "processors": processors,
     "training-elsewhere": training_elsewhere,
     "plan": planned,

@@ -3,7 +3,8 @@
 A lesson's folder holds
 
     recipe.py      INTRODUCES, the modules that the lesson explains, and `recipe`, its settings
-                   (those of the previous lesson with at most three changed)
+                   (those of the previous lesson with at most three changed). A lesson about a
+                   pretrained model has MODEL, and the option --model
     __main__.py    main(lesson), the lesson's story; `course.run(N, main)` calls it
     exercise.py    stubs of library functions for the reader to fill in
     README.md      the text
@@ -48,6 +49,7 @@ class Lesson:
     runs: the folder for all lessons run with the same preset.
     mine: run with the reader's answers to the exercises. The output has a folder of its own.
     show_settings: report all settings of a training run.
+    model: the pretrained model that the reader gives, in lessons whose recipe.py has a MODEL.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Lesson:
     preset: str | None
     mine: bool = False
     show_settings: bool = False
+    model: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -131,7 +134,14 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
         check_folder(options.out)
         runs = options.out / (options.preset or "standard")
         lesson = Lesson(
-            number, recipe, device, runs, options.preset, options.mine, options.show_settings
+            number,
+            recipe,
+            device,
+            runs,
+            options.preset,
+            options.mine,
+            options.show_settings,
+            getattr(options, "model", None),
         )
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
         if options.mine:
@@ -165,6 +175,12 @@ def make_parser(number: int, question: str | None = None) -> argparse.ArgumentPa
         "--preset",
         help=f"model size and training budget, instead of the lesson's own: {', '.join(PRESETS)}",
     )
+    if default := getattr(_module(number, "recipe"), "MODEL", None):
+        parser.add_argument(
+            "--model",
+            help="a folder of transformers, a GGUF file, a run, or the name of a package's model "
+            f"(default: {default}; with --preset tiny, a tiny model that the lesson makes)",
+        )
     parser.add_argument(
         "--out",
         type=Path,

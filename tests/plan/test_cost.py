@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.plan.cost import Roofline
+from minimtp.plan import cost as costs
 from minimtp.plan.memory import Drafter
 from minimtp.plan.sizes import HALF, INT4, Hardware, ModelSize, hardware, model
 from minimtp.plan.speculation import Acceptance, best_round, round_of
@@ -16,19 +16,46 @@ SMALL = ModelSize(
 CARD = Hardware(1, 1, 1, bandwidth_efficiency=0.5, compute_efficiency=0.25)
 
 
-def roofline(**changes):
+@pytest.fixture
+def roofline(own):
+    """roofline(**changes) returns the cost of passes of SMALL on CARD, or of what is changed."""
     given = {"model": SMALL, "precision": HALF, "hardware": CARD, "drafter": Drafter()}
-    return Roofline(**given | changes)
+    return lambda **changes: own(costs.Roofline)(**given | changes)
 
 
-def test_a_memory_bound_pass_takes_the_time_of_reading_weights_and_cache():
+def test_a_memory_bound_pass_takes_the_time_of_reading_weights_and_cache(roofline):
     weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100  # two bytes each
     cache = 2 * 3 * 100 * 2 * 50  # keys and values, layers, width, bytes, context
     expected = (2 * weights + cache) / (0.5 * 1e9)
     assert roofline().pass_seconds(1, 1, 50) == pytest.approx(expected)
 
 
-def test_a_compute_bound_pass_takes_the_time_of_its_operations():
+def test_the_token_table_has_a_precision_of_its_own(roofline):
+    layers = 3 * (4 * 100 * 100 + 3 * 100 * 200)
+    expected = (4.5 / 8 * layers + 8.5 / 8 * 1000 * 100) / (0.5 * 1e9)
+    assert roofline(precision=INT4).pass_seconds(1, 1, 0) == pytest.approx(expected)
+
+
+def test_the_cache_of_each_request_is_read_once_however_many_rows_the_request_has(roofline):
+    one = roofline().pass_seconds(1, 1, 50)
+    cache = 2 * 3 * 100 * 2 * 50 / (0.5 * 1e9)
+    assert roofline().pass_seconds(3, 1, 50) == pytest.approx(one + 2 * cache)
+    assert roofline().pass_seconds(3, 4, 50) == pytest.approx(one + 2 * cache)
+    assert roofline(cache_bits=8).pass_seconds(1, 1, 50) == pytest.approx(one - cache / 2)
+
+
+def test_a_pass_over_no_rows_reads_nothing(roofline):
+    assert roofline().pass_seconds(0, 0, 0) == 0
+
+
+def test_every_row_attends_to_the_cache_of_its_own_request(roofline):
+    fast = Hardware(1, 1e6, 1, bandwidth_efficiency=1.0, compute_efficiency=1.0)
+    cost = roofline(hardware=fast)
+    with_cache, without = (cost.pass_seconds(6, 4, context) for context in (50, 0))
+    assert with_cache - without == pytest.approx(4 * 3 * 100 * 50 * 24 / 1e12)
+
+
+def test_a_compute_bound_pass_takes_the_time_of_its_operations(roofline):
     rows = 10_000
     weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100
     attention = 4 * 3 * 100 * 50 * rows
@@ -36,7 +63,7 @@ def test_a_compute_bound_pass_takes_the_time_of_its_operations():
     assert roofline().pass_seconds(1, rows, 50) == pytest.approx(expected)
 
 
-def test_rows_below_the_balance_are_free_and_rows_above_it_are_not():
+def test_rows_below_the_balance_are_free_and_rows_above_it_are_not(roofline):
     cost = roofline(hardware=hardware("h100"), model=model("8b"))
     balance = cost.balanced_rows
     assert balance == pytest.approx(0.6 * 989e12 / (0.8 * 3350e9))
@@ -46,19 +73,19 @@ def test_rows_below_the_balance_are_free_and_rows_above_it_are_not():
     assert twice == pytest.approx(2, rel=0.1)
 
 
-def test_four_bit_weights_are_compute_bound_at_fewer_rows():
+def test_four_bit_weights_are_compute_bound_at_fewer_rows(roofline):
     assert roofline(precision=INT4).balanced_rows == pytest.approx(
         4.5 / 16 * roofline().balanced_rows
     )
 
 
-def test_several_devices_divide_the_time_by_their_number_and_their_efficiency():
+def test_several_devices_divide_the_time_by_their_number_and_their_efficiency(roofline):
     one = roofline().pass_seconds(4, 2, 100)
     four = roofline(devices=4, parallel_efficiency=0.5).pass_seconds(4, 2, 100)
     assert four == pytest.approx(one / 2)
 
 
-def test_launching_takes_time_for_each_layer():
+def test_launching_takes_time_for_each_layer(roofline):
     card = Hardware(
         1, 1, 1, bandwidth_efficiency=0.5, compute_efficiency=0.25, layer_microseconds=7
     )
@@ -67,14 +94,15 @@ def test_launching_takes_time_for_each_layer():
 
 
 def test_no_drafts_cost_nothing():
-    assert roofline(hardware=hardware("h100")).draft_seconds(8, 0, 100) == 0
+    cost = costs.Roofline(SMALL, HALF, hardware("h100"), Drafter())
+    assert cost.draft_seconds(8, 0, 100) == 0
 
 
 counts = st.integers(1, 500)
 
 
 @given(batch=counts, rows=st.integers(1, 16), context=st.integers(0, 10_000))
-def test_more_rows_requests_or_context_never_make_a_pass_shorter(batch, rows, context):
+def test_more_rows_requests_or_context_never_make_a_pass_shorter(roofline, batch, rows, context):
     cost = roofline(model=model("8b"), hardware=hardware("rtx4090"))
     seconds = cost.pass_seconds(batch, rows, context)
     assert seconds > 0
@@ -90,7 +118,7 @@ def test_more_rows_requests_or_context_never_make_a_pass_shorter(batch, rows, co
     factor=st.floats(1, 100),
 )
 def test_faster_memory_or_a_higher_peak_never_makes_the_best_round_slower(
-    batch, acceptance, factor
+    roofline, batch, acceptance, factor
 ):
     slow = hardware("rtx4090")
     accepted = Acceptance(tuple(acceptance))
@@ -106,7 +134,7 @@ def test_faster_memory_or_a_higher_peak_never_makes_the_best_round_slower(
 
 
 @given(batch=counts, drafts=st.integers(1, 15), a=st.floats(0, 1), b=st.floats(0, 1))
-def test_a_higher_acceptance_never_makes_a_round_slower(batch, drafts, a, b):
+def test_a_higher_acceptance_never_makes_a_round_slower(roofline, batch, drafts, a, b):
     cost = roofline(model=model("8b"), hardware=hardware("h100"))
     low, high = (
         round_of(cost, Acceptance((value,)), batch, 500, drafts) for value in sorted((a, b))

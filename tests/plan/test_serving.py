@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimtp.plan.serving import Request, percentile, poisson, simulate
+from minimtp.plan import serving
+from minimtp.plan.serving import Request, poisson, simulate
 
 
 class Server:
@@ -119,7 +120,27 @@ def test_the_same_seed_gives_the_same_requests():
     assert mean == pytest.approx(100, rel=0.02)
 
 
-def test_percentiles_are_values_of_the_list_and_ignore_nan():
+@pytest.fixture
+def percentile(own):
+    return own(serving.percentile)
+
+
+def test_percentiles_are_values_of_the_list_and_ignore_nan(percentile):
     assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
     assert percentile([math.nan, 5.0], 0.95) == 5.0
+    assert percentile([3.0, math.nan, 1.0, math.nan, 2.0], 0.5) == 2.0
     assert math.isnan(percentile([math.nan], 0.5))
+    assert math.isnan(percentile([], 0.5))
+
+
+@given(
+    st.lists(st.integers(-9, 9), min_size=1, max_size=40),
+    st.sampled_from([0, 0.25, 0.5, 0.75, 0.95, 1]),
+)
+def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
+    percentile, values, share
+):
+    before = list(values)
+    enough = [v for v in values if sum(other <= v for other in values) >= share * len(values)]
+    assert percentile(values, share) == min(enough)
+    assert values == before

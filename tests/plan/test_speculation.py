@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minimtp.plan import speculation
 from minimtp.plan.measured import MeasuredCost, PassTimes
 from minimtp.plan.speculation import (
     Acceptance,
     best_round,
-    break_even_acceptance,
     constant_acceptance,
     largest_gaining_batch,
     round_of,
@@ -71,15 +71,50 @@ def test_the_best_round_is_at_least_as_fast_as_any_length(times, a, batch):
         assert best >= round_of(cost, accepted, batch, 0, drafts).tokens_per_second
 
 
-def test_the_break_even_acceptance_separates_gain_from_loss():
+@pytest.fixture
+def break_even_acceptance(own):
+    return own(speculation.break_even_acceptance)
+
+
+@pytest.mark.parametrize(("batch", "drafts"), [(1, 7), (3, 7), (1, 2)])
+def test_the_break_even_acceptance_separates_gain_from_loss(break_even_acceptance, batch, drafts):
     cost = MeasuredCost(PassTimes({1: 1.0, 8: 2.0}), drafted=(1.0,) * 7)
-    least = break_even_acceptance(cost, 1, 0, 7)
-    for a, is_faster in ((least - 0.01, False), (least + 0.01, True)):
-        drafting = best_round(cost, Acceptance((a,), 7), 1, 0, min_drafts=1)
-        assert (drafting.tokens_per_second > 1) == is_faster
+    least = break_even_acceptance(cost, batch, 0, drafts)
+    plain = best_round(cost, None, batch, 0).tokens_per_second
+    for a, is_faster in ((least - 1e-4, False), (least + 1e-4, True)):
+        drafting = best_round(cost, Acceptance((a,), drafts), batch, 0, min_drafts=1)
+        assert (drafting.tokens_per_second > plain) == is_faster
+
+
+def test_the_break_even_acceptance_depends_on_the_context(break_even_acceptance):
+    class Cost:
+        def pass_seconds(self, batch, rows, context, prompt_rows=0):
+            return 1.0 + context + 0.1 * rows
+
+        def draft_seconds(self, batch, drafts, context):
+            return 0.5 * drafts
+
+    # One draft: 1 + a = 1 + 0.6 / (1.1 + context); a longer one needs a higher acceptance.
+    assert break_even_acceptance(Cost(), 1, 0.0, 1) == pytest.approx(0.6 / 1.1, abs=1e-6)
+    assert break_even_acceptance(Cost(), 1, 4.0, 1) == pytest.approx(0.6 / 5.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("drafts", [1, 2, 7])
+def test_a_fixed_cost_of_drafting_is_paid_back_at_a_lower_acceptance_by_longer_drafts(
+    break_even_acceptance, drafts
+):
+    cost = MeasuredCost(PassTimes({1: 1.0, 99: 1.0}), round_seconds=0.8, drafted=(1.0,) * 15)
+    expected = constant_acceptance(1.8, drafts)  # tokens in the time of 1.8 passes
+    assert break_even_acceptance(cost, 1, 0, drafts) == pytest.approx(expected, abs=1e-6)
+
+
+def test_there_is_no_break_even_acceptance_if_perfect_drafts_are_slower(break_even_acceptance):
     dear = MeasuredCost(PassTimes({1: 1.0, 2: 5.0}), drafted=(1.0,) * 7)
     assert break_even_acceptance(dear, 1, 0, 7) is None
-    assert break_even_acceptance(FREE, 1, 0, 7) == pytest.approx(0, abs=1e-9)
+
+
+def test_free_rows_need_no_acceptance(break_even_acceptance):
+    assert break_even_acceptance(FREE, 1, 0, 7) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_gain_ends_where_it_first_falls_below_the_threshold():

@@ -120,11 +120,37 @@ def compare_pretrained(
     """
     out = Path(out)
     check_folder(out)
+    job = make_job(reference, preset, choose_device(device), threads, seed)
+    result = finish_comparison(job, out, report)
+    print_report(result, out, report)
+    require_no_differences(
+        [
+            counts
+            for configuration in result["configurations"]
+            for counts in configuration.get("greedy_texts", {}).values()
+        ]
+    )
+    return result
+
+
+def make_job(
+    reference: LoadedRun, preset: str, device: Device, threads: int | None = None, seed: int = 0
+) -> Job:
+    """Return the job of comparing configurations of a model. threads: None for all cores.
+
+    Raises UserError if the model is quantized.
+    """
     if reference.packed is not None or reference.fake_quantized:
         raise UserError(f"{reference.path} is quantized already: give the model it was made from")
-    job = Job(
-        preset, without_heads(reference), seed, choose_device(device), threads or available_cores()
-    )
+    return Job(preset, without_heads(reference), seed, device, threads or available_cores())
+
+
+def finish_comparison(job: Job, out: Path, report: Callable[[str], None]) -> Figures:
+    """Return the content of compare.json in `out`. Do what is missing for it.
+
+    report: receives a line when a step begins. Raises UserError if the folder cannot be written or
+    belongs to another comparison, and KeyboardInterrupt if the user stops it.
+    """
     with OneWriter(out) as writer:
         result = finished_result(out, job.setting)
         if result is None:
@@ -136,14 +162,6 @@ def compare_pretrained(
             write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n", RESULT)
             delete(out / CACHE_NAME, CACHE)
             draw_comparison(result, out)
-    print_report(result, out, report)
-    require_no_differences(
-        [
-            counts
-            for configuration in result["configurations"]
-            for counts in configuration.get("greedy_texts", {}).values()
-        ]
-    )
     return result
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from minimtp.compare.pretrained.claims import judge, recovered, targets
+from minimtp.compare.pretrained import claims as pretrained_claims
+from minimtp.compare.pretrained.claims import judge, targets
 
 
 def by_kind(code, prose, chat):
@@ -34,12 +35,30 @@ MEASURED = {
 }
 
 
-def test_what_is_recovered_is_the_share_of_the_loss_that_does_not_occur():
+@pytest.fixture
+def recovered(own):
+    return own(pretrained_claims.recovered)
+
+
+def test_what_is_recovered_is_the_share_of_the_loss_that_does_not_occur(recovered):
     standard, rtn, qat = (MEASURED[name] for name in ("standard", "int4_rtn", "mtp_qat_int4"))
     assert recovered(standard, rtn, qat, "nats", "code") == pytest.approx(95)
+    assert recovered(standard, rtn, qat, "nats", "prose") == pytest.approx(90)
     assert recovered(standard, rtn, qat, "kl", "code") == pytest.approx(80)
     assert recovered(standard, rtn, rtn, "kl", "prose") == 0
     assert recovered(standard, rtn, standard, "nats", "prose") == pytest.approx(100)
+
+
+def test_what_is_recovered_is_negative_for_a_larger_loss_and_above_100_for_a_gain(recovered):
+    standard, rtn = MEASURED["standard"], MEASURED["int4_rtn"]
+    for nats, percent in ((2.3, -50), (1.9, 150)):
+        other = {"nats": {"code": nats}}
+        assert recovered(standard, rtn, other, "nats", "code") == pytest.approx(percent)
+
+
+def test_nothing_lost_counts_as_everything_recovered(recovered):
+    standard, rtn = MEASURED["standard"], MEASURED["int4_rtn"]
+    assert recovered(standard, standard, rtn, "nats", "code") == 100
 
 
 def test_speed_and_quality_are_judged_for_each_kind_of_text():

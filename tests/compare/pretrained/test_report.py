@@ -1,7 +1,6 @@
 """The report of a comparison on a pretrained model shows what the file holds."""
 
 from minimtp.compare.pretrained import report
-from minimtp.compare.pretrained.measurement import repetition
 from minimtp.compare.pretrained.plot import draw_comparison
 
 
@@ -28,10 +27,3 @@ def test_the_report_names_the_steps_the_claims_and_the_next_command(finished):
 def test_the_figure_is_drawn_from_any_finished_result(finished, tmp_path):
     path = draw_comparison(finished[1], tmp_path)
     assert path is not None and path.stat().st_size > 10_000
-
-
-def test_the_repetition_of_a_text_counts_new_tokens_only():
-    prompt = [1, 2, 3, 4, 1, 2, 3, 4]
-    assert repetition([prompt + [5, 6, 7, 8, 9]], [prompt]) == 0
-    assert repetition([prompt + [5, 6, 7, 8] * 2], [prompt]) == 1 / 5
-    assert repetition([prompt], [prompt]) == 0

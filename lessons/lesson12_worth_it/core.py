@@ -1,0 +1,99 @@
+"""Two numbers of this machine: how fast one core reads, and how fast it multiplies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from lessons.course import timed
+from minimtp import kernels
+from minimtp.backend import Array, Device, to_device, to_numpy
+from minimtp.backend import numpy as np
+from minimtp.kernels.ggml import blocks
+from minimtp.machine import processor
+from minimtp.plan.measured import this_machine
+from minimtp.plan.sizes import GIGA, Hardware
+
+ROWS = (1, 2, 4, 8, 16, 32)
+REPEATS = 15
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product of T rows with one matrix, in a number format.
+
+    bytes: of all weights. read: bytes per second of only reading as many. seconds: by T.
+    """
+
+    weights: int
+    bytes: int
+    read: float
+    seconds: dict[int, float]
+
+    @property
+    def peak(self) -> float:
+        """Operations per second with the most rows: a multiplication and an addition per weight."""
+        rows = max(self.seconds)
+        return 2 * self.weights * rows / self.seconds[rows]
+
+    @property
+    def balance(self) -> float:
+        """The rows at which reading and multiplying take the same time."""
+        return self.bytes / self.read / (2 * self.weights / self.peak)
+
+    def predicted(self, rows: int) -> float:
+        """Return the seconds by the roofline."""
+        return max(self.bytes / self.read, 2 * self.weights * rows / self.peak)
+
+
+def measure(outputs: int, inputs: int, device: Device) -> dict[str, Product]:
+    """Return the products of a matrix (outputs, inputs) by number format."""
+    rng = np.random.default_rng(0)
+    x = to_device(rng.standard_normal((max(ROWS), inputs)).astype(np.float32), device)
+    panel = rng.standard_normal((32, inputs)).astype(np.float32)
+    packed = blocks.pack_q4_0(*blocks.encode_q4_0(panel))
+    kernel = kernels.for_array(x)
+    copies = (outputs // 32, 1)  # the weights repeat, but not their memory
+    prepared = {
+        "float32": kernel.prepare_f32(to_device(np.tile(panel, copies), device)),
+        "int4": kernel.prepare_q4_0(to_device(np.tile(packed, copies), device)),
+    }
+    return {name: _measure(kernel.linear, x, matrix) for name, matrix in prepared.items()}
+
+
+def _measure(linear: Callable[..., Array], x: Array, matrix: object) -> Product:
+    inputs = x.shape[1]
+    outputs = linear(x[:1], matrix).shape[1]
+    vector = x.ravel()[:1].repeat(matrix.nbytes // 4)
+    reading = _fastest(lambda: vector.dot(vector).reshape(1, 1))
+    seconds = {rows: _fastest(lambda rows=rows: linear(x[:rows], matrix)) for rows in ROWS}
+    return Product(outputs * inputs, matrix.nbytes, vector.nbytes / reading, seconds)
+
+
+def _fastest(call: Callable[[], Array]) -> float:
+    """Return the time of the fastest call. A GPU has finished when a number of its result is
+    here.
+    """
+
+    def finished() -> object:
+        result = call()
+        return result if isinstance(result, np.ndarray) else to_numpy(result[:1, :1])
+
+    finished()
+    return timed(finished, repeats=REPEATS)[0]
+
+
+def as_hardware(products: dict[str, Product], device: Device) -> Hardware:
+    """Return this core as hardware for a plan. Its rates are measured, so nothing is assumed about
+    the share of them that a pass reaches.
+    """
+    float32, int4 = products["float32"], products["int4"]
+    return structs.replace(
+        this_machine(processor(device.name)),
+        gigabytes_per_second=float32.read / GIGA,
+        teraflops=float32.peak / 1e12,
+        teraflops_int4=int4.peak / 1e12,
+        bandwidth_efficiency=1.0,
+        compute_efficiency=1.0,
+        linked_devices=1,
+    )

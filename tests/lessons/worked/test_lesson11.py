@@ -1,0 +1,153 @@
+"""The numbers of lesson 11's section "By hand", and what its text says about the measured model."""
+
+import json
+import math
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.compare.pretrained.claims import recovered
+from minimtp.model.divergence import kl_divergence
+from minimtp.plan.memory import weight_bytes
+from minimtp.plan.sizes import ModelSize, Precision
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "lessons" / "lesson11_real_model" / "README.md").read_text(encoding="utf-8")
+BY_HAND = re.search(r"^## By hand$(.*?)^## ", TEXT, re.MULTILINE | re.DOTALL)[1]
+RESULT = json.loads((ROOT / "data" / "results" / "smollm2.json").read_text(encoding="utf-8"))
+MEASURED = {c["name"]: c for c in RESULT["configurations"]}
+ROUNDED = ("int4_rtn", "int4_gptq", "mtp_qat_int4")
+KINDS = ("code", "prose", "chat")
+
+
+def assert_shown(*texts):
+    """Line ends and runs of spaces do not matter."""
+    for text in texts:
+        assert " ".join(text.split()) in " ".join(BY_HAND.split()), text
+
+
+def test_two_models_with_the_same_loss_and_another_most_likely_token():
+    assert_shown(f"A nat is {1 / math.log(2):.2f} bits")
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
+    nats = [-np.log(model[[0, 1]]) for model in (p, q)]  # of the text a b
+    half, quarter = (f"{n:.3f}" for n in nats[0])
+    mean = f"{nats[0].mean():.3f}"
+    assert mean == f"{nats[1].mean():.3f}" and p.argmax() != q.argmax()
+    assert_shown(f"({half} + {quarter}) / 2  =  {mean}", f"({quarter} + {half}) / 2  =  {mean}")
+    (divergence,) = kl_divergence(np.log(p)[None], np.log(q)[None])
+    assert divergence == pytest.approx(math.log(2) / 4)
+    assert_shown(f"1/4 ln 2  =  {divergence:.3f} nats")
+
+
+def test_one_loss_in_three_units():
+    before, after, trained = 2.0, 2.2, 2.04
+    perplexities = math.exp(before), math.exp(after)
+    assert_shown(
+        f"{100 * (after / before - 1):.0f} % more",
+        f"100 · 2.0 / 2.2 = {100 * before / after:.1f} %",
+        f"e^2.0 = {perplexities[0]:.2f} to e^2.2 = {perplexities[1]:.2f}",
+        f"by {100 * (perplexities[1] / perplexities[0] - 1):.0f} %",
+    )
+    nats = [{"nats": {"code": value}} for value in (before, after, trained)]
+    assert_shown(f"(2.2 - 2.04) / (2.2 - 2.0) = {recovered(*nats, 'nats', 'code'):.0f} %")
+
+
+def test_the_bytes_of_the_model_are_those_of_the_measured_files():
+    sizes = RESULT["model"]
+    model = ModelSize(
+        hidden_size=sizes["hidden_size"],
+        intermediate_size=sizes["intermediate_size"],
+        num_hidden_layers=sizes["num_layers"],
+        num_attention_heads=sizes["num_heads"],
+        num_key_value_heads=sizes["num_kv_heads"],
+        vocab_size=sizes["vocabulary_size"],
+        tie_word_embeddings=sizes["tied_embeddings"],
+    )
+    layers = model.num_hidden_layers * model.layer_weights
+    norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
+    assert_shown(
+        f"{model.attention_weights:,} + {model.mlp_weights:,}  =  {model.layer_weights:,} weights",
+        f"{model.table_weights:,} + {norms:,}  =  {model.parameters + norms:,}",
+        f"{layers:,} · 4.5/8 + {model.table_weights:,} · 8.5/8",
+        f"{layers * 4.5 / 8:,.0f} + {model.table_weights * 8.5 / 8:,.0f} + {4 * norms:,}",
+    )
+    assert 4 * (model.parameters + norms) == MEASURED["standard"]["weight_bytes"]
+    for name, table_bits in (("int4_rtn", 8.5), ("int4_gptq", 6)):
+        size = weight_bytes(model, Precision(4.5, table_bits)) + 4 * norms
+        assert size == MEASURED[name]["weight_bytes"]
+        assert_shown(f"{size:,.0f}")
+    assert_shown(f"{model.table_weights * 6 / 8:,.0f}")
+    assert model.table_weights / (model.parameters + norms) == pytest.approx(1 / 5, abs=0.02)
+    share = model.table_weights * 8.5 / 8 / MEASURED["int4_rtn"]["weight_bytes"]
+    assert share == pytest.approx(1 / 3, abs=0.02)
+    assert_shown(
+        f"`{8 * size / (model.parameters + norms):.2f}` bits",
+        f"`{2 * (model.parameters + norms) / size:.2f}` times smaller",
+    )
+
+
+def lost(name, kind):
+    return MEASURED[name]["nats"][kind] / MEASURED["standard"]["nats"][kind] - 1
+
+
+def changed_tokens():
+    return [1 - MEASURED["int4_rtn"]["agreement"][kind] for kind in KINDS]
+
+
+def plain_speedups():
+    plain = MEASURED["mtp_qat_int4"]["tokens_per_second_without_drafts"]
+    return [plain[kind] / MEASURED["standard"]["tokens_per_second"][kind] for kind in plain]
+
+
+def worst_for(values, kind):
+    return min(values, key=values.get) == kind
+
+
+STATEMENTS = {  # sentences of the text, and whether they hold for the measured model
+    "about a quarter of the most likely next tokens change": lambda: (
+        0.2 < sum(changed_tokens()) / len(KINDS) < 0.3
+    ),
+    "Conversations lose most": lambda: all(
+        lost(name, "chat") > max(lost(name, "code"), lost(name, "prose")) for name in ROUNDED
+    ),
+    "GPTQ leaves less than half of what rounding to nearest loses": lambda: all(
+        lost("int4_gptq", kind) < lost("int4_rtn", kind) / 2 for kind in KINDS
+    ),
+    "Training after GPTQ removes a further part of the loss": lambda: all(
+        lost("mtp_qat_int4", kind) < lost("int4_gptq", kind) for kind in KINDS
+    ),
+    "Heads alone cost nothing": lambda: not any(MEASURED["mtp"]["kl"].values()),
+    "It uses more memory": lambda: (
+        MEASURED["mtp"]["memory_bytes"] > MEASURED["standard"]["memory_bytes"]
+    ),
+    "int4 is more than four times as fast as float32": lambda: min(plain_speedups()) > 4,
+    "Drafts gain least in conversations": lambda: all(
+        worst_for(MEASURED[name]["speedup_over_plain"], "chat") for name in ("mtp", "mtp_qat_int4")
+    ),
+    "the same quality to within a tenth of a per cent": lambda: all(
+        abs(quality - MEASURED["mtp_qat_int4"]["quality_percent"][kind]) < 0.1
+        for kind, quality in MEASURED["llama_cpp_q4_0"]["quality_percent"].items()
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", STATEMENTS)
+def test_what_the_text_says_about_the_measured_model_holds(sentence):
+    assert sentence in " ".join(TEXT.split()), "the text does not say this any more"
+    assert STATEMENTS[sentence](), "measured again, this does not hold: change the text"
+
+
+def test_no_number_of_the_measurement_is_typed_into_the_text():
+    """They change when it is measured again. The block of .ci/tables.py is the place for them."""
+    generated = r"<!-- table:lesson11 -->.*?<!-- end -->"
+    typed = re.sub(rf"{generated}|^## By hand$.*?(?=^## )|`[^`]*`", "", TEXT, flags=re.M | re.S)
+    values = chain.from_iterable(
+        [c["speedup"].values(), c["tokens_per_second"].values(), c["quality_percent"].values()]
+        for c in MEASURED.values()
+    )
+    for value in chain.from_iterable(values):
+        for text in (f"{value:.1f} %", f"{value:.2f}", f"{value:.0f} tokens/s"):
+            assert not re.search(rf"(?<![\d.]){re.escape(text)}", typed), text

@@ -1,0 +1,65 @@
+"""The divergence of two distributions, given as logits."""
+
+import math
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.model import divergence
+
+ROWS, VOCABULARY = 7, 19
+
+
+@pytest.fixture
+def kl_divergence(own):
+    return own(divergence.kl_divergence)
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(5)
+    return [3.0 * rng.standard_normal((ROWS, VOCABULARY)) for _ in range(2)]
+
+
+def probabilities(logits):
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_the_kl_divergence_is_the_sum_of_p_times_log_p_over_q(kl_divergence, pair):
+    p, q = map(probabilities, pair)
+    found = kl_divergence(*pair)
+    assert found.shape == (ROWS,)
+    np.testing.assert_allclose(found, (p * np.log(p / q)).sum(axis=1), rtol=1e-12)
+
+
+def test_the_kl_divergence_is_computed_by_hand(kl_divergence):
+    p, q = np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]])
+    assert kl_divergence(np.log(p), np.log(q)) == pytest.approx(0.25 * math.log(2))
+
+
+def test_the_first_argument_is_the_one_that_is_averaged_over(kl_divergence):
+    certain, even = np.array([[40.0, 0.0]]), np.array([[0.0, 0.0]])
+    assert kl_divergence(certain, even) == pytest.approx(math.log(2))
+    assert kl_divergence(even, certain) == pytest.approx(20 - math.log(2))
+
+
+def test_the_kl_divergence_of_equal_distributions_is_zero(kl_divergence, pair):
+    shifted = pair[0] + np.arange(ROWS)[:, None]  # the same probabilities
+    np.testing.assert_allclose(kl_divergence(pair[0], shifted), 0, atol=1e-12)
+
+
+def test_the_kl_divergence_of_large_logits_is_finite(kl_divergence, pair):
+    near, far = (100.0 * logits.astype(np.float32) for logits in pair)
+    found = kl_divergence(near + 5000, far - 5000)
+    assert np.isfinite(found).all() and (found >= 0).all()
+    np.testing.assert_allclose(
+        found, kl_divergence(near.astype(np.float64), far.astype(np.float64)), rtol=1e-3
+    )
+
+
+def test_the_logits_stay_as_they_are(kl_divergence, pair):
+    copies = [logits.copy() for logits in pair]
+    kl_divergence(*pair)
+    for logits, copy in zip(pair, copies, strict=True):
+        assert (logits == copy).all()
