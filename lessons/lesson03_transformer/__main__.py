@@ -4,42 +4,47 @@ from dataclasses import replace
 
 from lessons import course
 from lessons.lesson02_training.loop import bits_per_byte, context_for, learn
-from lessons.lesson03_transformer.analysis import attention, bits_by_position, max_change_before
+from lessons.lesson02_training.sample import write
+from lessons.lesson03_transformer import analysis
 from lessons.lesson03_transformer.plot import draw
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
 from minimtp.formats.load import load
 from minimtp.training.data.corpus import open_corpus
 
-SNIPPET = "def area(width):\n    return width * width\n"
+SNIPPET = "def f(width):\n  return width\n"
 
 
 def main(lesson: course.Lesson) -> None:
     """How can a model use all of the text before a position, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length, middle = recipe.context_length, recipe.context_length // 2
-    held_out = corpus.validation_windows(
-        recipe.evaluation_tokens, context_length=length
-    )  # (W, T + 1)
+    held_out = corpus.validation_windows(recipe.evaluation_tokens, context_length=length)
     fast = replace(recipe, learning_rate=1e-2)
     windows = {}
     for seen in (8, length // 4, middle):
         model = learn(fast, corpus, device, held_out[:8], seen=seen).model
-        texts = corpus.validation_windows(
-            recipe.evaluation_tokens, context_length=context_for(seen, recipe)
-        )
+        longer = context_for(seen, recipe)
+        texts = corpus.validation_windows(recipe.evaluation_tokens, context_length=longer)
         windows[seen] = bits_per_byte(model, texts, device)
         report(f"window of {seen}", parameter_count(model), windows[seen])
 
     run = load(lesson.trained(), device.name)
-    bits = bits_by_position(run.model, to_device(held_out, device))  # (T,)
+    model, tokens = run.model, to_device(held_out, device)  # (W, T + 1)
+    bits = analysis.bits_by_position(model, tokens)  # (T,)
     early, late = bits[:8].mean(), bits[middle:].mean()
-    report("transformer", parameter_count(run.model), bits.mean())
+    report("transformer", parameter_count(model), bits.mean())
     print(f"  after fewer than 8 bytes {early:.2f} bits, after {middle} or more {late:.2f} bits")
-    change = max_change_before(run.model, to_device(held_out[:4, :-1], device), middle)
+    change = analysis.max_change_before(model, tokens[:4, :-1], middle)
     print(f"  a different byte at position {middle} changes the logits before it by {change:g}")
+    difference = analysis.attention_written_out(model, tokens[:1, :-1])
+    print(f"  attention in plain code differs from the model's by {difference:.0e}")
 
-    lesson.save_plot(draw, windows, bits, attention(run, SNIPPET), SNIPPET, size=(15, 5))
+    def logits_of(text):
+        return analysis.next_logits(model, to_device(text[:, -length:], device))
+
+    print(f"\nthe transformer writes\n{course.quoted(write(logits_of, corpus.tokenizer))}")
+    lesson.save_plot(draw, windows, bits, analysis.attention(run, SNIPPET), SNIPPET, size=(13, 4.4))
     lesson.result(
         "bits per byte",
         ("a window of 8", f"{windows[8]:.2f} bits"),

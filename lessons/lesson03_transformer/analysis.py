@@ -6,6 +6,7 @@ from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CausalAttention
 from minimtp.engine.tensor import no_grad
+from minimtp.kernels import plain
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.training.run.folder import LoadedRun
@@ -20,6 +21,11 @@ def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
     return np.concatenate(parts).mean(axis=0) / math.log(2)
 
 
+def next_logits(model: Transformer, tokens: Array) -> Array:
+    """tokens (1, T) -> the logits (V,) of the token after them."""
+    return model.logits(model.hidden(tokens)[:, -1:]).data[0, 0]
+
+
 def max_change_before(model: Transformer, tokens: Array, position: int) -> float:
     """Change the token at `position`. Return the largest change of any logit before it.
 
@@ -30,6 +36,28 @@ def max_change_before(model: Transformer, tokens: Array, position: int) -> float
     with no_grad():
         before, after = (model.logits(model.hidden(t)).data for t in (tokens, changed))
     return float(abs(before - after)[:, :position].max())
+
+
+def attention_written_out(model: Transformer, tokens: Array) -> float:
+    """Compute the attention of the first block with `rotate` and `cached_attention`.
+
+    tokens (1, T). Returns the largest difference from the output of the block's own operation.
+    """
+    block, length = model.blocks[0], tokens.shape[1]
+    layer = block.attention
+    heads, kv_heads = layer.num_heads, layer.num_kv_heads
+    with no_grad():
+        qkv = layer.project(block.attention_norm(model.embedding(tokens))).data[0]  # (T, (H+2G) C)
+    cosine, sine = layer.rotary.tables(length, qkv)
+    expected = layer.operation(cosine, sine).forward(qkv[None])[0]  # (T, H C)
+
+    joined = qkv.reshape(length, heads + 2 * kv_heads, -1)  # (T, H+2G, C)
+    rotated = plain.rotate(joined[None, :, : heads + kv_heads], cosine, sine)[0]  # (T, H+G, C)
+    keys = rotated[:, heads:].transpose(1, 2, 0)  # (G, C, T)
+    values = joined[:, heads + kv_heads :]  # (T, G, C)
+    scale = joined.shape[-1] ** -0.5
+    found = plain.cached_attention(rotated[:, :heads], keys, values, 0, scale)  # (T, H, C)
+    return float(abs(found.reshape(length, -1) - expected).max())
 
 
 def attention(run: LoadedRun, text: str) -> np.ndarray:

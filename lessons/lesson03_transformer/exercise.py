@@ -6,6 +6,19 @@ pytest --mine tests/kernels/test_attention.py
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
 
 
+def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:
+    """Attention of T new tokens over all positions so far: token t attends to positions 0..start+t.
+
+    q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C).
+    Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
+    head h // (H // G). The softmax is that of the scores times `scale`. Positions after start+T-1
+    are not read.
+    """
+    raise NotImplementedError(
+        "lesson 3: scores, causal mask, softmax and the weighted sum of values, for every head"
+    )
+
+
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864) on adjacent pairs:
 
@@ -23,14 +36,3 @@ def causal_softmax_backward(grad: Array, probabilities: Array, scale: float) -> 
     grad and probabilities (M, L, S) -> (M, L, S). Works IN PLACE: overwrites `grad` and returns it.
     """
     raise NotImplementedError("lesson 3: p * (g - sum(p * g)) * scale for every row, in place")
-
-
-def rms_norm_backward(
-    grad: Array, x: Array, weight: Array, inverse_rms: Array
-) -> tuple[Array, Array]:
-    """Gradients of `rms_norm`: grad (N, D) -> dx (N, D), dweight (D,).
-
-    With n = x / rms and h = grad * weight:  dx = (h - n mean(h n)) / rms. The subtracted part is
-    the share of the gradient that only rescales the row, and the norm removes the scale of a row.
-    """
-    raise NotImplementedError("lesson 3: return the gradients of x and of the weight")

@@ -14,6 +14,61 @@ def angles(length, pairs, seed=0):
     return np.random.default_rng(seed).uniform(-9, 9, (length, pairs))
 
 
+def test_cached_attention_of_three_tokens_equals_values_computed_by_hand(own):
+    # Lesson 3, by hand: one head, C = 2, and a scale of 1 / sqrt(2).
+    q = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[2.0, 0.0]]])  # (T, 1, C)
+    keys = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]])  # (1, C, S)
+    values = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])  # (S, 1, C)
+    found = own(plain.cached_attention)(q, keys, values, 0, 2**-0.5)
+    # Token 2 scores 0 and 1 / sqrt(2); token 3 scores sqrt(2), 0 and 0.
+    second = 1 / (1 + np.exp(-(2**-0.5)))
+    third = np.exp(2**0.5) / (np.exp(2**0.5) + 2)
+    rest = (1 - third) / 2
+    expected = [[[1.0, 0.0]], [[1 - second, second]], [[third + rest, 2 * rest]]]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_cached_attention_of_each_head_equals_a_sum_over_the_positions_it_may_see(
+    own, seed, rows, start, kv_heads, share, head_dim
+):
+    random, heads = np.random.default_rng(seed), kv_heads * share
+    q = random.standard_normal((rows, heads, head_dim))
+    keys = random.standard_normal((kv_heads, head_dim, start + rows + 2))
+    values = random.standard_normal((start + rows + 2, kv_heads, head_dim))
+    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # written later
+    found = own(plain.cached_attention)(q, keys, values, start, 0.3)
+    assert found.shape == q.shape, f"the result must have the shape of q, not {found.shape}"
+    for t in range(rows):
+        for head in range(heads):
+            keys_seen = keys[head // share, :, : start + t + 1]  # (C, seen)
+            weights = np.exp(0.3 * q[t, head] @ keys_seen)
+            expected = weights @ values[: start + t + 1, head // share] / weights.sum()
+            np.testing.assert_allclose(
+                found[t, head],
+                expected,
+                rtol=1e-9,
+                atol=1e-9,
+                err_msg=f"token {t} of {rows}, head {head} of {heads}, {kv_heads} key/value heads",
+            )
+
+
+def test_cached_attention_of_large_scores_does_not_overflow_or_change_its_arguments(own):
+    arguments = np.full((2, 1, 1), 30.0), np.array([[[30.0, 31.0]]]), np.array([[[1.0]], [[2.0]]])
+    copies = [argument.copy() for argument in arguments]
+    found = own(plain.cached_attention)(*copies, 0, 1.0)  # scores of 900 and 930
+    np.testing.assert_allclose(found.ravel(), [1.0, 2.0], rtol=1e-12)
+    for argument, copy in zip(arguments, copies, strict=True):
+        np.testing.assert_array_equal(copy, argument)
+
+
 @given(
     st.integers(0, 2**32),
     st.integers(1, 3),
@@ -80,8 +135,17 @@ def test_the_gradient_of_the_causal_softmax_equals_values_computed_by_hand(own):
     np.testing.assert_allclose(received, [[[0.0, 0.0], [-1.875, 1.875]]], rtol=1e-14)
 
 
+def test_the_gradient_of_the_causal_softmax_overwrites_its_first_argument_only(own):
+    probabilities = np.array([[[1.0, 0.0], [0.25, 0.75]]])
+    gradient, before = np.array([[[5.0, 7.0], [1.0, 2.0]]]), probabilities.copy()
+    received = own(plain.causal_softmax_backward)(gradient, probabilities, 10.0)
+    assert np.shares_memory(received, gradient), "the result must be `grad` itself, overwritten"
+    np.testing.assert_allclose(gradient, [[[0.0, 0.0], [-1.875, 1.875]]], rtol=1e-14)
+    np.testing.assert_array_equal(probabilities, before)
+
+
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 8))
-def test_the_gradients_of_rms_norm_equal_difference_quotients(own, seed, rows, width):
+def test_the_gradients_of_rms_norm_equal_difference_quotients(seed, rows, width):
     random = np.random.default_rng(seed)
     x, direction, gradient = random.standard_normal((3, rows, width))
     weight, turn = random.standard_normal((2, width))
@@ -92,21 +156,19 @@ def test_the_gradients_of_rms_norm_equal_difference_quotients(own, seed, rows, w
         )
         return float((y * gradient).sum())
 
-    dx, dweight = own(plain.rms_norm_backward)(
-        gradient, x, weight, plain.rms_norm(x, weight, 1e-2)[1]
-    )
+    dx, dweight = plain.rms_norm_backward(gradient, x, weight, plain.rms_norm(x, weight, 1e-2)[1])
     assert dx.shape == x.shape and dweight.shape == weight.shape
     slopes = [(loss(1e-6, *along) - loss(-1e-6, *along)) / 2e-6 for along in ((1, 0), (0, 1))]
     assert float((dx * direction).sum()) == pytest.approx(slopes[0], rel=1e-6, abs=1e-7)
     assert float((dweight * turn).sum()) == pytest.approx(slopes[1], rel=1e-6, abs=1e-7)
 
 
-def test_the_gradient_of_rms_norm_is_orthogonal_to_the_row(own):
+def test_the_gradient_of_rms_norm_is_orthogonal_to_the_row():
     # Except for epsilon, scaling the row does not change the result. So the gradient has no
     # component along the row.
     x, gradient = np.random.default_rng(3).standard_normal((2, 5, 16))
     weight = np.ones(16)
-    dx, _ = own(plain.rms_norm_backward)(gradient, x, weight, plain.rms_norm(x, weight, 0.0)[1])
+    dx, _ = plain.rms_norm_backward(gradient, x, weight, plain.rms_norm(x, weight, 0.0)[1])
     np.testing.assert_allclose((dx * x).sum(axis=-1), 0.0, atol=1e-14)
 
 

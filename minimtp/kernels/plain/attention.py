@@ -49,11 +49,12 @@ def causal_softmax_backward(grad: Array, probabilities: Array, scale: float) -> 
 
 
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:
-    """Attention of T new tokens over a cache: token t attends to the cache's positions 0..start+t.
+    """Attention of T new tokens over all positions so far: token t attends to positions 0..start+t.
 
     q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
-    head h // (H // G).
+    head h // (H // G). The softmax is that of the scores times `scale`. Positions after start+T-1
+    are not read.
     """
     xp = array_module(q)
     rows, heads, head_dim = q.shape
