@@ -1,1 +1,1 @@
-"""Ten lessons on one package: see README.md."""
+"""Twelve lessons on one package: see README.md."""

@@ -18,7 +18,7 @@ from minimtp.formats.load import load
 from minimtp.training.run.folder import LoadedRun
 
 QUESTION = "Why is the sky blue?"
-NEW_TOKENS = 24
+NEW_TOKENS = 48
 GGUF, FOLDER = "mtp_qat_int4.gguf", "transformers"
 Results = Sequence[Figures]  # of the configurations, in the order of compare.json
 
