@@ -246,17 +246,31 @@ def use_own_answers(number: int) -> str:
             for module in introduced(number)
             if getattr(vars(sys.modules[module]).get(name), "__module__", "") == module
         )
-        for module in list(sys.modules.values()):
-            if module.__name__.startswith(("minimtp", "lessons")):
-                for known, value in list(vars(module).items()):
-                    if value is original:
-                        setattr(module, known, answer)
+        _replace(original, answer)
         if original.__module__.startswith("minimtp.kernels.plain"):
             sys.modules["minimtp.kernels"].use("plain")
     done = [name for name in answers if name not in still_open]
     if not done:
         raise UserError(f"all exercises are open: write {still_open[0]} in {exercise.__file__}")
     return ", ".join(done) + (f" (still open: {', '.join(still_open)})" if still_open else "")
+
+
+def _replace(original: Callable, answer: Callable) -> None:
+    """Replace a function or class in all modules, in their dictionaries (kinds by name) and in the
+    static methods of their classes.
+    """
+    for module in list(sys.modules.values()):
+        if not module.__name__.startswith(("minimtp", "lessons")):
+            continue
+        for known, value in list(vars(module).items()):
+            if value is original:
+                setattr(module, known, answer)
+            elif isinstance(value, dict):
+                value.update({key: answer for key, part in value.items() if part is original})
+            elif isinstance(value, type):
+                for name, part in list(vars(value).items()):
+                    if isinstance(part, staticmethod) and part.__func__ is original:
+                        setattr(value, name, staticmethod(answer))
 
 
 def _where(error: Exception, number: int) -> str:

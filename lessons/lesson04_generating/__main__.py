@@ -1,18 +1,12 @@
 """Lesson 4: python -m lessons.lesson04_generating"""
 
 from lessons import course
-from lessons.lesson04_generating.generate import generators, sampler, timed, with_cache
+from lessons.lesson04_generating.generate import generators, sampler, settings, timed, with_cache
 from lessons.lesson04_generating.plot import draw
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.formats.load import load
 
 PROMPT = "def "
-SETTINGS = {
-    "temperature 0": GREEDY,
-    "temperature 1": SamplingParams(),
-    "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9),
-}
 
 
 def main(lesson: course.Lesson) -> None:
@@ -32,7 +26,7 @@ def main(lesson: course.Lesson) -> None:
     cache_bytes = ModelRunner(run.model).cache.nbytes
     print(f"  the cache takes {cache_bytes:,} bytes for {run.recipe.context_length} positions")
 
-    for name, sampling in SETTINGS.items():
+    for name, sampling in settings().items():
         text, _ = timed(with_cache(runner, prompt, sampler(sampling)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
     lesson.save_plot(draw, seconds, run, "import ", size=(13, 4.4))

@@ -14,6 +14,15 @@ from minimtp.model.transformer import Transformer
 Sampler = Callable[[Array], int]  # logits (1, V) of the next token -> the token
 
 
+def settings() -> dict[str, SamplingParams]:
+    """Return the settings that the run shows samples of, by name."""
+    return {
+        "temperature 0": SamplingParams(temperature=0),
+        "temperature 1": SamplingParams(),
+        "temperature 0.7, top-p 0.9": SamplingParams(0.7, top_p=0.9),
+    }
+
+
 def sampler(sampling: SamplingParams, seed: int = 0) -> Sampler:
     """Return a function that samples a token from the distribution of its logits."""
     rng = SeededRandomSource(seed)

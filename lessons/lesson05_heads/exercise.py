@@ -3,25 +3,66 @@
 pytest --mine tests/model/test_heads.py
 """
 
+from collections.abc import Iterator
+
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.training.recipe import Recipe
+from minimtp.engine.tensor import Op, Tensor
+from minimtp.model.config import ModelConfig
+from minimtp.model.heads.draft_vocabulary import DraftVocabulary
+from minimtp.model.heads.heads import Heads
+from minimtp.model.heads.token_conditioned import TokenConditionedHead
+from minimtp.model.layers import Rng
+from minimtp.model.transformer import Transformer
 
 
-def active_heads(recipe: Recipe, step: int) -> int:
-    """Return the number of heads that the curriculum trains in this step, nearest first."""
-    raise NotImplementedError(
-        "lesson 5: recipe.steps has recipe.draft_depth + 1 equal parts; in which part is this step?"
-    )
+class GatedUpdate(Op):
+    """s + sigmoid(gate) * (candidate - s) for a state s (..., D) and gate_candidate (..., 2D), gate
+    first.
 
-
-def head_weights(recipe: Recipe, step: int) -> list[float]:
-    """Return the weight of the loss at each extra depth 1..draft_depth.
-
-    The weight is 0 for a head that the curriculum does not train in this step.
+    The smallest gated recurrent step: the gate decides per channel how much of the state is
+    replaced.
     """
-    raise NotImplementedError(
-        "lesson 5: divide the sum for this step among the heads; inactive heads get 0"
-    )
+
+    def forward(self, state: Array, gate_candidate: Array) -> Array:
+        raise NotImplementedError(
+            "lesson 5: return the new state, and store what backward will need"
+        )
+
+    def backward(self, gradient: Array) -> tuple[Array, Array]:
+        raise NotImplementedError("lesson 5: return the gradients of state and gate_candidate")
+
+
+class TokenConditionedHeads(Heads):
+    """One head for all depths: applied repeatedly, it is a small recurrent network.
+
+    draft_vocabulary_size: the number of tokens that it may draft; None means all.
+    start_scale: factor on the initial weights of the matrix and of the norm before the output. At
+    full scale, a new head on a pretrained trunk is sure of the token that it has just read.
+    """
+
+    positionwise = True
+
+    def __init__(
+        self,
+        depth: int,
+        config: ModelConfig,
+        rng: Rng,
+        draft_vocabulary_size: int | None = None,
+        start_scale: float = 1.0,
+    ) -> None:
+        self.depth = depth
+        self.head = TokenConditionedHead(config, rng)
+        if rng is not None and start_scale != 1.0:
+            self.head.gate_candidate.weight.data *= np.float32(start_scale)
+            self.head.norm.weight.data *= np.float32(start_scale)
+        if draft_vocabulary_size is not None:
+            self.draft_vocabulary = DraftVocabulary(draft_vocabulary_size, config.vocabulary_size)
+
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
+        raise NotImplementedError(
+            "lesson 5: apply self.head once per depth, and yield self.head.norm of each state"
+        )
 
 
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:

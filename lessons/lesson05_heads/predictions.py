@@ -30,6 +30,17 @@ def correct(predicted: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return predicted == np.stack(targets, axis=-1)
 
 
+def correct_so_far(right: np.ndarray) -> list[float | None]:
+    """Return the share a_j of correct predictions at each distance j = 1..1+K, among the positions
+    where all nearer predictions are correct. None if there is no such position.
+
+    right: (W, T, 1 + K) booleans.
+    """
+    reached = np.cumprod(right, axis=-1).sum(axis=(0, 1))  # positions with 1..j all correct
+    before = [right[..., 0].size, *reached[:-1]]
+    return [float(n / m) if m else None for n, m in zip(reached, before, strict=True)]
+
+
 def correct_in_a_row(right: np.ndarray) -> float:
     """Return the mean number of correct predictions before the first wrong one."""
     return float(np.cumprod(right, axis=-1).sum(axis=-1).mean())

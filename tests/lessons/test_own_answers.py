@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
+from lessons import course
 from tests.lessons.test_lessons import ROOT, folder
 
 WRONG = """
@@ -76,6 +78,22 @@ def test_a_run_with_wrong_answers_ends_with_one_line_that_names_the_line(project
     assert last.startswith(f"python -m lessons.{folder(1).name}: KeyError: () (")
     assert last.endswith("exercise.py, line 15: raise KeyError(shape))")
     assert "Traceback" not in process.stderr
+
+
+def test_an_answer_also_replaces_entries_of_registries_and_static_methods(monkeypatch):
+    def original():
+        pass
+
+    def answer():
+        pass
+
+    module = ModuleType("minimtp.registry_of_the_test")
+    module.function, module.BY_NAME = original, {"original": original, "other": print}
+    module.Rule = type("Rule", (), {"chain": staticmethod(original)})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    course._replace(original, answer)
+    assert module.function is answer and module.BY_NAME == {"original": answer, "other": print}
+    assert module.Rule.chain is answer
 
 
 def test_a_run_without_answers_says_which_exercise_to_write():

@@ -1,0 +1,65 @@
+"""Lesson 5, by hand: what each head reads and predicts, two gates, and one row of the output."""
+
+import re
+
+from minimtp.backend import numpy as np
+from minimtp.engine.fused import GatedUpdate
+from tests.lessons.test_lessons import text
+
+PAGE = text(5)
+SECTION = re.search(r"^## By hand$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]
+(OUTPUT,) = re.findall(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def rows(start):
+    """Return the cells of the table rows that begin with this text."""
+    found = [line for line in SECTION.splitlines() if line.startswith(f"| {start}")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in found]
+
+
+def test_each_head_reads_the_token_that_the_one_before_it_predicts():
+    windows = np.frombuffer(b"def main", np.uint8)[None]  # (1, T + 1 + K)
+    depth, position = 3, 3
+    length = windows.shape[1] - 1 - depth
+    # As in training: the K tokens after each position, and the 1 + K targets.
+    following = np.stack([windows[:, k : length + k] for k in range(1, depth + 1)], axis=-1)
+    targets = np.stack([windows[:, 1 + k :][:, :length] for k in range(1 + depth)], axis=-1)
+    assert position == length - 1  # the last position that has all targets
+    (trunk,), heads = rows("trunk"), rows("head")
+    assert f"`{chr(targets[0, position, 0])}`, token {position + 1}" == trunk[2]
+    for k, (name, reads, predicts) in enumerate(heads, start=1):
+        assert name == f"head {k}"
+        read, target = chr(following[0, position, k - 1]), chr(targets[0, position, k])
+        assert f"`{read}`, token {position + k}" in reads
+        assert f"`{target}`, token {position + 1 + k}" == predicts
+    assert len(heads) == depth
+
+
+def test_the_numbers_of_two_gates():
+    found = rows("0 |") + rows("-4 |")
+    assert len(found) == 2
+    for gate, *cells in found:
+        step = GatedUpdate()
+        opened = 1 / (1 + np.exp(-float(gate)))
+        state = step.forward(np.array([2.0]), np.array([float(gate), 4.0]))
+        dstate, (dgate, dcandidate) = step.backward(np.array([1.0]))
+        expected = [opened, state[0], dcandidate, dstate[0], dgate]
+        assert cells == [f"{number:.3f}" for number in expected]
+    kept = 1 - 1 / (1 + np.exp(4))
+    assert f"{kept:.3f}^7 = {kept**7:.3f}" in SECTION
+
+
+def test_the_sum_of_products_of_the_last_row_is_its_number_in_a_row():
+    """The text multiplies the rounded shares of the output."""
+    lines = [line for line in OUTPUT.splitlines() if line.startswith("8 times the bytes")]
+    shares = [int(share) / 100 for share in re.findall(r"(\d+)%", lines[1])]
+    in_a_row = float(lines[1].split()[-1])
+    products = np.cumprod(shares)
+    assert abs(products.sum() - in_a_row) < 0.03  # shares are rounded to whole percents
+    (formula,) = re.findall(r"^    0\.\d+ \+ .*$", SECTION, re.MULTILINE)
+    terms, _, total = formula.strip().partition(" = ")
+    first = [f"{share:.2f}" for share in shares[:3]]
+    assert terms.startswith(
+        f"{first[0]} + {first[0]} · {first[1]} + {first[0]} · {first[1]} · {first[2]} + ..."
+    )
+    assert total == f"{products[0]:.2f} + {products[1]:.2f} + {products[2]:.2f} + ... = {in_a_row}"
