@@ -49,6 +49,7 @@ def small(command: str) -> str | None:
     command = command.replace("/lesson11/smollm2/", "/lesson11/tiny/")
     if command.startswith("minimtp chat runs/smollm2"):
         return "minimtp chat smollm2"  # the small model has no chat template
+    command = command.replace("runs/lessons/standard/", "runs/lessons/tiny/")
     if TRAINS.match(command) and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     if command.startswith("minimtp bench quality"):

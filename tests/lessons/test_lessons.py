@@ -584,15 +584,3 @@ def test_tests_and_test_selections_that_a_text_names_exist(number):
     for selection in re.findall(r"`-k (?:\"([^\"]+)\"|(\S+))`", text(number)):
         for word in set("".join(selection).split()) - {"and", "or", "not"}:
             assert any(word in name for name in words), f"-k {word} selects no test"
-
-
-def test_lesson_6_quotes_the_speculative_round_of_the_library():
-    (quoted,) = blocks(text(6), "py")
-    path = ROOT / "minimtp" / "decode" / "round.py"
-    assert code_of(ast.parse(quoted)) == code_of(parse(path))
-
-
-def code_of(tree):
-    """Return the code of speculative_round without its docstring and comments."""
-    function = definitions(tree)["speculative_round"]
-    return ast.unparse(function).replace(ast.unparse(function.body[0]), "")

@@ -1,6 +1,7 @@
 """Rules for chains are proved exact by enumerating every outcome. rule_mutants/ has wrong rules."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -72,11 +73,27 @@ def test_all_rules_are_exact_for_one_hot_drafts_and_accept_equally_often(own, ru
         assert mean_accepted(one_round) == pytest.approx(expected, abs=EXACT), name
 
 
-def test_the_block_rule_never_accepts_less_than_the_token_rule_and_often_more(own):
+def test_the_matching_rule_asks_for_one_choice_per_emitted_token_in_order(own):
+    """A choice may use up random numbers, so plain decoding asks for the same choices."""
+    for choices in itertools.product((5, 6), repeat=DEPTH + 1):
+        asked = []
+
+        def choose(j, choices=choices, asked=asked):
+            asked.append(j)
+            return choices[j]
+
+        drafts = [5] * DEPTH
+        accepted, token = own(matching_rule)(choose, drafts)
+        assert [*drafts[:accepted], token] == list(choices[: accepted + 1])
+        assert asked == list(range(accepted + 1)), f"asked for the choices {asked}"
+        assert accepted == DEPTH or token != drafts[accepted]
+
+
+def test_the_block_rule_never_accepts_less_than_one_draft_at_a_time_and_often_more(own):
     more = []
     for name, (p, q) in PAIRS.items():
         token, block = (
-            mean_accepted(chain_round(rule, p, q)) for rule in (own(token_rule), own(block_rule))
+            mean_accepted(chain_round(rule, p, q)) for rule in (token_rule, own(block_rule))
         )
         assert block >= token - EXACT, name
         more.append(block > token + 0.01)
@@ -102,10 +119,7 @@ def test_without_drafts_a_rule_is_plain_sampling(own, rule):
 @pytest.mark.parametrize("rule", [token_rule, block_rule])
 def test_a_draft_with_probability_0_under_q_raises_an_error(own, rule):
     q = np.array([[0.0, 1.0], [0.5, 0.5]])
-    with pytest.raises(
-        ValueError,
-        match="token 0 was drafted, but its declared draft distribution gives it probability 0",
-    ):
+    with pytest.raises(ValueError):  # a reader's message may be another one
         every_outcome(lambda rng: own(rule)(q, q, [0], rng))
 
 

@@ -1,0 +1,163 @@
+"""Lesson 6, by hand: one round, a rule on three bytes, and the block rule on two drafts."""
+
+import re
+
+import pytest
+
+from lessons.lesson06_speculative.rules import output_distribution, total_variation
+from minimtp.backend import numpy as np
+from minimtp.decode.model_runner import ForwardOutput
+from minimtp.decode.round import speculative_round
+from minimtp.decode.rules.greedy import Greedy
+from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
+from minimtp.decode.rules.token import token_rule
+from tests.lessons.test_lessons import text
+from tests.table_models import every_outcome
+
+PAGE = text(6)
+SECTION = re.search(r"^## By hand$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]
+EVENING = re.search(r"^## Second evening$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]
+
+
+PROSE = " ".join(SECTION.split())  # a sentence may go over the end of a line
+
+
+def cells(start, page=SECTION):
+    """Return the cells of the table row that begins with this text, without the first."""
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+
+def shown(numbers):
+    return [f"{number:.2f}" for number in numbers]
+
+
+P, Q = (np.array([float(cell) for cell in cells(name)[:3]]) for name in ("p |", "q |"))
+ACCEPTED = np.minimum(P, Q)
+TABLE = {
+    "probability of acceptance": np.minimum(1, P / Q),
+    "drafted and accepted": ACCEPTED,
+    "missing": np.maximum(P - Q, 0),
+    "residual distribution": residual_distribution(P, Q),
+    "rejected, then": (1 - ACCEPTED.sum()) * residual_distribution(P, Q),
+    "**output of the token rule**": output_distribution(P[None], Q[None], residual_distribution)[0],
+    "output if we resample": output_distribution(P[None], Q[None], lambda p, q: p)[0],
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_of_three_bytes_is_computed_by_the_library(name):
+    sums = [] if name == "probability of acceptance" else shown([TABLE[name].sum()])
+    assert [cell for cell in cells(name) if cell] == shown(TABLE[name]) + sums
+
+
+def test_the_token_rule_gives_p_if_all_outcomes_are_added_up():
+    outcomes = {}
+    for draft in range(3):
+        found = every_outcome(lambda rng, d=draft: token_rule(np.array([P, P]), Q[None], [d], rng))
+        for (accepted, token), probability in found.items():
+            byte = draft if accepted else token
+            outcomes[byte] = outcomes.get(byte, 0) + Q[draft] * probability
+    assert [outcomes[byte] for byte in range(3)] == pytest.approx(list(P))
+
+
+def test_the_distance_of_the_wrong_rule_in_the_text():
+    wrong = TABLE["output if we resample"]
+    parts = " + ".join(shown(np.abs(wrong - P)))
+    distance = total_variation(wrong[None], P[None])
+    assert f"({parts}) / 2 = {distance:.2f}" in PROSE
+    assert f"rejected with probability {TABLE['missing'].sum():.2f}" in PROSE
+
+
+def test_the_example_of_a_speed_up():
+    tokens, c, r, times = re.search(
+        r"(\d) tokens per pass with c = ([\d.]+) and r = ([\d.]+) are ([\d.]+) times", PROSE
+    ).groups()
+    assert float(tokens) / (float(c) + float(r)) == float(times)
+
+
+def test_the_weights_of_the_block_rule_in_the_text():
+    c, a = 2, 0
+    first = min(1, probability_ratio(P, Q, c))
+    second = min(1, first * probability_ratio(P, Q, a))
+    assert f"w_1 = {P[c]} / {Q[c]} = {first:.2f}" in EVENING
+    assert f"w_2 = {first:.2f} · {P[a]} / {Q[a]} = {second:.2f}" in EVENING
+    assert f"w_1 p = ({', '.join(shown(first * P))})" in EVENING
+    assert (first * P <= Q).all() and block_acceptance(P, Q, first) == 0
+
+
+class FixedTarget:
+    """Chooses the given bytes, and records how many rows its cache holds after each call."""
+
+    max_rows = 16
+
+    def __init__(self, choices, rows):
+        self.choices, self.lengths = choices, [rows]
+
+    def forward(self, tokens):
+        self.fed = bytes(tokens.tolist())
+        self.lengths.append(self.lengths[-1] + len(tokens))
+        logits = np.eye(256, dtype=np.float32)[list(self.choices[: len(tokens)])]
+        return ForwardOutput(logits, np.zeros((len(tokens), 1), np.float32))
+
+    def truncate(self, length):
+        self.lengths.append(length)
+
+
+class FixedDrafter:
+    def __init__(self, drafts):
+        self.drafts = drafts
+
+    def draft(self, depth, rule):
+        return list(self.drafts[:depth]), None
+
+    def commit(self, hidden, tokens):
+        self.committed = bytes(tokens.tolist())
+
+
+def letters(row):
+    return "".join(re.findall(r"`(.)`", row)).encode()
+
+
+def test_the_round_in_the_text_happens_as_it_says():
+    rows = re.search(r"^\| before \|.*?\n\n", PAGE, re.MULTILINE | re.DOTALL)[0].splitlines()
+    before, draft, verify, choices, truncate, commit = [row for row in rows if row]
+    numbers = [re.findall(r"\d+", row) for row in (before, draft, verify, truncate, commit)]
+    tokens = list(b"def main(")
+    target = FixedTarget(letters(choices) + b"?", len(tokens) - 1)
+    drafter = FixedDrafter(letters(draft))
+    speculative_round(tokens, target, drafter, Greedy(), 3)
+    assert target.fed == letters(verify) and drafter.committed == letters(commit)
+    assert letters(truncate) == target.fed[: len(drafter.committed)]
+    held, verified, kept = target.lengths
+    chosen = [9, 9, 9, 9, len(tokens)]
+    assert numbers == [
+        [str(m), str(n)] for m, n in zip(chosen, [held, held, verified, kept, kept], strict=True)
+    ]
+
+
+def test_the_formulas_agree_with_the_output():
+    output = re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
+    distance = int(re.search(r"accept every draft +(\d+) %", output)[1]) / 100
+    tokens = sum((1 - distance) ** j for j in range(8))
+    assert f"1 + {1 - distance:.2f} + {1 - distance:.2f}² + ... + {1 - distance:.2f}^7" in PAGE
+    assert f"^7 = {tokens:.2f} tokens per pass" in PAGE
+    per_pass = re.search(r"^  greedy +([\d.]+) tokens", output, re.MULTILINE)[1]
+    plain, fast = re.findall(r"^  lesson \d .* ([\d,]+) tokens/s$", output, re.MULTILINE)
+    round_time = float(per_pass) * float(plain.replace(",", "")) / float(fast.replace(",", ""))
+    assert f"c + r = {per_pass} / ({fast} / {plain}) = {round_time:.2f}" in PAGE
+
+
+def test_the_table_of_trees_shows_what_the_run_prints():
+    output = re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
+    for name, printed in (
+        ("shared noise", "shared noise"),
+        ("token rule", "token rule"),
+        ("block rule", "block rule"),
+        ("temperature 0", "greedy"),
+    ):
+        expected = [
+            re.search(rf"^  {printed}{tree} +([\d.]+) tokens per pass", output, re.MULTILINE)[1]
+            for tree in ("", ", tree")
+        ]
+        assert cells(name, EVENING)[:2] == expected
