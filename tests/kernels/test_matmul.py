@@ -25,7 +25,7 @@ def test_a_matmul_of_integers_is_exact_for_any_memory_layout(factors):
 @pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
 def test_a_matmul_of_integers_is_exact_where_neighbours_are_far_apart_in_memory(transposed):
     rng = np.random.default_rng(0)
-    for m, k, n in ((FAR + 9, 21, FAR + 5), (FAR, 2, 33), (3, FAR + 1, FAR), (FAR, 0, FAR)):
+    for m, k, n in ((2 * FAR + 9, 21, FAR + 5), (2 * FAR, 2, 33), (3, FAR + 1, FAR), (FAR, 0, FAR)):
         a, b = rng.integers(-9, 10, (m, k)), rng.integers(-9, 10, (k, n))
         found = cpu.matmul(*laid_out((a.astype(np.float32), b.astype(np.float32)), transposed))
         assert np.array_equal(found, a @ b), (m, k, n)
