@@ -26,7 +26,7 @@ def main(lesson: course.Lesson) -> None:
     largest = float(abs(exact - approximate[0]).max())
     print(f"{count:,} derivatives of one loss")
     print(f"  by central differences  {2 * count:,} evaluations, {1e3 * once:.3f} ms each")
-    print(f"  by backpropagation      {fast / once:.1f}x the time of one evaluation")
+    print(f"  by backpropagation      {fast / once:.1f} x the time of one evaluation")
     print(f"  the largest difference between the two is {largest:.0e}")
 
     errors, operations = {}, examples()
