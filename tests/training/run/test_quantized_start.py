@@ -7,6 +7,7 @@ import pytest
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
+from minimtp.backend import to_device, to_numpy
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
 from minimtp.model.loss import evaluate_losses
@@ -270,6 +271,14 @@ def test_a_start_that_does_not_fit_is_refused_in_one_sentence(
 def test_quantization_that_begins_late_cannot_start_from_codes():
     with pytest.raises(UserError, match="quantize_from 0.5 would train the weights away"):
         from_start(quantize_from=0.5)
+
+
+def test_weights_on_a_gpu_are_started_as_on_the_host(models, device):
+    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
+    on_host = {name: p.data for name, p in full.model.named_parameters()}
+    on_gpu = {name: to_device(array, device) for name, array in on_host.items()}
+    begun = (with_start(given, start, from_start()) for given in (on_host, on_gpu))
+    assert same(*({name: to_numpy(array) for name, array in found.items()} for found in begun))
 
 
 def with_other_codes(model):
