@@ -114,7 +114,7 @@ def with_start(parameters: Arrays, start: LoadedRun, recipe: Recipe) -> Arrays:
         if not isinstance(module, PackedMatrix):
             continue
         at, packed = f"{prefix}{name}", to_numpy(module.packed)
-        weight = to_numpy(result[f"{at}.weight"])
+        weight = result[f"{at}.weight"]
         if isinstance(module, PackedEmbedding):
             table = _table(module, weight, packed, start.path, recipe.freeze_embeddings)
             result |= {f"{at}.{part}": array for part, array in table.items()}

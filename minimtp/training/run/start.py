@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimtp.arguments import FLAG, PATH, check_fields, optional, whole
+from minimtp.backend import to_numpy
 from minimtp.engine.module import named_arrays
 from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, check_folder
@@ -150,7 +151,7 @@ def _source(model: Path | LoadedRun, continue_schedule: bool) -> Checkpoint:
         )
     return Checkpoint(
         model.recipe,
-        named_arrays(model.model),
+        {name: to_numpy(array) for name, array in named_arrays(model.model).items()},
         tokenizer=model.tokenizer.to_dict(),
         packed=None if model.packed is None else {},
     )

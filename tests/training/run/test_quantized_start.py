@@ -7,7 +7,8 @@ import pytest
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.backend import to_device, to_numpy
+from minimtp.backend import to_device
+from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
 from minimtp.model.loss import evaluate_losses
@@ -273,12 +274,17 @@ def test_quantization_that_begins_late_cannot_start_from_codes():
         from_start(quantize_from=0.5)
 
 
-def test_weights_on_a_gpu_are_started_as_on_the_host(models, device):
-    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
-    on_host = {name: p.data for name, p in full.model.named_parameters()}
-    on_gpu = {name: to_device(array, device) for name, array in on_host.items()}
-    begun = (with_start(given, start, from_start()) for given in (on_host, on_gpu))
-    assert same(*({name: to_numpy(array) for name, array in found.items()} for found in begun))
+def test_a_run_that_starts_from_a_model_on_a_gpu_is_the_run_from_the_host(
+    models, corpus, tmp_path, device
+):
+    found = []
+    for place in ("host", "gpu"):
+        full = load_run(models.full)
+        if place == "gpu":
+            map_parameters(full.model, lambda array: to_device(array, device))
+        start = start_of(models, start_from=full)
+        found.append(values(trained(models, corpus, tmp_path / place, start=start).model))
+    assert same(*found)
 
 
 def with_other_codes(model):
