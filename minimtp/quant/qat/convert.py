@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from minimtp.backend import Array, array_module
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.engine.module import Module, replace_modules, replicate
 from minimtp.errors import UserError, shown
 from minimtp.model.layers import Embedding
@@ -94,7 +94,7 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
         if not array_module(parameter.data).isfinite(parameter.data).all():
             raise UserError(f"{name} has weights that are NaN or infinite: {ADVICE}")
     for name, indices in model.named_indices():
-        indices.data = take(name, indices.data.shape, "int32")
+        indices.data = to_numpy(take(name, indices.data.shape, "int32"))
         if not indices.are_valid():
             raise UserError(f"{name} is not a list of increasing tokens: {ADVICE}")
     if left:
