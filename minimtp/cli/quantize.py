@@ -21,7 +21,8 @@ def add_parser(commands: Commands) -> None:
     add(
         "--grid",
         metavar="NAME",
-        help="number format of the weights, such as q4_0, q8_0 or f16 "
+        help="number format of the weights, such as q4_0, q8_0 or f16, or, as in q4_0,qkv=q5_0, "
+        "another one for a matrix of each block: qkv, output, gate_up or down "
         "(default: the format the run was trained for, otherwise q4_0)",
     )
     add(

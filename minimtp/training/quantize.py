@@ -29,6 +29,7 @@ from minimtp.errors import UserError
 from minimtp.files import OneWriter
 from minimtp.model.loss import evaluate_losses
 from minimtp.quant.grids import F16
+from minimtp.quant.grids.mixture import first_grid
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat.convert import convert
@@ -78,10 +79,11 @@ def quantize(
 ) -> LoadedRun:
     """Write the packed model to the run folder `out`, and return it loaded.
 
-    grid: the grid of all matrices except the token table and the output. Default: q4_0.
+    grid: the grid of all matrices except the token table and the output, or a mixture for the
+    matrices of a block, such as "q4_0,qkv=q5_0". Default: q4_0.
     method: one of METHODS. Default: rtn, round to nearest.
     head_grid: the grid of the prediction heads. "measured" tries `grid` first, then q8_0. Default:
-    `grid`.
+    `grid`, or the first grid of a mixture.
     embedding_grid: the grid of the token table and the output. Default: q8_0, or f16 if the grid is
     f16.
     calibration: a Corpus, or the sources for `open_corpus`, for methods that need text. Default:
@@ -173,7 +175,7 @@ def _spec(
     if run.recipe.quantization != "qat":
         grid = grid or "q4_0"
         table = embedding_grid or (F16.name if grid == F16.name else TABLE)
-        return QuantizationSpec(weights=grid, embedding=table, heads=grid)
+        return QuantizationSpec(weights=grid, embedding=table, heads=first_grid(grid))
     spec = quantization_spec(run.recipe)
     if grid not in (None, spec.weights):
         raise UserError(

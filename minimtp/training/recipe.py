@@ -107,7 +107,7 @@ class Recipe:
     quantization: str = setting("quantize", "none", ("none", "qat"),
         "qat: train with the rounding of the deployed model")
     weight_grid: str = setting("quantize", "q4_0", None,
-        "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, ...")
+        "grid of the trunk's matrices: q4_0, q8_0, int3-ggml-signed-g32, or q4_0,qkv=q5_0, ...")
     embedding_grid: str = setting("quantize", "q8_0", None,
         "grid of the token table, and of a tied output")
     output_grid: str = setting("quantize", "same", None,

@@ -49,6 +49,7 @@ def _check_model(recipe: Any) -> None:
 
 def _check_grids(recipe: Any) -> None:
     from minimtp.quant.grids import grid_named
+    from minimtp.quant.grids.mixture import grids_of_blocks
 
     sizes = {"hidden_size": recipe.hidden_size, "intermediate_size": recipe.intermediate_size}
     if recipe.head_dim is not None:
@@ -71,8 +72,8 @@ def _check_grids(recipe: Any) -> None:
             "that weight_scales learned-from-start begins with: leave it out"
         )
     output_grid = recipe.embedding_grid if recipe.output_grid == "same" else recipe.output_grid
-    for name in (recipe.weight_grid, recipe.embedding_grid, output_grid, recipe.head_grid):
-        grid = grid_named(name)
+    others = map(grid_named, (recipe.embedding_grid, output_grid, recipe.head_grid))
+    for grid in (*grids_of_blocks(recipe.weight_grid).values(), *others):
         for setting_name, size in sizes.items():
             grid.check_columns((1, size), f"a matrix of {setting_name} {size} columns")
 

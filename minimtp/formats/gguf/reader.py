@@ -37,6 +37,7 @@ from minimtp.machine import require_memory
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
+from minimtp.quant.grids.mixture import MATRICES, mixture_name
 from minimtp.quant.packed_matrix import ACTIVATIONS, PackedEmbedding, PackedLinear
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
@@ -261,14 +262,19 @@ def _with_weights(
 
 
 def _packed(weights: dict[str, Weights]) -> QuantizationSpec | None:
-    """Return how the model is rounded, or None if no matrix is. The blocks may have several types:
-    the first one is named.
+    """Return how the model is rounded, or None if no matrix is. The blocks may have different types
+    for the same matrix: those of the first block are named.
     """
-    grids = [found.grid for name, found in weights.items() if name.startswith("blocks.")]
-    grid = next(filter(None, grids), None)
+    first = {
+        matrix: found.grid
+        for name, found in weights.items()
+        for matrix in MATRICES
+        if name.startswith("blocks.0.") and name.endswith(f".{matrix}.weight")
+    }
+    grid = next(filter(None, first.values()), None)
     tables = [weights["embedding.weight"], weights.get("output.weight")]
     if grid is None and not any(table and table.grid for table in tables):
         return None
     embedding, output = (table and (table.grid or F16.name) for table in tables)
-    grid = grid or F16.name
-    return QuantizationSpec(grid, embedding, heads=grid, output=output or "same")
+    mixture = mixture_name({matrix: grid or F16.name for matrix, grid in first.items()})
+    return QuantizationSpec(mixture, embedding, heads=grid or F16.name, output=output or "same")

@@ -37,6 +37,7 @@ for the scale. The files:
     groups.py        the common part of grids for groups of any size
     uniform.py       int2 to int8, for groups of any size
     codebook.py      nf4 and ternary, for groups of any size
+    mixture.py       different grids for the matrices of a block
     scales.py        operations on scales
     scale_search.py  scales with the smallest weighted error
 

@@ -1,10 +1,11 @@
 """The grid to which each matrix of a model is rounded.
 
-The trunk's linear layers have the grid `weights`, and everything in the prediction heads has
-`heads`. The token table and the output have `embedding`, which is finer by default. Both lose much
-quality at 4 bits, because they represent the tokens directly. llama.cpp also keeps them at Q8_0 for
-models of this size. A tied table is one matrix with one grid, and the lookup and the output see the
-same rounded numbers. Norm weights stay in full precision.
+The matrices of the trunk's blocks have the grid `weights`, or several (quant/grids/mixture.py).
+Everything in the prediction heads has `heads`. The token table and the output have `embedding`,
+which is finer by default. Both lose much quality at 4 bits, because they represent the tokens
+directly. llama.cpp also keeps them at Q8_0 for models of this size. A tied table is one matrix with
+one grid, and the lookup and the output see the same rounded numbers. Norm weights stay in full
+precision.
 
 Nothing is skipped silently. If the rows or the inputs of a matrix are not whole groups, the error
 names the matrix.
@@ -19,6 +20,7 @@ from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import MASKS, Grid, grid_named
+from minimtp.quant.grids.mixture import first_grid, grids_of_blocks
 from minimtp.quant.packed_matrix import ACTIVATIONS
 from minimtp.quant.qat.kv_cache import CACHES
 
@@ -30,7 +32,8 @@ class QuantizationSpec:
     """The grids and the settings of rounding. Raises UserError for unknown names.
 
     weights, embedding, output, heads: grid names, for the trunk's linear layers, the token table,
-    an untied output ("same": the table's grid), and the prediction heads.
+    an untied output ("same": the table's grid), and the prediction heads. `weights` may be a
+    mixture, such as "q4_0,qkv=q5_0".
     activations: how the inputs of a matmul are rounded: "int8" (groups of 32), "int8-token" (one
     scale per token) or "none".
     straight_through: the mask of the weights' gradients, see `minimtp.quant.qat.fake_quantize`.
@@ -51,7 +54,8 @@ class QuantizationSpec:
     cache: str = "float"
 
     def __post_init__(self) -> None:
-        for name in (self.weights, self.embedding, self.heads, self.output_grid):
+        grids_of_blocks(self.weights)
+        for name in (self.embedding, self.heads, self.output_grid):
             grid_named(name)
         _check("scales", self.scales, SCALES)
         _check("cache", self.cache, CACHES)
@@ -69,6 +73,8 @@ def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     one that does not fit.
     """
     modules = list(model.named_modules())
+    blocks, heads = grids_of_blocks(spec.weights), grid_named(spec.heads)
+    others = grid_named(first_grid(spec.weights))
     tables = {id(m.weight): spec.embedding for _, m in modules if isinstance(m, Embedding)}
     for _, module in modules:
         if isinstance(module, Transformer) and module.output is not None:
@@ -77,8 +83,11 @@ def grids_of(model: Module, spec: QuantizationSpec) -> dict[int, Grid]:
     grids: dict[int, Grid] = {}
     for name, module in modules:
         if isinstance(module, Linear | Embedding):
-            choice = spec.heads if id(module) in in_heads else spec.weights
-            grid = grid_named(tables.get(id(module.weight), choice))
+            if id(module.weight) in tables:
+                grid = grid_named(tables[id(module.weight)])
+            else:
+                trunk = blocks.get(name.rpartition(".")[2], others)
+                grid = heads if id(module) in in_heads else trunk
             _check_fit(grid, module.weight.shape, f"{name}.weight", spec)
             grids[id(module)] = grid
     return grids

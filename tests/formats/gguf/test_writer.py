@@ -16,6 +16,7 @@ from minimtp.formats.gguf.reader import load_gguf
 from minimtp.formats.gguf.writer import caveats, write_gguf
 from minimtp.formats.load import load
 from minimtp.quant.grids import BLOCK_GRIDS
+from minimtp.quant.grids.mixture import first_grid
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
@@ -60,14 +61,15 @@ def test_every_tensor_holds_the_bytes_that_decoding_computes_with(tmp_path, mode
 
 
 @needs_gguf
-@pytest.mark.parametrize("grid", BLOCK_GRIDS)
-def test_every_ggml_grid_is_written_as_its_own_type(tmp_path, grid):
+@pytest.mark.parametrize("weights", [*BLOCK_GRIDS, "q4_0,qkv=q5_0,down=q8_0"])
+def test_every_ggml_grid_is_written_as_its_own_type(tmp_path, weights):
+    grid = first_grid(weights)
     model = build_model(
         preset("tiny", hidden_size=256, intermediate_size=256, tied_embeddings=False),
         np.random.default_rng(2),
     )
     model = convert(
-        prepare_qat(model, QuantizationSpec(weights=grid, embedding="q8_0", output=grid))
+        prepare_qat(model, QuantizationSpec(weights=weights, embedding="q8_0", output=grid))
     )
     metadata, tensors = written(tmp_path, model)
     check_tensors(model, tensors)
@@ -76,7 +78,7 @@ def test_every_ggml_grid_is_written_as_its_own_type(tmp_path, grid):
     assert LlamaFileType(metadata["general.file_type"]).name.lower().startswith(f"mostly_{grid}")
     again = load_gguf(tmp_path / "model.gguf")
     assert (again.packed.weights, again.packed.embedding, again.packed.output) == (
-        grid,
+        weights,
         "q8_0",
         grid,
     )

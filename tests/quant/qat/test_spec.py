@@ -32,7 +32,7 @@ def test_a_recipe_can_give_every_part_its_own_grid():
         draft_depth=2,
         quantization="qat",
         tied_embeddings=False,
-        weight_grid="int3-ggml-signed-g32",
+        weight_grid="int3-ggml-signed-g32,qkv=q5_0,down=int4-affine-channel",
         embedding_grid="q8_0",
         output_grid="int6-full-mid-g16",
         head_grid="q4_1",
@@ -45,9 +45,9 @@ def test_a_recipe_can_give_every_part_its_own_grid():
     def grid_of(name):
         if name.startswith("heads."):
             return "q4_1"
-        return {"trunk.embedding": "q8_0", "trunk.output": "int6-full-mid-g16"}.get(
-            name, "int3-ggml-signed-g32"
-        )
+        tables = {"trunk.embedding": "q8_0", "trunk.output": "int6-full-mid-g16"}
+        finer = {"qkv": "q5_0", "down": "int4-affine-channel"}
+        return tables.get(name) or finer.get(name.rpartition(".")[2], "int3-ggml-signed-g32")
 
     for each, kind in ((model, FakeQuantizedMatrix), (packed, PackedMatrix)):
         matrices = {name: m for name, m in each.named_modules() if isinstance(m, kind)}

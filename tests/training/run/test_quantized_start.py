@@ -25,7 +25,7 @@ from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from tests.training.helpers import losses, quiet, recipe_of, stored
 
-GRIDS = ["q4_0", "q8_0", "int4-restricted-channel"]
+GRIDS = ["q4_0", "q8_0", "int4-restricted-channel", "q4_0,qkv=q5_0"]
 
 
 @pytest.fixture
