@@ -1,6 +1,7 @@
 """`minimtp compare`: train, decode and compare the configurations."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from minimtp.cli.parser import (
@@ -14,7 +15,7 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
 from minimtp.training.presets import PRESETS
 
 TRAINED, PRETRAINED = "quick", "laptop"  # the default presets
@@ -31,7 +32,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--preset",
-        choices=PRESETS,
+        metavar="NAME",
         help="size of the model: tiny takes seconds, quick minutes (the default), laptop half an "
         "hour, gpu needs a GPU. With --from, amount of work: tiny takes minutes, laptop an hour "
         "(the default)",
@@ -56,8 +57,10 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from minimtp.compare.pretrained.sizes import SIZES
     from minimtp.compare.run import compare
 
+    _check_preset(options, SIZES if options.start_from else PRESETS)
     use_kernels(options)
     note_unused_threads(options)
     if options.start_from:
@@ -74,6 +77,14 @@ def run(options: argparse.Namespace) -> int:
         encoding=options.encoding,
     )
     return 0
+
+
+def _check_preset(options: argparse.Namespace, choices: Iterable[str]) -> None:
+    if options.preset not in (None, *choices):
+        where = " with --from" if options.start_from else ""
+        raise UserError(
+            f"--preset must be one of {', '.join(choices)}{where}, not {shown(options.preset)!r}"
+        )
 
 
 def _run_pretrained(options: argparse.Namespace) -> int:

@@ -117,7 +117,8 @@ def test_a_quantized_model_is_refused(finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "gpu"], "tiny, quick, laptop"),
+        (["--preset", "gpu"], "one of tiny, quick, laptop with --from, not 'gpu'"),
+        (["--preset", "big"], "one of tiny, quick, laptop with --from, not 'big'"),
         (["--threads", "0"], "from 1 to 1024"),
         (["--corpus", "."], "leave out --corpus"),
     ],
