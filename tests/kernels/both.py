@@ -68,12 +68,17 @@ def random_block(kernel, format_, matrices=None, head_dim=CHANNELS, family="llam
 
 
 def random_weights(kernel, format_, head_dim=CHANNELS, family="llama"):
-    """Return the weights of a block, with matrices that `kernel` prepares."""
+    """Return the weights of a block, with matrices that `kernel` prepares.
+
+    format_: of all four matrices, or one for each.
+    """
     rng = np.random.default_rng(10)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
+    formats = [format_] * 4 if isinstance(format_, str) else format_
     qkv, output, gate_up, down = (
-        prepared(kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
+        prepared(kernel, name, normal(rng, *s, spread=0.3))
+        for name, s in zip(formats, shapes, strict=True)
     )
     weights = BlockWeights(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down)
     if family == "qwen2":

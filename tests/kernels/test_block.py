@@ -13,6 +13,7 @@ from minimtp.kernels.plain.block import BlockWeights
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
+    FORMATS,
     GROUPS,
     HEADS,
     INNER,
@@ -31,9 +32,11 @@ from tests.kernels.both import (
 from tests.strategies import tree_forms
 from tests.tolerances import COMPARISONS, assert_close
 
+MIXTURE = ("q5_0", "q4_0", "q8_0", "q4_1")  # of the matrices of a block
+
 
 @needs_numba
-@each_format
+@pytest.mark.parametrize("format_", [*FORMATS, MIXTURE], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows, head_dim", [(1, 16), (3, 16), (8, 16), (3, 24), (5, 40)])
 def test_a_block_in_one_call_gives_the_bits_of_its_kernels_called_one_by_one(
