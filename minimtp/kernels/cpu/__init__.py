@@ -5,6 +5,7 @@ The files have the names of their plain counterparts. In addition:
 
     matrices/         matrix products, in vector instructions
     softmax.py        rotary positions and causal softmax for training
+    team.py           threads that compute a pass together
     attention.py      attention over the KV cache, for decoding
     fake_quantize.py  rounding of weights and activations to their grids
     math.py           exp, maximum and float16, written so that LLVM can vectorize them
@@ -16,7 +17,7 @@ import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
 from minimtp.kernels.cpu.attention import cached_attention
 from minimtp.kernels.cpu.batched_step import batched_trunk_step
-from minimtp.kernels.cpu.block import prepare_block, prepare_trunk, transformer_block, trunk_step
+from minimtp.kernels.cpu.block import prepare_block, transformer_block
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.fake_quantize import (
     fake_quantize_activations,
@@ -60,6 +61,7 @@ from minimtp.kernels.cpu.norms import rms_norm, rms_norm_backward
 from minimtp.kernels.cpu.optimizer import adamw
 from minimtp.kernels.cpu.sampling import choose, sample
 from minimtp.kernels.cpu.softmax import causal_softmax, causal_softmax_backward, rotate
+from minimtp.kernels.cpu.trunk import prepare_trunk, trunk_step, with_threads
 
 __all__ = [
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
@@ -74,7 +76,7 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step",
+    "transformer_block", "trunk_step", "with_threads",
 ]  # fmt: skip
 
 

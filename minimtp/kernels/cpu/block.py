@@ -4,30 +4,34 @@ The arithmetic of a small model's block takes three to ten microseconds. Eleven 
 each of which allocates an array, take longer. Here, compiled code calls the same kernels, so the
 results are bit-identical. `kernels/plain/block.py` defines the computation.
 
-Compiled code allocates an array in 15 to 45 ns and takes a view of an existing one in 13 ns.
-Reusing the arrays would make a pass of a small model two percent faster. They are allocated in each
-call, so that calls in several threads share nothing.
+Several threads can compute a trunk together (team.py). What one thread writes for the others to
+read is in `shared`, what is its own in arrays that it allocates. Whatever is small is computed by
+each thread for itself: norms, the rounding of activations, and the sums of the residual stream. So
+a block has five meetings: after the queries, keys and values, the attention, its output, SwiGLU,
+and the last product.
 """
 
 from dataclasses import dataclass
 
-from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.attention import attend
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.gates import swiglu_rows
+from minimtp.kernels.cpu.gates import swiglu_columns
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
+from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
+from minimtp.kernels.cpu.team import meet, share
 
 
-def _no_tree(*blocks):
+def no_tree(*blocks):
     """Return the empty tree arguments of a chain of rows. `blocks` is the number of blocks, if the
     call computes several.
     """
     return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
 
 
-NO_TREE = _no_tree()
+NO_TREE = no_tree()
+ALONE = np.zeros(1, np.int64), 0, 1  # counter, rank and size of a team of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,121 +58,23 @@ def _vector(vector):
     return np.empty(0, np.float32) if vector is None else np.array(vector, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedTrunk:
-    weights: tuple  # of all blocks: norms (L, D), panels (L, P, bytes)
-    kinds: tuple  # of the four panels
-    sizes: tuple  # query heads, outputs of the first product, inputs of the last
-    final_norm: Array  # (D,)
-    output: Array  # panels
-    output_kind: int
-    vocabulary: int
-    epsilon: float
-    no_tree: tuple
-    graphs: None = None  # only the GPU records passes
-
-
-def prepare_trunk(blocks, final_norm, output, heads, epsilon):
-    for index, make in enumerate(blocks):
-        block = prepare_block(make(), heads, epsilon)
-        if index == 0:
-            first, weights = block, tuple(_stack(array, len(blocks)) for array in block.weights)
-        if (block.kinds, block.sizes) != (first.kinds, first.sizes):
-            raise ValueError("prepare_trunk: all blocks must have the same sizes and formats")
-        for stack, array in zip(weights, block.weights, strict=True):
-            stack[index] = array
-    final_norm = np.array(final_norm, np.float32)
-    return PreparedTrunk(
-        weights,
-        first.kinds,
-        first.sizes,
-        final_norm,
-        output.panels,
-        output.kind,
-        output.rows,
-        epsilon,
-        _no_tree(len(blocks)),
-    )
-
-
-def _stack(array, count):
-    return (
-        aligned_zeros((count, *array.shape))
-        if array.dtype == np.uint8
-        else np.empty((count, *array.shape), array.dtype)
-    )
-
-
-def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
-    logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
-    _trunk_step(
-        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine,
-        sine, trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
-        *(tree or trunk.no_tree),
-    )  # fmt: skip
-    return logits, hidden
-
-
-@compiled
-def _trunk_step(
-    x,
-    attention_norm,
-    qkv,
-    attention_output,
-    feed_forward_norm,
-    gate_up,
-    down,
-    qkv_bias,
-    query_norm,
-    key_norm,
-    kinds,
-    sizes,
-    epsilon,
-    keys,
-    values,
-    start,
-    cosine,
-    sine,
-    final_norm,
-    hidden,
-    output_kind,
-    output,
-    logits,
-    stretches,
-    kept_keys,
-    kept_values,
-):
-    if not keys.shape[0] == values.shape[0] == attention_norm.shape[0]:
-        raise ValueError("trunk_step: the caches are not one for each block")
-    for i in range(keys.shape[0]):
-        _transformer_block(
-            x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
-            down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
-            values[i], start, cosine, sine, stretches,
-            kept_keys[i], kept_values[i],
-        )  # fmt: skip
-    normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
-    multiply(output_kind, hidden, output, logits)
-
-
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
-    _transformer_block(
-        x,
-        *block.weights,
-        block.kinds,
-        block.sizes,
-        block.epsilon,
-        keys,
-        values,
-        start,
-        cosine,
-        sine,
-        *(tree or NO_TREE),
-    )
+    heads, joined_width, inner_width = block.sizes
+    numbers = numbers_shared(*x.shape, heads * keys.shape[1], joined_width, inner_width)
+    compiled_block(
+        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
+        sine, *(tree or NO_TREE), np.empty(numbers, np.float32), *ALONE,
+    )  # fmt: skip
 
 
 @compiled
-def _transformer_block(
+def numbers_shared(rows, hidden_width, attended_width, joined_width, inner_width):
+    """Return the size of `shared` for a block."""
+    return rows * (joined_width + attended_width + 2 * hidden_width + 3 * inner_width)
+
+
+@compiled
+def compiled_block(
     x,
     attention_norm,
     qkv,
@@ -190,6 +96,10 @@ def _transformer_block(
     stretches,
     kept_keys,
     kept_values,
+    shared,
+    counter,
+    rank,
+    size,
 ):
     rows = x.shape[0]
     heads, joined_width, inner_width = sizes
@@ -204,13 +114,17 @@ def _transformer_block(
         or sine.shape != angles
     ):
         raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
-    normed, joined = np.empty_like(x), np.empty((rows, joined_width), np.float32)
+    attended_width = heads * head_dim
+    joined = shared[: rows * joined_width].reshape(rows, joined_width)
+    rest = shared[rows * joined_width :]
+    attended = rest[: rows * attended_width].reshape(rows, attended_width)
     project(
-        x, attention_norm, qkv, qkv_bias, query_norm, key_norm, kinds[0], heads, groups, epsilon,
-        normed, joined,
+        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, joined, counter, rank, size
     )  # fmt: skip
+    first_group, stop_group = share(groups, rank, size)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
-    attended = np.empty((rows, heads, head_dim), np.float32)
+    attended_heads = attended.reshape(rows, heads, head_dim)
+    normalize_heads(joined_heads, query_norm, key_norm, epsilon, groups, first_group, stop_group)
     for stretch in range(max(1, stretches.shape[0])):
         first, stop, position = 0, rows, start
         if not chain:
@@ -219,64 +133,118 @@ def _transformer_block(
             position = stretches[stretch, 2]
         if not (0 <= first < stop <= rows and 0 <= position <= room - (stop - first)):
             raise ValueError("transformer_block: the rows do not fit the cache")
-        q = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32)
         at = slice(first, stop)
-        rotate_and_store(joined_heads[at], cosine[at], sine[at], q, keys, values, position)
-        attend(q, keys, values, position, head_dim**-0.5, attended[at])
+        attend_to_cache(
+            joined_heads[at], cosine[at], sine[at], keys, values, position, first_group, stop_group,
+            attended_heads[at],
+        )  # fmt: skip
         if not chain:
             for t in range(stop - first):
-                kept_keys[first + t] = keys[:, :, position + t]
-                kept_values[first + t] = values[position + t]
+                for g in range(first_group, stop_group):
+                    kept_keys[first + t, g] = keys[g, :, position + t]
+                    kept_values[first + t, g] = values[position + t, g]
+    meet(counter, size)
     add_outputs(
-        x, attended.reshape(rows, heads * head_dim), attention_output, feed_forward_norm, gate_up,
-        down, kinds, epsilon, normed, np.empty((2 * rows + 1) * inner_width, np.float32),
+        x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon,
+        rest[rows * attended_width :], inner_width, counter, rank, size,
     )  # fmt: skip
 
 
 @compiled
-def project(
-    x, norm, qkv, qkv_bias, query_norm, key_norm, kind, heads, groups, epsilon, normed, joined
-):
-    """Write the queries, keys and values of x (T, D), before their rotation, to joined (T, (H + 2G)
-    C). normed (T, D) is overwritten.
-    """
+def project(x, norm, qkv, qkv_bias, kind, epsilon, joined, counter, rank, size):
+    """Write the queries, keys and values of x (T, D) to joined (T, (H + 2G) C)."""
     rows, width = joined.shape
+    normed = np.empty_like(x)
     normalize(x, norm, epsilon, normed, np.empty(rows, np.float32))
-    multiply(kind, normed, qkv, joined)
+    first, stop = share(qkv.shape[0], rank, size)
+    multiply(kind, normed, qkv, first, stop, joined)
     if qkv_bias.shape[0] > 0:
         for t in range(rows):
-            for j in range(width):
+            for j in range(first * PANEL, min(stop * PANEL, width)):
                 joined[t, j] += qkv_bias[j]
-    if query_norm.shape[0] > 0:
-        joined_heads = joined.reshape(rows, heads + 2 * groups, query_norm.shape[0])
-        inverse_rms = np.empty(heads, np.float32)
-        for t in range(rows):
-            queries, keys_now = joined_heads[t, :heads], joined_heads[t, heads : heads + groups]
-            normalize(queries, query_norm, epsilon, queries, inverse_rms)
-            normalize(keys_now, key_norm, epsilon, keys_now, inverse_rms)
+    meet(counter, size)
+
+
+@compiled
+def normalize_heads(joined, query_norm, key_norm, epsilon, groups, first_group, stop_group):
+    """Normalize the queries and the keys of some groups in joined (T, H + 2G, C), if the model
+    does.
+    """
+    if query_norm.shape[0] == 0:
+        return
+    heads = joined.shape[1] - 2 * groups
+    shared = heads // groups
+    inverse_rms = np.empty(heads, np.float32)
+    for t in range(joined.shape[0]):
+        queries = joined[t, first_group * shared : stop_group * shared]
+        keys = joined[t, heads + first_group : heads + stop_group]
+        normalize(queries, query_norm, epsilon, queries, inverse_rms)
+        normalize(keys, key_norm, epsilon, keys, inverse_rms)
+
+
+@compiled
+def attend_to_cache(
+    joined, cosine, sine, keys, values, position, first_group, stop_group, attended
+):
+    """Write the keys and values of some groups in joined (T, H + 2G, C) to the cache, from
+    `position` on, and what their queries find in it to attended (T, H, C).
+    """
+    (rows, together, head_dim), groups = joined.shape, keys.shape[0]
+    q = np.empty((groups, rows * (together // groups - 2), head_dim), np.float32)
+    rotate_and_store(joined, cosine, sine, q, keys, values, position, first_group, stop_group)
+    attend(q, keys, values, position, head_dim**-0.5, first_group, stop_group, attended)
 
 
 @compiled
 def add_outputs(
-    x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon, normed, shared
+    x,
+    attended,
+    attention_output,
+    feed_forward_norm,
+    gate_up,
+    down,
+    kinds,
+    epsilon,
+    shared,
+    inner_width,
+    counter,
+    rank,
+    size,
 ):
     """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part.
-    normed (T, D) and shared ((2 T + 1) inner,) are overwritten.
+    shared (T * (2 D + 3 inner_width),) is overwritten.
     """
-    rows = x.shape[0]
-    inner_width = shared.shape[0] // (2 * rows + 1)
-    multiply(kinds[1], attended, attention_output, normed)
-    add(x, normed)
+    rows, width = x.shape
+    end = rows * width
+    found, fed = shared[:end].reshape(rows, width), shared[end : 2 * end].reshape(rows, width)
+    start, end = 2 * end, 2 * end + rows * inner_width
+    inner = shared[start:end].reshape(rows, inner_width)
+    gates = shared[end : end + 2 * rows * inner_width].reshape(rows, 2 * inner_width)
+
+    first, stop = share(attention_output.shape[0], rank, size)
+    multiply(kinds[1], attended, attention_output, first, stop, found)
+    meet(counter, size)
+    add(x, found)
+
+    normed = np.empty_like(x)
     normalize(x, feed_forward_norm, epsilon, normed, np.empty(rows, np.float32))
-    # The outputs of SwiGLU overwrite the gates of earlier rows. They never overwrite the gates of
-    # their own row, because then the loop would not be vectorized (a pass of quick's int4 model
-    # would take 30 us instead of 25).
-    gates = shared[inner_width:].reshape(rows, 2 * inner_width)
-    inner = shared[: rows * inner_width].reshape(rows, inner_width)
-    multiply(kinds[2], normed, gate_up, gates)
-    swiglu_rows(gates, inner)
-    multiply(kinds[3], inner, down, normed)
-    add(x, normed)
+    # A thread computes a gate and what it is multiplied by. Alone, it computes all in one product.
+    halves = 1 if size == 1 else 2
+    panels = gate_up.shape[0] // halves
+    first, stop = share(panels, rank, size)
+    for half in range(halves):
+        multiply(kinds[2], normed, gate_up, half * panels + first, half * panels + stop, gates)
+    if size == 1:
+        first, stop = 0, inner_width
+    else:
+        first, stop = first * PANEL, stop * PANEL
+    swiglu_columns(gates, first, stop, inner)
+    meet(counter, size)
+
+    first, stop = share(down.shape[0], rank, size)
+    multiply(kinds[3], inner, down, first, stop, fed)
+    meet(counter, size)
+    add(x, fed)
 
 
 @compiled
@@ -287,14 +255,14 @@ def add(x, y):
 
 
 @compiled
-def rotate_and_store(joined, cosine, sine, q, keys, values, start):
-    """Write the rotated queries to q (G, T * H/G, C). Write the rotated keys and the values to the
-    cache, from position `start` on.
+def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, stop_group):
+    """Write the rotated queries of some groups to q (G, T * H/G, C). Write their rotated keys and
+    their values to the cache, from position `start` on.
     """
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2
     for t in range(rows):
-        for g in range(groups):
+        for g in range(first_group, stop_group):
             for h in range(shared):
                 head, row = g * shared + h, t * shared + h
                 for j in range(halves):
