@@ -7,6 +7,7 @@ counts itself in, then reads the counter until everybody is there. No share of a
 another, so the bits of a result do not depend on the number of threads.
 """
 
+import contextlib
 import platform
 import threading
 import weakref
@@ -66,7 +67,8 @@ class Team:
 def _serve(queue: SimpleQueue) -> None:
     while (call := queue.get()) is not None:
         work, rank, size, counter = call
-        work(rank, size, counter)
+        with contextlib.suppress(ValueError):  # the caller raises it, too
+            work(rank, size, counter)
         del work, counter, call  # the thread waits without holding arrays
 
 
