@@ -56,7 +56,7 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
     sums = np.empty((rows, (head_dim + PANEL - 1) // PANEL * PANEL), np.float32)
     all_keys, all_values = keys.reshape(-1), values.reshape(-1)
     inverses = np.empty(rows, np.float32)
-    for group in range(first_group, stop_group):
+    for group in range(max(first_group, 0), stop_group):
         for first in range(0, length, PANEL):
             if first + PANEL <= room:
                 multiply_floats(

@@ -9,8 +9,9 @@ from minimtp.kernels.cpu.block import (
     add_outputs,
     attend_to_cache,
     normalize_heads,
-    numbers_shared,
     project,
+    shared_arrays,
+    shared_widths,
 )
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
@@ -55,13 +56,12 @@ def _batched_trunk_step(
 ):
     rows, layers = x.shape[0], attention_norm.shape[0]
     _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
-    heads, joined_width, inner_width = sizes
-    groups, head_dim = keys.shape[2], keys.shape[3]
-    joined = np.empty((rows, joined_width), np.float32)
+    heads, groups, head_dim = sizes[0], keys.shape[2], keys.shape[3]
+    widths = shared_widths(x.shape[1], heads * head_dim, sizes)
+    nothing = np.empty(0, np.float32)
+    joined, attended, found, fed, inner, gates = shared_arrays(nothing, rows, widths)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
-    attended = np.empty((rows, heads * head_dim), np.float32)
     counter = np.empty(1, np.int64)  # a single thread computes all
-    shared = np.empty(numbers_shared(rows, x.shape[1], 0, 0, inner_width), np.float32)
     for i in range(layers):
         project(x, attention_norm[i], qkv[i], qkv_bias[i], kinds[0], epsilon, joined, counter, 0, 1)
         normalize_heads(joined_heads, query_norm[i], key_norm[i], epsilon, groups, 0, groups)
@@ -71,7 +71,7 @@ def _batched_trunk_step(
         )  # fmt: skip
         add_outputs(
             x, attended, attention_output[i], feed_forward_norm[i], gate_up[i], down[i], kinds,
-            epsilon, shared, inner_width, counter, 0, 1,
+            epsilon, found, fed, inner, gates, counter, 0, 1,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(rows, np.float32))
     last = np.empty((stretches.shape[0], x.shape[1]), np.float32)

@@ -31,6 +31,7 @@ def no_tree(*blocks):
 
 
 NO_TREE = no_tree()
+NOTHING = np.empty(0, np.float32)  # shared with other threads
 ALONE = np.zeros(1, np.int64), 0, 1  # counter, rank and size of a team of one
 
 
@@ -59,18 +60,43 @@ def _vector(vector):
 
 
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
-    heads, joined_width, inner_width = block.sizes
-    numbers = numbers_shared(*x.shape, heads * keys.shape[1], joined_width, inner_width)
+    widths = shared_widths(x.shape[1], block.sizes[0] * keys.shape[1], block.sizes)
+    shared = shared_arrays(NOTHING, len(x), widths)
     compiled_block(
         x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
-        sine, *(tree or NO_TREE), np.empty(numbers, np.float32), *ALONE,
+        sine, *(tree or NO_TREE), *shared, *ALONE,
     )  # fmt: skip
 
 
 @compiled
-def numbers_shared(rows, hidden_width, attended_width, joined_width, inner_width):
-    """Return the size of `shared` for a block."""
-    return rows * (joined_width + attended_width + 2 * hidden_width + 3 * inner_width)
+def shared_widths(hidden_width, attended_width, sizes):
+    """Return the widths of what the threads of a block write for one another: joined (T, (H + 2G)
+    C), attended (T, H C), the outputs of attention and of the feed-forward part (T, D), inner (T,
+    F) and gates (T, 2 F).
+    """
+    return sizes[1], attended_width, hidden_width, hidden_width, sizes[2], 2 * sizes[2]
+
+
+@compiled
+def shared_arrays(shared, rows, widths):
+    """Return arrays of these widths: parts of `shared`, or new ones if it is empty."""
+    if shared.shape[0] == 0:
+        shared = np.empty(rows * sum(widths), np.float32)
+    a, b, c, d, e = (
+        rows * widths[0],
+        rows * (widths[0] + widths[1]),
+        rows * (widths[0] + widths[1] + widths[2]),
+        rows * (widths[0] + widths[1] + 2 * widths[2]),
+        rows * (widths[0] + widths[1] + 2 * widths[2] + widths[4]),
+    )
+    return (
+        shared[:a].reshape(rows, widths[0]),
+        shared[a:b].reshape(rows, widths[1]),
+        shared[b:c].reshape(rows, widths[2]),
+        shared[c:d].reshape(rows, widths[3]),
+        shared[d:e].reshape(rows, widths[4]),
+        shared[e:].reshape(rows, widths[5]),
+    )
 
 
 @compiled
@@ -96,13 +122,18 @@ def compiled_block(
     stretches,
     kept_keys,
     kept_values,
-    shared,
+    joined,
+    attended,
+    found,
+    fed,
+    inner,
+    gates,
     counter,
     rank,
     size,
 ):
     rows = x.shape[0]
-    heads, joined_width, inner_width = sizes
+    heads, joined_width, _ = sizes
     groups, head_dim, room = keys.shape
     chain = stretches.shape[0] == 0
     if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, head_dim):
@@ -114,10 +145,6 @@ def compiled_block(
         or sine.shape != angles
     ):
         raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
-    attended_width = heads * head_dim
-    joined = shared[: rows * joined_width].reshape(rows, joined_width)
-    rest = shared[rows * joined_width :]
-    attended = rest[: rows * attended_width].reshape(rows, attended_width)
     project(
         x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, joined, counter, rank, size
     )  # fmt: skip
@@ -140,13 +167,13 @@ def compiled_block(
         )  # fmt: skip
         if not chain:
             for t in range(stop - first):
-                for g in range(first_group, stop_group):
+                for g in range(max(first_group, 0), stop_group):
                     kept_keys[first + t, g] = keys[g, :, position + t]
                     kept_values[first + t, g] = values[position + t, g]
     meet(counter, size)
     add_outputs(
         x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon,
-        rest[rows * attended_width :], inner_width, counter, rank, size,
+        found, fed, inner, gates, counter, rank, size,
     )  # fmt: skip
 
 
@@ -205,22 +232,18 @@ def add_outputs(
     down,
     kinds,
     epsilon,
-    shared,
-    inner_width,
+    found,
+    fed,
+    inner,
+    gates,
     counter,
     rank,
     size,
 ):
-    """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part.
-    shared (T * (2 D + 3 inner_width),) is overwritten.
+    """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part. The
+    other arrays of `shared_arrays` are overwritten.
     """
-    rows, width = x.shape
-    end = rows * width
-    found, fed = shared[:end].reshape(rows, width), shared[end : 2 * end].reshape(rows, width)
-    start, end = 2 * end, 2 * end + rows * inner_width
-    inner = shared[start:end].reshape(rows, inner_width)
-    gates = shared[end : end + 2 * rows * inner_width].reshape(rows, 2 * inner_width)
-
+    rows = x.shape[0]
     first, stop = share(attention_output.shape[0], rank, size)
     multiply(kinds[1], attended, attention_output, first, stop, found)
     meet(counter, size)
@@ -235,7 +258,7 @@ def add_outputs(
     for half in range(halves):
         multiply(kinds[2], normed, gate_up, half * panels + first, half * panels + stop, gates)
     if size == 1:
-        first, stop = 0, inner_width
+        first, stop = 0, inner.shape[1]
     else:
         first, stop = first * PANEL, stop * PANEL
     swiglu_columns(gates, first, stop, inner)
@@ -262,7 +285,7 @@ def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, 
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2
     for t in range(rows):
-        for g in range(first_group, stop_group):
+        for g in range(max(first_group, 0), stop_group):
             for h in range(shared):
                 head, row = g * shared + h, t * shared + h
                 for j in range(halves):

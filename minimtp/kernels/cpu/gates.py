@@ -17,9 +17,10 @@ def swiglu_columns(gate_up, first, stop, y):
     """Compute the columns of y from `first` to before `stop`."""
     width = y.shape[1]
     for i in range(y.shape[0]):
-        gate, up = gate_up[i, :width], gate_up[i, width:]
-        for j in range(first, stop):
-            y[i, j] = gate[j] / (ONE + exponential(-gate[j])) * up[j]
+        gate, up = gate_up[i, first:stop], gate_up[i, width + first : width + stop]
+        product = y[i, first:stop]
+        for j in range(product.shape[0]):
+            product[j] = gate[j] / (ONE + exponential(-gate[j])) * up[j]
 
 
 def swiglu_backward(grad, gate_up):

@@ -4,14 +4,20 @@ from dataclasses import dataclass, replace
 
 from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.block import ALONE, compiled_block, no_tree, numbers_shared, prepare_block
+from minimtp.kernels.cpu.block import (
+    ALONE,
+    NOTHING,
+    compiled_block,
+    no_tree,
+    prepare_block,
+    shared_arrays,
+    shared_widths,
+)
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
 from minimtp.kernels.cpu.team import Team, meet, share
-
-NOTHING_SHARED = np.empty(0, np.float32)  # compiled code then allocates what it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +74,24 @@ def with_threads(trunk, count):
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
-
-    def step(x, hidden, shared, counter, rank, size):
-        _trunk_step(
-            x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine,
-            sine, trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
-            *(tree or trunk.no_tree), shared, counter, rank, size,
-        )  # fmt: skip
-
-    if trunk.team is None or not _in_team(trunk, step, x, hidden, keys):
-        step(x, hidden, NOTHING_SHARED, *ALONE)
+    arguments = (
+        *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
+        trunk.final_norm, trunk.output_kind, trunk.output, logits, *(tree or trunk.no_tree),
+    )  # fmt: skip
+    if trunk.team is None or not _in_team(trunk, x, hidden, keys.shape[2], arguments):
+        _trunk_step(x, hidden, *arguments, NOTHING, *ALONE)
     return logits, hidden
 
 
-def _in_team(trunk, step, x, hidden, keys):
+def _in_team(trunk, x, hidden, head_dim, arguments):
     """Let the team of the trunk compute a step. Return whether it could."""
-    heads, joined_width, inner_width = trunk.sizes
-    numbers = numbers_shared(*x.shape, heads * keys.shape[2], joined_width, inner_width)
-    shared = np.empty(numbers, np.float32)
+    widths = shared_widths(x.shape[1], trunk.sizes[0] * head_dim, trunk.sizes)
+    shared = np.empty(len(x) * sum(widths), np.float32)
     # Each thread adds up the residual stream for itself.
     own = [(x, hidden), *((x.copy(), hidden.copy()) for _ in range(trunk.team.size - 1))]
 
     def work(rank, size, counter):
-        step(*own[rank], shared, counter, rank, size)
+        _trunk_step(*own[rank], *arguments, shared, counter, rank, size)
 
     return trunk.team.run(work)
 
@@ -98,6 +99,7 @@ def _in_team(trunk, step, x, hidden, keys):
 @compiled
 def _trunk_step(
     x,
+    hidden,
     attention_norm,
     qkv,
     attention_output,
@@ -116,7 +118,6 @@ def _trunk_step(
     cosine,
     sine,
     final_norm,
-    hidden,
     output_kind,
     output,
     logits,
@@ -130,17 +131,14 @@ def _trunk_step(
 ):
     if not keys.shape[0] == values.shape[0] == attention_norm.shape[0]:
         raise ValueError("trunk_step: the caches are not one for each block")
-    if shared.shape[0] == 0:
-        heads, joined_width, inner_width = sizes
-        attended = heads * keys.shape[2]
-        numbers = numbers_shared(x.shape[0], x.shape[1], attended, joined_width, inner_width)
-        shared = np.empty(numbers, np.float32)
+    widths = shared_widths(x.shape[1], sizes[0] * keys.shape[2], sizes)
+    joined, attended, found, fed, inner, gates = shared_arrays(shared, x.shape[0], widths)
     for i in range(keys.shape[0]):
         compiled_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
             down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
-            values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], shared,
-            counter, rank, size,
+            values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], joined,
+            attended, found, fed, inner, gates, counter, rank, size,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     first, stop = share(output.shape[0], rank, size)

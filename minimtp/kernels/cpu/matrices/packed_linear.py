@@ -187,7 +187,7 @@ def _multiply_f32(x, panels, first, stop, y):
     _require_fitting(x, panels, first, stop, 1, F32_BYTES, y)
     weights = panels.reshape(-1).view(np.float32)
     fetches = 1 if panels.size >= LARGE else 0
-    for panel in range(first, stop):
+    for panel in range(max(first, 0), stop):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
             multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
@@ -248,7 +248,7 @@ def _multiply_q8_0(x, panels, first, stop, y):
 @compiled
 def _multiply_quantized(kind, codes, scales, starts, panels, first, stop, y):
     """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
-    for panel in range(first, stop):
+    for panel in range(max(first, 0), stop):
         column = panel * PANEL
         target, place, is_edge = y, column, column + PANEL > y.shape[1]
         if is_edge:
