@@ -14,13 +14,13 @@ and the last product.
 from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.attention import attend
 from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.attention import attend
+from minimtp.kernels.cpu.decoding.team import meet, share
 from minimtp.kernels.cpu.gates import swiglu_columns
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
-from minimtp.kernels.cpu.team import meet, share
 
 
 def no_tree(*blocks):

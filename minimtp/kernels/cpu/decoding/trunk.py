@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from minimtp.backend import Array, aligned_zeros
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.block import (
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.block import (
     ALONE,
     NOTHING,
     compiled_block,
@@ -13,11 +14,10 @@ from minimtp.kernels.cpu.block import (
     shared_arrays,
     shared_widths,
 )
-from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.team import Team, meet, share
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
-from minimtp.kernels.cpu.team import Team, meet, share
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ other rows, and neither does attention, so a sequence gets the bits that it woul
 """
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.block import (
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.block import (
     add_outputs,
     attend_to_cache,
     normalize_heads,
@@ -13,7 +14,6 @@ from minimtp.kernels.cpu.block import (
     shared_arrays,
     shared_widths,
 )
-from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.norms import normalize
 
