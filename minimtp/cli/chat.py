@@ -17,6 +17,8 @@ from minimtp.cli.parser import (
     add_device,
     add_kernels,
     add_model,
+    add_threads,
+    note_unused_threads,
     use_kernels,
 )
 from minimtp.errors import UserError
@@ -46,6 +48,7 @@ def add_parser(commands: Commands) -> None:
         parser, "maximum length of the conversation in tokens (default: the model's context)"
     )
     add_device(parser)
+    add_threads(parser, "as many as are fastest, which is measured")
     add_kernels(parser)
 
 
@@ -55,9 +58,10 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.formats.chat import require_template
 
     use_kernels(options)
+    note_unused_threads(options)
     loaded = minimtp.load(options.model, device=options.device)
     require_template(loaded.tokenizer)
-    decoder = Decoder(loaded, chosen_drafting(options), options.context)
+    decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
     beginning = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(beginning)
     if sys.stdin.isatty():

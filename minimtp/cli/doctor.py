@@ -52,10 +52,23 @@ def describe() -> Iterator[tuple[str, str]]:
     yield "device", f"{device.name}: {device.reason}"
     yield "kernels", f"{kernel}: {reason}"
     yield "threads", f"{available_cores()}, one per core; they share each training batch"
+    yield "decoding", _decoding_threads()
     yield "NumPy's threads", _blas_threads()
     yield "default text", _default_text()
     for extra, (purpose, packages) in EXTRAS.items():
         yield f"extra {extra}", f"{purpose}: {_packages(extra, packages)}"
+
+
+def _decoding_threads() -> str:
+    from minimtp.decode.policy.threads import SMALL
+    from minimtp.machine import available_cores
+
+    if available_cores() == 1:
+        return "1 thread, because there is one core"
+    return (
+        f"1 thread below {SMALL // 10**6} MB of weights, otherwise as many of {available_cores()} "
+        "as are fastest for the model: generate says how many"
+    )
 
 
 def _blas_threads() -> str:

@@ -19,7 +19,9 @@ from minimtp.cli.parser import (
     add_device,
     add_kernels,
     add_model,
+    add_threads,
     note_unused,
+    note_unused_threads,
     use_kernels,
 )
 from minimtp.errors import UserError
@@ -66,6 +68,7 @@ def add_parser(commands: Commands) -> None:
         parser, "maximum length of prompt and new text in tokens (default: the model's context)"
     )
     add_device(parser)
+    add_threads(parser, "as many as are fastest, which is measured")
     add_kernels(parser)
 
 
@@ -76,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.files import check_file
 
     use_kernels(options)
+    note_unused_threads(options)
     prompts = _prompts(options)
     if len(prompts) > 1 and (options.trace or options.show):
         raise UserError("--show and --trace follow one text: give a single --prompt")
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
         message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
-    decoder = Decoder(loaded, chosen_drafting(options), options.context)
+    decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, options)
     else:
@@ -208,7 +212,7 @@ def _generate_one(
             print(shown(text), end="", flush=True)
     counts = generation.statistics
     print(
-        f"\n{counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
+        f"\n{counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s{_threads(decoder)}, "
         f"{counts.tokens_per_step:.2f} tokens per step; {_ending(generation, decoder)}",
         file=sys.stderr,
     )
@@ -233,12 +237,12 @@ def _generate_batch(
             print(f"[{printed}] {shown(loaded.tokenizer.decode(row.tokens))}", flush=True)
             ending = _ending(row, decoder)
             print(f"[{printed}] {row.statistics.emitted} tokens; {ending}", file=sys.stderr)
-    print(_batch_speed(batch), file=sys.stderr)
+    print(_batch_speed(batch, _threads(decoder)), file=sys.stderr)
 
 
-def _batch_speed(batch: "Batch") -> str:
+def _batch_speed(batch: "Batch", threads: str) -> str:
     """Describe the speed of all texts together. Prefill, which emits each text's first token, does
-    not count.
+    not count. threads: as described by `_threads`.
     """
     counts = [row.statistics for row in batch.rows]
     seconds = sum(count.seconds_draft + count.seconds_verify for count in counts)
@@ -248,9 +252,14 @@ def _batch_speed(batch: "Batch") -> str:
     speed = after_prefill / seconds if steps else 0
     per_step = after_prefill / steps if steps else 1
     return (
-        f"{tokens} tokens in {len(counts)} texts, {speed:,.0f} tokens/s, "
+        f"{tokens} tokens in {len(counts)} texts, {speed:,.0f} tokens/s{threads}, "
         f"{per_step:.2f} tokens per step"
     )
+
+
+def _threads(decoder: "Decoder") -> str:
+    count = decoder.target.threads
+    return f" on {count} threads" if count > 1 else ""
 
 
 def printable() -> Callable[[str], str]:

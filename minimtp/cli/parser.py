@@ -142,12 +142,9 @@ def add_measured_device(parser: Parser) -> None:
     )
 
 
-def add_threads(parser: Parser) -> None:
+def add_threads(parser: Parser, default: str = "one per core") -> None:
     parser.add_argument(
-        "--threads",
-        type=whole_number,
-        metavar="N",
-        help="number of threads (default: one per core)",
+        "--threads", type=whole_number, metavar="N", help=f"number of threads (default: {default})"
     )
 
 

@@ -1,15 +1,12 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import minimtp
-from minimtp import kernels
 from minimtp.arguments import (
     TEXT,
+    THREADS,
     Kind,
     as_whole,
     check_fields,
@@ -21,9 +18,8 @@ from minimtp.arguments import (
     several,
     whole,
 )
-from minimtp.backend import Array, array_module
+from minimtp.backend import array_module
 from minimtp.backend import numpy as np
-from minimtp.decode import model_runner
 from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
@@ -45,13 +41,13 @@ from minimtp.decode.options import (
     start_text,
 )
 from minimtp.decode.policy.cost import Costs
+from minimtp.decode.policy.cost_identity import cost_identity
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.policy.registry import make_policy
+from minimtp.decode.policy.threads import fastest_threads
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
-from minimtp.machine import processor
 from minimtp.model.loaded import LOADED, LoadedModel
-from minimtp.model.matrix import bits_per_weight
 from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import convert
@@ -188,21 +184,26 @@ class Decoder:
     is the same as alone. All share the measured costs of forward passes.
 
     context_length: the maximum length of prompt and new text (default: the model's). A copy, or a
-    decoder that was pickled, is made anew from the loaded model. Raises UserError if `draft` or
-    `context_length` does not fit the model.
+    decoder that was pickled, is made anew from the loaded model. threads: of the processor that
+    compute a forward pass (default: as many as are fastest, which is measured). Raises UserError if
+    `draft` or `context_length` does not fit the model.
     """
 
-    @checked_arguments(loaded=LOADED, draft=_draft, context_length=optional(whole(1)))
+    @checked_arguments(
+        loaded=LOADED, draft=_draft, context_length=optional(whole(1)), threads=optional(THREADS)
+    )
     def __init__(
         self,
         loaded: LoadedModel,
         draft: DraftConfig | None = DEFAULT_DRAFT,
         context_length: int | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.loaded, self.draft = loaded, draft
+        self.loaded, self.draft, self._threads = loaded, draft, threads
         if context_length is not None:
             context_length = loaded.limited_context(context_length)
         self.target, heads = deploy(loaded.model, context_length)
+        self.target.use_threads(threads or fastest_threads(self.target))
         require_tree(draft.tree, self.target)
         self.drafter = make_drafter(
             draft.drafter, loaded, heads, deploy, draft.memory, trees=draft.tree > 0
@@ -213,12 +214,12 @@ class Decoder:
             self.drafter.min_confidence = draft.min_confidence
             if draft.length == "auto":
                 deepest = max(self.drafter.max_depth, draft.tree)
-                self._costs = Costs(self.target, deepest, _cost_identity(loaded, self.target))
+                self._costs = Costs(self.target, deepest, cost_identity(loaded, self.target))
         on_gpu = array_module(self.target.final_norm) is not np
         self._states = DecodingStates(self.target, self.drafter, self._new_policy, on_gpu)
 
-    def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int]]:
-        return Decoder, (self.loaded, self.draft, self.target.context_length)
+    def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int, int | None]]:
+        return Decoder, (self.loaded, self.draft, self.target.context_length, self._threads)
 
     @checked_arguments(prompt=_prompt, **TEXT_OPTIONS)
     def generate(
@@ -325,23 +326,3 @@ def deploy(
         model = convert(model)
     runner = ModelRunner(model.trunk, context_length, model)
     return runner, head_drafter(model.heads, runner) if model.depth else None
-
-
-def _cost_identity(loaded: LoadedModel, target: ModelRunner) -> dict[str, object]:
-    """Return the named properties on which the time of a forward pass depends."""
-    norm: Array = target.final_norm
-    device = "cpu" if array_module(norm) is np else "cuda"
-    sources = sorted(Path(kernels.__file__).parent.rglob("*.py"))
-    sources.append(Path(model_runner.__file__))
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    return {
-        "minimtp": minimtp.__version__,
-        "code": code,
-        "numpy": np.__version__,
-        "processor": processor(device),
-        "kernels": kernels.describe(device)[0] if target.rows_at_once else "plain, row by row",
-        "model": vars(target.config),
-        "context_length": target.context_length,
-        "bits per weight": round(bits_per_weight(loaded.model), 3),
-        "dtype": str(norm.dtype),
-    }

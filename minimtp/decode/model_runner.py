@@ -86,11 +86,18 @@ class ModelRunner:
             config.num_layers, room, config.num_kv_heads, config.head_dim, self.final_norm.dtype, xp
         )
         self._tree_rows: TreeRows | None = None  # of the tree that was fed last
+        self.threads = 1
 
     @property
     def length(self) -> int:
         """Positions in the cache."""
         return self.cache.length
+
+    def use_threads(self, count: int) -> None:
+        """Let this many threads compute each pass, where the kernels can do that (on the CPU)."""
+        self.threads = count
+        if self.rows_at_once:
+            self._trunk = self.kernel.with_threads(self._trunk, count)
 
     def forward(self, tokens: Array) -> ForwardOutput:
         """Process (T,) integers after the cached positions. Raises ValueError if they do not fit

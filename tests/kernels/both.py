@@ -1,6 +1,7 @@
 """Both kinds of kernels, all formats, and random matrices and blocks for the kernel tests."""
 
 import importlib.util
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,7 @@ def normal(rng, *shape, spread=1.0):
     return (spread * rng.standard_normal(shape)).astype(np.float32)
 
 
+MIXTURE = ("q5_0", "q4_0", "q8_0", "q4_1")  # of the matrices of a block
 FORMATS = ["f32", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 
 
@@ -67,12 +69,12 @@ def random_block(kernel, format_, matrices=None, head_dim=CHANNELS, family="llam
     return kernel.prepare_block(weights, HEADS, 1e-5)
 
 
-def random_weights(kernel, format_, head_dim=CHANNELS, family="llama"):
+def random_weights(kernel, format_, head_dim=CHANNELS, family="llama", seed=10):
     """Return the weights of a block, with matrices that `kernel` prepares.
 
     format_: of all four matrices, or one for each.
     """
-    rng = np.random.default_rng(10)
+    rng = np.random.default_rng(seed)
     joined = (HEADS + 2 * GROUPS) * head_dim
     shapes = (joined, WIDTH), (WIDTH, HEADS * head_dim), (2 * INNER, WIDTH), (WIDTH, INNER)
     formats = [format_] * 4 if isinstance(format_, str) else format_
@@ -87,6 +89,33 @@ def random_weights(kernel, format_, head_dim=CHANNELS, family="llama"):
         norms = {"query_norm": normal(rng, head_dim), "key_norm": normal(rng, head_dim)}
         weights = weights._replace(**norms)
     return weights
+
+
+def random_trunk(kernel, formats, matrices=None, family="llama"):
+    """Return arguments of `prepare_trunk`: a different block per format, and the output matrix."""
+    matrices = matrices or kernel
+    made = [
+        random_weights(matrices, format_, CHANNELS, family, seed)
+        for seed, format_ in enumerate(formats, 23)
+    ]
+    rng = np.random.default_rng(22)
+    output = prepared(matrices, "q8_0", normal(rng, 70, WIDTH))
+    blocks = [partial(lambda weights: weights, weights) for weights in made]
+    return blocks, normal(rng, WIDTH), output, HEADS, 1e-5
+
+
+def trunk_step_input(rows):
+    rng = np.random.default_rng(29)
+    caches = [random_cache(rng) for _ in range(3)]
+    angles = rng.uniform(-9, 9, (rows, CHANNELS // 2))
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return (
+        normal(rng, rows, WIDTH),
+        *(np.stack(part) for part in zip(*caches, strict=True)),
+        7,
+        cosine,
+        sine,
+    )
 
 
 def random_cache(rng, head_dim=CHANNELS):

@@ -1,7 +1,5 @@
 """A transformer block or a whole trunk in one call gives the bits of its separate kernels."""
 
-from functools import partial
-
 import pytest
 from hypothesis import given, settings
 
@@ -9,14 +7,12 @@ from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
-from minimtp.kernels.plain.block import BlockWeights
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
     FORMATS,
     GROUPS,
-    HEADS,
-    INNER,
+    MIXTURE,
     ROOM,
     WIDTH,
     cpu,
@@ -24,15 +20,14 @@ from tests.kernels.both import (
     each_kernel,
     needs_numba,
     normal,
-    prepared,
     random_block,
     random_cache,
+    random_trunk,
     run_block,
+    trunk_step_input,
 )
 from tests.strategies import tree_forms
 from tests.tolerances import COMPARISONS, assert_close
-
-MIXTURE = ("q5_0", "q4_0", "q8_0", "q4_1")  # of the matrices of a block
 
 
 @needs_numba
@@ -68,42 +63,6 @@ def test_a_block_gives_the_same_bits_for_rows_together_and_one_after_the_other(f
         cpu.transformer_block(row, block, *cache, 5 + t, cosine[at], sine[at])
         assert row.tobytes() == together[t].tobytes()
     assert (keys.tobytes(), values.tobytes()) == (cache[0].tobytes(), cache[1].tobytes())
-
-
-def random_trunk(kernel, formats, matrices=None):
-    """Return arguments of `prepare_trunk`: a different block per format, and the output matrix."""
-    rng = np.random.default_rng(23)
-    joined = (HEADS + 2 * GROUPS) * CHANNELS
-    shapes = (joined, WIDTH), (WIDTH, HEADS * CHANNELS), (2 * INNER, WIDTH), (WIDTH, INNER)
-
-    def make(format_):
-        qkv, output, gate_up, down = (
-            prepared(matrices or kernel, format_, normal(rng, *s, spread=0.3)) for s in shapes
-        )
-        return BlockWeights(normal(rng, WIDTH), qkv, output, normal(rng, WIDTH), gate_up, down)
-
-    blocks = [partial(lambda made: made, make(format_)) for format_ in formats]
-    return (
-        blocks,
-        normal(rng, WIDTH),
-        prepared(matrices or kernel, "q8_0", normal(rng, 70, WIDTH)),
-        HEADS,
-        1e-5,
-    )
-
-
-def trunk_step_input(rows):
-    rng = np.random.default_rng(29)
-    caches = [random_cache(rng) for _ in range(3)]
-    angles = rng.uniform(-9, 9, (rows, CHANNELS // 2))
-    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return (
-        normal(rng, rows, WIDTH),
-        *(np.stack(part) for part in zip(*caches, strict=True)),
-        7,
-        cosine,
-        sine,
-    )
 
 
 @needs_numba

@@ -4,8 +4,8 @@ compiles them for float32 NumPy arrays.
 The files have the names of their plain counterparts. In addition:
 
     matrices/         matrix products, in vector instructions
+    decoding/         forward passes of a few tokens, each in one call
     softmax.py        rotary positions and causal softmax for training
-    attention.py      attention over the KV cache, for decoding
     fake_quantize.py  rounding of weights and activations to their grids
     math.py           exp, maximum and float16, written so that LLVM can vectorize them
     compiling.py      the decorator that compiles the kernels
@@ -14,23 +14,24 @@ The files have the names of their plain counterparts. In addition:
 
 import numba  # noqa: F401  (its version is part of `kernels.describe`)
 
-from minimtp.kernels.cpu.attention import cached_attention
-from minimtp.kernels.cpu.batched_step import batched_trunk_step
-from minimtp.kernels.cpu.block import prepare_block, prepare_trunk, transformer_block, trunk_step
 from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.attention import cached_attention
+from minimtp.kernels.cpu.decoding.batched_step import batched_trunk_step
+from minimtp.kernels.cpu.decoding.block import prepare_block, transformer_block
+from minimtp.kernels.cpu.decoding.gated_head import (
+    gated_draft,
+    gated_step,
+    gated_tree,
+    prepare_gated_step,
+    prepare_token_parts,
+)
+from minimtp.kernels.cpu.decoding.trunk import prepare_trunk, trunk_step, with_threads
 from minimtp.kernels.cpu.fake_quantize import (
     fake_quantize_activations,
     fake_quantize_q4_0,
     fake_quantize_q8_0,
     fake_quantize_with_steps,
     fake_quantize_with_steps_backward,
-)
-from minimtp.kernels.cpu.gated_head import (
-    gated_draft,
-    gated_step,
-    gated_tree,
-    prepare_gated_step,
-    prepare_token_parts,
 )
 from minimtp.kernels.cpu.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
 from minimtp.kernels.cpu.loss import (
@@ -74,7 +75,7 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step",
+    "transformer_block", "trunk_step", "with_threads",
 ]  # fmt: skip
 
 

@@ -8,17 +8,19 @@ from minimtp.kernels.cpu.math import ONE, exponential
 def swiglu(gate_up):
     gate_up = np.ascontiguousarray(gate_up)
     y = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
-    swiglu_rows(gate_up, y)
+    swiglu_columns(gate_up, 0, y.shape[1], y)
     return y
 
 
 @compiled
-def swiglu_rows(gate_up, y):
+def swiglu_columns(gate_up, first, stop, y):
+    """Compute the columns of y from `first` to before `stop`."""
     width = y.shape[1]
     for i in range(y.shape[0]):
-        gate, up = gate_up[i, :width], gate_up[i, width:]
-        for j in range(y.shape[1]):
-            y[i, j] = gate[j] / (ONE + exponential(-gate[j])) * up[j]
+        gate, up = gate_up[i, first:stop], gate_up[i, width + first : width + stop]
+        product = y[i, first:stop]
+        for j in range(product.shape[0]):
+            product[j] = gate[j] / (ONE + exponential(-gate[j])) * up[j]
 
 
 def swiglu_backward(grad, gate_up):

@@ -14,11 +14,11 @@ from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
 from minimtp.kernels.plain.batched_step import each_stretch
-from minimtp.kernels.plain.block import PreparedBlock, prepare_block
+from minimtp.kernels.plain.block import PreparedBlock, prepare_block, with_threads
 
 __all__ = [
     "batched_trunk_step", "cached_attention", "prepare_block", "prepare_trunk", "transformer_block",
-    "trunk_step",
+    "trunk_step", "with_threads",
 ]  # fmt: skip
 
 CHUNK = 128  # positions of the cache that one block of threads attends to, as in cuda/attention.cu

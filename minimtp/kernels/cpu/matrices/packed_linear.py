@@ -81,7 +81,8 @@ class Prepared:
 def linear(x, prepared, out=None):
     if out is None:
         out = np.empty((len(x), prepared.rows), np.float32)
-    MULTIPLY[prepared.kind](np.ascontiguousarray(x), prepared.panels, out)
+    panels = prepared.panels
+    MULTIPLY[prepared.kind](np.ascontiguousarray(x), panels, 0, len(panels), out)
     return out
 
 
@@ -138,8 +139,10 @@ def prepare_q8_0(blocks):
 
 
 @compiled
-def _require_fitting(x, panels, unit, unit_bytes, y):
+def _require_fitting(x, panels, first, stop, unit, unit_bytes, y):
     """Raise ValueError unless the shapes fit. A panel has `unit_bytes` for every `unit` columns."""
+    if not 0 <= first <= stop <= panels.shape[0]:
+        raise ValueError("linear: there are no such panels")
     if x.shape[1] % unit != 0 or panels.shape[1] != x.shape[1] // unit * unit_bytes:
         raise ValueError("linear: the activations are not as wide as the weights")
     if y.shape[0] != x.shape[0] or (y.shape[1] + PANEL - 1) // PANEL != panels.shape[0]:
@@ -180,11 +183,11 @@ def multiply_floats(x, w, start, stride, depth, y, column, fetches):
 
 
 @compiled
-def _multiply_f32(x, panels, y):
-    _require_fitting(x, panels, 1, F32_BYTES, y)
+def _multiply_f32(x, panels, first, stop, y):
+    _require_fitting(x, panels, first, stop, 1, F32_BYTES, y)
     weights = panels.reshape(-1).view(np.float32)
     fetches = 1 if panels.size >= LARGE else 0
-    for panel in range(panels.shape[0]):
+    for panel in range(max(first, 0), stop):
         column, start = panel * PANEL, panel * x.shape[1] * PANEL
         if column + PANEL <= y.shape[1]:
             multiply_floats(x, weights, start, PANEL, x.shape[1], y, column, fetches)
@@ -202,50 +205,50 @@ def _copy_edge(edge, y, column):
 
 
 @compiled
-def _multiply_fours(kind, group_bytes, x, panels, y):
+def _multiply_fours(kind, group_bytes, x, panels, first, stop, y):
     """Multiply by a format whose activations are rounded as those of q4_0. `kind` is a constant."""
-    _require_fitting(x, panels, GROUP, group_bytes, y)
+    _require_fitting(x, panels, first, stop, GROUP, group_bytes, y)
     codes = np.empty(x.shape, np.int8)
     scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     _round_for_fours(x, codes, scales, starts)
-    _multiply_quantized(kind, codes, scales, starts, panels, y)
+    _multiply_quantized(kind, codes, scales, starts, panels, first, stop, y)
 
 
 @compiled
-def _multiply_q4_0(x, panels, y):
-    _multiply_fours(Q4_0, Q4_0_BYTES, x, panels, y)
+def _multiply_q4_0(x, panels, first, stop, y):
+    _multiply_fours(Q4_0, Q4_0_BYTES, x, panels, first, stop, y)
 
 
 @compiled
-def _multiply_q4_1(x, panels, y):
-    _multiply_fours(Q4_1, Q4_1_BYTES, x, panels, y)
+def _multiply_q4_1(x, panels, first, stop, y):
+    _multiply_fours(Q4_1, Q4_1_BYTES, x, panels, first, stop, y)
 
 
 @compiled
-def _multiply_q5_0(x, panels, y):
-    _multiply_fours(Q5_0, Q5_0_BYTES, x, panels, y)
+def _multiply_q5_0(x, panels, first, stop, y):
+    _multiply_fours(Q5_0, Q5_0_BYTES, x, panels, first, stop, y)
 
 
 @compiled
-def _multiply_q5_1(x, panels, y):
-    _multiply_fours(Q5_1, Q5_1_BYTES, x, panels, y)
+def _multiply_q5_1(x, panels, first, stop, y):
+    _multiply_fours(Q5_1, Q5_1_BYTES, x, panels, first, stop, y)
 
 
 @compiled
-def _multiply_q8_0(x, panels, y):
-    _require_fitting(x, panels, GROUP, Q8_0_BYTES, y)
+def _multiply_q8_0(x, panels, first, stop, y):
+    _require_fitting(x, panels, first, stop, GROUP, Q8_0_BYTES, y)
     codes = np.empty(x.shape, Q8_0_CODE)
     scales = np.empty((x.shape[0], x.shape[1] // GROUP), np.float32)
     starts = np.empty(scales.shape, np.int32)
     _round_for_q8_0(x, codes, scales, starts)
-    _multiply_quantized(Q8_0, codes, scales, starts, panels, y)
+    _multiply_quantized(Q8_0, codes, scales, starts, panels, first, stop, y)
 
 
 @compiled
-def _multiply_quantized(kind, codes, scales, starts, panels, y):
+def _multiply_quantized(kind, codes, scales, starts, panels, first, stop, y):
     """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
-    for panel in range(panels.shape[0]):
+    for panel in range(max(first, 0), stop):
         column = panel * PANEL
         target, place, is_edge = y, column, column + PANEL > y.shape[1]
         if is_edge:
@@ -274,20 +277,22 @@ def _multiply_panel(kind, codes, scales, starts, panels, panel, y, column):
 
 
 @compiled
-def multiply(kind, x, panels, y):
-    """Compute y = x @ W.T for panels of any format."""
+def multiply(kind, x, panels, first, stop, y):
+    """Compute those columns of y = x @ W.T that belong to the panels from `first` to before `stop`,
+    for panels of any format.
+    """
     if kind == F32:
-        _multiply_f32(x, panels, y)
+        _multiply_f32(x, panels, first, stop, y)
     elif kind == Q4_0:
-        _multiply_q4_0(x, panels, y)
+        _multiply_q4_0(x, panels, first, stop, y)
     elif kind == Q4_1:
-        _multiply_q4_1(x, panels, y)
+        _multiply_q4_1(x, panels, first, stop, y)
     elif kind == Q5_0:
-        _multiply_q5_0(x, panels, y)
+        _multiply_q5_0(x, panels, first, stop, y)
     elif kind == Q5_1:
-        _multiply_q5_1(x, panels, y)
+        _multiply_q5_1(x, panels, first, stop, y)
     else:
-        _multiply_q8_0(x, panels, y)
+        _multiply_q8_0(x, panels, first, stop, y)
 
 
 MULTIPLY = (  # by kind

@@ -63,7 +63,7 @@ def _token_part(token, sources, epsilon, part):
     decode_rows(table_kind, table, vocabulary, np.full(1, token), row)
     normed = np.empty_like(row)
     normalize(row, norm, epsilon, normed, inverse_rms)
-    multiply(kind, normed, from_token, part)
+    multiply(kind, normed, from_token, 0, from_token.shape[0], part)
     return part
 
 
@@ -79,12 +79,12 @@ def _gated_step(state, token_part, weights, logits):
     normed, inverse_rms = np.empty_like(state), np.empty(1, np.float32)
     normalize(state, state_norm, epsilon, normed, inverse_rms)
     gate_candidate = np.empty((1, 2 * state.shape[1]), np.float32)
-    multiply(kinds[0], normed, from_state, gate_candidate)
+    multiply(kinds[0], normed, from_state, 0, from_state.shape[0], gate_candidate)
     for j in range(gate_candidate.shape[1]):
         gate_candidate[0, j] += token_part[0, j]
     gated_update_rows(state, gate_candidate, state)
     normalize(state, norm, epsilon, normed, inverse_rms)
-    multiply(kinds[1], normed, output, logits)
+    multiply(kinds[1], normed, output, 0, output.shape[0], logits)
     return ONE / sum_of_exponentials(logits[0], largest(logits[0]))
 
 

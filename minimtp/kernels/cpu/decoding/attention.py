@@ -31,15 +31,17 @@ def cached_attention(q, keys, values, start, scale):
         np.ascontiguousarray(values),
         start,
         scale,
+        0,
+        len(keys),
         out,
     )
     return out
 
 
 @compiled
-def attend(q, keys, values, start, scale, out):
-    """Write `cached_attention` of q (G, T * H/G, C) to out (T, H, C). Rows of a group are ordered
-    by token, then by head.
+def attend(q, keys, values, start, scale, first_group, stop_group, out):
+    """Write `cached_attention` of q (G, T * H/G, C) to out (T, H, C), for the groups from
+    `first_group` to before `stop_group`. Rows of a group are ordered by token, then by head.
     """
     (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
     shared, length = rows // new, start + new
@@ -54,7 +56,7 @@ def attend(q, keys, values, start, scale, out):
     sums = np.empty((rows, (head_dim + PANEL - 1) // PANEL * PANEL), np.float32)
     all_keys, all_values = keys.reshape(-1), values.reshape(-1)
     inverses = np.empty(rows, np.float32)
-    for group in range(groups):
+    for group in range(max(first_group, 0), stop_group):
         for first in range(0, length, PANEL):
             if first + PANEL <= room:
                 multiply_floats(

@@ -5,9 +5,15 @@ other rows, and neither does attention, so a sequence gets the bits that it woul
 """
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.attention import attend
-from minimtp.kernels.cpu.block import add_outputs, project, rotate_and_store
 from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.block import (
+    add_outputs,
+    attend_to_cache,
+    normalize_heads,
+    project,
+    shared_arrays,
+    shared_widths,
+)
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.norms import normalize
 
@@ -50,26 +56,28 @@ def _batched_trunk_step(
 ):
     rows, layers = x.shape[0], attention_norm.shape[0]
     _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
-    heads, joined_width, inner_width = sizes
-    groups, head_dim = keys.shape[2], keys.shape[3]
-    normed, joined = np.empty_like(x), np.empty((rows, joined_width), np.float32)
-    attended = np.empty((rows, heads * head_dim), np.float32)
-    shared = np.empty((2 * rows + 1) * inner_width, np.float32)
+    heads, groups, head_dim = sizes[0], keys.shape[2], keys.shape[3]
+    widths = shared_widths(x.shape[1], heads * head_dim, sizes)
+    nothing = np.empty(0, np.float32)
+    joined, attended, found, fed, inner, gates = shared_arrays(nothing, rows, widths)
+    joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
+    counter = np.empty(1, np.int64)  # a single thread computes all
     for i in range(layers):
-        project(
-            x, attention_norm[i], qkv[i], qkv_bias[i], query_norm[i], key_norm[i], kinds[0], heads,
-            groups, epsilon, normed, joined,
+        project(x, attention_norm[i], qkv[i], qkv_bias[i], kinds[0], epsilon, joined, counter, 0, 1)
+        normalize_heads(joined_heads, query_norm[i], key_norm[i], epsilon, groups, 0, groups)
+        _attend_in_each_sequence(
+            joined_heads, keys, values, i, stretches, cosine, sine,
+            attended.reshape(rows, heads, head_dim),
         )  # fmt: skip
-        _attend_in_each_sequence(joined, heads, keys, values, i, stretches, cosine, sine, attended)
         add_outputs(
             x, attended, attention_output[i], feed_forward_norm[i], gate_up[i], down[i], kinds,
-            epsilon, normed, shared,
+            epsilon, found, fed, inner, gates, counter, 0, 1,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(rows, np.float32))
     last = np.empty((stretches.shape[0], x.shape[1]), np.float32)
     for m in range(stretches.shape[0]):
         last[m] = hidden[stretches[m, 1] - 1]
-    multiply(output_kind, last, output, logits)
+    multiply(output_kind, last, output, 0, output.shape[0], logits)
 
 
 @compiled
@@ -99,17 +107,14 @@ def _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
 
 
 @compiled
-def _attend_in_each_sequence(joined, heads, keys, values, layer, stretches, cosine, sine, attended):
-    """Write the attention of joined (T, (H + 2G) C) to attended (T, H C), and the keys and values
+def _attend_in_each_sequence(joined, keys, values, layer, stretches, cosine, sine, attended):
+    """Write the attention of joined (T, H + 2G, C) to attended (T, H, C), and the keys and values
     to the caches of `layer`.
     """
-    rows, groups, head_dim = joined.shape[0], keys.shape[2], keys.shape[3]
-    joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
-    attended_heads = attended.reshape(rows, heads, head_dim)
     for m in range(stretches.shape[0]):
         first, stop, sequence, start = stretches[m]
         at = slice(first, stop)
-        own_keys, own_values = keys[sequence, layer], values[sequence, layer]
-        q = np.empty((groups, (stop - first) * (heads // groups), head_dim), np.float32)
-        rotate_and_store(joined_heads[at], cosine[at], sine[at], q, own_keys, own_values, start)
-        attend(q, own_keys, own_values, start, head_dim**-0.5, attended_heads[at])
+        attend_to_cache(
+            joined[at], cosine[at], sine[at], keys[sequence, layer], values[sequence, layer], start,
+            0, keys.shape[2], attended[at],
+        )  # fmt: skip

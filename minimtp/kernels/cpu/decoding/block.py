@@ -1,0 +1,302 @@
+"""One transformer block, or a whole trunk, on a few new tokens in one compiled call.
+
+The arithmetic of a small model's block takes three to ten microseconds. Eleven calls from Python,
+each of which allocates an array, take longer. Here, compiled code calls the same kernels, so the
+results are bit-identical. `kernels/plain/block.py` defines the computation.
+
+Several threads can compute a trunk together (team.py). What one thread writes for the others to
+read is in `shared`, what is its own in arrays that it allocates. Whatever is small is computed by
+each thread for itself: norms, the rounding of activations, and the sums of the residual stream. So
+a block has five meetings: after the queries, keys and values, the attention, its output, SwiGLU,
+and the last product.
+"""
+
+from dataclasses import dataclass
+
+from minimtp.backend import numpy as np
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.attention import attend
+from minimtp.kernels.cpu.decoding.team import meet, share
+from minimtp.kernels.cpu.gates import swiglu_columns
+from minimtp.kernels.cpu.matrices.packed_linear import multiply
+from minimtp.kernels.cpu.matrices.panels import PANEL
+from minimtp.kernels.cpu.norms import normalize
+
+
+def no_tree(*blocks):
+    """Return the empty tree arguments of a chain of rows. `blocks` is the number of blocks, if the
+    call computes several.
+    """
+    return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
+
+
+NO_TREE = no_tree()
+NOTHING = np.empty(0, np.float32)  # shared with other threads
+ALONE = np.zeros(1, np.int64), 0, 1  # counter, rank and size of a team of one
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBlock:
+    weights: tuple  # the vectors and panels of BlockWeights, empty for None
+    kinds: tuple  # of the four panels
+    sizes: tuple  # query heads, outputs of the first product, inputs of the last
+    epsilon: float
+
+
+def prepare_block(weights, heads, epsilon):
+    matrices = ("qkv", "attention_output", "gate_up", "down")
+    arrays = tuple(
+        part.panels if name in matrices else _vector(part)
+        for name, part in weights._asdict().items()
+    )
+    kinds = tuple(getattr(weights, name).kind for name in matrices)
+    return PreparedBlock(arrays, kinds, (heads, weights.qkv.rows, weights.down.columns), epsilon)
+
+
+def _vector(vector):
+    # Weights that are mapped from a file are read-only, and Numba would treat read-only arrays as
+    # another type. Copies avoid that.
+    return np.empty(0, np.float32) if vector is None else np.array(vector, np.float32)
+
+
+def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
+    widths = shared_widths(x.shape[1], block.sizes[0] * keys.shape[1], block.sizes)
+    shared = shared_arrays(NOTHING, len(x), widths)
+    compiled_block(
+        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
+        sine, *(tree or NO_TREE), *shared, *ALONE,
+    )  # fmt: skip
+
+
+@compiled
+def shared_widths(hidden_width, attended_width, sizes):
+    """Return the widths of what the threads of a block write for one another: joined (T, (H + 2G)
+    C), attended (T, H C), the outputs of attention and of the feed-forward part (T, D), inner (T,
+    F) and gates (T, 2 F).
+    """
+    return sizes[1], attended_width, hidden_width, hidden_width, sizes[2], 2 * sizes[2]
+
+
+@compiled
+def shared_arrays(shared, rows, widths):
+    """Return arrays of these widths: parts of `shared`, or new ones if it is empty."""
+    if shared.shape[0] == 0:
+        shared = np.empty(rows * sum(widths), np.float32)
+    a, b, c, d, e = (
+        rows * widths[0],
+        rows * (widths[0] + widths[1]),
+        rows * (widths[0] + widths[1] + widths[2]),
+        rows * (widths[0] + widths[1] + 2 * widths[2]),
+        rows * (widths[0] + widths[1] + 2 * widths[2] + widths[4]),
+    )
+    return (
+        shared[:a].reshape(rows, widths[0]),
+        shared[a:b].reshape(rows, widths[1]),
+        shared[b:c].reshape(rows, widths[2]),
+        shared[c:d].reshape(rows, widths[3]),
+        shared[d:e].reshape(rows, widths[4]),
+        shared[e:].reshape(rows, widths[5]),
+    )
+
+
+@compiled
+def compiled_block(
+    x,
+    attention_norm,
+    qkv,
+    attention_output,
+    feed_forward_norm,
+    gate_up,
+    down,
+    qkv_bias,
+    query_norm,
+    key_norm,
+    kinds,
+    sizes,
+    epsilon,
+    keys,
+    values,
+    start,
+    cosine,
+    sine,
+    stretches,
+    kept_keys,
+    kept_values,
+    joined,
+    attended,
+    found,
+    fed,
+    inner,
+    gates,
+    counter,
+    rank,
+    size,
+):
+    rows = x.shape[0]
+    heads, joined_width, _ = sizes
+    groups, head_dim, room = keys.shape
+    chain = stretches.shape[0] == 0
+    if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, head_dim):
+        raise ValueError("transformer_block: the rows do not fit the cache")
+    angles = (rows, head_dim // 2)
+    if (
+        joined_width != (heads + 2 * groups) * head_dim
+        or cosine.shape != angles
+        or sine.shape != angles
+    ):
+        raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
+    project(
+        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, joined, counter, rank, size
+    )  # fmt: skip
+    first_group, stop_group = share(groups, rank, size)
+    joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
+    attended_heads = attended.reshape(rows, heads, head_dim)
+    normalize_heads(joined_heads, query_norm, key_norm, epsilon, groups, first_group, stop_group)
+    for stretch in range(max(1, stretches.shape[0])):
+        first, stop, position = 0, rows, start
+        if not chain:
+            first = stretches[stretch, 0]
+            stop = stretches[stretch, 1]
+            position = stretches[stretch, 2]
+        if not (0 <= first < stop <= rows and 0 <= position <= room - (stop - first)):
+            raise ValueError("transformer_block: the rows do not fit the cache")
+        at = slice(first, stop)
+        attend_to_cache(
+            joined_heads[at], cosine[at], sine[at], keys, values, position, first_group, stop_group,
+            attended_heads[at],
+        )  # fmt: skip
+        if not chain:
+            for t in range(stop - first):
+                for g in range(max(first_group, 0), stop_group):
+                    kept_keys[first + t, g] = keys[g, :, position + t]
+                    kept_values[first + t, g] = values[position + t, g]
+    meet(counter, size)
+    add_outputs(
+        x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon,
+        found, fed, inner, gates, counter, rank, size,
+    )  # fmt: skip
+
+
+@compiled
+def project(x, norm, qkv, qkv_bias, kind, epsilon, joined, counter, rank, size):
+    """Write the queries, keys and values of x (T, D) to joined (T, (H + 2G) C)."""
+    rows, width = joined.shape
+    normed = np.empty_like(x)
+    normalize(x, norm, epsilon, normed, np.empty(rows, np.float32))
+    first, stop = share(qkv.shape[0], rank, size)
+    multiply(kind, normed, qkv, first, stop, joined)
+    if qkv_bias.shape[0] > 0:
+        for t in range(rows):
+            for j in range(first * PANEL, min(stop * PANEL, width)):
+                joined[t, j] += qkv_bias[j]
+    meet(counter, size)
+
+
+@compiled
+def normalize_heads(joined, query_norm, key_norm, epsilon, groups, first_group, stop_group):
+    """Normalize the queries and the keys of some groups in joined (T, H + 2G, C), if the model
+    does.
+    """
+    if query_norm.shape[0] == 0:
+        return
+    heads = joined.shape[1] - 2 * groups
+    shared = heads // groups
+    inverse_rms = np.empty(heads, np.float32)
+    for t in range(joined.shape[0]):
+        queries = joined[t, first_group * shared : stop_group * shared]
+        keys = joined[t, heads + first_group : heads + stop_group]
+        normalize(queries, query_norm, epsilon, queries, inverse_rms)
+        normalize(keys, key_norm, epsilon, keys, inverse_rms)
+
+
+@compiled
+def attend_to_cache(
+    joined, cosine, sine, keys, values, position, first_group, stop_group, attended
+):
+    """Write the keys and values of some groups in joined (T, H + 2G, C) to the cache, from
+    `position` on, and what their queries find in it to attended (T, H, C).
+    """
+    (rows, together, head_dim), groups = joined.shape, keys.shape[0]
+    q = np.empty((groups, rows * (together // groups - 2), head_dim), np.float32)
+    rotate_and_store(joined, cosine, sine, q, keys, values, position, first_group, stop_group)
+    attend(q, keys, values, position, head_dim**-0.5, first_group, stop_group, attended)
+
+
+@compiled
+def add_outputs(
+    x,
+    attended,
+    attention_output,
+    feed_forward_norm,
+    gate_up,
+    down,
+    kinds,
+    epsilon,
+    found,
+    fed,
+    inner,
+    gates,
+    counter,
+    rank,
+    size,
+):
+    """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part. The
+    other arrays of `shared_arrays` are overwritten.
+    """
+    rows = x.shape[0]
+    first, stop = share(attention_output.shape[0], rank, size)
+    multiply(kinds[1], attended, attention_output, first, stop, found)
+    meet(counter, size)
+    add(x, found)
+
+    normed = np.empty_like(x)
+    normalize(x, feed_forward_norm, epsilon, normed, np.empty(rows, np.float32))
+    # A thread computes a gate and what it is multiplied by. Alone, it computes all in one product.
+    halves = 1 if size == 1 else 2
+    panels = gate_up.shape[0] // halves
+    first, stop = share(panels, rank, size)
+    for half in range(halves):
+        multiply(kinds[2], normed, gate_up, half * panels + first, half * panels + stop, gates)
+    if size == 1:
+        first, stop = 0, inner.shape[1]
+    else:
+        first, stop = first * PANEL, stop * PANEL
+    swiglu_columns(gates, first, stop, inner)
+    meet(counter, size)
+
+    first, stop = share(down.shape[0], rank, size)
+    multiply(kinds[3], inner, down, first, stop, fed)
+    meet(counter, size)
+    add(x, fed)
+
+
+@compiled
+def add(x, y):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            x[i, j] += y[i, j]
+
+
+@compiled
+def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, stop_group):
+    """Write the rotated queries of some groups to q (G, T * H/G, C). Write their rotated keys and
+    their values to the cache, from position `start` on.
+    """
+    (rows, _, head_dim), groups = joined.shape, q.shape[0]
+    shared, halves = q.shape[1] // rows, head_dim // 2
+    for t in range(rows):
+        for g in range(max(first_group, 0), stop_group):
+            for h in range(shared):
+                head, row = g * shared + h, t * shared + h
+                for j in range(halves):
+                    even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
+                    q[g, row, 2 * j] = even * cosine[t, j] - odd * sine[t, j]
+                    q[g, row, 2 * j + 1] = even * sine[t, j] + odd * cosine[t, j]
+            head = groups * shared + g
+            for j in range(halves):
+                even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
+                keys[g, 2 * j, start + t] = even * cosine[t, j] - odd * sine[t, j]
+                keys[g, 2 * j + 1, start + t] = even * sine[t, j] + odd * cosine[t, j]
+            head += groups
+            for c in range(head_dim):
+                values[start + t, g, c] = joined[t, head, c]

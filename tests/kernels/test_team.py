@@ -1,0 +1,107 @@
+"""Threads that compute a pass together give the bits of one thread."""
+
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from minimtp.backend import numpy as np
+from minimtp.decode.model_runner import stretches
+from tests.kernels.both import (
+    CHANNELS,
+    FAMILIES,
+    FORMATS,
+    GROUPS,
+    MIXTURE,
+    ROOM,
+    cpu,
+    needs_numba,
+    random_trunk,
+    trunk_step_input,
+)
+
+pytestmark = needs_numba
+DEPTHS = [0, 1, 2, 2, 1, 2]  # of a draft tree
+SIZES = [2, 3, 5]  # of teams; there are fewer groups of keys than threads in the last
+
+
+def step(trunk, rows, with_tree=False):
+    """Return the bits of everything that a step returns or writes."""
+    x, keys, values, start, cosine, sine = trunk_step_input(rows)
+    tree = None
+    if with_tree:
+        kept = (len(keys), rows, GROUPS, CHANNELS)
+        tree = stretches(DEPTHS, start), np.zeros(kept, np.float32), np.zeros(kept, np.float32)
+    found = cpu.trunk_step(x, trunk, keys, values, start, cosine, sine, tree)
+    return [array.tobytes() for array in (*found, keys, values, *(tree or ()))]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("format_", [*FORMATS, MIXTURE], ids=str)
+@pytest.mark.parametrize("rows", [1, 6, 16])
+def test_a_step_has_the_same_bits_with_any_number_of_threads(format_, rows, size):
+    alone = cpu.prepare_trunk(*random_trunk(cpu, [format_] * 3))
+    team = cpu.with_threads(alone, size)
+    assert team.team.size == size
+    for _ in range(3):
+        assert step(team, rows) == step(alone, rows)
+    if rows == len(DEPTHS):
+        assert step(team, rows, with_tree=True) == step(alone, rows, with_tree=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_biases_and_norms_of_queries_and_keys_are_applied_once(family):
+    alone = cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 3, family=family))
+    for size in SIZES:
+        assert step(cpu.with_threads(alone, size), 3) == step(alone, 3)
+
+
+def test_a_second_pass_at_the_same_time_is_computed_alone_with_the_same_bits():
+    team = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 3)), 2)
+    expected = step(team, 2)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: step(team, 2), range(200)))
+    entered, leave = threading.Event(), threading.Event()
+
+    def occupy(rank, size, counter):
+        entered.set()
+        leave.wait(10)
+
+    occupant = threading.Thread(target=team.team.run, args=(occupy,))
+    occupant.start()
+    entered.wait(10)
+    assert not team.team.run(occupy) and step(team, 2) == expected
+    leave.set()
+    occupant.join()
+    assert team.team.run(lambda *given: None)
+
+
+def test_arguments_that_do_not_fit_are_an_error_after_which_the_team_goes_on(capfd):
+    team = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 2)), 2)
+    x, keys, values, _, cosine, sine = trunk_step_input(1)
+    with pytest.raises(ValueError, match="one for each block"):
+        cpu.trunk_step(x, team, keys, values, 0, cosine, sine)
+    with pytest.raises(ValueError, match="do not fit the cache"):
+        cpu.trunk_step(x, team, keys[:2], values[:2], ROOM, cosine, sine)
+    x = trunk_step_input(1)[0]
+    logits, _ = cpu.trunk_step(x, team, keys[:2], values[:2], 0, cosine, sine)
+    assert np.isfinite(logits).all()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_threads_of_a_team_end_with_it():
+    before = threading.active_count()
+    trunk = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 2)), 3)
+    assert threading.active_count() == before  # they start with the first pass
+    step_input = trunk_step_input(1)
+    with pytest.raises(ValueError):
+        cpu.trunk_step(step_input[0], trunk, *step_input[1:])
+    assert threading.active_count() == before + 2
+    del trunk
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
