@@ -1,4 +1,4 @@
-"""`minimtp bench --all`: every measurement of a preset except `bench rounds` and `bench llama`.
+"""`minimtp bench --all`: every measurement of a preset except rounds, passes and llama.
 
     bench-kernels.json     speed of matrix products, NumPy and memory; needs compiled kernels
     bench-train.json       speed of training and of PyTorch

@@ -16,7 +16,8 @@ from minimtp.machine import available_cores
 
 SMALL = 16_000_000  # bytes of weights that one thread multiplies in about a millisecond
 ROWS = 1, 4  # of the measured passes: plain decoding and verification
-REPEATS = 7
+MIN_REPEATS, MAX_REPEATS = 2, 8
+MAX_SECONDS = 0.25  # after this time, two repeats are enough
 GAIN = 1.05  # that makes up for the cores that more threads keep busy
 
 
@@ -48,10 +49,13 @@ def _seconds(runner: ModelRunner, first: int, second: int) -> tuple[float, float
         runners.append(runner.clone())
         runners[-1].use_threads(count)
     totals = [0.0, 0.0]
+    stop = perf_counter() + MAX_SECONDS
     for rows in ROWS:
         tokens = np.zeros(rows, np.int64)
         times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(REPEATS + 1):
+        while len(times[0]) < MIN_REPEATS or (
+            len(times[0]) < MAX_REPEATS and perf_counter() < stop
+        ):
             for each, found in zip(runners, times, strict=True):
                 began = perf_counter()
                 each.forward(tokens)

@@ -1,0 +1,146 @@
+"""The time of a forward pass by number of tokens, of threads and of cached positions.
+
+A pass over one token is plain decoding, a pass over a few is a verification, and a prompt is read
+in passes of 16. The numbers of threads alternate, and each figure is the median over rounds. The
+last column is for plain decoding on one thread: the share of the pass that reading the weights
+alone would take, at the fastest of three ways to read so many bytes (bench/kernels/speed.py).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from tqdm import tqdm
+
+from minimtp import kernels, machine
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
+from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.kernels.speed import read_seconds
+from minimtp.bench.table_text import aligned
+from minimtp.decode.decoder import deploy
+from minimtp.decode.model_runner import MAX_ROWS, ModelRunner
+from minimtp.errors import UserError
+from minimtp.files import check_file, write_text
+from minimtp.formats.load import load
+
+RESULT = result_file("passes")
+ROWS = 1, 2, 4, 8, 16
+CACHED = 128, 2048, 8192
+MAX_THREADS = 1024
+MAX_ROUNDS = 1000
+
+
+def measure_passes(
+    path: str | Path,
+    *,
+    threads: Sequence[int] = (),
+    cached: Sequence[int] = (),
+    rounds: int = 9,
+    seed: int = 0,
+    out: str | Path | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, object]:
+    """Measure the model at `path` on the CPU and return the result. With `out`, a file, also save
+    it.
+
+    threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
+    cache (default: those of CACHED that fit the context, or half the context).
+    Raises UserError if an option is invalid or the model has no compiled kernels.
+    """
+    threads = list(dict.fromkeys([1, *(threads or [machine.available_cores()])]))
+    _check("threads", threads, MAX_THREADS)
+    _check("rounds", [rounds], MAX_ROUNDS)
+    if out is not None:
+        check_file(out, RESULT)
+    loaded, load_before = load(path), machine.load()
+    runner = deploy(loaded.model)[0]
+    if not runner.rows_at_once or array_module(runner.final_norm) is not np:
+        raise UserError(f"{path} has no compiled kernels for the CPU, which this measures")
+    last = runner.context_length - MAX_ROWS
+    if last < 1:
+        raise UserError(
+            f"{path} has a context of {runner.context_length}, but a pass of {MAX_ROWS} tokens is "
+            "measured: use another model"
+        )
+    _check("cached", cached, last)
+    cached = list(cached) or [count for count in CACHED if count <= last] or [-(-last // 2)]
+    machine.warn_if_busy(load_before, report)
+    reading = read_seconds(runner.weight_bytes, rounds)
+    rows = []
+    with tqdm(total=len(cached) * len(ROWS), desc="passes", disable=None) as bar:
+        for count in cached:
+            for entry in _measure(runner, threads, count, rounds, seed):
+                rows.append(entry | {"reading_share": reading / entry["seconds"][0]})
+                bar.update()
+    result = {
+        "measurement": "passes", "model": str(path), "threads": threads, "rounds": rounds,
+        "seed": seed, "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
+        "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
+        "versions": machine.versions(),
+    }  # fmt: skip
+    if out is not None:
+        write_text(out, json_lines(result), RESULT)
+    report(table(result))
+    if out is not None:
+        report(f"saved {out}")
+    return result
+
+
+def _check(name: str, values: Sequence[int], maximum: int) -> None:
+    for value in values:
+        if not 1 <= value <= maximum:
+            raise UserError(f"{name} must be at least 1 and at most {maximum}, not {value}")
+
+
+def _measure(
+    runner: ModelRunner, threads: Sequence[int], cached: int, rounds: int, seed: int
+) -> list[dict[str, object]]:
+    """Return for each number of tokens the seconds of a pass with each number of threads."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, runner.vocabulary_size, cached + MAX_ROWS)
+    runners = []
+    for count in threads:
+        runners.append(runner.clone())
+        runners[-1].use_threads(count)
+        for first in range(0, cached, MAX_ROWS):
+            runners[-1].forward(tokens[first : min(first + MAX_ROWS, cached)])
+    found = []
+    for rows in ROWS:
+        times: list[list[float]] = [[] for _ in threads]
+        for _ in range(rounds + 1):
+            for each, seconds in zip(runners, times, strict=True):
+                began = perf_counter()
+                each.forward(tokens[cached : cached + rows])
+                seconds.append(perf_counter() - began)
+                each.truncate(cached)
+        medians = [median(seconds[1:]) for seconds in times]  # the first wakes the threads
+        found.append({"cached": cached, "tokens": rows, "seconds": medians})
+    return found
+
+
+def table(result: dict[str, object], markdown: bool = False) -> str:
+    """Return the result as a table, as text or as Markdown."""
+    first, *others = result["threads"]
+    heading = ["cached", "tokens", "1 thread"]
+    heading += [f"{count} threads" for count in others] + [f"{count} : 1" for count in others]
+    lines = [[*heading, "tokens/s", "reading"]]
+    for row in result["rows"]:
+        alone, *together = row["seconds"]
+        plain = row["tokens"] == 1
+        lines.append(
+            [f"{row['cached']:,}", str(row["tokens"])]
+            + [f"{seconds * 1e3:.2f} ms" for seconds in row["seconds"]]
+            + [f"{alone / seconds:.2f}x" for seconds in together]
+            + [
+                f"{row['tokens'] / min(row['seconds']):,.0f}",
+                f"{row['reading_share']:.0%}" if plain else "",
+            ]
+        )
+    machine_ = result["machine"]
+    note = (
+        f"{result['weight_bytes'] / 1e6:,.1f} MB of weights, median of {result['rounds']} rounds, "
+        f"{result['kernels']} kernels, {machine_['processor']}"
+    )
+    return aligned(lines, markdown) + f"\n\n{note}"
