@@ -16,8 +16,8 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
+from minimtp.bench.decode import passes, tokens_per_round
 from minimtp.bench.decode import report as decoding
-from minimtp.bench.decode import tokens_per_round
 from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality
 from minimtp.bench.table_text import aligned
@@ -46,7 +46,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "compare-quick-avx2": "2026-11-23",
     "quality-quick": "2026-11-23",
     "smollm2": "2026-11-29",
-    "smollm2-quality": "2026-11-29",
+    "bench-passes": "2026-11-29",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower.
 PROCESSORS = {
@@ -127,14 +127,6 @@ def pretrained(result: Result) -> str:
             aligned([["step", "time", "peak memory of the process"], *steps], markdown=True),
             conditions,
         ]
-    )
-
-
-def pretrained_quality(result: Result) -> str:
-    """The quality of the roundings of a pretrained model, from a run that measured nothing else."""
-    return "\n\n".join(
-        f"{title}:\n\n{real.by_kind(result['configurations'], key, pattern, True)}"
-        for title, (key, pattern) in real.QUALITY.items()
     )
 
 
@@ -249,7 +241,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-train-laptop": training.readme,
     "quality-quick": quality.readme,
     "smollm2": pretrained,
-    "smollm2-quality": pretrained_quality,
+    "bench-passes": partial(passes.table, markdown=True),
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
