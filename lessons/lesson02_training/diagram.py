@@ -61,7 +61,7 @@ def draw_schedule(axes: "Axes") -> None:
     for step, label in ((warmup, f"W = {warmup}"), (start, f"S - D = {start}")):
         axes.axvline(step, color="grey", linestyle=":")
         axes.text(step + 20, 1.04 * peak, label, fontsize=9)
-    axes.text(steps, 1.04 * peak, f"S = {steps}", fontsize=9, ha="center")
+    axes.text(steps - 20, 1.04 * peak, f"S = {steps}", fontsize=9, ha="right")
     axes.axvline(steps, color="grey", linestyle=":")
     axes.set(title="the schedule", xlabel="step", ylabel="learning rate", ylim=(0, 1.1 * peak))
     axes.grid(alpha=0.3)
