@@ -92,6 +92,11 @@ def choose_kernels(monkeypatch):
 
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
 MESSAGE_LINES = 8  # of an error in an exercise
+MAX_SECONDS = 60  # of processor time for one test of an exercise
+
+
+class TooLong(BaseException):
+    """A test of an exercise that does not end. Hypothesis does not catch it and try again."""
 
 
 def pytest_addoption(parser):
@@ -125,6 +130,23 @@ def pytest_collection_modifyitems(config, items):
         mine = [item for item in items if "own" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=[item for item in items if item not in mine])
         items[:] = mine
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """With --mine, stop a test whose answer contains an endless loop."""
+    if not item.config.getoption("--mine") or not hasattr(signal, "SIGVTALRM"):
+        yield
+        return
+
+    def stop(*_):
+        raise TooLong(f"no result after {MAX_SECONDS} seconds: does a loop never end?")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
 
 
 @pytest.hookimpl(hookwrapper=True)

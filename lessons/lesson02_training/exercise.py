@@ -17,7 +17,7 @@ def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, gr
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of a step, counted from 0."""
     raise NotImplementedError(
-        "lesson 2: warm up, hold, decay; the formula is at the top of training/schedule.py"
+        "lesson 2: warm up, hold, decay; the formula is in the text, under By hand"
     )
 
 

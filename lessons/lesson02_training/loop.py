@@ -83,21 +83,14 @@ def learn(
     replicas = Replicas(model, flat, cores)
     optimizer = optimizer(flat)
     name = f"{type(optimizer).__name__} {recipe.learning_rate:g}"
+    size, length = recipe.batch_size, context_for(seen, recipe)
     for step in tqdm(range(recipe.steps), desc=name, disable=None):
         if step % max(1, recipe.steps // 20) == 0:
             result.held_out.append((step, bits_per_byte(model, sample, device)))
-        tokens = corpus.batch(
-            step,
-            seed=recipe.seed,
-            batch_size=recipe.batch_size,
-            context_length=context_for(seen, recipe),
-        )  # (B, T + 1)
-        shards = [
-            to_device(shard, device) for shard in np.array_split(tokens, len(replicas.models))
-        ]
-        nats = replicas.run(
-            lambda model, shard: backward(model, shard, len(shard) / recipe.batch_size), shards
-        )
+        tokens = corpus.batch(step, seed=recipe.seed, batch_size=size, context_length=length)
+        shards = np.array_split(tokens, len(replicas.models))  # tokens (B, T + 1)
+        shards = [to_device(shard, device) for shard in shards]
+        nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / size), shards)
         result.losses.append(sum(nats) * BITS)
         if result.diverged:
             break

@@ -22,25 +22,27 @@ def draw(
     runs: by optimizer and learning rate. adam: the run whose byte vectors are drawn.
     """
     speed, memory, vectors = figure.subplots(1, 3)
+    first = adam.held_out[0][1]  # the loss of the untrained model
     for name, by_rate in runs.items():
         colour = "black" if name == "AdamW" else ORANGE
         for style, (rate, run) in zip(STYLES, by_rate.items(), strict=False):
-            label = f"{name}, {rate:g}"
-            if not run.diverged:
-                speed.plot(*zip(*run.held_out, strict=True), style, color=colour, label=label)
-                continue
-            step, loss = len(run.losses) - 1, run.held_out[0][1]
-            speed.plot(step, loss, "x", color=RED, markersize=9, markeredgewidth=2.5)
-            speed.text(step + 60, loss - 0.5, label, color=RED, fontsize=8, va="center")
+            label = f"{name}, rate {rate:g}"
+            if run.diverged:
+                label += f": diverges at step {len(run.losses)}"
+                style, colour = "x", RED
+            elif run.held_out[-1][1] > first - 1:
+                label += f": ends at {run.held_out[-1][1]:.1f}"
+            speed.plot(*zip(*run.held_out, strict=True), style, color=colour, label=label)
     speed.set(title="held-out loss by optimizer and rate", xlabel="step", ylabel="bits per byte")
-    speed.set_ylim(1.5, 8.5)
+    best = min(run.held_out[-1][1] for run in runs["AdamW"].values())
+    speed.set_ylim(best - 0.1, best + 0.45 * (first - best))
 
     memory.plot(running_mean(memorized.losses), color=ORANGE, label="the 18,000 training bytes")
     held_out = zip(*memorized.held_out, strict=True)
     memory.plot(*held_out, "o-", color=BLUE, markersize=3, label="held-out text")
     memory.set(title="memorizing", xlabel="step", ylabel="bits per byte")
     for axes in (speed, memory):
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper right")
         axes.grid(alpha=0.3)
     draw_vectors(vectors, to_numpy(adam.model.embedding.weight.data))
 

@@ -43,4 +43,5 @@ def draw_head(axes: "Axes", maps: np.ndarray, score: np.ndarray, text: str, name
     labels = [{"\n": "↵", " ": "·"}.get(letter, letter) for letter in text]
     axes.set_xticks(range(len(text)), labels, fontsize=8, family="monospace")
     axes.set_yticks(range(len(text)), labels, fontsize=8, family="monospace")
-    axes.set(title=f"{name} (layer {layer + 1}, head {head + 1})", xlabel="key", ylabel="query")
+    axes.set(title=f"{name} (layer {layer + 1}, head {head + 1})", ylabel="query")
+    axes.set_xlabel("key (darkest: a weight of 0.6 or more)")

@@ -29,7 +29,7 @@ def main(lesson: course.Lesson) -> None:
     for name, sampling in settings().items():
         text, _ = timed(with_cache(runner, prompt, sampler(sampling)), count)
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
-    lesson.save_plot(draw, seconds, run, "import ", size=(13, 4.4))
+    lesson.save_plot(draw, seconds, run, "import ", size=(11, 4))
     lesson.result(
         "generation speed",
         ("without a cache", f"{speeds[1]:,.0f} tokens/s"),  # the same code as with the cache

@@ -134,6 +134,9 @@ def test_top_k_and_top_p_keep_the_lower_ids_of_equal_scores(own):
         own(SamplingParams)(top_k=2).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
     )
     np.testing.assert_array_equal(
+        own(SamplingParams)(top_k=4).probabilities(logits) > 0, [[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]
+    )
+    np.testing.assert_array_equal(
         own(SamplingParams)(top_p=0.5).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]
     )
 

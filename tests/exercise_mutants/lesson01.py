@@ -48,6 +48,19 @@ class Divide:
         ),
         "the absolute divisor": changed(DIVIDE, ("self.b**2", "(self.b * abs(self.b))")),
         "the forward pass multiplies": changed(DIVIDE, ("return a / b", "return a * b")),
+        "stores the inputs on the class": DIVIDE.replace("self.a", "Divide.a").replace(
+            "self.b", "Divide.b"
+        ),
+        "changes the incoming gradient": """
+class Divide:
+    def forward(self, a, b):
+        self.b, self.result = b, a / b
+        return self.result
+
+    def backward(self, gradient):
+        gradient /= self.b
+        return gradient, -gradient * self.result
+""",
     },
 )
 
@@ -80,6 +93,17 @@ class SiLU:
         silu = self.a * self.s
         return gradient * (silu + self.s * (1 - silu))
 """,
+        "a sigmoid of x limited to 500": """
+import numpy as np
+
+class SiLU:
+    def forward(self, a):
+        self.a, self.s = a, 1 / (1 + np.exp(-np.clip(a, -500, 500)))
+        return a * self.s
+
+    def backward(self, gradient):
+        return gradient * self.s * (1 + self.a * (1 - self.s))
+""",
     },
     wrong={
         "no product rule": changed(SILU, (" + self.a * s * (1 - s)", "")),
@@ -96,6 +120,8 @@ class SiLU:
             SILU, ("        self.a = a\n", "        self.a = a = a.clip(-700, 700)\n")
         ),
         "the incoming gradient is ignored": changed(SILU, ("return gradient * (s", "return (s")),
+        "stores the sigmoid on the class": SILU.replace("self.sigmoid", "SiLU.sigmoid"),
+        "a sigmoid of x limited to 30": changed(SILU, ("tanh(a / 2)", "tanh(a.clip(-30, 30) / 2)")),
     },
 )
 

@@ -46,6 +46,22 @@ def learning_rate(recipe, step):
         "the decay ignores the final factor": changed(
             RATE, ("(1 - recipe.final_learning_rate_factor) * (step", "(step")
         ),
+        "the warm-up is rounded down": changed(
+            RATE, ("round(recipe.warmup_fraction * steps)", "int(recipe.warmup_fraction * steps)")
+        ),
+        "a cosine": """
+import math
+from minimtp.training.schedule import decay_start
+
+def learning_rate(recipe, step):
+    start, factor = decay_start(recipe), recipe.final_learning_rate_factor
+    warmup = round(recipe.warmup_fraction * recipe.steps)
+    rate = recipe.learning_rate * min(1, (step + 1) / (warmup + 1))
+    if step > start:
+        turn = math.cos(math.pi * (step - start) / (recipe.steps - start))
+        rate *= factor + (1 - factor) * (1 + turn) / 2
+    return rate
+""",
         "no decay": changed(RATE, ("step > start", "step > steps")),
         "no warm-up": changed(RATE, ("step < warmup", "step < 0")),
         "the decay starts from zero": changed(RATE, ("rate * (1 - lost)", "rate * lost")),
@@ -119,6 +135,12 @@ def cross_entropy_backward(logits, targets, log_sum_exp, grad):
                 "np.exp(logits - log_sum_exp[:, None])",
                 "np.exp(logits) / np.exp(log_sum_exp)[:, None]",
             ),
+        ),
+        "the incoming gradient is changed": changed(
+            GRADIENT, ("    p[targets < 0] = 0\n", "    grad[targets < 0] = 0\n")
+        ),
+        "every row subtracts 1 at the targets of all rows": changed(
+            GRADIENT, ("p[rows, targets[rows]]", "p[:, targets[rows]]")
         ),
         "the logits are changed": changed(
             GRADIENT, ("    p = np.exp(logits - log_sum_exp[:, None])\n", SHIFTED)

@@ -77,6 +77,36 @@ def cached_attention(q, keys, values, start, scale):
         ),
         "the weights do not sum to 1": changed(ATTENTION, (" / weights.sum()", "")),
         "the largest score is not subtracted": changed(ATTENTION, (" - scores.max()", "")),
+        "the largest score of all tokens is subtracted": """
+import numpy as np
+
+def cached_attention(q, keys, values, start, scale):
+    rows, heads, _ = q.shape
+    share, seen = heads // len(keys), start + rows
+    hidden = np.triu(np.full((rows, seen), -np.inf), start + 1)
+    result = np.empty_like(q)
+    for head in range(heads):
+        scores = scale * q[:, head] @ keys[head // share, :, :seen] + hidden
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum(axis=1, keepdims=True)
+        result[:, head] = weights @ values[:seen, head // share]
+    return result
+""",
+        "the largest score is that of a hidden position": """
+import numpy as np
+
+def cached_attention(q, keys, values, start, scale):
+    rows, heads, _ = q.shape
+    share, seen = heads // len(keys), start + rows
+    mask = np.tril(np.ones((rows, seen)), start)
+    result = np.empty_like(q)
+    for head in range(heads):
+        scores = scale * q[:, head] @ keys[head // share, :, :seen]
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True)) * mask
+        weights /= weights.sum(axis=1, keepdims=True)
+        result[:, head] = weights @ values[:seen, head // share]
+    return result
+""",
         "the keys instead of the values": changed(
             ATTENTION, ("values[:seen, group]", "keys[group, :, :seen].T")
         ),

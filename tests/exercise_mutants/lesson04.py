@@ -253,6 +253,12 @@ class SamplingParams:
                 'np.argsort(-scores[:1], axis=-1, kind="stable").repeat(len(scores), axis=0)',
             ),
         ),
+        "top-k that would exclude a single token is ignored": changed(
+            KEEPS, ("if self.top_k else", "if 0 < self.top_k < scores.shape[-1] - 1 else")
+        ),
+        "the temperature once more": changed(
+            KEEPS, ("ranked, -np.inf))", "ranked, -np.inf) / max(self.temperature, 1e-6))")
+        ),
         "one token too many": changed(KEEPS, ("< count", "<= count")),
         "top-k only": changed(KEEPS, ("by_rank = by_rank & (", "by_rank = by_rank | (")),
     },

@@ -61,9 +61,11 @@ def test_cached_attention_of_each_head_equals_a_sum_over_the_positions_it_may_se
 
 
 def test_cached_attention_of_large_scores_does_not_overflow_or_change_its_arguments(own):
-    arguments = np.full((2, 1, 1), 30.0), np.array([[[30.0, 31.0]]]), np.array([[[1.0]], [[2.0]]])
+    # If the maximum included another row, or a position that the token may not see, then exp(900 -
+    # 1800) would be 0 for the first token, and its sum too.
+    arguments = np.full((2, 1, 1), 30.0), np.array([[[30.0, 60.0]]]), np.array([[[1.0]], [[2.0]]])
     copies = [argument.copy() for argument in arguments]
-    found = own(plain.cached_attention)(*copies, 0, 1.0)  # scores of 900 and 930
+    found = own(plain.cached_attention)(*copies, 0, 1.0)  # scores of 900, and of 900 and 1800
     np.testing.assert_allclose(found.ravel(), [1.0, 2.0], rtol=1e-12)
     for argument, copy in zip(arguments, copies, strict=True):
         np.testing.assert_array_equal(copy, argument)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -27,6 +28,12 @@ def undo_broadcasting(gradient, shape):
     if shape == ():
         raise KeyError(shape)
     return gradient.sum(0)
+"""
+
+ENDLESS = """def undo_broadcasting(gradient, shape):
+    while gradient.shape != shape:
+        gradient = gradient.sum(axis=0)
+    return gradient
 """
 
 
@@ -63,6 +70,22 @@ def test_an_error_in_an_answer_is_reported_with_its_line_and_the_example(output)
     file = f"lessons/{folder(1).name}/exercise.py"
     assert f"in {file}, line 7: self.sigmoid = 1 / (1 + array_module(a).exp(-a))\n" in output
     assert f"KeyError: ()\nfor the example shape=(), seed=0\nin {file}, line 15: raise" in output
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGVTALRM"), reason="this system has no timer signals")
+def test_an_endless_loop_is_stopped_and_reported_with_its_line(project, tmp_path):
+    endless = shutil.copytree(project, tmp_path / "endless")
+    (endless / "lessons" / folder(1).name / "exercise.py").write_text(
+        WRONG.partition("def undo_broadcasting")[0] + ENDLESS
+    )
+    settings = endless / "tests" / "conftest.py"
+    source = settings.read_text(encoding="utf-8")
+    assert source.count("MAX_SECONDS = 60 ") == 1
+    settings.write_text(source.replace("MAX_SECONDS = 60 ", "MAX_SECONDS = 2 "), encoding="utf-8")
+    options = ("-p", "no:cacheprovider", "--mine", "-k", "broadcast")
+    output = run(endless, "-m", "pytest", *options, "tests/engine/test_engine.py").stdout
+    assert "TooLong: no result after 2 seconds: does a loop never end?" in output
+    assert f"in lessons/{folder(1).name}/exercise.py, line 1" in output
 
 
 def test_the_whole_report_of_three_failures_fits_on_a_screen(output):

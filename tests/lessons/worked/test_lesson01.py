@@ -4,48 +4,49 @@ import re
 
 import pytest
 
+from lessons.lesson01_autograd.diagram import NAMES, numbers
 from minimtp.backend import numpy as np
 from minimtp.engine.broadcasting import undo_broadcasting
-from minimtp.engine.ops import Add, Multiply
-from minimtp.engine.tensor import Tensor
 from tests.lessons.test_lessons import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
+IDEA = re.search(r"^## The idea$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
 
 
-def gradient_at(node, a=3.0, b=4.0):
-    """Return (value, gradient of L) of a node, computed by the engine from this node on."""
-    values = {"a": a, "b": b}
-    values["c"] = values["a"] * values["b"]
-    values["d"] = values["c"] + values["a"]
-    tensors = {name: Tensor(value) for name, value in values.items()}
-    if node == "L":
-        return values["d"] ** 2, 1.0
-    tensors[node].requires_grad = True
-    if node in "ab":
-        tensors["c"] = Multiply().apply(tensors["a"], tensors["b"])
-    if node in "abc":
-        tensors["d"] = Add().apply(tensors["c"], tensors["a"])
-    Multiply().apply(tensors["d"], tensors["d"]).backward()
-    return values[node], float(tensors[node].grad)
+def loss(a, b):
+    return (a * b + a) ** 2
 
 
-@pytest.mark.parametrize("node", "abcdL")
-def test_the_table_shows_the_value_and_the_gradient_of_each_node(node):
-    (row,) = re.findall(rf"^\| {node}(?: = [^|]*)? \| (\S+) \| (\S+) \|", SECTION, re.MULTILINE)
-    assert tuple(map(float, row)) == gradient_at(node)
+def test_the_picture_shows_the_computation_of_the_text():
+    assert numbers()["L"] == (loss(3, 4), 1.0)
+    for formula in NAMES.values():
+        assert formula in IDEA
+
+
+@pytest.mark.parametrize(("node", "place"), [("a", 0), ("b", 1)])
+def test_the_gradients_of_the_picture_are_difference_quotients(node, place):
+    above, below = ([3.0, 4.0] for _ in range(2))
+    above[place] += 1e-5
+    below[place] -= 1e-5
+    slope = (loss(*above) - loss(*below)) / 2e-5
+    assert numbers()[node][1] == pytest.approx(slope, rel=1e-8)
+
+
+def test_the_text_adds_up_the_gradients_of_the_picture():
+    (a, a_bar), (b, b_bar), (_, c_bar), (d, d_bar) = (numbers()[name] for name in "abcd")
+    assert f"15 · 1. Both factors are d, so d gets {d:g} + {d:g} = {d_bar:g}." in IDEA
+    assert d_bar == d + d and c_bar == d_bar
+    assert f"a gets b · {c_bar:g} = {b * c_bar:g}, and b gets a · {c_bar:g} = {b_bar:g}." in IDEA
+    assert f"it gets {b * c_bar:g} + {d_bar:g} = {a_bar:g}." in IDEA
+    assert b * c_bar + d_bar == a_bar and a * c_bar == b_bar
 
 
 def test_a_small_step_confirms_the_gradient_of_a():
-    def loss(a, b):
-        return (a * b + a) ** 2
-
     moved, value = loss(3.001, 4), loss(3, 4)
-    assert f"L = {moved:.6f}" in SECTION and f"changed by {moved - value:.6f}" in SECTION
-    assert round((moved - value) / 0.001) == gradient_at("a")[1]
-    assert f"about {gradient_at('a')[1]:.0f} times" in SECTION
-    into_a = gradient_at("b")[0] * gradient_at("c")[1]
-    assert f"b · 30 = {into_a:.0f} from c, and {gradient_at('d')[1]:.0f} from d" in SECTION
+    assert f"a = 3.001    L = {moved:.6f}    changed by {moved - value:.6f}" in IDEA
+    assert f"a = 3        L = {value}\n" in IDEA
+    assert f"about {numbers()['a'][1]:.0f} times" in IDEA
+    assert round((moved - value) / 0.001) == numbers()["a"][1]
 
 
 def test_the_gradients_of_a_repeated_row_and_of_a_repeated_column():

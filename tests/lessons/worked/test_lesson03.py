@@ -4,15 +4,13 @@ import re
 
 import pytest
 
+from lessons.lesson03_transformer.example import DEGREES, K, Q, V
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from tests.lessons.test_lessons import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(3), re.MULTILINE | re.DOTALL)[1]
 WORDS = " ".join(SECTION.split())
-Q = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
-K = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-V = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 
 def rows():
@@ -33,14 +31,10 @@ def test_the_table_of_three_tokens_is_computed_by_attention():
     output = plain.cached_attention(Q[:, None], K.T[None], V[:, None], 0, 2**-0.5)[:, 0]
     np.testing.assert_allclose(weights @ V, output, rtol=1e-14)
     for t, cells in enumerate(rows()):
-        assert [vector(cell) for cell in cells[1:4]] == [
-            Q[t].tolist(),
-            K[t].tolist(),
-            V[t].tolist(),
-        ]
-        assert vector(cells[4]) == scores[t, : t + 1].round(2).tolist()
-        assert vector(cells[5]) == weights[t, : t + 1].round(2).tolist()
-        assert vector(cells[6]) == output[t].round(2).tolist()
+        assert vector(cells[1]) == scores[t, : t + 1].round(2).tolist()
+        assert vector(cells[2]) == np.exp(scores[t, : t + 1]).round(2).tolist()
+        assert vector(cells[3]) == weights[t, : t + 1].round(2).tolist()
+        assert vector(cells[4]) == output[t].round(2).tolist()
     assert t == 2
 
 
@@ -64,7 +58,7 @@ def test_rotated_by_their_positions_two_vectors_have_a_product_of_their_distance
         shown = re.search(rf"^    position {position} +\(([^)]*)\)", SECTION, re.MULTILINE)[1]
         assert vector(shown) == [abs(x) if x == 0 else x for x in at(key, position).round(2)]
     products = [at(query, m) @ at(key, n) for m, n in ((1, 0), (2, 1), (3, 2))]
-    assert products == pytest.approx([0.5] * 3)
+    assert products == pytest.approx([0.5] * 3) and f"{DEGREES} degrees per position" in WORDS
     assert "positions 1 and 0, 2 and 1, or 3 and 2 is 0.5" in WORDS
     assert (
         at(query, 3) @ at(key, 0) == pytest.approx(-1) and "at positions 3 and 0, it is -1" in WORDS
