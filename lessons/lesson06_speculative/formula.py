@@ -11,8 +11,7 @@ def tokens_per_pass(alpha: float, drafts: int) -> float:
 def print_speedups(by_depth: dict[int, Measured]) -> None:
     """Print a line for each number of drafts K > 0. by_depth[0] is plain decoding."""
     step = by_depth[0].seconds_verify / by_depth[0].passes  # seconds of a plain pass
-    print("  by the number of drafts K; tokens per pass and speed-up by the formula, and measured")
-    print("   K  1 - alpha     c        r       tokens per pass        speed-up")
+    print("   K  1 - alpha     c        r    tokens: formula, run  speed-up: formula, run")
     for drafts, found in by_depth.items():
         if drafts == 0:
             continue

@@ -149,8 +149,8 @@ def describe(found: Measured, plain: Measured, target: ModelRunner) -> str:
     start = found.rounds[0][0].position - 1  # prefill gave one token before the first round
     loss = np.concatenate([bits(target, text, start) for text in found.texts]).mean()
     same = ", same texts" if found is not plain and found.texts == plain.texts else ""
-    speed = f"{found.tokens_per_pass:.2f} tokens per pass{found.tokens_per_second:>8,.0f} tokens/s"
-    return f"{speed}  {loss:.2f} bits per byte{same}"
+    speed = f"{found.tokens_per_pass:.2f} tokens {found.tokens_per_second:>7,.0f} tokens/s"
+    return f"{speed}  {loss:.2f} bits{same}"
 
 
 def bits(target: ModelRunner, text: Sequence[int], start: int) -> np.ndarray:
