@@ -1,7 +1,8 @@
 """Lesson 6: python -m lessons.lesson06_speculative"""
 
 from lessons import course
-from lessons.lesson06_speculative.measure import measure_rules
+from lessons.lesson06_speculative.formula import print_speedups
+from lessons.lesson06_speculative.measure import PLAIN, measure_rules
 from lessons.lesson06_speculative.plot import draw
 from lessons.lesson06_speculative.rules import DRAFTED_BYTE, next_byte, total_variation
 from minimtp.backend import to_device
@@ -24,15 +25,16 @@ def main(lesson: course.Lesson) -> None:
     target, depth = ModelRunner(run.model.trunk), run.recipe.draft_depth
     drafter, found = head_drafter(run.model.heads, target), {}
     for temperature in (1, 0):
-        print(f"\ntemperature {temperature}, {depth} drafts per pass")
+        print(f"\ntemperature {temperature}, {depth} drafts: tokens per pass, speed, bits per byte")
         found[temperature] = measure_rules(target, drafter, prompts[::4], temperature, depth)
+        print_speedups(found[temperature][1])
 
     lesson.save_plot(draw, p, q, found, run.tokenizer, size=(14, 5))
     before, now = (
-        f"{found[0][name].tokens_per_second:,.0f} tokens/s" for name in ("plain decoding", "greedy")
+        f"{found[0][0][name].tokens_per_second:,.0f} tokens/s" for name in (PLAIN, "greedy")
     )
     title = "generation speed at temperature 0"
-    lesson.result(title, ("plain decoding", before), ("speculative decoding", now))
+    lesson.result(title, (PLAIN, before), ("speculative decoding", now))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Generate texts with each rule, and measure tokens per pass, speed, and the model's loss."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 from lessons.lesson06_speculative.rules import AcceptEverything, ResampleFromP
 from minimtp.backend import numpy as np
@@ -17,7 +17,10 @@ from minimtp.decode.sampling.params import SamplingParams, softmax
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.decode.states import DecodingStates
 
-DEPTHS = (1, 3, 5, 7, 11, 15)
+DEPTHS = (0, 1, 3, 5, 7, 15)
+REPEATS = 5
+PLAIN = "plain decoding"
+Name = TypeVar("Name", str, int)  # a rule, or a draft depth
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text
 
 
@@ -30,9 +33,9 @@ def rules_at(temperature: float, vocabulary_size: int) -> dict[str, RuleMaker]:
 
     if sampling.greedy:
         greedy = library("token")
-        return {"plain decoding": greedy, "greedy, tree": greedy, "greedy": greedy}
+        return {PLAIN: greedy, "greedy, tree": greedy, "greedy": greedy}
     return {
-        "plain decoding": library("shared-noise"),
+        PLAIN: library("shared-noise"),
         "accept every draft": lambda seed, _: AcceptEverything(sampling, SeededRandomSource(seed)),
         "resample from p": lambda seed, _: ResampleFromP(sampling, SeededRandomSource(seed)),
         "token rule": library("token"),
@@ -44,81 +47,110 @@ def rules_at(temperature: float, vocabulary_size: int) -> dict[str, RuleMaker]:
     }
 
 
+class Variant(NamedTuple):
+    """A way to generate. depth: drafts per round, 0 for plain decoding."""
+
+    make_rule: RuleMaker
+    depth: int
+    tree: bool = False
+
+
 @dataclass
 class Measured:
-    """Texts (including prompts), the rounds of each text, and the speed of the faster run."""
+    """Texts (including prompts), and the rounds and times of all of them, without prefill."""
 
-    texts: list[list[int]]
-    rounds: list[list[Round]]
-    tokens_per_second: float
+    texts: list[list[int]] = field(default_factory=list)
+    rounds: list[list[Round]] = field(default_factory=list)  # of each text
+    seconds_draft: float = 0.0  # in the drafter
+    seconds_verify: float = 0.0  # everything else
+
+    @property
+    def passes(self) -> int:
+        return sum(len(rounds) for rounds in self.rounds)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(round_.tokens) for rounds in self.rounds for round_ in rounds)
 
     @property
     def tokens_per_pass(self) -> float:
-        """Tokens per forward pass. Prefill and its token are not counted."""
-        rounds = [round_ for rounds in self.rounds for round_ in rounds[1:]]
-        return sum(len(round_.tokens) for round_ in rounds) / len(rounds)
+        return self.tokens / self.passes
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / (self.seconds_draft + self.seconds_verify)
+
+    @property
+    def alpha(self) -> float:
+        """The share of the rounds with drafts in which the first draft was accepted."""
+        drafted = [round_ for rounds in self.rounds for round_ in rounds if round_.drafts]
+        return sum(round_.accepted > 0 for round_ in drafted) / len(drafted)
 
 
 def measure(
-    target: ModelRunner,
-    drafter: Drafter,
-    prompts: np.ndarray,
-    make: RuleMaker,
-    depth: int,
-    tree: bool = False,
-) -> Measured:
-    """Continue each prompt of (P, T) to the context length, with `depth` drafts per round.
+    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, variants: dict[Name, Variant]
+) -> dict[Name, Measured]:
+    """Continue each prompt of (P, T) to the context length, with every variant.
 
-    depth 0 is plain decoding. The seed of a text is its index. Everything runs twice, and the
-    faster run counts.
+    The seed of a text is its index. The variants take turns, and each generates a text five times,
+    always in the same rounds. The fastest time of each round counts.
     """
-    speeds = []
-    limits = Limits(target.context_length - prompts.shape[1], depth, tree_nodes=tree * depth)
-    states = DecodingStates(target, drafter if depth else None)
-    for _ in range(2):
-        texts, rounds, tokens, seconds = [], [], 0, 0.0
-        for seed, prompt in enumerate(prompts):
-            rule = make(seed, len(prompt))
-            generation = Generation(states, prompt, rule, limits)
-            remaining = generation.rounds()
-            prefill = next(remaining)
-            start = perf_counter()
-            decoding = list(remaining)
-            seconds += perf_counter() - start
-            tokens += sum(len(round_.tokens) for round_ in decoding)
-            texts.append(generation.tokens)
-            rounds.append([prefill, *decoding])
-        speeds.append(tokens / seconds)
-    return Measured(texts, rounds, max(speeds))
+    found = {name: Measured() for name in variants}
+    states, new_tokens = DecodingStates(target, drafter), target.context_length - prompts.shape[1]
+    for seed, prompt in enumerate(prompts):
+        repeats = {name: [] for name in variants}
+        for name in [*variants] * REPEATS:
+            make_rule, depth, tree = variants[name]
+            limits = Limits(new_tokens, depth, tree_nodes=tree * depth)
+            generation = Generation(states, prompt, make_rule(seed, len(prompt)), limits)
+            rounds, seconds = timed_rounds(generation)
+            repeats[name].append(seconds)
+            if len(repeats[name]) == 1:
+                found[name].texts.append(generation.tokens)
+                found[name].rounds.append(rounds)
+        for name, result in found.items():
+            draft, verify = np.min(repeats[name], axis=0).sum(axis=0).tolist()
+            result.seconds_draft += draft
+            result.seconds_verify += verify
+    return found
+
+
+def timed_rounds(generation: Generation) -> tuple[list[Round], np.ndarray]:
+    """Return the rounds after prefill, and their seconds (rounds, 2) for drafting and verifying."""
+    rounds, seconds, statistics = [], [], generation.statistics
+    for round_ in generation.rounds():
+        rounds.append(round_)
+        seconds.append((statistics.seconds_draft, statistics.seconds_verify))
+    return rounds[1:], np.diff(seconds, axis=0)
 
 
 def measure_rules(
     target: ModelRunner, drafter: Drafter, prompts: np.ndarray, temperature: float, depth: int
-) -> dict[str | int, Measured]:
+) -> tuple[dict[str, Measured], dict[int, Measured]]:
     """Measure every rule and print a line for each.
 
-    Returns the results by the rule's name, and the results of the last rule by draft depth, on a
-    quarter of the prompts.
+    Returns the results by the rule's name, and the results of the last rule by draft depth, on half
+    of the prompts.
     """
-    found, rules = {}, rules_at(temperature, target.vocabulary_size)
-    for name, make in rules.items():
-        found[name] = measure(target, drafter, prompts, make, depth if found else 0, "tree" in name)
-        print(f"  {name:<20}" + describe(found[name], found["plain decoding"], target))
-    by_depth = {
-        depth: measure(target, drafter, prompts[::4], make, depth)
-        for depth in DEPTHS
-        if depth <= drafter.max_depth
+    rules = {
+        name: Variant(make, 0 if name == PLAIN else depth, "tree" in name)
+        for name, make in rules_at(temperature, target.vocabulary_size).items()
     }
-    return found | by_depth
+    by_rule = measure(target, drafter, prompts, rules)
+    for name, found in by_rule.items():
+        print(f"  {name:<20}" + describe(found, by_rule[PLAIN], target))
+    *_, last = rules.values()
+    depths = {k: Variant(last.make_rule, k) for k in DEPTHS if k <= drafter.max_depth}
+    return by_rule, measure(target, drafter, prompts[::2], depths)
 
 
 def describe(found: Measured, plain: Measured, target: ModelRunner) -> str:
     """Return one line: tokens per pass, speed, and the loss that the model gives to the texts."""
-    start = found.rounds[0][0].position
+    start = found.rounds[0][0].position - 1  # prefill gave one token before the first round
     loss = np.concatenate([bits(target, text, start) for text in found.texts]).mean()
     same = ", same texts" if found is not plain and found.texts == plain.texts else ""
-    speed = f"{found.tokens_per_pass:.2f} tokens per pass{found.tokens_per_second:>8,.0f} tokens/s"
-    return f"{speed}  {loss:.2f} bits per byte{same}"
+    speed = f"{found.tokens_per_pass:.2f} tokens {found.tokens_per_second:>7,.0f} tokens/s"
+    return f"{speed}  {loss:.2f} bits{same}"
 
 
 def bits(target: ModelRunner, text: Sequence[int], start: int) -> np.ndarray:

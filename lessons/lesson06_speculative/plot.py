@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 SHOWN, ROUNDS = 9, 15  # bytes of a distribution, rounds of a text
 GREEN, RED, BLUE, ORANGE = "#1e8449", "#c0392b", "#2e86c1", "#ca6f1e"
 BOX = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
-Results = dict[int, dict[str | int, Measured]]  # by temperature, then by rule or draft depth
+Results = dict[int, tuple[dict[str, Measured], dict[int, Measured]]]  # see measure_rules
 
 
 def draw(
     figure: "Figure", p: np.ndarray, q: np.ndarray, found: Results, tokenizer: Tokenizer
 ) -> None:
-    """Draw the three parts. p, q (P, V): distributions of model and head for the same bytes."""
+    """Draw the three parts.
+
+    p, q (P, V): distributions of model and head for the same bytes. found: by temperature.
+    """
     distributions, drafts, depths = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.9))
     # Show a place where about 60 % of the drafts are accepted.
     place = int(np.argmin(np.abs(np.minimum(p, q).sum(axis=-1) - 0.6)))
     draw_distributions(distributions, p[place], q[place], tokenizer)
-    draw_rounds(drafts, found[1]["shared noise"].rounds[0][1 : 1 + ROUNDS], tokenizer)
+    draw_rounds(drafts, found[1][0]["shared noise"].rounds[0][:ROUNDS], tokenizer)
     for temperature, marker in ((0, "o-"), (1, "s--")):
-        draw_depths(depths, found[temperature], marker, f"temperature {temperature}")
+        draw_depths(depths, found[temperature][1], marker, f"temperature {temperature}")
     depths.set(title="speed by draft depth", xlabel="drafts per pass")
     depths.legend(fontsize=8)
     depths.grid(alpha=0.3)
@@ -65,13 +68,13 @@ def draw_rounds(axes: "Axes", rounds: Sequence[Round], tokenizer: Tokenizer) -> 
     axes.set_axis_off()
 
 
-def draw_depths(axes: "Axes", found: dict[str | int, Measured], marker: str, label: str) -> None:
-    plain = found["plain decoding"]
-    by_depth = {0: plain} | {key: value for key, value in found.items() if isinstance(key, int)}
-    tokens = [result.tokens_per_pass for result in by_depth.values()]
-    speedups = [r.tokens_per_second / plain.tokens_per_second for r in by_depth.values()]
-    axes.plot(list(by_depth), tokens, marker, color=BLUE, label=f"tokens per pass, {label}")
-    axes.plot(list(by_depth), speedups, marker, color=ORANGE, label=f"speed-up, {label}")
+def draw_depths(axes: "Axes", by_depth: dict[int, Measured], marker: str, label: str) -> None:
+    """Draw tokens per pass and the speed-up. by_depth[0] is plain decoding of the same texts."""
+    tokens = [found.tokens_per_pass for found in by_depth.values()]
+    plain = by_depth[0].tokens_per_second
+    speedups = [found.tokens_per_second / plain for found in by_depth.values()]
+    axes.plot([*by_depth], tokens, marker, color=BLUE, label=f"tokens per pass, {label}")
+    axes.plot([*by_depth], speedups, marker, color=ORANGE, label=f"speed-up, {label}")
 
 
 def write(axes: "Axes", x: float, y: float, letter: str, **style: object) -> None:

@@ -1,5 +1,11 @@
 """Gumbel noise: argmax(log p + G) is a sample from p (Gumbel 1954; Maddison et al. 2014,
-1411.0030)."""
+1411.0030).
+
+Why: let W_x be independent exponential waiting times, one per token, with rates p(x). The rates sum
+to 1, and token x is the first one with probability p(x), its share of the rates. Such a time is E_x
+/ p(x), where E_x has rate 1. So the token with the smallest E_x / p(x) is a sample from p. It also
+has the largest log p(x) - log E_x, and G_x = -log E_x.
+"""
 
 from types import ModuleType
 

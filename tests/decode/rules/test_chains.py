@@ -53,6 +53,22 @@ def test_there_are_at_least_50_pairs_of_distributions():
     assert len(PAIRS) >= 50
 
 
+def test_the_matching_rule_asks_for_one_choice_per_emitted_token_in_order(own):
+    """A choice may use up random numbers, so plain decoding asks for the same choices."""
+    for choices in itertools.product((5, 6), repeat=DEPTH + 1):
+        asked = []
+
+        def choose(j, choices=choices, asked=asked):
+            asked.append(j)
+            return choices[j]
+
+        drafts = [5] * DEPTH
+        accepted, token = own(matching_rule)(choose, drafts)
+        assert [*drafts[:accepted], token] == list(choices[: accepted + 1])
+        assert asked == list(range(accepted + 1)), f"asked for the choices {asked}"
+        assert accepted == DEPTH or token != drafts[accepted]
+
+
 @each_rule
 def test_if_drafts_are_sampled_from_q_every_rule_keeps_the_targets_distribution(own, rule):
     for name, (p, q) in PAIRS.items():
@@ -71,22 +87,6 @@ def test_all_rules_are_exact_for_one_hot_drafts_and_accept_equally_often(own, ru
             draft += (int(q[draft].argmax()),)
             expected += np.prod([p[draft[:i]][token] for i, token in enumerate(draft)])
         assert mean_accepted(one_round) == pytest.approx(expected, abs=EXACT), name
-
-
-def test_the_matching_rule_asks_for_one_choice_per_emitted_token_in_order(own):
-    """A choice may use up random numbers, so plain decoding asks for the same choices."""
-    for choices in itertools.product((5, 6), repeat=DEPTH + 1):
-        asked = []
-
-        def choose(j, choices=choices, asked=asked):
-            asked.append(j)
-            return choices[j]
-
-        drafts = [5] * DEPTH
-        accepted, token = own(matching_rule)(choose, drafts)
-        assert [*drafts[:accepted], token] == list(choices[: accepted + 1])
-        assert asked == list(range(accepted + 1)), f"asked for the choices {asked}"
-        assert accepted == DEPTH or token != drafts[accepted]
 
 
 def test_the_block_rule_never_accepts_less_than_one_draft_at_a_time_and_often_more(own):

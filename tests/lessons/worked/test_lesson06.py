@@ -4,10 +4,13 @@ import re
 
 import pytest
 
+from lessons.lesson06_speculative import diagram
+from lessons.lesson06_speculative.formula import print_speedups, tokens_per_pass
+from lessons.lesson06_speculative.measure import DEPTHS, Measured
 from lessons.lesson06_speculative.rules import output_distribution, total_variation
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import ForwardOutput
-from minimtp.decode.round import speculative_round
+from minimtp.decode.round import Round, speculative_round
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
 from minimtp.decode.rules.token import token_rule
@@ -136,20 +139,62 @@ def test_the_round_in_the_text_happens_as_it_says():
     ]
 
 
-def test_the_formulas_agree_with_the_output():
-    output = re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
-    distance = int(re.search(r"accept every draft +(\d+) %", output)[1]) / 100
-    tokens = sum((1 - distance) ** j for j in range(8))
-    assert f"1 + {1 - distance:.2f} + {1 - distance:.2f}² + ... + {1 - distance:.2f}^7" in PAGE
-    assert f"^7 = {tokens:.2f} tokens per pass" in PAGE
-    per_pass = re.search(r"^  greedy +([\d.]+) tokens", output, re.MULTILINE)[1]
-    plain, fast = re.findall(r"^  lesson \d .* ([\d,]+) tokens/s$", output, re.MULTILINE)
-    round_time = float(per_pass) * float(plain.replace(",", "")) / float(fast.replace(",", ""))
-    assert f"c + r = {per_pass} / ({fast} / {plain}) = {round_time:.2f}" in PAGE
+def output():
+    return re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
+
+
+def speedups(temperature):
+    """Return {K: the other numbers of its line} from the run's table for a temperature."""
+    block = output().partition(f"temperature {temperature}, ")[2].partition("\n\n")[0]
+    rows = [
+        [float(number) for number in re.findall(r"[\d.]+", line)]
+        for line in block.splitlines()
+        if re.match(r" +\d+ +[\d.]+ % ", line)
+    ]
+    assert len(rows) == len(DEPTHS) - 1
+    return {int(k): numbers for k, *numbers in rows}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_the_speed_up_by_the_formula_follows_from_the_other_columns(temperature):
+    for k, (rejected, c, r, tokens, _, speedup, _) in speedups(temperature).items():
+        low, high = (tokens_per_pass(1 - (rejected + off) / 100, k) for off in (0.05, -0.05))
+        assert low - 0.005 <= tokens <= high + 0.005, k  # the printed share is rounded
+        # All columns are rounded to two decimals.
+        assert speedup == pytest.approx(tokens / (c + r), abs=0.005 + 0.005 * speedup), k
+
+
+def test_the_row_in_the_text_is_the_runs():
+    rejected, c, r, tokens, measured, speedup, faster = speedups(0)[3]
+    prose, alpha = " ".join(PAGE.split()), f"{1 - rejected / 100:.3f}"
+    assert f"In {rejected} % of the passes the first draft was rejected" in prose
+    assert f"α = 1 - {rejected / 100:.3f} = {alpha} 1 + {alpha} + {alpha}² + {alpha}³ = " in prose
+    assert f"³ = {tokens:.2f} tokens per pass measured: {measured:.2f}" in prose
+    expected = f"{tokens:.2f} / ({c:.2f} + {r:.2f}) = {speedup:.2f} times as fast"
+    assert f"{expected} measured: {faster:.2f}" in prose
+    assert measured / (c + r) == pytest.approx(faster, rel=0.01)
+    rejected, _, _, tokens, measured, *_ = speedups(0)[7]
+    assert f"For K = 7, the formula is too low: {tokens:.2f} tokens, and {measured:.2f}" in prose
+    assert f"Shared noise is {speedups(1)[3][-1]} times as fast with three drafts" in prose
+
+
+def test_the_timeline_has_the_durations_of_the_run():
+    assert [diagram.C, diagram.R] == speedups(0)[len(diagram.DRAFTS)][1:3]
+
+
+def test_the_table_is_computed_from_counts_and_times(capsys):
+    def rounds(*accepted):
+        return [Round(0, [1, 1], a, [1] * (a + 1)) for a in accepted]
+
+    plain = Measured([], [[Round(0, [], 0, [1])] * 10], 0.0, 10.0)
+    print_speedups({0: plain, 2: Measured([], [rounds(0, 1), rounds(2, 2)], 2.0, 6.0)})
+    line = capsys.readouterr().out.splitlines()[-1]
+    # 3 of 4 first drafts accepted; 9 tokens in 4 passes, each as long as 1.5 + 0.5 plain ones
+    numbers = [float(number) for number in re.findall(r"[\d.]+", line)]
+    assert numbers == [2, 25.0, 1.5, 0.5, 2.31, 2.25, 1.16, 1.12]
 
 
 def test_the_table_of_trees_shows_what_the_run_prints():
-    output = re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     for name, printed in (
         ("shared noise", "shared noise"),
         ("token rule", "token rule"),
@@ -157,7 +202,7 @@ def test_the_table_of_trees_shows_what_the_run_prints():
         ("temperature 0", "greedy"),
     ):
         expected = [
-            re.search(rf"^  {printed}{tree} +([\d.]+) tokens per pass", output, re.MULTILINE)[1]
+            re.search(rf"^  {printed}{tree} +([\d.]+) tokens ", output(), re.MULTILINE)[1]
             for tree in ("", ", tree")
         ]
         assert cells(name, EVENING)[:2] == expected
