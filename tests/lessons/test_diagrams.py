@@ -1,5 +1,6 @@
 """The figures of the lessons can be read: no label is smaller than 8 points."""
 
+import importlib
 import re
 
 import pytest
@@ -18,12 +19,15 @@ def test_no_label_is_smaller_than_eight_points(path):
     assert all(size >= MIN_POINTS for size in sizes), f"{path.relative_to(ROOT)}: {sizes}"
 
 
-def test_the_diagram_of_lesson_3_can_be_drawn_and_its_labels_are_readable():
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in LESSONS.glob("*/diagram.py"))
+)
+def test_a_diagram_can_be_drawn_and_its_labels_are_readable(folder):
     figures = pytest.importorskip("matplotlib.figure", reason="plots need matplotlib")
     text = pytest.importorskip("matplotlib.text")
-    from lessons.lesson03_transformer.diagram import draw
-
-    figure = figures.Figure((11, 5.2))
-    draw(figure)
+    diagram = importlib.import_module(f"lessons.{folder}.diagram")
+    figure = figures.Figure((11, 5))
+    diagram.draw(figure)
     labels = [label for label in figure.findobj(text.Text) if label.get_text()]
     assert len(labels) > 15 and min(label.get_fontsize() for label in labels) >= MIN_POINTS
+    assert f"({diagram.PATH.name})" in (LESSONS / folder / "README.md").read_text(encoding="utf-8")
