@@ -30,7 +30,7 @@ def main(lesson: course.Lesson) -> None:
         kind: load(lesson.trained(name=kind, heads=kind, tokens=recipe.tokens // 8), device.name)
         for kind in KINDS
     }
-    runs["8 times the bytes"] = longer = load(lesson.trained(), device.name)
+    runs["8 times the bytes"] = load(lesson.trained(), device.name)
     predicted = {"no heads": predictions_without_heads(trunk, on_device, depth)}
     predicted |= {name: predictions(run.model, on_device) for name, run in runs.items()}
     right = {name: correct(tokens, windows) for name, tokens in predicted.items()}
@@ -44,7 +44,8 @@ def main(lesson: course.Lesson) -> None:
     title = "correct, among the positions where all nearer predictions are correct"
     report(title, shares, {"in a row": ""} | in_a_row)
 
-    lesson.save_plot(draw, predicted, windows, runs["parallel"], longer, size=(13, 4.4))
+    drafters = runs["parallel"], runs["token_conditioned"]  # trained on equally many bytes
+    lesson.save_plot(draw, predicted, windows, *drafters, size=(13, 4.4))
     before, now = in_a_row["no heads"], in_a_row["8 times the bytes"]
     lesson.result("correct predictions from one pass", ("no heads", before), ("heads", now))
 

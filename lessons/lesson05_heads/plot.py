@@ -33,9 +33,14 @@ def draw(
         accuracy.plot(distances, shares, "o-", **style)
         shares = [share or 0.0 for share in teacher_forced_acceptance(tokens)]
         acceptance.plot(distances[:-1], shares, "o-", **style)
-    accuracy.set(title="correct predictions", xlabel="bytes ahead", ylabel="fraction", ylim=(0, 1))
+    accuracy.set(
+        title="correct, if the heads read the text", xlabel="bytes ahead", ylabel="share",
+        ylim=(0, 1),
+    )  # fmt: skip
     accuracy.legend(fontsize=8, loc="upper right")
-    acceptance.set(title="acceptance, given all before", xlabel="draft depth", ylim=(0, 1))
+    acceptance.set(
+        title="accepted, if all before are accepted", xlabel="depth k of the head", ylim=(0, 1)
+    )
     for axes in (accuracy, acceptance):
         axes.grid(alpha=0.3)
     draw_drafts(text, windows, parallel, conditioned)
@@ -46,7 +51,7 @@ def draw_drafts(
 ) -> None:
     """Write one line per held-out position: the bytes before it, and both models' drafts."""
     axes.set_axis_off()
-    axes.set_title("drafts: parallel (left), token-conditioned (right)")
+    axes.set_title("the text, then drafts: parallel, token-conditioned")
     length = windows.shape[1] - 1 - conditioned.model.depth
     rows = windows[:: max(1, len(windows) // DRAFTS)][:DRAFTS]
     xp = array_module(conditioned.model.trunk.embedding.weight.data)

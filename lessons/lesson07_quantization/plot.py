@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, GREY = "#2e86c1", "#ca6f1e", "#1e8449", "#c0392b", "#7f8c8d"
 METHOD_COLOURS = ("#7f8c8d", "#ca6f1e", "#d4ac0d", "#2e86c1", "#1e8449")
 SHOWN = 12_000  # points per colour
-# The fields of a number: (what it is, bits, colour). A group of 32 codes shares a float16 step.
+# The fields of a number: (what it is, bits, colour). A group of 32 codes shares a float16 scale.
 FIELDS = {
     "float32": [("sign", 1, GREY), ("exponent", 8, ORANGE), ("fraction", 23, BLUE)],
     "float16": [("", 1, GREY), ("exponent", 5, ORANGE), ("fraction", 10, BLUE)],
     "q4_0": [("code", 4, GREEN), ("", 0.5, GREY)],
 }
 RULES = {
-    "symmetric": ("int3-restricted-channel", "-3 .. 3, step max|x| / 3"),
-    "ggml-signed": ("int3-ggml-signed-channel", "-4 .. 3, step extreme / -4"),
-    "affine": ("int3-affine-channel", "-4 .. 3, step (max - min) / 7"),
+    "symmetric": ("int3-restricted-channel", "codes -3 .. 3, scale max|x| / 3"),
+    "the rule of Q4_0": ("int3-ggml-signed-channel", "-4 .. 3, extreme / -4"),
+    "affine": ("int3-affine-channel", "-4 .. 3, scale (max - min) / 7"),
 }
 EXAMPLE = np.array([[-0.35, -0.2, 0.1, 0.3, 0.55, 0.9]], np.float32)
 
@@ -72,7 +72,7 @@ def draw_fields(axes: "Axes") -> None:
             axes.text(start + bits / 2, 0.68 - row, what, ha="center", fontsize=9)
             start += bits
         axes.text(-0.4, 0.3 - row, name, ha="right", va="center", fontsize=11)
-    axes.text(5, -1.7, "+ half a bit: one float16 step for 32 codes", va="center", fontsize=10)
+    axes.text(5, -1.7, "+ half a bit: one float16 scale for 32 codes", va="center", fontsize=10)
     axes.set(title="the bits of one weight", xlim=(-4, 32.5), ylim=(-2.3, 1.1))
     axes.axis("off")
 
@@ -85,7 +85,7 @@ def draw_rules(axes: "Axes") -> None:
         levels = grid.decode(codes[None], grid.encode(EXAMPLE)[1])[0]
         axes.vlines(levels, -row - 0.25, -row + 0.25, color=GREY, linewidth=2)
         axes.plot(EXAMPLE[0], np.full(EXAMPLE.size, -row), "o", color=BLUE, markersize=5)
-        axes.text(0.02, -row + 0.33, f"{name}: {note}", transform=axes.get_yaxis_transform())
+        axes.text(0.02, -row + 0.36, f"{name}: {note}", transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=0.5, zorder=0)
     axes.set(title="three rules for the levels (3 bits)", xlabel="weight", yticks=[])
     axes.set(xlim=(-1.05, 1.05), ylim=(-2.5, 0.75))

@@ -29,7 +29,7 @@ class GatedUpdate:
         return state + self.share * self.difference
 
     def backward(self, gradient):
-        both = np.empty((*gradient.shape[:-1], 2 * gradient.shape[-1]))
+        both = np.empty((*gradient.shape[:-1], 2 * gradient.shape[-1]), gradient.dtype)
         both[..., : gradient.shape[-1]] = (
             gradient * self.difference * (self.share - self.share**2)
         )
@@ -60,6 +60,30 @@ class GatedUpdate:
         ),
         "the gradients of gate and candidate in the wrong order": changed(
             GATED, ("[dgate, dcandidate]", "[dcandidate, dgate]")
+        ),
+        "the state in place": changed(
+            GATED,
+            (
+                "return self.opened * self.candidate + (1 - self.opened) * state",
+                "state += self.opened * (self.candidate - state)\n        return state",
+            ),
+        ),
+        "a candidate through tanh, as in other gated networks": changed(
+            GATED,
+            (
+                "+ np.exp(-gate))\n",
+                "+ np.exp(-gate))\n        self.candidate = np.tanh(self.candidate)\n",
+            ),
+        ),
+        "everything in float64": changed(
+            GATED, ("np.split(gate_candidate,", "np.split(gate_candidate.astype(float),")
+        ),
+        "gradients in an array of NumPy's default type": changed(
+            GATED,
+            (
+                "np.concatenate([dgate, dcandidate], axis=-1)",
+                "np.concatenate([dgate, dcandidate], axis=-1, dtype=float)",
+            ),
         ),
         "split along the first axis": changed(
             GATED, ("np.split(gate_candidate, 2, axis=-1)", "np.split(gate_candidate, 2)")
@@ -128,6 +152,20 @@ class TokenConditionedHeads:
             ("k]))\n            yield self.head.norm(hidden)", "k]))"),
         ),
         "one head fewer": changed(STATES, ("range(self.depth)", "range(self.depth - 1)")),
+        "the norm of the trunk": changed(
+            STATES, ("yield self.head.norm(", "yield trunk.final_norm(")
+        ),
+        "the trunk's state is normalized first": changed(
+            STATES,
+            ("        for k in", "        hidden = self.head.norm(hidden)\n        for k in"),
+        ),
+        "the tokens' vectors are normalized twice": changed(
+            STATES,
+            (
+                "trunk.embedding(following[..., k])",
+                "self.head.token_norm(trunk.embedding(following[..., k]))",
+            ),
+        ),
         "the same state for every head": changed(
             STATES,
             (

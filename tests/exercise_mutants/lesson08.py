@@ -45,6 +45,23 @@ class FakeQuantize:
                 "straight_through_mask(self.grid.fake_quantize(weight),",
             ),
         ),
+        "the gradient in place": changed(
+            STRAIGHT,
+            (
+                "return gradient if self.inside is None else gradient * self.inside",
+                "gradient *= True if self.inside is None else self.inside\n        return gradient",
+            ),
+        ),
+        "a mask is always multiplied": changed(
+            STRAIGHT, ("gradient if self.inside is None else gradient", "gradient")
+        ),
+        "the gradient is rounded, too": changed(
+            STRAIGHT,
+            (
+                "return gradient if",
+                "gradient = self.grid.fake_quantize(gradient)\n        return gradient if",
+            ),
+        ),
         "no rounding": changed(STRAIGHT, ("self.grid.fake_quantize(weight, self.name)", "weight")),
         "errors do not name the weights": changed(STRAIGHT, (", self.name)", ")")),
         "the master weights are rounded": changed(
@@ -91,6 +108,9 @@ class FakeQuantizeLearned:
         "the mean of a group": changed(LSQ, ("(gradient * slope)", "(gradient * slope) / 32")),
         "the factor of the LSQ paper": changed(
             LSQ, ("(gradient * slope)", "(gradient * slope) / (32 * self.grid.max_code) ** 0.5")
+        ),
+        "the derivative with respect to the scale": changed(
+            LSQ, ("gradient * slope", "gradient * slope / abs(value).max()")
         ),
         "the sum of the whole matrix": changed(
             LSQ, ("(gradient * slope)", "(gradient * slope) * 0 + (gradient * slope).sum()")

@@ -25,6 +25,7 @@ DIAGRAMS = {
     "lesson03_transformer.diagram": 15,
     "lesson03_transformer.example": 15,
     "lesson04_generating.diagram": 40,
+    "lesson05_heads.diagram": 15,
     "lesson06_speculative.diagram": 15,
 }
 

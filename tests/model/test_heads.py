@@ -44,6 +44,19 @@ def test_the_backward_of_the_gated_step_is_its_derivative(own, shape):
     check_gradients(lambda *tensors: own(GatedUpdate)().apply(*tensors), inputs, name="gated step")
 
 
+def test_the_gated_step_of_float32_arrays_is_float32_in_both_directions(own):
+    rng = np.random.default_rng(0)
+    state, gradient = rng.standard_normal((2, 3, 4), np.float32)
+    step = own(GatedUpdate)()
+    result = step.forward(state, rng.standard_normal((3, 8), np.float32))
+    for name, array in zip(
+        ("new state", "gradient of the state", "gradient of gate_candidate"),
+        (result, *step.backward(gradient)),
+        strict=True,
+    ):
+        assert array.dtype == np.float32, f"the {name} is {array.dtype}: keep the inputs' float32"
+
+
 def heads_and_trunk(make, depth):
     """Return heads and a trunk. All parameters are random, because ones would hide mistakes."""
     rng = np.random.default_rng(1)

@@ -1,11 +1,15 @@
 """The worked examples of lesson 7, computed by the library."""
 
+import re
+
 import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
+from minimtp.quant.bit_packing import pack_bits
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
+from tests.lessons.test_lessons import text
 from tests.lessons.worked.reading import by_hand, row, second_evening
 
 FIVE = [0.3, -2, 0.66, 1.9, -0.1]
@@ -29,6 +33,14 @@ def test_five_numbers_through_q4_0():
     assert row(text, "code + 8") == (codes[0, :5] + 8).tolist()
     assert "byte " + " ".join(f"0x{byte:02x}" for byte in packed[2:7]) in " ".join(text.split())
     assert "the bytes " + " ".join(f"{byte:02x}" for byte in packed[:2]) in text
+
+
+def test_three_codes_of_three_bits():
+    codes, written = re.search(
+        r"the 3-bit codes ([\d, ]+) become the bytes (.+?),", text(7)
+    ).groups()
+    packed = pack_bits(np.array([int(code) for code in codes.split(",")], np.uint8), 3)
+    assert written == " and ".join(f"0x{byte:02x}" for byte in packed)
 
 
 def test_two_weights_through_gptq(monkeypatch):

@@ -56,6 +56,18 @@ def test_weights_on_the_bounds_of_q4_0_pass_their_gradient_as_the_table_says(
         assert got == wanted, f"mask {mask}: expected the gradient {wanted}, got {got}"
 
 
+@each_mask
+def test_the_backward_pass_does_not_change_the_gradient_that_it_receives(own, mask):
+    """Other operations may receive the same array."""
+    group = np.zeros((1, 32), np.float32)
+    group[0, :2] = -8, 7.75  # the second weight is clipped
+    operation = own(FakeQuantize)(Q4_0, mask)
+    operation.forward(group)
+    gradient = np.full((1, 32), 5, np.float32)
+    operation.backward(gradient)
+    assert (gradient == 5).all(), "do not change the gradient in place: others may use it"
+
+
 def test_the_mask_follows_the_float32_rounding_of_the_forward_pass_just_below_the_bound():
     steps = np.random.default_rng(0).uniform(0.1, 1, 4096).astype(np.float32)
     groups = np.zeros((4096, 32), np.float32)
