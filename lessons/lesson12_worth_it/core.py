@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from lessons.course import timed
+from lessons.lesson09_int4.variants import reading_seconds
 from minimtp import kernels
 from minimtp.backend import Array, Device, to_device, to_numpy
 from minimtp.backend import numpy as np
@@ -64,10 +65,9 @@ def measure(outputs: int, inputs: int, device: Device) -> dict[str, Product]:
 def _measure(linear: Callable[..., Array], x: Array, matrix: object) -> Product:
     inputs = x.shape[1]
     outputs = linear(x[:1], matrix).shape[1]
-    vector = x.ravel()[:1].repeat(matrix.nbytes // 4)
-    reading = _fastest(lambda: vector.dot(vector).reshape(1, 1))
     seconds = {rows: _fastest(lambda rows=rows: linear(x[:rows], matrix)) for rows in ROWS}
-    return Product(outputs * inputs, matrix.nbytes, vector.nbytes / reading, seconds)
+    read = matrix.nbytes / reading_seconds(x, matrix.nbytes)
+    return Product(outputs * inputs, matrix.nbytes, read, seconds)
 
 
 def _fastest(call: Callable[[], Array]) -> float:

@@ -70,6 +70,24 @@ def kl_divergence(expected, logits):
         p, q = softmax(expected), softmax(logits)
         return (p * np.log(p / q)).sum(axis=1)
 """,
+        "a small number is added to the probabilities": """
+def kl_divergence(expected, logits):
+    def softmax(a):
+        weights = np.exp(a - a.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    p, q = softmax(expected) + 1e-30, softmax(logits) + 1e-30
+    return (p * np.log(p / q)).sum(axis=1)
+""",
+        "probabilities have a lower limit": """
+def kl_divergence(expected, logits):
+    def softmax(a):
+        weights = np.exp(a - a.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    p, q = softmax(expected), softmax(logits)
+    return (p * np.log(np.maximum(p, 1e-30) / np.maximum(q, 1e-30))).sum(axis=1)
+""",
         "the maximum is not subtracted": """
 def kl_divergence(expected, logits):
     with np.errstate(all="ignore"):
@@ -127,6 +145,27 @@ def repetition(texts, prompts):
             REPETITION,
             ("tuple(new[start : start + NGRAM])", "frozenset(new[start : start + NGRAM])"),
         ),
+        "digits instead of tokens": changed(
+            REPETITION,
+            ("tuple(new[start : start + NGRAM])", "''.join(map(str, new[start : start + NGRAM]))"),
+        ),
+        "searched in a string": """
+def repetition(texts, prompts):
+    repeated = total = 0
+    for text, prompt in zip(texts, prompts):
+        new = [str(token) for token in list(text)[len(prompt):]]
+        for end in range(NGRAM, len(new) + 1):
+            repeated += " ".join(new[end - NGRAM : end]) in " ".join(new[: end - 1])
+            total += 1
+    return repeated / total if total else 0.0
+""",
+        "tokens are bytes": changed(
+            REPETITION,
+            (
+                "tuple(new[start : start + NGRAM])",
+                "bytes(token % 256 for token in new[start : start + NGRAM])",
+            ),
+        ),
         "over all texts": changed(
             REPETITION,
             ("        seen = set()\n", ""),
@@ -181,6 +220,9 @@ def recovered(standard, rounded, better, measure, kind):
             RECOVERED, ("(1.0 - still / lost)", "still / lost")
         ),
         "a fraction": changed(RECOVERED, ("100.0 * (1.0", "(1.0")),
+        "whole percent": changed(
+            RECOVERED, ("100.0 * (1.0 - still / lost)", "round(100.0 * (1.0 - still / lost))")
+        ),
         "relative to the whole": changed(
             RECOVERED, ("1.0 - still / lost", "(lost - still) / rounded[measure][kind]")
         ),

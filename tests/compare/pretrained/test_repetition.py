@@ -28,6 +28,16 @@ def test_four_tokens_must_repeat_in_their_order(repetition):
     assert repetition([[0, 5, 6, 7, 8, 8, 7, 6, 5]], [[0]]) == 0
 
 
+def test_tokens_are_numbers_and_not_digits_or_bytes(repetition):
+    for first, second in (
+        ([1, 23, 4, 5], [12, 3, 4, 5]),
+        ([15, 6, 7, 8], [5, 6, 7, 8]),
+        ([5, 6, 7, 80], [5, 6, 7, 8]),
+        ([257, 2, 3, 4], [1, 2, 3, 4]),
+    ):
+        assert repetition([[0, *first, *second]], [[0]]) == 0, f"{first} is not {second}"
+
+
 def test_a_repetition_of_another_text_is_none(repetition):
     text = [0, 5, 6, 7, 8]
     assert repetition([text, text], [[0], [0]]) == 0
