@@ -134,6 +134,17 @@ def repetition(texts, prompts):
     total = sum(counts.values())
     return (total - len(counts)) / max(total, 1)
 """,
+        "one minus the share of different ones": """
+def repetition(texts, prompts):
+    total = different = 0
+    for text, prompt in zip(texts, prompts):
+        new = np.array(text[len(prompt):])
+        if len(new) >= NGRAM:
+            grams = np.lib.stride_tricks.sliding_window_view(new, NGRAM)
+            total += len(grams)
+            different += len(np.unique(grams, axis=0))
+    return 1 - different / total if total else 0.0
+""",
     },
     wrong={
         "the prompt counts": changed(REPETITION, ("list(text)[len(prompt):]", "list(text)")),
@@ -207,6 +218,9 @@ def recovered(standard, rounded, better, measure, kind):
 EXERCISES[3] = Solutions(
     right={
         "one minus what is still lost": RECOVERED,
+        "if rounding loses nothing, or less than nothing": changed(
+            RECOVERED, ("lost == 0", "lost <= 0")
+        ),
         "what was won": """
 def recovered(standard, rounded, better, measure, kind):
     before, after, goal = (c[measure][kind] for c in (rounded, better, standard))

@@ -88,6 +88,7 @@ def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_
         assert np.array_equal(found[:rows], scales[:, g]), (
             f"group {g} must begin with the scales of its outputs, as float16"
         )
+        assert not found[rows:].any(), "the scales of the padded outputs must be 0"
         for step in range(steps):
             dwords = group[:, SCALE_BYTES + step * 4 * PANEL :][:, : 4 * PANEL].reshape(
                 -1, PANEL, 4
