@@ -33,8 +33,8 @@ def main(lesson: course.Lesson) -> None:
             print(f"  read {name.partition(',')[0]:<20}{speed:>8.2f} Gweight/s")
 
     costs = {name: matrix.cost_of_rows(name) for name in (FLOAT, ROW_BY_ROW, KERNEL)}
-    columns = "".join(f"  T = {rows:<3}" for rows in ROWS[1:])
-    print(f"\ntime for T rows over the time for one  {columns}")
+    columns = "".join(f"{f'T = {rows}':>9}" for rows in ROWS[1:])
+    print(f"\n{'time for T rows over the time for one':<38}{columns}")
     for name, cost in costs.items():
         print(f"  {name:<36}" + "".join(f"{c:>7.2f} x" for c in cost[1:]))
     print(f"  {'copying the float32 weights':<36}{matrix.cost_of_copying():>7.2f} x")

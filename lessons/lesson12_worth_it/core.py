@@ -1,13 +1,12 @@
 """Two numbers of this machine: how fast one core reads, and how fast it multiplies."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from msgspec import structs
 
-from lessons.course import timed
+from lessons.lesson09_int4.variants import Variant, reading_seconds
 from minimtp import kernels
-from minimtp.backend import Array, Device, to_device, to_numpy
+from minimtp.backend import Device, to_device
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
 from minimtp.machine import processor
@@ -15,7 +14,6 @@ from minimtp.plan.measured import this_machine
 from minimtp.plan.sizes import GIGA, Hardware
 
 ROWS = (1, 2, 4, 8, 16, 32)
-REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -58,29 +56,14 @@ def measure(outputs: int, inputs: int, device: Device) -> dict[str, Product]:
         "float32": kernel.prepare_f32(to_device(np.tile(panel, copies), device)),
         "int4": kernel.prepare_q4_0(to_device(np.tile(packed, copies), device)),
     }
-    return {name: _measure(kernel.linear, x, matrix) for name, matrix in prepared.items()}
-
-
-def _measure(linear: Callable[..., Array], x: Array, matrix: object) -> Product:
-    inputs = x.shape[1]
-    outputs = linear(x[:1], matrix).shape[1]
-    vector = x.ravel()[:1].repeat(matrix.nbytes // 4)
-    reading = _fastest(lambda: vector.dot(vector).reshape(1, 1))
-    seconds = {rows: _fastest(lambda rows=rows: linear(x[:rows], matrix)) for rows in ROWS}
-    return Product(outputs * inputs, matrix.nbytes, vector.nbytes / reading, seconds)
-
-
-def _fastest(call: Callable[[], Array]) -> float:
-    """Return the time of the fastest call. A GPU has finished when a number of its result is
-    here.
-    """
-
-    def finished() -> object:
-        result = call()
-        return result if isinstance(result, np.ndarray) else to_numpy(result[:1, :1])
-
-    finished()
-    return timed(finished, repeats=REPEATS)[0]
+    products = {}
+    for name, matrix in prepared.items():
+        each = matrix.nbytes / (outputs * inputs)
+        product = Variant(lambda x, matrix=matrix: kernel.linear(x, matrix), each)
+        seconds = {rows: product.seconds(x[:rows]) for rows in ROWS}
+        read = matrix.nbytes / reading_seconds(x, matrix.nbytes)
+        products[name] = Product(outputs * inputs, matrix.nbytes, read, seconds)
+    return products
 
 
 def as_hardware(products: dict[str, Product], device: Device) -> Hardware:

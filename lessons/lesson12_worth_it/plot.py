@@ -27,7 +27,8 @@ def draw_roofline(axes: "Axes", products: dict[str, Product]) -> None:
         axes.plot(ROWS, predicted, color=COLOURS[name], label=f"{name}, predicted")
         measured = [1e3 * product.seconds[rows] for rows in ROWS]
         axes.plot(ROWS, measured, "o", color=COLOURS[name], label=f"{name}, measured")
-        axes.axvline(product.balance, color=COLOURS[name], linestyle=":", linewidth=1)
+        label = f"{name}, balance"
+        axes.axvline(product.balance, color=COLOURS[name], linestyle=":", linewidth=1, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(ROWS, map(str, ROWS))

@@ -1,7 +1,5 @@
 """Lesson 12's output: two numbers of a machine, speed-ups, waiting times, and verdicts."""
 
-from textwrap import fill
-
 from lessons import course
 from lessons.lesson12_worth_it.core import ROWS, Product
 from minimtp.plan.candidates import BOTH, MTP, STANDARD
@@ -92,20 +90,14 @@ def show_service(plan: Plan, card: Hardware, settings: Settings) -> None:
 
 def show_claims(here: Plan) -> None:
     """Print the verdicts for large models, and those for one core of this machine."""
-    print("\nthe article's claims, for the presets of minimtp plan")
+    print(f"\n{'verdict':<25}the article's claims, for large models on cards")
     for claim in claims.judge_all():
-        print(f"  {claim.claim}")
-        print(fill(f"{claim.verdict} {claim.condition}", 100, **indented(6)))
-    print("\nthe claimed speed-ups, SmolLM2-135M on one core of this machine")
+        print(f"  {claim.brief:<23}{claim.claim}")
+    print(f"\n{'verdict':<25}the claimed speed-ups, SmolLM2-135M on one core here")
     for label, name, least in SPEED_CLAIMS:
         last = largest_gaining_batch(here.speedups[name], least)
-        print(
-            course.quoted(f"{label:<34}" + (f"up to {last} at a time" if last else "not reached"))
-        )
+        verdict = f"up to {last} at a time" if last else "not reached"
+        print(course.quoted(f"{verdict:<21}{label}"))
     print("\npredicted beside published numbers")
     for line in published.totals():
         print(f"  {line}")
-
-
-def indented(columns: int) -> dict[str, str]:
-    return {"initial_indent": " " * columns, "subsequent_indent": " " * columns}

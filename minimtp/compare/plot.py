@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "compare.png"
 COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449", "#ca6f1e")  # by configuration
+MARKERS = ("o", "o", "s", "x")
 TEMPERATURES = (("", "temperature 0"), ("_t1", "temperature 1"))  # suffix of the results' names
 
 
@@ -30,6 +31,8 @@ def draw(figure: "Figure", configurations: Sequence[Figures]) -> None:
     _draw_acceptance(acceptance, configurations)
     for axes in (speed, quality, acceptance):
         axes.grid(alpha=0.3)
+    handles, labels = quality.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
@@ -58,10 +61,10 @@ def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
 
 
 def _draw_quality(axes: "Axes", configurations: Sequence[Figures]) -> None:
-    """Draw a point for each configuration. The first ones are larger, so that all can be seen."""
-    for i, (c, colour) in enumerate(zip(configurations, COLOURS, strict=False)):
-        size, area = c["weight_bytes"] / 1e6, 180 - 45 * i
-        axes.scatter(size, c["bits_per_byte"], color=colour, s=area, label=c["title"])
+    """Draw a point for each configuration. A cross can be seen on a square of the same place."""
+    for c, colour, marker in zip(configurations, COLOURS, MARKERS, strict=False):
+        place, form = (c["weight_bytes"] / 1e6, c["bits_per_byte"]), {"marker": marker, "s": 90}
+        axes.scatter(*place, color=colour, label=c["title"], **form)
     axes.set(
         xlabel="weights in MB",
         ylabel="bits per held-out byte (lower is better)",
@@ -69,7 +72,6 @@ def _draw_quality(axes: "Axes", configurations: Sequence[Figures]) -> None:
     )
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.2 * max(c["bits_per_byte"] for c in configurations))  # not truncated
-    axes.legend(fontsize=9, loc="lower center")
 
 
 def _draw_acceptance(axes: "Axes", configurations: Sequence[Figures]) -> None:

@@ -36,9 +36,8 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
         if rows < batches[-1]:
             colour = colours[name]
             axes.axvspan(rows, batches[-1], color=colour, alpha=0.08)
-            axes.axvline(rows, color=colour, linestyle=":", linewidth=1.5)
-            label = f"{name}: compute-bound from here"
-            axes.text(rows, 0.97 * top, label, rotation=90, ha="right", va="top", fontsize=8)
+            label = f"{name} without drafts is compute-bound from here"
+            axes.axvline(rows, color=colour, linestyle=":", linewidth=1.5, label=label)
     if limits:
         axes.text(batches[0], 0.03 * top, "memory-bound: further rows are free", fontsize=8)
     for point in plan.break_even:
@@ -47,21 +46,21 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
             colour = colours[point.name]
             place = (point.value, found[point.value])
             axes.plot(*place, "o", color=colour)
-            axes.annotate(
-                f"{point.value:,}", place, (5, 5), textcoords="offset points", color=colour
-            )
+            label, box = f"{point.value:,}", {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            shift = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(label, place, color=colour, bbox=box, **shift)
+    axes.plot([], [], "o", color="black", label="last number of requests with a gain of 5 %")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
     ticks = [batch for batch in batches if batch.bit_count() == 1]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xlim(batches[0] * 0.95, batches[-1])
     axes.set_ylim(0, top)
-    devices = f"{plan.devices} device{'s' * (plan.devices > 1)} a replica"
+    devices = f", {plan.devices} devices a replica" if plan.devices > 1 else ""
     axes.set(
-        xlabel="requests at a time on a replica",
+        xlabel="requests at a time" + " on a replica" * (plan.devices > 1),
         ylabel=f"decoding speed-up over {next(iter(plan.speedups))}",
     )
-    note = "dots: 5 % faster up to here (drafts: than without them)"
-    axes.set_title(f"{title}, {devices}\n{note}", parse_math=False)  # a name may contain $
+    axes.set_title(f"{title}{devices}", parse_math=False)  # a name may contain $
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.6, 1))
+    axes.legend(loc="upper right", fontsize=8)

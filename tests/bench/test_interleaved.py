@@ -46,7 +46,9 @@ def test_a_text_that_ended_with_its_first_token_has_no_speed_and_is_left_out(own
     found = speed(own, [[20, 0, 9, 5]]).speedup_over(speed(own, [[10, 4, 3, 0]]))
     assert found == 2.5, "the ratios of the texts with a speed are 2 and 3"
     nothing = speed(own, [[0, 0]]).speedup_over(speed(own, [[10, 10]]))
-    assert math.isnan(nothing), "without any speed, the speed-up is not a number"
+    assert nothing is not None and math.isnan(nothing), (
+        "without any speed, the speed-up is not a number"
+    )
 
 
 def test_every_variant_continues_every_prompt_and_its_steps_are_counted():

@@ -71,6 +71,9 @@ EXERCISES[2] = Solutions(
                 "parts[..., 1, :] | parts[..., 0, :] << 4",
             ),
         ),
+        "the codes are changed": changed(
+            STEPS, ("(codes + 8).astype(np.uint8)", "np.add(codes, 8, out=codes).astype(np.uint8)")
+        ),
         "no 8 is added": changed(STEPS, ("codes + 8", "codes & 15")),
         "adjacent codes in a byte": changed(
             STEPS,
@@ -159,6 +162,10 @@ def quantized_panels(scales, packed):
             ("np.float16", "np.float32"),
             (":, :64]", ":, :128]"),
             (":, 64:]", ":, 128:]"),
+        ),
+        "padded outputs have a scale": changed(
+            GROUPS,
+            ("by_panel(scales).swap", "(by_panel(scales) + (by_panel(scales * 0 + 1) == 0)).swap"),
         ),
         "the bytes of a scale are exchanged": changed(GROUPS, ("np.float16", '">f2"')),
     },

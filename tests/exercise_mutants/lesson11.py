@@ -70,6 +70,24 @@ def kl_divergence(expected, logits):
         p, q = softmax(expected), softmax(logits)
         return (p * np.log(p / q)).sum(axis=1)
 """,
+        "a small number is added to the probabilities": """
+def kl_divergence(expected, logits):
+    def softmax(a):
+        weights = np.exp(a - a.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    p, q = softmax(expected) + 1e-30, softmax(logits) + 1e-30
+    return (p * np.log(p / q)).sum(axis=1)
+""",
+        "probabilities have a lower limit": """
+def kl_divergence(expected, logits):
+    def softmax(a):
+        weights = np.exp(a - a.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    p, q = softmax(expected), softmax(logits)
+    return (p * np.log(np.maximum(p, 1e-30) / np.maximum(q, 1e-30))).sum(axis=1)
+""",
         "the maximum is not subtracted": """
 def kl_divergence(expected, logits):
     with np.errstate(all="ignore"):
@@ -116,6 +134,17 @@ def repetition(texts, prompts):
     total = sum(counts.values())
     return (total - len(counts)) / max(total, 1)
 """,
+        "one minus the share of different ones": """
+def repetition(texts, prompts):
+    total = different = 0
+    for text, prompt in zip(texts, prompts):
+        new = np.array(text[len(prompt):])
+        if len(new) >= NGRAM:
+            grams = np.lib.stride_tricks.sliding_window_view(new, NGRAM)
+            total += len(grams)
+            different += len(np.unique(grams, axis=0))
+    return 1 - different / total if total else 0.0
+""",
     },
     wrong={
         "the prompt counts": changed(REPETITION, ("list(text)[len(prompt):]", "list(text)")),
@@ -126,6 +155,27 @@ def repetition(texts, prompts):
         "the order does not matter": changed(
             REPETITION,
             ("tuple(new[start : start + NGRAM])", "frozenset(new[start : start + NGRAM])"),
+        ),
+        "digits instead of tokens": changed(
+            REPETITION,
+            ("tuple(new[start : start + NGRAM])", "''.join(map(str, new[start : start + NGRAM]))"),
+        ),
+        "searched in a string": """
+def repetition(texts, prompts):
+    repeated = total = 0
+    for text, prompt in zip(texts, prompts):
+        new = [str(token) for token in list(text)[len(prompt):]]
+        for end in range(NGRAM, len(new) + 1):
+            repeated += " ".join(new[end - NGRAM : end]) in " ".join(new[: end - 1])
+            total += 1
+    return repeated / total if total else 0.0
+""",
+        "tokens are bytes": changed(
+            REPETITION,
+            (
+                "tuple(new[start : start + NGRAM])",
+                "bytes(token % 256 for token in new[start : start + NGRAM])",
+            ),
         ),
         "over all texts": changed(
             REPETITION,
@@ -168,6 +218,9 @@ def recovered(standard, rounded, better, measure, kind):
 EXERCISES[3] = Solutions(
     right={
         "one minus what is still lost": RECOVERED,
+        "if rounding loses nothing, or less than nothing": changed(
+            RECOVERED, ("lost == 0", "lost <= 0")
+        ),
         "what was won": """
 def recovered(standard, rounded, better, measure, kind):
     before, after, goal = (c[measure][kind] for c in (rounded, better, standard))
@@ -181,6 +234,9 @@ def recovered(standard, rounded, better, measure, kind):
             RECOVERED, ("(1.0 - still / lost)", "still / lost")
         ),
         "a fraction": changed(RECOVERED, ("100.0 * (1.0", "(1.0")),
+        "whole percent": changed(
+            RECOVERED, ("100.0 * (1.0 - still / lost)", "round(100.0 * (1.0 - still / lost))")
+        ),
         "relative to the whole": changed(
             RECOVERED, ("1.0 - still / lost", "(lost - still) / rounded[measure][kind]")
         ),

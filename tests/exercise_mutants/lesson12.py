@@ -68,6 +68,26 @@ class Roofline:
         "the cache of one request": changed(
             ROOFLINE, ("self.model.kv_size * context * batch", "self.model.kv_size * context")
         ),
+        "a cache as wide as the queries": changed(
+            ROOFLINE, ("layers * self.model.kv_size", "layers * self.model.query_size")
+        ),
+        "operations as wide as the keys": changed(
+            ROOFLINE, ("layers * self.model.query_size", "layers * self.model.kv_size")
+        ),
+        "operations as wide as the hidden states": changed(
+            ROOFLINE, ("layers * self.model.query_size", "layers * self.model.hidden_size")
+        ),
+        "the drafter reads the cache of all layers": changed(
+            ROOFLINE,
+            ("numbers = 2 * layers * self.model.kv_size", "numbers = 1"),
+            (
+                "numbers * self.cache_bits / 8",
+                "numbers * cache_bytes_per_token(self.model, self.cache_bits)",
+            ),
+        ),
+        "the drafter attends in all layers": changed(
+            ROOFLINE, ("4 * layers", "4 * self.model.num_hidden_layers")
+        ),
         "keys without values": changed(
             ROOFLINE, ("2 * layers * self.model.kv", "layers * self.model.kv")
         ),
@@ -145,6 +165,9 @@ def break_even_acceptance(cost, batch, context, max_drafts=MAX_DRAFTS):
         "drafting may rest": changed(BREAK_EVEN, ("min_drafts=1", "min_drafts=0")),
         "the wrong half": changed(BREAK_EVEN, (">= plain", "<= plain")),
         "always an answer": changed(BREAK_EVEN, ("speed(1.0) < plain", "False")),
+        "no answer if perfect drafts are as fast as none": changed(
+            BREAK_EVEN, ("speed(1.0) < plain", "speed(1.0) <= plain")
+        ),
         "one request": changed(
             BREAK_EVEN, ("accepted, batch,", "accepted, 1,"), ("None, batch,", "None, 1,")
         ),
@@ -188,6 +211,7 @@ def percentile(values, share):
     },
     wrong={
         "NaN is sorted, too": changed(PERCENTILE, (" if v == v", "")),
+        "only math.nan is left out": changed(PERCENTILE, ("v == v", "v is not math.nan")),
         "NaN counts": changed(
             PERCENTILE,
             ("len(numbers)))", "len(values)))"),

@@ -51,8 +51,12 @@ def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_of_two_activation_
     own, rows, groups, seed
 ):
     codes = np.random.default_rng(seed).integers(-8, 8, (rows, groups * GROUP)).astype(np.int8)
+    given = codes.copy()
     packed = own(q4_0_steps)(codes)
-    assert packed.shape == (-(-rows // PANEL), PANEL, groups, 4, 4) and packed.dtype == np.uint8
+    assert np.array_equal(codes, given), "the codes that are passed in must not change"
+    expected = -(-rows // PANEL), PANEL, groups, 4, 4
+    assert packed.shape == expected, f"expected the shape {expected}, got {packed.shape}"
+    assert packed.dtype == np.uint8, f"expected uint8, got {packed.dtype}"
     by_row = packed.reshape(-1, groups, 4, 4)
     for step in range(4):
         for b in range(4):
@@ -75,13 +79,16 @@ def test_each_group_of_a_panel_holds_its_scales_then_its_steps_with_a_dword_per_
     packed = rng.integers(0, 256, (-(-rows // PANEL), PANEL, groups, steps, 4)).astype(np.uint8)
     panels = own(quantized_panels)(scales, packed)
     group_bytes = SCALE_BYTES + steps * 4 * PANEL
-    assert panels.shape == (len(packed), groups * group_bytes) and panels.dtype == np.uint8
+    expected = len(packed), groups * group_bytes
+    assert panels.shape == expected, f"expected the shape {expected}, got {panels.shape}"
+    assert panels.dtype == np.uint8, f"expected uint8, got {panels.dtype}"
     for g in range(groups):
         group = panels[:, g * group_bytes : (g + 1) * group_bytes]
         found = np.ascontiguousarray(group[:, :SCALE_BYTES]).view(np.float16).reshape(-1)
         assert np.array_equal(found[:rows], scales[:, g]), (
             f"group {g} must begin with the scales of its outputs, as float16"
         )
+        assert not found[rows:].any(), "the scales of the padded outputs must be 0"
         for step in range(steps):
             dwords = group[:, SCALE_BYTES + step * 4 * PANEL :][:, : 4 * PANEL].reshape(
                 -1, PANEL, 4

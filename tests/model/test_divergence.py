@@ -58,6 +58,16 @@ def test_the_kl_divergence_of_large_logits_is_finite(kl_divergence, pair):
     )
 
 
+def test_probabilities_far_too_small_for_a_float_still_count(kl_divergence):
+    first, second = np.array([[900.0, 0.0]]), np.array([[0.0, 900.0]])
+    for kind in (np.float64, np.float32):
+        found = kl_divergence(first.astype(kind), second.astype(kind))
+        assert found == pytest.approx(900), (
+            "p = (1, e^-900) and q = (e^-900, 1), so the divergence is 900: "
+            "take the logarithms from the logits, not from the probabilities"
+        )
+
+
 def test_the_logits_stay_as_they_are(kl_divergence, pair):
     copies = [logits.copy() for logits in pair]
     kl_divergence(*pair)

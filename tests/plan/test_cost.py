@@ -55,6 +55,42 @@ def test_every_row_attends_to_the_cache_of_its_own_request(roofline):
     assert with_cache - without == pytest.approx(4 * 3 * 100 * 50 * 24 / 1e12)
 
 
+GROUPED = ModelSize(
+    hidden_size=100, intermediate_size=200, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=1, head_dim=40, vocab_size=1000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "teraflops", "expected"),
+    [(1, 1e9, 2 * 3 * 40 * 2 * 50 * 6 / 1e9), (1e9, 1, 4 * 3 * 160 * 50 * 24 / 1e12)],
+)
+def test_a_cache_is_as_wide_as_the_keys_and_its_operations_are_as_many_as_the_queries_need(
+    roofline, gigabytes, teraflops, expected
+):
+    """Queries of 4 x 40 numbers, keys of 1 x 40: reading is the limit, then multiplying."""
+    card = Hardware(1, gigabytes, teraflops, bandwidth_efficiency=1.0, compute_efficiency=1.0)
+    cost = roofline(model=GROUPED, hardware=card)
+    with_cache, without = (cost.pass_seconds(6, 4, context) for context in (50, 0))
+    assert with_cache - without == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "teraflops", "expected"),
+    [
+        (1, 1e9, 2 * 100 * 2 * 50 * 6 * 3 / 1e9),  # the cache of a layer, in 3 drafts
+        (1e9, 1, 4 * 100 * 50 * 6 * (4 + 1 + 1) / 1e12),  # the first draft has 4 rows per request
+    ],
+)
+def test_a_drafter_has_the_cache_of_its_own_layer(roofline, gigabytes, teraflops, expected):
+    card = Hardware(1, gigabytes, teraflops, bandwidth_efficiency=1.0, compute_efficiency=1.0)
+    cost = roofline(hardware=card)
+    with_cache, without = (cost.draft_seconds(6, 3, context) for context in (50, 0))
+    assert with_cache - without == pytest.approx(expected), (
+        "`layers` says how many layers the cache has: 1 for the drafter"
+    )
+
+
 def test_a_compute_bound_pass_takes_the_time_of_its_operations(roofline):
     rows = 10_000
     weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100

@@ -113,6 +113,11 @@ def test_there_is_no_break_even_acceptance_if_perfect_drafts_are_slower(break_ev
     assert break_even_acceptance(dear, 1, 0, 7) is None
 
 
+def test_perfect_drafts_that_are_as_fast_as_none_are_not_slower(break_even_acceptance):
+    """A pass over two rows takes twice as long and gives two tokens."""
+    assert break_even_acceptance(LINEAR, 1, 0, 1) == pytest.approx(1, abs=1e-6)
+
+
 def test_free_rows_need_no_acceptance(break_even_acceptance):
     assert break_even_acceptance(FREE, 1, 0, 7) == pytest.approx(0, abs=1e-6)
 

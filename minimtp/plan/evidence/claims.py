@@ -17,6 +17,7 @@ from minimtp.plan.sizes import INT4 as LOW_BIT
 from minimtp.plan.speculation import best_round, largest_gaining_batch
 
 HOLDS, HOLDS_IF, FAILS = "holds", "holds if", "does not hold"
+IF_DEVICES = "if int4 saves devices"
 CARD, MODEL, LARGE = "h100", "8b", "70b"
 CARDS = ("laptop", "rtx4090", "a100", "h100", "h200")
 
@@ -30,6 +31,7 @@ class Judged:
     condition: str
     numbers: tuple[str, ...]
     command: str
+    brief: str  # verdict and condition in a few words
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -109,7 +111,12 @@ def _faster_by(claim: str, configuration: str, least: float, extra: Sequence[str
             *extra,
         ),
         f"minimtp plan --model {MODEL} --hardware {CARD} --acceptance 0.8 --batch 1",
+        _up_to(last),
     )
+
+
+def _up_to(batch: int | None) -> str:
+    return f"up to {batch} at a time" if batch else FAILS
 
 
 def _of_one_request(configuration: str, acceptance: float) -> float:
@@ -190,6 +197,7 @@ def costs_fall() -> Judged:
         condition,
         (f"cost of MTP + QAT int4 and its parts relative to standard, on {CARD}:", *numbers),
         f"minimtp plan --model {LARGE} --hardware {CARD} --requests-per-hour 5000",
+        IF_DEVICES if verdict == HOLDS_IF else verdict,
     )
 
 
@@ -206,11 +214,11 @@ def large_on_small() -> Judged:
     false = [card for card in CARDS if fits[card] == (True, False)]
     neither = [card for card in CARDS if not fits[card][0]]
     bits = 8 * half / large.parameters
+    least = f"{low / share / GIGA:.0f} GB"
     return Judged(
         "A 70B model runs on the hardware of a 13B",
         HOLDS_IF if true else FAILS,
-        f"the card has at least {low / share / GIGA:.0f} GB, where a 13B needs "
-        f"{half / share / GIGA:.0f} GB",
+        f"the card has at least {least}, where a 13B needs {half / share / GIGA:.0f} GB",
         (
             f"13B at 16 bits: {half / GIGA:.1f} GB; 70B at 4.5 bits (tables 8.5): "
             f"{low / GIGA:.1f} GB",
@@ -219,6 +227,7 @@ def large_on_small() -> Judged:
             f"to fit where only the 13B fits, the 70B would need {bits:.1f} bits per weight",
         ),
         f"minimtp plan --model {LARGE} --hardware a100 --max-devices 1 --batch 1",
+        f"if it has {least}" if true else FAILS,
     )
 
 
@@ -234,15 +243,17 @@ def long_outputs() -> Judged:
         ]
         gains.append(seconds[0] / seconds[1])
         numbers.append(f"{new} new tokens after {settings.prompt_tokens}: {gains[-1]:.2f}x")
+    verdict = HOLDS if gains[-1] > gains[0] and gains[-1] >= 2 else FAILS
     return Judged(
         "It is worth it for long outputs",
-        HOLDS if gains[-1] > gains[0] and gains[-1] >= 2 else FAILS,
+        verdict,
         "",
         (
             f"whole request, MTP + QAT int4 over standard, {MODEL} on {CARD}, one at a time:",
             *numbers,
         ),
         f"minimtp plan --model {MODEL} --hardware {CARD} --new-tokens 1000 --batch 1",
+        verdict,
     )
 
 
@@ -263,6 +274,7 @@ def latency() -> Judged:
         f"at most {last} requests are served at a time (1.5x)" if last else "",
         (f"time per token, {MODEL} on {CARD}:", *numbers),
         f"minimtp plan --model {MODEL} --hardware {CARD} --batch 1",
+        _up_to(last),
     )
 
 
@@ -279,15 +291,17 @@ def constrained_devices() -> Judged:
             + ", ".join(f"{name} {value:,.1f} tokens/s" for name, value in speed.items())
         )
     both = min(int4_gains) >= 2 and min(draft_gains) >= 1.2
+    verdict = HOLDS if both else HOLDS_IF if min(int4_gains) >= 2 else FAILS
     return Judged(
         "It is worth it on constrained devices",
-        HOLDS if both else HOLDS_IF if min(int4_gains) >= 2 else FAILS,
+        verdict,
         ""
         if both
         else "it means int4: on a processor, drafting adds little to it, because few rows already "
         "make a pass compute-bound",
         tuple(numbers),
         f"minimtp plan --model {MODEL} --hardware laptop --batch 1",
+        "int4 alone" if verdict == HOLDS_IF else verdict,
     )
 
 
@@ -318,6 +332,7 @@ def thousands_of_requests() -> Judged:
         (f"{CARD} needed:", *numbers),
         f"minimtp plan --model {LARGE} --hardware {CARD} --requests-per-hour 50000 "
         "--min-tokens-per-second 100",
+        IF_DEVICES if verdict == HOLDS_IF else verdict,
     )
 
 

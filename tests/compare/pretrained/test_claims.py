@@ -46,6 +46,8 @@ def test_what_is_recovered_is_the_share_of_the_loss_that_does_not_occur(recovere
     assert recovered(standard, rtn, qat, "nats", "prose") == pytest.approx(90)
     assert recovered(standard, rtn, qat, "kl", "code") == pytest.approx(80)
     assert recovered(standard, rtn, rtn, "kl", "prose") == 0
+    third = {"nats": {"code": 2.2 - 0.2 / 3}}
+    assert recovered(standard, rtn, third, "nats", "code") == pytest.approx(100 / 3)
     assert recovered(standard, rtn, standard, "nats", "prose") == pytest.approx(100)
 
 

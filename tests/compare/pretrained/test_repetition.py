@@ -14,18 +14,28 @@ def repetition(own):
 def test_new_tokens_count_and_those_of_the_prompt_do_not(repetition):
     prompt = [1, 2, 3, 4, 1, 2, 3, 4]
     assert repetition([prompt + [5, 6, 7, 8, 9]], [prompt]) == 0
-    assert repetition([prompt + [5, 6, 7, 8] * 2], [prompt]) == 1 / 5
+    assert repetition([prompt + [5, 6, 7, 8] * 2], [prompt]) == pytest.approx(1 / 5)
     assert repetition([prompt + [1, 2, 3, 4]], [np.array(prompt)]) == 0
 
 
 def test_every_occurrence_but_the_first_is_a_repetition(repetition):
-    assert repetition([[0] + [7] * 9], [[0]]) == 5 / 6
-    assert repetition([[0] + [5, 6, 7, 8] * 3], [[0]]) == 5 / 9
+    assert repetition([[0] + [7] * 9], [[0]]) == pytest.approx(5 / 6)
+    assert repetition([[0] + [5, 6, 7, 8] * 3], [[0]]) == pytest.approx(5 / 9)
 
 
 def test_four_tokens_must_repeat_in_their_order(repetition):
     assert repetition([[0, 5, 6, 7, 1, 5, 6, 7, 2]], [[0]]) == 0
     assert repetition([[0, 5, 6, 7, 8, 8, 7, 6, 5]], [[0]]) == 0
+
+
+def test_tokens_are_numbers_and_not_digits_or_bytes(repetition):
+    for first, second in (
+        ([1, 23, 4, 5], [12, 3, 4, 5]),
+        ([15, 6, 7, 8], [5, 6, 7, 8]),
+        ([5, 6, 7, 80], [5, 6, 7, 8]),
+        ([257, 2, 3, 4], [1, 2, 3, 4]),
+    ):
+        assert repetition([[0, *first, *second]], [[0]]) == 0, f"{first} is not {second}"
 
 
 def test_a_repetition_of_another_text_is_none(repetition):
@@ -35,10 +45,10 @@ def test_a_repetition_of_another_text_is_none(repetition):
 
 def test_long_texts_count_for_more_than_short_ones(repetition):
     short, long = [0, 1, 2, 3, 4], [0, *[7] * 9]  # 1 and 6 n-grams
-    assert repetition([short, long], [[0], [0]]) == 5 / 7
+    assert repetition([short, long], [[0], [0]]) == pytest.approx(5 / 7)
 
 
 def test_texts_that_are_too_short_for_an_n_gram_are_no_obstacle(repetition):
     assert repetition([[1, 2, 3]], [[1, 2]]) == 0
-    assert repetition([[1, 2], [0, *[7] * 9]], [[1, 2], [0]]) == 5 / 6
+    assert repetition([[1, 2], [0, *[7] * 9]], [[1, 2], [0]]) == pytest.approx(5 / 6)
     assert repetition([], []) == 0

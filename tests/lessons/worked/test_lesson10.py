@@ -32,7 +32,7 @@ def test_rounds_that_asked_for_one_draft_do_not_lower_the_share_of_the_second():
     censored = [0, MANY * 6, MANY * 2]
     first, second = survival(ended, censored, 2, 0.5)
     section = by_hand(10)
-    assert row(section, "reach 1") == pytest.approx([9, 12, first])
+    assert row(section, "reach 1") == pytest.approx([6, 2, 1, 9, 12, first])
     assert math.isclose(second / first, 2 / 3, rel_tol=1e-6) and "2/3\n" in section
     assert f"0.75 · 2/3 = {second:.1f}" in section
     assert row(section, "wrong") == pytest.approx([2, 12, 2 / 12], abs=0.005)
