@@ -40,4 +40,5 @@ def test_a_diagram_can_be_drawn_and_its_labels_are_readable(name):
     labels = [label for label in figure.findobj(text.Text) if label.get_text()]
     assert len(labels) > DIAGRAMS[name]
     assert min(label.get_fontsize() for label in labels) >= MIN_POINTS
-    assert diagram.PATH.is_file()
+    page = diagram.PATH.parent / "README.md"
+    assert diagram.PATH.is_file() and f"({diagram.PATH.name})" in page.read_text(encoding="utf-8")
