@@ -128,7 +128,10 @@ def percentile(own):
 def test_percentiles_are_values_of_the_list_and_ignore_nan(percentile):
     assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
     assert percentile([math.nan, 5.0], 0.95) == 5.0
-    assert percentile([float("nan"), 5.0], 1) == 5.0, "some NaN are other objects than math.nan"
+    for values in ([5.0, float("nan")], [float("nan"), 5.0]):
+        assert percentile(values, 1) == percentile(values, 0.5) == 5.0, (
+            "not every NaN is the object math.nan"
+        )
     assert percentile([3.0, math.nan, 1.0, math.nan, 2.0], 0.5) == 2.0
     assert math.isnan(percentile([math.nan], 0.5))
     assert math.isnan(percentile([], 0.5))
