@@ -1,5 +1,6 @@
 """Pairs of distributions to verify with, and the exact distribution of a text after one round."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -141,10 +142,14 @@ def tree_round(rule, p, q, form, sample=distinct_drafts, replacement=False):
     return one_round
 
 
+# Several tests ask for the outcomes of the same round.
+outcomes_of_round = functools.lru_cache(maxsize=2000)(every_outcome)
+
+
 def text_distribution(one_round, p):
     """Return {text: probability} of a round that the target continues to DEPTH + 1 tokens."""
     texts = {}
-    for (tokens, _), probability in every_outcome(one_round).items():
+    for (tokens, _), probability in outcomes_of_round(one_round).items():
         for text, share in continuations(tokens, p):
             texts[text] = texts.get(text, 0.0) + probability * share
     return texts
@@ -170,6 +175,5 @@ def distance_to_target(one_round, p):
 
 
 def mean_accepted(one_round):
-    return sum(
-        accepted * probability for (_, accepted), probability in every_outcome(one_round).items()
-    )
+    outcomes = outcomes_of_round(one_round)
+    return sum(accepted * probability for (_, accepted), probability in outcomes.items())

@@ -1,6 +1,7 @@
-"""Runs the command of an exercise on a solution, in a new process."""
+"""Runs the command of an exercise on solutions, each in a new process."""
 
 import multiprocessing
+import os
 import runpy
 from pathlib import Path
 
@@ -12,29 +13,49 @@ COMMAND = Path(__file__).with_name("command.py")
 PRELOADED = ["pytest", "hypothesis.extra.numpy", "numba"]  # what takes long to import
 
 
-def outcomes_of(
-    lesson: int, number: int, source: str, temporary: Path, stop: bool = False
-) -> list[tuple[str, str, str]]:
-    """Run the command of an exercise. Returns ("passed", "failed" or "open"; test; message).
+class Command:
+    """The command of an exercise, ready to run. temporary: an existing folder for its files.
 
-    stop: at the first failure. temporary: an existing folder. The processes are copies of one that
-    has imported what takes long, on systems that can do that.
+    Its process is a copy of one that has imported what takes long, on systems that can do that.
     """
-    name = f"lessons.{course.NAMES[lesson - 1]}.exercise"
-    arguments = ["--mine", *exercises(lesson)[number - 1].selection, "-p", "no:cacheprovider"]
-    arguments += ["-x"] * stop
-    job = str(ROOT), name, exercise_text(lesson, number, source), arguments, str(temporary)
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=runpy.run_path,
-        args=(str(COMMAND), {"job": job, "sender": sender}, "started by the runner"),
-    )
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.join()
+
+    def __init__(self, lesson: int, number: int, temporary: Path) -> None:
+        self.lesson, self.number, self.temporary = lesson, number, temporary
+        self.process = None
+
+    def outcomes(self, source: str, temporary: Path, stop: bool = False) -> list[tuple[str, ...]]:
+        """Run the tests on a solution. Returns ("passed", "failed" or "open"; test; message).
+
+        stop: at the first failure. temporary: an existing folder.
+        """
+        if self.process is None:
+            self._start()
+        text = exercise_text(self.lesson, self.number, source)
+        self.connection.send((text, str(temporary), stop))
+        found = self.connection.recv()
+        if not hasattr(os, "fork"):  # the process runs only one solution
+            self.close()
+        return found
+
+    def _start(self) -> None:
+        name = f"lessons.{course.NAMES[self.lesson - 1]}.exercise"
+        selection = exercises(self.lesson)[self.number - 1].selection
+        arguments = ["--mine", *selection, "-p", "no:cacheprovider"]
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context.set_forkserver_preload(PRELOADED)
+        self.connection, theirs = context.Pipe()
+        job = str(ROOT), name, arguments, str(self.temporary), theirs
+        self.process = context.Process(
+            target=runpy.run_path, args=(str(COMMAND), {"arguments": job}, "started by the runner")
+        )
+        self.process.start()
+        theirs.close()
+
+    def close(self) -> None:
+        if self.process is not None:
+            if hasattr(os, "fork"):
+                self.connection.send(None)
+            self.connection.close()
+            self.process.join()
+            self.process = None

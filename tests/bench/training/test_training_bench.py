@@ -222,12 +222,20 @@ def test_unpickling_a_description_does_not_load_pytorch():
 
 
 @needs_torch
-def test_the_file_holds_every_condition_of_the_measurement(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "compiled",
+    [False, pytest.param(True, marks=[needs_compiler, pytest.mark.slow])],
+    ids=["without torch.compile", "with torch.compile"],
+)
+def test_the_file_holds_every_condition_of_the_measurement(compiled, tmp_path, capsys, monkeypatch):
+    if not compiled:
+        monkeypatch.delitem(workers.BASELINES["cpu"], "torch.compile")
     out = tmp_path / "train.json"
     assert main([*QUICK, "--kernels", "plain", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^minimtp / PyTorch +\d", printed, re.MULTILINE)
     result = json.loads(out.read_text())
+    assert ("torch.compile" in result["implementations"]) == compiled
     assert {"python", "numpy", "torch", "minimtp"} <= set(result["versions"])
     assert result["machine"].keys() == {
         "processor",
