@@ -26,7 +26,7 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
     """Draw the speed-ups. Shade the requests at a time at which plain decoding of the first
     configuration is compute-bound, and mark where the others become so.
     """
-    top = 1.15 * max(speedup for pairs in plan.speedups.values() for _, speedup in pairs)
+    top = 1.35 * max(speedup for pairs in plan.speedups.values() for _, speedup in pairs)
     batches = [batch for batch, _ in next(iter(plan.speedups.values()))]
     colours = dict(zip(plan.speedups, OTHER, strict=False)) | COLOURS
     for name, pairs in plan.speedups.items():

@@ -30,7 +30,7 @@ def assert_shown(*texts):
 
 
 def test_two_models_with_the_same_loss_and_another_most_likely_token():
-    assert f"A nat is {1 / math.log(2):.2f} bits" in TEXT
+    assert f"A nat is `{1 / math.log(2):.2f}` bits" in TEXT
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
     nats = [-np.log(model[[0, 1]]) for model in (p, q)]  # of the text a b
     half, quarter = (f"{n:.3f}" for n in nats[0])
