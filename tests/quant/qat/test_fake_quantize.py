@@ -159,7 +159,8 @@ def test_the_forward_pass_rounds_to_the_grid_and_does_not_change_the_master_weig
 @each_grid
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_rounded_weights_have_the_dtype_of_the_weights(own, grid, dtype):
-    assert own(FakeQuantize)(grid).apply(Parameter(np.ones((2, 32), dtype))).data.dtype == dtype
+    rounded = own(FakeQuantize)(grid).apply(Parameter(np.ones((2, 32), dtype))).data
+    assert rounded.dtype == dtype, f"expected {np.dtype(dtype)}, got {rounded.dtype}"
 
 
 @each_grid
