@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lessons.lesson07_quantization.quantized import Quantized
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.quant.grids import Q4_0, grid_named
+from minimtp.quant.grids import grid_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
