@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lessons.lesson07_quantization.quantized import Quantized
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.quant.grids import Q4_0, grid_named
+from minimtp.quant.grids import grid_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,21 +92,23 @@ def draw_rules(axes: "Axes") -> None:
 
 
 def draw_grids(axes: "Axes", matrix: Array) -> None:
-    """Show the first group of a matrix between the levels of its own scale and of one scale."""
-    group = to_numpy(matrix)[:1, :32]
-    grids = {
-        "scale of the group": Q4_0,
-        "scale of the matrix": grid_named("int4-ggml-signed-tensor"),
-    }
-    for row, (name, grid) in enumerate(grids.items()):
-        codes = np.arange(grid.min_code, grid.max_code + 1, dtype=np.int8)
-        scales = to_numpy(grid.encode(matrix)[1])[:1, :1]
-        levels = grid.decode(codes[None], scales)[0]
-        axes.vlines(levels, row - 0.3, row + 0.3, color=GREY, linewidth=1)
-        axes.plot(group[0], np.linspace(row - 0.22, row + 0.22, 32), ".", color=BLUE, markersize=5)
+    """Show a typical group of a matrix between the 2-bit levels of its own scale and of one scale
+    for the matrix.
+    """
+    groups = to_numpy(matrix).reshape(len(matrix), -1, 32)
+    extremes = np.abs(groups).max(axis=-1)  # (N, K/32)
+    row_of, group_of = np.argwhere(extremes == np.quantile(extremes, 0.5, method="lower"))[0]
+    group = groups[row_of, group_of]
+    policy = "int2-ggml-signed"
+    scales = [grid_named(f"{policy}-{size}").encode(matrix)[1] for size in ("g32", "tensor")]
+    own, shared = to_numpy(scales[0])[row_of, group_of], to_numpy(scales[1]).item()
+    codes = np.arange(-2, 2)
+    for row, (name, scale) in enumerate((("its own scale", own), ("one scale per matrix", shared))):
+        axes.vlines(codes * scale, row - 0.3, row + 0.3, color=GREY, linewidth=2)
+        axes.plot(group, np.linspace(row - 0.22, row + 0.22, 32), ".", color=BLUE, markersize=5)
         axes.text(0.02, row + 0.38, name, transform=axes.get_yaxis_transform(), fontsize=9)
-    widest = 1.3 * np.abs(group).max()
-    axes.set(title="32 weights and the 4-bit levels", xlabel="weight", yticks=[])
+    widest = 1.1 * max(abs(own), abs(shared)) * 2
+    axes.set(title="32 weights and the 2-bit levels", xlabel="weight", yticks=[])
     axes.set(xlim=(-widest, widest), ylim=(-0.5, 1.6))
 
 

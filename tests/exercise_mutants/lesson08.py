@@ -63,6 +63,13 @@ class FakeQuantize:
             ),
         ),
         "no rounding": changed(STRAIGHT, ("self.grid.fake_quantize(weight, self.name)", "weight")),
+        "always float32": changed(
+            STRAIGHT,
+            (
+                "self.grid.fake_quantize(weight, self.name)",
+                "self.grid.decode(*self.grid.encode(weight, self.name))",
+            ),
+        ),
         "errors do not name the weights": changed(STRAIGHT, (", self.name)", ")")),
         "the master weights are rounded": changed(
             STRAIGHT,

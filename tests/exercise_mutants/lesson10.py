@@ -46,6 +46,27 @@ class Speed:
         "only the first repeat": changed(
             SPEEDUP, ("zip(self.rates, other.rates)", "zip(self.rates[:1], other.rates)")
         ),
+        "the rates are sorted before they are paired": """
+class Speed:
+    def speedup_over(self, other):
+        mine, theirs = np.ravel(self.rates), np.ravel(other.rates)
+        used = (mine > 0) & (theirs > 0)
+        if not used.any():
+            return np.nan
+        return float(np.median(np.sort(mine[used]) / np.sort(theirs[used])))
+""",
+        "the median of the medians of the repeats": """
+class Speed:
+    def speedup_over(self, other):
+        medians = []
+        for mine, theirs in zip(self.rates, other.rates):
+            ratios = [a / b for a, b in zip(mine, theirs) if a > 0 and b > 0]
+            medians += [statistics.median(ratios)] if ratios else []
+        return statistics.median(medians) if medians else float("nan")
+""",
+        "the lower of two middle ratios": changed(
+            SPEEDUP, ("statistics.median", "statistics.median_low")
+        ),
         "texts without a speed count": changed(SPEEDUP, ("if a > 0 and b > 0", "if b > 0")),
         "there is always a ratio": changed(SPEEDUP, (' if ratios else float("nan")', "")),
     },

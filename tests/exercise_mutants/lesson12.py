@@ -99,6 +99,13 @@ class Roofline:
         "the balance of 16 bits": changed(
             ROOFLINE, ("self.precision.bits * self.peak", "16 * self.peak")
         ),
+        "the balance with the peak of one device": changed(
+            ROOFLINE,
+            (
+                "self.precision.bits * self.peak",
+                "self.precision.bits * self.hardware.operations_per_second(self.precision)",
+            ),
+        ),
         "the inverse balance": changed(
             ROOFLINE,
             (

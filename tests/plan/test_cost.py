@@ -115,6 +115,12 @@ def test_four_bit_weights_are_compute_bound_at_fewer_rows(roofline):
     )
 
 
+def test_the_balance_of_several_devices_is_that_of_one(roofline):
+    """Their bandwidths add up, and their peaks."""
+    four = roofline(devices=4, parallel_efficiency=0.5)
+    assert four.balanced_rows == pytest.approx(roofline().balanced_rows)
+
+
 def test_several_devices_divide_the_time_by_their_number_and_their_efficiency(roofline):
     one = roofline().pass_seconds(4, 2, 100)
     four = roofline(devices=4, parallel_efficiency=0.5).pass_seconds(4, 2, 100)

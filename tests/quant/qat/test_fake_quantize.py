@@ -157,6 +157,13 @@ def test_the_forward_pass_rounds_to_the_grid_and_does_not_change_the_master_weig
 
 
 @each_grid
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_rounded_weights_have_the_dtype_of_the_weights(own, grid, dtype):
+    rounded = own(FakeQuantize)(grid).apply(Parameter(np.ones((2, 32), dtype))).data
+    assert rounded.dtype == dtype, f"expected {np.dtype(dtype)}, got {rounded.dtype}"
+
+
+@each_grid
 def test_weights_that_are_not_finite_are_an_error_that_names_them(own, grid):
     weight = np.ones((2, 32), np.float32)
     weight[1, 7] = np.nan
