@@ -34,7 +34,7 @@ def main(lesson: course.Lesson) -> None:
     bits = analysis.bits_by_position(model, tokens)  # (T,)
     early, late = bits[:8].mean(), bits[middle:].mean()
     report("transformer", parameter_count(model), bits.mean())
-    print(f"  after fewer than 8 bytes {early:.2f} bits, after {middle} or more {late:.2f} bits")
+    print(f"  after at most 8 bytes {early:.2f} bits, after more than {middle} {late:.2f} bits")
     change = analysis.max_change_before(model, tokens[:4, :-1], middle)
     print(f"  a different byte at position {middle} changes the logits before it by {change:g}")
     difference = analysis.attention_written_out(model, tokens[:1, :-1])

@@ -62,7 +62,8 @@ def legend(axes: "Axes", kinds: tuple[tuple[str, str], ...]) -> None:
             facecolor="white", edgecolor="black", linestyle="--", label="chosen from the last row"
         )
     )
-    axes.legend(handles=handles, fontsize=9, ncols=3, loc="lower center", frameon=False)
+    style = {"handlelength": 1.3, "columnspacing": 1.2, "frameon": False}
+    axes.legend(handles=handles, fontsize=9, ncols=3, loc="lower center", **style)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def draw_distributions(axes: "Axes", p: np.ndarray, q: np.ndarray, tokenizer: To
     axes.bar(places, p[tokens] - both, bottom=both, color=BLUE, label="model only: replacements")
     rejected = {"color": RED, "alpha": 0.45, "label": "head only: rejected drafts"}
     axes.bar(places, q[tokens] - both, bottom=both, **rejected)
-    labels = [repr(tokenizer.decode([int(token)]))[1:-1] for token in tokens]
+    labels = [visible(tokenizer, token) for token in tokens]
     axes.set_xticks(places, labels, family="monospace")
     axes.set(title="two distributions of one byte", xlabel="next byte", ylabel="probability")
     axes.legend(fontsize=8)

@@ -166,6 +166,12 @@ class TokenConditionedHeads:
                 "self.head.token_norm(trunk.embedding(following[..., k]))",
             ),
         ),
+        "no gradient passes from head to head": changed(
+            STATES, ("self.head(hidden,", "self.head(hidden.detach() if k else hidden,")
+        ),
+        "no gradient reaches the trunk": changed(
+            STATES, ("self.head(hidden,", "self.head(hidden.detach(),")
+        ),
         "the same state for every head": changed(
             STATES,
             (

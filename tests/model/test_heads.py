@@ -102,6 +102,16 @@ def test_the_states_of_the_heads_read_one_more_token_each(own, depth):
         )
 
 
+def test_the_states_pass_the_gradient_of_the_last_head_back_to_the_trunk(own):
+    heads, trunk = heads_and_trunk(own(TokenConditionedHeads), 3)
+    hidden = np.random.default_rng(2).standard_normal((1, 2, SHAPE.hidden_size))
+
+    def last_state(hidden):
+        return list(heads.states(hidden, tokens(1, 6).reshape(1, 2, 3), trunk))[-1]
+
+    check_gradients(last_state, [hidden], name="the state of the last head")
+
+
 def test_acceptance_on_four_positions_equals_a_hand_computed_value(own):
     # The model predicts 1 2 3 4. Its only head predicts the token after each: right, wrong, right.
     predicted = np.array([[[1, 2], [2, 0], [3, 4], [4, 7]]])

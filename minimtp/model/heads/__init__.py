@@ -16,8 +16,8 @@ output. A token-conditioned head may be limited to a few thousand tokens (draft_
     sequential         has attention over all positions, so decoding needs a cache for it.
                        DeepSeek-V3, arXiv 2412.19437, section 2.2
     token-conditioned  is one gated step, the same for every depth, and remembers only the state.
-                       It is the cheapest drafter, and 8 % of a small trunk's weights. The idea of
-                       Hydra, arXiv 2402.05109, as the recurrence of ReDrafter, arXiv 2403.09919
+                       It is the smallest and cheapest drafter. The idea of Hydra, arXiv 2402.05109,
+                       as the recurrence of ReDrafter, arXiv 2403.09919
 
 All kinds have one interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the
 output. The sequential heads follow four conventions, in training and in decoding. The state comes

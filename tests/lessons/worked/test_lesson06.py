@@ -72,6 +72,21 @@ def test_the_distance_of_the_wrong_rule_in_the_text():
     assert f"rejected with probability {TABLE['missing'].sum():.2f}" in PROSE
 
 
+@pytest.mark.parametrize(("noise", "kind"), [("one", "noise"), ("another", "this noise")])
+def test_shared_noise_gives_the_choice_of_the_model(noise, kind):
+    added = [float(cell) for cell in cells(f"noise at {noise} position")[:3]]
+    choices = []
+    for name, distribution in (("p", P), ("q", Q)):
+        scores = np.log(distribution) + added
+        *row, largest = cells(f"log {name} + {kind}")
+        assert row == shown(scores)
+        assert largest[0] == "abc"[scores.argmax()]
+        choices.append(largest[0])
+    accepted = choices[0] == choices[1]
+    assert largest.endswith("accepted" if accepted else "rejected")
+    assert accepted == (noise == "one")
+
+
 def test_the_example_of_a_speed_up():
     tokens, c, r, times = re.search(
         r"(\d) tokens per pass with c = ([\d.]+) and r = ([\d.]+) are ([\d.]+) times", PROSE
