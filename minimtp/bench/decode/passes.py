@@ -27,7 +27,7 @@ from minimtp.formats.load import load
 
 RESULT = result_file("passes")
 ROWS = 1, 2, 4, 8, 16
-CACHED = 128, 2048, 8192
+CACHED = 128, 2048, 8000
 MAX_THREADS = 1024
 MAX_ROUNDS = 1000
 

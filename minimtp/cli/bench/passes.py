@@ -31,7 +31,7 @@ def add_parser(measurements: Commands) -> None:
         type=whole_number,
         default=[],
         metavar="N",
-        help="tokens that the text already has (default: 128 2048 8192, or what fits)",
+        help="tokens that the text already has (default: 128 2048 8000, or what fits)",
     )
     add(
         "--rounds",

@@ -10,6 +10,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.compare.pretrained.claims import recovered
+from minimtp.compare.pretrained.configurations import WEIGHTS
 from minimtp.model.divergence import kl_divergence
 from minimtp.plan.memory import weight_bytes
 from minimtp.plan.sizes import ModelSize, Precision
@@ -75,11 +76,18 @@ def test_the_bytes_of_the_model_are_those_of_the_measured_files():
         f"{layers * 4.5 / 8:,.0f} + {model.table_weights * 8.5 / 8:,.0f} + {4 * norms:,}",
     )
     assert 4 * (model.parameters + norms) == MEASURED["standard"]["weight_bytes"]
-    for name, table_bits in (("int4_rtn", 8.5), ("int4_gptq", 6)):
-        size = weight_bytes(model, Precision(4.5, table_bits)) + 4 * norms
-        assert size == MEASURED[name]["weight_bytes"]
-        assert_shown(f"{size:,.0f}")
-    assert_shown(f"{model.table_weights * 6 / 8:,.0f}")
+    size = weight_bytes(model, Precision(4.5, 8.5)) + 4 * norms
+    assert size == MEASURED["int4_rtn"]["weight_bytes"]
+    assert_shown(f"{size:,.0f}")
+    size = weight_bytes(model, Precision(4.5, 6)) + 4 * norms
+    assert_shown(f"{model.table_weights * 6 / 8:,.0f}", f"{size:,.0f}")
+    keys = model.num_key_value_heads * model.hidden_size // model.num_attention_heads
+    joined = model.hidden_size * (model.hidden_size + 2 * keys)  # weights of q, k and v
+    assert WEIGHTS == "q4_0,qkv=q5_0"
+    more = model.num_hidden_layers * joined / 8
+    size += more
+    assert size == MEASURED["int4_gptq"]["weight_bytes"]
+    assert_shown(f"{joined:,}", f"{more:,.0f}", f"{size:,.0f}")
     assert model.table_weights / (model.parameters + norms) == pytest.approx(1 / 5, abs=0.02)
     share = model.table_weights * 8.5 / 8 / MEASURED["int4_rtn"]["weight_bytes"]
     assert share == pytest.approx(1 / 3, abs=0.02)
