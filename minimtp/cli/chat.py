@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from minimtp.cli.generate import chosen_drafting, printable, stream
+from minimtp.cli.generate import chosen_drafting, note_one_thread, printable, stream
 from minimtp.cli.options.generation import (
     add_draft_options,
     add_sampling_options,
@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = minimtp.load(options.model, device=options.device)
     require_template(loaded.tokenizer)
     decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
+    note_one_thread(options, decoder)
     beginning = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(beginning)
     if sys.stdin.isatty():

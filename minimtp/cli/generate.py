@@ -94,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
     decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
+    note_one_thread(options, decoder)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, options)
     else:
@@ -255,6 +256,13 @@ def _batch_speed(batch: "Batch", threads: str) -> str:
         f"{tokens} tokens in {len(counts)} texts, {speed:,.0f} tokens/s{threads}, "
         f"{per_step:.2f} tokens per step"
     )
+
+
+def note_one_thread(options: argparse.Namespace, decoder: "Decoder") -> None:
+    """Say that --threads has no effect where only one thread computes a pass."""
+    if decoder.target.threads == 1 < (options.threads or 1):
+        reason = "only compiled kernels compute a pass of this model in several threads"
+        note_unused(options, ["--threads"], reason)
 
 
 def _threads(decoder: "Decoder") -> str:

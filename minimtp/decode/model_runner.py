@@ -94,10 +94,11 @@ class ModelRunner:
         return self.cache.length
 
     def use_threads(self, count: int) -> None:
-        """Let this many threads compute each pass, where the kernels can do that (on the CPU)."""
-        self.threads = count
-        if self.rows_at_once:
-            self._trunk = self.kernel.with_threads(self._trunk, count)
+        """Let this many threads compute each pass, if the kernels can do that. `threads` says how
+        many do.
+        """
+        self._trunk = self.kernel.with_threads(self._trunk, count)
+        self.threads = self._trunk.team.size if self._trunk.team else 1
 
     def forward(self, tokens: Array) -> ForwardOutput:
         """Process (T,) integers after the cached positions. Raises ValueError if they do not fit

@@ -2,6 +2,7 @@
 
 import pytest
 
+from minimtp import kernels
 from minimtp.cli import main, make_parser
 from minimtp.cli.parser import given
 from minimtp.training.recipe import SETTINGS, Recipe
@@ -11,6 +12,13 @@ from tests.cli.helpers import SMALL, refused
 GENERATE = "generate run --prompt roses --max-new-tokens 4".split()
 PLAIN = ["generate", "plain", *GENERATE[2:]]
 TRAIN = ["train", *SMALL, "--corpus", "poem.txt", "--out", "new", "--stop-at-step", "1"]
+
+
+@pytest.fixture(autouse=True)
+def automatic_kernels():
+    """Undo what --kernels has chosen."""
+    yield
+    kernels.use("auto")
 
 
 @pytest.fixture
@@ -43,6 +51,10 @@ def plain(trained):
         (
             [*GENERATE, "--top-k", "5", "--seed", "3", "--rule", "block"],
             "--top-k, --seed, --rule have no effect: at temperature 0",
+        ),
+        (
+            [*PLAIN, "--threads", "2", "--kernels", "plain"],
+            "--threads has no effect: only compiled kernels compute a pass of this model",
         ),
         ([*TRAIN, "--head-loss-decay", "0.5"], "--head-loss-decay has no effect: the model has no"),
         ([*TRAIN, "--weight-grid", "q8_0"], "--weight-grid has no effect: needs --quantization"),

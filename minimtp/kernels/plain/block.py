@@ -130,6 +130,7 @@ class PreparedTrunk:
     output: Prepared
     epsilon: float
     graphs: None = None  # only the GPU records passes
+    team: None = None  # only compiled kernels compute a pass in several threads
 
 
 def prepare_trunk(

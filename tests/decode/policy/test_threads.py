@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.model_runner import ModelRunner
@@ -63,6 +64,7 @@ def test_measuring_leaves_the_runner_as_it_was(runner):
     assert (runner.length, runner.threads) == (3, 1)
 
 
+@needs_numba
 @pytest.mark.parametrize("drafter", ["none", "ngram"])
 def test_a_text_is_the_same_with_any_number_of_threads(loaded, drafter):
     texts = set()
@@ -73,6 +75,14 @@ def test_a_text_is_the_same_with_any_number_of_threads(loaded, drafter):
             assert each.target.threads == count
             texts.add(tuple(each.generate("one two one two ", max_new_tokens=24)))
     assert len(texts) == 1
+
+
+def test_plain_code_uses_one_thread_whatever_is_asked_for(loaded):
+    kernels.use("plain")
+    try:
+        assert Decoder(loaded, threads=3).target.threads == 1
+    finally:
+        kernels.use("auto")
 
 
 def test_a_number_of_threads_that_is_none_is_refused(loaded):
