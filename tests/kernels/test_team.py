@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -91,17 +90,15 @@ def test_arguments_that_do_not_fit_are_an_error_after_which_the_team_goes_on(cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_threads_of_a_team_end_with_it():
-    before = threading.active_count()
-    trunk = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 2)), 3)
-    assert threading.active_count() == before  # they start with the first pass
-    step_input = trunk_step_input(1)
-    with pytest.raises(ValueError):
-        cpu.trunk_step(step_input[0], trunk, *step_input[1:])
-    assert threading.active_count() == before + 2
+def test_the_threads_of_a_team_start_with_its_first_pass_and_end_with_it():
+    before = set(threading.enumerate())
+    trunk = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 3)), 3)
+    assert set(threading.enumerate()) <= before
+    step(trunk, 1)
+    own = set(threading.enumerate()) - before
+    assert len(own) == 2
     del trunk
     gc.collect()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in own:
+        thread.join(10)
+        assert not thread.is_alive()
