@@ -13,6 +13,7 @@ INTRODUCES = (
     "minimtp.quant.grids.ggml",
     "minimtp.quant.grids.superblocks",
     "minimtp.quant.grids",
+    "minimtp.quant.grids.mixture",
     "minimtp.quant.grids.scales",
     "minimtp.quant.grids.scale_search",
     "minimtp.quant.bit_packing",

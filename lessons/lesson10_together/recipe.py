@@ -6,6 +6,8 @@ from lessons.lesson09_int4.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.decode.policy.cost",
+    "minimtp.decode.policy.cost_identity",
+    "minimtp.decode.policy.threads",
     "minimtp.decode.policy.estimates",
     "minimtp.decode.policy.draft_modes",
     "minimtp.decode.policy.sources",
