@@ -92,8 +92,8 @@ def text(**arguments):
     return list(minimtp.generate(**arguments))
 
 
-def text_of_decoder(loaded, draft, context_length=None):
-    decoder = minimtp.Decoder(loaded, draft, context_length)
+def text_of_decoder(loaded, draft, context_length=None, threads=None):
+    decoder = minimtp.Decoder(loaded, draft, context_length, threads)
     return list(decoder.generate(PROMPT, max_new_tokens=4))
 
 
@@ -154,7 +154,8 @@ CALLS = {
         text, dict(loaded="run", prompt=PROMPT, **TEXT_OPTIONS, draft=minimtp.DraftConfig()), {},
     ),
     "Decoder": (
-        text_of_decoder, dict(loaded="run", draft=minimtp.DraftConfig(), context_length=24), {},
+        text_of_decoder,
+        dict(loaded="run", draft=minimtp.DraftConfig(), context_length=24, threads=1), {},
     ),
     "Decoder.generate": (
         next_text, dict(prompt=PROMPT, **TEXT_OPTIONS), dict(decoder="decoder"),
