@@ -127,8 +127,8 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
     "Training after GPTQ removes a further part of the loss": lambda: all(
         lost("mtp_qat_int4", kind) < lost("int4_gptq", kind) for kind in KINDS
     ),
-    "Heads alone cost nothing": lambda: not any(MEASURED["mtp"]["kl"].values()),
-    "It uses more memory": lambda: (
+    "Heads alone cost no quality": lambda: not any(MEASURED["mtp"]["kl"].values()),
+    "only memory": lambda: (
         MEASURED["mtp"]["memory_bytes"] > MEASURED["standard"]["memory_bytes"]
     ),
     "int4 is more than four times as fast as float32": lambda: min(plain_speedups()) > 4,
