@@ -39,7 +39,9 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
             label = f"{name} without drafts is compute-bound from here"
             axes.axvline(rows, color=colour, linestyle=":", linewidth=1.5, label=label)
     if limits:
-        axes.text(batches[0], 0.03 * top, "memory-bound: further rows are free", fontsize=8)
+        memory_bound = min(limits.values()) / batches[0]
+        label = "memory-bound: further rows are free" if memory_bound > 16 else "memory-\nbound"
+        axes.text(batches[0], 0.03 * top, label, fontsize=8)
     for point in plan.break_even:
         found = dict(plan.speedups[point.name])
         if point.kind == "batch" and point.value in found and point.value < batches[-1]:

@@ -128,9 +128,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
         lost("mtp_qat_int4", kind) < lost("int4_gptq", kind) for kind in KINDS
     ),
     "Heads alone cost no quality": lambda: not any(MEASURED["mtp"]["kl"].values()),
-    "only memory": lambda: (
-        MEASURED["mtp"]["memory_bytes"] > MEASURED["standard"]["memory_bytes"]
-    ),
+    "only memory": lambda: MEASURED["mtp"]["memory_bytes"] > MEASURED["standard"]["memory_bytes"],
     "int4 is more than four times as fast as float32": lambda: min(plain_speedups()) > 4,
     "Drafts gain least in conversations": lambda: all(
         worst_for(MEASURED[name]["speedup_over_plain"], "chat") for name in ("mtp", "mtp_qat_int4")
