@@ -11,8 +11,6 @@ from minimtp.kernels.cpu.decoding.block import (
     attend_to_cache,
     normalize_heads,
     project,
-    shared_arrays,
-    shared_widths,
 )
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.norms import normalize
@@ -57,13 +55,25 @@ def _batched_trunk_step(
     rows, layers = x.shape[0], attention_norm.shape[0]
     _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
     heads, groups, head_dim = sizes[0], keys.shape[2], keys.shape[3]
-    widths = shared_widths(x.shape[1], heads * head_dim, sizes)
-    nothing = np.empty(0, np.float32)
-    joined, attended, found, fed, inner, gates = shared_arrays(nothing, rows, widths)
+    joined = np.empty((rows, sizes[1]), np.float32)
+    attended = np.empty((rows, heads * head_dim), np.float32)
+    outputs, nothing = np.empty_like(x), np.empty((0, 0), np.float32)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
     counter = np.empty(1, np.int64)  # a single thread computes all
     for i in range(layers):
-        project(x, attention_norm[i], qkv[i], qkv_bias[i], kinds[0], epsilon, joined, counter, 0, 1)
+        project(
+            x,
+            attention_norm[i],
+            qkv[i],
+            qkv_bias[i],
+            kinds[0],
+            epsilon,
+            outputs,
+            joined,
+            counter,
+            0,
+            1,
+        )
         normalize_heads(joined_heads, query_norm[i], key_norm[i], epsilon, groups, 0, groups)
         _attend_in_each_sequence(
             joined_heads, keys, values, i, stretches, cosine, sine,
@@ -71,7 +81,7 @@ def _batched_trunk_step(
         )  # fmt: skip
         add_outputs(
             x, attended, attention_output[i], feed_forward_norm[i], gate_up[i], down[i], kinds,
-            epsilon, found, fed, inner, gates, counter, 0, 1,
+            sizes[2], epsilon, outputs, nothing, nothing, outputs, counter, 0, 1,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(rows, np.float32))
     last = np.empty((stretches.shape[0], x.shape[1]), np.float32)

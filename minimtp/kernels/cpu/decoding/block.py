@@ -60,8 +60,8 @@ def _vector(vector):
 
 
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
-    widths = shared_widths(x.shape[1], block.sizes[0] * keys.shape[1], block.sizes)
-    shared = shared_arrays(NOTHING, len(x), widths)
+    attended_width = block.sizes[0] * keys.shape[1]
+    shared = shared_arrays(NOTHING, np.empty_like(x), attended_width, block.sizes)
     compiled_block(
         x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
         sine, *(tree or NO_TREE), *shared, *ALONE,
@@ -69,33 +69,36 @@ def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
 
 
 @compiled
-def shared_widths(hidden_width, attended_width, sizes):
-    """Return the widths of what the threads of a block write for one another: joined (T, (H + 2G)
-    C), attended (T, H C), the outputs of attention and of the feed-forward part (T, D), inner (T,
-    F) and gates (T, 2 F).
-    """
-    return sizes[1], attended_width, hidden_width, hidden_width, sizes[2], 2 * sizes[2]
+def numbers_shared(rows, hidden_width, attended_width, sizes):
+    """Return the size of `shared` for `shared_arrays`."""
+    _, joined_width, inner_width = sizes
+    joined_or_gates = max(joined_width, 2 * inner_width)
+    return rows * (joined_or_gates + max(attended_width, inner_width) + hidden_width)
 
 
 @compiled
-def shared_arrays(shared, rows, widths):
-    """Return arrays of these widths: parts of `shared`, or new ones if it is empty."""
+def shared_arrays(shared, outputs, attended_width, sizes):
+    """Return what the threads of a block write for one another: joined (T, (H + 2G) C), attended
+    (T, H C), gates (T, 2 F), inner (T, F), and the outputs of attention or of the feed-forward part
+    (T, D).
+
+    shared: memory for them. Two of them have the same memory if every thread has read the one
+    before any thread writes the other. If it is empty, one thread is alone. Then the last array is
+    `outputs`, and the others are empty: the block allocates its own and frees each after its last
+    use, which takes less memory.
+    """
+    (rows, hidden_width), (_, joined_width, inner_width) = outputs.shape, sizes
     if shared.shape[0] == 0:
-        shared = np.empty(rows * sum(widths), np.float32)
-    a, b, c, d, e = (
-        rows * widths[0],
-        rows * (widths[0] + widths[1]),
-        rows * (widths[0] + widths[1] + widths[2]),
-        rows * (widths[0] + widths[1] + 2 * widths[2]),
-        rows * (widths[0] + widths[1] + 2 * widths[2] + widths[4]),
-    )
+        nothing = np.empty((0, 0), np.float32)
+        return nothing, nothing, nothing, nothing, outputs
+    second = rows * max(joined_width, 2 * inner_width)
+    third = second + rows * max(attended_width, inner_width)
     return (
-        shared[:a].reshape(rows, widths[0]),
-        shared[a:b].reshape(rows, widths[1]),
-        shared[b:c].reshape(rows, widths[2]),
-        shared[c:d].reshape(rows, widths[3]),
-        shared[d:e].reshape(rows, widths[4]),
-        shared[e:].reshape(rows, widths[5]),
+        shared[: rows * joined_width].reshape(rows, joined_width),
+        shared[second : second + rows * attended_width].reshape(rows, attended_width),
+        shared[: rows * 2 * inner_width].reshape(rows, 2 * inner_width),
+        shared[second : second + rows * inner_width].reshape(rows, inner_width),
+        shared[third:].reshape(rows, hidden_width),
     )
 
 
@@ -124,16 +127,15 @@ def compiled_block(
     kept_values,
     joined,
     attended,
-    found,
-    fed,
-    inner,
     gates,
+    inner,
+    outputs,
     counter,
     rank,
     size,
 ):
     rows = x.shape[0]
-    heads, joined_width, _ = sizes
+    heads, joined_width, inner_width = sizes
     groups, head_dim, room = keys.shape
     chain = stretches.shape[0] == 0
     if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, head_dim):
@@ -145,8 +147,12 @@ def compiled_block(
         or sine.shape != angles
     ):
         raise ValueError("transformer_block: the rotation or the cache does not fit the weights")
+    if size == 1:
+        joined = np.empty((rows, joined_width), np.float32)
+        attended = np.empty((rows, heads * head_dim), np.float32)
+    normed = outputs if size == 1 else np.empty(x.shape, np.float32)
     project(
-        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, joined, counter, rank, size
+        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, normed, joined, counter, rank, size
     )  # fmt: skip
     first_group, stop_group = share(groups, rank, size)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
@@ -172,16 +178,17 @@ def compiled_block(
                     kept_values[first + t, g] = values[position + t, g]
     meet(counter, size)
     add_outputs(
-        x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, epsilon,
-        found, fed, inner, gates, counter, rank, size,
+        x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, inner_width,
+        epsilon, normed, gates, inner, outputs, counter, rank, size,
     )  # fmt: skip
 
 
 @compiled
-def project(x, norm, qkv, qkv_bias, kind, epsilon, joined, counter, rank, size):
-    """Write the queries, keys and values of x (T, D) to joined (T, (H + 2G) C)."""
+def project(x, norm, qkv, qkv_bias, kind, epsilon, normed, joined, counter, rank, size):
+    """Write the queries, keys and values of x (T, D) to joined (T, (H + 2G) C). normed (T, D) is
+    overwritten.
+    """
     rows, width = joined.shape
-    normed = np.empty_like(x)
     normalize(x, norm, epsilon, normed, np.empty(rows, np.float32))
     first, stop = share(qkv.shape[0], rank, size)
     multiply(kind, normed, qkv, first, stop, joined)
@@ -231,26 +238,32 @@ def add_outputs(
     gate_up,
     down,
     kinds,
+    inner_width,
     epsilon,
-    found,
-    fed,
-    inner,
+    normed,
     gates,
+    inner,
+    outputs,
     counter,
     rank,
     size,
 ):
     """Add to x (T, D) what attention found, attended (T, H C), and then the feed-forward part. The
-    other arrays of `shared_arrays` are overwritten.
+    arrays of `shared_arrays` and normed (T, D) are overwritten.
     """
     rows = x.shape[0]
     first, stop = share(attention_output.shape[0], rank, size)
-    multiply(kinds[1], attended, attention_output, first, stop, found)
+    multiply(kinds[1], attended, attention_output, first, stop, outputs)
     meet(counter, size)
-    add(x, found)
+    add(x, outputs)
 
-    normed = np.empty_like(x)
     normalize(x, feed_forward_norm, epsilon, normed, np.empty(rows, np.float32))
+    if size == 1:
+        # The outputs of SwiGLU overwrite the gates of earlier rows. They never overwrite the gates
+        # of their own row, because then the loop would not be vectorized.
+        memory = np.empty((2 * rows + 1) * inner_width, np.float32)
+        gates = memory[inner_width:].reshape(rows, 2 * inner_width)
+        inner = memory[: rows * inner_width].reshape(rows, inner_width)
     # A thread computes a gate and what it is multiplied by. Alone, it computes all in one product.
     halves = 1 if size == 1 else 2
     panels = gate_up.shape[0] // halves
@@ -265,9 +278,9 @@ def add_outputs(
     meet(counter, size)
 
     first, stop = share(down.shape[0], rank, size)
-    multiply(kinds[3], inner, down, first, stop, fed)
+    multiply(kinds[3], inner, down, first, stop, outputs)
     meet(counter, size)
-    add(x, fed)
+    add(x, outputs)
 
 
 @compiled

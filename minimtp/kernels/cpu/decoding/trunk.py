@@ -10,9 +10,9 @@ from minimtp.kernels.cpu.decoding.block import (
     NOTHING,
     compiled_block,
     no_tree,
+    numbers_shared,
     prepare_block,
     shared_arrays,
-    shared_widths,
 )
 from minimtp.kernels.cpu.decoding.team import Team, meet, share
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
@@ -85,8 +85,8 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
 
 def _in_team(trunk, x, hidden, head_dim, arguments):
     """Let the team of the trunk compute a step. Return whether it could."""
-    widths = shared_widths(x.shape[1], trunk.sizes[0] * head_dim, trunk.sizes)
-    shared = np.empty(len(x) * sum(widths), np.float32)
+    numbers = numbers_shared(*x.shape, trunk.sizes[0] * head_dim, trunk.sizes)
+    shared = np.empty(numbers, np.float32)
     # Each thread adds up the residual stream for itself.
     own = [(x, hidden), *((x.copy(), hidden.copy()) for _ in range(trunk.team.size - 1))]
 
@@ -131,14 +131,15 @@ def _trunk_step(
 ):
     if not keys.shape[0] == values.shape[0] == attention_norm.shape[0]:
         raise ValueError("trunk_step: the caches are not one for each block")
-    widths = shared_widths(x.shape[1], sizes[0] * keys.shape[2], sizes)
-    joined, attended, found, fed, inner, gates = shared_arrays(shared, x.shape[0], widths)
+    joined, attended, gates, inner, outputs = shared_arrays(
+        shared, hidden, sizes[0] * keys.shape[2], sizes
+    )
     for i in range(keys.shape[0]):
         compiled_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
             down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
             values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], joined,
-            attended, found, fed, inner, gates, counter, rank, size,
+            attended, gates, inner, outputs, counter, rank, size,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     first, stop = share(output.shape[0], rank, size)
