@@ -26,7 +26,7 @@ def main(lesson: course.Lesson) -> None:
     drafter, found = head_drafter(run.model.heads, target), {}
     for temperature in (1, 0):
         print(f"\ntemperature {temperature}, {depth} drafts: tokens per pass, speed, bits per byte")
-        found[temperature] = measure_rules(target, drafter, prompts[::4], temperature, depth)
+        found[temperature] = measure_rules(target, drafter, prompts, temperature, depth)
         print_speedups(found[temperature][1])
 
     lesson.save_plot(draw, p, q, found, run.tokenizer, size=(14, 5))

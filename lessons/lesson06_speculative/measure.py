@@ -18,7 +18,7 @@ from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.decode.states import DecodingStates
 
 DEPTHS = (0, 1, 3, 5, 7, 15)
-REPEATS = 5
+REPEATS = 2
 PLAIN = "plain decoding"
 Name = TypeVar("Name", str, int)  # a rule, or a draft depth
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text
@@ -92,7 +92,7 @@ def measure(
 ) -> dict[Name, Measured]:
     """Continue each prompt of (P, T) to the context length, with every variant.
 
-    The seed of a text is its index. The variants take turns, and each generates a text five times,
+    The seed of a text is its index. The variants take turns, and each generates a text twice,
     always in the same rounds. The fastest time of each round counts.
     """
     found = {name: Measured() for name in variants}
