@@ -1,5 +1,6 @@
 """Runs the command of an exercise on solutions, each in a new process."""
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -54,7 +55,7 @@ class Command:
 
     def close(self) -> None:
         if self.process is not None:
-            if hasattr(os, "fork"):
+            with contextlib.suppress(OSError):  # the process has ended
                 self.connection.send(None)
             self.connection.close()
             self.process.join()

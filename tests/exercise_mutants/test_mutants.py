@@ -10,26 +10,33 @@ SLIPS = ("NameError", "UnboundLocalError", "SyntaxError", "ImportError", "Module
 
 
 def cases():
-    """Return the parameters ((lesson, number), "right" or "wrong", source) of all solutions.
-
-    pytest keeps the fixture `command` as long as its parameter is the same object.
-    """
+    """Return the parameters (lesson, number, "right" or "wrong", source) of all solutions."""
     return [
-        pytest.param(exercise, kind, source, id=f"{lesson}.{number} {kind}: {name}")
+        pytest.param(lesson, number, kind, source, id=f"{lesson}.{number} {kind}: {name}")
         for lesson in lessons_with_solutions()
         for number, both in solutions(lesson).items()
-        for exercise in [(lesson, number)]
         for kind, sources in vars(both).items()
         for name, source in sources.items()
     ]
 
 
 @pytest.fixture(scope="module")
-def command(request, tmp_path_factory):
-    """The command of an exercise. It stays ready for all solutions of the exercise."""
-    command = Command(*request.param, tmp_path_factory.mktemp("command"))
-    yield command
-    command.close()
+def command_of(tmp_path_factory):
+    """command_of(lesson, number) returns the command of an exercise. It stays ready for more
+    solutions until the one of another exercise is requested.
+    """
+    started = {}
+
+    def command_of(*exercise):
+        if exercise not in started:
+            while started:
+                started.popitem()[1].close()
+            started[exercise] = Command(*exercise, tmp_path_factory.mktemp("command"))
+        return started[exercise]
+
+    yield command_of
+    while started:
+        started.popitem()[1].close()
 
 
 @pytest.mark.parametrize("lesson", lessons_with_solutions())
@@ -40,12 +47,13 @@ def test_every_exercise_has_five_wrong_and_two_right_solutions(lesson):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "kind", "source"), cases(), indirect=["command"])
+@pytest.mark.parametrize(("lesson", "number", "kind", "source"), cases())
 def test_the_command_of_the_text_accepts_a_right_and_rejects_a_wrong_solution(
-    command, kind, source, tmp_path
+    lesson, number, kind, source, command_of, tmp_path
 ):
-    selects = exercises(command.lesson)[command.number - 1].selects
-    outcomes = command.outcomes(source, tmp_path, stop=kind == "wrong" and selects)
+    selects = exercises(lesson)[number - 1].selects
+    stop = kind == "wrong" and selects
+    outcomes = command_of(lesson, number).outcomes(source, tmp_path, stop)
     if kind == "right":
         wanted = {"passed"} if selects else {"passed", "open"}
         assert "passed" in {outcome for outcome, *_ in outcomes}, "no test of this exercise ran"
