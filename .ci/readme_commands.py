@@ -49,13 +49,15 @@ def small(command: str) -> str | None:
     command = command.replace("/lesson11/smollm2/", "/lesson11/tiny/")
     if command.startswith("minimtp chat runs/smollm2"):
         return "minimtp chat smollm2"  # the small model has no chat template
-    command = command.replace("runs/lessons/standard/", "runs/lessons/tiny/")
+    command = re.sub(r"--tokens \d+", "--tokens 20000", command)
     if TRAINS.match(command) and not re.search(r"--(from|resume)\b", command):
         command = re.sub(r" --preset \S+", "", command) + " --preset tiny"
     if command.startswith("minimtp bench quality"):
         command += " --preset tiny --bits 4,2 --seeds 1"
     if command == "minimtp bench --all":
         command += " --preset tiny"
+    if command.startswith(("minimtp bench kernels", "minimtp bench train")):
+        command += " --rounds 1"
     return command
 
 
