@@ -1,6 +1,8 @@
 """Threads that compute a pass together give the bits of one thread."""
 
 import gc
+import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,7 @@ from tests.kernels.both import (
     FAMILIES,
     FORMATS,
     GROUPS,
+    HAS_NUMBA,
     MIXTURE,
     ROOM,
     cpu,
@@ -20,6 +23,9 @@ from tests.kernels.both import (
     random_trunk,
     trunk_step_input,
 )
+
+if HAS_NUMBA:
+    from minimtp.kernels.cpu.decoding.team import Team, meet
 
 pytestmark = needs_numba
 DEPTHS = [0, 1, 2, 2, 1, 2]  # of a draft tree
@@ -64,7 +70,7 @@ def test_a_second_pass_at_the_same_time_is_computed_alone_with_the_same_bits():
         assert all(found == expected for found in pool.map(lambda _: step(team, 2), range(200)))
     entered, leave = threading.Event(), threading.Event()
 
-    def occupy(rank, size, counter):
+    def occupy(rank, size, meeting):
         entered.set()
         leave.wait(10)
 
@@ -88,6 +94,68 @@ def test_arguments_that_do_not_fit_are_an_error_after_which_the_team_goes_on(cap
     logits, _ = cpu.trunk_step(x, team, keys[:2], values[:2], 0, cosine, sine)
     assert np.isfinite(logits).all()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_failure_of_any_thread_is_raised_and_nobody_waits_for_it():
+    """The other threads would wait forever, and so would the next pass."""
+    team = Team(3)
+    for failing in range(3):
+
+        def work(rank, size, meeting, failing=failing):
+            if rank == failing:
+                raise MemoryError(f"thread {rank}")
+            meet(meeting, size)
+            meet(meeting, size)
+
+        with pytest.raises(MemoryError, match=f"thread {failing}"):
+            team.run(work)
+        assert team.run(lambda rank, size, meeting: meet(meeting, size))
+
+
+def test_an_interrupted_pass_does_not_leave_a_thread_behind_that_waits_or_writes():
+    before = set(threading.enumerate())
+    team, written = Team(2), []
+
+    def work(rank, size, meeting):
+        if rank == 0:
+            raise KeyboardInterrupt
+        meet(meeting, size)
+        written.append(rank)
+
+    with pytest.raises(KeyboardInterrupt):
+        team.run(work)
+    assert written == [1] and set(threading.enumerate()) <= before
+    assert team.run(lambda rank, size, meeting: meet(meeting, size))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system copies no processes")
+def test_a_copy_of_the_process_gets_threads_of_its_own():
+    """A copy has none of the threads, and would wait for them forever."""
+    trunk = cpu.with_threads(cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 3)), 2)
+    expected = step(trunk, 2)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(step(trunk, 2)), daemon=True)
+    process.start()
+    try:
+        assert receiver.poll(30) and receiver.recv() == expected
+    finally:
+        process.kill()
+        process.join()
+    assert step(trunk, 2) == expected
+
+
+def test_a_system_without_more_threads_computes_a_pass_in_one(monkeypatch):
+    alone = cpu.prepare_trunk(*random_trunk(cpu, ["q4_0"] * 3))
+    team = cpu.with_threads(alone, 3)
+
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert step(team, 2) == step(alone, 2)
+    monkeypatch.undo()
+    assert step(team, 2) == step(alone, 2) and team.team.run(lambda *given: None)
 
 
 def test_the_threads_of_a_team_start_with_its_first_pass_and_end_with_it():

@@ -59,7 +59,7 @@ def _batched_trunk_step(
     attended = np.empty((rows, heads * head_dim), np.float32)
     outputs, nothing = np.empty_like(x), np.empty((0, 0), np.float32)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
-    counter = np.empty(1, np.int64)  # a single thread computes all
+    meeting = np.empty(1, np.int64)  # a single thread computes all
     for i in range(layers):
         project(
             x,
@@ -70,7 +70,7 @@ def _batched_trunk_step(
             epsilon,
             outputs,
             joined,
-            counter,
+            meeting,
             0,
             1,
         )
@@ -81,7 +81,7 @@ def _batched_trunk_step(
         )  # fmt: skip
         add_outputs(
             x, attended, attention_output[i], feed_forward_norm[i], gate_up[i], down[i], kinds,
-            sizes[2], epsilon, outputs, nothing, nothing, outputs, counter, 0, 1,
+            sizes[2], epsilon, outputs, nothing, nothing, outputs, meeting, 0, 1,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(rows, np.float32))
     last = np.empty((stretches.shape[0], x.shape[1]), np.float32)

@@ -32,7 +32,7 @@ def no_tree(*blocks):
 
 NO_TREE = no_tree()
 NOTHING = np.empty(0, np.float32)  # shared with other threads
-ALONE = np.zeros(1, np.int64), 0, 1  # counter, rank and size of a team of one
+ALONE = np.zeros(1, np.int64), 0, 1  # meeting, rank and size of a team of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def compiled_block(
     gates,
     inner,
     outputs,
-    counter,
+    meeting,
     rank,
     size,
 ):
@@ -152,7 +152,7 @@ def compiled_block(
         attended = np.empty((rows, heads * head_dim), np.float32)
     normed = outputs if size == 1 else np.empty(x.shape, np.float32)
     project(
-        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, normed, joined, counter, rank, size
+        x, attention_norm, qkv, qkv_bias, kinds[0], epsilon, normed, joined, meeting, rank, size
     )  # fmt: skip
     first_group, stop_group = share(groups, rank, size)
     joined_heads = joined.reshape(rows, heads + 2 * groups, head_dim)
@@ -176,15 +176,15 @@ def compiled_block(
                 for g in range(max(first_group, 0), stop_group):
                     kept_keys[first + t, g] = keys[g, :, position + t]
                     kept_values[first + t, g] = values[position + t, g]
-    meet(counter, size)
+    meet(meeting, size)
     add_outputs(
         x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, inner_width,
-        epsilon, normed, gates, inner, outputs, counter, rank, size,
+        epsilon, normed, gates, inner, outputs, meeting, rank, size,
     )  # fmt: skip
 
 
 @compiled
-def project(x, norm, qkv, qkv_bias, kind, epsilon, normed, joined, counter, rank, size):
+def project(x, norm, qkv, qkv_bias, kind, epsilon, normed, joined, meeting, rank, size):
     """Write the queries, keys and values of x (T, D) to joined (T, (H + 2G) C). normed (T, D) is
     overwritten.
     """
@@ -196,7 +196,7 @@ def project(x, norm, qkv, qkv_bias, kind, epsilon, normed, joined, counter, rank
         for t in range(rows):
             for j in range(first * PANEL, min(stop * PANEL, width)):
                 joined[t, j] += qkv_bias[j]
-    meet(counter, size)
+    meet(meeting, size)
 
 
 @compiled
@@ -244,7 +244,7 @@ def add_outputs(
     gates,
     inner,
     outputs,
-    counter,
+    meeting,
     rank,
     size,
 ):
@@ -254,7 +254,7 @@ def add_outputs(
     rows = x.shape[0]
     first, stop = share(attention_output.shape[0], rank, size)
     multiply(kinds[1], attended, attention_output, first, stop, outputs)
-    meet(counter, size)
+    meet(meeting, size)
     add(x, outputs)
 
     normalize(x, feed_forward_norm, epsilon, normed, np.empty(rows, np.float32))
@@ -275,11 +275,11 @@ def add_outputs(
     else:
         first, stop = first * PANEL, stop * PANEL
     swiglu_columns(gates, first, stop, inner)
-    meet(counter, size)
+    meet(meeting, size)
 
     first, stop = share(down.shape[0], rank, size)
     multiply(kinds[3], inner, down, first, stop, outputs)
-    meet(counter, size)
+    meet(meeting, size)
     add(x, outputs)
 
 

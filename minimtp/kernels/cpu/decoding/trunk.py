@@ -90,8 +90,8 @@ def _in_team(trunk, x, hidden, head_dim, arguments):
     # Each thread adds up the residual stream for itself.
     own = [(x, hidden), *((x.copy(), hidden.copy()) for _ in range(trunk.team.size - 1))]
 
-    def work(rank, size, counter):
-        _trunk_step(*own[rank], *arguments, shared, counter, rank, size)
+    def work(rank, size, meeting):
+        _trunk_step(*own[rank], *arguments, shared, meeting, rank, size)
 
     return trunk.team.run(work)
 
@@ -125,7 +125,7 @@ def _trunk_step(
     kept_keys,
     kept_values,
     shared,
-    counter,
+    meeting,
     rank,
     size,
 ):
@@ -139,9 +139,9 @@ def _trunk_step(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
             down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
             values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], joined,
-            attended, gates, inner, outputs, counter, rank, size,
+            attended, gates, inner, outputs, meeting, rank, size,
         )  # fmt: skip
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     first, stop = share(output.shape[0], rank, size)
     multiply(output_kind, hidden, output, first, stop, logits)
-    meet(counter, size)
+    meet(meeting, size)
