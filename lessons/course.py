@@ -101,12 +101,13 @@ class Lesson:
             tqdm.write(line, file=sys.stderr)
 
     def result(self, title: str, before: tuple[str, str], now: tuple[str, str]) -> None:
-        """Print the previous result and this one. Each is (method, number with its unit)."""
+        """Print what the methods of earlier lessons give, and what those of this lesson do. Each is
+        (method, number with its unit).
+        """
         width = max(len(before[0]), len(now[0]))
         print(f"\n{title}")
-        previous = f"lesson {self.number - 1}" if self.number > 1 else "before"
-        for lesson, (method, value) in ((previous, before), (f"lesson {self.number}", now)):
-            print(f"  {lesson:<9}  {method:<{width}}  {value:>16}")
+        for when, (method, value) in (("before", before), (f"lesson {self.number}", now)):
+            print(f"  {when:<9}  {method:<{width}}  {value:>16}")
 
     def save_plot(
         self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
