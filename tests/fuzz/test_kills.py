@@ -7,12 +7,14 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from minimtp.compare import run as comparison
 from minimtp.files.temporary import NAME
@@ -58,6 +60,8 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
             silence = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silence, 1)
             os.dup2(silence, 2)
+            # All copies share tqdm's own lock, and one that is killed while it holds it keeps it.
+            tqdm.set_lock(threading.RLock())
             work()
             status = 0
         finally:
