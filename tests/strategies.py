@@ -89,8 +89,8 @@ def recipes(draw, **fixed):
     """Valid recipes with small models and short runs. Settings in `fixed` have the given value."""
     from minimtp.training.recipe import Recipe
 
-    heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned"]))
-    gated = fixed.get("heads", heads) == "token_conditioned"
+    heads = draw(st.sampled_from(["none", "parallel", "sequential", "token_conditioned", "eagle3"]))
+    gated = fixed.get("heads", heads) in ("token_conditioned", "eagle3")
     num_kv_heads, head_dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([16, 32]))
     num_heads = num_kv_heads * draw(st.sampled_from([1, 2]))
     batch, context_length = draw(st.integers(1, 4)), draw(st.integers(2, 24))

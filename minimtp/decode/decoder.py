@@ -324,5 +324,5 @@ def deploy(
     """
     if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
         model = convert(model)
-    runner = ModelRunner(model.trunk, context_length, model)
+    runner = ModelRunner(model.trunk, context_length, model, model.layers)
     return runner, head_drafter(model.heads, runner) if model.depth else None

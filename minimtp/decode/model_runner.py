@@ -45,7 +45,7 @@ class ForwardOutput(NamedTuple):
     """The result of a forward pass over T tokens."""
 
     logits: Array  # (T, V): row t predicts the token after token t
-    hidden: Array  # (T, D), the trunk's state after its final norm, for the drafters
+    hidden: Array  # (T, W), for the drafters: the state after the final norm, and layers' inputs
 
 
 class ModelRunner:
@@ -57,11 +57,17 @@ class ModelRunner:
     configuration. The cache and the tables of RoPE grow with the text, so a long context takes no
     memory until a text is long.
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
+    layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
+    the final state and these.
     Raises TypeError for a fake-quantized model, which must be converted first.
     """
 
     def __init__(
-        self, trunk: Transformer, context_length: int | None = None, model: Module | None = None
+        self,
+        trunk: Transformer,
+        context_length: int | None = None,
+        model: Module | None = None,
+        layers: Sequence[int] = (),
     ) -> None:
         self.config = config = trunk.config
         self.weight_bytes = weight_bytes(model or trunk)
@@ -77,6 +83,7 @@ class ModelRunner:
         self.output = self.output_matrix.prepare(kernel)
         self._embedding = trunk.embedding
         self.table = self._prepare_table(tied=trunk.output is None)
+        self.layers = tuple(layers)
         self._trunk = self._prepare_trunk(trunk)
         self._graphs = self._trunk.graphs  # recorded passes on a GPU with its kernels, else None
         self.rotary = trunk.blocks[0].attention.rotary
@@ -227,7 +234,7 @@ class ModelRunner:
         kernel, config = self.kernel, self.config
         blocks = [partial(prepare_weights, block, kernel) for block in trunk.blocks]
         prepared = kernel.prepare_trunk(
-            blocks, self.final_norm, self.output, config.num_heads, config.norm_eps
+            blocks, self.final_norm, self.output, config.num_heads, config.norm_eps, self.layers
         )
         if self.rows_at_once:
             return prepared

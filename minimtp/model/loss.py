@@ -11,9 +11,8 @@ finished before the next begins, as in Gloeckle et al. 2024, section 2. What the
 for their backward pass grows with the batch, too. If it would fill the memory, the windows of a
 batch are processed in several parts.
 
-**Subset of positions.** A head learns nearly the same from neighbouring positions. A head that does
-not need other positions can therefore be trained at every n-th position, which divides its training
-cost by n.
+**Subset of positions.** A head learns nearly the same from neighbouring positions. Some heads can
+therefore be trained at every n-th position, for about an n-th of the cost.
 
 **Targets of the heads.** A draft is accepted if the trunk agrees with it. So a good head predicts
 the trunk's prediction, which is not always the next token of the text.
@@ -73,15 +72,15 @@ def accumulate_gradients(
     heads.
     head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
     head_positions: the input positions at which the heads are trained. A subset is allowed only if
-    the heads are `positionwise`.
+    the heads `can_skip_positions`.
     detached: train the heads without changing the gradient of the trunk, including embedding and
     output. The trunk's gradient is then the gradient of L_0.
     head_targets: "text", "trunk" or "teacher", as described above.
     teacher, distill_weight: replace L_0 in the gradient by (1 - d) L_0 + d D, where d is the weight
     and D is the divergence from the teacher.
-    trunk_states: (B, T, D), of a frozen trunk, which then is not run. L_0 is not computed: it is a
-    constant, and would take more time than the heads. teacher_states: (B, T, D), the same for the
-    teacher.
+    trunk_states: (B, T, W), of a frozen trunk, which then is not run. L_0 is not computed: it is a
+    constant, and would take more time than the heads. teacher_states: (B, T, W), the same for the
+    teacher. W is D, or more for heads that read layers of the trunk.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for an output
     that was skipped.
     """
@@ -112,27 +111,29 @@ def accumulate_gradients(
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
-    hidden = model.hidden(inputs) if trunk_states is None else Tensor(trunk_states)  # (B, T, D)
+    hidden = (
+        model.trunk_states(inputs) if trunk_states is None else Tensor(trunk_states)
+    )  # (B, T, W)
     # Collects the gradient for the trunk's state.
     leaf = Tensor(hidden.data, requires_grad=trunk_learns)
     follows = weight * distill_weight or (head_targets == "teacher" and np.any(head_weights))
     if teacher is not None and teacher_states is None and follows:
         with no_grad():
-            teacher_states = teacher.hidden(inputs).data  # (B, T, D)
+            teacher_states = teacher.trunk_states(inputs).data  # (B, T, D)
     if trunk_states is None:
         guide = None
         if teacher is not None and weight * distill_weight:
-            guide = Guide(_rows(teacher_states), teacher.logits)
+            guide = Guide(_rows(_final(teacher_states, teacher)), teacher.logits)
         text_loss = output_loss(
             model.logits,
             model.config.vocabulary_size,
-            hidden.data,
+            _final(hidden.data, model),
             _targets(tokens, 0, length),
             weight * (1.0 - distill_weight),
             guide,
             weight * distill_weight,
         )
-        losses[0], leaf.grad = text_loss.nats, text_loss.gradient
+        losses[0], leaf.grad = text_loss.nats, _widened(text_loss.gradient, hidden.data)
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             guides: Iterator[Guide | None] = repeat(None)
@@ -162,18 +163,17 @@ def _accumulate_in_heads(
     guides: Iterator[Guide | None],
 ) -> list[Array | None]:
     """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T,
-    D). Return L_1, ..., L_K.
+    W). Return L_1, ..., L_K.
 
     guides: for each head in turn, what its B*n rows follow, or None for the tokens of the text.
     """
     length, vocabulary = hidden.shape[1], model.heads.draft_vocabulary
     width = model.config.vocabulary_size if vocabulary is None else len(vocabulary)
     losses: list[Array | None] = [None] * model.depth
-    if positions.indices(length) != (0, length, 1):
-        hidden = hidden[:, positions]  # (B, n, D)
-    following = following_tokens(tokens, model.depth)[:, positions]  # (B, n, K)
+    following = following_tokens(tokens, model.depth)  # (B, T, K)
     states, gradients = [], []
-    for k, state in enumerate(model.heads.states(hidden, following, model.trunk), start=1):
+    heads = model.heads.states(hidden, following, model.trunk, positions)
+    for k, state in enumerate(heads, start=1):  # (B, n, D)
         targets = _targets(tokens, k, length, positions)  # (B*n,)
         guide, weight, counted = next(guides), float(weights[k - 1]), 1.0
         of_text, of_guide = (weight, 0.0) if guide is None else (0.0, weight)
@@ -240,8 +240,8 @@ def states(model: LanguageModel, tokens: Array) -> Iterator[Tensor]:
     tokens: (B, T + 1 + K) integers.
     """
     length = tokens.shape[1] - 1 - model.depth
-    hidden = model.hidden(tokens[:, :length])
-    yield hidden
+    hidden = model.trunk_states(tokens[:, :length])  # (B, T, W)
+    yield Tensor(_final(hidden.data, model))
     if model.depth:
         yield from model.heads.states(hidden, following_tokens(tokens, model.depth), model.trunk)
 
@@ -284,6 +284,20 @@ def _to_host(losses: list[Array | None]) -> np.ndarray:
     return result
 
 
+def _final(hidden: Array, model: LanguageModel) -> Array:
+    """Return the trunk's final states (..., D) of its states (..., W)."""
+    return hidden[..., : model.config.hidden_size]
+
+
+def _widened(gradient: Array, hidden: Array) -> Array:
+    """Return the gradient (B, T, W) of states of which only the first D numbers have one."""
+    if gradient.shape == hidden.shape:
+        return gradient
+    wide = array_module(hidden).zeros_like(hidden)
+    wide[..., : gradient.shape[-1]] = gradient
+    return wide
+
+
 def _rows(states: Array) -> Array:
     """(B, T, D) -> (B*T, D)."""
     return states.reshape(-1, states.shape[-1])
@@ -307,13 +321,13 @@ def _trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iter
     """For k = 1..K yield the trunk's distributions k positions later, (B*n, V). Beyond the window
     there are none.
 
-    hidden: (B, T, D), the trunk's states.
+    hidden: (B, T, W), the trunk's states.
     """
     xp, (batch, length, _) = array_module(hidden), hidden.shape
     for k in range(1, model.depth + 1):
         later = k + xp.arange(length)[positions]  # (n,)
-        states = hidden[:, xp.minimum(later, length - 1)]  # (B, n, D)
-        yield Guide(_rows(states), model.draft_logits, xp.tile(later < length, batch))
+        states = _final(hidden[:, xp.minimum(later, length - 1)], model)  # (B, n, D)
+        yield Guide(_rows(states), model.trunk_draft_logits, xp.tile(later < length, batch))
 
 
 def _teacher_guides(
@@ -322,13 +336,13 @@ def _teacher_guides(
     """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
     drafts, (B*n, V).
 
-    hidden: (B, T, D), the teacher's states.
+    hidden: (B, T, W), the teacher's states.
     """
     depth, vocabulary = model.depth, model.heads.draft_vocabulary
     output = partial(teacher.draft_logits, vocabulary=vocabulary)
     with no_grad():
-        hidden = Tensor(hidden[:, positions])  # (B, n, D)
-        following = following_tokens(tokens, depth)[:, positions]  # (B, n, K)
-        states = list(islice(teacher.heads.states(hidden, following, teacher.trunk), depth))
+        following = following_tokens(tokens, depth)  # (B, T, K)
+        heads = teacher.heads.states(Tensor(hidden), following, teacher.trunk, positions)
+        states = list(islice(heads, depth))
     for state in states:  # (B, n, D)
         yield Guide(_rows(state.data), output)

@@ -18,7 +18,7 @@ This file knows nothing about prediction heads or quantization. Both wrap the tr
 modules.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from minimtp.backend import Array, array_module
@@ -141,6 +141,7 @@ class Transformer(Module):
     """
 
     depth = 0
+    layers = ()  # without heads, nobody reads the inputs of the layers
 
     def __init__(self, config: ModelConfig, rng: Rng) -> None:
         self.config = config
@@ -166,10 +167,22 @@ class Transformer(Module):
         """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the
         output and the heads.
         """
+        return self.trunk_states(tokens)
+
+    def trunk_states(self, tokens: Array, layers: Sequence[int] = ()) -> Tensor:
+        """tokens (B, T) integers -> (B, T, (1 + F) D): the state after the final norm, and the
+        inputs of these F layers, for heads that read them. Layer L stands for the output of the
+        last block.
+        """
         x = self.embedding(tokens)  # (B, T, D)
-        for block in self.blocks:
+        inputs = {}
+        for number, block in enumerate(self.blocks):
+            if number in layers:
+                inputs[number] = x
             x = block(x)
-        return self.final_norm(x)
+        inputs[len(self.blocks)] = x
+        final = self.final_norm(x)
+        return concatenate(final, *(inputs[layer] for layer in layers)) if layers else final
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> logits (..., V)."""
@@ -191,8 +204,11 @@ class LanguageModel(Protocol):
     trunk: Transformer
     config: ModelConfig
     depth: int
+    layers: Sequence[int]
 
     def hidden(self, tokens: Array) -> Tensor: ...
+
+    def trunk_states(self, tokens: Array) -> Tensor: ...
 
     def logits(self, hidden: Tensor) -> Tensor: ...
 

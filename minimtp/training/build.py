@@ -4,6 +4,7 @@ Heads and quantization are imported only for recipes that use them.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import LanguageModel as Model
 from minimtp.model.transformer import Transformer
 from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.recipe_checks import ONE_HEAD, chosen_layers
 
 if TYPE_CHECKING:
     from minimtp.quant.qat.spec import QuantizationSpec
@@ -47,9 +49,17 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
         from minimtp.model.heads import HEADS, MultiTokenModel
 
         options = {}
-        if recipe.heads == "token_conditioned":
+        if recipe.heads in ONE_HEAD:
             options["draft_vocabulary_size"] = recipe.draft_vocabulary_size
             options["start_scale"] = recipe.head_start_scale
+        if recipe.heads == "eagle3":
+            config = replace(config, num_kv_heads=recipe.head_num_kv_heads or config.num_heads)
+            options |= {
+                "layers": chosen_layers(recipe),
+                "own_output": recipe.own_draft_output,
+                "norm_before_residual": recipe.norm_before_residual,
+                "norm_before_fc": recipe.norm_before_fc,
+            }
         heads = HEADS[recipe.heads](recipe.draft_depth, config, rng, **options)
         model = MultiTokenModel(model, heads)
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.arguments import refuse
-from minimtp.training.recipe_checks import check_together
+from minimtp.training.recipe_checks import EAGLE3_DEFAULTS, check_together
 from minimtp.training.settings import (
     FRACTION,
     MOMENTUM,
@@ -39,10 +39,12 @@ CACHES = ("float", "int8", "int4")
 SCALES = ("grid", "learned", "learned-offset", "learned-bound", "learned-from-start")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 MASKS = ("pass", "round-clip", "clip-round")
-HEADS = ("none", "parallel", "sequential", "token_conditioned")
+HEADS = ("none", "parallel", "sequential", "token_conditioned", "eagle3")
 # Settings in which families of models differ. `describe` leaves them out of models without them.
 VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
-HIDDEN_BY_DEFAULT = (*VARIANTS, "sequence_length", "draft_vocabulary_size", "head_start_scale")
+HIDDEN_BY_DEFAULT = (
+    *VARIANTS, *EAGLE3_DEFAULTS, "sequence_length", "draft_vocabulary_size", "head_start_scale"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,17 @@ class Recipe:
     draft_vocabulary_size: int | None = setting("heads", None, Range(1, 2**24),
         "draft only this many tokens, the most frequent ones of the text (default: all)")
     head_start_scale: float = setting("heads", 1.0, Range(0.0, 10.0, open=True),
-        "factor on the initial weights of token_conditioned heads (0.5 for a pretrained trunk)")
+        "factor on the initial weights of the head (0.5 for a pretrained trunk)")
+    head_layers: str = setting("heads", "auto", None,
+        "three trunk layers whose inputs eagle3 heads read, such as 2,15,27")
+    head_num_kv_heads: int | None = setting("heads", None, Range(1, 1024),
+        "key/value heads of an eagle3 head (default: num_heads)")
+    norm_before_fc: bool = setting("heads", True, None,
+        "eagle3: normalize the layers' inputs before they are joined")
+    norm_before_residual: bool = setting("heads", False, None,
+        "eagle3: add the attention to the normalized state")
+    own_draft_output: bool = setting("heads", False, None,
+        "eagle3: train an output matrix for the drafts, instead of using the trunk's rows")
 
     quantization: str = setting("quantize", "none", ("none", "qat"),
         "qat: train with the rounding of the deployed model")

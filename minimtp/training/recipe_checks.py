@@ -5,7 +5,18 @@ Each function takes a Recipe. Its class is not imported, because recipe.py impor
 
 from typing import Any
 
-from minimtp.errors import UserError
+from minimtp.errors import UserError, shown
+
+# The kinds that one head drafts with at every depth, and their name in messages.
+ONE_HEAD = ("token_conditioned", "eagle3")
+ONE_HEAD_KINDS = "token_conditioned or eagle3"
+EAGLE3_DEFAULTS = {
+    "head_layers": "auto",
+    "head_num_kv_heads": None,
+    "norm_before_fc": True,
+    "norm_before_residual": False,
+    "own_draft_output": False,
+}
 
 
 def check_together(recipe: Any) -> None:
@@ -86,9 +97,10 @@ def _check_heads(recipe: Any) -> None:
             f"heads {recipe.heads} with draft_depth 0 predict nothing: "
             "choose at least 1, or heads none"
         )
-    if recipe.head_stride > 1 and recipe.heads != "token_conditioned":
+    is_one_head = recipe.heads in ONE_HEAD
+    if recipe.head_stride > 1 and not is_one_head:
         raise UserError(
-            f"head_stride {recipe.head_stride} is possible with token_conditioned heads only: "
+            f"head_stride {recipe.head_stride} is possible with {ONE_HEAD_KINDS} heads only: "
             "other heads look back"
         )
     if recipe.head_stride > recipe.tokens_per_sequence:
@@ -97,16 +109,17 @@ def _check_heads(recipe: Any) -> None:
             "tokens: choose a smaller one"
         )
     size = recipe.draft_vocabulary_size
-    if size is not None and recipe.heads != "token_conditioned":
+    if size is not None and not is_one_head:
         raise UserError(
-            f"draft_vocabulary_size {size} is possible with token_conditioned heads only: "
+            f"draft_vocabulary_size {size} is possible with {ONE_HEAD_KINDS} heads only: "
             "choose them, or leave out draft_vocabulary_size"
         )
-    if recipe.head_start_scale != 1.0 and recipe.heads != "token_conditioned":
+    if recipe.head_start_scale != 1.0 and not is_one_head:
         raise UserError(
-            f"head_start_scale {recipe.head_start_scale:g} is possible with token_conditioned "
-            "heads only: choose them, or leave out head_start_scale"
+            f"head_start_scale {recipe.head_start_scale:g} is possible with {ONE_HEAD_KINDS} heads "
+            "only: choose them, or leave out head_start_scale"
         )
+    _check_eagle3(recipe)
     if size is not None and size > recipe.vocabulary_size:
         raise UserError(
             f"draft_vocabulary_size {size} exceeds vocabulary_size {recipe.vocabulary_size}: "
@@ -117,6 +130,42 @@ def _check_heads(recipe: Any) -> None:
             "distill_weight trains the trunk, but freeze_trunk keeps it as it is: "
             "choose one of them"
         )
+
+
+def _check_eagle3(recipe: Any) -> None:
+    if recipe.heads != "eagle3":
+        for name, default in EAGLE3_DEFAULTS.items():
+            value = getattr(recipe, name)
+            if value != default:
+                raise UserError(
+                    f"{name} {value} is possible with eagle3 heads only: "
+                    f"choose them, or leave out {name}"
+                )
+        return
+    kv_heads = recipe.head_num_kv_heads
+    if kv_heads is not None and recipe.num_heads % kv_heads:
+        raise UserError(
+            f"the {recipe.num_heads} query heads of the draft head cannot share {kv_heads} "
+            "key/value heads equally: choose a divisor for head_num_kv_heads"
+        )
+    chosen_layers(recipe)
+
+
+def chosen_layers(recipe: Any) -> tuple[int, ...] | None:
+    """Return the trunk layers whose inputs eagle3 heads read, or None for the default. Raises
+    UserError unless they are three layers of the trunk, or `auto`.
+    """
+    count = recipe.num_layers
+    if recipe.head_layers == "auto":
+        return None
+    parts = recipe.head_layers.split(",")
+    layers = tuple(int(part) for part in parts if part.isdecimal())
+    if len(layers) != 3 or len(parts) != 3 or max(layers) > count:
+        raise UserError(
+            f"head_layers {shown(recipe.head_layers)!r} must be three numbers from 0 to {count}, "
+            "such as 0,1,2, or auto"
+        )
+    return layers
 
 
 def _check_no_heads(recipe: Any) -> None:

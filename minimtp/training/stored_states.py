@@ -2,7 +2,8 @@
 
 A teacher, or a trunk whose heads alone are trained, gives the same states for the same window in
 every epoch. They are all that training needs of it: the logits are states times output, and the
-heads read the states. So they are stored, after the final norm, as float16: 2 D bytes per token.
+heads read the states. So they are stored, after the final norm, as float16: 2 D bytes per token, or
+2 (1 + F) D for heads that read F layers of the trunk.
 
     window   ->  stored?  ->  read             file in the run folder, deleted when the run ends
                  no       ->  model, float16   and stored, if there is room
@@ -47,13 +48,13 @@ STATES = FileKind("a file of states", begins=b"minimtp states 1\n")
 MAX_BYTES = 32 << 30
 LARGEST = 65504.0  # in float16
 
-Compute = Callable[[Array], np.ndarray]  # tokens (1, T) -> states (T, D), float16 on the host
+Compute = Callable[[Array], np.ndarray]  # tokens (1, T) -> states (T, W), float16 on the host
 
 
 class StoredStates:
     """The states of one model on the windows of a run.
 
-    compute: tokens (1, T) -> states (T, D), float16. size: (T, D). blocks: the file, or None if
+    compute: tokens (1, T) -> states (T, W), float16. size: (T, W). blocks: the file, or None if
     nothing is stored. stored: how many windows have a place in it, those with the lowest numbers.
     report: called with a line if storing fails.
     """
@@ -70,7 +71,7 @@ class StoredStates:
         self._blocks, self._report, self._is_full = blocks, report, False
 
     def of(self, windows: np.ndarray, tokens: Array) -> Array:
-        """Return the states (B, T, D), float32, on the device of the tokens.
+        """Return the states (B, T, W), float32, on the device of the tokens.
 
         windows: (B,), their numbers. tokens: (B, T). Several threads may call this, each for other
         windows.
@@ -103,7 +104,7 @@ class StoredStates:
 
 
 def forward_of(model: Model) -> Compute:
-    """Return a function of one window, tokens (1, T) -> the model's states (T, D), float16 on the
+    """Return a function of one window, tokens (1, T) -> the model's states (T, W), float16 on the
     host, which several threads may call.
 
     A trunk that is trained through its rounding, and frozen, runs in its packed form, with the
@@ -117,7 +118,7 @@ def forward_of(model: Model) -> Compute:
         if kernel is not kernels.plain and are_exact(kernel, packed):
             # Nobody needs the logits: this is the smallest output that the kernels compute.
             packed.output = packed.output_matrix.select(np.arange(GROUP))
-            forward = _DecodingForward(ModelRunner(packed))
+            forward = _DecodingForward(ModelRunner(packed, layers=model.layers))
 
     def rounded(tokens: Array) -> np.ndarray:
         return forward(tokens).clip(-LARGEST, LARGEST).astype(np.float16)
@@ -126,9 +127,9 @@ def forward_of(model: Model) -> Compute:
 
 
 def _training_forward(model: Model, tokens: Array) -> np.ndarray:
-    """tokens (1, T) -> states (T, D) on the host."""
+    """tokens (1, T) -> states (T, W) on the host."""
     with no_grad():
-        return to_numpy(model.hidden(tokens).data)[0]
+        return to_numpy(model.trunk_states(tokens).data)[0]
 
 
 class _DecodingForward(threading.local):
@@ -160,7 +161,7 @@ def open_states(
     the device. report: called with a line on what is stored, and where. Raises UserError if the
     file cannot be made.
     """
-    length, width = size = recipe.tokens_per_sequence, model.config.hidden_size
+    length, width = recipe.tokens_per_sequence, (1 + len(model.layers)) * model.config.hidden_size
     compute = forward_of(model)
     windows = len(corpus.train) // length
     window_bytes = 2 * length * width
@@ -172,14 +173,14 @@ def open_states(
         stored, why = 0, "no window is used twice"
     if not stored:
         report(f"states    the {whose}'s are computed in every step: {why}")
-        return StoredStates(compute, size, None, 0, report)
+        return StoredStates(compute, (length, width), None, 0, report)
     label = _label(model, compute, corpus, length, like)
     blocks = SealedBlocks(path, STATES, label, window_bytes, report)
     report(
         f"states    the {whose}'s are stored: {stored:,} of {windows:,} windows, up to "
         f"{stored * window_bytes / 1e9:.3g} GB in {shown_path(path)} until the run is finished"
     )
-    return StoredStates(compute, size, blocks, stored, report)
+    return StoredStates(compute, (length, width), blocks, stored, report)
 
 
 def _free_bytes(path: Path) -> int:

@@ -25,7 +25,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from tests.decode.drafters.test_heads import SHAPE, model_with
 
-KINDS = ["parallel", "sequential", "token_conditioned", "model", "ngram", "combined"]
+KINDS = ["parallel", "sequential", "token_conditioned", "eagle3", "model", "ngram", "combined"]
 OTHERS = ("model", "ngram", "combined")  # with the heads, if any, of a token-conditioned model
 TOLERANCE = 1e-10  # float64 sums of 64 terms, through one block with weights of magnitude one
 PLAIN = {}

@@ -18,7 +18,7 @@ from minimtp.training.data.tokenizer import ByteTokenizer
 from tests.training.helpers import recipe_of
 
 CONTEXTS = (2, 7, 64, 2_400, 8_192, 65_537, 1_000_000)
-HEADS = ("none", "parallel", "sequential", "token_conditioned")
+HEADS = ("none", "parallel", "sequential", "token_conditioned", "eagle3")
 PROMPT = "roses are red, "
 
 
@@ -79,7 +79,7 @@ def test_texts_do_not_depend_on_when_the_cache_grows(drafter, monkeypatch):
         assert [row.tokens[len(PROMPT) :] for row in batch.rows] == [expected] * 2
 
 
-@pytest.mark.parametrize("heads", ["parallel", "sequential", "token_conditioned"])
+@pytest.mark.parametrize("heads", ["parallel", "sequential", "token_conditioned", "eagle3"])
 def test_trees_do_not_depend_on_when_the_cache_grows(heads, monkeypatch):
     model = loaded(200, heads)
     expected = text_of(Decoder(model, DraftConfig("none")), count=100)

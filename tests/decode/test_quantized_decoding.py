@@ -143,7 +143,7 @@ def test_deployed_heads_draft_the_tokens_of_the_training_forward_pass(name, kind
     model, text = trained(SPECS[name], kind), [5, 1, 4, 1, 5, 9, 2, 6]
     target, heads = deploy(convert(model))
     with no_grad():
-        hidden = model.hidden(np.array([text[:-1]])).data[0]
+        hidden = model.trunk_states(np.array([text[:-1]])).data[0]
     heads.reset(text[0])
     heads.commit(hidden, np.array(text[1:]))
     assert heads.draft(DEPTH, Greedy())[0].tolist() == trained_draft(model, text, DEPTH)[0]

@@ -67,7 +67,7 @@ def test_no_context_ends_a_command_with_a_traceback_or_takes_memory_that_nothing
     rng, outcomes = random.Random(0), {0: 0, 2: 0}
     for trial in range(800):
         context, other = rng.choice(CONTEXTS), rng.choice(CONTEXTS)
-        heads = rng.choice(["none", "parallel", "sequential", "token_conditioned"])
+        heads = rng.choice(["none", "parallel", "sequential", "token_conditioned", "eagle3"])
         for folder, length in (("run", context), ("other", other)):
             shutil.rmtree(folder, ignore_errors=True)
             write_run(Path(folder), length, heads)

@@ -39,7 +39,7 @@ def text_of(seed=3):
 def expected_losses(model, text, targets):
     """Return L_1 .. L_K, computed from all logits: (of the text, of `targets`)."""
     with no_grad():
-        hidden = model.hidden(text[:, :LENGTH])
+        hidden = model.trunk_states(text[:, :LENGTH])
         following = np.stack([text[:, k : LENGTH + k] for k in range(1, DEPTH + 1)], axis=-1)
         states = list(model.heads.states(hidden, following, model.trunk))
         trunk = np.exp(model.logits(hidden).data[..., IDS])  # (B, T, V')

@@ -85,10 +85,10 @@ def test_head_targets_trunk_give_heads_the_gradient_of_their_divergence_from_the
 
     def divergence():
         with no_grad():
-            hidden = model.hidden(text[:, :6])
+            hidden = model.trunk_states(text[:, :6])
             following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
             states = [state.data for state in model.heads.states(hidden, following, model.trunk)]
-            distribution = np.exp(model.logits(hidden).data)
+            distribution = np.exp(model.logits(model.hidden(text[:, :6])).data)
         distribution = np.concatenate(
             [distribution / distribution.sum(-1, keepdims=True), np.eye(11)[text[:, 7:]]], axis=1
         )
@@ -144,7 +144,7 @@ def test_head_targets_teacher_give_heads_the_gradient_of_their_divergence_from_t
 
     def logits(of):
         with no_grad():
-            hidden = of.hidden(text[:, :6])
+            hidden = of.trunk_states(text[:, :6])
             following = np.stack([text[:, k : 6 + k] for k in range(1, 4)], axis=-1)
             found = [
                 of.logits(state).data for state in of.heads.states(hidden, following, of.trunk)
@@ -186,7 +186,7 @@ def test_heads_trained_at_every_third_position_get_the_gradient_of_the_loss_at_t
     model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)
     losses = accumulate_gradients(model, text, weights, head_positions=slice(1, None, 3))
-    assert model.heads.positionwise
+    assert model.heads.can_skip_positions
 
     def loss():
         nats, _ = evaluate_losses(model, text)

@@ -34,7 +34,9 @@ def test_head_k_does_not_depend_on_tokens_after_the_k_th_next_token(kind):
         following = np.stack([t[:, k : length + k] for k in range(1, depth + 1)], axis=-1)
         return [
             state.data
-            for state in model.heads.states(model.hidden(t[:, :length]), following, model.trunk)
+            for state in model.heads.states(
+                model.trunk_states(t[:, :length]), following, model.trunk
+            )
         ]
 
     all_states = states(text), states(changed)

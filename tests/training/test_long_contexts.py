@@ -58,7 +58,7 @@ def run_of(context: int, heads: str = "none", **changes: object) -> LoadedRun:
 
 
 @each_context
-@pytest.mark.parametrize("heads", ["none", "parallel", "sequential", "token_conditioned"])
+@pytest.mark.parametrize("heads", ["none", "parallel", "sequential", "token_conditioned", "eagle3"])
 def test_an_evaluation_predicts_at_most_the_requested_tokens_at_any_context(text, context, heads):
     run = run_of(context, heads)
     result = evaluate(run, text, tokens=100)

@@ -12,6 +12,7 @@ from minimtp.cli.parser import Parser
 from minimtp.errors import UserError, naming
 from minimtp.training.presets import PRESETS, fine_tuning, head_training
 from minimtp.training.recipe import SETTINGS, Recipe
+from minimtp.training.recipe_checks import ONE_HEAD
 from minimtp.training.settings import GROUPS, kind_of
 
 DESTINATION = "recipe."  # begins the name under which a setting is found among the parsed options
@@ -67,12 +68,12 @@ def chosen_recipe(options: argparse.Namespace, out: str | None = None) -> Recipe
     }
     if options.resume and not (given or options.preset or options.recipe or options.start_from):
         return None
-    only_heads = given.get("heads") == "token_conditioned" and given.get("freeze_trunk", False)
+    only_heads = given.get("heads") in ONE_HEAD and given.get("freeze_trunk", False)
     base = _stored_settings(options, out) or _base_settings(options, only_heads)
     new_heads = "heads" in given and "draft_depth" not in given
     if new_heads and (given["heads"] == "none" or not base.get("draft_depth")):
         base.pop("draft_depth", None)  # it belonged to other heads
-    if given.get("heads", "token_conditioned") != "token_conditioned":
+    if given.get("heads", ONE_HEAD[0]) not in ONE_HEAD:
         for name in ("draft_vocabulary_size", "head_start_scale"):
             base.pop(name, None)
     with naming(options.recipe) if options.recipe else nullcontext():

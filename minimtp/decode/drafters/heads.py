@@ -18,19 +18,30 @@ Each kind of heads needs different inputs to compute the state s_k:
                         module k at row i reads k tokens ahead, so only its rows 0 .. m-1-k are
                         known for m tokens. The k-1 rows up to m-2 read drafted tokens and are
                         provisional
+    eagle3              s_k = Block(s_{k-1}, e(t)), s_0 = g[m-2], from the inputs of three layers
+                        one KV cache: the committed rows come from the trunk's states, and those of
+                        a draft are dropped after it
 """
 
 from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.eagle3 import Eagle3Drafter
 from minimtp.decode.drafters.parallel import ParallelDrafter
 from minimtp.decode.drafters.sequential import SequentialDrafter
 from minimtp.decode.drafters.token_conditioned import TokenConditionedDrafter
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.model.heads import Heads, ParallelHeads, SequentialHeads, TokenConditionedHeads
+from minimtp.model.heads import (
+    Eagle3Heads,
+    Heads,
+    ParallelHeads,
+    SequentialHeads,
+    TokenConditionedHeads,
+)
 
 DRAFTERS: dict[type[Heads], type] = {
     TokenConditionedHeads: TokenConditionedDrafter,
     ParallelHeads: ParallelDrafter,
     SequentialHeads: SequentialDrafter,
+    Eagle3Heads: Eagle3Drafter,
 }
 
 

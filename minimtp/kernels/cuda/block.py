@@ -14,7 +14,7 @@ from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
 from minimtp.kernels.plain.batched_step import each_stretch
-from minimtp.kernels.plain.block import PreparedBlock, prepare_block, with_threads
+from minimtp.kernels.plain.block import LayerInputs, PreparedBlock, prepare_block, with_threads
 
 __all__ = [
     "batched_trunk_step", "cached_attention", "prepare_block", "prepare_trunk", "transformer_block",
@@ -112,20 +112,23 @@ class PreparedTrunk(plain.PreparedTrunk):
     graphs: Graphs
 
 
-def prepare_trunk(blocks, final_norm, output, heads, epsilon):
-    trunk = plain.prepare_trunk(blocks, final_norm, output, heads, epsilon)
+def prepare_trunk(blocks, final_norm, output, heads, epsilon, layers=()):
+    trunk = plain.prepare_trunk(blocks, final_norm, output, heads, epsilon, layers)
     return PreparedTrunk(**{**vars(trunk), "graphs": Graphs()})
 
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     """As in `kernels/plain`. `transformer_block` explains `start`."""
+    inputs = LayerInputs(trunk.layers)
     for i, (block, block_keys, block_values) in enumerate(
         zip(trunk.blocks, keys, values, strict=True)
     ):
+        inputs.keep(i, x)
         block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
         transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
+    inputs.keep(len(trunk.blocks), x)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
-    return linear(hidden, trunk.output), hidden
+    return linear(hidden, trunk.output), inputs.beside(hidden)
 
 
 def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):

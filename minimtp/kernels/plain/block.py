@@ -129,6 +129,7 @@ class PreparedTrunk:
     final_norm: Array
     output: Prepared
     epsilon: float
+    layers: tuple[int, ...] = ()  # whose inputs a step returns; L means the last block's output
     graphs: None = None  # only the GPU records passes
     team: None = None  # only compiled kernels compute a pass in several threads
 
@@ -139,15 +140,16 @@ def prepare_trunk(
     output: Prepared,
     heads: int,
     epsilon: float,
+    layers: tuple[int, ...] = (),
 ) -> PreparedTrunk:
-    """Prepare a trunk for `trunk_step`.
+    """Prepare a trunk for `trunk_step`, which returns the inputs of these F layers, too.
 
     blocks: for each block a function that returns its weights. The functions are called one after
     the other, so that there are never two copies of all the weights at the same time. All blocks
     must have the same sizes and formats.
     """
     prepared = tuple(prepare_block(weights(), heads, epsilon) for weights in blocks)
-    return PreparedTrunk(prepared, final_norm, output, epsilon)
+    return PreparedTrunk(prepared, final_norm, output, epsilon, layers)
 
 
 def with_threads(trunk: PreparedTrunk, count: int) -> PreparedTrunk:
@@ -168,13 +170,36 @@ def trunk_step(
     tree: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T,
-    D).
+    (1 + F) D): the state after the final norm, and the inputs of the F layers of the trunk.
 
     x (T, D) is overwritten. keys (L, G, C, S) and values (L, S, G, C) are the caches of the L
     blocks. Tree keys and tree values are (L, T, G, C). The rest is as in `transformer_block`.
     """
+    inputs = LayerInputs(trunk.layers)
     for i, block in enumerate(trunk.blocks):
+        inputs.keep(i, x)
         block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
         transformer_block(x, block, keys[i], values[i], start, cosine, sine, block_tree)
+    inputs.keep(len(trunk.blocks), x)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
-    return linear(hidden, trunk.output), hidden
+    return linear(hidden, trunk.output), inputs.beside(hidden)
+
+
+class LayerInputs:
+    """The inputs of some layers in one step."""
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        self._layers = layers
+        self._kept: dict[int, Array] = {}
+
+    def keep(self, layer: int, x: Array) -> None:
+        """Keep a copy of x (T, D), the input of this layer, if it is one of them."""
+        if layer in self._layers:
+            self._kept[layer] = x.copy()
+
+    def beside(self, hidden: Array) -> Array:
+        """hidden (T, D) -> (T, (1 + F) D): hidden, and the inputs of the F layers."""
+        if not self._layers:
+            return hidden
+        parts = [hidden, *(self._kept[layer] for layer in self._layers)]
+        return array_module(hidden).concatenate(parts, axis=1)

@@ -7,6 +7,7 @@ position i:
     sequential         s_k = Block_k(M_k [norm(s_{k-1}); norm(e(t_{i+k}))])
     token-conditioned  [g; c] = W [norm(s_{k-1}); norm(e(t_{i+k}))]
                        s_k = s_{k-1} + sigmoid(g) (c - s_{k-1})
+    eagle3             s_k = Block([norm(s_{k-1}); norm(e(t_{i+k}))]), s_0 = W_f [a_i; b_i; c_i]
 
 with s_0 = h_i, the trunk's hidden state after its final norm; e, the trunk's token table; [a; b],
 concatenation; and logits = trunk's output(norm(s_k)). All heads share the trunk's embedding and
@@ -19,6 +20,9 @@ output. A token-conditioned head may be limited to a few thousand tokens (draft_
                        It is the smallest and cheapest drafter. The idea of Hydra, arXiv 2402.05109,
                        as the recurrence of ReDrafter, arXiv 2403.09919
 
+    eagle3             is one block for every depth, which starts from the inputs a, b, c of three
+                       trunk layers. Engines run it (eagle3.py). Li et al. 2025, arXiv 2503.01840
+
 All kinds have one interface: `states(hidden, following, trunk)` yields s_1, ..., s_K, ready for the
 output. The sequential heads follow four conventions, in training and in decoding. The state comes
 first in the concatenation. It is the trunk's state *after* the final norm. Rotary positions are the
@@ -26,6 +30,7 @@ positions i. No row is zeroed.
 """
 
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
+from minimtp.model.heads.eagle3 import Eagle3Block, Eagle3Heads
 from minimtp.model.heads.heads import Heads
 from minimtp.model.heads.multi_token_model import MultiTokenModel
 from minimtp.model.heads.parallel import ParallelHead, ParallelHeads
@@ -35,6 +40,8 @@ from minimtp.model.heads.token_conditioned import TokenConditionedHead, TokenCon
 __all__ = [
     "HEADS",
     "DraftVocabulary",
+    "Eagle3Block",
+    "Eagle3Heads",
     "Heads",
     "MultiTokenModel",
     "ParallelHead",
@@ -49,4 +56,5 @@ HEADS: dict[str, type[Heads]] = {
     "parallel": ParallelHeads,
     "sequential": SequentialHeads,
     "token_conditioned": TokenConditionedHeads,
+    "eagle3": Eagle3Heads,
 }

@@ -6,7 +6,10 @@ from minimtp.backend import Array
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
+from minimtp.model.matrix import Matrix
 from minimtp.model.transformer import Transformer
+
+ALL = slice(None)
 
 
 class Heads(Module):
@@ -14,20 +17,35 @@ class Heads(Module):
 
     depth: K, the number of extra tokens that are predicted.
     independent: head k does not need the states of the heads before it.
-    positionwise: a position's states need no other position, so the heads can be trained at a
-    subset of the positions.
+    can_skip_positions: the states can be computed at a subset of the positions, for a part of the
+    cost.
+    layers: F trunk layers whose inputs the heads read; L means the output of the last layer. The
+    trunk's states then are (B, T, (1 + F) D): its final state and these
+    (`Transformer.trunk_states`).
     draft_vocabulary: the tokens that the heads may draft; None means all.
+    output: the heads' own output matrix; None means the trunk's.
     """
 
     independent = False
-    positionwise = False
+    can_skip_positions = False
     depth: int
+    layers: tuple[int, ...] = ()
     draft_vocabulary: DraftVocabulary | None = None
+    output: Matrix | None = None
 
-    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
-        """Yield the state (B, T, D) of each head k = 1..K.
+    def states(
+        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
+    ) -> Iterator[Tensor]:
+        """Yield the state (B, n, D) of each head k = 1..K at n of the T positions.
 
-        hidden: (B, T, D), the trunk's. following: (B, T, K) integers, the K tokens after each
-        position. Head k may use the first k of them, following[:, :, :k].
+        hidden: (B, T, (1 + F) D), the trunk's. following: (B, T, K) integers, the K tokens after
+        each position. Head k may use the first k of them, following[:, :, :k]. positions: a part of
+        them if the heads `can_skip_positions`.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no states")
+
+
+def at_positions(x: Tensor, positions: slice) -> Tensor:
+    """Return x (B, T, ...) at some of the T positions."""
+    length = x.shape[1]
+    return x if positions.indices(length) == (0, length, 1) else x[:, positions]

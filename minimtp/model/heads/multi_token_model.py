@@ -25,9 +25,20 @@ class MultiTokenModel(Module):
         """K, the number of extra tokens that are predicted."""
         return self.heads.depth
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The trunk layers whose inputs the heads read."""
+        return self.heads.layers
+
     def hidden(self, tokens: Array) -> Tensor:
         """tokens (B, T) -> (B, T, D), the trunk's state after its final norm."""
         return self.trunk.hidden(tokens)
+
+    def trunk_states(self, tokens: Array) -> Tensor:
+        """tokens (B, T) -> (B, T, (1 + F) D), what the heads read: the state after the final norm,
+        and the inputs of F layers.
+        """
+        return self.trunk.trunk_states(tokens, self.layers)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States (..., D), of the trunk or of a head -> logits (..., V)."""
@@ -36,6 +47,20 @@ class MultiTokenModel(Module):
     def draft_logits(self, state: Tensor, vocabulary: DraftVocabulary | None = None) -> Tensor:
         """States (..., D) of a head -> logits (..., V') over a draft vocabulary, or (..., V)
         without one.
+
+        vocabulary: None is the heads' own. Heads that have one have no logits for another.
+        """
+        own, output = self.heads.draft_vocabulary, self.heads.output
+        if output is None:
+            return self.trunk_draft_logits(state, vocabulary or own)
+        if vocabulary is None or own is not None:
+            return output(state)
+        return output.matmul_rows(state, vocabulary.ids.data)
+
+    def trunk_draft_logits(
+        self, state: Tensor, vocabulary: DraftVocabulary | None = None
+    ) -> Tensor:
+        """States (..., D) -> the trunk's logits (..., V') over a draft vocabulary, or (..., V).
 
         vocabulary: None is the heads' own.
         """

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
+from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.machine import available_cores
 from minimtp.model.loss import following_tokens
@@ -61,6 +62,7 @@ class Walk:
 
     def __init__(self, model: LanguageModel, batches: Sequence[Array]) -> None:
         self.model, self.batches = model, list(batches)
+        self._inputs_of: dict[int, list[Tensor]] = {}  # of the layers that the heads read
         on_cpu = array_module(*self.batches) is np
         self.threads = available_cores() if on_cpu else 1
         with no_grad():
@@ -70,13 +72,18 @@ class Walk:
     def parts(self) -> Iterator[Part]:
         """Yield the parts in the order of use. `advance` every step before the next part."""
         trunk = self.model.trunk
-        for block in trunk.blocks:
+        for number, block in enumerate(trunk.blocks):
+            self._keep_inputs(number)
             attention = Step(_layers(block.attention), _of_state(block.attention_residual))
             sliced = partial(in_slices, block.feed_forward_residual)
             feed_forward = Step(_layers(block.feed_forward), _of_state(sliced))
             yield Part(block, [attention, feed_forward])
+        self._keep_inputs(len(trunk.blocks))
         with no_grad():
-            self.states = [trunk.final_norm(state) for state in self.states]
+            self.states = [trunk.final_norm(state) for state in self.states]  # (B, T, D) each
+            for layer in self.model.layers:
+                kept = zip(self.states, self._inputs_of[layer], strict=True)
+                self.states = [concatenate(state, inputs) for state, inputs in kept]  # (B, T, W)
         if isinstance(trunk.output, CalibratedLinear):
             yield Part(trunk.output, [Step([trunk.output], self._run_output, repeats=True)])
         if self.model.depth:
@@ -123,11 +130,16 @@ class Walk:
         """Compute the states after the step."""
         self.collect(step, [], advance=True)
 
+    def _keep_inputs(self, layer: int) -> None:
+        """Keep the inputs of a layer if the heads read them."""
+        if layer in self.model.layers:
+            self._inputs_of[layer] = list(self.states)
+
     def _inputs(self, batch: Array) -> Array:
         return batch[:, : batch.shape[1] - 1 - self.model.depth]
 
     def _run_output(self, state: Tensor, tokens: Array) -> None:
-        self.model.trunk.output(state)
+        self.model.trunk.output(state[..., : self.model.config.hidden_size])
         for of_head in self._head_states(state, tokens):
             self.model.trunk.output(of_head)
 

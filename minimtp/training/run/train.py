@@ -296,7 +296,7 @@ def _load_teacher(
             f"the teacher {folder} has {run.model.depth} heads to follow, "
             f"but {recipe.draft_depth} are trained: lower draft_depth, or use another teacher"
         )
-    if follows_heads and recipe.head_stride > 1 and not run.model.heads.positionwise:
+    if follows_heads and recipe.head_stride > 1 and not run.model.heads.can_skip_positions:
         raise UserError(
             f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, "
             f"not {run.recipe.heads}"

@@ -58,7 +58,7 @@ def trained_draft(model, tokens, depth):
     tokens = [*tokens, *[0] * depth]
     drafts, logits = [], []
     with no_grad():
-        hidden = model.hidden(np.array([tokens[:rows]]))
+        hidden = model.trunk_states(np.array([tokens[:rows]]))
         for k in range(depth):  # each draft is one more known token for the deeper heads
             following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
             states = model.heads.states(hidden, following, model.trunk)
@@ -74,7 +74,7 @@ def trained_logits(model, tokens, path):
     rows, k = len(tokens) - 1, len(path)
     known = [*tokens, *path, *[0] * DEPTH]
     with no_grad():
-        hidden = model.hidden(np.array([tokens[:-1]]))
+        hidden = model.trunk_states(np.array([tokens[:-1]]))
         following = np.array([[known[row + 1 : row + 1 + DEPTH] for row in range(rows)]])
         states = model.heads.states(hidden, following, model.trunk)
         return model.logits(next(itertools.islice(states, k, None))).data[0, -1]
@@ -105,8 +105,8 @@ def test_drafts_equal_the_drafts_of_the_training_code_after_any_commits_and_draf
     kind, text, pieces
 ):
     model = model_with(kind)
-    hidden = model.hidden(np.array([text])).data[0]
-    drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk)), 0
+    hidden = model.trunk_states(np.array([text])).data[0]
+    drafter, committed = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers)), 0
     drafter.reset(text[0])
     for rows, depth in pieces:
         rows = min(rows, len(text) - 1 - committed)
@@ -135,7 +135,7 @@ def test_greedy_text_with_heads_equals_plain_text_and_a_drafter_can_be_reused(
     kind, context_length, max_new_tokens
 ):
     model = model_with(kind)
-    runtime = ModelRunner(model.trunk, context_length)
+    runtime = ModelRunner(model.trunk, context_length, layers=model.layers)
     drafter = head_drafter(model.heads, runtime)
     for prompt in ([3], [1, 2, 3, 4, 5, 6]):
         plain = list(
@@ -163,9 +163,9 @@ def test_greedy_text_with_heads_equals_plain_text_and_a_drafter_can_be_reused(
 @pytest.mark.parametrize("least", [0.0, 0.02])
 def test_trees_grow_from_the_logits_of_the_training_code_after_each_path(kind, least):
     model, text = model_with(kind), [3, 1, 4, 1, 5]
-    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(text[0])
-    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    drafter.commit(model.trunk_states(np.array([text[:-1]])).data[0], np.array(text[1:]))
 
     def follow(node, parent, path):
         return trained_logits(model, text, path)[None]
@@ -189,9 +189,9 @@ def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temp
         [3, 1, 4, 1, 5],
         SamplingParams(temperature),
     )
-    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(text[0])
-    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    drafter.commit(model.trunk_states(np.array([text[:-1]])).data[0], np.array(text[1:]))
     for seed in range(20):
         whole, asked = (make_rule(rule, sampling, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
         asked.perturbed_argmax = lambda depth, xp=np: None
@@ -206,7 +206,7 @@ def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temp
 @pytest.mark.parametrize("rule", RULES)
 def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decoding(kind, rule):
     model = model_with(kind)
-    runtime = ModelRunner(model.trunk)
+    runtime = ModelRunner(model.trunk, layers=model.layers)
     for sampling in (GREEDY, SamplingParams(0.8)):
         options = {"max_new_tokens": 40, "sampling": sampling, "seed": 1, "rule": rule}
         run = start_generation(
@@ -216,7 +216,7 @@ def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decodin
             GenerationOptions(tree=9, **options),
         )
         for _ in run.rounds():
-            fresh, length = ModelRunner(model.trunk), runtime.length
+            fresh, length = ModelRunner(model.trunk, layers=model.layers), runtime.length
             fresh.forward(np.array(run.tokens[:-1]))
             assert fresh.length == length
             np.testing.assert_allclose(
@@ -236,9 +236,9 @@ def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decodin
 @pytest.mark.parametrize("rule", RULES)
 def test_sampled_drafts_have_the_scores_that_the_rule_needs(kind, rule):
     model = model_with(kind)
-    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(1)
-    drafter.commit(model.hidden(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
+    drafter.commit(model.trunk_states(np.array([[1, 2, 3]])).data[0], np.array([2, 3, 4]))
     drafts, scores = drafter.draft(
         3, make_rule(rule, SamplingParams(top_k=5), 0, SHAPE.vocabulary_size, 4)
     )
@@ -256,7 +256,7 @@ def test_sampled_drafts_have_the_scores_that_the_rule_needs(kind, rule):
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_shared_noise_heads_do_not_change_the_sampled_text(kind):
     model = model_with(kind)
-    runtime = ModelRunner(model.trunk)
+    runtime = ModelRunner(model.trunk, layers=model.layers)
     for seed in range(5):
         options = {
             "max_new_tokens": 20,
@@ -286,7 +286,7 @@ def test_drafts_that_equal_the_targets_tokens_are_all_accepted(kind):
         parameter.data[...] = np.abs(parameter.data) if parameter.data.ndim == 1 else 0.0
     model.trunk.embedding.weight.data[:, 0] = 1.0
     model.trunk.embedding.weight.data[7, 0] = 2.0
-    runtime = ModelRunner(model.trunk)
+    runtime = ModelRunner(model.trunk, layers=model.layers)
     run = start_generation(
         runtime,
         head_drafter(model.heads, runtime),
@@ -306,7 +306,7 @@ def test_packed_heads_draft_like_fake_quantized_heads(kind):
     packed = round_to_nearest(model, QuantizationSpec())
     faked = prepare_qat(model, QuantizationSpec())
     text = np.random.default_rng(1).integers(0, SHAPE.vocabulary_size, 9)
-    runtime = ModelRunner(packed.trunk)
+    runtime = ModelRunner(packed.trunk, layers=packed.layers)
     drafter = head_drafter(packed.heads, runtime)
     drafter.reset(int(text[0]))
     drafter.commit(runtime.forward(text[:-1]).hidden, text[1:])
@@ -323,9 +323,9 @@ def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_par
     monkeypatch.setattr(token_conditioned, "TABLE_SHARE", table_share)
     model = model_with("token_conditioned")
     text = [3, 1, 4, 1, 5]
-    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(text[0])
-    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    drafter.commit(model.trunk_states(np.array([text[:-1]])).data[0], np.array(text[1:]))
     rule = Recording()
     drafts, _ = drafter.draft(DEPTH, rule)
     expected, logits = trained_draft(model, text, DEPTH)
@@ -337,9 +337,9 @@ def test_the_token_conditioned_head_drafts_with_and_without_a_table_of_token_par
 def test_a_draft_ends_when_its_probability_falls_below_min_confidence(least, seed):
     model = model_with("token_conditioned", seed=seed)
     text = [3, 1, 4, 1, 5]
-    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(text[0])
-    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    drafter.commit(model.trunk_states(np.array([text[:-1]])).data[0], np.array(text[1:]))
     everything, logits = trained_draft(model, text, DEPTH)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     belief = np.cumprod(1 / exponentials.sum(axis=1))
@@ -352,7 +352,7 @@ def test_a_draft_ends_when_its_probability_falls_below_min_confidence(least, see
 @pytest.mark.parametrize("kind", KINDS)
 def test_fake_quantized_heads_raise_an_error_until_they_are_converted(kind):
     model = model_with(kind, np.float32)
-    runtime = ModelRunner(model.trunk)
+    runtime = ModelRunner(model.trunk, layers=model.layers)
     prepare_qat(model, QuantizationSpec())
     with pytest.raises(TypeError, match="convert the model first"):
         head_drafter(model.heads, runtime)

@@ -31,11 +31,12 @@ class PreparedTrunk:
     vocabulary: int
     epsilon: float
     no_tree: tuple
+    layers: np.ndarray  # int64 (F,), whose inputs a step returns
     graphs: None = None  # only the GPU records passes
     team: Team | None = None  # of threads that compute a pass together
 
 
-def prepare_trunk(blocks, final_norm, output, heads, epsilon):
+def prepare_trunk(blocks, final_norm, output, heads, epsilon, layers=()):
     for index, make in enumerate(blocks):
         block = prepare_block(make(), heads, epsilon)
         if index == 0:
@@ -55,6 +56,7 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon):
         output.rows,
         epsilon,
         no_tree(len(blocks)),
+        np.array(layers, np.int64),
     )
 
 
@@ -74,12 +76,16 @@ def with_threads(trunk, count):
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
+    inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
     arguments = (
         *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
-        trunk.final_norm, trunk.output_kind, trunk.output, logits, *(tree or trunk.no_tree),
+        trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits,
+        *(tree or trunk.no_tree),
     )  # fmt: skip
     if trunk.team is None or not _in_team(trunk, x, hidden, keys.shape[2], arguments):
         _trunk_step(x, hidden, *arguments, NOTHING, *ALONE)
+    if len(trunk.layers):
+        hidden = np.concatenate([hidden, inputs.reshape(len(x), -1)], axis=1)
     return logits, hidden
 
 
@@ -117,6 +123,8 @@ def _trunk_step(
     start,
     cosine,
     sine,
+    layers,
+    inputs,
     final_norm,
     output_kind,
     output,
@@ -135,13 +143,26 @@ def _trunk_step(
         shared, hidden, sizes[0] * keys.shape[2], sizes
     )
     for i in range(keys.shape[0]):
+        _keep_input(i, x, layers, inputs, rank)
         compiled_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
             down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
             values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], joined,
             attended, gates, inner, outputs, meeting, rank, size,
         )  # fmt: skip
+    _keep_input(keys.shape[0], x, layers, inputs, rank)
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))
     first, stop = share(output.shape[0], rank, size)
     multiply(output_kind, hidden, output, first, stop, logits)
     meet(meeting, size)
+
+
+@compiled
+def _keep_input(layer, x, layers, inputs, rank):
+    """Copy x (T, D), the input of a layer, to its places in inputs (T, F, D). All threads have it;
+    the first one copies.
+    """
+    if rank == 0:
+        for place in range(layers.shape[0]):
+            if layers[place] == layer:
+                inputs[:, place] = x
