@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.combined import CombinedDrafter
+from minimtp.decode.drafters.eagle3 import Eagle3Drafter
 from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
@@ -126,11 +127,28 @@ def check(target, drafter, tokens):
             fresh = drafter.model.clone()
             fresh.forward(np.array(tokens[:-1]))
             assert_equal_caches(drafter.model.cache, fresh.cache, "the draft model's cache")
+    elif isinstance(drafter, Eagle3Drafter):
+        check_eagle3(drafter, hidden, tokens)
     elif hasattr(drafter, "_heads"):
         check_heads(drafter, hidden, tokens)
     else:
         np.testing.assert_allclose(drafter._hidden[0], hidden[-1], rtol=0, atol=TOLERANCE)
         assert drafter._pending == tokens[-1]
+
+
+def check_eagle3(drafter, hidden, tokens):
+    """Compare the committed rows, and the state of the last, with those of a clone that reads all
+    of them at once.
+    """
+    fresh = drafter.clone()
+    fresh.reset(tokens[0])
+    fresh.commit(hidden, np.array(tokens[1:]))
+    for each in (drafter, fresh):
+        each._catch_up()
+        assert each._rows == each._head.cache.length == len(tokens) - 1
+        assert each._pending == tokens[-1]
+    assert_equal_caches(drafter._head.cache, fresh._head.cache, "the head's cache")
+    np.testing.assert_allclose(drafter._state, fresh._state, rtol=0, atol=TOLERANCE)
 
 
 def check_heads(drafter, hidden, tokens):

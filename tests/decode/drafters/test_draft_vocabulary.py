@@ -178,7 +178,7 @@ def test_a_vocabulary_of_all_tokens_drafts_what_a_head_without_one_drafts(rule, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_of_the_output_are_copied_as_they_are_and_draft_the_same_text(kind):
     model = model_with(range(0, 40, 3), 40, np.float32, kind=kind)
-    packed = round_to_nearest(model, QuantizationSpec(kind))
+    packed = round_to_nearest(model, QuantizationSpec())
     ids = packed.heads.draft_vocabulary.ids.data
     assert ids.tolist(kind) == list(range(0, 40, 3))
     selected = packed.trunk.output_matrix.select(ids)
