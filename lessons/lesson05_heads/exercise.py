@@ -41,7 +41,7 @@ class TokenConditionedHeads(Heads):
     full scale, a new head on a pretrained trunk is sure of the token that it has just read.
     """
 
-    positionwise = True
+    can_skip_positions = True
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ from lessons.lesson04_generating.recipe import recipe as previous
 INTRODUCES = (
     "minimtp.model.heads.draft_vocabulary",
     "minimtp.model.heads.heads",
+    "minimtp.model.heads.unrolled_attention",
+    "minimtp.model.heads.eagle3",
     "minimtp.model.heads.parallel",
     "minimtp.model.heads.sequential",
     "minimtp.model.heads.token_conditioned",

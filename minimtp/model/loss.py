@@ -172,7 +172,7 @@ def _accumulate_in_heads(
     losses: list[Array | None] = [None] * model.depth
     following = following_tokens(tokens, model.depth)  # (B, T, K)
     states, gradients = [], []
-    heads = model.heads.states(hidden, following, model.trunk, positions)
+    heads = model.heads.states_at(positions, hidden, following, model.trunk)
     for k, state in enumerate(heads, start=1):  # (B, n, D)
         targets = _targets(tokens, k, length, positions)  # (B*n,)
         guide, weight, counted = next(guides), float(weights[k - 1]), 1.0
@@ -342,7 +342,7 @@ def _teacher_guides(
     output = partial(teacher.draft_logits, vocabulary=vocabulary)
     with no_grad():
         following = following_tokens(tokens, depth)  # (B, T, K)
-        heads = teacher.heads.states(Tensor(hidden), following, teacher.trunk, positions)
+        heads = teacher.heads.states_at(positions, Tensor(hidden), following, teacher.trunk)
         states = list(islice(heads, depth))
     for state in states:  # (B, n, D)
         yield Guide(_rows(state.data), output)

@@ -141,7 +141,7 @@ class Transformer(Module):
     """
 
     depth = 0
-    layers = ()  # without heads, nobody reads the inputs of the layers
+    layers: tuple[int, ...] = ()  # whose inputs heads read
 
     def __init__(self, config: ModelConfig, rng: Rng) -> None:
         self.config = config
@@ -167,22 +167,14 @@ class Transformer(Module):
         """tokens (B, T) integers -> the state (B, T, D) after the final norm: the input of the
         output and the heads.
         """
-        return self.trunk_states(tokens)
-
-    def trunk_states(self, tokens: Array, layers: Sequence[int] = ()) -> Tensor:
-        """tokens (B, T) integers -> (B, T, (1 + F) D): the state after the final norm, and the
-        inputs of these F layers, for heads that read them. Layer L stands for the output of the
-        last block.
-        """
         x = self.embedding(tokens)  # (B, T, D)
-        inputs = {}
-        for number, block in enumerate(self.blocks):
-            if number in layers:
-                inputs[number] = x
+        for block in self.blocks:
             x = block(x)
-        inputs[len(self.blocks)] = x
-        final = self.final_norm(x)
-        return concatenate(final, *(inputs[layer] for layer in layers)) if layers else final
+        return self.final_norm(x)
+
+    def trunk_states(self, tokens: Array) -> Tensor:
+        """Return `hidden`: without heads, nobody reads more."""
+        return self.hidden(tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> logits (..., V)."""

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import row_seed, start_batch
 from minimtp.decode.drafters.combined import CombinedDrafter
-from minimtp.decode.drafters.eagle3 import Eagle3Drafter
 from minimtp.decode.drafters.heads import head_drafter
+from minimtp.decode.drafters.heads.eagle3 import Eagle3Drafter
+from minimtp.decode.drafters.heads.sequential import SequentialModule
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.drafters.sequential import SequentialModule
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.plan import DraftPlan
@@ -82,7 +82,7 @@ class RandomPolicy:
 
 def decoder(kind, context_length):
     model = model_with("token_conditioned" if kind in OTHERS else kind)
-    target = ModelRunner(model.trunk, context_length)
+    target = ModelRunner(model.trunk, context_length, layers=model.layers)
     if kind == "model":
         return target, ModelDrafter(
             ModelRunner(model_with("parallel", seed=5).trunk, max(3, context_length - 2)), 4

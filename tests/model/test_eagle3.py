@@ -125,7 +125,7 @@ def test_states_at_some_positions_are_those_among_all_positions(stride, first):
     following = following_tokens(text, 3)
     hidden = Tensor(np.random.default_rng(2).standard_normal((2, 6, WIDTH)))
     some = slice(first, None, stride)
-    parts = model.heads.states(hidden, following, model.trunk, some)
+    parts = model.heads.states_at(some, hidden, following, model.trunk)
     for part, whole in zip(parts, model.heads.states(hidden, following, model.trunk), strict=True):
         np.testing.assert_allclose(part.data, whole.data[:, some], rtol=1e-12, atol=1e-12)
 
@@ -137,7 +137,7 @@ def test_the_gradient_of_the_last_step_reaches_the_layers_of_the_trunk(own, opti
     following = following_tokens(tokens(1, 4 + 3 + 1), 3)
 
     def last_state(hidden):
-        states = model.heads.states(hidden, following, model.trunk, slice(1, None, 2))
+        states = model.heads.states_at(slice(1, None, 2), hidden, following, model.trunk)
         return list(states)[-1]
 
     check_gradients(last_state, [hidden], name="the state of the last step")

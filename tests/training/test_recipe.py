@@ -72,13 +72,25 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name)
         ({"heads": "parallel", "draft_depth": 0}, "predict nothing"),
         ({"curriculum": "forward"}, "needs prediction heads"),
         ({"freeze_trunk": True}, "nothing to train"),
-        ({"draft_vocabulary_size": 64}, "token_conditioned heads only"),
-        ({"heads": "sequential", "head_start_scale": 0.5}, "token_conditioned heads only"),
-        ({"heads": "parallel", "draft_vocabulary_size": 64}, "token_conditioned heads only"),
+        ({"draft_vocabulary_size": 64}, "token_conditioned or eagle3 heads only"),
+        (
+            {"heads": "sequential", "head_start_scale": 0.5},
+            "token_conditioned or eagle3 heads only",
+        ),
+        (
+            {"heads": "parallel", "draft_vocabulary_size": 64},
+            "token_conditioned or eagle3 heads only",
+        ),
         (
             {"heads": "token_conditioned", "draft_vocabulary_size": 258},
             "258 exceeds vocabulary_size 257",
         ),
+        ({"heads": "parallel", "norm_before_residual": True}, "eagle3 heads only"),
+        ({"norm_before_fc": False}, "eagle3 heads only"),
+        ({"heads": "eagle3", "head_num_kv_heads": 3}, "cannot share 3 key/value heads"),
+        ({"heads": "eagle3", "head_layers": "1,2,9"}, "three numbers from 0 to 4"),
+        ({"heads": "eagle3", "head_layers": "1,2"}, "three numbers from 0 to 4"),
+        ({"heads": "eagle3", "head_layers": "1,-2,3"}, "three numbers from 0 to 4"),
         ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
         (
             {"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256},
@@ -107,7 +119,9 @@ def test_a_setting_that_takes_any_number_accepts_a_whole_number():
 def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     unusual = {"head_dim": 48, "rope_scaling": "linear:2", "qkv_bias": True, "qk_norm": True}
     unusual |= {"sequence_length": 32, "draft_vocabulary_size": 64, "head_start_scale": 0.5}
-    described = Recipe(heads="token_conditioned", **unusual).describe()
+    unusual |= {"head_layers": "0,1,4", "head_num_kv_heads": 2, "own_draft_output": True}
+    unusual |= {"norm_before_fc": False, "norm_before_residual": True}
+    described = Recipe(heads="eagle3", **unusual).describe()
     assert set(unusual) == set(HIDDEN_BY_DEFAULT)
     assert not any(f" {name} " in Recipe().describe() for name in HIDDEN_BY_DEFAULT)
     for name, setting in SETTINGS.items():

@@ -4,8 +4,7 @@ Any drafter is safe, because the target verifies every draft.
 
     drafter.py              the interfaces Drafter, TreeDrafter and SourcesDrafter
     registry.py             drafters by the names that users give
-    heads.py                the drafter of a model's own heads: token_conditioned.py, parallel.py or
-                            sequential.py (block_heads.py: common to the last two)
+    heads/                  the drafters of a model's own heads, one for each kind
     model.py                a smaller model of the same vocabulary
     ngram.py                lookup in the text so far
     combined.py             lookup where the text repeats itself, otherwise heads

@@ -129,12 +129,22 @@ class Eagle3Heads(Heads):
         if own_output:
             self.output = Linear(size, draft_vocabulary_size or config.vocabulary_size, rng)
 
+    def copy_output_of(self, trunk: Transformer) -> None:
+        """Let the head's own output, of a trunk in full precision, start with the trunk's rows."""
+        rows = np.arange(len(self.output.weight.data))
+        if self.draft_vocabulary is not None:
+            rows = self.draft_vocabulary.ids.data
+        self.output.weight.data[...] = trunk.output_matrix.select(rows).weight.data
+
     def fuse(self, features: Tensor) -> Tensor:
         """features (..., F D), the inputs of the trunk's layers -> g (..., D)."""
         return self.fc(features if self.fc_norm is None else self.fc_norm(features))
 
-    def states(
-        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
+        yield from self.states_at(ALL, hidden, following, trunk)
+
+    def states_at(
+        self, positions: slice, hidden: Tensor, following: Array, trunk: Transformer
     ) -> Iterator[Tensor]:
         length, block = hidden.shape[1], self.block
         xp = array_module(hidden.data)

@@ -21,7 +21,7 @@ class Heads(Module):
     cost.
     layers: F trunk layers whose inputs the heads read; L means the output of the last layer. The
     trunk's states then are (B, T, (1 + F) D): its final state and these
-    (`Transformer.trunk_states`).
+    (`MultiTokenModel.trunk_states`).
     draft_vocabulary: the tokens that the heads may draft; None means all.
     output: the heads' own output matrix; None means the trunk's.
     """
@@ -33,16 +33,21 @@ class Heads(Module):
     draft_vocabulary: DraftVocabulary | None = None
     output: Matrix | None = None
 
-    def states(
-        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
-    ) -> Iterator[Tensor]:
-        """Yield the state (B, n, D) of each head k = 1..K at n of the T positions.
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
+        """Yield the state (B, T, D) of each head k = 1..K.
 
         hidden: (B, T, (1 + F) D), the trunk's. following: (B, T, K) integers, the K tokens after
-        each position. Head k may use the first k of them, following[:, :, :k]. positions: a part of
-        them if the heads `can_skip_positions`.
+        each position. Head k may use the first k of them, following[:, :, :k].
         """
         raise NotImplementedError(f"{type(self).__name__} defines no states")
+
+    def states_at(
+        self, positions: slice, hidden: Tensor, following: Array, trunk: Transformer
+    ) -> Iterator[Tensor]:
+        """Yield the states (B, n, D) at n of the T positions: fewer than all only if the heads
+        `can_skip_positions`. Here a state needs its own position only.
+        """
+        yield from self.states(at_positions(hidden, positions), following[:, positions], trunk)
 
 
 def at_positions(x: Tensor, positions: slice) -> Tensor:

@@ -2,6 +2,7 @@
 
 from minimtp.backend import Array
 from minimtp.engine.module import Module
+from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
@@ -38,7 +39,14 @@ class MultiTokenModel(Module):
         """tokens (B, T) -> (B, T, (1 + F) D), what the heads read: the state after the final norm,
         and the inputs of F layers.
         """
-        return self.trunk.trunk_states(tokens, self.layers)
+        if not self.layers:
+            return self.trunk.hidden(tokens)
+        x = self.trunk.embedding(tokens)  # (B, T, D)
+        inputs = [x]
+        for block in self.trunk.blocks:
+            x = block(x)
+            inputs.append(x)
+        return concatenate(self.trunk.final_norm(x), *(inputs[layer] for layer in self.layers))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States (..., D), of the trunk or of a head -> logits (..., V)."""

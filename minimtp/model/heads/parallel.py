@@ -8,7 +8,7 @@ from minimtp.backend import Array
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads.heads import ALL, Heads
+from minimtp.model.heads.heads import Heads
 from minimtp.model.layers import RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 from minimtp.model.transformer import Block, Transformer
@@ -35,8 +35,6 @@ class ParallelHeads(Heads):
         self.depth = depth
         self.steps = [ParallelHead(config, rotary, rng) for _ in range(depth)]
 
-    def states(
-        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
-    ) -> Iterator[Tensor]:
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         for head in self.steps:
             yield head(hidden)  # (B, T, D)

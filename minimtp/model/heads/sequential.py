@@ -9,7 +9,7 @@ from minimtp.engine.module import Module
 from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads.heads import ALL, Heads
+from minimtp.model.heads.heads import Heads
 from minimtp.model.layers import Linear, RMSNorm, Rng
 from minimtp.model.rotary import Rotary
 from minimtp.model.transformer import Block, Transformer
@@ -40,9 +40,7 @@ class SequentialHeads(Heads):
         self.depth = depth
         self.steps = [SequentialHead(config, rotary, rng) for _ in range(depth)]
 
-    def states(
-        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
-    ) -> Iterator[Tensor]:
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         state = hidden  # (B, T, D)
         for k, head in enumerate(self.steps):
             state = head(state, trunk.embedding(following[:, :, k]))

@@ -14,7 +14,7 @@ from minimtp.engine.ops import concatenate
 from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
-from minimtp.model.heads.heads import ALL, Heads, at_positions
+from minimtp.model.heads.heads import Heads
 from minimtp.model.layers import Linear, RMSNorm, Rng
 from minimtp.model.transformer import Transformer
 
@@ -61,11 +61,8 @@ class TokenConditionedHeads(Heads):
         if draft_vocabulary_size is not None:
             self.draft_vocabulary = DraftVocabulary(draft_vocabulary_size, config.vocabulary_size)
 
-    def states(
-        self, hidden: Tensor, following: Array, trunk: Transformer, positions: slice = ALL
-    ) -> Iterator[Tensor]:
-        state = at_positions(hidden, positions)  # (B, n, D)
-        following = following[:, positions]
+    def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
+        state = hidden  # (B, T, D)
         for k in range(self.depth):
             state = self.head(state, trunk.embedding(following[:, :, k]))
             yield self.head.norm(state)

@@ -180,7 +180,7 @@ def test_packed_rows_of_the_output_are_copied_as_they_are_and_draft_the_same_tex
     model = model_with(range(0, 40, 3), 40, np.float32, kind=kind)
     packed = round_to_nearest(model, QuantizationSpec())
     ids = packed.heads.draft_vocabulary.ids.data
-    assert ids.tolist(kind) == list(range(0, 40, 3))
+    assert ids.tolist() == list(range(0, 40, 3))
     selected = packed.trunk.output_matrix.select(ids)
     assert np.array_equal(selected.packed, packed.trunk.embedding.packed[ids])
     runner = ModelRunner(packed.trunk, layers=packed.layers)

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters import token_conditioned
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.drafters.heads import head_drafter
+from minimtp.decode.drafters.heads import head_drafter, token_conditioned
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation

@@ -2,7 +2,7 @@
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.block_heads import BlockHeadDrafter
+from minimtp.decode.drafters.heads.block_heads import BlockHeadDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.rules.tree import Tree

@@ -24,10 +24,10 @@ Each kind of heads needs different inputs to compute the state s_k:
 """
 
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.drafters.eagle3 import Eagle3Drafter
-from minimtp.decode.drafters.parallel import ParallelDrafter
-from minimtp.decode.drafters.sequential import SequentialDrafter
-from minimtp.decode.drafters.token_conditioned import TokenConditionedDrafter
+from minimtp.decode.drafters.heads.eagle3 import Eagle3Drafter
+from minimtp.decode.drafters.heads.parallel import ParallelDrafter
+from minimtp.decode.drafters.heads.sequential import SequentialDrafter
+from minimtp.decode.drafters.heads.token_conditioned import TokenConditionedDrafter
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.model.heads import (
     Eagle3Heads,

@@ -9,8 +9,8 @@ together.
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.block_heads import BlockHead, BlockHeadDrafter
 from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.heads.block_heads import BlockHead, BlockHeadDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule
