@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from lessons import course
-from tests.lessons.test_lessons import ROOT, folder
+from tests.lessons.helpers import ROOT, folder
 
 WRONG = """
 from minimtp.backend import array_module
