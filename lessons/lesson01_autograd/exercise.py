@@ -1,6 +1,6 @@
 """Exercises of lesson 1. Fill in the bodies, then run:
 
-pytest --mine tests/engine/test_engine.py
+pytest --mine tests/engine/test_ops.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)

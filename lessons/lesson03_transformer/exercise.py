@@ -1,6 +1,6 @@
 """Exercises of lesson 3. Fill in the bodies, then run:
 
-pytest --mine tests/kernels/test_attention.py
+pytest --mine tests/kernels/decoding/test_attention.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)

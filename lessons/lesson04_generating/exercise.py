@@ -1,6 +1,6 @@
 """Exercises of lesson 4. Fill in the bodies, then run:
 
-pytest --mine tests/decode/test_sampling.py tests/decode/test_cache.py
+pytest --mine tests/decode/sampling/test_sampling.py tests/decode/test_cache.py
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Exercises of lesson 5. Fill in the bodies, then run:
 
-pytest --mine tests/model/test_heads.py
+pytest --mine tests/model/heads/test_heads.py
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Exercises of lesson 9. Fill in the bodies, then run:
 
-pytest --mine tests/kernels/test_panels.py
+pytest --mine tests/kernels/matrices/test_panels.py
 """
 
 from minimtp.backend import aligned_zeros  # noqa: F401  (starts at a cache line)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
-from tests.decode.drafters.test_heads import SHAPE, model_with
+from tests.decode.drafters.helpers import SHAPE, model_with
 
 LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 12, 2, 4
 

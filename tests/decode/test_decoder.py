@@ -12,7 +12,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from tests.decode.drafters.test_heads import SHAPE, model_with
+from tests.decode.drafters.helpers import SHAPE, model_with
 
 
 class ByteNumbers(ByteTokenizer):

@@ -24,7 +24,7 @@ from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
-from tests.decode.drafters.test_heads import SHAPE, model_with
+from tests.decode.drafters.helpers import SHAPE, model_with
 
 KINDS = ["parallel", "sequential", "token_conditioned", "eagle3", "model", "ngram", "combined"]
 OTHERS = ("model", "ngram", "combined")  # with the heads, if any, of a token-conditioned model

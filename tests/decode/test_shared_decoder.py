@@ -16,7 +16,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
-from tests.decode.drafters.test_heads import KINDS, SHAPE, model_with
+from tests.decode.drafters.helpers import KINDS, SHAPE, model_with
 from tests.decode.test_decoder import ByteNumbers
 
 DRAFTS = [*KINDS, "ngram", "none", "model", "function", "tree"]

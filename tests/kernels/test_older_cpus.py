@@ -26,17 +26,17 @@ assert vectors.special_instructions(cpu_target.target_context) == set(sys.argv[1
 sys.exit(pytest.main(sys.argv[2:]))
 """
 TESTS = (
-    "kernels/test_attention.py",
-    "kernels/test_bfloat16.py",
-    "kernels/test_block.py",
+    "kernels/decoding/test_attention.py",
+    "kernels/decoding/test_block.py",
+    "kernels/decoding/test_gated_head.py",
+    "kernels/matrices/test_bfloat16.py",
+    "kernels/matrices/test_matmul.py",
+    "kernels/matrices/test_packed_linear.py",
+    "kernels/matrices/test_tiles.py",
     "kernels/test_counterparts.py",
-    "kernels/test_gated_head.py",
     "kernels/test_loss.py",
     "kernels/test_math.py",
-    "kernels/test_matmul.py",
-    "kernels/test_packed_linear.py",
     "kernels/test_quantize.py",
-    "kernels/test_tiles.py",
     "decode/test_model_runner.py",
     "decode/test_exactness.py",
 )

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.lessons.test_lessons import LESSONS, ROOT
+from tests.lessons.helpers import LESSONS, ROOT
 
 MIN_POINTS = 8
 SIZES = re.compile(r"(?:fontsize|labelsize|\"size\")\W{1,3}(\d+(?:\.\d+)?)\b")

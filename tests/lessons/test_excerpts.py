@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.lessons.test_lessons import NUMBERS, every_lesson, script, stubs, text
+from tests.lessons.helpers import NUMBERS, every_lesson, script, stubs, text
 
 MAX_LINES = 20
 

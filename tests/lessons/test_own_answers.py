@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from lessons import course
-from tests.lessons.test_lessons import ROOT, folder
+from tests.lessons.helpers import ROOT, folder
 
 WRONG = """
 from minimtp.backend import array_module
@@ -57,7 +57,7 @@ def run(project, *arguments):
 @pytest.fixture(scope="module")
 def output(project):
     options = ("-p", "no:cacheprovider", "--mine", "-k", "silu or broadcast")
-    return run(project, "-m", "pytest", *options, "tests/engine/test_engine.py").stdout
+    return run(project, "-m", "pytest", *options, "tests/engine/test_ops.py").stdout
 
 
 def test_a_wrong_value_is_reported_without_the_code_of_the_test(output):
@@ -83,7 +83,7 @@ def test_an_endless_loop_is_stopped_and_reported_with_its_line(project, tmp_path
     assert source.count("MAX_SECONDS = 60 ") == 1
     settings.write_text(source.replace("MAX_SECONDS = 60 ", "MAX_SECONDS = 2 "), encoding="utf-8")
     options = ("-p", "no:cacheprovider", "--mine", "-k", "broadcast")
-    output = run(endless, "-m", "pytest", *options, "tests/engine/test_engine.py").stdout
+    output = run(endless, "-m", "pytest", *options, "tests/engine/test_ops.py").stdout
     assert "TooLong: no result after 2 seconds: does a loop never end?" in output
     assert f"in lessons/{folder(1).name}/exercise.py, line 1" in output
 

@@ -12,7 +12,7 @@ from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.tensor import Op
 from minimtp.quant import packing
 from minimtp.quant.grids import GRIDS, MASKS
-from tests.engine.test_engine import SAMPLES
+from tests.engine.test_ops import SAMPLES
 from tests.on_gpu.cases import assert_same
 
 

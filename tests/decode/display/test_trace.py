@@ -1,4 +1,4 @@
-"""The trace page holds the data of the generation, never as markup, in distinguishable colours."""
+"""The trace page holds the data of the generation, never as markup."""
 
 import fnmatch
 import itertools
@@ -6,64 +6,17 @@ import json
 import re
 import tomllib
 from html.parser import HTMLParser
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import minimtp
 from minimtp.cli import main
-from minimtp.decode.display.trace import BEGINNING, TRACE, Trace, owned_text, page
-from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.drafters.tree_growth import grow
-from minimtp.decode.options import GenerationOptions, start_generation
+from minimtp.decode.display.trace import BEGINNING, TRACE, owned_text, page
 from minimtp.errors import UserError
 from minimtp.files import check_file
+from tests.decode.display.helpers import ODD, ROOT, letters, spell, traced, traced_trees
 from tests.table_models import TableTarget, greedy_text
-
-ROOT = Path(minimtp.__file__).resolve().parent.parent
-ODD = [
-    b"</script><script>document.title='broken'</script>",
-    b"<img src=x onerror=\"document.title='broken'\">", b"<!--",
-    b"\n", b"\t", b"\xff", b"\xe2\x82", b"\xac", b"\x1b[2J", b"", b"__TRACE__", b"a b",
-    "\u202e".encode(), "\u2028".encode(), "é🙂".encode(),
-]  # fmt: skip
-
-
-def spell(tokens):
-    return b"".join(ODD[token] for token in tokens)
-
-
-def letters(tokens):
-    return bytes(97 + token for token in tokens)
-
-
-def traced(vocabulary_size=4, max_new_tokens=40, depth=5, wrong_every=3, stop=(), prompt=(0, 1, 2)):
-    """Return a finished greedy generation with a wrong draft at every `wrong_every`-th position."""
-    target = TableTarget(vocabulary_size, 200, seed=2)
-
-    def draft(tokens, depth, rule):
-        right = greedy_text(target, tokens, depth)
-        places = range(len(tokens), len(tokens) + len(right))
-        return [
-            (token + (place % wrong_every == 0)) % vocabulary_size
-            for token, place in zip(right, places, strict=True)
-        ], None
-
-    drafter = FunctionDrafter(draft, depth) if depth else None
-    trace = Trace(
-        start_generation(
-            target,
-            drafter,
-            prompt,
-            GenerationOptions(max_new_tokens=max_new_tokens, stop_tokens=stop),
-        )
-    )
-    list(trace)
-    return trace
 
 
 class Reader(HTMLParser):
@@ -105,39 +58,6 @@ def test_a_trace_yields_the_tokens_of_its_generation_and_its_seconds_sum_to_the_
         statistics.seconds_verify
     )
     assert len(trace.taken) == statistics.steps + 1
-
-
-class TreeDrafter(FunctionDrafter):
-    """Grows trees from the logits of another table."""
-
-    def __init__(self, other):
-        super().__init__(None, 4)
-        self.other = other
-
-    def draft_tree(self, nodes, depth, rule, min_acceptance):
-        def follow(node, parent, path):
-            return self.other.logits([*self.tokens, *path])[None]
-
-        return grow(self.tokens[-1], follow, rule, nodes, depth, min_acceptance)
-
-
-def traced_trees(vocabulary_size=4):
-    other = TableTarget(vocabulary_size, 200, seed=2)
-    drafter = TreeDrafter(
-        SimpleNamespace(
-            logits=lambda tokens: 0.6 * other.logits(tokens) + np.arange(vocabulary_size) % 2
-        )
-    )
-    trace = Trace(
-        start_generation(
-            TableTarget(vocabulary_size, 200, seed=2),
-            drafter,
-            [0, 1, 2],
-            GenerationOptions(max_new_tokens=40, tree=6),
-        )
-    )
-    list(trace)
-    return trace
 
 
 def test_the_page_contains_every_node_of_a_tree_and_its_accepted_path():
@@ -342,81 +262,3 @@ def test_all_data_files_are_shipped_with_the_package():
                 fnmatch.fnmatch(path.relative_to(package).as_posix(), pattern)
                 for pattern in patterns["minimtp"]
             ), path
-
-
-# How colours are seen: linear light multiplied by the matrices of Machado et al. 2009 (severity 1)
-# for three kinds of colour blindness. Colours are compared by their distance in CIELAB. Contrast is
-# defined as in WCAG 2.2.
-SIGHT = {
-    "normal": np.eye(3),
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-}
-TEMPLATE = (ROOT / "minimtp" / "decode" / "display" / "trace.html").read_text(encoding="utf-8")
-THEMES = {
-    name: dict(
-        re.findall(r"--([\w-]+): (#[0-9a-f]{6})", TEMPLATE.partition(selector)[2].partition("}")[0])
-    )
-    for name, selector in (("light", "\n:root {"), ("dark", '\n:root[data-theme="dark"] {'))
-}
-
-
-def linear(colour):
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-
-
-def lab(light):
-    to_xyz = [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
-    x = np.array(to_xyz) @ np.clip(light, 0, 1) / [0.95047, 1.0, 1.08883]
-    f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-def contrast(a, b):
-    low, high = sorted(float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (a, b))
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("sight", SIGHT)
-def test_the_kinds_of_tokens_can_be_distinguished_with_every_kind_of_colour_vision(theme, sight):
-    """A distance of 20 in CIELAB is about ten times the just noticeable difference. Text and fill
-    appear together, so a difference in one of them is enough.
-    """
-    colours = THEMES[theme]
-
-    def distance(a, b):
-        return np.linalg.norm(
-            lab(SIGHT[sight] @ linear(colours[a])) - lab(SIGHT[sight] @ linear(colours[b]))
-        )
-
-    for a, b in itertools.combinations(("accepted", "corrected", "rejected"), 2):
-        assert max(distance(a, b), distance(f"{a}-fill", f"{b}-fill")) >= 20, (a, b)
-        assert distance(f"{a}-solid", f"{b}-solid") >= 20, (a, b)
-
-
-@pytest.mark.parametrize("theme", THEMES)
-def test_text_has_enough_contrast_with_its_background(theme):
-    """WCAG requires 4.5 to 1 for text (success criterion 1.4.3)."""
-    colours = THEMES[theme]
-    pairs = [(kind, f"{kind}-fill") for kind in ("accepted", "corrected", "rejected", "drafted")]
-    for text, background in [*pairs, *itertools.product(("ink", "dim"), ("panel", "page"))]:
-        assert contrast(colours[text], colours[background]) >= 4.5, (text, background)

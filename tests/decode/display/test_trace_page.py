@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minimtp.decode.display.trace import page
-from tests.decode.display.test_trace import ODD, THEMES, letters, spell, traced, traced_trees
+from tests.decode.display.helpers import ODD, THEMES, letters, spell, traced, traced_trees
 
 BROWSER = next(
     filter(

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter, token_conditioned
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
@@ -15,57 +14,12 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
-from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
-from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, Heads, MultiTokenModel
-from minimtp.model.transformer import Transformer
+from minimtp.model.heads import Heads
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-
-SHAPE = ModelConfig(
-    vocabulary_size=40,
-    context_length=24,
-    num_layers=1,
-    hidden_size=32,
-    num_heads=2,
-    num_kv_heads=1,
-    intermediate_size=64,
-)
-DEPTH = 4
-KINDS = list(HEADS)
-
-
-def model_with(kind, dtype=np.float64, seed=0):
-    """Return a trunk with heads. All parameters are random, because zeros would hide mistakes."""
-    rng = np.random.default_rng(seed)
-    model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
-
-    def random(array):
-        if array.ndim == 1:
-            return rng.uniform(0.5, 1.5, array.shape).astype(dtype)
-        return (2 * array.shape[1] ** -0.5 * rng.standard_normal(array.shape)).astype(dtype)
-
-    map_parameters(model, random)
-    return model
-
-
-def trained_draft(model, tokens, depth):
-    """Return the greedy drafts of the training code after `tokens`, and their logits."""
-    rows = len(tokens) - 1
-    tokens = [*tokens, *[0] * depth]
-    drafts, logits = [], []
-    with no_grad():
-        hidden = model.trunk_states(np.array([tokens[:rows]]))
-        for k in range(depth):  # each draft is one more known token for the deeper heads
-            following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
-            states = model.heads.states(hidden, following, model.trunk)
-            state = next(itertools.islice(states, k, None))
-            logits.append(model.logits(state).data[0, -1])
-            drafts.append(int(logits[-1].argmax()))
-            tokens[rows + 1 + k] = drafts[-1]
-    return drafts, np.array(logits)
+from tests.decode.drafters.helpers import DEPTH, KINDS, SHAPE, model_with, trained_draft
 
 
 def trained_logits(model, tokens, path):
@@ -360,34 +314,3 @@ def test_fake_quantized_heads_raise_an_error_until_they_are_converted(kind):
 def test_a_kind_of_heads_without_a_drafter_raises_an_error():
     with pytest.raises(TypeError, match="no drafter for Heads"):
         head_drafter(Heads(), ModelRunner(model_with("parallel").trunk))
-
-
-def test_a_function_drafter_receives_the_whole_text_and_is_reset_for_a_new_text():
-    seen = []
-    drafter = FunctionDrafter(
-        lambda tokens, depth, rule: (seen.append(list(tokens)), ([0] * depth, None))[1], 2
-    )
-    runtime = ModelRunner(model_with("parallel").trunk)
-    for prompt in ([5, 6, 7], [8]):
-        run = start_generation(
-            runtime, drafter, prompt, GenerationOptions(max_new_tokens=6, sampling=GREEDY)
-        )
-        seen.clear()
-        states = [list(run.tokens) for _ in run.rounds()]
-        assert seen == states[: len(seen)] and seen[0][: len(prompt)] == prompt
-
-
-def test_a_function_drafter_receives_no_hidden_states():
-    told = []
-    drafter = FunctionDrafter(lambda tokens, depth, rule: ([0] * depth, None), 2)
-    commit = drafter.commit
-    drafter.commit = lambda hidden, tokens: (told.append(hidden), commit(hidden, tokens))
-    list(
-        start_generation(
-            ModelRunner(model_with("parallel").trunk),
-            drafter,
-            [5, 6, 7],
-            GenerationOptions(max_new_tokens=6),
-        )
-    )
-    assert told and all(hidden is None for hidden in told)

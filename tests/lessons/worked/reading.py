@@ -2,7 +2,7 @@
 
 import re
 
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
 

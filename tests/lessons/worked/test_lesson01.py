@@ -7,7 +7,7 @@ import pytest
 from lessons.lesson01_autograd.diagram import NAMES, numbers
 from minimtp.backend import numpy as np
 from minimtp.engine.broadcasting import undo_broadcasting
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
 IDEA = re.search(r"^## The idea$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]

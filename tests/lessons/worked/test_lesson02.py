@@ -7,7 +7,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(2), re.MULTILINE | re.DOTALL)[1]
 LOGITS = np.array([[3.0, 1.0, 0.0, 0.0]])

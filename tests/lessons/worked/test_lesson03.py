@@ -7,7 +7,7 @@ import pytest
 from lessons.lesson03_transformer.example import DEGREES, K, Q, V
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(3), re.MULTILINE | re.DOTALL)[1]
 WORDS = " ".join(SECTION.split())

@@ -7,7 +7,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(4), re.MULTILINE | re.DOTALL)[1]
 ROWS = {

@@ -4,7 +4,7 @@ import re
 
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import GatedUpdate
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 
 PAGE = text(5)
 SECTION = re.search(r"^## By hand$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]

@@ -14,7 +14,7 @@ from minimtp.decode.round import Round, speculative_round
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
 from minimtp.decode.rules.token import token_rule
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 from tests.table_models import every_outcome
 
 PAGE = text(6)

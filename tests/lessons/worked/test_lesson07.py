@@ -9,7 +9,7 @@ from minimtp.kernels.ggml import blocks
 from minimtp.quant.bit_packing import pack_bits
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
-from tests.lessons.test_lessons import text
+from tests.lessons.helpers import text
 from tests.lessons.worked.reading import by_hand, row, second_evening
 
 FIVE = [0.3, -2, 0.66, 1.9, -0.1]
