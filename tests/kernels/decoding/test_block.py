@@ -1,5 +1,7 @@
 """A transformer block or a whole trunk in one call gives the bits of its separate kernels."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 
@@ -79,6 +81,34 @@ def test_a_trunk_in_one_call_has_the_bits_of_its_blocks_norm_and_output_one_by_o
     wanted = plain.trunk_step(expected[0], plain.prepare_trunk(*arguments), *expected[1:])
     for a, b in zip((logits, hidden, *found[:3]), (*wanted, *expected[:3]), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("layers", [(0,), (2, 0, 1), (1, 3, 1)], ids=str)
+def test_a_trunk_returns_the_inputs_of_layers_beside_its_state(layers, threads, monkeypatch):
+    """Layer 3 of three is the output of the last."""
+    arguments, given = random_trunk(cpu, ["q4_0"] * 3), partial(trunk_step_input, 3)
+
+    def step(kernel, trunk):
+        x, *rest = given()
+        return kernel.trunk_step(x, trunk, *rest)
+
+    trunk = cpu.with_threads(cpu.prepare_trunk(*arguments, layers), threads)
+    logits, hidden = step(cpu, trunk)
+    alone = step(cpu, cpu.prepare_trunk(*arguments))
+    assert logits.tobytes() == alone[0].tobytes()
+    x, keys, values, start, cosine, sine = given()
+    inputs = []
+    for number, weights in enumerate(arguments[0]):
+        inputs.append(x.copy())
+        block = cpu.prepare_block(weights(), *arguments[3:])
+        cpu.transformer_block(x, block, keys[number], values[number], start, cosine, sine)
+    parts = [alone[1], *([*inputs, x][layer] for layer in layers)]
+    assert hidden.tobytes() == np.concatenate(parts, axis=1).tobytes()
+    for name in ("prepare_block", "transformer_block", "rms_norm", "linear"):
+        monkeypatch.setattr(plain.block, name, getattr(cpu, name))
+    assert step(plain, plain.prepare_trunk(*arguments, layers))[1].tobytes() == hidden.tobytes()
 
 
 @needs_numba
