@@ -42,6 +42,7 @@ from tests.on_gpu.cases import (
             ("limited", "trained int4"),
             ("parallel", "int4"),
             ("sequential", "int4"),
+            ("eagle3", "int4"),
         ],
     ),
 )

@@ -36,6 +36,14 @@ FEATURES = {
         "quantization": "qat",
         "quantize_from": 0.5,
     },
+    "a head that reads layers": {
+        "heads": "eagle3",
+        "draft_depth": 3,
+        "head_targets": "trunk",
+        "draft_vocabulary_size": 120,
+        "head_stride": 2,
+        "own_draft_output": True,
+    },
     "distilled": {"distill_weight": 0.5},
     "rounded from the middle": {
         "heads": "token_conditioned",
