@@ -110,14 +110,18 @@ class Lesson:
             print(f"  {when:<9}  {method:<{width}}  {value:>16}")
 
     def save_plot(
-        self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
+        self,
+        draw: Callable[..., None],
+        *data: object,
+        size: tuple[float, float] = (11, 4),
+        name: str = "plot.png",
     ) -> None:
-        """Save the figure of draw(figure, *data) as plot.png, if matplotlib is installed."""
+        """Save the figure of draw(figure, *data) under this name, if matplotlib is installed."""
         if find_spec("matplotlib") is None:
             hint = 'no matplotlib, so no plot; install it with: pip install -e ".[plots]"'
             print(f"plot      {hint}", file=sys.stderr)
             return
-        path = self.folder / "plot.png"
+        path = self.folder / name
         if save_plot(path, lambda figure: draw(figure, *data), size, dpi=90):
             print(f"plot      {path}", file=sys.stderr)
 
