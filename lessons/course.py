@@ -4,7 +4,8 @@ A lesson's folder holds
 
     recipe.py      INTRODUCES, the modules that the lesson explains, and `recipe`, its settings
                    (those of the previous lesson with at most three changed). A lesson about a
-                   pretrained model has MODEL, and the option --model
+                   pretrained model has MODEL, and the option --model. One that has more to print
+                   has DETAILS, what that is, and the option --details
     __main__.py    main(lesson), the lesson's story; `course.run(N, main)` calls it
     exercise.py    stubs of library functions for the reader to fill in
     README.md      the text
@@ -50,6 +51,7 @@ class Lesson:
     mine: run with the reader's answers to the exercises. The output has a folder of its own.
     show_settings: report all settings of a training run.
     model: the pretrained model that the reader gives, in lessons whose recipe.py has a MODEL.
+    details: print all results, in lessons whose recipe.py has DETAILS.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Lesson:
     mine: bool = False
     show_settings: bool = False
     model: str | None = None
+    details: bool = False
 
     @property
     def folder(self) -> Path:
@@ -147,6 +150,7 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
             options.mine,
             options.show_settings,
             getattr(options, "model", None),
+            getattr(options, "details", False),
         )
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
         if options.mine:
@@ -186,6 +190,8 @@ def make_parser(number: int, question: str | None = None) -> argparse.ArgumentPa
             help="a folder of transformers, a GGUF file, a run, or the name of a package's model "
             f"(default: {default}; with --preset tiny, a tiny model that the lesson makes)",
         )
+    if details := getattr(_module(number, "recipe"), "DETAILS", None):
+        parser.add_argument("--details", action="store_true", help=f"also print {details}")
     parser.add_argument(
         "--out",
         type=Path,
