@@ -4,7 +4,8 @@ A lesson's folder holds
 
     recipe.py      INTRODUCES, the modules that the lesson explains, and `recipe`, its settings
                    (those of the previous lesson with at most three changed). A lesson about a
-                   pretrained model has MODEL, and the option --model
+                   pretrained model has MODEL, and the option --model. One that has more to print
+                   has DETAILS, what that is, and the option --details
     __main__.py    main(lesson), the lesson's story; `course.run(N, main)` calls it
     exercise.py    stubs of library functions for the reader to fill in
     README.md      the text
@@ -50,6 +51,7 @@ class Lesson:
     mine: run with the reader's answers to the exercises. The output has a folder of its own.
     show_settings: report all settings of a training run.
     model: the pretrained model that the reader gives, in lessons whose recipe.py has a MODEL.
+    details: print all results, in lessons whose recipe.py has DETAILS.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Lesson:
     mine: bool = False
     show_settings: bool = False
     model: str | None = None
+    details: bool = False
 
     @property
     def folder(self) -> Path:
@@ -110,14 +113,18 @@ class Lesson:
             print(f"  {when:<9}  {method:<{width}}  {value:>16}")
 
     def save_plot(
-        self, draw: Callable[..., None], *data: object, size: tuple[float, float] = (11, 4)
+        self,
+        draw: Callable[..., None],
+        *data: object,
+        size: tuple[float, float] = (11, 4),
+        name: str = "plot.png",
     ) -> None:
-        """Save the figure of draw(figure, *data) as plot.png, if matplotlib is installed."""
+        """Save the figure of draw(figure, *data) under this name, if matplotlib is installed."""
         if find_spec("matplotlib") is None:
             hint = 'no matplotlib, so no plot; install it with: pip install -e ".[plots]"'
             print(f"plot      {hint}", file=sys.stderr)
             return
-        path = self.folder / "plot.png"
+        path = self.folder / name
         if save_plot(path, lambda figure: draw(figure, *data), size, dpi=90):
             print(f"plot      {path}", file=sys.stderr)
 
@@ -143,6 +150,7 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
             options.mine,
             options.show_settings,
             getattr(options, "model", None),
+            getattr(options, "details", False),
         )
         print(f"device    {device.name}: {device.reason}", file=sys.stderr)
         if options.mine:
@@ -182,6 +190,8 @@ def make_parser(number: int, question: str | None = None) -> argparse.ArgumentPa
             help="a folder of transformers, a GGUF file, a run, or the name of a package's model "
             f"(default: {default}; with --preset tiny, a tiny model that the lesson makes)",
         )
+    if details := getattr(_module(number, "recipe"), "DETAILS", None):
+        parser.add_argument("--details", action="store_true", help=f"also print {details}")
     parser.add_argument(
         "--out",
         type=Path,

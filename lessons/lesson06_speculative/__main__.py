@@ -3,7 +3,7 @@
 from lessons import course
 from lessons.lesson06_speculative.formula import print_speedups
 from lessons.lesson06_speculative.measure import PLAIN, measure_rules
-from lessons.lesson06_speculative.plot import draw
+from lessons.lesson06_speculative.plot import draw, draw_distributions
 from lessons.lesson06_speculative.rules import DRAFTED_BYTE, next_byte, total_variation
 from minimtp.backend import to_device
 from minimtp.decode.drafters.heads import head_drafter
@@ -29,7 +29,9 @@ def main(lesson: course.Lesson) -> None:
         found[temperature] = measure_rules(target, drafter, prompts, temperature, depth)
         print_speedups(found[temperature][1])
 
-    lesson.save_plot(draw, p, q, found, run.tokenizer, size=(14, 5))
+    tokenizer = run.tokenizer
+    lesson.save_plot(draw_distributions, p, q, tokenizer, size=(5.2, 4.2), name="distributions.png")
+    lesson.save_plot(draw, found, tokenizer, size=(9.5, 5))
     before, now = (
         f"{found[0][0][name].tokens_per_second:,.0f} tokens/s" for name in (PLAIN, "greedy")
     )

@@ -1,4 +1,4 @@
-"""Lesson 6's plot: two overlapping distributions, accepted and rejected drafts, draft depths."""
+"""Lesson 6's plots: two overlapping distributions; accepted and rejected drafts, draft depths."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,17 +18,9 @@ BOX = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
 Results = dict[int, tuple[dict[str, Measured], dict[int, Measured]]]  # see measure_rules
 
 
-def draw(
-    figure: "Figure", p: np.ndarray, q: np.ndarray, found: Results, tokenizer: Tokenizer
-) -> None:
-    """Draw the three parts.
-
-    p, q (P, V): distributions of model and head for the same bytes. found: by temperature.
-    """
-    distributions, drafts, depths = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.9))
-    # Show a place where about 60 % of the drafts are accepted.
-    place = int(np.argmin(np.abs(np.minimum(p, q).sum(axis=-1) - 0.6)))
-    draw_distributions(distributions, p[place], q[place], tokenizer)
+def draw(figure: "Figure", found: Results, tokenizer: Tokenizer) -> None:
+    """Draw the rounds of a text, and the speed by draft depth. found: by temperature."""
+    drafts, depths = figure.subplots(1, 2, width_ratios=(1.1, 0.9))
     draw_rounds(drafts, found[1][0]["shared noise"].rounds[0][:ROUNDS], tokenizer)
     for temperature, marker in ((0, "o-"), (1, "s--")):
         draw_depths(depths, found[temperature][1], marker, f"temperature {temperature}")
@@ -37,7 +29,15 @@ def draw(
     depths.grid(alpha=0.3)
 
 
-def draw_distributions(axes: "Axes", p: np.ndarray, q: np.ndarray, tokenizer: Tokenizer) -> None:
+def draw_distributions(
+    figure: "Figure", p: np.ndarray, q: np.ndarray, tokenizer: Tokenizer
+) -> None:
+    """Draw the distributions of one byte, at a place where about 60 % of the drafts are accepted.
+
+    p, q (P, V): distributions of model and head for the same bytes.
+    """
+    place = int(np.argmin(np.abs(np.minimum(p, q).sum(axis=-1) - 0.6)))
+    p, q, axes = p[place], q[place], figure.subplots()
     tokens = np.argsort(-np.maximum(p, q), kind="stable")[:SHOWN]
     both, places = np.minimum(p, q)[tokens], np.arange(SHOWN)
     axes.bar(places, both, color=GREEN, label="both: accepted drafts")

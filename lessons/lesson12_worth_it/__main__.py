@@ -45,8 +45,9 @@ def main(lesson: course.Lesson) -> None:
     found, machine, _, lengths = from_run(lesson.trained(5))
     own = Settings(**MEASURED_SETTINGS | lengths)
     report.show_measured(make_plan(found, machine, own, with_service=False))
-    report.show_service(large, card, settings)
-    report.show_claims(small)
+    if lesson.details:
+        report.show_service(large, card, settings)
+        report.show_judgements(small)
 
     lesson.save_plot(draw, products, {CARD: large, HERE: small}, size=(17, 4.8))
     speedups = dict(large.speedups[BOTH])

@@ -23,5 +23,6 @@ INTRODUCES = (
     "minimtp.plan.evidence.decoding",
     "minimtp.plan.evidence.validation",
 )
+DETAILS = "how long users wait, the verdicts on published claims, and how good predictions are"
 
 recipe = previous

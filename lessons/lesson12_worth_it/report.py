@@ -88,16 +88,31 @@ def show_service(plan: Plan, card: Hardware, settings: Settings) -> None:
         print(f"  {f'{100 * load:.0f} % of its capacity':<31}{cells}{seen['at_a_time']:>17.1f}")
 
 
-def show_claims(here: Plan) -> None:
-    """Print the verdicts for large models, and those for one core of this machine."""
+def show_judgements(here: Plan) -> None:
+    """Print the verdicts on claims, for large models and here, and the errors of predictions."""
+    show_claims()
+    show_claims_here(here)
+    show_errors()
+
+
+def show_claims() -> None:
+    """Print the verdicts on the article's claims, for large models."""
     print(f"\n{'verdict':<25}the article's claims, for large models on cards")
     for claim in claims.judge_all():
         print(f"  {claim.brief:<23}{claim.claim}")
+
+
+def show_claims_here(here: Plan) -> None:
+    """Print the verdicts on the claimed speed-ups for one core of this machine."""
     print(f"\n{'verdict':<25}the claimed speed-ups, SmolLM2-135M on one core here")
     for label, name, least in SPEED_CLAIMS:
         last = largest_gaining_batch(here.speedups[name], least)
         verdict = f"up to {last} at a time" if last else "not reached"
         print(course.quoted(f"{verdict:<21}{label}"))
+
+
+def show_errors() -> None:
+    """Print how far predictions are from published numbers."""
     print("\npredicted beside published numbers")
     for line in published.totals():
         print(f"  {line}")

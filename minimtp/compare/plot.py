@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 FILE_NAME = "compare.png"
 COLOURS = ("#7f8c8d", "#2e86c1", "#1e8449", "#ca6f1e")  # by configuration
-MARKERS = ("o", "o", "s", "x")
 TEMPERATURES = (("", "temperature 0"), ("_t1", "temperature 1"))  # suffix of the results' names
 
 
@@ -24,7 +23,7 @@ def draw_comparison(result: Figures, folder: Path) -> Path | None:
 
 
 def draw(figure: "Figure", configurations: Sequence[Figures]) -> None:
-    """Draw speed, quality by size, and acceptance by draft depth, side by side."""
+    """Draw speed, size and quality, and acceptance by draft depth, side by side."""
     speed, quality, acceptance = figure.subplots(1, 3)
     _draw_speed(speed, configurations)
     _draw_quality(quality, configurations)
@@ -61,17 +60,21 @@ def _draw_speed(axes: "Axes", configurations: Sequence[Figures]) -> None:
 
 
 def _draw_quality(axes: "Axes", configurations: Sequence[Figures]) -> None:
-    """Draw a point for each configuration. A cross can be seen on a square of the same place."""
-    for c, colour, marker in zip(configurations, COLOURS, MARKERS, strict=False):
-        place, form = (c["weight_bytes"] / 1e6, c["bits_per_byte"]), {"marker": marker, "s": 90}
-        axes.scatter(*place, color=colour, label=c["title"], **form)
-    axes.set(
-        xlabel="weights in MB",
-        ylabel="bits per held-out byte (lower is better)",
-        title="quality and size",
-    )
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, 1.2 * max(c["bits_per_byte"] for c in configurations))  # not truncated
+    """Draw a bar for the size of each configuration, with its size and quality beside it."""
+    sizes = [c["weight_bytes"] / 1e6 for c in configurations]
+    for i, (c, size, colour) in enumerate(zip(configurations, sizes, COLOURS, strict=False)):
+        axes.barh(i, size, 0.6, color=colour, label=c["title"])
+        axes.annotate(
+            f"{size:.2f} MB\nquality {c['quality_percent']:.2f} %",
+            (size, i),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set(xlabel="weights in MB", title="size and quality", yticks=[])
+    axes.set_xlim(0, 1.5 * max(sizes))
+    axes.invert_yaxis()
 
 
 def _draw_acceptance(axes: "Axes", configurations: Sequence[Figures]) -> None:

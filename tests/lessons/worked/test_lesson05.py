@@ -26,9 +26,9 @@ def test_each_head_reads_the_token_that_the_one_before_it_predicts():
     targets = np.stack([windows[:, 1 + k :][:, :length] for k in range(1 + depth)], axis=-1)
     assert position == length - 1  # the last position that has all targets
     (trunk,), heads = rows("trunk"), rows("head")
-    assert f"`{chr(targets[0, position, 0])}`, token {position + 1}" == trunk[2]
-    for k, (name, reads, predicts) in enumerate(heads, start=1):
-        assert name == f"head {k}"
+    assert f"`{chr(targets[0, position, 0])}`, token {position + 1}" == trunk[3]
+    for k, (name, reads, parallel, predicts) in enumerate(heads, start=1):
+        assert (name, parallel) == (f"head {k}", f"h_{position}")
         read, target = chr(following[0, position, k - 1]), chr(targets[0, position, k])
         assert f"`{read}`, token {position + k}" in reads
         assert f"`{target}`, token {position + 1 + k}" == predicts

@@ -15,6 +15,7 @@ from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
 from minimtp.decode.rules.token import token_rule
 from tests.lessons.helpers import text
+from tests.lessons.worked.reading import row
 from tests.table_models import every_outcome
 
 PAGE = text(6)
@@ -100,6 +101,10 @@ def test_the_weights_of_the_block_rule_in_the_text():
     second = min(1, first * probability_ratio(P, Q, a))
     assert f"w_1 = {P[c]} / {Q[c]} = {first:.2f}" in EVENING
     assert f"w_2 = {first:.2f} · {P[a]} / {Q[a]} = {second:.2f}" in EVENING
+    means = [min(1, first * probability_ratio(P, Q, x)) for x in range(3)]
+    assert row(EVENING, "w_2") == pytest.approx(means, abs=0.005)
+    terms = " + ".join(f"{q:.2f} · {w:.2f}" for q, w in zip(Q, means, strict=True))
+    assert f" {terms} = {Q @ means:.2f}\n" in EVENING and Q @ means == pytest.approx(first)
     assert f"w_1 p = ({', '.join(shown(first * P))})" in EVENING
     assert (first * P <= Q).all() and block_acceptance(P, Q, first) == 0
 

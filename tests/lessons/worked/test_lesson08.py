@@ -6,7 +6,7 @@ from minimtp.backend import numpy as np
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.qat.fake_quantize import FakeQuantize
 from minimtp.quant.qat.learned import FakeQuantizeLearned
-from tests.lessons.worked.reading import by_hand, row
+from tests.lessons.worked.reading import by_hand, row, second_evening
 
 W, A, RATE = 0.8, 0.3, 0.1
 
@@ -41,7 +41,7 @@ def test_a_master_weight_crosses_the_midpoint_and_a_weight_rounded_each_step_nev
 
 def test_two_weights_and_the_derivative_for_their_scale():
     grid, scale = grid_named("int2-full-mid-channel"), 0.5
-    section = by_hand(8)
+    section = second_evening(8)
     w = np.array([row(section, "w")])
     log_step = np.log(scale / grid.encode(w)[1]).reshape(1)
     operation = FakeQuantizeLearned(grid)

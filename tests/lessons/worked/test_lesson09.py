@@ -4,21 +4,40 @@ import re
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.matrices.panels import q4_0_steps
-from tests.lessons.worked.reading import by_hand, row
+from minimtp.kernels.ggml import blocks
+from tests.lessons.worked.reading import by_hand, row, second_evening
 
 
-def test_a_panel_of_4_outputs_and_8_inputs_byte_by_byte():
+def codes_of_the_example():
+    """Return the codes (4 outputs, 8 inputs) of the text, without the 8 that is added to them."""
     section = by_hand(9)
     assert row(section, "input") == list(range(8))
-    codes = np.zeros((32, 32), np.int8)
+    return np.array([row(section, f"output {output}") for output in range(4)], np.int8) - np.int8(8)
+
+
+def test_a_panel_of_4_outputs_and_8_inputs_is_the_transpose_of_the_file():
+    section, codes = by_hand(9), np.zeros((4, 32), np.int8)
+    codes[:, :4], codes[:, 16:20] = np.split(codes_of_the_example(), 2, axis=1)
+    file = blocks.pack_q4_0(codes, np.ones((4, 1), np.float32))[:, 2:6]  # without the scales
     for output in range(4):
-        stored = row(section, f"output {output}")
-        codes[output, :8] = np.array(stored) - 8
+        shown = re.search(rf"^    file, output {output} +((?:\w\w ){{4}})", section, re.MULTILINE)
+        assert shown[1].strip() == file[output].tobytes().hex(" ")
+        shown = re.search(rf"panel, byte {output} +(.*)$", section, re.MULTILINE)
+        assert shown[1] == file[:, output].tobytes().hex(" ")
+    assert f"`0 + 16 · 4 = 0x{file[0, 0]:02x}`" in section
+    *low, last = (file[:, 0] & 15).tolist()
+    assert f"which are {', '.join(map(str, low))} and {last}" in " ".join(section.split())
+    *high, last = (file[:, 0] >> 4).tolist()
+    assert f"which are {', '.join(map(str, high))} and {last}" in " ".join(section.split())
+
+
+def test_the_first_step_of_a_panel_of_the_library():
+    codes = np.zeros((32, 32), np.int8)
+    codes[:4, :8] = codes_of_the_example()
     packed = q4_0_steps(codes)[0, :4, 0, 0]  # (4 outputs, 4 bytes): the first step
     for output, dword in enumerate(packed):
-        text = re.search(rf"^    dword {output} +(.*)$", section, re.MULTILINE)[1]
-        assert text == dword.tobytes().hex(" ")
-    assert f"`0 + 16 · 4 = 0x{packed[0, 0]:02x}`" in section
+        shown = re.search(rf"^    dword {output} +(.*)$", second_evening(9), re.MULTILINE)[1]
+        assert shown == dword.tobytes().hex(" ")
 
 
 def test_the_sum_of_a_group_with_and_without_the_offset():

@@ -1,12 +1,19 @@
-"""The numbers of lesson 12's section "By hand"."""
+"""The numbers of lesson 12's section "By hand", and the details of its second evening."""
 
 import re
 from pathlib import Path
 
+import pytest
+
+from lessons.lesson12_worth_it import report
+from minimtp.plan.candidates import candidates
 from minimtp.plan.cost import Roofline
 from minimtp.plan.memory import Drafter
-from minimtp.plan.sizes import Hardware, ModelSize, Precision
+from minimtp.plan.planning import make_plan
+from minimtp.plan.settings import Settings
+from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
 from minimtp.plan.speculation import Acceptance
+from tests.lessons.worked.reading import second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson12_worth_it" / "README.md").read_text(encoding="utf-8")
@@ -90,3 +97,15 @@ def test_a_full_card_serves_most_without_drafts():
     assert_shown(f"B = 1 gives {served(1, 0):.0f} request", f"B = 8 gives {served(8, 0):.0f}.")
     assert_shown(f"B = 2 gives {served(2, 3):.3f}", f"the same {served(8, 3):.3f}")
     assert served(2, 3) > 2 * served(2, 0) and served(8, 0) > served(8, 3)
+
+
+@pytest.mark.slow
+def test_the_details_in_the_text_are_what_the_run_prints(capsys):
+    card, settings = hardware("h100"), Settings()
+    found = candidates(model("8b"), card, settings)
+    report.show_service(make_plan(found, card, settings, with_service=False), card, settings)
+    report.show_claims()
+    report.show_errors()
+    for block in capsys.readouterr().out.strip().split("\n\n"):
+        indented = "".join(f"    {line}\n" for line in block.splitlines())
+        assert indented in second_evening(12)
