@@ -15,8 +15,10 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
+from minimtp.kernels.plain.verification import plain_version_of
 
 
+@plain_version_of("block")
 def block_rule(
     p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
