@@ -2,7 +2,7 @@
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import ONE, ZERO, exponentiate, largest
+from minimtp.kernels.cpu.math import ONE, ZERO, exponential, largest
 
 SEGMENT = 512  # weights that are added in vectors
 
@@ -63,9 +63,17 @@ def softmax_weights(z, scale, weights):
 
     The sum is NaN if the largest element is infinite or if one is NaN.
     """
-    weights[:] = z
-    exponentiate(weights, largest(z), scale)
-    return total_of(weights)
+    return _write_exponentials(z, largest(z), scale, weights)
+
+
+@compiled(fastmath=reassociate)
+def _write_exponentials(z, maximum, scale, weights):
+    total = 0.0
+    for v in range(z.shape[0]):
+        weight = exponential((z[v] - maximum) * scale)
+        weights[v] = weight
+        total += np.float64(weight)
+    return total
 
 
 @compiled(fastmath=reassociate)

@@ -13,8 +13,8 @@ decode/rules/, written with these differences:
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import ONE
-from minimtp.kernels.cpu.sampling import pick, softmax_weights, total_of
+from minimtp.kernels.cpu.math import ONE, ZERO
+from minimtp.kernels.cpu.sampling import SEGMENT, pick, softmax_weights, total_of
 from minimtp.kernels.plain import verification as plain
 from minimtp.kernels.plain.verification import COMPILED_RULES
 
@@ -149,17 +149,31 @@ def _positive_part(scale, p, q_scale, q):
 
 @compiled
 def _residual_token(point, weight, p, p_total, q, q_total, tokens, draft):
-    """Sample from norm(max(weight p - q, 0)), or from p if no mass is left."""
+    """Sample from norm(max(weight p - q, 0)), or from p if no mass is left. Changes p."""
+    if q.shape[0] == 0:  # q(draft) = 1
+        p[draft] = ZERO
+        token = pick(point, p)
+        return token if token >= 0 else draft
+    if tokens.shape[0] > 0:  # once per round, so this need not be fast
+        some, q = q, np.zeros_like(p)
+        q[tokens] = some
     scale, q_scale = weight / p_total, 1.0 / q_total
-    rest = scale * p.astype(np.float64)
-    if q.shape[0] == 0:
-        rest[draft] = max(0.0, rest[draft] - 1.0)
-    elif tokens.shape[0] == 0:
-        for v in range(rest.shape[0]):
-            rest[v] = max(0.0, rest[v] - q_scale * np.float64(q[v]))
-    else:
-        for index in range(tokens.shape[0]):
-            token = tokens[index]
-            rest[token] = max(0.0, rest[token] - q_scale * np.float64(q[index]))
-    token = pick(point, rest)
-    return token if token >= 0 else pick(point, p)
+    segments = (p.shape[0] + SEGMENT - 1) // SEGMENT
+    sums = np.empty(segments)
+    for segment in range(segments):
+        here = slice(segment * SEGMENT, (segment + 1) * SEGMENT)
+        sums[segment] = _positive_part(scale, p[here], q_scale, q[here])
+    rest, last = point * sums.sum(), -1
+    for segment in range(segments):
+        if rest >= sums[segment] and segment + 1 < segments:
+            rest -= sums[segment]
+            continue
+        for v in range(segment * SEGMENT, min(p.shape[0], (segment + 1) * SEGMENT)):
+            share = scale * np.float64(p[v]) - q_scale * np.float64(q[v])
+            if share > 0.0:
+                if rest < share:
+                    return v
+                rest, last = rest - share, v
+        # The sum of the segment was rounded: go on with the first token of the next one.
+        rest = 0.0
+    return last if last >= 0 else pick(point, p)
