@@ -15,10 +15,9 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
-from minimtp.kernels.plain.verification import plain_version_of
+from minimtp.kernels.plain.verification import COMPILED_RULES
 
 
-@plain_version_of("block")
 def block_rule(
     p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
@@ -85,6 +84,9 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
         return ([], rng.choose(target)) if rng.happens(weight) else None
 
     return verify(0, 1.0)
+
+
+COMPILED_RULES[block_rule] = "block"
 
 
 class BlockRule(RejectionRule):

@@ -14,10 +14,9 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
-from minimtp.kernels.plain.verification import plain_version_of
+from minimtp.kernels.plain.verification import COMPILED_RULES
 
 
-@plain_version_of("token")
 def token_rule(
     p: np.ndarray, q: np.ndarray | None, drafts: Sequence[int], rng: RandomSource
 ) -> tuple[int, int]:
@@ -77,6 +76,9 @@ def recursive_rejection(
             return path, rng.choose(target)
         path.append(accepted)
         row = accepted
+
+
+COMPILED_RULES[token_rule] = "token"
 
 
 class TokenRule(RejectionRule):

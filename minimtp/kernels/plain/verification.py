@@ -11,21 +11,9 @@ from collections.abc import Callable
 
 from minimtp.backend import array_module, numpy, to_numpy
 
-# Rules for chains that have compiled versions, and their names there.
+# Rules for chains that have compiled versions, and their names there. A rule that is not here, such
+# as a reader's own, runs as it is written.
 COMPILED_RULES: dict[Callable, str] = {}
-
-
-def plain_version_of(name: str) -> Callable[[Callable], Callable]:
-    """Mark a rule for chains as the plain version of the compiled rule with this name.
-
-    A rule without the mark, such as a reader's own, runs as it is written.
-    """
-
-    def mark(rule: Callable) -> Callable:
-        COMPILED_RULES[rule] = name
-        return rule
-
-    return mark
 
 
 def verify_chain(rule, logits, temperature, drafts, scores, tokens, rng):
