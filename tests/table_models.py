@@ -92,6 +92,9 @@ class ScriptedRandomSource:
         self.probability *= float(probabilities[options[choice]])
         return options[choice]
 
+    def points(self, count):
+        return None  # every decision is asked for
+
     def happens(self, probability):
         probability = min(1.0, probability)
         return self._answer([probability, 1 - probability]) == 0

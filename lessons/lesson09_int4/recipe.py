@@ -20,6 +20,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu.decoding.trunk",
     "minimtp.kernels.cpu.decoding",
     "minimtp.kernels.cpu.decoding.gated_head",
+    "minimtp.kernels.cpu.decoding.verification",
     "minimtp.kernels.cpu.sampling",
     "minimtp.kernels.cpu.fake_quantize",
     "minimtp.kernels.cpu.matrices.bfloat16",

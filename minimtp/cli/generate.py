@@ -5,6 +5,7 @@ several prompts.
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minimtp.cli.options.generation import (
@@ -306,7 +307,7 @@ def _write_trace(
         loaded.model,
         parameters=loaded.recipe.trunk_parameters(),
         drafter=_title(decoder.drafter, loaded, options.draft),
-        draft=draft,
+        draft=replace(draft, rule=decoder.rule_for(options.seed)),
         sampling=settings["sampling"],
         seed=options.seed,
         repetition_penalty=options.repetition_penalty,

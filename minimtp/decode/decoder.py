@@ -13,6 +13,7 @@ from minimtp.arguments import (
     checked_arguments,
     instance,
     number,
+    one_of,
     optional,
     refuse,
     several,
@@ -31,7 +32,6 @@ from minimtp.decode.logits_processors import PENALTY, RepetitionPenalty
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import (
     NEW_TOKENS,
-    RULE,
     SAMPLING,
     SEED,
     TREE,
@@ -45,8 +45,10 @@ from minimtp.decode.policy.cost_identity import cost_identity
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.policy.threads import fastest_threads
+from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
+from minimtp.kernels import plain
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.transformer import LanguageModel
@@ -78,7 +80,8 @@ class DraftConfig:
     memory: the number of tokens of earlier texts of a `Decoder` in which the combined drafter looks
         for repetitions.
     rule: the verification rule: "shared-noise" (the same seed gives the same text with any drafter,
-        or none), "token", "block" or "match" (see rules/).
+        or none), "token", "block" or "match" (see rules/). "auto": shared-noise if a text gets a
+        seed, otherwise the fastest rule (`Decoder.rule_for`).
 
     Raises UserError if `length` or `min_confidence` cannot be used.
     """
@@ -87,7 +90,7 @@ class DraftConfig:
     length: int | Literal["auto"] = "auto"
     min_confidence: float = CONFIDENCE
     tree: int = 0
-    rule: str = "shared-noise"
+    rule: str = AUTO
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class DraftConfig:
             length=_length,
             min_confidence=number("a draft confidence from 0 to 1", lambda p: 0 <= p <= 1),
             tree=TREE,
-            rule=RULE,
+            rule=one_of(AUTO, *RULES),
             memory=whole(0, meaning="0 forgets earlier texts"),
         )
 
@@ -141,7 +144,7 @@ _prompts = several(_prompt, expected="a list of texts")
 TEXT_OPTIONS: dict[str, Kind] = {
     "max_new_tokens": NEW_TOKENS,
     "sampling": SAMPLING,
-    "seed": SEED,
+    "seed": optional(SEED),
     "stop": _stop,
     "repetition_penalty": PENALTY,
 }
@@ -154,15 +157,16 @@ def generate(
     *,
     max_new_tokens: int = 128,
     sampling: SamplingParams = GREEDY,
-    seed: int = 0,
+    seed: int | None = None,
     draft: DraftConfig | None = DEFAULT_DRAFT,
     stop: str | bytes | Sequence[str | bytes] | None = (),
     repetition_penalty: float = 1.0,
 ) -> Generation:
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
-    Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. For
-    more than one text, keep a `Decoder`: it prepares the model once. It takes the options of
+    Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. seed:
+    the same seed gives the same text; None (the default) allows a faster rule. For more than one
+    text, keep a `Decoder`: it prepares the model once. It takes the options of
     `Decoder.generate`. draft: None drafts nothing. Raises UserError if an option or the prompt
     cannot be used.
     """
@@ -228,12 +232,13 @@ class Decoder:
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams = GREEDY,
-        seed: int = 0,
+        seed: int | None = None,
         stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Generation:
         """Continue `prompt`: text, bytes, or token ids, to which nothing is added.
 
+        seed: the same seed gives the same text. None (the default): any text, by the fastest rule.
         stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
         completes such a string is the last one. repetition_penalty: above 1, tokens that the text
         already contains become less likely.
@@ -248,13 +253,25 @@ class Decoder:
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams = GREEDY,
-        seed: int = 0,
+        seed: int | None = None,
         stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Batch:
         """Continue each prompt as if it were alone (batch.py), with the options of `generate`."""
         options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
         return start_batch(self._states, [self._tokens(prompt) for prompt in prompts], options)
+
+    def rule_for(self, seed: int | None) -> str:
+        """Return the verification rule of a text with this seed (None: without one).
+
+        The rule "auto" stands for shared noise if there is a seed, because only then does the text
+        depend on the seed alone. Otherwise it stands for the block rule, which accepts most drafts,
+        where that is compiled: for chains, on the CPU.
+        """
+        if self.draft.rule != AUTO:
+            return self.draft.rule
+        compiled = array_module(self.target.final_norm) is np and self.target.kernel is not plain
+        return "block" if seed is None and compiled and not self.draft.tree else "shared-noise"
 
     def _tokens(self, prompt: Prompt) -> Iterable[int]:
         is_text = isinstance(prompt, str | bytes)
@@ -270,7 +287,7 @@ class Decoder:
         self,
         max_new_tokens: int,
         sampling: SamplingParams,
-        seed: int,
+        seed: int | None,
         stop: Sequence[str | bytes],
         repetition_penalty: float,
     ) -> GenerationOptions:
@@ -279,12 +296,12 @@ class Decoder:
         The times of a text do not include loading kernels.
         """
         tokenizer, draft = self.loaded.tokenizer, self.draft
-        penalized = repetition_penalty != 1.0
+        penalized, rule = repetition_penalty != 1.0, self.rule_for(seed)
         options = GenerationOptions(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            seed=seed,
-            rule=draft.rule,
+            seed=seed or 0,
+            rule=rule,
             draft_depth=None if draft.length == "auto" else draft.length,
             tree=draft.tree,
             stop_tokens=tokenizer.end_tokens,
@@ -293,7 +310,7 @@ class Decoder:
             spell=tokenizer.spell,
             logits_processors=[RepetitionPenalty(repetition_penalty)] if penalized else [],
         )
-        kind = sampling.greedy, sampling.top_k > 0, sampling.top_p < 1, penalized
+        kind = rule, sampling.greedy, sampling.top_k > 0, sampling.top_p < 1, penalized
         if kind not in self._warm:
             self._warm_up(options)
             self._warm.add(kind)

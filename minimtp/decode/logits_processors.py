@@ -25,7 +25,7 @@ from types import ModuleType
 from minimtp.arguments import check_fields, number
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.rule import Children, Coupling, Rule
+from minimtp.decode.rules.rule import Children, Coupling, Rule, Scores
 from minimtp.decode.rules.tree import Tree
 
 LogitsProcessor = Callable[[Array, np.ndarray], Array]
@@ -93,7 +93,7 @@ class ProcessedRule:
         return tokens, scores
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]:
         start = self._committed
         logits = self._process(logits, self._text_with(drafts))
@@ -120,6 +120,10 @@ class ProcessedRule:
         """Return None: the logits of a draft depend on the drafts before it, so `sample` has to be
         called.
         """
+        return None
+
+    def softmax_points(self, depth: int) -> None:
+        """Return None, for the same reason."""
         return None
 
     def _text_with(self, drafted: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from time import perf_counter
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Backlog, Drafter
-from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.rule import Rule, Scores
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.stopping import Stop
 
@@ -42,7 +42,7 @@ class ManagedDrafter:
         if self._drafter is not None:
             self._drafter.reset(first_token)
 
-    def draft(self, depth: int, rule: Rule) -> tuple[list[int], np.ndarray | None]:
+    def draft(self, depth: int, rule: Rule) -> tuple[list[int], Scores | None]:
         """Return at most `depth` drafts, cut after the first stop.
 
         Raises ValueError if the drafter gave too many, or unknown tokens.

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from minimtp.backend import numpy as np
 from minimtp.decode.decoder import Decoder, DraftConfig
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import SamplingParams
@@ -13,6 +14,7 @@ from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from tests.decode.drafters.helpers import SHAPE, model_with
+from tests.kernels.both import needs_numba
 
 
 class ByteNumbers(ByteTokenizer):
@@ -95,6 +97,29 @@ def test_a_users_function_is_called_only_for_texts_that_are_generated(run):
             assert not seen
             list(generation)
             assert seen and all(tokens == generation.tokens[: len(tokens)] for tokens in seen)
+
+
+@needs_numba
+def test_without_a_seed_chains_are_verified_by_the_block_rule_and_with_one_by_shared_noise():
+    compiled = LoadedModel("nowhere", model_with("token_conditioned", np.float32), ByteNumbers())
+    decoder = Decoder(compiled, DraftConfig(length=3))
+    assert (decoder.rule_for(None), decoder.rule_for(0)) == ("block", "shared-noise")
+    assert Decoder(compiled, DraftConfig(length=3, tree=4)).rule_for(None) == "shared-noise"
+    assert Decoder(compiled, DraftConfig(length=3, rule="match")).rule_for(None) == "match"
+
+    def text(decoder, **seed):
+        options = {"max_new_tokens": 12, "sampling": SamplingParams(1.0), **seed}
+        return list(decoder.generate(b"\1\2", **options))
+
+    for seed in ({}, {"seed": 0}):
+        rule = decoder.rule_for(**{"seed": None} | seed)
+        named = Decoder(compiled, DraftConfig(length=3, rule=rule))
+        assert text(decoder, **seed) == text(named, seed=0)
+    assert text(decoder, seed=0) == text(Decoder(compiled, None), seed=0)
+
+
+def test_plain_kernels_verify_by_shared_noise_even_without_a_seed(run):
+    assert Decoder(run, DraftConfig(length=3)).rule_for(None) == "shared-noise"  # float64
 
 
 @pytest.mark.parametrize("rule", ["shared-noise", "token"])

@@ -67,9 +67,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--seed",
         type=whole_number,
-        default=0,
+        default=None,
         metavar="N",
-        help="random seed: the same seed gives the same text (default: 0)",
+        help="random seed: the same seed gives the same text (default: any text)",
     )
     add(
         "--stop",
@@ -123,11 +123,12 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--rule",
-        default="shared-noise",
+        default="auto",
         metavar="NAME",
         help="how proposed tokens are verified when sampling; no rule changes the model's "
         "probabilities. "
-        "shared-noise (the default): the same seed gives the same text for any proposals; "
+        "auto (the default): shared-noise with --seed, otherwise the fastest; "
+        "shared-noise: the same seed gives the same text for any proposals; "
         "token, block: accept more; match: accept tokens that equal the model's own samples",
     )
 

@@ -152,7 +152,7 @@ def describe(
     drafter: str,
     draft: DraftConfig,
     sampling: SamplingParams,
-    seed: int,
+    seed: int | None,
     repetition_penalty: float,
     kernels: str,
 ) -> dict[str, object]:
@@ -174,7 +174,7 @@ def describe(
     }
     settings |= {name: value for name, (value, default) in optional.items() if value != default}
     if sampling.temperature:
-        settings |= {"rule": draft.rule, "seed": seed}
+        settings |= {"rule": draft.rule, "seed": "any" if seed is None else seed}
     return settings | {"kernels": kernels}
 
 

@@ -26,7 +26,7 @@ from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.drafter import Backlog, Drafter
 from minimtp.decode.drafters.lookup import LENGTHS, MEMORY, NOT_FOUND, Lookup
-from minimtp.decode.rules.rule import Coupling, Rule
+from minimtp.decode.rules.rule import Coupling, Rule, Scores
 
 LONGEST = 15  # drafts after a repetition; with the pending token 16 rows
 HEADS = len(LENGTHS)  # the number of the source after the lookups
@@ -82,12 +82,12 @@ class CombinedDrafter:
             if len(tokens) > self._heads.max_depth + 1:  # a prompt: not counted as drafting
                 self._backlog.deliver()
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, np.ndarray | None]:
+    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, Scores | None]:
         return self.draft_from(self.depths, depth, rule)
 
     def draft_from(
         self, depths: Sequence[int], depth: int, rule: Rule
-    ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
+    ) -> tuple[Sequence[int] | Array, Scores | None]:
         """Draft as `draft` does, with at most `depths` drafts of each source."""
         self.source = None
         own_text = rule.coupling is Coupling.REJECTION_SAMPLING

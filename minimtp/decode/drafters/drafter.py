@@ -10,8 +10,9 @@ for drafts:
                             or the target has none
     draft(depth, rule)      return up to `depth` drafts (K,) for the positions after the pending
                             token, and their scores (K, V): the logarithms of the distributions
-                            they were sampled from, up to a constant per row. Scores are None if
-                            the drafts count as one-hot
+                            they were sampled from, up to a constant per row, of all tokens or
+                            of some (`VocabularyScores`). Scores are None if the drafts count as
+                            one-hot
     clone()                 return a drafter with the same weights for another sequence; the two
                             share no state that changes
 
@@ -30,7 +31,7 @@ from typing import Protocol, runtime_checkable
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.rule import Rule, Scores
 from minimtp.decode.rules.tree import Tree
 
 
@@ -50,7 +51,7 @@ class Drafter(Protocol):
 
     def commit(self, hidden: Array | None, tokens: np.ndarray) -> None: ...
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, np.ndarray | None]: ...
+    def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, Scores | None]: ...
 
 
 @runtime_checkable
@@ -79,7 +80,7 @@ class SourcesDrafter(Protocol):
 
     def draft_from(
         self, depths: Sequence[int], depth: int, rule: Rule
-    ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
+    ) -> tuple[Sequence[int] | Array, Scores | None]:
         """Draft as `draft` does, with at most `depths` drafts of each source; 0 leaves it out."""
 
 

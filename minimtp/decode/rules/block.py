@@ -15,6 +15,7 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
+from minimtp.kernels.plain.verification import COMPILED_RULES
 
 
 def block_rule(
@@ -83,6 +84,9 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
         return ([], rng.choose(target)) if rng.happens(weight) else None
 
     return verify(0, 1.0)
+
+
+COMPILED_RULES[block_rule] = "block"
 
 
 class BlockRule(RejectionRule):

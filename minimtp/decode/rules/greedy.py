@@ -12,7 +12,7 @@ from minimtp.decode.rules.matching import (
     matching_rule,
     require_finite,
 )
-from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
+from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax, Scores
 from minimtp.decode.rules.tree import Tree
 
 
@@ -29,7 +29,7 @@ class Greedy:
         return logits.argmax(axis=-1), None
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]:
         choices = kernels.for_array(logits).choose(logits, 1.0).tolist()
         return require_finite(*matching_rule(choices.__getitem__, drafts))
@@ -43,3 +43,7 @@ class Greedy:
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
         return PerturbedArgmax(temperature=1.0, noise=None)
+
+    def softmax_points(self, depth: int) -> None:
+        """Return None: drafts are not sampled from a softmax."""
+        return None

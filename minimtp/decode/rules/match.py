@@ -14,7 +14,7 @@ from minimtp.decode.rules.matching import (
     require_finite,
     sample_token,
 )
-from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
+from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax, Scores
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import RandomSource
@@ -42,7 +42,7 @@ class Match:
         return logits.argmax(axis=-1), None
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]:
         return require_finite(*matching_rule(self._sampler(logits), drafts))
 
@@ -56,6 +56,10 @@ class Match:
         if self.sampling.truncates:
             return None
         return PerturbedArgmax(self.sampling.temperature, noise=None)
+
+    def softmax_points(self, depth: int) -> None:
+        """Return None: drafts are not sampled from a softmax."""
+        return None
 
     def _sampler(self, logits: Array) -> Callable[[int], int]:
         """Return a function row -> the target's sample in that row, -1 if its score is not finite.

@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import ModuleType
 
+from minimtp import kernels
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
-from minimtp.decode.rules.matching import matching_path, require_finite, sample_token
-from minimtp.decode.rules.rule import Children, Coupling
+from minimtp.decode.rules.matching import matching_path, require_finite
+from minimtp.decode.rules.rule import Children, Coupling, Scores, SoftmaxPoints, VocabularyScores
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import SamplingParams, softmax
 from minimtp.decode.sampling.random_source import RandomSource
@@ -19,6 +20,9 @@ class RejectionRule(ABC):
     Guarantee: the output has the target's distribution. The same seed gives the same text only with
     the same drafter and the same draft length, because every step consumes random numbers. On a
     GPU, p and q are computed there and copied to the host, where the random numbers are.
+
+    `chain` is the readable rule. If there is a compiled version of it, kernels for float32 run that
+    (kernels/plain/verification.py).
     """
 
     coupling = Coupling.REJECTION_SAMPLING
@@ -41,17 +45,26 @@ class RejectionRule(ABC):
 
     def sample(self, logits: Array, index: int) -> tuple[np.ndarray, np.ndarray]:
         scores = to_numpy(self.sampling.scores(logits))
-        return self.rng.sample(scores), scores
+        points = self.rng.points(len(scores))
+        if points is None:
+            return self.rng.sample(scores), scores
+        temperatures = np.ones(len(scores), scores.dtype)
+        tokens = kernels.for_array(scores).sample(scores, temperatures, points)
+        # -1 stands for scores that are not finite. They fail in verification, so take any token.
+        return np.maximum(tokens, 0), scores
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]:
-        if not len(drafts):  # plain sampling needs no probabilities
-            return require_finite(0, sample_token(self.rng, to_numpy(self.sampling.scores(logits))))
-        # The drafts were sampled from these scores, so q is their softmax in float64, not a float32
-        # neighbour of it.
-        q = None if scores is None else softmax(np.asarray(scores, np.float64))
-        return self.chain(to_numpy(self.sampling.probabilities(logits)), q, drafts, self.rng)
+        tokens, temperature = None, self.sampling.temperature
+        if isinstance(scores, VocabularyScores):
+            scores, tokens = scores.scores, scores.tokens
+        if self.sampling.truncates:
+            logits, temperature = self.sampling.scores(logits), 1.0
+        verified = kernels.for_array(logits).verify_chain(
+            self.chain, logits, temperature, drafts, scores, tokens, self.rng
+        )
+        return require_finite(*verified)
 
     def sample_children(self, logits: Array, path: Sequence[int], width: int) -> Children:
         scores = to_numpy(self.sampling.scores(logits))
@@ -64,5 +77,9 @@ class RejectionRule(ABC):
         return self.tree(p, softmax(np.asarray(tree.scores, np.float64)), tree, self.rng)
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> None:
-        """Return None: drafts need fresh random numbers, so `sample` has to be called."""
+        """Return None: drafts are sampled independently of the target's tokens."""
         return None
+
+    def softmax_points(self, depth: int) -> SoftmaxPoints | None:
+        points = None if self.sampling.truncates else self.rng.points(depth)
+        return None if points is None else SoftmaxPoints(self.sampling.temperature, points)

@@ -12,14 +12,17 @@ drafts are sampled and how they are verified, both for a chain of drafts and for
     verify_tree(logits (N+1, V), tree)           -> (path, token); the path has the accepted rows
                                                     from the root down, without the root
 
-    perturbed_argmax(depth, xp)                  -> how compiled code can choose a whole draft, or
-                                                    None if it has to call `sample`
+    perturbed_argmax(depth, xp)                  -> how compiled code can choose a whole draft by
+                                                    argmax, and
+    softmax_points(depth)                        -> how it can sample one; both are None if it has
+                                                    to call `sample`
 
 Row j of the target's logits is about the token that follows the first j drafts. Scores (R, V) are
 the logarithms of the distributions q that drafts were sampled from, up to a constant per row: the
 drafter's logits divided by the temperature. They are None if the rule does not need them, or if a
-draft was not sampled. A drafter may ignore `sample` and propose anything, such as n-grams. Drafts
-without scores count as one-hot: q(d) = 1.
+draft was not sampled. A drafter that knows only some tokens may give only their scores
+(`VocabularyScores`): the other tokens have probability 0. A drafter may ignore `sample` and propose
+anything, such as n-grams. Drafts without scores count as one-hot: q(d) = 1.
 
 Logits may live on the GPU. Greedy and shared-noise verification choose tokens there, and only the
 chosen tokens are copied to the host. The other rules copy rows of scores or probabilities and
@@ -27,6 +30,7 @@ verify on the host.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
 from typing import NamedTuple, Protocol
@@ -62,6 +66,29 @@ class PerturbedArgmax(NamedTuple):
     noise: Array | None  # (depth, V) float64, one row per draft; None means no noise
 
 
+class SoftmaxPoints(NamedTuple):
+    """Each draft is sampled from the softmax of logits / temperature: it is the token at which the
+    cumulative probability exceeds the draft's point (inverse transform sampling).
+    """
+
+    temperature: float
+    points: np.ndarray  # (depth,) float64, from 0 up to 1, but not 1
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyScores:
+    """Scores (K, V') of some tokens. A slice has the scores of these rows."""
+
+    scores: np.ndarray  # (K, V')
+    tokens: np.ndarray  # (V',) int64, increasing
+
+    def __getitem__(self, rows: slice) -> "VocabularyScores":
+        return VocabularyScores(self.scores[rows], self.tokens)
+
+
+Scores = np.ndarray | VocabularyScores  # (K, V), of all tokens or of some
+
+
 class Rule(Protocol):
     """See the module's docstring. A rule serves one sequence: it may count emitted tokens."""
 
@@ -71,7 +98,7 @@ class Rule(Protocol):
     def sample(self, logits: Array, index: int) -> tuple[Array, np.ndarray | None]: ...
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]: ...
 
     def sample_children(self, logits: Array, path: Sequence[int], width: int) -> Children: ...
@@ -79,3 +106,5 @@ class Rule(Protocol):
     def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]: ...
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax | None: ...
+
+    def softmax_points(self, depth: int) -> SoftmaxPoints | None: ...

@@ -12,7 +12,7 @@ from minimtp.decode.rules.matching import (
     matching_rule,
     require_finite,
 )
-from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax
+from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax, Scores
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
@@ -48,7 +48,7 @@ class SharedNoise:
         return xp.maximum(self._choose(logits, noise), 0), None
 
     def verify(
-        self, logits: Array, drafts: Sequence[int], scores: np.ndarray | None
+        self, logits: Array, drafts: Sequence[int], scores: Scores | None
     ) -> tuple[int, int]:
         noise = self.noise.rows(self.position, len(logits), array_module(logits))
         choices = self._choose(logits, noise).tolist()
@@ -73,6 +73,10 @@ class SharedNoise:
             return None
         noise = self.noise.rows(self.position, depth, xp)
         return PerturbedArgmax(self.sampling.temperature, noise)
+
+    def softmax_points(self, depth: int) -> None:
+        """Return None: drafts are not sampled from a softmax."""
+        return None
 
     def _choose(self, logits: Array, noise: Array) -> Array:
         """Return the argmax (R,) of score + noise per row, -1 if its logit is not finite. Does not

@@ -14,6 +14,7 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
+from minimtp.kernels.plain.verification import COMPILED_RULES
 
 
 def token_rule(
@@ -75,6 +76,9 @@ def recursive_rejection(
             return path, rng.choose(target)
         path.append(accepted)
         row = accepted
+
+
+COMPILED_RULES[token_rule] = "token"
 
 
 class TokenRule(RejectionRule):

@@ -7,11 +7,18 @@ from minimtp.decode.sampling.gumbel_noise import gumbel_noise
 
 
 class RandomSource(Protocol):
-    """All the randomness of sampling and verification, in four methods.
+    """All the randomness of sampling and verification.
 
     Verification rules use no other randomness. So a test can return every possible result of the
     calls and add up the exact probability of each outcome.
     """
+
+    def points(self, count: int) -> np.ndarray | None:
+        """Return (count,) float64, uniform from 0 up to 1, but not 1, for compiled code that makes
+        several decisions.
+
+        None if there are no such numbers. Then each decision has to be asked for.
+        """
 
     def happens(self, probability: float) -> bool:
         """Return True with this probability (1 or more: always)."""
@@ -38,6 +45,9 @@ class SeededRandomSource:
         self._generator = np.random.default_rng(seed)
         self._random = self._generator.random
         self._noise = np.empty((0, 0))
+
+    def points(self, count: int) -> np.ndarray:
+        return self._random(count)
 
     def happens(self, probability: float) -> bool:
         return self._random() < probability

@@ -1,10 +1,10 @@
 """Choosing tokens from rows of logits."""
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.math import ONE, ZERO, exponential, exponentiate, largest
+from minimtp.kernels.cpu.compiling import compiled, reassociate
+from minimtp.kernels.cpu.math import ONE, ZERO, exponential, largest
 
-SEGMENT = 512  # logits whose exponentials are added as float32
+SEGMENT = 512  # weights that are added in vectors
 
 
 def choose(logits, temperature, noise=None):
@@ -36,26 +36,17 @@ def sample(logits, temperatures, points):
 
 @compiled
 def _sample(logits, temperatures, points, tokens):
-    vocabulary = logits.shape[1]
-    segments = (vocabulary + SEGMENT - 1) // SEGMENT
-    sums, buffer = np.empty(segments, np.float64), np.empty(SEGMENT, np.float32)
+    weights = np.empty(logits.shape[1], np.float32)
     for row in range(logits.shape[0]):
         z, maximum = logits[row], largest(logits[row])
         inverse = ONE / temperatures[row] if temperatures[row] > ZERO else ONE
         if not np.isfinite(maximum * inverse):
             tokens[row] = -1
-            continue
-        if temperatures[row] == ZERO:
+        elif temperatures[row] == ZERO:
             tokens[row] = _first_equal(z, maximum)
-            continue
-        total = 0.0
-        for segment in range(segments):
-            first = segment * SEGMENT
-            part = buffer[: min(SEGMENT, vocabulary - first)]
-            part[:] = z[first : first + part.shape[0]]
-            sums[segment] = exponentiate(part, maximum, inverse)
-            total += sums[segment]
-        tokens[row] = _token_at(points[row] * total, z, maximum, inverse, sums)
+        else:
+            softmax_weights(z, inverse, weights)
+            tokens[row] = pick(points[row], weights)
 
 
 @compiled
@@ -67,22 +58,60 @@ def _first_equal(z, value):
 
 
 @compiled
-def _token_at(point, z, maximum, inverse, sums):
-    """Return the token at which the sum of the exponentials exceeds `point`. It is never one whose
-    exponential is 0.
+def softmax_weights(z, scale, weights):
+    """Write exp((z - maximum) * scale) to the float32 weights (V,). Return their sum, float64.
+
+    The sum is NaN if the largest element is infinite or if one is NaN.
     """
-    last = -1
-    for segment in range(sums.shape[0]):
-        if point >= sums[segment] and segment + 1 < sums.shape[0]:
+    return _write_exponentials(z, largest(z), scale, weights)
+
+
+@compiled(fastmath=reassociate)
+def _write_exponentials(z, maximum, scale, weights):
+    total = 0.0
+    for v in range(z.shape[0]):
+        weight = exponential((z[v] - maximum) * scale)
+        weights[v] = weight
+        total += np.float64(weight)
+    return total
+
+
+@compiled(fastmath=reassociate)
+def total_of(weights):
+    """Return the sum of the weights (V,), float64."""
+    total = 0.0
+    for v in range(weights.shape[0]):
+        total += np.float64(weights[v])
+    return total
+
+
+@compiled
+def pick(point, weights):
+    """Return the index at which the sum of the weights (V,) exceeds `point`, as a share of their
+    whole sum. It is never one with weight 0. -1 if all weights are 0.
+
+    Sums of segments come first, because they can be added in vectors.
+    """
+    segments = (weights.shape[0] + SEGMENT - 1) // SEGMENT
+    sums, total = np.empty(segments), 0.0
+    for segment in range(segments):
+        sums[segment] = total_of(weights[segment * SEGMENT : (segment + 1) * SEGMENT])
+        total += sums[segment]
+    point, last = point * total, -1
+    for segment in range(segments):
+        if point >= sums[segment] and segment + 1 < segments:
             point -= sums[segment]
             continue
-        for v in range(segment * SEGMENT, min(z.shape[0], (segment + 1) * SEGMENT)):
-            weight = exponential((z[v] - maximum) * inverse)
-            if weight > ZERO:
+        for v in range(segment * SEGMENT, min(weights.shape[0], (segment + 1) * SEGMENT)):
+            weight = np.float64(weights[v])
+            if weight > 0.0:
                 last = v
                 if point < weight:
                     return v
                 point -= weight
         # The sum of the segment was rounded: go on with the first token of the next one.
         point = 0.0
+    if last < 0 and total > 0.0:
+        for v in range(weights.shape[0]):
+            last = v if weights[v] > 0.0 else last
     return last

@@ -25,6 +25,7 @@ from minimtp.kernels.cuda.block import (
 )
 from minimtp.kernels.cuda.gated_head import (
     gated_draft,
+    gated_sampled_draft,
     gated_step,
     gated_tree,
     prepare_gated_step,
@@ -71,6 +72,7 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     soft_cross_entropy,
     soft_cross_entropy_backward,
     softmax_rows,
+    verify_chain,
 )
 
 __all__ = [
@@ -78,7 +80,7 @@ __all__ = [
     "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
-    "gated_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_sampled_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
@@ -86,5 +88,5 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step", "with_threads",
+    "transformer_block", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

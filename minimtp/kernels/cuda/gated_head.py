@@ -10,7 +10,7 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm
-from minimtp.kernels.plain.gated_head import TokenParts, draft_tree, noise_of
+from minimtp.kernels.plain.gated_head import TokenParts, draft_tree, noise_of, sampled_chain
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 
@@ -82,6 +82,17 @@ def gated_draft(
     count = int(doubtful.argmax()) if doubtful.any() else depth
     # -1 stands for logits that are not finite. Then no draft can be right, so take any.
     return numpy.maximum(tokens[:count], 0).astype(numpy.int64)
+
+
+def gated_sampled_draft(
+    state, token, token_parts, depth, min_confidence, step, points, temperature
+):
+    def follow(token):
+        return gated_step(state, token_parts[token], step)
+
+    return sampled_chain(
+        follow, state, token, depth, min_confidence, points, temperature, step.tokens
+    )
 
 
 def gated_tree(

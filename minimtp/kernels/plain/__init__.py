@@ -13,6 +13,7 @@ the compiled kernels compute.
     batched_step.py   the trunk for tokens of several sequences
     gated_head.py     drafting with a gated head (trees: best_first_tree.py)
     sampling.py       choosing tokens
+    verification.py   verifying a chain of sampled drafts
 
 Every function here has a compiled counterpart with the same name and signature in `kernels/cpu`
 (Numba) and `kernels/cuda` (CuPy). Tests compare their results. The functions here accept NumPy and
@@ -44,6 +45,7 @@ from minimtp.kernels.plain.block import (
 from minimtp.kernels.plain.gated_head import (
     PreparedGatedStep,
     gated_draft,
+    gated_sampled_draft,
     gated_step,
     gated_tree,
     prepare_gated_step,
@@ -83,6 +85,7 @@ from minimtp.kernels.plain.quantize import (
     quantize_activations,
 )
 from minimtp.kernels.plain.sampling import choose, sample
+from minimtp.kernels.plain.verification import verify_chain
 
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",
@@ -90,7 +93,7 @@ __all__ = [
     "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
-    "gated_draft", "gated_step", "gated_tree",
+    "gated_draft", "gated_sampled_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
@@ -98,5 +101,5 @@ __all__ = [
     "prepare_token_parts", "prepare_trunk", "quantize_activations",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step", "with_threads",
+    "transformer_block", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

@@ -7,8 +7,8 @@ each token changes it:
     s <- s + sigmoid(g) (c - s)
     logits of the next token = output(norm(s))
 
-`gated_step` computes one token, `gated_draft` a whole chain, and `gated_tree` a tree. The last two
-take any device's `gated_step` in `draft_chain` and `draft_tree`.
+`gated_step` computes one token, `gated_draft` and `gated_sampled_draft` a whole chain, and
+`gated_tree` a tree. `draft_chain`, `sampled_chain` and `draft_tree` take any device's `gated_step`.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from minimtp.kernels.plain.best_first_tree import best_first_tree
 from minimtp.kernels.plain.gates import gated_update
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear
+from minimtp.kernels.plain.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,24 @@ def gated_draft(
     return numpy.array([int(token[0]) for token in tokens], numpy.int64)
 
 
+def gated_sampled_draft(
+    state, token, token_parts, depth, min_confidence, step, points, temperature
+):
+    """Return up to `depth` sampled tokens, int64 (K,), and their scores logits / temperature
+    (K, V'), in the order of the rows of the output. Both are on the host.
+
+    Each token is sampled from the softmax of its scores as in `sample`, with one of the points
+    (depth,). The other arguments are those of `gated_draft`.
+    """
+
+    def follow(token):
+        return gated_step(state, token_parts[token], step)
+
+    return sampled_chain(
+        follow, state, token, depth, min_confidence, points, temperature, step.tokens
+    )
+
+
 def gated_tree(
     state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
 ):
@@ -154,6 +173,26 @@ def draft_chain(follow, choose, token, depth, min_confidence):
         token = choose(logits, index)
         tokens.append(token)
     return tokens
+
+
+def sampled_chain(follow, state, token, depth, min_confidence, points, temperature, tokens=None):
+    """See `gated_sampled_draft`. follow(token (1,)) -> logits (1, V') and their maximum
+    probability. tokens: the tokens (V',) of the logits; None means all.
+    """
+    xp, rows = array_module(state), []
+    points = xp.asarray(points)
+
+    def choose(logits, index):
+        rows.append(logits if temperature == 1 else logits / temperature)
+        one = xp.ones(1, logits.dtype)
+        # Of -1, logits that are not finite, any token: the scores fail in verification.
+        chosen = xp.maximum(sample(rows[-1], one, points[index : index + 1]), 0)
+        return tokens_at(tokens, chosen)
+
+    drafts = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
+    if not drafts:
+        return numpy.empty(0, numpy.int64), numpy.empty((0, 0), state.dtype)
+    return to_numpy(xp.concatenate(drafts)), to_numpy(xp.concatenate(rows))
 
 
 def draft_tree(

@@ -202,11 +202,10 @@ def run(tmp_path_factory):
 
 # A fixed draft length: "auto" depends on measured times, so the marks of two runs would differ.
 SHOWN = ["--show", "--draft-length", "3"]
+SAMPLED = ["--temperature", "1", "--top-k", "5", "--seed", "3"]
 
 
-@pytest.mark.parametrize(
-    "options", [[], SHOWN, ["--draft", "none"], ["--temperature", "1", "--top-k", "5"]], ids=str
-)
+@pytest.mark.parametrize("options", [[], SHOWN, ["--draft", "none"], SAMPLED], ids=str)
 def test_generate_prints_the_same_text_with_a_trace_and_writes_its_page(
     run, options, tmp_path, capsys
 ):

@@ -13,6 +13,7 @@ from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.registry import RULES, make_rule
+from minimtp.decode.rules.rule import VocabularyScores
 from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
@@ -161,6 +162,26 @@ def test_compiled_chains_and_trees_of_some_tokens_equal_those_sampled_token_by_t
             assert all(token % 2 for token in [*drafts, *one.tokens[1:]])
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("rule", ["token", "block"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_chains_sampled_in_one_call_have_scores_of_the_vocabulary_alone(rule, temperature, dtype):
+    ids = list(range(1, 40, 2))
+    model = model_with(ids, vocabulary_size=40, dtype=dtype)
+    drafter, sampling = drafter_after(model, [3, 1, 4, 1, 5]), SamplingParams(temperature)
+    for seed in range(20):
+        whole, asked = (make_rule(rule, sampling, seed, 40, 5) for _ in range(2))
+        asked.softmax_points = lambda depth: None
+        drafts, scores = drafter.draft(DEPTH, whole)
+        expected, rows = drafter.draft(DEPTH, asked)
+        assert drafts.tolist() == expected.tolist() and set(drafts) <= set(ids)
+        assert scores.tokens.tolist() == ids
+        assert scores.scores.tolist() == rows[:, ids].tolist()
+        assert scores[:2].scores.shape == (2, len(ids))
+        logits = np.random.default_rng(seed).standard_normal((DEPTH + 1, 40)).astype(dtype)
+        assert whole.verify(logits, drafts, scores) == asked.verify(logits, expected, rows)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_vocabulary_of_all_tokens_drafts_what_a_head_without_one_drafts(rule, kind):
@@ -169,7 +190,9 @@ def test_a_vocabulary_of_all_tokens_drafts_what_a_head_without_one_drafts(rule, 
         for ids in (None, range(20)):
             drafter = drafter_after(model_with(ids, 20, kind=kind), [3, 1, 4, 1, 5])
             by = make_rule(rule, SamplingParams(0.9), seed, 20, 5)
-            drafts.append([np.asarray(part).tolist() for part in drafter.draft(DEPTH, by)])
+            drafted, scores = drafter.draft(DEPTH, by)
+            scores = scores.scores if isinstance(scores, VocabularyScores) else scores
+            drafts.append([np.asarray(part).tolist() for part in (drafted, scores)])
             by = make_rule(rule, SamplingParams(0.9), seed, 20, 5)
             drafts[-1].append(list(drafter.draft_tree(9, DEPTH, by, 0.0).tokens))
         assert drafts[0] == drafts[1]

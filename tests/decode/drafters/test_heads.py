@@ -155,6 +155,26 @@ def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temp
             assert (one.tokens, one.depths) == (other.tokens, other.depths)
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("rule", ["token", "block"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_chains_sampled_in_one_call_equal_those_sampled_token_by_token(rule, temperature, dtype):
+    model, text = model_with("token_conditioned", dtype), [3, 1, 4, 1, 5]
+    drafter = head_drafter(model.heads, ModelRunner(model.trunk))
+    drafter.reset(text[0])
+    drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
+    drafter.min_confidence = 0.0
+    for seed in range(20):
+        whole, asked = (
+            make_rule(rule, SamplingParams(temperature), seed, SHAPE.vocabulary_size, 5)
+            for _ in range(2)
+        )
+        asked.softmax_points = lambda depth: None
+        drafts, scores = drafter.draft(DEPTH, whole)
+        expected, rows = drafter.draft(DEPTH, asked)
+        assert drafts.tolist() == expected.tolist() and scores.tolist() == rows.tolist()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES)
 def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decoding(kind, rule):

@@ -256,6 +256,7 @@ def test_every_rule_has_the_methods_of_the_protocol(kind):
         "sample_children",
         "verify_tree",
         "perturbed_argmax",
+        "softmax_points",
     }
     for name, function in methods.items():
         if callable(function):

@@ -140,6 +140,44 @@ def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
 
 
 @each_kernel
+@each_format
+@given(
+    least=st.sampled_from([0.0, 1e-4, 1e-2]),
+    seed=st.integers(0, 100),
+    temperature=st.sampled_from([0.5, 1.0]),
+    some=st.booleans(),
+)
+@settings(max_examples=12)
+def test_a_draft_sampled_at_points_equals_its_tokens_sampled_one_by_one(
+    kernel, format_, least, seed, temperature, some
+):
+    rng = np.random.default_rng(seed)
+    ids = np.sort(rng.permutation(50)[:20]) if some else np.arange(50)
+    norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
+    weights = [
+        prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, len(ids))
+    ]
+    step = kernel.prepare_gated_step(
+        norms[0], weights[0], norms[1], weights[1], 1e-5, ids if some else None
+    )
+    token, points = int(rng.integers(50)), rng.random(6)
+    drafts, scores = kernel.gated_sampled_draft(
+        state.copy(), token, parts, 6, least, step, points, temperature
+    )
+    confidence, expected, rows = 1.0, [], []
+    for point in points:
+        logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
+        confidence *= largest
+        if confidence < least:
+            break
+        rows.append(logits[0] / np.float32(temperature))
+        token = int(ids[kernel.sample(rows[-1][None], np.ones(1, np.float32), point[None])[0]])
+        expected.append(token)
+    assert drafts.tolist() == expected and scores.dtype == np.float32
+    assert scores.tolist() == [row.tolist() for row in rows]
+
+
+@each_kernel
 def test_gated_step_returns_the_largest_probability_of_its_logits(kernel):
     _, logits, largest = run_gated_step(kernel, "f32")
     exponentials = np.exp(logits.astype(np.float64) - logits.max())

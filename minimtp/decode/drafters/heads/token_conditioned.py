@@ -10,7 +10,7 @@ from minimtp.decode.drafters.acceptance import SHARPNESS
 from minimtp.decode.drafters.drafter import join_samples
 from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.rules.rule import Rule
+from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels.plain.gated_head import draft_chain
 from minimtp.model.heads import TokenConditionedHeads
@@ -57,6 +57,7 @@ class TokenConditionedDrafter:
             ids = heads.draft_vocabulary.ids.data.astype(np.int64)
             output = runner.output_matrix.select(ids).prepare(self._kernel)
         self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
+        self._host_ids = ids
         self._vocabulary_size = runner.vocabulary_size
         self._step = self._kernel.prepare_gated_step(
             norms[0], from_state, norms[1], output, epsilon, ids
@@ -83,14 +84,22 @@ class TokenConditionedDrafter:
         self._hidden = hidden[-1:].copy()
         self._pending = int(tokens[-1])
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
-        argmax = None if self._token_parts is None else rule.perturbed_argmax(depth, self._xp)
-        if argmax is not None:
-            drafts = self._kernel.gated_draft(
-                self._hidden.copy(), self._pending, self._token_parts, depth, self.min_confidence,
-                self._step, argmax.noise, argmax.temperature,
-            )  # fmt: skip
-            return drafts, None
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
+        if self._token_parts is not None:
+            start = self._hidden.copy(), self._pending, self._token_parts, depth
+            argmax = rule.perturbed_argmax(depth, self._xp)
+            if argmax is not None:
+                drafts = self._kernel.gated_draft(
+                    *start, self.min_confidence, self._step, argmax.noise, argmax.temperature
+                )
+                return drafts, None
+            softmax = rule.softmax_points(depth)
+            if softmax is not None:
+                drafts, scores = self._kernel.gated_sampled_draft(
+                    *start, self.min_confidence, self._step, softmax.points, softmax.temperature
+                )
+                ids = self._host_ids
+                return drafts, scores if ids is None else VocabularyScores(scores, ids)
         state, samples = self._hidden.copy(), []
 
         def follow(token: Array) -> tuple[Array, Array]:

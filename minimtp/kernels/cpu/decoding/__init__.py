@@ -6,4 +6,5 @@ team.py          threads that compute a pass together
 batched_step.py  the trunk for tokens of several sequences
 attention.py     attention over the KV cache
 gated_head.py    drafting with a gated head
+verification.py  verifying a chain of sampled drafts
 """

@@ -12,6 +12,7 @@ from minimtp.kernels.cpu.math import ZERO, exponentiate, largest, sum_of_exponen
 from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
 from minimtp.kernels.cpu.norms import normalize, rms_norm
+from minimtp.kernels.cpu.sampling import pick, softmax_weights
 from minimtp.kernels.plain.gated_head import TokenParts
 
 ONE = np.float32(1)
@@ -114,6 +115,40 @@ def _draft(state, sources, weights, settings, noise, drafts):
             token = logits[0].argmax()
         else:
             token = (logits[0] / temperature + _noise_of(tokens, noise[index])).argmax()
+        if tokens.shape[0] > 0:
+            token = tokens[token]
+        drafts[index] = token
+    return drafts.shape[0]
+
+
+def gated_sampled_draft(
+    state, token, token_parts, depth, min_confidence, step, points, temperature
+):
+    drafts = np.empty(depth, np.int64)
+    scores = np.empty((depth, step.vocabulary), np.float32)
+    settings = token, np.float32(min_confidence), np.float32(temperature), step.tokens
+    sources = _sources(token_parts)
+    count = _sampled_draft(state, sources, step.weights, settings, points, drafts, scores)
+    return drafts[:count], scores[:count]
+
+
+@compiled
+def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
+    """Write the drafts and their scores. Return their number."""
+    token, min_confidence, temperature, tokens = settings
+    buffer = np.empty((1, 2 * state.shape[1]), np.float32)
+    shares, confidence = np.empty(scores.shape[1], np.float32), ONE
+    for index in range(drafts.shape[0]):
+        part = _token_part(token, sources, weights[5], buffer)
+        confidence *= _gated_step(state, part, weights, scores[index : index + 1])
+        if confidence < min_confidence:
+            return index
+        if temperature != ONE:
+            for v in range(scores.shape[1]):
+                scores[index, v] /= temperature
+        softmax_weights(scores[index], ONE, shares)
+        # Of -1, logits that are not finite, any token: the scores fail in verification.
+        token = max(0, pick(points[index], shares))
         if tokens.shape[0] > 0:
             token = tokens[token]
         drafts[index] = token
