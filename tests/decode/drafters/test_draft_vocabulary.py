@@ -162,12 +162,15 @@ def test_compiled_chains_and_trees_of_some_tokens_equal_those_sampled_token_by_t
             assert all(token % 2 for token in [*drafts, *one.tokens[1:]])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 @pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_chains_sampled_in_one_call_have_scores_of_the_vocabulary_alone(rule, temperature, dtype):
+def test_chains_sampled_in_one_call_have_scores_of_the_vocabulary_alone(
+    rule, temperature, dtype, kind
+):
     ids = list(range(1, 40, 2))
-    model = model_with(ids, vocabulary_size=40, dtype=dtype)
+    model = model_with(ids, vocabulary_size=40, dtype=dtype, kind=kind)
     drafter, sampling = drafter_after(model, [3, 1, 4, 1, 5]), SamplingParams(temperature)
     for seed in range(20):
         whole, asked = (make_rule(rule, sampling, seed, 40, 5) for _ in range(2))

@@ -22,9 +22,9 @@ from minimtp.decode.cache import KeyValueCache, enlarged, room_for
 from minimtp.decode.drafters.drafter import join_samples
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.rules.rule import PerturbedArgmax, Rule
+from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.gated_head import draft_chain, noise_of, tokens_at
+from minimtp.kernels.plain.gated_head import draft_chain, noise_of, sampled_chain, tokens_at
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.heads import Eagle3Heads
 
@@ -146,6 +146,7 @@ class Eagle3Drafter:
         vocabulary = heads.draft_vocabulary
         ids = None if vocabulary is None else vocabulary.ids.data.astype(np.int64)
         self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
+        self._host_ids = ids
         self._vocabulary_size = runner.vocabulary_size
         self._rows = self._pending = 0  # committed rows that the head has, and the pending token
         self._state: Array | None = None  # y (1, D) of the last of them
@@ -166,10 +167,11 @@ class Eagle3Drafter:
         if len(tokens) > self.max_depth + 1:  # a prompt: not counted as drafting
             self._catch_up()
 
-    def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
+    def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
         self._catch_up()
-        argmax, samples = rule.perturbed_argmax(depth, self._xp), []
+        argmax, softmax = rule.perturbed_argmax(depth, self._xp), rule.softmax_points(depth)
         state: Array | None = None
+        samples: list[tuple[Array, np.ndarray | None]] = []
 
         def follow(token: Array) -> tuple[Array, Array]:
             nonlocal state
@@ -186,10 +188,19 @@ class Eagle3Drafter:
                 samples.append((self._xp.asarray(token), scores))
             return samples[-1][0]
 
-        pending = self._xp.full(1, self._pending, np.int64)
-        draft_chain(follow, choose, pending, depth, self.min_confidence)
-        self._head.cache.truncate(self._rows)
-        return join_samples(samples)
+        try:
+            if argmax is None and softmax is not None:
+                drafts, scores = sampled_chain(
+                    follow, self._state, self._pending, depth, self.min_confidence, softmax.points,
+                    softmax.temperature, self._ids,
+                )  # fmt: skip
+                ids = self._host_ids
+                return drafts, scores if ids is None else VocabularyScores(scores, ids)
+            pending = self._xp.full(1, self._pending, np.int64)
+            draft_chain(follow, choose, pending, depth, self.min_confidence)
+            return join_samples(samples)
+        finally:
+            self._head.cache.truncate(self._rows)
 
     def draft_tree(self, nodes: int, depth: int, rule: Rule, min_acceptance: float) -> Tree:
         self._catch_up()
