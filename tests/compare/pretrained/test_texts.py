@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from minimtp.compare.pretrained.prompts import first_messages, functions_in
 
 from minimtp.backend import numpy as np
 from minimtp.compare.pretrained import texts as texts_module
 from minimtp.compare.pretrained import written
-from minimtp.compare.pretrained.prompts import first_messages, functions_in
 from minimtp.compare.pretrained.texts import TINY_SIZES, conversation_tokens, open_texts
 from minimtp.training.build import build_model
 from minimtp.training.data import texts as named_texts
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.corpus import is_held_out
+from minimtp.training.data.split import is_held_out
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
 

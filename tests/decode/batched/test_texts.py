@@ -97,7 +97,7 @@ def test_a_text_ends_at_an_end_token_and_the_next_takes_its_place(monkeypatch):
     found = generate_texts(model, requests, advance=advanced.append)
     for before, text in zip(whole, found, strict=True):
         stop = next(i for i, token in enumerate(before.tokens) if token in ends)
-        assert text == (before.tokens[: stop + 1], True)
+        assert text == (before.tokens[: stop + 1], True, None)
     assert sum(advanced) == sum(len(text.tokens) for text in found)
 
 

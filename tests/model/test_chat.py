@@ -6,7 +6,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.formats.chat import chat_tokens
+from minimtp.model.chat import chat_tokens
 
 CHATML = (
     "{% for message in messages %}"
@@ -123,7 +123,7 @@ def test_the_name_of_a_mark_inside_a_message_stays_text(content):
 )  # fmt: skip
 def test_a_template_that_fails_or_loops_gets_one_sentence(template, words, monkeypatch):
     if "come to an end" in words:
-        monkeypatch.setattr("minimtp.formats.chat.SECONDS", 1)
+        monkeypatch.setattr("minimtp.model.chat.SECONDS", 1)
     with pytest.raises(UserError, match=words) as failure:
         written(template)
     assert len(str(failure.value)) <= 300
