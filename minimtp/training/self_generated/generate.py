@@ -121,10 +121,6 @@ def model_digest(model: LanguageModel) -> str:
 
 
 def _setting(model: LoadedModel, requests: Requests, mixture: Mixture, grid: str) -> Setting:
-    choices = {
-        "sampling": None if requests.sampling is None else requests.sampling.temperature,
-        "held_out": requests.held_out,
-    }
     lengths = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(requests.lengths).items()
@@ -137,7 +133,9 @@ def _setting(model: LoadedModel, requests: Requests, mixture: Mixture, grid: str
         seed=requests.seed,
         mixture=dict(mixture),
         sources=requests.sources_digest([*mixture]),
-        lengths={**lengths, **choices},
+        lengths=lengths,
+        temperature=None if requests.sampling is None else requests.sampling.temperature,
+        held_out=requests.held_out,
     )
 
 

@@ -39,7 +39,9 @@ DIFFERENCES = {  # keys of the setting, in words
     "seed": "--seed",
     "mixture": "--mix",
     "sources": "text for the prompts",
-    "lengths": "lengths of the texts",
+    "lengths": "length of the texts",
+    "temperature": "temperature",
+    "held_out": "side of the text for the prompts",
     "self_generated_text": "version of minimtp",
 }
 
@@ -49,7 +51,8 @@ class Setting(Struct, forbid_unknown_fields=True):
 
     self_generated_text: the version of the form. model: a hash of the weights. vocabulary: the
     digest of the tokenizer. grid: the number format in which the model wrote. sources: a hash of
-    the texts that prompts are taken from.
+    the texts that prompts are taken from. temperature: of all texts, None for various ones.
+    held_out: whether the prompts are held out from training.
     """
 
     self_generated_text: Positive
@@ -59,7 +62,9 @@ class Setting(Struct, forbid_unknown_fields=True):
     seed: Count
     mixture: dict[str, NonNegative]
     sources: str
-    lengths: dict[str, int | list[int] | dict[str, float] | bool | None]
+    lengths: dict[str, Count | list[Count]]
+    temperature: NonNegative | None = None
+    held_out: bool = False
 
     @property
     def digest(self) -> str:
