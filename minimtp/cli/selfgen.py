@@ -109,8 +109,13 @@ def run(options: argparse.Namespace) -> int:
     writer, grid = _writer(loaded, options)
     threads = options.threads or available_cores()
     shares = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in mixture.items())
-    print(f"writer    {options.model}, weights {grid}", file=sys.stderr)
-    print(f"text      {options.tokens:,} tokens: {shares}; seed {options.seed}", file=sys.stderr)
+
+    def begin() -> None:
+        print(f"writer    {options.model}, weights {grid}", file=sys.stderr)
+        print(
+            f"text      {options.tokens:,} tokens: {shares}, seed {options.seed}", file=sys.stderr
+        )
+
     done = generate_text(
         writer,
         Requests(loaded.tokenizer, loaded.config.context_length, options.seed, own_text=own_text),
@@ -119,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
         options.tokens,
         grid=grid,
         threads=threads,
+        begin=begin,
     )
     for line in table(done.texts):
         print(line)

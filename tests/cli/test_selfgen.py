@@ -73,6 +73,7 @@ def test_tokens_of_another_tokenizer_and_mixed_sources_are_refused(capsys, own):
     with pytest.raises(UserError, match="own holds tokens of another tokenizer"):
         open_corpus([own], ChatBytes())
     Path("note.txt").write_text("a note " * 200)
+    capsys.readouterr()
     sentence = refused(
         capsys, "train", "--from", "run", "--corpus", "own", "note.txt", *HEADS, "--out", "new"
     )

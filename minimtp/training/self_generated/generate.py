@@ -73,12 +73,13 @@ def generate_text(
     *,
     grid: str = "as loaded",
     threads: int = 1,
+    begin: Callable[[], object] = lambda: None,
     report: Callable[[str], None] = notice,
 ) -> Generated:
     """Generate at least `tokens` new tokens into the folder `out`, or what is missing there.
 
-    model: it writes the text, in the number format `grid`. report: receives a line about each
-    damaged part.
+    model: it writes the text, in the number format `grid`. begin: called when all arguments are
+    checked. report: receives a line about each damaged part.
 
     The same model, requests, mixture and tokens give the same files, with any number of threads,
     and however often the command is interrupted.
@@ -97,6 +98,7 @@ def generate_text(
             work.requests_of({kind: 1 for kind in mixture}, {})  # an error comes before the folder
         writer.begin()
         open_folder(Path(out), setting)
+        begin()
         return work.finish(tokens)
 
 
