@@ -106,7 +106,11 @@ def run(options: argparse.Namespace) -> int:
     own_text = None
     if "text" in mixture and options.corpus:
         own_text = open_corpus(options.corpus, loaded.tokenizer, options.encoding, out=options.out)
+    requests = Requests(
+        loaded.tokenizer, loaded.config.context_length, options.seed, own_text=own_text
+    )
     writer, grid = _writer(loaded, options)
+    del loaded  # the float weights, if the writer has others
     threads = options.threads or available_cores()
     shares = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in mixture.items())
 
@@ -118,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
 
     done = generate_text(
         writer,
-        Requests(loaded.tokenizer, loaded.config.context_length, options.seed, own_text=own_text),
+        requests,
         mixture,
         options.out,
         options.tokens,

@@ -43,6 +43,7 @@ def generate_texts(
     loaded: LoadedModel,
     requests: Sequence[TextRequest],
     *,
+    runner: ModelRunner | None = None,
     threads: int = 1,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[GeneratedText]:
@@ -50,6 +51,7 @@ def generate_texts(
 
     A text ends at an end token of the tokenizer, unless its follow-up comes then, after
     `max_new_tokens`, or where the model's context ends.
+    runner: the model prepared by `deploy`, for callers who generate often. None: it is prepared.
     threads: of the processor. The texts do not depend on it.
     advance: called with the number of new tokens, for a progress bar.
 
@@ -58,7 +60,7 @@ def generate_texts(
     """
     if not requests:
         return []
-    runner, _ = deploy(loaded.model)
+    runner = runner or deploy(loaded.model)[0]
     for request in requests:
         for tokens in (request.prompt, request.follow_up or request.prompt):
             checked_prompt(tokens, runner)

@@ -7,9 +7,10 @@ dropped. What one part has too little or too much, the next one corrects.
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +19,8 @@ from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.batched.request import GeneratedText, TextRequest
 from minimtp.decode.batched.texts import generate_texts
+from minimtp.decode.decoder import deploy
+from minimtp.decode.model_runner import ModelRunner
 from minimtp.errors import UserError
 from minimtp.files import OneWriter, kind_at
 from minimtp.model.loaded import LoadedModel
@@ -158,11 +161,19 @@ class _Work:
         self.folder, self.setting, self.threads, self.report = folder, setting, threads, report
         self.generated = 0
 
+    @cached_property
+    def runner(self) -> ModelRunner:
+        """The model, prepared once for all parts."""
+        return deploy(self.model.model)[0]
+
     def finish(self, tokens: int) -> Generated:
         """Generate the parts that are missing for this many tokens."""
         found, texts = SelfGenerated([]), Filter()
         began = time.perf_counter()
-        with tqdm(total=tokens, unit="tok", unit_scale=True, desc="selfgen", disable=None) as bar:
+        with (
+            self._saved_if_stopped(found),
+            tqdm(total=tokens, unit="tok", unit_scale=True, desc="selfgen", disable=None) as bar,
+        ):
             last = last_number(self.folder)
             while found.kept < tokens or len(found.parts) <= last:
                 part = self._stored(len(found.parts))
@@ -174,6 +185,16 @@ class _Work:
                 bar.n = min(found.kept, tokens)
                 bar.refresh()
         return Generated(found, self.generated, time.perf_counter() - began)
+
+    @contextmanager
+    def _saved_if_stopped(self, found: SelfGenerated) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped: {found.kept:,} tokens are in {shown_path(self.folder)}; "
+                "run the same command again to go on"
+            ) from None
 
     def requests_of(
         self, counts: dict[str, int], first: dict[str, int]
@@ -205,18 +226,13 @@ class _Work:
         kinds = found.kinds
         first = {kind: tally.texts for kind, tally in kinds.items()}
         requests = self.requests_of(self._plan(kinds, tokens), first)
-        try:
-            new = generate_texts(
-                self.model,
-                [request for _, request in requests],
-                threads=self.threads,
-                advance=bar.update,
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped: {found.kept:,} tokens are in {shown_path(self.folder)}; "
-                "run the same command again to go on"
-            ) from None
+        new = generate_texts(
+            self.model,
+            [request for _, request in requests],
+            runner=self.runner,
+            threads=self.threads,
+            advance=bar.update,
+        )
         self.generated += sum(len(text.tokens) for text in new)
         kept, tallies = texts.part(
             [_text(kind, *pair) for (kind, _), pair in zip(
