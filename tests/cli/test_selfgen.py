@@ -121,6 +121,9 @@ def test_a_folder_of_another_command_is_refused(capsys, own):
     ):
         sentence = refused(capsys, "selfgen", "run", *CODE, *options, "--out", "own")
         assert words in sentence and "choose another --out" in sentence
+    Path("other").mkdir()
+    Path("other/note.txt").write_text("my notes")
+    assert "holds other files" in refused(capsys, "selfgen", "run", *CODE, "--out", "other")
     Path("full").mkdir()
     Path("full/self-generated.json").write_text("my notes")
     assert "is not the setting" in refused(capsys, "selfgen", "run", *CODE, "--out", "full")

@@ -31,6 +31,7 @@ SETTING = FileKind("the setting of self-generated text", begins=b'{"self_generat
 PART = FileKind("a part of self-generated text", begins=b'{"part_of_self_generated_text":')
 REWRITE = "repeat the minimtp selfgen command of this folder, which writes it again"
 OTHER = "choose another --out"
+OWN = ".minimtp-"  # begins the names of the lock and of temporary files
 HELD_OUT = 16  # one text in so many is held out
 DIFFERENCES = {  # keys of the setting, in words
     "model": "model",
@@ -217,10 +218,14 @@ def read_setting(folder: Path) -> Setting:
 def open_folder(folder: Path, setting: Setting) -> None:
     """Write the setting into the folder, unless it is there.
 
-    Raises UserError if the folder has another setting, or cannot be written.
+    Raises UserError if the folder has another setting, holds anything else, or cannot be written.
     """
     path = folder / FILE_NAME
     if not check_file(path, SETTING):
+        if folder.is_dir() and not all(name.startswith(OWN) for name in os.listdir(folder)):
+            raise UserError(
+                f"{shown_path(folder)} holds other files: {OTHER}, or give an empty folder"
+            )
         write_text(path, msgspec.json.encode(setting).decode(), SETTING)
         return
     stored = read_setting(folder)
