@@ -22,6 +22,7 @@ INTRODUCES = (
     "minimtp.training.self_generated.requests",
     "minimtp.training.self_generated.filters",
     "minimtp.training.self_generated.generate",
+    "minimtp.training.self_generated.report",
     "minimtp.formats.exported",
     "minimtp.formats.layout",
     "minimtp.formats.huggingface.config",

@@ -2,6 +2,7 @@
 
 from minimtp.backend import numpy as np
 from minimtp.training.self_generated.generate import Generated
+from minimtp.training.self_generated.mixture import KINDS
 from minimtp.training.self_generated.stored import SelfGenerated, Tally
 
 GRAM = 4  # tokens
@@ -13,8 +14,8 @@ def table(found: SelfGenerated) -> list[str]:
     """Return the lines of the table. Shares of what is kept and dropped are of the new tokens."""
     kinds, total = found.kinds, max(1, found.kept)
     rows = [COLUMNS]
-    for kind, tally in kinds.items():
-        rows.append(_row(kind, tally, total, distinct_grams(found, kind)))
+    for kind in sorted(kinds, key=KINDS.index):
+        rows.append(_row(kind, kinds[kind], total, distinct_grams(found, kind)))
     if len(kinds) > 1:
         together = sum(kinds.values(), Tally())
         rows.append(_row("all", together, total, distinct_grams(found)))
