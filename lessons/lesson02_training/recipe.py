@@ -43,6 +43,8 @@ INTRODUCES = (
     "minimtp.training.data.byte_tokenizer",
     "minimtp.training.data.tokenizer",
     "minimtp.training.data.document_tokens",
+    "minimtp.training.data.split",
+    "minimtp.training.self_generated.stored",
     "minimtp.training.data.corpus",
     "minimtp.training.schedule",
 )

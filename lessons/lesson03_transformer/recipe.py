@@ -13,6 +13,7 @@ INTRODUCES = (
     "minimtp.model.output_loss",
     "minimtp.training.data.batches",
     "minimtp.training.build",
+    "minimtp.training.data.recorded",
     "minimtp.training.evaluate",
     "minimtp.training.loss_scale",
     "minimtp.training.trainer",

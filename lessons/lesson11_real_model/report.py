@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lessons import course
 from minimtp.backend import Device
-from minimtp.compare.pretrained.texts import conversation_tokens
 from minimtp.compare.result_cache import Figures
 from minimtp.compare.run import require_no_differences
 from minimtp.decode.decoder import deploy
@@ -16,6 +15,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.formats.export import export
 from minimtp.formats.load import load
 from minimtp.training.run.folder import LoadedRun
+from minimtp.training.self_generated.requests import conversation_tokens
 
 QUESTION = "Why is the sky blue?"
 NEW_TOKENS = 48

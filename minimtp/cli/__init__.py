@@ -1,5 +1,5 @@
-"""The command line: minimtp train | generate | chat | evaluate | quantize | export | compare |
-bench | plan | doctor.
+"""The command line: minimtp train | selfgen | generate | chat | evaluate | quantize | export |
+compare | bench | plan | doctor.
 
 One file per command. Each has two functions: `add_parser` declares the options, and `run` turns
 them into arguments, calls the library and prints the result.
@@ -31,6 +31,7 @@ from minimtp.cli import (
     plan,
     process,
     quantize,
+    selfgen,
     train,
 )
 from minimtp.cli.parser import Parser, add_commands
@@ -44,7 +45,9 @@ DESCRIPTION = (
 # Options that decide how much memory a command takes.
 LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
 MAX_MESSAGE = 300  # characters
-COMMANDS = (train, generate, chat, evaluate, quantize, export, compare, bench, plan, doctor)
+COMMANDS = (
+    train, selfgen, generate, chat, evaluate, quantize, export, compare, bench, plan, doctor,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.decode.decoder import Decoder
-    from minimtp.formats.chat import require_template
+    from minimtp.model.chat import require_template
 
     use_kernels(options)
     note_unused_threads(options)
@@ -95,7 +95,7 @@ def _lines() -> Iterator[str]:
 
 def _answer(decoder: "Decoder", messages: list[dict[str, str]], options: argparse.Namespace) -> str:
     """Print the model's answer while it is generated, and return it."""
-    from minimtp.formats.chat import chat_tokens
+    from minimtp.model.chat import chat_tokens
 
     tokenizer = decoder.loaded.tokenizer
     generation = decoder.generate(

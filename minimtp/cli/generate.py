@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = minimtp.load(options.model, device=options.device)
     prompt, echo = prompts[0], prompts[0]
     if options.chat is not None:
-        from minimtp.formats.chat import chat_tokens
+        from minimtp.model.chat import chat_tokens
         from minimtp.training.data.encoding import normalized
 
         message = {"role": "user", "content": normalized(options.chat)}

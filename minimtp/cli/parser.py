@@ -108,8 +108,8 @@ def add_model(parser: Parser) -> None:
 def add_corpus(parser: Parser) -> None:
     parser.add_argument(
         "--corpus", nargs="+", default=[], metavar="PATH",
-        help="text files and folders, or one of stdlib (Python's own source code, the default), "
-        "shakespeare, bible",
+        help="text files and folders, a folder of minimtp selfgen, or one of stdlib (Python's own "
+        "source code, the default), shakespeare, bible",
     )  # fmt: skip
     add_encoding(parser)
 

@@ -85,7 +85,8 @@ def add_parser(commands: Commands) -> None:
         "--self-generated",
         type=whole_number,
         metavar="N",
-        help="with --from: let that model generate N tokens first, and train on those",
+        help="with --from: let that model generate N tokens first, as continuations of --corpus, "
+        "and train on those; minimtp selfgen generates conversations as well",
     )
     add(
         "--teacher",

@@ -2,6 +2,7 @@
 training/data/.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -83,6 +84,19 @@ def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     tokens = rng.integers(0, one.vocabulary_size, (MADE_UP_TEXTS, TOKENS_PER_TEXT))
     texts = [*PROBES, *(one.decode_bytes(text).decode("utf-8", "ignore") for text in tokens)]
     return all(_encoded(one, text) == _encoded(other, text) for text in texts)
+
+
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """Return the sha256 over what every token means: its bytes, or the name of a special token.
+
+    Two tokenizers with the same digest read the same tokens in the same way.
+    """
+    digest = hashlib.sha256(f"{tokenizer.vocabulary_size} {tokenizer.end_token}".encode())
+    for token in range(tokenizer.vocabulary_size):
+        spelling = tokenizer.spell([token])
+        digest.update(len(spelling).to_bytes(8, "little"))
+        digest.update(spelling)
+    return digest.hexdigest()
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int] | None:

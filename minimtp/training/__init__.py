@@ -1,7 +1,8 @@
 """Training: from a recipe and a text to a run folder.
 
 recipe, settings, presets    the settings of a run; recipe_checks finds contradictions
-data/                        tokenizers, corpora, batches, self-generated text
+data/                        tokenizers, corpora, batches
+self_generated/              text that a model generates to train its heads on
 build                        the model of a recipe
 trainer                      one step; schedule, average and loss_scale belong to it
 stored_states                the states of a model that does not change, computed once

@@ -45,7 +45,8 @@ from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.tokenizer import same_tokens
 from minimtp.training.build import Model
-from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus, recorded_corpus
+from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
+from minimtp.training.data.recorded import recorded_corpus
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun
 
 MAX_NATS = 700.0  # so that the perplexity stays finite

@@ -35,7 +35,8 @@ from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import Model, quantization_spec
-from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus, record_in, recorded_corpus
+from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
+from minimtp.training.data.recorded import record_in, recorded_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from minimtp.cli import main
-from minimtp.formats import chat
+from minimtp.model import chat
 from tests.formats.huggingface.test_folder import whole_folder
 
 

@@ -27,7 +27,8 @@ MEASUREMENTS += ["bench llama"]
 
 
 @pytest.mark.parametrize(
-    "command", "train generate evaluate quantize export compare bench doctor".split() + MEASUREMENTS
+    "command",
+    "train selfgen generate evaluate quantize export compare bench doctor".split() + MEASUREMENTS,
 )
 def test_the_help_of_every_command_has_an_example_that_can_be_parsed(capsys, command):
     with pytest.raises(SystemExit) as exit_:

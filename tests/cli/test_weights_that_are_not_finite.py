@@ -18,6 +18,7 @@ COMMANDS = {  # MODEL is the bad model, GOOD a good one
     "export": ["export", "MODEL", "--out", "OUT.gguf"],
     "quantize": ["quantize", "MODEL", "--out", "OUT"],
     "bench": ["bench", "decode", "MODEL"],
+    "selfgen": ["selfgen", "MODEL", "--mix", "prose=1", "--out", "OUT"],
     "train from it": ["train", "--from", "MODEL", "--out", "OUT"],
     "learn from it": [
         "train", "--from", "GOOD", "--teacher", "MODEL", "--distill-weight", "0.5", "--out", "OUT",

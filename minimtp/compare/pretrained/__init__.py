@@ -7,8 +7,6 @@ from scratch on bytes loses almost nothing by int4, so it cannot answer the firs
     run.py              the whole comparison, in a folder that can be resumed
     sizes.py            how much is trained and measured
     texts.py            the texts: code, prose, and conversations that the model writes itself
-    prompts.py          what the model is asked
-    written.py          texts that a model writes, stored part by part
     configurations.py   the compared configurations, and how they are made
     quality.py          nats, KL divergence and agreement, by kind of text
     measurement.py      speed and memory

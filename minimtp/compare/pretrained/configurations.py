@@ -24,8 +24,7 @@ from minimtp.compare.pretrained.texts import Texts
 from minimtp.engine.precision import fastest
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
-from minimtp.quant.ptq.methods import quantize_after_training
-from minimtp.quant.qat.spec import QuantizationSpec
+from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import FINE_TUNING, HEAD_TRAINING
 from minimtp.training.quantize import quantize
@@ -34,6 +33,7 @@ from minimtp.training.run import checkpoint
 from minimtp.training.run.folder import LoadedRun, started
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
+from minimtp.training.self_generated.generate import packed_copy
 
 LLAMA = "llama_cpp_q4_0"
 # At 4 bits, queries, keys and values are a third of the divergence, and a sixth of the weights.
@@ -106,11 +106,9 @@ class Workshop:
         self.reference, self.out, self.sizes, self.seed = reference, out, sizes, seed
         self.device, self.threads, self.step = device, threads, step
 
-    def writer(self) -> LoadedRun:
+    def writer(self) -> LoadedModel:
         """Return the model in int8. It writes as the float model does, only faster."""
-        spec = QuantizationSpec(weights="q8_0")
-        packed = quantize_after_training(self.reference.model, spec)
-        return replace(self.reference, model=packed, packed=spec)
+        return packed_copy(self.reference, "q8_0")
 
     def make_all(self, texts: Texts) -> dict[str, LoadedRun]:
         """Return all configurations by name, except llama.cpp's.

@@ -9,16 +9,37 @@ from minimtp.decode.sampling.params import GREEDY, SamplingParams
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A text to generate: up to `max_new_tokens` tokens after `prompt`, token ids."""
+    """A text to generate: up to `max_new_tokens` tokens after `prompt`, token ids.
+
+    follow_up: what the user says after the model's answer, from the end token of the answer on. If
+    the model ends its answer with this end token, the rest is appended, and the model answers once
+    more, with up to `max_new_tokens` further tokens.
+    """
 
     prompt: Sequence[int]
     max_new_tokens: int
     sampling: SamplingParams = GREEDY
     seed: int = 0
+    follow_up: Sequence[int] = ()
+
+    @property
+    def longest(self) -> int:
+        """The tokens that the model reads at most."""
+        turns = 2 if self.follow_up else 1
+        return len(self.prompt) + len(self.follow_up) + turns * self.max_new_tokens - 1
+
+    def follows(self, tokens: Sequence[int], already: bool) -> bool:
+        """Return whether the follow-up comes after the new tokens. already: it came before."""
+        return bool(self.follow_up) and not already and tokens[-1] == self.follow_up[0]
 
 
 class GeneratedText(NamedTuple):
-    """The new tokens of a text. ended: the last one is an end token of the model."""
+    """The tokens of a text after its prompt.
+
+    ended: the last one is an end token of the model. first_answer: how many of them belong to the
+    first answer, if the follow-up comes after it, otherwise None.
+    """
 
     tokens: list[int]
     ended: bool
+    first_answer: int | None = None

@@ -24,6 +24,7 @@ from threading import Event, Lock
 
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
+from minimtp.decode.batch import row_seed
 from minimtp.decode.batched.passes import BatchedRunner
 from minimtp.decode.batched.request import GeneratedText, TextRequest
 from minimtp.decode.batched.worker import Worker
@@ -42,13 +43,15 @@ def generate_texts(
     loaded: LoadedModel,
     requests: Sequence[TextRequest],
     *,
+    runner: ModelRunner | None = None,
     threads: int = 1,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[GeneratedText]:
     """Generate the requested texts, in the order of the requests.
 
-    A text ends at an end token of the tokenizer, after `max_new_tokens`, or where the model's
-    context ends.
+    A text ends at an end token of the tokenizer, unless its follow-up comes then, after
+    `max_new_tokens`, or where the model's context ends.
+    runner: the model prepared by `deploy`, for callers who generate often. None: it is prepared.
     threads: of the processor. The texts do not depend on it.
     advance: called with the number of new tokens, for a progress bar.
 
@@ -57,13 +60,13 @@ def generate_texts(
     """
     if not requests:
         return []
-    runner, _ = deploy(loaded.model)
+    runner = runner or deploy(loaded.model)[0]
     for request in requests:
-        checked_prompt(request.prompt, runner)
+        for tokens in (request.prompt, request.follow_up or request.prompt):
+            checked_prompt(tokens, runner)
     if array_module(runner.final_norm) is not np:
         return _one_by_one(loaded, requests, advance)
-    longest = max(len(request.prompt) + request.max_new_tokens - 1 for request in requests)
-    room = min(longest, runner.context_length)
+    room = min(max(request.longest for request in requests), runner.context_length)
     places = _places(runner, room, len(requests), threads)
     found: list[GeneratedText | None] = [None] * len(requests)
     queue, lock, stopped = deque(enumerate(requests)), Lock(), Event()
@@ -99,16 +102,28 @@ def _one_by_one(
     """Generate the requested texts with a decoder."""
     decoder, found = Decoder(loaded, DraftConfig("none", rule="token")), []
     for request in requests:
-        generation = decoder.generate(
-            request.prompt,
-            max_new_tokens=request.max_new_tokens,
-            sampling=request.sampling,
-            seed=request.seed,
-        )
-        tokens = list(generation)
+        tokens, reason = _continued(decoder, request, request.prompt, request.seed)
+        first_answer = None
+        if reason == "stop" and request.follows(tokens, already=False):
+            whole = [*request.prompt, *tokens, *request.follow_up[1:]]
+            if len(whole) <= decoder.target.context_length:
+                first_answer = len(tokens)
+                seed = row_seed(request.seed, 1)  # the second answer draws other numbers
+                more, reason = _continued(decoder, request, whole, seed)
+                tokens += [*request.follow_up[1:], *more]
         advance(len(tokens))
-        found.append(GeneratedText(tokens, generation.reason == "stop"))
+        found.append(GeneratedText(tokens, reason == "stop", first_answer))
     return found
+
+
+def _continued(
+    decoder: Decoder, request: TextRequest, prompt: Sequence[int], seed: int
+) -> tuple[list[int], str]:
+    """Return the tokens after a prompt, and why they end."""
+    generation = decoder.generate(
+        prompt, max_new_tokens=request.max_new_tokens, sampling=request.sampling, seed=seed
+    )
+    return list(generation), generation.reason
 
 
 def _places(runner: ModelRunner, room: int, texts: int, threads: int) -> int:

@@ -22,25 +22,43 @@ MAX_PROMPT_ROWS = 32  # of one prompt
 class RunningText:
     """A text, and what the model has not read of it.
 
-    number: of the request. position: tokens that the model has read.
+    number: of the request. tokens: those after the prompt. unread: the tokens that come next for
+    the model. position: tokens that the model has read.
     """
 
     def __init__(self, number: int, request: TextRequest) -> None:
         self.number, self.request = number, request
         self.tokens: list[int] = []
+        self.first_answer: int | None = None
+        self.unread = list(request.prompt)
         self.position = 0
-        self._prompt = request.prompt
+        self._last = request.max_new_tokens  # the length of `tokens` at which the text ends
         self._random = np.random.default_rng(request.seed).random
 
-    def pending(self, most: int) -> list[int]:
-        """Return the next tokens for the model, at most so many."""
-        if self.position >= len(self._prompt):
-            return self.tokens[-1:]
-        return list(self._prompt[self.position : self.position + most])
+    def read(self, most: int) -> list[int]:
+        """Return the next tokens for the model, at most so many, which then count as read."""
+        tokens, self.unread = self.unread[:most], self.unread[most:]
+        self.position += len(tokens)
+        return tokens
 
-    @property
-    def reads_prompt(self) -> bool:
-        return self.position < len(self._prompt)
+    def append(self, token: int, is_end: bool, context: int) -> GeneratedText | None:
+        """Append the model's token. Return the text if it is complete.
+
+        context: tokens that the model can read.
+        """
+        self.tokens.append(token)
+        self.unread = [token]
+        if is_end and self.request.follows(self.tokens, self.first_answer is not None):
+            following = list(self.request.follow_up[1:])
+            if self.position + 1 + len(following) <= context:
+                self.first_answer = len(self.tokens)
+                self.tokens += following
+                self.unread += following
+                self._last = len(self.tokens) + self.request.max_new_tokens
+                return None
+        if is_end or len(self.tokens) == self._last or self.position == context:
+            return GeneratedText(self.tokens, is_end, self.first_answer)
+        return None
 
     def point(self) -> float:
         """Return the random number of the next token."""
@@ -85,15 +103,15 @@ class Worker:
 
     def _pass(self) -> None:
         pending, ready, room = [], [], MAX_ROWS
-        # Texts that have read their prompt come first: they get a token from every pass.
-        for place, text in sorted(self._texts.items(), key=lambda item: item[1].reads_prompt):
-            tokens = text.pending(min(room, MAX_PROMPT_ROWS) if text.reads_prompt else 1)
+        # Texts with a single unread token come first: they get a token from every pass.
+        for place, text in sorted(self._texts.items(), key=lambda item: len(item[1].unread) > 1):
+            start = text.position
+            tokens = text.read(min(room, MAX_PROMPT_ROWS) if len(text.unread) > 1 else 1)
             if not tokens:
                 continue
-            pending.append(Pending(tokens, place, text.position))
+            pending.append(Pending(tokens, place, start))
             room = max(0, room - len(tokens))
-            text.position += len(tokens)
-            if not text.reads_prompt:
+            if not text.unread:
                 ready.append(len(pending) - 1)
         logits = self._runner.forward(pending)
         if not ready:
@@ -126,9 +144,7 @@ class Worker:
 
     def _append(self, place: int, token: int) -> None:
         text = self._texts[place]
-        text.tokens.append(token)
-        ended = token in self._ends
-        full = len(text.tokens) == text.request.max_new_tokens or text.position == self._context
-        if ended or full:
+        complete = text.append(token, token in self._ends, self._context)
+        if complete is not None:
             del self._texts[place]
-            self._finished(text.number, GeneratedText(text.tokens, ended))
+            self._finished(text.number, complete)

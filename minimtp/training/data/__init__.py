@@ -10,8 +10,8 @@ file_tokenizer.py     byte-level BPE, applied so that text survives
 tokenizer_content.py  the form of its files, and settings that would change the text
 spellings.py          how names of tokens spell text
 document_tokens.py    the tokens of the documents
+split.py              which documents are held out
 corpus.py             the tokens, split into training and validation
-token_corpus.py       the same from ready tokens
+recorded.py           the text that a run was trained on
 batches.py            the batches of a run
-self_generated.py     text that a model generates to train its heads on
 """

@@ -23,11 +23,12 @@ depth.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from minimtp.arguments import SOURCE, several
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quoting import shown_path
@@ -35,8 +36,10 @@ from minimtp.training.data import texts
 from minimtp.training.data.document_tokens import require_expressible, tokens_of
 from minimtp.training.data.encoding import checked_encoding
 from minimtp.training.data.folders import Texts, files_and_folders
+from minimtp.training.data.split import fingerprint, split
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
 from minimtp.training.recipe import SETTINGS
+from minimtp.training.self_generated.stored import is_self_generated, read_texts
 
 MAX_DEPTH = SETTINGS["draft_depth"].metadata["allowed"].high
 MAX_NAMES = 2  # of sources in the name of a corpus
@@ -177,6 +180,49 @@ class Corpus:
         return self.validation[positions].astype(np.int64)
 
 
+class TokenCorpus(Corpus):
+    """Training and validation tokens that are given as tokens. Otherwise a `Corpus`.
+
+    A `Corpus` turns text into tokens. A conversation cannot be made that way: the marks between its
+    messages are special tokens, and no text encodes to them.
+
+    train, validation: token ids (N,) of `tokenizer`, any integers. documents: their number. split:
+    how the held-out part was chosen, for people. sources: where `open_corpus` finds the same
+    tokens.
+
+    A run on it stores the fingerprint, the sha256 over both parts. Without sources, it can only be
+    resumed by making the same corpus again and passing it to `train`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train: Array,
+        validation: Array,
+        tokenizer: Tokenizer,
+        documents: int = 1,
+        split: str = "by document",
+        notes: Sequence[str] = (),
+        sources: Sequence[str] = (),
+    ) -> None:
+        self.name, self.encoding = name, None
+        self.sources, self.notes = list(sources), list(notes)
+        self.tokenizer, self.files, self.split = tokenizer, documents, split
+        small = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+        self.train, self.validation = (
+            np.asarray(part).astype(small) for part in (train, validation)
+        )
+        counts = tokenizer.byte_counts()
+        self.train_bytes, self.validation_bytes = (
+            int(counts[part].sum()) for part in (self.train, self.validation)
+        )
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part.astype("<u4").tobytes())
+        self.fingerprint = digest.hexdigest()
+
+
 def CORPUS(name: str, value: object) -> Corpus | list[str | Path]:
     """The kind of an argument (arguments.py): a Corpus, or sources for `open_corpus`."""
     return value if isinstance(value, Corpus) else _sources(name, value)
@@ -197,13 +243,14 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus made of files and folders, or of one named source.
 
-    sources: one or several paths, or one of the names stdlib (the default), shakespeare and bible.
+    sources: one or several paths, one folder of `minimtp selfgen`, or one of the names stdlib (the
+        default), shakespeare and bible.
     encoding: of the files that are not UTF-8 (encoding.py).
     out: the folder that the command writes. Its files of runs are not part of the text.
     option: the option of the command that takes the sources, for messages.
 
-    Raises UserError for a source that is missing, unreadable, empty or binary, and for an unknown
-    encoding.
+    Raises UserError for a source that is missing, unreadable, empty or binary, for an unknown
+    encoding, and for tokens of another tokenizer.
     """
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
@@ -217,6 +264,14 @@ def open_corpus(
             f"{named[0]} is the name of a corpus, which cannot be combined with others: "
             f"give it alone, or ./{named[0]} for a file of that name"
         )
+    generated = [source for source in sources if is_self_generated(source)]
+    if generated:
+        if len(sources) > 1:
+            raise UserError(
+                f"{shown_path(generated[0])} holds tokens that a model generated, which cannot be "
+                "combined with other text: give it alone"
+            )
+        return _self_generated(Path(generated[0]), tokenizer or ByteTokenizer())
     found = files_and_folders(sources, encoding, out=out, option=option)
     notes = []
     if encoding:
@@ -228,71 +283,13 @@ def open_corpus(
     return Corpus(_name(found.paths), found.texts, tokenizer, absolute, encoding, notes)
 
 
-def recorded_corpus(
-    record: Mapping[str, object],
-    folder: str | Path,
-    tokenizer: Tokenizer | None = None,
-    encoding: str | None = None,
-    *,
-    out: str | Path | None = None,
-    option: str = "--corpus",
-) -> Corpus:
-    """Return the corpus that the run in `folder` was trained on.
-
-    record: what its checkpoint stores. The other arguments are the same as for `open_corpus`.
-
-    If the run was moved, a text inside the run folder moved with it. So did a text that is no
-    longer at its old place but at the same place relative to the run.
-
-    Raises UserError as `open_corpus` does.
-    """
-    before = [str(source) for source in record.get("sources", ())]
-    sources = _present_sources(record, folder)
-    missing = [source for source in sources if os.path.isabs(source) and not os.path.exists(source)]
-    if not missing:
-        encoding = encoding or record.get("encoding")
-        try:
-            corpus = open_corpus(sources, tokenizer, encoding, out=out or folder, option=option)
-        except UserError:
-            if sources == before:
-                raise
-        else:
-            if sources == before or corpus.fingerprint == record.get("fingerprint"):
-                return corpus
-        missing = before  # another text lies at the same place relative to the run
-    raise UserError(
-        f"the text of {shown_path(folder)} is no longer at {shown_path(missing[0])}: "
-        f"give it with {option}"
-    )
-
-
-def record_in(
-    out: str | Path, record: Mapping[str, object], folder: str | Path
-) -> dict[str, object]:
-    """Return the record of the run in `folder` for a run in `out` with the same text."""
-    if not record:
-        return {}
-    sources = _present_sources(record, folder)
-    return {**record, "sources": sources, "folder": str(Path(out).resolve())}
-
-
-def _present_sources(record: Mapping[str, object], folder: str | Path) -> list[str]:
-    """Return the sources of the run that is in `folder` now."""
-    sources = [str(source) for source in record.get("sources", ())]
-    before = record.get("folder")
-    return sources if before is None else [_moved(s, str(before), folder) for s in sources]
-
-
-def _moved(source: str, before: str, folder: str | Path) -> str:
-    """Return the present place of a text of a run whose folder was `before`."""
-    if not os.path.isabs(source):  # the name of a text
-        return source
-    relative = os.path.relpath(source, before)
-    present = Path(os.path.normpath(Path(folder).resolve() / relative))
-    inside = not relative.startswith(os.pardir)
-    if (inside or not os.path.exists(source)) and os.path.exists(present):
-        return str(present)
-    return source
+def _self_generated(folder: Path, tokenizer: Tokenizer) -> TokenCorpus:
+    """Return the tokens in a folder of `minimtp selfgen`."""
+    found = read_texts(folder, tokenizer)
+    return TokenCorpus(
+        shown_path(folder), *found.sides(), tokenizer, len(found.texts), notes=[found.describe()],
+        sources=[str(folder.resolve())],
+    )  # fmt: skip
 
 
 def _name(paths: Sequence[Path]) -> str:
@@ -300,41 +297,6 @@ def _name(paths: Sequence[Path]) -> str:
     names = [shown_path(path) for path in paths[:MAX_NAMES]]
     more = len(paths) - len(names)
     return " + ".join(names) + (f" and {more:,} more" if more else "")
-
-
-def fingerprint(documents: Texts) -> str:
-    """Return the sha256 over all names and contents, each preceded by its length."""
-    digest = hashlib.sha256()
-    for name, content in documents:
-        for part in (name.encode("utf-8", "surrogateescape"), content):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def split(documents: Texts) -> tuple[str, list[bytes], list[bytes]]:
-    """Return the kind of split, "by file" or "by position", and the contents of both sides."""
-    validation = [content for name, content in documents if is_held_out(name)]
-    training = [content for name, content in documents if not is_held_out(name)]
-    total = sum(len(content) for _, content in documents)
-    if 0.02 * total < sum(map(len, validation)) < 0.3 * total:
-        return "by file", training, validation
-    training, validation, left = [], [], total - total // 10
-    for _, content in documents:
-        if left > 0:
-            training.append(content[:left])
-        if left < len(content):
-            validation.append(content[max(0, left) :])
-        left -= len(content)
-    return "by position", training, validation
-
-
-def is_held_out(name: str) -> bool:
-    """Return whether a split by file puts the file of this name on the validation side."""
-    return (
-        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big") % 10
-        == 0
-    )
 
 
 @lru_cache(maxsize=4)

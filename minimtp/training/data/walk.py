@@ -18,8 +18,9 @@ from minimtp.quoting import shown_path
 # MARKERS or a log that minimtp began, and in the folder that the command writes and below it.
 MARKERS = frozenset(
     ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json "
-    "model.safetensors model.safetensors.index.json".split()
+    "model.safetensors model.safetensors.index.json self-generated.json".split()
 )
+SELF_GENERATED_PART = re.compile(r"part-\d{5,}\.json")  # tokens, in the folders of selfgen
 LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
 OWN_NAMES = MARKERS | frozenset(
     f"recipe.json {LOG_NAME} self-generated config.json generation_config.json tokenizer.json "
@@ -80,7 +81,12 @@ def _is_own(name: str) -> bool:
     """Return whether runs and models have files of this name. A number is behind what a command
     has put aside.
     """
-    return re.sub(r"\.\d+$", "", name) in OWN_NAMES or name.endswith(PARTIAL)
+    plain = re.sub(r"\.\d+$", "", name)
+    return (
+        plain in OWN_NAMES
+        or SELF_GENERATED_PART.fullmatch(plain) is not None
+        or name.endswith(PARTIAL)
+    )
 
 
 def _is_marker(entry: os.DirEntry) -> bool:

@@ -4,7 +4,7 @@ checkpoint.safetensors    the model and all that a resumed run needs (checkpoint
 recipe.json               the same settings for people
 log.jsonl                 one line per logged step (log.py)
 loss.png                  the loss curve (plot.py)
-self-generated/           the text of a run that trains on self-generated text
+self-generated/           the text of a run with --self-generated (../self_generated/)
 
 While a command writes there, the folder also holds .minimtp-lock and temporary files (files/).
 """

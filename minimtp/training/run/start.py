@@ -14,11 +14,13 @@ from minimtp.backend import to_numpy
 from minimtp.engine.module import named_arrays
 from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, check_folder
+from minimtp.machine import available_cores
 from minimtp.model.loaded import TOKENIZER
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quoting import shown_path
 from minimtp.training.build import transplant
-from minimtp.training.data.corpus import Corpus, open_corpus, recorded_corpus
+from minimtp.training.data.corpus import Corpus, open_corpus
+from minimtp.training.data.recorded import recorded_corpus
 from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
@@ -26,6 +28,8 @@ from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
 from minimtp.training.run.folder import LoadedRun, load_run, started
 from minimtp.training.run.quantized_start import check_steps, read_quantized_start
+
+SELF_GENERATED = "self-generated"  # the folder of the text that a model generated for the run
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Start:
         training starts from: a run folder, or a loaded model. For recipes with weight_scales
         learned-from-start. See quant/qat/start_steps.py.
     self_generated: train on this many tokens that the model in `start_from` generates first
-        (data/self_generated.py), instead of on its corpus.
+        (self_generated/), as continuations of the corpus, instead of on the corpus.
     tokenizer: the tokenizer of a new run. None means the tokenizer of `start_from`, or bytes
     without `start_from`.
     """
@@ -285,14 +289,19 @@ def _generate_corpus(
             "run the command without mpirun and with --stop-at-step 1, "
             "then resume with mpirun and --resume"
         )
-    # The import is here because this is the only part of training that needs the decoder.
-    from minimtp.training.data.self_generated import generate_training_text
+    # The imports are here because this is the only part of training that needs the decoder.
+    from minimtp.training.self_generated.generate import generate_text
+    from minimtp.training.self_generated.mixture import OWN_TEXT, normalized
+    from minimtp.training.self_generated.requests import Requests
 
     run = start.start_from
     if not isinstance(run, LoadedRun):
         run = load_run(run, device)
     open_folder(writer)
-    folder = generate_training_text(run, corpus, writer.folder, start.self_generated, seed)
+    folder, context = writer.folder / SELF_GENERATED, run.config.context_length
+    requests = Requests(run.tokenizer, context, seed, own_text=corpus)
+    tokens, mixture = start.self_generated, normalized(OWN_TEXT)
+    generate_text(run, requests, mixture, folder, tokens, threads=available_cores())
     return open_corpus([folder], corpus.tokenizer)
 
 

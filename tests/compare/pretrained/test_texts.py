@@ -1,62 +1,20 @@
 """The texts of a comparison on a pretrained model: their parts, and what is stored."""
 
+import ast
 import json
-from dataclasses import replace
-from pathlib import Path
+import random
 
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.compare.pretrained import texts as texts_module
-from minimtp.compare.pretrained import written
-from minimtp.compare.pretrained.prompts import first_messages, functions_in
-from minimtp.compare.pretrained.texts import TINY_SIZES, conversation_tokens, open_texts
-from minimtp.training.build import build_model
+from minimtp.compare.pretrained.texts import TINY_SIZES, open_texts
 from minimtp.training.data import texts as named_texts
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.corpus import is_held_out
-from minimtp.training.recipe import Recipe
-from minimtp.training.run.folder import LoadedRun
-
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-
-class ChatBytes(ByteTokenizer):
-    """Bytes, and three marks of a chat."""
-
-    vocabulary_size = 260
-    special_tokens = {"<|user|>": 257, "<|assistant|>": 258, "<|end|>": 259}
-    end_tokens = (256, 259)
-    chat_template = TEMPLATE
-
-    def encode(self, text, special=False):
-        found = []
-        while text:
-            mark = next((m for m in self.special_tokens if special and text.startswith(m)), None)
-            found += [self.special_tokens[mark]] if mark else text[0].encode()
-            text = text[len(mark) if mark else 1 :]
-        return np.array(found, np.int64)
-
-    def decode_bytes(self, tokens):
-        return bytes(int(token) for token in tokens if token < 256)
-
-    def byte_counts(self):
-        return np.array([1] * 256 + [0] * 4)
-
-
-def model_with(tokenizer, seed=0, context=2048):
-    """Return a small random model, as if it had been loaded."""
-    recipe = Recipe(
-        context_length=context, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1,
-        intermediate_size=32, vocabulary_size=tokenizer.vocabulary_size, tokens=4096,
-        batch_size=2,
-    )  # fmt: skip
-    model = build_model(recipe, np.random.default_rng(seed))
-    model.embedding.weight.data *= 5  # or every next token is equally likely
-    return LoadedRun(Path("model"), model, tokenizer, recipe)
+from minimtp.training.data.split import is_held_out
+from minimtp.training.self_generated import generate
+from minimtp.training.self_generated.prompts import edit_message, first_messages, functions_in
+from minimtp.training.self_generated.requests import conversation_tokens
+from tests.training.self_generated.helpers import ChatBytes, model_with
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +23,7 @@ def small_library(monkeypatch):
     every = named_texts.standard_library()
     few = [document for document in every if is_held_out(document[0])][:8]
     few += [document for document in every if not is_held_out(document[0])][:30]
-    monkeypatch.setattr(named_texts, "standard_library", lambda: sorted(few))
-    # A random model repeats itself. Its texts are as good as any here.
-    monkeypatch.setattr(written, "is_repetitive", lambda tokens: False)
+    monkeypatch.setitem(named_texts.NAMED_SOURCES, "stdlib", lambda: sorted(few))
     return dict(few)
 
 
@@ -87,7 +43,7 @@ def corpora(texts):
 
 def test_texts_are_read_from_the_disk_and_not_written_again(chat, tmp_path, monkeypatch):
     first = opened(chat, tmp_path)
-    monkeypatch.setattr(written, "generate_texts", lambda *a, **k: pytest.fail("written again"))
+    monkeypatch.setattr(generate, "generate_texts", lambda *a, **k: pytest.fail("written again"))
     again = opened(chat, tmp_path)
     for name, corpus in corpora(first).items():
         assert corpus.fingerprint == corpora(again)[name].fingerprint
@@ -96,40 +52,20 @@ def test_texts_are_read_from_the_disk_and_not_written_again(chat, tmp_path, monk
     )
 
 
-@pytest.mark.parametrize("change", ["seed", "model", "sizes"])
-def test_texts_of_another_model_seed_or_size_are_not_used(chat, tmp_path, change):
-    before = opened(chat, tmp_path)
-    writer = model_with(ChatBytes(), seed=1) if change == "model" else chat
-    sizes = replace(TINY_SIZES, conversations=6) if change == "sizes" else TINY_SIZES
-    after = opened(chat, tmp_path, writer, sizes=sizes, seed=int(change == "seed"))
-    assert after.own.fingerprint != before.own.fingerprint
-    fresh = opened(chat, tmp_path / "new", writer, sizes=sizes, seed=int(change == "seed"))
-    assert after.own.fingerprint == fresh.own.fingerprint
-
-
-def test_a_damaged_part_costs_one_line_and_is_written_again(chat, tmp_path):
-    before, said = opened(chat, tmp_path), []
-    path = tmp_path / "texts" / "edit.json"
-    path.write_text(path.read_text()[:200])
-    after = opened(chat, tmp_path, report=said.append)
-    assert after.own.fingerprint == before.own.fingerprint
-    assert len(said) == 1 and "edit.json" in said[0] and "written again" in said[0]
-    assert opened(chat, tmp_path).own.fingerprint == before.own.fingerprint
-
-
 def test_only_the_reference_writes_the_held_out_conversations(chat, tmp_path, monkeypatch):
     writers = {}
-    generate = written.generate_texts
+    generate_texts = generate.generate_texts
 
     def recorded(model, requests, **options):
         for request in requests:
             writers[bytes(t % 256 for t in request.prompt)] = model
-        return generate(model, requests, **options)
+        return generate_texts(model, requests, **options)
 
-    monkeypatch.setattr(written, "generate_texts", recorded)
+    monkeypatch.setattr(generate, "generate_texts", recorded)
     writer = model_with(ChatBytes(), seed=1)
     opened(chat, tmp_path, writer)
     held_out = {text.encode() for text in first_messages(1000, 0, held_out=True)}
+    assert {id(model) for model in writers.values()} == {id(chat), id(writer)}
     for prompt, model in writers.items():
         assert any(text in prompt for text in held_out) == (model is chat)
 
@@ -154,16 +90,7 @@ def test_held_out_prompts_come_from_files_that_no_training_text_comes_from(
     assert all(len(texts.prompts[kind]) == 2 for kind in ("code", "prose", "chat", "edit"))
     for prompt in texts.prompts["code"]:
         assert ByteTokenizer().decode_bytes(prompt) in sides[True]
-    for prompt in texts.tuning_prompts["code"]:
-        assert ByteTokenizer().decode_bytes(prompt) in sides[False]
     assert all(4 <= len(prompt) <= 12 for prompt in texts.prompts["code"] + texts.prompts["prose"])
-
-
-def test_texts_that_run_in_a_loop_are_left_out(chat, tmp_path, monkeypatch):
-    every = opened(chat, tmp_path).own
-    monkeypatch.setattr(written, "is_repetitive", lambda tokens: tokens[0] % 2 == 0)
-    rest = opened(chat, tmp_path).own
-    assert 0 < rest.files < every.files
 
 
 def test_the_mixture_has_equal_parts(chat, tmp_path):
@@ -201,9 +128,8 @@ def test_first_messages_are_different_and_the_held_out_ones_are_about_other_subj
 
 
 def test_functions_are_whole_and_not_indented(small_library):
-    found = list(functions_in(list(small_library.values()), 0, per_file=2))
-    assert len(found) > len(small_library) // 2
-    for function in found:
-        compile(function, "function", "exec")
-        assert function.startswith("def ")
-    assert texts_module.edit_messages(found[:1], 0)[0].count(found[0]) == 1
+    found = [functions_in(source) for source in small_library.values()]
+    assert sum(map(bool, found)) > len(found) // 2 and functions_in(b"def f(:") == []
+    for function in sum(found, []):
+        assert isinstance(ast.parse(function).body[0], ast.FunctionDef)
+        assert edit_message(function, random.Random(0)).count(function) == 1

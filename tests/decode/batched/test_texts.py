@@ -97,8 +97,34 @@ def test_a_text_ends_at_an_end_token_and_the_next_takes_its_place(monkeypatch):
     found = generate_texts(model, requests, advance=advanced.append)
     for before, text in zip(whole, found, strict=True):
         stop = next(i for i, token in enumerate(before.tokens) if token in ends)
-        assert text == (before.tokens[: stop + 1], True)
+        assert text == (before.tokens[: stop + 1], True, None)
     assert sum(advanced) == sum(len(text.tokens) for text in found)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_follow_up_comes_after_an_answer_that_ends_and_the_model_goes_on(monkeypatch, one_by_one):
+    model = random_model()
+    requests = [TextRequest(r.prompt, 12) for r in some_requests(30)]
+    whole = generate_texts(model, requests)
+    end = whole[0].tokens[5]
+    monkeypatch.setattr(ByteTokenizer, "end_tokens", (end, 256))
+    follow_up = (end, 40, 41)
+    asked = [TextRequest(r.prompt, 12, follow_up=follow_up) for r in requests]
+    if one_by_one:
+        found = texts_module._one_by_one(model, asked, lambda tokens: None)
+    else:
+        found = generate_texts(model, asked, threads=2)
+    followed = 0
+    for request, answer, text in zip(requests, generate_texts(model, requests), found, strict=True):
+        longer = [*request.prompt, *answer.tokens, 40, 41]
+        if not answer.ended or answer.tokens[-1] != end or len(longer) > 96:
+            assert text == answer
+            continue
+        followed += 1
+        second = generate_texts(model, [TextRequest(longer, 12)])[0]
+        tokens = [*answer.tokens, 40, 41, *second.tokens]
+        assert text == (tokens, second.ended, len(answer.tokens))
+    assert followed and any(len(text.tokens) > 14 for text in found)
 
 
 def test_samples_follow_the_seed_and_the_sampling():

@@ -21,8 +21,8 @@ from minimtp.bench.decode.beside_llama import continue_prompt, margin
 from minimtp.bench.decode.prompts import Sizes
 from minimtp.decode.decoder import deploy
 from minimtp.engine.tensor import no_grad
-from minimtp.formats.chat import chat_tokens
 from minimtp.formats.gguf.writer import write_gguf
+from minimtp.model.chat import chat_tokens
 from minimtp.model.divergence import kl_divergence
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec

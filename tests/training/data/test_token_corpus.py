@@ -5,8 +5,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.corpus import Corpus
-from minimtp.training.data.token_corpus import TokenCorpus
+from minimtp.training.data.corpus import Corpus, TokenCorpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.start import Start

@@ -6,7 +6,8 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.formats.chat import chat_tokens
+from minimtp.model.chat import chat_tokens, follow_up_tokens
+from tests.training.self_generated.helpers import ChatBytes
 
 CHATML = (
     "{% for message in messages %}"
@@ -123,7 +124,7 @@ def test_the_name_of_a_mark_inside_a_message_stays_text(content):
 )  # fmt: skip
 def test_a_template_that_fails_or_loops_gets_one_sentence(template, words, monkeypatch):
     if "come to an end" in words:
-        monkeypatch.setattr("minimtp.formats.chat.SECONDS", 1)
+        monkeypatch.setattr("minimtp.model.chat.SECONDS", 1)
     with pytest.raises(UserError, match=words) as failure:
         written(template)
     assert len(str(failure.value)) <= 300
@@ -135,3 +136,22 @@ def test_a_template_that_fails_or_loops_gets_one_sentence(template, words, monke
 def test_a_message_without_text_gets_one_sentence(message):
     with pytest.raises(UserError, match="must have a role and a content"):
         written(CHATML, [message])
+
+
+def test_what_follows_an_answer_is_what_the_template_writes_after_it():
+    tokenizer = ChatBytes()
+    first, second = ({"role": "user", "content": text} for text in ("Hi <|end|>", "And then?"))
+    answer = {"role": "assistant", "content": "Hello <|user|>."}
+    (prompt,) = chat_tokens(tokenizer, [[first]])
+    (after,) = follow_up_tokens(tokenizer, [[first, {**answer, "content": ""}, second]])
+    (whole,) = chat_tokens(tokenizer, [[first, answer, second]])
+    given = tokenizer.encode(answer["content"])
+    assert np.concatenate([prompt, given, after]).tolist() == whole.tolist()
+    assert after[0] == 259 and follow_up_tokens(tokenizer, []) == []
+
+
+def test_a_template_that_leaves_answers_out_has_nothing_that_follows_them():
+    tokenizer = ChatBytes()
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    assert follow_up_tokens(tokenizer, [messages])[0].tolist() == []

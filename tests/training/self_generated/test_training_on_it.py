@@ -1,6 +1,5 @@
 """Heads added to a frozen trunk learn from text that the trunk generated."""
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.errors import UserError
-from minimtp.training.data import self_generated
-from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.self_generated import generate_training_text, is_repetitive
 from minimtp.training.run import checkpoint, distributed
 
 SMALL = [
@@ -58,51 +54,6 @@ def run(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("minimtp.training.run.loop.draw_losses", lambda folder: None)
     shutil.copytree(trained / "run", "run")
     shutil.copy(trained / "poem.txt", "poem.txt")
-
-
-def test_self_generated_text_is_reproducible_and_at_least_as_long_as_requested(run):
-    loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
-    texts = []
-    for out in ("a", "a", "b"):
-        folder = generate_training_text(loaded, corpus, out, 1500, seed=1)
-        texts.append({path.name: path.read_bytes() for path in folder.iterdir()})
-        assert not folder.with_name("self-generated.partial").exists()
-    assert texts[0] == texts[1] == texts[2] and sum(map(len, texts[0].values())) >= 1500
-    other = generate_training_text(loaded, corpus, "c", 1500, seed=2)
-    assert {path.name: path.read_bytes() for path in other.iterdir()} != texts[0]
-
-
-def test_texts_that_run_in_a_loop_are_left_out_unless_most_texts_do(run, monkeypatch):
-    loaded, corpus = minimtp.load("run"), open_corpus(["poem.txt"])
-    generate, new = self_generated.generate_texts, 15  # tokens of a text: 16 + 1 without the prompt
-
-    def text_of(folder):
-        return "".join(path.read_text() for path in sorted(folder.iterdir()))
-
-    def with_loops(share):
-        numbers = itertools.count()
-
-        def some_loops(*arguments, **options):
-            for text in generate(*arguments, **options):
-                tokens = [ord("Q")] * new if next(numbers) * 37 % 100 < share else text.tokens
-                yield text._replace(tokens=tokens)
-
-        monkeypatch.setattr(
-            self_generated, "generate_texts", lambda *a, **k: list(some_loops(*a, **k))
-        )
-        return text_of(generate_training_text(loaded, corpus, f"loops-{share}", 1500, seed=1))
-
-    assert "QQQQ" not in with_loops(50) and len(with_loops(50)) >= 1500
-    assert "QQQQ" in with_loops(100)
-
-
-def test_a_text_is_repetitive_if_few_of_its_runs_of_four_tokens_are_distinct():
-    rng = np.random.default_rng(0)
-    assert not is_repetitive(rng.integers(0, 100, 200).tolist())
-    assert not is_repetitive([]) and not is_repetitive([1, 1, 1])
-    assert is_repetitive([1, 2, 3] * 40)
-    begin = rng.integers(0, 100, 90).tolist()
-    assert not is_repetitive(begin + [7] * 100) and is_repetitive(begin + [7] * 200)
 
 
 def test_heads_join_a_frozen_trunk_on_self_generated_text_and_the_run_can_be_resumed(run, capsys):
@@ -156,8 +107,8 @@ def test_self_generated_text_without_a_source_run_or_tokens_is_refused(run, caps
         == 2
     )
     assert "name that model with --from" in capsys.readouterr().err
-    with pytest.raises(UserError, match="self_generated must be at least 1 token, not 0"):
-        generate_training_text(minimtp.load("run"), open_corpus(["poem.txt"]), "new", 0, seed=0)
+    with pytest.raises(UserError, match="self_generated"):
+        minimtp.Start(start_from="run", self_generated=0)
 
 
 def test_a_corpus_shorter_than_a_prompt_is_refused(run, capsys):

@@ -1,4 +1,4 @@
-"""Applies a chat template in a process of its own: python -m minimtp.formats.chat_template
+"""Applies a chat template in a process of its own: python -m minimtp.model.chat_template
 
 A template comes from a stranger. Jinja's sandbox keeps it from files and modules, but not from
 endless loops or from strings that double a hundred times. So it gets a process with little memory

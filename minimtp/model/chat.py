@@ -42,18 +42,34 @@ def chat_tokens(
     Raises UserError if the model has no template, if the template fails, takes too long or refuses
     a conversation, or if the library Jinja2 is missing.
     """
-    marks = [name for name in tokenizer.special_tokens if name]
-    hidden = _stand_ins(conversations, marks)
-    pattern = re.compile(f"({'|'.join(map(re.escape, hidden))})") if hidden else None
+    hidden = _stand_ins(conversations, tokenizer)
+    texts = _texts(tokenizer, _replaced(conversations, hidden), answer)
+    return [_encoded(tokenizer, text, hidden) for text in texts]
+
+
+def follow_up_tokens(
+    tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]]
+) -> list[Array]:
+    """Return what comes after the model's last answer in each conversation: the mark that ends the
+    answer, the last message of the user, and the mark after which the model answers again. (N,)
+    int64 each, empty where the template does not write the answer as it is.
+
+    conversations: each ends with an answer, whose content does not matter, and a message.
+
+    A conversation that goes on in this way has the tokens that the model generated. Those of
+    `chat_tokens` can differ, because text that is encoded again can get other tokens.
+
+    Raises UserError as `chat_tokens` does.
+    """
+    hidden = _stand_ins(conversations, tokenizer)
+    answer = _unused_prefix(conversations) + "answer"
+    replaced = _replaced(conversations, hidden)
+    for messages in replaced:
+        messages[-2]["content"] = answer
     found = []
-    for text in _texts(tokenizer, _replaced(conversations, hidden), answer):
-        parts = pattern.split(text) if pattern else [text]
-        tokens = [
-            tokenizer.encode(hidden.get(part, part), special=part not in hidden)
-            for part in parts
-            if part
-        ]
-        found.append(np.concatenate(tokens) if tokens else np.zeros(0, np.int64))
+    for text in _texts(tokenizer, replaced, True) if replaced else ():
+        _, _, after = text.partition(answer)
+        found.append(_encoded(tokenizer, after, hidden))
     return found
 
 
@@ -65,17 +81,38 @@ def require_template(tokenizer: Tokenizer) -> None:
         )
 
 
-def _stand_ins(conversations: Sequence[Sequence[Message]], marks: list[str]) -> dict[str, str]:
+def _encoded(tokenizer: Tokenizer, text: str, hidden: Mapping[str, str]) -> Array:
+    """Return the tokens of what a template wrote. hidden: the marks that are text, by stand-in."""
+    parts = re.split(f"({'|'.join(map(re.escape, hidden))})", text) if hidden else [text]
+    tokens = [
+        tokenizer.encode(hidden.get(part, part), special=part not in hidden)
+        for part in parts
+        if part
+    ]
+    return np.concatenate(tokens) if tokens else np.zeros(0, np.int64)
+
+
+def _stand_ins(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> dict[str, str]:
     """Return texts that stand for the marks which occur in contents: {stand-in: mark}."""
-    contents = [_content(message) for messages in conversations for message in messages]
+    contents = _contents(conversations)
+    marks = [name for name in tokenizer.special_tokens if name]
     found = [mark for mark in marks if any(mark in content for content in contents)]
     if not found:
         return {}
-    prefix = "\ue000"  # no character: reserved for private use
+    prefix, ordered = _unused_prefix(conversations), sorted(found, key=len, reverse=True)
+    return {f"{prefix}{number}\ue001": mark for number, mark in enumerate(ordered)}
+
+
+def _unused_prefix(conversations: Sequence[Sequence[Message]]) -> str:
+    """Return a text that no content contains."""
+    contents, prefix = _contents(conversations), "\ue000"  # no character: for private use
     while any(prefix in content for content in contents):
         prefix += "\ue000"
-    ordered = sorted(found, key=len, reverse=True)
-    return {f"{prefix}{number}\ue001": mark for number, mark in enumerate(ordered)}
+    return prefix
+
+
+def _contents(conversations: Sequence[Sequence[Message]]) -> list[str]:
+    return [_content(message) for messages in conversations for message in messages]
 
 
 def _replaced(
@@ -116,7 +153,7 @@ def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]
             "eos_token": names.get(tokenizer.end_token, ""),
         },
     }
-    command = [sys.executable, "-m", "minimtp.formats.chat_template"]
+    command = [sys.executable, "-m", "minimtp.model.chat_template"]
     try:
         done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True,
                               timeout=SECONDS)  # fmt: skip

@@ -9,9 +9,9 @@ import ast
 import hashlib
 import random
 import warnings
-from collections.abc import Iterator, Sequence
 
 MIN_LINE = 40  # characters; shorter lines are titles
+NEW_LINE = "\n"
 HELD_OUT = 5  # one subject in so many is held out
 
 TOPICS = """
@@ -192,38 +192,34 @@ def second_messages(count: int, seed: int) -> list[str]:
     return rng.choices(_items(SECOND_MESSAGES, "\n"), k=count)
 
 
-def edit_messages(functions: Sequence[str], seed: int) -> list[str]:
-    """Return one message for each function: the request to change it and to write all of it."""
-    rng = random.Random(f"{seed} edit")
-    edits = _items(EDITS, "\n")
-    return [
-        f"Here is a function:\n\n```python\n{function}\n```\n\nPlease {rng.choice(edits)}, and "
-        "write the whole function again."
-        for function in functions
-    ]
+def edit_message(function: str, rng: random.Random) -> str:
+    """Return the request to change a function and to write all of it."""
+    return (
+        f"Here is a function:\n\n```python\n{function}\n```\n\nPlease "
+        f"{rng.choice(_items(EDITS, NEW_LINE))}, and write the whole function again."
+    )
 
 
-def functions_in(sources: Sequence[bytes], seed: int, per_file: int) -> Iterator[str]:
-    """Yield the source of functions and methods, in random order, from one file after the other.
-
-    sources: Python files. A file that this Python cannot parse is left out. per_file: at most this
-    many functions of a file.
+def functions_in(source: bytes) -> list[str]:
+    """Return the source of all functions and methods of a Python file, [] if this Python cannot
+    parse it.
     """
-    rng = random.Random(f"{seed} functions")
-    for source in rng.sample(sources, len(sources)):
-        text = source.decode("utf-8", "replace")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in old files
-            try:
-                tree = ast.parse(text)
-            except (SyntaxError, ValueError, RecursionError):
-                continue
-        found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        lines = text.split("\n")
-        for node in rng.sample(found, min(per_file, len(found))):
+    text = source.decode("utf-8", "replace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about escapes in old files
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError):
+            return []
+    found, lines = [], text.split(NEW_LINE)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
             kept = lines[node.lineno - 1 : node.end_lineno]
             indent = len(kept[0]) - len(kept[0].lstrip())
-            yield "\n".join(line[indent:] if not line[:indent].strip() else line for line in kept)
+            found.append(
+                NEW_LINE.join(line[indent:] if not line[:indent].strip() else line for line in kept)
+            )
+    return found
 
 
 def beginnings(text: str, kind: str) -> list[int]:
