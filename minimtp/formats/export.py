@@ -73,8 +73,7 @@ def export(
     trunk = model if draft is None else model.trunk
     outputs = [_of_model(paths[0], trunk, loaded.tokenizer, name, dtype)]
     if draft is not None:
-        form = draft_format or DRAFT_FORMATS[0]
-        outputs.append(_of_head(paths[1], model, loaded.tokenizer, name, dtype, form))
+        outputs.append(_of_head(paths, model, loaded.tokenizer, name, dtype, draft_format))
     with ExitStack() as stack:  # all are complete before the first is moved to its place
         for output in outputs:
             stack.enter_context(output.writer.written(output.path, output.content))
@@ -97,19 +96,26 @@ def _of_model(
 
 
 def _of_head(
-    path: Path, model: LanguageModel, tokenizer: Tokenizer, name: str, dtype: str, form: str
+    paths: list[Path],
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    name: str,
+    dtype: str,
+    form: str | None,
 ) -> Output:
-    if _is_gguf(path):
+    """paths: of the model, and of the heads."""
+    if _is_gguf(paths[1]):
         from minimtp.formats.eagle3 import gguf
         from minimtp.formats.gguf import writer
 
         content = gguf.head_content(model, tokenizer, f"{name}-eagle3")
-        return Output(path, writer, content, gguf.caveats(model))
+        return Output(paths[1], writer, content, gguf.caveats(model))
     from minimtp.formats.eagle3 import folder
     from minimtp.formats.huggingface import writer
 
-    content = folder.head_content(model, dtype, form)
-    return Output(path, writer, content, folder.caveats(model, dtype))
+    verifier = None if _is_gguf(paths[0]) else str(paths[0])
+    content = folder.head_content(model, dtype, form or DRAFT_FORMATS[0], verifier)
+    return Output(paths[1], writer, content, folder.caveats(model, dtype))
 
 
 def _is_gguf(path: Path) -> bool:

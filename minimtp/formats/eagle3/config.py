@@ -135,8 +135,12 @@ def _require_supported(path: Path, head: HeadConfig, block: LayerConfig) -> None
             )
 
 
-def head_config(model: MultiTokenModel, dtype: str, form: str) -> dict[str, object]:
-    """Return the content of config.json. form: llama or speculators."""
+def head_config(
+    model: MultiTokenModel, dtype: str, form: str, verifier: str | None
+) -> dict[str, object]:
+    """Return the content of config.json. form: llama or speculators. verifier: the folder of the
+    model, from which speculators takes what the head shares with it.
+    """
     heads, vocabulary = model.heads, model.heads.draft_vocabulary
     block = config_of(
         replace(heads.config, qkv_bias=False, qk_norm=False, tied_embeddings=False), dtype
@@ -155,7 +159,7 @@ def head_config(model: MultiTokenModel, dtype: str, form: str) -> dict[str, obje
         }
         return block | {"architectures": ARCHITECTURES} | about_head | {"eagle_config": inner}
     method = {"proposal_type": "greedy", "speculative_tokens": heads.depth}
-    verifier = config_of(model.config, dtype)["architectures"]
+    architectures = config_of(model.config, dtype)["architectures"]
     return {
         "architectures": ["Eagle3DraftModel"],
         "speculators_model_type": "eagle3",
@@ -165,7 +169,7 @@ def head_config(model: MultiTokenModel, dtype: str, form: str) -> dict[str, obje
             "algorithm": "eagle3",
             "proposal_methods": [method],
             "default_proposal_method": "greedy",
-            "verifier": {"name_or_path": None, "architectures": verifier},
+            "verifier": {"name_or_path": verifier, "architectures": architectures},
         },
         "torch_dtype": dtype,
     }

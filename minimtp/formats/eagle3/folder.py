@@ -1,7 +1,8 @@
 """Folders with an EAGLE-3 head, which vLLM, SGLang and the library speculators load.
 
 The weights are written as those of a model (huggingface/writer.py): float32 or bfloat16, packed
-matrices as the numbers that they stand for.
+matrices as the numbers that they stand for. The form of speculators repeats the token table of the
+model, like the library's own files: without it, version 0.9.0 computes with uninitialized numbers.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from minimtp.formats.huggingface.config import ADVICE, FILE_NAME
 from minimtp.formats.huggingface.reader import fill, require_finite, require_nothing_else
 from minimtp.formats.huggingface.shards import StoredTensor, open_shards
 from minimtp.formats.huggingface.writer import Content, stored_tensors
+from minimtp.formats.layout import Part
 from minimtp.model.heads import Eagle3Heads, MultiTokenModel
 from minimtp.model.loaded import LoadedModel
 from minimtp.quant.packed_matrix import PackedMatrix
@@ -24,22 +26,27 @@ from minimtp.quant.packed_matrix import PackedMatrix
 TABLE, OUTPUT = f"{FOLDER_NAMES.embedding}.weight", f"{FOLDER_NAMES.model.output}.weight"
 
 
-def head_content(model: MultiTokenModel, dtype: str, form: str) -> Content:
+def head_content(
+    model: MultiTokenModel, dtype: str, form: str, verifier: str | None = None
+) -> Content:
     """Return the content of the folder of the model's heads, in full precision or packed.
 
-    form: llama or speculators (config.py).
+    form, verifier: see `head_config`.
     """
     heads, vocabulary = model.heads, model.heads.draft_vocabulary
     output = model.draft_output_matrix
     names = SPECULATORS_NAMES if form == "speculators" else FOLDER_NAMES
     parameters = head_layout(heads, names, output.shape[0])
     modules = dict(heads.named_modules()) | {"output": output}
+    if form == "speculators":
+        modules["embedding"] = model.trunk.embedding
+        parameters = [*parameters, ("embedding.weight", [Part(TABLE, model.trunk.embedding.shape)])]
     tensors = stored_tensors(parameters, modules, heads.config.head_dim, dtype)
     if vocabulary is not None:
         ids = vocabulary.ids.data.astype(np.int64)
         tensors[IDS] = ids - np.arange(len(ids))
         tensors[MEMBERS] = np.isin(np.arange(model.config.vocabulary_size), ids)
-    return Content({FILE_NAME: head_config(model, dtype, form)}, tensors)
+    return Content({FILE_NAME: head_config(model, dtype, form, verifier)}, tensors)
 
 
 def caveats(model: MultiTokenModel, dtype: str) -> list[str]:

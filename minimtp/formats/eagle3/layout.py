@@ -21,8 +21,8 @@ as in our models, and C/2 apart in Hugging Face.
 distance from their index, ids[i] - i. t2d says of every token whether it is in the vocabulary.
 
 **What a head shares with its model**, the token table and an output over all tokens, may be
-missing. The formats differ in what their programs then take from the model, so a folder always has
-an output, and a GGUF file has one if it differs from the model's.
+missing. Programs differ in what they then take from the model. So a folder always has an output,
+and a GGUF file has one if it differs from the model's.
 """
 
 from collections.abc import Iterator
