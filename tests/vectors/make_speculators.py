@@ -14,9 +14,11 @@ sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 
 from minimtp.backend import numpy as np  # noqa: E402
 from tests.formats.eagle3.cases import CASES  # noqa: E402
-from tests.formats.eagle3.speculators import stored_logits  # noqa: E402
+from tests.formats.eagle3.speculators import digest, stored_logits  # noqa: E402
 
 if __name__ == "__main__":
     target = Path(__file__).with_name("speculators.npz")
-    np.savez_compressed(target, **{case: stored_logits(case) for case in CASES})
+    vectors = {case: stored_logits(case) for case in CASES}
+    vectors |= {f"{case}, digest": np.array(digest(case)) for case in CASES}
+    np.savez_compressed(target, **vectors)
     print(f"{target}: speculators {version('speculators')}, torch {version('torch')}")

@@ -1,9 +1,11 @@
 """The draft logits that the library speculators computes for the heads that we export to it."""
 
+import hashlib
 import tempfile
 from pathlib import Path
 
 from minimtp.backend import numpy as np
+from minimtp.formats.eagle3.folder import head_content
 from minimtp.formats.export import export
 from tests.formats.eagle3.cases import DEPTH, TOKENS, loaded, model_of
 
@@ -15,6 +17,16 @@ PART = slice(None), slice(5, -2, 8), slice(None, None, 4)
 def stored_logits(case: str) -> np.ndarray:
     """Return a part of the logits of a case, float32."""
     return logits(case)[PART]
+
+
+def digest(case: str) -> str:
+    """Return the SHA-256 of the names, types and bytes of the tensors that speculators reads."""
+    tensors = head_content(model_of(case), "float32", "speculators").tensors
+    text = hashlib.sha256()
+    for name in sorted(tensors):
+        text.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        text.update(tensors[name].tobytes())
+    return text.hexdigest()
 
 
 def logits(case: str) -> np.ndarray:

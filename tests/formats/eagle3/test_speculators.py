@@ -11,7 +11,7 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from tests.formats.eagle3.cases import CASES, draft_logits, loaded, model_of, read_back
-from tests.formats.eagle3.speculators import PART, stored_logits
+from tests.formats.eagle3.speculators import PART, digest, stored_logits
 
 STORED = np.load(Path(__file__).parents[2] / "vectors" / "speculators.npz")
 each_case = pytest.mark.parametrize("case", CASES)
@@ -20,6 +20,12 @@ each_case = pytest.mark.parametrize("case", CASES)
 @each_case
 def test_draft_logits_are_those_that_speculators_computed(case):
     np.testing.assert_allclose(draft_logits(model_of(case))[PART], STORED[case], rtol=0, atol=1e-4)
+
+
+@each_case
+def test_a_written_folder_has_the_tensors_that_speculators_read(case):
+    """Otherwise its stored logits would say nothing about the folder that we write today."""
+    assert digest(case) == STORED[f"{case}, digest"]
 
 
 def test_a_folder_that_is_read_gives_the_logits_of_speculators(tmp_path):
