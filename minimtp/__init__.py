@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_O
     from minimtp.formats.export import export as export
     from minimtp.formats.load import load as load
     from minimtp.formats.load import load_draft as load_draft
-    from minimtp.model.draft_head import DraftHead as DraftHead
     from minimtp.model.loaded import LoadedModel as LoadedModel
     from minimtp.training.evaluate import evaluate as evaluate
     from minimtp.training.quantize import quantize as quantize
@@ -33,7 +32,6 @@ __version__ = "0.2.0"
 _HOME_OF = {
     "Decoder": "minimtp.decode.decoder",
     "DraftConfig": "minimtp.decode.decoder",
-    "DraftHead": "minimtp.model.draft_head",
     "LoadedModel": "minimtp.model.loaded",
     "Recipe": "minimtp.training.recipe",
     "SamplingParams": "minimtp.decode.sampling.params",
