@@ -150,7 +150,8 @@ def _check_options(
 
 def _check_path(path: Path, loaded: LoadedModel) -> None:
     """Raise UserError unless an output may be written here."""
-    if os.path.exists(path) and os.path.samefile(path, loaded.path):
+    both = os.path.exists(path) and os.path.exists(loaded.path)
+    if both and os.path.samefile(path, loaded.path):
         raise UserError(f"{shown_path(path)} is the model itself: choose another --out")
     if _is_gguf(path):
         from minimtp.formats.gguf.writer import GGUF_FILE
