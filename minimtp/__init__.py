@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_O
     from minimtp.errors import UserError as UserError
     from minimtp.formats.export import export as export
     from minimtp.formats.load import load as load
+    from minimtp.formats.load import load_draft as load_draft
     from minimtp.model.loaded import LoadedModel as LoadedModel
     from minimtp.training.evaluate import evaluate as evaluate
     from minimtp.training.quantize import quantize as quantize
@@ -40,6 +41,7 @@ _HOME_OF = {
     "export": "minimtp.formats.export",
     "generate": "minimtp.decode.decoder",
     "load": "minimtp.formats.load",
+    "load_draft": "minimtp.formats.load",
     "quantize": "minimtp.training.quantize",
     "train": "minimtp.training.run.train",
 }

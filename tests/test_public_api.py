@@ -190,7 +190,11 @@ CALLS = {
         ),
         {},
     ),
-    "export": (exported, dict(loaded="run", path="model", dtype="float32"), {}),
+    "load_draft": (minimtp.load_draft, dict(path="run", target="run"), {}),
+    "export": (
+        exported,
+        dict(loaded="run", path="model", dtype="float32", draft=None, draft_format=None), {},
+    ),
     "quantize": (
         quantized,
         dict(
@@ -243,7 +247,7 @@ def call(run, folder, tmp_path, monkeypatch):
     def call(name, argument, value):
         function, given, others = CALLS[name]
         arguments = {key: _stands_for(key, old, stand_for) for key, old in given.items()}
-        if name == "load":
+        if name in ("load", "load_draft"):
             arguments["path"] = folder / "run"
         others = {key: stand_for[old] for key, old in others.items()}
         before = {path.name for path in tmp_path.iterdir()}
@@ -260,7 +264,7 @@ def call(run, folder, tmp_path, monkeypatch):
 
 
 def _stands_for(key, old, stand_for):
-    if key in ("loaded", "run", "model", "tokenizer", "against"):
+    if key in ("loaded", "run", "model", "tokenizer", "against", "target"):
         return stand_for.get(old, old)
     return old
 

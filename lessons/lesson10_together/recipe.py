@@ -19,6 +19,7 @@ INTRODUCES = (
     "minimtp.decode.drafters.function",
     "minimtp.decode.batch",
     "minimtp.decode.drafters.combined",
+    "minimtp.model.draft_head",
     "minimtp.decode.drafters.registry",
     "minimtp.decode.decoder",
     "minimtp.bench.interleaved",

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     note_unused_threads(options)
     loaded = minimtp.load(options.model, device=options.device)
     require_template(loaded.tokenizer)
-    decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
+    decoder = Decoder(loaded, chosen_drafting(options, loaded), options.context, options.threads)
     note_one_thread(options, decoder)
     beginning = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(beginning)

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
         message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
-    decoder = Decoder(loaded, chosen_drafting(options), options.context, options.threads)
+    decoder = Decoder(loaded, chosen_drafting(options, loaded), options.context, options.threads)
     note_one_thread(options, decoder)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, options)
@@ -177,14 +177,18 @@ def _text(name: str, content: bytes, encoding: str | None) -> str:
         raise UserError(error.sentence(name)) from None
 
 
-def chosen_drafting(options: argparse.Namespace) -> "DraftConfig":
+def chosen_drafting(options: argparse.Namespace, loaded: "LoadedRun") -> "DraftConfig":
+    """Return how to draft for the loaded model. Raises UserError if a path holds no drafter."""
     import minimtp
     from minimtp.decode.decoder import DraftConfig
+    from minimtp.decode.drafters.registry import AUTO, TITLES
 
     kind, _, path = options.draft.partition(":")
     drafter = options.draft
     if kind == "model" and path:
-        drafter = minimtp.load(path, device=options.device)
+        drafter = minimtp.load_draft(path, loaded)
+    elif drafter not in (AUTO, *TITLES) and kind_at(drafter) != "nothing":
+        drafter = minimtp.load_draft(drafter, loaded)
     return DraftConfig(
         drafter, options.draft_length, options.draft_confidence, options.tree, options.rule
     )

@@ -49,11 +49,11 @@ from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.kernels import plain
+from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.tokenizer import prompt_tokens
 from minimtp.model.transformer import LanguageModel
-from minimtp.quant.qat.convert import convert
-from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.quant.qat.convert import packed_model
 
 Prompt = str | bytes | Sequence[int]
 
@@ -70,6 +70,7 @@ class DraftConfig:
                        text), "combined" (repetitions if there are any, otherwise heads), "none",
                        or "auto": combined if the model has heads, otherwise none
         a LoadedModel  another, usually smaller model with the same tokenizer
+        a DraftHead    a head from a file of its own (`minimtp.load_draft`)
         a function     (tokens so far, depth, rule) -> (drafts, scores or None)
 
     length: the maximum number of drafts in a row. "auto" measures and chooses the fastest.
@@ -86,7 +87,7 @@ class DraftConfig:
     Raises UserError if `length` or `min_confidence` cannot be used.
     """
 
-    drafter: str | LoadedModel | DraftFunction = AUTO
+    drafter: str | LoadedModel | DraftHead | DraftFunction = AUTO
     length: int | Literal["auto"] = "auto"
     min_confidence: float = CONFIDENCE
     tree: int = 0
@@ -105,9 +106,10 @@ class DraftConfig:
         )
 
 
-def _drafter(name: str, value: object) -> str | LoadedModel | DraftFunction:
-    if not (isinstance(value, str | LoadedModel) or callable(value)):
-        refuse(name, f"one of {', '.join([AUTO, *TITLES])}, a loaded model or a function", value)
+def _drafter(name: str, value: object) -> str | LoadedModel | DraftHead | DraftFunction:
+    if not (isinstance(value, str | LoadedModel | DraftHead) or callable(value)):
+        names = ", ".join([AUTO, *TITLES])
+        refuse(name, f"one of {names}, a loaded model, a loaded head or a function", value)
     return str(value) if isinstance(value, str) else value
 
 
@@ -206,11 +208,14 @@ class Decoder:
         self.loaded, self.draft, self._threads = loaded, draft, threads
         if context_length is not None:
             context_length = loaded.limited_context(context_length)
-        self.target, heads = deploy(loaded.model, context_length)
+        model, drafter = loaded.model, draft.drafter
+        if isinstance(drafter, DraftHead):
+            model = drafter.attached_to(model)
+        self.target, heads = deploy(model, context_length)
         self.target.use_threads(threads or fastest_threads(self.target))
         require_tree(draft.tree, self.target)
         self.drafter = make_drafter(
-            draft.drafter, loaded, heads, deploy, draft.memory, trees=draft.tree > 0
+            drafter, loaded, heads, deploy, draft.memory, trees=draft.tree > 0
         )
         self._warm: set[tuple[object, ...]] = set()  # kinds of options whose kernels are loaded
         self._costs: Costs | None = None
@@ -339,7 +344,6 @@ def deploy(
 
     A model that was trained with fake quantization is packed first, on the grids it was trained on.
     """
-    if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
-        model = convert(model)
+    model = packed_model(model)
     runner = ModelRunner(model.trunk, context_length, model, model.layers)
     return runner, head_drafter(model.heads, runner) if model.depth else None

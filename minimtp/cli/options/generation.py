@@ -93,9 +93,10 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--draft",
         default="auto",
-        metavar="auto|heads|ngram|combined|model:RUN|none",
+        metavar="auto|heads|ngram|combined|PATH|none",
         help="what proposes tokens, which the model then verifies: its prediction heads, "
-        "repetitions in the text, repetitions combined with heads, a smaller model, or nothing; "
+        "repetitions in the text, repetitions combined with heads, the model or the EAGLE-3 head "
+        "at PATH (or model:PATH), or nothing; "
         "auto (the default): combined if the model has heads, otherwise none",
     )
     add(

@@ -10,6 +10,7 @@ from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.target import Target
 from minimtp.engine.module import Module
 from minimtp.errors import UserError, shown
+from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LoadedModel
 from minimtp.model.tokenizer import same_tokens
 
@@ -25,7 +26,7 @@ Deploy = Callable[[Module], tuple[Target, Drafter | None]]
 
 
 def make_drafter(
-    source: str | LoadedModel | DraftFunction,
+    source: str | LoadedModel | DraftHead | DraftFunction,
     run: LoadedModel,
     heads: Drafter | None,
     deploy: Deploy,
@@ -34,8 +35,9 @@ def make_drafter(
 ) -> Drafter | None:
     """Return the drafter for the loaded `run`, None if it has nothing to draft with.
 
-    source: "auto", "heads", "ngram", "combined" or "none", another loaded run, or a function
-    (function.py). heads: the drafter of the run's own heads. deploy: prepares the model of another
+    source: "auto", "heads", "ngram", "combined" or "none", another loaded run, a head that was
+    loaded apart from it, or a function (function.py). heads: the drafter of the run's own heads, or
+    of this head. deploy: prepares the model of another
     run for decoding. memory: see `CombinedDrafter`. trees: whether the drafter has to draft trees.
 
     Raises UserError if the name is unknown, or if the other run has another tokenizer.
@@ -46,11 +48,14 @@ def make_drafter(
         if source not in TITLES:
             names = ", ".join([AUTO, *TITLES])
             raise UserError(
-                f"unknown draft {shown(source)!r}: use {names}, or another run as model:RUN"
+                f"unknown draft {shown(source)!r}: use {names}, or the path of another model or of "
+                "a draft head"
             )
         if source == "combined":
             return CombinedDrafter(heads, memory)
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
+    if isinstance(source, DraftHead):
+        return heads
     if callable(source):
         return FunctionDrafter(source, FUNCTION_DEPTH, run.config.vocabulary_size)
     if not same_tokens(source.tokenizer, run.tokenizer):

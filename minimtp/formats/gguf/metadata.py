@@ -14,6 +14,7 @@ from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+HEAD = "eagle3"  # the architecture of a draft head
 MAX_TOKENS = 2**24
 REQUIRED = object()
 WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -58,6 +59,7 @@ GENERAL = {
     "general.architecture": Key("text"),
     "minimtp.activations": Key("text", default=None),
     "minimtp.rope_scaling": Key("text", default=None),
+    "minimtp.draft_depth": Key("whole", 1, 64, None),
     "split.count": Key("whole", 0, 2**16, 1),
     "tokenizer.ggml.model": Key("text"),
     "tokenizer.ggml.pre": Key("text", default="default"),
@@ -88,6 +90,12 @@ SIZES = {  # behind the architecture's name and a full stop
     "rope.scaling.type": Key("text", default="none"),
     "rope.scaling.factor": Key("number", 0.001, 1e6, 1.0),
 }
+HEAD_SIZES = SIZES | {
+    "target_layers": Key("wholes", 3, 3),
+    "target_hidden_size": Key("whole", 1, 2**16, None),
+    "norm_before_residual": Key("flag", default=False),
+    "norm_before_fc": Key("flag", default=False),
+}
 TOKEN_IDS = [key for key in GENERAL if key.endswith("_token_id")]
 
 
@@ -101,26 +109,50 @@ class Metadata(NamedTuple):
 
 def is_declared(key: str) -> bool:
     """Return whether `read_metadata` may ask for this key."""
-    return key in GENERAL or key.partition(".")[2] in SIZES
+    return key in GENERAL or key.partition(".")[2] in HEAD_SIZES
 
 
 def read_metadata(file: GgufFile) -> Metadata:
-    """Return the declared values of a file. Raises UserError for the first one that is missing, or
-    is not what minimtp can use.
+    """Return the declared values of a model's file. Raises UserError for the first one that is
+    missing, or is not what minimtp can use.
     """
     general = read_general(file)
     architecture = general["general.architecture"]
+    if architecture == HEAD:
+        raise UserError(
+            f"{file.path} is an EAGLE-3 draft head without its model: give the model, and this "
+            "file as --draft"
+        )
     if architecture not in ARCHITECTURES:
         raise UserError(
             f"{file.path}: unsupported architecture {short(architecture)} "
             f"(supported: {', '.join(ARCHITECTURES)})"
         )
+    return _with_sizes(file, general, SIZES)
+
+
+def read_head_metadata(file: GgufFile) -> Metadata:
+    """Return the declared values of the file of a draft head. Raises UserError as `read_metadata`
+    does.
+    """
+    general = read_general(file)
+    architecture = general["general.architecture"]
+    if architecture != HEAD:
+        raise UserError(
+            f"{file.path}: {short(architecture)} is not the architecture of a draft head "
+            f"(supported: {HEAD})"
+        )
+    return _with_sizes(file, general, HEAD_SIZES)
+
+
+def _with_sizes(file: GgufFile, general: dict[str, object], keys: Mapping[str, Key]) -> Metadata:
+    architecture = general["general.architecture"]
     if general["split.count"] > 1:
         raise UserError(
             f"{file.path} is one of {general['split.count']} parts of a model: merge them with "
             "llama-gguf-split --merge"
         )
-    sizes = _checked(file, SIZES, f"{architecture}.")
+    sizes = _checked(file, keys, f"{architecture}.")
     _check_heads(file, sizes, f"{architecture}.")
     return Metadata(architecture, general, sizes)
 

@@ -18,7 +18,7 @@ loading needs hardly more memory than the model.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import Module, map_parameters, replace_modules
 from minimtp.errors import UserError, naming, shown
 from minimtp.formats.gguf import q5_k
-from minimtp.formats.gguf.container import GgufFile, open_gguf
+from minimtp.formats.gguf.container import ALL, GgufFile, open_gguf
 from minimtp.formats.gguf.layout import HALVES, NAMES
 from minimtp.formats.gguf.metadata import Metadata, is_declared, read_metadata
 from minimtp.formats.gguf.rope_scaling import ROPE_FACTORS, scaling_of
@@ -67,23 +67,24 @@ def load_gguf(path: str | Path, device: str = "cpu", dequantize: bool = False) -
     metadata = read_metadata(file)
     tokenizer = tokenizer_of(vocabulary_in(metadata.general, file.path), str(path))
     with naming(path):
-        recipe = _recipe(file, metadata)
+        recipe = recipe_of(file, metadata)
     floats = dequantize or not any(t.type in BLOCK_GRIDS for t in file.tensors.values())
     size = 4 * recipe.trunk_parameters() if floats else len(file.content)
     require_memory(size, f"{file.path}{' as float32' if floats else ''}")
     model = build_model(recipe, None)
     halves = metadata.architecture in HALVES
-    weights = _weights(file, model, halves, dequantize)
-    stated = metadata.general["minimtp.activations"]
-    inputs = _rounding_of_inputs(weights, stated if stated in ACTIVATIONS else None)
-    model = _with_weights(model, weights, inputs, lambda array: to_device(array, chosen))
+    parameters = list(layout(model.config, NAMES))
+    head_dim = model.config.head_dim if halves else 0
+    weights = read_weights(file, model, parameters, head_dim, dequantize)
+    require_nothing_else(file, parameters, {ROPE_FACTORS})
+    model = with_weights(model, weights, metadata, lambda array: to_device(array, chosen))
     packed = _packed(weights)
     blocks = sorted({tensor.type for tensor in file.tensors.values()} - {*FLOATS})
     state = {"dequantized_from": blocks} if dequantize and blocks else {}
     return LoadedRun(file.path, model, tokenizer, recipe, packed, state=state)
 
 
-def _recipe(file: GgufFile, metadata: Metadata) -> Recipe:
+def recipe_of(file: GgufFile, metadata: Metadata) -> Recipe:
     """Return the recipe that describes the model of the file."""
     sizes = metadata.sizes
     hidden_size, num_heads = sizes["embedding_length"], sizes["attention.head_count"]
@@ -114,31 +115,42 @@ def _shortest(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def _weights(file: GgufFile, model: Module, halves: bool, dequantize: bool) -> dict[str, Weights]:
-    """Return every parameter of the model, by name. Floats are in the arrays of the model.
+def read_weights(
+    file: GgufFile,
+    model: Module,
+    parameters: Iterable[tuple[str, list[Part]]],
+    head_dim: int = 0,
+    dequantize: bool = False,
+) -> dict[str, Weights]:
+    """Return these parameters of the model, by name. Floats are in the arrays of the model.
 
-    halves: the rows of queries and keys are in the order of Hugging Face.
+    head_dim: above 0, the rows of queries and keys are in the order of Hugging Face.
     """
-    weights, left, config = {}, file.tensors.keys() - {ROPE_FACTORS}, model.config
+    weights = {}
     arrays = {name: parameter.data for name, parameter in model.named_parameters()}
-    for name, parts in layout(config, NAMES):
+    for name, parts in parameters:
         for part in parts:
             _check_part(file, part)
-        left -= {part.name for part in parts}
         kinds = {file.tensors[part.name].type for part in parts}
         blocks = len(kinds) == 1 and kinds <= BLOCK_GRIDS.keys() and not dequantize
-        head_dim = config.head_dim if halves else 0
         if blocks:
             weights[name] = Weights(kinds.pop(), _joined_blocks(file, parts, head_dim))
         else:
             _join_floats(file, parts, head_dim, arrays[name])
             weights[name] = Weights(None, arrays[name])
+    return weights
+
+
+def require_nothing_else(
+    file: GgufFile, parameters: Iterable[tuple[str, list[Part]]], known: Set[str]
+) -> None:
+    """Raise UserError if the file has other tensors than those of the parameters and the known."""
+    left = file.tensors.keys() - known - {part.name for _, parts in parameters for part in parts}
     if left:
         raise UserError(
             f"{file.path} has {shown(', '.join(sorted(left)[:3]), 100)}, which this architecture "
             "does not have: give another file"
         )
-    return weights
 
 
 def _check_part(file: GgufFile, part: Part) -> None:
@@ -185,13 +197,13 @@ def _join_floats(file: GgufFile, parts: list[Part], head_dim: int, joined: Array
         target, at_once = joined[start:end], max(1, NUMBERS_AT_ONCE * len(joined) // joined.size)
         for first in range(0, len(target), at_once):
             some = slice(first, first + at_once)
-            target[some] = _numbers(file, part, some)
+            target[some] = read_numbers(file, part, some)
         file.forget(part.name)
         if head_dim and part.rotated:
             target[:] = to_neighbours(target, head_dim)
 
 
-def _numbers(file: GgufFile, part: Part, rows: slice) -> Array:
+def read_numbers(file: GgufFile, part: Part, rows: slice = ALL) -> Array:
     """Return some rows of a tensor as numbers. Raises UserError if one is not finite."""
     kind, array = file.tensors[part.name].type, file.array(part.name, rows)
     if kind == q5_k.NAME:
@@ -234,14 +246,15 @@ def _role(name: str) -> str:
     return re.sub(r"^blocks\.\d+", "blocks", name)
 
 
-def _with_weights(
-    model: Module, weights: dict[str, Weights], inputs: dict[str, str], place: Callable
+def with_weights(
+    model: Module, weights: dict[str, Weights], metadata: Metadata, place: Callable
 ) -> Module:
     """Return the model with these weights: packed modules for blocks, arrays for floats.
 
-    inputs: by name, how the inputs of packed modules are rounded. place: moves an array to the
-    device.
+    place: moves an array to the device.
     """
+    stated = metadata.general["minimtp.activations"]
+    inputs = _rounding_of_inputs(weights, stated if stated in ACTIVATIONS else None)
 
     def swap(name: str, module: Module) -> Module | None:
         found = weights.get(f"{name}.weight")

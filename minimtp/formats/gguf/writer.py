@@ -12,8 +12,10 @@ does, but stores the scales of the inputs as float16.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import minimtp
 from minimtp.backend import Array, to_numpy
@@ -27,16 +29,16 @@ from minimtp.formats.gguf import pieces
 from minimtp.formats.gguf.layout import HALVES, NAMES, gguf_library
 from minimtp.formats.gguf.rope_scaling import OWN_KEY, ROPE_FACTORS, factors_of
 from minimtp.formats.gguf.vocabulary import MODEL, Vocabulary, vocabulary_of
-from minimtp.formats.layout import layout, to_halves
+from minimtp.formats.layout import Part, layout, split, to_halves
 from minimtp.model.config import ModelConfig
+from minimtp.model.heads import Eagle3Heads
 from minimtp.model.loaded import Tokenizer
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant import packing
 from minimtp.quant.grids import BLOCK_GRIDS, F16
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.quant.qat.convert import convert
+from minimtp.quant.qat.convert import packed_model
 from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
-from minimtp.quant.qat.modules import FakeQuantizedMatrix
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -56,26 +58,60 @@ FILE_TYPES = {  # general.file_type, by the type of most matrices
 }
 
 
+class Content(NamedTuple):
+    """What a file holds. tensors: the type and the rows of each. add_metadata: adds the entries
+    that describe the model.
+    """
+
+    architecture: str
+    name: str
+    tensors: dict[str, tuple[str, Array]]
+    vocabulary: Vocabulary
+    add_metadata: Callable[["GGUFWriter"], None]
+
+
 def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, name: str) -> Exported:
     """Write a model in memory, as `export` does. name: the model's name in the file."""
-    gguf, path = gguf_library(), Path(path)
+    model, path = packed_model(model), Path(path)
     check_file(path, GGUF_FILE)
-    if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
-        model = convert(model)
-    tensors = _tensors(model)
-    vocabulary = vocabulary_of(tokenizer)
+    content = model_content(model, tokenizer, name)
+    with written(path, content):
+        pass
+    return exported(path, content, caveats(model))
+
+
+def model_content(model: LanguageModel, tokenizer: Tokenizer, name: str) -> Content:
+    """Return the content of the file of a model in full precision or packed.
+
+    Raises UserError if a file cannot hold the model or its tokenizer.
+    """
+
+    def add_metadata(writer: "GGUFWriter") -> None:
+        add_activations(writer, model.trunk)
+        add_config(writer, model.config)
+
+    architecture, tensors = architecture_of(model.config), _tensors(model)
+    return Content(architecture, name, tensors, vocabulary_of(tokenizer), add_metadata)
+
+
+@contextmanager
+def written(path: Path, content: Content) -> Iterator[None]:
+    """Write a file, which is moved to its place when the block ends.
+
+    Raises UserError if the extra `interop` is missing, or if the file cannot be written.
+    """
+    gguf, tensors = gguf_library(), content.tensors
     matrix_types = Counter(kind for kind, array in tensors.values() if array.ndim == 2)
     with atomic_write(path, GGUF_FILE) as file:
-        writer = gguf.GGUFWriter(file.name, architecture_of(model.config))
+        writer = gguf.GGUFWriter(file.name, content.architecture)
         try:
             writer.add_string(MARK, minimtp.__version__)
-            _add_activations(writer, model)
             most_common = matrix_types.most_common(1)[0][0]
             writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most_common]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_name(name)
-            _add_config(writer, model.config)
-            _add_vocabulary(writer, vocabulary)
+            writer.add_name(content.name)
+            content.add_metadata(writer)
+            _add_vocabulary(writer, content.vocabulary)
             for tensor, (kind, array) in tensors.items():
                 writer.add_tensor(tensor, array, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
             writer.write_header_to_file()
@@ -83,22 +119,38 @@ def write_gguf(path: str | Path, model: LanguageModel, tokenizer: Tokenizer, nam
             writer.write_tensors_to_file()
         finally:
             writer.close()
-    types = Counter(kind for kind, _ in tensors.values())
-    return Exported(path, path.stat().st_size, types, caveats(model))
+        yield
+
+
+def exported(path: Path, content: Content, caveats: list[str]) -> Exported:
+    """Describe a file that was written."""
+    types = Counter(kind for kind, _ in content.tensors.values())
+    return Exported(path, path.stat().st_size, types, caveats)
 
 
 def caveats(model: LanguageModel) -> list[str]:
     """Return a sentence for each property of the model that the file cannot hold."""
-    modules = [module for _, module in model.trunk.named_modules()]
-    packed = [module for module in modules if isinstance(module, PackedMatrix)]
+    sentences = caveats_of_rounding(model.trunk)
+    if model.depth:
+        reason = "llama.cpp has no heads like these"
+        if isinstance(model.heads, Eagle3Heads):
+            reason = "--draft PATH writes them to a file of their own"
+        sentences.insert(0, f"the {model.depth} prediction heads are not in the file: {reason}")
+    if any(isinstance(m, AttentionWithQuantizedCache) for _, m in model.trunk.named_modules()):
+        sentences.append(
+            "this model has a quantized KV cache; llama.cpp's default cache is float16"
+        )
+    return sentences
+
+
+def caveats_of_rounding(part: Module) -> list[str]:
+    """Return a sentence for each way in which llama.cpp rounds the inputs of a part of a model
+    differently.
+    """
+    packed = [module for _, module in part.named_modules() if isinstance(module, PackedMatrix)]
     in_blocks = [matrix for matrix in packed if matrix.grid is not F16]
     activations = {matrix.activations for matrix in in_blocks}
     sentences = []
-    if model.depth:
-        sentences.append(
-            f"the {model.depth} prediction heads are not in the file: "
-            "llama.cpp has no heads like these"
-        )
     if len(in_blocks) < len(packed):
         sentences.append(
             "this model does not round the inputs of float16 matrices; "
@@ -118,10 +170,6 @@ def caveats(model: LanguageModel) -> list[str]:
         sentences.append(
             "this model rounds inputs in groups of 32; "
             "llama.cpp rounds those of q4_k and q6_k in groups of 256"
-        )
-    if any(isinstance(module, AttentionWithQuantizedCache) for module in modules):
-        sentences.append(
-            "this model has a quantized KV cache; llama.cpp's default cache is float16"
         )
     return sentences
 
@@ -147,22 +195,34 @@ def _tensors(model: LanguageModel) -> dict[str, tuple[str, Array]]:
 
     Raises UserError for a grid that is not a type of ggml.
     """
-    config, found = model.config, {}
+    config = model.config
     members = dict(model.trunk.named_modules()) | dict(model.trunk.named_parameters())
-    halves = architecture_of(config) in HALVES
-    for name, parts in layout(config, NAMES):
-        member = name.removesuffix(".weight")
-        kind, array = _stored(member, members[member])
-        end = 0
-        for part in parts:
-            start, end = end, end + part.shape[0]
-            rows = array[start:end]
-            if halves and part.rotated:
-                rows = to_halves(rows, config.head_dim)
-            found[part.name] = kind, np.ascontiguousarray(rows)
+    halves = config.head_dim if architecture_of(config) in HALVES else 0
+    found = stored_tensors(layout(config, NAMES), members, halves)
     factors = factors_of(config)
     if factors is not None:
         found[ROPE_FACTORS] = "f32", factors
+    return found
+
+
+def stored_tensors(
+    parameters: Iterable[tuple[str, list[Part]]],
+    members: Mapping[str, Module | Parameter],
+    halves: int = 0,
+) -> dict[str, tuple[str, Array]]:
+    """Return the type and the rows of the tensors of these parameters, by name.
+
+    members: the modules and the biases. halves: above 0, the numbers per head of rotated rows that
+    are to have the order of Hugging Face. Raises UserError for a grid that is not a type of ggml.
+    """
+    found = {}
+    for name, parts in parameters:
+        member = name.removesuffix(".weight")
+        kind, array = _stored(member, members[member])
+        for part, rows in split(parts, array):
+            if halves and part.rotated:
+                rows = to_halves(rows, halves)
+            found[part.name] = kind, np.ascontiguousarray(rows)
     return found
 
 
@@ -192,16 +252,16 @@ def _require_finite(name: str, finite: bool) -> None:
         )
 
 
-def _add_activations(writer: "GGUFWriter", model: LanguageModel) -> None:
-    """Add how the inputs of blocks are rounded, if all are rounded alike."""
-    modules = [module for _, module in model.trunk.named_modules()]
+def add_activations(writer: "GGUFWriter", part: Module) -> None:
+    """Add how the inputs of blocks are rounded, if all are rounded alike. part: of the model."""
+    modules = [module for _, module in part.named_modules()]
     packed = [m for m in modules if isinstance(m, PackedMatrix) and m.grid is not F16]
     roundings = {module.activations for module in packed}
     if len(roundings) == 1:
         writer.add_string("minimtp.activations", roundings.pop())
 
 
-def _add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
+def add_config(writer: "GGUFWriter", config: ModelConfig) -> None:
     writer.add_vocab_size(config.vocabulary_size)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.hidden_size)

@@ -83,6 +83,11 @@ def read_config(folder: Path) -> Config:
     path = folder / FILE_NAME
     config = read_json(path, Config, advice=ADVICE)
     family = config.architectures[0] if len(config.architectures) == 1 else None
+    if any("eagle3" in name.lower() for name in config.architectures):
+        raise UserError(
+            f"{folder} is an EAGLE-3 draft head without its model: give the model, and this folder "
+            "as --draft"
+        )
     if family not in FAMILIES:
         found = shown(", ".join(config.architectures) or "none")
         raise UserError(

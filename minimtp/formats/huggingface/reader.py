@@ -5,17 +5,18 @@ The weights become float32. The folder says where generated text ends in `genera
 `tokenizer_config.json` or `chat_template.jinja`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from minimtp.backend import choose_device, to_device
 from minimtp.backend import numpy as np
-from minimtp.engine.module import map_parameters
+from minimtp.engine.module import Module, map_parameters
 from minimtp.errors import UserError, shown
 from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface.layout import NAMES
 from minimtp.formats.huggingface.shards import ADVICE, StoredTensor, open_shards
 from minimtp.formats.huggingface.tokenizer import load_tokenizer
-from minimtp.formats.layout import layout, to_neighbours
+from minimtp.formats.layout import Part, layout, split, to_neighbours
 from minimtp.machine import require_memory
 from minimtp.model.transformer import Transformer
 from minimtp.training.build import build_model
@@ -52,32 +53,47 @@ def load_weights(folder: Path, model: Transformer) -> None:
     Raises UserError if a tensor is missing, superfluous, or of another shape.
     """
     with open_shards(folder) as tensors:
-        _fill(folder, model, tensors)
-    for name, parameter in model.named_parameters():
-        if not (np.isfinite(parameter.data.min()) and np.isfinite(parameter.data.max())):
-            raise UserError(f"{folder}: {name} has weights that are NaN or infinite: {ADVICE}")
+        fill(folder, model, layout(model.config, NAMES), model.config.head_dim, tensors)
+        require_nothing_else(folder, tensors)
+    require_finite(folder, model)
 
 
-def _fill(folder: Path, model: Transformer, tensors: dict[str, StoredTensor]) -> None:
-    parameters = dict(model.named_parameters())
-    head_dim = model.config.head_dim
-    for name, parts in layout(model.config, NAMES):
-        start = 0
-        for part in parts:
+def fill(
+    folder: Path,
+    model: Module,
+    parameters: Iterable[tuple[str, list[Part]]],
+    head_dim: int,
+    tensors: dict[str, StoredTensor],
+) -> None:
+    """Copy these parameters from the tensors, which are taken out of `tensors`.
+
+    Raises UserError if a tensor is missing or has another shape.
+    """
+    arrays = {name: parameter.data for name, parameter in model.named_parameters()}
+    for name, parts in parameters:
+        for part, target in split(parts, arrays[name]):
             tensor = tensors.pop(part.name, None)
             _check(folder, part.name, part.shape, tensor)
-            rows = slice(start, start + part.shape[0])
-            target = parameters[name].data[rows]
             tensor.read_into(target)
             if part.rotated:
                 target[:] = to_neighbours(target, head_dim)
-            start = rows.stop
+
+
+def require_nothing_else(folder: Path, tensors: dict[str, StoredTensor]) -> None:
+    """Raise UserError if there are tensors left that no model of the configuration has."""
     left = sorted(name for name in tensors if not name.endswith(REDUNDANT))
     if left:
         raise UserError(
             f"{folder} holds {shown(left[0], 60)}, which a model of its {configuration.FILE_NAME} "
             f"does not have: {ADVICE}"
         )
+
+
+def require_finite(folder: Path, model: Module) -> None:
+    """Raise UserError if a weight of the model is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not (np.isfinite(parameter.data.min()) and np.isfinite(parameter.data.max())):
+            raise UserError(f"{folder}: {name} has weights that are NaN or infinite: {ADVICE}")
 
 
 def _check(folder: Path, name: str, shape: tuple[int, ...], tensor: StoredTensor | None) -> None:

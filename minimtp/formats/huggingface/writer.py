@@ -8,8 +8,10 @@ times a float16 scale needs up to 15.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
@@ -22,14 +24,14 @@ from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface import tokenizer as tokenizers
 from minimtp.formats.huggingface.layout import NAMES
 from minimtp.formats.huggingface.shards import WHOLE
-from minimtp.formats.layout import layout, to_halves
+from minimtp.formats.layout import Part, layout, split, to_halves
 from minimtp.model.config import ModelConfig
+from minimtp.model.heads import Eagle3Heads
 from minimtp.model.loaded import Tokenizer
 from minimtp.model.rotary import parse_scaling
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.quant.qat.convert import convert
-from minimtp.quant.qat.modules import FakeQuantizedMatrix
+from minimtp.quant.qat.convert import packed_model
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.run.tensor_file import write_safetensors
@@ -79,16 +81,23 @@ def config_of(config: ModelConfig, dtype: str) -> dict[str, object]:
 
 def tensors_of(model: LanguageModel, dtype: str) -> dict[str, Array]:
     """Return the tensors of the trunk: float32, or the bits of bfloat16 as uint16."""
-    trunk = model.trunk
-    modules = dict(trunk.named_modules())
+    modules = dict(model.trunk.named_modules())
+    parameters = layout(model.config, NAMES)
+    return stored_tensors(parameters, modules, model.config.head_dim, dtype)
+
+
+def stored_tensors(
+    parameters: Iterable[tuple[str, list[Part]]],
+    modules: Mapping[str, Module],
+    head_dim: int,
+    dtype: str,
+) -> dict[str, Array]:
+    """Return the tensors of these parameters by name. modules: have the parameters."""
     tensors = {}
-    for name, parts in layout(trunk.config, NAMES):
-        values, start = _values(name, modules), 0
-        for part in parts:
-            rows = values[start : start + part.shape[0]]
-            start += part.shape[0]
+    for name, parts in parameters:
+        for part, rows in split(parts, _values(name, modules)):
             if part.rotated:
-                rows = to_halves(rows, trunk.config.head_dim)
+                rows = to_halves(rows, head_dim)
             tensors[part.name] = np.ascontiguousarray(
                 as_bfloat16(rows) if dtype == "bfloat16" else rows
             )
@@ -101,7 +110,7 @@ def as_bfloat16(values: Array) -> Array:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _values(name: str, modules: dict[str, Module]) -> Array:
+def _values(name: str, modules: Mapping[str, Module]) -> Array:
     """Return the numbers of a parameter as float32, in the form of `layout`."""
     module = modules[name.rpartition(".")[0]]
     if isinstance(module, PackedMatrix):
@@ -161,20 +170,50 @@ def write_huggingface(
     dtype: one of DTYPES. Raises UserError if no family of transformers fits the model, or if the
     folder cannot be written.
     """
-    path = Path(path)
-    if any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules()):
-        model = convert(model)
+    model, path = packed_model(model), Path(path)
     check_new_folder(path)
+    content = model_content(model, tokenizer, dtype)
+    with written(path, content):
+        pass
+    return exported(path, content, caveats(model, dtype))
+
+
+class Content(NamedTuple):
+    """What a folder holds: the JSON of its small files by name, and its tensors."""
+
+    files: dict[str, object]
+    tensors: dict[str, Array]
+
+
+def model_content(model: LanguageModel, tokenizer: Tokenizer, dtype: str) -> Content:
+    """Return the content of the folder of a model in full precision or packed.
+
+    Raises UserError if no family of transformers fits it.
+    """
     files = {configuration.FILE_NAME: config_of(model.config, dtype), **tokenizer_files(tokenizer)}
-    tensors = tensors_of(model, dtype)
+    return Content(files, tensors_of(model, dtype))
+
+
+@contextmanager
+def written(path: Path, content: Content) -> Iterator[None]:
+    """Write a new folder, which is moved to its place when the block ends.
+
+    Raises UserError if the folder cannot be written.
+    """
     with new_folder(path) as folder:
-        for name, content in files.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        for name, value in content.files.items():
+            text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
             write_text(folder / name, text, PART)
         with atomic_write(folder / WHOLE, PART) as file:
-            write_safetensors(file, tensors, {"format": "pt"})
-    size = sum(file.stat().st_size for file in path.iterdir())
-    return Exported(path, size, Counter({dtype: len(tensors)}), caveats(model, dtype))
+            write_safetensors(file, content.tensors, {"format": "pt"})
+        yield
+
+
+def exported(path: Path, content: Content, caveats: list[str]) -> Exported:
+    """Describe a folder that was written."""
+    kinds = (array.dtype.name for array in content.tensors.values())
+    types = Counter("bfloat16" if kind == "uint16" else kind for kind in kinds)
+    return Exported(path, sum(file.stat().st_size for file in path.iterdir()), types, caveats)
 
 
 def caveats(model: LanguageModel, dtype: str) -> list[str]:
@@ -182,7 +221,10 @@ def caveats(model: LanguageModel, dtype: str) -> list[str]:
     packed = [m for _, m in model.trunk.named_modules() if isinstance(m, PackedMatrix)]
     sentences = []
     if model.depth:
-        sentences.append(f"the {model.depth} prediction heads are not in the folder")
+        hint = ""
+        if isinstance(model.heads, Eagle3Heads):
+            hint = ": --draft PATH writes them to a folder of their own"
+        sentences.append(f"the {model.depth} prediction heads are not in the folder{hint}")
     if packed and dtype == "bfloat16":
         sentences.append(
             "bfloat16 rounds the quantized weights once more: float32 holds them exactly"

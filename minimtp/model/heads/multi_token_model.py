@@ -7,6 +7,7 @@ from minimtp.engine.tensor import Tensor
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
 from minimtp.model.heads.heads import Heads
+from minimtp.model.matrix import Matrix
 from minimtp.model.transformer import Transformer
 
 
@@ -64,6 +65,18 @@ class MultiTokenModel(Module):
         if vocabulary is None or own is not None:
             return output(state)
         return output.matmul_rows(state, vocabulary.ids.data)
+
+    @property
+    def draft_output_matrix(self) -> Matrix:
+        """The matrix of the drafts' logits: the heads' own, the trunk's rows of the draft
+        vocabulary, which are copied as they are stored, or the trunk's. Decoding and files need the
+        matrices of the model in full precision or packed.
+        """
+        if self.heads.output is not None:
+            return self.heads.output
+        if self.heads.draft_vocabulary is None:
+            return self.trunk.output_matrix
+        return self.trunk.output_matrix.select(self.heads.draft_vocabulary.ids.data)
 
     def trunk_draft_logits(
         self, state: Tensor, vocabulary: DraftVocabulary | None = None

@@ -38,6 +38,12 @@ def convert(model: Module) -> Module:
     return replace_modules(_copy(model), swap)
 
 
+def packed_model(model: Module) -> Module:
+    """Return the model ready to decode or to be written: converted if it is fake-quantized."""
+    fake = any(isinstance(module, FakeQuantizedMatrix) for _, module in model.named_modules())
+    return convert(model) if fake else model
+
+
 def pack_tables(
     model: Module, pack: Callable[[FakeQuantizedEmbedding], Array] = FakeQuantizedEmbedding.pack
 ) -> Module:

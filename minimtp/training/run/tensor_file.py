@@ -38,6 +38,7 @@ DTYPE_NAMES = {
     "int32": "I32",
     "int8": "I8",
     "uint8": "U8",
+    "bool": "BOOL",
     "uint16": "BF16",  # NumPy has no bfloat16. These are its bits, the upper half of a float32.
 }
 DTYPES = {stored: np.dtype(name) for name, stored in DTYPE_NAMES.items()}
