@@ -19,6 +19,7 @@ INTRODUCES = (
     "minimtp.kernels.plain.packed_linear",
     "minimtp.kernels.plain.quantize",
     "minimtp.kernels.plain.sampling",
+    "minimtp.kernels.plain.steps",
     "minimtp.kernels.plain",
     "minimtp.kernels.ggml.scale_search",
     "minimtp.kernels.ggml.importance_weighted",
