@@ -45,6 +45,14 @@ def test_plain_and_compiled_levels_with_given_steps_have_the_same_bits(arguments
 
 
 @needs_numba
+@given(x=weight_matrices(max_magnitude=3e38), power=st.integers(-45, 40))
+def test_plain_and_compiled_float16_values_have_the_same_bits(x, power):
+    with np.errstate(over="ignore"):
+        x = x * np.float32(2.0**power)
+        assert cpu.float16_values(x).tobytes() == plain.float16_values(x).tobytes()
+
+
+@needs_numba
 @given(x=weight_matrices(max_magnitude=3e38), size=st.integers(1, 32))
 def test_plain_and_compiled_extremes_and_ranges_have_the_same_bits(x, size):
     x = np.ascontiguousarray(x[:, : x.shape[1] // size * size]).reshape(len(x), -1, size)

@@ -8,7 +8,7 @@ added in another order.
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.fake_quantize import max_magnitude
-from minimtp.kernels.cpu.math import bits_of, float_of, in_order
+from minimtp.kernels.cpu.math import as_float16, bits_of, float_of, in_order
 from minimtp.kernels.plain.steps import MIN_STEP
 
 ZERO = np.float32(0)
@@ -30,32 +30,32 @@ def ranges(groups):
     return found
 
 
+def float16_values(x):
+    y = np.empty(x.shape, np.float32)
+    _float16_values(np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
+    return y
+
+
 def fake_quantize_with_steps(w, steps, group_size, min_code, max_code, zeros=None, minima=None):
-    groups = _groups(w, group_size)
-    y = np.empty_like(groups)
+    groups, offsets = _groups(w, group_size), (_flat(zeros), _flat(minima))
+    y = np.empty(groups.shape, np.float32)
     ends = np.float32(min_code), np.float32(max_code)
-    offsets = _per_group(zeros, steps, ZERO), _per_group(minima, steps, NO_MINIMUM)
-    _fake_quantize_with_steps(groups, np.ravel(steps), *offsets, *ends, y)
+    _fake_quantize_with_steps(groups, _flat(steps), *ends, *offsets, y)
     return _matrix(y, w.shape)
 
 
 def clipped_gradient(grad, w, first, last, group_size):
     gradients, groups = _groups(grad, group_size), _groups(w, group_size)
-    dw, inside = np.empty_like(groups), np.empty(groups.shape, np.bool_)
-    _clipped_gradient(gradients, groups, np.ravel(first), np.ravel(last), dw, inside)
+    dw, inside = np.empty(groups.shape, np.float32), np.empty(groups.shape, np.bool_)
+    _clipped_gradient(gradients, groups, _flat(first), _flat(last), dw, inside)
     return _matrix(dw, w.shape), _matrix(inside, w.shape)
 
 
 def log_step_gradient(grad, levels, fixed, inside, group_size, minima=None):
     arrays = [_groups(array, group_size) for array in (grad, levels, fixed, inside)]
-    totals = np.empty((len(grad), arrays[0].size // group_size // len(grad)), np.float32)
-    _log_step_gradient(*arrays, _per_group(minima, totals, ZERO), totals.reshape(-1))
-    return totals
-
-
-def _rows(groups):
-    """(..., n) -> (groups, n)."""
-    return np.ascontiguousarray(groups).reshape(-1, groups.shape[-1])
+    totals = np.empty(len(arrays[0]), np.float32)
+    _log_step_gradient(*arrays, _flat(minima), totals)
+    return totals.reshape(len(grad), -1)
 
 
 def _groups(x, size):
@@ -68,12 +68,19 @@ def _groups(x, size):
 
 def _matrix(groups, shape):
     """The inverse of `_groups`."""
+    if groups.size == shape[0] * shape[1]:
+        return groups.reshape(shape)
     return np.ascontiguousarray(groups.reshape(shape[0], -1)[:, : shape[1]])
 
 
-def _per_group(numbers, like, default):
-    """One number per group (groups,): `numbers`, or the default for each element of `like`."""
-    return np.full(like.size, default) if numbers is None else np.ravel(numbers)
+def _flat(numbers):
+    """(N, groups) -> (N * groups,), or None, for which Numba compiles a version of its own."""
+    return None if numbers is None else np.ascontiguousarray(numbers).reshape(-1)
+
+
+def _rows(groups):
+    """(..., n) -> (groups, n)."""
+    return np.ascontiguousarray(groups).reshape(-1, groups.shape[-1])
 
 
 @compiled
@@ -99,11 +106,19 @@ def _ranges(groups, found):
 
 
 @compiled
-def _fake_quantize_with_steps(x, steps, zeros, minima, min_code, max_code, y):
+def _float16_values(x, y):
+    for i in range(x.shape[0]):
+        y[i] = as_float16(x[i])
+
+
+@compiled
+def _fake_quantize_with_steps(x, steps, min_code, max_code, zeros, minima, y):
     for i in range(y.shape[0]):
-        step, minimum = steps[i], minima[i]
+        step = steps[i]
         divisor = step if abs(step) >= MIN_NORMAL else INFINITY
-        low, high = min_code - zeros[i], max_code - zeros[i]
+        zero = ZERO if zeros is None else zeros[i]
+        minimum = NO_MINIMUM if minima is None else minima[i]
+        low, high = min_code - zero, max_code - zero
         for j in range(y.shape[1]):
             distance = np.rint((x[i, j] - minimum) / divisor)
             # Both comparisons are written so that a NaN stays a NaN.
@@ -125,7 +140,8 @@ def _clipped_gradient(grad, x, first, last, dx, inside):
 @compiled(fastmath=reassociate)
 def _log_step_gradient(grad, levels, fixed, inside, minima, totals):
     for i in range(grad.shape[0]):
-        total, minimum = ZERO, minima[i]
+        total, minimum = ZERO, ZERO if minima is None else minima[i]
         for j in range(grad.shape[1]):
-            total += grad[i, j] * (levels[i, j] - (fixed[i, j] if inside[i, j] else minimum))
+            start = fixed[i, j] if inside[i, j] else minimum
+            total += grad[i, j] * (levels[i, j] - start)
         totals[i] = total

@@ -65,6 +65,7 @@ from minimtp.kernels.cuda.training import (
 from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     clipped_gradient,
     fake_quantize_with_steps,
+    float16_values,
     log_step_gradient,
     matmul,
     matmul_bfloat16,
@@ -81,7 +82,7 @@ __all__ = [
     "choose", "clipped_gradient", "cross_entropy", "cross_entropy_backward", "embedding",
     "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "fake_quantize_with_steps", "gated_draft", "gated_step", "gated_tree",
+    "fake_quantize_with_steps", "float16_values", "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "log_step_gradient", "matmul",
     "matmul_bfloat16",
     "mixed_cross_entropy",

@@ -85,6 +85,7 @@ from minimtp.kernels.plain.sampling import choose, sample
 from minimtp.kernels.plain.steps import (
     clipped_gradient,
     fake_quantize_with_steps,
+    float16_values,
     log_step_gradient,
     ranges,
     signed_extremes,
@@ -96,7 +97,7 @@ __all__ = [
     "choose", "clipped_gradient", "cross_entropy", "cross_entropy_backward", "embedding",
     "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "fake_quantize_with_steps", "gated_draft", "gated_step", "gated_tree",
+    "fake_quantize_with_steps", "float16_values", "gated_draft", "gated_step", "gated_tree",
     "gated_update", "gated_update_backward", "linear", "log_step_gradient", "matmul",
     "matmul_bfloat16",
     "mixed_cross_entropy",

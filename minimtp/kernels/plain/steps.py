@@ -36,6 +36,11 @@ def ranges(groups: Array) -> Array:
     return xp.stack([groups.min(axis=-1), groups.max(axis=-1)], axis=-1)
 
 
+def float16_values(x: Array) -> Array:
+    """Numbers of any shape -> the nearest float16 numbers, as float32."""
+    return x.astype("float16").astype("float32")
+
+
 def fake_quantize_with_steps(
     w: Array,
     steps: Array,

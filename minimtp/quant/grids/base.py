@@ -19,6 +19,7 @@ silently become a code.
 from abc import ABC, abstractmethod
 from types import ModuleType
 
+from minimtp import kernels
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
@@ -217,5 +218,5 @@ def in_steps(x: Array, step: Array) -> Array:
 
 
 def round_to_float16(scales: Array) -> Array:
-    """float32 numbers of any shape -> the nearest float16 values, as float32."""
-    return scales.astype("float16").astype("float32")
+    """Numbers of any shape -> the nearest float16 values, as float32."""
+    return kernels.for_array(scales).float16_values(scales)

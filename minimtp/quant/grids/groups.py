@@ -15,7 +15,7 @@ from minimtp import kernels
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
 from minimtp.kernels.plain.steps import MIN_STEP
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column, round_to_float16
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}
@@ -91,7 +91,9 @@ class GroupedGrid(Grid):
 
     def _stored(self, step: Array) -> Array:
         """float32 -> the nearest numbers of the scales' type, as float32."""
-        return step.astype(self.scale_type).astype("float32")
+        if self.scale_type == "float16":
+            return round_to_float16(step)
+        return step.astype("float32", copy=False)
 
     def _over_groups(self, x: Array, statistic: Callable[[Array], Array]) -> Array:
         """x (N, K) -> the statistic of each group, in the shape of the scales. `statistic` reduces
