@@ -20,6 +20,7 @@ INTRODUCES = (
     "minimtp.kernels.plain.quantize",
     "minimtp.kernels.plain.sampling",
     "minimtp.kernels.plain.verification",
+    "minimtp.kernels.plain.steps",
     "minimtp.kernels.plain",
     "minimtp.kernels.ggml.scale_search",
     "minimtp.kernels.ggml.importance_weighted",

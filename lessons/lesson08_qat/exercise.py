@@ -7,7 +7,7 @@ from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or
 from minimtp.engine.tensor import Op
 from minimtp.quant.grids import MASKS, Grid
 from minimtp.quant.grids.scales import group_total, per_weight  # noqa: F401  (per_weight spreads minima)
-from minimtp.quant.qat.learned import encode_learned, within_levels
+from minimtp.quant.qat.learned import clipped_gradient, follows_own_rule, learned_scales
 
 
 class FakeQuantize(Op):
@@ -51,13 +51,17 @@ class FakeQuantizeLearned(Op):
 
     def forward(self, weight: Array, log_steps: Array, offsets: Array | None = None) -> Array:
         self.weight, self.has_offsets = weight, offsets is not None
-        self.codes, self.scales = encode_learned(self.grid, weight, log_steps, offsets, self.name)
-        return self.grid.decode(self.codes, self.scales).astype(weight.dtype, copy=False)
+        self.grid.check_in_training(weight, self.name)
+        self.scales = learned_scales(self.grid, weight, log_steps, offsets)
+        if follows_own_rule(log_steps, offsets):
+            self.value = self.grid.fake_quantize(weight, self.name)  # (N, K)
+        else:
+            self.value = self.grid.nearest_values(weight, self.scales)
+        return self.value
 
     def backward(self, gradient: Array) -> tuple[Array, ...]:
-        value = self.grid.decode(self.codes, self.scales)  # (N, K)
-        inside = within_levels(self.grid, self.weight, self.codes, self.scales)  # (N, K)
-        gradients = [gradient * inside, self.log_step_gradient(gradient, value, inside)]
+        weight_gradient, inside = clipped_gradient(self.grid, self.scales, gradient, self.weight)
+        gradients = [weight_gradient, self.log_step_gradient(gradient, self.value, inside)]
         if self.has_offsets:
             gradients.append(self.offset_gradient(gradient, inside))
         return tuple(gradients)
@@ -70,7 +74,7 @@ class FakeQuantizeLearned(Op):
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
         """Return the gradient of the offsets (groups,). An offset moves only clipped weights."""
-        own_step = self.grid.encode(self.weight, self.name)[1].step
+        own_step = self.grid.scales(self.weight).step
         return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
 
     def total_per_group(self, values: Array) -> Array:

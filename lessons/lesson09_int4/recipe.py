@@ -23,6 +23,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu.decoding.verification",
     "minimtp.kernels.cpu.sampling",
     "minimtp.kernels.cpu.fake_quantize",
+    "minimtp.kernels.cpu.steps",
     "minimtp.kernels.cpu.matrices.bfloat16",
     "minimtp.kernels.cpu.matrices.gemm",
     "minimtp.kernels.cpu.gates",

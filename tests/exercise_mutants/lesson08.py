@@ -145,7 +145,8 @@ class FakeQuantizeLearned:
     def log_step_gradient(self, gradient, value, inside):
         outside = value
         if self.has_offsets:
-            outside = self.codes * per_weight(self.grid, self.scales.step, value.shape[1])
+            codes = self.grid.nearest(self.weight, self.scales)
+            outside = codes * per_weight(self.grid, self.scales.step, value.shape[1])
         within = 0 * value if self.bound else value - self.weight
         slope = within * inside + outside * ~inside
         return self.total_per_group(gradient * slope)

@@ -99,14 +99,8 @@ def equal_weights_have_an_empty_range(scales):
     """The range from minimum to maximum does not include zero."""
     return edited(
         scales,
-        (
-            "xp.minimum(self._over_groups(x, lambda group: group.min(axis=-1)), zero)",
-            "self._over_groups(x, lambda group: group.min(axis=-1))",
-        ),
-        (
-            "xp.maximum(self._over_groups(x, lambda group: group.max(axis=-1)), zero)",
-            "self._over_groups(x, lambda group: group.max(axis=-1)) + zero",
-        ),
+        ("xp.minimum(ends[..., 0], zero)", "ends[..., 0]"),
+        ("xp.maximum(ends[..., 1], zero)", "ends[..., 1] + zero"),
     )
 
 

@@ -16,26 +16,15 @@ def check_the_lsq_gradient():
         check(own, learned_cases.GRIDS[0], shift)
 
 
-@mutant(
-    "quant.qat.learned:FakeQuantizeLearned.log_step_gradient",
-    "nncf #50, nni #3160",
-    test=check_the_lsq_gradient,
-)
+@mutant("kernels.plain.steps:log_step_gradient", "nncf #50, nni #3160", test=check_the_lsq_gradient)
 def weights_below_the_lowest_level_give_the_step_the_gradient_of_the_highest(gradient_of):
-    wrong = "abs(value) * ~inside + inside * (value - self.weight)"
-    right = "value - array_module(value).where(inside, fixed, lowest)"
-    return edited(gradient_of, (right, wrong))
+    wrong = "abs(levels) * ~inside + inside * (levels - fixed)"
+    return edited(gradient_of, ("levels - xp.where(inside, fixed, outside)", wrong))
 
 
-@mutant(
-    "quant.qat.learned:FakeQuantizeLearned.log_step_gradient",
-    "LSQuantization #1",
-    test=check_the_lsq_gradient,
-)
+@mutant("kernels.plain.steps:log_step_gradient", "LSQuantization #1", test=check_the_lsq_gradient)
 def the_step_gets_the_derivative_of_the_staircase(gradient_of):
-    return edited(
-        gradient_of, ("value - array_module(value).where(inside, fixed, lowest)", "value")
-    )
+    return edited(gradient_of, ("levels - xp.where(inside, fixed, outside)", "levels"))
 
 
 def check_the_sign_of_steps():
@@ -44,9 +33,9 @@ def check_the_sign_of_steps():
     )
 
 
-@mutant("quant.qat.learned:encode_learned", "LSQplus #12", test=check_the_sign_of_steps)
-def the_step_instead_of_its_logarithm_is_learned_and_becomes_negative(encode):
-    return edited(encode, ("array_module(weight).exp(log_steps)", "(1 + log_steps)"))
+@mutant("quant.qat.learned:learned_scales", "LSQplus #12", test=check_the_sign_of_steps)
+def the_step_instead_of_its_logarithm_is_learned_and_becomes_negative(scales):
+    return edited(scales, ("array_module(weight).exp(log_steps)", "(1 + log_steps)"))
 
 
 Q4_0 = grid_named("q4_0")

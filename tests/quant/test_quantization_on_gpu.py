@@ -90,6 +90,14 @@ OPERATIONS = {
         lambda: learned.FakeQuantizeLearned(grid_named("q4_1")),
         (X, np.full(8, -0.4, np.float32), np.full(8, 0.3, np.float32)),
     ),
+    "steps with zero points": (
+        lambda: learned.FakeQuantizeLearned(grid_named("int3-affine-g30")),
+        (X, np.full(12, -0.4, np.float32)),
+    ),
+    "one step": (
+        lambda: learned.FakeQuantizeLearned(grid_named("int2-restricted-tensor")),
+        (X, np.full(1, -0.4, np.float32)),
+    ),
 }
 
 

@@ -84,6 +84,17 @@ class MinimtpQAT(Minimtp):
         self.about["title"] = self.name
 
 
+class MinimtpLearnedSteps(Minimtp):
+    """The same model in quantization-aware training that also learns the steps of the groups."""
+
+    name = "minimtp QAT, learned steps"
+
+    def __init__(self, recipe: Recipe, threads: int, device: str = "cpu") -> None:
+        learned = replace(recipe, quantization="qat", weight_scales="learned")
+        super().__init__(learned, threads, device)
+        self.about["title"] = self.name
+
+
 class MinimtpWithHeads(Minimtp):
     """The same trunk with heads for three more tokens, trained as `minimtp compare` trains heads:
     for most steps, their losses do not reach the trunk."""
@@ -97,8 +108,9 @@ class MinimtpWithHeads(Minimtp):
 
 
 OURS = "minimtp"
+VARIANTS = {"qat": MinimtpQAT, "learned": MinimtpLearnedSteps, "heads": MinimtpWithHeads}
 BASELINES = {  # by device
     "cpu": {"torch": TorchTrainer, "torch.compile": CompiledTorchTrainer},
     "cuda": {"torch": TorchTrainer, "torch.graph": GraphedTorchTrainer},
 }
-OTHERS = {"qat": MinimtpQAT, "heads": MinimtpWithHeads} | BASELINES["cpu"] | BASELINES["cuda"]
+OTHERS = VARIANTS | BASELINES["cpu"] | BASELINES["cuda"]

@@ -19,9 +19,11 @@ def table(result: Mapping[str, object]) -> str:
             where = f"{measured['tokens_per_second_by_host']:,.0f} tokens/s by the host's clock"
         rows.append((measured["title"], f"{speeds}   {where}, {measured['how']}"))
     rows += [(OTHERS[name].name, f" {reason}") for name, reason in result["missing"].items()]
-    for name, ratio in result["ratios"].items():
+    ratios = [(f"minimtp / {OTHERS[name].name}", r) for name, r in result["ratios"].items()]
+    pair = f"{OTHERS['qat'].name} / {OTHERS['learned'].name}"
+    for title, ratio in [*ratios, (pair, result["learned_steps"])]:
         spread = "".join(f"{ratio[key]:>11.2f}" for key in ("median", "lowest", "highest"))
-        rows.append((f"minimtp / {OTHERS[name].name}", spread))
+        rows.append((title, spread))
     width = max(len(title) for title, _ in rows)
     head = f"{'tokens/s':>11}{'slowest':>11}{'fastest':>11}{'GFLOP/s':>12}{'of peak':>9}"
     lines = [" " * width + head, *(f"{title:<{width}}{row}" for title, row in rows)]

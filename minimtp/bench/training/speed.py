@@ -3,8 +3,8 @@
 The preset's standard model is trained by minimtp and by PyTorch (implementations.py). On the CPU,
 PyTorch uses the same number of threads, and is measured eagerly and compiled. On a GPU it uses the
 same precision, and is measured eagerly and with whole steps recorded as a CUDA graph. minimtp also
-trains with 4-bit rounding (QAT) and with heads for three more tokens, to show how much slower that
-is.
+trains with 4-bit rounding (QAT), with rounding whose steps are learned, and with heads for three
+more tokens, to show how much slower that is.
 
 **Alternating.** The speed of a shared machine drifts, so the implementations alternate, round by
 round, and their order is reversed after each round. A round is a fixed number of training steps. A
@@ -244,6 +244,7 @@ def _result(
         "sgemm_gflops" if on_cpu else "matrix_gflops": peak, "implementations": implementations,
         "missing": missing,
         "ratios": {name: _ratio(rates[OURS], rates[name]) for name in OTHERS if name in rates},
+        "learned_steps": _ratio(rates["qat"], rates["learned"]),
         "losses": {"steps": CHECKED_STEPS, "tolerance": TOLERANCES[precision],
                    "max_difference": measured.max_difference, **measured.losses},
         "machine": machine.describe(load, plan.device.name), "versions": versions,

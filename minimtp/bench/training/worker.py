@@ -23,6 +23,7 @@ from minimtp.bench.training.implementations import (
     EXTRA_TOKENS,
     OTHERS,
     OURS,
+    VARIANTS,
     Implementation,
     Minimtp,
 )
@@ -144,7 +145,7 @@ def start_workers(
 ) -> tuple[dict[str, Worker], dict[str, str]]:
     """Return (workers by name, why the others are missing). `stack` ends the workers."""
     workers, missing = {}, {}
-    for name in (OURS, "qat", "heads", *BASELINES[device]):
+    for name in (OURS, *VARIANTS, *BASELINES[device]):
         if name in BASELINES[device] and find_spec("torch") is None:
             missing[name] = "is not installed; pip install torch to measure it too"
             continue

@@ -6,7 +6,7 @@ The files have the names of their plain counterparts. In addition:
     matrices/         matrix products, in vector instructions
     decoding/         forward passes of a few tokens, each in one call
     softmax.py        rotary positions and causal softmax for training
-    fake_quantize.py  rounding of weights and activations to their grids
+    fake_quantize.py  rounding of weights and activations to their grids (plain: quantize.py)
     math.py           exp, maximum and float16, written so that LLVM can vectorize them
     compiling.py      the decorator that compiles the kernels
     kernel_cache.py   the compiled kernels on disk, with a seal that detects damaged files
@@ -32,8 +32,6 @@ from minimtp.kernels.cpu.fake_quantize import (
     fake_quantize_activations,
     fake_quantize_q4_0,
     fake_quantize_q8_0,
-    fake_quantize_with_steps,
-    fake_quantize_with_steps_backward,
 )
 from minimtp.kernels.cpu.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
 from minimtp.kernels.cpu.loss import (
@@ -63,19 +61,30 @@ from minimtp.kernels.cpu.norms import rms_norm, rms_norm_backward
 from minimtp.kernels.cpu.optimizer import adamw
 from minimtp.kernels.cpu.sampling import choose, sample
 from minimtp.kernels.cpu.softmax import causal_softmax, causal_softmax_backward, rotate
+from minimtp.kernels.cpu.steps import (
+    clipped_gradient,
+    fake_quantize_with_steps,
+    float16_values,
+    log_step_gradient,
+    ranges,
+    signed_extremes,
+)
 
 __all__ = [
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
-    "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "choose", "clipped_gradient", "cross_entropy", "cross_entropy_backward", "embedding",
+    "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
-    "gated_draft", "gated_sampled_draft", "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
+    "fake_quantize_with_steps", "float16_values", "gated_draft", "gated_sampled_draft",
+    "gated_step", "gated_tree",
+    "gated_update", "gated_update_backward", "linear", "log_step_gradient", "matmul",
+    "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
-    "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
+    "prepare_token_parts", "prepare_trunk", "quantize_activations", "ranges",
+    "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
+    "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

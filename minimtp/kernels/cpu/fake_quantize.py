@@ -6,18 +6,16 @@ The compiler may not reorder or fuse any of them.
 """
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.compiling import compiled, reassociate
+from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float_of
 from minimtp.kernels.ggml.blocks import GROUP_SIZE, MAX_STEP_WITHOUT_RECIPROCAL
 from minimtp.kernels.plain.quantize import MAX_WITHOUT_INVERSE, require_whole_groups
-from minimtp.kernels.plain.quantize import MIN_STEP as MIN_GIVEN_STEP
 
 GROUP = GROUP_SIZE
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 MAX_CODE = np.float32(127)
 MIN_STEP = np.float32(MAX_STEP_WITHOUT_RECIPROCAL)
 MIN_ACTIVATION = np.float32(MAX_WITHOUT_INVERSE)
-MIN_NORMAL, INFINITY = np.float32(MIN_GIVEN_STEP), np.float32(np.inf)
 
 
 @compiled
@@ -90,70 +88,3 @@ def _fake_quantize_activations(x, y):
         for j in range(y.shape[1]):
             # The conversion to an integer turns -0.0 into 0.0.
             y[i, j] = np.float32(np.int32(np.rint(x[i, j] * inverse))) * scale
-
-
-def fake_quantize_with_steps(w, steps, group_size, min_code, max_code):
-    groups = _groups(w, group_size)
-    y = np.empty_like(groups)
-    ends = np.float32(min_code), np.float32(max_code)
-    _fake_quantize_with_steps(groups, np.ravel(steps), *ends, y)
-    return _matrix(y, w.shape)
-
-
-def fake_quantize_with_steps_backward(grad, w, steps, group_size, min_code, max_code):
-    gradients, groups = _groups(grad, group_size), _groups(w, group_size)
-    dw, dlog_steps = np.empty_like(groups), np.empty(steps.shape, np.float32)
-    ends = np.float32(min_code), np.float32(max_code)
-    given = gradients, groups, np.ravel(steps), *ends
-    _fake_quantize_with_steps_backward(*given, dw, np.ravel(dlog_steps))
-    return _matrix(dw, w.shape), dlog_steps
-
-
-def _groups(x, size):
-    """(N, K) -> (groups, size). Zeros fill the last group of a row."""
-    missing = -x.shape[1] % size
-    if missing:
-        x = np.pad(x, ((0, 0), (0, missing)))
-    return np.ascontiguousarray(x).reshape(-1, size)
-
-
-def _matrix(groups, shape):
-    """The inverse of `_groups`."""
-    return np.ascontiguousarray(groups.reshape(shape[0], -1)[:, : shape[1]])
-
-
-@compiled
-def level_of(x, divisor, min_code, max_code, step):
-    """Return the code nearest to x / divisor, times the step. Both comparisons are written so that
-    a NaN stays a NaN.
-    """
-    code = np.rint(x / divisor)
-    code = min_code if code < min_code else code
-    code = max_code if code > max_code else code
-    return (code + ZERO) * step
-
-
-@compiled
-def _fake_quantize_with_steps(x, steps, min_code, max_code, y):
-    for i in range(y.shape[0]):
-        step = steps[i]
-        divisor = step if abs(step) >= MIN_NORMAL else INFINITY
-        for j in range(y.shape[1]):
-            y[i, j] = level_of(x[i, j], divisor, min_code, max_code, step)
-
-
-@compiled(fastmath=reassociate)
-def _fake_quantize_with_steps_backward(grad, x, steps, min_code, max_code, dx, dlog_steps):
-    for i in range(x.shape[0]):
-        step = steps[i]
-        divisor = step if abs(step) >= MIN_NORMAL else INFINITY
-        low = min(min_code * step, max_code * step)
-        high = max(min_code * step, max_code * step)
-        total = ZERO
-        for j in range(x.shape[1]):
-            value, gradient = x[i, j], grad[i, j]
-            inside = (value >= low) & (value <= high)
-            level = level_of(value, divisor, min_code, max_code, step)
-            dx[i, j] = gradient if inside else ZERO
-            total += gradient * (level - (value if inside else ZERO))
-        dlog_steps[i] = total

@@ -7,6 +7,7 @@ the compiled kernels compute.
     loss.py           cross-entropy
     optimizer.py      AdamW
     quantize.py       rounding weights and activations to int4 and int8
+    steps.py          rounding to levels with given steps, and the gradients of learned steps
     packed_linear.py  matrix products and embedding lookups
     bfloat16.py       matrix products in bfloat16
     block.py          a transformer block, or the whole trunk, for a few tokens
@@ -80,26 +81,35 @@ from minimtp.kernels.plain.quantize import (
     fake_quantize_activations,
     fake_quantize_q4_0,
     fake_quantize_q8_0,
-    fake_quantize_with_steps,
-    fake_quantize_with_steps_backward,
     quantize_activations,
 )
 from minimtp.kernels.plain.sampling import choose, sample
+from minimtp.kernels.plain.steps import (
+    clipped_gradient,
+    fake_quantize_with_steps,
+    float16_values,
+    log_step_gradient,
+    ranges,
+    signed_extremes,
+)
 from minimtp.kernels.plain.verification import verify_chain
 
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
-    "choose", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "choose", "clipped_gradient", "cross_entropy", "cross_entropy_backward", "embedding",
+    "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
-    "fake_quantize_with_steps", "fake_quantize_with_steps_backward",
-    "gated_draft", "gated_sampled_draft", "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "matmul", "matmul_bfloat16",
+    "fake_quantize_with_steps", "float16_values", "gated_draft", "gated_sampled_draft",
+    "gated_step", "gated_tree",
+    "gated_update", "gated_update_backward", "linear", "log_step_gradient", "matmul",
+    "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
-    "prepare_token_parts", "prepare_trunk", "quantize_activations",
-    "rms_norm", "rms_norm_backward", "rotate", "sample", "soft_cross_entropy",
+    "prepare_token_parts", "prepare_trunk", "quantize_activations", "ranges",
+    "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
+    "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
     "transformer_block", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

@@ -11,12 +11,11 @@ other values than the exported ones. A group with max|x| below 4e-37, so that 12
 overflows, becomes zeros.
 """
 
-from minimtp.backend import Array, array_module, numpy
+from minimtp.backend import Array, array_module
 from minimtp.kernels.ggml import blocks as ggml
 
 GROUP = ggml.GROUP_SIZE  # values that share a scale
 MAX_WITHOUT_INVERSE = 127 * 2.0**-128  # at and below it 127 / max|x| is not a finite float32
-MIN_STEP = 2.0**-126  # the smallest normal float32 number
 
 
 def fake_quantize_q4_0(w: Array) -> Array:
@@ -35,51 +34,6 @@ def fake_quantize_q8_0(w: Array) -> Array:
     """
     require_whole_groups(w)
     return ggml.decode(*ggml.encode_q8_0(w)).astype(w.dtype, copy=False)
-
-
-def fake_quantize_with_steps(
-    w: Array, steps: Array, group_size: int, min_code: int, max_code: int
-) -> Array:
-    """Return the levels nearest to w (N, K) on a grid with given steps: (N, K) in w's dtype.
-
-    steps: float32 (N, groups), signed; K / group_size groups, the last of which may be shorter. A
-    level is code * step, with a whole code in min_code..max_code; ties go to the even code. Groups
-    whose step is smaller than a normal float32 number become zeros.
-    """
-    xp = array_module(w)
-    step = _per_weight(steps, group_size, w.shape[1])  # (N, K)
-    divisor = xp.where(xp.abs(step) >= xp.float32(MIN_STEP), step, xp.float32("inf"))
-    with numpy.errstate(over="ignore"):  # the code of an infinite quotient is the outermost one
-        exact = w.astype(xp.float32, copy=False) / divisor
-    codes = xp.clip(xp.rint(exact), min_code, max_code) + xp.float32(0)  # no negative zeros
-    return (codes * step).astype(w.dtype, copy=False)
-
-
-def fake_quantize_with_steps_backward(
-    grad: Array, w: Array, steps: Array, group_size: int, min_code: int, max_code: int
-) -> tuple[Array, Array]:
-    """The gradients of `fake_quantize_with_steps` for LSQ's surrogate, see
-    `minimtp.quant.qat.learned`.
-
-    grad (N, K): the gradient of the levels q. Returns the gradient of w (N, K), which is 0 outside
-    the outermost levels, and the gradient of the logarithms of the steps (N, groups): the sums over
-    each group of grad * (q - w) inside and grad * q outside.
-    """
-    xp = array_module(w)
-    level = fake_quantize_with_steps(w, steps, group_size, min_code, max_code)  # (N, K)
-    step = _per_weight(steps, group_size, w.shape[1])
-    ends = xp.float32(min_code) * step, xp.float32(max_code) * step
-    inside = (w >= xp.minimum(*ends)) & (w <= xp.maximum(*ends))
-    slope = grad * (level - xp.where(inside, w, w.dtype.type(0)))
-    whole = xp.zeros((len(w), steps.shape[1] * group_size), slope.dtype)
-    whole[:, : w.shape[1]] = slope
-    totals = whole.reshape(*steps.shape, group_size).sum(axis=-1)  # (N, groups)
-    return xp.where(inside, grad, grad.dtype.type(0)), totals
-
-
-def _per_weight(steps: Array, group_size: int, columns: int) -> Array:
-    """(N, groups) -> (N, columns)."""
-    return array_module(steps).repeat(steps, group_size, axis=1)[:, :columns]
 
 
 def quantize_activations(x: Array) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ silently become a code.
 from abc import ABC, abstractmethod
 from types import ModuleType
 
+from minimtp import kernels
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
@@ -78,10 +79,30 @@ class Grid(ABC):
         There, a value that is not finite or too large makes the loss NaN or infinite instead, and
         that stops the training.
         """
+        self.check_in_training(x, name)
+        return self._fake_quantize(x)
+
+    def check_in_training(self, x: Array, name: str) -> None:
+        """Raise the errors of `encode`, but on a GPU only those that do not wait for it."""
         self.check_columns(x.shape, name)
         if array_module(x) is numpy:
             self.check_values(x, name)
-        return self._fake_quantize(x)
+
+    def scales(self, x: Array) -> Scales:
+        """Return the scales that `encode` chooses for a finite x (N, K)."""
+        return self._encode(x)[1]
+
+    def nearest_values(self, x: Array, scales: Scales) -> Array:
+        """x (N, K) -> the values of the nearest levels for given scales, (N, K) in the dtype of x:
+        `decode` of `nearest`. Zero points must be whole numbers.
+        """
+        return self.decode(self.nearest(x, scales), scales).astype(x.dtype, copy=False)
+
+    def outermost_levels(self, scales: Scales) -> tuple[Array, Array]:
+        """Return the values of the smallest and of the largest code, float32 (N, groups) each. Only
+        for grids with one step per group.
+        """
+        raise TypeError(f"{self.name} has no single step per group")
 
     def straight_through_mask(self, x: Array, mask: str) -> Array | None:
         """Return which elements of x (N, K) pass their gradient: booleans (N, K), or None if all
@@ -197,5 +218,5 @@ def in_steps(x: Array, step: Array) -> Array:
 
 
 def round_to_float16(scales: Array) -> Array:
-    """float32 numbers of any shape -> the nearest float16 values, as float32."""
-    return scales.astype("float16").astype("float32")
+    """Numbers of any shape -> the nearest float16 values, as float32."""
+    return kernels.for_array(scales).float16_values(scales)

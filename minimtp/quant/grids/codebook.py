@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from minimtp.backend import Array, array_module
 from minimtp.quant.grids.base import in_steps
-from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
+from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extremes
 from minimtp.quant.grids.rounding import half_even
 
 NF4_LEVELS = (
@@ -54,7 +54,7 @@ class NF4Grid(GroupedGrid):
     steps_to_the_extreme: ClassVar[float] = 1.0
 
     def scales(self, x: Array) -> Array:
-        extreme = self._over_groups(x.astype("float32", copy=False), signed_extreme)
+        extreme = self._over_groups(x.astype("float32", copy=False), signed_extremes)
         return self._stored(array_module(x).abs(extreme))
 
     def decode(self, codes: Array, scales: Array, first: int = 0) -> Array:
@@ -67,6 +67,9 @@ class NF4Grid(GroupedGrid):
         steps = divisor(self._spread(scales, first, x.shape[1]))
         relative = in_steps(x.astype("float32", copy=False), steps)
         return xp.searchsorted(between, relative).astype("int8")
+
+    def outermost_levels(self, scales: Array) -> tuple[Array, Array]:
+        return -scales, scales
 
     def _inside(self, x: Array, mask: str) -> None:
         return None  # both ends of a group are levels
@@ -97,6 +100,12 @@ class TernaryGrid(GroupedGrid):
     def nearest(self, x: Array, scales: Array, first: int = 0) -> Array:
         steps = half_even(self._in_steps(x, scales, first))
         return array_module(x).clip(steps, -1, 1).astype("int8")
+
+    def nearest_values(self, x: Array, scales: Array) -> Array:
+        return self._nearest_values(x, scales)
+
+    def outermost_levels(self, scales: Array) -> tuple[Array, Array]:
+        return -scales, scales
 
     def _in_steps(self, x: Array, scales: Array, first: int = 0) -> Array:
         steps = divisor(self._spread(scales, first, x.shape[1]))

@@ -21,7 +21,14 @@ from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks, importance_weighted
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, in_steps, per_column
+from minimtp.quant.grids.base import (
+    MAX_FLOAT16,
+    Grid,
+    Scales,
+    in_steps,
+    per_column,
+    round_to_float16,
+)
 from minimtp.quant.grids.rounding import half_even
 
 
@@ -97,6 +104,16 @@ class SteppedGrid(BlockGrid):
         levels = half_even(self._in_steps(x, scales, first))
         return array_module(x).clip(levels, self.min_code, self.max_code).astype("int8")
 
+    def nearest_values(self, x: Array, scales: Scales) -> Array:
+        step, offset = self._steps(scales)
+        codes = self.columns_per_step, self.min_code, self.max_code
+        return kernels.for_array(x).fake_quantize_with_steps(x, step, *codes, minima=offset)
+
+    def outermost_levels(self, scales: Scales) -> tuple[Array, Array]:
+        step, offset = self._steps(scales)
+        first, last = (array_module(step).float32(c) * step for c in (self.min_code, self.max_code))
+        return (first, last) if offset is None else (first + offset, last + offset)
+
     @abstractmethod
     def _steps(self, scales: Scales) -> tuple[Array, Array | None]:
         """Return the step of each `columns_per_step` columns, and the offset if a value is code *
@@ -153,6 +170,9 @@ class Q4_0Grid(SteppedGrid):
     def unpack(self, packed: Array) -> tuple[Array, Array]:
         return blocks.unpack_q4_0(packed)
 
+    def scales(self, x: Array) -> Array:
+        return round_to_float16(_extremes(x) / array_module(x).float32(self.min_code))
+
     def _encode(self, x: Array) -> tuple[Array, Array]:
         return blocks.encode_q4_0(x)
 
@@ -208,6 +228,12 @@ class Q4_1Grid(SteppedGrid):
         codes, *scales = blocks.unpack_q4_1(packed)
         return codes, Q4_1Scales(*scales)
 
+    def scales(self, x: Array) -> Q4_1Scales:
+        groups = blocks.groups_float32(x)
+        ends = kernels.for_array(groups).ranges(groups)  # (N, K/32, 2)
+        step = (ends[..., 1] - ends[..., 0]) / array_module(x).float32(self.max_code)
+        return Q4_1Scales(round_to_float16(step), round_to_float16(ends[..., 0]))
+
     def _encode(self, x: Array) -> tuple[Array, Q4_1Scales]:
         codes, *scales = blocks.encode_q4_1(x)
         return codes, Q4_1Scales(*scales)
@@ -241,6 +267,10 @@ class Q8_0Grid(SteppedGrid):
     def unpack(self, packed: Array) -> tuple[Array, Array]:
         return blocks.unpack_q8_0(packed)
 
+    def scales(self, x: Array) -> Array:
+        xp = array_module(x)
+        return round_to_float16(xp.abs(_extremes(x)) / xp.float32(self.max_code))
+
     def _encode(self, x: Array) -> tuple[Array, Array]:
         return blocks.encode_q8_0(x)
 
@@ -255,6 +285,12 @@ class Q8_0Grid(SteppedGrid):
 
     def _inside(self, x: Array, mask: str) -> None:
         return None  # the step is chosen so that nothing lies outside
+
+
+def _extremes(x: Array) -> Array:
+    """x (N, K) -> the first element of largest magnitude of each group, float32 (N, K/32)."""
+    groups = blocks.groups_float32(x)
+    return kernels.for_array(groups).signed_extremes(groups)
 
 
 class F16Grid(BlockGrid):

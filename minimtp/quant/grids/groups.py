@@ -11,13 +11,14 @@ Groups whose scale is 0, or too small to be a normal float32 number, become zero
 from abc import abstractmethod
 from collections.abc import Callable
 
+from minimtp import kernels
 from minimtp.backend import Array, array_module, numpy
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column
+from minimtp.kernels.plain.steps import MIN_STEP
+from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column, round_to_float16
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}
-MIN_NORMAL = 2.0**-126  # of float32
 MAX_FLOAT32 = float(numpy.finfo("float32").max)
 
 
@@ -90,7 +91,9 @@ class GroupedGrid(Grid):
 
     def _stored(self, step: Array) -> Array:
         """float32 -> the nearest numbers of the scales' type, as float32."""
-        return step.astype(self.scale_type).astype("float32")
+        if self.scale_type == "float16":
+            return round_to_float16(step)
+        return step.astype("float32", copy=False)
 
     def _over_groups(self, x: Array, statistic: Callable[[Array], Array]) -> Array:
         """x (N, K) -> the statistic of each group, in the shape of the scales. `statistic` reduces
@@ -106,6 +109,14 @@ class GroupedGrid(Grid):
             parts.append(statistic(x[:, whole:])[:, None])
         return array_module(x).concatenate(parts, axis=1)
 
+    def _nearest_values(self, x: Array, step: Array, zero: Array | None = None) -> Array:
+        """`nearest_values` for levels (code - zero) * step."""
+        rows = x.reshape(len(step), -1)  # a single row if the whole matrix has one step
+        size = self.group_size or rows.shape[1]
+        codes = self.min_code, self.max_code
+        values = kernels.for_array(x).fake_quantize_with_steps(rows, step, size, *codes, zero)
+        return values.reshape(x.shape)
+
     def _spread(self, scales: Array, first: int, columns: int) -> Array:
         """One number per group -> an array that broadcasts against (N, columns)."""
         if self.group_size is None:
@@ -113,14 +124,19 @@ class GroupedGrid(Grid):
         return per_column(scales, self.group_size, first, columns)
 
 
-def signed_extreme(group: Array) -> Array:
-    """(..., n) -> the first element of largest magnitude, (...)."""
-    xp = array_module(group)
-    first = xp.argmax(xp.abs(group), axis=-1)[..., None]
-    return xp.take_along_axis(group, first, axis=-1)[..., 0]
+def signed_extremes(groups: Array) -> Array:
+    """(..., n) -> the first element of largest magnitude of each group, (...)."""
+    return kernels.for_array(groups).signed_extremes(groups)
+
+
+def ranges(groups: Array) -> Array:
+    """(..., n) -> the smallest and the largest element of each group, (..., 2)."""
+    return kernels.for_array(groups).ranges(groups)
 
 
 def divisor(step: Array) -> Array:
-    """Return the step, or 1 if it is too small to divide by."""
+    """Return the step, or infinity, of which everything is 0 steps, if the step is too small to
+    divide by.
+    """
     xp = array_module(step)
-    return xp.where(xp.abs(step) >= xp.float32(MIN_NORMAL), step, xp.float32(1))
+    return xp.where(xp.abs(step) >= xp.float32(MIN_STEP), step, xp.float32("inf"))

@@ -122,4 +122,5 @@ def _stored(grid: Grid, numbers: Array) -> Array:
     """Round to the type in which the grid stores its scales."""
     if grid.scale_type == "float32":
         return numbers
-    return round_to_float16(array_module(numbers).clip(numbers, -MAX_FLOAT16, MAX_FLOAT16))
+    xp, largest = array_module(numbers), numpy.float32(MAX_FLOAT16)
+    return round_to_float16(xp.minimum(xp.maximum(numbers, -largest), largest))

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from minimtp.backend import Array, array_module
 from minimtp.errors import UserError
 from minimtp.quant.grids.base import Scales, in_steps
-from minimtp.quant.grids.groups import GroupedGrid, divisor, signed_extreme
+from minimtp.quant.grids.groups import GroupedGrid, divisor, ranges, signed_extremes
 from minimtp.quant.grids.rounding import Rounding, half_even
 
 POLICIES = ("restricted", "full-mid", "ggml-signed", "affine")
@@ -105,18 +105,28 @@ class UniformGrid(GroupedGrid):
         levels = self._levels(x, *self._per_column(scales, first, x.shape[1]))
         return xp.clip(levels, self.min_code, self.max_code).astype(xp.int8)
 
+    def nearest_values(self, x: Array, scales: Scales) -> Array:
+        if self.rounding is not half_even:
+            return super().nearest_values(x, scales)
+        return self._nearest_values(x, *(scales if self.policy == "affine" else (scales,)))
+
+    def outermost_levels(self, scales: Scales) -> tuple[Array, Array]:
+        step, zero = scales if self.policy == "affine" else (scales, 0)
+        first, last = (array_module(step).float32(c) - zero for c in (self.min_code, self.max_code))
+        return first * step, last * step
+
     def scales(self, x: Array) -> Scales:
         """Return the scales that `encode` chooses for a finite x (N, K)."""
         xp = array_module(x)
         x = x.astype(xp.float32, copy=False)
         zero = xp.float32(0)
         if self.policy != "affine":
-            extreme = self._over_groups(x, signed_extreme)
+            extreme = self._over_groups(x, signed_extremes)
             if self.policy == "ggml-signed":
                 return self._stored(extreme / xp.float32(self.min_code))
             return self._stored(xp.abs(extreme) / xp.float32(self.steps_to_the_extreme))
-        low = xp.minimum(self._over_groups(x, lambda group: group.min(axis=-1)), zero)
-        high = xp.maximum(self._over_groups(x, lambda group: group.max(axis=-1)), zero)
+        ends = self._over_groups(x, ranges)  # (N, groups, 2)
+        low, high = xp.minimum(ends[..., 0], zero), xp.maximum(ends[..., 1], zero)
         step = self._stored((high - low) / xp.float32(self.max_code - self.min_code))
         offset = self.min_code - self.rounding(low / divisor(step))
         return AffineScales(step, xp.clip(offset, self.min_code, self.max_code))

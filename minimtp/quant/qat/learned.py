@@ -41,6 +41,7 @@ Their papers learn offsets and bounds of activations. Here activations follow th
 group or token, so nothing of them is clipped.
 """
 
+from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.engine.tensor import Op
 from minimtp.quant.grids import Grid
@@ -48,7 +49,6 @@ from minimtp.quant.grids.base import Scales
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.grids.scales import (
     group_total,
-    per_weight,
     step_and_minimum_of,
     step_of,
     stretched,
@@ -74,13 +74,17 @@ class FakeQuantizeLearned(Op):
 
     def forward(self, weight: Array, log_steps: Array, offsets: Array | None = None) -> Array:
         self.weight, self.has_offsets = weight, offsets is not None
-        self.codes, self.scales = encode_learned(self.grid, weight, log_steps, offsets, self.name)
-        return self.grid.decode(self.codes, self.scales).astype(weight.dtype, copy=False)
+        self.grid.check_in_training(weight, self.name)
+        self.scales = learned_scales(self.grid, weight, log_steps, offsets)
+        if follows_own_rule(log_steps, offsets):
+            self.value = self.grid.fake_quantize(weight, self.name)  # (N, K)
+        else:
+            self.value = self.grid.nearest_values(weight, self.scales)
+        return self.value
 
     def backward(self, gradient: Array) -> tuple[Array, ...]:
-        value = self.grid.decode(self.codes, self.scales)  # (N, K)
-        inside = within_levels(self.grid, self.weight, self.codes, self.scales)  # (N, K)
-        gradients = [gradient * inside, self.log_step_gradient(gradient, value, inside)]
+        weight_gradient, inside = clipped_gradient(self.grid, self.scales, gradient, self.weight)
+        gradients = [weight_gradient, self.log_step_gradient(gradient, self.value, inside)]
         if self.has_offsets:
             gradients.append(self.offset_gradient(gradient, inside))
         return tuple(gradients)
@@ -89,16 +93,13 @@ class FakeQuantizeLearned(Op):
         """Return the gradient of the log steps (groups,). value: q. inside: whether a weight is not
         clipped. Both are (N, K).
         """
-        lowest = value.dtype.type(0)
-        if self.has_offsets:
-            lowest = per_weight(self.grid, self.scales.minimum, value.shape[1])  # (N, K)
         fixed = value if self.bound else self.weight
-        slope = value - array_module(value).where(inside, fixed, lowest)  # dq/dt
-        return self.total_per_group(gradient * slope)
+        minima = self.scales.minimum if self.has_offsets else None
+        return log_step_gradient(self.grid, self.scales, gradient, value, fixed, inside, minima)
 
     def offset_gradient(self, gradient: Array, inside: Array) -> Array:
         """Return the gradient of the offsets (groups,). An offset moves only clipped weights."""
-        own_step = self.grid.encode(self.weight, self.name)[1].step
+        own_step = self.grid.scales(self.weight).step
         return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
 
     def total_per_group(self, values: Array) -> Array:
@@ -117,29 +118,74 @@ def encode_learned(
     """Return the codes int8 (N, K) and scales of `FakeQuantizeLearned`, as a file stores them. Same
     arguments and errors.
     """
-    codes, scales = grid.encode(weight, name)
-    step = step_of(grid, scales) if offsets is None else step_and_minimum_of(grid, scales)[0]
-    if not log_steps.any() and (offsets is None or not offsets.any()):
-        return codes, scales  # the grid's own rule, bit for bit
-    factors = array_module(weight).exp(log_steps).astype("float32").reshape(step.shape)
-    if offsets is None:
-        scales = stretched(grid, scales, factors)
-    else:
-        shifts = offsets.astype("float32").reshape(step.shape)
-        scales = stretched_and_shifted(grid, scales, factors, shifts)
+    codes, own = grid.encode(weight, name)
+    scales = learned_scales(grid, weight, log_steps, offsets)
+    if follows_own_rule(log_steps, offsets):
+        return codes, own
     return grid.nearest(weight, scales), scales
 
 
-def within_levels(grid: Grid, weight: Array, codes: Array, scales: Scales) -> Array:
-    """Return whether each weight lies between the lowest and the highest level of its group,
-    inclusive: booleans (N, K).
+def follows_own_rule(log_steps: Array, offsets: Array | None = None) -> bool:
+    """Return whether the matrix is rounded by the grid's own rule, bit for bit, because nothing was
+    learned yet.
     """
-    xp = array_module(weight)
-    ends = [
-        grid.decode(xp.full_like(codes, code), scales) for code in (grid.min_code, grid.max_code)
-    ]
-    exact = weight.astype(xp.float32, copy=False)
-    return (exact >= xp.minimum(*ends)) & (exact <= xp.maximum(*ends))
+    return not log_steps.any() and (offsets is None or not offsets.any())
+
+
+def learned_scales(
+    grid: Grid, weight: Array, log_steps: Array, offsets: Array | None = None
+) -> Scales:
+    """Return the learned scales of a finite weight (N, K), rounded to their stored type.
+
+    Raises UserError if the grid has no single step per group or, with offsets, stores no lowest
+    level.
+    """
+    own = grid.scales(weight)
+    step = step_of(grid, own) if offsets is None else step_and_minimum_of(grid, own)[0]
+    factors = array_module(weight).exp(log_steps).astype("float32", copy=False).reshape(step.shape)
+    if offsets is None:
+        return stretched(grid, own, factors)
+    shifts = offsets.astype("float32", copy=False).reshape(step.shape)
+    return stretched_and_shifted(grid, own, factors, shifts)
+
+
+def clipped_gradient(
+    grid: Grid, scales: Scales, gradient: Array, weight: Array
+) -> tuple[Array, Array]:
+    """Return the gradient of the weights (N, K), 0 where they are clipped, and whether each weight
+    lies between the lowest and the highest level of its group, inclusive: booleans (N, K).
+
+    gradient (N, K): that of the levels.
+    """
+    ends, shape = grid.outermost_levels(scales), weight.shape
+    (gradient, weight), size = _in_rows(grid, ends[0], gradient, weight)
+    found = kernels.for_array(gradient).clipped_gradient(gradient, weight, *ends, size)
+    return found[0].reshape(shape), found[1].reshape(shape)
+
+
+def log_step_gradient(
+    grid: Grid,
+    scales: Scales,
+    gradient: Array,
+    value: Array,
+    fixed: Array,
+    inside: Array,
+    minima: Array | None = None,
+) -> Array:
+    """Return the gradient of the log steps (groups,): the sums of gradient * (value - fixed) inside
+    and gradient * (value - minimum) outside. All but the minima are (N, K).
+    """
+    step = scales[0] if isinstance(scales, tuple) else scales
+    matrices, size = _in_rows(grid, step, gradient, value, fixed, inside)
+    return kernels.for_array(gradient).log_step_gradient(*matrices, size, minima).reshape(-1)
+
+
+def _in_rows(grid: Grid, step: Array, *matrices: Array) -> tuple[list[Array], int]:
+    """Return the matrices (N, K), as single rows if the whole matrix has one step, and the number
+    of columns in a group.
+    """
+    rows = [matrix.reshape(len(step), -1) for matrix in matrices]
+    return rows, grid.group_size or rows[0].shape[1]
 
 
 def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Array:

@@ -27,12 +27,10 @@ gradients are those of LSQ, see learned.py.
 
 from collections.abc import Sequence
 
-from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Op
 from minimtp.errors import UserError
-from minimtp.kernels.plain.quantize import MIN_STEP
 from minimtp.quant import packing
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
@@ -42,6 +40,7 @@ from minimtp.quant.grids.scales import (
     per_weight,
     stretched,
 )
+from minimtp.quant.qat.learned import clipped_gradient, log_step_gradient
 
 REACH = 0.45  # of a step, from the packed value to the master
 
@@ -61,29 +60,16 @@ class FakeQuantizeFromStart(Op):
         self.grid, self.start_steps, self.name = grid, start_steps, name
 
     def forward(self, weight: Array, log_steps: Array) -> Array:
-        if array_module(weight) is np:  # as in `Grid.fake_quantize`
-            self.grid.check_values(weight, self.name)
+        self.grid.check_in_training(weight, self.name)
         self.weight = weight
         self.steps = current_steps(self.grid, weight.shape, self.start_steps, log_steps)
-        kernel = kernels.for_array(weight)
-        values = kernel.fake_quantize_with_steps(self._rows(weight), *self._levels())
-        return values.reshape(weight.shape)
+        self.value = self.grid.nearest_values(weight, self.steps)  # (N, K)
+        return self.value
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        kernel = kernels.for_array(gradient)
-        rows = self._rows(gradient), self._rows(self.weight)
-        dweight, dlog_steps = kernel.fake_quantize_with_steps_backward(*rows, *self._levels())
-        return dweight.reshape(gradient.shape), dlog_steps.reshape(-1)
-
-    def _rows(self, matrix: Array) -> Array:
-        """Return the matrix, as a single row if the whole matrix has one step."""
-        return matrix.reshape(len(self.steps), -1)
-
-    def _levels(self) -> tuple[Array, int, int, int]:
-        """Return the arguments of the kernels that follow the weights."""
-        grid = self.grid
-        columns = self.weight.size // len(self.steps)
-        return self.steps, grid.group_size or columns, grid.min_code, grid.max_code
+        weight_gradient, inside = clipped_gradient(self.grid, self.steps, gradient, self.weight)
+        arrays = gradient, self.value, self.weight, inside
+        return weight_gradient, log_step_gradient(self.grid, self.steps, *arrays)
 
 
 def require_single_step(grid: Grid, name: str) -> None:
@@ -118,9 +104,7 @@ def encode_from_start(
     """
     grid.check_values(weight, name)
     steps = current_steps(grid, weight.shape, start_steps, log_steps)
-    xp = array_module(weight)
-    usable = per_weight(grid, xp.abs(steps) >= xp.float32(MIN_STEP), weight.shape[1])
-    return grid.nearest(weight, steps) * usable.astype("int8"), steps
+    return grid.nearest(weight, steps), steps
 
 
 def masters_and_steps(grid: Grid, weight: Array, packed: Array) -> tuple[Array, Array]:

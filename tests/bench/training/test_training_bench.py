@@ -161,8 +161,8 @@ def test_without_pytorch_its_line_says_so_and_everything_else_is_measured(
     assert re.search(r"^PyTorch +is not installed", printed, re.MULTILINE)
     assert re.search(r"^torch.compile +is not installed", printed, re.MULTILINE)
     result = json.loads(out.read_text())
-    assert set(result["implementations"]) == {"minimtp", "qat", "heads"}
-    assert set(result["ratios"]) == {"qat", "heads"}
+    assert set(result["implementations"]) == {"minimtp", "qat", "learned", "heads"}
+    assert set(result["ratios"]) == {"qat", "learned", "heads"}
     assert result["losses"]["heads"] == result["losses"]["minimtp"], (
         "the heads are detached at first, so they must not change the trunk"
     )
@@ -170,6 +170,7 @@ def test_without_pytorch_its_line_says_so_and_everything_else_is_measured(
         result["losses"]["qat"] != result["losses"]["minimtp"]
         and result["losses"]["max_difference"] is None
     )
+    assert result["losses"]["learned"] != result["losses"]["qat"]
     assert set(result["missing"]) == {"torch", "torch.compile"}
     assert "torch" not in result["versions"]
 
@@ -234,6 +235,7 @@ def test_the_file_holds_every_condition_of_the_measurement(compiled, tmp_path, c
     assert main([*QUICK, "--kernels", "plain", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^minimtp / PyTorch +\d", printed, re.MULTILINE)
+    assert re.search(r"^minimtp QAT / minimtp QAT, learned steps +\d", printed, re.MULTILINE)
     result = json.loads(out.read_text())
     assert ("torch.compile" in result["implementations"]) == compiled
     assert {"python", "numpy", "torch", "minimtp"} <= set(result["versions"])
@@ -276,6 +278,11 @@ def test_the_file_holds_every_condition_of_the_measurement(compiled, tmp_path, c
         assert ratio == pytest.approx(
             {"median": sum(ratios) / 2, "lowest": min(ratios), "highest": max(ratios)}
         )
+    qat, learned = (
+        result["implementations"][name]["tokens_per_second_by_round"] for name in ("qat", "learned")
+    )
+    ratios = [a / b for a, b in zip(qat, learned, strict=True)]
+    assert result["learned_steps"]["median"] == pytest.approx(sum(ratios) / 2)
     assert result["losses"]["max_difference"] <= result["losses"]["tolerance"]
     assert (
         len(result["losses"]["minimtp"])
