@@ -14,6 +14,7 @@ from minimtp.cli.options.generation import (
     add_sampling_options,
     decoding_settings,
 )
+from minimtp.cli.options.prompts import read_prompts
 from minimtp.cli.parser import (
     Commands,
     add_context,
@@ -27,7 +28,6 @@ from minimtp.cli.parser import (
 )
 from minimtp.errors import UserError
 from minimtp.files import kind_at
-from minimtp.quoting import shown_path
 
 if TYPE_CHECKING:
     from minimtp.backend import Array
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from minimtp.training.data.tokenizer import Tokenizer
     from minimtp.training.run.folder import LoadedRun
 
-MAX_PROMPT_BYTES = 10**8  # of standard input, or of all prompts in a file
 MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
 
 
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     use_kernels(options)
     note_unused_threads(options)
-    prompts = _prompts(options)
+    prompts = read_prompts(options)
     if len(prompts) > 1 and (options.trace or options.show):
         raise UserError("--show and --trace follow one text: give a single --prompt")
     if options.trace:
@@ -130,51 +129,6 @@ def _title(drafter: "Drafter | None", loaded: "LoadedRun", chosen: str) -> str:
     if isinstance(drafter, CombinedDrafter):
         return f"n-gram and {loaded.recipe.heads}" if loaded.model.depth else "n-gram"
     return loaded.recipe.heads if chosen in ("auto", "heads") else chosen
-
-
-def _prompts(options: argparse.Namespace) -> list[str]:
-    """Return the prompts: each --prompt, then each line of --prompts. Raises UserError if the file
-    has none.
-    """
-    from minimtp.training.data.encoding import checked_encoding, normalized
-
-    if options.chat is not None and (options.prompt or options.prompts):
-        raise UserError("--chat and --prompt both say what comes first: use one of them")
-    encoding = checked_encoding(options.encoding)
-    if encoding and not (options.prompts or "-" in options.prompt):
-        note_unused(options, ["--encoding"], "it is for --prompts and for standard input")
-    prompts = [
-        _text("standard input", sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), encoding)
-        if prompt == "-"
-        else normalized(prompt)
-        for prompt in options.prompt
-    ]
-    if options.prompts:
-        name = shown_path(options.prompts)
-        if kind_at(options.prompts) != "file":
-            raise UserError(f"the prompts {name} cannot be read: give an existing text file")
-        try:
-            with open(options.prompts, "rb") as file:
-                content = file.read(MAX_PROMPT_BYTES + 1)
-        except OSError as error:
-            raise UserError(f"the prompts {name} cannot be read: {error.strerror}") from None
-        lines = [line for line in _text(name, content, encoding).split("\n") if line]
-        if not lines:
-            raise UserError(f"{name} holds no prompts: write one per line")
-        prompts += lines
-    return prompts or ["import "]
-
-
-def _text(name: str, content: bytes, encoding: str | None) -> str:
-    """Return the text of a prompt or of several. Raises UserError if its encoding is unknown."""
-    from minimtp.training.data.encoding import NotText, decode
-
-    if len(content) > MAX_PROMPT_BYTES:
-        raise UserError(f"{name} has more than {MAX_PROMPT_BYTES:,} bytes: give shorter prompts")
-    try:
-        return decode(content, encoding)[0]
-    except NotText as error:
-        raise UserError(error.sentence(name)) from None
 
 
 def chosen_drafting(options: argparse.Namespace, loaded: "LoadedRun") -> "DraftConfig":

@@ -29,7 +29,7 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for
 from minimtp.engine.module import Module
-from minimtp.kernels.plain.block import BlockWeights
+from minimtp.kernels.plain.decoding.block import BlockWeights
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, weight_bytes

@@ -199,7 +199,7 @@ def test_prompts_that_are_not_text_are_refused_with_the_way_to_read_them(capsys,
         capsys, "generate", "run", "--prompts", "old.txt"
     )
     Path("folder").mkdir()
-    monkeypatch.setattr("minimtp.cli.generate.MAX_PROMPT_BYTES", 1000)
+    monkeypatch.setattr("minimtp.cli.options.prompts.MAX_PROMPT_BYTES", 1000)
     with open("/dev/zero", "rb") as zeros:
         monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=zeros))
         assert "standard input has more than 1,000 bytes: give shorter" in refused(

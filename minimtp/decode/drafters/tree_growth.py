@@ -21,7 +21,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.acceptance import estimated_acceptance
 from minimtp.decode.rules.rule import Coupling, Rule
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.best_first_tree import best_first_tree
+from minimtp.kernels.plain.decoding.best_first_tree import best_first_tree
 
 WIDTH = 4  # maximum number of children of a node
 

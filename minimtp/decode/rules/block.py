@@ -15,7 +15,7 @@ from minimtp.decode.rules.residual import (
 )
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.random_source import RandomSource
-from minimtp.kernels.plain.verification import COMPILED_RULES
+from minimtp.kernels.plain.decoding.verification import COMPILED_RULES
 
 
 def block_rule(

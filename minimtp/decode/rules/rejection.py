@@ -22,7 +22,7 @@ class RejectionRule(ABC):
     GPU, p and q are computed there and copied to the host, where the random numbers are.
 
     `chain` is the readable rule. If there is a compiled version of it, kernels for float32 run that
-    (kernels/plain/verification.py).
+    (kernels/plain/decoding/verification.py).
     """
 
     coupling = Coupling.REJECTION_SAMPLING

@@ -13,8 +13,13 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
-from minimtp.kernels.plain.batched_step import each_stretch
-from minimtp.kernels.plain.block import LayerInputs, PreparedBlock, prepare_block, with_threads
+from minimtp.kernels.plain.decoding.batched_step import each_stretch
+from minimtp.kernels.plain.decoding.block import (
+    LayerInputs,
+    PreparedBlock,
+    prepare_block,
+    with_threads,
+)
 
 __all__ = [
     "batched_trunk_step", "cached_attention", "prepare_block", "prepare_trunk", "transformer_block",

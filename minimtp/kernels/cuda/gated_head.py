@@ -10,7 +10,12 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm
-from minimtp.kernels.plain.gated_head import TokenParts, draft_tree, noise_of, sampled_chain
+from minimtp.kernels.plain.decoding.gated_head import (
+    TokenParts,
+    draft_tree,
+    noise_of,
+    sampled_chain,
+)
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 

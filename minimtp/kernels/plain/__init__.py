@@ -10,11 +10,8 @@ the compiled kernels compute.
     steps.py          rounding to levels with given steps, and the gradients of learned steps
     packed_linear.py  matrix products and embedding lookups
     bfloat16.py       matrix products in bfloat16
-    block.py          a transformer block, or the whole trunk, for a few tokens
-    batched_step.py   the trunk for tokens of several sequences
-    gated_head.py     drafting with a gated head (trees: best_first_tree.py)
+    decoding/         blocks and the trunk for a few tokens, drafting, verification
     sampling.py       choosing tokens
-    verification.py   verifying a chain of sampled drafts
 
 Every function here has a compiled counterpart with the same name and signature in `kernels/cpu`
 (Numba) and `kernels/cuda` (CuPy). Tests compare their results. The functions here accept NumPy and
@@ -32,9 +29,9 @@ from minimtp.kernels.plain.attention import (
     causal_softmax_backward,
     rotate,
 )
-from minimtp.kernels.plain.batched_step import batched_trunk_step
 from minimtp.kernels.plain.bfloat16 import matmul_bfloat16
-from minimtp.kernels.plain.block import (
+from minimtp.kernels.plain.decoding.batched_step import batched_trunk_step
+from minimtp.kernels.plain.decoding.block import (
     PreparedBlock,
     PreparedTrunk,
     prepare_block,
@@ -43,7 +40,7 @@ from minimtp.kernels.plain.block import (
     trunk_step,
     with_threads,
 )
-from minimtp.kernels.plain.gated_head import (
+from minimtp.kernels.plain.decoding.gated_head import (
     PreparedGatedStep,
     gated_draft,
     gated_sampled_draft,
@@ -52,6 +49,7 @@ from minimtp.kernels.plain.gated_head import (
     prepare_gated_step,
     prepare_token_parts,
 )
+from minimtp.kernels.plain.decoding.verification import verify_chain
 from minimtp.kernels.plain.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
 from minimtp.kernels.plain.loss import (
     cross_entropy,
@@ -92,7 +90,6 @@ from minimtp.kernels.plain.steps import (
     ranges,
     signed_extremes,
 )
-from minimtp.kernels.plain.verification import verify_chain
 
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",

@@ -44,7 +44,7 @@ def test_a_block_in_one_call_gives_the_bits_of_its_kernels_called_one_by_one(
     in_one_call = run_block(cpu, compiled, x, 7, head_dim)
     block = random_block(plain, format_, cpu, head_dim, family)
     for name in ("rms_norm", "linear", "rotate", "cached_attention", "swiglu"):
-        monkeypatch.setattr(plain.block, name, getattr(cpu, name))
+        monkeypatch.setattr(plain.decoding.block, name, getattr(cpu, name))
     for found, expected in zip(in_one_call, run_block(plain, block, x, 7, head_dim), strict=True):
         assert found.tobytes() == expected.tobytes()
 
@@ -77,7 +77,7 @@ def test_a_trunk_in_one_call_has_the_bits_of_its_blocks_norm_and_output_one_by_o
     arguments = random_trunk(cpu, [format_] * 3)
     logits, hidden = cpu.trunk_step(found[0], cpu.prepare_trunk(*arguments), *found[1:])
     for name in ("prepare_block", "transformer_block", "rms_norm", "linear"):
-        monkeypatch.setattr(plain.block, name, getattr(cpu, name))
+        monkeypatch.setattr(plain.decoding.block, name, getattr(cpu, name))
     wanted = plain.trunk_step(expected[0], plain.prepare_trunk(*arguments), *expected[1:])
     for a, b in zip((logits, hidden, *found[:3]), (*wanted, *expected[:3]), strict=True):
         assert a.tobytes() == b.tobytes()
@@ -107,7 +107,7 @@ def test_a_trunk_returns_the_inputs_of_layers_beside_its_state(layers, threads, 
     parts = [alone[1], *([*inputs, x][layer] for layer in layers)]
     assert hidden.tobytes() == np.concatenate(parts, axis=1).tobytes()
     for name in ("prepare_block", "transformer_block", "rms_norm", "linear"):
-        monkeypatch.setattr(plain.block, name, getattr(cpu, name))
+        monkeypatch.setattr(plain.decoding.block, name, getattr(cpu, name))
     assert step(plain, plain.prepare_trunk(*arguments, layers))[1].tobytes() == hidden.tobytes()
 
 

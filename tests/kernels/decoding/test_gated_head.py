@@ -28,7 +28,7 @@ def test_a_token_drafted_in_one_call_has_the_bits_of_its_kernels_called_one_by_o
 ):
     state, logits, largest = run_gated_step(cpu, format_)
     for name in ("rms_norm", "linear", "gated_update"):
-        monkeypatch.setattr(plain.gated_head, name, getattr(cpu, name))
+        monkeypatch.setattr(plain.decoding.gated_head, name, getattr(cpu, name))
     expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
     assert state.tobytes() == expected_state.tobytes()
     assert logits.tobytes() == expected_logits.tobytes()

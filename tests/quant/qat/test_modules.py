@@ -78,9 +78,10 @@ def test_every_linear_layer_rounds_its_activations(plain, kind):
         evaluate_losses(prepared, tokens)
     finally:
         kernels.plain.fake_quantize_activations = original
-    matmuls_per_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1}[kind]
-    # Every head also uses the output matrix.
-    assert len(seen) == 4 * SHAPE.num_layers + 1 + model.depth * (matmuls_per_head + 1)
+    per_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1, "eagle3": 4}
+    # Every head also uses the output matrix, and an eagle3 head joins the layers once.
+    of_heads = model.depth * (per_head[kind] + 1) + (kind == "eagle3")
+    assert len(seen) == 4 * SHAPE.num_layers + 1 + of_heads
 
 
 @each_kind

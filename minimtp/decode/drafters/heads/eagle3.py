@@ -24,7 +24,12 @@ from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.gated_head import draft_chain, noise_of, sampled_chain, tokens_at
+from minimtp.kernels.plain.decoding.gated_head import (
+    draft_chain,
+    noise_of,
+    sampled_chain,
+    tokens_at,
+)
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.heads import Eagle3Heads
 

@@ -12,7 +12,7 @@ from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.gated_head import draft_chain
+from minimtp.kernels.plain.decoding.gated_head import draft_chain
 from minimtp.model.heads import TokenConditionedHeads
 
 # A table of token parts is kept in memory if its share of the model's weights and cache is smaller.

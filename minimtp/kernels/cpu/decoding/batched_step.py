@@ -1,7 +1,8 @@
 """The trunk on new tokens of several sequences in one compiled call.
 
-`kernels/plain/batched_step.py` defines the computation. The products of a row do not depend on the
-other rows, and neither does attention, so a sequence gets the bits that it would get alone.
+`kernels/plain/decoding/batched_step.py` defines the computation. The products of a row do not
+depend on the other rows, and neither does attention, so a sequence gets the bits that it would get
+alone.
 """
 
 from minimtp.backend import numpy as np

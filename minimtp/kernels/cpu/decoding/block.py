@@ -2,7 +2,7 @@
 
 The arithmetic of a small model's block takes three to ten microseconds. Eleven calls from Python,
 each of which allocates an array, take longer. Here, compiled code calls the same kernels, so the
-results are bit-identical. `kernels/plain/block.py` defines the computation.
+results are bit-identical. `kernels/plain/decoding/block.py` defines the computation.
 
 Several threads can compute a trunk together (team.py). What one thread writes for the others to
 read is in `shared`, what is its own in arrays that it allocates. Whatever is small is computed by

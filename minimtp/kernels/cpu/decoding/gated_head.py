@@ -13,7 +13,7 @@ from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
 from minimtp.kernels.cpu.norms import normalize, rms_norm
 from minimtp.kernels.cpu.sampling import pick, softmax_weights
-from minimtp.kernels.plain.gated_head import TokenParts
+from minimtp.kernels.plain.decoding.gated_head import TokenParts
 
 ONE = np.float32(1)
 NO_NOISE = np.empty((0, 0))

@@ -16,7 +16,7 @@ from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.math import ONE, ZERO
 from minimtp.kernels.cpu.sampling import SEGMENT, pick, softmax_weights, total_of
 from minimtp.kernels.plain import verification as plain
-from minimtp.kernels.plain.verification import COMPILED_RULES
+from minimtp.kernels.plain.decoding.verification import COMPILED_RULES
 
 NO_SCORES = np.empty((0, 0), np.float32)
 ALL_TOKENS = np.empty(0, np.int64)

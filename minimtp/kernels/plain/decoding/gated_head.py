@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimtp.backend import Array, array_module, numpy, to_numpy
-from minimtp.kernels.plain.best_first_tree import best_first_tree
+from minimtp.kernels.plain.decoding.best_first_tree import best_first_tree
 from minimtp.kernels.plain.gates import gated_update
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear

@@ -7,7 +7,7 @@ reads the weights once and not once per sequence. Only attention goes from seque
 from collections.abc import Callable
 
 from minimtp.backend import Array, array_module
-from minimtp.kernels.plain.block import PreparedTrunk, trunk_step
+from minimtp.kernels.plain.decoding.block import PreparedTrunk, trunk_step
 
 
 def batched_trunk_step(
