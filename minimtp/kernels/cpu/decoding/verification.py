@@ -1,6 +1,6 @@
 """Verifying a chain of sampled drafts in one compiled call.
 
-plain/verification.py describes `verify_chain`. The rules here are `token_rule` and `block_rule` of
+plain/decoding/verification.py describes `verify_chain`. The rules here are `token_rule` and `block_rule` of
 decode/rules/, written with these differences:
 
 * Probabilities are quotients, of a weight exp(score - maximum), float32, and the sum of its row,
@@ -15,7 +15,7 @@ from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.math import ONE, ZERO
 from minimtp.kernels.cpu.sampling import SEGMENT, pick, softmax_weights, total_of
-from minimtp.kernels.plain import verification as plain
+from minimtp.kernels.plain.decoding import verification as plain
 from minimtp.kernels.plain.decoding.verification import COMPILED_RULES
 
 NO_SCORES = np.empty((0, 0), np.float32)
