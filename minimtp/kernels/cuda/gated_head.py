@@ -1,6 +1,6 @@
 """Drafting with a gated head on the GPU: a whole chain of drafts is one recorded graph.
 
-plain/gated_head.py describes each function.
+plain/decoding/gated_head.py describes each function.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def _next_logits(state, token_part, step):
 def gated_draft(
     state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
 ):
-    """As in plain/gated_head.py. The host waits once, for all `depth` tokens together."""
+    """As in plain/decoding/gated_head.py. The host waits once, for all `depth` tokens together."""
     inputs = () if noise is None else (noise_of(step.tokens, array_module(state).asarray(noise)),)
     temperature = 1.0 if noise is None else float(temperature)
 

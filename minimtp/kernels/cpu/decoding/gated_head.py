@@ -1,6 +1,6 @@
 """Drafting with a gated head: one token, a chain or a tree of drafts in one compiled call.
 
-plain/gated_head.py describes each function.
+plain/decoding/gated_head.py describes each function.
 """
 
 from dataclasses import dataclass

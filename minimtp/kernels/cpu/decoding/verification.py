@@ -1,7 +1,7 @@
 """Verifying a chain of sampled drafts in one compiled call.
 
-plain/decoding/verification.py describes `verify_chain`. The rules here are `token_rule` and `block_rule` of
-decode/rules/, written with these differences:
+plain/decoding/verification.py describes `verify_chain`. The rules here are `token_rule` and
+`block_rule` of decode/rules/, written with these differences:
 
 * Probabilities are quotients, of a weight exp(score - maximum), float32, and the sum of its row,
   float64. The weights of one row are kept at a time, in buffers that all rows share.
