@@ -30,8 +30,7 @@ STEPS = (
     ".start_steps",
     ".start_minima",
 )  # end the names of parameters of a grid
-# Names of arrays in a checkpoint.
-DRAFT_VOCABULARY, DRAFT_OUTPUT = "heads.draft_vocabulary.ids", "heads.output.weight"
+DRAFT_VOCABULARY = "heads.draft_vocabulary.ids"  # the name of the array in a checkpoint
 
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
 
@@ -161,7 +160,8 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
             continue
         if name == DRAFT_VOCABULARY and len(array) != target.draft_vocabulary_size:
             continue
-        if name == DRAFT_OUTPUT and ({"draft_vocabulary_size", "own_draft_output"} & differences):
+        own = {"draft_vocabulary_size", "own_draft_output"} & differences
+        if name == "heads.output.weight" and own:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array

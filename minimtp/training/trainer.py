@@ -26,7 +26,7 @@ from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
 from minimtp.model.loss import accumulate_gradients
 from minimtp.training import schedule
-from minimtp.training.build import DRAFT_OUTPUT, Model, build_model, fill, quantization_spec
+from minimtp.training.build import Model, build_model, fill, quantization_spec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.loss_scale import LossScale
 from minimtp.training.recipe import Recipe
@@ -69,8 +69,8 @@ class Trainer:
             fresh = named_arrays(self.model)
         if at:
             fill(self.model, fresh | at.parameters, at.source)
-            if partial and recipe.own_draft_output and DRAFT_OUTPUT not in at.parameters:
-                self.model.heads.copy_output_of(self.model.trunk)
+            if partial and recipe.heads == "eagle3" and "heads.fc.weight" not in at.parameters:
+                self.model.heads.start_from(self.model.trunk)
         map_parameters(self.model, lambda array: to_device(array, device))
         if recipe.freeze_trunk:
             freeze(self.model.trunk)

@@ -21,10 +21,10 @@ states that models have at the first position, in SmolLM2 up to 25,000, reach th
 state that the head itself has computed, and the text's tokens. So the head learns to continue from
 its own states, as in decoding.
 
-**The start.** W_f starts as the identity on c, so the first logits are nearly those of a model that
-leaves out its last layers. Each query attends most to similar rows (W_k starts as W_q where the
-numbers of heads allow it). W_o starts small but not at zero: the next token reaches the output
-through the attention's values only.
+**The start.** W_f starts as the identity on c, with the gains of the trunk's final norm. So the
+first logits are nearly those of a model that leaves out its last layers. Each query attends most to
+similar rows (W_k starts as W_q where the numbers of heads allow it). W_o starts small but not at
+zero: the next token reaches the output through the attention's values only.
 """
 
 from collections.abc import Iterator
@@ -129,12 +129,19 @@ class Eagle3Heads(Heads):
         if own_output:
             self.output = Linear(size, draft_vocabulary_size or config.vocabulary_size, rng)
 
-    def copy_output_of(self, trunk: Transformer) -> None:
-        """Let the head's own output, of a trunk in full precision, start with the trunk's rows."""
-        rows = np.arange(len(self.output.weight.data))
-        if self.draft_vocabulary is not None:
-            rows = self.draft_vocabulary.ids.data
-        self.output.weight.data[...] = trunk.output_matrix.select(rows).weight.data
+    def start_from(self, trunk: Transformer) -> None:
+        """Let a new head start where a trained trunk ends: g is c, normalized as the trunk's last
+        layer normalizes it, and an output of its own has the trunk's rows. The trunk is in full
+        precision.
+        """
+        gain, size = trunk.final_norm.weight.data, self.config.hidden_size
+        self.fc.weight.data[:, -size:] = np.diag(gain)
+        self.norm.weight.data *= np.sqrt((gain * gain).mean())
+        if self.output is not None:
+            rows = np.arange(len(self.output.weight.data))
+            if self.draft_vocabulary is not None:
+                rows = self.draft_vocabulary.ids.data
+            self.output.weight.data[...] = trunk.output_matrix.select(rows).weight.data
 
     def fuse(self, features: Tensor) -> Tensor:
         """features (..., F D), the inputs of the trunk's layers -> g (..., D)."""

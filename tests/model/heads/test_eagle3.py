@@ -278,3 +278,27 @@ def test_evaluation_reads_the_losses_of_trunk_and_heads(own):
     plain, _ = evaluate_losses(model.trunk, text[:, :-2])
     np.testing.assert_allclose(nats[..., 0], plain[..., 0], rtol=1e-12)
     assert nats.shape == predicted.shape == (2, 5, 3) and np.isfinite(nats).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_new_head_starts_where_the_layers_it_reads_would_end_the_trunk(own, name):
+    """With nothing added by attention, its logits are the trunk's output after the layer c, up to
+    a common factor of each position.
+    """
+    rng, layers = np.random.default_rng(4), (0, 1, SHAPE.num_layers)
+    trunk = Transformer(SHAPE, rng)
+    map_parameters(trunk, lambda array: rng.uniform(0.5, 1.5, array.shape))
+    heads = Eagle3Heads(2, SHAPE, rng, layers, **VARIANTS[name])
+    map_parameters(heads, lambda array: array.astype(np.float64))
+    heads.start_from(trunk)
+    model, text = MultiTokenModel(trunk, heads), tokens(2, 5 + 2 + 1)
+    size, hidden = SHAPE.hidden_size, model.trunk_states(text[:, :5])
+    heads.fc.weight.data[:, :-size] = 0.0
+    heads.block.attention_output.weight.data[...] = 0.0
+    if heads.block.norm_before_residual:
+        heads.block.state_norm.weight.data[...] = 1.0
+    state = next(heads.states(hidden, following_tokens(text, 2), trunk))
+    found = model.draft_logits(state).data
+    wanted = model.trunk_draft_logits(Tensor(hidden.data[..., :size])).data
+    ratio = found / wanted
+    np.testing.assert_allclose(ratio, ratio[..., :1] * np.ones_like(ratio), rtol=1e-4)
