@@ -122,7 +122,7 @@ def _measure(
 
 def table(result: dict[str, object], markdown: bool = False) -> str:
     """Return the result as a table, as text or as Markdown."""
-    first, *others = result["threads"]
+    _, *others = result["threads"]
     heading = ["cached", "tokens", "1 thread"]
     heading += [f"{count} threads" for count in others] + [f"{count} : 1" for count in others]
     lines = [[*heading, "tokens/s", "reading"]]
