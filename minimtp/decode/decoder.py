@@ -208,10 +208,8 @@ class Decoder:
         self.loaded, self.draft, self._threads = loaded, draft, threads
         if context_length is not None:
             context_length = loaded.limited_context(context_length)
-        model, drafter = loaded.model, draft.drafter
-        if isinstance(drafter, DraftHead):
-            model = drafter.attached_to(model)
-        self.target, heads = deploy(model, context_length)
+        drafter = draft.drafter
+        self.target, heads = deploy(with_head(loaded.model, drafter), context_length)
         self.target.use_threads(threads or fastest_threads(self.target))
         require_tree(draft.tree, self.target)
         self.drafter = make_drafter(
@@ -335,6 +333,11 @@ class Decoder:
         for _ in start_generation(state.target, drafter, prompt, options):
             pass
         self._states.give_back(state)
+
+
+def with_head(model: LanguageModel, drafter: object) -> LanguageModel:
+    """Return the model, with the drafter in place of its heads if that is a `DraftHead`."""
+    return drafter.attached_to(model) if isinstance(drafter, DraftHead) else model
 
 
 def deploy(

@@ -31,7 +31,8 @@ from tests.cli.helpers import refused
         (["--seed", "-1"], "seed"),
         (
             ["--draft", "nrgam"],
-            "unknown draft 'nrgam': use auto, heads, ngram, combined, none, or the path of",
+            "unknown draft 'nrgam': use auto, heads, ngram, combined, none, or the path of another "
+            "model or of a draft head",
         ),
         (["--draft", "model:"], "unknown draft 'model:'"),
         (["--draft", "model:missing"], "there is no run folder missing"),

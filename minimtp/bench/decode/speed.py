@@ -44,7 +44,7 @@ from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.files import check_file, check_folder, make_folder, write_text
-from minimtp.formats.load import load
+from minimtp.formats.load import load, load_draft
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 
 FILE_NAME, PLOT_NAME = "bench-decode.json", "bench-decode.png"
@@ -81,7 +81,7 @@ def measure_decoding(
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     if out is not None:
         out = make_folder(out)
-    variants, costs = all_variants(loaded, load(small, device) if small else None)
+    variants, costs = all_variants(loaded, load_draft(small, loaded) if small else None)
     device_name = choose_device(device).name
     kernel, why = kernels.describe(device_name)
     report(

@@ -37,7 +37,7 @@ from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
 from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.bench.table_text import aligned
-from minimtp.decode.decoder import deploy
+from minimtp.decode.decoder import deploy, with_head
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import GenerationOptions, start_generation
@@ -46,7 +46,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import check_file, check_folder, make_folder, write_text
-from minimtp.formats.load import load
+from minimtp.formats.load import load, load_draft
 
 FILE_NAME = "bench-rounds.json"
 RESULT = result_file("rounds")
@@ -87,8 +87,9 @@ def measure_tokens_per_round(
     wanted = Sizes(prompts=places, prompt=64, max_new_tokens=max_new_tokens)
     sizes = fit_to_context(wanted, loaded)
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
-    target, heads = deploy(loaded.model)
-    drafters = every_drafter(loaded, heads, load(small, device) if small else None, deploy)
+    also = load_draft(small, loaded) if small else None
+    target, heads = deploy(with_head(loaded.model, also))
+    drafters = every_drafter(loaded, heads, also, deploy)
     if out is not None:
         out = make_folder(out)
     for name, reason in missing.items():

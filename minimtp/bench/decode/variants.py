@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from minimtp.bench.interleaved import Variant
-from minimtp.decode.decoder import CONFIDENCE, deploy
+from minimtp.decode.decoder import CONFIDENCE, deploy, with_head
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.policy.cost import Costs
@@ -13,6 +13,8 @@ from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
+from minimtp.model.draft_head import DraftHead
+from minimtp.model.loaded import LoadedModel
 from minimtp.training.run.folder import LoadedRun
 
 PLAIN = "plain"
@@ -21,13 +23,16 @@ FIXED_DEPTH = 7
 MAX_TREE = 15
 
 
-def all_variants(loaded: LoadedRun, small: LoadedRun | None) -> tuple[list[Variant], Costs]:
+def all_variants(
+    loaded: LoadedRun, small: LoadedModel | DraftHead | None
+) -> tuple[list[Variant], Costs]:
     """Return (plain decoding and every way to draft with this run, the costs of its forward
     passes).
 
-    All variants share one target. small: another run that drafts too.
+    All variants share one target. small: another run that drafts too,
+    or a head that drafts in place of the run's own.
     """
-    target, heads = deploy(loaded.model)
+    target, heads = deploy(with_head(loaded.model, small))
     drafters = every_drafter(loaded, heads, small, deploy)
     costs = Costs(target, max(MAX_TREE, *(drafter.max_depth for drafter in drafters.values())))
     max_nodes = min(MAX_TREE, target.context_length)

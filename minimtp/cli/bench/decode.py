@@ -65,8 +65,9 @@ def add_parser(measurements: Commands) -> None:
 def add_small_run(parser: Parser) -> None:
     parser.add_argument(
         "--small",
-        metavar="RUN",
-        help="also draft with this smaller run, which must have the same tokenizer",
+        metavar="PATH",
+        help="also draft with this smaller model, which must have the same tokenizer, or with this "
+        "EAGLE-3 head in place of the model's own",
     )
 
 

@@ -67,13 +67,13 @@ def make_drafter(
 
 
 def every_drafter(
-    run: LoadedModel, heads: Drafter | None, small: LoadedModel | None, deploy: Deploy
+    run: LoadedModel, heads: Drafter | None, small: LoadedModel | DraftHead | None, deploy: Deploy
 ) -> dict[str, Drafter]:
     """Return all drafters for `run` by title, without a memory of earlier texts. small: another run
-    to draft with, or None.
+    to draft with, the head that `heads` drafts with, or None.
     """
     sources = {title: name for name, title in TITLES.items()}
-    if small is not None:
+    if small is not None and not isinstance(small, DraftHead):
         sources[ANOTHER_RUN] = small
     made = {title: make_drafter(source, run, heads, deploy) for title, source in sources.items()}
     return {title: drafter for title, drafter in made.items() if drafter is not None}

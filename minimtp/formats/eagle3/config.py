@@ -39,8 +39,11 @@ class LayerConfig(configuration.Config, kw_only=True):
     bias: bool = False
 
 
-class InnerLayers(Struct):
+class InnerConfig(Struct):
+    """eagle_config, where some programs keep a part of the settings."""
+
     eagle_aux_hidden_state_layer_ids: list[int] = []
+    norm_before_fc: bool = False
 
 
 class ProposalMethod(Struct):
@@ -62,7 +65,7 @@ class HeadConfig(Struct):
     fc_norm: bool = False
     norm_output: bool = False
     eagle_aux_hidden_state_layer_ids: list[int] | None = None
-    eagle_config: InnerLayers | None = None
+    eagle_config: InnerConfig | None = None
     speculators_model_type: str | None = None
     speculators_config: SpeculatorsConfig | None = None
     transformer_layer_config: LayerConfig | None = None
@@ -88,13 +91,14 @@ def read_settings(folder: Path, ids: np.ndarray | None, own_output: bool) -> Hea
     block = head.transformer_layer_config or read_json(path, LayerConfig, advice=ADVICE)
     _require_supported(path, head, block)
     block.architectures = ["LlamaForCausalLM"]
+    inner = head.eagle_config
     methods = head.speculators_config.proposal_methods if head.speculators_config else []
     return HeadSettings(
         config=model_config(configuration.recipe_of(block, path)),
         layers=_layers(head),
         target_hidden_size=head.target_hidden_size,
         norm_before_residual=head.norm_before_residual,
-        norm_before_fc=head.norm_before_fc,
+        norm_before_fc=head.norm_before_fc or bool(inner and inner.norm_before_fc),
         ids=ids,
         own_output=own_output,
         depth=methods[0].speculative_tokens if methods else DEPTH,
@@ -155,6 +159,7 @@ def head_config(
     if form == "llama":
         inner = {
             "use_aux_hidden_state": True,
+            "norm_before_fc": heads.fc_norm is not None,
             "eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in heads.layers],
         }
         return block | {"architectures": ARCHITECTURES} | about_head | {"eagle_config": inner}

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from minimtp.backend import Array
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.config import ModelConfig
@@ -91,8 +91,9 @@ def sorted_rows(ids: np.ndarray | None, rows: Array) -> Array:
 
 def require_same_table(table: Array, target: LoadedModel, name: str) -> None:
     """Raise UserError unless the head's own token table (V, D) is that of the target."""
-    ours = target.model.trunk.embedding.rows(np.arange(len(table)))
-    ours = np.asarray(ours.get() if hasattr(ours, "get") else ours)
+    trunk = target.model.trunk
+    every = array_module(trunk.final_norm.weight.data).arange(len(table))
+    ours = to_numpy(trunk.embedding.rows(every))
     if np.linalg.norm(table - ours) > SAME_TABLE * np.linalg.norm(ours):
         raise UserError(
             f"{name} has a token table of its own, which is not supported (supported: none, or "

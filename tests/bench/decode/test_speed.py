@@ -125,12 +125,9 @@ def test_a_bad_option_is_refused_before_the_measurement_begins(
 
 def test_a_draft_model_with_another_tokenizer_is_refused(run, tmp_path, monkeypatch):
     other = shutil.copytree(run, tmp_path / "other")
-    load = speed.load
-    small = load(other)
+    small = speed.load(other)
     small.tokenizer.vocabulary_size += 1  # of this tokenizer, not of its class
-    monkeypatch.setattr(
-        speed, "load", lambda folder, device: small if folder == other else load(folder, device)
-    )
+    monkeypatch.setattr(speed, "load_draft", lambda path, target: small)
     with pytest.raises(UserError, match="tokenizer"):
         speed.measure_decoding(run, small=other, report=lambda line: None)
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minimtp
+from minimtp.bench.decode.variants import all_variants
 from minimtp.cli import main
 from minimtp.errors import UserError
 from minimtp.formats.gguf import writer as gguf_writer
@@ -115,3 +116,12 @@ def test_an_export_without_the_draft_says_how_to_write_it(folder, tmp_path, caps
     for out in ("m.gguf", "m"):
         assert main(["export", str(folder / "run"), "--out", str(tmp_path / out)]) == 0
         assert "--draft PATH writes them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("heads", ["run", "trunk"])
+def test_measurements_draft_with_a_head_from_a_folder_in_place_of_the_models_own(heads, tmp_path):
+    minimtp.export(MODEL, tmp_path / "model", draft=tmp_path / "draft")
+    model = MODEL if heads == "run" else loaded(MODEL.model.trunk)
+    variants, _ = all_variants(model, minimtp.load_draft(tmp_path / "draft", model))
+    names = [variant.name for variant in variants]
+    assert "heads, 7 drafts" in names and not any("another run" in name for name in names)

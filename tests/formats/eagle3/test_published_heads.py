@@ -57,6 +57,15 @@ def test_the_layers_are_found_wherever_a_file_names_them(draft, removed, changed
     assert found.heads.layers == expected
 
 
+def test_the_norm_before_fc_may_be_named_in_eagle_config_alone(tmp_path):
+    """As in heads of NVIDIA (vllm #42143)."""
+    model = model_of("norm before fc")
+    minimtp.export(loaded(model), tmp_path / "model", draft=tmp_path / "draft")
+    change(tmp_path / "draft", ["norm_before_fc"])
+    again = read_back(model, tmp_path / "draft")
+    assert draft_logits(again).tobytes() == draft_logits(model).tobytes()
+
+
 def test_names_of_speculators_are_read_like_the_others(draft):
     def renamed(tensors):
         return {name.replace("midlayer", "layers.0"): array for name, array in tensors.items()}
